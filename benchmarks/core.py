@@ -21,6 +21,7 @@ import scipy
 from scipy.optimize import minimize
 
 import exeunt as ex
+from exeunt import allocation, baselines
 from exeunt._limits import usable_cores
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def slsqp(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: float 
     prior = (1 / cost) / np.sum(1 / cost)
     found = minimize(
         lambda x: x @ risk + temperature * np.sum(x * np.log(np.maximum(x, 1e-300) / prior)),
-        ex.geometric(cost, budget),
+        allocation.geometric(cost, budget),
         jac=lambda x: risk + temperature * (np.log(np.maximum(x, 1e-300) / prior) + 1),
         bounds=[(1e-12, 1)] * len(cost),
         constraints=[
@@ -143,7 +144,7 @@ def calibration() -> list[str]:
     ]
 
 
-def allocation() -> list[str]:
+def allocations() -> list[str]:
     """A thousand exits, and sixty against SciPy."""
     rng = np.random.default_rng(0)
 
@@ -153,8 +154,8 @@ def allocation() -> list[str]:
 
     large, small = problem(1000), problem(60)
     ours, few = (
-        best(lambda: ex.exponential_weights(*large), 20),
-        best(lambda: ex.exponential_weights(*small), 20),
+        best(lambda: allocation.exponential_weights(*large), 20),
+        best(lambda: allocation.exponential_weights(*small), 20),
     )
     reference = best(lambda: slsqp(*small))
     return [
@@ -172,8 +173,8 @@ def frontier(path: Path) -> list[str]:
     presets = {
         "eero": ex.eero,
         "paper": partial(ex.eero, calibration="marginal"),
-        "geometric": ex.msdnet,
-        "gaussian": ex.predictive_exit,
+        "geometric": baselines.msdnet,
+        "gaussian": baselines.predictive_exit,
         "common": ex.common_threshold,
     }
     budgets = np.linspace(1.1 * trace.cost.first, trace.cost.full, 50)
@@ -206,7 +207,7 @@ def growth() -> list[str]:
     weights = []
     for m in (10, 100, 1_000, 10_000):
         cost, risk = np.arange(1.0, m + 1), np.linspace(0.9, 0.1, m)
-        call = partial(ex.exponential_weights, risk, cost, 0.4 * m)
+        call = partial(allocation.exponential_weights, risk, cost, 0.4 * m)
         weights.append((m, best(call, 5)))
     return [
         _growth_row(f"calibrate, {EXITS} exits, against inputs n", by_n),
@@ -234,7 +235,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="Markdown file to write beside printing")
     args = parser.parse_args()
-    rows = [*calibration(), *allocation()]
+    rows = [*calibration(), *allocations()]
     rows += frontier(args.trace) if args.trace.is_file() else ["| frontier | no recorded trace at hand | |"]
     text = "\n".join(
         [

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import integrate
 
 from exeunt.mean_cost import MeanCostDistribution
-from exeunt.mean_cost.batch import list_totals, matched_probability, matched_quantile
+from exeunt.mean_cost.distribution import list_totals, matched_probability, matched_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

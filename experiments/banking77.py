@@ -21,6 +21,7 @@ from replay import compare
 from report import heading, write_text_over_reading
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt._files import read_json, write_json
 from exeunt.run.folder import RunFolder
 from exeunt.score.confidence import entropy
@@ -37,12 +38,12 @@ RECIPES: dict[str, dict[str, Any]] = {"frozen": {}, "tuned": {"mode": "joint"}}
 BUDGETS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RULES: dict[str, Callable[..., ex.Policy]] = {
     "EERO as in the paper, own answers": partial(ex.eero, answer="own"),
-    "PABEE: exits in a row agree (`patience`)": ex.patience,
-    "PCEE: exits in a row are confident (`confident_patience`)": ex.confident_patience,
+    "PABEE: exits in a row agree (`patience`)": baselines.patience,
+    "PCEE: exits in a row are confident (`confident_patience`)": baselines.confident_patience,
     'DeeBERT: one entropy for all exits (`common_threshold`, `score="entropy"`)': partial(
         ex.common_threshold, score="entropy", answer="own"
     ),
-    "MSDNet's rates (`msdnet`)": partial(ex.msdnet, answer="own"),
+    "MSDNet's rates (`msdnet`)": partial(baselines.msdnet, answer="own"),
     "learned probability of being right (`learned_correctness`)": ex.learned_correctness,
     "learned gain against cost (`stopping`)": ex.stopping,
     "thresholds searched (`optimised`)": ex.optimised,

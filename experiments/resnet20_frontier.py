@@ -18,7 +18,9 @@ import numpy as np
 from report import write_text_over_reading
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.confidence_intervals import mean_interval
+from exeunt.evaluation import score_exits
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (0.3, 0.5, 0.7, 0.9)
@@ -26,9 +28,9 @@ PAPER, SEQUENTIAL, RANDOM = "EERO, marginal (paper)", "EERO, sequential", "rando
 PRESETS = {
     SEQUENTIAL: ex.eero,
     PAPER: partial(ex.eero, calibration="marginal", slack="paper"),
-    "geometric": ex.msdnet,
-    "Gaussian 0.5": partial(ex.predictive_exit, sigma=0.5),
-    "Gaussian 2": partial(ex.predictive_exit, sigma=2.0),
+    "geometric": baselines.msdnet,
+    "Gaussian 0.5": partial(baselines.predictive_exit, sigma=0.5),
+    "Gaussian 2": partial(baselines.predictive_exit, sigma=2.0),
     "common threshold": ex.common_threshold,
     "EERO, delta = 0.05": partial(ex.eero, delta=0.05),
 }
@@ -48,7 +50,7 @@ def random_routing(trace: ex.ExitTrace, splits: int, seed: int) -> tuple[np.ndar
         rng = np.random.default_rng(seed + s)
         for q, share in enumerate(BUDGETS):
             rates = ex.eero(fit, calibrate, budget=share * trace.cost.full).rates
-            result = ex.score_exits(test, rng.choice(trace.n_exits, size=test.n, p=rates))
+            result = score_exits(test, rng.choice(trace.n_exits, size=test.n, p=rates))
             accuracy[q, s], spend[q, s] = result.accuracy, result.cost
     return accuracy, spend
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 import exeunt as ex
+from exeunt import allocation
 from exeunt.allocation import _bracket as bracket
 
 
@@ -38,12 +39,12 @@ def test_proposition_3_8_against_scipy_on_300_random_problems():
         cost = np.cumsum(rng.uniform(0.1, 1.0, m))
         risk, prior = rng.uniform(0, 1, m), 1 / cost / np.sum(1 / cost)
         budget, temperature = rng.uniform(cost[0], cost[-1]), float(rng.choice([0.04, 0.2, 1.0]))
-        rates = ex.exponential_weights(risk, cost, budget, temperature=temperature)
+        rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature)
         start = np.zeros(m)
         start[0] = 1.0
         found = minimize(
             objective,
-            0.9 * start + 0.1 * ex.geometric(cost, budget),
+            0.9 * start + 0.1 * allocation.geometric(cost, budget),
             args=(risk, prior, temperature),
             jac=lambda x, r=risk, p=prior, b=temperature: r + b * (np.log(np.maximum(x, 1e-300) / p) + 1),
             bounds=[(1e-12, 1)] * m,
@@ -69,7 +70,7 @@ def test_proposition_3_8_against_scipy_on_300_random_problems():
 def test_the_optimality_conditions_hold(problem):
     """KKT: log(rate/prior) + risk/temperature is affine in the cost, with slope -mu/temperature <= 0."""
     risk, cost, budget, temperature = problem
-    rates = ex.exponential_weights(risk, cost, budget, temperature=temperature)
+    rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature)
     assert rates.sum() == pytest.approx(1, abs=1e-12)
     assert rates @ cost <= budget * (1 + 1e-9)
     seen = rates > 1e-200
@@ -89,8 +90,8 @@ def test_the_optimality_conditions_hold(problem):
 def test_exactly_spends_the_budget_and_at_most_never_more_than_exactly(problem):
     risk, cost, budget, temperature = problem
     options = {"temperature": temperature}
-    exactly = ex.exponential_weights(risk, cost, budget, spend="exactly", **options)
-    at_most = ex.exponential_weights(risk, cost, budget, **options)
+    exactly = allocation.exponential_weights(risk, cost, budget, spend="exactly", **options)
+    at_most = allocation.exponential_weights(risk, cost, budget, **options)
     assert exactly @ cost == pytest.approx(budget, rel=1e-9)
     assert at_most @ cost <= budget * (1 + 1e-9)
     if at_most @ cost > budget * (1 - 1e-6):
@@ -102,8 +103,8 @@ def test_the_unit_of_the_costs_does_not_matter(problem, factor):
     risk, cost, budget, temperature = problem
     for spend in ("at_most", "exactly"):
         options = {"temperature": temperature, "spend": spend}
-        rates = ex.exponential_weights(risk, cost, budget, **options)
-        scaled = ex.exponential_weights(risk, cost * factor, budget * factor, **options)
+        rates = allocation.exponential_weights(risk, cost, budget, **options)
+        scaled = allocation.exponential_weights(risk, cost * factor, budget * factor, **options)
         # At temperature 1e-5 one rounding of a cost moves log-rates by 1e-11 and more.
         np.testing.assert_allclose(rates, scaled, atol=1e-12 / temperature + 1e-9)
 
@@ -113,9 +114,9 @@ def test_the_unit_of_the_costs_does_not_matter(problem, factor):
 def test_a_unit_that_is_a_power_of_two_changes_no_bit(problem, factor):
     risk, cost, budget, temperature = problem
     rules = [
-        lambda c, b: ex.geometric(c, b),
-        lambda c, b: ex.gaussian(c, b),
-        lambda c, b: ex.exponential_weights(
+        lambda c, b: allocation.geometric(c, b),
+        lambda c, b: allocation.gaussian(c, b),
+        lambda c, b: allocation.exponential_weights(
             risk, c, b, temperature=temperature, prior=np.ones(len(c)), spend="exactly"
         ),
     ]
@@ -129,15 +130,17 @@ def test_more_budget_is_more_spend_and_less_objective(problem):
     prior = 1 / cost / np.sum(1 / cost)
     budgets = np.linspace(cost[0], cost[-1], 15)
     for rule in (
-        lambda b: ex.exponential_weights(risk, cost, b, temperature=temperature),
-        lambda b: ex.exponential_weights(risk, cost, b, temperature=temperature, spend="exactly"),
-        lambda b: ex.geometric(cost, b),
-        lambda b: ex.gaussian(cost, b, sigma=0.5),
+        lambda b: allocation.exponential_weights(risk, cost, b, temperature=temperature),
+        lambda b: allocation.exponential_weights(risk, cost, b, temperature=temperature, spend="exactly"),
+        lambda b: allocation.geometric(cost, b),
+        lambda b: allocation.gaussian(cost, b, sigma=0.5),
     ):
         spends = [rule(b) @ cost for b in budgets]
         assert np.all(np.diff(spends) >= -1e-9 * cost[-1])
     values = [
-        objective(ex.exponential_weights(risk, cost, b, temperature=temperature), risk, prior, temperature)
+        objective(
+            allocation.exponential_weights(risk, cost, b, temperature=temperature), risk, prior, temperature
+        )
         for b in budgets
     ]
     assert np.all(np.diff(values) <= 1e-9)
@@ -146,7 +149,7 @@ def test_more_budget_is_more_spend_and_less_objective(problem):
 @given(problems(), st.sampled_from([0.5, 1.0, 2.0, 5.0]))
 def test_geometric_and_gaussian_have_their_shape_and_spend_the_budget(problem, sigma):
     _, cost, budget, _ = problem
-    geometric, gaussian = ex.geometric(cost, budget), ex.gaussian(cost, budget, sigma=sigma)
+    geometric, gaussian = allocation.geometric(cost, budget), allocation.gaussian(cost, budget, sigma=sigma)
     for rates in (geometric, gaussian):
         assert rates @ cost == pytest.approx(budget, rel=1e-9)
         assert rates.sum() == pytest.approx(1, abs=1e-12)
@@ -162,12 +165,12 @@ def test_geometric_and_gaussian_have_their_shape_and_spend_the_budget(problem, s
 def test_two_exits_have_a_closed_form_that_every_rule_agrees_with(share, first, step):
     cost = [first, first + step]
     budget = first + share * step
-    rates = ex.two_exit(cost, budget)
+    rates = allocation.two_exit(cost, budget)
     assert rates[0] == pytest.approx(1 - share, abs=1e-9)
     for other in (
-        ex.geometric(cost, budget),
-        ex.gaussian(cost, budget),
-        ex.exponential_weights([0.5, 0.1], cost, budget, spend="exactly"),
+        allocation.geometric(cost, budget),
+        allocation.gaussian(cost, budget),
+        allocation.exponential_weights([0.5, 0.1], cost, budget, spend="exactly"),
     ):
         np.testing.assert_allclose(other, rates, atol=1e-9)
 
@@ -178,7 +181,7 @@ def test_the_oracle_inequality_of_theorem_3_9():
         m = int(rng.integers(2, 20))
         cost, risk = np.cumsum(rng.uniform(0.1, 1, m)), rng.uniform(0, 1, m)
         budget, prior = rng.uniform(cost[0], cost[-1]), (1 / cost) / np.sum(1 / cost)
-        rates = ex.exponential_weights(risk, cost, budget)
+        rates = allocation.exponential_weights(risk, cost, budget)
         affordable = cost <= budget
         bound = np.min((risk + 0.04 * np.log(1 / prior))[affordable])
         assert rates @ risk <= bound + 1e-12
@@ -191,7 +194,7 @@ def test_extreme_temperatures_and_costs_stay_finite(spend, temperature):
         risk = np.linspace(0.9, 0.1, 40)
         for share in (0.0, 1e-12, 0.5, 1 - 1e-12, 1.0):
             budget = min(cost[0] + share * (cost[-1] - cost[0]), cost[-1])
-            rates = ex.exponential_weights(risk, cost, budget, temperature=temperature, spend=spend)
+            rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature, spend=spend)
             assert np.isfinite(rates).all()
             assert (rates >= 0).all()
             assert rates.sum() == pytest.approx(1)
@@ -201,20 +204,24 @@ def test_extreme_temperatures_and_costs_stay_finite(spend, temperature):
 @pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**40])
 def test_the_ends_of_the_range_are_single_exits(unit):
     cost, risk = unit * np.array([1.0, 2.0, 4.0]), [0.5, 0.3, 0.1]
-    for rule in (ex.geometric, ex.gaussian, lambda c, b: ex.exponential_weights(risk, c, b, spend="exactly")):
+    for rule in (
+        allocation.geometric,
+        allocation.gaussian,
+        lambda c, b: allocation.exponential_weights(risk, c, b, spend="exactly"),
+    ):
         np.testing.assert_array_equal(rule(cost, unit), [1, 0, 0])
         np.testing.assert_array_equal(rule(cost, 4 * unit), [0, 0, 1])
         np.testing.assert_array_equal(rule(cost, "1000%"), [0, 0, 1])
-    np.testing.assert_array_equal(ex.exponential_weights([0.2], [3.0], 3.0), [1.0])
+    np.testing.assert_array_equal(allocation.exponential_weights([0.2], [3.0], 3.0), [1.0])
 
 
 def test_a_given_prior_is_used_up_to_its_scale():
     cost, risk, prior = [1.0, 2.0, 4.0], [0.5, 0.5, 0.5], np.array([0.1, 0.2, 0.7])
-    hot = ex.exponential_weights(risk, cost, 4.0, temperature=10.0, prior=prior)
+    hot = allocation.exponential_weights(risk, cost, 4.0, temperature=10.0, prior=prior)
     np.testing.assert_allclose(hot, prior)
     np.testing.assert_allclose(
-        ex.exponential_weights(risk, cost, 2.0, prior=prior * 1e9),
-        ex.exponential_weights(risk, cost, 2.0, prior=prior),
+        allocation.exponential_weights(risk, cost, 2.0, prior=prior * 1e9),
+        allocation.exponential_weights(risk, cost, 2.0, prior=prior),
     )
 
 
@@ -222,7 +229,7 @@ def test_a_root_at_zero_is_found_quickly():
     """The mean cost of the prior itself as budget: bisecting towards zero must not go through all floats."""
     cost = np.arange(1.0, 1001.0)
     start = time.perf_counter()
-    rates = ex.geometric(cost, float(cost.mean()))
+    rates = allocation.geometric(cost, float(cost.mean()))
     assert time.perf_counter() - start < 0.5
     np.testing.assert_allclose(rates, 1 / 1000, rtol=1e-6)
 
@@ -246,14 +253,14 @@ def test_a_root_at_zero_is_found_quickly():
 )
 def test_bad_problems_are_refused_by_value(arguments, options, shown):
     with pytest.raises(ex.InputError, match=shown):
-        ex.exponential_weights(*arguments, **options)
+        allocation.exponential_weights(*arguments, **options)
 
 
 def test_two_exit_wants_two_exits_and_gaussian_a_width():
     with pytest.raises(ex.InputError, match="got 3"):
-        ex.two_exit([1, 2, 3], 2)
+        allocation.two_exit([1, 2, 3], 2)
     with pytest.raises(ex.InputError, match=r"^sigma .* got -1"):
-        ex.gaussian([1, 2, 3], 2, sigma=-1)
+        allocation.gaussian([1, 2, 3], 2, sigma=-1)
 
 
 @pytest.mark.parametrize("root", [-1e6, -64.0, -1.0, -1 / 3, -1e-30, 0.0, 1e-7, 0.25, 1.0, 4.0, 5.5, 1e9])
@@ -265,27 +272,29 @@ def test_the_bracket_holds_the_root_between_neighbours(root):
 
 def test_three_exits_by_hand():
     # Middle budget, even costs: the tilt that spends it is q^l / cost_l with 3 = q^2, as 1 * q^0 = q^2 / 3.
-    rates = ex.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], 2.0, spend="exactly")
+    rates = allocation.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], 2.0, spend="exactly")
     weights = np.array([1.0, math.sqrt(3) / 2, 1.0])
     np.testing.assert_allclose(rates, weights / weights.sum(), rtol=1e-12)
     # The prior's mean cost is 3 / (1 + 1/2 + 1/3) = 18 / 11: any budget above it leaves the prior as it is.
     for budget in (18 / 11 + 1e-9, 2.0, 3.0):
-        rates = ex.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], budget)
+        rates = allocation.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], budget)
         np.testing.assert_allclose(rates, [6 / 11, 3 / 11, 2 / 11], rtol=1e-12)
     # Risks 0.04 apart at the default temperature of 0.04 weigh a factor of e.
-    rates = ex.exponential_weights([0.28, 0.24, 0.2], [1.0, 2.0, 3.0], 3.0, prior=[1, 1, 1])
+    rates = allocation.exponential_weights([0.28, 0.24, 0.2], [1.0, 2.0, 3.0], 3.0, prior=[1, 1, 1])
     np.testing.assert_allclose(rates[1:] / rates[:-1], math.e, rtol=1e-12)
     # By symmetry the middle budget centres the bell: exp(-1 / (2 sigma^2)) on either side, sigma 2 by default.
-    rates = ex.gaussian([1.0, 2.0, 3.0], 2.0)
+    rates = allocation.gaussian([1.0, 2.0, 3.0], 2.0)
     np.testing.assert_allclose(rates / rates[1], [math.exp(-1 / 8), 1, math.exp(-1 / 8)], rtol=1e-12)
-    np.testing.assert_allclose(ex.geometric([1.0, 2.0, 3.0], 17 / 7), [1 / 7, 2 / 7, 4 / 7], rtol=1e-12)
+    np.testing.assert_allclose(
+        allocation.geometric([1.0, 2.0, 3.0], 17 / 7), [1 / 7, 2 / 7, 4 / 7], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("temperature", [1e-12, 1e-9, 1e-6])
 def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
     cost, risk = np.array([1.0, 2.5, 3.0, 7.0]), [0.4, 0.33, 0.3, 0.11]
     for budget in (1.1, 2.0, 2.75, 5.0, 6.9):
-        rates = ex.exponential_weights(risk, cost, budget, temperature=temperature, spend="exactly")
+        rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature, spend="exactly")
         assert rates @ cost == pytest.approx(budget, rel=1e-13)
         assert rates.min() >= 0
 
@@ -293,7 +302,7 @@ def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
 def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
     # Risks in proportion to the costs are made up for by a tilt of 1; at nearly equal costs its neighbours do as well.
     cost = np.array([1.0, 1 + 2.0**-20])
-    rates = ex.exponential_weights(
+    rates = allocation.exponential_weights(
         cost / cost[1], cost, cost.mean(), temperature=1.0, prior=[1, 1], spend="exactly"
     )
     assert rates.tolist() == [0.5, 0.5]
@@ -301,11 +310,11 @@ def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
 
 def test_a_budget_is_in_the_unit_of_the_costs():
     cost = ex.CostModel([1.0, 2.0, 4.0], unit="ms")
-    for rule in (ex.geometric, ex.gaussian):
+    for rule in (allocation.geometric, allocation.gaussian):
         np.testing.assert_array_equal(rule(cost, "2000 us"), rule([1.0, 2.0, 4.0], 2.0))
 
 
 def test_a_prior_is_positive_at_every_exit_and_finite():
     for prior in ([1.0, -1.0], [math.inf, 1.0], [1.0, 0.0]):
         with pytest.raises(ex.InputError, match="positive and finite"):
-            ex.exponential_weights([0.5, 0.1], [1, 2], 1.5, prior=prior)
+            allocation.exponential_weights([0.5, 0.1], [1, 2], 1.5, prior=prior)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
+from exeunt import allocation
 
 
 @given(
@@ -42,7 +43,7 @@ def test_the_surest_survivors_leave():
 
 def test_drift_cannot_hurt(parts):
     fit, _, test = parts
-    rates = ex.exponential_weights(fit.risk, fit.cost, "60%", spend="exactly")
+    rates = allocation.exponential_weights(fit.risk, fit.cost, "60%", spend="exactly")
     faded = ex.ExitTrace.from_scores(
         test.scores["score"] ** 3 - 5, test.prediction, cost=test.cost, label=test.label, id=test.id
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.calibration import (
+    RankedInMemory,
     Thresholds,
     at_least,
     checked_rates,
@@ -76,7 +77,7 @@ def test_sequential_is_sorting_the_survivors(values):
         score = rng.integers(0, values, (n, m)).astype(float)
         tie, rates = rng.random(n), draw_rates(rng, m, 0.3)
         counts, last = planned_counts(rates, n), last_exit(rates)
-        limits = sequential_thresholds(score, tie, counts, last)
+        limits = sequential_thresholds(RankedInMemory(score, tie), counts, last)
         expected = sequential_by_hand(score.tolist(), tie.tolist(), counts.tolist())
         assert route(score, tie, limits).tolist() == expected
         released = np.bincount(np.array(expected, dtype=int), minlength=m)
@@ -90,7 +91,7 @@ def test_marginal_is_algorithm_1(constant):
         n, m = int(rng.integers(1, 60)), int(rng.integers(1, 6))
         calibration, new = rng.random((n, m)), rng.random((40, m))
         rates = rng.dirichlet(np.ones(m))
-        limits = marginal_thresholds(calibration, rng.random(n), rates, constant)
+        limits = marginal_thresholds(RankedInMemory(calibration, rng.random(n)), rates, constant)
         got = route(new, rng.random(40), limits)
         assert got.tolist() == algorithm_1(calibration.tolist(), new.tolist(), rates.tolist(), constant)
 
@@ -114,7 +115,9 @@ def test_marginal_exits_with_rate_0_release_nothing_and_rate_1_everything(slack)
     extreme = np.vstack([score, np.full((1, 4), 1e9), np.full((1, 4), -1e9)])
     ties = np.append(tie, [0.0, 0.0])
     for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
-        exits = route(extreme, ties, marginal_thresholds(score, tie, np.array(rates, float), slack))
+        exits = route(
+            extreme, ties, marginal_thresholds(RankedInMemory(score, tie), np.array(rates, float), slack)
+        )
         assert set(exits) <= set(np.flatnonzero(rates)), (rates, slack)
 
 
@@ -124,7 +127,9 @@ def test_sequential_exits_with_rate_0_release_nothing_and_rate_1_everything():
     extreme = np.vstack([score, np.full((1, 4), np.inf), np.full((1, 4), -np.inf)])
     for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
         shares = np.array(rates, float)
-        limits = sequential_thresholds(score, tie, planned_counts(shares, 50), last_exit(shares))
+        limits = sequential_thresholds(
+            RankedInMemory(score, tie), planned_counts(shares, 50), last_exit(shares)
+        )
         assert set(route(extreme, np.append(tie, [0, 0]), limits)) <= set(np.flatnonzero(rates))
 
 
@@ -153,7 +158,7 @@ def test_a_constant_score_releases_its_exact_share(n):
     rates, cost = np.array([0.2, 0.3, 0.5]), ex.CostModel([1, 2, 3])
     trace = ex.ExitTrace.from_scores(score, np.zeros((n, 3)), cost=cost, id=np.arange(n) + 10**9)
     counts = planned_counts(rates, n)
-    limits = sequential_thresholds(score, tie_breaks(trace.id, 4), counts, 2)
+    limits = sequential_thresholds(RankedInMemory(score, tie_breaks(trace.id, 4)), counts, 2)
     exits = route(score, tie_breaks(trace.id, 4), limits)
     np.testing.assert_array_equal(np.bincount(exits, minlength=3), counts)
     # On new inputs the shares agree up to chance: 6 standard deviations of both samples.
@@ -164,7 +169,7 @@ def test_a_constant_score_releases_its_exact_share(n):
 
 def test_thresholds_of_no_calibration_inputs_still_answer():
     rates = np.array([0.5, 0.5])
-    limits = sequential_thresholds(np.empty((0, 2)), np.empty(0), planned_counts(rates, 0), 1)
+    limits = sequential_thresholds(RankedInMemory(np.empty((0, 2)), np.empty(0)), planned_counts(rates, 0), 1)
     assert route(np.array([[0.9, 0.1]]), np.array([0.5]), limits).tolist() == [1]
 
 
@@ -205,7 +210,7 @@ def test_exits_are_those_of_a_walk_whose_last_exit_answers_all(n, m, seed):
 def test_bad_slack_is_refused_by_value(slack):
     allowed = "slack must be 'paper' or a number of 0 or above" if slack == "mine" else "slack"
     with pytest.raises(ex.InputError, match=f"^{allowed}.*{slack}"):
-        marginal_thresholds(np.zeros((2, 2)), np.zeros(2), np.array([0.5, 0.5]), slack)
+        marginal_thresholds(RankedInMemory(np.zeros((2, 2)), np.zeros(2)), np.array([0.5, 0.5]), slack)
 
 
 def test_a_quantile_releases_the_values_whose_rank_is_high_enough():
@@ -230,11 +235,11 @@ def test_rounding_of_the_sum_moves_no_whole_input():
 def test_the_limits_are_the_pairs_of_the_last_to_leave():
     score = np.array([[0.9, 0.1], [0.5, 0.9], [0.5, 0.5], [0.1, 0.2]])
     tie = np.array([0.1, 0.2, 0.8, 0.4])
-    limits = sequential_thresholds(score, tie, np.array([2, 2]), 1)
+    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([2, 2]), 1)
     assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.8, -math.inf])
-    limits = sequential_thresholds(score, tie, np.array([3, 1]), 1)
+    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([3, 1]), 1)
     assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.2, -math.inf])
-    limits = sequential_thresholds(score, tie, np.array([0, 4]), 1)
+    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([0, 4]), 1)
     assert (limits.score.tolist(), limits.tie.tolist()) == ([math.inf, -math.inf], [math.inf, -math.inf])
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.budget_text import budget_grid
+from exeunt.errors import UnitError
 
 MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
 
@@ -62,7 +63,7 @@ def test_budgets_are_understood(asked, budget):
 
 @pytest.mark.parametrize("asked", ["4 ms", "4 J", "4 bananas", "4 macs"])
 def test_units_do_not_mix(asked):
-    with pytest.raises(ex.UnitError, match=asked.split()[1]):
+    with pytest.raises(UnitError, match=asked.split()[1]):
         MODEL.budget(asked)
 
 
@@ -71,7 +72,7 @@ def test_units_of_time_energy_and_money_convert():
     assert ex.CostModel([1, 2], unit="mJ").budget("0.0015 J") == pytest.approx(1.5)
     assert ex.CostModel([0.01, 0.02], unit="usd").budget("1.5 cent") == pytest.approx(0.015)
     assert ex.CostModel([1, 2], unit="tokens").budget("1.5 tokens") == 1.5
-    with pytest.raises(ex.UnitError, match="tokens"):
+    with pytest.raises(UnitError, match="tokens"):
         ex.CostModel([1, 2], unit="tokens").budget("1 ms")
 
 

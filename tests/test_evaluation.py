@@ -10,6 +10,8 @@ import pytest
 from scipy.stats import binom, binomtest
 
 import exeunt as ex
+from exeunt import baselines
+from exeunt.evaluation import score_exits
 
 
 def test_replay_is_a_loop(parts):
@@ -40,7 +42,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         trace = ex.ExitTrace.from_scores(
             np.zeros((n, 2)), (rng.random((n, 2)) < 0.7).astype(int), cost=cost, label=np.ones(n), id=range(n)
         )
-        result = ex.score_exits(trace, rng.integers(0, 2, n))
+        result = score_exits(trace, rng.integers(0, 2, n))
         for i, (truth, (low, high)) in enumerate(
             ((0.7, result.accuracy_interval), (2.0, result.cost_interval))
         ):
@@ -53,7 +55,7 @@ def test_nothing_saved_is_not_less_than_nothing():
     """The mean of equal costs may be a last digit above them: "-0.0% saved"."""
     n, cost = 3080, ex.CostModel([9750.382650227702])
     trace = ex.ExitTrace.from_scores(np.zeros((n, 1)), np.zeros((n, 1), dtype=int), cost=cost, id=range(n))
-    result = replace(ex.score_exits(trace, np.zeros(n, dtype=int)), cost=np.nextafter(cost.full, np.inf))
+    result = replace(score_exits(trace, np.zeros(n, dtype=int)), cost=np.nextafter(cost.full, np.inf))
     assert result.saved < 0
     assert ", 0.0% of the full cost saved" in str(result)
 
@@ -63,7 +65,7 @@ def test_the_accuracy_interval_is_wilsons(right, n):
     label = np.ones(n, dtype=int)
     prediction = (np.arange(n) < right).astype(int)[:, None]
     trace = ex.ExitTrace.from_scores(np.zeros((n, 1)), prediction, cost=ex.CostModel([1.0]), label=label)
-    low, high = ex.score_exits(trace, np.zeros(n, dtype=int)).accuracy_interval
+    low, high = score_exits(trace, np.zeros(n, dtype=int)).accuracy_interval
     expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
@@ -92,23 +94,23 @@ def test_no_policy_beats_the_oracle_at_its_own_spend(parts):
     for share in (0.3, 0.5, 0.7, 0.9):
         policies = [
             preset(fit, calibrate, budget=share * fit.cost.full)
-            for preset in (ex.eero, ex.msdnet, ex.predictive_exit, ex.common_threshold)
+            for preset in (ex.eero, baselines.msdnet, baselines.predictive_exit, ex.common_threshold)
         ]
         for policy in policies:
             result = ex.evaluate(policy, test)
             assert ex.oracle(test, result.cost).accuracy >= result.accuracy
-        batch = ex.score_exits(test, ex.route_batch(test, policies[0].rates))
+        batch = score_exits(test, ex.route_batch(test, policies[0].rates))
         assert ex.oracle(test, batch.cost).accuracy >= batch.accuracy
 
 
 def test_one_input_and_none(make_trace):
     trace = make_trace(20)
-    result = ex.score_exits(trace.take([0]), np.array([1]))
+    result = score_exits(trace.take([0]), np.array([1]))
     assert result.cost == trace.cost.cumulative[1]
     assert result.cost_interval == (result.cost, result.cost)
     assert 0 <= result.accuracy_interval[0] < result.accuracy_interval[1] <= 1
     with pytest.raises(ex.InputError, match="empty"):
-        ex.score_exits(trace.take([]), np.array([], dtype=int))
+        score_exits(trace.take([]), np.array([], dtype=int))
     with pytest.raises(ex.InputError, match="empty"):
         ex.oracle(trace.take([]), "50%")
 
@@ -125,4 +127,4 @@ def test_other_costs_missing_labels_and_bad_exits_are_refused(parts, make_trace)
         ex.oracle(other, "50%")
     for exits, shown in (([0, 1], r"\(2,\)"), ([0, 4, 1], "4"), ([0, -1, 1], "-1")):
         with pytest.raises(ex.InputError, match=shown):
-            ex.score_exits(make_trace(3), np.array(exits))
+            score_exits(make_trace(3), np.array(exits))

@@ -91,7 +91,7 @@ def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(data, folders):
             assert found.leave(0, n + 5) == expected.leave(0, n + 5)
 
 
-@pytest.mark.parametrize("answer", ["own", "pooled"])
+@pytest.mark.parametrize("answer", ["own", "ensemble"])
 @pytest.mark.parametrize("name", ["eero", "auto", "patience"])
 def test_policies_of_answers_with_probabilities_are_the_same(name, answer, make_logit_trace, tmp_path, small):
     fit, calibrate, _ = make_logit_trace(1000, 4).split()

@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import ttest_rel
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 
-PRESETS = {"eero": ex.eero, "msdnet": ex.msdnet, "certified": partial(ex.eero, delta=0.1)}
+PRESETS = {"eero": ex.eero, "msdnet": baselines.msdnet, "certified": partial(ex.eero, delta=0.1)}
 BUDGETS = ["40%", 5.0]
 
 
@@ -98,7 +99,7 @@ def test_empty_frontiers_are_refused(trace, presets, budgets, splits, shown):
 
 def test_labels_are_needed(make_trace):
     with pytest.raises(ex.InputError, match="labels"):
-        ex.frontier({"msdnet": ex.msdnet}, make_trace(100, labelled=False), ["50%"], splits=1)
+        ex.frontier({"msdnet": baselines.msdnet}, make_trace(100, labelled=False), ["50%"], splits=1)
 
 
 def test_intervals_of_shares_end_at_0_and_1():
@@ -119,5 +120,5 @@ def test_intervals_of_spend_do_not_begin_below_0(make_trace):
     assert spend_interval(two) == (mean, 0.0, high)
     assert spend_interval(two + 9) == mean_interval(two + 9)
     assert np.isnan(spend_interval(two[:1])[1:]).all()
-    rows = ex.frontier({"msdnet": ex.msdnet}, make_trace(40), ["40%", "70%"], splits=2).rows()
+    rows = ex.frontier({"msdnet": baselines.msdnet}, make_trace(40), ["40%", "70%"], splits=2).rows()
     assert all(row["spend_low"] >= 0 for row in rows if row["policy"] != "oracle")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import exeunt as ex
-from exeunt.errors import require
+from exeunt.errors import MissingExtra, UnitError, require
 
 HEAVY = {
     "torch", "torchvision", "PIL", "matplotlib", "onnxruntime", "typer", "rich", "sklearn", "pandas", "fastapi",
@@ -87,21 +87,21 @@ finally:
 
 
 def test_a_missing_package_names_its_extra_and_a_broken_one_is_not_hidden(tmp_path, monkeypatch):
-    with pytest.raises(ex.MissingExtra, match=r"exeunt\[torch\]"):
+    with pytest.raises(MissingExtra, match=r"exeunt\[torch\]"):
         require("no_such_package_at_all", extra="torch")
     (tmp_path / "half_installed.py").write_text("import no_such_dependency\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency") as caught:
         require("half_installed", extra="torch")
-    assert not isinstance(caught.value, ex.MissingExtra)
+    assert not isinstance(caught.value, MissingExtra)
 
 
 def test_all_errors_are_of_one_tree_and_input_errors_are_value_errors():
-    for error in (ex.InputError, ex.UnitError, ex.InfeasibleBudget):
+    for error in (ex.InputError, UnitError, ex.InfeasibleBudget):
         assert issubclass(error, ex.ExeuntError)
         assert issubclass(error, ValueError)
     assert issubclass(ex.ArtefactError, ex.ExeuntError)
-    assert issubclass(ex.MissingExtra, ImportError)
+    assert issubclass(MissingExtra, ImportError)
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/runtime", "benchmarks/serving", "experiments"])

@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 
 import exeunt as ex
 from exeunt.p_values import betting, hoeffding_bentkus
-from exeunt.policies.loss_certificate import LossCertificate
+from exeunt.policy import LossCertificate
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 
@@ -144,16 +144,14 @@ def test_losses_outside_their_range_are_refused_by_value():
             test([0.3, 1.2], 0.1)
 
 
-def test_a_loss_certificate_is_kept_in_the_notes(parts):
-    guarantee = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
+def test_a_policy_keeps_its_loss_certificate(parts):
+    certificate = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
     policy = ex.eero(parts[0], parts[1], budget="50%")
-    assert LossCertificate.of(policy) is None
-    policy = replace(policy, notes={"other": {"text": "kept"}})
-    certified = guarantee.on(policy)
-    assert LossCertificate.of(certified) == guarantee
-    assert certified.notes["other"] == {"text": "kept"}
-    assert LossCertificate.of(policy) is None
-    assert str(guarantee) == (
-        "P(accuracy >= that of the full network - 1.5 points) >= 0.95: 3.42 points lost on the 800 labelled "
-        "inputs tested on, p = 0.012 (hoeffding-bentkus bound)"
+    assert policy.loss_certificate is None
+    certified = replace(policy, loss_certificate=certificate, notes={"other": {"text": "kept"}})
+    assert ex.Policy.from_dict(certified.to_dict()) == certified != policy
+    assert f"kept\n{certificate}\n" in str(certified)
+    assert str(certificate) == (
+        "Guarantee: with probability 95% over the 800 labelled inputs tested on, the accuracy is at most 1.5 points "
+        "below that of the full network (measured: 3.42 points lost; p = 0.012, hoeffding-bentkus bound)."
     )

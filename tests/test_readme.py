@@ -25,7 +25,7 @@ def test_statistics_alone(capsys):
     given = {"probabilities": weights / weights.sum(axis=2, keepdims=True), "y": y}
     exec(_block("import exeunt as ex"), given)
     printed = capsys.readouterr().out
-    assert "certified: P(mean cost" in printed
+    assert "Guarantee: with probability" in printed
     assert "accuracy" in printed
     assert given["exits"].shape == given["test"].label.shape
 

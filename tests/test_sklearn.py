@@ -51,7 +51,7 @@ def test_iris_is_learned_within_the_budget(iris, fitted):
     assert fitted.cost_.mean() <= fitted.policy_.budget
     np.testing.assert_array_equal(fitted.cost_, cost.cumulative[fitted.exit_])
     assert fitted.n_parts_ == {"fit": 22, "calibrate": 22, "train": 106}
-    assert "certified: P(mean cost" in str(fitted.policy_)
+    assert "Guarantee: with probability" in str(fitted.policy_)
 
 
 def test_what_is_said_is_what_the_exit_says_that_answers(iris, fitted):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt._text import html_table, text_table
 
 
@@ -67,7 +68,9 @@ def test_a_result_reads_well(policy, parts):
 
 
 def test_a_frontier_reads_well(make_trace):
-    table = ex.frontier({"eero": ex.eero, "geometric": ex.msdnet}, make_trace(300), ["50%", "75%"], splits=2)
+    table = ex.frontier(
+        {"eero": ex.eero, "geometric": baselines.msdnet}, make_trace(300), ["50%", "75%"], splits=2
+    )
     for text in (str(table), read(table._repr_html_())):
         for word in ("geometric", "oracle", "50%", "75%", f"{table.accuracy[1, 1].mean():.4f}"):
             assert word in text

@@ -12,6 +12,7 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.engine.stream import Batch
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
@@ -163,7 +164,7 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
             budget = share * full
 
             def choose(cost: ex.CostModel, budget: float = budget) -> ex.Policy:
-                return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
+                return baselines.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
 
             row: dict[str, Any] = {"batch": size, "budget_ms": budget, "share_of_original": share}
             rows.append(row)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt._files import write_json
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
@@ -130,7 +131,7 @@ def policy_for(run: RunFolder, share: float, backbone_macs: float) -> ex.Policy:
     Rates fall geometrically or rise along the exits: all of them are in use.
     """
     fit, calibrate = run.trace("fit"), run.trace("calibrate")
-    return ex.msdnet(fit, calibrate, budget=share * backbone_macs, score="margin")
+    return baselines.msdnet(fit, calibrate, budget=share * backbone_macs, score="margin")
 
 
 def nobody_leaves(policy: ex.Policy) -> ex.Policy:

@@ -45,7 +45,9 @@ def read_document(
             f"{path} has {kind} format {found!r}, this version reads {version}: upgrade exeunt"
         )
     if found < oldest:
-        raise ArtefactError(f"{path} is a {kind} of the old format {found}, not of format {version}: {remedy}")
+        raise ArtefactError(
+            f"{path} is a {kind} of the old format {found}, not of format {version}: {remedy}"
+        )
     return document
 
 
@@ -73,9 +75,7 @@ def read_sealed(
     oldest: int = 1,
 ) -> T:
     """Return what `build` makes of that which `write_sealed` wrote under `key`, or raise ArtefactError."""
-    document = read_document(
-        path, kind=kind, format_=format_, version=version, remedy=remedy, oldest=oldest
-    )
+    document = read_document(path, kind=kind, format_=format_, version=version, remedy=remedy, oldest=oldest)
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)
     try:

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from scipy.optimize import Bounds, differential_evolution
 
-from exeunt.allocation import exponential_weights, gaussian, geometric
 from exeunt._arrays import Floats
+from exeunt.allocation import exponential_weights, gaussian, geometric
 from exeunt.errors import InputError
 from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.rate_search import RatePath, common_threshold_path, shares
@@ -62,10 +62,9 @@ def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
     """
     if patience < 1:
         raise InputError(f"patience must be at least 1 exit, got {patience}")
-    rule = ConfidentPatience(part.score, patience)
-    return Composition(
-        common_threshold_path(score_matrix(rule, part.trace), part.trace.cost.cumulative), rule
-    )
+    fit, score = part.scored
+    rule = ConfidentPatience(score, patience)
+    return Composition(common_threshold_path(score_matrix(rule, fit), fit.cost.cumulative), rule)
 
 
 @composed
@@ -74,7 +73,7 @@ def genetic(part: FitPart, *, generations: int = 30) -> Composition:
 
     `generations` bounds the search.
     """
-    return Composition(_evolved(part.trace, part.score, part.budget, generations, part.seed))
+    return Composition(_evolved(*part.scored, part.budget, generations, part.seed))
 
 
 @cached_on_trace

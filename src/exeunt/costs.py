@@ -262,9 +262,9 @@ class CostModel:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CostModel:
         """Rebuild a model from `to_dict`."""
-        highest = value.get("highest")
+        cumulative, highest = value["cumulative"], value.get("highest")
         return cls(
-            value["cumulative"], unit=value["unit"], source=value["source"], reference=value.get("reference"),
+            cumulative, unit=value["unit"], source=value["source"], reference=value.get("reference"),
             highest=np.inf if highest == _UNKNOWN else highest, heads=value.get("heads"),
         )  # fmt: skip
 

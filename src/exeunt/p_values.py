@@ -6,16 +6,16 @@ Reject at delta, and the mean loss is within the bound with probability at least
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
+import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
-
-__all__ = ["betting", "hoeffding_bentkus"]
 
 _NORMAL = NormalDist()
 _AIM = 1.05
@@ -79,6 +79,14 @@ def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
         total += value
         squares += (value - mean) ** 2
     return 1.0 / highest
+
+
+LOSS_BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
+    "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
+    # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
+    "hoeffding_bentkus": lambda loss, bound, _: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
+}
+"""By name, p-values of n losses of accuracy in [-1, 1], for H0: mean loss > bound; arguments (loss, bound, delta)."""
 
 
 def _checked(loss: ArrayLike, lowest: float) -> Floats:

@@ -10,7 +10,7 @@ from exeunt._arrays import Integers
 from exeunt.costs import CostModel
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
-from exeunt.policies.worthwhile_exits import worthwhile_exits
+from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.policy import Policy
 from exeunt.run.executors import chosen_executor, default_executor, open_executor
 from exeunt.run.folder import RunFolder

@@ -116,7 +116,7 @@ def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(ru
 
 
 @pytest.mark.parametrize("asked", [("--budget", "60%"), ("--budgets", "60%,80%"), ("--max-loss", "3%")])
-@pytest.mark.parametrize("answer", ["own", "pooled"])
+@pytest.mark.parametrize("answer", ["own", "ensemble"])
 def test_the_answer_is_a_choice(run, asked, answer):
     done = called("calibrate", run.path, *asked, "--policy", "eero", "--answer", answer)
     assert done.status == 0, done.err
@@ -127,7 +127,7 @@ def test_the_answer_is_a_choice(run, asked, answer):
 def test_an_unknown_answer_names_those_that_there_are(run):
     done = called("calibrate", run.path, "--budget", "60%", "--answer", "best")
     assert done.status == 2
-    assert "--answer must be own, pooled or auto, got 'best'" in done.err
+    assert "--answer must be own, ensemble or auto, got 'best'" in done.err
 
 
 def test_the_command_that_a_message_names_can_be_run_as_it_stands(tmp_path):

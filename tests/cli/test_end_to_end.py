@@ -131,7 +131,7 @@ def test_show_tells_everything(folder):
         "exeunt.zoo:digits",
         "blocks.1",
         "risk",
-        "certified: P(mean cost",
+        "Guarantee: with probability",
         "fingerprint",
         "provenance",
         "torch",

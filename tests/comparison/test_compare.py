@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.comparison import processes
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.guarantees import guarantees
@@ -50,7 +51,7 @@ def test_every_cell_is_one_fit_and_one_replay(trace, here):
     for s in range(3):
         fit, calibrate, test = trace.split(seed=7 + s)
         for q, budget in enumerate(["40%", "60%", "80%"]):
-            for p, preset in enumerate([ex.eero, ex.msdnet, ex.learned_correctness]):
+            for p, preset in enumerate([ex.eero, baselines.msdnet, ex.learned_correctness]):
                 found = ex.evaluate(preset(fit, calibrate, budget=budget, seed=7), test)
                 assert result.accuracy[p, q, s] == found.accuracy
                 assert result.mean_cost[p, q, s] == found.cost

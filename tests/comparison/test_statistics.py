@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
-from exeunt.calibration import exits_under, sequential_thresholds
+from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.comparison.guarantees import at_least, guarantees, overspent_share
 from exeunt.comparison.one_split import mixture_curve, upper_hull
 from exeunt.comparison.statistics import overall_rows
+from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policies.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
@@ -292,11 +293,11 @@ def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
     budget = 1.1 * (counts @ cost) / n
     for _ in range(600):
         rows = rng.permutation(120)
-        limits = sequential_thresholds(scores[rows[:n]], ties[:n], counts, 3)
+        limits = sequential_thresholds(RankedInMemory(scores[rows[:n]], ties[:n]), counts, 3)
         exits = exits_under(scores[rows[n : n + t]], ties[:t], limits)
         over.append(cost[exits].sum() > budget * t)
     chance, over = (
-        1 - ex.MeanCostDistribution(counts, cost).batch_probability_within(budget, t),
+        1 - MeanCostDistribution(counts, cost).batch_probability_within(budget, t),
         np.array(over),
     )
     assert 0.1 < chance < 0.4

@@ -34,7 +34,7 @@ class Taciturn:
 
     name: str = "taciturn"
 
-    def hears(self, exit_):
+    def needs(self, exit_):
         return False
 
     def __call__(self, exit_, evidence, memory):

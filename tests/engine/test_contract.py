@@ -11,7 +11,7 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.answer import EnsembleAnswer
-from exeunt.answer.ensemble import LogTerm, Stage
+from exeunt.answer.kinds import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan

@@ -36,7 +36,7 @@ def policies(trace):
         "early": made_policy(trace, (0.6, 0.2, 0.1, 0.05, 0.05)),
         "late": made_policy(trace, SHARES["one exit without rate"], "entropy"),
         "patient": patient_policy(trace),
-        "pooled": pooled_policy(trace),
+        "ensemble": pooled_policy(trace),
     }
 
 

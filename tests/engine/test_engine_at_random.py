@@ -16,7 +16,7 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
-from exeunt.answer.ensemble import EnsembleAnswer, LogTerm, Stage
+from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER

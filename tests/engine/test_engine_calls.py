@@ -178,7 +178,7 @@ class Plain:
 
     name: str = "plain"
 
-    def hears(self, exit_):
+    def needs(self, exit_):
         return False
 
     def __call__(self, exit_, evidence, memory):

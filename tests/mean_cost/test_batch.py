@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from made_distributions import distributions
 from scipy import stats
 
-from exeunt.mean_cost import MeanCostDistribution, batch
+from exeunt.mean_cost import MeanCostDistribution
+from exeunt.mean_cost import distribution as batch
 from exeunt.mean_cost.dirichlet_tails import ULPS
 
 

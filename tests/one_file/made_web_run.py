@@ -7,6 +7,7 @@ from made_stages import WIDTH, K, image_stages, logits_of, text_stages
 from onnx import TensorProto, compose, helper, numpy_helper, save
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt._files import file_digest
 from exeunt.data.preprocess import Preprocess
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
@@ -78,7 +79,7 @@ def _made(folder, stages, logits, tensors, inputs):
         "data": {"text": ["text"]},
     }
     run = RunFolder.create(folder, cost=cost, traces=parts, about=about)
-    run.save_policy(ex.msdnet(parts["fit"], parts["calibrate"], budget="60%" if m > 2 else "75%"))
+    run.save_policy(baselines.msdnet(parts["fit"], parts["calibrate"], budget="60%" if m > 2 else "75%"))
     _export(run, stages, tensors)
     return run
 

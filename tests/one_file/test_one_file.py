@@ -12,7 +12,8 @@ from made_stages import WIDTH, K, image_stages, logits_of, session, text_stages,
 from onnx import numpy_helper
 
 import exeunt as ex
-from exeunt.answer.ensemble import EnsembleAnswer, LogTerm, Stage
+from exeunt import baselines
+from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.calibration import Thresholds
 from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.policies.catalogue import PRESETS
@@ -80,7 +81,7 @@ def last_inputs():
     return {name: rows[600:] for name, rows in pixels().items()}
 
 
-@pytest.mark.parametrize("answer", ["own", "pooled"])
+@pytest.mark.parametrize("answer", ["own", "ensemble"])
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_policy_is_answered_as_in_numpy(four, name, answer):
     stages, fit, calibrate, test = four
@@ -103,7 +104,7 @@ def test_of_many_classes_the_likeliest_are_pooled():
 def test_from_one_exit_to_many(m, score):
     stages = image_stages(m)
     fit, calibrate, test = parts_of(stages)
-    policy = ex.msdnet(fit, calibrate, budget="100%" if m == 1 else "60%", score=score)
+    policy = baselines.msdnet(fit, calibrate, budget="100%" if m == 1 else "60%", score=score)
     check_against_numpy(stages, policy, test, last_inputs())
 
 
@@ -221,7 +222,7 @@ def test_some_exits_alone(four):
 def test_ties_are_broken_by_the_key(four):
     """Of a score that is the same for all, the key alone decides, as the engine's hash of it does."""
     stages, fit, calibrate, test = four
-    policy = ex.msdnet(fit, calibrate, budget="50%", score=ConstantScore(), seed=7)
+    policy = baselines.msdnet(fit, calibrate, budget="50%", score=ConstantScore(), seed=7)
     same = {name: np.repeat(rows[:1], 300, axis=0) for name, rows in last_inputs().items()}
     found = answers(one_file(stages, policy), same, test.id)
     np.testing.assert_array_equal(found["exit"], policy.route(test))

@@ -41,7 +41,7 @@ def asked(tmp_path):
     pixels = (rng.normal(size=(500, WIDTH)) * rng.uniform(0.1, 3, size=(500, 1))).astype(np.float32)
     keys = rng.integers(0, 2**64, 500, dtype=np.uint64)
     trace = trace_of(stages, [{"pixels": pixels}], key=keys)
-    policy = ex.auto(trace.take(slice(200)), trace.take(slice(200, 300)), budget="60%", answer="pooled")
+    policy = ex.auto(trace.take(slice(200)), trace.take(slice(200, 300)), budget="60%", answer="ensemble")
     model = one_file(stages, policy)
     save(model, str(tmp_path / "model.onnx"))
     runs = session(model)

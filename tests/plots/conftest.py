@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt import baselines
 
 
 def make_trace(m: int, *, n: int = 600, seed: int = 0, unit: str = "MACs") -> ex.ExitTrace:
@@ -35,5 +36,5 @@ def policy(parts: tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]) -> ex.Policy:
 
 @pytest.fixture(scope="session")
 def found(trace: ex.ExitTrace) -> ex.Frontier:
-    presets = {"mine": ex.eero, "theirs": ex.msdnet}
+    presets = {"mine": ex.eero, "theirs": baselines.msdnet}
     return ex.frontier(presets, trace, ["30%", "60%", "90%"], splits=3)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import exeunt as ex
 from exeunt import plots
 from exeunt.errors import InputError
+from exeunt.evaluation import score_exits
 
 
 def line(ax, label):
@@ -130,7 +131,7 @@ def test_rates_for_three_budgets_share_one_scale_and_one_legend(parts):
 def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):
     pair = plots.pair_trace(trace, 1)
     with pytest.raises(InputError, match="4 exits"):
-        plots.rates_and_shares(policy, ex.score_exits(pair, np.zeros(pair.n, dtype=int)))
+        plots.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
 
 
 def test_risk_has_wilson_intervals_and_marks_where_depth_harms(trace):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import exeunt as ex
-from exeunt import plots
+from exeunt import baselines, plots
 from exeunt.errors import InputError
 from exeunt.run.file_digests import EVALUATED, EVALUATION
 
@@ -174,7 +174,7 @@ def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeyp
         "exeunt.plots.evaluation.frontier",
         lambda presets, *args, **options: compared.update(presets) or 1 / 0,
     )
-    policy = ex.common_threshold(*parts[:2], budget="50%", answer="pooled")
+    policy = ex.common_threshold(*parts[:2], budget="50%", answer="ensemble")
     with pytest.raises(ZeroDivisionError):
         plots.draw_evaluation(policy, *parts, tmp_path)
     (name, own) = list(compared.items())[-1]
@@ -194,7 +194,7 @@ def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path, dr
         )
         for each in parts
     ]
-    policy = ex.msdnet(kept[0], kept[1], budget="60%", score="entropy")
+    policy = baselines.msdnet(kept[0], kept[1], budget="60%", score="entropy")
     written = plots.draw_evaluation(policy, *kept, tmp_path, splits=1, n_budgets=2)
     assert {path.stem for path in written} == {*FIGURES, *COMPARISONS}
 

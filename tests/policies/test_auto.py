@@ -13,10 +13,9 @@ from scipy.stats import spearmanr
 
 import exeunt as ex
 from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, trust
-from exeunt.policies.denoised_correctness import denoised_correctness
-from exeunt.policies.last_useful_exit import last_useful_exit, up_to_exit
-from exeunt.policies.learned_correctness import correctness_score
+from exeunt.policies.learned_correctness import correctness_score, denoised_correctness
 from exeunt.policies.stopping import learned
+from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.scoring import score_matrix
 
 TRACES = Path(__file__).resolve().parents[2] / "docs" / "results" / "traces"
@@ -49,7 +48,7 @@ def test_the_joint_score_is_a_mean_standardised_by_exit(n):
     learner = learned(data)
     advantage, _ = learner.at(float(data.cost.full) / 2)
     scores = [score_matrix(rule, data)[:, :-1] for rule in (advantage, correctness_score(data))]
-    scores.append(np.stack([columns[:, 0] for columns in learner.columns], axis=1))
+    scores.append(np.stack([columns[:, 0] for columns in learner.features.columns], axis=1))
     weights = [trust(n) / 2, trust(n) / 2, 1 - trust(n)]
     expected = sum(w * (s - s.mean(axis=0)) / s.std(axis=0) for w, s in zip(weights, scores, strict=True))
     found = score_matrix(joint_score(data, advantage), data)
@@ -154,10 +153,10 @@ def made_curves(accuracies, n=4000):
 
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     rising = np.linspace(0.5, 0.9, 10)
-    assert made_curves(rising).most_useful_spend == np.inf
-    assert made_curves(np.full(10, 0.8)).most_useful_spend == np.inf
+    assert made_curves(rising).most_useful_cost == np.inf
+    assert made_curves(np.full(10, 0.8)).most_useful_cost == np.inf
     falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
-    assert made_curves(falling).most_useful_spend == pytest.approx(0.6, abs=0.11)
+    assert made_curves(falling).most_useful_cost == pytest.approx(0.6, abs=0.11)
 
 
 @pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (230, np.inf), (242, 0.1), (260, 0.1)])
@@ -168,7 +167,7 @@ def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
     """
     right = np.zeros((3, 2, 400))
     right[:, 0, :first] = right[:, 1, 200:] = 1.0
-    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_spend == limit
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_cost == limit
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
@@ -179,11 +178,11 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
     policy = auto(fit, calibrate, budget="95%")
     rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
-    assert policy.notes["auto"]["most_useful_spend"] < policy.budget
-    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_spend"] + 1e-9
+    assert policy.notes["auto"]["most_useful_cost"] < policy.budget
+    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_cost"] + 1e-9
     assert rich.accuracy > poor.accuracy + 0.05
-    assert "did not make answers better" in str(policy)
-    assert "did not make answers better" in policy._repr_html_()
+    assert "does not make answers better" in str(policy)
+    assert "does not make answers better" in policy._repr_html_()
 
 
 def made(right, score=None, seed=0):
@@ -223,14 +222,13 @@ def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, consta
     policy = auto(fit, calibrate, budget="90%", answer="own")
     assert policy.route(test).max() == last
     assert policy.expected_cost <= fit.cost.cumulative[last]
-    reason = f"on none of the {fit.n} labelled fit inputs was a later exit right where exit {last} was wrong"
-    assert reason in str(policy)
-    assert "so no more is spent" in str(policy)
-    assert policy.notes["auto"]["most_useful_spend"] <= fit.cost.cumulative[last]
-    assert "the budget is kept for certain: no input costs more than" in str(policy)
+    assert f"unused: no fit input that exit {last} gets wrong is answered correctly later." in str(policy)
+    assert {0: "Exits 1 to 3 are", 1: "Exits 2 and 3 are", 2: "Exit 3 is"}[last] in str(policy)
+    assert policy.notes["auto"]["most_useful_cost"] <= fit.cost.cumulative[last]
+    assert "The budget is kept for certain: no input costs more than" in str(policy)
     assert ex.Policy.from_dict(policy.to_dict()) == policy
-    low = auto(fit, calibrate, budget=policy.notes["auto"]["most_useful_spend"], answer="own")
-    assert "no more is spent" not in str(low)
+    low = auto(fit, calibrate, budget=policy.notes["auto"]["most_useful_cost"], answer="own")
+    assert "the policy costs no more" not in str(low)
 
 
 @given(st.integers(1, 400), st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from([0.8, 0.98, 1.0]))

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
-from exeunt.answer.ensemble_weights import pool
+from exeunt.answer.ensemble_weights import fit_ensemble
 from exeunt.policies.cascade_search import _comparing, _Search, find_cascade
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -64,7 +64,7 @@ def test_models_of_classes_with_huge_numbers_are_not_pooled():
     assert policy.models == ("cheap", "good")
     assert ex.evaluate(policy, test).accuracy > 0.95
     with pytest.raises(ex.InputError, match="at most 200 classes"):
-        ex.cascade(fit, calibrate, budget="30%", answer="pooled")
+        ex.cascade(fit, calibrate, budget="30%", answer="ensemble")
     assert ex.cascade(fit, calibrate, budget="30%", answer=OwnAnswer()).models == ("cheap", "good")
 
 
@@ -96,7 +96,7 @@ def test_a_single_model_that_is_wrong_where_it_is_unsure_is_pooled():
     )  # fmt: skip
     fit, calibrate, test = ex.CascadeTrace({"one": one}).split()
     policy = ex.cascade(fit, calibrate, budget="100%")
-    assert policy.answer.name == "pooled"
+    assert policy.answer.name == "ensemble"
     assert ex.evaluate(policy, test).accuracy == 1
 
 
@@ -121,7 +121,7 @@ def test_two_that_err_apart_are_better_than_each():
     )
     fit, calibrate, test = models.split()
     pooled = ex.cascade(fit, calibrate, budget=2.1)
-    assert (set(pooled.models), pooled.answer.name) == ({"a", "b"}, "pooled")
+    assert (set(pooled.models), pooled.answer.name) == ({"a", "b"}, "ensemble")
     best = max(1 - test[name].risk[0] for name in "ab")
     assert ex.evaluate(pooled, test).accuracy > best + 0.03
 
@@ -177,11 +177,11 @@ def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
 
 
 def test_pooled_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
-    found = [find_cascade(world(600), amount, "pooled") for amount in (3.0, 12.0)]
+    found = [find_cascade(world(600), amount, "ensemble") for amount in (3.0, 12.0)]
     monkeypatch.setattr("exeunt.policies.cascade_search._KEPT", 0)
     fit = world(600)
-    assert [find_cascade(fit, amount, "pooled") for amount in (3.0, 12.0)] == found
-    assert len(_comparing(fit, 0)._pooled) == 1
+    assert [find_cascade(fit, amount, "ensemble") for amount in (3.0, 12.0)] == found
+    assert len(_comparing(fit, 0)._ensembles) == 1
 
 
 def of_two_kinds(n=450, seed=0):
@@ -210,7 +210,7 @@ def test_models_are_pooled_by_tables_where_one_has_no_probabilities(seed):
         (CascadeStep("service", 1), CascadeStep("network", 2)),
     ):
         along = on.models.along(steps)
-        assert on.pooling(steps, along).held_out == pytest.approx(pool(along).held_out, abs=1e-6)
+        assert on.ensemble(steps, along).held_out == pytest.approx(fit_ensemble(along).held_out, abs=1e-6)
     ex.evaluate(ex.cascade(fit, calibrate, budget=6.0), test)
 
 
@@ -220,17 +220,18 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pools, monke
     monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: pools)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
-        answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps) for answer in ("auto", "own", "pooled")
+        answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
+        for answer in ("auto", "own", "ensemble")
     }
-    assert (right["own"] != right["pooled"]).any()
-    assert (right["auto"] == right["pooled" if pools else "own"]).all()
+    assert (right["own"] != right["ensemble"]).any()
+    assert (right["auto"] == right["ensemble" if pools else "own"]).all()
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
     monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: True)
     for n in (19, 20):  # a table of five labels said, by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
-        pooled = _Search(_comparing(world(n), 0), 6.0, "pooled")
+        pooled = _Search(_comparing(world(n), 0), 6.0, "ensemble")
         steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
         own = _Search(_comparing(world(n), 0), 6.0, "own").right(steps)
         assert (search.right(steps) == (own if n == 19 else pooled.right(steps))).all()
@@ -315,9 +316,9 @@ def test_the_cheapest_cascade_that_loses_little_against_a_model():
         made += policy.budget < 10
         result = ex.evaluate(policy, test)
         broken += result.accuracy < 1 - test["good"].risk[0] - 0.03
-    proof = ex.LossCertificate.of(policy)
+    proof = policy.loss_certificate
     assert proof.reference == "good"
-    assert "P(accuracy >= that of good - 3 points) >= 0.8" in str(policy)
+    assert "the accuracy is at most 3 points below that of good (" in str(policy)
     assert made == trials
     assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
@@ -325,7 +326,7 @@ def test_the_cheapest_cascade_that_loses_little_against_a_model():
 def test_the_reference_is_the_most_expensive_model_unless_named():
     fit, calibrate, _ = world(800).split(fit=0.2, calibrate=0.7, test=0.1)
     policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, budget="60%")
-    assert ex.LossCertificate.of(policy).reference == "copy"
+    assert policy.loss_certificate.reference == "copy"
     assert policy.certificate.budget <= 12
     with pytest.raises(ex.Infeasible, match="the loss stands in the way"):
         ex.cheapest(fit, calibrate.take(slice(40)), max_loss=0.001, policy="eero", points=1, reference="good")

@@ -9,8 +9,7 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.errors import Infeasible
 from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.learn_then_test import cheapest
-from exeunt.policies.loss_certificate import LossCertificate
+from exeunt.policies.cheapest import cheapest
 
 # Of the other policies only rates and scores differ, which no guarantee rests on.
 KINDS = ("auto", "eero", "patience", "risk_controlled")
@@ -64,6 +63,6 @@ def check_loss(name, budget):
         result = ex.evaluate(policy, TEST)  # `auto` may pool answers
         loss = full - result.accuracy
         overspent = policy.certificate is not None and result.cost > policy.certificate.budget
-        broken += loss > LossCertificate.of(policy).max_loss or overspent
+        broken += loss > policy.loss_certificate.max_loss or overspent
     assert made > trials / 3
     assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)

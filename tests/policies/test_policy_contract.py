@@ -8,13 +8,11 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
+from exeunt.baselines import confident_patience, genetic, patience, random_routing
 from exeunt.policies.auto import auto
-from exeunt.policies.by_allocation import random_routing
 from exeunt.policies.catalogue import PRESETS as ALL
-from exeunt.policies.genetic import genetic
 from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.optimised import optimised
-from exeunt.policies.patience import confident_patience, patience
 from exeunt.policies.stopping import stopping
 from exeunt.score.kinds import Patience
 

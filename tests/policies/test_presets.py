@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt import allocation, baselines
+from exeunt.errors import UnitError
 
 PRESETS = {
     "eero": ex.eero,
@@ -15,14 +17,14 @@ PRESETS = {
     "eero marginal": partial(ex.eero, calibration="marginal"),
     "eero marginal slack": partial(ex.eero, calibration="marginal", slack=0.5),
     "eero certified": partial(ex.eero, delta=0.1),
-    "msdnet": ex.msdnet,
-    "msdnet certified": partial(ex.msdnet, delta=0.1),
-    "predictive exit": ex.predictive_exit,
-    "predictive exit narrow": partial(ex.predictive_exit, sigma=0.5),
+    "msdnet": baselines.msdnet,
+    "msdnet certified": partial(baselines.msdnet, delta=0.1),
+    "predictive exit": baselines.predictive_exit,
+    "predictive exit narrow": partial(baselines.predictive_exit, sigma=0.5),
     "common threshold": ex.common_threshold,
     "common threshold certified": partial(ex.common_threshold, delta=0.1),
     "composed": lambda fit, calibrate, **options: ex.compose(
-        "halves", lambda b: ex.geometric(fit.cost, b), fit, calibrate, **options
+        "halves", lambda b: allocation.geometric(fit.cost, b), fit, calibrate, **options
     ),
 }
 EVERY = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
@@ -106,7 +108,7 @@ def test_bad_parts_and_budgets_are_refused(preset, parts, make_trace):
         preset(fit, make_trace(50, 3, seed=8), budget="60%")
     with pytest.raises(ex.InfeasibleBudget, match="below the cheapest exit"):
         preset(fit, calibrate, budget=0.5)
-    with pytest.raises(ex.UnitError, match="ms"):
+    with pytest.raises(UnitError, match="ms"):
         preset(fit, calibrate, budget="3 ms")
     with pytest.raises(ex.InputError, match="'margin'"):
         preset(fit, calibrate, budget="60%", score="margin")
@@ -132,10 +134,13 @@ def test_each_preset_has_its_allocation(parts):
     fit, calibrate, _ = parts
     budget = 0.6 * fit.cost.full
     eero = ex.eero(fit, calibrate, budget=budget, calibration="marginal", temperature=0.1)
-    expected = ex.exponential_weights(fit.risk, fit.cost, budget, temperature=0.1, spend="exactly")
+    expected = allocation.exponential_weights(fit.risk, fit.cost, budget, temperature=0.1, spend="exactly")
     np.testing.assert_array_equal(eero.rates, expected)
     assert eero.name == "eero"
-    for preset, rule in ((ex.msdnet, ex.geometric), (ex.predictive_exit, ex.gaussian)):
+    for preset, rule in (
+        (baselines.msdnet, allocation.geometric),
+        (baselines.predictive_exit, allocation.gaussian),
+    ):
         policy = preset(fit, calibrate, budget=budget, calibration="marginal")
         np.testing.assert_array_equal(policy.rates, rule(fit.cost, budget))
         assert policy.name == preset.__name__
@@ -186,7 +191,7 @@ def test_fitting_needs_labels(make_trace):
     trace = make_trace(100, labelled=False)
     with pytest.raises(ex.InputError, match="labels"):
         ex.eero(trace.take(slice(50)), trace.take(slice(50, 100)), budget="60%")
-    ex.msdnet(trace.take(slice(50)), trace.take(slice(50, 100)), budget="60%")  # geometry needs none
+    baselines.msdnet(trace.take(slice(50)), trace.take(slice(50, 100)), budget="60%")  # geometry needs none
 
 
 def test_an_idea_of_ones_own_plugs_in(parts):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exeunt.policies.rate_path import RatePath, mean_of_paths, shares, shift_path
+from exeunt.rate_search import RatePath, common_threshold_path, mean_of_paths, shares
 
 
 @settings(max_examples=50, deadline=None)
@@ -43,4 +43,4 @@ def test_a_common_threshold_on_perfect_order_is_found_by_the_path():
     score = np.array([[0.9, 0.95, 1.0], [0.1, 0.8, 1.0], [0.2, 0.3, 1.0]])
     cost = np.array([1.0, 2.0, 3.0])
     # Threshold 0.8: one leaves at each exit.
-    assert shift_path(score, cost)(2.0) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert common_threshold_path(score, cost)(2.0) == pytest.approx([1 / 3, 1 / 3, 1 / 3])

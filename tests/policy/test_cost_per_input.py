@@ -76,7 +76,7 @@ def test_without_delta_the_budget_is_kept_on_average():
     assert all(policy.certificate is None and policy.distribution is None for policy in policies)
     assert policies[0].expected_cost <= BUDGET
     assert (
-        "cost-per-input calibration has no exact distribution of the mean cost; the calibration inputs spent"
+        "cost-per-input calibration has no exact distribution of the mean cost. The calibration inputs cost"
         in str(policies[0])
     )
 

@@ -97,7 +97,7 @@ def test_one_file_holds_all_models(cascade, models, exported, tmp_path):
         RunInOneFile(cascade)
     twice = {"small": models["small"], "large": copied(exported, tmp_path / "large")}
     whole = make_cascade(tmp_path / "run", twice, say=quiet)
-    whole.save_policy(both(whole, answer="pooled"))
+    whole.save_policy(both(whole, answer="ensemble"))
     RunInOneFile(whole).save(tmp_path / "one.onnx")
     alone = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
     assert [given.name for given in alone.get_inputs()] == ["small/x", "key"]  # both prepare it alike

@@ -136,7 +136,7 @@ def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
 
 
 def test_pooled_answers_are_compared_as_they_are_given(run):
-    own, pooled = (policy_of(run, answer=answer) for answer in ("own", "pooled"))
+    own, pooled = (policy_of(run, answer=answer) for answer in ("own", "ensemble"))
     found = compare_answers(Side("a", run, own), Side("b", run, pooled))
     test = run.trace("test")
     assert [result.accuracy for result in found.results] == [

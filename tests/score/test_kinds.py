@@ -9,7 +9,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.policies.learned_correctness import correctness_score
-from exeunt.policies.stopping import Stopping
+from exeunt.policies.stopping import learned
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
 from exeunt.trace.scoring import score_matrix
@@ -17,7 +17,7 @@ from exeunt.trace.scoring import score_matrix
 
 def _scores(data):
     return [
-        Stopping.on(data).at(float(data.cost.full) / 2)[0],
+        learned(data).at(float(data.cost.full) / 2)[0],
         correctness_score(data),
         Patience(),
         ConfidentPatience("margin", 3),

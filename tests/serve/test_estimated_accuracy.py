@@ -14,7 +14,7 @@ from exeunt.serve.opened_run import lost_by_stopping
 from exeunt.serve.traffic import Counts, Traffic
 
 
-@pytest.fixture(params=["own", "pooled"])
+@pytest.fixture(params=["own", "ensemble"])
 def case(request, make_trace):
     """A policy, and the labelled inputs that it was fitted on."""
     trace = make_trace(600, 4)

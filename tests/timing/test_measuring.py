@@ -7,6 +7,7 @@ import pytest
 from clocked import Accelerator, Clocked
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import ExitMix, policy_alternative, time_budgets
@@ -154,7 +155,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
     full = expected_ms(executor, np.full(n, 3))
 
     def choose(cost):
-        return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
+        return baselines.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
 
     clock = executor.clock
     cost = self_consistent_cost(

@@ -7,6 +7,7 @@ import pytest
 from clocked import Clocked
 
 import exeunt as ex
+from exeunt import baselines
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost, stage_and_head_cost
 
 START, ROW, HEAD = [0.5, 0.2, 0.1], [0.013, 0.02, 0.04], [0.004, 0.002, 0.5]
@@ -52,7 +53,7 @@ def test_a_stage_that_no_input_reaches_keeps_what_it_was_found_to_cost():
 
     def choose(cost):
         """Nobody is sent beyond exit 1."""
-        return ex.msdnet(
+        return baselines.msdnet(
             fit.with_cost(cost), calibrate.with_cost(cost), budget=float(cost.cumulative[0] * 1.01)
         )
 

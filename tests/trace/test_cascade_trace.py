@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 import exeunt as ex
+from exeunt.errors import UnitError
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -61,7 +62,7 @@ def test_shares_are_of_the_most_expensive_model_or_of_the_one_named(pair):
         ex.InfeasibleBudget, match="is below the cheapest model, small, which costs 1 MACs: ask for"
     ):
         models.budget(0.5)
-    with pytest.raises(ex.UnitError, match="'usd' but the costs are in 'MACs'"):
+    with pytest.raises(UnitError, match="'usd' but the costs are in 'MACs'"):
         models.budget("3 usd")
 
 

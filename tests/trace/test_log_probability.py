@@ -131,7 +131,7 @@ def test_a_policy_hears_the_same_from_all_probabilities_as_from_those_kept():
     """It is calibrated on a trace and asked by an engine, which has the probabilities of every class."""
     fit, calibrate, test = (many_classes(n, seed=seed) for seed, n in enumerate((1500, 1500, 2000)))
     own = ex.eero(fit, calibrate, budget="80%")
-    policy = ex.eero(fit, calibrate, budget="80%", answer="pooled")
+    policy = ex.eero(fit, calibrate, budget="80%", answer="ensemble")
     assert ex.evaluate(policy, test).accuracy > ex.evaluate(own, test).accuracy + 0.05
     replayed, memory = policy.answer.on(test), {}
     logits = logits_of(2000, 2)[0]

@@ -41,7 +41,9 @@ def choose_answer(
             ensemble, held_out = _fitted(fit)
             if answer == "ensemble" or _gains(held_out, fit, amount):
                 rule, answered = ensemble, held_out
-    if isinstance(rule, OwnAnswer):  # of a StoredTrace, what the files hold beside the scores need not be read
+    if isinstance(
+        rule, OwnAnswer
+    ):  # of a StoredTrace, what the files hold beside the scores need not be read
         return rule, answered, calibrate
     other = calibrate.mapped(rule.on) if isinstance(calibrate, StoredTrace) else rule.on(calibrate)
     return rule, answered, cast("_Calibrate", other)

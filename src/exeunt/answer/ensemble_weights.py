@@ -113,9 +113,7 @@ def fit_ensemble(fit: ExitTrace, *, folds: int = _FOLDS, seed: int = 0) -> Ensem
     200 classes where a table is needed.
     """
     if fit.label is None:
-        raise InputError(
-            "an ensemble is fitted to labels, and the fit part has none: make it with label=..."
-        )
+        raise InputError("an ensemble is fitted to labels, and the fit part has none: make it with label=...")
     fitted = EnsembleFit.of(fit.label, fit.id, classes_of(fit), folds=folds, seed=seed)
     for exit_ in range(fit.n_exits):
         fitted = fitted.with_exit(fit.evidence(exit_))

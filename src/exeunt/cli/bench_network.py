@@ -74,7 +74,7 @@ def _mixes(timed: TimedNetwork) -> list[ExitMix]:
     Their costs are multiply-adds, and shares are of the network without heads.
     """
     from exeunt.evaluation import evaluate
-    from exeunt.policies.by_allocation import eero
+    from exeunt.policies.eero import eero
     from exeunt.timing.bench import ExitMix
 
     run, whole = timed.run, timed.original_macs()

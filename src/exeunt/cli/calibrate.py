@@ -89,7 +89,7 @@ def calibrate(
         str | None,
         typer.Option(
             rich_help_panel=_POLICY,
-            help="What is answered: own (the exit's own answer), pooled (what all exits so far have said), or auto, "
+            help="What is answered: own (the exit's own), ensemble (of the exits so far), or auto, "
             "what cross-validation advises. Default: the policy's own; auto for cascades.",
             show_default=False,
         ),
@@ -122,12 +122,12 @@ def calibrate(
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt._files import check_writable
+    from exeunt.answer.choice import ANSWERS
     from exeunt.budget_text import budget_grid
     from exeunt.cli.timed_network import TimedNetwork, is_of_time
-    from exeunt.policies.answering import ANSWERS
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.catalogue import preset
-    from exeunt.policies.learn_then_test import cheapest
+    from exeunt.policies.cheapest import cheapest
     from exeunt.run.folder import RunFolder
 
     # A loss is tested whatever the calibration; no distribution of the mean cost certifies a budget under the marginal one.
@@ -135,7 +135,7 @@ def calibrate(
     guarantee = delta_or_none(usual if delta is None else delta)
     _check_options(budget, max_loss, budgets, jointly=jointly, guaranteed=guarantee is not None)
     if answer not in (None, *ANSWERS):
-        raise InputError(f"--answer must be own, pooled or auto, got {answer!r}")
+        raise InputError(f"--answer must be own, ensemble or auto, got {answer!r}")
     _check_calibration(calibration, certified=guarantee is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     in_time = is_of_time(of, amounts)

@@ -32,7 +32,6 @@ def evaluate(
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
     import exeunt as ex
     from exeunt._files import write_json
-    from exeunt.policies.loss_certificate import LossCertificate
     from exeunt.run.file_digests import EVALUATION
     from exeunt.run.folder import RunFolder
 
@@ -50,8 +49,8 @@ def evaluate(
     typer.echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     typer.echo(_verdict(policy, result))
     typer.echo(policy.guarantee)
-    if (guarantee := LossCertificate.of(policy)) is not None:
-        typer.echo(f"certified: {guarantee}")
+    if policy.loss_certificate is not None:
+        typer.echo(policy.loss_certificate)
     guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
         run.path / EVALUATION,

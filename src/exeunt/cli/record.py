@@ -48,7 +48,7 @@ def record(
         _output(
             "--probabilities",
             help="Keep the probabilities of the classes (of more than 256, the likeliest 32), however many numbers "
-            "these are: pooled answers need them. Else up to 2^28 are kept.",
+            "these are: ensembles need them. Else up to 2^28 are kept.",
         ),
     ] = False,
     batch_size: BatchSize = 128,

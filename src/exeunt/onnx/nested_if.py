@@ -24,8 +24,7 @@ from onnx.utils import Extractor
 from exeunt.engine.decider import class_probabilities
 from exeunt.errors import InputError, one_line
 from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
-from exeunt.policy import Policy, PolicyState
-from exeunt.policy.state import Decision
+from exeunt.policy import Decision, Policy, PolicyState
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.score.tie_breaking import tie_breaks
 

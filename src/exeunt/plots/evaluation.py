@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._files import make_folder
+from exeunt.baselines import msdnet, predictive_exit
 from exeunt.costs import CostModel
 from exeunt.evaluation import evaluate
 from exeunt.frontiers import frontier
@@ -18,9 +19,9 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.head_pairs import head_pairs, pair_frontiers
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
-from exeunt.policies.by_allocation import eero, msdnet, predictive_exit
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.common_threshold import common_threshold
+from exeunt.policies.eero import eero
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace, concatenate
 

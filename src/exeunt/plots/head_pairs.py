@@ -20,7 +20,7 @@ from exeunt.plots.style import (
     series_style,
     styled,
 )
-from exeunt.policies.by_allocation import eero
+from exeunt.policies.eero import eero
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:

@@ -51,13 +51,14 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
-    fit, last = part.trace, last_useful_exit(part.trace)
+    fit, score = part.scored
+    last = last_useful_exit(fit)
     useful = fit if last == fit.n_exits - 1 else up_to_exit(fit, last)
-    curves = _curves(useful, part.score, folds, part.seed)
+    curves = _curves(useful, score, folds, part.seed)
     most = min(curves.most_useful_cost, useful.cost.full)
     gains, error = curves.around(min(part.budget, most))
     weights = curves.weights(min(part.budget, most))
-    rule, allocations = _learned(useful, min(part.budget, most), part.score)
+    rule, allocations = _learned(useful, min(part.budget, most), score)
 
     def rates(planned: float) -> Floats:
         amount = min(planned, most)
@@ -157,9 +158,7 @@ def _weights(gains: Floats, error: float, share: float) -> Floats:
     return weights
 
 
-def _learned(
-    fit: ExitTrace, budget: float, score: str | None
-) -> tuple[LearnedScore, dict[str, Allocation]]:
+def _learned(fit: ExitTrace, budget: float, score: str | None) -> tuple[LearnedScore, dict[str, Allocation]]:
     """Return the score for a budget, and the allocations by name."""
     advantage, own = learned(fit, score).at(budget)
     eero = partial(allocation.exponential_weights, fit.risk, fit.cost, spend="exactly")

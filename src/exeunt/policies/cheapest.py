@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,18 +16,12 @@ from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
-from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policies.cascade import cascade
 from exeunt.policies.catalogue import preset
 from exeunt.policy import LossCertificate, Policy
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.splitting import shaping_and_testing_rows
-
-_BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
-    "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
-    # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
-    "hoeffding_bentkus": lambda loss, bound, _: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
-}
 
 
 def cheapest(
@@ -54,7 +49,7 @@ def cheapest(
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
     which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. The other
-    options, such as `answer`, are those of the policy, or of `cascade`. `LossCertificate.of(policy)` is the
+    options, such as `answer`, are those of the policy, or of `cascade`. `policy.loss_certificate` is the
     certificate.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
@@ -77,7 +72,7 @@ def cheapest(
     family = list(_family(partial(make, fit, shaped, delta=each, seed=seed, **options), cost, points))
     bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
-    p_values = [_BOUNDS[bound](loss, max_loss, share) for loss in losses]
+    p_values = [LOSS_BOUNDS[bound](loss, max_loss, share) for loss in losses]
     passed = _passed(p_values, share)
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
@@ -85,7 +80,7 @@ def cheapest(
         raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
-    return proof.on(family[k])
+    return replace(family[k], loss_certificate=proof)
 
 
 def _instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
@@ -119,7 +114,7 @@ def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:
     """Return the bound that certifies the cheaper policy by losses on the fit inputs, which guarantee nothing."""
     reach = {
         name: (_passed(p := [test(loss, max_loss, delta) for loss in losses], delta), -sum(p))
-        for name, test in _BOUNDS.items()
+        for name, test in LOSS_BOUNDS.items()
     }
     return max(reach, key=lambda name: reach[name])
 
@@ -182,7 +177,7 @@ def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float
     steps = np.arange(above, 1.0, 0.001).tolist()
 
     def passes(step: float) -> bool:
-        return _passed([_BOUNDS[bound](x, step, delta) for x in losses], delta) == len(losses)
+        return _passed([LOSS_BOUNDS[bound](x, step, delta) for x in losses], delta) == len(losses)
 
     at = bisect_left(steps, True, key=passes)
     return steps[at] if at < len(steps) else None

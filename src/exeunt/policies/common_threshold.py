@@ -13,7 +13,7 @@ from exeunt._text import counted
 from exeunt.answer.choice import AnswerChoice, choose_answer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
-from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.rate_search import RatePath
@@ -24,6 +24,8 @@ from exeunt.trace.scoring import as_score, score_matrix
 
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
 
+_BOUND_OF = {"learn_then_test": "betting", "ucb": "hoeffding_bentkus"}
+
 
 @composed
 def common_threshold(part: FitPart) -> Composition:
@@ -33,9 +35,9 @@ def common_threshold(part: FitPart) -> Composition:
     They agree with the common one up to sampling. Needs no labels. The arguments are those of all policies, see
     `compose`.
     """
-    cost = part.trace.cost.cumulative
+    (trace, score), cost = part.scored, part.trace.cost.cumulative
     # The highest score of an input up to each exit: with threshold t it leaves where this first reaches t.
-    best_so_far = np.maximum.accumulate(score_matrix(part.score, part.trace)[:, :-1], axis=1)
+    best_so_far = np.maximum.accumulate(score_matrix(score, trace)[:, :-1], axis=1)
     thresholds = np.unique(best_so_far)
 
     def shares(threshold: float) -> Floats:
@@ -45,7 +47,7 @@ def common_threshold(part: FitPart) -> Composition:
 
     def rates(amount: float) -> Floats:
         """Mix the rates of the highest threshold within the amount and of the next one up."""
-        at = bisect_right(thresholds, amount, key=lambda threshold: shares(threshold) @ cost)
+        at = bisect_right(thresholds, amount, key=lambda threshold: float(shares(threshold) @ cost))
         neighbours = [shares(threshold) for threshold in thresholds[max(at - 1, 0) : at + 1]]
         return RatePath.through(np.array(neighbours), cost)(amount)
 
@@ -75,7 +77,7 @@ def risk_controlled(
     Raises InputError unless exactly one of `budget` and `max_loss` is given, and for a `max_loss` without a `delta`;
     Infeasible where no threshold passes.
     """
-    if method not in ("learn_then_test", "ucb"):
+    if method not in _BOUND_OF:
         raise InputError(f"method must be 'learn_then_test' or 'ucb', got {method!r}")
     if budget is not None and max_loss is None:
         policy = common_threshold(
@@ -98,10 +100,7 @@ def risk_controlled(
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
         loss = (last - right[np.arange(len(right)), leaves.argmax(axis=1)])[order]
-        if method == "ucb":
-            p = hoeffding_bentkus(np.maximum(loss, 0), max_loss)
-        else:
-            p = betting(loss, max_loss, delta=delta)
+        p = LOSS_BOUNDS[_BOUND_OF[method]](loss, max_loss, delta)
         if p > delta:
             break
         passed = (threshold, leaves, p, float(loss.mean()))
@@ -116,7 +115,7 @@ def risk_controlled(
     counts = np.bincount(leaves.argmax(axis=1), minlength=m)
     rates = counts / calibrate.n
     least = (NEVER, NEVER) if threshold == NEVER else (threshold, ALWAYS)
-    policy = Policy(
+    return Policy(
         name="risk_controlled",
         score=as_score(score, calibrate),
         rates=rates,
@@ -127,9 +126,9 @@ def risk_controlled(
         n_calibration=calibrate.n,
         seed=seed,
         counts=counts,
+        loss_certificate=LossCertificate(max_loss, delta, p, method, mean, calibrate.n),
         answer=chosen,
     )
-    return LossCertificate(max_loss, delta, p, method, mean, calibrate.n).on(policy)
 
 
 def _tried(scores: Floats) -> Floats:

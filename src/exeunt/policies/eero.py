@@ -17,7 +17,5 @@ def eero(part: FitPart, *, temperature: float = 0.04, spend: Spend = "exactly") 
     Algorithm 1.
     """
     return Composition(
-        partial(
-            exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend=spend
-        )
+        partial(exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend=spend)
     )

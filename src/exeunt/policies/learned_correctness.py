@@ -32,8 +32,9 @@ def learned_correctness(part: FitPart, *, shrink: float = _SHRINK) -> Compositio
     `score`: the main confidence that is learned from. `shrink`: the ridge on all weights. The other arguments are those
     of all policies, see `compose`.
     """
-    rule = correctness_score(part.trace, part.score, shrink)
-    paths = line_search_paths(part.trace, rule, 3, part.seed)
+    fit, score = part.scored
+    rule = correctness_score(fit, score, shrink)
+    paths = line_search_paths(fit, rule, 3, part.seed)
     return Composition(partial(mean_of_paths, paths), rule)
 
 

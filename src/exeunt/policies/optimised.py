@@ -15,5 +15,5 @@ def optimised(part: FitPart, *, resamples: int = 6) -> Composition:
     The best rates on some 3,000 inputs fit their noise. So the search runs on `resamples` bootstrap samples, and the
     rates are averaged. The other arguments are those of all policies, see `compose`.
     """
-    paths = line_search_paths(part.trace, part.score, resamples, part.seed)
+    paths = line_search_paths(*part.scored, resamples, part.seed)
     return Composition(partial(mean_of_paths, paths))

@@ -40,7 +40,7 @@ def stopping(
     the policy costs the budget on the fit inputs; its own shares there are the rates. The other arguments are those of
     all policies, see `compose`.
     """
-    rule, path = learned(part.trace, part.score, history, shrink, smooth, certainty).at(part.budget)
+    rule, path = learned(*part.scored, history, shrink, smooth, certainty).at(part.budget)
     return Composition(path, rule)
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from exeunt._text import counted
 from exeunt.budget_text import amount_text, readable_unit
-
-if TYPE_CHECKING:
-    from exeunt.policy.policy import Policy
-
-_NOTE = "loss_certificate"
 
 
 @dataclass(frozen=True)
@@ -63,15 +58,9 @@ class LossCertificate:
     n_test: int
     reference: str | None = None
 
-    @classmethod
-    def of(cls, policy: Policy) -> LossCertificate | None:
-        """Return the certificate that a policy carries in its notes, if any."""
-        note = policy.notes.get(_NOTE)
-        return None if note is None else cls(**{name: note[name] for name in note if name != "text"})
-
-    def on(self, policy: Policy) -> Policy:
-        """Return the policy with this certificate."""
-        return replace(policy, notes={**policy.notes, _NOTE: {**asdict(self), "text": str(self)}})
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return asdict(self)
 
     def __str__(self) -> str:
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"

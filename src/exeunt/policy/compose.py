@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import cached_property, wraps
 from inspect import Parameter, signature
 from typing import Any, Protocol, TypeAlias
 
@@ -37,13 +37,30 @@ Allocation: TypeAlias = Callable[[float], Floats]
 class FitPart:
     """What a rule learns from: the fit part with the outputs of the chosen answer, and what was asked for.
 
-    `score`: name of the main confidence in `trace`. `budget`: mean cost per input, in the unit of the costs.
+    `main`: the confidence asked for. `budget`: mean cost per input, in the unit of the costs.
     """
 
     trace: ExitTrace
-    score: str
+    main: Score
     budget: float
     seed: int
+
+    @cached_property
+    def scored(self) -> tuple[ExitTrace, str]:
+        """The fit part with the values of the main confidence, and their name in it."""
+        if isinstance(self.main, NamedScore):
+            return self.trace, self.main.name
+        name = self.main.name
+        while name in self.trace.scores:
+            name += "'"
+        # By the values: a score may be unhashable, or change between two calls.
+        return _holding(self.trace, name, score_matrix(self.main, self.trace).tobytes()), name
+
+    def score_of(self, learned: Score | None) -> Score:
+        """Return a score that was learned from `scored` as one that computes the main confidence where it is needed."""
+        if learned is None or isinstance(self.main, NamedScore):
+            return learned or self.main
+        return Derived(self.main, self.scored[1], learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +123,9 @@ def composed(
         check_disjoint(fit, calibrate)
         amount = fit.cost.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
-        main = as_score(score, fit)
-        trace, name = (fit, main.name) if isinstance(main, NamedScore) else _with_score(fit, main)
-        learned = rule(FitPart(trace, name, amount, seed), **options)
-        if learned.score is None:
-            ranking = main
-        else:
-            ranking = learned.score if trace is fit else Derived(main, name, learned.score)
+        part = FitPart(fit, as_score(score, fit), amount, seed)
+        learned = rule(part, **options)
+        ranking = part.score_of(learned.score)
         fields = _calibrated(
             learned.allocate,
             ranking,
@@ -185,15 +198,6 @@ def _holding(trace: ExitTrace, name: str, values: bytes) -> ExitTrace:
     """Return the trace with one more score: the same one each time, as what is learned is cached on it."""
     matrix = np.frombuffer(values).reshape(trace.n, trace.n_exits)
     return replace(trace, scores={**trace.scores, name: matrix})
-
-
-def _with_score(trace: ExitTrace, score: Score) -> tuple[ExitTrace, str]:
-    """Return a trace that holds the values of this score too, and their name there."""
-    name = score.name
-    while name in trace.scores:
-        name += "'"
-    # By the values: a score may be unhashable, or change between two calls.
-    return _holding(trace, name, score_matrix(score, trace).tobytes()), name
 
 
 def _calibrated(

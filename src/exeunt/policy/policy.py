@@ -20,7 +20,7 @@ from exeunt.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.mean_cost import MeanCostDistribution
-from exeunt.policy.certificates import Certificate
+from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
@@ -39,7 +39,8 @@ class Policy:
     `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows the
     scores of these pairs. `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,):
     calibration inputs answered per exit. `distribution`: of the mean cost (sequential calibration only).
-    `certificate`: the guarantee made with `delta`, or None. `notes`: how the policy was made, by name of the rule, as
+    `certificate`: the guarantee on the mean cost made with `delta`, or None. `loss_certificate`: that on accuracy,
+    or None. `notes`: how the policy was made, by name of the rule, as
     JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit, by
     default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
@@ -58,6 +59,7 @@ class Policy:
     counts: Integers | None = None
     distribution: MeanCostDistribution | None = None
     certificate: Certificate | None = None
+    loss_certificate: LossCertificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
     answer: Answer = field(default_factory=OwnAnswer)
@@ -117,7 +119,9 @@ class Policy:
             return str(self.certificate)
         expected = self.cost.show(self.expected_cost)
         if self.distribution is not None:
-            reason = f"a mean cost of {expected} is expected, but it may be higher. Give a delta to certify it."
+            reason = (
+                f"a mean cost of {expected} is expected, but it may be higher. Give a delta to certify it."
+            )
         else:
             reason = f"{self.calibration} calibration has no exact distribution of the mean cost."
             if self.counts is not None:
@@ -225,9 +229,12 @@ class Policy:
             "counts": None if self.counts is None else self.counts.tolist(),
             "n_exits_used": None if self.distribution is None else len(self.distribution.counts),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "loss_certificate": None if self.loss_certificate is None else self.loss_certificate.to_dict(),
             "notes": dict(self.notes),
             "answer": self.answer.to_dict(),
-            "cascade": [[step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade],
+            "cascade": [
+                [step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade
+            ],
         }
 
     @classmethod
@@ -235,7 +242,8 @@ class Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
         fields = dict(body)
         thresholds, used, counts = (fields.pop(name) for name in ("thresholds", "n_exits_used", "counts"))
-        cost, certificate = CostModel.from_dict(fields["cost"]), fields["certificate"]
+        certificate, loss = fields["certificate"], fields["loss_certificate"]
+        cost = CostModel.from_dict(fields["cost"])
         known = counts is not None and used is not None
         fields |= {
             "cost": cost,
@@ -246,6 +254,7 @@ class Policy:
             "counts": None if counts is None else np.array(counts, dtype=np.int64),
             "distribution": MeanCostDistribution(counts[:used], cost.cumulative[:used]) if known else None,
             "certificate": None if certificate is None else Certificate(**certificate),
+            "loss_certificate": None if loss is None else LossCertificate(**loss),
             "cascade": tuple(CascadeStep(model, exits) for model, exits in fields["cascade"]),
         }
         return cls(**fields)
@@ -294,5 +303,10 @@ class Policy:
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
     def _remarks(self) -> list[str]:
-        """Return what the notes say of how the policy was made, and what is certified of its budget."""
-        return [*(note["text"] for note in self.notes.values() if "text" in note), self.guarantee]
+        """Return what the notes say of how the policy was made, and what is guaranteed."""
+        notes = [note["text"] for note in self.notes.values() if "text" in note]
+        return [
+            *notes,
+            *([] if self.loss_certificate is None else [str(self.loss_certificate)]),
+            self.guarantee,
+        ]

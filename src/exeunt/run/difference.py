@@ -15,7 +15,6 @@ from exeunt._sealed import content_digest, flattened
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import Result, score_exits
-from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_path import PRECISIONS
@@ -154,7 +153,7 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
 def _policy_facts(policy: Policy | None) -> dict[str, Any]:
     if policy is None:
         return {"rule": "none"}
-    cost, loss = policy.cost, LossCertificate.of(policy)
+    cost, loss = policy.cost, policy.loss_certificate
     body = {name: value for name, value in policy.to_dict().items() if name != "run"}
     exits = [
         f"{rate:.1%} planned, score >= {threshold if isinstance(threshold, str) else f'{threshold:.6g}'}"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.answer import EnsembleAnswer, answer_from_dict
-from exeunt.answer.ensemble import LogTerm, Stage, TableTerm
-from exeunt.answer.ensemble_weights import Pooling, pool
+from exeunt.answer.ensemble_weights import EnsembleFit, fit_ensemble
+from exeunt.answer.kinds import LogTerm, Stage, TableTerm
 
 
 def noisy_trace(
@@ -72,17 +72,17 @@ def slow_answer(answer: EnsembleAnswer, trace: ex.ExitTrace) -> np.ndarray:
 
 @pytest.mark.parametrize("trace", [noisy_trace(30, [2.0, 1.5, 1.0]), table_trace(30, [0.5, 0.7])])
 def test_the_answer_is_the_formula(trace):
-    answer = pool(trace).answer
-    heard = answer.on(trace)
+    answer = fit_ensemble(trace).answer
+    ensemble = answer.on(trace)
     expected = slow_answer(answer, trace)
-    assert np.allclose(np.exp(heard.log_probability), expected, atol=1e-6)
-    assert np.array_equal(heard.prediction, expected.argmax(axis=2))
-    assert np.allclose(heard.scores["max_probability"], expected.max(axis=2), atol=1e-12)
+    assert np.allclose(np.exp(ensemble.log_probability), expected, atol=1e-6)
+    assert np.array_equal(ensemble.prediction, expected.argmax(axis=2))
+    assert np.allclose(ensemble.scores["max_probability"], expected.max(axis=2), atol=1e-12)
 
 
 def test_rows_that_left_do_not_change_what_the_others_hear():
     trace = noisy_trace(40, [2.0, 1.5, 1.0])
-    answer = pool(trace).answer
+    answer = fit_ensemble(trace).answer
     alive, memory = np.arange(trace.n), {}
     whole = answer.on(trace)
     for exit_ in range(3):
@@ -96,22 +96,22 @@ def test_an_exit_that_adds_nothing_keeps_its_own_answer():
     trace = noisy_trace(
         2000, [2**0.5] * 3, shared=1.0
     )  # every exit says the same, and its probabilities are true
-    answer = pool(trace).answer
+    answer = fit_ensemble(trace).answer
     assert all(stage == Stage(0.0, LogTerm(1.0)) for stage in answer.stages)
     assert np.array_equal(answer.on(trace).prediction, trace.prediction)
-    assert not any(answer.hears(exit_) for exit_ in range(3))
+    assert not any(answer.needs(exit_) for exit_ in range(3))
 
 
 def test_independent_exits_are_worth_more_together():
     # Each exit's logits are 2 e_y + s N(0, 1): by Bayes' rule log p(y | all) adds up their logits times 2 / s^2.
     noise = [2.0, 2.0, 2.0]
     fit, test = noisy_trace(3000, noise, seed=1), noisy_trace(20_000, noise, seed=2)
-    heard = pool(fit).answer.on(test)
+    ensemble = fit_ensemble(fit).answer.on(test)
     logits = test.log_probability.astype(np.float64)
     bayes = 1 - (logits.sum(axis=1).argmax(axis=1) != test.label).mean()
     assert 1 - test.risk[2] < bayes - 0.15
-    assert 1 - heard.risk[2] > bayes - 0.005
-    likelihood = heard.log_probability[np.arange(test.n), 2, test.label].mean()
+    assert 1 - ensemble.risk[2] > bayes - 0.005
+    likelihood = ensemble.log_probability[np.arange(test.n), 2, test.label].mean()
     ideal = logits.sum(axis=1) * 2 / 4
     ideal = ideal - np.log(np.exp(ideal).sum(axis=1, keepdims=True))
     assert likelihood > ideal[np.arange(test.n), test.label].mean() - 0.01
@@ -119,7 +119,7 @@ def test_independent_exits_are_worth_more_together():
 
 def test_weights_are_a_minimum():
     trace = noisy_trace(800, [2.0, 1.5])
-    answer = pool(trace).answer
+    answer = fit_ensemble(trace).answer
     stage, first = answer.stages[1], answer.on(trace).log_probability[:, 0].astype(np.float64)
 
     def loss(keep: float, weight: float) -> float:
@@ -135,7 +135,7 @@ def test_weights_are_a_minimum():
 def test_services_pool_as_naive_bayes_would():
     accuracies = [0.6, 0.6, 0.6]
     fit, test = table_trace(8000, accuracies, seed=1), table_trace(20_000, accuracies, seed=2)
-    heard = pool(fit).answer.on(test)
+    ensemble = fit_ensemble(fit).answer.on(test)
     # The exact posterior: services are independent given the label, and so is confidence given being right.
     logs = np.zeros((test.n, 4))
     for exit_, a in enumerate(accuracies):
@@ -146,7 +146,7 @@ def test_services_pool_as_naive_bayes_would():
             wrong = np.where(c == 1.0, 0.1, 0.9 * beta_density(c, 2))
             logs[:, y] += np.log((said == y) * a * right + chance * wrong)
     bayes = (logs.argmax(axis=1) == test.label).mean()
-    assert 1 - heard.risk[2] > bayes - 0.01
+    assert 1 - ensemble.risk[2] > bayes - 0.01
     assert 1 - test.risk[2] < bayes - 0.1
 
 
@@ -165,22 +165,22 @@ def test_what_is_held_out_does_not_know_its_label():
         cost=ex.CostModel([1.0, 2.0, 3.0]),
         label=rng.integers(0, k, n),
     )
-    pooling = pool(trace)
-    held_out = (pooling.held_out[:, 2].argmax(axis=1) == trace.label).mean()
+    fitted = fit_ensemble(trace)
+    held_out = (fitted.held_out[:, 2].argmax(axis=1) == trace.label).mean()
     assert held_out < 1 / k + 4 * math.sqrt(1 / k / n)
-    assert 1 - pooling.answer.on(trace).risk[2] > held_out + 0.1
+    assert 1 - fitted.answer.on(trace).risk[2] > held_out + 0.1
 
 
 def test_copies_of_an_input_share_a_fold():
     trace = noisy_trace(50, [1.0, 1.0])
     twice = trace.take(np.tile(np.arange(50), 2))
-    held_out = pool(twice).held_out
+    held_out = fit_ensemble(twice).held_out
     assert np.array_equal(held_out[:50], held_out[50:])
 
 
 @pytest.mark.parametrize("trace", [noisy_trace(60, [2.0, 1.0]), table_trace(60, [0.5, 0.7])])
 def test_json_keeps_every_bit(trace):
-    answer = pool(trace).answer
+    answer = fit_ensemble(trace).answer
     again = answer_from_dict(json.loads(json.dumps(answer.to_dict())))
     assert np.array_equal(again.on(trace).log_probability, answer.on(trace).log_probability)
     assert again.to_dict() == answer.to_dict()
@@ -194,14 +194,14 @@ def test_what_is_no_class_may_have_any_number(code):
     said[::5] = code
     of = [ex.ExitTrace(np.where(said == code, number, said), trace.scores, trace.cost, trace.label, trace.id)
           for number in (code, 99)]  # fmt: skip
-    answers = [pool(one).answer for one in of]
+    answers = [fit_ensemble(one).answer for one in of]
     assert answers[0].to_dict() == answers[1].to_dict()
     assert np.array_equal(answers[0].on(of[0]).prediction, answers[0].on(of[1]).prediction)
 
 
 def test_a_label_that_is_no_class_has_a_row_of_its_own():
     trace = table_trace(500, [0.6, 0.8])
-    answer = pool(trace).answer
+    answer = fit_ensemble(trace).answer
     assert (trace.prediction == 4).any()
     strange = ex.ExitTrace.from_scores(
         trace.scores["score"], np.where(trace.prediction == 4, 1000, trace.prediction), cost=trace.cost
@@ -227,25 +227,25 @@ def test_few_inputs_constant_scores_and_one_class(n, m, k, tables, seed):
     else:
         logits = rng.choice([0.0, 500.0], (n, m, k))  # saturated
         trace = ex.ExitTrace.from_logits(logits, cost=cost, label=label)
-    pooling = pool(trace)
-    assert isinstance(pooling, Pooling)
-    assert pooling.held_out.shape[:2] == (n, m)
-    assert np.isfinite(pooling.held_out).all()
-    assert np.allclose(np.exp(pooling.held_out).sum(axis=2), 1)
+    fitted = fit_ensemble(trace)
+    assert isinstance(fitted, EnsembleFit)
+    assert fitted.held_out.shape[:2] == (n, m)
+    assert np.isfinite(fitted.held_out).all()
+    assert np.allclose(np.exp(fitted.held_out).sum(axis=2), 1)
 
 
 def test_clear_errors():
     trace = noisy_trace(40, [2.0, 1.0])
-    answer = pool(trace).answer
-    with pytest.raises(ex.InputError, match="2 exits are pooled, but the trace has 3"):
+    answer = fit_ensemble(trace).answer
+    with pytest.raises(ex.InputError, match="the ensemble is of 2 exits, but the trace has 3"):
         answer.on(noisy_trace(10, [1.0, 1.0, 1.0]))
     scores_alone = ex.ExitTrace.from_scores(trace.scores["margin"], trace.prediction, cost=trace.cost)
     with pytest.raises(ex.InputError, match="log-probabilities, which the evidence lacks"):
         answer.on(scores_alone)
     with pytest.raises(ex.InputError, match="none: make it with label="):
-        pool(scores_alone)
+        fit_ensemble(scores_alone)
     with pytest.raises(ex.InputError, match="at least 2 folds"):
-        pool(trace.take([0]))
+        fit_ensemble(trace.take([0]))
     with pytest.raises(ex.InputError, match="unknown kind of answer 'voted'"):
         answer_from_dict({"kind": "voted"})
 
@@ -258,7 +258,7 @@ def test_a_table_term_says_what_it_holds():
 
 def test_an_exit_is_heard_where_the_next_one_keeps_what_was_said():
     answer = EnsembleAnswer(tuple(Stage(keep, LogTerm(1.0)) for keep in (0.0, 0.7, 0.0, 0.0, 1.0)))
-    assert [answer.hears(exit_) for exit_ in range(5)] == [True, False, False, True, False]
+    assert [answer.needs(exit_) for exit_ in range(5)] == [True, False, False, True, False]
 
 
 def test_what_was_said_before_may_be_kept_whole():

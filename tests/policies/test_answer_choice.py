@@ -8,7 +8,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.answer import EnsembleAnswer, OwnAnswer
-from exeunt.policies.answering import _chosen, ensemble_pays
+from exeunt.answer.choice import choose_answer, ensemble_pays
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.kinds import ConstantScore
 
@@ -31,7 +31,7 @@ def parts() -> tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]:
 def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, tmp_path):
     fit, calibrate, test = parts
     own = PRESETS[name](fit, calibrate, budget="80%", answer="own")
-    pooled = PRESETS[name](fit, calibrate, budget="80%", answer="pooled")
+    pooled = PRESETS[name](fit, calibrate, budget="80%", answer="ensemble")
     assert isinstance(own.answer, OwnAnswer)
     assert isinstance(pooled.answer, EnsembleAnswer)
     gain = ex.evaluate(pooled, test).accuracy - ex.evaluate(own, test).accuracy
@@ -63,14 +63,14 @@ def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
     assert ex.evaluate(policy, test).accuracy > 0.6
     if highest >= most:
         with pytest.raises(
-            ex.InputError, match=rf"most {most} classes, got labels up to {highest}: .*answer='own'"
+            ex.InputError, match=rf"at most {most} classes, got labels up to {highest}: .*answer='own'"
         ):
-            ex.eero(fit, calibrate, budget="60%", answer="pooled")
+            ex.eero(fit, calibrate, budget="60%", answer="ensemble")
 
 
 def test_thresholds_release_the_planned_counts_of_pooled_answers(parts):
     fit, calibrate, _ = parts
-    policy = ex.eero(fit, calibrate, budget="70%", answer="pooled", delta=0.05)
+    policy = ex.eero(fit, calibrate, budget="70%", answer="ensemble", delta=0.05)
     assert policy.was_calibrated_on(calibrate)
     assert policy.certificate is not None
     assert policy.certificate.delta == 0.05
@@ -85,13 +85,14 @@ def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
         return np.array([1 - share, 0.0, share])
 
     own = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%")
-    pooled = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%", answer="pooled")
+    pooled = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%", answer="ensemble")
     assert own.needs.tolist() == [True, False, True]
     assert pooled.needs.tolist() == [True, True, True]
 
 
 def pools(answer, fit, score=None, share=1.0):
-    return isinstance(_chosen(answer, fit, fit, score, share * fit.cost.full)[0], EnsembleAnswer)
+    rule, *_ = choose_answer(answer, fit, fit, score=score, amount=share * fit.cost.full)
+    return isinstance(rule, EnsembleAnswer)
 
 
 def as_table(trace):
@@ -108,7 +109,7 @@ def test_auto_pools_where_it_helps_alone():
         np.repeat(fit.log_probability[:, :1], 3, axis=1), cost=fit.cost, label=fit.label, id=fit.id
     )
     assert not pools("auto", repeated)
-    assert pools("pooled", repeated)
+    assert pools("ensemble", repeated)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
     prediction, label = (np.where(x == 3, highest, x) for x in (trace.prediction, trace.label))
     fit = ex.ExitTrace(prediction, trace.scores, trace.cost, label, trace.id)
     assert pools("auto", fit) == enough
-    assert pools("pooled", fit)
+    assert pools("ensemble", fit)
 
 
 def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
@@ -151,7 +152,7 @@ def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
     comparison = ex.compare(test.take(slice(10)), splits=1, workers=0, budgets="60%", policies=["auto"])
     assert comparison.splits == 1  # of three inputs to fit, as many as it asks for
     with pytest.raises(ex.InputError, match="4 folds for 3: give more labelled inputs to fit"):
-        ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%", answer="pooled")
+        ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%", answer="ensemble")
 
 
 def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
@@ -160,15 +161,15 @@ def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, EnsembleAnswer)
     bare = replace(calibrate, log_probability=None)
     assert isinstance(ex.auto(fit, bare, budget="60%").answer, OwnAnswer)
-    with pytest.raises(ex.InputError, match="pools log-probabilities"):
-        ex.auto(fit, bare, budget="60%", answer="pooled")
+    with pytest.raises(ex.InputError, match="an ensemble of log-probabilities"):
+        ex.auto(fit, bare, budget="60%", answer="ensemble")
 
 
 def test_auto_pools_nothing_that_would_fill_the_memory(parts, monkeypatch):
     fit, calibrate, _ = parts
-    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_SAID", fit.n * 4 - 1)
+    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_OUTPUTS", fit.n * 4 - 1)
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
-    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_SAID", fit.n * 4)
+    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_OUTPUTS", fit.n * 4)
     assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, EnsembleAnswer)
 
 
@@ -183,12 +184,12 @@ def test_a_score_of_the_exits_own_answers_decides_about_own_answers():
 def test_a_loss_is_measured_against_the_last_exits_own_answer():
     better = (2.2, 2.0, 1.8)
     fit, calibrate, test = (independent(n, seed=s, noise=better) for s, n in enumerate((1200, 3000, 6000)))
-    pooled_eero = partial(ex.eero, answer="pooled")
+    pooled_eero = partial(ex.eero, answer="ensemble")
     policy = ex.cheapest(fit, calibrate, max_loss=0.02, delta=0.1, policy=pooled_eero)
     last = 1 - test.risk[-1]
     assert ex.evaluate(policy, test).accuracy > last - 0.02
     assert policy.budget < fit.cost.full * 0.8  # pooled, two exits are better than the third alone
-    controlled = ex.risk_controlled(fit, calibrate, max_loss=0.02, answer="pooled")
+    controlled = ex.risk_controlled(fit, calibrate, max_loss=0.02, answer="ensemble")
     assert ex.evaluate(controlled, test).accuracy > last - 0.02
     assert (
         ex.evaluate(controlled, test).cost
@@ -198,7 +199,7 @@ def test_a_loss_is_measured_against_the_last_exits_own_answer():
 
 def test_an_answer_fitted_elsewhere_is_used_as_it_is(parts):
     fit, calibrate, test = parts
-    fitted = ex.eero(fit, calibrate, budget="80%", answer="pooled").answer
+    fitted = ex.eero(fit, calibrate, budget="80%", answer="ensemble").answer
     policy = ex.eero(calibrate, fit, budget="80%", answer=fitted)
     assert policy.answer is fitted
     assert (
@@ -209,5 +210,5 @@ def test_an_answer_fitted_elsewhere_is_used_as_it_is(parts):
 
 def test_unknown_answers_are_refused(parts):
     fit, calibrate, _ = parts
-    with pytest.raises(ex.InputError, match="answer must be 'own', 'pooled' or 'auto', got 'voted'"):
+    with pytest.raises(ex.InputError, match="answer must be 'own', 'ensemble' or 'auto', got 'voted'"):
         ex.eero(fit, calibrate, budget="50%", answer="voted")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.worthwhile_exits import right_within, worthwhile_exits
+from exeunt.policies.useful_exits import worthwhile_exits
+from exeunt.rate_search import right_within
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 
@@ -60,7 +61,7 @@ def test_the_first_exit_is_as_cheap_as_is_asked_for():
 
 
 def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
-    from exeunt.making import timed_exits
+    from exeunt import timed_run
 
     fit = made(0.9)
     run = SimpleNamespace(cost=fit.cost, cascade=[], runs_whole="", recorded=lambda _: fit)
@@ -71,10 +72,10 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
         ("open_executor", None),
         ("self_consistent_cost", fit.cost),
     ):
-        monkeypatch.setattr(timed_exits, name, lambda *_, stub=stub, **__: stub)
+        monkeypatch.setattr(timed_run, name, lambda *_, stub=stub, **__: stub)
 
     def first(*budgets):
-        found = timed_exits.choose_by_time(run, ex.eero, budgets, None, say=lambda _: None)
+        found = timed_run.choose_by_time(run, ex.eero, budgets, None, say=lambda _: None)
         return fit.along(found.steps).cost.first
 
     assert first(5, 4.0, 4.7) == first(4.7) > first(4.5) > 2

@@ -7,22 +7,21 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible
-from exeunt.policies.learn_then_test import cheapest
-from exeunt.policies.risk_controlled import risk_controlled
+from exeunt.evaluation import score_exits
+from exeunt.policies.cheapest import cheapest
+from exeunt.policies.common_threshold import risk_controlled
 
 
 def _loss(policy, data):
-    return (
-        ex.score_exits(data, np.full(data.n, data.n_exits - 1)).accuracy - ex.evaluate(policy, data).accuracy
-    )
+    return score_exits(data, np.full(data.n, data.n_exits - 1)).accuracy - ex.evaluate(policy, data).accuracy
 
 
 def test_it_is_cheaper_and_says_why():
     fit, calibrate, test = parts(6000, seed=2)
     policy = cheapest(fit, calibrate, max_loss=0.05, policy="eero")
-    proof = policy.notes["loss_certificate"]
-    assert proof["p_value"] <= proof["delta"] == 0.05
-    assert proof["bound"] in ("betting", "hoeffding_bentkus")
+    proof = policy.loss_certificate
+    assert proof.p_value <= proof.delta == 0.05
+    assert proof.bound in ("betting", "hoeffding_bentkus")
     assert policy.budget < test.cost.full
     assert _loss(policy, test) < 0.09
     looser = cheapest(fit, calibrate, max_loss=0.15, policy="eero")
@@ -64,7 +63,7 @@ def test_joint_guarantees_and_their_limits():
     assert policy.certificate is not None
     assert policy.certificate.budget <= 0.9 * test.cost.full * (1 + 1e-9)
     assert policy.certificate.delta == pytest.approx(0.025 / 20)
-    assert policy.notes["loss_certificate"]["delta"] == 0.025
+    assert policy.loss_certificate.delta == 0.025
     with pytest.raises(Infeasible, match="loss") as failed:
         cheapest(fit, calibrate, max_loss=0.02, budget="40%", policy="eero")
     error = failed.value
@@ -141,6 +140,6 @@ def test_the_guarantee_is_kept_on_data_sorted_by_class():
     fit = drawn(400)
     for _ in range(trials):
         policy = cheapest(fit, drawn(400), max_loss=max_loss, delta=delta, policy=first_exit, points=2)
-        assert policy.notes["loss_certificate"]["bound"] == "betting"
+        assert policy.loss_certificate.bound == "betting"
         broken += policy.budget < cost.full  # whose loss is .1
     assert broken <= binom.ppf(1 - 1e-6, trials, delta)

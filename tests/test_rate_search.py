@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exeunt.policies.line_search import ascend, objective, price_path
+from exeunt.rate_search import ascend, objective, price_path
 
 
 def _random(seed, n, m, ties):

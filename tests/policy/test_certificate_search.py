@@ -11,8 +11,10 @@ import pytest
 from scipy.stats import beta, binom
 
 import exeunt as ex
-from exeunt.calibration import sequential_thresholds
-from exeunt.policy.cost_certificate import certify, plan_cost, reachable_distribution
+from exeunt import allocation
+from exeunt.calibration import RankedInMemory, sequential_thresholds
+from exeunt.policy import Certificate
+from exeunt.policy.certificate_search import plan_cost
 from exeunt.score.tie_breaking import tie_breaks
 
 COST = ex.CostModel([1.0, 2.5, 4.0, 8.0], unit="MMACs")
@@ -21,7 +23,7 @@ RUNS = 2000
 
 
 def allocate(budget):
-    return ex.exponential_weights(RISK, COST, budget, spend="exactly")
+    return allocation.exponential_weights(RISK, COST, budget, spend="exactly")
 
 
 def within_chance(violations, probability):
@@ -49,12 +51,12 @@ def identical_spend(limits):
 def test_certificates_hold_as_often_as_they_say_where_the_truth_is_known(world, n, delta):
     rng, budget = np.random.default_rng(n), 4.0
     plan = plan_cost(allocate, COST, budget, n, delta)
-    guarantee = certify(plan, COST, budget, delta)
+    guarantee = plan.certificate(COST, budget, delta)
     assert guarantee.probability >= 1 - delta
     violations = 0
     for _ in range(RUNS):
         score = rng.random((n, 4)) if world is independent_spend else np.repeat(rng.random((n, 1)), 4, axis=1)
-        limits = sequential_thresholds(score, np.zeros(n), plan.counts, plan.last)
+        limits = sequential_thresholds(RankedInMemory(score, np.zeros(n)), plan.counts, plan.last)
         violations += world(limits) > budget
     assert violations <= binom.ppf(1 - 1e-6, RUNS, delta)
     # Power: had the distribution been wrong, in either direction, it would show here.
@@ -78,7 +80,7 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
     for _ in range(RUNS):
         order = rng.permutation(pool.n)
         chosen, others = order[:n], order[n:]
-        limits = sequential_thresholds(score[chosen], tie[chosen], counts, last)
+        limits = sequential_thresholds(RankedInMemory(score[chosen], tie[chosen]), counts, last)
         # The first exit whose (score, tie) is at least the threshold.
         surer = score > limits.score
         for row, exit_ in zip(*np.nonzero(score == limits.score), strict=True):
@@ -99,7 +101,7 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
 def test_certificates_are_not_vacuous(recorded, delta):
     """With 2,000 calibration inputs at least 95 % of the budget is spent, on the recorded network too."""
     plan = plan_cost(allocate, COST, 4.0, 2000, delta)
-    assert certify(plan, COST, 4.0, delta).expected_cost >= 0.95 * 4.0
+    assert plan.certificate(COST, 4.0, delta).expected_cost >= 0.95 * 4.0
     spent = []
     for seed in range(10):
         fit, calibrate, test = recorded.split(seed=seed)
@@ -114,11 +116,11 @@ def test_certificates_are_not_vacuous(recorded, delta):
 @pytest.mark.parametrize("n", [200, 2000])
 def test_the_plan_is_the_largest_that_keeps_the_guarantee(n, delta):
     plan = plan_cost(allocate, COST, 4.0, n, delta)
-    assert certify(plan, COST, 4.0, delta).probability >= 1 - delta
+    assert plan.certificate(COST, 4.0, delta).probability >= 1 - delta
     planned = plan.rates @ COST.cumulative
     # One input's worth of cost per exit more, and the guarantee is broken.
     more = plan_cost(allocate, COST, planned + 4 * 7.0 / n, n, None)
-    assert reachable_distribution(more, COST).probability_within(4.0) < 1 - delta
+    assert more.distribution(COST).probability_within(4.0) < 1 - delta
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 100, 10_000])
@@ -126,7 +128,7 @@ def test_the_plan_is_the_largest_that_keeps_the_guarantee(n, delta):
 def test_without_delta_the_expected_spend_is_within_the_budget(n, budget):
     plan = plan_cost(allocate, COST, budget, n, None)
     assert plan.counts.sum() == n
-    mean = reachable_distribution(plan, COST).mean
+    mean = plan.distribution(COST).mean
     assert mean <= budget * (1 + 1e-12)
     # and falls short by no more than the rounding of each exit's count
     if budget > 1.0 + 7.0 / n:
@@ -162,18 +164,18 @@ def test_what_cannot_be_certified_names_what_could_be():
 def test_a_single_exit_and_the_full_budget_are_certain():
     for budget in (1.0, 8.0):
         plan = plan_cost(allocate, COST, budget, 3, 1e-9)
-        assert certify(plan, COST, budget, 1e-9).probability == 1.0
+        assert plan.certificate(COST, budget, 1e-9).probability == 1.0
     one = ex.CostModel([2.0])
-    plan = plan_cost(lambda b: ex.geometric(one, b), one, 2.0, 1, 0.01)
-    assert certify(plan, one, 2.0, 0.01).probability == 1.0
+    plan = plan_cost(lambda b: allocation.geometric(one, b), one, 2.0, 1, 0.01)
+    assert plan.certificate(one, 2.0, 0.01).probability == 1.0
 
 
 def test_a_certificate_says_everything_and_is_json():
-    guarantee = certify(plan_cost(allocate, COST, 4.0, 500, 0.05), COST, 4.0, 0.05)
+    guarantee = plan_cost(allocate, COST, 4.0, 500, 0.05).certificate(COST, 4.0, 0.05)
     text = str(guarantee)
-    for word in ("4 MMACs", "0.95", "500 calibration inputs", "exchangeable"):
+    for word in ("4 MMACs", "95%", "500 calibration inputs", "exchangeable"):
         assert word in text
-    assert ex.Certificate(**json.loads(json.dumps(guarantee.to_dict()))) == guarantee
+    assert Certificate(**json.loads(json.dumps(guarantee.to_dict()))) == guarantee
     assert guarantee.expected_cost < guarantee.cost_quantile <= 4.0
 
 
@@ -184,27 +186,27 @@ def test_two_exits_send_on_as_many_as_the_beta_distribution_allows(n, delta, bud
     cost = ex.CostModel([1.0, 2.0])
     if (2 - budget) ** n > delta:
         with pytest.raises(ex.InfeasibleBudget):
-            plan_cost(lambda b: ex.two_exit(cost, b), cost, budget, n, delta)
+            plan_cost(lambda b: allocation.two_exit(cost, b), cost, budget, n, delta)
         return
     # The share that runs on is Beta(k + 1, n - k); the plan sends on the most that is within the budget often enough.
     kept = [k for k in range(n) if beta(k + 1, n - k).cdf(budget - 1) >= 1 - delta]
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, budget, n, delta)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, budget, n, delta)
     assert (plan.counts.tolist(), plan.last) == ([n - max(kept), max(kept)], 1)
 
 
 def test_the_plan_without_delta_by_hand():
     cost = ex.CostModel([1.0, 2.0])
     # (9 * planned + 2) / 10 = 1.5 for planned = 13 / 9: 4 of 9 run on.
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, 1.5, 9, None)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.5, 9, None)
     assert plan.counts.tolist() == [5, 4]
-    assert reachable_distribution(plan, cost).mean == pytest.approx(1.5)
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, 1.1, 5, None)
+    assert plan.distribution(cost).mean == pytest.approx(1.5)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.1, 5, None)
     assert (plan.counts.tolist(), plan.rates.tolist(), plan.last) == ([5, 0], [1.0, 0.0], 0)
     # Just enough for nobody to run on but the chance of a new input: (9 + 2) / 10.
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, 1.1 + 1e-12, 9, None)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.1 + 1e-12, 9, None)
     assert (plan.counts.tolist(), plan.last) == ([9, 0], 1)
     # and exactly: (1 + 2) / 2.
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, 1.5, 1, None)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.5, 1, None)
     assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
 
 
@@ -215,7 +217,7 @@ def test_an_allocation_that_overspends_is_refused_by_value():
 
 def test_the_smallest_budget_is_the_quantile_of_the_most_careful_plan():
     with pytest.raises(ex.InfeasibleBudget, match="or 9 calibration inputs for this budget") as caught:
-        plan_cost(lambda b: ex.two_exit([1.0, 2.0], b), ex.CostModel([1.0, 2.0]), 1.25, 5, 0.1)
+        plan_cost(lambda b: allocation.two_exit([1.0, 2.0], b), ex.CostModel([1.0, 2.0]), 1.25, 5, 0.1)
     assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.2)
     assert caught.value.smallest_budget > 2 - 0.1**0.2
     assert caught.value.n_calibration_needed == 9
@@ -224,13 +226,13 @@ def test_the_smallest_budget_is_the_quantile_of_the_most_careful_plan():
 def test_what_is_just_certifiable_is_certified():
     cost = ex.CostModel([1.0, 2.0])
     # One input, whose score is the threshold: a share above 3/4 runs on with probability 1/4.
-    plan = plan_cost(lambda b: ex.two_exit(cost, b), cost, 1.75, 1, 0.25)
+    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.75, 1, 0.25)
     assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
 
 
 def test_a_plan_keeps_the_very_guarantee_that_it_makes():
     plan = plan_cost(allocate, COST, 4.0, 300, 0.1)
-    probability = reachable_distribution(plan, COST).probability_within(4.0)
+    probability = plan.distribution(COST).probability_within(4.0)
     again = plan_cost(lambda _: plan.rates, COST, 4.0, 300, 1 - probability)
     assert 1 - (1 - probability) == probability
     assert again.counts.tolist() == plan.counts.tolist()
@@ -248,7 +250,7 @@ def test_the_search_stops_at_plans_that_differ_by_one_input():
 
     def counted(budget):
         asked.append(budget)
-        return ex.two_exit(cost, budget)
+        return allocation.two_exit(cost, budget)
 
     plan_cost(counted, cost, 1.5, 64, 0.05)
     # At first 32 of 64 may run on: five halvings single one out.
@@ -277,13 +279,13 @@ def test_an_exit_that_the_whole_budget_uses_stays_in_use_where_smaller_plans_sen
     plan = plan_cost(lambda b: np.array([0.5, 0.3, 0.2] if b > 1.9 else [0.6, 0.4, 0.0]), cost, 2.0, 100, 0.1)
     assert (plan.counts.tolist(), plan.last) == ([60, 40, 0], 2)
     # What is less sure than every calibration input runs on to it.
-    assert reachable_distribution(plan, cost).mean == pytest.approx((60 + 80 + 4) / 101)
+    assert plan.distribution(cost).mean == pytest.approx((60 + 80 + 4) / 101)
 
 
 def test_what_a_certificate_says_of_small_deltas():
-    guarantee = ex.Certificate(4.0, 1e-6, "MMACs", 1 - 1e-7, 3.25, 3.75, 600, "x")
+    guarantee = Certificate(4.0, 1e-6, "MMACs", 1 - 1e-7, 3.25, 3.75, 600, "x")
     assert str(guarantee) == (
-        "P(mean cost <= 4 MMACs) >= 1 - 1e-06: expected 3.25 MMACs, 1 - 1e-06 quantile 3.75 MMACs, from 600 "
-        "calibration inputs, if x"
+        "Guarantee: with probability 1 - 1e-06 over the 600 calibration inputs, the long-run mean cost is at most "
+        "4 MMACs (expected: 3.25). It assumes that x."
     )
-    assert ">= 0.99999:" in str(replace(guarantee, delta=1e-5))
+    assert "probability 99.999% over" in str(replace(guarantee, delta=1e-5))
