@@ -49,7 +49,8 @@ def test_a_change_in_any_folder_of_the_core_changes_the_key(copy):
 
 
 def test_a_file_that_moves_deeper_stays_in_the_key(copy):
-    importer, module = (copy / Path(inspect.getfile(what)).relative_to(PACKAGE) for what in (preset, auto))
+    files = (Path(inspect.getfile(inspect.unwrap(what))) for what in (preset, auto))
+    importer, module = (copy / file.relative_to(PACKAGE) for file in files)
     deeper = module.parent / "much" / "deeper"
     deeper.mkdir(parents=True)
     module.rename(deeper / module.name)
