@@ -5,7 +5,8 @@ from torchvision.models import get_model_weights
 from transformers import BertConfig, BertForSequenceClassification
 
 from exeunt.errors import InputError
-from exeunt.torch.models.pretrained import check_class_order, known_class_names
+from exeunt.torch.models.by_name import known_class_names
+from exeunt.torch.models.weights import check_class_order
 
 
 @pytest.mark.parametrize(

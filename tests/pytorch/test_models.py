@@ -12,8 +12,7 @@ from torch import nn
 from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
-from exeunt.torch.models.by_name import build_model_and_report, check_model
-from exeunt.torch.models.spec import ModelSpec, runs_custom_code
+from exeunt.torch.models.by_name import ModelSpec, build_model_and_report, check_model, runs_custom_code
 from exeunt.torch.models.weights import read_weights
 from exeunt.zoo import resnet20
 

@@ -1,4 +1,4 @@
-"""Opening a run folder in PyTorch: its network, its input preparation, its executor. It cannot choose code to run."""
+"""Opening a run folder in PyTorch: its network and its executor. A run folder cannot choose which code runs here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.models.by_name import rebuild_model
+from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
-from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.models.weights import load_weights
 from exeunt.torch.processes import best_device, device_name, limit_threads
 
-__all__ = ["check_computes_in", "eager_device", "load_network", "open_eager"]
+__all__ = ["check_computes_in", "eager_device", "load_network", "open_eager", "run_example"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,7 +31,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     A network made by a user's function (`package.module:factory`) is built only if `trusted` names the same
     function: a run folder from elsewhere must not choose which code runs here.
 
-    Raises InputError if it does not, ArtefactError if weights and network do not fit.
+    Raises InputError if `trusted` does not name it, ArtefactError if weights and network do not fit.
     """
     limit_threads()
     about, weights = run.manifest["model"], run.weights
@@ -49,8 +48,8 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         spec, n_classes=about["n_classes"], folder=run.path, new_classifier="new_classifier" in config
     )
     model = to_channels_last(model, prepare)
-    # Whether it can be cut is found when it is cut. Costs are those of the manifest, which says if it could not.
-    network = attach(model, _example(run, prepare), verbose=False, check=False, **config)
+    # Without a check: the manifest says whether the network could be cut, and cutting it fails if it cannot.
+    network = attach(model, run_example(run, prepare), verbose=False, check=False, **config)
     if run.runs_whole:
         network.run_whole(run.runs_whole)
     load_weights(network, weights)
@@ -64,7 +63,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
 
 
 def check_computes_in(precision: str) -> None:
-    """Raise InputError if the device that runs are opened on has no arithmetic for "bf16" or "fp16"."""
+    """Raise InputError if the device that runs are opened on cannot compute in `precision`, "bf16" or "fp16"."""
     device = best_device()
     if device.type == CPU:
         cpu: Any = torch.cpu
@@ -96,10 +95,10 @@ def open_eager(
     """Open a run folder's network as an executor (see `exeunt.engine.executor`).
 
     `threads`: how many to compute with, in the whole process; None takes PyTorch's number, within the limit of the
-    container. Raises InputError if the network can only be run whole and segments are given, and what `load_network`
+    container. Raises InputError if segments are given and the network can only run whole, and what `load_network`
     raises.
     """
-    example = _example(run, load_preparation(run))
+    example = run_example(run, load_preparation(run))
     network = load_network(run, trusted=trusted)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -109,6 +108,6 @@ def open_eager(
     return executor
 
 
-def _example(run: RunFolder, prepare: Any) -> Inputs:
-    """Return two inputs of the size for which the run folder's costs were counted."""
+def run_example(run: RunFolder, prepare: Any) -> Inputs:
+    """Return two inputs of the size for which a run's costs were counted. `prepare`: see `load_preparation`."""
     return synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))

@@ -26,9 +26,8 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import StagesWithHeads, stages_with_heads
 from exeunt.torch.models.hugging_face import longest_text
-from exeunt.torch.models.inputs import synthetic_inputs
 from exeunt.torch.named_inputs import read_example
-from exeunt.torch.open_run import load_network
+from exeunt.torch.open_run import load_network, run_example
 
 __all__ = ["export_network", "export_run"]
 
@@ -54,11 +53,10 @@ def export_run(
     refuse_precision(run.path, run.manifest)
     prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
-    example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
     with atomic_folder(run.path / FOLDER) as folder:
         return export_network(
             network,
-            example,
+            run_example(run, prepare),
             folder,
             opset=opset,
             prepare=run.manifest["inputs"],

@@ -2,66 +2,127 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from exeunt._hub import check_download, hub_access
-from exeunt.errors import ExeuntError, InputError, one_line, require
-from exeunt.torch.memory import bounded_memory
-from exeunt.torch.models import hugging_face
-from exeunt.torch.models.hugging_face import EVERY_PART, BuiltModel
-from exeunt.torch.models.spec import FORMS, ModelSpec, runs_custom_code
-from exeunt.torch.models.weights import load_weights_file
+from exeunt._limits import check_memory
+from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.torch.models import hugging_face, image_libraries
+from exeunt.torch.models.weights import EVERY_PART, BuiltModel, load_weights_file, random_part
 from exeunt.torch.processes import seeded
 
 __all__ = [
     "PRETRAINED",
+    "ModelSpec",
     "brings_weights",
     "build_model",
     "build_model_and_report",
     "check_model",
+    "current_spec",
+    "known_class_names",
     "rebuild_model",
+    "runs_custom_code",
     "save_model_config",
 ]
 
 PRETRAINED = "pretrained"
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
+_LIBRARIES: dict[str, tuple[Callable[[str], Any], Callable[..., BuiltModel]]] = {
+    "torchvision": (image_libraries.check_torchvision, image_libraries.build_torchvision),
+    "timm": (image_libraries.check_timm, image_libraries.build_timm),
+    "hf": (hugging_face.check, hugging_face.build),
+}
+"""By kind of name: the function that checks it, and the one that builds the model."""
+_OUR_FACTORIES = tuple(f"exeunt.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
+_DECIDED_ELSEWHERE = {
+    **dict.fromkeys(("num_classes", "n_classes"), "the data say how many classes there are"),
+    **dict.fromkeys(("pretrained", "weights"), "--weights says so"),
+}
 _CONFIG_FOLDER = "model"  # in the run folder
 
 
-def build_model(
-    spec: str,
-    *,
-    n_classes: int | None = None,
-    weights: str | Path | None = None,
-    trained: bool = False,
-    seed: int = 0,
-) -> nn.Module:
-    """Build the classifier that `spec` names, in eval mode.
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name: the library or the module of a function (`kind`), the `name` there, and keyword arguments.
 
-    `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
-    "package.module:factory", a function that returns a module and may take `n_classes` or `num_classes`. Keyword
-    arguments follow a question mark: "timm:vit_tiny_patch16_224?img_size=64&depth=6" (not for "hf:").
-    `n_classes`: width of the classifier; by default the architecture's own.
-    `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
-    hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
-    `trained`: refuse a model any part of which would stay random, as far as that is known: a user's function is called
-    again under another seed, and what then differs is random.
-
-    Raises InputError for a name that does not exist, weights that do not fit, a model that cannot be built or takes
-    more memory than there is; MissingExtra for a library that is not installed.
+    `text`: the whole name as it was written.
     """
-    return build_model_and_report(
-        spec, n_classes=n_classes, weights=weights, trained=trained, seed=seed
-    ).model
+
+    text: str
+    kind: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Take "KIND:NAME?ARGUMENT=VALUE&..." apart; a value is a Python literal, else a string.
+
+        "hf:" models take no arguments. Arguments of a library's models must be numbers, because run folders bring them
+        and a library may do anything with a string, such as open a path.
+        Raises InputError for anything else.
+        """
+        kind, separator, rest = text.partition(":")
+        name, question, query = (rest, "", "") if kind == "hf" else rest.partition("?")
+        if not separator or not kind or not name:
+            raise InputError(f"model {text!r} is not understood: write {_FORMS}")
+        options = dict(_argument(text, part) for part in query.split("&")) if question else {}
+        for option, value in options.items():
+            if option in _DECIDED_ELSEWHERE:
+                raise InputError(f"leave {option} out of {text!r}: {_DECIDED_ELSEWHERE[option]}")
+            if kind in _LIBRARIES and not _is_numeric(value):
+                raise InputError(
+                    f"arguments of {kind} models must be numbers, got {option}={value!r} in {text!r}"
+                )
+        return cls(text, kind, name, options)
+
+
+def _argument(text: str, part: str) -> tuple[str, Any]:
+    name, equals, value = part.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(
+            f"arguments of a model are written NAME?ARGUMENT=VALUE&ARGUMENT=VALUE, got {part!r} in {text!r}"
+        )
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _is_numeric(value: Any) -> bool:
+    """Return whether a value is a number, True, False, None, or a tuple or list of these."""
+    if isinstance(value, (tuple, list)):
+        return all(_is_numeric(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def runs_custom_code(spec: str) -> bool:
+    """Return whether building the model calls code other than the known libraries and this package's networks."""
+    parsed = ModelSpec.parse(spec)
+    return parsed.kind not in _LIBRARIES and f"{parsed.kind}:{parsed.name}" not in _OUR_FACTORIES
+
+
+def current_spec(spec: str) -> str:
+    """Return a model's name as it is written today: until 0.1 `exeunt.zoo` was `exeunt.torch.zoo`."""
+    old = "exeunt.torch.zoo:"
+    return f"exeunt.zoo:{spec.removeprefix(old)}" if spec.startswith(old) else spec
+
+
+def build_model(spec: str, **options: Any) -> nn.Module:
+    """Build the classifier that `spec` names, in eval mode; for the options see `build_model_and_report`."""
+    return build_model_and_report(spec, **options).model
 
 
 def build_model_and_report(
@@ -72,18 +133,30 @@ def build_model_and_report(
     trained: bool = False,
     seed: int = 0,
 ) -> BuiltModel:
-    """Build a model as `build_model` does, and report which part of it has random weights."""
+    """Build the classifier that `spec` names, in eval mode, and report which part of it has random weights.
+
+    `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
+    "package.module:factory", a function that returns a module and may take `n_classes` or `num_classes`. Keyword
+    arguments follow a question mark: "timm:vit_tiny_patch16_224?img_size=64&depth=6" (not for "hf:").
+    `n_classes`: width of the classifier; by default the architecture's own.
+    `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
+    hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
+    `trained`: refuse a model that is known to have a random part. A user's function is called twice, with two seeds:
+    the weights that differ are random.
+
+    Raises InputError for a name that does not exist, weights that do not fit, a model that cannot be built or takes
+    more memory than there is; MissingExtra for a library that is not installed.
+    """
     parsed, pretrained = ModelSpec.parse(spec), weights == PRETRAINED
-    build = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}.get(parsed.kind, _custom)
-    if pretrained and build is _custom:
+    if pretrained and parsed.kind not in _LIBRARIES:
         raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
-    built = _built(build, parsed, n_classes, pretrained, seed)
+    built = _built(parsed, n_classes, pretrained, seed)
     if weights is not None and not pretrained:
         load_weights_file(built.model, Path(weights))
         built = BuiltModel(built.model)
     elif trained and runs_custom_code(spec):
-        again = _built(build, parsed, n_classes, pretrained, seed + 1)
-        built = BuiltModel(built.model, _random_part(built.model, again.model))
+        again = _built(parsed, n_classes, pretrained, seed + 1)
+        built = BuiltModel(built.model, random_part(built.model, again.model))
     if trained and built.random:
         raise InputError(
             f"{built.random} of {spec!r} would have random weights, and heads alone cannot make up for that: "
@@ -93,21 +166,16 @@ def build_model_and_report(
     return built
 
 
-def _built(
-    build: Callable[[ModelSpec, int | None, bool], BuiltModel],
-    spec: ModelSpec,
-    n_classes: int | None,
-    pretrained: bool,
-    seed: int,
-) -> BuiltModel:
-    """Call one of the functions that build models; raises InputError with the reason if that fails."""
-    memory = bounded_memory(f"the network {spec.text!r}")
-    with _failures_told(spec), seeded(seed, torch.device("cpu")), memory:
-        return build(spec, n_classes, pretrained)
+def _built(spec: ModelSpec, n_classes: int | None, pretrained: bool, seed: int) -> BuiltModel:
+    memory = _BoundedMemory(f"the network {spec.text!r}")
+    with _input_errors(spec), seeded(seed, torch.device("cpu")), memory:
+        if spec.kind not in _LIBRARIES:
+            return _made_by_function(spec, n_classes)
+        return _LIBRARIES[spec.kind][1](spec.name, n_classes, pretrained, **spec.options)
 
 
 @contextmanager
-def _failures_told(spec: ModelSpec) -> Iterator[None]:
+def _input_errors(spec: ModelSpec) -> Iterator[None]:
     """Raise InputError with the reason for whatever a library, or the user's code, raises."""
     try:
         yield
@@ -117,31 +185,68 @@ def _failures_told(spec: ModelSpec) -> Iterator[None]:
         raise InputError(f"{spec.text!r} cannot be built: {one_line(error)}") from error
 
 
-def _random_part(model: nn.Module, again: nn.Module) -> str:
-    """Return in words which weights differ between two models of the same function, "" for none."""
-    others = again.state_dict()
-    known = {name: value for name, value in model.state_dict().items() if value.ndim > 1}
-    random = [name for name, value in known.items() if name in others and not _same(value, others[name])]
-    if not random:
-        return ""
-    return EVERY_PART if len(random) == len(known) else f"a part ({', '.join(random[:3])})"
+class _BoundedMemory(TorchFunctionMode):
+    """Raises InputError before the tensors made inside the block take more memory than this process may use.
+
+    Otherwise the system would end the process without a message. The meta device tells a tensor's size before it is
+    made. Tensors that are given up inside the block count, too.
+    """
+
+    _makers = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what, self._total = what, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._makers and torch.device(kwargs.get("device") or "cpu").type == "cpu":
+            plain = {name: kwargs[name] for name in ("size", "fill_value", "dtype") if name in kwargs}
+            shape: Tensor = func(*args, **plain, device="meta")
+            self._total += shape.nbytes
+            check_memory(self._total, self._what, "choose a smaller one")
+        return func(*args, **kwargs)
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+def _made_by_function(spec: ModelSpec, n_classes: int | None) -> BuiltModel:
+    factory = _factory(spec)
+    takes = inspect.signature(factory).parameters
+    classes = {name: n_classes for name in ("n_classes", "num_classes") if name in takes}
+    model = factory(**({} if n_classes is None else classes), **spec.options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec.kind}:{spec.name} must return a torch.nn.Module, got {type(model).__name__}")
+    return BuiltModel(model, "" if runs_custom_code(spec.text) else EVERY_PART)
+
+
+def _factory(spec: ModelSpec) -> Callable[..., Any]:
+    """Return the function that makes a model. Raises InputError, with the names that there are, without one."""
+    try:
+        module = importlib.import_module(spec.kind)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{spec.kind}.".startswith(f"{error.name}."):
+            raise  # of a package that the module itself imports
+        here = Path(f"{error.name}.py").is_file() or Path(error.name).is_dir()
+        raise InputError(
+            f"there is no module {error.name!r} to import; "
+            + ("`python -m exeunt` finds those in this folder" if here else f"a model is written {_FORMS}")
+        ) from error
+    factory: Callable[..., Any] | None = getattr(module, spec.name, None)
+    if factory is None or not callable(factory):
+        own = [value for value in vars(module).values() if inspect.isfunction(value)]
+        known = [one.__name__ for one in own if one.__module__ == spec.kind and one.__name__[0] != "_"]
+        close = difflib.get_close_matches(spec.name, known, n=3) or known[:5]
+        listed = f"; it has {', '.join(close)}" if close else ""
+        raise InputError(f"module {spec.kind!r} has no function {spec.name!r}{listed}")
+    return factory
 
 
 def check_model(spec: str, weights: str | Path | None) -> None:
     """Raise what `build_model` would for a name that does not exist or a file that is missing, without building it."""
     parsed = ModelSpec.parse(spec)
-    if parsed.kind == "torchvision":
-        _check_name(parsed.name, require("torchvision.models", extra="torch").list_models(), "torchvision")
-    elif parsed.kind == "timm":
-        _check_timm_name(parsed.name)
-    elif parsed.kind == "hf":
-        hugging_face.check(parsed.name)
+    if parsed.kind in _LIBRARIES:
+        _LIBRARIES[parsed.kind][0](parsed.name)
     else:
-        with _failures_told(parsed):
+        with _input_errors(parsed):
             _factory(parsed)
     if weights not in (None, PRETRAINED) and not Path(str(weights)).is_file():
         raise InputError(f"there is no weights file {weights}")
@@ -171,101 +276,14 @@ def brings_weights(spec: str) -> bool:
     return parsed.kind == "hf" and hugging_face.brings_weights(parsed.name)
 
 
-def _hugging_face(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
-    return hugging_face.build(spec.name, n_classes, pretrained)
+def known_class_names(spec: str, model: nn.Module, *, pretrained: bool) -> list[str] | None:
+    """Return a trained model's names of its classes, in order, or None where it has none.
 
-
-def _torchvision(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
-    models = require("torchvision.models", extra="torch")
-    _check_name(spec.name, models.list_models(), "torchvision")
-    if pretrained:
-        url = models.get_model_weights(spec.name).DEFAULT.url
-        kept = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-        check_download(url, kept, f"the weights of {spec.name!r}")
-        model: nn.Module = models.get_model(spec.name, weights="DEFAULT", **spec.options)
-        _check_classes(model, n_classes, spec.name)
-        return BuiltModel(model)
-    # Without "init_weights" these old architectures warn that the default will change.
-    options = {} if n_classes is None else {"num_classes": n_classes}
-    if spec.name in ("googlenet", "inception_v3"):
-        options |= {"init_weights": True, "aux_logits": False}
-    return BuiltModel(models.get_model(spec.name, weights=None, **options, **spec.options), EVERY_PART)
-
-
-def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> None:
-    last = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
-    width = last.out_features if isinstance(last, nn.Linear) else last.out_channels
-    if n_classes not in (None, width):
-        raise InputError(
-            f"the pretrained weights of {name!r} answer with {width} classes, the data has {n_classes}: "
-            "leave weights out, or give a file trained on this data"
-        )
-
-
-def _timm(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
-    timm = _check_timm_name(spec.name)
-    options = {} if n_classes is None else {"num_classes": n_classes}
-    if not pretrained:
-        return BuiltModel(timm.create_model(spec.name, **options, **spec.options), EVERY_PART)
-    with hub_access(spec.name, f"the weights of {spec.name!r} cannot be loaded"):
-        model: Any = timm.create_model(spec.name, pretrained=True, **options, **spec.options)
-    width = model.pretrained_cfg["num_classes"]
-    if n_classes in (None, width):
-        return BuiltModel(model)
-    new = [name for name, module in model.named_modules() if name and module is model.get_classifier()]
-    random = f"the classifier (the pretrained one has {width} classes, not {n_classes})"
-    return BuiltModel(model, new_classifier=new[0]) if new else BuiltModel(model, random)
-
-
-def _custom(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:  # noqa: ARG001 - as the others
-    factory = _factory(spec)
-    takes = inspect.signature(factory).parameters
-    classes = (
-        {}
-        if n_classes is None
-        else {name: n_classes for name in ("n_classes", "num_classes") if name in takes}
-    )
-    model = factory(**classes, **spec.options)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{spec.kind}:{spec.name} must return a torch.nn.Module, got {type(model).__name__}")
-    return BuiltModel(model, "" if runs_custom_code(spec.text) else EVERY_PART)
-
-
-def _factory(spec: ModelSpec) -> Callable[..., Any]:
-    """Return the function that a model is made by. Raises InputError, with the names that there are, without one."""
-    try:
-        module = importlib.import_module(spec.kind)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{spec.kind}.".startswith(f"{error.name}."):
-            raise  # of a package that the module itself imports
-        here = Path(f"{error.name}.py").is_file() or Path(error.name).is_dir()
-        raise InputError(
-            f"there is no module {error.name!r} to import; "
-            + ("`python -m exeunt` finds those in this folder" if here else f"a model is written {FORMS}")
-        ) from error
-    factory: Callable[..., Any] | None = getattr(module, spec.name, None)
-    if factory is None or not callable(factory):
-        known = [name for name, value in vars(module).items() if _is_its_own(value, module)]
-        close = difflib.get_close_matches(spec.name, known, n=3) or known[:5]
-        listed = f"; it has {', '.join(close)}" if close else ""
-        raise InputError(f"module {spec.kind!r} has no function {spec.name!r}{listed}")
-    return factory
-
-
-def _is_its_own(value: Any, module: ModuleType) -> bool:
-    """Return whether a value is a public function that a module defines."""
-    return inspect.isfunction(value) and value.__module__ == module.__name__ and value.__name__[0] != "_"
-
-
-def _check_timm_name(name: str) -> Any:
-    """Return the library timm. Raises InputError if it has no such model."""
-    timm = require("timm", extra="timm")
-    if not timm.is_model(name):
-        _check_name(name, timm.list_models(), "timm")
-    return timm
-
-
-def _check_name(name: str, known: list[str], library: str) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=5) or known[:5]
-        raise InputError(f"{library} has no model {name!r}; the nearest names are: {', '.join(close)}")
+    `pretrained`: whether the weights are those that the library offers.
+    """
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind == "hf":
+        return hugging_face.class_names(model)
+    if parsed.kind == "torchvision" and pretrained:
+        return image_libraries.torchvision_classes(parsed.name)
+    return None

@@ -8,18 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exeunt._files import atomic_folder, system_error
 from exeunt._hub import hub_access
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.torch.models.weights import EVERY_PART, BuiltModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "EVERY_PART",
-    "BuiltModel",
     "brings_weights",
     "build",
     "check",
@@ -30,21 +29,8 @@ __all__ = [
     "save_tokenizer",
 ]
 
-EVERY_PART = "every part"
 _WEIGHTS = "*.safetensors"
 _PICKLED = "*.bin"
-
-
-class BuiltModel(NamedTuple):
-    """A model, and what of it is not trained.
-
-    `random`: in words, the part that has random weights, "" for none. `new_classifier`: name of the module that is a
-    new classifier behind a trained network; the rest is then not `random`. An encoder has no classifier at all.
-    """
-
-    model: nn.Module
-    random: str = ""
-    new_classifier: str = ""
 
 
 def brings_weights(name: str) -> bool:
@@ -55,8 +41,9 @@ def brings_weights(name: str) -> bool:
 def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     """Build the classifier of this name or folder, with its trained weights if it has some.
 
-    Without a trained classifier for `n_classes` in the weights, a network of images gets a new one, and of a network of
-    texts the encoder alone is returned: its features make better heads than the first token, which the library reads.
+    If the weights hold no trained classifier for `n_classes`, a network of images gets a new one. Of a network of texts
+    the encoder alone is returned: the library's classifier would read the first token, and heads on all tokens are
+    better.
     Raises InputError if there is no such model, if its weights are in a form that could run code, or if it has none and
     `pretrained` is set.
     """
@@ -73,10 +60,7 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
         return BuiltModel(_from_config(transformers, config), EVERY_PART)
-    with (
-        hub_access(name, f"the weights of {name!r} cannot be read as safetensors"),
-        _quiet(transformers),
-    ):
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet(transformers):
         model, info = _auto_class(transformers, config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
             output_loading_info=True,
@@ -102,7 +86,7 @@ def check(name: str) -> None:
 def rebuild(folder: Path, *, new_classifier: bool = False) -> nn.Module:
     """Build the classifier whose configuration `save_config` wrote to `folder`, with random weights.
 
-    With `new_classifier` of a network of texts the encoder alone, as `build` returned it.
+    `new_classifier`: of a network of texts, return the encoder alone, as `build` did.
     """
     if not (folder / "config.json").is_file():
         raise ArtefactError(f"{folder / 'config.json'} is missing: the run folder is damaged, train it again")
@@ -128,7 +112,7 @@ def longest_text(model: nn.Module) -> int | None:
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if most is None:
         return None
-    # RoBERTa and its kin number positions from the padding's own number on, so that many rows are never used.
+    # RoBERTa and similar models number positions from the padding's number on and never use the rows before it.
     unused = [
         module.padding_idx + 1
         for name, module in model.named_modules()
@@ -159,33 +143,27 @@ def _from_config(transformers: Any, config: Any) -> nn.Module:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Let the library report errors and downloads alone inside the block: a caller tells what the weights lack."""
+    """Let the library show errors and downloads only: callers report what the weights lack."""
     logging, hub = transformers.logging, importlib.import_module("huggingface_hub.utils")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()
-    logging.set_verbosity_error()
+
+    def show(verbosity: int, bars: bool) -> None:
+        logging.set_verbosity(verbosity)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the hub warns that a user's HF_HUB_DISABLE_PROGRESS_BARS wins
+            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()  # and the hub's as well
+            (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
+
+    show(logging.ERROR, bars=False)
     try:
-        _show_bars(logging, hub, loading=False, downloads=downloads)
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        _show_bars(logging, hub, loading=bars, downloads=downloads)
-
-
-def _show_bars(logging: Any, hub: Any, *, loading: bool, downloads: bool) -> None:
-    """Turn on and off the library's bar of weights that are read, and the hub's of files that arrive."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # a user's HF_HUB_DISABLE_PROGRESS_BARS wins, and the hub warns of that
-        (
-            logging.enable_progress_bar if loading else logging.disable_progress_bar
-        )()  # both, the hub's as well
-        (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
+        show(*before)
 
 
 def _encoder(model: Any) -> nn.Module:
-    """Return an encoder without the layer that reads its first token for a classifier."""
+    """Return an encoder without its pooler, which reads the first token for a classifier."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     encoder: nn.Module = model
@@ -197,7 +175,7 @@ def _is_of_texts(transformers: Any, config: Any) -> bool:
 
 
 def _common_module(names: Sequence[str]) -> str:
-    """Return the innermost module that all parameters of these names are in, "" for none."""
+    """Return the innermost module that holds all parameters of these names, "" for none."""
     paths = [name.split(".")[:-1] for name in names]
     same = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
     return ".".join(parts[0] for parts in same)

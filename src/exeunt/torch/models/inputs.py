@@ -1,4 +1,4 @@
-"""How raw inputs become a network's tensors: a Preprocess for images, a tokeniser for texts; how it is kept."""
+"""How raw inputs become a network's tensors: by a Preprocess for images, a tokeniser for texts; how runs store it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image_preparation(
 ) -> Preprocess:
     """Return how images are prepared: resized as `image_resizing` says, then normalised.
 
-    `mean` and `std` are by default those of `library`, or without one measured on the training images.
+    `mean` and `std` are by default those of `library`; without a library they are measured on the training images.
     """
     resizing = image_resizing(train, size=size, library=library)
     if mean is not None and std is not None:
@@ -63,7 +63,7 @@ def image_resizing(
 ) -> Preprocess:
     """Return how images are resized: to `size` pixels square, by default to the size of the first image.
 
-    `library`: how images were prepared to test the pretrained weights; that is then the default, with `size` if given.
+    `library`: how images were prepared to test the pretrained weights; this is then the default for all but `size`.
     """
     if library is None:
         return Preprocess(size=image_size(train, size))
@@ -113,7 +113,7 @@ def text_preparation(spec: str) -> Any:
 
 
 def cut_long_texts(prepare: Any, model: nn.Module) -> None:
-    """Let a tokeniser cut texts that are too long for a model; of images nothing changes."""
+    """Let a tokeniser cut texts that are too long for a model; preparation of images stays as it is."""
     most = longest_text(model)
     if not isinstance(prepare, Preprocess) and most is not None:
         prepare.model_max_length = min(prepare.model_max_length, most)
@@ -122,8 +122,8 @@ def cut_long_texts(prepare: Any, model: nn.Module) -> None:
 def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
     """Return the manifest's entry for a Preprocess or a tokeniser; a tokeniser's files are written to `folder`.
 
-    `example`: the inputs that the network's costs were counted on; the entry keeps the length of texts, in tokens, and
-    `longest`, the length to which longer ones are cut.
+    `example`: the inputs that the network's costs were counted on. Of texts the entry keeps their `length` in tokens,
+    and `longest`, the length to which longer texts are cut.
     """
     if isinstance(prepare, Preprocess):
         return {"kind": "image", **prepare.to_dict()}
@@ -137,7 +137,7 @@ def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, A
 
 
 def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:
-    """Return n inputs of the right shape and no meaning, to build or time a network on.
+    """Return n inputs of the right shape without meaning, to build or time a network on.
 
     `length`: of texts, in tokens. Raises InputError for texts without a length and images without a size.
     """

@@ -1,21 +1,62 @@
-"""Files of weights: those of a run folder, and those that users bring. Reading one executes no code."""
+"""Trained weights: their files, which parts of a model have none, and whether their classes are those of the data.
+
+Reading a file of weights executes no code.
+"""
 
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError, require
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = [
+    "EVERY_PART",
+    "BuiltModel",
+    "check_class_order",
+    "load_weights",
+    "load_weights_file",
+    "random_part",
+    "read_weights",
+    "save_weights",
+]
 
-__all__ = ["load_weights", "load_weights_file", "read_weights", "save_weights"]
+EVERY_PART = "every part"
+# Names of classes without meaning: LABEL_0, plain numbers, WordNet ids (whose order is ImageNet's own).
+_GENERIC = re.compile(r"(label_)?\d+|n\d{8}")
+
+
+class BuiltModel(NamedTuple):
+    """A model, and which part of it is not trained.
+
+    `random`: in words, the part that has random weights, "" for none. `new_classifier`: name of the module that is a
+    new classifier behind a trained network; the rest is then not `random`. An encoder has no classifier at all.
+    """
+
+    model: nn.Module
+    random: str = ""
+    new_classifier: str = ""
+
+
+def random_part(model: nn.Module, again: nn.Module) -> str:
+    """Return in words which weights differ between two models of the same function, "" for none."""
+    others = again.state_dict()
+    known = {name: value for name, value in model.state_dict().items() if value.ndim > 1}
+    random = [name for name, value in known.items() if name in others and not _same(value, others[name])]
+    if not random:
+        return ""
+    return EVERY_PART if len(random) == len(known) else f"a part ({', '.join(random[:3])})"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -44,16 +85,15 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
     """Load a file that `read_weights` reads into a model. Raises InputError unless all names and shapes agree."""
     weights = read_weights(path)
     own = model.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = [name for name in own if name not in weights and name not in counters]
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     extra = [name for name in weights if name not in own]
     wrong = [
         f"{name} has shape {tuple(weights[name].shape)}, the model's is {tuple(own[name].shape)}"
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    problems = [f"lacks {_shortened(missing)}"] if missing else []
-    problems += [f"has {_shortened(extra)}, which the model does not"] if extra else []
+    problems = [f"lacks {_shortened(missing, 3)}"] if missing else []
+    problems += [f"has {_shortened(extra, 3)}, which the model does not"] if extra else []
     problems += wrong[:3]
     if problems:
         raise InputError(
@@ -67,20 +107,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a safetensors file, or of a state dict saved by torch.
 
     The state dict may be under the key "state_dict" or "model", and its names may start with "module.".
-    Raises InputError when there is no such file, ArtefactError when it holds no named tensors.
+    Raises InputError if there is no such file, ArtefactError if it holds no named tensors.
     """
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    else:
-        try:
+    damaged = require("safetensors", extra="torch").SafetensorError
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = require("safetensors.torch", extra="torch").load_file(str(path))
+        else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-            raise ArtefactError(
-                f"{path} is damaged or holds more than weights ({type(error).__name__}): save the model's "
-                "state_dict(), as safetensors or with torch.save"
-            ) from error
+    except (damaged, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise ArtefactError(
+            f"{path} is damaged or holds more than weights ({type(error).__name__}): save the model's "
+            "state_dict(), as safetensors or with torch.save"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -91,15 +132,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    safetensors = require("safetensors", extra="torch")
-    load_file = require("safetensors.torch", extra="torch").load_file
-    try:
-        content: dict[str, Tensor] = load_file(str(path))
-    except safetensors.SafetensorError as error:
-        raise ArtefactError(f"{path} is damaged or no safetensors file: {error}") from error
-    return dict(content)
+def check_class_order(model: Sequence[str] | None, data: Sequence[str] | None) -> None:
+    """Raise InputError, showing both orders, if the model and the data name their classes differently.
+
+    Case does not count, nor do synonyms after a comma. Nothing is compared if either has no names, or names without
+    meaning (LABEL_0, 3, n01440764).
+    """
+    if not model or not data or _generic(model) or _generic(data):
+        return
+    of_model, of_data = ([_bare(name) for name in names] for names in (model, data))
+    if of_model == of_data:
+        return
+    first = next((i for i, pair in enumerate(zip(of_model, of_data, strict=False)) if len(set(pair)) > 1), 0)
+    raise InputError(
+        f"the model and the data use the same number for different classes, first {first}: "
+        f"the model's order is {_shortened(model, 10)}; the data's is {_shortened(data, 10)}. Rename the data's "
+        "classes so that their order is the model's, or train from weights without these names"
+    )
 
 
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _generic(names: Sequence[str]) -> bool:
+    return all(_GENERIC.fullmatch(name.strip().lower()) for name in names)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.split(",")[0]).strip().casefold()
+
+
+def _shortened(names: Sequence[str], shown: int) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

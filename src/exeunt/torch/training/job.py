@@ -15,8 +15,7 @@ from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
-from exeunt.torch.models.by_name import brings_weights
-from exeunt.torch.models.spec import current_spec
+from exeunt.torch.models.by_name import brings_weights, current_spec
 from exeunt.torch.training.defaults import Settings, settings_for
 from exeunt.torch.training.objectives import exit_weights
 from exeunt.torch.training.recipe import make_recipe

@@ -15,7 +15,8 @@ from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
-from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report
+from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
+from exeunt.torch.models.image_libraries import library_preprocess
 from exeunt.torch.models.inputs import (
     check_batch_memory,
     cut_long_texts,
@@ -25,7 +26,7 @@ from exeunt.torch.models.inputs import (
     text_preparation,
     to_channels_last,
 )
-from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
+from exeunt.torch.models.weights import check_class_order
 from exeunt.torch.training.convex import check_linear
 from exeunt.torch.training.defaults import Settings
 from exeunt.torch.training.job import TrainingJob, check_recipe

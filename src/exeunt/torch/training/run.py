@@ -17,9 +17,8 @@ from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import TextLoader
-from exeunt.torch.models.by_name import check_model, save_model_config
+from exeunt.torch.models.by_name import check_model, runs_custom_code, save_model_config
 from exeunt.torch.models.inputs import save_preparation, summarise_inputs
-from exeunt.torch.models.spec import runs_custom_code
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.recording import record

@@ -18,7 +18,7 @@ from exeunt.run.inputs import load_preparation
 from exeunt.torch.calls import Inputs, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of
-from exeunt.torch.models.spec import current_spec, runs_custom_code
+from exeunt.torch.models.by_name import current_spec, runs_custom_code
 from exeunt.torch.open_run import load_network
 from exeunt.torch.training.recipe import TEACHERS, Recipe
 
