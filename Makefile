@@ -4,9 +4,11 @@
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
 #   make mutants     changes the code that the guarantees rest on, one place at a time: the tests must notice
 #   make docs        the documentation, into docs/_build/html, and every snippet of it
+#   make dist        the package, into dist/, checked, installed in an empty environment, and tried there with the demo
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
+DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # One process per core; a file's tests stay together, since they share what they trained.
@@ -17,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 # Tests start hundreds of processes: compile the code once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-core mutants lint docs clean
+.PHONY: demo test test-core mutants lint docs dist dist-demo clean
 
 $(READY): pyproject.toml
 	@echo "installing into $(VENV): some minutes, the first time only"
@@ -25,14 +27,18 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# The whole job on scikit-learn's digits: train a network with four exits, keep half of its cost, look.
+# The whole job on digits among clutter: train a network with four exits, keep half of its cost, look.
+define run_demo
+	$(1)/exeunt train --model exeunt.zoo:digits --data sklearn:cluttered-digits --exits 3 --mode joint --epochs 12 --batch-size 64 --augment none --out $(2)/run
+	$(1)/exeunt calibrate $(2)/run --budget 50% --delta 0.05
+	$(1)/exeunt evaluate $(2)/run
+	$(1)/exeunt predict $(2)/run --data sklearn:cluttered-digits --out $(2)/predictions.parquet
+endef
+
 demo: $(READY)
 	rm -rf demo-out
 	mkdir demo-out
-	$(BIN)/exeunt train --model exeunt.zoo:digits --data sklearn:digits --exits 3 --mode joint --epochs 30 --augment none --out demo-out/run
-	$(BIN)/exeunt calibrate demo-out/run --budget 50% --delta 0.05
-	$(BIN)/exeunt evaluate demo-out/run
-	$(BIN)/exeunt predict demo-out/run --data sklearn:digits --out demo-out/predictions.parquet
+	$(call run_demo,$(BIN),demo-out)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -64,5 +70,18 @@ docs: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_docs.py
 	@echo "docs/_build/html/index.html"
 
+# In an environment with nothing but the wheel, and from a folder where the repository is not.
+dist: $(READY)
+	rm -rf dist $(DIST)
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip install --quiet "$$(echo dist/*.whl)[demo]"
+	mkdir $(DIST)/demo
+	cd $(DIST)/demo && $(MAKE) --file ../../Makefile --silent dist-demo
+
+dist-demo:
+	$(call run_demo,../bin,.)
+
 clean:
-	rm -rf $(VENV) $(CORE) demo-out docs/_build mutants
+	rm -rf $(VENV) $(CORE) $(DIST) dist demo-out docs/_build mutants
