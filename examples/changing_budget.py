@@ -25,7 +25,9 @@ def main() -> None:
         policy = policies.at(left / to_come)  # the most that an input may cost on average from now on
         result = ex.evaluate(policy, inputs)
         left, to_come = left - result.cost * inputs.n, to_come - inputs.n
-        print(f"hour {hour:2}: budget {policy.budget:.4f} usd, accuracy {result.accuracy:.1%}, {left:6.2f} usd left")
+        print(
+            f"hour {hour:2}: budget {policy.budget:.4f} usd, accuracy {result.accuracy:.1%}, {left:6.2f} usd left"
+        )
 
 
 if __name__ == "__main__":

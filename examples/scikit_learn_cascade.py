@@ -34,7 +34,9 @@ def main() -> None:
     full = test["large"].cost.full
     results = [ex.evaluate(ex.cascade(fit, calibrate, budget=budget), test) for budget in BUDGETS]
     for budget, result in zip(BUDGETS, results, strict=True):
-        print(f"{budget}: accuracy {result.accuracy:.1%} for {result.cost / full:.0%} of the large model's time")
+        print(
+            f"{budget}: accuracy {result.accuracy:.1%} for {result.cost / full:.0%} of the large model's time"
+        )
 
     with styled():
         axes = new_axes(None, width_in=7, height_in=4)

@@ -33,7 +33,12 @@ def main() -> None:
     write_log("log.csv", 6000, rng)
 
     models = ex.CascadeTrace.from_table(
-        "log.csv", prediction="{}_label", confidence="{}_confidence", label="label", price=PRICE, classes=CLASSES
+        "log.csv",
+        prediction="{}_label",
+        confidence="{}_confidence",
+        label="label",
+        price=PRICE,
+        classes=CLASSES,
     )
     fit, calibrate, test = models.split(fit=0.3, calibrate=0.3, test=0.4, seed=0)
     policy = ex.cascade(fit, calibrate, budget="40%", delta=0.05)
