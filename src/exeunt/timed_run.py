@@ -1,51 +1,141 @@
-"""What a run's exits take on this machine, and which of them pay for their time under a budget."""
+"""A run timed on this machine: its network opened to be timed, and which of its exits pay for their time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from exeunt._arrays import Integers
+from exeunt._limits import check_memory
 from exeunt.costs import CostModel
-from exeunt.engine.executor import Executor
+from exeunt.engine.executor import Executor, Segments
+from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.policy import Policy
-from exeunt.run.executors import chosen_executor, default_executor, open_executor
+from exeunt.predicting.batches import prepared_batches
+from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation
+from exeunt.run.inputs import InputPreparation, load_preparation, part_data
+from exeunt.run.runner import segments_for
 from exeunt.timing.bench import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 
-_Recorded: TypeAlias = ExitTrace | CascadeTrace | StoredTrace
+if TYPE_CHECKING:
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["TimedExits", "choose_by_time"]
+__all__ = ["TimedExits", "TimedNetwork", "choose_by_time"]
+
+
+@dataclass(frozen=True, eq=False)
+class TimedNetwork:
+    """A run folder with the executor `name`. `trusted`: see `exeunt.run.load`."""
+
+    run: RunFolder
+    name: str
+    trusted: str | None = None
+
+    @classmethod
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
+        """Choose an executor, by default that of `exeunt predict`. Raises as `chosen_executor` does."""
+        return cls(run, chosen_executor(run, executor), trusted)
+
+    def models(self) -> dict[str, TimedNetwork]:
+        """Return the models of a cascade, each with the executor that it has alone; of one network nothing."""
+        names = [entry.name for entry in self.run.cascade]
+        return {name: TimedNetwork.of(self.run.open_model(name), None, self.trusted) for name in names}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The run's plan for this executor on the device that it computes on here."""
+        return self.run.plan(self.name, executor_device(self.name))
+
+    def open(self, segments: Segments | None = None) -> Executor:
+        """Open the executor with these segments; by default one per exit."""
+        return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
+
+    def open_whole(self) -> Executor:
+        """Open the executor with one segment, of all exits."""
+        return self.open(None if self.run.runs_whole else ((0, self.run.cost.n_exits - 1),))
+
+    def open_for(self, policy: Policy) -> Executor:
+        """Open the executor with the exits and models that a policy runs, as `exeunt.run.load` does."""
+        run = replace(self.run, steps=policy.cascade)
+        return open_executor(run, self.name, trusted=self.trusted, segments=segments_for(run, policy))
+
+    def original(self) -> Callable[[Any], Any]:
+        """Return a function that runs the original model: PyTorch's own forward, or one session for all of it."""
+        if self.name == "eager":
+            from exeunt.torch.executor import original
+
+            return original(self.network)
+        return whole_network(self.open_whole())
+
+    def original_macs(self) -> float:
+        """Return the multiply-adds of the original model; of a cascade those of its most expensive model."""
+        counted = self.run.manifest["model"].get("macs")  # not of runs that earlier versions made
+        return float(self.network.backbone_macs if counted is None else counted)
+
+    @cached_property
+    def network(self) -> EarlyExitNetwork:
+        """The network in PyTorch."""
+        from exeunt.torch.open_run import load_network
+
+        return load_network(self.run, trusted=self.trusted)
+
+    def batch(self, n: int) -> Any:
+        """Return n inputs: random images, or texts of the length in the manifest; where raw inputs are taken, those of
+        the calibration part. Raises InputError for images without a common size, or more than fit in memory.
+        """
+        inputs = self.run.manifest["inputs"]
+        if inputs.get("raw"):
+            data = part_data(self.run, "calibrate")
+            rows = np.arange(n) % len(data)
+            return next(prepared_batches(self.run, data.take(rows), batch_size=n, workers=0)).inputs
+        is_image = inputs["kind"] == "image"
+        if is_image and inputs.get("size") is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        each = 4 * 3 * inputs["size"][0] * inputs["size"][1] if is_image else 8 * 3 * inputs["length"]
+        check_memory(n * each, f"a batch of {n:,} inputs", "choose a smaller --batch-size")
+        if is_image:
+            return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
+        return self._texts(n, inputs["length"])
+
+    def _texts(self, n: int, length: int) -> Any:
+        if self.name == "onnx":
+            from exeunt.onnx.manifest import FOLDER, OnnxManifest
+
+            export = OnnxManifest.load(self.run.path / FOLDER)
+            tensors = {name: export.tensors[name] for name in export.inputs}
+            return {
+                name: np.ones(
+                    (n, *(length if size is None else size for size in tensor.shape[1:])), tensor.dtype
+                )
+                for name, tensor in tensors.items()
+            }
+        from exeunt.torch.models.inputs import synthetic_inputs
+
+        return synthetic_inputs(load_preparation(self.run), n, length=length)
 
 
 @dataclass(frozen=True)
 class TimedExits:
     """Exits that pay for their time: `steps`, and the milliseconds `cost` of answering at each of them.
 
-    Shares of the cost are of the whole network original; of a cascade, of the model that takes longest.
+    Shares of the cost are of the original model; of a cascade, of the model that takes longest.
     """
 
     steps: tuple[CascadeStep, ...]
     cost: CostModel
 
-    @overload
-    def trace(self, recorded: ExitTrace | CascadeTrace) -> ExitTrace: ...
-
-    @overload
-    def trace(self, recorded: StoredTrace) -> StoredTrace: ...
-
-    @overload
-    def trace(self, recorded: _Recorded) -> ExitTrace | StoredTrace: ...
-
-    def trace(self, recorded: _Recorded) -> ExitTrace | StoredTrace:
-        """Return what these exits said, of all that was recorded, at their costs."""
+    def trace(self, recorded: ExitTrace | CascadeTrace | StoredTrace) -> Any:
+        """Return the outputs of these exits among all that were recorded, at their costs: a trace of the same kind."""
         return recorded.along(self.steps).with_cost(self.cost)
 
     def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
@@ -70,29 +160,31 @@ def choose_by_time(
 ) -> TimedExits:
     """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
 
-    `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the whole, in any order.
-    The exits answer best within the middle one, and the first of them takes no more than the least. `inputs`: a batch
-    of the size that will be used, as the run's executor takes them. Models of a cascade are timed each alone; then what
-    was chosen is timed at that mix of rows that reaches each stage.
+    `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the original model's
+    time, in any order. The exits answer best within the middle budget, and the first exit takes no more than the least.
+    `inputs`: a batch of the size that will be used, as the run's executor takes them. Models of a cascade are timed
+    each alone. Then the chosen exits are timed at the numbers of rows that reach each stage.
 
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
     that cannot run it, or a network that runs whole.
     """
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
-    name = chosen_executor(run, executor)
-    for one in [run.open_model(entry.name) for entry in run.cascade] or [run]:
+    network = TimedNetwork.of(run, executor, trusted)
+    models = network.models()
+    for one in [model.run for model in models.values()] or [run]:
         if one.runs_whole:
             raise InputError(
                 f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
                 f"budget of MACs. {one.runs_whole}"
             )
-    timed, whole = _timed(run, name, inputs, trusted, say)
+    timed, original = _timed(network, models, inputs, say)
     ordered = sorted(budgets, key=timed.budget)
     budget, least = ordered[len(ordered) // 2], timed.budget(ordered[0])
     steps = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
-    say("exits that pay for their time: " + "; ".join(_named(step, timed) for step in steps))
-    opened = open_executor(replace(run, steps=steps), name, trusted=trusted)
+    named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]
+    say(f"exits that pay for their time: {'; '.join(named)}")
+    opened = open_executor(replace(run, steps=steps), network.name, trusted=trusted)
     fit, calibrate = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
 
     def choose(cost: CostModel) -> Policy:
@@ -101,39 +193,28 @@ def choose_by_time(
     def route(policy: Policy) -> Integers:
         return policy.route(calibrate.with_cost(policy.cost))
 
-    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=whole))
+    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original))
 
 
 def _timed(
-    run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
+    network: TimedNetwork, models: dict[str, TimedNetwork], inputs: Any, say: Callable[[str], None]
 ) -> tuple[ExitTrace | CascadeTrace, Callable[[Any], Any]]:
-    """Return the fit part at what stages and heads take, and what runs the whole; of a cascade the slowest model."""
-    recorded = run.recorded("fit")
+    """Return the fit part at the times of stages and heads, and the original model; of a cascade the slowest one."""
+    recorded = network.run.recorded("fit")
     if isinstance(recorded, ExitTrace):
-        cost, whole = _stage_cost(run, executor, inputs, trusted, say)
+        cost, whole = _stage_cost(network, inputs, say)
         return recorded.with_cost(cost), whole_network(whole)
-    models, wholes = {}, {}
-    for entry in run.cascade:
-        model = run.open_model(entry.name)
-        prepare = InputPreparation(model)
-        cost, whole = _stage_cost(model, default_executor(model), prepare(inputs), trusted, say)
-        models[entry.name] = recorded[entry.name].with_cost(cost)
-        wholes[entry.name] = whole_network(whole, prepare)
-    timed = CascadeTrace(models)
-    return timed, wholes[max(models, key=lambda name: models[name].cost.reference)]
+    traces, originals = {}, {}
+    for name, model in models.items():
+        prepare = InputPreparation(model.run)
+        cost, whole = _stage_cost(model, prepare(inputs), say)
+        traces[name] = recorded[name].with_cost(cost)
+        originals[name] = whole_network(whole, prepare)
+    return CascadeTrace(traces), originals[max(traces, key=lambda name: traces[name].cost.reference)]
 
 
-def _stage_cost(
-    run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
-) -> tuple[CostModel, Executor]:
+def _stage_cost(network: TimedNetwork, inputs: Any, say: Callable[[str], None]) -> tuple[CostModel, Executor]:
     """Time one network's stages and heads on a batch of its inputs; also return its executor of one segment."""
-    say(f"timing every stage and head of {run.path} ({executor})")
-    last = run.cost.n_exits - 1
-    finest = open_executor(run, executor, trusted=trusted)
-    whole = open_executor(run, executor, trusted=trusted, segments=((0, last),))
+    say(f"timing every stage and head of {network.run.path} ({network.name})")
+    finest, whole = network.open(), network.open_whole()
     return stage_and_head_cost(finest, whole, inputs), whole
-
-
-def _named(step: CascadeStep, timed: ExitTrace | CascadeTrace) -> str:
-    name = f"{step.model} " if isinstance(timed, CascadeTrace) else ""
-    return f"{name}{', '.join(map(str, step.exits))}"

@@ -12,7 +12,6 @@ yaml = pytest.importorskip("yaml")
 typer = pytest.importorskip("typer")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
-from exeunt.cli.train import train  # noqa: E402
 from exeunt.run.file_digests import CONFIG  # noqa: E402
 
 from .command import called  # noqa: E402
@@ -23,7 +22,8 @@ OPTIONS = {
     for option in typer.main.get_command(app).commands["train"].params
     if option.name not in (*NEEDED, "config")
 }
-KINDS = get_type_hints(train)
+(TRAIN,) = [one.callback for one in app.registered_commands if one.callback.__name__ == "train"]
+KINDS = get_type_hints(TRAIN)
 TEXTS = {
     "exits": "blocks.0,blocks.1", "exit_weights": "1,2,3", "mean": "0.1,0.2,0.3", "std": "1,2,3", "fit": "5%",
     "calibrate": "200", "test": "0.25", "head": "global", "label_column": "fine label: é",

@@ -210,7 +210,7 @@ def test_an_interrupted_comparison_names_its_cache(monkeypatch, run, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("exeunt.cli.compare._bar", interrupt)
+    monkeypatch.setattr("exeunt.cli.compare._measuring", interrupt)
     done = called("compare", run.path, "--cache", tmp_path / "kept")
     assert done.status == 130
     assert f"are kept in {tmp_path / 'kept'} (--cache): the same command goes on" in done.err

@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 typer_testing = pytest.importorskip("typer.testing")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
-from exeunt.cli.timed_network import TimedNetwork  # noqa: E402
 from exeunt.errors import InputError  # noqa: E402
+from exeunt.timed_run import TimedNetwork  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.training.recipe import Recipe  # noqa: E402
 

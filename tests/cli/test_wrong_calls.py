@@ -42,7 +42,7 @@ WORK = {
     "predict": "exeunt.run.executors:ExecutorKind.open",
     "record": "exeunt.run.executors:ExecutorKind.open",
     "export": "exeunt.torch.export.to_onnx:load_network",
-    "bench": "exeunt.cli.timed_network:TimedNetwork.original_macs",
+    "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.opened_run:open_shared",
     "show": "exeunt.cli.show:_sections",

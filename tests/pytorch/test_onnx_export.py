@@ -259,9 +259,11 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     bench(folder, profile=True, batch_size="3,1", **once)
     text = capsys.readouterr().out
     assert f"{executor}, original model = 100%" in text
-    assert "efficiency, planned" in text
-    rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
-    assert {row[0] for row in rows} == {"1", "3", "original"}
+    assert "budget 60%, by the plan" in text
+    assert [line.split("  ")[0] for line in text.splitlines() if "efficiency" in line] == [
+        "batch 1",
+        "batch 3",
+    ]
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan

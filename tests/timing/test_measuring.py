@@ -10,7 +10,7 @@ import exeunt as ex
 from exeunt import baselines
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.timing.bench import ExitMix, policy_alternative, time_budgets
+from exeunt.timing.bench import Alternative, ExitMix, policy_alternative, time_alternatives
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
 from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
@@ -249,50 +249,49 @@ def test_spread():
     assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0)
 
 
+SHARES = np.array([0.25, 0.5, 0.75, 1.0])
+
+
+def mix_of(exits, name="mine", kind=ExitMix):
+    return kind(all_heads_policy(4), np.array(exits), SHARES, name, 0.9)
+
+
 @pytest.mark.parametrize("size", [1, 5, 64])
 def test_batches_of_a_mix_have_its_distribution(size):
     exits = np.repeat([0, 1, 2, 3], [250, 250, 250, 250])
-    mix = ExitMix(all_heads_policy(4), np.random.default_rng(0).permutation(exits), 0.5)
-    batches = mix.batches(size, max(1, 32 // size))
+    mix = mix_of(np.random.default_rng(0).permutation(exits))
+    batches = mix.batches(size)
+    assert len(batches) == max(1, 32 // size)
     assert all(len(batch) == size for batch in batches)
-    assert mix.macs_share_of(batches) == pytest.approx(0.5, rel=0.1)
-    assert mix.macs_share_of([exits]) == pytest.approx(0.5)
+    assert mix.mean_macs_share(size) == SHARES[np.concatenate(batches)].mean()
+    assert mix.mean_macs_share(size) == pytest.approx(SHARES.mean(), rel=0.1)
 
 
 def test_where_inputs_answer_is_drawn_once_and_not_in_the_time_of_a_policy():
     drawn = []
 
     class Counted(ExitMix):
-        def batches(self, size, count):
-            drawn.append((size, count))
-            return super().batches(size, count)
+        def batches(self, size):
+            drawn.append(size)
+            return super().batches(size)
 
-    executor = make()
-    mix = Counted(all_heads_policy(4), np.array([0, 3]), 0.5)
-    way = policy_alternative(executor, mix)
+    way = policy_alternative(make(), mix_of([0, 3], kind=Counted))
     for n in (1, 4) * 3:
         way.answer(np.zeros((n, 2)), n)
-    assert drawn == [(1, 32), (4, 8)]
+    assert drawn == [1, 4]
 
 
-def test_budgets_are_timed_at_every_batch_size_and_way():
-    executor = make()
-    mixes = [
-        ExitMix(all_heads_policy(4), np.array([0, 3]), 0.5),
-        ExitMix(all_heads_policy(4), np.array([3]), 1.0),
+def test_ways_are_timed_at_every_batch_size():
+    ways = [Alternative("original", 1.0, lambda *_: None)]
+    ways += [
+        policy_alternative(make(), mix_of(exits, name)) for name, exits in (("half", [0, 2]), ("all", [3]))
     ]
-    ways = {"staged": (executor, None)}
-    asked = []
-
-    def batch(n):
-        asked.append(n)
-        return np.zeros((n, 2))
-
-    timed = time_budgets(lambda _: None, ways, mixes, batch, batch_sizes=(1, 4), repeats=2)
-    assert asked == [1, 4]
-    assert [(one.way, one.batch_size, one.macs_share) for one in timed] == [
-        ("staged", 1, 0.5), ("staged", 1, 1.0), ("staged", 4, 0.5), ("staged", 4, 1.0),
+    told = []
+    batches = {n: np.zeros((n, 2)) for n in (1, 4)}
+    timed = time_alternatives(ways, batches, repeats=2, progress=told.append)
+    assert told == ["batch size 1 timed", "batch size 4 timed"]
+    assert [(one.name, one.batch_size, one.macs_share) for one in timed] == [
+        ("original", 1, 1.0), ("half", 1, 0.5), ("all", 1, 1.0), ("original", 4, 1.0), ("half", 4, 0.5), ("all", 4, 1.0),
     ]  # fmt: skip
     assert all(one.efficiency == one.macs_share / one.share.median for one in timed)
-    with pytest.raises(ex.InputError, match="at least 1"):
-        time_budgets(lambda _: None, ways, mixes, batch, batch_sizes=())
+    assert [one.on_line for one in timed[:3]] == [False, True, True]

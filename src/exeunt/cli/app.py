@@ -22,6 +22,7 @@ from exeunt.cli import (
     train,
     verify,
 )
+from exeunt.cli.arguments import with_groups
 from exeunt.errors import InputError
 
 __all__ = ["app", "run"]
@@ -56,7 +57,7 @@ for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, record.record, export.export,
     bench.bench, serve.serve, cascade.cascade, show.show, diff.diff, verify.verify,
 ):  # fmt: skip
-    app.command(short_help=str(verb.__doc__).partition("\n")[0])(verb)
+    app.command(short_help=str(verb.__doc__).partition("\n")[0])(with_groups(verb))
 
 
 @cache

@@ -1,13 +1,28 @@
-"""`exeunt bench RUN --profile`: how far time falls with the multiply-adds on this machine."""
+"""`exeunt bench RUN --profile`: policies against the original model on this machine, in accuracy and in time."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from exeunt._text import counted, text_table
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
-from exeunt.errors import InputError
+from exeunt.errors import InfeasibleBudget, InputError
+
+if TYPE_CHECKING:
+    from exeunt.policy import Policy
+    from exeunt.timed_run import TimedNetwork
+    from exeunt.timing.bench import Alternative, TimedAlternative
+    from exeunt.trace import ExitTrace
+
+_SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
+_OWN, _PLANNED = "the run's policy", ", by the plan"
 
 
 def bench(
@@ -37,31 +52,44 @@ def bench(
     ] = 60.0,
     trusted: TrustedModel = None,
 ) -> None:
-    """Time the network of a run on this machine: original, in stages, and by its plan, at several budgets.
+    """Time a run on this machine: policies for several budgets against the original model.
 
-    Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures, and
-    accuracy against time beside what else you could run: the original model at each precision it was exported at, and
-    the models of a cascade alone.
-    Other work on the machine disturbs the times; their spread is shown.
+    Prints accuracy, multiply-adds and time of each, and draws them into RUN/figures. The original model is timed at
+    every precision it was exported at, each model of a cascade alone. Other work on the machine disturbs the times;
+    their spread is shown.
     """
     from exeunt._files import check_writable
-    from exeunt.cli.bench_cascade import bench_cascade
-    from exeunt.cli.bench_network import bench_network
-    from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
+    from exeunt.timed_run import TimedNetwork
+    from exeunt.timing.bench import time_alternatives
 
     sizes = _sizes(batch_size)
     run = RunFolder.open(path)
     if run.cost.n_exits == 1:
         raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
+    if run.cascade and profile:
+        raise InputError("--profile is for one network: profile the models of a cascade, each alone")
     timed = TimedNetwork.of(run, executor, trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
-    if run.cascade:
-        if profile:
-            raise InputError("--profile is for one network: profile the models of a cascade, each alone")
-        bench_cascade(timed, sizes, repeats=repeats, max_seconds=max_seconds)
-    else:
-        bench_network(timed, sizes, profile=profile, repeats=repeats, max_seconds=max_seconds)
+    policies = _policies(timed)  # what cannot be read is found before minutes of measuring
+    whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
+    if profile:
+        _measure(timed, repeats=repeats, max_seconds=max_seconds)
+    inputs = {size: timed.batch(size) for size in sizes}
+    alone = list(_alone(timed, sizes, whole))
+    found = time_alternatives(
+        [*alone, *_under(policies, timed, whole)], inputs,
+        repeats=repeats, max_seconds=max_seconds, progress=_say,
+    )  # fmt: skip
+    typer.echo(f"{timed.name}, {alone[0].name} = 100%")
+    for size in sizes:
+        typer.echo(_table(size, run.cost.unit, [one for one in found if one.batch_size == size]))
+    if timed.plan is None and not run.cascade:
+        typer.echo(
+            f"there is no plan for this machine yet: exeunt bench {quote(str(run.path))} --profile makes one"
+        )
+    for figure in _draw(timed, found, alone[0].name):
+        typer.echo(f"written to {figure}")
 
 
 def _sizes(text: str) -> list[int]:
@@ -72,3 +100,122 @@ def _sizes(text: str) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise InputError(f"batch sizes must be whole numbers of at least 1, such as 1,64,256, got {text!r}")
     return sorted(set(sizes))
+
+
+def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
+    """Measure the executor, plan, and keep both in the run folder."""
+    from exeunt.timing.planner import profile_and_plan
+
+    _say(f"measuring {timed.name}, segment by segment")
+    measured, plan = profile_and_plan(
+        timed.open, timed.batch(8), repeats=repeats, max_seconds=max_seconds, progress=_say,
+    )  # fmt: skip
+    timed.run.save_profile(measured)
+    timed.run.save_plan(plan)
+    segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.cost.n_exits, "exit")
+    typer.echo(f"plan: {segments} of {exits}, rows per call {', '.join(map(str, plan.piece))}")
+
+
+def _policies(timed: TimedNetwork) -> dict[str, Policy]:
+    """Return policies for several budgets by name, and the run's own last."""
+    from exeunt.policies.cascade import cascade
+    from exeunt.policies.eero import eero
+
+    run, policies = timed.run, dict[str, Any]()
+    make: Any = cascade if run.cascade else eero
+    fit, calibrate = run.recorded("fit"), run.recorded("calibrate")
+    for share in _SHARES:
+        with suppress(InfeasibleBudget):
+            policies[f"budget {share}%"] = make(fit, calibrate, budget=f"{share}%")
+    if run.has_policy:
+        policies[_OWN] = run.policy
+    return policies
+
+
+def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[Alternative]:
+    """Yield the original model, then the same at other precisions, each on inputs of its own.
+
+    Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
+    """
+    from exeunt.making.cascade_run import with_ids
+    from exeunt.making.precision_run import other_precisions
+    from exeunt.run.file_digests import TRACED
+    from exeunt.run.inputs import InputPreparation
+    from exeunt.timed_run import TimedNetwork
+    from exeunt.timing.bench import Alternative
+    from exeunt.trace import concatenate
+
+    test: Any = timed.run.recorded("test")
+    models = timed.models()
+
+    def way(name: str, network: TimedNetwork, trace: ExitTrace) -> Alternative:
+        call, share = network.original(), network.original_macs() / whole
+        prepare = InputPreparation(network.run)
+        own = {} if models else {size: network.batch(size) for size in sizes}
+
+        def answer(inputs: Any, n: int) -> Any:
+            return call(prepare(inputs) if models else own[n])
+
+        return Alternative(name, 1 - float(trace.risk[-1]), answer, lambda _: share)
+
+    ordered = sorted(models, key=lambda name: -models[name].run.cost.full)
+    networks = {f"{name} alone": (models[name], test[name]) for name in ordered}
+    networks = networks or {"original model": (timed, test)}
+    taken = {network.run.path for network, _ in networks.values()}
+    for name, (network, trace) in networks.items():
+        yield way(name, network, trace)
+    for name, (network, trace) in networks.items():
+        for precision, run in other_precisions(network.run).items():
+            if run.path not in taken:
+                recorded = concatenate([run.trace(part) for part in TRACED])
+                other = TimedNetwork.of(run, None, timed.trusted)
+                yield way(f"{name} at {precision}", other, with_ids(recorded, trace.id))
+
+
+def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:
+    """Yield the policies, each on the exits that it runs, and once more by the plan if there is one for all exits."""
+    from exeunt.evaluation import evaluate
+    from exeunt.timing.bench import ExitMix, policy_alternative
+
+    run, plan = timed.run, timed.plan
+    staged = None if run.cascade else timed.open()
+    planned = None if plan is None else timed.open(plan.segments)
+    for name, policy in policies.items():
+        trace = run.replayed(policy, "test")
+        accuracy = float(evaluate(policy, trace).accuracy or 0.0)
+        shares = run.recorded("test").along(policy.cascade).cost.cumulative / whole
+        mix = ExitMix(policy, policy.route(trace), shares, name, accuracy, on_line=name != _OWN)
+        yield policy_alternative(timed.open_for(policy) if staged is None or policy.cascade else staged, mix)
+        if planned is not None and not policy.cascade:
+            yield policy_alternative(planned, replace(mix, name=name + _PLANNED), plan)
+
+
+def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
+    header = [f"batch {size}", "accuracy", f"{unit} left", "ms per input", "time left", "efficiency"]
+    rows = [
+        [one.name, f"{one.accuracy:.2%}", f"{one.macs_share:.1%}", str(one.ms), one.share.percent,
+         f"{one.efficiency:.2f}"]
+        for one in timed
+    ]  # fmt: skip
+    return "\n" + text_table(header, rows)
+
+
+def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) -> Iterator[Path]:
+    """Draw what was timed; of policies that were run both in stages and by the plan, those by the plan."""
+    from exeunt.plots import save_figure
+    from exeunt.plots.frontiers import accuracy_against_time, time_against_macs
+    from exeunt.plots.style import figure_of
+
+    names = {one.name for one in found}
+    shown = [one for one in found if one.name + _PLANNED not in names]
+    folder = timed.run.folder("figures")
+    if not timed.run.cascade:
+        policies = [one for one in shown if one.on_line or one.name == first]
+        macs = time_against_macs(policies, title=f"Time against multiply-adds: {timed.name}")
+        yield from save_figure(figure_of(macs), folder / f"time_against_macs-{timed.name}")
+    accuracy = accuracy_against_time(shown)
+    yield from save_figure(figure_of(accuracy), folder / f"accuracy_against_time-{timed.name}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

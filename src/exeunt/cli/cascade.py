@@ -24,10 +24,9 @@ def cascade(
         typer.Argument(
             metavar="RUN...",
             help="Runs of the same task, the cheaper ones first: run folders, RUN@int8, or NAME=RUN.",
-            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the cascade's run.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the cascade's run.")],
     seed: Seed = 0,
 ) -> None:
     """Make a run of a cascade: the first run answers what it is sure of, and passes the rest on to the next.

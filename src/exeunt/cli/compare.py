@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._text import counted
-from exeunt.cli.arguments import ClusterAddress, EngineName, Seed, delta_or_none, of_cluster, this_command
+from exeunt._progress import Progress
+from exeunt.cli.arguments import Cluster, Seed, delta_or_none, this_command
+from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.failures import interruptible
-from exeunt.cli.tables import TableOptions, open_traces
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from exeunt.comparison.compare import Measure
 
 _CACHE = ".exeunt-cache"
-
-_TABLES = "Tables: what their columns mean"  # a group of `--help`
 
 
 def compare(
@@ -33,9 +30,10 @@ def compare(
             metavar="TRACE",
             help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, "
             ".parquet) whose columns the options below name.",
-            show_default=False,
         ),
     ],
+    tables: Tables,
+    cluster: Cluster,
     budgets: Annotated[
         str,
         typer.Option(
@@ -49,8 +47,7 @@ def compare(
     policies: Annotated[
         str | None,
         typer.Option(
-            help="Policies separated by commas, the reference first. Default: all, with eero as the reference.",
-            show_default=False,
+            help="Policies separated by commas, the reference first. Default: all, with eero as the reference."
         ),
     ] = None,
     delta: Annotated[
@@ -60,100 +57,20 @@ def compare(
         ),
     ] = "none",
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write: a report (.html) or the numbers (.json).", show_default=False),
+        Path | None, typer.Option(help="File to write: a report (.html) or the numbers (.json).")
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="File for the numbers (.json), as well as --out.", show_default=False)
-    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the numbers (.json), as well as --out.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes to compute with; 0 for none besides this one. Default: one per core.",
-            min=0,
-            show_default=False,
+            help="Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
         ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            help=f"Folder that keeps the result of each split. Default: {_CACHE} beside --out.",
-            show_default=False,
-        ),
+        typer.Option(help=f"Folder that keeps the result of each split. Default: {_CACHE} beside --out."),
     ] = None,
-    confidence: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="The confidence columns, as 'conf_{}' or a list.",
-            show_default=False,
-        ),
-    ] = None,
-    prediction: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="The prediction columns, as 'pred_{}' or a list.",
-            show_default=False,
-        ),
-    ] = None,
-    label: Annotated[
-        str, typer.Option(rich_help_panel=_TABLES, help="The column of true classes.")
-    ] = "label",
-    id_: Annotated[
-        str | None,
-        typer.Option(
-            "--id",
-            rich_help_panel=_TABLES,
-            help="A column that identifies inputs. Default: none.",
-            show_default=False,
-        ),
-    ] = None,
-    cost: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_TABLES, help="The cost of each exit, such as 1,4,13.", show_default=False
-        ),
-    ] = None,
-    cost_is: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="Cumulative (cost up to each exit), or per-call (price of each model; they add up).",
-        ),
-    ] = "cumulative",
-    unit: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="The unit of the costs. Default: MACs, and usd of prices.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="A classifier that cascades may ask, once for each: its columns are those of --prediction and "
-            "--confidence with the name for {} (default: prediction_{}, confidence_{}).",
-            show_default=False,
-        ),
-    ] = None,
-    price: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=_TABLES,
-            help="What each model costs, in the same order: a number, or the column that says it for each input and "
-            "the most that it can be, such as cost_b:300.",
-            show_default=False,
-        ),
-    ] = None,
-    price_per: Annotated[
-        float, typer.Option(rich_help_panel=_TABLES, help="Prices are of so many answers.")
-    ] = 1.0,
     seed: Seed = 0,
-    engine: EngineName = "local",
-    address: ClusterAddress = None,
 ) -> None:
     """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
 
@@ -162,25 +79,12 @@ def compare(
     import exeunt as ex
 
     _check_outputs(out, json)
-    of_cluster(engine, address=address)
-    if engine == "ray" and workers is not None:
+    if cluster.is_ray and workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
-    tables = TableOptions(
-        confidence,
-        prediction,
-        label,
-        id_,
-        cost,
-        cost_is,
-        unit,
-        tuple(model or ()),
-        tuple(price or ()),
-        price_per,
-    )
     found = open_traces(traces, tables, say=typer.echo)
     kept = cache or (out or json or Path(_CACHE)).parent / _CACHE
     told = f"the splits that were finished are kept in {kept} (--cache): the same command goes on"
-    with interruptible(lambda: told), _measuring(engine, address) as measure, _bar() as progress:
+    with interruptible(lambda: told), _measuring(cluster) as measure, Progress("splits") as bar:
         comparison = ex.compare(
             found,
             budgets=budgets,
@@ -190,21 +94,21 @@ def compare(
             delta=delta_or_none(delta),
             workers=workers,
             cache=kept,
-            progress=progress,
+            progress=bar.report,
             measure=measure,
         )
     _write(replace(comparison, command=this_command()), out, json)
 
 
 @contextmanager
-def _measuring(engine: str, address: str | None) -> Iterator[Measure | None]:
+def _measuring(cluster: Cluster) -> Iterator[Measure | None]:
     """Yield what measures splits on a cluster; None where processes of this machine do."""
-    if engine == "local":
+    if not cluster.is_ray:
         yield None
         return
     from exeunt.cluster.comparison import measuring
 
-    with measuring(address) as measure:
+    with measuring(cluster.address) as measure:
         yield measure
 
 
@@ -231,31 +135,3 @@ def _write(comparison: Comparison, out: Path | None, json: Path | None) -> None:
         typer.echo(sentence)
     for path in dict.fromkeys(path for path in (out, json) if path is not None):
         typer.echo(f"written to {path}")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows how many splits are done: a bar with the time left, or lines if not on a terminal."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("splits"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("splits", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _lines() -> Callable[[int, int], None]:
-    """Return a function that prints a line for every tenth of the work."""
-    printed: set[int] = set()
-
-    def show(done: int, total: int) -> None:
-        tenth = 10 * done // total
-        if tenth not in printed:
-            printed.add(tenth)
-            typer.echo(f"{done} of {counted(total, 'split')}", err=True)
-
-    return show

@@ -30,7 +30,6 @@ ConfigFile: TypeAlias = Annotated[
         callback=_take_defaults_from,
         metavar="FILE",
         help="YAML file with options, such as 'epochs: 30' a line. Options given here as well win.",
-        show_default=False,
     ),
 ]
 

@@ -13,8 +13,8 @@ _SIDE = "A run, RUN@BUDGET for one of its policies for several budgets, or the f
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="RUN", help=_SIDE, show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="OTHER", help=_SIDE, show_default=False)],
+    first: Annotated[str, typer.Argument(metavar="RUN", help=_SIDE)],
+    second: Annotated[str, typer.Argument(metavar="OTHER", help=_SIDE)],
 ) -> None:
     """Show what differs between two runs, or two policies of a run, and between their answers.
 

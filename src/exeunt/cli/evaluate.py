@@ -53,8 +53,7 @@ def evaluate(
         typer.echo(policy.loss_certificate)
     guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
-        run.path / EVALUATION,
-        result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed},
+        run.path / EVALUATION, result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed}
     )
     if figures:
         for figure in _draw(run, splits=splits):

@@ -47,8 +47,7 @@ def export(
     opset: Annotated[
         int | None,
         typer.Option(
-            help="Version of the ONNX operators, for stages that are exported now: 18 if not given.",
-            show_default=False,
+            help="Version of the ONNX operators, for stages that are exported now: 18 if not given."
         ),
     ] = None,
     precision: Annotated[
@@ -56,15 +55,11 @@ def export(
         typer.Option(
             help="int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network "
             "in PyTorch with 16 bits. What every exit then says is recorded, and both are kept as a run of its own, "
-            "RUN/int8. Every command takes it as RUN@int8.",
-            show_default=False,
+            "RUN/int8. Every command takes it as RUN@int8."
         ),
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="With --precision: where the run's data are now, if they were moved.", show_default=False
-        ),
+        str | None, typer.Option(help="With --precision: where the run's data are now, if they were moved.")
     ] = None,
     trusted: TrustedModel = None,
 ) -> None:

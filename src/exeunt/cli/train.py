@@ -5,65 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import typer
 
-from exeunt.cli import training_options as option
-from exeunt.cli.arguments import Seed, column_names, count_or_share, this_command, three_numbers
+from exeunt.cli.arguments import Seed, column_names, count_or_share, given, this_command, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.cli.failures import interruptible
-from exeunt.cli.train_tfidf import train_tfidf
+from exeunt.cli.training_options import Heads, Images, Network, Parts, Training
 from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
+_OF_TFIDF = {
+    "model", "data", "out", "seen", "text_column", "label_column", "fit", "calibrate", "test", "seed", "config",
+}  # fmt: skip
 
 
 def train(
     context: typer.Context,
-    model: option.Model,
-    data: option.Data,
-    out: option.Out,
-    weights: option.Weights = None,
-    seen: option.Seen = None,
-    exits: option.Exits = "7",
-    head: option.Head = None,
-    grid: option.Grid = None,
-    hidden: option.Hidden = None,
-    bottleneck: option.Bottleneck = None,
-    norm: option.Norm = None,
-    input_norm: option.InputNorm = None,
-    dropout: option.Dropout = None,
-    stacked: option.Stacked = False,
-    mode: option.Mode = "frozen",
-    heads_first: option.HeadsFirst = None,
-    epochs: option.Epochs = None,
-    batch_size: option.BatchSize = None,
-    optimiser: option.Optimiser = None,
-    learning_rate: option.LearningRate = None,
-    schedule: option.Schedule = None,
-    warm_up: option.WarmUp = None,
-    weight_decay: option.WeightDecay = None,
-    momentum: option.Momentum = None,
-    exit_weights: option.ExitWeights = None,
-    distill_weight: option.DistillWeight = None,
-    temperature: option.Temperature = None,
-    teacher: option.Teacher = None,
-    smoothing: option.Smoothing = None,
-    backbone_rate: option.BackboneRate = None,
-    gradient_balancing: option.GradientBalancing = False,
-    precision: option.Precision = None,
-    augment: option.Augment = None,
-    workers: option.Workers = 0,
-    skip_unreadable: option.SkipUnreadable = False,
-    size: option.Size = None,
-    mean: option.Mean = None,
-    std: option.Std = None,
-    text_column: option.TextColumn = None,
-    label_column: option.LabelColumn = None,
-    fit: option.Fit = None,
-    calibrate: option.Calibrate = None,
-    test: option.Test = None,
+    network: Network,
+    heads: Heads,
+    training: Training,
+    images: Images,
+    parts: Parts,
     seed: Seed = 0,
     config: ConfigFile = None,  # noqa: ARG001 - it has given the others their values
 ) -> None:
@@ -71,33 +34,27 @@ def train(
 
     If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
-    if model == "tfidf":  # it needs no PyTorch
-        train_tfidf(context)
+    if network.model == "tfidf":  # it needs no PyTorch
+        _train_tfidf(context, network, parts, seed)
         return
+    out = network.out
     require("torch", extra="torch")
     from exeunt.data import default_cache
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
 
+    recipe = given(training, without=("heads_first", "batch_size"))
+    if training.exit_weights is not None:
+        recipe["exit_weights"] = _exit_weights(training.exit_weights)
+    # A frozen network sees images unchanged, so that its features are computed once.
+    augment = "none" if training.mode == "frozen" else "crop-flip"
     job = TrainingJob(
-        model=model, data=data, weights=weights, pretrained=seen, label=label_column,
-        text=column_names(text_column), exits=_places(exits),
-        head=_given(
-            head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
-            input_norm=input_norm, stacked=stacked,
-        ),
-        recipe=_given(
-            mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
-            warm_up=warm_up, weight_decay=weight_decay, momentum=momentum, exit_weights=_exit_weights(exit_weights),
-            distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
-            backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision,
-        ),
-        heads_first=heads_first, batch_size=batch_size, workers=workers,
-        # A frozen network sees images unchanged, so that its features are computed once.
-        augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
-        size=size, mean=three_numbers(mean, "mean"), std=three_numbers(std, "std"),
-        fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
-        test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
+        model=network.model, data=network.data, weights=network.weights, pretrained=network.seen,
+        label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
+        head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
+        augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
+        mean=three_numbers(images.mean, "mean"), std=three_numbers(images.std, "std"),
+        skip_unreadable=images.skip_unreadable, seed=seed, **_sizes(parts),
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
@@ -116,6 +73,35 @@ def train(
         typer.echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
+def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:
+    """Train tf-idf. Raises InputError that names the options that it does not take."""
+    from exeunt.making.tfidf_run import train_tfidf
+
+    values, all_options = context.params, context.command.params
+    others = [one for one in all_options if one.name in values and one.name not in _OF_TFIDF]
+    refused = [one.opts[0] for one in others if values[str(one.name)] != one.get_default(context, call=True)]
+    if refused:
+        raise InputError(
+            f"--model tfidf takes no {', '.join(refused)}: it is no network, has one exit, and chooses its "
+            "regularisation itself"
+        )
+    out = network.out
+    run = train_tfidf(
+        network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
+        seed=seed, **_sizes(parts), command=this_command(),
+        config=as_config(context, without=("out", *(str(one.name) for one in others))), say=typer.echo,
+    )  # fmt: skip
+    typer.echo(
+        f"error rate on the test part: {run.trace('test').risk[0]:.3f}; an answer costs {run.cost.show(run.cost.full)}\n"
+        f"written to {out}; next: exeunt cascade {quote(str(out))} RUN --out CASCADE, with a larger network of the "
+        "same data"
+    )
+
+
+def _sizes(parts: Parts) -> dict[str, float | None]:
+    return {part: count_or_share(getattr(parts, part), part) for part in ("fit", "calibrate", "test")}
+
+
 def _kept(run: Path) -> str:
     """Return what an interrupted training has left in its folder, and how to resume it."""
     from exeunt.run.file_digests import CONFIG
@@ -124,11 +110,6 @@ def _kept(run: Path) -> str:
     if not os.path.isfile(run / CONFIG):  # noqa: PTH113 - without an error where access is denied
         return "the training had not begun, and nothing was written"
     return f"{run} keeps what was finished: go on with {how_to_resume(run, [CONFIG])}"
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given; the library has the defaults of the others."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _places(text: str) -> int | str | tuple[str, ...]:
@@ -143,9 +124,9 @@ def _places(text: str) -> int | str | tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
+def _exit_weights(text: str) -> str | tuple[float, ...]:
     """Read "1,1,2" as numbers; a name stays a name."""
-    if text is None or not any(character.isdigit() for character in text):
+    if not any(character.isdigit() for character in text):
         return text
     try:
         return tuple(float(part) for part in text.split(","))

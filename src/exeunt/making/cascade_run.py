@@ -22,7 +22,7 @@ from exeunt.run.manifest import provenance
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.splitting import part_rows
 
-__all__ = ["make_cascade"]
+__all__ = ["make_cascade", "with_ids"]
 
 _SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
 _FEWEST = 100  # inputs that all models have recorded
@@ -217,7 +217,7 @@ def _parts(
     drawn = part_rows(common["id"], _SHARES, seed)
     chosen = dict(zip(_SHARES, drawn, strict=True))
     parts = {
-        part: {name: _of_ids(trace, common["id"][rows]) for name, trace in recorded.items()}
+        part: {name: with_ids(trace, common["id"][rows]) for name, trace in recorded.items()}
         for part, rows in chosen.items()
     }
     dataset = str(common["dataset"])
@@ -253,7 +253,7 @@ def _common(recorded: Mapping[str, ExitTrace], plan: SplitPlan) -> dict[str, Any
     return {"id": first.id[chosen], "row": rows[chosen], "dataset": dataset}
 
 
-def _of_ids(trace: ExitTrace, ids: Any) -> ExitTrace:
+def with_ids(trace: ExitTrace, ids: Any) -> ExitTrace:
     """Return the inputs with these keys, in this order."""
     order = np.argsort(trace.id, kind="stable")
     return trace.take(order[np.searchsorted(trace.id[order], ids)])

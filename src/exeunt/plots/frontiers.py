@@ -26,7 +26,7 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from exeunt.timing.bench import TimedAlternative, TimedBudget
+    from exeunt.timing.bench import TimedAlternative
 
 __all__ = [
     "accuracy_against_budget",
@@ -172,10 +172,11 @@ def _draw_result(axes: Axes, result: Result) -> None:
     )  # fmt: skip
 
 
-def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes | None = None) -> Axes:
+def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the share of time left against the share of multiply-adds left, both as shares of the original model's.
 
-    There is one line per batch size, with the 10% to 90% range of the repeats as bars. On the diagonal, time falls
+    `timed`: for each batch size the original model first, then policies of several budgets, which are on its line.
+    The bars are the 10% to 90% range of the repeats. On the diagonal, time falls
     as multiply-adds do; above it, part of what is saved is lost; below it, the stages are faster than the whole.
 
     Raises InputError if `timed` is empty.
@@ -185,17 +186,20 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
     with styled():
         axes = new_axes(ax, width_in=7.4, height_in=4.8)
         # One disturbed repeat must not flatten the figure: bars may end outside.
-        top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in timed))
+        policies = [one for one in timed if one.on_line]
+        top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in policies))
         axes.plot([0, top], [0, top], color=COLOURS["black"], linewidth=1.0, label="ideal: as multiply-adds")
         axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
                   label="original model")  # fmt: skip
         axes.text(0.02, 0.97, "slower than its multiply-adds", transform=axes.transAxes, va="top",
                   fontsize=8.5, color=COLOURS["grey"])  # fmt: skip
-        for index, size in enumerate(sorted({one.batch_size for one in timed})):
-            _draw_size(axes, [one for one in timed if one.batch_size == size], index)
+        for index, original in enumerate(one for one in timed if not one.on_line):
+            _draw_size(
+                axes, original, [one for one in policies if one.batch_size == original.batch_size], index
+            )
         axes.set_xlabel("multiply-adds left, heads included (% of the original model)")
         axes.set_ylabel("time left (% of the original model)")
-        axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in timed)))
+        axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in policies)))
         axes.set_ylim(0.0, top)
         percent_ticks(axes.xaxis)
         percent_ticks(axes.yaxis)
@@ -244,8 +248,10 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
     return axes
 
 
-def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
-    ordered = sorted(timed, key=lambda one: one.macs_share)
+def _draw_size(
+    axes: Axes, original: TimedAlternative, policies: Sequence[TimedAlternative], index: int
+) -> None:
+    ordered = sorted(policies, key=lambda one: one.macs_share)
     shares = [one.share for one in ordered]
     style: dict[str, Any] = series_style(index)
     axes.errorbar(
@@ -253,5 +259,5 @@ def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
         [share.median for share in shares],
         yerr=[[share.median - share.low for share in shares], [share.high - share.median for share in shares]],
         capsize=2.5, elinewidth=1.1, zorder=3,
-        label=f"batch {ordered[0].batch_size}: original {ordered[0].original_ms.median:.3g} ms per input", **style,
+        label=f"batch {original.batch_size}: original {original.ms.median:.3g} ms per input", **style,
     )  # fmt: skip

@@ -5,7 +5,6 @@ Each is timed as a share of the first one's time, and has the accuracy that it i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Integers
+from exeunt._arrays import Floats, Integers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
-from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.measuring import Spread, time_interleaved
@@ -27,10 +25,8 @@ __all__ = [
     "Alternative",
     "ExitMix",
     "TimedAlternative",
-    "TimedBudget",
     "policy_alternative",
     "time_alternatives",
-    "time_budgets",
     "whole_network",
 ]
 
@@ -41,38 +37,28 @@ _INPUTS = 32  # one measurement takes at least this many inputs, in batches of t
 class Alternative:
     """A way to answer: its accuracy in [0, 1], and a function of (inputs, n) that answers a batch of n inputs.
 
-    `on_line`: one of a series by budget.
+    `macs_share`: of the batch size, its multiply-adds as a share of the first way's. `on_line`: one of a series by
+    budget.
     """
 
     name: str
     accuracy: float
     answer: Callable[[Any, int], Any]
+    macs_share: Callable[[int], float] = lambda _: 1.0
     on_line: bool = False
 
 
 @dataclass(frozen=True)
 class TimedAlternative:
-    """An alternative at a batch size: milliseconds per input, and its time as a share of the first one's."""
+    """An alternative at a batch size: milliseconds per input, and its time and multiply-adds as shares of the first's."""
 
     name: str
     accuracy: float
     on_line: bool
     batch_size: int
+    macs_share: float
     ms: Spread
     share: Spread
-
-
-@dataclass(frozen=True)
-class TimedBudget(TimedAlternative):
-    """A policy timed against the original model on the same executor.
-
-    `way`: how the network was run, such as "staged" or "planned". `macs_share`: share of the original model's
-    multiply-adds. `original_ms`: milliseconds per input of the original model.
-    """
-
-    way: str
-    macs_share: float
-    original_ms: Spread
 
     @property
     def efficiency(self) -> float:
@@ -84,29 +70,28 @@ class TimedBudget(TimedAlternative):
 class ExitMix:
     """Where inputs answer under a policy: `exits`, one per input, of any number of inputs.
 
-    `macs_share`: their mean multiply-adds, as a share of the original model's. `name`: what a table calls it.
-    `accuracy`: in [0, 1], nan where it is not known. `on_line`: one of a series by budget.
+    `macs_share` (m,): multiply-adds of an answer at each exit, as shares of the original model's. `name`: what a table
+    calls it. `accuracy`: in [0, 1]. `on_line`: one of a series by budget.
     """
 
     policy: Policy
     exits: Integers
-    macs_share: float
-    name: str = ""
-    accuracy: float = math.nan
+    macs_share: Floats
+    name: str
+    accuracy: float
     on_line: bool = True
 
-    def batches(self, size: int, count: int) -> list[Integers]:
-        """Return exits for `count` batches of `size` inputs, which together follow the distribution of `exits`."""
-        total = size * count
+    def batches(self, size: int) -> list[Integers]:
+        """Return exits for batches of `size` inputs, which together follow the distribution of `exits`."""
+        total = size * _batches_of(size)
         ordered = np.sort(self.exits)
         places = (np.arange(total) + 0.5) * len(ordered) / total
         shuffled = np.random.default_rng(0).permutation(ordered[places.astype(np.int64)])
         return [shuffled[i : i + size] for i in range(0, total, size)]
 
-    def macs_share_of(self, batches: Sequence[Integers]) -> float:
-        """Return the mean multiply-adds of these batches, as a share of the original model's."""
-        cost = self.policy.cost.cumulative
-        return self.macs_share * float(np.mean(cost[np.concatenate(batches)]) / np.mean(cost[self.exits]))
+    def mean_macs_share(self, size: int) -> float:
+        """Return the mean share of multiply-adds in batches of `size` inputs."""
+        return float(self.macs_share[np.concatenate(self.batches(size))].mean())
 
 
 def whole_network(
@@ -125,12 +110,12 @@ def policy_alternative(executor: Executor, mix: ExitMix, plan: Plan | None = Non
 
     @cache  # to draw them takes some 0.2 ms
     def exits_in_turn(n: int) -> Iterator[Integers]:
-        return cycle(mix.batches(n, _batches_of(n)))
+        return cycle(mix.batches(n))
 
     def answer(inputs: Any, n: int) -> None:
         Engine(executor, forced_exits(mix.policy, next(exits_in_turn(n))), plan).answer(inputs)
 
-    return Alternative(mix.name, mix.accuracy, answer, on_line=mix.on_line)
+    return Alternative(mix.name, mix.accuracy, answer, mix.mean_macs_share, mix.on_line)
 
 
 def time_alternatives(
@@ -159,49 +144,13 @@ def time_alternatives(
         seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
         timed += [
             TimedAlternative(
-                way.name, way.accuracy, way.on_line, size,
+                way.name, way.accuracy, way.on_line, size, way.macs_share(size),
                 Spread.of(seconds[place] * 1e3 / (size * count)), Spread.of(seconds[place] / seconds[0]),
             )
             for place, way in enumerate(ways)
         ]  # fmt: skip
         progress(f"batch size {size} timed")
     return timed
-
-
-def time_budgets(
-    original: Callable[[Any], Any],
-    ways: Mapping[str, tuple[Executor, Plan | None]],
-    mixes: Sequence[ExitMix],
-    batch: Callable[[int], Any],
-    *,
-    batch_sizes: Sequence[int],
-    **limits: Any,
-) -> list[TimedBudget]:
-    """Time mixes of exits, interleaved with the original model, at each batch size.
-
-    `original`: runs the original model on a batch. `ways`: executors with their plans, by name. `batch(n)`: returns n
-    inputs, whose values do not matter: the mix decides where they answer. `limits`: see `time_alternatives`.
-
-    Raises InputError for a batch size below 1, or none.
-    """
-    if min(batch_sizes, default=0) < 1:
-        raise InputError(f"batch sizes must be at least 1, got {list(batch_sizes)}")
-    pairs = [(way, mix) for way in ways for mix in mixes]
-    budgets = []
-    for size in batch_sizes:
-        alternatives = [
-            Alternative("original model", math.nan, lambda inputs, _: original(inputs)),
-            *(policy_alternative(ways[way][0], mix, ways[way][1]) for way, mix in pairs),
-        ]
-        alone, *timed = time_alternatives(alternatives, {size: batch(size)}, **limits)
-        budgets += [
-            TimedBudget(
-                **vars(one), way=way, original_ms=alone.ms,
-                macs_share=mix.macs_share_of(mix.batches(size, _batches_of(size))),
-            )
-            for (way, mix), one in zip(pairs, timed, strict=True)
-        ]  # fmt: skip
-    return budgets
 
 
 def _batches_of(size: int) -> int:

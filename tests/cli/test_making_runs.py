@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.cli.bench import _alone
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
+from exeunt.timed_run import TimedNetwork
 from exeunt.trace.cascade_step import CascadeStep
 
 from .command import exeunt
@@ -52,10 +54,10 @@ def test_every_command_takes_a_run_at_another_precision(folder):
     said = exeunt(
         "bench", "run@int8", "--batch-size", "8", "--repeats", "3", "--max-seconds", "1", cwd=folder
     )
-    assert "multiply-adds left" in said.stdout
+    assert "MACs left" in said.stdout
     right = [1 - RunFolder.open(folder / run).trace("test").risk[-1] for run in ("run/int8", "run")]
     for name, one in zip(("original model", "original model at fp32"), right, strict=True):
-        assert f"{name}, batch 8: {one:.2%} right in " in said.stdout
+        assert re.search(rf"^{name} +{one:.2%} ", said.stdout, re.M)
     assert (folder / "run" / "int8" / "figures" / "accuracy_against_time-onnx.png").is_file()
     refused = exeunt("export", "run@int8", cwd=folder, ok=False)
     assert "run/int8 is a run at int8 already: export the run that it was made from" in refused.stderr
@@ -103,44 +105,40 @@ def test_bench_times_a_policy_that_switches_exits_off(folder):
     run.save_policy(replace(ex.eero(*parts, budget="75%"), cascade=steps))
     options = ("--batch-size", "64,8", "--repeats", "3", "--max-seconds", "1")
     said = exeunt("bench", "run", *options, "--profile", cwd=folder).stdout
-    assert "exits of its own, without the plan: both columns are of that" in said
-    rows = [re.split(r" {2,}", line) for line in said.splitlines() if re.match(r"\d+  ", line)]
-    assert [row[:2] for row in rows[:1] + rows[-1:]] == [["8", "60%"], ["64", "the run's policy"]]
+    rows = [re.split(r" {2,}", line) for line in said.splitlines() if "%  " in line]
+    assert [row[0] for row in rows].count("budget 60%, by the plan") == 2  # at either batch size
+    assert rows[-1][0] == "the run's policy"  # it runs exits of its own, without the plan
     found = ex.evaluate(run.policy, run.recorded("test"))
-    assert rows[-1][2] == f"{found.accuracy:.2%}"
+    assert rows[-1][1] == f"{found.accuracy:.2%}"
     spent = found.cost / run.manifest["model"]["macs"]
-    assert float(rows[-1][4].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
+    assert float(rows[-1][2].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
 
 
 def test_bench_opens_models_as_those_whose_code_is_trusted(folder, monkeypatch):
-    from exeunt.cli import bench_cascade
-
     given = []
 
     def open_executor(run, name, *, segments, **options):
         given.append(options)
         return SimpleNamespace(n_exits=run.cost.n_exits)
 
-    monkeypatch.setattr("exeunt.run.executors.open_executor", open_executor)
-    bench_cascade._alone(RunFolder.open(folder / "both"), "mine:network")
+    monkeypatch.setattr("exeunt.timed_run.open_executor", open_executor)
+    list(_alone(TimedNetwork.of(RunFolder.open(folder / "both"), None, "mine:network"), [1], 1.0))
     assert given == [{"trusted": "mine:network"}] * 2
 
 
 def test_models_alone_are_right_on_the_inputs_of_the_cascade(folder):
     """Where the models' parts differ, a cascade tests on others than they do."""
-    from exeunt.cli import bench_cascade
-
     exeunt(*TRAIN[:-1], "other", "--seed", "1", cwd=folder)
     exeunt("cascade", "run", "other", "--out", "divided", cwd=folder)
     run = RunFolder.open(folder / "divided")
     assert run.trace("test").n < RunFolder.open(folder / "other").trace("test").n
-    found = {way.name: way.accuracy for way in bench_cascade._alone(run, None)}
+    found = {way.name: way.accuracy for way in _alone(TimedNetwork.of(run, None, None), [1], 1.0)}
     test = run.trace("test")
     answers, label = test.prediction, test.label
     expected = {"run alone": (answers[:, 2] == label).mean(), "other alone": (answers[:, 5] == label).mean()}
     int8 = RunFolder.open(folder / "run" / "int8")
     said = {key: right for part in TRACED for key, right in _right(int8.trace(part))}
-    expected["run, int8, alone"] = np.mean([said[key] for key in test.id.tolist()])
+    expected["run alone at int8"] = np.mean([said[key] for key in test.id.tolist()])
     assert found == pytest.approx(expected)
 
 
@@ -224,9 +222,9 @@ def test_a_cascade_is_timed_against_its_models(folder):
     exeunt("calibrate", "both", "--budget", "90%", cwd=folder)
     options = ("--batch-size", "8", "--repeats", "3", "--max-seconds", "1")
     said = exeunt("bench", "both", *options, cwd=folder).stdout
-    for way in ("small alone", "run alone", "cascade, 70%", "the run's policy"):
+    for way in ("small alone", "run alone", "budget 60%", "the run's policy"):
         assert way in said
-    assert (folder / "both" / "figures" / "accuracy_against_time.png").is_file()
+    assert (folder / "both" / "figures" / "accuracy_against_time-cascade.png").is_file()
     refused = exeunt("bench", "both", "--profile", *options, cwd=folder, ok=False).stderr
     assert "profile the models of a cascade" in refused
     assert "export its models" in exeunt("export", "both", cwd=folder, ok=False).stderr

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from exeunt._text import counted
 from exeunt.errors import InputError
@@ -13,32 +16,52 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
-__all__ = ["TableOptions", "open_traces"]
+__all__ = ["Tables", "open_traces"]
+
+
+_column = partial(typer.Option, rich_help_panel="Tables: what their columns mean")
 
 
 @dataclass(frozen=True)
-class TableOptions:
+class Tables:
     """The options that say how tables are read. None: not given."""
 
-    confidence: str | None = None
-    prediction: str | None = None
-    label: str = "label"
-    id: str | None = None
-    cost: str | None = None
-    cost_is: str = "cumulative"
-    unit: str | None = None
-    model: tuple[str, ...] = ()
-    price: tuple[str, ...] = ()
-    price_per: float = 1.0
+    confidence: Annotated[str | None, _column(help="The confidence columns, as 'conf_{}' or a list.")] = None
+    prediction: Annotated[str | None, _column(help="The prediction columns, as 'pred_{}' or a list.")] = None
+    label: Annotated[str, _column(help="The column of true classes.")] = "label"
+    id: Annotated[str | None, _column(help="A column that identifies inputs. Default: none.")] = None
+    cost: Annotated[str | None, _column(help="The cost of each exit, such as 1,4,13.")] = None
+    cost_is: Annotated[
+        str,
+        _column(help="Cumulative (cost up to each exit), or per-call (price of each model; they add up)."),
+    ] = "cumulative"
+    unit: Annotated[str | None, _column(help="The unit of the costs. Default: MACs, and usd of prices.")] = (
+        None
+    )
+    model: Annotated[
+        list[str] | None,
+        _column(
+            help="A classifier that cascades may ask, once for each: its columns are those of --prediction and "
+            "--confidence with the name for {} (default: prediction_{}, confidence_{})."
+        ),
+    ] = None
+    price: Annotated[
+        list[str] | None,
+        _column(
+            help="What each model costs, in the same order: a number, or the column that says it for each input and "
+            "the most that it can be, such as cost_b:300."
+        ),
+    ] = None
+    price_per: Annotated[float, _column(help="Prices are of so many answers.")] = 1.0
 
     @property
     def given(self) -> list[str]:
         """The options that do not have their defaults."""
-        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        return [one.name for one in fields(self) if (getattr(self, one.name) or None) != one.default]
 
 
 def open_traces(
-    paths: Sequence[Path], tables: TableOptions, *, say: Callable[[str], None]
+    paths: Sequence[Path], tables: Tables, *, say: Callable[[str], None]
 ) -> dict[str, Path | ExitTrace | CascadeTrace]:
     """Return what to compare on, by name: tables as traces or as models, other paths unchanged.
 
@@ -75,7 +98,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
-def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> ExitTrace:
+def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
     """Read a table and print its costs and accuracies: columns in a wrong order show before anything is compared."""
     from exeunt.trace import ExitTrace
     from exeunt.trace.scoring import inverted_exits
@@ -118,11 +141,11 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
     return trace
 
 
-def _read_models(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> CascadeTrace:
+def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
     """Read a table whose columns are of models of cascades, and print what each costs and how often it is right."""
     from exeunt.trace import CascadeTrace
 
-    names, prices = options.model, options.price
+    names, prices = options.model or [], options.price or []
     if len(names) != len(prices) or len(set(names)) < len(names):
         raise InputError(
             f"give each model once, and its price in the same order, got --model {', '.join(names) or 'none'} and "

@@ -1,0 +1,161 @@
+"""The options of `exeunt calibrate`: what shall be guaranteed, and how the policy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exeunt.cli.arguments import delta_or_none
+from exeunt.errors import InputError, UnitError
+
+if TYPE_CHECKING:
+    from exeunt.policy import Policy
+
+_CALIBRATIONS = ("sequential", "marginal")
+_guarantee = partial(typer.Option, rich_help_panel="What is guaranteed")
+_policy = partial(typer.Option, rich_help_panel="The policy")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What the policy shall keep."""
+
+    budget: Annotated[
+        str | None,
+        _guarantee(
+            help="Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms)."
+        ),
+    ] = None
+    max_loss: Annotated[
+        str | None,
+        _guarantee(
+            help="Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that "
+            "provably loses no more. With --budget, both are guaranteed."
+        ),
+    ] = None
+    budgets: Annotated[
+        str | None,
+        _guarantee(
+            help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
+            "each, in one file. Choose among them by time, price or load, not by the inputs to be answered."
+        ),
+    ] = None
+    jointly: Annotated[
+        bool,
+        _guarantee(
+            "--jointly",
+            help="With --budgets: all guarantees hold together, not each on its own. The budget may then be changed "
+            "while serving, by anything but the inputs to be answered.",
+        ),
+    ] = False
+    delta: Annotated[
+        str | None,
+        _guarantee(
+            help="Largest probability with which the guarantee may be broken; 'none' keeps the budget only on average.",
+            show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
+        ),
+    ] = None
+
+    @property
+    def amounts(self) -> list[str | float]:
+        """The budgets asked for; none where only a loss is."""
+        from exeunt.budget_text import budget_grid
+
+        if self.budgets is not None:
+            return [*budget_grid(self.budgets)]
+        return [] if self.budget is None else [self.budget]
+
+    def checked_delta(self, *, certifies: bool) -> float | None:
+        """Return the probability with which the guarantee may be broken; None without a guarantee.
+
+        `certifies`: the calibration can certify a budget. Raises InputError for options that ask for nothing, or cannot
+        be combined.
+        """
+        # A loss is tested whatever the calibration.
+        usual = "0.05" if certifies or self.max_loss is not None else "none"
+        delta = delta_or_none(usual if self.delta is None else self.delta)
+        if self.budget is None and self.max_loss is None and self.budgets is None:
+            raise InputError("give a budget or a loss: --budget 50%, --max-loss 1%, or --budgets 20%:95%:5%")
+        if self.budgets is not None and (self.budget is not None or self.max_loss is not None):
+            raise InputError(
+                "--budgets goes with neither --budget nor --max-loss: calibrate twice to have both"
+            )
+        if self.jointly and self.budgets is None:
+            raise InputError("--jointly is about the guarantees of several budgets: give them with --budgets")
+        if delta is None and (self.max_loss is not None or self.jointly):
+            named = "--max-loss" if self.max_loss is not None else "--jointly"
+            raise InputError(f"{named} is a guarantee and needs a --delta")
+        return delta
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the policy answers."""
+
+    policy: Annotated[
+        str,
+        _policy(
+            help="Kind of policy: auto, eero, stopping, optimised, msdnet, ... An unknown name lists all."
+        ),
+    ] = "auto"
+    score: Annotated[
+        str | None,
+        _policy(
+            help="Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
+        ),
+    ] = None
+    answer: Annotated[
+        str | None,
+        _policy(
+            help="What is answered: own (the exit's own), ensemble (of the exits so far), or auto, "
+            "what cross-validation advises. Default: the policy's own; auto for cascades."
+        ),
+    ] = None
+    calibration: Annotated[
+        str, _policy(help="How thresholds are set: sequential, or marginal as in the paper.")
+    ] = "sequential"
+
+    def check(self, *, certified: bool) -> None:
+        """Raise InputError for values that there are not, or a calibration that cannot certify a budget."""
+        from exeunt.answer.choice import ANSWERS
+
+        if self.answer not in (None, *ANSWERS):
+            raise InputError(f"--answer must be own, ensemble or auto, got {self.answer!r}")
+        if self.calibration not in _CALIBRATIONS:
+            raise InputError(f"--calibration must be sequential or marginal, got {self.calibration!r}")
+        if self.calibration == "marginal" and certified:
+            raise InputError(
+                "marginal calibration has no exact distribution to certify a budget by: use --calibration "
+                "sequential, or --delta none"
+            )
+
+    def made(self) -> Callable[..., Policy]:
+        """Return what makes a policy."""
+        from exeunt.policies.catalogue import preset
+
+        options = {} if self.score is None else {"score": self.score}
+        return partial(preset(self.policy), calibration=self.calibration, **options)
+
+
+def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
+    """Return whether budgets are of time, as `--of` says: "auto" goes by their units. Raises InputError for others."""
+    from exeunt.budget_text import is_duration, parse_budget
+
+    if of not in ("auto", "macs", "time"):
+        raise InputError(f"--of must be macs or time, got {of!r}")
+    if of == "macs" or (of == "auto" and not any(is_duration(str(budget)) for budget in budgets)):
+        return False
+    try:  # before anything is timed
+        for budget in budgets:
+            parse_budget(str(budget), full=1.0, unit="ms")
+    except UnitError as error:
+        given = ", ".join(map(str, budgets))
+        raise UnitError(
+            f"budgets of time are shares such as 60% or times such as 4ms, got {given}: for multiply-adds give neither "
+            "--of time nor a time"
+        ) from error
+    return True
