@@ -15,6 +15,7 @@ from exeunt.cli.app import app  # noqa: E402 - after the skips
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.timed_run import TimedNetwork  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
+from exeunt.torch.exits.heads import HeadOptions  # noqa: E402
 from exeunt.torch.training.recipe import Recipe  # noqa: E402
 
 TRAIN = ["train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
@@ -39,7 +40,7 @@ def test_every_option_of_recipes_and_heads_can_be_given():
     (train,) = [
         command.callback for command in app.registered_commands if command.callback.__name__ == "train"
     ]
-    wanted = {field.name for field in dataclasses.fields(Recipe)}
+    wanted = {field.name for group in (Recipe, HeadOptions) for field in dataclasses.fields(group)}
     wanted |= set(inspect.signature(attach).parameters) - {
         "model",
         "example",
@@ -47,6 +48,7 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         "new_classifier",  # the library says which layers it made
         "check",
         "verbose",
+        "head_options",  # those of HeadOptions
     }
     assert wanted <= set(inspect.signature(train).parameters)
 
