@@ -9,8 +9,6 @@ from pathlib import Path
 
 from exeunt.errors import InputError
 
-__all__ = ["check_memory", "usable_cores", "usable_memory"]
-
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 

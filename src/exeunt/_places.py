@@ -1,6 +1,6 @@
 """Files and folders by name, on this machine or in an object store.
 
-A `RemotePath` has the methods of `pathlib.Path` that readers of data need, so that they need not know which they got.
+A `RemotePath` has those methods of `pathlib.Path` that readers of data need, so that they work with either.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ import pyarrow.fs
 from exeunt._files import atomic_path, make_folder
 from exeunt.errors import FileError, InputError, one_line, require
 
-__all__ = ["AnyPath", "RemotePath", "is_remote", "open_arrow", "place", "read_patiently", "write_bytes"]
-
 T = TypeVar("T")
 
-# What a disk says that does not answer now, or a system that has not enough; damaged files lead to others, or to none.
+# Errors of a disk or network that does not answer now, or of a system without resources; damaged files have others.
 _NOT_NOW = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
     errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
 _PAUSES_S = 0.1, 1.0
-_OF_ADDRESSES = "%:/?#[]@!$&'()*+,;=~"
-"""What has a meaning in an address; blanks and accents PyArrow takes in codes alone."""
+_NOT_QUOTED = "%:/?#[]@!$&'()*+,;=~"
+"""Characters with a meaning in an address. PyArrow wants all others, such as blanks and accents, as codes."""
 _PATIENCE = "retry_limit_seconds=60"
-"""For Google's store, where the address says nothing else: PyArrow would wait a quarter of an hour for an answer."""
+"""Default for Google's store: PyArrow would wait a quarter of an hour for an answer."""
 
 
 class _Stat(NamedTuple):
@@ -43,9 +41,9 @@ class _Stat(NamedTuple):
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder of a file system of PyArrow. `scheme`: that of its address, such as "s3".
+    """A file or folder of a PyArrow file system. `scheme`: that of its address, such as "s3".
 
-    `listed`: size and time of a file as the listing of its folder said, so that none is asked for alone.
+    `listed`: size and time of a file from the listing of its folder, which saves a request per file.
     """
 
     system: Any
@@ -86,19 +84,15 @@ class RemotePath:
         return self.path.relative_to(folder.path if isinstance(folder, RemotePath) else folder)
 
     def is_file(self) -> bool:
-        """Whether there is such a file."""
+        """Whether the path is a file."""
         return bool(self._info().type == pa.fs.FileType.File)
 
     def is_dir(self) -> bool:
         """Whether anything lies below this path."""
         return bool(self._info().type == pa.fs.FileType.Directory)
 
-    def is_symlink(self) -> bool:
-        """Return False: stores have no links."""
-        return False
-
     def stat(self) -> _Stat:
-        """Return size in bytes and time, if listed as they were then. Raises FileNotFoundError."""
+        """Return size in bytes and time, as of the listing if there was one. Raises FileNotFoundError."""
         if self.listed is not None:
             return self.listed
         found = self._info()
@@ -107,15 +101,15 @@ class RemotePath:
         return _Stat(found.size or 0, found.mtime_ns)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Yield what lies in this folder."""
+        """Yield the files and folders in this folder."""
         if self.system.type_name != "gcs":
             return self._below(recursive=False)
-        # There PyArrow lists only folders that were made as such, not those that files make by their names.
+        # There PyArrow lists only folders that were created, not those that exist by the names of files.
         names = dict.fromkeys(found.relative_to(self).parts[0] for found in self._below(recursive=True))
         return (self / name for name in names)
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Yield the files of this folder whose names match, without those deeper."""
+        """Yield the files in this folder whose names match."""
         return (path for path in self._below(recursive=False) if path.listed and fnmatch(path.name, pattern))
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
@@ -148,14 +142,14 @@ AnyPath: TypeAlias = "Path | RemotePath"
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path or its text is of an object store."""
+    """Whether a path, or a text, is an address in an object store."""
     return isinstance(path, RemotePath) or (isinstance(path, str) and "://" in path)
 
 
 def place(name: str | Path | RemotePath) -> AnyPath:
-    """Return what an address such as "s3://bucket/folder" names, by PyArrow or fsspec; else a path on this machine.
+    """Open an address such as "s3://bucket/folder", by PyArrow or fsspec; other names are paths on this machine.
 
-    Raises InputError for an address that neither opens, MissingExtra if fsspec is needed and not installed.
+    Raises InputError for an address that neither can open, MissingExtra if fsspec is needed and not installed.
     """
     if isinstance(name, RemotePath):
         return name
@@ -166,20 +160,18 @@ def place(name: str | Path | RemotePath) -> AnyPath:
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in text:
         text += f"{'&' if '?' in text else '?'}{_PATIENCE}"
     try:
-        system, path = pa.fs.FileSystem.from_uri(quote(text, safe=_OF_ADDRESSES))
+        system, path = pa.fs.FileSystem.from_uri(quote(text, safe=_NOT_QUOTED))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         system, path = _by_fsspec(text)
     except OSError as error:
         raise InputError(f"cannot open {text}: {one_line(error)}") from error
-    return (
-        Path(path)
-        if isinstance(system, pa.fs.LocalFileSystem)
-        else RemotePath(system, PurePosixPath(path), scheme)
-    )
+    if isinstance(system, pa.fs.LocalFileSystem):
+        return Path(path)
+    return RemotePath(system, PurePosixPath(path), scheme)
 
 
 def _by_fsspec(text: str) -> tuple[Any, str]:
-    core = require("fsspec.core", extra="ray")
+    core = require("fsspec.core", extra="remote")
     try:
         system, path = core.url_to_fs(text)
     except Exception as error:  # each of its file systems has errors of its own
@@ -190,22 +182,22 @@ def _by_fsspec(text: str) -> tuple[Any, str]:
 
 
 def open_arrow(path: AnyPath) -> Any:
-    """Open a file to read, as Arrow's readers take it. Raises FileNotFoundError."""
+    """Open a file for Arrow's readers. Raises FileNotFoundError."""
     if isinstance(path, RemotePath):
         return path.system.open_input_file(str(path.path))
     return pa.OSFile(str(path))
 
 
 def read_patiently(path: AnyPath, read: Callable[[], T]) -> T:
-    """Return what `read` makes of a file. Twice it is done again where the disk or the store does not answer.
+    """Return the result of `read`, with two more attempts if the disk or the store of `path` does not answer.
 
-    Raises FileError if it still does not; other errors, such as of a damaged file, as they come.
+    Raises FileError if all attempts fail. Other errors, such as those of a damaged file, pass through.
     """
     pauses = iter(_PAUSES_S)
     while True:
         try:
             return read()
-        except OSError as error:  # noqa: PERF203 - which is what it is for
+        except OSError as error:  # noqa: PERF203 - the loop is for errors
             if isinstance(error, FileNotFoundError) or not (is_remote(path) or error.errno in _NOT_NOW):
                 raise
             if (pause := next(pauses, None)) is None:
@@ -214,7 +206,7 @@ def read_patiently(path: AnyPath, read: Callable[[], T]) -> T:
 
 
 def write_bytes(path: AnyPath, content: bytes | memoryview) -> None:
-    """Write a file so that a reader sees all of it or none: in a store a put is atomic. Its folder is made."""
+    """Write a file, and make its folder. A reader sees all of it or nothing: a put in a store is atomic."""
     if isinstance(path, Path):
         make_folder(path.parent)
         with atomic_path(path) as temporary:

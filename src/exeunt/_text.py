@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["counted", "html_table", "text_table"]
-
 
 def counted(n: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun: `one` if n is 1, else `many`, by default `one` with an s.

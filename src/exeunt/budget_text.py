@@ -9,8 +9,6 @@ from decimal import Decimal
 
 from exeunt.errors import InputError, UnitError
 
-__all__ = ["amount_text", "budget_grid", "budget_list", "is_duration", "parse_budget", "readable_unit"]
-
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
     **{f"{prefix}MACs": ("MACs", size) for prefix, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))},
@@ -18,19 +16,18 @@ _UNITS: dict[str, tuple[str, float]] = {
     **{unit: ("J", size) for unit, size in (("J", 1.0), ("mJ", 1e-3), ("kJ", 1e3))},
     **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
 }
-_PER = r"(?:\s+per\s+(\d+)([kM]?))?\s*$"  # as in "7.5 usd per 10k"
-_QUANTITY = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(\S*)" + _PER)
-_GRID_QUANTITY = re.compile(r"^\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,\d]*)" + _PER)
+# A number, a unit, and for how many inputs it is: "7.5 usd per 10k".
+_QUANTITY = re.compile(r"\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,]*)(?:\s+per\s+(\d+)([kM]?))?\s*")
 _INPUTS = {"": 1, "k": 1_000, "M": 1_000_000}
 _MOST_BUDGETS = 1000
 
 
 def parse_budget(text: str, *, full: float, unit: str) -> float:
-    """Return a budget such as "50%" or "30 MMACs" in `unit`, that of costs whose full network costs `full`.
+    """Return a budget such as "50%" or "30 MMACs" as a number in `unit`; `full` is the full cost in this unit.
 
-    Raises InputError for what is neither a share nor a quantity, UnitError for a unit that does not convert.
+    Raises InputError for a text that is neither a share nor a quantity, UnitError for a unit that does not convert.
     """
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.fullmatch(text)
     if match is None:
         raise InputError(
             f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
@@ -52,12 +49,12 @@ def is_duration(text: str) -> bool:
     >>> is_duration("4ms"), is_duration("0.01 s"), is_duration("30 MMACs"), is_duration("50%")
     (True, True, False, False)
     """
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.fullmatch(text)
     return match is not None and _UNITS.get(match[2], ("", 0.0))[0] == "s"
 
 
 def amount_text(amount: float, unit: str, *, digits: int = 4) -> str:
-    """Write an amount as people read it, and as `parse_budget` does.
+    """Write an amount with its unit, in a form that `parse_budget` reads.
 
     >>> amount_text(298_512, "MACs"), amount_text(4.0, "ms")
     ('298.5 kMACs', '4 ms')
@@ -67,7 +64,7 @@ def amount_text(amount: float, unit: str, *, digits: int = 4) -> str:
 
 
 def readable_unit(amount: float, unit: str) -> tuple[float, str]:
-    """Return (size, unit) in which amounts like this read best: (1e6, "MMACs") for 4e7 MACs. Divide them by size."""
+    """Return the (size, unit) for amounts like this, (1e6, "MMACs") for 4e7 MACs. Divide amounts by the size."""
     for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if unit == "MACs" and amount >= size:
             return size, f"{prefix}MACs"
@@ -90,9 +87,9 @@ def _conversion(given: str, unit: str, text: str) -> float:
 def budget_grid(text: str) -> list[str | float]:
     """Return the budgets of a comma list whose items are budgets or ranges "first:last:step", in order.
 
-    A range counts up from `first` and ends at `last`, or before it where the steps do not meet it. Its three
-    quantities have the same unit; a unit on `first` or `last` alone serves all. Budgets with a unit or "%" are
-    texts, as `CostModel.budget` takes them; bare numbers are floats. Repetitions are dropped.
+    A range counts up from `first` to `last`, or to the last step below it. Its three
+    quantities have one unit, which may be written on one of them only. Budgets with a unit or "%" are
+    texts, as `CostModel.budget` takes them; bare numbers are floats. Duplicates are dropped.
 
     Raises InputError for anything else, steps of 0, ranges that run down, or more than 1,000 budgets.
 
@@ -130,8 +127,8 @@ def _budget_range(item: str) -> list[str | float]:
 
 
 def _grid_quantity(part: str, text: str) -> tuple[Decimal, str]:
-    match = _GRID_QUANTITY.match(part)
-    if match is None:
+    match = _QUANTITY.fullmatch(part)
+    if match is None or match[1].startswith("-"):
         raise InputError(
             f"{part.strip()!r} in {text!r} is no budget: write budgets such as 50% or 4ms, separated by "
             "commas, or a range first:last:step such as 20%:95%:5%"
@@ -141,7 +138,7 @@ def _grid_quantity(part: str, text: str) -> tuple[Decimal, str]:
 
 
 def _inputs(match: re.Match[str]) -> int:
-    """Return for how many inputs a quantity is: the budget is for one."""
+    """Return the number of inputs that a quantity is for; a budget is for one input."""
     if match[3] is None:
         return 1
     if int(match[3]) == 0:

@@ -10,8 +10,6 @@ import pyarrow as pa
 
 from exeunt.errors import InputError
 
-__all__ = ["Columns", "Found", "check_names", "find_columns"]
-
 _IMAGES = ("img", "image")
 _TEXTS = ("text", "sentence")
 _LABELS = ("label", "fine_label", "labels")

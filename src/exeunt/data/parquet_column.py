@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
+from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,13 +17,11 @@ from exeunt.data.columns import check_names
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
 from exeunt.errors import ArtefactError, FileError
 
-__all__ = ["ParquetColumn"]
-
 MEMORY_BYTES = 1 << 30
 """Row groups are kept in memory up to this size."""
 
 SENT_BYTES = 1 << 26
-"""Likewise by all columns together that another process sent to this one."""
+"""The same limit for all columns together that other processes sent to this one."""
 
 
 class _Group(NamedTuple):
@@ -36,7 +35,7 @@ class _Group(NamedTuple):
 
 
 class _Kept:
-    """The row groups that were read last, up to some size. What arrives from other processes shares one of these."""
+    """A cache of the row groups that were read last, up to `most` bytes. Columns from other processes share one."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -92,25 +91,26 @@ class ParquetColumn:
             for number in range(footer.num_row_groups):
                 groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
                 first += groups[-1].n
-        self._set(groups, column, 0, sum(group.n for group in groups), _Kept(MEMORY_BYTES))
+        self._column, self._kept = column, _Kept(MEMORY_BYTES)
+        self._hold(groups, skipped=0, n=sum(group.n for group in groups))
 
-    def _set(self, groups: list[_Group], column: str, skipped: int, n: int, kept: _Kept) -> None:
-        """Hold n rows of these row groups, without the first ones that are `skipped`."""
-        self._groups, self._column, self._skipped, self._n, self._kept = groups, column, skipped, n, kept
+    def _hold(self, groups: list[_Group], *, skipped: int, n: int) -> None:
+        """Hold n rows of these row groups, without the first `skipped` rows."""
+        self._groups, self._skipped, self._n = groups, skipped, n
         self._starts = np.cumsum([0, *(group.n for group in groups)]) - skipped
 
     def part(self, first: int, n: int) -> ParquetColumn:
-        """Return n rows from this one on, with the row groups that they lie in."""
+        """Return n rows from `first` on, with the row groups that hold them."""
         here, last = self._group_of(first), self._group_of(first + n - 1) if n else -1
-        made = ParquetColumn([], self._column)
         groups = [group._replace(file=group.file.absolute()) for group in self._groups[here : last + 1]]
-        made._set(groups, self._column, first - int(self._starts[here]), n, self._kept)
+        made = copy(self)
+        made._hold(groups, skipped=first - int(self._starts[here]), n=n)
         return made
 
     def beside(self, column: str) -> ParquetColumn:
         """Return another column of the same rows."""
-        made = ParquetColumn([], column)
-        made._set(self._groups, column, self._skipped, self._n, self._kept)
+        made = copy(self)
+        made._column = column
         return made
 
     @property
@@ -120,13 +120,13 @@ class ParquetColumn:
 
     @property
     def nbytes(self) -> int:
-        """Size of the files, in bytes; of those in an object store more than is read in full."""
+        """Size of the files, in bytes; for files in an object store more than SMALL_BYTES."""
         if any(map(is_remote, self.files)):
             return SMALL_BYTES + 1
         return sum(file.stat().st_size for file in self.files)
 
     def stamps(self) -> Iterator[Any]:
-        """Yield name, size, time and rows of each row group, and which column and rows are these."""
+        """Yield column and rows, and size, time and rows of each row group: they tell contents apart."""
         yield self._column, self._skipped, self._n
         yield from ((*group[1:],) for group in self._groups)
 
@@ -138,7 +138,7 @@ class ParquetColumn:
         return cell_content(self.cell(row), group.file.parent)
 
     def cell(self, row: int) -> Any:
-        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        """Return the content of a cell. Raises UnicodeDecodeError for bytes that are not UTF-8."""
         k = self._group_of(row)
         return self._kept.read(self._groups[k], self._column)[row - int(self._starts[k])].as_py()
 

@@ -1,4 +1,4 @@
-"""From an image of any size to what a network takes: resize, then normalise."""
+"""From an image of any size to a network's input: resize, then normalise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, UnreadableImage, require
 
 MODES = ("crop", "stretch", "pad")
-_WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
+_WIDTHS = 2  # tolerance of `check`, in widths of the range of prepared pixels: 0 to 255 is beyond it
 _MOST_PIXELS = 2 * 89_478_485  # of a scaled image: as many as Pillow decodes
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
@@ -59,7 +59,7 @@ class Preprocess:
 
     @property
     def geometry(self) -> str:
-        """Size, mode, crop and interpolation as a short text that can be part of a file name."""
+        """Size, mode, crop and interpolation as a short text for file names."""
         if self.size is None:
             return "native"
         height, width = self.size
@@ -84,10 +84,10 @@ class Preprocess:
         if math.prod(sides) > _MOST_PIXELS:
             was, made = (f"{height} x {width}" for height, width in (pixels.shape[:2], sides))
             raise UnreadableImage(name, f"its {was} pixels would be {made} once it is scaled: cut it first")
-        return _centre(self._scaled(pixels, *sides), *self.size)
+        return self._fitted(pixels, *sides)
 
     def scaled_sides(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that an image is scaled to, before it is cut or padded: of a long one many."""
+        """Return the (height, width) that an image is scaled to before it is cut or padded."""
         if self.size is None or self.size == (height, width):
             return height, width
         if self.mode == "stretch":
@@ -115,7 +115,7 @@ class Preprocess:
         return self.normalise(np.asarray(images))
 
     def check(self, inputs: Any) -> None:
-        """Raise InputError for images whose values cannot have come out of `normalise`: raw pixels, most likely."""
+        """Raise InputError for images whose values `normalise` cannot have returned: raw pixels, most likely."""
         low, high = float(inputs.min()), float(inputs.max())
         least, most = float(self.shift.min()), float((self.shift + 255 * self.scale).max())
         slack = _WIDTHS * (most - least)
@@ -171,14 +171,16 @@ class Preprocess:
         """Rebuild from the entry "inputs" of a run folder's manifest, of kind "image"."""
         return cls.from_dict({name: value for name, value in entry.items() if name != "kind"})
 
-    def _scaled(self, pixels: Pixels, height: int, width: int) -> Pixels:
+    def _fitted(self, pixels: Pixels, height: int, width: int) -> Pixels:
+        """Return pixels scaled to these sides, then cut to `size` around the centre, or padded with black."""
         image_module = require("PIL.Image", extra="onnx")
         method = getattr(image_module.Resampling, self.interpolation.upper())
         image = image_module.fromarray(np.ascontiguousarray(pixels))
-        # Rows, then columns: Pillow 13 takes tall images the other way round, which moves some pixels by a few levels.
-        return np.array(
-            image.resize((width, image.height), method).resize((width, height), method), dtype=np.uint8
-        )
+        # Rows, then columns: Pillow 13 scales tall images the other way round, which moves some pixels by a few levels.
+        image = image.resize((width, image.height), method).resize((width, height), method)
+        to_height, to_width = self.size or (height, width)
+        left, top = int((width - to_width) / 2), int((height - to_height) / 2)  # below 0 where it is padded
+        return np.array(image.crop((left, top, left + to_width, top + to_height)), dtype=np.uint8)
 
 
 class RawImages:
@@ -202,23 +204,6 @@ class RawImages:
             raise InputError(
                 "a cascade takes raw images, which each model prepares for itself: make them with runner.prepare"
             )
-
-
-def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Return (height, width) pixels around the centre, padded with black."""
-    canvas = np.zeros((height, width, 3), dtype=np.uint8)
-    (source_y, target_y), (source_x, target_x) = (
-        _overlap(have, want) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
-    )
-    canvas[target_y, target_x] = pixels[source_y, source_x]
-    return canvas
-
-
-def _overlap(have: int, want: int) -> tuple[slice, slice]:
-    """Return the centred slices that copy min(have, want) entries from one side to the other."""
-    both = min(have, want)
-    source, target = (have - both) // 2, (want - both) // 2
-    return slice(source, source + both), slice(target, target + both)
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -41,9 +41,9 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     if isinstance(image, BadCell):
         raise UnreadableImage(name, image.reason)
     image_module = require("PIL.Image", extra="onnx")
-    if isinstance(image, RemotePath):
-        image = _fetched(image, name)
     try:
+        if isinstance(image, RemotePath):
+            image = read_patiently(image, image.read_bytes)
         if isinstance(image, image_module.Image):
             return _rgb(image, name)
         if isinstance(image, bytes):
@@ -62,27 +62,20 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
 
 
-def _fetched(path: RemotePath, name: str) -> bytes:
-    try:
-        return read_patiently(path, path.read_bytes)
-    except FileNotFoundError:
-        raise UnreadableImage(name, "there is no such file") from None
-
-
-def is_dangling(path: AnyPath) -> bool:
-    """Return whether a path is a link that leads nowhere, be it to itself."""
+def is_dangling(path: Path) -> bool:
+    """Return whether a path is a link to nothing, or to itself."""
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
 
 
 def _in_file(path: Path, name: str) -> Pixels:
-    with path.open("rb") as file:
+    with path.open("rb") as file:  # Pillow does not close what it opened where reading fails
         return _decoded(file, name)
 
 
 def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
     """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises.
 
-    `formats`: those beyond the common ones that it may be in, as Pillow names them; None for all.
+    `formats`: names in Pillow of the formats to try after the common ones; None for all.
     """
     image_module = require("PIL.Image", extra="onnx")
     try:
@@ -109,7 +102,7 @@ def _rgb(image: Image, name: str) -> Pixels:
 
 
 def _upright(image: Image) -> Image:
-    """Apply the rotation that EXIF asks for, or none where EXIF is damaged."""
+    """Apply the rotation that EXIF asks for, or none if EXIF is damaged."""
     try:
         return require("PIL.ImageOps", extra="onnx").exif_transpose(image)  # type: ignore[no-any-return]
     except Exception:  # Pillow raises SyntaxError, KeyError, struct.error and more

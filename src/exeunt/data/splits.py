@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Integers, Keys
+from exeunt._arrays import Integers, Keys
 from exeunt._text import counted
 from exeunt.errors import ArtefactError, InputError
 
@@ -44,19 +44,13 @@ class PartRows:
     def indices(self) -> Integers:
         """Return the rows in ascending order, int64."""
         listed = np.array(self.listed, dtype=np.int64)
-        if not self.all_but:
-            return listed
-        kept: Booleans = np.ones(self.n_dataset, dtype=np.bool_)
-        kept[listed] = False
-        return np.flatnonzero(kept)
+        return np.delete(np.arange(self.n_dataset), listed) if self.all_but else listed
 
     @classmethod
     def of(cls, dataset: str, n_dataset: int, rows: Integers) -> PartRows:
-        """Return `rows` as they are stored: listed, or all but those listed where that is shorter."""
-        chosen: Booleans = np.zeros(n_dataset, dtype=np.bool_)
-        chosen[rows] = True
-        all_but = 2 * int(chosen.sum()) > n_dataset
-        listed = np.flatnonzero(~chosen if all_but else chosen)
+        """Return ascending `rows` as they are stored: listed, or all but those listed if that is shorter."""
+        all_but = 2 * len(rows) > n_dataset
+        listed = np.delete(np.arange(n_dataset), rows) if all_but else rows
         return cls(dataset=dataset, n_dataset=n_dataset, listed=tuple(listed.tolist()), all_but=all_but)
 
 

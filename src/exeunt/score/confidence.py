@@ -20,24 +20,6 @@ import numpy as np
 from exeunt._arrays import Booleans, Floats
 from exeunt.errors import InputError
 
-__all__ = [
-    "LOG_PROBABILITY",
-    "MANY_CLASSES",
-    "PROBABILITY_SCORES",
-    "TOP_CLASSES",
-    "Evidence",
-    "NamedScore",
-    "entropy",
-    "log_probability",
-    "log_softmax",
-    "margin",
-    "max_probability",
-    "mean_of_others",
-    "of_top_classes",
-    "softmax",
-    "without_ties",
-]
-
 LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) among an exit's evidence."""
 _LEAST_PROBABILITY = 1e-13
@@ -174,15 +156,12 @@ class NamedScore:
     name: str
     remembers: ClassVar[bool] = False
 
-    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+    def init(self, _: int) -> dict[str, Any]:
         """Nothing is remembered between exits."""
         return {}
 
     def __call__(
-        self,
-        exit_: int,  # noqa: ARG002 - part of the protocol
-        evidence: Mapping[str, Any],
-        memory: dict[str, Any],
+        self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the evidence of this name."""
         if self.name not in evidence:

@@ -11,8 +11,6 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 from exeunt.score.learned import LearnedScore, larger
 
-__all__ = ["ConfidentPatience", "ConstantScore", "Derived", "Patience", "Score", "score_from_dict"]
-
 
 class Score(Protocol):
     """A confidence that a policy computes at each exit from what the exits so far have shown.
@@ -31,12 +29,12 @@ class Score(Protocol):
         """Whether it needs the evidence of exits at which nobody can answer, to remember it."""
         ...
 
-    def init(self, n: int) -> dict[str, Any]:
+    def init(self, n: int, /) -> dict[str, Any]:
         """Return the memory of n inputs before the first exit."""
         ...
 
     def __call__(
-        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any], /
     ) -> tuple[Any, dict[str, Any]]:
         """Return the score (rows,) at this exit and the memory for the next one."""
         ...
@@ -54,15 +52,12 @@ class Patience:
     remembers: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True
 
-    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+    def init(self, _: int) -> dict[str, Any]:
         """Nothing is known before the first exit."""
         return {}
 
     def __call__(
-        self,
-        exit_: int,  # noqa: ARG002 - part of the protocol
-        evidence: Mapping[str, Any],
-        memory: dict[str, Any],
+        self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the length of the streak (rows,): 0 at the first exit and wherever the answer changes."""
         prediction = evidence["prediction"]
@@ -93,7 +88,7 @@ class ConfidentPatience:
         """The name that tables and plots show."""
         return f"{self.patience}-fold {self.score}"
 
-    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+    def init(self, _: int) -> dict[str, Any]:
         """Nothing is known before the first exit."""
         return {}
 
@@ -129,15 +124,12 @@ class ConstantScore:
     remembers: ClassVar[bool] = False
     in_steps: ClassVar[bool] = True
 
-    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+    def init(self, _: int) -> dict[str, Any]:
         """Nothing is remembered between exits."""
         return {}
 
     def __call__(
-        self,
-        exit_: int,  # noqa: ARG002 - part of the protocol
-        evidence: Mapping[str, Any],
-        memory: dict[str, Any],
+        self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return 0 (rows,)."""
         return evidence["prediction"] * 0.0, memory

@@ -18,17 +18,6 @@ from numpy.typing import NDArray
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
 
-__all__ = [
-    "Grid",
-    "LearnedScore",
-    "add_weighted",
-    "bent",
-    "features",
-    "larger",
-    "quantile_knots",
-    "rank_between",
-]
-
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
 _USUAL = 100.0  # what no probability, percentage or entropy exceeds
@@ -172,7 +161,7 @@ class LearnedScore:
         """Whether it needs the evidence of every exit."""
         return self.history
 
-    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+    def init(self, _: int) -> dict[str, Any]:
         """Nothing is known before the first exit."""
         return {}
 

@@ -20,18 +20,6 @@ from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidenc
 from exeunt.score.tie_breaking import scramble
 from exeunt.trace.log_probability import LogProbability, joined, keeps_log_probability, kept_form, n_kept
 
-__all__ = [
-    "check_cost",
-    "checked_label",
-    "checked_probabilities",
-    "checked_score",
-    "columns_of_evidence",
-    "columns_of_outputs",
-    "content_keys",
-    "probabilities_of_logits",
-    "read_archive",
-]
-
 
 def check_cost(cost: Any, n: int, m: int) -> None:
     """Raise InputError unless this is a CostModel of n inputs, or of any, at m exits."""

@@ -19,17 +19,6 @@ from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others, w
 LogProbability: TypeAlias = "NDArray[Any] | TopClasses"
 """Log-probabilities (n, m, k) as a trace keeps them."""
 
-__all__ = [
-    "LogProbability",
-    "TopClasses",
-    "arrays_of",
-    "checked_log_probability",
-    "joined",
-    "keeps_log_probability",
-    "kept_form",
-    "n_kept",
-]
-
 _SINGLE, _HALF = 1 << 26, 1 << 28  # 256 MB in single precision, 512 MB in half precision
 
 
