@@ -8,13 +8,12 @@ import pytest
 
 import exeunt as ex
 from cli.command import called
-from exeunt.cluster import block_work, sent_job
-from exeunt.cluster.prediction import predict_on_cluster
-from exeunt.cluster.recording import record_on_cluster
-from exeunt.cluster.sent_job import opened_job, packed_job
+from exeunt.cluster import jobs, worker
+from exeunt.cluster.jobs import predict_on_cluster, record_on_cluster
 from exeunt.cluster.session import connected
+from exeunt.cluster.worker import opened_job, packed_job
 from exeunt.data import open_inputs, open_lines
-from exeunt.predicting.answering import predict_job
+from exeunt.predicting.predict import predict_job
 
 
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):
@@ -38,7 +37,7 @@ def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, mon
     def starts(*_):
         raise AssertionError("Ray has started")
 
-    monkeypatch.setattr(block_work, "connected", starts)
+    monkeypatch.setattr(jobs, "connected", starts)
     inputs, out = open_inputs(pictures), tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -69,7 +68,7 @@ def test_machines_with_other_code_or_another_run_refuse_the_job(
     another = replace(job, run=replace(run, manifest={**run.manifest, "sha256": "another"}))
     with pytest.raises(ex.InputError, match="has another run at"):
         opened_job(packed_job(another))
-    monkeypatch.setattr(sent_job, "package_digest", lambda: "another")
+    monkeypatch.setattr(worker, "package_digest", lambda: "another")
     with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
         predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "out"), say=lambda _: None)
 

@@ -11,21 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.predicting.blocks import Block, BlockEnd, Job, blocks_of
-from exeunt.predicting.columns import Columns
-from exeunt.predicting.progress import Progress, planned_spend
-from exeunt.predicting.record_job import RecordJob, TraceColumns
-from exeunt.predicting.tally import Tally
-from exeunt.run.executors import default_executor
+from exeunt.predicting.blocks import Block, BlockEnd, blocks_of
+from exeunt.predicting.predict import PredictJob, predict_job
+from exeunt.predicting.record import RecordJob
+from exeunt.predicting.summary import JobProgress, Tally, planned_cost
 
 tallies = st.builds(
     Tally,
     n=st.integers(0, 9),
     n_unanswered=st.integers(0, 9),
     cost=st.integers(0, 9).map(float),
-    allowed=st.integers(0, 9).map(float),
     first_error=st.none() | st.tuples(st.integers(0, 9), st.text(max_size=3)),
     unknown=st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(
         lambda names: tuple(sorted(names))
@@ -53,10 +49,8 @@ def test_blocks_hold_every_input_once():
 
 
 @pytest.fixture
-def job(exported) -> Job:
-    columns = Columns(exported.manifest["class_names"], 2, probabilities=True)
-    executor = default_executor(exported)
-    return Job(run=exported, policy=exported.policy, columns=columns, executor=executor, batch_size=16)
+def job(exported) -> PredictJob:
+    return predict_job(exported, top=2, probabilities=True, batch_size=16)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -88,8 +82,8 @@ def test_mixed_arrival_changes_no_answer(job, ordered):
     for one in found:
         same = expected[one.block]
         for name in ("name", "label", "exit", "cost", "error", "top_1"):
-            assert one.cells[name] == same.cells[name]
-        np.testing.assert_allclose(one.cells["probability_3"], same.cells["probability_3"], atol=1e-6)
+            assert one.table[name].equals(same.table[name])
+        np.testing.assert_allclose(one.table["probability_3"], same.table["probability_3"], atol=1e-6)
         assert one.tally == replace(same.tally, cost=one.tally.cost)
         assert one.tally.n_right > 0
 
@@ -118,7 +112,7 @@ def test_rows_wait_for_those_of_the_next_block(job):
 def test_a_block_without_readable_inputs_is_done(job):
     from exeunt.data import UnreadableImage
     from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.tally import Truth
+    from exeunt.predicting.summary import Truth
 
     nothing = np.zeros(0, dtype=np.int64)
     bad = [(i, UnreadableImage(f"{i}.png", "it is bad")) for i in range(3)]
@@ -135,10 +129,7 @@ def test_a_block_without_readable_inputs_is_done(job):
 def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
     inputs = open_inputs("sklearn:digits").take(np.arange(40))
     items = [(Block(0, 40), item) for item in job.read(inputs)]
-    recording = RecordJob(
-        run=job.run, cost=job.run.cost, columns=TraceColumns(job.run.manifest["class_names"], False),
-        executor=job.executor,
-    )  # fmt: skip
+    recording = RecordJob(run=job.run, probabilities=False, executor=job.executor)
     for arriving, n, more in (
         (items[1:], 24, 0),
         (items[:1] + items, 40, 16),
@@ -151,28 +142,27 @@ def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
                 list(one.answer(one.open(), iter(arriving)))
 
 
-def test_progress_tells_plan_spend_and_time_left(exported):
-    said, now = [], [0.0]
-    policy = exported.policy
-    done = Tally(n=100, cost=50.0, allowed=100.0)
-    progress = Progress(policy, 1000, done, block=50, say=said.append, clock=lambda: now[0])
+def test_progress_tells_planned_and_spent_budget(exported, monkeypatch):
+    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    said, policy = [], exported.policy
+    half = 0.5 * policy.budget
+    with JobProgress(policy, 1000, Tally(n=100, cost=100 * half), block_size=50, say=said.append) as progress:
+        progress.add(Tally(n=200, cost=200 * half))
+        progress.add(Tally(n=700, n_unanswered=100, cost=600 * policy.budget))
     distribution = policy.distribution
-    assert said[0] == planned_spend(policy, 1000)
+    assert said[0] == planned_cost(policy, 1000)
     assert policy.cost.show(distribution.mean * 1000) in said[0]
     assert f"95% at most {policy.cost.show(distribution.batch_quantile(0.95, 1000))} each" in said[0]
     assert said[1] == "100 of 1,000 inputs were done before"
-    for seconds, n in [(10.0, 100), (11.0, 100), (50.0, 200), (50.5, 500)]:
-        now[0] = seconds
-        progress.add(Tally(n=n, cost=n * 1.0, allowed=n * 1.0))
-    assert said[2:] == [
-        "200 of 1,000 inputs done, 75.0% of the budget spent so far, about 80 s left",
-        "500 of 1,000 inputs done, 90.0% of the budget spent so far, about 62 s left",
-        "1,000 of 1,000 inputs done, 95.0% of the budget spent so far",
-    ]
+    assert said[-2].startswith("300 of 1,000 inputs, 50.0% of the budget spent so far, ")
+    assert said[-2].endswith(" left")
+    assert said[-1] == "1,000 of 1,000 inputs, 83.3% of the budget spent so far"
+    assert progress.tally == Tally(n=1000, n_unanswered=100, cost=300 * half + 600 * policy.budget)
     said.clear()
-    Progress(policy, 50, Tally(), block=50, say=said.append).add(Tally(n=50))
+    with JobProgress(policy, 50, Tally(), block_size=50, say=said.append) as progress:
+        progress.add(Tally(n=50))
     assert said == []
-    assert "no exact distribution" in planned_spend(
+    assert progress.tally.n == 50
+    assert "no exact distribution" in planned_cost(
         replace(policy, distribution=None, calibration="marginal"), 3
     )
-    assert isinstance(policy, ex.Policy)

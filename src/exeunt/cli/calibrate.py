@@ -113,7 +113,7 @@ def _opened(path: Any) -> RunFolder:
 def _stored(folder: str, run: RunFolder) -> StoredTrace:
     """Return the recorded outputs in a folder, which say how far a calibration on them is."""
     from exeunt._places import place
-    from exeunt.predicting.part_folder import check_complete
+    from exeunt.predicting.parts import check_complete
     from exeunt.trace import StoredTrace
 
     check_complete(place(folder), run)

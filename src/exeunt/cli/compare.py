@@ -106,9 +106,9 @@ def _measuring(cluster: Cluster) -> Iterator[Measure | None]:
     if not cluster.is_ray:
         yield None
         return
-    from exeunt.cluster.comparison import measuring
+    from exeunt.cluster.jobs import measuring_on_cluster
 
-    with measuring(cluster.address) as measure:
+    with measuring_on_cluster(cluster.address) as measure:
         yield measure
 
 

@@ -81,7 +81,7 @@ def predict(
     with interruptible(lambda: kept):
         inputs = answering.inputs(data, run)
         if cluster.is_ray:
-            from exeunt.cluster.prediction import predict_on_cluster
+            from exeunt.cluster.jobs import predict_on_cluster
 
             if block_size is not None:
                 options["block_size"] = block_size
@@ -91,5 +91,5 @@ def predict(
 
             summary = predict_inputs(run, inputs, sys.stdout if prints else Path(out), **options)
     typer.echo(summary, err=prints)
-    if summary.n_unanswered == summary.n:
-        raise InputError(f"no input could be answered; the first: {summary.first_error}")
+    if summary.n_answered == 0 and summary.first_error is not None:
+        raise InputError(f"no input could be answered; the first: {summary.first_error[1]}")

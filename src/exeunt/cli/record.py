@@ -45,7 +45,8 @@ def record(
 
     If interrupted, the same command resumes.
     """
-    from exeunt.predicting.recording_inputs import record_inputs, recorded_text
+    from exeunt.predicting.record import record_inputs
+    from exeunt.predicting.summary import recorded_text
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
@@ -56,7 +57,7 @@ def record(
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
         inputs = answering.inputs(data, run)
         if cluster.is_ray:
-            from exeunt.cluster.recording import record_on_cluster
+            from exeunt.cluster.jobs import record_on_cluster
 
             total = record_on_cluster(run, inputs, out, **options)
         else:

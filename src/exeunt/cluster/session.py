@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from exeunt._version import __version__
 from exeunt.errors import InputError, one_line, require
 
-__all__ = ["connected", "ray_module"]
+__all__ = ["check_code", "connected", "package_digest", "ray_module"]
 
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -51,3 +56,21 @@ def connected(address: str | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@lru_cache(maxsize=1)
+def package_digest() -> str:
+    """Return the digest of the version and of all source files: a checkout may change without a new version."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_code(code: str) -> None:
+    """Raise InputError unless this machine has the code of this digest."""
+    if package_digest() != code:
+        raise InputError(
+            f"the machine {platform.node()} of the cluster has another version of exeunt, {__version__} or a changed "
+            "one: install the same on all"
+        )

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import pickle
+import platform
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
-from exeunt.cluster.sent_job import opened_job
+from exeunt.cluster.session import check_code, package_digest
 from exeunt.data import Dataset
-from exeunt.errors import require
+from exeunt.errors import InputError, require
+from exeunt.predicting.batches import PreparedBatch
+from exeunt.predicting.blocks import Block, BlockEnd, Job
+from exeunt.predicting.parts import Parts
+from exeunt.predicting.summary import Tally
+from exeunt.run.folder import RunFolder
 
-if TYPE_CHECKING:
-    from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.blocks import Block, BlockEnd
-    from exeunt.predicting.parts import Parts
-    from exeunt.predicting.tally import Tally
-    from exeunt.run.shared_executor import SharedExecutor
-
-__all__ = ["SHOWN", "Worker", "read_block"]
+__all__ = ["SHOWN", "Worker", "opened_job", "packed_job", "read_block"]
 
 SHOWN = 3  # inputs of a block that could not be read and are told
-_POLL_S = 0.05
+_WAIT_S = 0.5  # for the next block, before the rows of a stream are answered without it
 _AHEAD = 4  # batches of a block that are read before they are asked for
 _AGAIN = 3  # how often a block is read again whose reader died, or whose store did not answer
+
+
+def packed_job(job: Job) -> bytes:
+    """Return a job as bytes, for `opened_job`."""
+    return pickle.dumps((package_digest(), pickle.dumps(job)))
+
+
+@lru_cache(maxsize=4)
+def opened_job(sent: bytes) -> Job:
+    """Return a job that was sent here; its tokeniser is opened once.
+
+    Raises InputError if this machine has other code, or no run or another one where the job's run is.
+    """
+    code, packed = pickle.loads(sent)  # noqa: S301 - of the process that started this one
+    check_code(code)
+    job: Job = pickle.loads(packed)  # noqa: S301 - likewise
+    path = job.run.path
+    if not RunFolder.exists(path) or RunFolder.open(path).digest != job.run.digest:
+        raise InputError(
+            f"the machine {platform.node()} of the cluster has {'another' if RunFolder.exists(path) else 'no'} run at "
+            f"{path}: put the run folder on a disk that all share, or a copy in the same place on each"
+        )
+    return job
 
 
 class _Task(NamedTuple):
@@ -36,51 +58,40 @@ class _Task(NamedTuple):
 
 
 class Worker:
-    """Answers blocks: rows wait for company from the next blocks, as long as some may come.
+    """Does blocks. Rows of a block wait to be batched with rows of the next one, as long as blocks keep coming.
 
-    `job`: see `packed_job`. `parts`: where answers are kept. `window`: how many blocks it is given at a time.
+    `job`: see `packed_job`. `parts`: where results are kept. `window`: how many blocks it is given at a time.
     `readers`: how many of them are read at the same time, by processes of their own. `threads`: to compute with.
     """
 
     def __init__(self, job: bytes, parts: Parts, *, window: int, readers: int, threads: int | None) -> None:
-        self._job, self._parts, self._window, self._readers, self._threads = (
-            job,
-            parts,
-            window,
-            readers,
-            threads,
-        )
+        self._job, self._parts, self._threads = job, parts, threads
+        self._window, self._readers = window, readers
         self._given: queue.Queue[_Task] = queue.Queue()
         self._open: dict[int, _Task] = {}
-        self._draining = False
         threading.Thread(target=self._work, name="exeunt-answers", daemon=True).start()
 
     def answer(self, block: Block, inputs: Dataset) -> tuple[Tally, list[str]]:
-        """Answer a block and keep its part; return what it counts, and why the first unreadable inputs are so."""
+        """Do a block and keep its part; return its tally, and why the first unreadable inputs could not be read."""
         task = _Task(block, inputs, Future())
         self._open[block.start] = task
         self._given.put(task)
         return task.result.result()
 
-    def drain(self) -> None:
-        """Let rows no longer wait for blocks: few or none will come."""
-        self._draining = True
-
     @cached_property
-    def _shared(self) -> SharedExecutor:
+    def _opened(self) -> Any:
         return opened_job(self._job).open(self._threads)
 
     def _work(self) -> None:
-        """Answer stream after stream. A stream ends where nothing can come before something is answered."""
+        """Do stream after stream. A stream ends where no block comes before one of the stream is done."""
         while True:
             first = self._given.get()
             try:
                 job = opened_job(self._job)
-                for answered in job.answer(self._shared, self._arriving(first), ordered=False):
-                    self._parts.keep(job, answered)
-                    told = answered.tally, answered.unreadable[:SHOWN]
-                    self._open.pop(answered.block.start).result.set_result(told)
-            except BaseException as error:  # whoever gave the blocks hears of it
+                for done in job.answer(self._opened, self._arriving(first), ordered=False):
+                    self._parts.keep(done)
+                    self._open.pop(done.block.start).result.set_result((done.tally, done.unreadable[:SHOWN]))
+            except BaseException as error:  # raised where the blocks were given
                 for task in [self._open.pop(start) for start in list(self._open)]:
                     task.result.set_exception(error)
 
@@ -105,10 +116,11 @@ class Worker:
             yield reading[ready[0]], ray.get(item)
 
     def _next(self, *, wait: bool) -> _Task | None:
-        """Return the next block; None if there is none yet, or, after waiting for it, if none will come."""
-        while wait and self._given.empty() and not self._draining and len(self._open) < self._window:
-            time.sleep(_POLL_S)
-        return None if self._given.empty() else self._given.get()
+        """Return the next block; None if there is none yet, even after waiting for it where another may come."""
+        try:
+            return self._given.get(timeout=_WAIT_S if wait and len(self._open) < self._window else 0)
+        except queue.Empty:
+            return None
 
 
 def read_block(job: bytes, inputs: Dataset) -> Iterator[PreparedBatch | BlockEnd]:

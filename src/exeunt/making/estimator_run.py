@@ -15,8 +15,8 @@ from exeunt.data.preprocess import RawImages
 from exeunt.data.tokens import RawTexts
 from exeunt.errors import InputError
 from exeunt.estimator_executor import EstimatorExecutor, save_estimator
-from exeunt.predicting.batches import batches_by
-from exeunt.predicting.recording import record_data
+from exeunt.predicting.batches import prepared_batches
+from exeunt.predicting.record import record_data
 from exeunt.run.file_digests import ESTIMATOR, OBJECT, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import part_data
@@ -55,7 +55,7 @@ def make_estimator_run(
     traces = {}
     for part in TRACED:
         say(f"recording what it says about {len(parts[part]):,} inputs of {part}")
-        batches = batches_by(raw, parts[part], batch_size=_BATCH)
+        batches = prepared_batches(raw, parts[part], batch_size=_BATCH)
         traces[part] = record_data(executor, parts[part], batches, cost=cost)
     network = OBJECT if model else ESTIMATOR
     return RunFolder.create(folder, cost=cost, traces=traces, about=about, network=network)

@@ -19,11 +19,11 @@ from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
-from exeunt.predicting.recording import record_data
+from exeunt.predicting.record import record_data
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import part_data
+from exeunt.run.inputs import load_preparation, part_data
 from exeunt.run.manifest import provenance
 from exeunt.run.run_path import INT8, check_precision_name, refuse_precision
 from exeunt.trace import ExitTrace
@@ -128,7 +128,7 @@ def _drawn(
 ) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Yield some inputs, prepared, by name."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:_RANGED])
-    for batch in prepared_batches(run, data.take(rows), batch_size=_BATCH, workers=0):
+    for batch in prepared_batches(load_preparation(run), data.take(rows), batch_size=_BATCH):
         if len(batch.positions):
             yield executor.start(batch.inputs)[0]
 
@@ -151,5 +151,5 @@ def _recorded(
     run: RunFolder, executor: Executor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
 ) -> ExitTrace:
     say(f"recording what every exit says about {len(data):,} inputs of {part}")
-    batches = prepared_batches(run, data, batch_size=_BATCH, workers=workers)
+    batches = prepared_batches(load_preparation(run), data, batch_size=_BATCH, workers=workers)
     return record_data(executor, data, batches, cost=run.cost)

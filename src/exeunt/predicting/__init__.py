@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exeunt.predicting.answering import predict_inputs
+from exeunt.predicting.predict import predict_inputs
 from exeunt.predicting.summary import PredictionSummary
 
 __all__ = ["PredictionSummary", "predict_inputs"]

@@ -10,23 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exeunt._arrays import Booleans, Integers, Keys
-from exeunt.data import Dataset, Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
+from exeunt.data import Dataset, Images, Preprocess, Texts, read_rgb
 from exeunt.data.content_keys import content_key
 from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels
 from exeunt.data.tokens import by_length, readable_texts, text_batch
-from exeunt.errors import InputError
-from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation
+from exeunt.errors import InputError, UnreadableImage, UnreadableInput
 
-__all__ = ["PreparedBatch", "batches_by", "prepared_batches"]
+__all__ = ["PreparedBatch", "prepared_batches"]
 
 
 class PreparedBatch(NamedTuple):
     """Inputs of a network, with their content keys (b,) and their positions (b,) in the data set.
 
-    `truncated` (b,): which were longer than the network takes and were cut. `unreadable`: the positions of inputs that
-    are left out, and why.
+    `truncated` (b,): which inputs were longer than the network takes and were cut. `unreadable`: the positions of
+    inputs that are left out, and why.
     """
 
     inputs: Any
@@ -37,42 +35,37 @@ class PreparedBatch(NamedTuple):
 
 
 def prepared_batches(
-    run: RunFolder, data: Dataset, *, batch_size: int, workers: int
+    preparation: Any, data: Dataset, *, batch_size: int, workers: int = 0
 ) -> Iterator[PreparedBatch]:
-    """Yield the inputs, prepared as the run's network takes them; a batch may have no readable one.
+    """Yield the inputs, prepared by `preparation` (see `load_preparation`); a batch may have no readable input.
 
     Images come in order, texts in batches of similar length. `workers`: threads that decode the next images while the
     network runs; 0 decodes between its calls.
-    Raises InputError for images of several sizes that the network does not bring to one.
+    Raises InputError for images of several sizes that the network does not resize.
     """
-    return batches_by(load_preparation(run), data, batch_size=batch_size, workers=workers)
-
-
-def batches_by(prepare: Any, data: Dataset, *, batch_size: int, workers: int = 0) -> Iterator[PreparedBatch]:
-    """Yield the inputs as `prepared_batches` does, prepared by a Preprocess, a tokeniser, RawImages or RawTexts."""
     if isinstance(data, Images):
-        return _image_batches(data, prepare, batch_size, workers)
+        return _image_batches(data, preparation, batch_size, workers)
     if not isinstance(data, Texts):
         raise InputError(f"cannot answer inputs of kind {data.kind!r}: give images or texts")
-    return _text_batches(prepare, data, batch_size)
+    return _text_batches(preparation, data, batch_size)
 
 
-def _text_batches(prepare: Any, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
+def _text_batches(preparation: Any, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
     order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
         rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())
-        inputs, truncated = text_batch(prepare, found)
+        inputs, truncated = text_batch(preparation, found)
         keys = np.array([content_key(text) for text in found], dtype=np.uint64)
         yield PreparedBatch(inputs, keys, np.array(rows, dtype=np.int64), truncated, unreadable)
 
 
 def _image_batches(
-    images: Images, prepare: Preprocess | RawImages, batch_size: int, workers: int
+    images: Images, preparation: Preprocess | RawImages, batch_size: int, workers: int
 ) -> Iterator[PreparedBatch]:
     def read(job: tuple[Any, str]) -> tuple[Pixels, int] | UnreadableImage:
         try:
             pixels = read_rgb(job[0], name=job[1])
-            return prepare.resize(pixels, name=job[1]), content_key(pixels)
+            return preparation.resize(pixels, name=job[1]), content_key(pixels)
         except UnreadableImage as error:
             return error
 
@@ -84,11 +77,11 @@ def _image_batches(
     with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
         each = map if pool is None else pool.map
         for rows, found in _one_ahead((rows, each(read, jobs(rows))) for rows in batches):
-            yield _stacked(list(zip(rows, found, strict=True)), prepare)
+            yield _stacked(list(zip(rows, found, strict=True)), preparation)
 
 
 def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield the items, each after the next one was made: threads then read a batch while the one before is used."""
+    """Yield each item once the next one is made: threads then read a batch while the one before is used."""
     begun: list[Any] = []
     for item in items:
         begun.append(item)
@@ -98,15 +91,14 @@ def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _stacked(
-    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], prepare: Preprocess | RawImages
+    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], preparation: Preprocess | RawImages
 ) -> PreparedBatch:
     read = [(row, *image) for row, image in found if not isinstance(image, UnreadableImage)]
-    unreadable = [(row, image) for row, image in found if isinstance(image, UnreadableImage)]
     pixels = [image for _, image, _ in read]
     return PreparedBatch(
-        inputs=prepare.batch(pixels) if pixels else None,
+        inputs=preparation.batch(pixels) if pixels else None,
         keys=np.array([key for _, _, key in read], dtype=np.uint64),
         positions=np.array([row for row, _, _ in read], dtype=np.int64),
         truncated=np.zeros(len(read), dtype=np.bool_),
-        unreadable=unreadable,
+        unreadable=[(row, image) for row, image in found if isinstance(image, UnreadableImage)],
     )

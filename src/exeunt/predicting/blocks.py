@@ -1,41 +1,48 @@
-"""Blocks of inputs: reading one in batches, and answering many of them with one engine.
+"""Jobs do their inputs block by block: what all jobs share.
 
-Rows of a block wait for company from the next ones, so that late exits run full. Blocks may be read by other processes
-than the one that answers them, and their batches may arrive mixed.
+Several blocks are under way at once, so that rows of one block fill batches with rows of the next. Another process than
+the one that answers may read a block, and the batches of blocks may arrive mixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
+from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from exeunt._arrays import Integers
-from exeunt.data import Dataset, UnreadableInput
-from exeunt.engine.answers import Answers
-from exeunt.engine.engine import Engine
-from exeunt.engine.stream import Batch
-from exeunt.errors import InputError
+from exeunt._sealed import content_digest
+from exeunt.data import Dataset
+from exeunt.data.dataset import Texts
+from exeunt.data.stored_inputs import ImageFiles
+from exeunt.errors import InputError, UnreadableInput
 from exeunt.policy import Policy
-from exeunt.predicting.batches import PreparedBatch, batches_by
-from exeunt.predicting.columns import Cells, Columns
-from exeunt.predicting.formats import arrow_table
-from exeunt.predicting.tally import Tally, Truth, true_classes
+from exeunt.predicting.batches import PreparedBatch, prepared_batches
+from exeunt.predicting.summary import Tally, Truth
+from exeunt.run.executors import executor_device
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation
-from exeunt.run.shared_executor import SharedExecutor, open_shared
-from exeunt.run.streaming import answer_stream
+from exeunt.run.inputs import load_preparation, text_columns
 
-__all__ = ["NO_ANSWER", "AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of", "check_arrived"]
+__all__ = [
+    "NOT_FINITE",
+    "Block",
+    "BlockEnd",
+    "DoneBlock",
+    "Job",
+    "OpenBlock",
+    "blocks_of",
+    "check_inputs",
+    "done_blocks",
+]
 
-NO_ANSWER = "the network's output for this input is not finite"
-"""What is said of an input that could be read."""
-_COLUMNS = ("label", "confidence", "exit", "cost", "borderline")
-_POOLS = 32  # rows that are held, in times the rows of a call
+NOT_FINITE = "the network's output for this input is not finite"
 
 
 class Block(NamedTuple):
@@ -52,44 +59,77 @@ class BlockEnd(NamedTuple):
     truth: Truth
 
 
-class AnsweredBlock(NamedTuple):
-    """A block's rows, what they count, and why inputs of it could not be read."""
+class DoneBlock(NamedTuple):
+    """A block that is done: the Arrow table of its results, its tally, and why inputs could not be read.
+
+    `options`: of `pyarrow.parquet.write_table`, for the table.
+    """
 
     block: Block
-    cells: Cells
+    table: Any
     tally: Tally
     unreadable: list[str]
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
-def blocks_of(n: int, size: int) -> Iterator[Block]:
-    """Yield the blocks of n inputs, each of `size` but the last."""
-    return (Block(start, min(size, n - start)) for start in range(0, n, size))
+def blocks_of(n: int, size: int) -> list[Block]:
+    """Return the blocks of n inputs, each of `size` inputs but the last."""
+    return [Block(start, min(size, n - start)) for start in range(0, n, size)]
 
 
-def check_arrived(
-    block: Block, read: Iterable[Integers], unreadable: Sequence[tuple[int, Exception]]
-) -> None:
-    """Raise ConnectionError, so that a cluster does the block again, unless each input of it arrived once."""
-    places = np.concatenate([*read, np.array([place for place, _ in unreadable], dtype=np.int64)])
-    if not np.array_equal(np.sort(places), np.arange(block.n)):
-        once = len(np.unique(places))
-        raise ConnectionError(
-            f"of {block.n} inputs from {block.start} on, {once} arrived, and {len(places) - once} again"
+@dataclass(eq=False)
+class OpenBlock:
+    """What has arrived of a block so far, as positions in the block.
+
+    `read`, `truncated`: inputs that could be read, and those of them that were cut. `results`: for some inputs, what
+    came of them. `waits`: number of batches whose results are not there yet.
+    """
+
+    block: Block
+    end: BlockEnd | None = None
+    waits: int = 0
+    read: list[Integers] = field(default_factory=list)
+    truncated: list[Integers] = field(default_factory=list)
+    results: list[tuple[Integers, Any]] = field(default_factory=list)
+    unreadable: list[tuple[int, UnreadableInput]] = field(default_factory=list)
+
+    def take_in(self, batch: PreparedBatch, *, strict: bool) -> None:
+        """Note a batch that arrived. Raises the first UnreadableInput if `strict`."""
+        if batch.unreadable and strict:
+            raise batch.unreadable[0][1]
+        self.unreadable += batch.unreadable
+        self.read.append(batch.positions)
+        self.truncated.append(batch.positions[batch.truncated])
+
+    def errors(self, answered: Integers) -> dict[int, str]:
+        """Return why inputs have no result, by position. `answered`: positions of those that have one.
+
+        Raises ConnectionError, so that a cluster does the block again, unless each input arrived once.
+        """
+        n, unreadable = self.block.n, {place: str(error) for place, error in self.unreadable}
+        places = np.concatenate(
+            [*self.read, np.array([place for place, _ in self.unreadable], dtype=np.int64)]
         )
+        if not np.array_equal(np.sort(places), np.arange(n)):
+            once = len(np.unique(places))
+            raise ConnectionError(
+                f"of {n} inputs from {self.block.start} on, {once} arrived, and {len(places) - once} again"
+            )
+        return dict.fromkeys(sorted({*range(n)} - {*answered.tolist()}), NOT_FINITE) | unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """How inputs are answered, whichever they are.
+class Job(ABC):
+    """What is done with inputs, and how. It can be sent to other machines.
 
-    `workers`: threads that decode images of a block. `strict`: raise the first UnreadableInput.
+    `policy`: that answers; None where all exits are asked. `workers`: threads that decode images of a block. `strict`:
+    raise the first UnreadableInput.
 
     Raises InputError for a `batch_size` below 1.
     """
 
     run: RunFolder
-    policy: Policy
-    columns: Columns
+    policy: Policy | None
     executor: str
     batch_size: int = 128
     workers: int = 0
@@ -100,127 +140,114 @@ class Job:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the network's classes."""
+        names: Sequence[str] = self.run.manifest["class_names"]
+        return names
+
     @cached_property
     def _preparation(self) -> Any:
         return load_preparation(self.run)
 
     def read(self, inputs: Dataset) -> Iterator[PreparedBatch | BlockEnd]:
         """Yield the inputs of a block in batches, prepared, then what else is known of them."""
-        yield from batches_by(self._preparation, inputs, batch_size=self.batch_size, workers=self.workers)
+        yield from prepared_batches(
+            self._preparation, inputs, batch_size=self.batch_size, workers=self.workers
+        )
         names = [inputs.name(i) for i in range(len(inputs))]
-        yield BlockEnd(names, true_classes(inputs, self.columns.class_names))
-
-    def open(self, threads: int | None = None) -> SharedExecutor:
-        """Open the network for the policy."""
-        return open_shared(
-            self.run, {"": self.policy}, executor=self.executor, threads=threads, trusted=self.trusted
-        )
-
-    def answer(
-        self,
-        shared: SharedExecutor,
-        arriving: Iterable[tuple[Block, PreparedBatch | BlockEnd]],
-        *,
-        ordered: bool = True,
-    ) -> Iterator[AnsweredBlock]:
-        """Answer what `read` yielded of blocks; yield each of them once it is answered.
-
-        `ordered`: yield them in the order in which they began to arrive. Raises UnreadableInput if `strict`.
-        """
-        engine = Engine(
-            shared.executor,
-            shared.policies,
-            shared.plan,
-            exits=shared.exits,
-            probabilities=self.columns.needs_probabilities,
-        )
-        open_ = _OpenBlocks(self.strict, ordered)
-        batches = (batch for block, item in arriving for batch in open_.take_in(block, item))
-        for answers in answer_stream(engine, batches, _POOLS * max(engine.plan.piece), ordered=ordered):
-            open_.keep(answers)
-            yield from (block.answered(self) for block in open_.take_done())
-        yield from (block.answered(self) for block in open_.take_done())
-
-    def part(self, answered: AnsweredBlock) -> tuple[Any, dict[str, Any]]:
-        """Return the table of a block's part, and the options of `pyarrow.parquet.write_table` to write it by."""
-        return arrow_table(self.columns.types, answered.cells), {}
-
-
-class _OpenBlocks:
-    """The blocks that are not answered yet, in the order in which they began to arrive."""
-
-    def __init__(self, strict: bool, ordered: bool) -> None:
-        self._strict, self._ordered = strict, ordered
-        self._blocks: dict[int, _OpenBlock] = {}
-        self._sent: dict[int, tuple[_OpenBlock, Integers]] = {}  # by number of the batch
-        self._numbers = count()
-
-    def take_in(self, block: Block, item: PreparedBatch | BlockEnd) -> Iterator[Batch]:
-        """Note what arrived of a block, and yield what is to be answered of it."""
-        into = self._blocks.setdefault(block.start, _OpenBlock(block))
-        if isinstance(item, BlockEnd):
-            into.end = item
-            return
-        if item.unreadable and self._strict:
-            raise item.unreadable[0][1]
-        into.unreadable += item.unreadable
-        if len(item.positions):
-            into.truncated.append(item.positions[item.truncated])
-            into.waits += 1
-            self._sent[next(self._numbers)] = into, item.positions
-            yield Batch(item.inputs, item.keys)
-
-    def keep(self, answers: Answers) -> None:
-        """Put the answers of a batch where they belong."""
-        into, positions = self._sent.pop(answers.batch)
-        into.waits -= 1
-        into.answers.append((positions, answers))
-
-    def take_done(self) -> Iterator[_OpenBlock]:
-        """Take out the blocks that are answered; in order, if that is asked for."""
-        for start, block in list(self._blocks.items()):
-            if block.is_done:
-                yield self._blocks.pop(start)
-            elif self._ordered:
-                return
-
-
-@dataclass(eq=False)
-class _OpenBlock:
-    """What has come of a block so far. `waits`: batches whose answers are awaited."""
-
-    block: Block
-    end: BlockEnd | None = None
-    waits: int = 0
-    answers: list[tuple[Integers, Answers]] = field(default_factory=list)
-    truncated: list[Integers] = field(default_factory=list)
-    unreadable: list[tuple[int, UnreadableInput]] = field(default_factory=list)
+        yield BlockEnd(names, _true_classes(inputs, self.class_names))
 
     @property
-    def is_done(self) -> bool:
-        return self.end is not None and self.waits == 0
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Names of what is written of each input."""
 
-    def answered(self, job: Job) -> AnsweredBlock:
-        check_arrived(self.block, [positions for positions, _ in self.answers], self.unreadable)
-        n, k = self.block.n, len(job.columns.class_names)
-        end = BlockEnd([], Truth(None)) if self.end is None else self.end
-        columns = {
-            "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
-            "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
-        }  # fmt: skip
-        errors: list[str | None] = [None] * n
-        probabilities = np.zeros((n, k)) if job.columns.needs_probabilities else None
-        for positions, answers in self.answers:
-            for name in _COLUMNS:
-                columns[name][positions] = getattr(answers, name)
-            if probabilities is not None and answers.probabilities is not None:
-                probabilities[positions] = answers.probabilities
-            for place in positions[~answers.valid].tolist():
-                errors[place] = NO_ANSWER
-        for positions in self.truncated:
-            columns["truncated"][positions] = True
-        for place, error in self.unreadable:
-            errors[place] = str(error)
-        cells = job.columns.cells(end.names, columns, errors, probabilities)
-        tally = Tally.of(self.block.start, cells, end.truth, job.policy)
-        return AnsweredBlock(self.block, cells, tally, [str(error) for _, error in self.unreadable])
+    @abstractmethod
+    def open(self, threads: int | None = None) -> Any:
+        """Open the network, for `answer`."""
+
+    @abstractmethod
+    def answer(
+        self, opened: Any, arriving: Iterable[tuple[Block, PreparedBatch | BlockEnd]], *, ordered: bool = True
+    ) -> Iterator[DoneBlock]:
+        """Do blocks of which `read` yielded the items; yield each of them once it is done.
+
+        `ordered`: yield the blocks in the order in which they began to arrive. Raises UnreadableInput if `strict`.
+        """
+
+    def describe(self, inputs: Dataset, *, by_content: bool) -> dict[str, Any]:
+        """Return everything that the results depend on, JSON-able: parts of a job that differs in it cannot be used.
+
+        `by_content`: inputs of at most 1 GiB are told apart by their content; otherwise files are told apart by their
+        sizes and times.
+        """
+        plan = self.run.plan(self.executor, executor_device(self.executor))
+        return {
+            "inputs": _identity(inputs, by_content=by_content),
+            "run": self.run.digest,
+            "policy": None if self.policy is None else content_digest(self.policy.to_dict()),
+            "executor": self.executor,
+            "segments": None if plan is None else [[first, last] for first, last in plan.segments],
+            "strict": self.strict,
+            "columns": self.columns,
+        }
+
+
+def check_inputs(run: RunFolder, inputs: Dataset) -> None:
+    """Raise InputError if there are no inputs, or inputs of another kind than the run's network takes."""
+    kind, columns = run.manifest["inputs"]["kind"], text_columns(run)
+    if inputs.kind != kind:
+        raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
+    if isinstance(inputs, Texts) and inputs.per_input != len(columns):
+        words = {1: "single texts", 2: "pairs of texts"}
+        raise InputError(
+            f"the network of {run.path} was trained on {words[len(columns)]} ({', '.join(columns)}), these inputs are "
+            f"{words[inputs.per_input]}: give a table, and name its columns (--text-column)"
+        )
+    if len(inputs) == 0:
+        raise InputError("there are no inputs to predict")
+
+
+def done_blocks(
+    job: Job, inputs: Dataset, blocks: Sequence[Block], say: Callable[[str], None]
+) -> Iterator[DoneBlock]:
+    """Read the blocks one after the other and yield them done. `say`: told why inputs have no result."""
+    if blocks:
+        items = ((block, item) for block in blocks for item in job.read(inputs.block(block.start, block.n)))
+        for done in job.answer(job.open(), items):
+            for why in done.unreadable:
+                say(why)
+            yield done
+
+
+def _true_classes(inputs: Dataset, class_names: Sequence[str]) -> Truth:
+    """Return the true classes of inputs.
+
+    Their names are those of the labels. Without labels, they are those of the folders that image files lie in, if all
+    are classes of the network. Classes are compared by name, since data may number them differently.
+    """
+    known = set(class_names)
+    if (names := inputs.true_names) is not None:
+        return Truth(names, tuple(sorted({name for name in names if name is not None} - known)))
+    if isinstance(inputs.stored, ImageFiles):
+        folders = [PurePath(inputs.name(i)).parent.name for i in range(len(inputs))]
+        named = known.issuperset(folders)
+        return Truth(folders if named else None, comparable=named)
+    return Truth(None)
+
+
+def _identity(inputs: Dataset, *, by_content: bool) -> str:
+    """Return a hash of names, content and classes of inputs; of more than 1 GiB, of sizes and times of the files."""
+    digest = hashlib.sha256()
+    columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
+    if (by_content and inputs.is_small) or not all(hasattr(column, "stamps") for column in columns):
+        for i, key in enumerate(inputs.stored_keys().tolist()):
+            digest.update(f"{inputs.name(i)}\n{key}\n".encode())
+        digest.update(repr(inputs.true_names).encode())  # parts count or hold them
+        return digest.hexdigest()
+    for column in columns:
+        for stamp in column.stamps():
+            digest.update(repr(stamp).encode())
+    digest.update(b"" if inputs.is_whole else inputs.rows.tobytes())
+    return digest.hexdigest()

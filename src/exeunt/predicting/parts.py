@@ -1,52 +1,84 @@
-"""Answers kept in parts while a job runs, so that an interruption loses little; and one job at a time per file."""
+"""The parts of a job: a Parquet file for each block, kept while the job runs, so that an interrupted job resumes.
+
+Parts lie in a folder of their own, here or in an object store, which is the result itself; or in a hidden folder beside
+the one file that is made of them at the end.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import locks, make_folder, read_json, remove_half_written, write_json
-from exeunt._places import AnyPath, open_arrow, write_bytes
+from exeunt._files import check_writable, locks, make_folder, remove_half_written
+from exeunt._places import AnyPath, RemotePath, open_arrow, place, write_bytes
 from exeunt._sealed import content_digest
+from exeunt._text import counted
 from exeunt.data import Dataset
-from exeunt.errors import ExeuntError, InputError
-from exeunt.predicting.blocks import AnsweredBlock, Block, Job
-from exeunt.predicting.tally import Tally
-from exeunt.run.executors import executor_device
+from exeunt.errors import FileError, InputError, one_line
+from exeunt.predicting.blocks import Block, DoneBlock, Job, blocks_of, done_blocks
+from exeunt.predicting.summary import JobProgress, Tally
+from exeunt.run.folder import RunFolder
 
-__all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
+__all__ = [
+    "Parts",
+    "check_complete",
+    "do_here",
+    "done_in",
+    "fill_folder",
+    "finish_folder",
+    "open_folder",
+    "open_parts",
+]
 
-_JOB, _LOCK, _OF, _TALLY = "job.json", "lock", b"exeunt.job", b"exeunt.tally"
+_JOB, _MANIFEST = (
+    "_job.json",
+    "_manifest.json",
+)  # readers of folders of Parquet files skip names with an underscore
+_LOCK, _HALF = "lock", ".*.tmp"  # processes that were killed while they wrote leave the latter
+_OF, _TALLY = b"exeunt.job", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of Parquet files, one for each block that is answered, with its tally and its job in the footer.
+    """A folder of Parquet files, one for each block that is done, with its tally and its job in the footer.
 
-    `job`: the digest of what describes it. Workers of another one may still write here.
+    `job`: the digest of the job's description. Workers of another job may still write here.
     """
 
     folder: AnyPath
     job: str
 
-    def tally(self, block: Block) -> Tally | None:
-        """Return what the part of a block counts; None if it is not there, not whole or of another job."""
+    def done(self, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
+        """Return the tally of the blocks that are there, and the other blocks."""
+        there, total, left = {file.name for file in self.files}, Tally(), []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store takes a while for each
+            for first in range(0, len(blocks), _CHUNK):
+                chunk = blocks[first : first + _CHUNK]
+                found = pool.map(lambda block: self._tally(block) if _name(block) in there else None, chunk)
+                for block, tally in zip(chunk, found, strict=True):
+                    if tally is None:
+                        left.append(block)
+                    else:
+                        total += tally
+        return total, left
+
+    def _tally(self, block: Block) -> Tally | None:
+        """Return the tally of a block's part; None if the part is not there, not whole or of another job."""
         try:
-            with open_arrow(self._file(block)) as file:
+            with open_arrow(self.folder / _name(block)) as file:
                 found = pq.read_metadata(file)
             tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
             # A recording leaves out what cannot be read.
@@ -57,144 +89,203 @@ class Parts:
             pass
         return None
 
-    def done(self, blocks: Iterable[Block]) -> tuple[Tally, list[Block]]:
-        """Return what the blocks that are there count in all, and the others."""
-        there = {file.name for file in self.files}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:  # of an object store each takes a while
-            total, left, some = Tally(), [], iter(blocks)
-            while chunk := list(islice(some, _CHUNK)):
-                found = pool.map(
-                    lambda block: self.tally(block) if part_name(block) in there else None, chunk
-                )
-                for block, tally in zip(chunk, found, strict=True):
-                    if tally is None:
-                        left.append(block)
-                    else:
-                        total += tally
-        return total, left
-
-    def keep(self, job: Job, answered: AnsweredBlock) -> None:
+    def keep(self, done: DoneBlock) -> None:
         """Write the part of a block, all of it or nothing."""
-        table, options = job.part(answered)
-        tally = json.dumps(answered.tally.to_dict())
-        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
+        tally = json.dumps(done.tally.to_dict())
+        noted = {**(done.table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
         content = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(noted), content, **options)
-        write_bytes(self._file(answered.block), content.getvalue())
+        pq.write_table(done.table.replace_schema_metadata(noted), content, **done.options)
+        write_bytes(self.folder / _name(done.block), content.getvalue())
 
     @property
     def files(self) -> list[AnyPath]:
         """The files, in the order of the inputs."""
         return sorted(self.folder.glob("*.parquet"), key=str)
 
-    def _file(self, block: Block) -> AnyPath:
-        return self.folder / part_name(block)
+
+DoBlocks: TypeAlias = Callable[
+    [Job, Dataset, Sequence[Block], Parts, JobProgress, Callable[[str], None]], None
+]
+"""Does blocks of a job, keeps their parts, counts them, and says what could not be read."""
 
 
-def part_name(block: Block) -> str:
-    """Return the name of a block's part."""
-    return f"{block.start:012d}.parquet"
+def do_here(
+    job: Job,
+    inputs: Dataset,
+    blocks: Sequence[Block],
+    parts: Parts,
+    progress: JobProgress,
+    say: Callable[[str], None],
+) -> None:
+    """Do blocks in this process; see `DoBlocks`."""
+    for done in done_blocks(job, inputs, blocks, say):
+        parts.keep(done)
+        progress.add(done.tally)
 
 
-def is_part(name: str) -> bool:
-    """Whether a file is called as the part of a block is."""
-    return re.fullmatch(r"[0-9]{12,}\.parquet", name) is not None
+def fill_folder(
+    job: Job,
+    inputs: Dataset,
+    out: str,
+    *,
+    block_size: int,
+    force: bool,
+    say: Callable[[str], None],
+    do_blocks: DoBlocks = do_here,
+) -> Tally:
+    """Do a job into a folder of parts, and return its tally. Parts of the same job that are there are kept.
+
+    Raises as `open_folder` and `finish_folder` do.
+    """
+    about = {**job.describe(inputs, by_content=False), "block": block_size}
+    parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
+    total, left = done_in(parts, blocks)
+    with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
+        do_blocks(job, inputs, left, parts, progress, say)
+    return finish_folder(parts, blocks)
+
+
+def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Parts:
+    """Return the parts in a folder, which is made. Parts of the job with this description are kept.
+
+    `force`: remove the parts that another job left. Raises InputError for a folder that holds anything else.
+    """
+    folder = place(out).absolute()
+    if not isinstance(folder, RemotePath):
+        check_writable(folder, f"cannot write {out}")
+    there: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    found = [file for file in there if file.name != _LOCK and not fnmatch(file.name, _HALF)]
+    before = _json(folder / _JOB)
+    if before != job and found:
+        if before is None and not force:
+            raise InputError(
+                f"{out} holds other files, such as {found[0].name}: name another folder, or --force"
+            )
+        if not force:
+            differs = ", ".join(name for name in job if before.get(name) != job[name])
+            raise InputError(
+                f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
+                "or replace them with --force"
+            )
+        data = [file for file in found if file.suffix == ".parquet"]
+        if foreign := [file.name for file in data if not re.fullmatch(r"[0-9]{12,}\.parquet", file.name)]:
+            raise InputError(
+                f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
+            )
+        gone = [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
+        for file in sorted(
+            gone, key=lambda file: file.name != _MANIFEST
+        ):  # first: the folder is no longer complete
+            file.unlink()
+    if before != job:  # else a crash of the machine could empty the file that tells whose parts these are
+        write_bytes(folder / _JOB, _text(job))
+    return Parts(folder, content_digest(job))
+
+
+def done_in(parts: Parts, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
+    """Return the tally of the blocks that are there, and the other blocks; if any is left, the manifest is removed.
+
+    Raises InputError if Parquet files are there that belong to none of the blocks.
+    """
+    total, left = parts.done(blocks)
+    if left:
+        (parts.folder / _MANIFEST).unlink(missing_ok=True)
+    if foreign := {file.name for file in parts.files} - {_name(block) for block in blocks}:
+        raise InputError(
+            f"{parts.folder} holds {min(foreign)}, which is no part of this job: remove it, and the same command "
+            "goes on"
+        )
+    return total, left
+
+
+def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
+    """Write a manifest, which says that the folder is complete, and return the tally of all blocks.
+
+    Raises FileError if parts were lost or replaced meanwhile, InputError as `done_in` does.
+    """
+    total, left = done_in(parts, blocks)
+    if left:
+        raise FileError(
+            f"{counted(len(left), 'part')} of {parts.folder}, such as {_name(left[0])}, were lost, or "
+            "replaced by a worker of another job that still runs: end it, the same command goes on"
+        )
+    files = [_name(block) for block in blocks]
+    write_bytes(parts.folder / _MANIFEST, _text({"complete": True, "tally": total.to_dict(), "parts": files}))
+    for half in parts.folder.glob(_HALF):
+        with suppress(OSError):
+            half.unlink()
+    return total
+
+
+def check_complete(folder: AnyPath, run: RunFolder) -> None:
+    """Raise InputError for a folder of a job that is not done, or of another run; a folder without a job may be anything."""
+    if (job := _json(folder / _JOB)) is None:
+        return
+    if job.get("run") != run.digest:
+        raise InputError(
+            f"{folder} was recorded with another network than that of {run.path}: record it anew"
+        )
+    if _json(folder / _MANIFEST) is None:
+        raise InputError(f"the recording in {folder} is not complete: run its command again, which goes on")
 
 
 @contextmanager
 def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
-    """Yield the parts of the job that writes `out`, without those of other jobs.
+    """Yield the parts of the job that writes the file `out`, in a hidden folder beside it, without those of other jobs.
 
-    They are removed if the block ends well, or nothing was answered.
-
-    Raises InputError while another process has them open. That ends with the process, however it ends.
+    They are removed if the block ends well, or nothing was done. Raises InputError while another process has them open;
+    however that process ends, they are free then.
     """
     folder = out.with_name(f".{out.name}.parts")
-    with _held(folder) as held:
-        if not held:
-            raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
-        parts, done = Parts(folder, content_digest(job)), False
+    lock = _locked(folder)
+    if lock is None:
+        raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
+    with lock:
+        done = False
         try:
-            if not _is_of(folder, job):
-                for file in folder.iterdir():
-                    if file.name != _LOCK:
-                        file.unlink()
-                write_json(folder / _JOB, job)
+            parts = open_folder(str(folder), job, force=True)
             remove_half_written(out)
             yield parts
             done = True
         finally:
-            if done or not parts.files:
+            if done or not list(folder.glob("*.parquet")):
                 shutil.rmtree(
                     folder, ignore_errors=True
                 )  # Windows keeps what is open: a folder with the lock
 
 
-def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[str, Any]:
-    """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used.
+def _locked(folder: Path) -> IO[bytes] | None:
+    """Make a folder and return its open lock file, or None if another process holds the lock.
 
-    It is what its JSON gives back. `by_content`: inputs of at most 1 GiB are told apart by what they are; else files
-    are by their sizes and times.
+    The system frees the lock when the process ends, so its file may stay behind.
     """
-    plan = job.run.plan(job.executor, executor_device(job.executor))
-    return {
-        "inputs": _identity(inputs, by_content=by_content),
-        "run": job.run.digest,
-        "policy": None if job.policy is None else content_digest(job.policy.to_dict()),
-        "executor": job.executor,
-        "segments": None if plan is None else [[first, last] for first, last in plan.segments],
-        "strict": job.strict,
-        "columns": list(job.columns.types),
-    }
-
-
-def _identity(inputs: Dataset, *, by_content: bool = True) -> str:
-    """Return a hash of names, content and classes of inputs; of more than 1 GiB, of sizes and times of the files."""
-    digest = hashlib.sha256()
-    columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
-    if (by_content and inputs.is_small) or not all(hasattr(column, "stamps") for column in columns):
-        for i, key in enumerate(inputs.stored_keys().tolist()):
-            digest.update(f"{inputs.name(i)}\n{key}\n".encode())
-        digest.update(repr(inputs.true_names).encode())  # parts count or hold them
-        return digest.hexdigest()
-    for column in columns:
-        for stamp in column.stamps():
-            digest.update(repr(stamp).encode())
-    digest.update(b"" if inputs.is_whole else inputs.rows.tobytes())
-    return digest.hexdigest()
-
-
-def _is_of(folder: Path, job: Mapping[str, Any]) -> bool:
-    try:
-        return bool(read_json(folder / _JOB) == job)
-    except ExeuntError:  # missing or damaged
-        return False
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Make the folder and yield whether this process alone has it, until the block ends.
-
-    The system frees the lock when the process ends, so that its file may stay behind.
-    """
-    while True:
-        with _opened(folder) as file:
-            held = locks(file)
-            if not held or _is_there(file, folder / _LOCK):  # else a process that ended has just removed it
-                yield held
-                return
-
-
-def _opened(folder: Path) -> IO[bytes]:
-    """Open the lock, in a folder that another process may be removing."""
     while True:
         make_folder(folder)
-        with suppress(FileNotFoundError):
-            return (folder / _LOCK).open("ab")
+        with (
+            suppress(FileNotFoundError),
+            ExitStack() as opened,
+        ):  # a process that ends may be removing the folder
+            file = opened.enter_context((folder / _LOCK).open("ab"))
+            if not locks(file):
+                return None
+            if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
+                opened.pop_all()
+                return file
 
 
-def _is_there(file: IO[bytes], path: Path) -> bool:
+def _name(block: Block) -> str:
+    return f"{block.start:012d}.parquet"
+
+
+def _text(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _json(file: AnyPath) -> Any:
+    """Return what a file holds; None if it is missing or damaged. Raises FileError where that is not known."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        return json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:  # a store out of reach must not pass for a folder without a job
+        raise FileError(f"cannot read {file}: {one_line(error)}") from error

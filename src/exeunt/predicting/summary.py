@@ -1,71 +1,247 @@
-"""What came of a prediction: how many inputs were answered, at what cost, and how many rightly."""
+"""What came of a job: counts that add up over blocks in any order, its progress, and its summary in words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
 
+from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
+from exeunt.policy import Policy
+from exeunt.run.folder import RunFolder
 
-__all__ = ["PredictionSummary"]
+__all__ = ["JobProgress", "PredictionSummary", "Tally", "Truth", "planned_cost", "recorded_text"]
+
+_LEVEL = 0.95
+_EVERY_S = 2.0
+_SHOWN = 5  # classes in a message
 
 
-@dataclass(frozen=True)
-class PredictionSummary:
-    """What was predicted: number of inputs, and mean cost per answered input (`spend`), in `unit`.
+class Truth(NamedTuple):
+    """The class name of each input (n,), None where it is not known; None where none is.
 
-    `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`). `n_unanswered`:
-    inputs that could not be read, or led to values that are not finite; `first_error` says why of the first.
-    `n_borderline`: see `Answers`. `n_truncated`: texts that were longer than the network takes. `n_right` of
-    `n_labelled` answered inputs, those of a class that the network knows, were right. `out`: the file or folder
-    written; None for standard output. Both spends are None where no input was answered.
+    `unknown`: classes of the data that the network does not know. `comparable`: whether the folders of image files are
+    named like classes of the network, so that they may be compared.
     """
 
-    n: int
-    n_unanswered: int
-    n_borderline: int
-    n_truncated: int
-    n_labelled: int
-    n_right: int
-    spend: float | None
-    spend_apart: float | None
+    names: Sequence[str | None] | None
+    unknown: tuple[str, ...] = ()
+    comparable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Counts and sums over inputs.
+
+    `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error`: the first of
+    them, by its position among all inputs, and why. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer
+    than the network takes. `n_labelled`: answered inputs of a class that the network knows, of which `n_right` were
+    answered correctly; `n_unknown`: answered inputs of another class. `cost`: of the answered inputs; `cost_apart`:
+    their cost if no two exits had been run together (see `Answers.cost`). `unknown`, `comparable`: see `Truth`.
+    """
+
+    n: int = 0
+    n_unanswered: int = 0
+    n_borderline: int = 0
+    n_truncated: int = 0
+    n_labelled: int = 0
+    n_unknown: int = 0
+    n_right: int = 0
+    cost: float = 0.0
+    cost_apart: float = 0.0
+    first_error: tuple[int, str] | None = None
+    unknown: tuple[str, ...] = ()
+    comparable: bool = True
+
+    @classmethod
+    def of(
+        cls, start: int, answers: Sequence[str | None], truth: Truth, errors: Mapping[int, str], **counts: Any
+    ) -> Tally:
+        """Count a block of inputs, of which the first has the position `start` among all inputs.
+
+        `answers`: names of the predicted classes, None without an answer. `errors`: why inputs have no answer, by their
+        position in the block. `counts`: other fields.
+        """
+        both = [
+            (a, t)
+            for a, t in zip(answers, truth.names or (), strict=False)
+            if a is not None and t is not None
+        ]
+        n_unknown = sum(name in set(truth.unknown) for _, name in both)
+        first = min(errors.items(), default=None)
+        return cls(
+            n=len(answers),
+            n_unanswered=answers.count(None),
+            n_labelled=len(both) - n_unknown,
+            n_unknown=n_unknown,
+            n_right=sum(answer == name for answer, name in both),
+            first_error=None if first is None else (start + first[0], first[1]),
+            unknown=truth.unknown[: _SHOWN + 1],
+            comparable=truth.comparable,
+            **counts,
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(Tally)
+            if field.type in ("int", "float")
+        }
+        return Tally(
+            **sums,
+            first_error=min(filter(None, (self.first_error, other.first_error)), default=None),
+            unknown=tuple(sorted({*self.unknown, *other.unknown})[: _SHOWN + 1]),
+            comparable=self.comparable and other.comparable,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back an equal tally."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Tally:
+        """Rebuild from `to_dict`."""
+        error = body["first_error"]
+        pair = None if error is None else (int(error[0]), str(error[1]))
+        return cls(**{**body, "first_error": pair, "unknown": tuple(body["unknown"])})
+
+    @property
+    def n_answered(self) -> int:
+        """Number of answered inputs."""
+        return self.n - self.n_unanswered
+
+    @property
+    def note(self) -> str:
+        """Which labelled inputs the accuracy leaves out; "" if none."""
+        if not self.unknown:
+            return ""
+        shown = ", ".join(self.unknown[:_SHOWN]) + (", ..." if len(self.unknown) > _SHOWN else "")
+        return (
+            f"no accuracy on {counted(self.n_unknown, 'answered input')} of classes that the network does not know "
+            f"(it cannot be right there): {shown}"
+        )
+
+    @property
+    def truncated_text(self) -> str:
+        """Says how many texts were cut."""
+        return f"{counted(self.n_truncated, 'text was', 'texts were')} longer than the network takes and cut"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSummary(Tally):
+    """What was predicted: a tally, the `budget` per input and its `unit`.
+
+    `out`: the file or folder that was written; None for standard output.
+    """
+
     budget: float
     unit: str
     out: Path | str | None
-    first_error: str | None = None
+
+    @classmethod
+    def of_job(cls, total: Tally, policy: Policy, out: Path | str | None) -> PredictionSummary:
+        """Return the summary of inputs that were answered under a policy."""
+        counts = {field.name: getattr(total, field.name) for field in fields(Tally)}
+        return cls(**counts, budget=policy.budget, unit=policy.cost.unit, out=out)
+
+    @property
+    def mean_cost(self) -> float | None:
+        """Mean cost per answered input, in `unit`; None where no input was answered."""
+        return self.cost / self.n_answered if self.n_answered else None
 
     def __str__(self) -> str:
-        lines = [f"{self.n - self.n_unanswered:,} of {counted(self.n, 'input')} answered"]
+        lines = [f"{self.n_answered:,} of {counted(self.n, 'input')} answered"]
         if self.n_unanswered:
             lines[0] += " (the column 'error' says why not)"
-        if self.spend is not None:
+        if self.mean_cost is not None:
             lines[0] += (
-                f"; mean cost {amount_text(self.spend, self.unit)} of {amount_text(self.budget, self.unit)} allowed "
-                f"({self.spend / self.budget:.1%} of the budget)"
+                f"; mean cost {amount_text(self.mean_cost, self.unit)} of {amount_text(self.budget, self.unit)} allowed "
+                f"({self.mean_cost / self.budget:.1%} of the budget)"
             )
-        if (
-            self.spend is not None
-            and self.spend_apart is not None
-            and self.spend > self.spend_apart * (1 + 1e-6)
-        ):
+        if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
-                f"they would have cost {amount_text(self.spend_apart, self.unit)}"
+                f"they would have cost {amount_text(self.cost_apart / self.n_answered, self.unit)}"
             )
-        if self.n_labelled:
+        if self.n_labelled and self.comparable:
             lines.append(
                 f"accuracy {self.n_right / self.n_labelled:.2%} on {counted(self.n_labelled, 'answered input')} "
                 "with labels"
             )
+        if self.note:
+            lines.append(self.note)
         if self.n_borderline:
             lines.append(
                 f"{self.n_borderline} came so close to a threshold or to another class that they might be answered "
                 "otherwise in another batch (see the column 'borderline')"
             )
         if self.n_truncated:
-            lines.append(
-                f"{counted(self.n_truncated, 'text was', 'texts were')} longer than the network takes and cut (see "
-                "the column 'truncated')"
-            )
+            lines.append(f"{self.truncated_text} (see the column 'truncated')")
         return "\n".join([*lines, *([] if self.out is None else [f"written to {self.out}"])])
+
+
+def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
+    """Say what was recorded."""
+    lines = [
+        f"{total.n_answered:,} of {counted(total.n, 'input')} recorded at {counted(run.cost.n_exits, 'exit')}"
+    ]
+    if total.first_error is not None:
+        lines.append(
+            f"{counted(total.n_unanswered, 'input was', 'inputs were')} left out; the first: {total.first_error[1]}"
+        )
+    if total.n_labelled and total.comparable:
+        lines.append(
+            f"the last exit is right on {total.n_right / total.n_labelled:.2%} of "
+            f"{counted(total.n_labelled, 'input')} with labels"
+        )
+    if total.note:
+        lines.append(total.note)
+    if total.n_truncated:
+        lines.append(total.truncated_text)
+    lines.append(
+        f"written to {out}; next: exeunt calibrate {quote(str(run.path))} "
+        f"--budget {run.cost.share_to_try(0.5):.0%} --traces {quote(str(out))}"
+    )
+    return "\n".join(lines)
+
+
+def planned_cost(policy: Policy, n: int) -> str:
+    """Return the expected cost of n inputs, and the cost that they keep to with probability 95%, if it is known."""
+    show, expected = policy.cost.show, policy.expected_cost
+    text = (
+        f"planned: {show(expected * n)} for {counted(n, 'input')}, {show(expected)} each of {show(policy.budget)} "
+        "allowed"
+    )
+    if policy.distribution is None:
+        return f"{text} ({policy.calibration} calibration has no exact distribution of the mean cost)"
+    most = policy.distribution.batch_quantile(_LEVEL, n)
+    return f"{text}; with probability {_LEVEL:.0%} at most {show(most)} each"
+
+
+class JobProgress(Progress):
+    """Shows how far a job of n inputs is, and says its planned cost first; quiet for a job of a single block.
+
+    `policy`: None where all exits are asked. `total`: the tally of what was done before.
+    """
+
+    def __init__(
+        self, policy: Policy | None, n: int, total: Tally, *, block_size: int, say: Callable[[str], None]
+    ) -> None:
+        self.tally, self._budget = total, None if policy is None else policy.budget
+        if n > block_size and policy is not None:
+            say(planned_cost(policy, n))
+        if total.n:
+            say(f"{total.n:,} of {counted(n, 'input')} were done before")
+        super().__init__("inputs", total=n, done=total.n, say=say, every_s=_EVERY_S, show=n > block_size)
+
+    def add(self, tally: Tally) -> None:
+        """Count a block that was done."""
+        self.tally += tally
+        if self._budget and self.tally.n_answered:
+            spent = self.tally.cost / (self._budget * self.tally.n_answered)
+            self.set_postfix_str(f"{spent:.1%} of the budget spent so far", refresh=False)
+        self.update(tally.n)

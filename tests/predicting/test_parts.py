@@ -13,9 +13,9 @@ import pytest
 
 import exeunt as ex
 from exeunt._places import write_bytes
-from exeunt.predicting.blocks import AnsweredBlock, Block, blocks_of
-from exeunt.predicting.part_folder import check_complete, done_in, finish_folder, open_folder
-from exeunt.predicting.tally import Tally
+from exeunt.predicting.blocks import Block, DoneBlock, blocks_of
+from exeunt.predicting.parts import check_complete, done_in, finish_folder, open_folder
+from exeunt.predicting.summary import Tally
 from object_store import google_store, object_store
 
 ABOUT = {"run": "r", "inputs": "i", "block": 4}
@@ -33,7 +33,7 @@ def out(request, tmp_path, monkeypatch):
 def written(parts, block: Block) -> None:
     table = pa.table({"name": [str(block.start + i) for i in range(block.n)]})
     tally = Tally(n=block.n, cost=float(block.start))
-    parts.keep(SimpleNamespace(part=lambda _: (table, {})), AnsweredBlock(block, {}, tally, []))
+    parts.keep(DoneBlock(block, table, tally, []))
 
 
 def test_what_is_whole_is_kept_and_the_rest_is_left(out):

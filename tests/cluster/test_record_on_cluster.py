@@ -11,8 +11,8 @@ import pytest
 import exeunt as ex
 from exeunt._places import open_arrow, place
 from exeunt.cli.app import run as command
-from exeunt.cluster.recording import record_on_cluster
-from exeunt.predicting.recording_inputs import record_inputs
+from exeunt.cluster.jobs import record_on_cluster
+from exeunt.predicting.record import record_inputs
 from exeunt.run.inputs import part_data
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.cli.app import run as command
-from exeunt.cluster import comparison
+from exeunt.cluster import jobs
 from exeunt.comparison.cache import SplitCache
 
 OPTIONS = {"budgets": "40%,70%", "policies": ["eero", "stopping"], "splits": 2, "delta": 0.2}
@@ -33,7 +33,7 @@ def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
     found = {"one": trace, "several": models}
     here = ex.compare(found, **OPTIONS, workers=0, cache=tmp_path / "here")
     done = []
-    with comparison.measuring() as measure:
+    with jobs.measuring_on_cluster() as measure:
         there = ex.compare(
             found, **OPTIONS, cache=tmp_path / "there", measure=measure, progress=lambda *of: done.append(of)
         )
@@ -50,8 +50,11 @@ def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
 
 def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):
     trace = make_logit_trace(300, 3)
-    monkeypatch.setattr(comparison, "package_digest", lambda: "another")
-    with comparison.measuring() as measure, pytest.raises(ex.InputError, match="another version of exeunt"):
+    monkeypatch.setattr(jobs, "package_digest", lambda: "another")
+    with (
+        jobs.measuring_on_cluster() as measure,
+        pytest.raises(ex.InputError, match="another version of exeunt"),
+    ):
         ex.compare(trace, **OPTIONS, measure=measure, cache=tmp_path)
     assert not kept(tmp_path)
 
@@ -70,7 +73,7 @@ def test_a_split_that_is_lost_for_good_is_told():
     with pytest.raises(
         ex.errors.ExeuntError, match=r"lost again and again: RayError: the node died; what was"
     ):
-        comparison._outcome(ray, None)
+        jobs._record(ray, None)
 
 
 def test_the_command_goes_on_with_what_is_kept(cluster, make_logit_trace, tmp_path, monkeypatch, capsys):

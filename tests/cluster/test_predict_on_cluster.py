@@ -17,7 +17,7 @@ from ray_processes import below
 import exeunt as ex
 from cli.command import called
 from exeunt._places import open_arrow, place
-from exeunt.cluster.prediction import predict_on_cluster
+from exeunt.cluster.jobs import predict_on_cluster
 from exeunt.cluster.session import connected
 from exeunt.data import UnreadableImage, open_inputs
 from exeunt.predicting import predict_inputs
@@ -56,8 +56,11 @@ def test_what_is_connected_stays_connected(cluster):
     assert cluster.is_initialized()
 
 
-def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pictures, tmp_path):
+def test_whoever_is_killed_all_inputs_are_answered_once(
+    cluster, bucket, run, pictures, tmp_path, monkeypatch
+):
     """From and to an object store. First the driver breaks off, then a worker is killed."""
+    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
     inputs, out = open_inputs(put_folder(pictures, f"{bucket}/in")), f"{bucket}/killed"
     expected, expected_rows = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")
     folder, said, killed = place(out), [], []
@@ -67,12 +70,12 @@ def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pi
 
     def break_off(text: str) -> None:
         said.append(text)
-        if "inputs done" in text:
+        if "spent so far" in text:
             raise BrokenOff
 
     def kill_one(text: str) -> None:
         said.append(text)
-        if not killed and "inputs done" in text:
+        if not killed and "spent so far" in text:
             killed.append(below(named="ray::Worker")[0])
             os.kill(killed[0], signal.SIGKILL)
 
@@ -87,9 +90,9 @@ def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pi
     assert killed
     same(stored_rows(folder), expected_rows)
     assert (found.n, found.n_unanswered, found.n_right) == (121, 1, expected.n_right)
-    assert found.spend == pytest.approx(expected.spend)
+    assert found.mean_cost == pytest.approx(expected.mean_cost)
     assert found.first_error == expected.first_error
-    assert found.first_error == f"cannot read the image 3/bad.png: {UNKNOWN}"
+    assert found.first_error[1] == f"cannot read the image 3/bad.png: {UNKNOWN}"
     assert any("95% at most" in text for text in said)
     after = {file.name: file.stat() for file in folder.glob("*.parquet")}
     assert {name: after[name] for name in done} == done

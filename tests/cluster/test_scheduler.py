@@ -1,4 +1,4 @@
-"""A crew of made-up workers that die, hang and fail: every block comes out once."""
+"""Made-up workers that die, hang and fail: the result of every block comes out once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 import exeunt as ex
-from exeunt.cluster import crew as crews
-from exeunt.cluster.block_work import tell_lack
-from exeunt.cluster.crew import WINDOW, Crew
+from exeunt.cluster import scheduler as schedulers
+from exeunt.cluster.jobs import tell_lack
+from exeunt.cluster.scheduler import WINDOW, BlockScheduler
 from exeunt.cluster.worker import Worker
 from exeunt.predicting.blocks import Block, blocks_of
 
@@ -36,12 +36,11 @@ class MadeRay:
     def __init__(self, seed: int, *, dies: float = 0.0, hangs: float = 0.0, fails=None) -> None:
         self.rng, self.dies, self.hangs, self.fails = random.Random(seed), dies, hangs, fails or {}
         self.numbers, self.of = itertools.count(), {}
-        self.dead, self.most, self.kept, self.drained, self.killed = set(), 0, [], set(), 0
+        self.dead, self.most, self.kept, self.killed = set(), 0, [], 0
         self.hung, self.poison, self.waits, self.clock = set(), {}, 0, 0.0
 
     def start(self):
         actor = SimpleNamespace(number=next(self.numbers))
-        actor.drain = SimpleNamespace(remote=lambda: self.drained.add(actor.number))
         actor.__ray_ready__ = SimpleNamespace(remote=lambda: "ready")
         return actor
 
@@ -85,16 +84,16 @@ class MadeRay:
 
 
 def worked(ray: MadeRay, n: int, workers: int, size: int = 4) -> list:
-    crew = Crew(ray, workers, start=ray.start, give=ray.give)
-    found = list(crew.answered(list(blocks_of(n, size))))
-    crew.dismiss()
+    scheduler = BlockScheduler(ray, workers, start=ray.start, give=ray.give)
+    found = list(scheduler.results(list(blocks_of(n, size))))
+    scheduler.close()
     return found
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_block_is_answered_once_whoever_dies_or_hangs(seed, monkeypatch):
-    monkeypatch.setattr(crews, "_LATE", 0.0)
-    monkeypatch.setattr(crews, "_DEATHS", 10_000)
+    monkeypatch.setattr(schedulers, "_LATE", 0.0)
+    monkeypatch.setattr(schedulers, "_DEATHS", 10_000)
     rng = random.Random(seed)
     n, workers = rng.randrange(1, 300), rng.randrange(1, 6)
     hangs = 0.1 if workers > 1 else 0.0
@@ -108,25 +107,13 @@ def test_every_block_is_answered_once_whoever_dies_or_hangs(seed, monkeypatch):
 
 def test_no_worker_has_nothing_while_others_have_much():
     ray = MadeRay(0)
-    crew = Crew(ray, 3, start=ray.start, give=ray.give)
-    next(crew.answered(list(blocks_of(24, 4))))
+    scheduler = BlockScheduler(ray, 3, start=ray.start, give=ray.give)
+    next(scheduler.results(list(blocks_of(24, 4))))
     assert sorted(actor for actor, _ in ray.of.values()) in (
         [0, 0, 1, 1, 2],
         [0, 0, 1, 2, 2],
         [0, 1, 1, 2, 2],
     )
-    assert ray.drained == {0, 1, 2}
-
-
-def test_workers_are_told_when_nothing_is_left():
-    ray = MadeRay(0)
-    crew = Crew(ray, 1, start=ray.start, give=ray.give)
-    answers = crew.answered(list(blocks_of(4 * 7, 4)))
-    for _ in range(3):
-        next(answers)
-        assert not ray.drained
-    list(answers)
-    assert ray.drained == {0}
 
 
 def test_what_a_worker_raises_on_purpose_is_raised():
@@ -147,7 +134,7 @@ def test_a_store_that_does_not_answer_once_is_asked_again():
 def test_a_block_that_hangs_is_given_to_fresh_workers_and_then_named(monkeypatch):
     for workers in (1, 2, 3):
         ray = MadeRay(0)
-        monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))  # noqa: B023
+        monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))  # noqa: B023
         ray.poison = {8: 3}  # the fourth that is given it answers
         assert len(worked(ray, 40, workers)) == 10
         ray = MadeRay(0)  # the clock is of this one
@@ -160,7 +147,7 @@ def test_a_block_that_hangs_is_given_to_fresh_workers_and_then_named(monkeypatch
 
 def test_a_worker_has_as_long_as_the_first_ones_took_with_their_networks(monkeypatch):
     ray = MadeRay(0)
-    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))
     ray.poison, wait = {8: 1}, ray.wait
 
     def slow(refs, **options):
@@ -174,20 +161,20 @@ def test_a_worker_has_as_long_as_the_first_ones_took_with_their_networks(monkeyp
 
 def test_workers_that_all_hang_while_much_is_left_are_replaced(monkeypatch):
     ray = MadeRay(0)
-    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))
     ray.poison = dict.fromkeys(range(8, 60, 4), 1)
     assert len(worked(ray, 400, 2)) == 100
 
 
 def test_workers_that_all_hang_with_their_first_blocks_are_replaced_within_hours(monkeypatch):
     ray = MadeRay(0)
-    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))
     ray.poison = dict.fromkeys(range(0, 40, 4), 1)
     assert len(worked(ray, 40, 2)) == 10
     assert 3600 < ray.clock < 8 * 3600
     ray = MadeRay(0)
     ray.poison = dict.fromkeys(range(0, 40, 4), 1000)
-    monkeypatch.setattr(crews, "_FIRST_S", 600.0)
+    monkeypatch.setattr(schedulers, "_FIRST_S", 600.0)
     with pytest.raises(
         ex.errors.ExeuntError, match=r"in 600 s each; if they only take as long, .*--block-size"
     ):
@@ -196,7 +183,7 @@ def test_workers_that_all_hang_with_their_first_blocks_are_replaced_within_hours
 
 def test_a_worker_that_waits_for_a_machine_does_not_hang(monkeypatch):
     ray = MadeRay(0)
-    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))
     ray.runs, ray.poison = False, {8: 1}
     with pytest.raises(AssertionError, match="it waits for ever"):
         worked(ray, 40, 1)

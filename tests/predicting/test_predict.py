@@ -17,8 +17,8 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
 from exeunt.engine.plan import Plan
-from exeunt.predicting import answering as predicting
-from exeunt.predicting.parts import _identity
+from exeunt.predicting import predict as predicting
+from exeunt.predicting.blocks import _identity
 from exeunt.run.folder import RunFolder
 from exeunt.score.confidence import NamedScore
 
@@ -33,6 +33,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch) -> None:
     monkeypatch.setattr(predicting, "BLOCK", 4)
+    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
 
 
 def _calibrate(run: RunFolder, budget: str) -> None:
@@ -61,7 +62,7 @@ def _broken_off(run: RunFolder, folder: Path, out: Path, **options) -> Path:
     """Predict until the first part is written; return that part."""
 
     def kill(said: str) -> None:
-        if "done" in said:
+        if said.startswith("4 of 12 inputs"):
             raise Killed
 
     with pytest.raises(Killed):
@@ -119,7 +120,7 @@ def test_parts_whose_job_cannot_be_read_are_another_job(run, tmp_path):
     folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
     part = _broken_off(run, folder, out)
     pq.write_table(pq.read_schema(part).empty_table(), part)
-    (part.parent / "job.json").write_text("damaged")
+    (part.parent / "_job.json").write_text("damaged")
     assert len(_predict(run, folder, out)["name"]) == 12
 
 
@@ -136,10 +137,10 @@ def test_what_fails_before_the_first_part_leaves_nothing(run, tmp_path):
 def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
     folder = _pictures(tmp_path / "in", 0)
-    before = _identity(open_inputs(folder))
-    assert _identity(open_inputs(folder)) == before
+    before = _identity(open_inputs(folder), by_content=True)
+    assert _identity(open_inputs(folder), by_content=True) == before
     os.utime(folder / "05.bmp", (1, 1))
-    assert _identity(open_inputs(folder)) != before
+    assert _identity(open_inputs(folder), by_content=True) != before
 
 
 @pytest.mark.parametrize("change", ["policy", "strict", "top"])
@@ -163,7 +164,7 @@ def test_damaged_parts_are_answered_again(run, tmp_path, damage):
     elif damage == "of other rows":
         pq.write_table(pq.read_table(part).slice(1), part)
     else:
-        (part.parent / "job.json").write_text("{")
+        (part.parent / "_job.json").write_text("{")
     assert _predict(run, folder, out) == _predict(run, folder, tmp_path / "fresh.parquet")
 
 
@@ -178,7 +179,7 @@ def test_damaged_parts_are_answered_again(run, tmp_path, damage):
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
-    monkeypatch.setattr("exeunt.predicting.blocks.batches_by", None)
+    monkeypatch.setattr("exeunt.predicting.blocks.prepared_batches", None)
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ex.InputError, match=said):

@@ -1,0 +1,209 @@
+"""`--engine ray`: predictions, recordings and comparisons as one process makes them, by the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from exeunt._text import counted
+from exeunt.cluster.scheduler import WINDOW, BlockScheduler
+from exeunt.cluster.session import check_code, connected, package_digest, ray_module
+from exeunt.cluster.worker import Worker, packed_job
+from exeunt.comparison.cache import SplitCache
+from exeunt.comparison.compare import Measure
+from exeunt.comparison.one_split import Settings, measure_split
+from exeunt.comparison.processes import ONE_THREAD
+from exeunt.comparison.results import SplitRecord
+from exeunt.data import Dataset
+from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.predicting.blocks import Block, Job, check_inputs
+from exeunt.predicting.parts import DoBlocks, Parts, fill_folder
+from exeunt.predicting.predict import BLOCK, predict_job
+from exeunt.predicting.record import BLOCK as RECORDED_BLOCK
+from exeunt.predicting.record import record_inputs
+from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
+from exeunt.run.folder import RunFolder
+from exeunt.trace import CascadeTrace, ExitTrace
+
+__all__ = ["measuring_on_cluster", "predict_on_cluster", "record_on_cluster", "tell_lack"]
+
+_AGAIN = 20  # how often a split is measured again whose machine or process died
+
+
+def predict_on_cluster(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    address: str | None = None,
+    workers: int = 1,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0,
+    block_size: int = BLOCK,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> PredictionSummary:
+    """Answer every input as `exeunt.predicting.predict_inputs` does, with a Ray cluster.
+
+    `out`: a folder, here or in an object store: a Parquet part for each block of inputs, and a manifest once all are
+    there. Whatever dies, the same call goes on with the blocks that are missing.
+    `address`: of the cluster, see `connected`. `workers`: each holds the network, on so many cores and GPUs; inputs are
+    read and prepared by other processes. `block_size`: inputs per part. `options`: see `predict_job`.
+
+    Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
+    """
+    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker, block_size)
+    check_inputs(run, inputs)
+    job = predict_job(_with_absolute_path(run), **options)
+    total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
+    return PredictionSummary.of_job(total, job.policy, out)
+
+
+def record_on_cluster(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    address: str | None = None,
+    workers: int = 1,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0,
+    block_size: int = RECORDED_BLOCK,
+    **options: Any,
+) -> Tally:
+    """Record inputs as `record_inputs` does, whose options these are, with workers of a Ray cluster.
+
+    `address`, `workers`, `cpus_per_worker`, `gpus_per_worker`: as for `predict_on_cluster`.
+
+    Raises as `record_inputs` does, and MissingExtra without Ray.
+    """
+    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker, block_size)
+    run = _with_absolute_path(run)
+    return record_inputs(run, inputs, out, block_size=block_size, do_blocks=do_blocks, **options)
+
+
+def _with_absolute_path(run: RunFolder) -> RunFolder:
+    return replace(run, path=run.path.absolute())  # workers have working folders of their own
+
+
+def _on_cluster(
+    address: str | None, workers: int, cpus_per_worker: int, gpus_per_worker: float, block_size: int
+) -> DoBlocks:
+    """Return what does blocks on a cluster. Raises InputError for sizes that make no sense, MissingExtra without Ray."""
+    ray_module()
+    if not gpus_per_worker >= 0:
+        raise InputError(f"gpus_per_worker must be at least 0, got {gpus_per_worker}")
+    sizes = {"workers": workers, "cpus_per_worker": cpus_per_worker, "block_size": block_size}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    return partial(_do_blocks, address=address, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker)
+
+
+def _do_blocks(
+    job: Job,
+    inputs: Dataset,
+    blocks: Sequence[Block],
+    parts: Parts,
+    progress: JobProgress,
+    say: Callable[[str], None],
+    *,
+    address: str | None,
+    workers: int,
+    cores: int,
+    gpus: float,
+) -> None:
+    """Do these blocks and keep their parts, whichever workers die meanwhile.
+
+    `address`: of the cluster, see `connected`; without blocks no cluster is asked for. `cores`, `gpus`: of each worker.
+    """
+    if not blocks:
+        return
+    with connected(address) as ray:
+        tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
+        left = ray.cluster_resources().get("CPU", 1) - workers * cores
+        readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
+        sent = ray.put(packed_job(job))
+        make = ray.remote(
+            num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
+        )(Worker)
+        scheduler = BlockScheduler(
+            ray,
+            workers,
+            start=lambda: make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores),
+            give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
+        )
+        try:
+            for tally, unreadable in scheduler.results(blocks):
+                for why in unreadable:
+                    say(why)
+                progress.add(tally)
+        finally:
+            scheduler.close()
+
+
+def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Say what the cluster has too little of. `each`: what a worker takes, which must be on one machine."""
+    found = ray.cluster_resources()
+    for what, n in each.items():
+        if (lack := workers * n - found.get(what, 0)) > 0:
+            say(
+                f"{what}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some will wait"
+            )
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(has.get(what, 0) >= n for what, n in each.items()) for has in machines):
+        takes = ", ".join(f"{what}: {n:g}" for what, n in each.items() if n)
+        say(
+            f"no machine of the cluster has what a worker takes ({takes}): nothing is done until one joins it"
+        )
+
+
+@contextmanager
+def measuring_on_cluster(address: str | None = None) -> Iterator[Measure]:
+    """Yield what `exeunt.compare` takes as `measure`: it measures splits on all cores of a Ray cluster.
+
+    `address`: see `connected`. The results, except times, equal those of this machine to the last bit if the other
+    machines compute like it. A split whose machine dies is measured by another; only this process writes.
+    """
+    with connected(address) as ray:
+
+        def measure(jobs: Sequence[tuple[SplitCache, int]]) -> Iterator[None]:
+            # One thread each, as in processes: sums come out the same.
+            task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(_measured)
+            sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
+            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # if it ends early, no more run on
+            left: deque[tuple[SplitCache, int]] = deque(jobs)
+            waiting: dict[Any, tuple[SplitCache, int]] = {}
+            while left or waiting:
+                while left and len(waiting) < most:
+                    cache, split = left.popleft()
+                    waiting[task.remote(sent[cache], split, package_digest())] = cache, split
+                done, _ = ray.wait(list(waiting), num_returns=1)
+                cache, split = waiting.pop(done[0])
+                cache.write(split, _record(ray, done[0]))
+                yield
+
+        yield measure
+
+
+def _measured(inputs: tuple[ExitTrace | CascadeTrace, Settings], split: int, code: str) -> SplitRecord:
+    """Measure a split, on some machine. Raises InputError if that has another version of the code."""
+    check_code(code)
+    return measure_split(*inputs, split)
+
+
+def _record(ray: Any, ref: Any) -> SplitRecord:
+    try:
+        record: SplitRecord = ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ExeuntError) else error from None
+    except ray.exceptions.RayError as error:
+        raise ExeuntError(
+            f"a split was lost again and again: {one_line(error)}; what was measured is kept, the same command goes on"
+        ) from error
+    return record

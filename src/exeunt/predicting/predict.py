@@ -1,0 +1,204 @@
+"""`exeunt predict`: answering inputs from disk in order and resumably, and writing a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+
+from exeunt._arrays import Integers
+from exeunt.data import Dataset
+from exeunt.engine.engine import Engine
+from exeunt.engine.stream import Batch
+from exeunt.policy import Policy
+from exeunt.predicting.batches import PreparedBatch
+from exeunt.predicting.blocks import (
+    Block,
+    BlockEnd,
+    DoneBlock,
+    Job,
+    OpenBlock,
+    blocks_of,
+    check_inputs,
+    done_blocks,
+)
+from exeunt.predicting.parts import do_here, open_parts
+from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
+from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
+from exeunt.run.executors import chosen_executor
+from exeunt.run.folder import RunFolder
+from exeunt.run.shared_executor import SharedExecutor, open_shared
+from exeunt.run.streaming import answer_stream
+
+__all__ = ["BLOCK", "PredictJob", "predict_inputs", "predict_job"]
+
+BLOCK = 2048
+"""Inputs of a part: an interruption, or the death of a worker, loses at most so many answers for each open part."""
+_ARRAYS = ("label", "confidence", "exit", "cost", "borderline")
+_POOLS = 32  # rows that are held, in times the rows of a call
+
+
+def predict_inputs(
+    run: RunFolder,
+    inputs: Dataset,
+    out: Path | TextIO,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> PredictionSummary:
+    """Answer every input with the run folder's network and policy, and write a row for each, in order.
+
+    `out`: a file, whose ending says in which format: .parquet (or none), .csv, .jsonl; or an open stream, which gets
+    CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that
+    cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see
+    `PredictionColumns`. Parts of the file that an interrupted run of the same job has answered are kept.
+    `force`: replace a file that holds something else than predictions. `say`: gets messages. `options`: see
+    `predict_job`.
+
+    Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
+    or is being written by another process; UnreadableInput if `strict`.
+    """
+    check_inputs(run, inputs)
+    if isinstance(out, Path):
+        check_out(out, force=force)
+    job, blocks = predict_job(run, **options), blocks_of(len(inputs), BLOCK)
+
+    def progress(total: Tally) -> JobProgress:
+        return JobProgress(job.policy, len(inputs), total, block_size=BLOCK, say=say)
+
+    def tables(shown: JobProgress) -> Iterator[Any]:
+        for done in done_blocks(job, inputs, blocks, say):
+            yield done.table
+            shown.add(done.tally)
+
+    if isinstance(out, Path):
+        with open_parts(out, job.describe(inputs, by_content=True)) as parts:
+            total, left = parts.done(blocks)
+            with progress(total) as shown:
+                do_here(job, inputs, left, parts, shown, say)
+            write_predictions(out, job.written.schema, parts.files)
+        return PredictionSummary.of_job(shown.tally, job.policy, out)
+    with progress(Tally()) as shown:
+        out.writelines(csv_lines(tables(shown)))
+    return PredictionSummary.of_job(shown.tally, job.policy, None)
+
+
+def predict_job(
+    run: RunFolder,
+    *,
+    batch_size: int = 128,
+    workers: int = 0,
+    strict: bool = False,
+    top: int = 0,
+    probabilities: bool = False,
+    executor: str | None = None,
+    trusted: str | None = None,
+) -> PredictJob:
+    """Return the job that answers inputs with a run folder's network and policy.
+
+    `workers`: threads that decode images while the network runs. `strict`: raise UnreadableInput for the first input
+    that cannot be read. `top`, `probabilities`: see `PredictionColumns`. `executor`, `trusted`: see `exeunt.run.load`.
+    """
+    return PredictJob(
+        run=run, policy=run.policy, written=PredictionColumns(run.manifest["class_names"], top, probabilities),
+        executor=chosen_executor(run, executor), batch_size=batch_size, workers=workers, strict=strict, trusted=trusted,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob(Job):
+    """A job that answers inputs under a policy. `written`: the columns that it writes."""
+
+    policy: Policy
+    written: PredictionColumns
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are written."""
+        return list(self.written.types)
+
+    def open(self, threads: int | None = None) -> SharedExecutor:
+        """Open the network for the policy."""
+        return open_shared(
+            self.run, {"": self.policy}, executor=self.executor, threads=threads, trusted=self.trusted
+        )
+
+    def answer(
+        self,
+        opened: SharedExecutor,
+        arriving: Iterable[tuple[Block, PreparedBatch | BlockEnd]],
+        *,
+        ordered: bool = True,
+    ) -> Iterator[DoneBlock]:
+        """Answer blocks; see `Job.answer`. Late exits run full batches, since rows of one block wait for the next."""
+        engine = Engine(
+            opened.executor,
+            opened.policies,
+            opened.plan,
+            exits=opened.exits,
+            probabilities=self.written.needs_probabilities,
+        )
+        blocks: dict[int, OpenBlock] = {}
+        sent: dict[int, tuple[OpenBlock, Integers]] = {}  # by number of the batch
+
+        def batches() -> Iterator[Batch]:
+            numbers = count()
+            for block, item in arriving:
+                into = blocks.setdefault(block.start, OpenBlock(block))
+                if isinstance(item, BlockEnd):
+                    into.end = item
+                    continue
+                into.take_in(item, strict=self.strict)
+                if len(item.positions):
+                    into.waits += 1
+                    sent[next(numbers)] = into, item.positions
+                    yield Batch(item.inputs, item.keys)
+
+        def take_done() -> Iterator[DoneBlock]:
+            for start, block in list(blocks.items()):
+                if block.end is not None and block.waits == 0:
+                    yield self._done(blocks.pop(start), block.end)
+                elif ordered:
+                    return
+
+        for answers in answer_stream(engine, batches(), _POOLS * max(engine.plan.piece), ordered=ordered):
+            into, positions = sent.pop(answers.batch)
+            into.waits -= 1
+            into.results.append((positions, answers))
+            yield from take_done()
+        yield from take_done()
+
+    def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
+        n, k = block.block.n, len(self.class_names)
+        arrays = {
+            "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
+            "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
+        }  # fmt: skip
+        probabilities = np.zeros((n, k)) if self.written.needs_probabilities else None
+        for positions, answers in block.results:
+            for name in _ARRAYS:
+                arrays[name][positions] = getattr(answers, name)
+            if probabilities is not None and answers.probabilities is not None:
+                probabilities[positions] = answers.probabilities
+        for positions in block.truncated:
+            arrays["truncated"][positions] = True
+        answered = arrays["label"] >= 0
+        errors = block.errors(np.flatnonzero(answered))
+        cells = self.written.cells(end.names, arrays, [errors.get(i) for i in range(n)], probabilities)
+        tally = Tally.of(
+            block.block.start, cells["class_name"], end.truth, errors,
+            n_borderline=int(arrays["borderline"][answered].sum()),
+            n_truncated=int(arrays["truncated"][answered].sum()),
+            cost=float(arrays["cost"][answered].sum()),
+            cost_apart=float(self.policy.cost.cumulative[arrays["exit"][answered]].sum()),
+        )  # fmt: skip
+        unreadable = [str(error) for _, error in block.unreadable]
+        return DoneBlock(
+            block.block, pa.Table.from_pydict(cells, schema=self.written.schema), tally, unreadable
+        )

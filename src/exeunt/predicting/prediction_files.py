@@ -1,0 +1,175 @@
+"""What is written about each input, and the files that hold it: Parquet, CSV or JSON lines, by their ending."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from exeunt._arrays import Floats
+from exeunt._files import atomic_path, check_writable
+from exeunt._places import AnyPath
+from exeunt.errors import InputError
+
+__all__ = ["PredictionColumns", "check_out", "csv_lines", "write_predictions"]
+
+Cells: TypeAlias = "dict[str, list[Any]]"
+"""Columns of equal length, by name; None for a cell without a value."""
+
+_COLUMNS = {
+    "name": "string", "label": "int64", "class_name": "string", "confidence": "double", "exit": "int64",
+    "cost": "double", "borderline": "bool", "truncated": "bool", "error": "string",
+}  # fmt: skip
+"""The columns that all predictions have, with their types in Arrow."""
+_PARQUET = ("", ".parquet", ".pq")
+_ENDINGS = (*_PARQUET, ".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class PredictionColumns:
+    """What is written about inputs of a network with these classes.
+
+    `top`: how many of the most probable classes are written, in columns top_1, top_1_probability, top_2, ...
+    `probabilities`: also write the probability of every class k, in columns probability_0, probability_1, ...
+    Both are those of the exit that answered.
+
+    Raises InputError for a `top` above the number of classes.
+    """
+
+    class_names: Sequence[str]
+    top: int = 0
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top <= len(self.class_names):
+            raise InputError(
+                f"top must be at most {len(self.class_names)}, the number of classes, got {self.top}"
+            )
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether the answers must have all probabilities."""
+        return self.probabilities or self.top > 0
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The types of the columns, by name and in order."""
+        types = dict(_COLUMNS)
+        for rank in range(1, self.top + 1):
+            types |= {f"top_{rank}": "string", f"top_{rank}_probability": "double"}
+        if self.probabilities:
+            types |= {f"probability_{k}": "double" for k in range(len(self.class_names))}
+        return types
+
+    @property
+    def schema(self) -> Any:
+        """The schema of the columns in Arrow."""
+        return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in self.types.items()])
+
+    def cells(
+        self,
+        names: Sequence[str],
+        arrays: Mapping[str, NDArray[Any]],
+        errors: Sequence[str | None],
+        probabilities: Floats | None,
+    ) -> Cells:
+        """Return the cells of inputs with these names.
+
+        `arrays`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
+        no answer. `probabilities` (n, k): None if they are not needed.
+        """
+        answered = (arrays["label"] >= 0).tolist()
+        cells = {name: _shown(column, answered) for name, column in arrays.items()}
+        cells |= {"name": list(names), "error": list(errors), "class_name": self._named(cells["label"])}
+        if probabilities is not None:
+            order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
+            sorted_ = np.take_along_axis(probabilities, order, axis=1)
+            for rank in range(self.top):
+                cells[f"top_{rank + 1}"] = self._named(_shown(order[:, rank], answered))
+                cells[f"top_{rank + 1}_probability"] = _shown(sorted_[:, rank], answered)
+            cells |= {
+                f"probability_{k}": _shown(column, answered) for k, column in enumerate(probabilities.T)
+            }
+        return {name: cells[name] for name in self.types}
+
+    def _named(self, labels: Sequence[int | None]) -> list[str | None]:
+        return [None if label is None else self.class_names[label] for label in labels]
+
+
+def _shown(column: NDArray[Any], answered: Sequence[bool]) -> list[Any]:
+    return [value if there else None for value, there in zip(column.tolist(), answered, strict=True)]
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Raise InputError, before anything is computed, if `out` cannot be written, or holds something else.
+
+    Earlier predictions may be replaced, and an empty file. `force`: so may any other file.
+    """
+    if out.is_dir():
+        raise InputError(f"cannot write {out}: it is a folder; name a file, such as {out}/answers.parquet")
+    if out.suffix.lower() not in _ENDINGS:
+        raise InputError(
+            f"predictions are written as .parquet, .csv or .jsonl: name a file such as {out.stem}.parquet, got {out}"
+        )
+    check_writable(out.parent, f"cannot write {out}")
+    if out.exists() and not out.is_file():
+        raise InputError(f"cannot write {out}: it is not a file; use `--out -` to print")
+    if out.exists() and not force and not _holds_predictions(out):
+        raise InputError(
+            f"{out} exists and does not hold predictions: name another file, or replace it with --force"
+        )
+
+
+def write_predictions(out: Path, schema: Any, parts: Sequence[AnyPath]) -> None:
+    """Write the rows of Parquet files of this schema, one file after the other, to `out`."""
+    tables = (pq.read_table(part).replace_schema_metadata(None) for part in parts)
+    with atomic_path(out) as temporary:
+        if out.suffix.lower() in _PARQUET:
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for table in tables:
+                    writer.write_table(table)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(csv_lines(tables) if out.suffix.lower() == ".csv" else _json_lines(tables))
+
+
+def csv_lines(tables: Iterable[Any]) -> Iterator[str]:
+    """Yield the names of the columns, once there is a table, then the rows of the Arrow tables, as lines of CSV."""
+    writer: Any = csv.writer(SimpleNamespace(write=str), lineterminator="\n")  # each call returns its line
+    for number, table in enumerate(tables):
+        if number == 0:
+            yield writer.writerow(table.column_names)
+        for row in zip(*table.to_pydict().values(), strict=True):
+            yield writer.writerow(row)
+
+
+def _json_lines(tables: Iterable[Any]) -> Iterator[str]:
+    for table in tables:
+        for row in table.to_pylist():
+            yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _holds_predictions(path: Path) -> bool:
+    """Return whether a file is empty, or has the columns that all predictions have."""
+    if path.stat().st_size == 0:
+        return True
+    try:
+        if path.suffix.lower() in _PARQUET:
+            names = list(pq.read_schema(path).names)
+        else:
+            with path.open(encoding="utf-8", newline="") as file:
+                names = (
+                    next(csv.reader(file)) if path.suffix.lower() == ".csv" else list(json.loads(next(file)))
+                )
+    except (pa.ArrowException, OSError, ValueError, TypeError, StopIteration):  # it is of another format
+        return False
+    return names[: len(_COLUMNS)] == list(_COLUMNS)

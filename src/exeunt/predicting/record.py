@@ -1,0 +1,173 @@
+"""`exeunt record`: the outputs of every exit for inputs from disk, in resumable parts that are traces, or in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from exeunt._arrays import Floats, Keys
+from exeunt.costs import CostModel
+from exeunt.data import Dataset
+from exeunt.engine.executor import Executor
+from exeunt.errors import InputError
+from exeunt.predicting.batches import PreparedBatch
+from exeunt.predicting.blocks import NOT_FINITE, Block, BlockEnd, DoneBlock, Job, OpenBlock, check_inputs
+from exeunt.predicting.parts import DoBlocks, do_here, fill_folder
+from exeunt.predicting.summary import Tally
+from exeunt.run.executors import chosen_executor, open_executor
+from exeunt.run.folder import RunFolder
+from exeunt.score.confidence import MANY_CLASSES
+from exeunt.trace import ExitTrace, concatenate
+from exeunt.trace.combining import GrowingTrace
+from exeunt.trace.log_probability import joined, keeps_log_probability, n_kept
+from exeunt.trace.parquet import trace_table, writing_options
+
+__all__ = ["BLOCK", "RecordJob", "record_data", "record_inputs"]
+
+BLOCK = 8192
+"""Inputs of a part: an interruption loses at most so many."""
+
+
+def record_inputs(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    block_size: int = BLOCK,
+    batch_size: int = 128,
+    workers: int = 0,
+    strict: bool = False,
+    force: bool = False,
+    probabilities: bool = False,
+    executor: str | None = None,
+    trusted: str | None = None,
+    do_blocks: DoBlocks = do_here,
+    say: Callable[[str], None] = print,
+) -> Tally:
+    """Record the outputs of every exit for every input, a Parquet part for each block of inputs; return the counts.
+
+    `out`: a folder, here or in an object store. A part is a trace (`ExitTrace.load`) with a column "name", the
+    folder a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
+    counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
+    `probabilities`: keep those of the classes, however many there are in all; by default up to 2^28, as a trace does.
+    `do_blocks`: does the blocks in place of this process. The other options are those of `predict_job`.
+
+    Raises InputError if there are no inputs, or of another kind than the network takes, if inputs differ in what they
+    cost, or if `out` holds something else; UnreadableInput if `strict`.
+    """
+    check_inputs(run, inputs)
+    if run.cost.varies:
+        raise InputError(
+            f"inputs differ in what they cost under {run.path}, and only the means are known: record its models"
+        )
+    n_logs = n_kept(len(inputs) * run.cost.n_exits, len(run.manifest["class_names"]))
+    job = RecordJob(
+        run=run, probabilities=probabilities or keeps_log_probability(n_logs), batch_size=batch_size, workers=workers,
+        executor=chosen_executor(run, executor), strict=strict, trusted=trusted,
+    )  # fmt: skip
+    return fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordJob(Job):
+    """A job that asks every exit, under no policy. `probabilities`: keep those of every class as well.
+
+    The parts hold the inputs that could be read and led to finite values, with their names.
+    """
+
+    policy: None = None
+    probabilities: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """What tells one way of recording from another."""
+        kept = "top_log_probability" if len(self.class_names) > MANY_CLASSES else "log_probability"
+        return ["trace", *([kept] if self.probabilities else [])]
+
+    def open(self, threads: int | None = None) -> Executor:
+        """Open the network with all its exits."""
+        return open_executor(self.run, self.executor, threads=threads, trusted=self.trusted)
+
+    def answer(
+        self,
+        opened: Executor,
+        arriving: Iterable[tuple[Block, PreparedBatch | BlockEnd]],
+        *,
+        ordered: bool = True,  # noqa: ARG002 - no row waits, so blocks are done in the order in which they arrive
+    ) -> Iterator[DoneBlock]:
+        """Record blocks; see `Job.answer`."""
+        blocks: dict[int, OpenBlock] = {}
+        for block, item in arriving:
+            into = blocks.setdefault(block.start, OpenBlock(block))
+            if isinstance(item, BlockEnd):
+                yield self._done(blocks.pop(block.start), item)
+            else:
+                into.take_in(item, strict=self.strict)
+                if len(item.positions):
+                    logits = _all_logits(opened, item)
+                    finite = np.isfinite(logits).all(axis=(1, 2))
+                    into.results.append(
+                        (item.positions[finite], self._trace(logits[finite], item.keys[finite]))
+                    )
+
+    def _trace(self, logits: Floats, keys: Keys) -> ExitTrace:
+        trace = ExitTrace.from_logits(logits, cost=self.run.cost, id=keys)
+        return trace if self.probabilities else replace(trace, log_probability=None)
+
+    def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
+        nothing = np.empty((0, self.run.cost.n_exits, len(self.class_names)))
+        results = block.results or [(np.empty(0, np.int64), self._trace(nothing, np.empty(0, np.uint64)))]
+        rows = np.concatenate([positions for positions, _ in results])
+        errors, order = block.errors(rows), np.argsort(rows, kind="stable")
+        rows, traces = rows[order], [trace for _, trace in results]
+        logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
+        # A trace would keep them by its size, and all parts must keep them alike.
+        kept = joined(logs, axis=0)[order].astype(np.float32) if self.probabilities else None
+        trace = concatenate([replace(trace, log_probability=None) for trace in traces]).take(order)
+        codes: dict[str | None, int] = {name: k for k, name in enumerate(self.class_names)}
+        truth = end.truth.names or [None] * block.block.n
+        label = np.array([codes.get(truth[row], -1) for row in rows.tolist()], dtype=np.int64)
+        table = trace_table({**vars(trace), "label": label, "log_probability": kept})
+        names = [end.names[row] for row in rows.tolist()]
+        table = table.append_column("name", pa.array(names, type=pa.string()))
+        answers: list[str | None] = [None] * block.block.n
+        for row, k in zip(rows.tolist(), trace.prediction[:, -1].tolist(), strict=True):
+            answers[row] = self.class_names[k]
+        n_truncated = sum(map(len, block.truncated))
+        tally = Tally.of(block.block.start, answers, end.truth, errors, n_truncated=n_truncated)
+        told = [f"{end.names[i]}: {why}" if why == NOT_FINITE else why for i, why in sorted(errors.items())]
+        return DoneBlock(block.block, table, tally, told, writing_options(table))
+
+
+def record_data(
+    executor: Executor, data: Dataset, batches: Iterable[PreparedBatch], *, cost: CostModel
+) -> ExitTrace:
+    """Return the trace of all inputs, in the order of `data`, by their content keys.
+
+    `batches`: the data, prepared. Raises UnreadableInput for the first input that cannot be read, InputError for one
+    that leads to values that are not finite.
+    """
+    recorded, places = GrowingTrace(), []
+    for batch in batches:
+        if batch.unreadable:
+            raise batch.unreadable[0][1]
+        logits = _all_logits(executor, batch)
+        if not np.isfinite(logits).all():
+            row = int(np.flatnonzero(~np.isfinite(logits).all(axis=(1, 2)))[0])
+            raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")
+        label = None if data.labels is None else data.labels[batch.positions]
+        recorded.add(ExitTrace.from_logits(logits, cost=cost, label=label, id=batch.keys))
+        places.append(batch.positions)
+    return recorded.whole().take(np.argsort(np.concatenate(places), kind="stable"))
+
+
+def _all_logits(executor: Executor, batch: PreparedBatch) -> Floats:
+    """Return the logits of every exit for a batch, (b, m, k)."""
+    state, found = executor.start(batch.inputs)[0], []
+    for segment, (first, last) in enumerate(executor.segments):
+        logits, state = executor.run(segment, state, range(first, last + 1))
+        found += logits
+    return np.stack(found, axis=1)
