@@ -24,13 +24,12 @@ from scale_model import Machines, Seconds, job_seconds, limits, simulated
 from cluster import RESULTS, ROOT, repeated
 from exeunt._files import read_json, write_json, write_text
 from exeunt._limits import usable_cores
-from exeunt.cluster.crew import WINDOW
-from exeunt.cluster.prediction import predict_on_cluster
+from exeunt.cluster.jobs import predict_on_cluster
+from exeunt.cluster.scheduler import WINDOW
 from exeunt.cluster.session import connected
 from exeunt.data import open_inputs
-from exeunt.predicting.blocks import Block, BlockEnd, Job
-from exeunt.predicting.columns import Columns
-from exeunt.run.executors import default_executor
+from exeunt.predicting.blocks import Block, BlockEnd
+from exeunt.predicting.predict import predict_job
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measuring import describe_machine
 
@@ -49,16 +48,9 @@ LINK, PRICE = 1.25e9, 0.70
 """Assumed: bytes a second between the store and a machine (10 Gbit/s), and what an hour of a machine costs."""
 
 
-def job_of(run: RunFolder) -> Job:
-    return Job(
-        run=run, policies={"": run.policy}, columns=Columns(run.manifest["class_names"], 0, False),
-        executor=default_executor(run),
-    )  # fmt: skip
-
-
 def in_one_process(run: RunFolder, folder: Path, n: int = 4_096) -> dict[str, float]:
     """Return the seconds that an input takes to be read and prepared, and to be answered, one after the other."""
-    job, inputs = job_of(run), open_inputs(folder)
+    job, inputs = predict_job(run), open_inputs(folder)
     shared = job.open(threads=1)
     times = []
     for _ in range(ROUNDS):
