@@ -97,7 +97,7 @@ class TimedNetwork:
         if inputs.get("raw"):
             data = part_data(self.run, "calibrate")
             rows = np.arange(n) % len(data)
-            return next(prepared_batches(self.run, data.take(rows), batch_size=n, workers=0)).inputs
+            return next(prepared_batches(load_preparation(self.run), data.take(rows), batch_size=n)).inputs
         is_image = inputs["kind"] == "image"
         if is_image and inputs.get("size") is None:
             raise InputError("these images have no common size to time the network at: train with a size")
