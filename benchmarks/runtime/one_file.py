@@ -28,7 +28,7 @@ from exeunt._files import read_json, write_text
 from exeunt._text import text_table
 from exeunt.calibration import Thresholds
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
-from exeunt.onnx.nested_if import KEY, one_file
+from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch.export.to_onnx import export_run
@@ -78,7 +78,7 @@ def calls(run: RunFolder, threads: int, macs: float) -> tuple[dict[str, Any], di
         "all heads, no decisions": session(joined.model([stage.logits for stage in stages]), threads),
     }
     files = {
-        name: session(one_file(stages, policy).SerializeToString(), threads)
+        name: session(model_with_policy(stages, policy).SerializeToString(), threads)
         for name, policy in {**nobody, **policies}.items()
     }
     left = {

@@ -15,7 +15,7 @@ import exeunt as ex
 from exeunt import baselines
 from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.calibration import Thresholds
-from exeunt.onnx.nested_if import ModelStage, one_file
+from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes
 from exeunt.score.kinds import ConstantScore, Derived
@@ -57,7 +57,7 @@ def answers(model, inputs, keys):
 
 def check_against_numpy(stages, policy, test, inputs, exits=None):
     """Compare with the policy's replay of recorded outputs, but for inputs that are close to a threshold."""
-    found = answers(one_file(stages, policy, exits=exits), inputs, test.id)
+    found = answers(model_with_policy(stages, policy, exits=exits), inputs, test.id)
     said = policy.answer.on(test)
     scores = score_matrix(policy.score, said)
     steps = getattr(policy.score, "in_steps", False)
@@ -170,9 +170,9 @@ def test_what_has_no_form_in_onnx_is_named(four):
         (lambda margin: margin if margin > 0 else -margin, "no `if` can depend on it"),
     ):
         with pytest.raises(ex.InputError, match=f"the score 'mine' with own answers cannot be.*{why}"):
-            one_file(stages, replace(policy, score=Bad("mine", function)))
+            model_with_policy(stages, replace(policy, score=Bad("mine", function)))
     with pytest.raises(ex.InputError, match="4 exits but the network has 3"):
-        one_file(stages[:3], policy)
+        model_with_policy(stages[:3], policy)
 
 
 def test_operators_of_several_versions_are_refused(four):
@@ -181,7 +181,9 @@ def test_operators_of_several_versions_are_refused(four):
     newer = type(stages[3].model).FromString(stages[3].model.SerializeToString())
     newer.opset_import[0].version = 20
     with pytest.raises(ex.InputError, match="opset 18 and 20: export them again with the same --opset"):
-        one_file([*stages[:3], ModelStage(newer, stages[3].logits)], ex.eero(fit, calibrate, budget="60%"))
+        model_with_policy(
+            [*stages[:3], ModelStage(newer, stages[3].logits)], ex.eero(fit, calibrate, budget="60%")
+        )
 
 
 def test_texts_of_every_length():
@@ -191,7 +193,7 @@ def test_texts_of_every_length():
     inputs = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
     trace = trace_of(stages, inputs, key=KEYS[:200])
     policy = ex.eero(trace.take(slice(60)), trace.take(slice(60, 120)), budget="70%")
-    runs = session(one_file(stages, policy))
+    runs = session(model_with_policy(stages, policy))
     found = [
         runs.run(["label", "exit"], one | {"key": KEYS[i : i + 1]})
         for i, one in enumerate(inputs[120:], start=120)
@@ -216,7 +218,7 @@ def test_some_exits_alone(four):
     )  # fmt: skip
     policy = ex.eero(fit, calibrate, budget="70%")
     check_against_numpy(stages, policy, test, last_inputs(), exits=kept)
-    assert "within0/head" not in str(one_file(stages, policy, exits=kept))
+    assert "within0/head" not in str(model_with_policy(stages, policy, exits=kept))
 
 
 def test_ties_are_broken_by_the_key(four):
@@ -224,7 +226,7 @@ def test_ties_are_broken_by_the_key(four):
     stages, fit, calibrate, test = four
     policy = baselines.msdnet(fit, calibrate, budget="50%", score=ConstantScore(), seed=7)
     same = {name: np.repeat(rows[:1], 300, axis=0) for name, rows in last_inputs().items()}
-    found = answers(one_file(stages, policy), same, test.id)
+    found = answers(model_with_policy(stages, policy), same, test.id)
     np.testing.assert_array_equal(found["exit"], policy.route(test))
     assert set(found["exit"].tolist()) == {0, 1, 2, 3}
 
@@ -241,7 +243,9 @@ def test_stages_after_the_answer_are_not_run(four, exit_, tmp_path):
     stages, fit, calibrate, _ = four
     policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=leaving_at(exit_, 4))
     runs = session(
-        one_file(stages, policy), enable_profiling=True, profile_file_prefix=str(tmp_path / "profile")
+        model_with_policy(stages, policy),
+        enable_profiling=True,
+        profile_file_prefix=str(tmp_path / "profile"),
     )
     found = runs.run(["exit"], {"pixels": pixels()["pixels"][:1], "key": KEYS[:1]})
     events = json.loads((tmp_path / runs.end_profiling()).read_text())
@@ -253,7 +257,7 @@ def test_stages_after_the_answer_are_not_run(four, exit_, tmp_path):
 def test_weights_lie_in_the_branch_of_their_stage(four):
     stages, fit, calibrate, _ = four
     policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=leaving_at(3, 4))
-    graph = one_file(stages, policy).graph
+    graph = model_with_policy(stages, policy).graph
     for depth in range(-1, 4):  # the outermost asks whether the input is finite
         found = {weight.name for weight in graph.initializer if weight.name.startswith("within")}
         assert found == ({f"within{depth}/{name}" for name in ("w", "b", "head")} if depth >= 0 else set())
@@ -269,7 +273,7 @@ def test_exits_that_nobody_asks_are_left_out(four):
     stages, fit, calibrate, test = four
     limits = Thresholds(np.array([np.inf, 0.5, -np.inf, -np.inf]), np.array([np.inf, 0.0, -np.inf, -np.inf]))
     policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=limits)
-    text = str(one_file(stages, policy))
+    text = str(model_with_policy(stages, policy))
     assert "within0/head" not in text
     assert "within3/" not in text
     check_against_numpy(stages, policy, test, last_inputs())
@@ -277,7 +281,7 @@ def test_exits_that_nobody_asks_are_left_out(four):
 
 def test_an_input_that_is_not_finite_has_no_answer(four):
     stages, fit, calibrate, _ = four
-    runs = session(one_file(stages, ex.eero(fit, calibrate, budget="60%")))
+    runs = session(model_with_policy(stages, ex.eero(fit, calibrate, budget="60%")))
     for wrong in (np.nan, np.inf, -np.inf):
         spoilt = pixels()["pixels"][:1].copy()
         spoilt[0, 2] = wrong
@@ -303,7 +307,7 @@ def test_an_input_of_which_one_exit_says_what_is_not_finite_has_no_answer(four, 
     inputs = pixels(60)["pixels"]
     overflows = ~np.isfinite(logits_of([first], [{"pixels": inputs}])[:, 0]).all(axis=1)
     assert 10 < overflows.sum() < 60
-    found = answers(one_file([first, *stages[1:]], policy), {"pixels": inputs}, KEYS[:60])
+    found = answers(model_with_policy([first, *stages[1:]], policy), {"pixels": inputs}, KEYS[:60])
     np.testing.assert_array_equal(found["exit"], np.where(overflows, -1, 2))
     assert (found["label"][overflows] == -1).all()
     assert (found["label"][~overflows] >= 0).all()
@@ -318,13 +322,13 @@ def test_many_exits_and_too_many():
     without_first = Thresholds(np.append(np.inf, score[1:]), np.append(np.inf, np.zeros(31)))
     check_against_numpy(stages, replace(policy, limits=without_first), test, last_inputs())
     with pytest.raises(ex.InputError, match="answers at 32 exits, in one file it can at 31: switch some off"):
-        one_file(stages, policy)
+        model_with_policy(stages, policy)
 
 
 def test_the_model_says_what_its_answers_mean(four):
     stages, fit, calibrate, _ = four
     policy = ex.eero(fit, calibrate, budget="60%")
-    model = one_file(stages, policy, about={"class_names": list("abcde")})
+    model = model_with_policy(stages, policy, about={"class_names": list("abcde")})
     told = {
         name: json.loads(text) for name, text in session(model).get_modelmeta().custom_metadata_map.items()
     }

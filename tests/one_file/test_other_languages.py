@@ -14,7 +14,7 @@ from made_stages import WIDTH, image_stages, session, trace_of
 from onnx import save
 
 import exeunt as ex
-from exeunt.onnx.nested_if import one_file
+from exeunt.onnx.nested_if import model_with_policy
 
 PROGRAM, HEADERS = Path(__file__).with_name("one_file.cpp"), Path("/usr/include/onnxruntime")
 SCRIPT = """
@@ -42,7 +42,7 @@ def asked(tmp_path):
     keys = rng.integers(0, 2**64, 500, dtype=np.uint64)
     trace = trace_of(stages, [{"pixels": pixels}], key=keys)
     policy = ex.auto(trace.take(slice(200)), trace.take(slice(200, 300)), budget="60%", answer="ensemble")
-    model = one_file(stages, policy)
+    model = model_with_policy(stages, policy)
     save(model, str(tmp_path / "model.onnx"))
     runs = session(model)
     expected = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from exeunt._sealed import write_sealed
 from exeunt.engine.engine import Engine
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest
-from exeunt.onnx.nested_if import one_file
+from exeunt.onnx.nested_if import model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.torch import attach
 from exeunt.torch.export.to_onnx import export_network
@@ -95,25 +94,12 @@ def test_a_text_alone_is_answered_as_among_long_ones(folder):
     check_that_company_changes_no_answer(OnnxExecutor(folder, threads=1))
 
 
-def test_an_export_of_one_length_made_before_still_answers(folder, tmp_path):
-    """Earlier versions wrote such: format 1, with the length in the shapes; shorter texts were padded to it."""
-    shutil.copytree(folder, tmp_path / "onnx")
-    made = OnnxManifest.load(folder)
-    tensors = {
-        name: replace(tensor, shape=(None, 9)) if tensor.pad is not None else tensor
-        for name, tensor in made.tensors.items()
-    }
-    body = asdict(replace(made, tensors=tensors))
-    del body["longest_text"]
-    write_sealed(tmp_path / "onnx" / "manifest.json", "export", body, format_="exeunt-onnx", version=1)
-    executor = OnnxExecutor(tmp_path / "onnx", segments=((0, 2),), threads=1)
-    inputs = some(4, length=5)
-    state, _ = executor.start(inputs)
-    assert state["input_ids"].shape == (4, 9)
-    found = executor.run(0, state, [2])[0][0]
-    np.testing.assert_allclose(found, expected_logits(inputs)[-1], atol=1e-5)
-    with pytest.raises(ex.InputError, match="for texts of 9 tokens, got 10: export it again"):
-        executor.start(some(4, length=10))
+def test_an_export_of_an_old_format_is_refused(folder, tmp_path):
+    """Format 1 had one length of texts."""
+    body = asdict(OnnxManifest.load(folder))
+    write_sealed(tmp_path / "manifest.json", "export", body, format_="exeunt-onnx", version=1)
+    with pytest.raises(ex.errors.ArtefactError, match="old format 1, not of format 2: export it again"):
+        OnnxExecutor(tmp_path, threads=1)
 
 
 def test_a_length_that_the_weights_fix_cannot_be_exported(tmp_path):
@@ -177,7 +163,7 @@ def test_text_networks_of_hugging_face(tmp_path, name):
 
 
 def test_one_file_answers_texts_of_every_length(folder):
-    model = one_file(read_stages(folder), policy())
+    model = model_with_policy(read_stages(folder), policy())
     runs = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     executor, exits = OnnxExecutor(folder, threads=1), set()
     for i, row in enumerate(texts()):

@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._files import atomic_folder, check_writable, file_digest
+from exeunt._files import atomic_folder, check_writable
 from exeunt.data import Dataset
 from exeunt.engine.executor import Executor
 from exeunt.errors import require
 from exeunt.onnx.executor import OnnxExecutor
-from exeunt.onnx.manifest import FOLDER, OnnxManifest
-from exeunt.onnx.quantisation import quantised_stages
+from exeunt.onnx.manifest import FOLDER
+from exeunt.onnx.quantisation import quantise_export
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.record import record_data
 from exeunt.run.executors import open_executor
@@ -105,10 +105,9 @@ def _quantised(
 ) -> OnnxExecutor:
     """Write quantised stages, and open them."""
     exported = cast("OnnxExecutor", open_executor(run, "onnx"))
-    source = exported.manifest
-    say(f"quantising {source.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
+    say(f"quantising {exported.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
     (folder / FOLDER).mkdir()
-    _write_stages(run, source, folder / FOLDER, _drawn(run, exported, training, seed))
+    quantise_export(run.path / FOLDER, folder / FOLDER, _drawn(run, exported, training, seed))
     return OnnxExecutor(folder / FOLDER)
 
 
@@ -131,20 +130,6 @@ def _drawn(
     for batch in prepared_batches(load_preparation(run), data.take(rows), batch_size=_BATCH):
         if len(batch.positions):
             yield executor.start(batch.inputs)[0]
-
-
-def _write_stages(
-    run: RunFolder, source: OnnxManifest, folder: Path, batches: Iterator[Mapping[str, NDArray[Any]]]
-) -> None:
-    onnx = require("onnx", extra="export")
-    models = quantised_stages(
-        [onnx.load(run.path / FOLDER / stage.file) for stage in source.stages], source, batches
-    )
-    stages = []
-    for stage, model in zip(source.stages, models, strict=True):
-        onnx.save(model, folder / stage.file)
-        stages.append(replace(stage, sha256=file_digest(folder / stage.file)))
-    replace(source, stages=tuple(stages)).save(folder)
 
 
 def _recorded(

@@ -1,10 +1,10 @@
 """Cutting an exported network into segments: between its files, or inside the graph that ONNX Runtime optimised.
 
 On a processor ONNX Runtime keeps feature maps in blocks of channels and adds a shortcut inside the convolution before
-it. Run stage by stage, it must convert every state to the common layout and back, and cannot fuse a shortcut that
-comes from outside: a ResNet-56 in 27 stages took 1.2 times as long at batch 64. So the whole network is optimised
-first and cut afterwards. Each session then runs operations that were optimised for the whole, and the state is passed
-on in the layout that they use. Rows can be dropped from it all the same.
+it. If it optimised each stage alone, it would convert every state to the common layout and back, and could not fuse a
+shortcut that comes from an earlier stage: a ResNet-56 in 27 stages took 1.2 times as long at batch 64. So the whole
+network is optimised first and cut afterwards. The state then has the layout of the optimised operations, and rows can
+be dropped from it all the same.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class OnnxCut:
 
 
 def cut_between_files(manifest: OnnxManifest, stages: Sequence[OnnxGraph], segments: Segments) -> OnnxCut:
-    """Join the stages of each segment. This always works; ONNX Runtime then optimises each segment alone."""
+    """Join the stages of each segment. This always works, but ONNX Runtime then optimises each segment alone."""
     states = tuple(manifest.state_after(last) for _, last in segments)
     axis = {name: tensor.batch_dim for name, tensor in manifest.tensors.items()}
     graphs = tuple(join_graphs(stages[first : last + 1]) for first, last in segments)
@@ -59,7 +59,7 @@ def cut_optimised(
 ) -> OnnxCut | None:
     """Join all stages, let ONNX Runtime (`ort`) optimise the network, and cut its graph into the segments.
 
-    Returns None where that graph passes on something that rows cannot be dropped from.
+    Returns None if rows cannot be dropped from a tensor between two segments of that graph.
     """
     logits = [stage.logits for stage in manifest.stages]
     whole = _optimised(join_graphs(stages).model(logits), ort)
@@ -68,12 +68,10 @@ def cut_optimised(
     nodes = _by_segment(whole, logits, segments)
     states = _states(whole, nodes)
     inside = dict.fromkeys(name for names in states for name in names if name not in whole.inputs)
-    found = _probe(whole, manifest, list(inside), ort)
-    if found is None:
+    axis: dict[str, int | None] = {name: manifest.tensors[name].batch_dim for name in manifest.inputs}
+    dtype = {name: manifest.tensors[name].dtype for name in manifest.inputs}
+    if inside and not _probe(whole, manifest, list(inside), ort, axis, dtype):
         return None
-    axis, dtype = found
-    for name in manifest.inputs:
-        axis[name], dtype[name] = manifest.tensors[name].batch_dim, manifest.tensors[name].dtype
     graphs = tuple(
         _segment_graph(whole, nodes[i], logits[first : last + 1], states[i], dtype)
         for i, (first, last) in enumerate(segments)
@@ -115,14 +113,17 @@ def _states(whole: OnnxGraph, nodes: Sequence[Sequence[Node]]) -> list[tuple[str
 
 
 def _probe(
-    whole: OnnxGraph, manifest: OnnxManifest, names: Sequence[str], ort: Any
-) -> tuple[dict[str, int | None], dict[str, str]] | None:
-    """Run the network on 3 and on 5 rows; return the axis of the rows and the type of each tensor.
+    whole: OnnxGraph,
+    manifest: OnnxManifest,
+    names: Sequence[str],
+    ort: Any,
+    axis: dict[str, int | None],
+    dtype: dict[str, str],
+) -> bool:
+    """Run the network on 3 and on 5 rows; enter the axis of the rows and the type of each tensor.
 
-    Returns None if a tensor depends on the number of rows in any other way than by having so many.
+    Returns False if a tensor of 3 rows is anything but 3 rows of the tensor of 5, in shape or type.
     """
-    if not names:
-        return {}, {}
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -135,21 +136,15 @@ def _probe(
         )
         for rows in _PROBES
     )
-    axis: dict[str, int | None] = {}
     for name, small, large in zip(names, few, more, strict=True):
-        if str(small.dtype) not in ELEMENT_TYPES or not _find_rows(small, large, name, axis):
-            return None
-    return axis, {name: str(value.dtype) for name, value in zip(names, few, strict=True)}
-
-
-def _find_rows(small: NDArray[Any], large: NDArray[Any], name: str, axis: dict[str, int | None]) -> bool:
-    """Enter the axis of a tensor's rows, given both runs. Returns whether there is exactly one, or none."""
-    different = [i for i, sizes in enumerate(zip(small.shape, large.shape, strict=True)) if len({*sizes}) > 1]
-    if not different:
-        axis[name] = None
-        return np.array_equal(small, large)
-    axis[name] = different[0]
-    return len(different) == 1 and (small.shape[different[0]], large.shape[different[0]]) == _PROBES
+        sizes = list(zip(small.shape, large.shape, strict=True))
+        different = [i for i, (few_, more_) in enumerate(sizes) if few_ != more_]
+        has_rows = len(different) == 1 and sizes[different[0]] == _PROBES
+        is_shared = not different and np.array_equal(small, large)
+        if str(small.dtype) not in ELEMENT_TYPES or not (has_rows or is_shared):
+            return False
+        axis[name], dtype[name] = different[0] if has_rows else None, str(small.dtype)
+    return True
 
 
 def _zeros(tensor: OnnxTensor, rows: int, tokens: int) -> NDArray[Any]:

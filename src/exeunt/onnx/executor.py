@@ -1,4 +1,4 @@
-"""The executor on ONNX Runtime: NumPy arrays and `onnxruntime`, nothing else.
+"""The executor on ONNX Runtime, which needs NumPy and `onnxruntime` only.
 
 There is one session per segment, see `exeunt.onnx.cutting`. The state is a dict of named arrays.
 """
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
 from exeunt._limits import usable_cores
-from exeunt._text import counted
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import padded_length
 from exeunt.engine.plan import check_segments
@@ -25,7 +24,6 @@ from exeunt.errors import InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph
-from exeunt.run.file_digests import ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
 
 Named: TypeAlias = dict[str, NDArray[Any]]
@@ -38,9 +36,10 @@ class OnnxExecutor:
 
     `segments`: by default one per exit. `threads`: per call; None leaves it to ONNX Runtime (one per core), within the
     limit of the container. `spin`: let threads spin within a call while they wait for the next operator. On idle cores
-    one input takes down to two thirds of the time; on busy ones a batch takes longer. `optimised`: let ONNX Runtime
-    optimise the whole network before it is cut, where that is possible; else each segment is optimised alone. Raises
-    InputError for segments that do not fit, ArtefactError for damaged files.
+    this saves up to a third of the time of one input; on busy cores a batch takes longer. `optimised`: let ONNX Runtime
+    optimise the whole network before it is cut, if possible; else each segment is optimised alone.
+
+    Raises InputError for segments that do not fit, ArtefactError for damaged files.
     """
 
     name, device, restarts, border = "onnx", CPU, (), BORDER
@@ -79,16 +78,14 @@ class OnnxExecutor:
         return state, valid
 
     def signature(self, state: Named) -> Hashable:
-        """Return the sizes of the inputs, without their number: an export leaves only lengths of texts open."""
+        """Return the sizes of the inputs, without their number. In an export only lengths of texts vary."""
         return tuple(array.shape[1:] for array in state.values())
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
         """Run a session that computes the logits of `wanted`, the state after the segment, and nothing else."""
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
-        made = self.cut.graphs[segment].outputs
-        outputs = tuple(
-            dict.fromkeys([*logits, *(name for name in self.cut.states[segment] if name in made)])
-        )
+        made = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
+        outputs = tuple(dict.fromkeys([*logits, *made]))
         if outputs:
             session = self._session(segment, outputs)
             found = session.run(outputs, {value.name: state[value.name] for value in session.get_inputs()})
@@ -120,13 +117,11 @@ class OnnxExecutor:
     def _session(self, segment: int, outputs: tuple[str, ...]) -> Any:
         """Return the session that computes these tensors, opened at the first call.
 
-        There is one for each choice of heads: a session computes all that its model contains, whatever is fetched.
+        There is one for each choice of heads: a session computes everything that its model contains, even if it is not
+        fetched.
         """
-        if (segment, outputs) not in self._sessions:
-            self._sessions[segment, outputs] = self._open(self.cut.graphs[segment].model(outputs))
-        return self._sessions[segment, outputs]
-
-    def _open(self, model: bytes) -> Any:
+        if (segment, outputs) in self._sessions:
+            return self._sessions[segment, outputs]
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
@@ -137,14 +132,16 @@ class OnnxExecutor:
         # Threads that spin between calls take the cores from the session that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        model = self.cut.graphs[segment].model(outputs)
+        session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._sessions[segment, outputs] = session
+        return session
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         """Return the inputs that the network takes by name, without others."""
         names = self.manifest.inputs
-        if hasattr(inputs, "items"):
-            named = dict(inputs.items())
-        else:
+        named = inputs
+        if not hasattr(inputs, "items"):
             values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
             if len(values) != len(names):
                 raise InputError(
@@ -161,7 +158,7 @@ class OnnxExecutor:
         kind = self.manifest.tensors[name]
         array = np.asarray(value)
         if array.dtype != kind.dtype:
-            # Whole numbers are raw pixels, most likely; a NaN among token ids would become an arbitrary number.
+            # Whole numbers are most likely raw pixels. A NaN among token ids would become an arbitrary number.
             real = np.dtype(kind.dtype).kind == "f"
             if array.dtype.kind not in ("f" if real else "iub"):
                 raise InputError(
@@ -170,7 +167,8 @@ class OnnxExecutor:
                 )
             array = array.astype(kind.dtype)
         if kind.pad is not None and array.ndim == 2:
-            array = self._padded(array, kind.shape[1], kind.pad)
+            more = padded_length(array.shape[1], self.manifest.longest_text) - array.shape[1]
+            array = np.pad(array, ((0, 0), (0, more)), constant_values=kind.pad) if more else array
         fits = array.ndim == len(kind.shape) and all(
             size is None or size == given for size, given in zip(kind.shape, array.shape, strict=True)
         )
@@ -182,18 +180,6 @@ class OnnxExecutor:
             )
         return array
 
-    def _padded(self, array: NDArray[Any], length: int | None, token: int) -> NDArray[Any]:
-        """Pad tokens (n, t) to `length`, by default to one of few lengths; the mask excludes the padding."""
-        if length is None:  # exports of format 1 have a length
-            length = padded_length(array.shape[1], self.manifest.longest_text)
-        more = length - array.shape[1]
-        if more < 0:
-            raise InputError(
-                f"an earlier version exported this network for texts of {length} tokens, got {array.shape[1]}: export "
-                "it again, or use the eager executor"
-            )
-        return np.pad(array, ((0, 0), (0, more)), constant_values=token) if more else array
-
 
 def open_onnx(
     run: RunFolder,
@@ -204,30 +190,9 @@ def open_onnx(
     spin: bool = False,
 ) -> OnnxExecutor:
     """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights."""
-    folder = run.path / FOLDER
-    executor = OnnxExecutor(folder, segments=segments, threads=threads, spin=spin)
-    _check_own(executor.manifest, run)
+    executor = OnnxExecutor(run.path / FOLDER, segments=segments, threads=threads, spin=spin)
+    executor.manifest.check_exported_from(run)
     return executor
-
-
-def check_onnx(run: RunFolder) -> str:
-    """Check the ONNX files of a run folder without ONNX Runtime; returns what there is.
-
-    Raises ArtefactError if one is damaged, InputError if they were exported from another network.
-    """
-    manifest = OnnxManifest.load(run.path / FOLDER)
-    _check_own(manifest, run)
-    return counted(manifest.n_exits, "stage")
-
-
-def _check_own(manifest: OnnxManifest, run: RunFolder) -> None:
-    n_exits = len(run.manifest["network"]["exits"]) + 1
-    if run.network_file == ONNX:
-        run.files.path(ONNX)
-    elif manifest.weights != run.files.digests[WEIGHTS] or manifest.n_exits != n_exits:
-        raise InputError(
-            f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
-        )
 
 
 def _default_threads() -> int:
@@ -238,9 +203,9 @@ def _default_threads() -> int:
 
 @cache
 def _memory_is_shared(ort: Any) -> bool:
-    """Give all sessions of the process one allocator: what one stage frees, the next one takes.
+    """Give all sessions of the process one allocator, so that a stage takes the memory that another has freed.
 
-    With an allocator each, a ResNet-56 in 27 stages took 9 % longer at batch 64. Returns False if that is refused.
+    With an allocator each, a ResNet-56 in 27 stages took 9% longer at batch 64. Returns False if that is refused.
     """
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
@@ -252,23 +217,21 @@ def _memory_is_shared(ort: Any) -> bool:
 
 def _gathered(parts: Sequence[tuple[NDArray[Any], Any]], axis: int | None) -> NDArray[Any]:
     """Return these rows of these arrays as one array, copying each row once."""
+    first = parts[0][0]
     if axis is None:
-        return parts[0][0]
+        return first
     whole = [(np.moveaxis(array, axis, 0), slice(None) if rows is None else rows) for array, rows in parts]
     if len(whole) == 1:
-        taken = whole[0][0][whole[0][1]]
+        array, rows = whole[0]
+        taken = array[rows]
     else:
         counts = [
-            len(range(*rows.indices(len(array)))) if isinstance(rows, slice) else len(rows)
-            for array, rows in whole
+            len(range(len(array))[rows]) if isinstance(rows, slice) else len(rows) for array, rows in whole
         ]
-        first = whole[0][0]
-        taken = np.empty((sum(counts), *first.shape[1:]), first.dtype)
-        start = 0
-        for (array, rows), count in zip(whole, counts, strict=True):
+        taken = np.empty((sum(counts), *whole[0][0].shape[1:]), first.dtype)
+        for place, (array, rows) in zip(np.split(taken, np.cumsum(counts)[:-1]), whole, strict=True):
             if isinstance(rows, slice):
-                taken[start : start + count] = array[rows]
+                place[:] = array[rows]
             else:
-                np.take(array, rows, axis=0, out=taken[start : start + count], mode="clip")
-            start += count
+                np.take(array, rows, axis=0, out=place, mode="clip")
     return np.ascontiguousarray(np.moveaxis(taken, 0, axis))

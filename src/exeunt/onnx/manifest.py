@@ -9,12 +9,16 @@ from typing import Any
 
 from exeunt._files import check_file, is_inside
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.errors import ArtefactError
+from exeunt._text import counted
+from exeunt.errors import ArtefactError, InputError
+from exeunt.run.file_digests import ONNX, WEIGHTS
+from exeunt.run.folder import RunFolder
 
-__all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor"]
+__all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor", "check_onnx"]
 
 FOLDER = "onnx"
-_FILE, _FORMAT, _VERSION = "manifest.json", "exeunt-onnx", 2
+_FILE = "manifest.json"
+_FORM: dict[str, Any] = {"format_": "exeunt-onnx", "version": 2}
 _REMEDY = "export it again"
 
 
@@ -23,7 +27,7 @@ class OnnxTensor:
     """A tensor that stages take or give.
 
     `batch_dim`: the axis of the rows; None for a tensor that all rows share. `shape`: its sizes, None for the number
-    of rows and for lengths of texts. `pad`: the value that pads an input of tokens (n, t); None for any other tensor.
+    of rows and for the length of texts. `pad`: the value that pads an input of tokens (n, t); None for other tensors.
     """
 
     dtype: str
@@ -37,7 +41,7 @@ class OnnxStage:
     """One stage with its head. `takes`, `gives`: names of tensors; `logits` is one of those it gives.
 
     `file`: within the folder. `sha256`: its digest. `max_difference`: largest difference from PyTorch, relative to the
-    largest value where that is above 1; of quantised stages, what it was before they were.
+    largest value if that is above 1; of a quantised stage, the difference before it was quantised.
     """
 
     file: str
@@ -54,7 +58,7 @@ class OnnxManifest:
 
     `weights`: digest of the exported weights. `longest_text`: most tokens that the network takes, None for no limit.
     `prepare`: how raw inputs become tensors, as in the manifest of the run. `provenance`: opset, versions of packages,
-    batch sizes that were checked.
+    batch sizes that were compared with PyTorch.
     """
 
     inputs: tuple[str, ...]
@@ -78,14 +82,24 @@ class OnnxManifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest to the folder of the stages' files."""
-        write_sealed(folder / _FILE, "export", asdict(self), format_=_FORMAT, version=_VERSION)
+        write_sealed(folder / _FILE, "export", asdict(self), **_FORM)
+
+    def check_exported_from(self, run: RunFolder) -> None:
+        """Raise InputError if another network was exported than the run's."""
+        n_exits = len(run.manifest["network"]["exits"]) + 1
+        if run.network_file == ONNX:
+            run.files.path(ONNX)
+        elif self.weights != run.files.digests[WEIGHTS] or self.n_exits != n_exits:
+            raise InputError(
+                f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
+            )
 
     @classmethod
     def load(cls, folder: Path) -> OnnxManifest:
         """Read the manifest and check the stages' files. Raises ArtefactError if one is damaged or missing."""
         path = folder / _FILE
         manifest = read_sealed(
-            path, "export", _from_dict, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=_REMEDY
+            path, "export", _from_dict, kind="manifest", remedy=_REMEDY, oldest=_FORM["version"], **_FORM
         )
         for stage in manifest.stages:
             file = folder / stage.file
@@ -101,10 +115,14 @@ def _from_dict(body: Mapping[str, Any]) -> OnnxManifest:
         OnnxStage(**{**stage, "takes": tuple(stage["takes"]), "gives": tuple(stage["gives"])})
         for stage in body["stages"]
     )
-    plain = {name: body[name] for name in ("weights", "prepare", "provenance")}
-    longest = body.get(
-        "longest_text"
-    )  # version 1 had none: its texts have one length, which is in the shapes
-    return OnnxManifest(
-        inputs=tuple(body["inputs"]), tensors=tensors, stages=stages, longest_text=longest, **plain
-    )
+    return OnnxManifest(**{**body, "inputs": tuple(body["inputs"]), "tensors": tensors, "stages": stages})
+
+
+def check_onnx(run: RunFolder) -> str:
+    """Check the ONNX files of a run folder without ONNX Runtime; returns what there is.
+
+    Raises ArtefactError if one is damaged, InputError if they were exported from another network.
+    """
+    manifest = OnnxManifest.load(run.path / FOLDER)
+    manifest.check_exported_from(run)
+    return counted(manifest.n_exits, "stage")

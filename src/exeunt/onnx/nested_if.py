@@ -6,8 +6,8 @@
                                              else ...
 
 It takes one input. The policy is not written again: `Policy.decide` runs on arrays that write ONNX operators
-(`exeunt.onnx.traced_array`). The weights of a stage lie inside its branch: in the outer graph ONNX Runtime would not
-lay them out for its convolutions, which then take 1.9 times as long.
+(`exeunt.onnx.traced_array`). The weights of a stage lie inside its branch. In the outer graph ONNX Runtime would not
+arrange them for its convolutions, which would then take 1.9 times as long.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from exeunt.score.tie_breaking import tie_breaks
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-__all__ = ["KEY", "ModelStage", "one_file"]
+__all__ = ["KEY", "ModelStage", "model_with_policy"]
 
 KEY = "key"
 """Name of the input that breaks ties."""
-_MOST_EXITS = 31  # Protocol Buffers reads at most 100 messages inside one another; a branch takes three
+_MOST_EXITS = 31  # Protocol Buffers nests at most 100 messages; a branch takes three
 
 
 class ModelStage(NamedTuple):
@@ -45,7 +45,7 @@ class ModelStage(NamedTuple):
     logits: str
 
 
-def one_file(
+def model_with_policy(
     stages: Sequence[ModelStage],
     policy: Policy,
     *,
@@ -54,15 +54,15 @@ def one_file(
 ) -> ModelProto:
     """Return a model that answers one input as the engine does under this policy.
 
-    `stages`: in order. A tensor that one gives and a later one takes has one name in both, which no other tensor that
-    they give or take has; what no stage before gives is an input of the model. Names inside a stage are its own.
+    `stages`: in order. A tensor that one stage gives and a later one takes has the same name in both, and no other
+    tensor between stages has this name. A tensor that no earlier stage gives is an input of the model.
     `exits`: the stage of each of the policy's exits, ascending; by default every stage is one. `about`: kept in the
     model's metadata, each entry as JSON, beside the policy's name, budget and costs.
 
-    The model's inputs are those of the stages, for a batch of one, and "key" (1,), uint64, the input's own number,
-    which breaks ties. Its outputs are "label" (1,), int64; "probabilities" (1, k), float32; "exit" (1,), int64; "cost"
-    (1,), float64, in the policy's unit. An input that cannot be answered, because it has values that are not finite or
-    leads to such, has label and exit -1. Exits beyond the last that the policy asks are not in the model.
+    The model's inputs are those of the stages, for a batch of one, and "key" (1,), uint64, the number of the input that
+    breaks ties. Its outputs are "label" (1,), int64; "probabilities" (1, k), float32; "exit" (1,), int64; "cost"
+    (1,), float64, in the policy's unit. An input that has, or leads to, values that are not finite has no answer: its
+    label and exit are -1. Stages after the last exit at which the policy answers are not in the model.
 
     Raises InputError if the policy has another number of exits, if its score or answer has no form in ONNX, if it
     answers at more than 31 exits, or if stages were exported with several opsets.
@@ -70,10 +70,14 @@ def one_file(
     at = tuple(range(len(stages))) if exits is None else tuple(exits)
     if policy.n_exits != len(at):
         raise InputError(f"the policy has {policy.n_exits} exits but the network has {len(at)}")
-    return _OneFile(stages, policy, at).model({**(about or {}), **_about_policy(policy)})
+    of_policy = {
+        "cost": policy.cost.to_dict(),
+        "policy": {"name": policy.name, "budget": policy.budget, "run": policy.run},
+    }
+    return _ModelWriter(stages, policy, at).model({**(about or {}), **of_policy})
 
 
-class _OneFile:
+class _ModelWriter:
     """The model while it is written."""
 
     def __init__(self, stages: Sequence[ModelStage], policy: Policy, exits: tuple[int, ...]) -> None:
@@ -116,12 +120,12 @@ class _OneFile:
         return model
 
     def _answered_from(
-        self, stage: int, exit_: int, state: PolicyState, heard: TracedArray | None = None
+        self, stage: int, exit_: int, state: PolicyState, finite_before: TracedArray | None = None
     ) -> list[str]:
-        """Write what follows from this stage, and this exit, on; returns the names of the outputs.
+        """Write the model from this stage and this exit on; returns the names of the outputs.
 
-        `heard`: whether exits at which nobody answers said what is finite. Where one did not, there is no answer: later
-        values may be finite again, since a ReLU makes 0 of NaN.
+        `finite_before`: whether logits of exits at which no input is answered were finite. If they were not there is no
+        answer, even if later values are finite again, since a ReLU makes 0 of NaN.
         """
         while exit_ < self.last and not self.policy.needs[exit_]:
             exit_ += 1
@@ -130,7 +134,7 @@ class _OneFile:
         logits: Any = TracedArray(self.writer, name, seen).astype(np.float64)
         decision = self._decided(exit_, Evidence(softmax(logits)), state)
         finite = np.abs(logits.sum(axis=1)) < np.inf
-        finite = finite if heard is None else finite & heard
+        finite = finite if finite_before is None else finite & finite_before
         active = self.policy.active[exit_]
 
         def answered() -> list[str]:
@@ -142,8 +146,8 @@ class _OneFile:
             )
 
         def went_on() -> list[str]:
-            unsure = None if active else finite
-            return self._answered_from(self.exits[exit_] + 1, exit_ + 1, decision.state, unsure)
+            before = None if active else finite
+            return self._answered_from(self.exits[exit_] + 1, exit_ + 1, decision.state, before)
 
         if exit_ == self.last:
             return answered()
@@ -160,28 +164,24 @@ class _OneFile:
             ) from error
 
     def _grafted(self, first: int, last: int) -> str:
-        """Write these stages, each with what it does for later ones; returns the logits of the last."""
+        """Write these stages, each with its outputs for later ones; returns the name of the last one's logits."""
         for number, (model, logits) in enumerate(self.stages[first : last + 1], start=first):
             later = {value.name for stage in self.stages[number + 1 :] for value in stage.model.graph.input}
             wanted = [value.name for value in model.graph.output if value.name in later]
             needed = dict.fromkeys([*wanted, *([logits] if number == last else [])])
             takes = [value.name for value in model.graph.input]
             part = Extractor(model).extract_model(takes, list(needed)).graph
-            compose.add_prefix_graph(
-                part,
-                f"within{number}/",
-                rename_inputs=False,
-                rename_outputs=False,
-                rename_value_infos=False,
-                inplace=True,
+            kept: dict[str, Any] = dict.fromkeys(
+                ("rename_inputs", "rename_outputs", "rename_value_infos"), False
             )
+            compose.add_prefix_graph(part, f"within{number}/", inplace=True, **kept)
             self.writer.graft(part)
         return self.stages[last].logits
 
     def _either(
         self, condition: TracedArray, then: Callable[[], list[str]], otherwise: Callable[[], list[str]]
     ) -> list[str]:
-        """Write an `If`, whose branches these write; returns the names of the outputs."""
+        """Write an `If` with the branches that `then` and `otherwise` write; returns the names of the outputs."""
         branches = {}
         for name, write in (("then_branch", then), ("else_branch", otherwise)):
             with self.writer.branch() as branch:
@@ -220,7 +220,7 @@ class _OneFile:
 
 
 def _inputs(stages: Sequence[ModelStage]) -> list[ValueInfoProto]:
-    """Return what no stage gives, as inputs of a batch of one."""
+    """Return the tensors that no stage gives, as inputs of a batch of one."""
     given = {value.name for stage in stages for value in stage.model.graph.output}
     taken = {value.name: value for stage in stages for value in stage.model.graph.input}
     found = []
@@ -240,7 +240,7 @@ def _n_classes(stage: ModelStage) -> int:
 
 
 def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:
-    """Return the versions of operators that all stages use, and of the format. Raises InputError where they differ."""
+    """Return the versions of operators and of the format. Raises InputError if stages have different operators."""
     opsets = {opset.domain: opset for stage in stages for opset in stage.model.opset_import}
     used = {opset.version for stage in stages for opset in stage.model.opset_import if not opset.domain}
     if len(used) > 1:
@@ -251,11 +251,4 @@ def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:
     return {
         "opset_imports": list(opsets.values()),
         "ir_version": max(stage.model.ir_version for stage in stages),
-    }
-
-
-def _about_policy(policy: Policy) -> dict[str, Any]:
-    return {
-        "cost": policy.cost.to_dict(),
-        "policy": {"name": policy.name, "budget": policy.budget, "run": policy.run},
     }

@@ -13,9 +13,8 @@ from onnx import compose, load, save
 
 from exeunt._files import atomic_path
 from exeunt.errors import InputError
-from exeunt.onnx.executor import check_onnx
-from exeunt.onnx.manifest import FOLDER, OnnxManifest
-from exeunt.onnx.nested_if import ModelStage, one_file
+from exeunt.onnx.manifest import FOLDER, OnnxManifest, check_onnx
+from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policy import Policy
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.file_digests import WEIGHTS
@@ -28,20 +27,20 @@ __all__ = ["Preparation", "RunInOneFile", "read_stages"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """Inputs of the model that are made of a raw input in one way: their names, and a run that prepares them so."""
+    """Names of inputs of the model that are made of the raw input in one way, and a run that prepares them."""
 
     inputs: tuple[str, ...]
     run: RunFolder
 
 
 class RunInOneFile:
-    """The model of a run and its policy. `preparations`: of its inputs.
+    """The model of a run and its policy. `preparations`: how its inputs are made.
 
-    The inputs of a cascade are those of its models, prepared as each takes them, and named MODEL/INPUT. Models that
-    prepare theirs alike share the first one's.
+    A cascade takes the inputs of all its models, named MODEL/INPUT. Models that prepare inputs alike share those of
+    the first of them.
 
-    Raises InputError if there is no policy or a network was not exported or cannot be, ArtefactError if stages are
-    damaged, or as `one_file` does.
+    Raises InputError if there is no policy, or if a network was not exported or cannot be, ArtefactError if stages are
+    damaged, and what `model_with_policy` raises.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -57,10 +56,10 @@ class RunInOneFile:
             renames = dict(zip(own, shared, strict=True))
             read = read_stages(model.path / FOLDER)[: step.exits[-1] + 1]
             stages += [_renamed(stage, prefix, renames) for stage in read]
-        self.model = one_file(
+        self.model = model_with_policy(
             stages, run.policy, exits=exits, about={"class_names": run.manifest["class_names"]}
         )
-        taken = {value.name for value in self.model.graph.input}  # not those of a model that nobody reaches
+        taken = {value.name for value in self.model.graph.input}  # not those of a model that no input reaches
         self.preparations = tuple(
             Preparation(names, one.run)
             for one in found.values()
@@ -82,34 +81,32 @@ def read_stages(folder: Path) -> list[ModelStage]:
 
 
 def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, CascadeStep]]:
-    """Yield (name, run, its exits that are run) of the models of a cascade, or of the run itself, without a name."""
+    """Yield (name, run, step) of each model of a cascade; of another run, the run itself with the name ""."""
     steps = policy.cascade or (CascadeStep("", policy.n_exits),)
     for step in steps:
         model = run.open_model(step.model) if run.cascade else run
         if not EXECUTORS["onnx"].exported(model):
             refuse_precision(model.path, model.manifest)
+            why = f"was not exported: run `exeunt export {quote(str(model.path))}` first"
             if model.network_file != WEIGHTS:
-                raise InputError(
-                    f"one file holds networks of PyTorch alone, and {model.path} is none, its network is in "
-                    f"{model.network_file}: make a cascade without it, or answer with `exeunt predict` or "
-                    "exeunt.run.load"
+                why = (
+                    f"is no network of PyTorch, which one file needs, but {model.network_file}: make a cascade without "
+                    "it, or answer with `exeunt predict` or exeunt.run.load"
                 )
-            raise InputError(
-                f"{model.path} was not exported: run `exeunt export {quote(str(model.path))}` first"
-            )
+            raise InputError(f"{model.path} {why}")
         check_onnx(model)
         yield step.model if run.cascade else "", model, step
 
 
 def _way(run: RunFolder) -> Any:
-    """Return what two runs that prepare inputs alike have in common."""
+    """Return a key that is equal for two runs that prepare inputs alike."""
     entry = {name: value for name, value in run.manifest["inputs"].items() if name != "length"}
     tokenizer = {name: one for name, one in run.files.digests.items() if name.startswith("tokenizer/")}
     return str(sorted(entry.items())), str(sorted(tokenizer.items()))
 
 
 def _renamed(stage: ModelStage, prefix: str, inputs: Mapping[str, str]) -> ModelStage:
-    """Return a stage with a prefix before every name, and other names of the network's inputs."""
+    """Return a stage with a prefix before every name, and the network's inputs renamed by `inputs`."""
     graph = compose.add_prefix_graph(stage.model.graph, prefix, inplace=True)
     for value in graph.input:
         value.name = inputs.get(value.name, value.name)

@@ -1,7 +1,7 @@
-"""Arrays that write down what is done with them as ONNX operators: NumPy code becomes a graph by being run.
+"""Arrays that write each operation on them as an ONNX operator: running NumPy code turns it into a graph.
 
-So a score, an answer or a rule is written once, in NumPy, and holds in replay, in the engine and in an exported model.
-The tables below say which operations have a form in ONNX; NumPy refuses any other by a TypeError with its name.
+So a score, an answer or a rule is written once, in NumPy, for replay, for the engine and for an exported model.
+The tables below list the operations that have a form in ONNX; for others NumPy raises a TypeError with their name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Branch:
 
 
 class GraphWriter:
-    """Writes operators into a branch. A branch inside another may use what that one made before it."""
+    """Writes operators into a branch. A branch inside another may use what the outer one has made before."""
 
     def __init__(self) -> None:
         self._branches: list[Branch] = []
@@ -61,12 +62,12 @@ class GraphWriter:
         return name
 
     def graft(self, graph: GraphProto) -> None:
-        """Write the operators and weights of a graph under the names that they have."""
+        """Write the operators and weights of a graph, whose names stay."""
         self._branches[-1].nodes.extend(graph.node)
         self._branches[-1].weights.extend(graph.initializer)
 
     def named(self, value: Any, dtype: DTypeLike) -> str:
-        """Return the name of an array of this type: a traced one, cast where necessary, or any other as a constant."""
+        """Return the name of a value of this type: a traced array, cast if necessary; anything else is a constant."""
         return value.astype(dtype).name if isinstance(value, TracedArray) else self.constant(value, dtype)
 
     def _new_name(self) -> str:
@@ -76,7 +77,7 @@ class GraphWriter:
 
 @dataclass(frozen=True, eq=False)
 class TracedArray(NDArrayOperatorsMixin):
-    """The output `name` of an operator. `example`: an array of its type and shape, from which NumPy infers others."""
+    """The output `name` of an operator. `example`: an array of its type and shape, for NumPy to infer others from."""
 
     writer: GraphWriter
     name: str
@@ -111,7 +112,7 @@ class TracedArray(NDArrayOperatorsMixin):
             "a value is not known before the model runs, so np.asarray and the like cannot return it"
         )
 
-    def astype(self, dtype: DTypeLike, *, copy: bool = True) -> TracedArray:  # noqa: ARG002 - nothing is changed in place
+    def astype(self, dtype: DTypeLike, *, copy: bool = True) -> TracedArray:  # noqa: ARG002 - it never changes
         """Return it in another type."""
         if self.dtype == dtype:
             return self
@@ -119,7 +120,7 @@ class TracedArray(NDArrayOperatorsMixin):
         return self.operated("Cast", [self.name], self.example.astype(dtype), to=kind)
 
     def operated(self, operator: str, inputs: Sequence[str], example: Any, **attributes: Any) -> TracedArray:
-        """Return what an operator makes of arrays of these names."""
+        """Return the output of an operator on arrays of these names."""
         (name,) = self.writer.node(operator, inputs, **attributes)
         return TracedArray(self.writer, name, np.asarray(example))
 
@@ -133,8 +134,6 @@ class TracedArray(NDArrayOperatorsMixin):
                 made = made.operated("Gather", [made.name, index], made.example.take(places, axis), axis=axis)
             axis += places.ndim
         return made
-
-    # -- what is done with it ---------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """Write an operation on each element."""
@@ -152,25 +151,9 @@ class TracedArray(NDArrayOperatorsMixin):
         return self.operated(operator, names, example, **_ATTRIBUTES.get(operator, {}))
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
-        """Write what a function of NumPy does."""
+        """Write a function of NumPy."""
         form = _FUNCTIONS.get(function)
         return NotImplemented if form is None else form(*inputs, **options)
-
-    def max(self, axis: int, *, keepdims: bool = False) -> TracedArray:
-        """Return the largest values along an axis."""
-        return self._reduced("ReduceMax", axis, keepdims=keepdims)
-
-    def min(self, axis: int, *, keepdims: bool = False) -> TracedArray:
-        """Return the least values along an axis."""
-        return self._reduced("ReduceMin", axis, keepdims=keepdims)
-
-    def sum(self, axis: int, *, keepdims: bool = False) -> TracedArray:
-        """Return the sums along an axis."""
-        return self._reduced("ReduceSum", axis, keepdims=keepdims)
-
-    def mean(self, axis: int, *, keepdims: bool = False) -> TracedArray:
-        """Return the means along an axis."""
-        return self._reduced("ReduceMean", axis, keepdims=keepdims)
 
     def argmax(self, axis: int) -> TracedArray:
         """Return the places of the largest values along an axis, the first of equal ones."""
@@ -178,12 +161,12 @@ class TracedArray(NDArrayOperatorsMixin):
         return self.operated("ArgMax", [values.name], self.example.argmax(axis), axis=axis, keepdims=0)
 
     def clip(self, low: Any, high: Any) -> TracedArray:
-        """Return the values, those beyond the limits moved to them; None is no limit."""
+        """Return the values within limits, of which either may be None."""
         example = self.example.clip(low, high)
         limits = ["" if one is None else self.writer.constant(one, example.dtype) for one in (low, high)]
         return self.operated("Clip", [self.astype(example.dtype).name, *limits], example)
 
-    def _reduced(self, operator: str, axis: Any, *, keepdims: bool) -> TracedArray:
+    def _reduced(self, operator: str, axis: Any, *, keepdims: bool = False) -> TracedArray:
         method = getattr(self.example, operator.removeprefix("Reduce").lower())
         example = np.asarray(method(axis=axis, keepdims=keepdims))  # of the type that NumPy computes in
         if example.dtype == bool:
@@ -192,6 +175,11 @@ class TracedArray(NDArrayOperatorsMixin):
         return self.operated(
             operator, [self.astype(example.dtype).name, axes], example, keepdims=int(keepdims)
         )
+
+    max = partialmethod(_reduced, "ReduceMax")
+    min = partialmethod(_reduced, "ReduceMin")
+    sum = partialmethod(_reduced, "ReduceSum")
+    mean = partialmethod(_reduced, "ReduceMean")
 
 
 def _where(condition: TracedArray, first: Any, second: Any) -> TracedArray:
@@ -228,7 +216,7 @@ _LOGICAL: dict[np.ufunc, str] = {
     np.bitwise_and: "And", np.bitwise_or: "Or", np.bitwise_xor: "Xor", np.invert: "Not", np.equal: "Equal",
     np.logical_and: "And", np.logical_or: "Or", np.logical_not: "Not",
 }  # fmt: skip
-"""Those of booleans."""
+"""Operators of booleans."""
 _OF_REAL_NUMBERS = {"Floor", "Ceil", "IsNaN"}
 _ATTRIBUTES = {"BitShift": {"direction": "RIGHT"}}
 _FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -236,7 +224,7 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.where: _where,
     np.einsum: _einsum,
     np.sort: _sort,
-    np.partition: lambda values, kth, axis=-1: _sort(values, axis),  # noqa: ARG005 - whatever is sorted is parted
+    np.partition: lambda values, kth, axis=-1: _sort(values, axis),  # noqa: ARG005 - a sorted array will do
     np.max: TracedArray.max,
     np.min: TracedArray.min,
     np.sum: TracedArray.sum,
@@ -294,6 +282,6 @@ _SHORTER: dict[Any, Callable[..., Any]] = {
     add_weighted: _add_weighted,
     at_least: _at_least,
 }
-"""What takes fewer operators than NumPy operations: each costs a microsecond at every exit."""
+"""Functions with a form of fewer operators than their NumPy operations: each costs a microsecond at every exit."""
 for _function, _form in _SHORTER.items():
     _function.register(TracedArray, _form)

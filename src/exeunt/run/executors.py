@@ -93,7 +93,7 @@ EXECUTORS = {
         "onnx",
         needs=ONNX,
         remedy="run `exeunt export {run} --to onnx` first",
-        checker="exeunt.onnx.executor:check_onnx",
+        checker="exeunt.onnx.manifest:check_onnx",
     ),
     "sklearn": ExecutorKind(
         "exeunt.estimator_executor:open_estimator",
