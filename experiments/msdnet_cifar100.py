@@ -17,7 +17,7 @@ from common import arguments, kept_trace, parts_of, trained, training_facts
 from replay import MARGINAL, SEQUENTIAL, Comparison
 from report import cell, evaluate_all, heading, save_png, sections_of_cifar, write_page
 
-from exeunt.plots import accuracy_against_budget, spent_against_allowed
+from exeunt.plots import accuracy_against_budget, cost_against_budget
 from exeunt.torch.training.job import TrainingJob
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def figure5(found: Comparison, folder: Path) -> tuple[list[dict[str, Any]], str]
     """Draw both parts of Figure 5; return EERO's gains over MSDNet's rule, and a table of them."""
     shown = found.only(FIGURE_5)
     save_png(accuracy_against_budget(shown, found.trace).figure, folder / "figure5-accuracy.png")
-    save_png(spent_against_allowed(shown).figure, folder / "figure5-spend.png")
+    save_png(cost_against_budget(shown).figure, folder / "figure5-spend.png")
     rows = {(row["policy"], row["budget"]): row for row in shown.rows()}
     numbers = []
     lines = heading(("budget", *FIGURE_5, "sequential minus geometric, points (95 %)"))

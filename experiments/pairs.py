@@ -11,13 +11,15 @@ from replay import Comparison, compare
 from report import heading, save_png
 
 import exeunt as ex
-from exeunt.plots import head_pairs, pair_trace
+from exeunt.plots.style import COLOURS, legend_beside, new_axes, percent_ticks, series_style, styled
 from exeunt.torch import attach
 from exeunt.torch.models.by_name import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from matplotlib.axes import Axes
 
     from exeunt.run.folder import RunFolder
 
@@ -48,13 +50,40 @@ def figure8(
     """Draw Figure 8; return its numbers, and a table of what each pair recovers."""
     found = {}
     for head in heads:
-        pair = pair_trace(trace, head, cost=own_cost(run, head))
+        pair = trace.selected([head, trace.n_exits - 1]).with_cost(own_cost(run, head))
         budgets = np.linspace(pair.cost.first, pair.cost.full, N_BUDGETS).tolist()
         found[head] = compare(pair, budgets, shares=shares, splits=splits, policies={EERO: ex.eero})
     axes = head_pairs({head: one.frontier for head, one in found.items()}, trace)
     save_png(axes.figure, folder / "figure8-head-pairs.png")
     numbers = {str(head): pair_numbers(one) for head, one in found.items()}
     return numbers, "\n".join(pairs_table(numbers))
+
+
+def head_pairs(frontiers: Mapping[int, ex.Frontier], trace: ex.ExitTrace) -> Axes:
+    """Draw accuracy against mean cost of each head with the last exit, under EERO and the oracle (Figure 8)."""
+    with styled():
+        axes = new_axes(None, width_in=8.6, height_in=4.8)
+        level, best = 1.0 - float(trace.risk[-1]), 0.0
+        for index, (head, found) in enumerate(frontiers.items()):
+            style, oracle = series_style(index), found.oracle.mean(axis=1)
+            accuracy, cost = found.accuracy[0].mean(axis=1), found.spend[0].mean(axis=1)
+            axes.plot(cost, accuracy, label=f"head {head}: EERO", **style)
+            axes.plot(
+                found.budgets, oracle, label=f"head {head}: oracle",
+                **{**style, "linestyle": (0, (1, 2)), "linewidth": 1.2, "markerfacecolor": "white", "markersize": 3.5},
+            )  # fmt: skip
+            best = max(best, float(oracle.max()))
+        axes.axhline(level, color=COLOURS["black"], linewidth=1.0, label="last exit alone", zorder=1)
+        if best > level:
+            axes.axhspan(level, best, color="#F3F0EC", linewidth=0, zorder=0, label="overthinking recovered")
+        size, unit = trace.cost.scale
+        axes.set_xlabel(f"mean cost per input ({unit})")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")
+        axes.set_ylabel("accuracy (% of inputs)")
+        percent_ticks(axes.yaxis)
+        axes.set_title("One auxiliary head with the last exit")
+        legend_beside(axes)
+    return axes
 
 
 def pair_numbers(found: Comparison) -> dict[str, Any]:

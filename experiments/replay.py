@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import exeunt as ex
-from exeunt.plots import compared_presets
+from exeunt import baselines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,21 @@ SEQUENTIAL, MARGINAL = "EERO, sequential", "EERO, marginal (the paper)"
 CERTIFIED = "EERO, delta = 0.05"
 RIVALS = ("geometric", "Gaussian, σ = 0.5", "Gaussian, σ = 2")
 MARGINAL_RIVALS = {name: f"{name}, marginal" for name in RIVALS}
+
+
+def compared_presets() -> dict[str, Callable[..., ex.Policy]]:
+    """Return the policies that Figures 2 and 3 compare, by their names in the legend, the reference first.
+
+    Both EEROs have the same rates (`spend="exactly"`, as in the published tables) and differ only in calibration.
+    """
+    return {
+        SEQUENTIAL: ex.eero,
+        MARGINAL: partial(ex.eero, calibration="marginal"),
+        "geometric": baselines.msdnet,
+        "Gaussian, σ = 0.5": partial(baselines.predictive_exit, sigma=0.5),
+        "Gaussian, σ = 2": partial(baselines.predictive_exit, sigma=2.0),
+        "one common threshold": ex.common_threshold,
+    }
 
 
 def presets() -> dict[str, Callable[..., ex.Policy]]:

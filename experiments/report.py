@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from claims import all_claims
 from common import kept_trace, parts_of, trained, training_facts
-from replay import CERTIFIED, MARGINAL, SEQUENTIAL, Comparison, compare, exit_budgets
+from replay import CERTIFIED, MARGINAL, SEQUENTIAL, Comparison, compare, compared_presets, exit_budgets
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json, write_text
 from exeunt.plots import (
     accuracy_against_budget,
-    compared_presets,
+    cost_against_budget,
     rates_for_budgets,
     risk_per_exit,
-    spent_against_allowed,
 )
 from exeunt.plots.style import styled
 
@@ -59,7 +58,7 @@ def evaluate_all(
     at_three = Budgets.of(trace, shares, three)
     drawn = found.drawn()
     save_png(accuracy_against_budget(drawn, trace).figure, folder / f"{prefix}figure2-accuracy.png")
-    save_png(spent_against_allowed(drawn).figure, folder / f"{prefix}figure3-spend.png")
+    save_png(cost_against_budget(drawn).figure, folder / f"{prefix}figure3-spend.png")
     save_png(at_three.figure(SEQUENTIAL), folder / f"{prefix}figure4-rates-sequential.png")
     save_png(at_three.figure(MARGINAL), folder / f"{prefix}figure6-rates-marginal.png")
     save_png(risk_per_exit(trace).figure, folder / f"{prefix}figure7-risk.png")

@@ -13,7 +13,7 @@ from exeunt.errors import InputError
 from exeunt.run.file_digests import EVALUATED, EVALUATION
 
 PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "rates_for_budgets", "risk_per_exit")
-COMPARISONS = ("accuracy_against_budget", "spent_against_allowed", "head_pairs")
+COMPARISONS = ("accuracy_against_budget", "cost_against_budget")
 
 
 def picture(i):
@@ -111,13 +111,24 @@ def test_captions_say_the_answer_and_where_wrong_the_truth(policy, parts):
     picked = plots.pick_inputs(policy, test, per_exit=6)
     rows = plots.sheet_rows(picked, test, fetch, class_names=names)
     assert asked == [i for pick in picked for i in pick.inputs]
-    short = [*names[:4], "a very long name…"]
-    short_true = [*names[:4], "a very lon…"]
+    short, short_below = [*names[:4], "a very lo…"], [*names[:4], "a very lon…"]
+    below = set()
     for pick, row in zip(picked, rows, strict=True):
         for i, caption, right in zip(pick.inputs, row.captions, row.right, strict=True):
-            answer, truth = test.prediction[i, pick.exit_], test.label[i]
+            answer, truth, first = (
+                test.prediction[i, pick.exit_],
+                test.label[i],
+                test.prediction[i, picked[0].exit_],
+            )
             assert right == (answer == truth)
-            assert caption == short[answer] + ("" if right else f"\ntrue: {short_true[truth]}")
+            line, *rest = caption.split("\n")
+            assert line == f"{short[answer]} ({test.scores['max_probability'][i, pick.exit_]:.0%})"
+            if not right:
+                assert rest == [f"true: {short_below[truth]}"]
+            else:
+                assert rest == ([] if first == answer else [f"exit {picked[0].exit_}: {names[first]}"[:17]])
+            below |= {text.split(":")[0] for text in rest}
+    assert below == {"true", f"exit {picked[0].exit_}"}
 
 
 def test_without_labels_or_names_captions_are_the_class_numbers(policy, parts):
@@ -125,7 +136,9 @@ def test_without_labels_or_names_captions_are_the_class_numbers(policy, parts):
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)
     picked = plots.pick_inputs(policy, blind, per_exit=2)
     (row, *_) = plots.sheet_rows(picked, blind, picture)
-    assert row.captions == [str(test.prediction[i, picked[0].exit_]) for i in picked[0].inputs]
+    assert [caption.split()[0] for caption in row.captions] == [
+        str(test.prediction[i, picked[0].exit_]) for i in picked[0].inputs
+    ]
     assert row.right == [None] * len(picked[0].inputs)
 
 
@@ -165,10 +178,15 @@ def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     assert sorted((tmp_path / "new" / "figures").iterdir()) == sorted(written)
     assert [step for step in steps if step in names] == names
     # So that a new policy takes them along.
-    assert {f"figures/{path.name}" for path in written} == set(EVALUATED) - {EVALUATION}
+    earlier = {
+        f"figures/{name}.{kind}"
+        for name in ("head_pairs", "spent_against_allowed")
+        for kind in ("png", "svg")
+    }
+    assert {f"figures/{path.name}" for path in written} == set(EVALUATED) - {EVALUATION} - earlier
 
 
-def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeypatch):
+def test_the_rule_of_the_policy_is_compared_first(parts, tmp_path, monkeypatch):
     compared = {}
     monkeypatch.setattr(
         "exeunt.plots.evaluation.frontier",
@@ -177,10 +195,10 @@ def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeyp
     policy = ex.common_threshold(*parts[:2], budget="50%", answer="ensemble")
     with pytest.raises(ZeroDivisionError):
         plots.draw_evaluation(policy, *parts, tmp_path)
-    (name, own) = list(compared.items())[-1]
+    (name, own), *others = compared.items()
     assert name == "common_threshold"
     assert own(*parts[:2], budget="50%") == policy
-    assert len(compared) == len(plots.compared_presets()) + 1
+    assert [name for name, _ in others] == ["EERO, marginal (the paper)", "geometric (MSDNet)"]
 
 
 def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path, drawn_once):
@@ -218,9 +236,4 @@ def test_a_single_exit_has_figures_too(tmp_path, drawn_once):
     fit, calibrate, test = only.split(seed=0)
     policy = ex.eero(fit, calibrate, budget="100%")
     written = plots.draw_evaluation(policy, fit, calibrate, test, tmp_path, splits=1, n_budgets=2)
-    assert {path.stem for path in written} == {*FIGURES, *COMPARISONS[:2]}
-
-
-def test_budgets_run_from_the_first_exit_to_the_last():
-    cost = ex.CostModel([3.0, 4.0, 11.0])
-    assert plots.evenly_spaced_budgets(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert {path.stem for path in written} == {*FIGURES, *COMPARISONS}

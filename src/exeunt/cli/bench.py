@@ -203,7 +203,7 @@ def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
 def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) -> Iterator[Path]:
     """Draw what was timed; of policies that were run both in stages and by the plan, those by the plan."""
     from exeunt.plots import save_figure
-    from exeunt.plots.frontiers import accuracy_against_time, time_against_macs
+    from exeunt.plots.curves import accuracy_against_time, time_against_macs
     from exeunt.plots.style import figure_of
 
     names = {one.name for one in found}

@@ -6,10 +6,9 @@
 Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 """
 
-from exeunt.plots.evaluation import compared_presets, draw_evaluation, evenly_spaced_budgets
+from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
+from exeunt.plots.evaluation import draw_evaluation
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
-from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowed
-from exeunt.plots.head_pairs import head_pairs, pair_frontiers, pair_trace
 from exeunt.plots.image_sheet import PickedInputs, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import save_figure
 
@@ -17,18 +16,13 @@ __all__ = [
     "PickedInputs",
     "SheetRow",
     "accuracy_against_budget",
-    "compared_presets",
+    "cost_against_budget",
     "draw_evaluation",
-    "evenly_spaced_budgets",
-    "head_pairs",
     "image_sheet",
-    "pair_frontiers",
-    "pair_trace",
     "pick_inputs",
     "rates_and_shares",
     "rates_for_budgets",
     "risk_per_exit",
     "save_figure",
     "sheet_rows",
-    "spent_against_allowed",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._files import make_folder
-from exeunt.baselines import msdnet, predictive_exit
-from exeunt.costs import CostModel
+from exeunt.baselines import msdnet
+from exeunt.errors import InfeasibleBudget
 from exeunt.evaluation import evaluate
 from exeunt.frontiers import frontier
+from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
-from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowed
-from exeunt.plots.head_pairs import head_pairs, pair_frontiers
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
 from exeunt.policies.catalogue import PRESETS
@@ -28,28 +28,7 @@ from exeunt.trace import ExitTrace, concatenate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["compared_presets", "draw_evaluation", "evenly_spaced_budgets"]
-
-
-def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Callable[..., Policy]]:
-    """Return the policies that Figures 2 and 3 compare, by their names in the legend, the reference first.
-
-    Both EEROs have the same rates (`spend="exactly"`, as in the published tables) and differ only in calibration.
-    """
-    common: dict[str, Any] = {"seed": seed, "score": score}
-    return {
-        "EERO, sequential": partial(eero, **common),
-        "EERO, marginal (the paper)": partial(eero, calibration="marginal", **common),
-        "geometric": partial(msdnet, **common),
-        "Gaussian, σ = 0.5": partial(predictive_exit, sigma=0.5, **common),
-        "Gaussian, σ = 2": partial(predictive_exit, sigma=2.0, **common),
-        "one common threshold": partial(common_threshold, **common),
-    }
-
-
-def evenly_spaced_budgets(cost: CostModel, n_budgets: int = 13) -> list[float]:
-    """Return budgets from the first exit's cost to the last exit's, in the unit of `cost`."""
-    return [float(amount) for amount in np.linspace(cost.first, cost.full, n_budgets)]
+__all__ = ["draw_evaluation"]
 
 
 def draw_evaluation(
@@ -64,11 +43,11 @@ def draw_evaluation(
     splits: int = 10,
     n_budgets: int = 13,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Write every figure of an evaluation as PNG and SVG to `out_dir` (made if missing); return the paths.
 
-    The policy itself is measured on `test`. Figures that compare policies over budgets, its own rule among them, split
+    The policy itself is measured on `test`. Figures that compare policies over budgets, its own rule first, split
     the union of the three traces again `splits` times, in the same shares, since every policy must be fitted,
     calibrated and tested anew; they are left out unless all three traces are labelled. `image(i)`: the image of input i
     of `test`, for the sheet.
@@ -81,18 +60,21 @@ def draw_evaluation(
     written: list[Path] = []
 
     def draw(name: str, make: Callable[[], Figure]) -> None:
-        if progress is not None:
-            progress(name)
+        progress(name)
         written.extend(save_figure(make(), folder / name))
 
-    # The compared policies use the policy's score if the traces hold it. A learned score was fitted on one of the
-    # parts, which are split again here.
-    score = policy.score.name
-    common: dict[str, Any] = {"seed": seed, "score": score if score in test.scores else None}
+    # A learned score was fitted on one of the parts, which are split again here: it is left to the rule.
+    score = policy.score.name if policy.score.name in test.scores else None
+    compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: figure_of(rates_and_shares(policy, result)))
     if fit.label is not None:
-        draw("rates_for_budgets", lambda: _eero_at_three_budgets(fit, calibrate, test, common))
+        rule = (
+            next(iter(compared.values()))
+            if calibrate.label is not None
+            else partial(eero, seed=seed, score=score)
+        )
+        draw("rates_for_budgets", lambda: _at_three_budgets(rule, fit, calibrate, test))
     if test.label is not None:
         draw("risk_per_exit", lambda: figure_of(risk_per_exit(test)))
     if image is not None:
@@ -100,32 +82,48 @@ def draw_evaluation(
     whole = concatenate([fit, calibrate, test])
     if whole.label is None:
         return written
-    repeat: dict[str, Any] = {"splits": splits, "seed": seed}
-    repeat |= {"fit": fit.n / whole.n, "calibrate": calibrate.n / whole.n, "test": test.n / whole.n}
-    if progress is not None:
-        progress("comparing policies")
-    compared = compared_presets(**common)
-    if policy.name in PRESETS:
-        compared[policy.name] = partial(PRESETS[policy.name], answer=policy.answer.name, **common)
-    found = frontier(compared, whole, evenly_spaced_budgets(whole.cost, n_budgets), **repeat)
+    progress("comparing policies")
+    found = frontier(
+        compared, whole, np.linspace(whole.cost.first, whole.cost.full, n_budgets).tolist(), splits=splits, seed=seed,
+        fit=fit.n / whole.n, calibrate=calibrate.n / whole.n, test=test.n / whole.n,
+    )  # fmt: skip
     draw(
         "accuracy_against_budget",
         lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),
     )
-    draw("spent_against_allowed", lambda: figure_of(spent_against_allowed(found)))
-    if whole.n_exits > 1:
-        draw("head_pairs", lambda: _pairs(whole, n_budgets, repeat | common))
+    draw("cost_against_budget", lambda: figure_of(cost_against_budget(found)))
     return written
 
 
-def _eero_at_three_budgets(
-    fit: ExitTrace, calibrate: ExitTrace, test: ExitTrace, common: dict[str, Any]
+def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]:
+    """Return the rule of a policy, or EERO for one without a rule, and two of the literature to compare with."""
+    if policy.name in PRESETS:
+        own = {policy.name: partial(PRESETS[policy.name], answer=policy.answer.name, **common)}
+    else:
+        own = {"EERO": partial(eero, **common)}
+    paper = partial(eero, calibration="marginal", **common)
+    other = (
+        {"geometric (MSDNet)": msdnet}
+        if policy.name == "common_threshold"
+        else {"one common threshold": common_threshold}
+    )
+    return {
+        **own,
+        "EERO, marginal (the paper)": paper,
+        **{name: partial(make, **common) for name, make in other.items()},
+    }
+
+
+def _at_three_budgets(
+    rule: Callable[..., Policy], fit: ExitTrace, calibrate: ExitTrace, test: ExitTrace
 ) -> Figure:
     cost = fit.cost
     shares = (0.3, 0.5, 0.7) if cost.first <= 0.3 * cost.full else (0.25, 0.5, 0.75)
     low = 0.0 if cost.first <= 0.3 * cost.full else cost.first
-    budgets = [low + share * (cost.full - low) for share in shares]
-    policies = [eero(fit, calibrate, budget=budget, **common) for budget in budgets]
+    policies = []
+    for share in shares:
+        with suppress(InfeasibleBudget):
+            policies.append(rule(fit, calibrate, budget=low + share * (cost.full - low)))
     return rates_for_budgets(policies, [evaluate(policy, test) for policy in policies])
 
 
@@ -135,14 +133,7 @@ def _sheet(
     picked = pick_inputs(policy, test)
     in_use = int(np.count_nonzero(evaluate(policy, test).shares))
     some = f", {len(picked)} of {in_use} exits in use shown" if len(picked) < in_use else ""
-    title = f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of {policy.cost.whole} allowed"
+    title = f"Which inputs leave first: {policy.name}, {policy.cost.share(policy.budget):.0%} of {policy.cost.whole}"
     return image_sheet(
         sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some
     )
-
-
-def _pairs(whole: ExitTrace, n_budgets: int, repeat: dict[str, Any]) -> Figure:
-    # An early, a middle and a late head show the whole range, whatever the number of exits.
-    last = whole.n_exits - 1
-    heads = sorted({round(last * share) for share in (0.2, 0.45, 0.7)} - {last})
-    return figure_of(head_pairs(pair_frontiers(whole, heads, n_budgets=n_budgets, **repeat), whole))

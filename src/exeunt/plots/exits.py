@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt._text import counted
+from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import InputError
-from exeunt.evaluation import Result, score_exits
+from exeunt.evaluation import Result
 from exeunt.plots.style import (
     COLOURS,
     label_exits,
@@ -32,6 +34,8 @@ __all__ = ["rates_and_shares", "rates_for_budgets", "risk_per_exit"]
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:
     """Draw, per exit, the share of inputs planned to answer there and the share that did (Figures 4, 6).
 
+    The shares have 95% Wilson intervals.
+
     Raises InputError if policy and result differ in the number of exits.
     """
     m = policy.n_exits
@@ -41,15 +45,18 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
         axes = new_axes(ax, width_in=6.6, height_in=3.4)
         place, width = np.arange(m), 0.4
         axes.bar(
-            place - width / 2, policy.rates, width, label="planned rate", facecolor="white",
-            edgecolor=COLOURS["blue"], hatch="////", linewidth=0.9,
+            place - width / 2, policy.rates, width, label="planned", facecolor="white",
+            edgecolor=COLOURS["grey"], hatch="////", linewidth=0.9,
         )  # fmt: skip
+        counts = np.rint(result.shares * result.n).astype(int)
+        intervals = [wilson_interval(count, result.n) for count in counts.tolist()]
         axes.bar(
-            place + width / 2, result.shares, width, label=f"share answered ({counted(result.n, 'input')})",
-            facecolor=COLOURS["vermillion"], edgecolor=COLOURS["vermillion"], linewidth=0.9,
+            place + width / 2, result.shares, width, yerr=_lengths(result.shares, intervals), ecolor="#444444",
+            error_kw={"elinewidth": 0.9}, facecolor=COLOURS["blue"],
+            label="answered, 95% interval",
         )  # fmt: skip
         label_exits(axes, m)
-        axes.set_ylabel("share of inputs (%)")
+        axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
         percent_ticks(axes.yaxis)
         axes.set_title(f"{policy.name}: {_budget_line(policy, result)}", pad=22)
         legend_above(axes)
@@ -80,12 +87,14 @@ def rates_for_budgets(
                 panel.get_legend().remove()
                 panel.set_ylabel("")
         names = ", ".join(dict.fromkeys(policy.name for policy in policies))
-        sheet.suptitle(f"Rates planned and shares answered: {names}", x=0.01, ha="left", fontsize=11)
+        sheet.suptitle(
+            f"Share of inputs planned and answered at each exit: {names}", x=0.01, ha="left", fontsize=11
+        )
     return sheet
 
 
 def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
-    """Draw the error rate of each exit over all inputs, with 95 % Wilson intervals (Figure 7).
+    """Draw the error rate of each exit over all inputs, with 95% Wilson intervals (Figure 7).
 
     An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
     """
@@ -93,15 +102,12 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         axes = new_axes(ax, width_in=6.6, height_in=3.6)
         risk, place = trace.risk, np.arange(trace.n_exits)
         intervals = [
-            score_exits(trace, np.full(trace.n, exit_)).accuracy_interval or (np.nan, np.nan)
-            for exit_ in range(trace.n_exits)
+            wilson_interval(wrong, trace.n) for wrong in np.rint(risk * trace.n).astype(int).tolist()
         ]
-        high, low = 1.0 - np.array(intervals).T
-        # Rounding may make a length slightly negative.
-        lengths = np.clip([risk - low, high - risk], 0.0, None)
+        low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
         worse = risk > np.minimum.accumulate(risk)
         bars = axes.errorbar(
-            place, risk, yerr=lengths, color=COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
+            place, risk, yerr=_lengths(risk, intervals), color=COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
             capsize=2.5, label="error rate, 95% interval",
         )  # fmt: skip
         handles: list[Any] = [bars]
@@ -111,7 +117,10 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
                 color=COLOURS["vermillion"], label="worse than an earlier exit",
             )  # fmt: skip
         label_exits(axes, trace.n_exits)
-        axes.set_ylim(0.0, min(1.0, float(high.max()) * 1.06))
+        # The axis begins at 0 unless all exits lie so far above it that they could not be told apart.
+        axes.set_ylim(
+            0.0 if low < high / 2 else low - 0.1 * (high - low), min(1.0, high + 0.06 * (high - low))
+        )
         axes.set_ylabel("error rate (% of inputs)")
         percent_ticks(axes.yaxis)
         axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
@@ -122,4 +131,11 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
 def _budget_line(policy: Policy, result: Result) -> str:
     full = policy.cost.full
     whole = policy.cost.show(full)
-    return f"allowed {policy.budget / full:.1%}, spent {result.cost / full:.1%} of {whole}"
+    return f"budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of {whole}"
+
+
+def _lengths(values: Floats, intervals: Sequence[tuple[float, float]]) -> Floats:
+    """Return the lengths of error bars below and above values (m,), (2, m); rounding would make some negative."""
+    low, high = np.array(intervals).T
+    lengths: Floats = np.clip([values - low, high - values], 0.0, None)
+    return lengths

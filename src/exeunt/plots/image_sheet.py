@@ -24,6 +24,10 @@ __all__ = ["PickedInputs", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows
 
 _CELL_IN, _CAPTION_IN, _GAP_IN, _LEFT_IN, _TOP_IN = 1.0, 0.36, 0.12, 1.75, 0.75
 _LONGEST_LINE = 17
+_KEY = (
+    "the answer and its probability; below, the true class, or the answer of the first exit if that is another. "
+    "Frame dashed: wrong."
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,35 @@ def sheet_rows(
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[SheetRow]:
-    """Return the rows of a sheet. The captions say the answer, and the true class where it differs.
+    """Return the rows of a sheet.
+
+    A caption has the answer and how probable the exit takes it to be. Below comes the true class where the answer is
+    wrong; or, where another class was likeliest at the first exit shown, that class: so hard inputs differ from easy
+    ones even where they look alike.
 
     `trace`: what the policy answers at every exit, `policy.answer.on(trace)`.
     `image(i)`: the image of input i of the trace, called only for the picked inputs.
     """
-    return [_row(pick, trace, image, class_names) for pick in picked]
+    rows = []
+    for pick in picked:
+        captions, right = [], []
+        for i in pick.inputs.tolist():
+            answer, first = int(trace.prediction[i, pick.exit_]), int(trace.prediction[i, picked[0].exit_])
+            truth = None if trace.label is None else int(trace.label[i])
+            wrong = truth is not None and truth != answer
+            lines = [_name(answer, class_names)]
+            if (probability := trace.scores.get("max_probability")) is not None:
+                lines[0] = f"{_shortened(lines[0], _LONGEST_LINE - 7)} ({probability[i, pick.exit_]:.0%})"
+            if wrong:
+                lines.append(f"true: {_name(truth, class_names)}")
+            elif first != answer:
+                lines.append(f"exit {picked[0].exit_}: {_name(first, class_names)}")
+            captions.append("\n".join(map(_shortened, lines)))
+            right.append(None if truth is None else not wrong)
+        what = "hardest, run to" if pick.hardest else "surest at"
+        title = f"{what} exit {pick.exit_}\n({pick.share:.1%} answer here)"
+        rows.append(SheetRow(title, [image(i) for i in pick.inputs.tolist()], captions, right))
+    return rows
 
 
 def image_sheet(rows: Sequence[SheetRow], *, title: str | None = None) -> Figure:
@@ -119,36 +146,15 @@ def image_sheet(rows: Sequence[SheetRow], *, title: str | None = None) -> Figure
     return figure
 
 
-_KEY = (
-    "under each image: the answer, and the true class where it differs.  Frame solid: right, dashed: wrong."
-)
-
-
-def _row(
-    pick: PickedInputs, trace: ExitTrace, image: Callable[[int], Any], class_names: Sequence[str] | None
-) -> SheetRow:
-    captions, right = [], []
-    for i in pick.inputs.tolist():
-        answer = int(trace.prediction[i, pick.exit_])
-        truth = None if trace.label is None else int(trace.label[i])
-        wrong = truth is not None and truth != answer
-        lines = [_name(answer, class_names), *([f"true: {_name(truth, class_names)}"] if wrong else [])]
-        captions.append("\n".join(map(_shortened, lines)))
-        right.append(None if truth is None else not wrong)
-    what = "hardest, run to" if pick.hardest else "surest at"
-    title = f"{what} exit {pick.exit_}\n({pick.share:.1%} answer here)"
-    return SheetRow(title, [image(i) for i in pick.inputs.tolist()], captions, right)
-
-
 def _name(class_: int | None, class_names: Sequence[str] | None) -> str:
     if class_ is None or class_names is None or class_ >= len(class_names):
         return str(class_)
     return str(class_names[class_])
 
 
-def _shortened(line: str) -> str:
+def _shortened(line: str, most: int = _LONGEST_LINE) -> str:
     """Return a line of a caption that fits under its image."""
-    return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _draw_image(axes: Axes, image: Any, caption: str, right: bool | None) -> None:

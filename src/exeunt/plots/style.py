@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from exeunt.timing.measuring import Spread
 
 __all__ = ["COLOURS", "save_figure", "series_style"]
 
@@ -30,7 +31,8 @@ COLOURS = {
     "black": "#000000",
     "grey": "#6E6E6E",
 }
-_SERIES = ("blue", "vermillion", "green", "purple", "sky", "orange", "brown")
+_SERIES = ("blue", "orange", "green", "purple", "sky", "brown", "vermillion")
+_WIDE_IN = 6.0  # a narrower figure has its legend below
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES: tuple[Any, ...] = (
     "-",
@@ -101,12 +103,22 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Return colour, marker and line of the series number `index`; the first seven differ in all three."""
+    """Return colour, marker and line of the series number `index`, the first of which stands out.
+
+    The first seven differ in colour, marker and line.
+    """
     return {
         "color": COLOURS[_SERIES[index % len(_SERIES)]],
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _LINES[index % len(_LINES)],
+        "linewidth": 2.4 if index == 0 else 1.3,
+        "markersize": 6.0 if index == 0 else 4.5,
     }
+
+
+def errors_of(spreads: Sequence[Spread]) -> list[list[float]]:
+    """Return the lengths of error bars below and above the medians of spreads."""
+    return [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
 
 
 def percent_ticks(axis: Axis) -> None:
@@ -115,10 +127,13 @@ def percent_ticks(axis: Axis) -> None:
 
 
 def legend_beside(ax: Axes, *, title: str | None = None) -> None:
-    """Put the legend to the right of the data."""
-    legend = ax.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, title=title, handlelength=4.0
-    )
+    """Put the legend to the right of the data, or below them where the figure is narrow."""
+    figure = figure_of(ax)
+    if figure.get_figwidth() >= _WIDE_IN:
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    else:
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.2)}
+    legend = ax.legend(borderaxespad=0.0, title=title, handlelength=3.0, **place)
     legend.set_alignment("left")
 
 
@@ -128,15 +143,14 @@ def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
     ax.legend(handles=shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, ncols=len(shown))
 
 
-def text_halo() -> list[Any]:
-    """Return the effect that keeps small text readable on top of lines."""
-    return [require("matplotlib.patheffects", extra="plots").withStroke(linewidth=2.2, foreground="white")]
+def every_exit(n_exits: int) -> range:
+    """Return the exits that an axis names: all, or where there are many every second, third and so on."""
+    return range(0, n_exits, max(1, -(-n_exits // 14)))
 
 
 def label_exits(ax: Axes, n_exits: int) -> None:
-    """Label the x axis with exits; if there are many, only every second, third and so on, from the first."""
-    step = max(1, -(-n_exits // 14))
-    ax.set_xticks(range(0, n_exits, step))
+    """Label the x axis with exits."""
+    ax.set_xticks(every_exit(n_exits))
     ax.set_xlim(-0.6, n_exits - 0.4)
     ax.set_xlabel(f"exit (0 = first, {n_exits - 1} = last)")
     ax.grid(visible=False, axis="x")

@@ -1,0 +1,261 @@
+"""Curves: accuracy and mean cost against the budget (Figures 2 and 3 of the paper), time and accuracy as timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt._text import counted
+from exeunt.errors import InputError
+from exeunt.evaluation import Result
+from exeunt.frontiers import Frontier
+from exeunt.plots.style import (
+    COLOURS,
+    errors_of,
+    every_exit,
+    legend_beside,
+    new_axes,
+    percent_ticks,
+    series_style,
+    styled,
+)
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from exeunt.timing.bench import TimedAlternative
+
+__all__ = ["accuracy_against_budget", "accuracy_against_time", "cost_against_budget", "time_against_macs"]
+
+_JUDGED_FROM = 0.3  # share of the full cost: what lies below the accuracies from there on is left out
+_APART = 0.035  # of the axis: exits closer than this are not numbered
+_ALTERNATIVES = ("*", "P", "X", "D", "v", "s", "^", "p")
+
+
+def accuracy_against_budget(
+    frontier: Frontier,
+    trace: ExitTrace,
+    *,
+    results: Sequence[Result] = (),
+    x: Literal["cost", "budget"] = "cost",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw accuracy against budget (Figure 2): every policy, the oracle, and each exit alone.
+
+    There is one line per policy of `frontier` (mean over its splits) with its 95% interval as a band, against the
+    mean cost (`x="cost"`) or the budget ("budget"), as a share of the full cost. The first policy stands out. The
+    oracle is known only at the budget. Each exit of the labelled `trace` is a point; the upper axis has its number.
+    `results`: measured policies to mark, with the 95% Wilson interval of their accuracy. The axis
+    holds what policies reach at budgets from 30% on, so that they can be told apart; the oracle and what small budgets
+    lead to may lie outside.
+
+    Raises InputError for another `x`, or a result without accuracy.
+    """
+    if x not in ("cost", "budget"):
+        raise InputError(f"x must be 'cost' or 'budget', got {x!r}")
+    with styled():
+        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+        across = "spend_share" if x == "cost" else "budget_share"
+        for index, name in enumerate(frontier.names):
+            _draw_line(axes, frontier, name, across, "accuracy", index)
+        oracle = _columns(frontier, "oracle")
+        axes.plot(oracle["budget_share"], oracle["accuracy"], color=COLOURS["black"], linewidth=1.1,
+                  linestyle=(0, (1, 2)), label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}", zorder=2)  # fmt: skip
+        _draw_exits_alone(axes, trace)
+        for result in results:
+            _draw_result(axes, result)
+        what = "mean cost" if x == "cost" else "budget"
+        axes.set_xlabel(f"{what} per input (% of {frontier.cost.show(frontier.cost.full)})")
+        axes.set_ylabel("accuracy (% of inputs)")
+        axes.set_xlim(0.0, 1.03)
+        axes.set_ylim(*_judged_range(frontier, trace, results))
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title("Accuracy against budget")
+        legend_beside(axes, title=_splits_note(frontier))
+    return axes
+
+
+def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
+    """Draw the mean cost of each policy against its budget (Figure 3), with 95% bands over splits.
+
+    On the diagonal the whole budget is used; above it a policy costs more.
+    """
+    with styled():
+        axes = new_axes(ax, width_in=7.4, height_in=4.8)
+        axes.plot(
+            [0, 1.03], [0, 1.03], color=COLOURS["black"], linewidth=1.0, label="mean cost = budget", zorder=1
+        )
+        axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
+        axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
+        for index, name in enumerate(frontier.names):
+            _draw_line(axes, frontier, name, "budget_share", "spend", index, scale=1 / frontier.cost.full)
+        full = frontier.cost.show(frontier.cost.full)
+        axes.set_xlabel(f"budget per input (% of {full})")
+        axes.set_ylabel(f"mean cost per input (% of {full})")
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
+        axes.set_aspect("equal")
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title("Mean cost against budget")
+        legend_beside(axes, title=_splits_note(frontier))
+    return axes
+
+
+def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw the share of time left against the share of multiply-adds left, both as shares of the original model's.
+
+    `timed`: for each batch size the original model first, then policies of several budgets, which are on its line.
+    The bars are the 10% to 90% range of the repeats. On the diagonal, time falls as multiply-adds do; above it, part
+    of what is saved is lost; below it, the stages are faster than the whole.
+
+    Raises InputError if `timed` is empty.
+    """
+    if not timed:
+        raise InputError("there is nothing to draw: time at least one budget")
+    with styled():
+        axes = new_axes(ax, width_in=7.4, height_in=4.8)
+        # One disturbed repeat must not flatten the figure: bars may end outside.
+        policies = sorted((one for one in timed if one.on_line), key=lambda one: one.macs_share)
+        top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in policies))
+        axes.plot(
+            [0, top],
+            [0, top],
+            color=COLOURS["black"],
+            linewidth=1.0,
+            label="as multiply-adds (slower: above)",
+        )
+        axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
+                  label="original model")  # fmt: skip
+        for index, original in enumerate(one for one in timed if not one.on_line):
+            here = [one for one in policies if one.batch_size == original.batch_size]
+            shares = [one.share for one in here]
+            axes.errorbar(
+                [one.macs_share for one in here], [share.median for share in shares], yerr=errors_of(shares),
+                capsize=2.5, elinewidth=1.1, zorder=3,
+                label=f"batch {original.batch_size}: original {original.ms.median:.3g} ms per input",
+                **series_style(index),
+            )  # fmt: skip
+        axes.set_xlabel("multiply-adds left (% of the original model)")
+        axes.set_ylabel("time left (% of the original model)")
+        axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in policies)))
+        axes.set_ylim(0.0, top)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title(title or "Time against multiply-adds")
+        legend_beside(axes)
+    return axes
+
+
+def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
+    """Draw accuracy against time, a share of that of the first way: a line of policies, and a mark for each other way.
+
+    Each batch size has a colour of its own; the marks are the same in all of them. Bars are the 10% to 90% range of
+    the repeats. Raises InputError if `timed` is empty.
+    """
+    if not timed:
+        raise InputError("there is nothing to draw: time at least one way to answer")
+    with styled():
+        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+        names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
+        for index, size in enumerate(sorted({one.batch_size for one in timed})):
+            style: dict[str, Any] = series_style(index)
+            here = [one for one in timed if one.batch_size == size]
+            line = sorted((one for one in here if one.on_line), key=lambda one: one.share.median)
+            shares = [one.share for one in line]
+            axes.errorbar(
+                [share.median for share in shares], [one.accuracy for one in line], xerr=errors_of(shares),
+                capsize=2.5, elinewidth=1.1, zorder=3, label=f"policies, batch {size}", **style,
+            )  # fmt: skip
+            for one in here:
+                if not one.on_line:
+                    axes.errorbar([one.share.median], [one.accuracy], xerr=errors_of([one.share]), capsize=2.5,
+                                  marker=_mark(names, one.name), markersize=9, color=style["color"], zorder=4)  # fmt: skip
+        for name in names:  # for the legend alone
+            axes.errorbar([np.nan], [np.nan], linestyle="none", marker=_mark(names, name), markersize=8,
+                          color=COLOURS["grey"], label=name)  # fmt: skip
+        axes.set_xlabel(f"time per input (% of {timed[0].name})")
+        axes.set_ylabel("accuracy (% of inputs)")
+        axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
+        axes.margins(y=0.12)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title("Accuracy against time")
+        legend_beside(axes)
+    return axes
+
+
+def _mark(names: Sequence[str], name: str) -> str:
+    return _ALTERNATIVES[names.index(name) % len(_ALTERNATIVES)]
+
+
+def _splits_note(frontier: Frontier) -> str:
+    splits = frontier.accuracy.shape[2]
+    return "one split" if splits == 1 else f"mean of {splits} splits, 95% bands"
+
+
+def _columns(frontier: Frontier, name: str) -> dict[str, Floats]:
+    """Return the columns of `frontier.rows()` for one policy, or for "oracle", by name, a value per budget."""
+    rows = [row for row in frontier.rows() if row["policy"] == name]
+    return {key: np.array([row[key] for row in rows], dtype=float) for key in rows[0] if key != "policy"}
+
+
+def _draw_line(
+    axes: Axes, frontier: Frontier, name: str, x: str, y: str, index: int, *, scale: float = 1.0
+) -> None:
+    """Draw a policy's column `y`, times `scale`, against its column `x`, with its interval as a band.
+
+    `index`: number of the series, which decides its style. The first one lies on top.
+    """
+    found, style = _columns(frontier, name), series_style(index)
+    axes.plot(
+        found[x], found[y] * scale, label=name, zorder=4.0 if index == 0 else 3.0 - 0.1 * index, **style
+    )
+    low, high = found[f"{y}_low"] * scale, found[f"{y}_high"] * scale
+    if np.isfinite(low).any():
+        alpha = 0.2 if index == 0 else 0.12
+        axes.fill_between(found[x], low, high, color=style["color"], alpha=alpha, linewidth=0, zorder=1)
+
+
+def _judged_range(frontier: Frontier, trace: ExitTrace, results: Sequence[Result]) -> tuple[float, float]:
+    """Return the accuracies between which policies are told apart, from the budgets that are not the smallest."""
+    means = frontier.accuracy.mean(axis=2)
+    judged = means[:, frontier.budgets >= _JUDGED_FROM * frontier.cost.full]
+    shown = judged[np.isfinite(judged)] if np.isfinite(judged).any() else means[np.isfinite(means)]
+    marked = [end for result in results for end in result.accuracy_interval or ()]
+    low, high = min([*shown, *marked]), max([*shown, *marked, float(1.0 - trace.risk.min())])
+    margin = 0.08 * max(high - low, 0.02)
+    return low - margin, high + margin
+
+
+def _draw_exits_alone(axes: Axes, trace: ExitTrace) -> None:
+    share, accuracy = trace.cost.cumulative / trace.cost.full, 1.0 - trace.risk
+    axes.plot(
+        share, accuracy, linestyle="none", marker="o", markersize=5.5, markerfacecolor="white",
+        markeredgecolor=COLOURS["grey"], label="each exit alone (numbered above)", zorder=5,
+    )  # fmt: skip
+    numbered: list[int] = []
+    for exit_ in every_exit(trace.n_exits):
+        if not numbered or share[exit_] - share[numbered[-1]] >= _APART:
+            numbered.append(exit_)
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(share[numbered], [str(exit_) for exit_ in numbered], fontsize=7.5, color=COLOURS["grey"])
+    above.tick_params(length=2.5, color=COLOURS["grey"])
+
+
+def _draw_result(axes: Axes, result: Result) -> None:
+    if result.accuracy is None or result.accuracy_interval is None:
+        raise InputError(f"the result {result.name!r} has no accuracy to mark: evaluate on a labelled trace")
+    low, high = result.accuracy_interval
+    axes.errorbar(
+        [result.cost / result.cost_model.full],
+        [result.accuracy],
+        yerr=[[result.accuracy - low], [high - result.accuracy]],
+        color=COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
+        label=f"{result.name} as calibrated, {counted(result.n, 'input')}",
+    )  # fmt: skip
