@@ -321,10 +321,10 @@ def test_texts_of_any_length_are_served(run):
     """Tokenisers are not made for threads: the server's share one."""
     pytest.importorskip("fastapi")
     from exeunt.run.runner import load
-    from exeunt.serve.opened_run import open_run
+    from exeunt.serve.loaded_run import load_run
     from exeunt.serve.settings import Settings
 
-    opened, runner = open_run(Settings(run=run)), load(run)
+    opened, runner = load_run(Settings(run=run)), load(run)
     texts = [[" ".join(WORDS[i % 6 :][: 1 + (i + j) % 9]) for j in range(8)] for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(opened.reader.texts, [[*some, 7] for some in texts]))

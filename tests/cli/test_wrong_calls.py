@@ -44,7 +44,7 @@ WORK = {
     "export": "exeunt.torch.export.to_onnx:load_network",
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
-    "serve": "exeunt.serve.opened_run:open_shared",
+    "serve": "exeunt.serve.loaded_run:open_shared",
     "show": "exeunt.cli.show:_sections",
     "diff": "exeunt.cli.diff:_answers",
     "verify": "exeunt.run.verification:verify",

@@ -15,7 +15,7 @@ from exeunt.run.runner import load
 
 pytest.importorskip("fastapi")
 
-from exeunt.serve.opened_run import open_run
+from exeunt.serve.loaded_run import load_run
 from exeunt.serve.settings import Settings
 
 DATA = open_inputs("sklearn:digits")
@@ -65,7 +65,7 @@ def same_as_a_runner(run, opened):
 
 
 def test_a_cascade_whose_policies_ask_different_models(cascade):
-    opened = open_run(Settings(run=cascade.path))
+    opened = load_run(Settings(run=cascade.path))
     same_as_a_runner(cascade, opened)
     assert opened.exit_names == [*cascade.manifest["network"]["exits"], "large: last exit"]
     alone, *others = opened.policies
@@ -92,7 +92,7 @@ def test_a_cascade_whose_policies_ask_different_models(cascade):
 def test_images_of_other_sizes_are_brought_to_one_before_they_wait(cascade):
     images = [np.kron(DATA.content(i), np.ones((1 + i % 3, 2, 1), dtype=np.uint8)) for i in range(60)]
     assert len({image.shape for image in images}) == 3
-    opened = open_run(Settings(run=cascade.path))
+    opened = load_run(Settings(run=cascade.path))
     rows = opened.reader.images(images)
     assert (rows.inputs.shape, rows.inputs.dtype) == ((60, 8, 8, 3), np.uint8)
     name = list(opened.policies)[-1]
@@ -107,12 +107,12 @@ def test_an_exported_run_and_the_same_in_pytorch(exported, trained):
     fit, calibrate = (exported.trace(part) for part in ("fit", "calibrate"))
     for run in (exported, trained):
         run.save_policy_set(PolicySet.make(ex.eero, fit, calibrate, budgets=["60%", "80%"]))
-        opened = open_run(Settings(run=run.path, budget="70%", tiers={"most": "80%"}))
+        opened = load_run(Settings(run=run.path, budget="70%", tiers={"most": "80%"}))
         same_as_a_runner(run, opened)
         assert opened.reader.size == (8, 8)
         assert (min(opened.seconds), max(opened.seconds)) == (1, 64)
         assert all((seconds > 0).all() for seconds in opened.seconds.values())
         (run.path / "policies.json").unlink()
-    assert list(open_run(Settings(run=exported.path)).policies) == ["60%"]  # its one policy
+    assert list(load_run(Settings(run=exported.path)).policies) == ["60%"]  # its one policy
     with pytest.raises(ex.InfeasibleBudget, match="smallest budget"):
-        open_run(Settings(run=exported.path, budget="30%"))
+        load_run(Settings(run=exported.path, budget="30%"))

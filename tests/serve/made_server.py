@@ -153,7 +153,7 @@ class Running:
 
     def inbox(self) -> int:
         """Return how many requests the engine's thread has not looked at yet."""
-        return self.layer("state").state.service._served.engine._inbox.qsize()
+        return self.layer("state").state.service.active.engine._inbox.qsize()
 
 
 class TextExecutor(PixelExecutor):
@@ -200,7 +200,7 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     """Serve a run on a free port in a thread of this process."""
     import uvicorn
 
-    from exeunt.serve import opened_run
+    from exeunt.serve import loaded_run
     from exeunt.serve.app import make_app
     from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
@@ -210,7 +210,7 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_run, "open_shared", shared_of(executor))
+        patch.setattr(loaded_run, "open_shared", shared_of(executor))
         thread.start()
         try:
             while not server.started:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exeunt.serve.controller import Controller
-from exeunt.serve.load import Load, OperatingPoint
+from exeunt.serve.controller import Controller, Load, OperatingPoint
 
 TICK_S = 0.005
 PIECE = 64  # rows that are run together
@@ -42,7 +41,7 @@ class Served:
 
 def affordable(controller: Controller, rate, *, waiting=0, size=1.0) -> OperatingPoint:
     """Return the policy that a controller of the same policies finds at a steady load of `size` rows a request."""
-    made = Controller(controller.points, slo_s=controller.slo_s, budget=controller.most.budget)
+    made = Controller(controller.points, slo_s=controller.slo_s, budget=controller.without_load.budget)
     made.observe(0.0, Load())
     return made.observe(60.0, Load(rows=60 * rate, requests=1, together=size, waiting=waiting))
 

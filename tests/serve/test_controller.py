@@ -9,9 +9,8 @@ from simulated_server import affordable, poisson, simulate, thinned
 
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
-from exeunt.serve import opened_run
-from exeunt.serve.controller import Controller
-from exeunt.serve.load import Load, OperatingPoint
+from exeunt.serve import loaded_run
+from exeunt.serve.controller import Controller, Load, OperatingPoint
 from exeunt.serve.server import serve
 from exeunt.serve.settings import Settings
 
@@ -105,7 +104,7 @@ def test_a_backlog_is_met_at_once():
 def test_the_budget_changes_while_it_runs():
     controller = Controller(EIGHT, slo_s=SLO_S)
     controller.set_budget(EIGHT[3].budget)
-    assert controller.observe(0.0, Load()) == controller.most == EIGHT[3]
+    assert controller.observe(0.0, Load()) == controller.without_load == EIGHT[3]
     controller.set_budget(EIGHT[5].budget)
     seen = [controller.observe(now, Load()).name for now in np.arange(0.1, 5, 0.1)]
     assert seen[-1] == "5"
@@ -119,7 +118,7 @@ def test_the_budget_changes_while_it_runs():
 
 def test_a_policy_no_better_than_a_cheaper_one_is_never_chosen():
     worse = OperatingPoint("worse", 100.0, 0.93, 1e-3)
-    assert Controller([*EIGHT, worse], slo_s=SLO_S).most == EIGHT[-1]
+    assert Controller([*EIGHT, worse], slo_s=SLO_S).without_load == EIGHT[-1]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_what_cannot_be_kept_is_refused(points, options, message):
 )
 def test_what_cannot_be_kept_is_an_error_before_the_server_starts(tmp_path, monkeypatch, budget, above, said):
     made = made_run(tmp_path / "run")
-    monkeypatch.setattr(opened_run, "open_shared", shared_of(PixelExecutor()))
+    monkeypatch.setattr(loaded_run, "open_shared", shared_of(PixelExecutor()))
     monkeypatch.setattr("uvicorn.Server.run", lambda _: pytest.fail("it started"))
     best = max(evaluate(policy, made.trace("fit")).accuracy for policy in made.policy_set)
     settings = Settings(run=made.path, slo_s=0.05, min_accuracy=best + above, budget=budget)

@@ -9,8 +9,7 @@ import pytest
 from simulated_server import affordable
 
 from exeunt.errors import InputError
-from exeunt.serve.controller import Controller
-from exeunt.serve.load import Load, OperatingPoint
+from exeunt.serve.controller import Controller, Load, OperatingPoint
 
 CHEAP, MIDDLE, DEAR = (
     OperatingPoint(name, budget, accuracy, row_s, 1e-3)
@@ -289,20 +288,20 @@ def test_it_says_where_nothing_helps(controller):
     late = Load(answered=100, late=100)
     for _ in range(1000):
         controller.observe(0.1, late)
-    assert controller.helpless
+    assert controller.out_of_options
     assert controller.observe(0.2, late) == DEAR
     controller._busy = 0.9
     controller.observe(0.2, late)
-    assert not controller.helpless
+    assert not controller.out_of_options
     controller.observe(0.3, FLOOD)
     assert controller.active == CHEAP
-    assert not controller.helpless
+    assert not controller.out_of_options
     controller.observe(0.3, late)
-    assert controller.helpless
+    assert controller.out_of_options
     for _ in range(1000):
         controller.observe(0.3, Load(answered=100))
     controller.observe(0.3, late)
-    assert not controller.helpless
+    assert not controller.out_of_options
 
 
 def test_what_rows_of_other_policies_take_is_measured_with_a_time_constant_of_two_seconds(controller):
@@ -353,4 +352,4 @@ def test_one_late_row_is_enough_to_say_that_nothing_helps(controller):
     for _ in range(1000):
         controller.observe(0.1, Load(answered=100, late=100))
     controller.observe(0.1, Load(answered=1, late=1))
-    assert controller.helpless
+    assert controller.out_of_options

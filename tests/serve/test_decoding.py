@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from exeunt.serve.decoders import Decoders
+from exeunt.serve.reading import DecodingThreads
 
 
 class Body:
@@ -30,7 +30,7 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client():
     """
 
     async def test():
-        decoders, go, begun = Decoders(2), threading.Event(), []
+        decoders, go, begun = DecodingThreads(2), threading.Event(), []
 
         def read(body, _):
             begun.append(weakref.ref(body))

@@ -10,8 +10,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.serve.events import _accuracy_now, _accuracy_without_load
-from exeunt.serve.opened_run import lost_by_stopping
-from exeunt.serve.traffic import Counts, Traffic
+from exeunt.serve.loaded_run import lost_by_stopping
+from exeunt.serve.metrics import Counts, Metrics
 
 
 @pytest.fixture(params=["own", "ensemble"])
@@ -42,30 +42,30 @@ def test_rows_that_are_cut_short_are_estimated_to_lose_what_they_lose(case, last
     exits = np.minimum(planned, last)
     said = policy.answer.on(fit).prediction
     right = np.mean([said[i, exit_] == fit.label[i] for i, exit_ in enumerate(exits)])
-    traffic = Traffic()
-    traffic.answered(answered(policy, exits, np.flatnonzero(planned > last)), 0.01)
-    counts, _ = traffic.last_seconds(1.0)
+    metrics = Metrics()
+    metrics.answered(answered(policy, exits, np.flatnonzero(planned > last)), 0.01)
+    counts, _ = metrics.last_seconds(1.0)
     lost = {("it", exit_): value for exit_, value in enumerate(lost_by_stopping(policy, fit))}
-    opened = SimpleNamespace(accuracy={"it": ex.evaluate(policy, fit).accuracy}, lost_at=lost)
-    assert _accuracy_now(SimpleNamespace(opened=opened), counts) == pytest.approx(right)
+    loaded = SimpleNamespace(accuracy={"it": ex.evaluate(policy, fit).accuracy}, lost_at=lost)
+    assert _accuracy_now(SimpleNamespace(loaded=loaded), counts) == pytest.approx(right)
 
 
 def test_without_labels_nothing_is_estimated(case):
     policy, fit = case
-    traffic = Traffic()
-    traffic.answered(answered(policy, policy.route(fit), np.arange(3)), 0.01)
-    served = SimpleNamespace(opened=SimpleNamespace(accuracy={"it": None}, lost_at={}))
-    assert _accuracy_now(served, traffic.last_seconds(1.0)[0]) is None
+    metrics = Metrics()
+    metrics.answered(answered(policy, policy.route(fit), np.arange(3)), 0.01)
+    served = SimpleNamespace(loaded=SimpleNamespace(accuracy={"it": None}, lost_at={}))
+    assert _accuracy_now(served, metrics.last_seconds(1.0)[0]) is None
 
 
 def test_what_rows_lose_that_name_a_policy_is_no_price_of_the_load():
     """Thirty of them ask for the cheap one, twenty get it as the load has put it active."""
-    opened = SimpleNamespace(accuracy={"cheap": 0.7, "dear": 0.9, "unknown": None}, lost_at={})
-    served = SimpleNamespace(opened=opened, without_load="dear")
-    counts = Counts(exits=Counter({("cheap", 0): 50, ("dear", 1): 50}), own_served=Counter(cheap=30))
+    loaded = SimpleNamespace(accuracy={"cheap": 0.7, "dear": 0.9, "unknown": None}, lost_at={})
+    served = SimpleNamespace(loaded=loaded, policy_without_load="dear")
+    counts = Counts(exits=Counter({("cheap", 0): 50, ("dear", 1): 50}), own_answered=Counter(cheap=30))
     assert _accuracy_without_load(served, counts) == pytest.approx((30 * 0.7 + 70 * 0.9) / 100)
     assert _accuracy_now(served, counts) == pytest.approx(0.8)
     assert _accuracy_without_load(served, Counts()) == 0.9
-    only = Counts(exits=Counter({("cheap", 0): 5}), own_served=Counter(cheap=5))
+    only = Counts(exits=Counter({("cheap", 0): 5}), own_answered=Counter(cheap=5))
     assert _accuracy_without_load(served, only) == pytest.approx(0.7)
-    assert _accuracy_without_load(SimpleNamespace(opened=opened, without_load="unknown"), only) is None
+    assert _accuracy_without_load(SimpleNamespace(loaded=loaded, policy_without_load="unknown"), only) is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from made_server import encoded, in_base64, made_images, prepared
 
-from exeunt.serve import inference_protocol
-from exeunt.serve.answering import ANSWER_TYPES
+from exeunt.serve.prediction import ANSWER_TYPES
+from exeunt.serve.routes import bodies
 
 MODEL = "pixels"
 INFER = f"/v2/models/{MODEL}/infer"
@@ -116,8 +116,8 @@ def tensor_of(**changes):
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ([], "give one input, 'image'; got 0"),
-        ([tensor_of(), tensor_of()], "got 2"),
+        ([], "give one input: Expected `array` of length 1"),
+        ([tensor_of(), tensor_of()], "give one input: Expected `array` of length 1"),
         ([tensor_of(name="text")], "called 'image', got 'text'"),
         ([tensor_of(datatype="INT3")], "must be of type"),
         ([tensor_of(shape=[])], "have a shape"),
@@ -194,8 +194,8 @@ def test_rows_without_content_are_not_made_by_the_million(monkeypatch, client, s
     tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
     head = json.dumps({"inputs": [tensor]}).encode()
     made = []
-    monkeypatch.setattr(inference_protocol, "from_bytes", lambda *_: made.append(1))
-    monkeypatch.setattr(inference_protocol, "from_json", lambda *_: made.append(1))
+    monkeypatch.setattr(bodies, "tensor_from_bytes", lambda *_: made.append(1))
+    monkeypatch.setattr(bodies, "tensor_from_json", lambda *_: made.append(1))
     found = client.post(INFER, content=head, headers={BINARY: str(len(head))})
     assert (found.status_code, made) == (422, [])
     tensor |= {"shape": [N, 1, 1, 3], "datatype": "UINT8"}
@@ -273,8 +273,8 @@ def test_a_column_of_strings(client, nested):
 def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, said, binary):
     """Its shape is a few bytes, and may stand for any memory."""
     made = []
-    monkeypatch.setattr(inference_protocol, "from_bytes", lambda *_: made.append(1))
-    monkeypatch.setattr(inference_protocol, "from_json", lambda *_: made.append(1))
+    monkeypatch.setattr(bodies, "tensor_from_bytes", lambda *_: made.append(1))
+    monkeypatch.setattr(bodies, "tensor_from_json", lambda *_: made.append(1))
     size = {"parameters": {"binary_data_size": 0}} if binary else {"data": [["a"]]}
     tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
     found = client.post(INFER, json={"inputs": [tensor]})

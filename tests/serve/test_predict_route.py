@@ -25,7 +25,7 @@ from made_server import (
 
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
-from exeunt.serve import predict_route
+from exeunt.serve.routes import predict
 
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 
@@ -240,7 +240,7 @@ def test_more_inputs_than_there_may_be(client):
 
 @pytest.mark.parametrize("file", [b";filename=a", b""])
 def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
-    read, begin = [], predict_route.create_form_parser
+    read, begin = [], predict.create_form_parser
 
     def counted(headers, on_field, on_file, config):
         def on_part(part, heard):
@@ -249,7 +249,7 @@ def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
 
         return begin(headers, lambda one: on_part(one, on_field), lambda one: on_part(one, on_file), config)
 
-    monkeypatch.setattr(predict_route, "create_form_parser", counted)
+    monkeypatch.setattr(predict, "create_form_parser", counted)
     part = b"--b\r\ncontent-disposition:form-data;name=budget" + file + b"\r\n\r\n45%\r\n"
     with running(run, max_rows=7) as few:
         found = httpx.post(
@@ -263,7 +263,7 @@ def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
 
 def test_tensors_without_content_are_not_made_by_the_million(client, monkeypatch):
     made, n = [], 10**9
-    monkeypatch.setattr(predict_route, "_tensors", lambda _: made.append(1) or [])
+    monkeypatch.setattr(predict, "_tensors", lambda _: made.append(1) or [])
     kind = pa.fixed_shape_tensor(pa.uint8(), (0, 0, 3))
     values = pa.Array.from_buffers(kind.storage_type, n, [None], children=[pa.array([], pa.uint8())])
     column = pa.ExtensionArray.from_storage(kind, values)

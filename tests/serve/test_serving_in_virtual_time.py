@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,15 +14,15 @@ from simulated_server import poisson
 pytest.importorskip("fastapi")
 
 from exeunt.engine.plan import Plan
-from exeunt.serve import opened_run
-from exeunt.serve.controller import Controller
+from exeunt.serve import loaded_run
+from exeunt.serve.active_run import LoadMeter
+from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
-from exeunt.serve.steering import Steering, operating_points, profile_of
-from exeunt.serve.traffic import Counts
 
 ROW_S, CALL_S, SLO_S = np.array([1.0, 1.0, 1.5]) * 1e-4, np.array([2.0, 3.0, 10.0]) * 1e-4, 0.05
 CAPACITY = 1 / ROW_S.sum()  # rows a second through the whole network
 TICK_S = 0.005
+SETTINGS = Settings(run=Path(), slo_s=SLO_S)
 
 
 class TimedExecutor(PixelExecutor):
@@ -44,9 +45,9 @@ def run(tmp_path_factory):
 def opened_with(run, monkeypatch, plan=None):
     """Open a run whose executor's times are those of the clock."""
     executor = TimedExecutor()
-    monkeypatch.setattr(opened_run, "open_shared", shared_of(executor, plan))
-    monkeypatch.setattr(opened_run, "time", SimpleNamespace(perf_counter=lambda: executor.took))
-    return opened_run.open_run(Settings(run=run.path))
+    monkeypatch.setattr(loaded_run, "open_shared", shared_of(executor, plan))
+    monkeypatch.setattr(loaded_run, "time", SimpleNamespace(perf_counter=lambda: executor.took))
+    return loaded_run.load_run(Settings(run=run.path))
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_calls_are_reckoned_as_they_take_at_the_sizes_that_are_planned(run, monk
     opened = opened_with(run, monkeypatch, plan)
     assert set(opened.seconds) == {1, 2, 8, 16, 64, 96}
     assert opened.engine.plan is plan
-    np.testing.assert_allclose(opened.engine.waiting.seconds, CALL_S + ROW_S * pieces)
-    np.testing.assert_allclose(opened.engine.waiting.least_seconds, CALL_S + ROW_S)
-    np.testing.assert_allclose(profile_of(opened).seconds, [CALL_S, ROW_S])
+    np.testing.assert_allclose(opened.engine.scheduler.seconds, CALL_S + ROW_S * pieces)
+    np.testing.assert_allclose(opened.engine.scheduler.single_row_seconds, CALL_S + ROW_S)
+    np.testing.assert_allclose(opened.call_seconds, [CALL_S, ROW_S])
 
 
 def latencies(opened, rate, size, seconds, controller=None, own=None):
@@ -77,7 +78,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
     open_tickets, news, whole, expired = {}, Counts(), Counter(), 0
     thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
     if controller is not None:
-        steering = Steering(thread, controller, profile_of(opened))
+        meter = LoadMeter(thread, opened.call_seconds, opened.row_seconds)
     while begun < len(due) or engine.rows:
         while begun < len(due) and due[begun] <= now:
             first = begun * size % (len(pixels) - size)
@@ -94,7 +95,8 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             begun += 1
         if controller is not None and now - told >= TICK_S:
             thread.work = np.array(engine.work)
-            engine.active = steering.chosen(now, news, len(open_tickets) * size)
+            load = meter.measure(news, len(open_tickets) * size, controller.late_s)
+            engine.active = controller.observe(now, load).name
             told, news = now, Counts()
         executor.took = 0.0
         done = engine.step(now, force=True)
@@ -122,11 +124,11 @@ def test_hard_rows_do_not_wait_for_those_that_come_after_them(opened, size):
 
 @pytest.mark.parametrize(("size", "load"), [(1, 0.7), (1, 1.6), (16, 0.3), (16, 1.6)])
 def test_the_controller_keeps_the_latency_with_the_engine(opened, size, load):
-    controller = Controller(operating_points(opened), slo_s=SLO_S)
+    controller = opened.controller(SETTINGS)
     opened.engine.active = controller.active.name
     latency, rows, expired = latencies(opened, load * CAPACITY, size, 3, controller)
     assert (latency <= SLO_S).mean() >= 0.99
-    assert (rows[controller.most.name] == rows.total()) == (load < 1)
+    assert (rows[controller.without_load.name] == rows.total()) == (load < 1)
     assert (expired == 0) == (load < 1)
     assert controller.slowness == pytest.approx(1.0, abs=0.01)
 
@@ -134,9 +136,9 @@ def test_the_controller_keeps_the_latency_with_the_engine(opened, size, load):
 @pytest.mark.parametrize("own", [False, True])
 def test_rows_that_name_a_policy_count_by_what_it_takes(opened, own):
     """Where half of them ask for the cheapest, the others can have the best at a load at which not all could."""
-    controller = Controller(operating_points(opened), slo_s=SLO_S)
+    controller = opened.controller(SETTINGS)
     opened.engine.active = controller.active.name
     cheapest = next(iter(opened.policies)) if own else None
     latency, rows, _ = latencies(opened, 1.4 * CAPACITY, 16, 5, controller, own=cheapest)
     assert (latency <= SLO_S).mean() >= 0.99
-    assert (rows[controller.most.name] > 0.9 * rows.total()) == own
+    assert (rows[controller.without_load.name] > 0.9 * rows.total()) == own

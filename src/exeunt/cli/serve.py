@@ -93,8 +93,9 @@ def serve(
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once what is open is answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder
+    from exeunt.serve.security import read_api_keys
     from exeunt.serve.server import serve as run_server
-    from exeunt.serve.settings import Settings, read_api_keys
+    from exeunt.serve.settings import Settings
 
     if slo_ms is not None and not 0 < slo_ms < math.inf:
         raise InputError(f"--slo-ms must be above 0 and finite, got {slo_ms:g}")

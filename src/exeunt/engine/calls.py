@@ -107,7 +107,7 @@ class Calls:
         for part in group.parts:
             decider: Any = part.decider
             if (cost := decider.cost_without_output[segment]) is not None:
-                self.table.record_cost(part.of(group.rows), cost, decider.number)
+                self.table.record_cost(group.rows[part.at], cost, decider.number)
 
     def _prepared(self, segment: int, groups: list[RowGroup]) -> RowGroup:
         """Return one group of these, in the state that is to be run."""
@@ -166,7 +166,7 @@ class Calls:
                     return []
             asked = [part for part in group.parts if part.decider and part.decider.wants(exit_)]
             try:
-                found = [part.decider.decide(exit_, part.of(values), part.memory) for part in asked]  # type: ignore[union-attr]
+                found = [part.decider.decide(exit_, values[part.at], part.memory) for part in asked]  # type: ignore[union-attr]
             except Exception as error:  # raised by a score of the user
                 tickets = self.table.tickets_of(group.rows)
                 if len(tickets) == 1:
@@ -180,21 +180,16 @@ class Calls:
 
     def _entered(self, exit_: int, asked: list[PolicyRows], found: list[Decisions], group: RowGroup) -> int:
         """Enter decisions, and return how many rows are left."""
-        stays: Any = None
+        stays = np.ones(len(group.rows), dtype=np.bool_)
         for part, decisions in zip(asked, found, strict=True):
             decider: Any = part.decider
             decider.enter(
-                exit_, decisions, part.of(group.rows), self.table,
+                exit_, decisions, group.rows[part.at], self.table,
                 all_outputs=self.keeps_outputs, probabilities=self._probabilities,
             )  # fmt: skip
             part.memory = decisions.memory
-            if part.at is None:
-                stays = ~decisions.leave
-                continue
-            if stays is None:
-                stays = np.ones(len(group.rows), dtype=np.bool_)
             stays[part.at] = ~decisions.leave
-        left = len(group.rows) if stays is None else int(np.count_nonzero(stays))
+        left = int(np.count_nonzero(stays))
         if 0 < left < len(group.rows):
             group.keep(stays)
         return left
@@ -203,11 +198,10 @@ class Calls:
         """Reject the rows whose policies want this exit and whose logits are not finite."""
         finite: Any = np.isfinite(values).all(axis=1)
         for part in group.parts:
-            at = slice(None) if part.at is None else part.at
             if part.decider is None or not part.decider.wants(exit_):
-                finite[at] = True
-            elif not finite[at].all():
-                rejected = group.rows[at][~finite[at]]
+                finite[part.at] = True
+            elif not finite[part.at].all():
+                rejected = group.rows[part.at][~finite[part.at]]
                 self.table.reject(rejected, part.decider.cost_at(exit_), part.decider.number)
         if not finite.all():
             group.keep(finite)
@@ -224,7 +218,7 @@ class Calls:
             goes = np.zeros(len(group.rows), dtype=np.bool_)
             for part in group.parts:
                 if part.decider is not None and part.decider.after[segment] == route:
-                    goes[slice(None) if part.at is None else part.at] = True
+                    goes[part.at] = True
             mine = group.where(goes)
             if route == segment + 1:
                 yield route, signature, mine

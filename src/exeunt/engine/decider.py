@@ -80,8 +80,17 @@ class Decider:
             for wants, owns in zip(self.wanted, inside, strict=True)
         ]
         """Per segment, the cost of a row after it; None if the segment has a wanted exit, or none of the policy's."""
-        self.after = _next_segments(inside, models)
+        self.runs = [
+            segment
+            for first, end in itertools.pairwise([*models, len(segments)])
+            for segment in range(first, max((k + 1 for k in range(first, end) if inside[k]), default=first))
+        ]
+        """Segments that the policy's rows run, in order: of each model, up to the policy's last exit in it."""
+        self.after = list(range(1, len(segments) + 1))
         """Per segment, the one that the policy's rows run next. `after[-1]` is the first to run."""
+        for before, segment in itertools.pairwise(self.runs):
+            self.after[before] = segment
+        self.after[-1] = self.runs[0]
         self._remembers = bool(getattr(policy.score, "remembers", True))
         # Arithmetic does not move whole numbers: many inputs are exactly at a threshold, and their ties decide.
         in_steps = bool(getattr(policy.score, "in_steps", False))
@@ -136,20 +145,6 @@ class Decider:
         )  # fmt: skip
         if leaving:
             table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
-
-
-def _next_segments(inside: Sequence[Sequence[int]], models: Sequence[int]) -> list[int]:
-    """Return the next segment of each: after the policy's last exit in a model, the first of the next model it uses."""
-    used = [
-        range(first, max((k + 1 for k in range(first, end) if inside[k]), default=first))
-        for first, end in itertools.pairwise([*models, len(inside)])
-    ]
-    run = [segment for part in used for segment in part]
-    after = list(range(1, len(inside) + 1))
-    for before, segment in itertools.pairwise(run):
-        after[before] = segment
-    after[-1] = run[0]
-    return after
 
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:

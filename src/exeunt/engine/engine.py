@@ -26,7 +26,7 @@ from exeunt.engine.decider import Decider
 from exeunt.engine.executor import Executor
 from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan, check_segments
-from exeunt.engine.row_groups import PolicyRows, RowGroup
+from exeunt.engine.row_groups import ALL, PolicyRows, RowGroup
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
@@ -103,6 +103,10 @@ class Engine:
             border=self.executor.border,
         )
 
+    def segments_run(self, policy: str) -> list[int]:
+        """Return the segments that rows of a policy run, in order. The others are skipped."""
+        return self._deciders[self._known(policy)].runs
+
     @property
     def active(self) -> str:
         """The policy of rows that name none, looked up when they first run."""
@@ -157,7 +161,7 @@ class Engine:
         self._make_room(n)
         ticket = self._admit(n, now, deadline, soft)
         rows = np.arange(ticket.base, ticket.base + n)
-        group = RowGroup(state, n, None, rows, [PolicyRows(decider, None, PolicyState(keys, {}, {}))])
+        group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
             group.keep(valid)
             self.table.reject(rows[~valid], 0.0, -1)
@@ -289,7 +293,7 @@ class Engine:
         if group.parts[0].decider is not None:
             return True
         decider = self._deciders[self.active]
-        group.parts = [PolicyRows(decider, None, group.parts[0].memory)]
+        group.parts = [PolicyRows(decider, ALL, group.parts[0].memory)]
         if (start := decider.after[-1]) == segment:
             return True
         self._push(start, signature, group)

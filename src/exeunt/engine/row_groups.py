@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor
     from exeunt.engine.row_table import RowTable
 
-__all__ = ["PolicyRows", "RowGroup", "joined"]
+__all__ = ["ALL", "PolicyRows", "RowGroup", "joined"]
+
+ALL = slice(None)
 
 
 @dataclass(slots=True, eq=False)
@@ -24,17 +26,13 @@ class PolicyRows:
     """The rows of a group that one policy decides about.
 
     `decider`: None for rows that have not run yet and take the policy that is active when they do.
-    `at`: their places among the group's rows, None for all. `memory`: the policy's state of them. Before rows run, it
+    `at`: their places among the group's rows, `ALL` for all. `memory`: the policy's state of them. Before rows run, it
     holds their keys in place of the tie-breaks.
     """
 
     decider: Decider | None
-    at: Integers | None
+    at: Integers | slice
     memory: PolicyState
-
-    def of(self, values: Any) -> Any:
-        """Return the elements for these rows of an array with an element per row of the group."""
-        return values if self.at is None else values[self.at]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +60,7 @@ class RowGroup:
         self.places, self.rows = places[which], self.rows[which]
         if len(self.parts) == 1:
             (part,) = self.parts
-            self.parts = [PolicyRows(part.decider, None, part.memory.take(which))]
+            self.parts = [PolicyRows(part.decider, ALL, part.memory.take(which))]
             return
         kept = np.zeros(n, dtype=np.bool_)
         kept[which] = True
@@ -70,13 +68,11 @@ class RowGroup:
         self.parts = [
             PolicyRows(part.decider, after[part.at[mine]], part.memory.take(mine))
             for part in self.parts
-            if part.at is not None and (mine := kept[part.at]).any()
+            if isinstance(part.at, np.ndarray) and (mine := kept[part.at]).any()
         ]
-        if (
-            len(self.parts) == 1 and (at := self.parts[0].at) is not None
-        ):  # it is now all rows, in their order
-            part = self.parts[0]
-            self.parts = [PolicyRows(part.decider, None, part.memory.take(np.argsort(at)))]
+        if len(self.parts) == 1:  # it is now all rows, in their order
+            (part,), order = self.parts, np.argsort(self.parts[0].at)  # type: ignore[arg-type]
+            self.parts = [PolicyRows(part.decider, ALL, part.memory.take(order))]
 
     def drop_finished(self, table: RowTable) -> None:
         """Keep only rows without an answer. The group was taken out of its queue."""
@@ -112,18 +108,15 @@ class RowGroup:
         self.state, places = executor.compact(self.state, kept)
         self.state_rows, self.places = len(places), None
         if places is not kept:  # else they are in their order
-            self._reorder(np.searchsorted(kept, places))
-
-    def _reorder(self, order: Integers) -> None:
-        self.rows = self.rows[order]
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        self.parts = [
-            PolicyRows(part.decider, None, part.memory.take(order))
-            if part.at is None
-            else PolicyRows(part.decider, back[part.at], part.memory)
-            for part in self.parts
-        ]
+            order = np.searchsorted(kept, places)
+            back = np.argsort(order)
+            self.rows = self.rows[order]
+            self.parts = [
+                PolicyRows(part.decider, back[part.at], part.memory)
+                if isinstance(part.at, np.ndarray)
+                else PolicyRows(part.decider, ALL, part.memory.take(order))
+                for part in self.parts
+            ]
 
 
 def joined(executor: Executor, groups: Sequence[RowGroup]) -> RowGroup:
@@ -137,14 +130,14 @@ def _joined_parts(groups: Sequence[RowGroup]) -> list[PolicyRows]:
     deciders = {id(part.decider): part.decider for group in groups for part in group.parts}
     if len(deciders) == 1:
         states = [group.parts[0].memory for group in groups]
-        return [PolicyRows(groups[0].parts[0].decider, None, PolicyState.joined(states))]
+        return [PolicyRows(groups[0].parts[0].decider, ALL, PolicyState.joined(states))]
     places: dict[int, list[Integers]] = {key: [] for key in deciders}
     states_of: dict[int, list[PolicyState]] = {key: [] for key in deciders}
     first = 0
     for group in groups:
         indices = np.arange(first, first + len(group.rows))
         for part in group.parts:
-            places[id(part.decider)].append(part.of(indices))
+            places[id(part.decider)].append(indices[part.at])
             states_of[id(part.decider)].append(part.memory)
         first += len(group.rows)
     return [

@@ -1,59 +1,59 @@
-"""The web application: a service behind FastAPI."""
+"""The web application: a service behind FastAPI. Every error is answered as JSON."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from exeunt._version import __version__
-from exeunt.serve import inference_protocol, operation, predict_route
-from exeunt.serve.errors_as_json import add_error_handlers
-from exeunt.serve.guard import Guard
-from exeunt.serve.opened_run import OpenedRun
+from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
+from exeunt.serve.engine_thread import EngineStopped
+from exeunt.serve.loaded_run import LoadedRun
+from exeunt.serve.metrics import Metrics
+from exeunt.serve.routes import admin, inference_protocol, predict
+from exeunt.serve.security import SecurityMiddleware
 from exeunt.serve.service import Service
-from exeunt.serve.traffic import Traffic
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from exeunt.serve.settings import Settings
 
 __all__ = ["make_app"]
 
-_LOOK_S = 0.5
+_log = logging.getLogger("exeunt.serve")
+_SHOWN = 3
 
 
-def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool = False) -> FastAPI:
-    """Return the application. It answers what is inside before it ends.
+def make_app(
+    settings: Settings,
+    loaded: LoadedRun | None = None,
+    *,
+    around: Callable[[Service], AbstractContextManager[Any]] = nullcontext,
+) -> FastAPI:
+    """Return the application. It answers the rows in its engine before it ends.
 
-    `opened`: the run, if it is open already; else it is opened when the application starts.
-    `alone`: whether the process does nothing else. Then what was made until it starts is taken out of garbage
-    collection, which else stops everything for some 0.1 s again and again, and the process ends with its engine, or
-    with the process that has started it.
+    `loaded`: the run; by default it is loaded when the application starts. `around`: entered once the service has
+    started, and left before it stops.
     """
-    traffic, first = Traffic(), [opened]
+    metrics, first = Metrics(), [loaded]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = app.state.service = Service(settings, traffic)
-        await service.start(first.pop())  # not kept: it may be replaced
-        if alone:
-            gc.collect()
-            gc.freeze()
-            _end_with_the_parent()
-        with _told_of_the_end(service):
-            watch = asyncio.create_task(_end_with_the_engine(service)) if alone else None
+        service = app.state.service = Service(settings, metrics)
+        await service.start(first.pop())  # no reference stays here: the run may be replaced
+        with around(service):
             yield
-        if watch is not None:
-            watch.cancel()
         await service.stop()
 
     app = FastAPI(
@@ -61,55 +61,65 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
         version=__version__,
         summary="A classifier that answers within a budget.",
         lifespan=lifespan,
-        docs_url=None,  # a route of its own, which says what it needs
         redoc_url=None,
     )
-    add_error_handlers(app)
-    for part in (predict_route, inference_protocol, operation):
+    _add_error_handlers(app)
+    for part in (predict, inference_protocol, admin):
         app.include_router(part.router)
-    app.mount("/page", StaticFiles(directory=operation.PAGE, check_dir=False))
-    app.add_middleware(Guard, settings=settings, traffic=traffic)
+    app.mount("/page", StaticFiles(directory=admin.PAGE, check_dir=False))
+    app.add_middleware(SecurityMiddleware, settings=settings, metrics=metrics)
     return app
 
 
-async def _end_with_the_engine(service: Service) -> None:
-    """End the process, as an error, if its engine has ended, so that whatever looks after it starts another."""
-    while service.alive:
-        await asyncio.sleep(_LOOK_S)
-    await asyncio.sleep(_LOOK_S)  # who waits is told
-    os._exit(1)
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answer every error as {"error": why}, as the Open Inference Protocol has it, with the status that fits."""
+
+    def answer(
+        kind: type[Exception],
+        status: int,
+        why: Callable[[Any], str] = str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        async def handler(_: Request, error: Exception) -> JSONResponse:
+            return JSONResponse({"error": why(error)}, status, headers)
+
+        app.add_exception_handler(kind, handler)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        why = error.detail
+        if why == "Not Found":  # the router's own
+            why = "there is no such address: /openapi.json describes those there are"
+        elif error.status_code == 405:
+            why = f"this address does not take {request.method}: /openapi.json says what it does"
+        return JSONResponse({"error": why}, error.status_code, error.headers)
+
+    async def failure(_: Request, error: Exception) -> JSONResponse:
+        _log.error(one_line(error))
+        return JSONResponse({"error": str(error)}, 500)
+
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ExeuntError, failure)
+    answer(Exception, 500, lambda error: f"unexpected {type(error).__name__}: see the log of the server")
+    answer(ClientDisconnect, 499, lambda _: "the client disconnected")  # only the log reads it
+    answer(RequestValidationError, 422, _problems)
+    answer(ValidationError, 422, _problems)
+    answer(InputError, 422)
+    answer(QueueFull, 503, headers={"retry-after": "1"})
+    answer(EngineStopped, 503, headers={"retry-after": "1"})
 
 
-def _end_with_the_parent() -> None:
-    """Let a worker end as by a signal if what looks after it is killed: it would hold the address for ever."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=follow, name="exeunt-parent", daemon=True).start()
+def _problems(error: RequestValidationError | ValidationError) -> str:
+    """Return what is wrong and where, without the given values."""
+    found = [_problem(one) for one in error.errors()[:_SHOWN]]
+    more = len(error.errors()) - len(found)
+    return "; ".join(found) + (f"; and {more} more" if more else "")
 
 
-@contextmanager
-def _told_of_the_end(service: Service) -> Iterator[None]:
-    """Tell the service at once of a signal to end: uvicorn waits for what is open, and events have no end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def told(number: int, frame: Any) -> None:
-        loop.call_soon_threadsafe(service.drain)
-        if callable(handler := before[signal.Signals(number)]):
-            handler(number, frame)
-
-    for number in before:
-        signal.signal(number, told)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _problem(one: Mapping[str, Any]) -> str:
+    place, why = ".".join(map(str, one["loc"])) or "the body", one["msg"]
+    if one["type"] == "json_invalid" and why == "JSON decode error":  # FastAPI's, whose place is a byte
+        place, why = "the body", f"Invalid JSON: {one['ctx']['error']}"
+    elif one["type"] == "model_attributes_type":
+        why = "send a JSON object, with content-type: application/json"
+    return f"{place}: {why}"

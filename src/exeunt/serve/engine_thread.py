@@ -1,4 +1,4 @@
-"""The thread that owns an engine. The event loop hands it rows and awaits their answers."""
+"""The thread that owns an engine. The event loop passes it rows and awaits their answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,29 +21,32 @@ from exeunt.errors import ExeuntError
 if TYPE_CHECKING:
     from exeunt.engine.answers import Ticket
     from exeunt.engine.engine import Engine
+    from exeunt.serve.reading import Rows
 
-__all__ = ["EngineStopped", "EngineThread"]
+__all__ = ["EngineStopped", "EngineThread", "run_rows"]
 
 _log = logging.getLogger("exeunt.serve")
 
 
 class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
-    """The engine takes no more rows: it was closed, or an error that it does not know ended it."""
+    """The engine takes no more rows: it was closed, or an unexpected error ended it."""
 
 
-class _Asked(NamedTuple):
-    """What the thread is to do with the engine. `done` gets what it returns, or for a ticket the ticket once done."""
+@dataclass(eq=False, slots=True)
+class _Job:
+    """What the thread is to do with the engine. `done` gets the result; that of `submits`, a ticket, once it is done."""
 
     action: Callable[[Engine], Any]
     done: asyncio.Future[Any]
-    is_ticket: bool = False
+    submits: bool = False
+    ticket: Ticket | None = None
 
 
 class EngineThread:
     """Runs an engine in a thread of its own. All methods are for the thread of the event loop.
 
-    While a call of the network runs, what arrives gathers in an inbox, so calls are as large as the load makes them.
-    `failure`: what ended the thread, if it was not `close`. `busy_s`: seconds that the engine took so far.
+    While a call of the network runs, new rows gather in an inbox, so calls are as large as the load makes them.
+    `failure`: what ended the thread, if it was not `close`. `busy_s`: seconds that the engine has worked.
     """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,17 +54,11 @@ class EngineThread:
         self.busy_s = 0.0
         self._engine, self._clock = engine, clock
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}  # by id of the ticket
-        self._tickets: dict[asyncio.Future[Any], Ticket] = {}
+        self._inbox: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}  # whose ticket is in the engine, by its id
         self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="exeunt-engine", daemon=True)
         self._thread.start()
-
-    @property
-    def rows(self) -> int:
-        """Rows inside the engine."""
-        return self._engine.rows
 
     @property
     def work(self) -> Integers:
@@ -90,93 +88,114 @@ class EngineThread:
             now = self._clock()
             return engine.submit(inputs, now, policy=policy, deadline=deadline, soft=soft, id=id)
 
-        done = self._ask(submit, is_ticket=True)
+        job = self._enqueue(submit, submits=True)
         try:
-            ticket: Ticket = await done
+            ticket: Ticket = await job.done
         except asyncio.CancelledError:
-            self._ask(lambda engine: self._cancel(engine, done))
+            self._enqueue(lambda engine: self._cancel(engine, job))
             raise
         return ticket
 
     async def call(self, action: Callable[[Engine], Any]) -> Any:
-        """Call a function with the engine, in its thread and between two steps, and return what it returns."""
-        return await self._ask(action)
+        """Call a function with the engine, in its thread and between two steps, and return the result."""
+        return await self._enqueue(action).done
 
     async def close(self) -> None:
-        """Answer all that is inside, then end the thread."""
+        """Answer all rows in the engine, then end the thread."""
         self._closing = True
-        self._ask(lambda _: None)  # wakes it
+        self._enqueue(lambda _: None)  # wakes it
         await asyncio.to_thread(self._thread.join)
 
-    def _ask(self, action: Callable[[Engine], Any], *, is_ticket: bool = False) -> asyncio.Future[Any]:
-        asked = _Asked(action, self._loop.create_future(), is_ticket)
-        self._inbox.put(asked)
-        if self._ended:  # maybe before it saw this
-            self._fail([asked.done], EngineStopped("the engine has stopped"))
-        return asked.done
+    def _enqueue(self, action: Callable[[Engine], Any], *, submits: bool = False) -> _Job:
+        job = _Job(action, self._loop.create_future(), submits)
+        self._inbox.put(job)
+        if self._ended:  # perhaps before it saw the job
+            self._fail([job], EngineStopped("the engine has stopped"))
+        return job
 
-    def _deliver(self, results: Iterable[tuple[Any, asyncio.Future[Any]]]) -> None:
-        for result, done in results:
-            if not done.done():  # it may have been cancelled meanwhile
-                done.set_result(result)
+    def _deliver(self, results: Iterable[tuple[Any, _Job]]) -> None:
+        for result, job in results:
+            if not job.done.done():  # it may have been cancelled meanwhile
+                job.done.set_result(result)
 
-    def _fail(self, waiting: Iterable[asyncio.Future[Any]], error: Exception) -> None:
-        for done in waiting:
-            if not done.done():
-                done.set_exception(error)
-                done.exception()  # nobody may be waiting for it
+    def _fail(self, jobs: Iterable[_Job], error: Exception) -> None:
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(error)
+                job.done.exception()  # nobody may be waiting for it
 
     # -- in the engine's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._closing or self._engine.rows or not self._inbox.empty():
-                self._take_in()
+                self._do_jobs()
                 begun = self._clock()
                 done = self._engine.step(begun, force=True)
                 self.busy_s += self._clock() - begun
                 if done:
-                    self._loop.call_soon_threadsafe(self._deliver, [(one, self._forget(one)) for one in done])
+                    results = [(ticket, self._jobs.pop(id(ticket))) for ticket in done]
+                    self._loop.call_soon_threadsafe(self._deliver, results)
         except BaseException as error:
             self.failure = error
             _log.critical("the engine has stopped", exc_info=error)
-        self._ended = True  # first: who asks from now on looks at it afterwards
-        left = list(self._tickets)
+        self._ended = True  # first: whoever enqueues a job from now on looks at it afterwards
+        left = list(self._jobs.values())
         with suppress(queue.Empty):
             while True:
-                left.append(self._inbox.get_nowait().done)
+                left.append(self._inbox.get_nowait())
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(
                 self._fail, left, EngineStopped(f"the engine has stopped: {self.failure!r}")
             )
 
-    def _take_in(self) -> None:
-        """Do what was asked for; if nothing is inside, wait until something is."""
+    def _do_jobs(self) -> None:
+        """Do all jobs; if the engine is empty, wait for one."""
         if not self._engine.rows:
             self._do(self._inbox.get())
         with suppress(queue.Empty):
             while True:
                 self._do(self._inbox.get_nowait())
 
-    def _do(self, asked: _Asked) -> None:
-        if asked.done.cancelled():
+    def _do(self, job: _Job) -> None:
+        if job.done.cancelled():
             return
         try:
-            result = asked.action(self._engine)
-        except Exception as error:  # of what was asked: nobody else's business
-            self._loop.call_soon_threadsafe(self._fail, [asked.done], error)
+            result = job.action(self._engine)
+        except Exception as error:  # of this job alone
+            self._loop.call_soon_threadsafe(self._fail, [job], error)
             return
-        if asked.is_ticket:
-            self._waiting[id(result)], self._tickets[asked.done] = asked.done, result
+        if job.submits:
+            job.ticket = result
+            self._jobs[id(result)] = job
         else:
-            self._loop.call_soon_threadsafe(self._deliver, [(result, asked.done)])
+            self._loop.call_soon_threadsafe(self._deliver, [(result, job)])
 
-    def _forget(self, ticket: Ticket) -> asyncio.Future[Any]:
-        done = self._waiting.pop(id(ticket))
-        del self._tickets[done]
-        return done
+    def _cancel(self, engine: Engine, job: _Job) -> None:
+        if job.ticket is not None and self._jobs.pop(id(job.ticket), None) is not None:
+            engine.cancel(job.ticket)
 
-    def _cancel(self, engine: Engine, done: asyncio.Future[Any]) -> None:
-        if (ticket := self._tickets.get(done)) is not None:
-            engine.cancel(ticket)
-            self._forget(ticket)
+
+async def run_rows(engine: EngineThread, rows: Rows, **options: Any) -> list[tuple[Integers, Ticket]]:
+    """Run the rows that could be read. Return their places and their ticket; if the network fails, one for each row.
+
+    `options`: what `EngineThread.answer` takes beside inputs and keys.
+    """
+
+    async def run(which: slice) -> tuple[Integers, Ticket]:
+        inputs = rows.inputs
+        chosen = {k: v[which] for k, v in inputs.items()} if hasattr(inputs, "items") else inputs[which]
+        keys = None if rows.keys is None else rows.keys[which]
+        return rows.places[which], await engine.answer(chosen, id=keys, **options)
+
+    if len(rows.places) == 0:
+        return []
+    whole = await run(slice(None))
+    if whole[1].error is None or len(rows.places) == 1:
+        return [whole]
+    each = (run(slice(i, i + 1)) for i in range(len(rows.places)))
+    found = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found  # type: ignore[return-value]

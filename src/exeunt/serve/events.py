@@ -1,128 +1,147 @@
-"""What the page shows: what there is to choose from, and once a second what happens."""
+"""What the page shows: the policies to choose from, and once a second what happens in the server."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from exeunt.serve.served_run import Served
+    from exeunt.serve.active_run import ActiveRun
+    from exeunt.serve.metrics import Counts, Metrics
     from exeunt.serve.settings import Settings
-    from exeunt.serve.traffic import Counts, Traffic
 
-__all__ = ["about", "snapshot"]
+__all__ = ["EventStream", "about", "snapshot"]
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_MARKS = ("degraded", "expired", "refused", "errors")
+_PROBLEMS = ("degraded", "expired", "refused", "errors")
 
 
-def about(served: Served, settings: Settings) -> dict[str, Any]:
-    """Return the budget, the policy that is active under it, and what there is to choose from, JSON-able.
+class EventStream:
+    """Sends events to all who listen. A listener that is too slow misses some."""
 
-    `full`: what shares of the budget are shares of.
+    def __init__(self) -> None:
+        self._next: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+
+    def send(self, event: dict[str, Any]) -> None:
+        """Send an event to all listeners."""
+        if not self._next.done():  # else it is closed
+            self._next.set_result(event)
+            self._next = asyncio.get_running_loop().create_future()
+
+    def close(self) -> None:
+        """End the iteration of all listeners."""
+        if not self._next.done():
+            self._next.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        while (event := await asyncio.shield(self._next)) is not None:
+            yield event
+
+
+def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
+    """Return the budget, the active policy, and the policies to choose from, JSON-able.
+
+    `full_cost`: what shares of the budget refer to.
     """
-    opened, active = served.opened, served.active
-    cost = opened.policies[active].cost
+    loaded = active.loaded
+    cost = loaded.policies[active.policy].cost
     policies = [
         {
             "name": name,
             "budget": one.budget,
             "expected_cost": one.expected_cost,
-            "accuracy": opened.accuracy[name],
+            "accuracy": loaded.accuracy[name],
         }
-        for name, one in opened.policies.items()
+        for name, one in loaded.policies.items()
     ]
     return {
         "model": settings.model_name,
-        "budget": served.most,
+        "budget": active.limit,
         "unit": cost.unit,
-        "full": cost.reference,
-        "policy": active,
+        "full_cost": cost.reference,
+        "policy": active.policy,
         "policies": policies,
         "slo_ms": None if settings.slo_s is None else 1e3 * settings.slo_s,
         "slo_quantile": settings.slo_quantile,
         "tiers": dict(settings.tiers),
         "workers": settings.workers,
-        "exit_names": opened.exit_names,
+        "exit_names": loaded.exit_names,
     }
 
 
-def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
-    """Return what happened in the last ten seconds, and what is active, JSON-able; None where nothing is known.
+def snapshot(active: ActiveRun, metrics: Metrics, now: float) -> dict[str, Any]:
+    """Return what happened in the last ten seconds, and what is active, JSON-able; None for what is unknown.
 
-    `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
-    force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of the run, as
-    `exit_names`. `policy`: active; `policy_most`: that would be without load; `policies`: names of all.
-    `estimated_accuracy`: of the rows answered, from the traces on fit, less what is lost by those that were degraded or
-    expired; `accuracy_most`: without load, under the policies that they named or else under `policy_most`.
+    `latency_ms`: of requests, from their last byte. `mean_cost`: per row, in `unit`, as are `budget`, that of the
+    active policy, and `budget_limit`, the one that was set. `exits_now`, `exits_plan`: shares per exit of the run, as
+    `exit_names`. `policy`: the active one; `policy_without_load`; `policies`: names of all.
+    `estimated_accuracy`: of the rows answered, from the traces on fit, less what rows lost that were degraded or
+    expired; `accuracy_without_load`: under the policies that rows named, or else under `policy_without_load`.
     """
-    opened = served.opened
-    counts, elapsed = traffic.last_seconds(now)
+    loaded = active.loaded
+    counts, elapsed = metrics.last_seconds(now)
     seconds = [one for one, *_ in counts.seconds]
-    quantiles = (
-        np.quantile(seconds, list(_QUANTILES.values())).tolist() if seconds else [None] * len(_QUANTILES)
-    )
-    rows = sum(counts.served.values())
-    plan = opened.policies[served.active].rates
-    exits_plan = [0.0] * len(opened.exit_names)
-    for place, rate in zip(opened.places(served.active), plan.tolist(), strict=True):
+    latency = {
+        name: 1e3 * float(np.quantile(seconds, q)) if seconds else None for name, q in _QUANTILES.items()
+    }
+    rows = counts.answered.total()
+    policy = loaded.policies[active.policy]
+    exits_plan = [0.0] * len(loaded.exit_names)
+    for place, rate in zip(loaded.places(active.policy), policy.rates.tolist(), strict=True):
         exits_plan[place] += rate
     return {
         "t": time.time(),
         "requests_per_s": len(seconds) / elapsed,
         "rows_per_s": rows / elapsed,
-        "latency_ms": {
-            name: None if value is None else 1e3 * value
-            for name, value in zip(_QUANTILES, quantiles, strict=True)
-        },
-        "spend": counts.cost / rows if rows else None,
-        "budget": opened.policies[served.active].budget,
-        "budget_most": served.most,
-        "unit": opened.unit,
-        "exit_names": opened.exit_names,
-        "exits_now": _exits_now(served, counts),
+        "latency_ms": latency,
+        "mean_cost": counts.cost / rows if rows else None,
+        "budget": policy.budget,
+        "budget_limit": active.limit,
+        "unit": loaded.unit,
+        "exit_names": loaded.exit_names,
+        "exits_now": _exits_now(active, counts),
         "exits_plan": exits_plan,
-        "policy": served.active,
-        "policy_most": served.without_load,
-        "policies": list(opened.policies),
-        "estimated_accuracy": _accuracy_now(served, counts),
-        "accuracy_most": _accuracy_without_load(served, counts),
-        "queue_rows": traffic.waiting,
-        **{f"{mark}_per_s": counts.marks[mark] / elapsed for mark in _MARKS},
+        "policy": active.policy,
+        "policy_without_load": active.policy_without_load,
+        "policies": list(loaded.policies),
+        "estimated_accuracy": _accuracy_now(active, counts),
+        "accuracy_without_load": _accuracy_without_load(active, counts),
+        "rows_waiting": metrics.waiting,
+        **{f"{problem}_per_s": counts.problems[problem] / elapsed for problem in _PROBLEMS},
     }
 
 
-def _exits_now(served: Served, counts: Counts) -> list[float] | None:
-    shares = np.zeros(len(served.opened.exit_names))
+def _exits_now(active: ActiveRun, counts: Counts) -> list[float] | None:
+    shares = np.zeros(len(active.loaded.exit_names))
     for (_, exit_), count in counts.exits.items():
-        if exit_ < len(shares):  # else it was answered by a run before, which had more
+        if exit_ < len(shares):  # else a previous run answered it, which had more exits
             shares[exit_] += count
     return (shares / shares.sum()).tolist() if shares.sum() else None
 
 
-def _accuracy_without_load(served: Served, counts: Counts) -> float | None:
-    most = served.opened.accuracy[served.without_load]
-    others = sum(counts.served.values()) - sum(counts.own_served.values())
-    right, known = _right(served, counts.own_served)
-    if most is None or not (known or others):
-        return most
-    return (right + most * others) / (known + others)
+def _accuracy_without_load(active: ActiveRun, counts: Counts) -> float | None:
+    best = active.loaded.accuracy[active.policy_without_load]
+    others = counts.answered.total() - counts.own_answered.total()
+    right, known = _right(active, counts.own_answered)
+    if best is None or not (known or others):
+        return best
+    return (right + best * others) / (known + others)
 
 
-def _accuracy_now(served: Served, counts: Counts) -> float | None:
-    right, known = _right(served, counts.served)
+def _accuracy_now(active: ActiveRun, counts: Counts) -> float | None:
+    right, known = _right(active, counts.answered)
     if not known:
         return None
-    lost_at = served.opened.lost_at
-    lost = sum(lost_at.get(where, 0.0) * rows for where, rows in counts.cut_short.items())
+    lost = sum(active.loaded.lost_at.get(at, 0.0) * rows for at, rows in counts.ended_early.items())
     return (right - lost) / known
 
 
-def _right(served: Served, rows: Mapping[str, int]) -> tuple[float, int]:
-    """Return how many of the rows, by policy, are right as estimated, and for how many there is an estimate."""
-    accuracy = served.opened.accuracy
+def _right(active: ActiveRun, rows: Mapping[str, int]) -> tuple[float, int]:
+    """Return the estimated number of right answers among the rows, by policy, and the rows with an estimate."""
+    accuracy = active.loaded.accuracy
     known = [(share, count) for name, count in rows.items() if (share := accuracy.get(name)) is not None]
     return sum(share * count for share, count in known), sum(count for _, count in known)

@@ -1,16 +1,21 @@
-"""Running the application with uvicorn: one worker or several, logs as JSON lines."""
+"""Running the application with uvicorn: processes, signals, connections, and logs as JSON lines."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import math
+import multiprocessing
 import os
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,13 +29,13 @@ from uvicorn.supervisors.multiprocess import Process
 
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
-from exeunt.serve.opened_run import OpenedRun, open_run
-from exeunt.serve.steering import controller_of
-from exeunt.serve.traffic import SHARED
+from exeunt.serve.loaded_run import load_run
+from exeunt.serve.metrics import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from exeunt.serve.service import Service
     from exeunt.serve.settings import Settings
 
 __all__ = ["JsonLines", "serve", "uvicorn_config"]
@@ -38,54 +43,49 @@ __all__ = ["JsonLines", "serve", "uvicorn_config"]
 _log = logging.getLogger("exeunt.serve")
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _IDLE_S = 75
-"""Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
+"""Longer than load balancers keep connections open: a request is lost if its connection is closed while it comes in."""
 _UNREAD_S = 30.0
 _DRAIN_S = 60
 _START_S = 60
-"""A worker says that it is there once it has imported what it needs; then it loads the run. One that replaces another,
-after SIGHUP, has so long for both."""
+"""A worker answers once it has imported what it needs; then it loads the run. A worker that replaces another one after
+SIGHUP has this time for both."""
+_LOOK_S = 0.5
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:
-    """Serve until a signal ends it. What is open by then is answered first.
+    """Serve until a signal ends it. Open requests are answered first.
 
-    Raises InputError for an address that cannot be had, and what opening the run raises.
+    Raises InputError for an address that cannot be had, and what loading the run raises.
     """
     _check_address(host, port)
-    opened = open_run(settings)  # so that what is wrong with it is an error of the command
-    if settings.slo_s is not None:
-        _check_controller(opened, settings)
+    loaded = load_run(settings)  # here, so that what is wrong with it is an error of the command
+    controller = loaded.controller(settings)
+    if controller is not None and settings.budget is not None:
+        controller.set_budget(loaded.policies[loaded.at(settings.budget)].cost.amount(settings.budget))
     if settings.workers > 1:
-        del opened  # each worker has its own
+        del loaded, controller  # each worker has its own
         config = uvicorn_config(
-            partial(make_app, settings, alone=True), host=host, port=port, workers=settings.workers
+            partial(make_app, settings, around=_own_process), host=host, port=port, workers=settings.workers
         )
         address = config.bind_socket()
-        address.listen(config.backlog)  # else another server can have the same one, and nobody is told
+        address.listen(config.backlog)  # else another server could take the same address unnoticed
         supervisor = _Workers(config, sockets=[address])
         with TemporaryDirectory(prefix="exeunt-") as folder:
-            os.environ[SHARED] = folder
+            os.environ[SHARED_FOLDER] = folder
             supervisor.run()
-            del os.environ[SHARED]
+            del os.environ[SHARED_FOLDER]
         if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(1)
         return
-    app = make_app(settings, opened, alone=True)
+    app = make_app(settings, loaded, around=_own_process)
     server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
     server.run()
     if not server.started:
         sys.exit(1)
 
 
-def _check_controller(opened: OpenedRun, settings: Settings) -> None:
-    """Raise InputError if no policy is as accurate as is asked for, or none of those is within the budget."""
-    controller = controller_of(opened, settings)
-    if settings.budget is not None:
-        controller.set_budget(opened.policies[opened.at(settings.budget)].cost.amount(settings.budget))
-
-
 def _check_address(host: str, port: int) -> None:
-    """Raise InputError if nobody can listen there: uvicorn would say so once the network is loaded."""
+    """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listener:
@@ -96,14 +96,14 @@ def _check_address(host: str, port: int) -> None:
 
 
 def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    """Return how uvicorn is to run an application, given as what makes it."""
+    """Return how uvicorn is to run an application. `app`: makes it."""
     return uvicorn.Config(
         app,
         factory=True,
         host=host,
         port=port,
         workers=workers,
-        http=_Protocol,
+        http=_Connection,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -115,19 +115,72 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
     )
 
 
-class _Workers(Multiprocess):
-    """Workers, in whose place others start where they die. What waited in one that died waits no more.
+# -- processes and signals ----------------------------------------------------------------------------------
 
-    uvicorn's own waits for a worker that does not answer, and meanwhile hears no signal and sees no other one die.
+
+@contextmanager
+def _own_process(service: Service) -> Iterator[None]:
+    """Run a service in a process that does nothing else.
+
+    Objects made so far are taken out of garbage collection, which would stop everything for 0.1 s again and again. The
+    process ends with its engine, or with the process that started it.
+    """
+    gc.collect()
+    gc.freeze()
+    _end_with_parent()
+    _drain_on_signal(service)
+    watch = asyncio.get_running_loop().create_task(_end_with_engine(service))
+    yield
+    watch.cancel()
+
+
+def _end_with_parent() -> None:
+    """End a worker as by a signal if its supervisor is killed: the worker would hold the address for ever."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="exeunt-parent", daemon=True).start()
+
+
+def _drain_on_signal(service: Service) -> None:
+    """Drain the service at once on a signal to end: uvicorn waits for open requests, and events never end."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def drain(number: int, frame: Any) -> None:
+        loop.call_soon_threadsafe(service.drain)
+        if callable(handler := before[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, drain)  # uvicorn restores the handlers when it ends
+
+
+async def _end_with_engine(service: Service) -> None:
+    """End the process, as an error, if its engine has ended, so that its supervisor starts another."""
+    while service.alive:
+        await asyncio.sleep(_LOOK_S)
+    await asyncio.sleep(_LOOK_S)  # open requests get their errors
+    os._exit(1)
+
+
+class _Workers(Multiprocess):
+    """Worker processes. One that dies is replaced, and its waiting rows are no longer counted.
+
+    uvicorn's supervisor waits for a worker that does not answer, and meanwhile handles no signal and no other worker.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._asked: dict[int | None, float] = {}  # when each was asked that has not answered
+        self._pinged: dict[int | None, float] = {}  # when each was pinged that has not answered
         self._seen: set[int | None] = set()
 
     def keep_subprocess_alive(self) -> None:
-        """Look after all of them; called twice a second."""
+        """Look after all workers; called twice a second."""
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set() or (worker.process.is_alive() and self._answers(worker)):
                 continue
@@ -142,78 +195,78 @@ class _Workers(Multiprocess):
         there = {worker.pid for worker in self.processes}
         for pid in self._seen - there:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
-            self._asked.pop(pid, None)
+            self._pinged.pop(pid, None)
         self._seen = there
 
     def _answers(self, worker: Process) -> bool:
         """Whether a worker has answered lately."""
-        if worker.pid not in self._asked:
+        if worker.pid not in self._pinged:
             worker.parent_conn.send(b"ping")
-            self._asked[worker.pid] = time.monotonic()
+            self._pinged[worker.pid] = time.monotonic()
         elif worker.parent_conn.poll(0):
             worker.parent_conn.recv()
-            del self._asked[worker.pid]
-        return time.monotonic() - self._asked.get(worker.pid, math.inf) < _START_S
+            del self._pinged[worker.pid]
+        return time.monotonic() - self._pinged.get(worker.pid, math.inf) < _START_S
 
 
-class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP that gives up on connections whose headers do not end, soon or at all, and whose answers are not read."""
+# -- connections --------------------------------------------------------------------------------------------
 
-    _patience: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-    _taken = 0
+
+class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """An HTTP connection that is closed if headers take too long or too many bytes, or if nobody reads an answer."""
+
+    _bytes = 0
+    _timers: dict[str, asyncio.TimerHandle]
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
+        self._timers = {}
         super().connection_made(transport)
-        self._watch()
+        self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
         """Wait for the headers to end, unless they have."""
         super().data_received(data)
-        self._taken += len(data)
-        self._watch()
-        if self._taken > _HEADERS_BYTES:
-            self._give_up()
+        self._bytes += len(data)
+        self._watch_headers()
+        if self._bytes > _HEADERS_BYTES:
+            self._close_without_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        self._wait_no_longer()
-        self._was_read()
+        self._stop("headers")
+        self._stop("unread")
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait for the client to read what fills the buffer. Only to close would keep it until it is read."""
+        """Wait for the client to read, since the buffer is full. Closing instead would keep it until it is read."""
         super().pause_writing()
-        self._was_read()
-        self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+        self._stop("unread")
+        self._timers["unread"] = self.loop.call_later(_UNREAD_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: it has."""
+        """Go on: the client has read."""
         super().resume_writing()
-        self._was_read()
+        self._stop("unread")
 
-    def _was_read(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _watch(self) -> None:
+    def _watch_headers(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._wait_no_longer()
-            self._taken = 0
-        elif self._patience is None:
-            self._patience = self.loop.call_later(_HEADERS_S, self._give_up)
+            self._stop("headers")
+            self._bytes = 0
+        elif "headers" not in self._timers:
+            self._timers["headers"] = self.loop.call_later(_HEADERS_S, self._close_without_request)
 
-    def _give_up(self) -> None:
-        self._patience = None
+    def _close_without_request(self) -> None:
+        self._stop("headers")
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-    def _wait_no_longer(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
+
+# -- logs ---------------------------------------------------------------------------------------------------
 
 
 class JsonLines(logging.Formatter):

@@ -1,272 +1,265 @@
-"""What a server does, without HTTP: answers rows, keeps a budget, loads its run again."""
+"""What a server does, without HTTP: it answers rows, keeps a budget, and reloads its run."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
-from exeunt.serve.answering import Answered, Asked, Options, answer_columns, called, tickets
-from exeunt.serve.decoders import Decoders
-from exeunt.serve.events import about, snapshot
-from exeunt.serve.input_reading import InputReader
-from exeunt.serve.live_file import LiveFile
-from exeunt.serve.opened_run import OpenedRun, open_run
-from exeunt.serve.served_run import Served
+from exeunt.serve.active_run import ActiveRun
+from exeunt.serve.engine_thread import run_rows
+from exeunt.serve.events import EventStream, about, snapshot
+from exeunt.serve.live_budget import LiveBudgetFile
+from exeunt.serve.loaded_run import LoadedRun, load_run
+from exeunt.serve.prediction import (
+    Options,
+    PredictRequest,
+    PredictResponse,
+    answer_columns,
+    in_thread_if_large,
+)
+from exeunt.serve.reading import DecodingThreads, InputReader
 
 if TYPE_CHECKING:
+    from exeunt.serve.metrics import Metrics
     from exeunt.serve.settings import Settings
-    from exeunt.serve.traffic import Traffic
 
 __all__ = ["Service"]
 
 _log = logging.getLogger("exeunt.serve")
 _LEAST_TICK_S = 0.005
-"""The controller looks ten times within the latency asked for, but not more often than this."""
+"""The controller acts ten times within the latency target, but at most once in this time."""
 _POLL_S = 1.0
-"""How often the live file is looked at, and the page told."""
+"""How often the live budget is read, and the page gets an event."""
 
 
 class Service:
     """Answers rows with the run of its settings. All methods are for the thread of the event loop.
 
-    `opened`: the run in service. `draining`: no new requests are wanted.
+    `active`: the run in service. `events`: what the page shows, once a second. `draining`: no new requests are wanted.
     """
 
-    def __init__(self, settings: Settings, traffic: Traffic) -> None:
-        self.settings, self.traffic = settings, traffic
-        self.draining = False
-        self._live = LiveFile(settings.watched)
-        self._decoded = Decoders(settings.decoders)
-        self._loads = 0
-        self._asked: str | float | None = None  # as somebody wrote it; None is the budget of the settings
-        self._loading, self._setting = asyncio.Lock(), asyncio.Lock()
-        self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
-        self._behind: set[asyncio.Task[None]] = set()
+    active: ActiveRun
 
-    async def start(self, opened: OpenedRun | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.draining = False
+        self.events = EventStream()
+        self._live = LiveBudgetFile(settings.live_budget_file)
+        self._decoding = DecodingThreads(settings.decoders)
+        self._loads = 0
+        self._budget: str | float | None = None  # as somebody wrote it; None is the budget of the settings
+        self._reloading, self._setting = asyncio.Lock(), asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def start(self, loaded: LoadedRun | None = None) -> None:
         """Load the run, unless it is given, and begin to watch. Raises what loading raises."""
         try:
             self._loads = self._live.read().loads
-        except ExeuntError as error:  # what was set before is no reason not to start
+        except ExeuntError as error:  # a damaged file is no reason not to start
             _log.error(one_line(error))
-        self._served = await self._loaded(opened)
-        self.traffic.begin_anew(time.monotonic())
+        self.active = await self._loaded(loaded)
+        self.metrics.restart_window(time.monotonic())
         whole = self.about
         fields = {
             name: whole[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
         }
-        _log.info("ready", extra={"fields": fields | {"policies": list(self.opened.policies)}})
-        self._in_background(self._watch())
+        _log.info("ready", extra={"fields": fields | {"policies": list(self.active.loaded.policies)}})
+        self._in_background(self._follow_load())
         self._in_background(self._follow_file())
 
     async def stop(self) -> None:
-        """Answer what is inside, then stop."""
+        """Answer the rows in the engine, then stop."""
         self.drain()
-        await self._served.close()
-        for task in self._behind:
+        await self.active.close()
+        for task in self._background:
             task.cancel()
-        self._decoded.close()
+        self._decoding.close()
 
     def drain(self) -> None:
-        """Say that no new requests are wanted, and end the streams of events, which have no end of their own."""
+        """Take note that no new requests are wanted, and end the streams of events, which would never end."""
         self.draining = True
-        self._tell(None)
-
-    @property
-    def opened(self) -> OpenedRun:
-        """The run in service."""
-        return self._served.opened
+        self.events.close()
 
     @property
     def alive(self) -> bool:
-        """Whether the engine works, be it on what is left."""
-        return self._served.engine.failure is None
+        """Whether the engine works, even if only on what is left."""
+        return self.active.engine.failure is None
 
     @property
     def ready(self) -> bool:
         """Whether requests are answered."""
-        return not self.draining and self._served.engine.alive
+        return not self.draining and self.active.engine.alive
 
     # -- answers ----------------------------------------------------------------------------------------
 
-    async def answer(self, read: Callable[[InputReader], Asked], begun: float, whole: float) -> Answered:
-        """Answer the rows that `read`, called in a thread of the decoders, makes of a request.
+    async def answer(
+        self, read: Callable[[InputReader], PredictRequest], begun: float, arrived: float
+    ) -> PredictResponse:
+        """Answer a request, which `read` makes of its body in a decoding thread.
 
-        `begun`, `whole`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
-        from the first, latencies from the second: how slowly a client sends is no sign of load. If the task is
-        cancelled, its rows are dropped.
+        `begun`, `arrived`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
+        from the first, latencies from the second: a slow client is no sign of load. If the task is cancelled, its rows
+        are dropped.
         Raises what `read` raises, InputError for options that cannot be met and QueueFull.
         """
-        with self._served as served:
-            with self.traffic.reading():
-                rows, options = await self._decoded(read, served.opened.reader)
-            policy = self._chosen(served.opened, options)
-            ms = options.deadline_ms
-            deadline = served.answers_by(whole) if ms is None else begun + ms / 1e3
+        with self.active as active:
+            loaded = active.loaded
+            with self.metrics.reading():
+                rows, options = await self._decoding(read, loaded.reader)
+            policy = self._policy_for(loaded, options)
+            own_deadline = options.deadline_ms is not None
+            deadline = (
+                active.deadline(arrived) if options.deadline_ms is None else begun + options.deadline_ms / 1e3
+            )
             try:
-                with self.traffic.inside(len(rows), policy, own_deadline=ms is not None):
-                    parts = await tickets(
-                        served.engine, rows, policy=policy, deadline=deadline, soft=ms is None
+                with self.metrics.running(len(rows), policy, own_deadline=own_deadline):
+                    parts = await run_rows(
+                        active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline
                     )
             except QueueFull:
-                self.traffic.refused()
+                self.metrics.refused()
                 raise
-            names, places = served.opened.class_names, served.opened.shared.places
-            columns = await called(answer_columns, len(rows), rows, parts, names, places)
-            self.traffic.answered(columns, time.monotonic() - whole, policy, own_deadline=ms is not None)
-            return Answered(columns, served.opened.unit)
+            columns = await in_thread_if_large(
+                answer_columns, len(rows), rows, parts, loaded.class_names, loaded.shared.places
+            )
+            self.metrics.answered(columns, time.monotonic() - arrived, policy, own_deadline=own_deadline)
+            return PredictResponse(columns, loaded.unit)
 
-    def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
+    def _policy_for(self, loaded: LoadedRun, options: Options) -> str | None:
+        """Return the name of the policy that the options ask for; None for the active one."""
         if options.budget is not None and options.tier is not None:
             raise InputError("give a budget or a tier, not both")
         if options.tier is None:
-            return None if options.budget is None else opened.at(options.budget)
+            return None if options.budget is None else loaded.at(options.budget)
         tiers = self.settings.tiers
         if options.tier not in tiers:
             known = f"choose one of {', '.join(tiers)}" if tiers else "start it with --tier NAME=BUDGET"
             raise InputError(f"the server has no tier {options.tier!r}: {known}")
-        return opened.at(tiers[options.tier])
+        return loaded.at(tiers[options.tier])
 
-    # -- what is active -------------------------------------------------------------------------------
+    # -- the budget and the run -------------------------------------------------------------------------
 
     @property
     def about(self) -> dict[str, Any]:
         """See `exeunt.serve.events.about`."""
-        return about(self._served, self.settings)
+        return about(self.active, self.settings)
 
     async def set_budget(self, budget: str | float) -> None:
-        """Activate a budget, here and on all servers that watch the file.
+        """Set the budget, here and on all servers that watch the file.
 
         Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
         written.
         """
-        async with self._setting:  # who looks at the file meanwhile would put back what it said before
-            before = self._asked
-            await self._put(self._served, budget)
+        async with self._setting:  # whoever reads the file meanwhile would restore the old budget
+            before = self._budget
+            await self._set_limit(self.active, budget)
             try:
                 await asyncio.to_thread(self._live.set_budget, budget)
-            except ExeuntError:  # nobody else would follow
-                await self._put(self._served, before)
+            except ExeuntError:  # no other server would follow
+                await self._set_limit(self.active, before)
                 raise
-        _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.active}})
+        _log.info("budget set", extra={"fields": {"budget": budget, "policy": self.active.policy}})
 
-    async def load_again(self) -> None:
-        """Load the run again, here and on all servers that watch the file; the one before goes on until then."""
-        async with self._setting:  # else one of two who read the file and write it loses what it wrote
-            loads = await asyncio.to_thread(self._live.load_again)
+    async def reload(self) -> None:
+        """Reload the run, here and on all servers that watch the file; the previous one serves until then."""
+        async with self._setting:  # of two tasks that read and write the file, one would lose its change
+            loads = await asyncio.to_thread(self._live.request_reload)
         await self._replace(loads)
 
     async def _replace(self, loads: int) -> None:
-        async with self._loading:
+        async with self._reloading:
             if loads in (0, self._loads):  # 0: the file is gone, or new, and nobody has asked
                 self._loads = loads
                 return
-            before, self._served = self._served, await self._loaded()
-            await self._served.take_over(before)
+            before, self.active = self.active, await self._loaded()
+            await self.active.take_over(before)
             self._loads = loads
-            self.traffic.begin_anew(time.monotonic())
+            self.metrics.restart_window(time.monotonic())
             self._in_background(before.close())
-            _log.info("run loaded again", extra={"fields": {"run": self.opened.run.digest[:12]}})
+            _log.info("run loaded again", extra={"fields": {"run": self.active.loaded.run.digest[:12]}})
 
-    async def _loaded(self, opened: OpenedRun | None = None) -> Served:
-        opened = await asyncio.to_thread(open_run, self.settings) if opened is None else opened
-        served = Served(opened, self.settings)
+    async def _loaded(self, loaded: LoadedRun | None = None) -> ActiveRun:
+        loaded = await asyncio.to_thread(load_run, self.settings) if loaded is None else loaded
+        active = ActiveRun(loaded, self.settings)
         try:
             budget = self._live.read().budget
         except ExeuntError as error:
             _log.error(one_line(error))
-            budget = self._asked
+            budget = self._budget
         try:
-            rows = await self._decoded(lambda reader: reader.warm_up(), opened.reader)
-            warm = await tickets(served.engine, rows)
-            answer_columns(rows, warm, opened.class_names, opened.shared.places)
+            rows = await self._decoding(InputReader.warm_up, loaded.reader)
+            warm = await run_rows(active.engine, rows)
+            answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
             try:
-                await self._follow(served, budget)
+                await self._follow(active, budget)
                 if budget is not None:
-                    fields = {"budget": budget, "file": str(self._live.path), "policy": served.active}
+                    fields = {"budget": budget, "file": str(self._live.path), "policy": active.policy}
                     _log.info("budget set earlier", extra={"fields": fields})
-            except ExeuntError as error:  # nor is a budget for another run
+            except ExeuntError as error:  # the budget may have been set for another run
                 _log.error(one_line(error))
-                await self._put(served, None)
+                await self._set_limit(active, None)
         except BaseException:
-            await served.close()
+            await active.close()
             raise
-        return served
+        return active
 
-    async def _follow(self, served: Served, budget: str | float | None) -> None:
-        """Put the budget of the live file active. Raises ArtefactError, naming the file, if it cannot be."""
+    async def _follow(self, active: ActiveRun, budget: str | float | None) -> None:
+        """Set the budget of the live file. Raises ArtefactError that names the file if it cannot be kept."""
         try:
-            await self._put(served, budget)
+            await self._set_limit(active, budget)
         except ExeuntError as error:
             raise ArtefactError(
                 f"the budget in {self._live.path} cannot be kept: {one_line(error)}"
             ) from error
 
-    async def _put(self, served: Served, budget: str | float | None) -> None:
-        """Activate a budget; None is that of the settings."""
-        await served.set_most(self.settings.budget if budget is None else budget)
-        self._asked = budget
-        self.traffic.budget.set(served.most)
+    async def _set_limit(self, active: ActiveRun, budget: str | float | None) -> None:
+        """Set a budget; None is that of the settings."""
+        await active.set_limit(self.settings.budget if budget is None else budget)
+        self._budget = budget
+        self.metrics.budget.set(active.limit)
 
     # -- in the background ------------------------------------------------------------------------------
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what the page shows, once a second, until the server stops."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
-        self._listeners.add(queue)
-        try:
-            while not self.draining and (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._listeners.discard(queue)
-
-    def _tell(self, event: dict[str, Any] | None) -> None:
-        for queue in self._listeners:
-            if event is None and queue.full():
-                queue.get_nowait()
-            if not queue.full():  # else it reads more slowly than once a second
-                queue.put_nowait(event)
-
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._behind.add(task)
-        task.add_done_callback(self._behind.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    async def _watch(self) -> None:
+    async def _follow_load(self) -> None:
         due, slo_s = time.monotonic(), self.settings.slo_s
         tick_s = _POLL_S / 10 if slo_s is None else max(slo_s / 10, _LEAST_TICK_S)
         while True:
             await asyncio.sleep(tick_s)
             now = time.monotonic()
             with _logged():
-                await self._served.steer(now, self.traffic.taken(now), self.traffic.pressing)
+                await self.active.follow_load(
+                    now, self.metrics.take_counts(), self.metrics.waiting_without_deadline
+                )
                 if now >= due:
                     due = now + _POLL_S
-                    event = snapshot(self._served, self.traffic, now)
-                    self.traffic.tell(event)
-                    self._tell(event)
+                    event = snapshot(self.active, self.metrics, now)
+                    self.metrics.set_estimates(event)
+                    self.events.send(event)
 
     async def _follow_file(self) -> None:
-        """Look at the live file. Loading a run takes long, and the one before is steered meanwhile."""
+        """Follow the live budget. Loading a run takes long; meanwhile the previous one follows the load."""
         while True:
             await asyncio.sleep(_POLL_S)
             with _logged():
-                await self._poll()
-
-    async def _poll(self) -> None:
-        if await asyncio.to_thread(self._live.changed):
-            live = await asyncio.to_thread(self._live.read)
-            try:
-                await self._replace(live.loads)
-            finally:  # after it: it may be a budget that the run before could not keep
-                async with self._setting:
-                    live = await asyncio.to_thread(self._live.read)
-                    await self._follow(self._served, live.budget)
+                if not await asyncio.to_thread(self._live.changed):
+                    continue
+                live = await asyncio.to_thread(self._live.read)
+                try:
+                    await self._replace(live.loads)
+                finally:  # after it: the previous run may have no policy for the new budget
+                    async with self._setting:
+                        live = await asyncio.to_thread(self._live.read)
+                        await self._follow(self.active, live.budget)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a server is asked to be."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import Any
 from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 
-__all__ = ["Settings", "read_api_keys"]
+__all__ = ["Settings"]
 
 _LIVE_FILE = "serving.json"
-_PER_CORE = 4  # at most so many threads and workers
+_PER_CORE = 4  # threads and workers at most
+_POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a server is asked to be.
+    """The settings of a server.
 
     `run`: the run folder. `policies`: a file of policies for several budgets; by default that of the run folder, else
     its one policy. `name`: of the model in the Open Inference Protocol; by default the folder's.
     `executor`, `threads`, `trusted`: see `exeunt.run.load`.
-    `budget`: the most to spend per row on average, as people write it, until somebody sets another; by default the
-    largest that there is a policy for.
+    `budget`: the largest mean cost per row, as people write it, until somebody sets another; by default the largest
+    that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
-    `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, rows are answered with
-    what the exits so far have said, and policies below the budget are put active, down to `min_accuracy`, as
-    estimated. None leaves both as they are.
+    `slo_s`: the latency target: the share `slo_quantile` of rows is to be answered within so many seconds. Under load,
+    rows then return the predictions of earlier exits, and policies below the budget become active, down to
+    `min_accuracy`, as estimated. None leaves both as they are.
     `tiers`: budgets by a name that requests may give.
-    `workers`: processes behind one address, which share nothing but the run folder and what is counted for /metrics.
+    `workers`: processes behind one address. They share nothing but the run folder and the counts for /metrics.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
     `max_chars`: of a text.
     `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, by default as many
-    as 1 GiB holds before they are run, at most 65,536. `when_full`:
-    "refuse" refuses more, "degrade" first finishes rows that an exit has already said something about.
+    as 1 GiB holds before they run, at most 65,536. `when_full`: "refuse" refuses more, "degrade" first finishes rows
+    that have the output of some exit.
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
     an open server.
     """
@@ -66,16 +67,7 @@ class Settings:
     log_requests: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "decoders",
-            "max_body",
-            "max_pixels",
-            "max_chars",
-            "max_open",
-            "max_rows",
-            "slow_s",
-            "slo_s",
-        ):
+        for name in _POSITIVE:
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {value:g}")
@@ -87,10 +79,11 @@ class Settings:
                 )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
-        if not self.watched.parent.is_dir():
-            raise InputError(f"there is no folder {self.watched.parent} for the file of the live budget")
-        if self.watched.is_dir():
-            raise InputError(f"--live-file must be a file, {self.watched} is a folder")
+        file = self.live_budget_file
+        if not file.parent.is_dir():
+            raise InputError(f"there is no folder {file.parent} for the file of the live budget")
+        if file.is_dir():
+            raise InputError(f"--live-file must be a file, {file} is a folder")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
 
@@ -100,18 +93,6 @@ class Settings:
         return self.name or self.run.name or self.run.resolve().name
 
     @property
-    def watched(self) -> Path:
-        """The file that holds what is active."""
+    def live_budget_file(self) -> Path:
+        """The file that holds the live budget."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
-
-
-def read_api_keys(file: Path) -> tuple[str, ...]:
-    """Return the keys of a file, one on a line; lines that start with # are comments. Raises InputError without any."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the API keys in {file}: {error}") from error
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if not keys:
-        raise InputError(f"{file} holds no API key: write one on a line")
-    return keys

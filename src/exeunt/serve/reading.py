@@ -1,13 +1,18 @@
-"""From what a request holds to rows that the engine takes. What cannot be read is an error of its row alone."""
+"""Reading the inputs of requests, in threads: images and texts are checked, decoded and prepared for the engine.
+
+An input that cannot be read is an error of its row alone.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +29,24 @@ from exeunt.run.inputs import load_preparation, text_columns
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["InputReader", "Rows"]
+__all__ = ["DecodingThreads", "InputReader", "Rows"]
+
+T = TypeVar("T")
 
 _ROOM, _MOST_ROWS = 1 << 30, 1 << 16
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
-"""What others hold may be larger than they say (TIFF in tiles, AVIF, icons, IPTC), compressed (FITS), or a program
-(PostScript)."""
+"""Files in other formats may hold images larger than they say (TIFF in tiles, AVIF, icons, IPTC), compressed ones
+(FITS), or programs (PostScript)."""
 _TOGETHER = 10
-"""So many of the largest images, or of the longest texts, may be read for one request."""
+"""A request may hold as much as this many of the largest images, or of the longest texts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of a request. `errors` (n,): why a row cannot be read, None for those that can.
 
-    `inputs`: those that can be read, prepared; None if there are none. `keys`: theirs, see `Runner.__call__`; None
-    for those of their content. `places`: where they are among the n.
+    `inputs`: the readable ones, prepared; None if there are none. `keys`: theirs, see `Runner.__call__`; None for the
+    keys of their content. `places`: theirs among the n.
     """
 
     inputs: Any
@@ -51,12 +58,33 @@ class Rows:
         return len(self.errors)
 
 
+class DecodingThreads:
+    """A pool of threads that read requests. A request that waits for a thread is dropped if its client disconnects:
+    such requests would fill the memory.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="exeunt-decode")
+        self._free = asyncio.Semaphore(2 * threads)  # two each, so that no thread waits for the event loop
+
+    async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
+        """Return what `read` returns, called in a thread. Raises what it raises."""
+        await self._free.acquire()
+        work = asyncio.get_running_loop().run_in_executor(self._pool, read, reader)
+        work.add_done_callback(lambda _: self._free.release())
+        return await asyncio.shield(work)  # a thread cannot be broken off
+
+    def close(self) -> None:
+        """End the threads once they have read their current request."""
+        self._pool.shutdown(cancel_futures=True)
+
+
 class InputReader:
     """Reads the inputs of a run as `exeunt predict` does. Threads may share it.
 
-    `max_rows`: a request of more is refused; by default of more than 1 GiB holds. `max_pixels`: so is an image of more,
-    before it is decoded, and what goes beyond ten times as many in one request.
-    `max_chars`: so is a text of more, and what goes beyond ten times as many in one request: all others wait for it.
+    Limits: `max_rows` of a request, by default as many as 1 GiB holds; `max_pixels` of an image, before it is decoded;
+    `max_chars` of a text, since all other requests wait while it is read; and ten times as many pixels or characters of
+    all inputs of a request together.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
@@ -67,15 +95,15 @@ class InputReader:
         self.size: tuple[int, int] | None = None
         self._way = load_preparation(run)
         self._max_pixels, self._max_chars = max_pixels, max_chars
-        self._tokenising = threading.Lock()  # tokenisers are not made for threads
+        self._tokenising = threading.Lock()  # tokenisers are not thread-safe
         if self.kind == "image":
             pillow: Any = require("PIL.Image", extra="onnx")
-            pillow.MAX_IMAGE_PIXELS = None  # it is another limit, and what is beyond it would be no image
+            pillow.MAX_IMAGE_PIXELS = None  # a larger image would be reported as no image
             ways = self._ways = [load_preparation(run.open_model(entry.name)) for entry in run.cascade] or [
                 self._way
             ]
             self.size = ways[0].size
-            # What all models would do anyway is done here, by many threads, and rows of all sizes can be joined.
+            # If all models resize alike, it is done here, in many threads, and rows of all sizes can be joined.
             alike = len({getattr(way, "geometry", None) for way in ways}) == 1
             self._resize = ways[0].resize if alike else self._way.resize
             if self.size is None:
@@ -87,13 +115,8 @@ class InputReader:
 
     @property
     def strings_each(self) -> int:
-        """How many strings an input is in JSON: an image is one, in base64."""
+        """Number of strings per input in JSON: an image is one, in base64."""
         return max(1, len(self.text_columns))
-
-    @property
-    def takes_raw(self) -> bool:
-        """Whether rows are prepared later, as the models of a cascade do."""
-        return isinstance(self._way, (RawImages, RawTexts))
 
     def example(self, n: int) -> Any:
         """Return n prepared inputs, all the same, to warm up with."""
@@ -106,7 +129,7 @@ class InputReader:
         return "example" if self.strings_each == 1 else ("example",) * self.strings_each
 
     def warm_up(self) -> Rows:
-        """Read inputs as clients send them: what is imported then, the first request need not wait for."""
+        """Read inputs as clients send them, so that the first request need not wait for imports."""
         if self.kind == "text":
             return self.texts([self._example_text])
         blank = require("PIL.Image", extra="onnx").new("RGB", self.size)
@@ -116,10 +139,16 @@ class InputReader:
         return rows
 
     def check_tensor(self, kind: str, shape: Sequence[int]) -> None:
-        """Raise InputError unless a tensor of this type and shape may hold inputs; before anything is made of it."""
+        """Raise InputError unless a tensor of this type and shape may hold inputs; called before it is decoded."""
         self.check_count(shape[0])
         if kind == "FP32":
-            self._check_prepared(shape)
+            if self.kind != "image" or isinstance(self._way, (RawImages, RawTexts)):
+                raise InputError("the network takes raw inputs: it prepares them itself")
+            height, width = self.size or (0, 0)
+            if tuple(shape[1:]) != (3, height, width):
+                raise InputError(
+                    f"prepared images must have the shape (n, 3, {height}, {width}), got {tuple(shape)}"
+                )
             return
         most = 3 * _TOGETHER * self._max_pixels
         pixels = kind == "UINT8" and self.kind == "image" and len(shape) == 4 and math.prod(shape) <= most
@@ -128,12 +157,12 @@ class InputReader:
             raise InputError(f"the network does not take {kind} {list(shape)}: see its metadata")
 
     def check_count(self, n: int) -> None:
-        """Raise InputError for more inputs than are taken at a time: of size 0 any number is sent in a few bytes."""
+        """Raise InputError for too many inputs in a request: a few bytes may hold any number of inputs of size 0."""
         if not 0 < n <= self.max_rows:
             raise InputError(f"a request must hold 1 to {self.max_rows} inputs, got {n}")
 
     def images(self, images: Sequence[bytes | Pixels | None]) -> Rows:
-        """Read encoded images, or pixels (h, w, 3), uint8; anything else is an error of its row."""
+        """Read encoded images, or pixels (h, w, 3), uint8. Anything else is an error of its row."""
         if self.kind != "image":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got images")
 
@@ -156,7 +185,7 @@ class InputReader:
         return Rows(inputs, keys, places, errors)
 
     def texts(self, texts: Sequence[Any]) -> Rows:
-        """Read texts, or pairs of texts where the network was trained on such."""
+        """Read texts, or pairs of texts if the network was trained on such."""
         if self.kind != "text":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got texts")
 
@@ -179,9 +208,7 @@ class InputReader:
         return Rows(inputs, keys, places, errors)
 
     def prepared(self, values: NDArray[Any]) -> Rows:
-        """Take images that are prepared already, (n, 3, h, w), float32, as `Runner.prepare` makes them, of a shape that
-        `check_tensor` lets through.
-        """
+        """Take prepared images, (n, 3, h, w), float32, as `Runner.prepare` returns them; `check_tensor` checks the shape."""
 
         def check(place: int) -> int:
             self._way.check(values[place])
@@ -190,29 +217,20 @@ class InputReader:
         found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
 
-    def _check_prepared(self, shape: Sequence[int]) -> None:
-        if self.kind != "image" or self.takes_raw:
-            raise InputError("the network takes raw inputs: it prepares them itself")
-        height, width = self.size or (0, 0)
-        if tuple(shape[1:]) != (3, height, width):
-            raise InputError(
-                f"prepared images must have the shape (n, 3, {height}, {width}), got {tuple(shape)}"
-            )
-
     def _opened(self, image: bytes | Pixels | None, name: str) -> tuple[Pixels | Image, int]:
-        """Return an image, not decoded yet, and how many pixels it takes: its own, or those that it is scaled to.
+        """Return an image, not decoded yet, and its number of pixels, or of those that it is scaled to.
 
-        Raises UnreadableImage for more than are allowed, and for what is no image of a format in `_FORMATS`.
+        Raises UnreadableImage for too many pixels, and for what is no image in one of `_FORMATS`.
         """
         if isinstance(image, np.ndarray):
             opened: Pixels | Image = image
             sides = image.shape[:2]
-        elif not isinstance(image, bytes):  # a text would be taken for a file of the server
+        elif not isinstance(image, bytes):  # a text would be opened as a file of the server
             raise UnreadableImage(name, "it is no encoded image, or not in base64, which JSON needs")
         else:
             try:
                 opened = open_image(io.BytesIO(image), formats=_FORMATS)
-            except Exception as error:  # decoders of damaged files raise almost anything
+            except Exception as error:  # for damaged files, decoders raise almost anything
                 why = f"it is damaged, or not an image in a format that is served: {', '.join(_FORMATS)}"
                 raise UnreadableImage(name, why) from error
             sides = opened.height, opened.width
@@ -242,11 +260,11 @@ class InputReader:
                 raise InputError(
                     f"input number {place} has {len(part):,} characters, at most {self._max_chars:,} are taken"
                 )
-            part.encode()  # half a character is no text
+            part.encode()  # raises for half a surrogate pair
         return text if wanted == 1 else tuple(parts)
 
     def _each(self, read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
-        """Return what reading each row gave, the places of those that can be read, and why the others cannot (n,)."""
+        """Return the results of reading the rows that can be read, their places, and the errors of the others (n,)."""
         self.check_count(n)
         found: list[Any] = []
         places: list[int] = []
@@ -255,12 +273,12 @@ class InputReader:
             try:
                 found.append(read(place))
                 places.append(place)
-            except ValueError as error:  # noqa: PERF203 - the row's own; also of text that is none
+            except ValueError as error:  # noqa: PERF203 - each row has its own; also for undecodable text
                 errors[place] = str(error)
         return found, np.array(places, dtype=np.int64), errors
 
 
 def _room(row: Any) -> int:
-    """Return how many rows like this one fit into `_ROOM` bytes, up to a limit: rows of objects are small."""
+    """Return how many rows like this one fit into `_ROOM` bytes, up to a limit, as rows of objects are small."""
     arrays = row.values() if hasattr(row, "items") else [row]
     return max(1, min(_MOST_ROWS, _ROOM // sum(int(array.nbytes) for array in arrays)))

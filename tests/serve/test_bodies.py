@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("msgspec")
 
 from exeunt.errors import InputError
-from exeunt.serve import json_parts, tensors
-from exeunt.serve.json_parts import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
+from exeunt.serve.routes import bodies
+from exeunt.serve.routes.bodies import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
 
 MB = 1 << 20
 values = st.recursive(
@@ -105,9 +105,9 @@ def test_numbers_are_what_json_makes_of_them(height, width, least, flat):
     array = (np.arange(height * width).reshape(height, width) + least) % 256
     given_ = raw(array.ravel().tolist() if flat else array.tolist())
     assert numbers(given_, height * width, int) == array.ravel().tolist()
-    np.testing.assert_array_equal(tensors.from_json(given_, array.shape, "UINT8"), array)
+    np.testing.assert_array_equal(bodies.tensor_from_json(given_, array.shape, "UINT8"), array)
     halves = raw((array / 2).tolist())
-    np.testing.assert_array_equal(tensors.from_json(halves, array.shape, "FP32"), array / 2)
+    np.testing.assert_array_equal(bodies.tensor_from_json(halves, array.shape, "FP32"), array / 2)
     for count in (height * width - 1, height * width + 1):
         with pytest.raises(InputError, match=f"{count} numbers are wanted, got {height * width}"):
             numbers(given_, count, int)
@@ -132,13 +132,13 @@ def test_pairs_come_nested_or_in_one_list():
     pairs = [["[a", "b]"], ["[[c", "d"]]
     wanted = np.array(pairs, dtype=object)
     for data in (pairs, ["[a", "b]", "[[c", "d"]):
-        np.testing.assert_array_equal(tensors.from_json(raw(data), (2, 2), "BYTES"), wanted)
+        np.testing.assert_array_equal(bodies.tensor_from_json(raw(data), (2, 2), "BYTES"), wanted)
     for data in ([["[a"], ["b"]], ["[a", "b"]):
-        assert tensors.from_json(raw(data), (2, 1), "BYTES").tolist() == [["[a"], ["b"]]
-    found = tensors.from_json(raw([["a", "b"], ["c", 3]]), (2, 2), "BYTES")
+        assert bodies.tensor_from_json(raw(data), (2, 1), "BYTES").tolist() == [["[a"], ["b"]]
+    found = bodies.tensor_from_json(raw([["a", "b"], ["c", 3]]), (2, 2), "BYTES")
     assert found.tolist() == [["a", "b"], [None, None]]
     with pytest.raises(InputError, match="do not make a tensor BYTES"):
-        tensors.from_json(raw(["a", "b", "c"]), (2, 2), "BYTES")
+        bodies.tensor_from_json(raw(["a", "b", "c"]), (2, 2), "BYTES")
 
 
 def test_messages_say_where():
@@ -157,7 +157,7 @@ def test_messages_say_where():
 
 
 def test_a_list_of_something_else_is_read_one_by_one_up_to_a_number(monkeypatch):
-    monkeypatch.setattr(json_parts, "_MANY", 3)
+    monkeypatch.setattr(bodies, "_MANY", 3)
     assert strings(raw(["a", 1, "b"])) == ["a", None, "b"]
     with pytest.raises(InputError, match="Expected `str"):
         strings(raw(["a", 1, "b", "c"]))
@@ -167,4 +167,4 @@ def test_a_list_of_something_else_is_read_one_by_one_up_to_a_number(monkeypatch)
 def test_base64(text):
     """Also as a data URL, and in lines, as `base64` writes it."""
     wanted = None if text in ("!", "YWJ", None) else b"abc" * bool(text)
-    assert json_parts.from_base64(text) == wanted
+    assert bodies.from_base64(text) == wanted

@@ -8,20 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from exeunt.serve import guard
-from exeunt.serve.guard import Guard
+from exeunt.serve import security
+from exeunt.serve.metrics import Metrics
+from exeunt.serve.security import SecurityMiddleware
 from exeunt.serve.settings import Settings
-from exeunt.serve.traffic import Traffic
 
 CLOSE = (b"connection", b"close")
 
 
 class Asked:
-    """One guard, and what became of requests."""
+    """One middleware, and what became of requests."""
 
     def __init__(self, folder, app=None, **options):
-        self.traffic = Traffic()
-        self.guard = Guard(app or self._app, Settings(run=folder, **options), self.traffic)
+        self.metrics = Metrics()
+        self.middleware = SecurityMiddleware(app or self._app, Settings(run=folder, **options), self.metrics)
         self.read = []
 
     async def _app(self, scope, receive, send):
@@ -58,13 +58,13 @@ class Asked:
             said.append(message)
 
         scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
-        await self.guard(scope, receive, send)
+        await self.middleware(scope, receive, send)
         self.scope = scope
         start, *rest = said
         return start["status"], start["headers"], b"".join(one["body"] for one in rest)
 
     def counted(self, status, path="other"):
-        return self.traffic.registry.get_sample_value(
+        return self.metrics.registry.get_sample_value(
             "exeunt_requests_total", {"path": path, "status": str(status)}
         )
 
@@ -169,13 +169,13 @@ def test_what_takes_no_inputs_is_asked_in_few_bytes(asked, path, most):
     status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
     assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
     assert some(bytes(most), path=path)[0] == 200
-    with pytest.raises(guard.HTTPException, match=f"at most {most:,} bytes"):
+    with pytest.raises(security.HTTPException, match=f"at most {most:,} bytes"):
         some(bytes(most), b"x", path=path)
 
 
 def test_too_large_as_it_comes(asked):
     some = asked(max_body=10)
-    with pytest.raises(guard.HTTPException) as refused:
+    with pytest.raises(security.HTTPException) as refused:
         some(b"12345", b"678901", b"x")
     assert (refused.value.status_code, refused.value.headers) == (413, {"connection": "close"})
     assert "at most 10 bytes" in refused.value.detail
@@ -192,7 +192,7 @@ def test_compressed(asked):
 
 def test_too_slow(asked):
     some = asked(slow_s=0.2)
-    with pytest.raises(guard.HTTPException) as refused:
+    with pytest.raises(security.HTTPException) as refused:
         some(b"1", b"2", pause_s=0.9)
     assert (refused.value.status_code, refused.value.headers) == (408, {"connection": "close"})
     assert refused.value.detail == "the request did not come in within 0.2 seconds"
@@ -218,7 +218,9 @@ def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(asked):
     async def send(message):
         late.append(message["status"])
 
-    asyncio.run(some.guard({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send))
+    asyncio.run(
+        some.middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    )
     assert late == [1, 1, 200]
 
 
@@ -241,7 +243,7 @@ def test_more_than_may_be_open(asked):
                 codes.append(message["status"])
 
             scope = {"type": "http", "method": method, "path": "/stays", "headers": []}
-            await some.guard(scope | {"arrived": event, "leave": leave}, None, send)
+            await some.middleware(scope | {"arrived": event, "leave": leave}, None, send)
 
         methods = ["GET", "POST", "POST"]
         staying = [asyncio.create_task(stay(*one)) for one in zip(arrived, methods, strict=True)]
@@ -262,7 +264,7 @@ def test_more_than_may_be_open(asked):
     assert (b"retry-after", b"1") in headers
     assert CLOSE in headers
     assert healthy == [200]
-    assert some.traffic.since.marks["refused"] == 2
+    assert some.metrics._since.problems["refused"] == 2
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-encoding", b"gzip"), *bearer(b"Bearer one")]])
@@ -278,7 +280,7 @@ def test_who_is_refused_takes_nobodys_place_while_it_sends(asked, headers):
 
 
 def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked, monkeypatch):
-    monkeypatch.setattr(guard, "_HELD", 10)
+    monkeypatch.setattr(security, "_HELD", 10)
     some = asked(max_body=8, api_keys=("one",))
     key = {"headers": bearer(b"Bearer one")}
 
@@ -286,7 +288,7 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked,
         slow = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0, **key))
         stranger = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
         await asyncio.sleep(0.05)
-        with pytest.raises(guard.HTTPException) as refused:
+        with pytest.raises(security.HTTPException) as refused:
             await some.asked(b"12345", b"6", b"7", **key)
         assert (await some.asked(b"1234", **key))[0] == 200
         return refused.value, await slow, await some.asked(b"12345678", **key), await stranger
@@ -294,7 +296,7 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked,
     refused, *others = asyncio.run(both())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert [status for status, *_ in others] == [200, 200, 401]
-    assert some.traffic.since.marks["refused"] == 1
+    assert some.metrics._since.problems["refused"] == 1
 
 
 def test_what_is_no_request_passes_untouched(asked):
@@ -305,7 +307,7 @@ def test_what_is_no_request_passes_untouched(asked):
 
     some = asked(app)
     given = ({"type": "lifespan"}, object(), object())
-    asyncio.run(some.guard(*given))
+    asyncio.run(some.middleware(*given))
     assert seen == [given]
 
 
@@ -315,7 +317,7 @@ def test_what_is_no_request_passes_untouched(asked):
 )
 def test_what_is_logged(asked, caplog, monkeypatch, status, every, level):
     ticks = iter([5.0, 5.0, 5.0123456])  # when it came, when its limits began, when it was over
-    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(security, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
     class Route:
         path = "/things/{name}"
@@ -341,5 +343,5 @@ def test_who_left_before_there_was_an_answer(asked):
         pass
 
     some = asked(app)
-    asyncio.run(some.guard({"type": "http", "method": "POST", "path": "/", "headers": []}, None, None))
+    asyncio.run(some.middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, None, None))
     assert some.counted(499) == 1

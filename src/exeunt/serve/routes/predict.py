@@ -16,16 +16,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt.errors import InputError
-from exeunt.serve import json_parts
-from exeunt.serve.answering import Answered, Asked, Options, called
-from exeunt.serve.arrow_stream import read_table
-from exeunt.serve.disconnecting import unless_it_leaves
+from exeunt.serve.prediction import (
+    Options,
+    PredictRequest,
+    PredictResponse,
+    in_thread_if_large,
+    predicted,
+)
+from exeunt.serve.routes import bodies
 
 if TYPE_CHECKING:
     from python_multipart.multipart import Field, File
 
-    from exeunt.serve.input_reading import InputReader
-    from exeunt.serve.service import Service
+    from exeunt.serve.reading import InputReader
 
 __all__ = ["ARROW", "router"]
 
@@ -67,16 +70,15 @@ class Answers(BaseModel):
     unit: str
 
 
+_FORM = {
+    "type": "object",
+    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+}
 _BODY = {
     "required": True,
     "content": {
         "application/json": {"schema": PredictBody.model_json_schema()},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
+        "multipart/form-data": {"schema": _FORM},
         ARROW: {"schema": {"type": "string", "format": "binary"}},
     },
 }
@@ -93,18 +95,16 @@ async def predict(request: Request, options: Annotated[Options, Query()]) -> Res
     kind = given.partition(";")[0].strip().lower()
     if kind not in _READ:
         raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
-    reading = partial(_READ[kind], await request.body(), given, options)
-    service: Service = request.app.state.service
-    times = request.state.begun, request.state.read
-    answered = await unless_it_leaves(request, service.answer(reading, *times))
+    response = await predicted(request, partial(_READ[kind], await request.body(), given, options))
     write, kind = (_arrow, ARROW) if kind == ARROW else (_json, "application/json")
-    return Response(await called(write, len(answered.columns["label"]), answered), media_type=kind)
+    body = await in_thread_if_large(write, len(response.columns["label"]), response)
+    return Response(body, media_type=kind)
 
 
-# -- in a thread of the decoders --------------------------------------------------------------------------
+# -- reading requests, in a decoding thread ---------------------------------------------------------------
 
 
-def _read_form(body: bytes, content_type: str, options: Options, reader: InputReader) -> Asked:
+def _read_form(body: bytes, content_type: str, options: Options, reader: InputReader) -> PredictRequest:
     """Read the files of a form, in order; its other fields are options."""
     files: list[bytes] = []
     fields: dict[str, str] = {}
@@ -112,7 +112,7 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
     ended: list[bool] = []
 
     def on_file(file: File) -> None:
-        reader.check_count(len(files) + 1)  # here: to read a million parts takes long
+        reader.check_count(len(files) + 1)  # here, because parsing a million parts takes long
         file.file_object.seek(0)
         files.append(file.file_object.read())
 
@@ -130,50 +130,48 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
         parser.finalize()
     except InputError:
         raise
-    except ValueError as error:  # its own errors are such
+    except ValueError as error:  # the parser's errors are ValueErrors
         raise InputError(f"the body is no form: {error}") from None
     if not ended:
         raise InputError("the form does not end: its last boundary is missing")
     if "images" in fields:
         raise InputError("images are files, with curl -F images=@cat.jpg; the form's are a text")
-    return Asked(reader.images(files), _with(options, fields))
+    return PredictRequest(reader.images(files), _with(options, fields))
 
 
-def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
-    json_parts.check_strings(body, reader.max_rows * reader.strings_each)
-    given = json_parts.fields(body)
-    images, texts = (given.pop(name, json_parts.NULL) for name in ("images", "texts"))
-    further = PredictBody.model_validate_json(json_parts.rest(given)).model_dump(exclude_unset=True)
-    if json_parts.is_null(images) == json_parts.is_null(texts):
+def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> PredictRequest:
+    bodies.check_strings(body, reader.max_rows * reader.strings_each)
+    given = bodies.fields(body)
+    images, texts = (given.pop(name, bodies.NULL) for name in ("images", "texts"))
+    further = PredictBody.model_validate_json(bodies.rest(given)).model_dump(exclude_unset=True)
+    if bodies.is_null(images) == bodies.is_null(texts):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
-    if json_parts.is_null(images):
+    if bodies.is_null(images):
         width = None if reader.strings_each == 1 else reader.strings_each
-        rows = reader.texts(json_parts.strings(texts, width, name="texts"))
+        rows = reader.texts(bodies.strings(texts, width, name="texts"))
     else:
-        rows = reader.images(
-            [json_parts.from_base64(one) for one in json_parts.strings(images, name="images")]
-        )
-    return Asked(rows, _with(options, further))
+        rows = reader.images([bodies.from_base64(one) for one in bodies.strings(images, name="images")])
+    return PredictRequest(rows, _with(options, further))
 
 
 def _with(options: Options, further: dict[str, Any]) -> Options:
     return Options.model_validate(options.model_dump(exclude_unset=True) | further)
 
 
-def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
-    table = read_table(body)
+def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> PredictRequest:
+    table = bodies.read_table(body)
     reader.check_count(table.num_rows)
     if any(table.column_names.count(name) > 1 for name in ("image", "text")):
         raise InputError(f"an Arrow stream must have one such column, got {', '.join(table.column_names)}")
     if "text" in table.column_names:
         kinds = (pa.string(), pa.large_string(), pa.list_(pa.string()))
-        return Asked(reader.texts(_cells(table, "text", kinds)), options)
+        return PredictRequest(reader.texts(_cells(table, "text", kinds)), options)
     if "image" not in table.column_names:
         raise InputError(f"an Arrow stream needs a column image or text, got {', '.join(table.column_names)}")
     column = table.column("image")
     if isinstance(column.type, pa.FixedShapeTensorType):
-        return Asked(reader.images(_tensors(column)), options)
-    return Asked(reader.images(_cells(table, "image", (pa.binary(), pa.large_binary()))), options)
+        return PredictRequest(reader.images(_tensors(column)), options)
+    return PredictRequest(reader.images(_cells(table, "image", (pa.binary(), pa.large_binary()))), options)
 
 
 _READ = {"application/json": _read_json, "multipart/form-data": _read_form, ARROW: _read_arrow}
@@ -204,22 +202,22 @@ def _tensors(column: Any) -> list[Any]:
     return tensors
 
 
-# -- answers ----------------------------------------------------------------------------------------------
+# -- writing responses ------------------------------------------------------------------------------------
 
 
-def _json(answered: Answered) -> bytes:
-    names = list(answered.columns)
-    rows = zip(*(column.tolist() for column in answered.columns.values()), strict=True)
+def _json(response: PredictResponse) -> bytes:
+    names = list(response.columns)
+    rows = zip(*(column.tolist() for column in response.columns.values()), strict=True)
     answers = [dict(zip(names, row, strict=True)) for row in rows]
-    return msgspec.json.encode({"answers": answers, "unit": answered.unit})
+    return msgspec.json.encode({"answers": answers, "unit": response.unit})
 
 
-def _arrow(answered: Answered) -> bytes:
+def _arrow(response: PredictResponse) -> bytes:
     columns = {
         name: pa.array(column, type=pa.string() if column.dtype == object else None)
-        for name, column in answered.columns.items()
+        for name, column in response.columns.items()
     }
-    table = pa.table(columns).replace_schema_metadata({"unit": answered.unit})
+    table = pa.table(columns).replace_schema_metadata({"unit": response.unit})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

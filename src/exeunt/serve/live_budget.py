@@ -1,4 +1,4 @@
-"""The file that says what is active. All servers of a run watch it; whoever changes it changes it for all."""
+"""The live budget: a file that all servers of a run watch. Whoever changes it changes the budget of all of them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from pathlib import Path
 from exeunt._files import locks, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
 
-__all__ = ["InForce", "LiveFile"]
+__all__ = ["LiveBudget", "LiveBudgetFile"]
 
 _AGAIN_S, _PATIENCE_S = 0.01, 10.0
 
 
 @dataclass(frozen=True)
-class InForce:
+class LiveBudget:
     """`budget`: as people write it; None if nobody has set one.
 
-    `loads`: another number each time that the run is to be loaded again; 0 if it never was.
+    `loads`: a new number each time that the run is to be reloaded; 0 if it never was.
     """
 
     budget: str | float | None = None
     loads: int = 0
 
 
-class LiveFile:
-    """What is active, in a file that others may change."""
+class LiveBudgetFile:
+    """The live budget, in a file that others may change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
 
-    def read(self) -> InForce:
-        """Return what the file says, or the default where there is none. Raises ArtefactError for anything else."""
+    def read(self) -> LiveBudget:
+        """Return what the file says, or the default without a file. Raises ArtefactError for anything else."""
         self._seen = self._stamp()
         if self._seen is None:
-            return InForce()
+            return LiveBudget()
         body = read_json(self.path, remedy="remove it")
         try:
-            found = InForce(**body)
+            found = LiveBudget(**body)
+            valid = isinstance(found.budget, (str, float, int, type(None))) and isinstance(found.loads, int)
         except TypeError:
-            raise ArtefactError(f"{self.path} does not say what budget is active: remove it") from None
-        if not isinstance(found.budget, (str, float, int, type(None))) or not isinstance(found.loads, int):
+            valid = False
+        if not valid:
             raise ArtefactError(f"{self.path} does not say what budget is active: remove it")
         return found
 
@@ -54,23 +55,23 @@ class LiveFile:
 
     def set_budget(self, budget: str | float | None) -> None:
         """Write another budget."""
-        with self._alone():
-            self._write(replace(self.read(), budget=budget))
+        with self._locked():
+            write_json(self.path, asdict(replace(self.read(), budget=budget)))
 
-    def load_again(self) -> int:
-        """Ask all servers to load their run again; returns a number that none of them has seen.
+    def request_reload(self) -> int:
+        """Ask all servers to reload their run; returns a number that none of them has seen.
 
-        A count would not do: where the run folder is a link, every folder that it has led to has a file of its own.
+        A count would not do: if the run folder is a link, every folder that it has led to has a file of its own.
         """
-        with self._alone():
+        with self._locked():
             now = self.read()
             loads = max(now.loads + 1, time.time_ns() // 1_000_000)
-            self._write(replace(now, loads=loads))
+            write_json(self.path, asdict(replace(now, loads=loads)))
         return loads
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let no other process change the file meanwhile: one of both would lose what it wrote."""
+    def _locked(self) -> Iterator[None]:
+        """Let no other process change the file meanwhile: one of both changes would be lost."""
         lock = self.path.with_name(f"{self.path.name}.lock")
         try:
             file = lock.open("ab")
@@ -83,9 +84,6 @@ class LiveFile:
                     raise FileError(f"cannot change {self.path}: another process has locked {lock}")
                 time.sleep(_AGAIN_S)
             yield
-
-    def _write(self, what: InForce) -> None:
-        write_json(self.path, asdict(what))
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

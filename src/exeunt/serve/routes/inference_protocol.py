@@ -16,13 +16,19 @@ from starlette.responses import Response
 
 from exeunt._version import __version__
 from exeunt.errors import InputError
-from exeunt.serve import json_parts
-from exeunt.serve.answering import ANSWER_TYPES, Answered, Asked, Options, called
-from exeunt.serve.disconnecting import unless_it_leaves
-from exeunt.serve.tensors import DATATYPES, from_bytes, from_json, to_bytes
+from exeunt.serve.prediction import (
+    ANSWER_TYPES,
+    Options,
+    PredictRequest,
+    PredictResponse,
+    in_thread_if_large,
+    predicted,
+)
+from exeunt.serve.routes import bodies
+from exeunt.serve.routes.bodies import DATATYPES
 
 if TYPE_CHECKING:
-    from exeunt.serve.input_reading import InputReader, Rows
+    from exeunt.serve.reading import InputReader, Rows
     from exeunt.serve.service import Service
 
 __all__ = ["router"]
@@ -33,16 +39,6 @@ _HEADER = "inference-header-content-length"
 _NAMES: Final = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-
-
-class _Parts(msgspec.Struct):
-    """An input, not decoded."""
-
-    name: msgspec.Raw
-    shape: msgspec.Raw
-    datatype: msgspec.Raw
-    parameters: msgspec.Raw = msgspec.Raw(b"{}")
-    data: msgspec.Raw = json_parts.NULL
 
 
 class _Input(BaseModel):
@@ -68,17 +64,12 @@ class InferRequest(BaseModel):
 
 
 def _service(request: Request) -> Service:
+    """Return the service. Raises HTTPException 404 if the path names another model than its own."""
     service: Service = request.app.state.service
-    return service
-
-
-def _model(request: Request) -> Service:
-    """Return the service, if the path names its model. Raises HTTPException 404 otherwise."""
-    service = _service(request)
-    name, version = request.path_params["model"], request.path_params.get("version", _VERSION)
-    if name != service.settings.model_name or version != _VERSION:
-        known = f"{service.settings.model_name}, version {_VERSION}"
-        raise HTTPException(404, f"there is no such model here: there is {known}")
+    known = service.settings.model_name, _VERSION
+    named = request.path_params.get("model", known[0]), request.path_params.get("version", _VERSION)
+    if named != known:
+        raise HTTPException(404, f"there is no such model here: there is {known[0]}, version {_VERSION}")
     return service
 
 
@@ -90,29 +81,24 @@ async def server() -> dict[str, Any]:
 
 @router.get("/health/live")
 async def live(request: Request) -> Response:
-    """Whether the server works; 503 if it should be started anew."""
+    """Whether the server works; 503 if it should be restarted."""
     return Response(status_code=200 if _service(request).alive else 503)
 
 
 @router.get("/health/ready")
-async def ready(request: Request) -> Response:
-    """Whether requests are answered; 503 while it drains."""
-    return Response(status_code=200 if _service(request).ready else 503)
-
-
 @router.get("/models/{model}/ready")
 @router.get("/models/{model}/versions/{version}/ready")
-async def model_ready(request: Request) -> Response:
-    """Whether the model answers."""
-    return Response(status_code=200 if _model(request).ready else 503)
+async def ready(request: Request) -> Response:
+    """Whether requests are answered; 503 while the server drains."""
+    return Response(status_code=200 if _service(request).ready else 503)
 
 
 @router.get("/models/{model}")
 @router.get("/models/{model}/versions/{version}")
 async def metadata(request: Request) -> dict[str, Any]:
-    """What the model takes and gives."""
-    service = _model(request)
-    reader = service.opened.reader
+    """Inputs and outputs of the model."""
+    service = _service(request)
+    reader = service.active.loaded.reader
     if reader.kind == "image":
         takes = {"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}
     else:
@@ -132,7 +118,7 @@ async def metadata(request: Request) -> dict[str, Any]:
 
 
 def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
-    """Return a schema with its parts in their places: in /openapi.json references would lead nowhere."""
+    """Return a schema with its parts in their places: in /openapi.json, references would lead nowhere."""
     if isinstance(schema, list):
         return [_inlined(one, parts) for one in schema]
     if not isinstance(schema, dict):
@@ -157,41 +143,39 @@ async def infer(request: Request) -> Response:
     `image`: BYTES (n,), encoded; UINT8 pixels (n, h, w, 3); or FP32 (n, 3, h, w), prepared. `text`: BYTES (n,), or
     (n, 2) for pairs. In JSON, BYTES of images are base64.
     """
-    service = _model(request)
+    service = _service(request)
     length = request.headers.get(_HEADER)
     if length is not None and not re.fullmatch("[0-9]{1,30}", length):
         raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")
     reading = _Reading(await request.body(), None if length is None else int(length))
-    times = request.state.begun, request.state.read
-    answered = await unless_it_leaves(request, service.answer(reading, *times))
-    given = reading.request, answered, service.settings.model_name
-    return await called(_response, len(answered.columns["label"]), *given)
+    response = await predicted(request, reading)
+    given = reading.request, response, service.settings.model_name
+    return await in_thread_if_large(_written, len(response.columns["label"]), *given)
 
 
 class _Reading:
-    """Reads a request in a thread of the decoders. `request`: its JSON, once it was called."""
+    """Reads a request in a decoding thread. `request`: its JSON, once it was called."""
 
     request: InferRequest
 
     def __init__(self, body: bytes, header: int | None) -> None:
         self._body, self._header = body, header
 
-    def __call__(self, reader: InputReader) -> Asked:
+    def __call__(self, reader: InputReader) -> PredictRequest:
         body, end = memoryview(self._body), len(self._body) if self._header is None else self._header
         head = body[:end]
-        json_parts.check_strings(head, reader.max_rows * reader.strings_each)
-        fields = json_parts.fields(head)
-        parts = json_parts.decoded(fields.pop("inputs", b"[]"), list[_Parts], "inputs")
-        if len(parts) != 1:
-            raise InputError(f"give one input, {reader.kind!r}; got {len(parts)}")
-        data, parts[0].data = parts[0].data, json_parts.NULL
-        self.request = given = InferRequest.model_validate_json(json_parts.rest({**fields, "inputs": parts}))
-        unknown = [one.name for one in given.outputs or [] if one.name not in ANSWER_TYPES]
-        if unknown:
+        bodies.check_strings(head, reader.max_rows * reader.strings_each)
+        fields = bodies.fields(head)
+        # A tuple, so that decoding ends at a second input: a million of them would fill the memory.
+        parts = bodies.decoded(fields.pop("inputs", b"[]"), tuple[dict[str, msgspec.Raw]], "give one input")
+        data = parts[0].pop("data", bodies.NULL)
+        self.request = given = InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts}))
+        names = [one.name for one in given.outputs or []]
+        if unknown := [name for name in names if name not in ANSWER_TYPES]:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(ANSWER_TYPES)}")
-        if len(given.outputs or []) > len({one.name for one in given.outputs or []}):
+        if len(names) > len(set(names)):
             raise InputError("an output may be asked for once")
-        return Asked(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
+        return PredictRequest(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
 
 
 def _options(parameters: dict[str, Any]) -> Options:
@@ -215,7 +199,8 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     binary = size is not None
     if binary and size != len(rest):
         raise InputError(f"the input has {size} bytes, and {len(rest)} came behind the JSON")
-    values = from_bytes(rest, shape, kind) if binary else from_json(data, shape, kind)
+    decode: Any = bodies.tensor_from_bytes if binary else bodies.tensor_from_json
+    values = decode(rest if binary else data, shape, kind)
     if kind == "FP32":
         return reader.prepared(values)
     if kind == "UINT8":
@@ -225,7 +210,7 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     elements = values.tolist()
     if reader.kind == "text":
         return reader.texts(_each(_text, elements))
-    return reader.images(elements if binary else [json_parts.from_base64(one) for one in elements])
+    return reader.images(elements if binary else [bodies.from_base64(one) for one in elements])
 
 
 def _each(function: Any, values: list[Any]) -> list[Any]:
@@ -233,35 +218,34 @@ def _each(function: Any, values: list[Any]) -> list[Any]:
 
 
 def _text(value: Any) -> Any:
-    """Return bytes as the text they are; what is none stays as it is, and its row says so."""
+    """Return bytes as the text that they encode; anything else stays as it is, and becomes an error of its row."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         return value
 
 
-def _response(request: InferRequest, answered: Answered, model: str) -> Response:
+def _written(request: InferRequest, response: PredictResponse, model: str) -> Response:
     every = bool(request.parameters.get("binary_data_output"))
-    names = list(ANSWER_TYPES) if request.outputs is None else [one.name for one in request.outputs]
-    asked = {} if request.outputs is None else {one.name: one.parameters for one in request.outputs}
+    wanted = [_Output(name=name) for name in ANSWER_TYPES] if request.outputs is None else request.outputs
     outputs, binary = [], []
-    for name in names:
-        values = answered.columns[name]
-        output: dict[str, Any] = {"name": name, "datatype": _NAMES[values.dtype], "shape": [len(values)]}
-        if asked.get(name, {}).get("binary_data", every):
-            binary.append(to_bytes(values))
+    for one in wanted:
+        values = response.columns[one.name]
+        output: dict[str, Any] = {"name": one.name, "datatype": _NAMES[values.dtype], "shape": [len(values)]}
+        if one.parameters.get("binary_data", every):
+            binary.append(bodies.tensor_bytes(values))
             output["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
             output["data"] = _plain(values)
         outputs.append(output)
     body: dict[str, Any] = {"model_name": model, "model_version": _VERSION, "outputs": outputs}
-    body["parameters"] = {"unit": answered.unit}
+    body["parameters"] = {"unit": response.unit}
     if request.id is not None:
         body["id"] = request.id
     head = msgspec.json.encode(body)
     if not binary:
         return Response(head, media_type="application/json")
-    headers = {"inference-header-content-length": str(len(head))}
+    headers = {_HEADER: str(len(head))}
     return Response(b"".join([head, *binary]), headers=headers, media_type="application/octet-stream")
 
 

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from exeunt.errors import QueueFull
-from exeunt.serve.answering import tickets
-from exeunt.serve.input_reading import Rows
+from exeunt.serve.engine_thread import run_rows
+from exeunt.serve.reading import Rows
 
 ROWS = Rows(np.arange(4.0)[:, None], None, np.arange(4), [None] * 4)
 
@@ -35,7 +35,7 @@ class Engine:
 
 
 def test_each_row_gets_its_own():
-    found = asyncio.run(tickets(Engine(), ROWS))
+    found = asyncio.run(run_rows(Engine(), ROWS))
     assert [(places.tolist(), ticket.row) for places, ticket in found] == [([i], i) for i in range(4)]
 
 
@@ -45,7 +45,7 @@ def test_a_row_that_is_refused_is_the_requests_error_once_the_others_have_ended(
 
     async def asked():
         with pytest.raises(QueueFull):
-            await tickets(engine, ROWS)
+            await run_rows(engine, ROWS)
         assert sorted(engine.ended) == [1, 2, 3]
 
     asyncio.run(asked())

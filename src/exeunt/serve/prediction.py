@@ -1,25 +1,36 @@
-"""What a request asks for, and its answers, a row each."""
+"""Requests for predictions, whatever protocol they come in: their options, and their answers as columns."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
 from exeunt._arrays import Integers
 from exeunt.errors import one_line
 
 if TYPE_CHECKING:
-    from exeunt.engine.answers import Ticket
-    from exeunt.serve.engine_thread import EngineThread
-    from exeunt.serve.input_reading import Rows
+    from starlette.requests import Request
 
-__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns", "called", "tickets"]
+    from exeunt.engine.answers import Ticket
+    from exeunt.serve.reading import InputReader, Rows
+
+__all__ = [
+    "ANSWER_TYPES",
+    "Options",
+    "PredictRequest",
+    "PredictResponse",
+    "StrictModel",
+    "answer_columns",
+    "in_thread_if_large",
+    "predicted",
+]
 
 T = TypeVar("T")
 
@@ -42,8 +53,8 @@ _NO_ANSWER = "the network's output for this input is not finite"
 _EXPIRED = "the deadline passed before any exit had answered"
 
 
-class OnlyKnown(BaseModel):
-    """What has fields that it does not know is refused with the names of those that it does."""
+class StrictModel(BaseModel):
+    """A body that refuses unknown fields, with the names of those that it knows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,38 +68,63 @@ class OnlyKnown(BaseModel):
         return given
 
 
-class Options(OnlyKnown):
+class Options(StrictModel):
     """How a request is to be answered. `budget`: mean cost per row, as "50%" or "30 MMACs"; `tier`: a named budget."""
 
     budget: StrictFloat | str | None = Field(
-        None, description='Such as "50%" or "30 MMACs"; else what is active.'
+        None, description='Such as "50%" or "30 MMACs". Default: the active policy answers.'
     )
     tier: str | None = Field(None, description="A budget by the name that the server gave it.")
     deadline_ms: float | None = Field(
         None,
         gt=0,
         le=1e9,
-        description="Milliseconds after which a row is answered with what the exits so far said, if any has.",
+        description="Milliseconds after which a row returns the prediction of its latest exit, if it has one.",
     )
 
 
-class Asked(NamedTuple):
-    """What a request holds: its rows, and how they are to be answered."""
+class PredictRequest(NamedTuple):
+    """The rows of a request, and how they are to be answered."""
 
     rows: Rows
     options: Options
 
 
-class Answered(NamedTuple):
+class PredictResponse(NamedTuple):
     """The answers to a request: columns (n,), see `ANSWER_TYPES`, and the unit of cost."""
 
     columns: dict[str, NDArray[Any]]
     unit: str
 
 
-async def called(function: Callable[..., T], rows: int, *given: Any) -> T:
-    """Return what a function returns that does something for so many rows. For many it is called in a thread of its
-    own: nobody else would be answered meanwhile.
+async def predicted(request: Request, read: Callable[[InputReader], PredictRequest]) -> PredictResponse:
+    """Return the answers to a request whose body has come in. If its client disconnects, its rows are dropped.
+
+    `read`: see `Service.answer`. Raises what that raises, ClientDisconnect if the client disconnects.
+    """
+    state = request.state
+    work: Coroutine[Any, Any, PredictResponse] = request.app.state.service.answer(
+        read, state.begun, state.read
+    )
+    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def in_thread_if_large(function: Callable[..., T], rows: int, *given: Any) -> T:
+    """Return the result of a function that handles so many rows. For many it runs in a thread of its own: meanwhile
+    the event loop answers other requests.
     """
     return function(*given) if rows <= _MANY_ROWS else await asyncio.to_thread(function, *given)
 
@@ -101,8 +137,7 @@ def answer_columns(
 ) -> dict[str, NDArray[Any]]:
     """Return the columns `ANSWER_TYPES` (n,) for the rows of a request.
 
-    `parts`: places of rows, and the ticket that they were answered on. `exits`: which of the run's exits the executor's
-    are.
+    `parts`: places of rows, and their ticket. `exits`: which of the run's exits the executor's are.
     A row without an answer has an error; its label and exit are -1, its confidence is 0.
     """
     n = len(rows)
@@ -126,30 +161,3 @@ def answer_columns(
             why = _EXPIRED if columns["expired"][places[which]] else _NO_ANSWER
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
     return columns
-
-
-async def tickets(engine: EngineThread, rows: Rows, **when: Any) -> list[tuple[Integers, Ticket]]:
-    """Return tickets of the rows that could be read: one, or where the network fails, one for each row.
-
-    `when`: what `EngineThread.answer` takes beside inputs and keys.
-    """
-
-    async def answered(which: slice) -> tuple[Integers, Ticket]:
-        inputs, keys = _rows_of(rows.inputs, which), None if rows.keys is None else rows.keys[which]
-        return rows.places[which], await engine.answer(inputs, id=keys, **when)
-
-    if len(rows.places) == 0:
-        return []
-    whole = await answered(slice(None))
-    if whole[1].error is None or len(rows.places) == 1:
-        return [whole]
-    each = (answered(slice(i, i + 1)) for i in range(len(rows.places)))
-    found = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return found  # type: ignore[return-value]
-
-
-def _rows_of(inputs: Any, which: slice) -> Any:
-    return {name: rows[which] for name, rows in inputs.items()} if hasattr(inputs, "items") else inputs[which]

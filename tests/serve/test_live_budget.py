@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from made_server import in_base64, made_images, made_run, running, until
-from test_operation import own
+from test_admin import own
 
 import exeunt as ex
 from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
-from exeunt.serve import events, service
+from exeunt.serve import events, live_budget, service
 from exeunt.serve.controller import Controller
-from exeunt.serve.live_file import InForce, LiveFile
-from exeunt.serve.traffic import Counts
+from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile
+from exeunt.serve.metrics import Counts
 
 __all__ = ["own"]
 
@@ -43,7 +43,7 @@ def test_servers_of_one_run_follow_each_other(own):
 def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_path):
     client, started = own
     shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", started.run.path)
-    LiveFile(started.run.path / "serving.json")._write(InForce("40%", 1))
+    (started.run.path / "serving.json").write_text('{"budget": "40%", "loads": 1}')
     until(lambda: client.get("/budget").json()["policy"] == "36%")
 
 
@@ -84,18 +84,18 @@ def test_a_run_in_service_depends_on_no_file(tmp_path):
 
 def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):
     client, started = own
-    write = LiveFile._write
+    write = live_budget.write_json
 
-    def slow(self, what):
+    def slow(*given):
         time.sleep(0.4)
-        write(self, what)
+        write(*given)
 
-    monkeypatch.setattr(LiveFile, "_write", slow)
+    monkeypatch.setattr(live_budget, "write_json", slow)
     with ThreadPoolExecutor(2) as pool:
         put = pool.submit(client.put, "/budget", json={"budget": "45%"})
         time.sleep(0.1)
         assert client.post("/reload").status_code == put.result().status_code == 200
-    found = LiveFile(started.run.path / "serving.json").read()
+    found = LiveBudgetFile(started.run.path / "serving.json").read()
     assert found.budget == "45%"
     assert found.loads
 
@@ -103,8 +103,8 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
 CHANGING = """
 import sys
 from pathlib import Path
-from exeunt.serve.live_file import LiveFile
-live = LiveFile(Path(sys.argv[1]))
+from exeunt.serve.live_budget import LiveBudgetFile
+live = LiveBudgetFile(Path(sys.argv[1]))
 for i in range(40):
     {}
 print(live.read().{})
@@ -115,7 +115,7 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
     """Each a process of its own: forty wishes to load again, and as many budgets."""
     file = tmp_path / "serving.json"
     asked = [
-        CHANGING.format("found = live.load_again()", "loads >= found"),
+        CHANGING.format("found = live.request_reload()", "loads >= found"),
         CHANGING.format("live.set_budget(f'{i + 1}%')", "budget"),
     ]
     started = [
@@ -124,23 +124,23 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
     ]
     said = [one.communicate(timeout=60)[0].strip() for one in started]
     assert said == ["True", "40%"]
-    found = LiveFile(file).read()
+    found = LiveBudgetFile(file).read()
     assert found.budget == "40%"
     assert found.loads > 1_000_000
 
 
 def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.serve.live_file._PATIENCE_S", 0.2)
-    live = LiveFile(tmp_path / "serving.json")
-    with live._alone(), pytest.raises(FileError, match=r"another process has locked .*serving.json.lock"):
-        LiveFile(live.path).set_budget("50%")
+    monkeypatch.setattr("exeunt.serve.live_budget._PATIENCE_S", 0.2)
+    live = LiveBudgetFile(tmp_path / "serving.json")
+    with live._locked(), pytest.raises(FileError, match=r"another process has locked .*serving.json.lock"):
+        LiveBudgetFile(live.path).set_budget("50%")
     live.set_budget("40%")
     assert live.read().budget == "40%"
 
 
 def test_a_file_whose_folder_is_gone_is_an_error_of_who_asks(tmp_path):
-    live = LiveFile(tmp_path / "gone" / "serving.json")
-    for change in (live.load_again, lambda: live.set_budget("50%")):
+    live = LiveBudgetFile(tmp_path / "gone" / "serving.json")
+    for change in (live.request_reload, lambda: live.set_budget("50%")):
         with pytest.raises(FileError, match=r"cannot write .*serving.json.lock"):
             change()
 
@@ -164,16 +164,16 @@ def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears
 
 
 def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():
-    served = SimpleNamespace(opened=SimpleNamespace(exit_names=["first", "last exit"]))
+    served = SimpleNamespace(loaded=SimpleNamespace(exit_names=["first", "last exit"]))
     counts = Counts(exits=Counter({("50%", 0): 3, ("50%", 1): 1, ("60%", 2): 9}))
     assert events._exits_now(served, counts) == [0.75, 0.25]
 
 
 def test_the_page_is_told_and_the_load_is_met_while_a_run_is_loaded(own, monkeypatch):
     client, started = own
-    opened, go = service.open_run, threading.Event()
-    monkeypatch.setattr(service, "open_run", lambda settings: go.wait(20) and opened(settings))
-    LiveFile(started.run.path / "serving.json").load_again()
+    opened, go = service.load_run, threading.Event()
+    monkeypatch.setattr(service, "load_run", lambda settings: go.wait(20) and opened(settings))
+    LiveBudgetFile(started.run.path / "serving.json").request_reload()
     try:
         with client.stream("GET", "/events", timeout=5) as events:
             told = (line for line in events.iter_lines() if line)
@@ -187,15 +187,15 @@ def test_the_page_is_told_and_the_load_is_met_while_a_run_is_loaded(own, monkeyp
 def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(own, monkeypatch):
     client, _ = own
     client.put("/budget", json={"budget": "60%"})
-    reads = iter([InForce("60%", 0)])  # when it is asked to load; then somebody damages the file
+    reads = iter([LiveBudget("60%", 0)])  # when it is asked to load; then somebody damages the file
 
     def read(_):
         for found in reads:
             return found
         raise ex.ArtefactError("damaged")
 
-    monkeypatch.setattr(LiveFile, "changed", lambda _: False)
-    monkeypatch.setattr(LiveFile, "read", read)
+    monkeypatch.setattr(LiveBudgetFile, "changed", lambda _: False)
+    monkeypatch.setattr(LiveBudgetFile, "read", read)
     assert client.post("/reload").status_code == 200
     assert client.get("/budget").json()["policy"] == "60%"
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_removed_is_no_wish_to_load_the_run_again(own, monkeypatc
     assert client.post("/reload").status_code == 200
     client.put("/budget", json={"budget": "45%"})
     loaded = []
-    monkeypatch.setattr(service, "open_run", lambda *_: loaded.append(1))
+    monkeypatch.setattr(service, "load_run", lambda *_: loaded.append(1))
     (started.run.path / "serving.json").unlink()
     until(lambda: client.get("/budget").json()["policy"] == "80%")
     assert loaded == []

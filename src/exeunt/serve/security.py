@@ -1,4 +1,4 @@
-"""What stands before every request: keys, limits on number, size and time, and the log of what came of it."""
+"""Security, before every request: API keys, no pages of other sites, limits on number, size and time; the request log."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from exeunt.errors import InputError
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from exeunt.serve.metrics import Metrics
     from exeunt.serve.settings import Settings
-    from exeunt.serve.traffic import Traffic
 
-__all__ = ["Guard"]
+__all__ = ["SecurityMiddleware", "read_api_keys"]
 
 _log = logging.getLogger("exeunt.serve.requests")
-_ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
-"""What needs no key: health, and the page, which asks for one."""
+_WITHOUT_KEY = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
+"""Paths that need no key: health, and the page, which asks for one."""
 _INPUTS = re.compile(r"/predict|/v2/models/.*/infer")
-"""What takes inputs. All else is asked in few bytes."""
+"""Paths that take inputs. Requests to all others are small."""
 _OTHER = 100_000
-"""Bytes of such a request at most."""
+"""Bytes of such a small request at most."""
 _OWN_SITE = (b"same-origin", b"none")
-"""What a browser says of a request that the server's own page makes, or the person who uses it."""
+"""Values of Sec-Fetch-Site if the server's own page, or the user of the browser, makes the request."""
 _HELD = 1 << 30
-"""Bytes of all open requests: each may have many, and there may be many."""
+"""Bytes of all open requests at most."""
 _CLOSE = {"connection": "close"}  # the rest of the request may not have been read
 _TOO_LARGE = 413
 
 
-class Guard:
-    """Lets a request through to `app` if it has a key and there is room; ends it where it is too large or too slow."""
+class SecurityMiddleware:
+    """Passes a request to `app` if it has a key and there is room; ends a request that is too large or too slow."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, traffic: Traffic) -> None:
-        self._app, self._settings, self._traffic = app, settings, traffic
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
         self._keys = [key.encode() for key in settings.api_keys]
         self._open = self._held = 0  # requests, and bytes of them
 
@@ -54,66 +57,62 @@ class Guard:
         scope.setdefault("state", {})["begun"] = begun
         status = 499  # the client left before there was one
 
-        async def noted(message: Message) -> None:
+        async def send_noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        # What has no end of its own, and what must answer under any load, is not counted. Nor is what is refused: who
-        # sends it slowly would keep others out.
+        # GET requests are not counted: event streams have no end, and health must answer under any load. Nor are refused
+        # requests: a slow sender of one would keep others out.
         refusal = self._refusal(scope)
         counted = refusal is None and scope["method"] == "POST"
         self._open += counted
         try:
             if refusal is None:
-                await self._app(scope, self._bounded(receive, scope), noted)
+                await self._app(scope, self._bounded(receive, scope), send_noted)
             else:
                 if refusal.status_code != _TOO_LARGE:
                     await _drain(self._bounded(receive, scope, keeps=False))
-                await refusal(scope, receive, noted)
+                await refusal(scope, receive, send_noted)
         except Exception:
             status = 500
             raise
         finally:
             self._open -= counted
             self._held -= scope["state"].get("held", 0)
-            self._note(scope, status, time.monotonic() - begun)
+            self._log(scope, status, time.monotonic() - begun)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = dict(scope["headers"])
-        if self._keys and not _ALWAYS.fullmatch(scope["path"]) and not self._has_key(headers):
-            return _error(
-                401,
-                "give an API key, as `Authorization: Bearer KEY`",
-                {"www-authenticate": "Bearer", **_CLOSE},
-            )
+        if self._keys and not _WITHOUT_KEY.fullmatch(scope["path"]) and not self._has_key(headers):
+            why = "give an API key, as `Authorization: Bearer KEY`"
+            return _error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITE:
-            return _error(
-                403, "a page of another site may not ask this server: ask it from your own program", _CLOSE
-            )
+            why = "a page of another site may not ask this server: ask it from your own program"
+            return _error(403, why, _CLOSE)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > (most := self._most(scope)):
             return _error(_TOO_LARGE, _too_large(most), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return _error(415, "compressed requests are not taken", _CLOSE)
         if scope["method"] == "POST" and self._open >= self._settings.max_open:
-            self._traffic.refused()
+            self._metrics.refused()
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
             return _error(503, why, {"retry-after": "1", **_CLOSE})
         return None
 
     def _bounded(self, receive: Receive, scope: Scope, *, keeps: bool = True) -> Receive:
-        """Return `receive` with an end to what it takes in, in bytes and in seconds. It notes when all has come in.
+        """Return `receive` with limits in bytes and in seconds. It notes when the request has come in whole.
 
-        `keeps`: what is taken in stays in memory until the request is over.
+        `keeps`: the body stays in memory until the request is over.
         """
         settings, state, taken, whole = self._settings, scope["state"], 0, False
         due, most = time.monotonic() + settings.slow_s, self._most(scope)
 
         async def bounded() -> Message:
             nonlocal taken, whole
-            if whole:  # what comes now is that the client left
+            if whole:  # the next message is that the client disconnected
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
@@ -130,7 +129,7 @@ class Guard:
             if taken > most:
                 raise HTTPException(_TOO_LARGE, _too_large(most), _CLOSE)
             if keeps and self._held > max(_HELD, settings.max_body):
-                self._traffic.refused()
+                self._metrics.refused()
                 why = f"the bodies of open requests have {_HELD:,} bytes, which is the limit: try again soon"
                 raise HTTPException(503, why, {"retry-after": "1", **_CLOSE})
             return message
@@ -138,7 +137,7 @@ class Guard:
         return bounded
 
     def _most(self, scope: Scope) -> int:
-        """Return how many bytes a request may have."""
+        """Return the most bytes that a request may have."""
         most = self._settings.max_body
         return most if _INPUTS.fullmatch(scope["path"]) else min(most, _OTHER)
 
@@ -147,24 +146,20 @@ class Guard:
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
         return kind.lower() == b"bearer" and any(fits)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
         path = "other" if route is None else route.path
-        self._traffic.requests.labels(path, status).inc()
+        self._metrics.requests.labels(path, status).inc()
         level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
         if level > logging.INFO or self._settings.log_requests:
-            fields = {
-                "method": scope["method"],
-                "path": path,
-                "status": status,
-                "ms": round(1e3 * seconds, 3),
-            }
+            ms = round(1e3 * seconds, 3)
+            fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
             _log.log(level, "request", extra={"fields": fields})
 
 
 async def _drain(receive: Receive) -> None:
-    """Read a request to its end: the answer to one that is still being sent is lost with the connection."""
-    with suppress(HTTPException):  # it is too large or too slow for that
+    """Read a request to its end: a client that is still sending would lose the answer with the connection."""
+    with suppress(HTTPException):  # it is too large or too slow
         while (await receive()).get("more_body", False):
             pass
 
@@ -175,3 +170,15 @@ def _too_large(most: int) -> str:
 
 def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": why}, status, headers)
+
+
+def read_api_keys(file: Path) -> tuple[str, ...]:
+    """Return the keys of a file, one on a line; lines that start with # are comments. Raises InputError without any."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the API keys in {file}: {error}") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise InputError(f"{file} holds no API key: write one on a line")
+    return keys

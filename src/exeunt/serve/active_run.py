@@ -1,0 +1,135 @@
+"""The run in service: its engine's thread, the requests that use it, its budget and the active policy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from exeunt._arrays import Floats
+from exeunt.serve.controller import Load
+from exeunt.serve.engine_thread import EngineThread
+
+if TYPE_CHECKING:
+    from exeunt.serve.loaded_run import LoadedRun
+    from exeunt.serve.metrics import Counts
+    from exeunt.serve.settings import Settings
+
+__all__ = ["ActiveRun", "LoadMeter"]
+
+_log = logging.getLogger("exeunt.serve")
+_QUIET_S = 60.0
+"""The warning that the latency cannot be kept is logged again after this time."""
+
+
+class LoadMeter:
+    """Measures the load for the controller. `call_seconds` (2, s), `row_seconds`: see `LoadedRun`."""
+
+    def __init__(self, engine: EngineThread, call_seconds: Floats, row_seconds: Mapping[str, float]) -> None:
+        self._engine, self._call_seconds, self._row_seconds = engine, call_seconds, row_seconds
+        self._work, self._busy_s = engine.work, engine.busy_s
+
+    def measure(self, counts: Counts, waiting: int, late_s: float) -> Load:
+        """Return the load since the last call. `counts`: since then; `waiting`: rows; `late_s`: see `Controller`."""
+        work, busy_s = self._engine.work, self._engine.busy_s
+        timed = [(seconds, rows) for seconds, rows, own_deadline in counts.seconds if not own_deadline]
+        load = Load(
+            rows=counts.arrived,
+            requests=counts.requests,
+            together=counts.together,
+            own_s=sum(rows * self._row_seconds.get(policy, 0.0) for policy, rows in counts.own.items()),
+            waiting=waiting,
+            answered=sum(rows for _, rows in timed),
+            late=sum(rows for seconds, rows in timed if seconds > late_s),
+            busy_s=busy_s - self._busy_s,
+            expected_s=float(((work - self._work) * self._call_seconds).sum()),
+        )
+        self._work, self._busy_s = work, busy_s
+        return load
+
+
+class ActiveRun:
+    """A loaded run in service. Whoever uses it enters it as a context.
+
+    `limit`: the budget, that is the largest mean cost per row. `policy`: name of the active policy, which requests get
+    that ask for none.
+
+    Raises as `LoadedRun.controller` does.
+    """
+
+    def __init__(self, loaded: LoadedRun, settings: Settings) -> None:
+        self.loaded = loaded
+        self.controller = loaded.controller(settings)
+        self.engine = EngineThread(loaded.engine)  # last of what may fail: the thread would keep the network
+        self._meter = LoadMeter(self.engine, loaded.call_seconds, loaded.row_seconds)
+        self._users, self._quiet_until = 0, -math.inf
+        self._unused = asyncio.Event()
+        self._unused.set()
+        *_, (self.policy, most_expensive) = loaded.policies.items()
+        self.limit = most_expensive.budget
+
+    async def set_limit(self, budget: float | str | None) -> None:
+        """Set the budget; None is the largest that there is.
+
+        Raises as `LoadedRun.at` does, InputError for a budget below the least that the controller may choose.
+        """
+        *_, largest = self.loaded.policies
+        name = largest if budget is None else self.loaded.at(budget)
+        policy = self.loaded.policies[name]
+        limit = policy.budget if budget is None else policy.cost.amount(budget)
+        if self.controller is not None:
+            self.controller.set_budget(limit)
+            name = self.controller.active.name
+        self.limit = limit
+        await self._activate(name)
+
+    async def follow_load(self, now: float, counts: Counts, waiting: int) -> None:
+        """Let the controller, if there is one, choose the policy. `counts`: since the last call; `waiting`: rows."""
+        if self.controller is None:
+            return
+        before, load = self.policy, self._meter.measure(counts, waiting, self.controller.late_s)
+        await self._activate(self.controller.observe(now, load).name)
+        fields = {"rows_per_s": round(self.controller.rate), "waiting": waiting}
+        if self.policy != before:
+            _log.info("active policy", extra={"fields": {"policy": self.policy, "before": before, **fields}})
+        if self.controller.out_of_options and now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_S
+            _log.warning("the latency cannot be kept", extra={"fields": fields})
+
+    @property
+    def policy_without_load(self) -> str:
+        """Name of the policy that would be active without load."""
+        return self.policy if self.controller is None else self.controller.without_load.name
+
+    def deadline(self, arrived: float) -> float | None:
+        """Return the soft deadline of a request that had arrived at a time; None without a latency target."""
+        return None if self.controller is None else arrived + self.controller.within_s
+
+    async def take_over(self, before: ActiveRun) -> None:
+        """Begin with the load that the previous run was under."""
+        if self.controller is not None and before.controller is not None:
+            self.controller.take_over(before.controller)
+            await self._activate(self.controller.active.name)
+
+    async def _activate(self, name: str) -> None:
+        """Let this policy answer rows that have not begun and name none."""
+        if name != self.policy:
+            self.policy = name
+            await self.engine.call(lambda engine: setattr(engine, "active", name))
+
+    def __enter__(self) -> ActiveRun:
+        self._users += 1
+        self._unused.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._unused.set()
+
+    async def close(self) -> None:
+        """Wait until nobody uses it, then end its engine."""
+        await self._unused.wait()
+        await self.engine.close()

@@ -1,0 +1,234 @@
+"""Loading a run to serve it: its engine, the policies that requests choose from, how long calls take, accuracies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt.engine.engine import Engine
+from exeunt.engine.executor import Executor
+from exeunt.errors import InputError
+from exeunt.evaluation import evaluate
+from exeunt.policy import Policy, PolicySet
+from exeunt.run.folder import RunFolder
+from exeunt.run.saved_policies import name_at, named_by_budget
+from exeunt.run.shared_executor import SharedExecutor, open_shared
+from exeunt.serve.controller import Controller, OperatingPoint
+from exeunt.serve.reading import InputReader
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from exeunt.serve.settings import Settings
+
+__all__ = ["LoadedRun", "load_run", "lost_by_stopping"]
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run that is loaded and warmed up.
+
+    `policies`: by name, ascending in budget. `accuracy`: of each, estimated from the traces on fit; None without
+    labels. `lost_at`: by policy and exit of the run, the accuracy that rows lose which must be answered there although
+    the policy would go on, estimated likewise; empty without labels. `shared`: the executor, and which of its and of
+    the run's exits the policies use. `seconds`: duration of a call of each segment with all heads (s,), by its number
+    of rows. `class_names`, `exit_names`: of all exits of the run, those of a cascade's models in a row.
+
+    It does not depend on files any more: the path of the run may lead to another one by now.
+    """
+
+    run: RunFolder
+    class_names: list[str]
+    exit_names: list[str]
+    policies: Mapping[str, Policy]
+    accuracy: Mapping[str, float | None]
+    lost_at: Mapping[tuple[str, int], float]
+    reader: InputReader
+    shared: SharedExecutor
+    engine: Engine
+    seconds: Mapping[int, Floats]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the costs."""
+        return next(iter(self.policies.values())).cost.unit
+
+    def places(self, policy: str) -> list[int]:
+        """Return the places of a policy's exits among those of the run."""
+        return _places(self.shared, policy)
+
+    def at(self, budget: float | str) -> str:
+        """Return the name of the policy with the largest budget that is not above this one.
+
+        Raises InfeasibleBudget below the smallest, InputError for what is no budget.
+        """
+        return name_at(self.policies, budget)
+
+    # -- what the controller needs ----------------------------------------------------------------------
+
+    @cached_property
+    def call_seconds(self) -> Floats:
+        """Seconds of a call of each segment whatever its rows, and of each row in it (2, s)."""
+        few, many = min(self.seconds), max(self.seconds)
+        per_row = np.maximum(self.seconds[many] - self.seconds[few], 1e-9) / max(many - few, 1)
+        return np.stack([np.maximum(self.seconds[few] - few * per_row, 0.0), per_row])
+
+    @cached_property
+    def row_seconds(self) -> dict[str, float]:
+        """Seconds that a row takes on average, by policy."""
+        return {name: float(self.call_seconds[1] @ self.reach(name)) for name in self.policies}
+
+    def reach(self, policy: str) -> Floats:
+        """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""
+        chosen, exits = self.policies[policy], np.array(self.shared.exits[policy])
+        shares = chosen.rates if chosen.counts is None else chosen.counts / chosen.counts.sum()
+        segments = self.shared.executor.segments
+        reach = np.zeros(len(segments))
+        for k in self.engine.segments_run(policy):
+            reach[k] = sum(shares[exits >= segments[k][0]])
+        return reach
+
+    def controller(self, settings: Settings) -> Controller | None:
+        """Return the controller that keeps the latency target of the settings; None if they have none.
+
+        Raises as `Controller` does, and InputError if the traces on fit have no labels to estimate accuracies from.
+        """
+        if settings.slo_s is None:
+            return None
+        points = []
+        for name, policy in self.policies.items():
+            accuracy = self.accuracy[name]
+            if accuracy is None:
+                raise InputError(
+                    f"the traces of {self.run.path} on fit have no labels, from which a controller estimates what a "
+                    "smaller budget costs: serve it without --slo-ms"
+                )
+            pass_s = float(self.call_seconds[0] @ (self.reach(name) > 0))
+            points.append(OperatingPoint(name, policy.budget, accuracy, self.row_seconds[name], pass_s))
+        return Controller(
+            points,
+            slo_s=settings.slo_s,
+            quantile=settings.slo_quantile,
+            min_accuracy=settings.min_accuracy,
+        )
+
+
+def load_run(settings: Settings) -> LoadedRun:
+    """Load the run folder, run every stage at the sizes that its plan names, and time it.
+
+    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies, or none for the
+    budgets of the settings.
+    """
+    run = RunFolder.open(settings.run)
+    policies = named_by_budget(_policies(run, settings))
+    if settings.budget is not None:
+        name_at(policies, settings.budget)
+    for tier, budget in settings.tiers.items():
+        try:
+            name_at(policies, budget)
+        except InputError as error:  # noqa: PERF203 - the first one is raised
+            raise InputError(f"--tier {tier}={budget}: {error}") from error
+    reader = InputReader(
+        run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
+    )
+    shared = open_shared(
+        run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
+    )
+    executor, plan = shared.executor, shared.plan
+    pieces = (64,) * len(executor.segments) if plan is None else plan.piece
+    sizes = sorted({1, *pieces, *(() if plan is None else plan.sizes)})
+    seconds = {rows: _call_seconds(executor, reader.example(rows)) for rows in sizes}
+    engine = Engine(
+        executor,
+        policies,
+        plan,
+        exits=shared.exits,
+        # Rows at later segments run first. If they waited for larger batches, later arrivals would overtake them.
+        min_batch=(1,) * len(executor.segments),
+        max_rows=reader.max_rows,
+        when_full=settings.when_full,
+        seconds=tuple(float(seconds[piece][k]) for k, piece in enumerate(pieces)),
+        single_row_seconds=tuple(seconds[1].tolist()),
+    )
+    *_, engine.active = policies
+    traces = _fit_traces(run, policies)
+    last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
+    return LoadedRun(
+        run=run,
+        class_names=run.manifest["class_names"],
+        exit_names=[*run.manifest["network"]["exits"], last][: run.cost.n_exits],
+        policies=policies,
+        accuracy=dict.fromkeys(policies)
+        | {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()},
+        lost_at={
+            (name, place): lost
+            for name, trace in traces.items()
+            for place, lost in zip(
+                _places(shared, name), lost_by_stopping(policies[name], trace), strict=True
+            )
+        },
+        reader=reader,
+        shared=shared,
+        engine=engine,
+        seconds=seconds,
+    )
+
+
+def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
+    """Return by exit how much less accurate it is than the policy, for the inputs that would go on after it.
+
+    It is 0 where none would. `trace`: with labels.
+    """
+    exits, correct = policy.route(trace), policy.answer.on(trace).correct
+    right = np.take_along_axis(correct, exits[:, None], axis=1)[:, 0]
+    going_on = [exits > exit_ for exit_ in range(trace.n_exits)]
+    return [
+        float(right[on].mean() - correct[on, exit_].mean()) if on.any() else 0.0
+        for exit_, on in enumerate(going_on)
+    ]
+
+
+def _places(shared: SharedExecutor, policy: str) -> list[int]:
+    return [shared.places[exit_] for exit_ in shared.exits[policy]]
+
+
+def _call_seconds(executor: Executor, inputs: Any) -> Floats:
+    """Run all segments with all their heads a few times, and return the least seconds of each (s,)."""
+    rounds = []
+    for _ in range(_ROUNDS):
+        taken = []
+        state, _ = executor.start(inputs)
+        for segment, (first, last) in enumerate(executor.segments):
+            begun = time.perf_counter()
+            _, state = executor.run(segment, state, range(first, last + 1))
+            executor.wait()
+            taken.append(time.perf_counter() - begun)
+        rounds.append(taken)
+    return np.asarray(rounds).min(axis=0)  # type: ignore[no-any-return]
+
+
+def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
+    if (file := settings.policies) is not None:
+        if not file.is_file():
+            raise InputError(
+                f"there is no file {file}: policies are what `exeunt calibrate --budgets` writes"
+            )
+        policies = PolicySet.load(file)
+        for policy in policies:
+            run.check_policy(policy, str(file))
+        return policies
+    return run.policy_set if run.has_policy_set else [run.policy]
+
+
+def _fit_traces(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, ExitTrace]:
+    """Return the trace that each policy was fitted on, along its exits; nothing if it has no labels."""
+    fit = run.recorded("fit")
+    traces = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
+    return {name: trace for name, trace in traces.items() if trace.label is not None}

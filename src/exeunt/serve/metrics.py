@@ -1,0 +1,212 @@
+"""Counts of requests and rows: for Prometheus since the start, for the page over the last seconds, and for the
+controller since it last asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import prometheus_client as prometheus
+from numpy.typing import NDArray
+from prometheus_client.multiprocess import MultiProcessCollector
+
+__all__ = ["SHARED_FOLDER", "Counts", "Metrics"]
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the folder in which Prometheus's client adds up the counts of several processes."""
+
+_WINDOW_S = 10
+_LATEST = 0.05
+"""Weight of the latest request in the mean number of rows."""
+_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass
+class Counts:
+    """What happened in a period.
+
+    `arrived`: rows of requests that were read and name no policy; `own`: rows of the others, by policy. `requests`:
+    of the former, those without a deadline of their own; `together`: their rows. `exits`: rows answered, by policy and
+    exit; `ended_early`: those of them that were degraded or expired; `own_answered`: by policy, if the request names
+    it. `problems`: rows that were degraded or expired, rows with errors, requests that were refused. `seconds`: of
+    each request that was answered, from its last byte, with its rows and whether it had a deadline of its own.
+    """
+
+    requests: int = 0
+    together: int = 0
+    arrived: int = 0
+    own: Counter[str] = field(default_factory=Counter)
+    cost: float = 0.0
+    exits: Counter[tuple[str, int]] = field(default_factory=Counter)
+    ended_early: Counter[tuple[str, int]] = field(default_factory=Counter)
+    own_answered: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    seconds: list[tuple[float, int, bool]] = field(default_factory=list)
+
+    @property
+    def answered(self) -> Counter[str]:
+        """Rows answered, by policy."""
+        rows: Counter[str] = Counter()
+        for (policy, _), count in self.exits.items():
+            rows[policy] += count
+        return rows
+
+    def add(self, other: Counts) -> None:
+        """Add the counts of another period."""
+        for name, theirs in vars(other).items():
+            setattr(self, name, getattr(self, name) + theirs)
+
+
+class Metrics:
+    """Counts requests and rows."""
+
+    def __init__(self) -> None:
+        self._reading, self._read, self._read_own_deadline, self._rows_each = 0, 0, 0, 1.0
+        self._since = Counts()
+        self.restart_window(0.0)
+        self.registry = registry = prometheus.CollectorRegistry()
+        named: dict[str, Any] = {"namespace": "exeunt", "registry": registry}
+        self.requests = prometheus.Counter("requests", "Requests.", ["path", "status"], **named)
+        self._seconds = prometheus.Histogram(
+            "answer_seconds", "Seconds from a request's last byte to its answers.", buckets=_BOUNDS, **named
+        )
+        self._rows = prometheus.Counter("rows", "Rows answered.", ["policy", "exit"], **named)
+        self._cost = prometheus.Counter("cost", "Cost of all answers, in the unit of the costs.", **named)
+        self._problems = prometheus.Counter(
+            "problems", "Rows degraded, expired or with errors; requests refused.", ["problem"], **named
+        )
+        self._waiting = prometheus.Gauge(
+            "rows_waiting", "Rows that are not answered yet.", multiprocess_mode="livesum", **named
+        )
+        about = "The largest mean cost per row, in the unit of the costs. With --slo-ms, load may lower it."
+        self.budget = prometheus.Gauge("budget", about, multiprocess_mode="livemostrecent", **named)
+        about = "The budget of the active policy, in the unit of the costs."
+        self._active = prometheus.Gauge("budget_active", about, multiprocess_mode="livemin", **named)
+        about = "Estimated accuracy that the answers of the last seconds lost to load: 0.01 is a point."
+        self._lost = prometheus.Gauge("accuracy_lost", about, multiprocess_mode="livemax", **named)
+
+    def restart_window(self, now: float) -> None:
+        """Forget the last seconds: they belong to another run, or to none."""
+        self._window: deque[tuple[float, Counts]] = deque([(now, Counts())])
+
+    def _current(self) -> tuple[Counts, Counts]:
+        return self._since, self._window[-1][1]
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not answered yet. Those of requests that are not read yet are estimated."""
+        return self._read + round(self._reading * self._rows_each)
+
+    @property
+    def waiting_without_deadline(self) -> int:
+        """Those of them whose requests have no deadline of their own."""
+        return self.waiting - self._read_own_deadline
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count a request that is being read, inside the block."""
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
+
+    @contextmanager
+    def running(self, rows: int, policy: str | None = None, *, own_deadline: bool = False) -> Iterator[None]:
+        """Count a request that was read, and runs inside the block. `policy`: the one that it names."""
+        self._rows_each += _LATEST * (rows - self._rows_each)
+        for counts in self._current():
+            if policy is not None:
+                counts.own[policy] += rows
+                continue
+            counts.arrived += rows
+            if not own_deadline:
+                counts.requests += 1
+                counts.together += rows
+        self._read += rows
+        self._read_own_deadline += rows * own_deadline
+        try:
+            yield
+        finally:
+            self._read -= rows
+            self._read_own_deadline -= rows * own_deadline
+
+    def answered(
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        seconds: float,
+        policy: str | None = None,
+        *,
+        own_deadline: bool = False,
+    ) -> None:
+        """Count the answers to a request (see `answer_columns`). `policy`: the one that it names."""
+        n, cost = len(columns["label"]), float(columns["cost"].sum())
+        pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
+        exits = Counter(pair for pair in pairs if pair[1] >= 0)
+        early = (columns["degraded"] | columns["expired"]).nonzero()[0].tolist()
+        problems = {
+            "degraded": int(columns["degraded"].sum()),
+            "expired": int(columns["expired"].sum()),
+            "errors": n - sum(exits.values()),
+        }
+        for counts in self._current():
+            counts.cost += cost
+            counts.exits.update(exits)
+            counts.ended_early.update(pairs[i] for i in early if pairs[i][1] >= 0)
+            if policy is not None:
+                counts.own_answered[policy] += sum(exits.values())
+            counts.problems.update(problems)
+            counts.seconds.append((seconds, n, own_deadline))
+        self._seconds.observe(seconds)
+        self._cost.inc(cost)
+        for (answering, exit_), rows in exits.items():
+            self._rows.labels(answering, exit_).inc(rows)
+        for problem, count in problems.items():
+            if count:
+                self._problems.labels(problem).inc(count)
+
+    def refused(self) -> None:
+        """Count a request that was refused because there are too many."""
+        for counts in self._current():
+            counts.problems["refused"] += 1
+        self._problems.labels("refused").inc()
+
+    def set_estimates(self, event: Mapping[str, Any]) -> None:
+        """Take over what the page shows of the active policy (see `exeunt.serve.events.snapshot`)."""
+        self._active.set(event["budget"])
+        best, now = event["accuracy_without_load"], event["estimated_accuracy"]
+        self._lost.set(0.0 if best is None or now is None else max(best - now, 0.0))
+
+    def take_counts(self) -> Counts:
+        """Return what happened since the last call."""
+        taken, self._since = self._since, Counts()
+        return taken
+
+    def last_seconds(self, now: float) -> tuple[Counts, float]:
+        """Return what happened in the last ten seconds, and in how many; to be called once a second."""
+        self._waiting.set(self.waiting)
+        whole = Counts()
+        for _, counts in self._window:
+            whole.add(counts)
+        elapsed = max(now - self._window[0][0], 1e-9)
+        self._window.append((now, Counts()))
+        if len(self._window) > _WINDOW_S:
+            self._window.popleft()
+        return whole, elapsed
+
+    def exposition(self) -> bytes:
+        """Return all metrics as Prometheus reads them, of all workers of the server.
+
+        The other workers write their waiting rows once a second.
+        """
+        self._waiting.set(self.waiting)
+        if SHARED_FOLDER not in os.environ:
+            return prometheus.generate_latest(self.registry)
+        together = prometheus.CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return prometheus.generate_latest(together)
