@@ -25,14 +25,14 @@ function axis(value) {
   return { step, top: step * Math.ceil(value / step - 1e-9) || step };
 }
 
-/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. `asked`: a level, or null. */
-export function drawTimes(host, history, { series, write, asked = null, label, least = 0 }) {
+/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. `target`: a level, or null. */
+export function drawTimes(host, history, { series, write, target = null, label, least = 0 }) {
   const width = Math.max(260, Math.floor(host.clientWidth)), height = 190;
   const inner = { left: 0, right: width - 62, top: 12, bottom: height - 24 };
   const end = history.at(-1)?.t ?? 0;
   const seen = history.filter((event) => event.t >= end - SPAN_S);
   const values = series.flatMap(({ of }) => seen.map(of)).filter(known);
-  const { step, top } = axis(Math.max(least, asked ?? 0, ...values));
+  const { step, top } = axis(Math.max(least, target ?? 0, ...values));
   const x = (t) => inner.right - ((end - t) / SPAN_S) * (inner.right - inner.left);
   const y = (value) => inner.bottom - (value / top) * (inner.bottom - inner.top);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
@@ -45,9 +45,9 @@ export function drawTimes(host, history, { series, write, asked = null, label, l
     svg("text", { class: "tick", x: inner.left, y: height - 6, text: `${SPAN_S / 60} minutes ago` }),
     svg("text", { class: "tick", x: inner.right, y: height - 6, "text-anchor": "end", text: "now" }));
   const labels = [];
-  if (known(asked)) {
-    root.append(svg("line", { class: "asked", x1: inner.left, x2: inner.right, y1: near(y(asked)), y2: near(y(asked)) }));
-    labels.push({ name: "asked", tone: "tone-soft", y: y(asked) });
+  if (known(target)) {
+    root.append(svg("line", { class: "target", x1: inner.left, x2: inner.right, y1: near(y(target)), y2: near(y(target)) }));
+    labels.push({ name: "target", tone: "tone-soft", y: y(target) });
   }
   for (const { name, tone, of, area, dashed } of series) {
     const pairs = seen.filter((event) => known(of(event))).map((event) => [x(event.t), y(of(event))]);

@@ -5,9 +5,9 @@ export const useKey = (value) => { key.value = value; };
 
 export class Refused extends Error {}
 
-async function asked(path, options = {}) {
+async function request(path, options = {}) {
   const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  if (response.status === 401 || response.status === 403) throw new Refused("The server wants an API key.");
+  if (response.status === 401 || response.status === 403) throw new Refused("The server needs an API key.");
   if (!response.ok) throw new Error(await problemOf(response));
   return response;
 }
@@ -22,14 +22,14 @@ async function problemOf(response) {
   }
 }
 
-export const readBudget = async () => (await asked("budget")).json();
-export const writeBudget = async (budget) => (await asked("budget", {
+export const readBudget = async () => (await request("budget")).json();
+export const writeBudget = async (budget) => (await request("budget", {
   method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ budget }),
 })).json();
 
 /** Yield the events as they come, until the connection ends. */
 export async function* events() {
-  const response = await asked("events", { headers: { Accept: "text/event-stream" } });
+  const response = await request("events", { headers: { Accept: "text/event-stream" } });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {

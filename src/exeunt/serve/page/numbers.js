@@ -1,12 +1,12 @@
-// Numbers as people read them. What does not exist is null and shows as a dash.
+// Numbers as people read them. An unknown number is null and shows as a dash.
 export const NONE = "\u2013";
 const GAP = "\u00a0";
 
 export const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 export const short = (value) => (known(value) ? (value >= 100 ? Math.round(value) : Number(value.toPrecision(3))).toLocaleString("en") : NONE);
-export const percent = (value, digits = 1) => (known(value) ? `${Number((100 * value).toFixed(digits))}${GAP}%` : NONE);
+export const percent = (value, digits = 1) => (known(value) ? `${Number((100 * value).toFixed(digits))}%` : NONE);
 
-/** Milliseconds; from a second on, seconds. */
+/** Milliseconds; at one second and more, seconds. */
 export function ms(value) {
   if (!known(value)) return NONE;
   return value >= 1000 ? `${short(value / 1000)}${GAP}s` : `${short(value < 10 ? value : Math.round(value))}${GAP}ms`;

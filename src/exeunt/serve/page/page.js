@@ -1,18 +1,18 @@
-// What the server does, second by second, and the budget that it may spend.
+// What happens in the server, second by second, and its budget.
 import { drawExits, drawTimes } from "./charts.js";
 import { events, readBudget, Refused, useKey, writeBudget } from "./live.js";
 import { amount, known, ms, NONE, percent, points, short } from "./numbers.js";
 
 const KEPT = 600;
 const AGAIN_MS = 1000;
-const ODD = ["degraded_per_s", "expired_per_s", "refused_per_s", "errors_per_s"];
+const PROBLEMS = ["degraded_per_s", "expired_per_s", "refused_per_s", "errors_per_s"];
 const $ = (id) => document.getElementById(id);
 const history = [];
 let about = { policies: [], unit: "" };
 
 const set = (id, text) => { $(id).textContent = text; };
 const cost = (value, unit = about.unit) =>
-  known(about.full) && known(value) ? `${percent(value / about.full)} (${amount(value, unit)})` : amount(value, unit);
+  known(about.full_cost) && known(value) ? `${percent(value / about.full_cost)} (${amount(value, unit)})` : amount(value, unit);
 const latency = (value) => (value >= 1000 ? ms(value) : short(Math.round(10 * value) / 10));  // beside an axis in ms
 
 function complain(error) {
@@ -23,13 +23,13 @@ function complain(error) {
 
 // -- the budget ------------------------------------------------------------------------------------------
 
-function showBudget(found) {
-  about = { ...about, ...found };
+function showBudget(changes) {
+  about = { ...about, ...changes };
   const { policies } = about;
   set("model", about.model ?? "");
   document.title = `${about.model ?? "Exeunt"} \u00b7 Exeunt server`;
   $("workers").hidden = !(about.workers > 1);
-  set("workers", `The server has ${about.workers} workers. This page shows what one of them does; /metrics adds all of them up.`);
+  set("workers", `The server has ${about.workers} workers. This page shows one of them; /metrics adds up all.`);
   const slider = $("budget");
   slider.max = Math.max(policies.length - 1, 0);
   slider.disabled = policies.length < 2;
@@ -41,11 +41,11 @@ function showBudget(found) {
 function showPlace() {
   const chosen = about.policies[$("budget").valueAsNumber];
   if (!chosen) return;
-  const share = known(about.full) ? percent(chosen.budget / about.full) : amount(chosen.budget, about.unit);
+  const share = known(about.full_cost) ? percent(chosen.budget / about.full_cost) : amount(chosen.budget, about.unit);
   const small = document.createElement("small");
-  small.textContent = ` ${amount(chosen.budget, about.unit)}${known(chosen.accuracy) ? `, ${percent(chosen.accuracy, 2)} right` : ""}`;
+  small.textContent = `${amount(chosen.budget, about.unit)}${known(chosen.accuracy) ? `, accuracy ${percent(chosen.accuracy, 2)}` : ""}`;
   $("budget-value").replaceChildren(share, small);
-  $("budget").setAttribute("aria-valuetext", `${share}${small.textContent}`);
+  $("budget").setAttribute("aria-valuetext", `${share}, ${small.textContent}`);
 }
 
 $("budget").addEventListener("input", showPlace);
@@ -54,7 +54,7 @@ $("budget").addEventListener("change", async () => {
   wanted = about.policies[$("budget").valueAsNumber].budget;
   if (changing) return;  // one request at a time: two could arrive in the wrong order
   changing = true;
-  let found = {};
+  let changes = {};
   while (wanted !== null) {
     const budget = wanted;
     wanted = null;
@@ -64,64 +64,64 @@ $("budget").addEventListener("change", async () => {
     } catch (error) {
       complain(error);
     }
-    found = await readBudget().catch(() => ({}));
+    changes = await readBudget().catch(() => ({}));
   }
   changing = false;
-  showBudget(found);
+  showBudget(changes);
 });
 
 // -- what happens ----------------------------------------------------------------------------------------
 
-const lost = (event) => (known(event.accuracy_most) && known(event.estimated_accuracy)
-  ? Math.max(event.accuracy_most - event.estimated_accuracy, 0) : null);
+const lost = (event) => (known(event.accuracy_without_load) && known(event.estimated_accuracy)
+  ? Math.max(event.accuracy_without_load - event.estimated_accuracy, 0) : null);
 
 function sentence(event) {
-  if (!event.rows_per_s) return "Nothing is asked for at the moment.";
-  const price = lost(event);
-  const answered = `${short(event.rows_per_s)} rows a second are answered, half of the requests within `
-    + `${ms(event.latency_ms.p50)} and 99 of 100 within ${ms(event.latency_ms.p99)}`;
-  const spent = known(about.full) ? `, for ${percent(event.spend / about.full)} of what the full network costs` : "";
-  if (!known(price)) return `${answered}${spent}.`;
-  return `${answered}${spent}. ${price < 5e-5 ? "The load costs no accuracy." : `The load costs an estimated ${points(price)} of accuracy.`}`;
+  if (!event.rows_per_s) return "No requests at the moment.";
+  const loss = lost(event);
+  const share = known(about.full_cost) ? `, at ${percent(event.mean_cost / about.full_cost)} of the full cost` : "";
+  const answered = `${short(event.rows_per_s)} rows per second are answered${share}. Half of the requests take at most `
+    + `${ms(event.latency_ms.p50)}, 99% at most ${ms(event.latency_ms.p99)}.`;
+  if (!known(loss)) return answered;
+  return `${answered} ${loss < 5e-5 ? "Load costs no accuracy." : `Load costs an estimated ${points(loss)} of accuracy.`}`;
 }
 
 function showNumbers(event) {
   set("lead", sentence(event));
-  set("in-force", cost(event.budget, event.unit));
-  set("spend-now", cost(event.spend, event.unit));
+  set("active-budget", cost(event.budget, event.unit));
+  set("cost-now", cost(event.mean_cost, event.unit));
   set("accuracy-now", percent(event.estimated_accuracy, 2));
-  set("price-now", points(lost(event)));
-  set("queue_rows", short(event.queue_rows));
-  for (const name of ODD) {
-    set(name, known(event[name]) ? `${short(event[name])} a second` : NONE);
-    $(name).classList.toggle("odd", event[name] > 0);
+  set("lost-now", points(lost(event)));
+  set("rows_waiting", short(event.rows_waiting));
+  for (const name of PROBLEMS) {
+    set(name, known(event[name]) ? `${short(event[name])} per second` : NONE);
+    $(name).classList.toggle("problem", event[name] > 0);
   }
   set("controller", controllerSentence(event));
 }
 
 function controllerSentence(event) {
-  if (!known(about.slo_ms)) return "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.";
-  const lowered = event.policy !== event.policy_most;
-  return `The controller aims at ${percent(about.slo_quantile, 3)} of the answers within ${ms(about.slo_ms)}`
-    + (lowered ? ": it has lowered the budget" : ". It leaves the budget as it is")
-    + (event.expired_per_s > 0 ? ", and rows whose time is up get what the exits so far have said." : ".");
+  if (!known(about.slo_ms)) return "The budget does not depend on the load. Start the server with --slo-ms to lower it under load.";
+  const lowered = event.policy !== event.policy_without_load;
+  return `Target: ${percent(about.slo_quantile, 3)} of the answers within ${ms(about.slo_ms)}.`
+    + (lowered ? " The controller has lowered the budget." : " The controller leaves the budget as it is.")
+    + (event.expired_per_s > 0 ? " Rows past their deadline return the prediction of their latest exit." : "");
 }
 
 function showCharts(event) {
-  const share = known(about.full);
-  const price = (value) => (share ? percent(value) : amount(value, event.unit));
-  const of = (value) => (share && known(value) ? value / about.full : value);
-  drawTimes($("throughput"), history, { label: "rows answered in a second", write: short, least: 1,
+  const share = known(about.full_cost);
+  const write = (value) => (share ? percent(value) : amount(value, event.unit));
+  const of = (value) => (share && known(value) ? value / about.full_cost : value);
+  drawTimes($("throughput"), history, { label: "rows answered per second", write: short, least: 1,
     series: [{ name: short(event.rows_per_s), tone: "tone-0", of: (e) => e.rows_per_s, area: true }] });
   drawTimes($("latency"), history, { label: "latency in milliseconds", write: (value) => ms(value), least: 1,
-    asked: about.slo_ms ?? null,
+    target: about.slo_ms ?? null,
     series: [["p50", "tone-2"], ["p95", "tone-0"], ["p99", "tone-1"]].map(([name, tone]) => ({
       name: `${name} ${latency(event.latency_ms[name] ?? 0)}`, tone, of: (e) => e.latency_ms[name] })) });
-  drawTimes($("spend"), history, { label: "spend and budget", write: price,
+  drawTimes($("cost"), history, { label: "mean cost and budget", write,
     series: [
       { name: "budget", tone: "tone-soft", of: (e) => of(e.budget), dashed: true },
-      { name: "spend", tone: "tone-0", of: (e) => of(e.spend), area: true }] });
-  drawTimes($("price"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
+      { name: "cost", tone: "tone-0", of: (e) => of(e.mean_cost), area: true }] });
+  drawTimes($("lost"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
     series: [{ name: points(lost(event)).replace("points", "pts"), tone: "tone-1", of: lost, area: true }] });
   drawExits($("exits"), event.exits_now ?? [], event.exits_plan ?? [], (i) => event.exit_names[i]);
 }
@@ -131,7 +131,7 @@ function show(event) {
   if (history.length > KEPT) history.shift();
   const names = about.policies.map(({ name }) => name);
   if (`${event.policies ?? names}` !== `${names}` && !changing) readBudget().then(showBudget, () => {});  // of another run
-  if (known(event.budget_most) && event.budget_most !== about.budget && !changing) showBudget({ budget: event.budget_most });
+  if (known(event.budget_limit) && event.budget_limit !== about.budget && !changing) showBudget({ budget: event.budget_limit });
   showNumbers(event);
   showCharts(event);
 }
@@ -151,7 +151,7 @@ async function follow() {
         state("live", "live");
         show(event);
       }
-      throw new Error("The server has ended the connection.");
+      throw new Error("The server closed the connection.");
     } catch (error) {
       state(error instanceof Refused ? "locked" : "no connection", "lost");
       if (error instanceof Refused) complain(error);
