@@ -273,7 +273,7 @@ answer N times as much as one ([a server](howto/serve.md)).
   live file. All others follow within a second. Both runs are in memory meanwhile.
 - **What autoscaling should look at.** Not at latency or the processor: under `--slo-ms` the server keeps the first by
   spending less, and the second is high as soon as there is load. Look at what was paid: the price in points and the
-  budget active, which `/events` shows, or how many rows were cut short (`exeunt_marked_total{{mark="expired"}}` in
+  budget active, which `/events` shows, or how many rows were cut short (`exeunt_problems_total{{problem="expired"}}` in
   `/metrics`). Add servers when the price stays above what you accept for minutes; take servers away when the budget in
   force stays at the most, next to no rows are cut short, and that would stay so at the rate times N / (N - 1). The
   seconds that a new server needs to load and warm up are no outage: until it is ready the others spend less.
