@@ -126,7 +126,7 @@ def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
     assert slider.get_attribute("value") == "6"
     slider.send_keys("\ue012\ue012")  # left, twice
     text = shown(browser, "budget-value", "element.innerText.startsWith('34')")
-    assert text.split() == "34% 42.7 MMACs, accuracy 93.03%".split()
+    assert text.splitlines() == ["34%", "42.7 MMACs, accuracy 93.03%"]
     WebDriverWait(browser, 5).until(
         lambda _: server.put and server.put[-1]["budget"] == POLICIES[4]["budget"]
     )
