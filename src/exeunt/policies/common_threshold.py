@@ -16,7 +16,6 @@ from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.rate_search import RatePath
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint
@@ -48,8 +47,13 @@ def common_threshold(part: FitPart) -> Composition:
     def rates(amount: float) -> Floats:
         """Mix the rates of the highest threshold within the amount and of the next one up."""
         at = bisect_right(thresholds, amount, key=lambda threshold: float(shares(threshold) @ cost))
-        neighbours = [shares(threshold) for threshold in thresholds[max(at - 1, 0) : at + 1]]
-        return RatePath.through(np.array(neighbours), cost)(amount)
+        first, last = np.eye(len(cost))[[0, -1]]
+        here = shares(thresholds[at - 1]) if at else first
+        beyond = shares(thresholds[at]) if at < len(thresholds) else last
+        gap = (beyond - here) @ cost
+        share = min((amount - here @ cost) / gap, 1.0) if gap > 0 else 0.0
+        mixed: Floats = (1 - share) * here + share * beyond
+        return mixed
 
     return Composition(rates)
 
