@@ -25,19 +25,25 @@ _OVERSPENT = 5.0
 
 @composed
 def msdnet(part: FitPart) -> Composition:
-    """MSDNet's rule: geometric rates. Needs no labels."""
+    """MSDNet's rates: the share that leaves grows or shrinks by one factor from exit to exit.
+
+    Needs no labels.
+    """
     return Composition(partial(geometric, part.trace.cost))
 
 
 @composed
 def predictive_exit(part: FitPart, *, sigma: float = 2.0) -> Composition:
-    """Predictive Exit's rule: Gaussian rates of width `sigma` exits. Needs no labels."""
+    """Predictive Exit's rates: a bell curve (Gaussian) around one exit.
+
+    `sigma`: its width in exits. Needs no labels.
+    """
     return Composition(partial(gaussian, part.trace.cost, sigma=sigma))
 
 
 @partial(composed, own_score=True)
 def random_routing(part: FitPart, *, temperature: float = 0.04) -> Composition:
-    """Send inputs to exits at random, at EERO's rates: the baseline that shows what a score gains."""
+    """EERO's rates, with inputs drawn at random: what confidence adds shows against it."""
     rates = partial(
         exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend="exactly"
     )
@@ -46,9 +52,9 @@ def random_routing(part: FitPart, *, temperature: float = 0.04) -> Composition:
 
 @partial(composed, own_score=True)
 def patience(part: FitPart) -> Composition:
-    """PABEE: answer once some number of exits in a row agree (Zhou et al. 2020). Needs no labels.
+    """PABEE: answers once several exits in a row agree.
 
-    Inputs are split at random between two neighbouring numbers, so that the budget is met.
+    Zhou et al. 2020. Needs no labels. Inputs are split at random between two neighbouring numbers, so that the budget is met.
     """
     path = common_threshold_path(score_matrix(Patience(), part.trace), part.trace.cost.cumulative)
     return Composition(path, Patience())
@@ -56,9 +62,9 @@ def patience(part: FitPart) -> Composition:
 
 @composed
 def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
-    """PCEE: answer once `patience` exits in a row are confident beyond a threshold, tuned to the budget.
+    """PCEE: answers once two exits in a row are confident.
 
-    `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
+    The threshold on the confidence is tuned to the budget. `patience`: how many exits in a row, by default two. `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
     """
     if patience < 1:
         raise InputError(f"patience must be at least 1 exit, got {patience}")
@@ -69,7 +75,7 @@ def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
 
 @composed
 def genetic(part: FitPart, *, generations: int = 30) -> Composition:
-    """Rates of the thresholds that differential evolution finds on the fit inputs within the budget.
+    """Thresholds found by differential evolution, a genetic search, on the fit part.
 
     `generations` bounds the search.
     """

@@ -39,25 +39,20 @@ class Answer(Protocol):
     @property
     def name(self) -> str:
         """The name that tables and plots show."""
-        ...
 
     def needs(self, exit_: int) -> bool:
         """Whether the answer at a later exit needs the evidence of this one, even if no input can answer here."""
-        ...
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], dict[str, Any]]:
         """Return the evidence of the answer at this exit, and the memory for the next one."""
-        ...
 
     def on(self, trace: ExitTrace) -> ExitTrace:
         """Return what would be answered at every exit, as a trace of the same inputs and costs."""
-        ...
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form with a "kind"."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,21 +83,9 @@ class OwnAnswer:
         return {"kind": "own"}
 
 
-class Term(Protocol):
-    """What one exit adds to the log-probabilities of the ensemble."""
-
-    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
-        """Return what this evidence adds, (rows, k)."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form with a "kind"."""
-        ...
-
-
 @dataclass(frozen=True)
 class LogTerm:
-    """A multiple of the exit's own log-probabilities.
+    """What an exit adds to the log-probabilities of the ensemble: a multiple of its own.
 
     Of more than 256 classes the likeliest 32 count, and the others share the rest: a trace keeps no more.
     """
@@ -125,10 +108,15 @@ class LogTerm:
         """Return {"kind": "log", "weight": ...}."""
         return {"kind": "log", "weight": self.weight}
 
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> LogTerm:
+        """Rebuild a term from `to_dict`."""
+        return cls(float(body["weight"]))
+
 
 @dataclass(frozen=True, eq=False)
 class TableTerm:
-    """A table of log-odds by label and confidence, linear in the confidence between `knots` (p + 1,).
+    """What an exit with a label and a confidence alone adds: log-odds, linear in the confidence between `knots` (p + 1,).
 
     `table` (labels, p + 1, k): per predicted label, the log-odds at the lowest knot and what each piece adds. Labels
     beyond the table, or below 0, share its last row: they are not among the classes, and are always wrong.
@@ -150,6 +138,11 @@ class TableTerm:
         knots, table = list(self.knots), self.table.tolist()
         return {"kind": "table", "score": self.score, "knots": knots, "table": table}
 
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> TableTerm:
+        """Rebuild a term from `to_dict`."""
+        return cls(body["score"], tuple(body["knots"]), np.array(body["table"], dtype=np.float64))
+
 
 def row_of(label: Integers, k: int) -> Integers:
     """Return the row of a table of k classes for each predicted label, (rows,): the last for no class, such as -1."""
@@ -163,20 +156,12 @@ def ramps(confidence: Floats, knots: tuple[float, ...]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-_TERMS: dict[str, Callable[[dict[str, Any]], Term]] = {
-    "log": lambda body: LogTerm(float(body["weight"])),
-    "table": lambda body: TableTerm(
-        body["score"], tuple(body["knots"]), np.array(body["table"], dtype=np.float64)
-    ),
-}
-
-
 @dataclass(frozen=True)
 class Stage:
     """How one exit joins the ensemble: `keep` times the log-probabilities before it, and its own term."""
 
     keep: float
-    term: Term
+    term: LogTerm | TableTerm
 
     def log_probability(self, evidence: Mapping[str, Any], before: Floats | None) -> Floats:
         """Return the ensemble's log-probabilities (rows, k), from those before this exit, None at the first."""
@@ -223,8 +208,10 @@ class EnsembleAnswer:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> EnsembleAnswer:
         """Rebuild an answer from `to_dict`."""
+        kinds: dict[str, Any] = {"log": LogTerm, "table": TableTerm}
+        terms = [kinds[stage["term"]["kind"]].from_dict(stage["term"]) for stage in body["stages"]]
         return cls(
-            tuple(Stage(float(s["keep"]), _TERMS[s["term"]["kind"]](s["term"])) for s in body["stages"])
+            tuple(Stage(float(s["keep"]), term) for s, term in zip(body["stages"], terms, strict=True))
         )
 
 

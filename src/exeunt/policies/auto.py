@@ -33,9 +33,9 @@ _TEMPERATURE = 2.0
 
 @partial(composed, usual_answer="auto")
 def auto(part: FitPart, *, folds: int = 3) -> Composition:
-    """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
+    """The command line's default: learned scores, and rates weighed by cross-validation on the fit part.
 
-    The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`. The
+    It does well on any network. The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`. The
     rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's. Each has
     the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean, held out in
     each of `folds` folds of the fit part, at this and neighbouring budgets. With few labels all this shrinks towards

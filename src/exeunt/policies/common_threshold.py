@@ -28,9 +28,9 @@ _BOUND_OF = {"learn_then_test": "betting", "ucb": "hoeffding_bentkus"}
 
 @composed
 def common_threshold(part: FitPart) -> Composition:
-    """One confidence threshold for all exits, tuned to the budget on the fit inputs.
+    """One confidence threshold for all exits.
 
-    Its shares are then calibrated like any others, so that the thresholds release them exactly and can be certified.
+    It is tuned to the budget on the fit inputs. Its shares are then calibrated like any others, so that the thresholds release them exactly and can be certified.
     They agree with the common one up to sampling. Needs no labels. The arguments are those of all policies, see
     `compose`.
     """
@@ -71,9 +71,9 @@ def risk_controlled(
     answer: AnswerChoice = "own",
     **options: Any,
 ) -> Policy:
-    """One threshold for all exits, the lowest whose loss of accuracy is shown to be within `max_loss`.
+    """One threshold for all exits, set by risk control; certified, at delta 0.05 by default, so it costs less.
 
-    Thresholds are tried from the surest down, on labelled `calibrate`; the first that cannot be shown at level `delta`
+    It is the lowest threshold whose loss of accuracy is shown to be within `max_loss`. Thresholds are tried from the surest down, on labelled `calibrate`; the first that cannot be shown at level `delta`
     ends the search. `method`: "learn_then_test" tests the loss itself by betting, "ucb" bounds from above the share of
     inputs that get worse (Hoeffding-Bentkus). With `budget` instead of `max_loss` this is `common_threshold`, under its
     own name: the risk level is then whatever the budget buys.

@@ -27,9 +27,9 @@ _SHRINK = 0.01
 
 @composed
 def learned_correctness(part: FitPart, *, shrink: float = _SHRINK) -> Composition:
-    """Release the inputs that are most likely right, at rates learned with that score.
+    """Answers where the exit is most likely right, as learned from the fit part.
 
-    `score`: the main confidence that is learned from. `shrink`: the ridge on all weights. The other arguments are those
+    The rates are searched with the learned score. `score`: the main confidence that is learned from. `shrink`: the ridge on all weights. The other arguments are those
     of all policies, see `compose`.
     """
     fit, score = part.scored

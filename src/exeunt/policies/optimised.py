@@ -10,9 +10,9 @@ from exeunt.rate_search import line_search_paths, mean_of_paths
 
 @composed
 def optimised(part: FitPart, *, resamples: int = 6) -> Composition:
-    """Rates found by exact line searches over the thresholds of each exit.
+    """Thresholds searched one after the other for the most right answers on the fit part.
 
-    The best rates on some 3,000 inputs fit their noise. So the search runs on `resamples` bootstrap samples, and the
+    The line searches are exact. The best rates on some 3,000 inputs fit their noise. So the search runs on `resamples` bootstrap samples, and the
     rates are averaged. The other arguments are those of all policies, see `compose`.
     """
     paths = line_search_paths(*part.scored, resamples, part.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,9 +32,9 @@ _N_PRICES = 128
 def stopping(
     part: FitPart, *, history: bool = True, shrink: float = 0.1, smooth: float = 0.1, certainty: float = 0.5
 ) -> Composition:
-    """Answer where the learned advantage of answering now, not later, is highest.
+    """Answers where the next exits gain less than they cost, as learned from the fit part.
 
-    The advantage is regressed, by backward induction, on confidence, on what the other scores add, and with `history`
+    The advantage of answering now, not later, is regressed, by backward induction, on confidence, on what the other scores add, and with `history`
     on the agreement of the exits' predictions. `score`: the main confidence. `shrink`: ridge on all but the main
     confidence; `smooth`: pull of each exit's weights to those of the next; both per unit of the price of computation.
     `certainty`: weight of the labels; the rest is the weight of `denoised_correctness`. The price is the one at which
@@ -44,8 +45,7 @@ def stopping(
     return Composition(path, rule)
 
 
-@dataclass(frozen=True, eq=False)
-class Advantages:
+class Advantages(NamedTuple):
     """`weights` (m-1, f) and `intercept` (m-1,) of the regressions, `fitted` (n, m-1) on the inputs given."""
 
     weights: Floats
@@ -54,47 +54,29 @@ class Advantages:
 
 
 def induct(
-    columns: Sequence[Floats],
-    value: Floats,
-    spread: Floats,
-    to_zero: Floats,
-    to_next: Floats | float,
-    passes: int = 2,
+    columns: Sequence[Floats], value: Floats, spread: Floats, to_zero: Floats, to_next: float, passes: int = 2
 ) -> Advantages:
     """Return the advantages of stopping for `value` (n, m), features `columns` m-1 times (n, f) of `spread` (f,).
 
-    Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` (f,) to those of the exit after. The first pass
-    gives all inputs the same weight; later ones give less to inputs that left before the exit.
+    Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to those of the exit after. The first pass gives
+    all inputs the same weight; later ones give less to inputs that left before the exit.
     """
     n, m = value.shape
     weight = np.ones((n, m))
-    found = _backwards(columns, value, weight, spread, to_zero, to_next)
-    for _ in range(passes - 1):
-        gone = np.logical_or.accumulate(found.fitted >= 0, axis=1)
-        weight[:, 1:] = np.where(gone, _PASSED, 1.0)
-        found = _backwards(columns, value, weight, spread, to_zero, to_next)
-    return found
-
-
-def _backwards(
-    columns: Sequence[Floats],
-    value: Floats,
-    weight: Floats,
-    spread: Floats,
-    to_zero: Floats,
-    to_next: Floats | float,
-) -> Advantages:
-    n, m = value.shape
     weights, intercept, fitted = np.zeros((m - 1, len(spread))), np.zeros(m - 1), np.zeros((n, m - 1))
-    later, after = value[:, m - 1], np.zeros(len(spread))
-    for exit_ in range(m - 2, -1, -1):
-        pull = n * to_next if exit_ < m - 2 else 0.0 * to_next
-        x, y = columns[exit_] / spread, value[:, exit_] - later
-        after, level, centre = _solve(x, y, weight[:, exit_], n * to_zero + pull, pull * after)
-        weights[exit_] = after / spread
-        intercept[exit_] = level - float(centre @ after)
-        fitted[:, exit_] = columns[exit_] @ weights[exit_] + intercept[exit_]
-        later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
+    for number in range(passes):
+        if number:
+            gone = np.logical_or.accumulate(fitted >= 0, axis=1)
+            weight[:, 1:] = np.where(gone, _PASSED, 1.0)
+        later, after = value[:, m - 1], np.zeros(len(spread))
+        for exit_ in range(m - 2, -1, -1):
+            pull = n * to_next if exit_ < m - 2 else 0.0
+            x, y = columns[exit_] / spread, value[:, exit_] - later
+            after, level, centre = _solve(x, y, weight[:, exit_], n * to_zero + pull, pull * after)
+            weights[exit_] = after / spread
+            intercept[exit_] = level - float(centre @ after)
+            fitted[:, exit_] = columns[exit_] @ weights[exit_] + intercept[exit_]
+            later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
     return Advantages(weights, intercept, fitted)
 
 

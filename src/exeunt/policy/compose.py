@@ -17,7 +17,6 @@ import numpy as np
 from exeunt._arrays import Floats, check_between
 from exeunt.answer.choice import AnswerChoice, choose_answer
 from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
-from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
 from exeunt.policy.certificate_search import SMALLEST_DELTA, plan_by_cost, plan_cost
@@ -92,7 +91,6 @@ class PolicyFunction(Protocol):
         **options: Any,
     ) -> Policy:
         """Return the policy for a budget."""
-        ...
 
 
 def composed(
@@ -104,7 +102,7 @@ def composed(
     asked for.
     """
 
-    @wraps(rule)
+    @wraps(rule, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def made(
         fit: ExitTrace,
         calibrate: ExitTrace | StoredTrace,
@@ -126,17 +124,6 @@ def composed(
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)
         ranking = part.score_of(learned.score)
-        fields = _calibrated(
-            learned.allocate,
-            ranking,
-            fit.cost,
-            amount,
-            calibrate,
-            calibration=calibration,
-            delta=delta,
-            slack=slack,
-            seed=seed,
-        )
         return Policy(
             name=rule.__name__,
             score=ranking,
@@ -146,16 +133,12 @@ def composed(
             seed=seed,
             answer=chosen,
             notes=learned.notes,
-            **fields,
+            **_calibrated(learned.allocate, ranking, part, calibrate, calibration, delta, slack),
         )
 
-    shared = [
-        parameter
-        for parameter in signature(made, follow_wrapped=False).parameters.values()
-        if parameter.kind is not Parameter.VAR_KEYWORD
-    ]
-    _, *own = signature(rule).parameters.values()
-    made.__signature__ = signature(made).replace(parameters=[*shared, *own])  # type: ignore[attr-defined]
+    shared, (_, *own) = signature(made, follow_wrapped=False), signature(rule).parameters.values()
+    kept = [one for one in shared.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    made.__signature__ = shared.replace(parameters=[*kept, *own])  # type: ignore[attr-defined]
     return made
 
 
@@ -203,16 +186,14 @@ def _holding(trace: ExitTrace, name: str, values: bytes) -> ExitTrace:
 def _calibrated(
     allocate: Allocation,
     score: Score,
-    cost: CostModel,
-    budget: float,
+    part: FitPart,
     calibrate: ExitTrace | StoredTrace,
-    *,
     calibration: Calibration,
     delta: float | None,
     slack: Slack,
-    seed: int,
 ) -> dict[str, Any]:
     """Return the fields of a policy that calibration decides: rates, thresholds, and what is known of the mean cost."""
+    cost, budget, seed = part.trace.cost, part.budget, part.seed
     if calibration == "marginal":
         if delta is not None:
             raise InputError(
