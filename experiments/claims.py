@@ -34,7 +34,7 @@ def all_claims(found: Comparison) -> list[dict[str, Any]]:
 def never_overspends(found: Comparison, name: str) -> dict[str, Any]:
     """Ask whether the test part ever cost more than was allowed."""
     table = found.frontier
-    spend = table.spend[table.names.index(name)]
+    spend = table.mean_cost[table.names.index(name)]
     feasible = np.isfinite(spend).all(axis=1)
     over = spend[feasible] / table.budgets[feasible, None] - 1
     above = over > NEGLIGIBLE

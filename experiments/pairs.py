@@ -66,7 +66,7 @@ def head_pairs(frontiers: Mapping[int, ex.Frontier], trace: ex.ExitTrace) -> Axe
         level, best = 1.0 - float(trace.risk[-1]), 0.0
         for index, (head, found) in enumerate(frontiers.items()):
             style, oracle = series_style(index), found.oracle.mean(axis=1)
-            accuracy, cost = found.accuracy[0].mean(axis=1), found.spend[0].mean(axis=1)
+            accuracy, cost = found.accuracy[0].mean(axis=1), found.mean_cost[0].mean(axis=1)
             axes.plot(cost, accuracy, label=f"head {head}: EERO", **style)
             axes.plot(
                 found.budgets, oracle, label=f"head {head}: oracle",
@@ -96,7 +96,7 @@ def pair_numbers(found: Comparison) -> dict[str, Any]:
         "cost": table.cost.to_dict(),
         "budgets": table.budgets.tolist(),
         "accuracy": accuracy.tolist(),
-        "spend": table.spend[0].mean(axis=1).tolist(),
+        "spend": table.mean_cost[0].mean(axis=1).tolist(),
         "oracle": table.oracle.mean(axis=1).tolist(),
         "head_alone": float(right[:, 0].mean()),
         "last_alone": float(right[:, 1].mean()),

@@ -91,7 +91,7 @@ class Comparison:
         None where a spend is unknown or not reached by the rival.
         """
         p, r = self.frontier.names.index(name), self.frontier.names.index(rival)
-        spend = self.frontier.spend.mean(axis=2)
+        spend = self.frontier.mean_cost.mean(axis=2)
         return self._gain(p, q, spend[r], self.right[r])
 
     def against_exits(self, name: str, q: int) -> Gain | None:
@@ -108,7 +108,7 @@ class Comparison:
         return Gain.of((self.right[p, q] - self.trace.correct[:, exit_])[self.rows])
 
     def _gain(self, p: int, q: int, spend: np.ndarray, right: np.ndarray) -> Gain | None:
-        mine = float(self.frontier.spend[p, q].mean())
+        mine = float(self.frontier.mean_cost[p, q].mean())
         if not np.isfinite(mine) or not np.isfinite(spend).all():
             return None
         order = np.argsort(spend, kind="stable")
@@ -130,7 +130,7 @@ class Comparison:
         """Return these policies."""
         f = self.frontier
         keep = [f.names.index(name) for name in names]
-        return ex.Frontier(tuple(names), f.budgets, f.cost, f.accuracy[keep], f.spend[keep], f.oracle)
+        return ex.Frontier(tuple(names), f.budgets, f.cost, f.accuracy[keep], f.mean_cost[keep], f.oracle)
 
 
 def compare(

@@ -180,7 +180,7 @@ def cell(row: dict[str, Any]) -> str:
         return f"{row['accuracy']:.4f}"
     if not np.isfinite(row["accuracy"]):
         return "cannot be guaranteed"
-    return f"{row['accuracy']:.4f} @ {row['spend_share']:.3f}"
+    return f"{row['accuracy']:.4f} @ {row['mean_cost_share']:.3f}"
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

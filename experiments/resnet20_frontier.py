@@ -86,7 +86,7 @@ def with_random(table: ex.Frontier, accuracy: np.ndarray, spend: np.ndarray) -> 
         table.budgets,
         table.cost,
         np.concatenate([table.accuracy, accuracy[None]]),
-        np.concatenate([table.spend, spend[None]]),
+        np.concatenate([table.mean_cost, spend[None]]),
         table.oracle,
     )
 
@@ -96,7 +96,7 @@ def accuracy_table(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
 
     def show(name: str, share: float) -> str:
         row = cell[name, share]
-        spent = "" if name == "oracle" else f" @ {row['spend_share']:.3f}"
+        spent = "" if name == "oracle" else f" @ {row['mean_cost_share']:.3f}"
         return f"{row['accuracy']:.4f}{spent}"
 
     return [
@@ -128,7 +128,7 @@ def overspend_table(table: ex.Frontier) -> list[str]:
         cells = []
         for name in names:
             p, q = table.names.index(name), BUDGETS.index(share)
-            worst = table.spend[p, q].max() / table.budgets[q] - 1
+            worst = table.mean_cost[p, q].max() / table.budgets[q] - 1
             cells.append(f"{rows[name, share]['overspent_share']:.0%} (worst {worst:+.1%})")
         lines.append(f"| {share} | {' | '.join(cells)} |")
     return lines

@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 
 import exeunt as ex
 from exeunt import baselines
-from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
+from exeunt.confidence_intervals import mean_interval
 
 PRESETS = {"eero": ex.eero, "msdnet": baselines.msdnet, "certified": partial(ex.eero, delta=0.1)}
 BUDGETS = ["40%", 5.0]
@@ -33,7 +33,7 @@ def test_every_cell_is_one_fit_and_one_replay(trace, table):
             for p, preset in enumerate(PRESETS.values()):
                 result = ex.evaluate(preset(fit, calibrate, budget=budget), test)
                 assert table.accuracy[p, q, s] == result.accuracy
-                assert table.spend[p, q, s] == result.cost
+                assert table.mean_cost[p, q, s] == result.cost
             assert table.oracle[q, s] == ex.oracle(test, budget).accuracy
 
 
@@ -45,8 +45,8 @@ def test_rows_are_means_with_paired_intervals(trace, table):
     paired = ttest_rel(table.accuracy[1, 1], table.accuracy[0, 1]).confidence_interval(0.95)
     assert (row["gain_low"], row["gain_high"]) == pytest.approx((paired.low, paired.high))
     assert row["gain"] == pytest.approx((table.accuracy[1, 1] - table.accuracy[0, 1]).mean())
-    assert row["overspent_share"] == np.mean(table.spend[1, 1] > 5.0)
-    assert row["spend_share"] == pytest.approx(table.spend[1, 1].mean() / trace.cost.full)
+    assert row["overspent_share"] == np.mean(table.mean_cost[1, 1] > 5.0)
+    assert row["mean_cost_share"] == pytest.approx(table.mean_cost[1, 1].mean() / trace.cost.full)
     assert row["budget_share"] == pytest.approx(5.0 / trace.cost.full)
     reference = rows[0]
     assert reference["policy"] == "eero"
@@ -104,11 +104,11 @@ def test_labels_are_needed(make_trace):
 
 def test_intervals_of_shares_end_at_0_and_1():
     high = np.array([0.9, 1.0, 1.0])
-    mean, low, end = share_interval(high)
+    mean, low, end = mean_interval(high, within=(0.0, 1.0))
     assert (mean, low) == mean_interval(high)[:2]
     assert end == 1.0 < mean_interval(high)[2]
-    assert share_interval(1 - high)[1:] == pytest.approx((0.0, 1 - low))
-    assert np.isnan(share_interval(high[:1])[1])
+    assert mean_interval(1 - high, within=(0.0, 1.0))[1:] == pytest.approx((0.0, 1 - low))
+    assert np.isnan(mean_interval(high[:1], within=(0.0, 1.0))[1])
 
 
 def test_intervals_of_spend_do_not_begin_below_0(make_trace):
@@ -117,8 +117,8 @@ def test_intervals_of_spend_do_not_begin_below_0(make_trace):
     )  # t with one degree of freedom: the interval is 12.7 standard errors to each side
     mean, low, high = mean_interval(two)
     assert low < 0
-    assert spend_interval(two) == (mean, 0.0, high)
-    assert spend_interval(two + 9) == mean_interval(two + 9)
-    assert np.isnan(spend_interval(two[:1])[1:]).all()
+    assert mean_interval(two, within=(0.0, np.inf)) == (mean, 0.0, high)
+    assert mean_interval(two + 9, within=(0.0, np.inf)) == mean_interval(two + 9)
+    assert np.isnan(mean_interval(two[:1], within=(0.0, np.inf))[1:]).all()
     rows = ex.frontier({"msdnet": baselines.msdnet}, make_trace(40), ["40%", "70%"], splits=2).rows()
-    assert all(row["spend_low"] >= 0 for row in rows if row["policy"] != "oracle")
+    assert all(row["mean_cost_low"] >= 0 for row in rows if row["policy"] != "oracle")

@@ -19,57 +19,36 @@ from typing import TYPE_CHECKING
 from exeunt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from exeunt.calibration import route_batch
-    from exeunt.comparison.compare import compare
-    from exeunt.comparison.comparison import Comparison
-    from exeunt.costs import CostModel
-    from exeunt.errors import ArtefactError, ExeuntError, Infeasible, InfeasibleBudget, InputError
-    from exeunt.evaluation import Result, evaluate, oracle
-    from exeunt.frontiers import Frontier, frontier
-    from exeunt.policies.auto import auto
-    from exeunt.policies.cascade import cascade, cascades
-    from exeunt.policies.cheapest import cheapest
-    from exeunt.policies.common_threshold import common_threshold, risk_controlled
-    from exeunt.policies.eero import eero
-    from exeunt.policies.learned_correctness import learned_correctness
-    from exeunt.policies.optimised import optimised
-    from exeunt.policies.stopping import stopping
-    from exeunt.policy import Policy, PolicySet
-    from exeunt.policy.compose import compose
-    from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
-
-__all__ = [
-    "ArtefactError",
-    "CascadeTrace",
-    "Comparison",
-    "CostModel",
-    "ExeuntError",
-    "ExitTrace",
-    "Frontier",
-    "Infeasible",
-    "InfeasibleBudget",
-    "InputError",
-    "Policy",
-    "PolicySet",
-    "Result",
-    "StoredTrace",
-    "auto",
-    "cascade",
-    "cascades",
-    "cheapest",
-    "common_threshold",
-    "compare",
-    "compose",
-    "eero",
-    "evaluate",
-    "frontier",
-    "learned_correctness",
-    "optimised",
-    "oracle",
-    "risk_controlled",
-    "route_batch",
-    "stopping",
-]
+    from exeunt.calibration import route_batch as route_batch
+    from exeunt.comparison.compare import compare as compare
+    from exeunt.comparison.comparison import Comparison as Comparison
+    from exeunt.costs import CostModel as CostModel
+    from exeunt.errors import ArtefactError as ArtefactError
+    from exeunt.errors import ExeuntError as ExeuntError
+    from exeunt.errors import Infeasible as Infeasible
+    from exeunt.errors import InfeasibleBudget as InfeasibleBudget
+    from exeunt.errors import InputError as InputError
+    from exeunt.evaluation import Result as Result
+    from exeunt.evaluation import evaluate as evaluate
+    from exeunt.evaluation import oracle as oracle
+    from exeunt.frontiers import Frontier as Frontier
+    from exeunt.frontiers import frontier as frontier
+    from exeunt.policies.auto import auto as auto
+    from exeunt.policies.cascade import cascade as cascade
+    from exeunt.policies.cascade import cascades as cascades
+    from exeunt.policies.cheapest import cheapest as cheapest
+    from exeunt.policies.common_threshold import common_threshold as common_threshold
+    from exeunt.policies.common_threshold import risk_controlled as risk_controlled
+    from exeunt.policies.eero import eero as eero
+    from exeunt.policies.learned_correctness import learned_correctness as learned_correctness
+    from exeunt.policies.optimised import optimised as optimised
+    from exeunt.policies.stopping import stopping as stopping
+    from exeunt.policy import Policy as Policy
+    from exeunt.policy import PolicySet as PolicySet
+    from exeunt.policy.compose import compose as compose
+    from exeunt.trace import CascadeTrace as CascadeTrace
+    from exeunt.trace import ExitTrace as ExitTrace
+    from exeunt.trace import StoredTrace as StoredTrace
 
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
 _HOMES = {
@@ -93,6 +72,7 @@ _HOMES = {
     "trace": "CascadeTrace ExitTrace StoredTrace",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> object:

@@ -1,11 +1,11 @@
-"""How much may leave where: the share of the inputs that each exit should answer under a budget.
+"""Allocations: the share of the inputs that each exit should answer under a budget, in closed form.
 
 Every rule here is one exponential family, tilted until its mean cost is the budget:
 
     rate_l  proportional to  base_l * exp(tilt * direction_l),    direction increasing with l
 
-The mean cost rises strictly with the tilt (both cost and direction rise with l, so their covariance is
-positive), hence the tilt is unique and bisection always finds it.
+The mean cost rises strictly with the tilt (both cost and direction rise with l, so their covariance is positive). So the
+tilt is unique, and bisection always finds it. `exeunt.rate_search` searches rates on labelled inputs instead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-
-__all__ = ["Spend", "exponential_weights", "gaussian", "geometric", "two_exit"]
 
 Spend: TypeAlias = Literal["at_most", "exactly"]
 
@@ -110,18 +108,18 @@ def _softmax(log_weights: Floats) -> Floats:
 
 def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget: float) -> Floats:
     """Return softmax(log_base + tilt * direction) with the tilt for which the mean cost is `budget`."""
-    if budget <= cost[0]:
-        return _vertex(0, len(cost))
-    if budget >= cost[-1]:
-        return _vertex(len(cost) - 1, len(cost))
+    if not cost[0] < budget < cost[-1]:
+        at_one_exit = np.zeros(len(cost))
+        at_one_exit[0 if budget <= cost[0] else -1] = 1.0
+        return at_one_exit
     excess = cost - budget
 
     def rates(tilt: float) -> Floats:
         return _softmax(log_base + tilt * direction)
 
     low, high = _bracket(lambda tilt: float(rates(tilt) @ excess))
-    # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is
-    # the root; the two neighbours around it, mixed, still meet the budget.
+    # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is the root; a
+    # mixture of the two neighbours around it still meets the budget.
     cheap, costly = rates(low), rates(high)
     short, over = -float(cheap @ excess), float(costly @ excess)
     share = short / (short + over)
@@ -140,9 +138,3 @@ def _bracket(f: Callable[[float], float]) -> tuple[float, float]:
         if middle == low or high - low < 1e-15 * max(abs(low), abs(high)):
             return low, high
         low, high = (middle, high) if f(middle) <= 0 else (low, middle)
-
-
-def _vertex(exit_: int, n_exits: int) -> Floats:
-    rates = np.zeros(n_exits)
-    rates[exit_] = 1.0
-    return rates

@@ -42,11 +42,9 @@ def predictive_exit(part: FitPart, *, sigma: float = 2.0) -> Composition:
 
 
 @partial(composed, own_score=True)
-def random_routing(part: FitPart, *, temperature: float = 0.04) -> Composition:
+def random_routing(part: FitPart) -> Composition:
     """EERO's rates, with inputs drawn at random: what confidence adds shows against it."""
-    rates = partial(
-        exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend="exactly"
-    )
+    rates = partial(exponential_weights, part.trace.risk, part.trace.cost, spend="exactly")
     return Composition(rates, ConstantScore())
 
 
@@ -54,7 +52,8 @@ def random_routing(part: FitPart, *, temperature: float = 0.04) -> Composition:
 def patience(part: FitPart) -> Composition:
     """PABEE: answers once several exits in a row agree.
 
-    Zhou et al. 2020. Needs no labels. Inputs are split at random between two neighbouring numbers, so that the budget is met.
+    Zhou et al. 2020. Needs no labels. Inputs are split at random between two neighbouring numbers, so that the budget
+    is met.
     """
     path = common_threshold_path(score_matrix(Patience(), part.trace), part.trace.cost.cumulative)
     return Composition(path, Patience())
@@ -64,7 +63,8 @@ def patience(part: FitPart) -> Composition:
 def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
     """PCEE: answers once two exits in a row are confident.
 
-    The threshold on the confidence is tuned to the budget. `patience`: how many exits in a row, by default two. `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
+    The threshold on the confidence is tuned to the budget. `patience`: how many exits in a row, by default two.
+    `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
     """
     if patience < 1:
         raise InputError(f"patience must be at least 1 exit, got {patience}")
@@ -74,16 +74,13 @@ def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
 
 
 @composed
-def genetic(part: FitPart, *, generations: int = 30) -> Composition:
-    """Thresholds found by differential evolution, a genetic search, on the fit part.
-
-    `generations` bounds the search.
-    """
-    return Composition(_evolved(*part.scored, part.budget, generations, part.seed))
+def genetic(part: FitPart) -> Composition:
+    """Thresholds found by differential evolution, a genetic search, on the fit part."""
+    return Composition(_evolved(*part.scored, part.budget, part.seed))
 
 
 @cached_on_trace
-def _evolved(fit: ExitTrace, score: str, budget: float, generations: int, seed: int) -> RatePath:
+def _evolved(fit: ExitTrace, score: str, budget: float, seed: int) -> RatePath:
     scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)
@@ -104,7 +101,7 @@ def _evolved(fit: ExitTrace, score: str, budget: float, generations: int, seed: 
         Bounds(np.zeros(m - 1), np.full(m - 1, 1 + 1e-9)),
         x0=np.clip(1 - common, 0, 1),
         popsize=4,
-        maxiter=generations,
+        maxiter=30,
         polish=False,
         seed=seed,
         tol=0.0,

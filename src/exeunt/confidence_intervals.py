@@ -8,35 +8,34 @@ from scipy.stats import t as student
 
 from exeunt._arrays import Floats
 
-__all__ = ["NORMAL_95", "mean_interval", "share_interval", "spend_interval", "wilson_interval"]
-
-NORMAL_95 = float(ndtri(0.975))  # half the width of a 95 % interval, in standard errors
+NORMAL_95 = float(ndtri(0.975))  # half the width of a 95% interval, in standard errors
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
+    """Return Wilson's 95% interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
     share, weight = right / n, NORMAL_95**2 / n
     centre = (share + weight / 2) / (1 + weight)
     half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (mean, low, high): a t interval over splits; NaN ends where there is a single split."""
+def mean_interval(
+    values: Floats, confidence: float = 0.95, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, float]:
+    """Return (mean, low, high): a t interval over splits; NaN ends where there is a single split.
+
+    `within`: the range that values can have, which the ends do not leave.
+    """
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return mean, float("nan"), float("nan")
     half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return mean, mean - half, mean + half
+    return mean, float(np.clip(mean - half, *within)), float(np.clip(mean + half, *within))
 
 
-def share_interval(shares: Floats) -> tuple[float, float, float]:
-    """Return `mean_interval` of shares of inputs, whose ends lie between 0 and 1 as well."""
-    mean, low, high = mean_interval(shares)
-    return mean, float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
-
-
-def spend_interval(spend: Floats) -> tuple[float, float, float]:
-    """Return `mean_interval` of what was spent, whose ends are not below 0 either."""
-    mean, low, high = mean_interval(spend)
-    return mean, float(np.maximum(low, 0.0)), high
+def interval_columns(
+    name: str, values: Floats, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> dict[str, float]:
+    """Return `mean_interval` by the names of its columns: `name`, `name_low`, `name_high`; NaN of no values."""
+    mean, low, high = mean_interval(values, within=within) if len(values) else (float("nan"),) * 3
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}

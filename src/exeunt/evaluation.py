@@ -1,4 +1,4 @@
-"""Replay a policy on recorded outputs: how right it is, what it spends, who leaves where."""
+"""Replay a policy on recorded outputs: its accuracy, its mean cost, and which exits answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
     from exeunt.trace.cascade_trace import CascadeTrace
 
-__all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
-
 Interval: TypeAlias = "tuple[float, float]"
 
 _BAR = 24  # characters
@@ -29,11 +27,11 @@ _BAR = 24  # characters
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What results from answering `n` inputs at given exits.
+    """The result of answering `n` inputs at given exits.
 
-    `accuracy` in [0, 1] and its 95 % Wilson interval, None on unlabelled traces. `cost`: mean cost per input,
-    in the unit of the costs, with its 95 % normal interval. `shares` (m,): share answered per exit. `exits`
-    (n,): exit of each input. `budget`: what was allowed, if anything was.
+    `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the unit
+    of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
+    input. `budget`: the mean cost allowed, if there was a limit.
     """
 
     name: str
@@ -53,21 +51,16 @@ class Result:
 
     @property
     def saved(self) -> float:
-        """Share of the full cost that was not spent, below 1; of a cascade see `CostModel.reference`."""
+        """Share of the full cost that was saved, below 1; of a cascade see `CostModel.reference`."""
         return 1.0 - self.cost_model.share(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers in JSON-able form, without the exit of each input."""
+        names = ("n", "accuracy", "accuracy_interval", "cost", "cost_interval", "budget", "saved")
         return {
             "policy": self.name,
-            "n": self.n,
-            "accuracy": self.accuracy,
-            "accuracy_interval": self.accuracy_interval,
-            "cost": self.cost,
-            "cost_interval": self.cost_interval,
+            **{name: getattr(self, name) for name in names},
             "unit": self.cost_model.unit,
-            "budget": self.budget,
-            "saved": self.saved,
             "shares": self.shares.tolist(),
         }
 
@@ -82,18 +75,16 @@ class Result:
     def _lines(self) -> list[str]:
         model = self.cost_model
         low, high = self.cost_interval
-        accuracy = f"{self.name} on {counted(self.n, 'input')}: unlabelled"
+        accuracy = "unlabelled"
         if self.accuracy is not None and self.accuracy_interval is not None:
             a, b = self.accuracy_interval
-            accuracy = (
-                f"{self.name} on {counted(self.n, 'input')}: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
-            )
+            accuracy = f"accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
-        spend = (
+        cost = (
             f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
             f"{round(self.saved, 3) + 0.0:.1%} of {model.whole} saved"  # the mean of equal costs is not quite one
         )
-        return [accuracy, spend]
+        return [f"{self.name} on {counted(self.n, 'input')}: {accuracy}", cost]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         size, unit = self.cost_model.scale
@@ -108,8 +99,7 @@ class Result:
 def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
     """Replay a policy on a trace, or on the models of its cascade, and measure it.
 
-    Labels are not needed for cost and shares.
-    Raises InputError if the trace is empty or has another number of exits or other costs.
+    Labels are not needed for cost and shares. Raises InputError if the trace is empty or has another number of exits or other costs.
     """
     trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
@@ -117,7 +107,7 @@ def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    # Shares are of what the policy's are.
+    # Shares of a cost refer to the same model as the policy's.
     answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
     return score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
 
@@ -131,11 +121,15 @@ def score_exits(
     """
     if trace.n == 0:
         raise InputError("nothing to evaluate: the trace is empty")
-    exits = _checked_exits(exits, trace)
+    exits = _arrays.integers(exits, "exits", ndim=1)
+    _arrays.check_length(exits, "exits", trace.n)
+    if (bad := (exits < 0) | (exits >= trace.n_exits)).any():
+        row = int(np.argmax(bad))
+        raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {exits[row]} at row {row}")
     costs = trace.cost.of_inputs(trace.n)
-    spent = costs[np.arange(trace.n), exits]
-    half = NORMAL_95 * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
-    mean = float(spent.mean())
+    paid = costs[np.arange(trace.n), exits]
+    half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+    mean = float(paid.mean())
     accuracy, interval = None, None
     if trace.label is not None:
         right = int(trace.correct[np.arange(trace.n), exits].sum())
@@ -156,31 +150,19 @@ def score_exits(
 def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
     """Return what the best possible policy would reach: it knows which exits are right (Figure 8).
 
-    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With
-    one, inputs are helped to their cheapest correct exit in order of what that costs, as far as the mean cost
-    allows. No policy that gives an exit's own answer can be more accurate within the budget on this trace; one that
-    pools answers can.
+    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With one, inputs
+    run on to their cheapest correct exit in order of what that costs, as far as the mean cost allows. No policy that
+    answers with the prediction of a single exit can be more accurate within the budget on this trace; an ensemble can.
     """
     correct, cost = trace.correct, trace.cost.of_inputs(trace.n)
     cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)
-    name = "oracle"
     if budget is None:
-        return score_exits(trace, cheapest, name=name)
+        return score_exits(trace, cheapest, name="oracle")
     allowed = trace.cost.budget(budget)
     extra = cost[np.arange(trace.n), cheapest] - cost[:, 0]
     order = np.argsort(extra, kind="stable")
-    spent = cost[:, 0].sum() + np.cumsum(extra[order])
-    affordable = spent <= allowed * trace.n * (1 + 1e-12)
+    total = cost[:, 0].sum() + np.cumsum(extra[order])
+    affordable = total <= allowed * trace.n * (1 + 1e-12)
     exits = np.zeros(trace.n, dtype=np.int64)
     exits[order[affordable]] = cheapest[order[affordable]]
-    return score_exits(trace, exits, name=name, budget=allowed)
-
-
-def _checked_exits(exits: ArrayLike, trace: ExitTrace) -> Integers:
-    values = _arrays.integers(exits, "exits", ndim=1)
-    _arrays.check_length(values, "exits", trace.n)
-    bad = (values < 0) | (values >= trace.n_exits)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {values[row]} at row {row}")
-    return values
+    return score_exits(trace, exits, name="oracle", budget=allowed)

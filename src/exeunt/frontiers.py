@@ -1,4 +1,4 @@
-"""Accuracy against spend of several policies over many budgets, on repeated splits of one trace."""
+"""Accuracy against mean cost of several policies over many budgets, on repeated splits of one trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from exeunt._arrays import Booleans, Floats
 from exeunt._text import counted, html_table, text_table
-from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
+from exeunt.confidence_intervals import interval_columns
 from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
@@ -20,34 +20,33 @@ from exeunt.trace.cascade_trace import CascadeTrace, single_exits
 if TYPE_CHECKING:
     from exeunt.policy import Policy
 
-__all__ = ["Frontier", "Measured", "frontier", "measure", "overspends"]
-
 
 @dataclass(frozen=True, eq=False)
 class Frontier:
-    """Accuracy and spend of p policies at q budgets over s splits.
+    """Accuracy and mean cost of p policies at q budgets over s splits.
 
-    `accuracy`, `spend` (p, q, s): on each split's test part; NaN where a budget was infeasible.
-    `oracle` (q, s): the accuracy that no policy of own answers can exceed within the budget.
-    Every policy saw the same splits, so differences are paired: the first policy is the reference.
+    `accuracy`, `mean_cost` (p, q, s): on each split's test part; NaN where a budget was infeasible. `oracle` (q, s):
+    the highest accuracy within the budget of any policy that answers with the prediction of a single exit. Every policy
+    saw the same splits, so differences are paired: the first policy is the reference.
     """
 
     names: tuple[str, ...]
     budgets: Floats
     cost: CostModel
     accuracy: Floats
-    spend: Floats
+    mean_cost: Floats
     oracle: Floats
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per policy and budget: means, 95 % t intervals over splits, paired differences.
+        """Return one row per policy and budget: means, 95% t intervals over splits, paired differences.
 
-        The parts of different splits overlap, so the intervals describe the spread of this procedure on this
-        trace rather than what new data would give.
+        The parts of different splits overlap, so the intervals describe the spread of this procedure on this trace
+        rather than what new data would give.
         """
-        return [self._row(p, q) for p in range(len(self.names)) for q in range(len(self.budgets))] + [
-            self._oracle_row(q) for q in range(len(self.budgets))
-        ]
+        budgets = range(len(self.budgets))
+        rows = [self._row(p, q) for p in range(len(self.names)) for q in budgets]
+        unknown = dict.fromkeys(rows[0])
+        return rows + [unknown | self._accuracy("oracle", q, self.oracle[q]) for q in budgets]
 
     def to_arrow(self) -> Any:
         """Return the rows as a `pyarrow.Table`."""
@@ -65,13 +64,11 @@ class Frontier:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        title = (
-            f"accuracy @ spend (share of the full cost), mean of {counted(self.accuracy.shape[2], 'split')}"
-        )
-        return html_table(title, *self._table())
+        splits = counted(self.accuracy.shape[2], "split")
+        return html_table(f"accuracy @ mean cost (share of the full cost), mean of {splits}", *self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        """Return a row per budget: accuracy @ share of the full cost spent, for each policy."""
+        """Return a row per budget: accuracy @ mean cost as a share of the full cost, for each policy."""
         rows = []
         for q, budget in enumerate(self.budgets):
             cells = [self._cell(p, q) for p in range(len(self.names))]
@@ -79,35 +76,27 @@ class Frontier:
         return ["budget", *self.names, "oracle"], rows
 
     def _cell(self, p: int, q: int) -> str:
-        accuracy, spend = self.accuracy[p, q].mean(), self.spend[p, q].mean()
-        return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {self.cost.share(spend):.3f}"
+        accuracy, cost = self.accuracy[p, q].mean(), self.mean_cost[p, q].mean()
+        return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {self.cost.share(cost):.3f}"
 
     def _row(self, p: int, q: int) -> dict[str, Any]:
-        accuracy, spend = self.accuracy[p, q], self.spend[p, q]
-        mean, low, high = share_interval(accuracy)
-        gain, gain_low, gain_high = mean_interval(accuracy - self.accuracy[0, q])
-        spent, spent_low, spent_high = spend_interval(spend)
+        costs = self.mean_cost[p, q]
+        over = overspends(costs, float(self.budgets[q])).mean()
         return {
-            "policy": self.names[p],
-            "budget": float(self.budgets[q]),
-            "budget_share": float(self.cost.share(self.budgets[q])),
-            "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
-            "spend": spent, "spend_low": spent_low, "spend_high": spent_high,
-            "spend_share": self.cost.share(spent),
-            "overspent_share": _overspent_share(spend, float(self.budgets[q])),
-            "gain": gain, "gain_low": gain_low, "gain_high": gain_high,
-        }  # fmt: skip
+            **self._accuracy(self.names[p], q, self.accuracy[p, q]),
+            **interval_columns("mean_cost", costs, within=(0.0, np.inf)),
+            "mean_cost_share": self.cost.share(float(costs.mean())),
+            "overspent_share": float("nan") if np.isnan(costs).any() else float(over),
+            **interval_columns("gain", self.accuracy[p, q] - self.accuracy[0, q]),
+        }
 
-    def _oracle_row(self, q: int) -> dict[str, Any]:
-        mean, low, high = share_interval(self.oracle[q])
-        empty = dict.fromkeys(self._row(0, q))
-        return empty | {
-            "policy": "oracle",
-            "budget": float(self.budgets[q]),
-            "budget_share": float(self.cost.share(self.budgets[q])),
-            "accuracy": mean,
-            "accuracy_low": low,
-            "accuracy_high": high,
+    def _accuracy(self, name: str, q: int, accuracy: Floats) -> dict[str, Any]:
+        budget = float(self.budgets[q])
+        return {
+            "policy": name,
+            "budget": budget,
+            "budget_share": float(self.cost.share(budget)),
+            **interval_columns("accuracy", accuracy, within=(0.0, 1.0)),
         }
 
 
@@ -125,9 +114,9 @@ def frontier(
 ) -> Frontier:
     """Compare presets on a labelled trace: each is fitted, calibrated and tested on the same disjoint parts.
 
-    `presets`: name -> callable `(fit, calibrate, *, budget) -> Policy`; use functools.partial for options. The
-    first is the reference of the paired differences. `budgets`: numbers in the unit of the costs or "50%".
-    `progress(done, splits)` is called after each split.
+    `presets`: name -> callable `(fit, calibrate, *, budget) -> Policy`; use functools.partial for options. The first is
+    the reference of the paired differences. `budgets`: numbers in the unit of the costs or "50%". `progress(done,
+    splits)` is called after each split.
 
     Raises InputError without presets, budgets or labels, for fewer than 1 split, or a policy named "oracle".
     """
@@ -152,7 +141,7 @@ def frontier(
         amounts,
         trace.cost,
         accuracy=np.stack([one.accuracy for one in measured], axis=-1),
-        spend=np.stack([one.mean_cost for one in measured], axis=-1),
+        mean_cost=np.stack([one.mean_cost for one in measured], axis=-1),
         oracle=np.stack([one.oracle for one in measured], axis=-1),
     )
 
@@ -181,8 +170,8 @@ def measure(
 ) -> Measured:
     """Fit, calibrate and test every preset on the same parts, at budgets in the unit of the costs.
 
-    A preset sees all its budgets one after the other, and every preset the same fit part: what it learns there
-    once serves again. Raises InputError without labels.
+    A preset sees all its budgets one after the other, and every preset the same fit part, so that it learns there once.
+    Raises InputError without labels.
     """
     fit, calibrate, test = parts
     if test.label is None:
@@ -212,8 +201,3 @@ def overspends(mean_cost: Floats, budget: float | Floats) -> Booleans:
     """Return where the mean cost exceeds the budget by more than rounding; False for NaN."""
     beyond: Booleans = mean_cost > budget * (1 + 1e-12)
     return beyond
-
-
-def _overspent_share(spend: Floats, budget: float) -> float:
-    """Return the share of splits that spent more than the budget; NaN if it was infeasible on any."""
-    return float("nan") if np.isnan(spend).any() else float(np.mean(overspends(spend, budget)))

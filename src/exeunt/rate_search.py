@@ -8,9 +8,9 @@ improves. This is coordinate ascent: the objective never falls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def ascend(
     return found, best
 
 
-def price_path(score: Floats, correct: Floats, cost: Floats, prices: Iterable[float] = _PRICES) -> RatePath:
+def price_path(score: Floats, correct: Floats, cost: Floats) -> RatePath:
     """Return the best rates found for each price of computation.
 
     `score`, `correct` (n, m), `cost` (m,). The search for the first price starts with everything at the last exit, the
@@ -131,7 +131,7 @@ def price_path(score: Floats, correct: Floats, cost: Floats, prices: Iterable[fl
     found = np.full(m, np.inf)
     found[m - 1] = -np.inf
     rates = []
-    for price in prices:
+    for price in _PRICES:
         found, _ = ascend(score, order, correct - price * cost / cost[-1], found)
         rates.append(shares(score >= found))
     return RatePath.through(np.array(rates), cost)
@@ -169,19 +169,12 @@ def _best_cut(falling: Floats, gain: Floats) -> float:
 
 
 @cached_on_trace
-def line_search_paths(
-    fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
-) -> tuple[RatePath, ...]:
+def line_search_paths(fit: ExitTrace, score: str | Score, resamples: int, seed: int) -> tuple[RatePath, ...]:
     """Return one path of rates per bootstrap sample, cached because the paths serve every budget."""
     scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
     rng = np.random.default_rng(seed)
-
-    def path(rows: Any) -> RatePath:
-        return price_path(scores[rows], correct[rows], fit.cost.cumulative)
-
-    if resamples < 1:
-        return (path(slice(None)),)
-    return tuple(path(rng.integers(0, fit.n, fit.n)) for _ in range(resamples))
+    drawn = (rng.integers(0, fit.n, fit.n) for _ in range(resamples))
+    return tuple(price_path(scores[rows], correct[rows], fit.cost.cumulative) for rows in drawn)
 
 
 def right_within(trace: ExitTrace, amount: float, seed: int) -> Floats:

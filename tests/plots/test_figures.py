@@ -31,7 +31,7 @@ def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost(found, trace)
     ax = plots.accuracy_against_budget(found, trace)
     for p, name in enumerate(found.names):
         x, y = line(ax, name)
-        np.testing.assert_allclose(x, found.spend[p].mean(axis=1) / trace.cost.full)
+        np.testing.assert_allclose(x, found.mean_cost[p].mean(axis=1) / trace.cost.full)
         np.testing.assert_allclose(y, found.accuracy[p].mean(axis=1))
     x, y = line(ax, f"oracle (at the budget), up to {found.oracle.mean(axis=1).max():.1%}")
     np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
@@ -114,7 +114,7 @@ def test_cost_against_budget(found, trace):
     ax = plots.cost_against_budget(found)
     x, y = line(ax, "theirs")
     np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
-    np.testing.assert_allclose(y, found.spend[1].mean(axis=1) / trace.cost.full)
+    np.testing.assert_allclose(y, found.mean_cost[1].mean(axis=1) / trace.cost.full)
     np.testing.assert_array_equal(*line(ax, "mean cost = budget"))
     assert ax.get_aspect() == 1.0
 

@@ -62,11 +62,9 @@ class EnsembleFit:
     by_exit: tuple[Floats, ...] = ()
 
     @classmethod
-    def of(
-        cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = _FOLDS, seed: int = 0
-    ) -> EnsembleFit:
+    def of(cls, label: Integers, id_: Keys, n_classes: int, *, seed: int = 0) -> EnsembleFit:
         """Return the fit of an ensemble that has no exit yet."""
-        rest, held = zip(*folds_of(id_, folds, seed), strict=True)
+        rest, held = zip(*folds_of(id_, _FOLDS, seed), strict=True)
         return cls(label, n_classes, (*rest, slice(None)), held)
 
     @property
@@ -103,18 +101,18 @@ class EnsembleFit:
         )
 
 
-def fit_ensemble(fit: ExitTrace, *, folds: int = _FOLDS, seed: int = 0) -> EnsembleFit:
+def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     """Fit an ensemble of all exits on a labelled trace.
 
     An exit with log-probabilities joins the ensemble only where that makes held-out labels likelier, by more than a
     standard error; otherwise it answers alone. For an exit that gives a label and a confidence alone a table is fitted.
 
-    Raises InputError for a trace without labels, for fewer than 2 folds, for fewer inputs than folds, or for more than
+    Raises InputError for a trace without labels, for fewer than 4 inputs, or for more than
     200 classes where a table is needed.
     """
     if fit.label is None:
         raise InputError("an ensemble is fitted to labels, and the fit part has none: make it with label=...")
-    fitted = EnsembleFit.of(fit.label, fit.id, classes_of(fit), folds=folds, seed=seed)
+    fitted = EnsembleFit.of(fit.label, fit.id, classes_of(fit))
     for exit_ in range(fit.n_exits):
         fitted = fitted.with_exit(fit.evidence(exit_))
     return fitted
@@ -130,7 +128,9 @@ def classes_of(fit: ExitTrace) -> int:
             f"an ensemble of exits without probabilities takes at most {_MOST_CLASSES} classes, got labels up to "
             f"{fit.label.max()}: number the classes without gaps, or take answer='own'"  # type: ignore[union-attr]
         )
-    return int(fit.label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]  # type: ignore[union-attr]
+    if fit.log_probability is not None:
+        return int(fit.log_probability.shape[2])
+    return int(fit.label.max()) + 1  # type: ignore[union-attr]
 
 
 def can_be_ensembled(fit: ExitTrace) -> bool:

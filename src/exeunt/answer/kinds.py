@@ -116,7 +116,7 @@ class LogTerm:
 
 @dataclass(frozen=True, eq=False)
 class TableTerm:
-    """What an exit with a label and a confidence alone adds: log-odds, linear in the confidence between `knots` (p + 1,).
+    """What an exit with a label and a confidence alone adds: log-odds, linear in it between `knots` (p + 1,).
 
     `table` (labels, p + 1, k): per predicted label, the log-odds at the lowest knot and what each piece adds. Labels
     beyond the table, or below 0, share its last row: they are not among the classes, and are always wrong.

@@ -14,7 +14,7 @@ import numpy as np
 from exeunt._arrays import Floats
 from exeunt.comparison.guarantees import overspent, overspent_share
 from exeunt.comparison.results import TraceResult, none_for_nan
-from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
+from exeunt.confidence_intervals import interval_columns, mean_interval
 from exeunt.frontiers import overspends
 
 __all__ = ["CHOOSER", "overall_rows", "point_rows", "trace_statistics"]
@@ -35,7 +35,7 @@ def point_rows(trace: TraceResult, reference: str) -> list[dict[str, Any]]:
 
 def trace_statistics(trace: TraceResult, reference: str, delta: float | None) -> dict[str, Any]:
     """Return what the report shows of one trace, in JSON-able form (see `Comparison.to_dict`)."""
-    mean, low, high = share_interval(trace.exits[-1])
+    mean, low, high = mean_interval(trace.exits[-1], within=(0.0, 1.0))
     of_mixture = zip(trace.mixture_accuracy.mean(axis=-1), trace.mixture_cost.mean(axis=-1), strict=True)
     exits = zip(trace.exit_names, trace.cost.share(trace.cost.cumulative), trace.exits, strict=True)
     statistics = {
@@ -66,7 +66,7 @@ def trace_statistics(trace: TraceResult, reference: str, delta: float | None) ->
             for share, (accuracy, cost) in zip(trace.shares, of_mixture, strict=True)
         ],
         "exit_points": [
-            {"name": name, "cost": float(cost), **_interval("accuracy", accuracy, share_interval)}
+            {"name": name, "cost": float(cost), **interval_columns("accuracy", accuracy, within=(0.0, 1.0))}
             for name, cost, accuracy in exits
         ],
     }
@@ -80,27 +80,22 @@ def _point(trace: TraceResult, reference: str, p: int, q: int) -> dict[str, Any]
     gains = trace.accuracy[p, q] - trace.accuracy[trace.policies.index(reference), q]
     return {
         "budget": float(trace.shares[q]),
-        **_interval("accuracy", trace.accuracy[p, q, feasible], share_interval),
-        **_interval("mean_cost", trace.cost.share(trace.mean_cost[p, q, feasible]), spend_interval),
+        **interval_columns("accuracy", trace.accuracy[p, q, feasible], within=(0.0, 1.0)),
+        **interval_columns(
+            "mean_cost", trace.cost.share(trace.mean_cost[p, q, feasible]), within=(0.0, np.inf)
+        ),
         "overspent": int(overspends(trace.mean_cost[p, q], trace.amounts[q]).sum()),
         "of": int(feasible.sum()),
-        **_interval("gain", gains[~np.isnan(gains)]),
+        **interval_columns("gain", gains[~np.isnan(gains)]),
         "rates": trace.rates[p, q].tolist(),
     }
 
 
 def _oracle(trace: TraceResult) -> list[dict[str, float]]:
     return [
-        {"budget": float(share), **_interval("accuracy", accuracy, share_interval)}
+        {"budget": float(share), **interval_columns("accuracy", accuracy, within=(0.0, 1.0))}
         for share, accuracy in zip(trace.shares, trace.oracle, strict=True)
     ]
-
-
-def _interval(
-    name: str, values: Floats, interval: Callable[[Floats], tuple[float, float, float]] = mean_interval
-) -> dict[str, float]:
-    mean, low, high = interval(values) if len(values) else (float("nan"),) * 3
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str, Any]]:

@@ -49,8 +49,10 @@ class MeanCostDistribution:
     Raises InputError for counts that are not whole numbers >= 0, or not one per exit.
 
     >>> distribution = MeanCostDistribution([30, 50, 20], [1.0, 2.0, 4.0])
-    >>> round(distribution.mean, 4), round(distribution.probability_within(2.3), 4), round(distribution.quantile(0.95), 4)
-    (2.1188, 0.9539, 2.2956)
+    >>> round(distribution.mean, 4), round(distribution.probability_within(2.3), 4)
+    (2.1188, 0.9539)
+    >>> round(distribution.quantile(0.95), 4)
+    2.2956
     """
 
     counts: Integers

@@ -59,7 +59,7 @@ def accuracy_against_budget(
         raise InputError(f"x must be 'cost' or 'budget', got {x!r}")
     with styled():
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
-        across = "spend_share" if x == "cost" else "budget_share"
+        across = "mean_cost_share" if x == "cost" else "budget_share"
         for index, name in enumerate(frontier.names):
             _draw_line(axes, frontier, name, across, "accuracy", index)
         oracle = _columns(frontier, "oracle")
@@ -93,7 +93,7 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
         axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
         axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
         for index, name in enumerate(frontier.names):
-            _draw_line(axes, frontier, name, "budget_share", "spend", index, scale=1 / frontier.cost.full)
+            _draw_line(axes, frontier, name, "budget_share", "mean_cost", index, scale=1 / frontier.cost.full)
         full = frontier.cost.show(frontier.cost.full)
         axes.set_xlabel(f"budget per input (% of {full})")
         axes.set_ylabel(f"mean cost per input (% of {full})")

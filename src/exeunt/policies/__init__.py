@@ -1,1 +1,1 @@
-"""The policies to use, by name in `catalogue`. The rules of the literature to compare with are in `exeunt.baselines`."""
+"""The policies to use, by name in `catalogue`. The literature's rules to compare with: `exeunt.baselines`."""

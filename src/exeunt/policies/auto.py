@@ -35,14 +35,14 @@ _TEMPERATURE = 2.0
 def auto(part: FitPart, *, folds: int = 3) -> Composition:
     """The command line's default: learned scores, and rates weighed by cross-validation on the fit part.
 
-    It does well on any network. The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`. The
-    rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's. Each has
-    the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean, held out in
-    each of `folds` folds of the fit part, at this and neighbouring budgets. With few labels all this shrinks towards
-    EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are counted, EERO's.
-    If a mean cost above some amount makes answers worse, the policy plans that amount only. Exits beyond the last
-    useful one are left out: where none of them is right on any fit input that it gets wrong, and the labels are enough
-    to tell, they answer nothing.
+    It does well on any network. The score is the mean of two learned ones, the advantage of `stopping` and the odds of
+    `learned_correctness`. The rates are a mixture of three allocations: stopping's own, line searches on learned
+    correctness, and EERO's. Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it
+    is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
+    labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
+    before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
+    only. Exits beyond the last useful one are left out: where none of them is right on any fit input that it gets
+    wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; answer="own" makes one that does not. The other arguments are those of

@@ -101,8 +101,8 @@ def _check_models(fit: object, calibrate: object) -> None:
     stored = isinstance(calibrate, StoredTrace) and calibrate.models
     if not isinstance(fit, CascadeTrace) or not (stored or isinstance(calibrate, CascadeTrace)):
         raise InputError(
-            "a cascade is made of a CascadeTrace: give exeunt.CascadeTrace({name: trace, ...}) to fit and calibrate, or "
-            "to calibrate StoredTrace.open(folder, models=...)"
+            "a cascade is made of a CascadeTrace: give exeunt.CascadeTrace({name: trace, ...}) to fit and calibrate, "
+            "or to calibrate StoredTrace.open(folder, models=...)"
         )
     if fit.n == 0:
         raise InputError("the fit part is empty: it needs at least one input")

@@ -116,7 +116,8 @@ def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
 
 def _most_classes(models: CascadeTrace) -> int:
     logs = [models[name].log_probability for name in models.names]
-    return max(int(models.label.max()) + 1, *(0 if one is None else one.shape[2] for one in logs))  # type: ignore[union-attr]
+    labels = int(models.label.max()) + 1  # type: ignore[union-attr]
+    return max(labels, *(0 if one is None else one.shape[2] for one in logs))
 
 
 class _Comparing:

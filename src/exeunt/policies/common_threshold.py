@@ -30,9 +30,9 @@ _BOUND_OF = {"learn_then_test": "betting", "ucb": "hoeffding_bentkus"}
 def common_threshold(part: FitPart) -> Composition:
     """One confidence threshold for all exits.
 
-    It is tuned to the budget on the fit inputs. Its shares are then calibrated like any others, so that the thresholds release them exactly and can be certified.
-    They agree with the common one up to sampling. Needs no labels. The arguments are those of all policies, see
-    `compose`.
+    It is tuned to the budget on the fit inputs. Its shares are then calibrated like any others, so that the thresholds
+    release them exactly and can be certified. They agree with the common one up to sampling. Needs no labels. The
+    arguments are those of all policies, see `compose`.
     """
     (trace, score), cost = part.scored, part.trace.cost.cumulative
     # The highest score of an input up to each exit: with threshold t it leaves where this first reaches t.
@@ -73,10 +73,11 @@ def risk_controlled(
 ) -> Policy:
     """One threshold for all exits, set by risk control; certified, at delta 0.05 by default, so it costs less.
 
-    It is the lowest threshold whose loss of accuracy is shown to be within `max_loss`. Thresholds are tried from the surest down, on labelled `calibrate`; the first that cannot be shown at level `delta`
-    ends the search. `method`: "learn_then_test" tests the loss itself by betting, "ucb" bounds from above the share of
-    inputs that get worse (Hoeffding-Bentkus). With `budget` instead of `max_loss` this is `common_threshold`, under its
-    own name: the risk level is then whatever the budget buys.
+    It is the lowest threshold whose loss of accuracy is shown to be within `max_loss`. Thresholds are tried from the
+    surest down, on labelled `calibrate`; the first that cannot be shown at level `delta` ends the search. `method`:
+    "learn_then_test" tests the loss itself by betting, "ucb" bounds from above the share of inputs that get worse
+    (Hoeffding-Bentkus). With `budget` instead of `max_loss` this is `common_threshold`, under its own name: the risk
+    level is then whatever the budget buys.
 
     Raises InputError unless exactly one of `budget` and `max_loss` is given, and for a `max_loss` without a `delta`;
     Infeasible where no threshold passes.

@@ -23,32 +23,29 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 
 _SHRINK = 0.01
+"""Ridge on the weights of a logistic regression, per input."""
 
 
 @composed
-def learned_correctness(part: FitPart, *, shrink: float = _SHRINK) -> Composition:
+def learned_correctness(part: FitPart) -> Composition:
     """Answers where the exit is most likely right, as learned from the fit part.
 
-    The rates are searched with the learned score. `score`: the main confidence that is learned from. `shrink`: the ridge on all weights. The other arguments are those
-    of all policies, see `compose`.
+    The rates are searched with the learned score. `score`: the main confidence that is learned from. `shrink`: the
+    ridge on all weights. The other arguments are those of all policies, see `compose`.
     """
     fit, score = part.scored
-    rule = correctness_score(fit, score, shrink)
+    rule = correctness_score(fit, score)
     paths = line_search_paths(fit, rule, 3, part.seed)
     return Composition(partial(mean_of_paths, paths), rule)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What inputs show at all exits but the last: `columns` m-1 times (n, f); the first `n_main` are of the main score.
-
-    `history`: whether the agreement of predictions is among them.
-    """
+    """What inputs show at all exits but the last: `columns` m-1 times (n, f); the first `n_main` are of the main score."""
 
     grid: Grid
     columns: list[Floats]
     n_main: int
-    history: bool
 
     @cached_property
     def spread(self) -> Floats:
@@ -58,30 +55,30 @@ class Features:
     def score(self, weights: Floats, intercept: Floats, title: str = "advantage") -> LearnedScore:
         """Return the score with these weights (m-1, f) and intercepts (m-1,)."""
         main, further = weights[:, : self.n_main], weights[:, self.n_main :]
-        return LearnedScore(self.grid, main, further, intercept, self.history, title)
+        return LearnedScore(self.grid, main, further, intercept, history=True, title=title)
 
 
 @cached_on_trace
-def features_of(fit: ExitTrace, score: str | None = None, history: bool = True) -> Features:
+def features_of(fit: ExitTrace, score: str | None = None) -> Features:
     """Return the features of a trace; `score`: the main confidence, by default the trace's own."""
     grid = Grid.of(fit.scores, fit.default_score if score is None else score)
     columns: list[Floats] = []
     memory: dict[str, Any] = {}
     n_main = 0
     for exit_ in range(max(fit.n_exits - 1, 1)):
-        main, further, memory = features(grid, fit.evidence(exit_), memory, history=history)
+        main, further, memory = features(grid, fit.evidence(exit_), memory, history=True)
         n_main = len(main)
         columns.append(np.stack([*main, *further], axis=1))
-    return Features(grid, columns, n_main, history)
+    return Features(grid, columns, n_main)
 
 
 @cached_on_trace
-def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = _SHRINK) -> LearnedScore:
+def correctness_score(fit: ExitTrace, score: str | None = None) -> LearnedScore:
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
     learned, correct = features_of(fit, score), fit.correct.astype(np.float64)
     spread = learned.spread
     rows = [
-        logistic(columns / spread, correct[:, exit_], shrink)
+        _logistic(columns / spread, correct[:, exit_])
         for exit_, columns in enumerate(learned.columns[: fit.n_exits - 1])
     ]
     weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), len(spread))
@@ -106,19 +103,16 @@ def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
     for exit_ in range(fit.n_exits):
         x = _evidence(rank, fit.prediction == fit.prediction[:, [exit_]], exit_)
         x /= x.std(axis=0) + 1e-9
-        weights = logistic(x, correct[:, exit_], _SHRINK)
+        weights = _logistic(x, correct[:, exit_])
         chance[:, exit_] = expit(weights[0] + x @ weights[1:])
     return chance
 
 
-def logistic(x: Floats, right: Floats, shrink: float) -> Floats:
-    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in {0, 1} on x (n, f).
-
-    `shrink`: ridge on the weights, per input; `x` had better be of unit spread.
-    """
+def _logistic(x: Floats, right: Floats) -> Floats:
+    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in {0, 1} on x (n, f) of unit spread."""
     centre = x.mean(axis=0)
     z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
-    penalty = np.full(z.shape[1], shrink)
+    penalty = np.full(z.shape[1], _SHRINK)
     penalty[0] = 1e-6
 
     def loss(w: Floats) -> tuple[float, Floats]:

@@ -23,25 +23,25 @@ from exeunt.trace.cache import cached_on_trace
 
 _PASSED = 0.1
 """Weight in an exit's regression of inputs that left before it; those that reach it have weight 1."""
-_MAIN_SHRINK = 0.006
+_MAIN_SHRINK, _SHRINK = 0.006, 0.1
+"""Ridge on the weights of the main confidence, and on the others, per unit of the price of computation."""
+_SMOOTH = 0.1
+"""Pull of each exit's weights to those of the next, per unit of the price of computation."""
 _N_PRICES = 128
 """Prices from 0.004 to 8 full networks per right answer, in steps of 6%."""
 
 
 @composed
-def stopping(
-    part: FitPart, *, history: bool = True, shrink: float = 0.1, smooth: float = 0.1, certainty: float = 0.5
-) -> Composition:
+def stopping(part: FitPart) -> Composition:
     """Answers where the next exits gain less than they cost, as learned from the fit part.
 
-    The advantage of answering now, not later, is regressed, by backward induction, on confidence, on what the other scores add, and with `history`
-    on the agreement of the exits' predictions. `score`: the main confidence. `shrink`: ridge on all but the main
-    confidence; `smooth`: pull of each exit's weights to those of the next; both per unit of the price of computation.
-    `certainty`: weight of the labels; the rest is the weight of `denoised_correctness`. The price is the one at which
-    the policy costs the budget on the fit inputs; its own shares there are the rates. The other arguments are those of
+    The advantage of answering now, not later, is regressed, by backward induction, on confidence, on what the other
+    scores add, and on the agreement of the exits' predictions. The value of an answer is the mean of its label and of
+    `denoised_correctness`, less the price of computation. The price is the one at which the policy costs the budget on
+    the fit inputs; its own shares there are the rates. `score`: the main confidence. The other arguments are those of
     all policies, see `compose`.
     """
-    rule, path = learned(*part.scored, history, shrink, smooth, certainty).at(part.budget)
+    rule, path = learned(*part.scored).at(part.budget)
     return Composition(path, rule)
 
 
@@ -95,37 +95,26 @@ def _solve(
 
 
 @cached_on_trace
-def learned(
-    fit: ExitTrace,
-    score: str | None = None,
-    history: bool = True,
-    shrink: float = 0.1,
-    smooth: float = 0.1,
-    certainty: float = 0.5,
-) -> Stopping:
-    """Return what stopping learns from labelled inputs, cached because it serves every budget; see `stopping`."""
-    seen = features_of(fit, score, history)
-    right = certainty * fit.correct + (1 - certainty) * denoised_correctness(fit, score)
-    to_zero = np.full(seen.columns[0].shape[1], shrink)
-    to_zero[: seen.n_main] = _MAIN_SHRINK
-    return Stopping(seen, right, fit.cost.cumulative, to_zero, smooth)
+def learned(fit: ExitTrace, score: str | None = None) -> Stopping:
+    """Return what stopping learns from labelled inputs, cached because it serves every budget."""
+    return Stopping(
+        features_of(fit, score), (fit.correct + denoised_correctness(fit, score)) / 2, fit.cost.cumulative
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Stopping:
-    """Features of the fit inputs, and how right they are at each exit, (n, m). One more budget takes few regressions."""
+    """Features of the fit inputs, and how right each exit is, (n, m). One more budget takes few regressions."""
 
     features: Features
     right: Floats
     cost: Floats
-    to_zero: Floats
-    smooth: float
     _solutions: dict[int, tuple[LearnedScore, RatePath, float]] = field(default_factory=dict, repr=False)
 
     def at(self, budget: float) -> tuple[LearnedScore, RatePath]:
         """Return the score for a budget and the rates that its common threshold gives to any budget."""
         if len(self.cost) == 1:
-            rule = self.features.score(np.zeros((0, len(self.to_zero))), np.zeros(0))
+            rule = self.features.score(np.zeros((0, len(self.features.spread))), np.zeros(0))
             return rule, RatePath.through(np.ones((1, 1)), self.cost)
         # The price at which the policy costs the budget, to some 6%. All budgets share one grid of prices, so that
         # their solutions are reused.
@@ -142,8 +131,12 @@ class Stopping:
             price = 0.004 * 2000 ** (index / _N_PRICES)
             value = self.right - price * self.cost / self.cost[-1]
             # The cheaper computation is, the smaller the advantages beside the noise of right and wrong.
-            to_zero, to_next = self.to_zero * (1.0 / price), self.smooth * (1.0 / price)
-            found = induct(self.features.columns, value, self.features.spread, to_zero, to_next)
+            to_zero = np.full(len(self.features.spread), _SHRINK)
+            to_zero[: self.features.n_main] = _MAIN_SHRINK
+            weaker = 1.0 / price
+            found = induct(
+                self.features.columns, value, self.features.spread, to_zero * weaker, _SMOOTH * weaker
+            )
             fitted = np.pad(found.fitted, ((0, 0), (0, 1)))
             self._solutions[index] = (
                 self.features.score(found.weights, found.intercept),

@@ -25,13 +25,13 @@ KEPT_WITH = "kept with probability"
 class PolicySet:
     """Policies of one network, or of cascades, in order of their budgets; the expected cost never falls along them.
 
-    Cascades ask their models in one order. A policy may skip models, which are then neither run nor paid.
+    Cascades ask their models in one order. A policy may skip models, which are then neither run nor paid for.
 
-    Each keeps its budget on inputs like those that it was calibrated on. So the active budget must be chosen without
+    Each policy keeps its budget on inputs like its calibration inputs. So the active budget must be chosen without
     looking at the inputs that are answered under it: by the clock, the price or the load. Where hard inputs get a
-    budget of their own, those answered under it are other inputs than the calibration ones, and no guarantee holds.
+    budget of their own, the inputs answered under it differ from the calibration inputs, and no guarantee holds.
 
-    Raises InputError if there are none, or they are of different costs or orders, or two have the same budget.
+    Raises InputError for no policies, for policies of different costs or orders, or for two of the same budget.
     """
 
     policies: tuple[Policy, ...]
@@ -50,8 +50,8 @@ class PolicySet:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
             if smaller.expected_cost > larger.expected_cost * (1 + 1e-12):
                 raise InputError(
-                    f"the policy for a budget of {larger.budget:g} is expected to spend less than that for "
-                    f"{smaller.budget:g}: a set must be monotone; make all with the same delta and data"
+                    f"the policy for a budget of {larger.budget:g} is expected to cost less than the one "
+                    f"for {smaller.budget:g}: a set must be monotone; make all with the same delta and data"
                 )
         object.__setattr__(self, "policies", ordered)
 
@@ -72,12 +72,12 @@ class PolicySet:
         jointly: bool = False,
         **options: Any,
     ) -> PolicySet:
-        """Make one policy per budget, which may be a text such as "20%:80%:20%" (`budget_grid`).
+        """Make one policy per budget. `budgets` may be a text such as "20%:80%:20%" (`budget_grid`).
 
-        A budget that spends no more than the one before it shares its policy.
-        With `delta` each policy carries its own certificate, which holds for a budget that is chosen before
-        calibration. With `jointly` all of them hold together with probability 1 - delta: then the choice may also
-        depend on how the calibration turned out and on what earlier inputs cost, but not on the inputs to be answered.
+        A budget whose policy would cost no more than the one before shares that one. With `delta` each policy carries
+        its own certificate, which holds for a budget that is chosen before calibration. With `jointly` all of them hold
+        together with probability 1 - delta. Then the choice may also depend on the result of the calibration and on the
+        cost of earlier inputs, but not on the inputs to be answered.
         """
         amounts = sorted({fit.budget(budget) for budget in budget_list(budgets)})
         if jointly and delta is None:
@@ -115,20 +115,13 @@ class PolicySet:
         return iter(self.policies)
 
     def __str__(self) -> str:
-        cost = self.policies[0].cost
-        rows = [
-            [
-                cost.show(policy.budget),
-                f"{cost.share(policy.budget):.1%}",
-                cost.show(policy.expected_cost),
-                policy.name,
-                *([", ".join(policy.models)] if self.models else []),
-                kept_with(policy),
-            ]
-            for policy in self.policies
-        ]
-        asked = ["asks"] if self.models else []
-        return text_table(["budget", "of full", "expected cost", "policy", *asked, KEPT_WITH], rows)
+        cost, cascades = self.policies[0].cost, bool(self.models)
+        rows = []
+        for one in self.policies:
+            costs = [cost.show(one.budget), f"{cost.share(one.budget):.1%}", cost.show(one.expected_cost)]
+            rows.append([*costs, one.name, *[", ".join(one.models)] * cascades, kept_with(one)])
+        header = ["budget", "of full", "expected cost", "policy", *["asks"] * cascades, KEPT_WITH]
+        return text_table(header, rows)
 
     __repr__ = __str__
 
@@ -153,7 +146,10 @@ class PolicySet:
 
 
 def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return the models of all cascades, in an order that each keeps to. Raises InputError if there is none."""
+    """Return the models of all cascades, in an order that each of them keeps to.
+
+    Raises InputError if there is none.
+    """
     before: dict[str, set[str]] = {}
     for cascade in cascades:
         for at, name in enumerate(cascade):
