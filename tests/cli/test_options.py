@@ -99,7 +99,7 @@ def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(
         "exeunt.predicting.predict_inputs",
-        lambda *_, **options: seen.update(options) or SimpleNamespace(n=1, n_unanswered=0),
+        lambda *_, **options: seen.update(options) or SimpleNamespace(n_answered=1),
     )
     arguments = ["predict", "run", "--data", "x", "--out", str(tmp_path / "o.parquet"), "--workers", "3"]
     done = typer_testing.CliRunner().invoke(app, arguments)

@@ -1,4 +1,4 @@
-"""`--engine ray`: predictions, recordings and comparisons as one process makes them, by the machines of a Ray cluster."""
+"""`--engine ray`: the machines of a Ray cluster predict, record and compare as one process does."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.folder import RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace
 
-__all__ = ["measuring_on_cluster", "predict_on_cluster", "record_on_cluster", "tell_lack"]
-
-_AGAIN = 20  # how often a split is measured again whose machine or process died
+_AGAIN = 20  # how often a split is measured again after its machine or process died
 
 
 def predict_on_cluster(
@@ -50,10 +48,11 @@ def predict_on_cluster(
 ) -> PredictionSummary:
     """Answer every input as `exeunt.predicting.predict_inputs` does, with a Ray cluster.
 
-    `out`: a folder, here or in an object store: a Parquet part for each block of inputs, and a manifest once all are
-    there. Whatever dies, the same call goes on with the blocks that are missing.
-    `address`: of the cluster, see `connected`. `workers`: each holds the network, on so many cores and GPUs; inputs are
-    read and prepared by other processes. `block_size`: inputs per part. `options`: see `predict_job`.
+    `out`: a folder, here or in an object store. It gets one Parquet part per block of inputs, and a manifest once all
+    parts are there. Whatever dies, the same call goes on with the missing blocks.
+    `address`: of the cluster, see `connected`. `workers`: number of workers; each holds the network, and takes
+    `cpus_per_worker` cores and `gpus_per_worker` GPUs. Other processes read and prepare the inputs. `block_size`:
+    inputs per part. `options`: those of `predict_job`.
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
     """
@@ -94,7 +93,7 @@ def _with_absolute_path(run: RunFolder) -> RunFolder:
 def _on_cluster(
     address: str | None, workers: int, cpus_per_worker: int, gpus_per_worker: float, block_size: int
 ) -> DoBlocks:
-    """Return what does blocks on a cluster. Raises InputError for sizes that make no sense, MissingExtra without Ray."""
+    """Return a function that does blocks on a cluster. Raises InputError for wrong sizes, MissingExtra without Ray."""
     ray_module()
     if not gpus_per_worker >= 0:
         raise InputError(f"gpus_per_worker must be at least 0, got {gpus_per_worker}")
@@ -118,16 +117,16 @@ def _do_blocks(
     cores: int,
     gpus: float,
 ) -> None:
-    """Do these blocks and keep their parts, whichever workers die meanwhile.
+    """Do blocks and write their parts, whichever workers die meanwhile; see `DoBlocks`.
 
-    `address`: of the cluster, see `connected`; without blocks no cluster is asked for. `cores`, `gpus`: of each worker.
+    `address`: of the cluster, see `connected`; without blocks no cluster is needed. `cores`, `gpus`: of each worker.
     """
     if not blocks:
         return
     with connected(address) as ray:
         tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
         left = ray.cluster_resources().get("CPU", 1) - workers * cores
-        readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
+        readers = min(WINDOW, max(2, int(left / workers)))  # with two, one begins while the other ends
         sent = ray.put(packed_job(job))
         make = ray.remote(
             num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
@@ -148,7 +147,7 @@ def _do_blocks(
 
 
 def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:
-    """Say what the cluster has too little of. `each`: what a worker takes, which must be on one machine."""
+    """Say which resources the cluster lacks. `each`: the resources of a worker, which must be on one machine."""
     found = ray.cluster_resources()
     for what, n in each.items():
         if (lack := workers * n - found.get(what, 0)) > 0:
@@ -165,18 +164,21 @@ def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[
 
 @contextmanager
 def measuring_on_cluster(address: str | None = None) -> Iterator[Measure]:
-    """Yield what `exeunt.compare` takes as `measure`: it measures splits on all cores of a Ray cluster.
+    """Yield the argument `measure` of `exeunt.compare` that measures splits on all cores of a Ray cluster.
 
-    `address`: see `connected`. The results, except times, equal those of this machine to the last bit if the other
-    machines compute like it. A split whose machine dies is measured by another; only this process writes.
+    `address`: see `connected`. Except for times, the results equal those of this machine to the last bit if the other
+    machines have the same kind of processor. A split whose machine dies is measured by another machine. Only this
+    process writes to the cache.
     """
     with connected(address) as ray:
 
         def measure(jobs: Sequence[tuple[SplitCache, int]]) -> Iterator[None]:
-            # One thread each, as in processes: sums come out the same.
+            # One thread each, as in the processes of one machine, so that sums are the same.
             task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(_measured)
             sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
-            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # if it ends early, no more run on
+            most = 2 * max(
+                1, int(ray.cluster_resources().get("CPU", 1))
+            )  # if this ends early, the others do not run
             left: deque[tuple[SplitCache, int]] = deque(jobs)
             waiting: dict[Any, tuple[SplitCache, int]] = {}
             while left or waiting:

@@ -1,7 +1,7 @@
-"""Hands blocks to the workers of a cluster until each block is done, whichever workers die or hang meanwhile.
+"""Hands out blocks to the workers of a cluster until each block is done, whichever workers die or hang meanwhile.
 
-Ray restarts actors that die, and `ray.util.ActorPool` hands them work, but neither knows which block an actor hangs
-with, and for how long; so the blocks that each worker has are kept here.
+Ray can restart actors that die, and `ray.util.ActorPool` hands out work to them. But neither knows which block an actor
+hangs with, nor since when, so this module keeps track of the blocks that each worker has.
 """
 
 from __future__ import annotations
@@ -16,23 +16,21 @@ from typing import Any
 from exeunt.errors import ExeuntError, one_line
 from exeunt.predicting.blocks import Block
 
-__all__ = ["WINDOW", "BlockScheduler"]
-
 WINDOW = 4  # blocks that a worker has at a time: some in its stream, others being read
 _POLL_S = 1.0
-_LATE = 4.0  # a block that takes so many times the usual time is given to an idle worker as well
-_HUNG, _HUNG_S = 30.0, 60.0  # a worker that has a block for so many times, and seconds, is replaced
-_FIRST_S = 3600.0  # or for so many seconds while no block is done, so that the usual time is not known
-_HANGS = 3  # a job is given up when more workers hang with the same block
-_DEATHS = 20  # or after so many deaths, or two of every worker, with no block done between
+_LATE = 4.0  # a block that takes this many times the median is given to an idle worker as well
+_HUNG, _HUNG_S = 30.0, 60.0  # a worker hangs after this many times the median, and at least this many seconds
+_FIRST_S = 3600.0  # or after this many seconds while no block is done, so that there is no median
+_HANGS = 3  # the job fails when more workers than this hang with the same block
+_DEATHS = 20  # the job fails after this many deaths, or two of every worker, with no block done in between
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker, and the blocks that it has: by the reference to their result, with the time when it got them.
+    """A worker. `blocks`: the blocks that it has, with the time when it got them, by the reference to their result.
 
-    `ready`: a reference that is there once the worker runs, which may have to wait for a machine; `runs`: the time
-    since when it is known to run.
+    `ready`: a reference that resolves once the worker runs; before, it may wait for a machine. `runs`: the time since
+    when it is known to run.
     """
 
     actor: Any
@@ -57,15 +55,15 @@ class BlockScheduler:
         self._left: deque[Block] = deque()
         self._missing: set[int] = set()
         self._took: deque[float] = deque(maxlen=64)  # seconds of the latest blocks
-        self._longest = 0.0  # of all blocks: the first of a worker waits for its network
+        self._longest = 0.0  # of all blocks; the first block of a worker includes opening its network
         self._deaths = 0
         self._hangs: Counter[int] = Counter()
 
     def results(self, blocks: Sequence[Block]) -> Iterator[Any]:
         """Yield the result of each block, once, in any order.
 
-        Raises errors that a worker raised on purpose, ExeuntError if workers die one after the other, or hang with a
-        block.
+        Raises the errors that a worker raises on purpose, ExeuntError if workers die one after the other, or hang with
+        the same block.
         """
         self._left, self._missing = deque(blocks), {block.start for block in blocks}
         while self._missing:
@@ -89,11 +87,11 @@ class BlockScheduler:
 
     def _hand_out(self) -> None:
         held = Counter(block.start for worker in self._workers for block, _ in worker.blocks.values())
-        for _ in range(WINDOW):  # one each at a time, so that all get some
+        for _ in range(WINDOW):  # one block per worker and round, so that all workers get some
             for worker in self._workers:
                 if len(worker.blocks) < WINDOW and (block := self._next(held)) is not None:
                     self._submit(worker, block)
-        if not self._left and self._took:  # a late block may be done sooner by a worker that has none
+        if not self._left and self._took:  # an idle worker may be done with a late block sooner
             limit = time.monotonic() - _LATE * median(self._took)
             given = [entry for worker in self._workers for entry in worker.blocks.values()]
             late = [block for block, since in given if held[block.start] == 1 and since < limit]
@@ -102,7 +100,7 @@ class BlockScheduler:
                 self._submit(worker, block)
 
     def _next(self, held: Counter[int]) -> Block | None:
-        """Take out the next block; blocks of dead workers may be done meanwhile, or held by another worker."""
+        """Take out the next block that no worker has; blocks of dead workers may be done, or with another worker."""
         while self._left:
             block = self._left.popleft()
             if block.start in self._missing and not held[block.start]:
@@ -114,7 +112,7 @@ class BlockScheduler:
         worker.blocks[self._give(worker.actor, block)] = block, time.monotonic()
 
     def _replace_hung(self) -> None:
-        """Replace workers that run, and have had a block for too long."""
+        """Replace the workers that run and have had a block for too long."""
         most = _FIRST_S
         if self._took:
             most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
@@ -139,21 +137,21 @@ class BlockScheduler:
                 self._replace(worker)
 
     def _result(self, worker: _Worker, block: Block, ref: Any) -> Any:
-        """Return the result of a block; None if the worker died, is replaced, and the block is to be done again."""
+        """Return the result of a block; None if its worker died, so that the block has to be done again."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
         except errors.RayError as error:
             cause: Any = error
-            while isinstance(cause, errors.RayTaskError):  # a reader's error is inside the worker's
+            while isinstance(cause, errors.RayTaskError):  # the worker's error may contain one of a reader
                 cause = cause.cause
             if not isinstance(
                 cause, (errors.RayError, OSError)
             ):  # an OSError: a full disk, a store out of reach
                 raise cause if isinstance(cause, ExeuntError) else error from None
-        self._left.append(block)  # other blocks are done first: this block may be at fault
+        self._left.append(block)  # last, since the block itself may be at fault
         self._deaths += 1
-        if self._deaths >= max(_DEATHS, 2 * len(self._workers)):  # one machine takes many workers along
+        if self._deaths >= max(_DEATHS, 2 * len(self._workers)):  # many workers may die with one machine
             raise ExeuntError(
                 f"workers died {self._deaths} times and answered nothing between: "
                 f"{one_line(cause)}; what was answered is kept, the same command goes on"
@@ -162,7 +160,7 @@ class BlockScheduler:
         return None
 
     def _replace(self, worker: _Worker) -> None:
-        """Start a worker in the place of one that died or hangs; its blocks are done by others."""
+        """Start a worker in the place of one that died or hangs, and hand out its blocks again."""
         self._left.extendleft(block for block, _ in worker.blocks.values())
-        self._ray.kill(worker.actor)  # it may only be out of reach
+        self._ray.kill(worker.actor)  # it may still run, out of reach
         self._workers[self._workers.index(worker)] = _Worker(self._start())

@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster: one that runs, or one of this machine alone, for as long as a job takes."""
+"""Connecting to a Ray cluster, and the check that its machines have the same code as this one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 from exeunt._version import __version__
 from exeunt.errors import InputError, one_line, require
 
-__all__ = ["check_code", "connected", "package_digest", "ray_module"]
-
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -28,7 +26,7 @@ def ray_module() -> Any:
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[Any]:
-    """Yield the module `ray`, connected until the block ends, or longer if it was connected before.
+    """Yield the module `ray`, connected until the block ends; a connection that was there before stays.
 
     `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "HOST:6379". By
     default a cluster of this machine alone is started, and stopped at the end.
@@ -60,7 +58,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def package_digest() -> str:
-    """Return the digest of the version and of all source files: a checkout may change without a new version."""
+    """Return the digest of the version and of all source files, since a checkout changes without a new version."""
     root, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())

@@ -20,12 +20,10 @@ from exeunt.predicting.parts import Parts
 from exeunt.predicting.summary import Tally
 from exeunt.run.folder import RunFolder
 
-__all__ = ["SHOWN", "Worker", "opened_job", "packed_job", "read_block"]
-
-SHOWN = 3  # inputs of a block that could not be read and are told
-_WAIT_S = 0.5  # for the next block, before the rows of a stream are answered without it
-_AHEAD = 4  # batches of a block that are read before they are asked for
-_AGAIN = 3  # how often a block is read again whose reader died, or whose store did not answer
+SHOWN = 3  # unreadable inputs of a block that are reported
+_WAIT_S = 0.5  # how long a stream waits for the next block before it ends
+_AHEAD = 4  # batches of a block that are read ahead
+_AGAIN = 3  # how often a block is read again after its reader died, or its store did not answer
 
 
 def packed_job(job: Job) -> bytes:
@@ -35,9 +33,9 @@ def packed_job(job: Job) -> bytes:
 
 @lru_cache(maxsize=4)
 def opened_job(sent: bytes) -> Job:
-    """Return a job that was sent here; its tokeniser is opened once.
+    """Return a job that was sent to this machine. It is kept, so that its tokeniser is opened once.
 
-    Raises InputError if this machine has other code, or no run or another one where the job's run is.
+    Raises InputError if this machine has other code, or has no run, or another one, in the place of the job's run.
     """
     code, packed = pickle.loads(sent)  # noqa: S301 - of the process that started this one
     check_code(code)
@@ -60,8 +58,9 @@ class _Task(NamedTuple):
 class Worker:
     """Does blocks. Rows of a block wait to be batched with rows of the next one, as long as blocks keep coming.
 
-    `job`: see `packed_job`. `parts`: where results are kept. `window`: how many blocks it is given at a time.
-    `readers`: how many of them are read at the same time, by processes of their own. `threads`: to compute with.
+    `job`: see `packed_job`. `parts`: where results are kept. `window`: the largest number of blocks that it has at a
+    time. `readers`: how many of them are read at the same time, each by a process of its own. `threads`: threads to
+    compute with.
     """
 
     def __init__(self, job: bytes, parts: Parts, *, window: int, readers: int, threads: int | None) -> None:
@@ -72,7 +71,7 @@ class Worker:
         threading.Thread(target=self._work, name="exeunt-answers", daemon=True).start()
 
     def answer(self, block: Block, inputs: Dataset) -> tuple[Tally, list[str]]:
-        """Do a block and keep its part; return its tally, and why the first unreadable inputs could not be read."""
+        """Do a block and write its part; return its tally, and messages about the first unreadable inputs."""
         task = _Task(block, inputs, Future())
         self._open[block.start] = task
         self._given.put(task)
@@ -83,7 +82,7 @@ class Worker:
         return opened_job(self._job).open(self._threads)
 
     def _work(self) -> None:
-        """Do stream after stream. A stream ends where no block comes before one of the stream is done."""
+        """Do one stream of blocks after the other. A stream ends when no further block arrives in time."""
         while True:
             first = self._given.get()
             try:
@@ -91,7 +90,7 @@ class Worker:
                 for done in job.answer(self._opened, self._arriving(first), ordered=False):
                     self._parts.keep(done)
                     self._open.pop(done.block.start).result.set_result((done.tally, done.unreadable[:SHOWN]))
-            except BaseException as error:  # raised where the blocks were given
+            except BaseException as error:  # `answer` raises it
                 for task in [self._open.pop(start) for start in list(self._open)]:
                     task.result.set_exception(error)
 
@@ -116,7 +115,7 @@ class Worker:
             yield reading[ready[0]], ray.get(item)
 
     def _next(self, *, wait: bool) -> _Task | None:
-        """Return the next block; None if there is none yet, even after waiting for it where another may come."""
+        """Return the next block, or None. `wait`: wait for it if another block may come."""
         try:
             return self._given.get(timeout=_WAIT_S if wait and len(self._open) < self._window else 0)
         except queue.Empty:

@@ -28,8 +28,6 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.log_probability import arrays_of
 
-__all__ = ["SplitCache", "code_digest", "imported_files"]
-
 _FORMAT, _VERSION = "exeunt-comparison-split", 1
 
 

@@ -25,8 +25,6 @@ from exeunt.run.folder import TRACED, RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_trace import single_exits
 
-__all__ = ["compare", "open_trace"]
-
 _Trace: TypeAlias = "ExitTrace | CascadeTrace | str | Path"
 _Traces: TypeAlias = "_Trace | Mapping[str, _Trace] | Iterable[str | Path]"
 Measure: TypeAlias = Callable[[Sequence[tuple[SplitCache, int]]], Iterator[None]]
@@ -54,7 +52,7 @@ def compare(
     """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
 
     `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). On a
-    `CascadeTrace` every policy is that of a cascade (see `cascade`), and is compared with each exit of each model alone.
+    `CascadeTrace` every policy is that of a cascade (see `cascade`), compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
     `policies`: names of `exeunt.policies.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.

@@ -15,8 +15,6 @@ from exeunt.comparison.summary import overall_text, summary
 from exeunt.errors import InputError, require
 from exeunt.policies.catalogue import DESCRIPTIONS
 
-__all__ = ["Comparison"]
-
 _FORMAT, _VERSION = "exeunt-comparison", 2
 
 

@@ -19,8 +19,6 @@ from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.results import TraceResult
 from exeunt.frontiers import overspends
 
-__all__ = ["Guarantee", "at_least", "guarantees", "overspent", "overspent_share"]
-
 
 class Guarantee(NamedTuple):
     """How often one policy overspent one budget of one trace, and how likely that is if its guarantee holds.
@@ -84,10 +82,10 @@ def overspent(trace: TraceResult) -> Booleans:
 
 
 def _chance(trace: TraceResult, delta: float) -> Floats:
-    """Return the probability that a test part overspends, (p, q, s), by the distribution of the mean cost of its policy.
+    """Return the probability that a test part overspends, (p, q, s), by the distribution of its policy's mean cost.
 
-    Where the distribution is not known, it is that of a guarantee that is just kept, by normal approximation: test and
-    calibration part vary by the same variance per input, so the mean of the one varies around that of the other.
+    Where the distribution is not known, return the probability for a guarantee that is just kept, by normal
+    approximation: both calibration and test part vary by the same variance per input.
     """
     _, calibrate, test = trace.parts
     usual = float(ndtr(ndtri(delta) / (1 + calibrate / test) ** 0.5))

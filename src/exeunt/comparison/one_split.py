@@ -19,8 +19,6 @@ from exeunt.policy import Policy
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
 
-__all__ = ["Settings", "measure_split", "mixture_curve", "upper_hull"]
-
 
 @dataclass(frozen=True)
 class Settings:

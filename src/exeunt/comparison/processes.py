@@ -19,8 +19,6 @@ from typing import IO, cast
 from exeunt.comparison.cache import SplitCache
 from exeunt.errors import ExeuntError, InputError
 
-__all__ = ["ONE_THREAD", "measure_given", "measure_in_processes"]
-
 # One thread each: the processes share the cores, and sums come out the same however many processes there are.
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"

@@ -14,15 +14,13 @@ from exeunt.frontiers import Measured
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
 
-__all__ = ["SplitRecord", "TraceResult", "none_for_nan"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SplitRecord(Measured):
     """What policies reach on one split (see `Measured`), and what they are compared with.
 
-    `exits` (m,): the accuracy of each exit alone. `mixture_accuracy`, `mixture_cost` (q,): accuracy and mean cost of the
-    best random mixture of two exits. `parts` (3,): numbers of inputs to fit, calibrate and test. `seconds` (p, 2):
+    `exits` (m,): the accuracy of each exit alone. `mixture_accuracy`, `mixture_cost` (q,): accuracy and mean cost of
+    the best random mixture of two exits. `parts` (3,): numbers of inputs to fit, calibrate and test. `seconds` (p, 2):
     processor time to make the policy for one budget, and for all; NaN on all splits but the first.
     """
 

@@ -17,8 +17,6 @@ from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.confidence_intervals import interval_columns, mean_interval
 from exeunt.frontiers import overspends
 
-__all__ = ["CHOOSER", "overall_rows", "point_rows", "trace_statistics"]
-
 CHOOSER = "auto"  # it chooses among the other policies, so it is measured against the best of them
 
 
@@ -99,11 +97,11 @@ def _oracle(trace: TraceResult) -> list[dict[str, float]]:
 
 
 def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str, Any]]:
-    """Return one row per policy. A cell is a trace x budget; a policy's cells that are infeasible on a split are left out.
+    """Return one row per policy. A cell is a budget of a trace; cells that are infeasible on some split are left out.
 
     `mean_gain` over the reference: its mean over the cells of a split, with a t interval over splits. `mean_shortfall`:
-    how far it lies below the best single policy of each cell, on average; negative for `auto` where it beats all
-    that it chooses among. `worst_...`: of one cell. `fit_seconds`: for one budget, mean over the traces.
+    the mean distance below the best single policy of each cell; negative for `auto` where it beats all policies that
+    it chooses among. `worst_...`: of one cell. `fit_seconds`: for one budget, mean over the traces.
     """
     policies = traces[0].policies
     accuracy = np.concatenate([trace.accuracy for trace in traces], axis=1)  # (p, cells, s)

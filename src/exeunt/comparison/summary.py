@@ -14,8 +14,6 @@ from exeunt.comparison.statistics import CHOOSER, overall_rows
 from exeunt.confidence_intervals import mean_interval
 from exeunt.frontiers import overspends
 
-__all__ = ["overall_text", "summary"]
-
 _LEVEL = 0.01  # the share of comparisons that seem to show a broken guarantee though all guarantees are kept
 
 

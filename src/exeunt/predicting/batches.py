@@ -17,8 +17,6 @@ from exeunt.data.read_image import Pixels
 from exeunt.data.tokens import by_length, readable_texts, text_batch
 from exeunt.errors import InputError, UnreadableImage, UnreadableInput
 
-__all__ = ["PreparedBatch", "prepared_batches"]
-
 
 class PreparedBatch(NamedTuple):
     """Inputs of a network, with their content keys (b,) and their positions (b,) in the data set.
@@ -37,7 +35,7 @@ class PreparedBatch(NamedTuple):
 def prepared_batches(
     preparation: Any, data: Dataset, *, batch_size: int, workers: int = 0
 ) -> Iterator[PreparedBatch]:
-    """Yield the inputs, prepared by `preparation` (see `load_preparation`); a batch may have no readable input.
+    """Yield batches of inputs, prepared by `preparation` (see `load_preparation`). A batch may have no readable input.
 
     Images come in order, texts in batches of similar length. `workers`: threads that decode the next images while the
     network runs; 0 decodes between its calls.
@@ -81,7 +79,7 @@ def _image_batches(
 
 
 def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield each item once the next one is made: threads then read a batch while the one before is used."""
+    """Yield each item once the next one is made, so that threads read the next batch while one is used."""
     begun: list[Any] = []
     for item in items:
         begun.append(item)

@@ -1,7 +1,7 @@
-"""Jobs do their inputs block by block: what all jobs share.
+"""A job answers or records its inputs block by block: what all jobs share.
 
-Several blocks are under way at once, so that rows of one block fill batches with rows of the next. Another process than
-the one that answers may read a block, and the batches of blocks may arrive mixed.
+Several blocks are open at once, so that rows of one block fill batches together with rows of the next. A block may be
+read by another process than the one that answers it, and batches of several blocks may arrive mixed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,6 @@ from exeunt.run.executors import executor_device
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation, text_columns
 
-__all__ = [
-    "NOT_FINITE",
-    "Block",
-    "BlockEnd",
-    "DoneBlock",
-    "Job",
-    "OpenBlock",
-    "blocks_of",
-    "check_inputs",
-    "done_blocks",
-]
-
 NOT_FINITE = "the network's output for this input is not finite"
 
 
@@ -53,7 +41,7 @@ class Block(NamedTuple):
 
 
 class BlockEnd(NamedTuple):
-    """What is known of a block's inputs besides their content: their names (n,) and true classes."""
+    """The end of a block: the names (n,) and true classes of its inputs."""
 
     names: list[str]
     truth: Truth
@@ -79,10 +67,11 @@ def blocks_of(n: int, size: int) -> list[Block]:
 
 @dataclass(eq=False)
 class OpenBlock:
-    """What has arrived of a block so far, as positions in the block.
+    """The batches of a block that have arrived so far. All positions are positions in the block.
 
-    `read`, `truncated`: inputs that could be read, and those of them that were cut. `results`: for some inputs, what
-    came of them. `waits`: number of batches whose results are not there yet.
+    `waits`: number of batches whose results are not there yet. `read`: positions of readable inputs; `truncated`: of
+    those that were cut. `results`: positions of inputs, and their results. `unreadable`: positions of the other inputs,
+    and why they could not be read.
     """
 
     block: Block
@@ -102,9 +91,9 @@ class OpenBlock:
         self.truncated.append(batch.positions[batch.truncated])
 
     def errors(self, answered: Integers) -> dict[int, str]:
-        """Return why inputs have no result, by position. `answered`: positions of those that have one.
+        """Return why inputs have no result, by position. `answered`: positions of the inputs with a result.
 
-        Raises ConnectionError, so that a cluster does the block again, unless each input arrived once.
+        Raises ConnectionError, so that a cluster does the block again, unless each input arrived exactly once.
         """
         n, unreadable = self.block.n, {place: str(error) for place, error in self.unreadable}
         places = np.concatenate(
@@ -120,10 +109,10 @@ class OpenBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """What is done with inputs, and how. It can be sent to other machines.
+    """A way to answer or record inputs. A job can be sent to other machines.
 
-    `policy`: that answers; None where all exits are asked. `workers`: threads that decode images of a block. `strict`:
-    raise the first UnreadableInput.
+    `policy`: the policy that answers; None if every exit runs on every input. `workers`: threads that decode images of
+    a block. `strict`: raise the first UnreadableInput.
 
     Raises InputError for a `batch_size` below 1.
     """
@@ -151,7 +140,7 @@ class Job(ABC):
         return load_preparation(self.run)
 
     def read(self, inputs: Dataset) -> Iterator[PreparedBatch | BlockEnd]:
-        """Yield the inputs of a block in batches, prepared, then what else is known of them."""
+        """Yield the inputs of a block in prepared batches, then its end."""
         yield from prepared_batches(
             self._preparation, inputs, batch_size=self.batch_size, workers=self.workers
         )
@@ -161,7 +150,7 @@ class Job(ABC):
     @property
     @abstractmethod
     def columns(self) -> list[str]:
-        """Names of what is written of each input."""
+        """Names of the columns that are written."""
 
     @abstractmethod
     def open(self, threads: int | None = None) -> Any:
@@ -171,16 +160,16 @@ class Job(ABC):
     def answer(
         self, opened: Any, arriving: Iterable[tuple[Block, PreparedBatch | BlockEnd]], *, ordered: bool = True
     ) -> Iterator[DoneBlock]:
-        """Do blocks of which `read` yielded the items; yield each of them once it is done.
+        """Yield each block once it is done. `arriving`: items that `read` yielded, each with its block.
 
         `ordered`: yield the blocks in the order in which they began to arrive. Raises UnreadableInput if `strict`.
         """
 
     def describe(self, inputs: Dataset, *, by_content: bool) -> dict[str, Any]:
-        """Return everything that the results depend on, JSON-able: parts of a job that differs in it cannot be used.
+        """Return everything that the results depend on, in JSON-able form; jobs that differ in it cannot share parts.
 
-        `by_content`: inputs of at most 1 GiB are told apart by their content; otherwise files are told apart by their
-        sizes and times.
+        `by_content`: identify inputs of at most 1 GiB by their content. Larger inputs are identified by the sizes and
+        times of their files.
         """
         plan = self.run.plan(self.executor, executor_device(self.executor))
         return {
@@ -212,7 +201,7 @@ def check_inputs(run: RunFolder, inputs: Dataset) -> None:
 def done_blocks(
     job: Job, inputs: Dataset, blocks: Sequence[Block], say: Callable[[str], None]
 ) -> Iterator[DoneBlock]:
-    """Read the blocks one after the other and yield them done. `say`: told why inputs have no result."""
+    """Read blocks one after the other and yield each once it is done. `say`: gets messages about unreadable inputs."""
     if blocks:
         items = ((block, item) for block in blocks for item in job.read(inputs.block(block.start, block.n)))
         for done in job.answer(job.open(), items):
@@ -238,13 +227,13 @@ def _true_classes(inputs: Dataset, class_names: Sequence[str]) -> Truth:
 
 
 def _identity(inputs: Dataset, *, by_content: bool) -> str:
-    """Return a hash of names, content and classes of inputs; of more than 1 GiB, of sizes and times of the files."""
+    """Return a hash of names, contents and classes of inputs; above 1 GiB, of the sizes and times of their files."""
     digest = hashlib.sha256()
     columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
     if (by_content and inputs.is_small) or not all(hasattr(column, "stamps") for column in columns):
         for i, key in enumerate(inputs.stored_keys().tolist()):
             digest.update(f"{inputs.name(i)}\n{key}\n".encode())
-        digest.update(repr(inputs.true_names).encode())  # parts count or hold them
+        digest.update(repr(inputs.true_names).encode())
         return digest.hexdigest()
     for column in columns:
         for stamp in column.stamps():

@@ -1,7 +1,7 @@
-"""The parts of a job: a Parquet file for each block, kept while the job runs, so that an interrupted job resumes.
+"""The parts of a job: one Parquet file per block, written while the job runs, so that an interrupted job resumes.
 
-Parts lie in a folder of their own, here or in an object store, which is the result itself; or in a hidden folder beside
-the one file that is made of them at the end.
+A job either fills a folder of parts, on this machine or in an object store, or writes one file at the end, from parts
+in a hidden folder beside it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,18 @@ from exeunt.predicting.blocks import Block, DoneBlock, Job, blocks_of, done_bloc
 from exeunt.predicting.summary import JobProgress, Tally
 from exeunt.run.folder import RunFolder
 
-__all__ = [
-    "Parts",
-    "check_complete",
-    "do_here",
-    "done_in",
-    "fill_folder",
-    "finish_folder",
-    "open_folder",
-    "open_parts",
-]
-
-_JOB, _MANIFEST = (
-    "_job.json",
-    "_manifest.json",
-)  # readers of folders of Parquet files skip names with an underscore
-_LOCK, _HALF = "lock", ".*.tmp"  # processes that were killed while they wrote leave the latter
+# Readers of folders of Parquet files skip names that begin with an underscore or a dot.
+_JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", "lock"
+_HALF = ".*.tmp"  # files of processes that were killed while they wrote them
 _OF, _TALLY = b"exeunt.job", b"exeunt.tally"
-_AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
+_AT_ONCE, _CHUNK = 16, 4096  # footers that are read in parallel, and that are queued for reading
 
 
 @dataclass(frozen=True)
 class Parts:
     """A folder of Parquet files, one for each block that is done, with its tally and its job in the footer.
 
-    `job`: the digest of the job's description. Workers of another job may still write here.
+    `job`: the digest of the job's description. Workers of another job may still write to the folder.
     """
 
     folder: AnyPath
@@ -64,7 +51,7 @@ class Parts:
     def done(self, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
         """Return the tally of the blocks that are there, and the other blocks."""
         there, total, left = {file.name for file in self.files}, Tally(), []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store takes a while for each
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store takes a while to answer
             for first in range(0, len(blocks), _CHUNK):
                 chunk = blocks[first : first + _CHUNK]
                 found = pool.map(lambda block: self._tally(block) if _name(block) in there else None, chunk)
@@ -81,8 +68,8 @@ class Parts:
             with open_arrow(self.folder / _name(block)) as file:
                 found = pq.read_metadata(file)
             tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
-            # A recording leaves out what cannot be read.
             mine = found.metadata[_OF].decode() == self.job
+            # A recording has no rows for inputs that could not be read.
             if mine and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
                 return tally
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
@@ -103,19 +90,13 @@ class Parts:
         return sorted(self.folder.glob("*.parquet"), key=str)
 
 
-DoBlocks: TypeAlias = Callable[
-    [Job, Dataset, Sequence[Block], Parts, JobProgress, Callable[[str], None]], None
-]
-"""Does blocks of a job, keeps their parts, counts them, and says what could not be read."""
+_Say: TypeAlias = Callable[[str], None]
+DoBlocks: TypeAlias = Callable[[Job, Dataset, Sequence[Block], Parts, JobProgress, _Say], None]
+"""Does blocks of a job, writes their parts, counts them, and says which inputs could not be read."""
 
 
 def do_here(
-    job: Job,
-    inputs: Dataset,
-    blocks: Sequence[Block],
-    parts: Parts,
-    progress: JobProgress,
-    say: Callable[[str], None],
+    job: Job, inputs: Dataset, blocks: Sequence[Block], parts: Parts, progress: JobProgress, say: _Say
 ) -> None:
     """Do blocks in this process; see `DoBlocks`."""
     for done in done_blocks(job, inputs, blocks, say):
@@ -130,10 +111,10 @@ def fill_folder(
     *,
     block_size: int,
     force: bool,
-    say: Callable[[str], None],
+    say: _Say,
     do_blocks: DoBlocks = do_here,
 ) -> Tally:
-    """Do a job into a folder of parts, and return its tally. Parts of the same job that are there are kept.
+    """Fill a folder with the parts of a job, and return its tally. Parts of the same job that are there are kept.
 
     Raises as `open_folder` and `finish_folder` do.
     """
@@ -173,11 +154,9 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
                 f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
             )
         gone = [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
-        for file in sorted(
-            gone, key=lambda file: file.name != _MANIFEST
-        ):  # first: the folder is no longer complete
+        for file in sorted(gone, key=lambda file: file.name != _MANIFEST):  # the manifest says "complete"
             file.unlink()
-    if before != job:  # else a crash of the machine could empty the file that tells whose parts these are
+    if before != job:  # if it is the same, it is not written again: a crash could leave it empty
         write_bytes(folder / _JOB, _text(job))
     return Parts(folder, content_digest(job))
 
@@ -218,7 +197,7 @@ def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
 
 
 def check_complete(folder: AnyPath, run: RunFolder) -> None:
-    """Raise InputError for a folder of a job that is not done, or of another run; a folder without a job may be anything."""
+    """Raise InputError for a recording that is incomplete, or of another run. Folders without a job are not checked."""
     if (job := _json(folder / _JOB)) is None:
         return
     if job.get("run") != run.digest:
@@ -231,10 +210,10 @@ def check_complete(folder: AnyPath, run: RunFolder) -> None:
 
 @contextmanager
 def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
-    """Yield the parts of the job that writes the file `out`, in a hidden folder beside it, without those of other jobs.
+    """Yield the parts of the job that writes the file `out`, in a hidden folder beside it; remove parts of other jobs.
 
-    They are removed if the block ends well, or nothing was done. Raises InputError while another process has them open;
-    however that process ends, they are free then.
+    The folder is removed if the block ends well, or nothing was done. Raises InputError while another process has it
+    open; the lock ends with that process, however it ends.
     """
     folder = out.with_name(f".{out.name}.parts")
     lock = _locked(folder)
@@ -249,22 +228,18 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
             done = True
         finally:
             if done or not list(folder.glob("*.parquet")):
-                shutil.rmtree(
-                    folder, ignore_errors=True
-                )  # Windows keeps what is open: a folder with the lock
+                shutil.rmtree(folder, ignore_errors=True)  # on Windows the open lock stays, and its folder
 
 
 def _locked(folder: Path) -> IO[bytes] | None:
     """Make a folder and return its open lock file, or None if another process holds the lock.
 
-    The system frees the lock when the process ends, so its file may stay behind.
+    The system frees the lock when the process ends, so the file may stay behind. A process that ends may remove the
+    folder, with the lock file, at any moment.
     """
     while True:
         make_folder(folder)
-        with (
-            suppress(FileNotFoundError),
-            ExitStack() as opened,
-        ):  # a process that ends may be removing the folder
+        with suppress(FileNotFoundError), ExitStack() as opened:
             file = opened.enter_context((folder / _LOCK).open("ab"))
             if not locks(file):
                 return None
@@ -282,10 +257,10 @@ def _text(value: Any) -> bytes:
 
 
 def _json(file: AnyPath) -> Any:
-    """Return what a file holds; None if it is missing or damaged. Raises FileError where that is not known."""
+    """Return the content of a JSON file; None if it is missing or damaged. Raises FileError if it cannot be read."""
     try:
         return json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    except OSError as error:  # a store out of reach must not pass for a folder without a job
+    except OSError as error:  # a store out of reach does not mean that the folder has no job
         raise FileError(f"cannot read {file}: {one_line(error)}") from error

@@ -35,12 +35,10 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.run.streaming import answer_stream
 
-__all__ = ["BLOCK", "PredictJob", "predict_inputs", "predict_job"]
-
 BLOCK = 2048
-"""Inputs of a part: an interruption, or the death of a worker, loses at most so many answers for each open part."""
+"""Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""
 _ARRAYS = ("label", "confidence", "exit", "cost", "borderline")
-_POOLS = 32  # rows that are held, in times the rows of a call
+_POOLS = 32  # at most so many times the rows of one call are held
 
 
 def predict_inputs(
@@ -54,11 +52,11 @@ def predict_inputs(
 ) -> PredictionSummary:
     """Answer every input with the run folder's network and policy, and write a row for each, in order.
 
-    `out`: a file, whose ending says in which format: .parquet (or none), .csv, .jsonl; or an open stream, which gets
+    `out`: a file in the format that its ending names: .parquet (or none), .csv, .jsonl; or an open stream, which gets
     CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that
     cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see
-    `PredictionColumns`. Parts of the file that an interrupted run of the same job has answered are kept.
-    `force`: replace a file that holds something else than predictions. `say`: gets messages. `options`: see
+    `PredictionColumns`. Of a file, the parts that an interrupted run of the same job has answered are kept.
+    `force`: replace a file that holds something else than predictions. `say`: gets the messages. `options`: those of
     `predict_job`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
@@ -104,6 +102,8 @@ def predict_job(
 
     `workers`: threads that decode images while the network runs. `strict`: raise UnreadableInput for the first input
     that cannot be read. `top`, `probabilities`: see `PredictionColumns`. `executor`, `trusted`: see `exeunt.run.load`.
+
+    Raises InputError for a `top` or `batch_size` that makes no sense, or an executor that cannot run the network.
     """
     return PredictJob(
         run=run, policy=run.policy, written=PredictionColumns(run.manifest["class_names"], top, probabilities),
@@ -136,7 +136,10 @@ class PredictJob(Job):
         *,
         ordered: bool = True,
     ) -> Iterator[DoneBlock]:
-        """Answer blocks; see `Job.answer`. Late exits run full batches, since rows of one block wait for the next."""
+        """Yield each block once it is answered; see `Job.answer`.
+
+        Rows of one block wait to be batched with rows of the next, so that late exits run full batches.
+        """
         engine = Engine(
             opened.executor,
             opened.policies,
@@ -198,7 +201,5 @@ class PredictJob(Job):
             cost=float(arrays["cost"][answered].sum()),
             cost_apart=float(self.policy.cost.cumulative[arrays["exit"][answered]].sum()),
         )  # fmt: skip
-        unreadable = [str(error) for _, error in block.unreadable]
-        return DoneBlock(
-            block.block, pa.Table.from_pydict(cells, schema=self.written.schema), tally, unreadable
-        )
+        table = pa.Table.from_pydict(cells, schema=self.written.schema)
+        return DoneBlock(block.block, table, tally, [str(error) for _, error in block.unreadable])

@@ -1,4 +1,4 @@
-"""What is written about each input, and the files that hold it: Parquet, CSV or JSON lines, by their ending."""
+"""The columns of predictions, and the files that hold them: Parquet, CSV or JSON lines, by their ending."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from exeunt._files import atomic_path, check_writable
 from exeunt._places import AnyPath
 from exeunt.errors import InputError
 
-__all__ = ["PredictionColumns", "check_out", "csv_lines", "write_predictions"]
-
 Cells: TypeAlias = "dict[str, list[Any]]"
 """Columns of equal length, by name; None for a cell without a value."""
 
@@ -36,7 +34,7 @@ _ENDINGS = (*_PARQUET, ".csv", ".jsonl")
 
 @dataclass(frozen=True)
 class PredictionColumns:
-    """What is written about inputs of a network with these classes.
+    """The columns that are written about inputs of a network with these classes.
 
     `top`: how many of the most probable classes are written, in columns top_1, top_1_probability, top_2, ...
     `probabilities`: also write the probability of every class k, in columns probability_0, probability_1, ...
@@ -110,9 +108,9 @@ def _shown(column: NDArray[Any], answered: Sequence[bool]) -> list[Any]:
 
 
 def check_out(out: Path, *, force: bool) -> None:
-    """Raise InputError, before anything is computed, if `out` cannot be written, or holds something else.
+    """Raise InputError, before anything is computed, if `out` cannot be written, or must not be replaced.
 
-    Earlier predictions may be replaced, and an empty file. `force`: so may any other file.
+    Earlier predictions and an empty file may be replaced, with `force` any file.
     """
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder; name a file, such as {out}/answers.parquet")

@@ -1,4 +1,4 @@
-"""`exeunt record`: the outputs of every exit for inputs from disk, in resumable parts that are traces, or in memory."""
+"""`exeunt record`: the outputs of every exit for inputs from disk, as resumable parts; and recording in memory."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ from exeunt.trace.combining import GrowingTrace
 from exeunt.trace.log_probability import joined, keeps_log_probability, n_kept
 from exeunt.trace.parquet import trace_table, writing_options
 
-__all__ = ["BLOCK", "RecordJob", "record_data", "record_inputs"]
-
 BLOCK = 8192
-"""Inputs of a part: an interruption loses at most so many."""
+"""Inputs per part. An interruption loses at most the outputs of one part."""
 
 
 def record_inputs(
@@ -47,16 +45,16 @@ def record_inputs(
     do_blocks: DoBlocks = do_here,
     say: Callable[[str], None] = print,
 ) -> Tally:
-    """Record the outputs of every exit for every input, a Parquet part for each block of inputs; return the counts.
+    """Record the outputs of every exit for every input, one Parquet part per block of inputs; return the counts.
 
-    `out`: a folder, here or in an object store. A part is a trace (`ExitTrace.load`) with a column "name", the
-    folder a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
+    `out`: a folder, here or in an object store. A part is a trace (`ExitTrace.load`) with an additional column "name";
+    the folder is a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
     counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
-    `probabilities`: keep those of the classes, however many there are in all; by default up to 2^28, as a trace does.
-    `do_blocks`: does the blocks in place of this process. The other options are those of `predict_job`.
+    `probabilities`: keep the class probabilities, however many there are in total; by default up to 2^28, as a trace
+    does. `do_blocks`: does the blocks in place of this process. The other options are those of `predict_job`.
 
-    Raises InputError if there are no inputs, or of another kind than the network takes, if inputs differ in what they
-    cost, or if `out` holds something else; UnreadableInput if `strict`.
+    Raises InputError if there are no inputs, or inputs of another kind than the network takes, if inputs differ in
+    their costs, or if `out` holds something else; UnreadableInput if `strict`.
     """
     check_inputs(run, inputs)
     if run.cost.varies:
@@ -73,7 +71,7 @@ def record_inputs(
 
 @dataclass(frozen=True, kw_only=True)
 class RecordJob(Job):
-    """A job that asks every exit, under no policy. `probabilities`: keep those of every class as well.
+    """A job that runs every exit on every input. `probabilities`: keep the probability of every class as well.
 
     The parts hold the inputs that could be read and led to finite values, with their names.
     """
@@ -83,7 +81,7 @@ class RecordJob(Job):
 
     @property
     def columns(self) -> list[str]:
-        """What tells one way of recording from another."""
+        """Names of what is recorded: a trace, and log-probabilities if they are kept."""
         kept = "top_log_probability" if len(self.class_names) > MANY_CLASSES else "log_probability"
         return ["trace", *([kept] if self.probabilities else [])]
 
@@ -98,7 +96,7 @@ class RecordJob(Job):
         *,
         ordered: bool = True,  # noqa: ARG002 - no row waits, so blocks are done in the order in which they arrive
     ) -> Iterator[DoneBlock]:
-        """Record blocks; see `Job.answer`."""
+        """Yield each block once it is recorded; see `Job.answer`."""
         blocks: dict[int, OpenBlock] = {}
         for block, item in arriving:
             into = blocks.setdefault(block.start, OpenBlock(block))
@@ -109,9 +107,8 @@ class RecordJob(Job):
                 if len(item.positions):
                     logits = _all_logits(opened, item)
                     finite = np.isfinite(logits).all(axis=(1, 2))
-                    into.results.append(
-                        (item.positions[finite], self._trace(logits[finite], item.keys[finite]))
-                    )
+                    trace = self._trace(logits[finite], item.keys[finite])
+                    into.results.append((item.positions[finite], trace))
 
     def _trace(self, logits: Floats, keys: Keys) -> ExitTrace:
         trace = ExitTrace.from_logits(logits, cost=self.run.cost, id=keys)
@@ -124,7 +121,7 @@ class RecordJob(Job):
         errors, order = block.errors(rows), np.argsort(rows, kind="stable")
         rows, traces = rows[order], [trace for _, trace in results]
         logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
-        # A trace would keep them by its size, and all parts must keep them alike.
+        # A trace drops or rounds log-probabilities by its size; all parts must keep them in the same form.
         kept = joined(logs, axis=0)[order].astype(np.float32) if self.probabilities else None
         trace = concatenate([replace(trace, log_probability=None) for trace in traces]).take(order)
         codes: dict[str | None, int] = {name: k for k, name in enumerate(self.class_names)}

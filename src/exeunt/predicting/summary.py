@@ -1,4 +1,4 @@
-"""What came of a job: counts that add up over blocks in any order, its progress, and its summary in words."""
+"""The counts of a job, which add up over blocks in any order; its progress; and its summary in words."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from exeunt.budget_text import amount_text
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
 
-__all__ = ["JobProgress", "PredictionSummary", "Tally", "Truth", "planned_cost", "recorded_text"]
-
 _LEVEL = 0.95
 _EVERY_S = 2.0
 _SHOWN = 5  # classes in a message
 
 
 class Truth(NamedTuple):
-    """The class name of each input (n,), None where it is not known; None where none is.
+    """The true class of each input by name (n,), None for an unknown one; `names` is None if all are unknown.
 
-    `unknown`: classes of the data that the network does not know. `comparable`: whether the folders of image files are
-    named like classes of the network, so that they may be compared.
+    `unknown`: classes of the data that the network does not know. `comparable`: False if the folders of image files are
+    not named like classes of the network.
     """
 
     names: Sequence[str | None] | None
@@ -37,8 +35,8 @@ class Truth(NamedTuple):
 class Tally:
     """Counts and sums over inputs.
 
-    `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error`: the first of
-    them, by its position among all inputs, and why. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer
+    `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error`: position among
+    all inputs, and message, of the first of them. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer
     than the network takes. `n_labelled`: answered inputs of a class that the network knows, of which `n_right` were
     answered correctly; `n_unknown`: answered inputs of another class. `cost`: of the answered inputs; `cost_apart`:
     their cost if no two exits had been run together (see `Answers.cost`). `unknown`, `comparable`: see `Truth`.
@@ -66,11 +64,8 @@ class Tally:
         `answers`: names of the predicted classes, None without an answer. `errors`: why inputs have no answer, by their
         position in the block. `counts`: other fields.
         """
-        both = [
-            (a, t)
-            for a, t in zip(answers, truth.names or (), strict=False)
-            if a is not None and t is not None
-        ]
+        pairs = zip(answers, truth.names or (), strict=False)
+        both = [(answer, name) for answer, name in pairs if answer is not None and name is not None]
         n_unknown = sum(name in set(truth.unknown) for _, name in both)
         first = min(errors.items(), default=None)
         return cls(
@@ -116,7 +111,7 @@ class Tally:
 
     @property
     def note(self) -> str:
-        """Which labelled inputs the accuracy leaves out; "" if none."""
+        """A line about labelled inputs that the accuracy leaves out; "" if there are none."""
         if not self.unknown:
             return ""
         shown = ", ".join(self.unknown[:_SHOWN]) + (", ..." if len(self.unknown) > _SHOWN else "")
@@ -127,13 +122,13 @@ class Tally:
 
     @property
     def truncated_text(self) -> str:
-        """Says how many texts were cut."""
+        """How many texts were cut, in words."""
         return f"{counted(self.n_truncated, 'text was', 'texts were')} longer than the network takes and cut"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSummary(Tally):
-    """What was predicted: a tally, the `budget` per input and its `unit`.
+    """The tally of a prediction, with the `budget` per input and its `unit`.
 
     `out`: the file or folder that was written; None for standard output.
     """
@@ -158,9 +153,9 @@ class PredictionSummary(Tally):
         if self.n_unanswered:
             lines[0] += " (the column 'error' says why not)"
         if self.mean_cost is not None:
+            cost, budget = amount_text(self.mean_cost, self.unit), amount_text(self.budget, self.unit)
             lines[0] += (
-                f"; mean cost {amount_text(self.mean_cost, self.unit)} of {amount_text(self.budget, self.unit)} allowed "
-                f"({self.mean_cost / self.budget:.1%} of the budget)"
+                f"; mean cost {cost} of {budget} allowed ({self.mean_cost / self.budget:.1%} of the budget)"
             )
         if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
@@ -185,10 +180,9 @@ class PredictionSummary(Tally):
 
 
 def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
-    """Say what was recorded."""
-    lines = [
-        f"{total.n_answered:,} of {counted(total.n, 'input')} recorded at {counted(run.cost.n_exits, 'exit')}"
-    ]
+    """Return the summary of a recording in words."""
+    exits = counted(run.cost.n_exits, "exit")
+    lines = [f"{total.n_answered:,} of {counted(total.n, 'input')} recorded at {exits}"]
     if total.first_error is not None:
         lines.append(
             f"{counted(total.n_unanswered, 'input was', 'inputs were')} left out; the first: {total.first_error[1]}"
@@ -210,7 +204,7 @@ def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
 
 
 def planned_cost(policy: Policy, n: int) -> str:
-    """Return the expected cost of n inputs, and the cost that they keep to with probability 95%, if it is known."""
+    """Say the expected cost of n inputs, and the bound that their mean cost keeps with probability 95%, if known."""
     show, expected = policy.cost.show, policy.expected_cost
     text = (
         f"planned: {show(expected * n)} for {counted(n, 'input')}, {show(expected)} each of {show(policy.budget)} "
@@ -223,9 +217,9 @@ def planned_cost(policy: Policy, n: int) -> str:
 
 
 class JobProgress(Progress):
-    """Shows how far a job of n inputs is, and says its planned cost first; quiet for a job of a single block.
+    """The progress of a job of n inputs, after a line about its planned cost; silent for a job of a single block.
 
-    `policy`: None where all exits are asked. `total`: the tally of what was done before.
+    `policy`: None if every exit runs on every input. `total`: the tally of blocks that were done before.
     """
 
     def __init__(
