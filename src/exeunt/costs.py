@@ -26,11 +26,10 @@ LEAST_RISE = 1e-9
 class CostModel:
     """Cumulative cost per input of answering at each exit, everything run so far included.
 
-    `cumulative` (m,): positive, finite, strictly increasing, including the auxiliary heads before the exit. Where
-    inputs differ in cost (tokens, lengths of texts), give (n, m), a row per input of a trace: `per_input` holds the
-    rows, `cumulative` their mean.
+    `cumulative` (m,): positive, finite, strictly increasing, auxiliary heads before the exit included. If inputs
+    differ in cost, give (n, m), a row per input of a trace: `per_input` holds them, `cumulative` their mean.
     `highest`: the most that any input can cost, now or later, such as the price of the longest text. By default it is
-    the full cost, or infinite where inputs differ in cost, so that no mean cost can be certified.
+    the full cost, or infinite if inputs differ in cost, so that no mean cost can be certified.
     `heads` (m,): the part of each exit's cost that is its own head. Leaving the exit out saves it, see `selected`.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
@@ -74,13 +73,11 @@ class CostModel:
                 f"highest is the most that any input can cost, got {most:g}, but one costs {least:g}: "
                 "give at least that"
             )
-        fields = {
-            "heads": None if heads is None else _checked_heads(heads, means),
-            "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
-            "reference": float(means[-1] if reference is None else reference), "highest": most, "per_input": rows,
-        }  # fmt: skip
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(
+            cumulative=_arrays.frozen(means), unit=str(unit), source=str(source), highest=most, per_input=rows,
+            reference=float(means[-1] if reference is None else reference),
+            heads=None if heads is None else _checked_heads(heads, means),
+        )  # fmt: skip
 
     @property
     def n_exits(self) -> int:
@@ -174,8 +171,7 @@ class CostModel:
 
     def _with(self, **fields: Any) -> CostModel:
         made = copy(self)
-        for name, value in fields.items():
-            object.__setattr__(made, name, value)
+        made.__dict__.update(fields)
         return made
 
     def share(self, amount: _Amount) -> _Amount:
@@ -211,9 +207,8 @@ class CostModel:
         """Return a budget in this model's unit, between the cheapest exit and the full network.
 
         `value`: a number in this unit, "50%" of the full cost, or a quantity such as "30 MMACs" or "4ms".
-
-        Raises UnitError for a unit that does not convert, InfeasibleBudget for a budget below the first
-        exit, InputError for anything else. A budget above the full cost is the full cost.
+        A value above the full cost becomes the full cost. Raises InfeasibleBudget below the first exit, and the errors
+        of `amount`.
         """
         amount = self.amount(value)
         if amount < self.first * (1 - 1e-12):
@@ -228,7 +223,7 @@ class CostModel:
         return min(max(amount, self.first), self.full)
 
     def amount(self, value: float | str) -> float:
-        """Return a budget as `budget` reads it, as a number in this model's unit, without comparing it with the costs.
+        """Return a budget as a number in this model's unit, without comparing it with the costs.
 
         Raises UnitError for a unit that does not convert, InputError for anything that is no budget.
         """
@@ -307,11 +302,9 @@ def _checked_heads(heads: ArrayLike, cumulative: Floats) -> Floats:
     values = _arrays.floats(heads, "heads", ndim=1)
     _arrays.check_length(values, "heads", len(cumulative))
     steps = np.diff(cumulative, prepend=0.0)
-    bad = ~((values >= 0) & (values < steps * (1 + 1e-9)))
-    if bad.any():
-        exit_ = int(np.argmax(bad))
+    if len(bad := np.flatnonzero(~((values >= 0) & (values < steps * (1 + 1e-9))))):
         raise InputError(
-            f"the head of exit {exit_} must cost between 0 and what the exit adds, {steps[exit_]:g}, got "
-            f"{values[exit_]:g}"
+            f"the head of exit {bad[0]} must cost between 0 and what the exit adds, {steps[bad[0]]:g}, got "
+            f"{values[bad[0]]:g}"
         )
     return _arrays.frozen(values.copy())

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-_Options = ParamSpec("_Options")
-_Learned = TypeVar("_Learned")
-_Trace = TypeVar("_Trace")  # ExitTrace or CascadeTrace
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def cached_on_trace(
-    learn: Callable[Concatenate[_Trace, _Options], _Learned],
-) -> Callable[Concatenate[_Trace, _Options], _Learned]:
+def cached_on_trace(learn: _Function) -> _Function:
     """Cache the results of a function of a trace and hashable options until the trace is freed.
 
     Traces are frozen, so the cache compares them by identity. A result must not refer to its trace, or neither is
     ever freed.
     """
-    cache: WeakKeyDictionary[_Trace, dict[Any, _Learned]] = WeakKeyDictionary()
+    cache: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
     @wraps(learn)
-    def cached(trace: _Trace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
+    def cached(trace: Any, /, *args: Any, **options: Any) -> Any:
         results = cache.setdefault(trace, {})
         key = (args, tuple(sorted(options.items())))
         if key not in results:
             results[key] = learn(trace, *args, **options)
         return results[key]
 
-    return cached
+    return cast("_Function", cached)

@@ -47,10 +47,10 @@ class CascadeTrace:
                     f"costs of {first!r} are in {order.cost.unit}, those of {name!r} in {trace.cost.unit}: "
                     "models are compared in one unit"
                 )
-            if len(traces) > 1:  # a single model is matched with nothing
-                _check_distinct(name, trace.id)
         self._cascades: dict[Any, ExitTrace] = {}
-        self._traces = {name: _in_order_of(first, order, name, trace) for name, trace in traces.items()}
+        self._traces = dict(traces)
+        for name, trace in traces.items() if len(traces) > 1 else ():
+            self._traces[name] = _matched(first, order, name, trace)
 
     @classmethod
     def of(cls, cascaded: ExitTrace, steps: Sequence[CascadeStep]) -> CascadeTrace:
@@ -159,8 +159,7 @@ class CascadeTrace:
     def alone(self) -> ExitTrace:
         """Every exit of every model, as a user may take it instead of a cascade, in order of its own cost.
 
-        The order is that of all inputs that `take` selected from. An exit that costs no more than the one before it
-        costs a rounding more.
+        `take` keeps the order. An exit that costs no more than the one before it costs a rounding more.
         """
         exits = [(self[name], exit_) for name, exit_ in self._order]
         costs = [float(model.cost.cumulative[exit_]) for model, exit_ in exits]
@@ -210,9 +209,8 @@ class CascadeTrace:
     def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> ExitTrace:
         """Return the trace of a cascade: the exits of one model after those of another, with costs that add up.
 
-        Shares of the cost refer to the model `reference`, by default the most expensive one. Scores are those that all
-        models have, or else each model's default score, as "confidence". Log-probabilities are kept if all models have
-        the same number of classes.
+        Shares of the cost refer to the model `reference`, by default the most expensive one. Scores are those of all
+        models, or else each model's default score as "confidence". Log-probabilities need equal numbers of classes.
         """
         key = (tuple(cascade), reference)
         if key not in self._cascades:  # results that are cached on the trace live as long as it
@@ -275,30 +273,24 @@ class CascadeTrace:
         return f"CascadeTrace({counted(self.n, 'input')}: {shown})"
 
 
-def _check_distinct(name: str, id_: Keys) -> None:
-    """Raise InputError if an id occurs twice in the model of this name."""
-    keys, count = np.unique(id_, return_counts=True)
-    if len(keys) < len(id_):
-        raise InputError(
-            f"{counted(len(id_) - len(keys), 'input')} of {name!r} have an id that another has, such as "
-            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
-        )
-
-
-def _in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
+def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
     """Return a model's trace with its inputs in the order of the first model's.
 
-    Raises InputError if some inputs are not known of both, or their labels differ.
+    Raises InputError if an id occurs twice, an input is missing for one of the two, or their labels differ.
     """
+    keys, count = np.unique(trace.id, return_counts=True)
+    if len(keys) < trace.n:
+        raise InputError(
+            f"{counted(trace.n - len(keys), 'input')} of {name!r} have an id that another has, such as "
+            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
+        )
     if not np.array_equal(trace.id, order.id):
-        missing = np.setxor1d(trace.id, order.id)
-        if len(missing):
+        if len(missing := np.setxor1d(keys, order.id)):
             raise InputError(
                 f"{counted(len(missing), 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
                 f"{missing[0]}: record all models on the same inputs, with the same ids"
             )
-        rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
-        trace = trace.take(rows)
+        trace = trace.take(np.argsort(trace.id)[np.argsort(np.argsort(order.id))])
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")

@@ -63,18 +63,15 @@ def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
 
 def _check_labels(labels: NDArray[np.str_], name: str, classes: NDArray[np.str_]) -> None:
     """Raise InputError for an empty label, or for one that is not among the classes, if they are given."""
-    empty = labels == ""
-    if empty.any():
+    if len(empty := np.flatnonzero(labels == "")):
         raise InputError(
-            f"column {name!r} has {counted(int(empty.sum()), 'empty cell')}, the first in row {int(empty.argmax())} "
+            f"column {name!r} has {counted(len(empty), 'empty cell')}, the first in row {empty[0]} "
             "(rows count from 0): drop these inputs"
         )
-    other = ~np.isin(labels, classes)
-    if len(classes) and other.any():
-        row = int(other.argmax())
+    if len(classes) and len(other := np.flatnonzero(~np.isin(labels, classes))):
         raise InputError(
-            f"column {name!r} has the label {str(labels[row])!r} in row {row} (rows count from 0), which is none of "
-            f"classes: {', '.join(classes)}"
+            f"column {name!r} has the label {str(labels[other[0]])!r} in row {other[0]} (rows count from 0), which is "
+            f"none of classes: {', '.join(classes)}"
         )
 
 
@@ -96,11 +93,9 @@ def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
     """Return classes as text (n,); floats with whole values become integers."""
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
-        bad = ~np.isfinite(values) | (values != np.floor(values))
-        if bad.any():
-            row = int(np.argmax(bad))
+        if len(bad := np.flatnonzero(~np.isfinite(values) | (values != np.floor(values)))):
             raise InputError(
-                f"column {name!r} must hold classes, as names or whole numbers, got {values[row]:g} in row {row} "
+                f"column {name!r} must hold classes, as names or whole numbers, got {values[bad[0]]:g} in row {bad[0]} "
                 "(rows count from 0)"
             )
         column = pa.array(values.astype(np.int64))

@@ -14,7 +14,7 @@ from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
 from exeunt._text import counted
 from exeunt.costs import CostModel
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.fields import (
     check_cost,
@@ -290,13 +290,9 @@ class ExitTrace:
 
         Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
         """
-        from exeunt.trace.parquet import load_columns
+        from exeunt.trace.parquet import load_trace
 
-        columns = load_columns(path)
-        try:
-            return cls(**columns)
-        except InputError as error:
-            raise ArtefactError(f"{path} is damaged or edited: {error}") from error
+        return load_trace(path, cls)
 
     def __repr__(self) -> str:
         labels = "unlabelled" if self.label is None else "labelled"

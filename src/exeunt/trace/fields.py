@@ -48,11 +48,9 @@ def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Int
     values = _arrays.integers(label, "label", ndim=1)
     _arrays.check_length(values, "label", n)
     too_high = n_classes is not None and values >= n_classes
-    bad = (values < 0) | too_high
-    if np.any(bad):
-        row = int(np.argmax(bad))
+    if len(bad := np.flatnonzero((values < 0) | too_high)):
         allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
-        raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
+        raise InputError(f"labels must be {allowed}, got {values[bad[0]]} at row {bad[0]}")
     return values
 
 
@@ -107,12 +105,10 @@ def checked_probabilities(values: Any, exit_: int) -> Floats:
     """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
     probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
     total = probabilities.sum(axis=1)
-    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
+    if len(bad := np.flatnonzero((np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1))):
         raise InputError(
-            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
-            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
+            f"probabilities must be 0 or above and sum to 1, but input {bad[0]} at exit {exit_} sums to "
+            f"{total[bad[0]]:g} (lowest {probabilities[bad[0]].min():g}); for logits use ExitTrace.from_logits"
         )
     return probabilities
 
@@ -120,9 +116,8 @@ def checked_probabilities(values: Any, exit_: int) -> Floats:
 def probabilities_of_logits(values: Any, exit_: int) -> Floats:
     """Return the softmax (n, k) of one exit's logits, which must be finite."""
     logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
-    if not np.isfinite(logits).all():
-        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
-        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
+    if len(bad := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
+        raise InputError(f"logits must be finite, got infinity for input {bad[0]} at exit {exit_}")
     return softmax(logits)
 
 
@@ -139,15 +134,13 @@ def read_archive(path: str | Path) -> dict[str, Any]:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{file} is not a readable .npz archive: {error}") from None
-    outputs, label, cost = (
-        _one_of(arrays, names, file) for names in (("logits", "probabilities"), ("labels",), ("macs", "cost"))
-    )
+    found = []
+    for names in (("logits", "probabilities"), ("labels",), ("macs", "cost")):
+        if not (there := [name for name in names if name in arrays]):
+            raise InputError(
+                f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}"
+            )
+        found.append(there[0])
+    outputs, label, cost = found
     model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
     return {outputs: arrays[outputs], "label": arrays[label], "cost": model}
-
-
-def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:
-    for name in names:
-        if name in arrays:
-            return name
-    raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")

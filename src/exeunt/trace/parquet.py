@@ -10,20 +10,21 @@ exit. The costs, or their means, and the number of many classes are JSON in the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.log_probability import LogProbability, TopClasses
+
+T = TypeVar("T")
 
 _VERSION = 3
 """Files of many classes are of version 3, others whose inputs differ in what they cost of version 2, the rest of 1."""
@@ -34,6 +35,16 @@ LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
 _COST = "cost"
+
+
+class Header(NamedTuple):
+    """The metadata of a trace's file.
+
+    `cost`: the costs, or their means. `classes`: the number of classes if only the likeliest are stored, else 0.
+    """
+
+    cost: CostModel
+    classes: int
 
 
 def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
@@ -74,8 +85,8 @@ def writing_options(table: Any) -> dict[str, Any]:
     return {"compression": "zstd", "use_dictionary": labels, "use_byte_stream_split": floats}
 
 
-def load_columns(path: str | Path) -> dict[str, Any]:
-    """Return what `save_columns` wrote, by the names of the fields of `ExitTrace`.
+def load_trace(path: str | Path, build: Callable[..., T]) -> T:
+    """Return the trace in a file, made by `build` (`ExitTrace`) from its fields.
 
     Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
     """
@@ -86,25 +97,32 @@ def load_columns(path: str | Path) -> dict[str, Any]:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
-    return columns_of(table, read_cost(table.schema, file), file)
+    return trace_of(table, read_header(table.schema, file), file, build)
 
 
-def columns_of(table: Any, cost: CostModel, file: object) -> dict[str, Any]:
-    """Return the columns of a trace's table, or some of them, by the names of the fields of `ExitTrace`.
+def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) -> T:
+    """Return what `build` (`ExitTrace`) makes of the fields in a trace's table, or in some columns and rows of it.
 
-    `cost`: that of `read_cost`. Raises ArtefactError, which names the file, for other columns than a trace has.
+    Raises ArtefactError, naming the file, for a table that holds no trace.
     """
     names = [name.removeprefix(SCORE) for name in table.column_names if name.startswith(SCORE)]
+    cost = header.cost
     try:
         prediction = _matrix(table["prediction"])
-        return {
-            "prediction": prediction,
-            "scores": {name: _matrix(table[SCORE + name]) for name in names},
-            "cost": _cost(cost, table),
-            "label": _label(table),
-            "id": table["id"].to_numpy(),
-            "log_probability": _log_probability(table, prediction.shape),
-        }
+        if _COST in table.column_names and table.num_rows:
+            rows = _matrix(table[_COST])
+            cost = CostModel(
+                rows, unit=cost.unit, source=cost.source, reference=cost.reference, highest=cost.highest
+            )
+        labelled = "label" in table.column_names and not table["label"].null_count
+        return build(
+            prediction=prediction,
+            scores={name: _matrix(table[SCORE + name]) for name in names},
+            cost=cost,
+            label=table["label"].to_numpy() if labelled else None,
+            id=table["id"].to_numpy(),
+            log_probability=_log_probability(table, prediction.shape, header.classes),
+        )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
 
@@ -117,72 +135,45 @@ def is_trace_file(path: str | Path) -> bool:
         return False
 
 
-def read_cost(schema: Any, file: object) -> CostModel:
-    """Return the costs, or their means, in the metadata of a trace's file.
-
-    Raises ArtefactError for a file that is foreign, damaged or newer.
-    """
+def read_header(schema: Any, file: object) -> Header:
+    """Return the metadata of a trace's file. Raises ArtefactError for a file that is foreign, damaged or newer."""
     metadata = schema.metadata or {}
     if _KEY not in metadata:
         raise ArtefactError(f"{file} was not written by ExitTrace.save: its metadata has no 'exeunt' entry")
     try:
         header = json.loads(metadata[_KEY])
-        version = int(header["version"])
+        version, classes = int(header["version"]), header.get("classes", 0)
+        if not isinstance(classes, int) or classes < 0:
+            raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")
         if version <= _VERSION:
-            return CostModel.from_dict(header["cost"])
+            return Header(CostModel.from_dict(header["cost"]), classes)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")
 
 
-def many_classes(schema: Any) -> int:
-    """Return the number of classes of a trace that keeps the likeliest of them, 0 for another one.
-
-    Raises ValueError for metadata that are damaged.
-    """
-    classes = json.loads(schema.metadata[_KEY]).get("classes", 0)
-    if not isinstance(classes, int) or classes < 0:
-        raise ValueError(f"its metadata says {classes!r} classes")
-    return classes
-
-
-def _label(table: Any) -> Integers | None:
-    """Return the labels, if they are all known."""
-    if "label" not in table.column_names or table["label"].null_count:
-        return None
-    label: Integers = table["label"].to_numpy()
-    return label
-
-
-def _cost(cost: CostModel, table: Any) -> CostModel:
-    if _COST not in table.column_names or table.num_rows == 0:
-        return cost
-    rows = _matrix(table[_COST])
-    return CostModel(rows, unit=cost.unit, source=cost.source, reference=cost.reference, highest=cost.highest)
-
-
-def _log_probability(table: Any, shape: tuple[int, ...]) -> LogProbability | None:
+def _log_probability(table: Any, shape: tuple[int, ...], n_classes: int) -> LogProbability | None:
     if _LOGS not in table.column_names:
         return None
     logs = _halves(_matrix(table[_LOGS])).reshape(*shape, table[_LOGS].type.list_size // shape[1])
     if _TOP not in table.column_names:
         return logs
     label, others = _matrix(table[_TOP]).reshape(logs.shape), _halves(_matrix(table[_OTHERS]))
-    return TopClasses(label, logs, others, many_classes(table.schema))
+    return TopClasses(label, logs, others, n_classes)
 
 
 def _halves(values: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers of half precision that were written as their 16 bits, or others as they are."""
+    """Return numbers in half precision, which are written as their 16 bits, or other numbers unchanged."""
     return values.view(np.float16) if values.dtype == np.uint16 else values
 
 
 def _floats(values: NDArray[Any]) -> Any:
-    """Return (n, m) or (n, m, k) as n lists, numbers of half precision as their 16 bits."""
+    """Return (n, m) or (n, m, k) as n lists, numbers in half precision as their 16 bits."""
     return _lists(values.view(np.uint16) if values.dtype == np.float16 else values)
 
 
 def _lists(matrix: NDArray[Any]) -> Any:
-    """Return (n, m) or (n, m, k) as n lists of all the others."""
+    """Return (n, m) or (n, m, k) as n lists of m or m * k numbers."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), int(np.prod(matrix.shape[1:])))
 
 

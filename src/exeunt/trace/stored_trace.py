@@ -20,7 +20,7 @@ from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.parquet import LOGS, SCORE, columns_of, many_classes, read_cost
+from exeunt.trace.parquet import LOGS, SCORE, Header, read_header, trace_of
 
 if TYPE_CHECKING:
     from exeunt.trace.cascade_step import CascadeStep
@@ -68,29 +68,28 @@ class StoredTrace:
         ArtefactError for a file that is damaged, foreign or newer.
         """
         found = place(folder)
-        listed: list[AnyPath] = list(found.glob("*.parquet")) if found.is_dir() else []
-        files = tuple(sorted(listed, key=str))
-        if not files:
+        listed: Iterator[AnyPath] = found.glob("*.parquet") if found.is_dir() else iter(())
+        if not (files := tuple(sorted(listed, key=str))):
             raise InputError(
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
                 "ExitTrace.save writes them"
             )
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers slowly
             footers = list(pool.map(_footer, files))
-        first = footers[0]
+        first, cost = footers[0], footers[0].header.cost
         for file, footer in zip(files, footers, strict=True):
-            if footer.cost != first.cost:
+            if footer.header.cost != cost:
                 raise InputError(
                     f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
                 )
-            if not footer.schema.equals(first.schema) or footer.classes != first.classes:
+            if not footer.schema.equals(first.schema) or footer.header.classes != first.header.classes:
                 raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
-        if first.cost.varies:
+        if cost.varies:
             raise InputError(
                 f"inputs differ in what they cost in {folder}: such a trace must fit in memory, see ExitTrace.load"
             )
         n, columns = sum(footer.rows for footer in footers), tuple(first.schema.names)
-        opened = cls(files, n, first.cost, columns, tuple(models), say=say)
+        opened = cls(files, n, cost, columns, tuple(models), say=say)
         if models and sum(step.n_exits for step in models) != opened.n_exits:
             raise InputError(
                 f"{folder} holds the outputs of {counted(opened.n_exits, 'exit')}, and the models have "
@@ -167,31 +166,25 @@ class StoredTrace:
         if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
-        width += footer.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
+        width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
         for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
-            try:
-                chunk = ExitTrace(**columns_of(table, footer.cost, file))
-            except InputError as error:
-                raise ArtefactError(f"{file} is damaged or edited: {error}") from error
+            chunk = trace_of(table, footer.header, file, ExitTrace)
             for change in self.changes:
                 chunk = change(chunk)
             yield chunk
 
 
 class _Footer(NamedTuple):
-    """The metadata of a trace's file. `classes`: their number if only the likeliest are stored, else 0."""
-
     rows: int
     schema: Any
-    cost: CostModel
-    classes: int
+    header: Header
 
 
 def _footer(file: AnyPath) -> _Footer:
     def read() -> _Footer:
         with open_arrow(file) as source, pq.ParquetFile(source) as opened:
             schema = opened.schema_arrow
-            return _Footer(opened.metadata.num_rows, schema, read_cost(schema, file), many_classes(schema))
+            return _Footer(opened.metadata.num_rows, schema, read_header(schema, file))
 
     try:
         return read_patiently(file, read)
@@ -199,8 +192,6 @@ def _footer(file: AnyPath) -> _Footer:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
-    except ValueError as error:
-        raise ArtefactError(f"{file} is damaged or edited: {error}") from None
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:

@@ -107,17 +107,16 @@ def table_cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits:
     if len(prices) != n_exits:
         raise InputError(f"give one cost per exit, got {len(prices)} for {counted(n_exits, 'exit')}")
     if cost_is == "cumulative":
-        falls = np.flatnonzero(np.diff(prices) <= 0) + 1
-        if len(falls):
+        if len(falls := np.flatnonzero(np.diff(prices) <= 0) + 1):
             raise InputError(
                 f"costs up to each exit must be strictly increasing, got {prices[falls[0]]:g} at exit {falls[0]} after "
                 f"{prices[falls[0] - 1]:g}: if they are prices of single calls, say that they are 'per-call'"
             )
         return CostModel(prices, unit=unit)
-    bad = ~(np.isfinite(prices) & (prices > 0))
-    if bad.any():
-        exit_ = int(np.argmax(bad))
-        raise InputError(f"prices per call must be above 0 and finite, got {prices[exit_]:g} at exit {exit_}")
+    if len(bad := np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))):
+        raise InputError(
+            f"prices per call must be above 0 and finite, got {prices[bad[0]]:g} at exit {bad[0]}"
+        )
     return CostModel(np.cumsum(prices), unit=unit, source="price per call")
 
 
@@ -220,11 +219,9 @@ def _numbers(table: pa.Table, name: str) -> Floats:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise InputError(f"column {name!r} must hold numbers, got {_not_a_number(column)}")
     values: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = int(np.argmax(bad))
+    if len(bad := np.flatnonzero(~np.isfinite(values))):
         raise InputError(
-            f"column {name!r} must be finite, got {values[row]:g} in row {row} (rows count from 0)"
+            f"column {name!r} must be finite, got {values[bad[0]]:g} in row {bad[0]} (rows count from 0)"
         )
     return values
 
