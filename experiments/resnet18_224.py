@@ -65,7 +65,7 @@ def learn(network: torch.nn.Module, cycle: int, images: Images) -> None:
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     batches = [(size, BATCH) for size, count in steps for _ in range(count // BATCH)]
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, len(batches), pct_start=0.2)
-    pixels = torch.from_numpy(images.stack(np.arange(len(images)))).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack([images.content(i) for i in range(len(images))])).permute(0, 3, 1, 2)
     labels = torch.from_numpy(images.labels)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (MEAN, STD))
     order = np.concatenate(

@@ -1,4 +1,4 @@
-"""Turning what a caller hands in into checked NumPy arrays, with errors that name the culprit."""
+"""Checked NumPy arrays and numbers from a caller's values, with errors that name the culprit."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def finite(value: float, name: str) -> float:
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view: nobody can write through a frozen object (the array given is not copied)."""
+    """Return a read-only view, so that a frozen object cannot be changed through it. The array is not copied."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -18,15 +18,15 @@ from uuid import uuid4
 
 from exeunt.errors import ArtefactError, FileError, InputError
 
-# What a disk says that knows no locks, such as Lustre unless it is mounted with `flock`.
+# Errors of a disk without locks, such as Lustre unless it is mounted with `flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it takes the place of `path`.
+    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. An OSError becomes a FileError.
+    After an error the temporary file is removed and `path` is unchanged. An OSError becomes a FileError.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -44,9 +44,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; when the block ends well it takes the place of `path`.
+    """Yield an empty temporary folder beside `path`, which replaces `path` when the block ends without an error.
 
-    If the block raises, the temporary folder is removed and `path` stays as it was. An OSError becomes a FileError.
+    After an error the temporary folder is removed and `path` is unchanged. An OSError becomes a FileError.
     """
     temporary, old = (temporary_name(path, word) for word in ("new", "old"))
     try:
@@ -64,11 +64,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         with suppress(OSError):
-            old.unlink()  # something else than a folder was in the place
+            old.unlink()  # it was no folder
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder, and those above it, unless it exists; returns it. Raises FileError if that is not possible."""
+    """Make a folder and its parents unless they exist, and return it. Raises FileError if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,17 +77,17 @@ def make_folder(folder: Path) -> Path:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Return whether `path`, with links followed, lies in `folder`. A link to itself lies where it is."""
+    """Return whether `path` lies in `folder` once links are followed. A link to itself counts as a file."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def temporary_name(target: Path, ending: str) -> Path:
-    """Return a path beside `target` that nobody else chooses: processes in two containers may have one number."""
+    """Return a unique path beside `target`. A process number would not do: two containers may share one."""
     return target.with_name(f".{target.name}.{uuid4().hex}.{ending}")
 
 
 def remove_half_written(target: Path) -> None:
-    """Remove what processes left beside `target` that were killed while they wrote it."""
+    """Remove the temporary files that killed processes left beside `target`."""
     for half in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 32}.tmp"):
         half.unlink()
 
@@ -104,7 +104,7 @@ def check_writable(folder: Path, what: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as JSON, atomically. Non-finite floats are refused: JSON has no word for them."""
+    """Write `value` as JSON, atomically. Raises ValueError for floats that are not finite, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -115,7 +115,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_json(path: str | Path, *, remedy: str = "") -> Any:
-    """Read JSON; a missing, unreadable or damaged file raises an error that names it and ends with `remedy`."""
+    """Read JSON. A missing, unreadable or damaged file raises an error that names it and ends with `remedy`."""
     file, mend = Path(path), f"; {remedy}" if remedy else ""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
         raise InputError(f"there is no file {file}{mend}") from None
     except OSError as error:
         raise FileError(f"cannot read {file}: {why_it_failed(error)}{mend}") from error
-    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+    except (ValueError, RecursionError) as error:  # also for bytes that are no text
         raise ArtefactError(
             f"{file} is not complete JSON ({error}): it is damaged or truncated{mend}"
         ) from None
@@ -141,7 +141,7 @@ def file_digest(file: Path) -> str:
 def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
     """Raise ArtefactError unless the file has this digest, FileError if it may not be read.
 
-    `what`: what the file is. `remedy`: how to get it back.
+    `what`: the kind of file, for messages. `remedy`: how to restore it.
     """
     try:
         if file_digest(file) == digest:
@@ -160,7 +160,7 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return the system's error that led to this one: libraries wrap it, or keep its number in their text alone."""
+    """Return the system's error behind this one: libraries wrap it, or keep only its number in their message."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"\(os error (\d+)\)", str(error))  # as Rust writes it
@@ -171,9 +171,9 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 def why_it_failed(error: OSError) -> str:
-    """Return what went wrong, in the words of the operating system, and what to do about it if that is known."""
-    said, remedy = os.strerror(error.errno) if error.errno else str(error), _REMEDIES.get(error.errno or 0)
-    return said[:1].lower() + said[1:] + (f", {remedy}" if remedy else "")
+    """Return the operating system's message, and the remedy if one is known."""
+    message, remedy = os.strerror(error.errno) if error.errno else str(error), _REMEDIES.get(error.errno or 0)
+    return message[:1].lower() + message[1:] + (f", {remedy}" if remedy else "")
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -191,7 +191,7 @@ _REMEDIES = {
 
 
 def locks(file: IO[bytes]) -> bool:
-    """Lock a file, and return whether no other process has; where the disk knows no locks, none is known to."""
+    """Try to lock a file, and return whether no other process holds the lock. A disk without locks returns True."""
     try:
         if sys.platform == "win32":
             import msvcrt

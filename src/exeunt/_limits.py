@@ -1,4 +1,4 @@
-"""How many cores and how much memory this process may use: in a container, less than the machine has."""
+"""The cores and the memory that this process may use: in a container, less than the machine has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 def usable_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
-    That is the least of its affinity and the limits of its control groups, rounded up: a limit of 1.5 cores is 2.
+    It is the least of its affinity and the limits of its control groups, rounded up: a limit of 1.5 cores is 2.
     """
     here = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(here(0)) if here is not None else os.cpu_count() or 1
@@ -25,7 +25,7 @@ def usable_cores() -> int:
 def usable_memory() -> int:
     """Return how many bytes of memory this process may use: the machine's, or the least limit of its control groups.
 
-    On a system that does not tell it is a number that is never reached.
+    A system that does not tell has a limit that is never reached.
     """
     names = getattr(os, "sysconf_names", {})
     known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
@@ -45,7 +45,7 @@ def _size(n_bytes: float) -> str:
 
 
 def _memory_limits() -> Iterator[int]:
-    """Yield the limit in bytes of each control group that this process is in, where there is one."""
+    """Yield the limit in bytes of each control group of this process, if it has one."""
     for group in _groups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
             file = group / name
@@ -55,7 +55,7 @@ def _memory_limits() -> Iterator[int]:
 
 
 def _core_limits() -> Iterator[float]:
-    """Yield the limit in cores of each control group that this process is in, where there is one."""
+    """Yield the limit in cores of each control group of this process, if it has one."""
     for group in _groups("cpu"):
         if (group / "cpu.max").is_file():  # version 2: "200000 100000", or "max 100000"
             quota, _, period = (group / "cpu.max").read_text().partition(" ")
@@ -68,9 +68,9 @@ def _core_limits() -> Iterator[float]:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control groups of a controller, and of those around them.
+    """Yield the folders of this process's control groups of a controller, and their parents.
 
-    In a container the kernel may name a path of the host; the folder at the top is then the container's.
+    In a container the kernel may name a path of the host; the top folder is then the container's group.
     """
     lines = _OWN.read_text().splitlines() if _OWN.is_file() else []
     for line in lines:

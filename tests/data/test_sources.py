@@ -274,9 +274,7 @@ def test_digits() -> None:
     source = open_source("sklearn:digits")
     assert (len(source.train), len(source.test), source.n_classes) == (1297, 500, 10)
     assert source.train.content(0).shape == (8, 8, 3)
-    assert np.unique(source.train.stack(np.arange(1297))).tolist() == [
-        round(grey * 255 / 16) for grey in range(17)
-    ]
+    assert np.unique(source.train.pixels).tolist() == [round(grey * 255 / 16) for grey in range(17)]
     again = open_source("sklearn:digits")
     assert again.fingerprint == source.fingerprint
     assert np.array_equal(again.test.labels, source.test.labels)

@@ -42,7 +42,7 @@ def check_answers(cascade, classifier, **given):
     first = cascade.cascade[0].name
     data = open_inputs("sklearn:digits")
     keys = data.content_keys(range(150))
-    images = data.stack(np.arange(150))
+    images = np.stack([data.content(i) for i in range(150)])
     said = classifier.predict_proba(images)
     trace = cascade.recorded("test")
     rows = [int(np.flatnonzero(trace.id == key)[0]) for key in keys]

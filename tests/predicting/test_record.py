@@ -141,7 +141,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
 
 
 def test_inputs_of_corrected_labels_are_another_job(exported, data, tmp_path):
-    pixels, out = data[0].stack(np.arange(9)), str(tmp_path / "out")
+    pixels, out = np.stack([data[0].content(i) for i in range(9)]), str(tmp_path / "out")
 
     def inputs(labels):
         stored = PixelArray(pixels, name="some#{}".format)

@@ -9,13 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt.data.content_keys import content_key, fingerprint, stored_key
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts, is_small
-from exeunt.errors import InputError, UnreadableText
+from exeunt.errors import UnreadableText
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -182,15 +181,6 @@ class Images(Dataset):
     def pixels(self) -> Pixels | None:
         """All stored images, shape (len(stored), h, w, 3), if they are in memory; index them with `rows`."""
         return self.stored.pixels if isinstance(self.stored, PixelArray) else None
-
-    def stack(self, indices: NDArray[np.int64]) -> Pixels:
-        """Return the images `indices` as one array (b, h, w, 3). Raises InputError if they differ in size."""
-        if self.pixels is not None:
-            return self.pixels[self.rows[indices]]
-        images = [self.content(int(i)) for i in indices]
-        if len({image.shape for image in images}) > 1:
-            raise InputError("the images differ in size: give Preprocess a size")
-        return np.stack(images) if images else np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
 
 class Texts(Dataset):

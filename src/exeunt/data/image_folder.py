@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from exeunt._places import AnyPath, RemotePath
@@ -80,32 +79,25 @@ def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
                 yield file
         return
     for path in _files_below(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113 - as below
+        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113 - Path.is_file raises where a link leads to what may not be read
             yield path
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield what is no folder at any depth, without what is hidden.
+    """Yield all but folders and hidden names at any depth.
 
-    Links to folders are followed, after all else. Each folder is read once, by whatever names it can be reached: there
-    may be more ways through links than anybody can walk.
+    Links to folders are followed after everything else. Each folder is read once, whatever names lead to it: links may
+    make more ways than anybody can walk.
     """
-    folders, seen = deque([folder]), set[str]()
-    links: deque[Path] = deque()
-    while folders or links:
-        here = folders.popleft() if folders else links.popleft()
-        real = os.path.realpath(here)
-        if real in seen:
-            continue
-        seen.add(real)
-        with suppress(PermissionError):
-            for path in sorted(here.iterdir()):
-                if path.name.startswith("."):
-                    continue
-                if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a link leads to what may not be read
-                    (links if path.is_symlink() else folders).append(path)
-                else:
-                    yield path
+    pending, seen = deque([folder]), set[str]()
+    while pending:
+        for here, folders, files in os.walk(pending.popleft()):
+            real = os.path.realpath(here)
+            folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+            if real not in seen:
+                seen.add(real)
+                pending += [path for name in folders if (path := Path(here, name)).is_symlink()]
+                yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def _existing(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:

@@ -187,8 +187,15 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
         return named.pop()
     filled = [(raw, labels) for raw in labelled if (labels := np.asarray(raw.labels)).size]
     if len({labels.dtype.kind in "UO" for _, labels in filled}) > 1:
+        texts = [(raw, labels.tolist()) for raw, labels in filled if labels.dtype.kind in "UO"]
+        odd = (
+            f", such as {text!r} in {raw.stored.name(row)}"
+            for raw, labels in texts
+            for row, text in enumerate(labels)
+            if not str(text).isdecimal()
+        )
         raise InputError(
-            f"{name} has numbers for labels in one of train and test, and texts in the other{_a_text(filled)}"
+            f"{name} has numbers for labels in one of train and test, and texts in the other{next(odd, '')}"
         )
     if not filled:
         return ()
@@ -202,15 +209,6 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
             f"{_MOST_NUMBERED - 1:,}: number the classes without gaps, or give them names"
         )
     return tuple(str(k) for k in range(int(first[row]) + 1))
-
-
-def _a_text(labelled: list[tuple[RawData, Any]]) -> str:
-    """Return ", such as 'oos' in test.csv#3": the first label that is no number."""
-    for raw, labels in labelled:
-        for row, label in enumerate(labels.tolist() if labels.dtype.kind in "UO" else ()):
-            if not str(label).isdecimal():
-                return f", such as {label!r} in {raw.stored.name(row)}"
-    return ""
 
 
 def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:
