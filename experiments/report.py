@@ -15,10 +15,10 @@ from exeunt._files import atomic_path, write_json, write_text
 from exeunt.plots import (
     accuracy_against_budget,
     cost_against_budget,
-    rates_for_budgets,
+    rates_and_shares,
     risk_per_exit,
 )
-from exeunt.plots.style import styled
+from exeunt.plots.style import new_figure, styled
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -101,8 +101,17 @@ class Budgets:
         return cls(fit, shares, made)
 
     def figure(self, name: str) -> Any:
-        policies, results = zip(*self.made[name], strict=True)
-        return rates_for_budgets(policies, results)
+        """Draw the shares planned and answered for each budget side by side, on one scale."""
+        with styled():
+            sheet = new_figure(4.1 * len(self.shares), 3.4, layout="constrained")
+            panels = sheet.subplots(1, len(self.shares), sharey=True, squeeze=False)[0]
+            for panel, (policy, result) in zip(panels, self.made[name], strict=True):
+                rates_and_shares(policy, result, ax=panel).label_outer()
+                panel.set_title(panel.get_title(loc="left").removeprefix(f"{name}: "), pad=22)
+                if panel is not panels[0]:
+                    panel.get_legend().remove()
+            sheet.suptitle(f"Share of inputs planned and answered at each exit: {name}", x=0.01, ha="left")
+        return sheet
 
     def numbers(self) -> list[dict[str, Any]]:
         return [

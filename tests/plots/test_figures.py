@@ -38,14 +38,6 @@ def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost(found, trace)
     np.testing.assert_allclose(y, found.oracle.mean(axis=1))
 
 
-def test_accuracy_can_stand_at_the_budget(found, trace):
-    ax = plots.accuracy_against_budget(found, trace, x="budget")
-    np.testing.assert_allclose(line(ax, "mine")[0], [0.3, 0.6, 0.9])
-    assert "budget" in ax.get_xlabel()
-    with pytest.raises(InputError, match="'cost' or 'budget'"):
-        plots.accuracy_against_budget(found, trace, x="both")
-
-
 def test_bands_are_the_intervals_over_splits(found, trace):
     ax = plots.accuracy_against_budget(found, trace)
     rows = [row for row in found.rows() if row["policy"] == "mine"]
@@ -130,19 +122,6 @@ def test_rates_and_shares_are_the_bars(parts, policy):
     assert f"mean cost {result.cost / policy.cost.full:.1%}" in ax.get_title(loc="left")
     ends = [segment[:, 1] for segment in bars[1].errorbar.lines[2][0].get_segments()]
     np.testing.assert_allclose(ends, [wilson_interval(round(each * result.n), result.n) for each in shares])
-
-
-def test_rates_for_three_budgets_share_one_scale_and_one_legend(parts):
-    policies = [ex.eero(parts[0], parts[1], budget=b) for b in ("40%", "60%", "80%")]
-    results = [ex.evaluate(each, parts[2]) for each in policies]
-    figure = plots.rates_for_budgets(policies, results)
-    assert len(figure.axes) == 3
-    assert len({ax.get_ylim() for ax in figure.axes}) == 1
-    assert [ax.get_legend() is not None for ax in figure.axes] == [True, False, False]
-    for ax, each in zip(figure.axes, policies, strict=True):
-        np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], each.rates)
-    with pytest.raises(InputError, match="one result per policy"):
-        plots.rates_for_budgets(policies, results[:2])
 
 
 def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):

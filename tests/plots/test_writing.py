@@ -12,7 +12,7 @@ from exeunt import baselines, plots
 from exeunt.errors import InputError
 from exeunt.run.file_digests import EVALUATED, EVALUATION
 
-PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "rates_for_budgets", "risk_per_exit")
+PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "risk_per_exit")
 COMPARISONS = ("accuracy_against_budget", "cost_against_budget")
 
 
@@ -180,7 +180,7 @@ def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     # So that a new policy takes them along.
     earlier = {
         f"figures/{name}.{kind}"
-        for name in ("head_pairs", "spent_against_allowed")
+        for name in ("head_pairs", "rates_for_budgets", "spent_against_allowed")
         for kind in ("png", "svg")
     }
     assert {f"figures/{path.name}" for path in written} == set(EVALUATED) - {EVALUATION} - earlier
@@ -221,10 +221,7 @@ def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path, drawn_
     fit, calibrate, test = parts
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)
     written = plots.draw_evaluation(policy, fit, calibrate, blind, tmp_path)
-    assert [path.name for path in written if path.suffix == ".svg"] == [
-        "rates_and_shares.svg",
-        "rates_for_budgets.svg",
-    ]
+    assert [path.name for path in written if path.suffix == ".svg"] == ["rates_and_shares.svg"]
 
 
 def test_a_single_exit_has_figures_too(tmp_path, drawn_once):

@@ -8,7 +8,7 @@ Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
 from exeunt.plots.evaluation import draw_evaluation
-from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
+from exeunt.plots.exits import rates_and_shares, risk_per_exit
 from exeunt.plots.image_sheet import PickedInputs, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import save_figure
 
@@ -21,7 +21,6 @@ __all__ = [
     "image_sheet",
     "pick_inputs",
     "rates_and_shares",
-    "rates_for_budgets",
     "risk_per_exit",
     "save_figure",
     "sheet_rows",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from exeunt.plots.style import (
     COLOURS,
     errors_of,
     every_exit,
+    label_shares,
     legend_beside,
     new_axes,
-    percent_ticks,
     series_style,
     styled,
 )
@@ -41,41 +41,37 @@ def accuracy_against_budget(
     trace: ExitTrace,
     *,
     results: Sequence[Result] = (),
-    x: Literal["cost", "budget"] = "cost",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw accuracy against budget (Figure 2): every policy, the oracle, and each exit alone.
 
     There is one line per policy of `frontier` (mean over its splits) with its 95% interval as a band, against the
-    mean cost (`x="cost"`) or the budget ("budget"), as a share of the full cost. The first policy stands out. The
-    oracle is known only at the budget. Each exit of the labelled `trace` is a point; the upper axis has its number.
-    `results`: measured policies to mark, with the 95% Wilson interval of their accuracy. The axis
-    holds what policies reach at budgets from 30% on, so that they can be told apart; the oracle and what small budgets
-    lead to may lie outside.
+    mean cost as a share of the full cost. The first policy stands out. The oracle is known only at the budget. Each
+    exit of the labelled `trace` is a point; the upper axis has its number. `results`: measured policies to mark, with
+    the 95% Wilson interval of their accuracy.
+    The y axis holds what policies reach at budgets from 30% on, so that they can be told apart. The oracle and the
+    accuracies at small budgets may lie outside.
 
-    Raises InputError for another `x`, or a result without accuracy.
+    Raises InputError for a result without accuracy.
     """
-    if x not in ("cost", "budget"):
-        raise InputError(f"x must be 'cost' or 'budget', got {x!r}")
     with styled():
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
-        across = "mean_cost_share" if x == "cost" else "budget_share"
         for index, name in enumerate(frontier.names):
-            _draw_line(axes, frontier, name, across, "accuracy", index)
+            _draw_line(axes, frontier, name, "mean_cost_share", "accuracy", index)
         oracle = _columns(frontier, "oracle")
-        axes.plot(oracle["budget_share"], oracle["accuracy"], color=COLOURS["black"], linewidth=1.1,
-                  linestyle=(0, (1, 2)), label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}", zorder=2)  # fmt: skip
+        axes.plot(
+            oracle["budget_share"], oracle["accuracy"], color=COLOURS["black"], linewidth=1.1, linestyle=(0, (1, 2)),
+            zorder=2, label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}",
+        )  # fmt: skip
         _draw_exits_alone(axes, trace)
         for result in results:
             _draw_result(axes, result)
-        what = "mean cost" if x == "cost" else "budget"
-        axes.set_xlabel(f"{what} per input (% of {frontier.cost.show(frontier.cost.full)})")
-        axes.set_ylabel("accuracy (% of inputs)")
         axes.set_xlim(0.0, 1.03)
         axes.set_ylim(*_judged_range(frontier, trace, results))
-        percent_ticks(axes.xaxis)
-        percent_ticks(axes.yaxis)
-        axes.set_title("Accuracy against budget")
+        full = frontier.cost.show(frontier.cost.full)
+        label_shares(
+            axes, "Accuracy against budget", f"mean cost per input (% of {full})", "accuracy (% of inputs)"
+        )
         legend_beside(axes, title=_splits_note(frontier))
     return axes
 
@@ -95,14 +91,9 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
         for index, name in enumerate(frontier.names):
             _draw_line(axes, frontier, name, "budget_share", "mean_cost", index, scale=1 / frontier.cost.full)
         full = frontier.cost.show(frontier.cost.full)
-        axes.set_xlabel(f"budget per input (% of {full})")
-        axes.set_ylabel(f"mean cost per input (% of {full})")
-        axes.set_xlim(0, 1.03)
-        axes.set_ylim(0, 1.03)
-        axes.set_aspect("equal")
-        percent_ticks(axes.xaxis)
-        percent_ticks(axes.yaxis)
-        axes.set_title("Mean cost against budget")
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
+        x, y = (f"{what} per input (% of {full})" for what in ("budget", "mean cost"))
+        label_shares(axes, "Mean cost against budget", x, y)
         legend_beside(axes, title=_splits_note(frontier))
     return axes
 
@@ -141,13 +132,9 @@ def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax:
                 label=f"batch {original.batch_size}: original {original.ms.median:.3g} ms per input",
                 **series_style(index),
             )  # fmt: skip
-        axes.set_xlabel("multiply-adds left (% of the original model)")
-        axes.set_ylabel("time left (% of the original model)")
-        axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in policies)))
-        axes.set_ylim(0.0, top)
-        percent_ticks(axes.xaxis)
-        percent_ticks(axes.yaxis)
-        axes.set_title(title or "Time against multiply-adds")
+        axes.set(xlim=(0.0, max(1.05, *(1.05 * one.macs_share for one in policies))), ylim=(0.0, top))
+        x, y = (f"{what} left (% of the original model)" for what in ("multiply-adds", "time"))
+        label_shares(axes, title or "Time against multiply-adds", x, y)
         legend_beside(axes)
     return axes
 
@@ -179,13 +166,10 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
         for name in names:  # for the legend alone
             axes.errorbar([np.nan], [np.nan], linestyle="none", marker=_mark(names, name), markersize=8,
                           color=COLOURS["grey"], label=name)  # fmt: skip
-        axes.set_xlabel(f"time per input (% of {timed[0].name})")
-        axes.set_ylabel("accuracy (% of inputs)")
         axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
         axes.margins(y=0.12)
-        percent_ticks(axes.xaxis)
-        percent_ticks(axes.yaxis)
-        axes.set_title("Accuracy against time")
+        x = f"time per input (% of {timed[0].name})"
+        label_shares(axes, "Accuracy against time", x, "accuracy (% of inputs)")
         legend_beside(axes)
     return axes
 

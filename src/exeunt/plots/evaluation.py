@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,10 @@ import numpy as np
 
 from exeunt._files import make_folder
 from exeunt.baselines import msdnet
-from exeunt.errors import InfeasibleBudget
 from exeunt.evaluation import evaluate
 from exeunt.frontiers import frontier
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
-from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
+from exeunt.plots.exits import rates_and_shares, risk_per_exit
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
 from exeunt.policies.catalogue import PRESETS
@@ -68,13 +66,6 @@ def draw_evaluation(
     compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: figure_of(rates_and_shares(policy, result)))
-    if fit.label is not None:
-        rule = (
-            next(iter(compared.values()))
-            if calibrate.label is not None
-            else partial(eero, seed=seed, score=score)
-        )
-        draw("rates_for_budgets", lambda: _at_three_budgets(rule, fit, calibrate, test))
     if test.label is not None:
         draw("risk_per_exit", lambda: figure_of(risk_per_exit(test)))
     if image is not None:
@@ -112,19 +103,6 @@ def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]
         "EERO, marginal (the paper)": paper,
         **{name: partial(make, **common) for name, make in other.items()},
     }
-
-
-def _at_three_budgets(
-    rule: Callable[..., Policy], fit: ExitTrace, calibrate: ExitTrace, test: ExitTrace
-) -> Figure:
-    cost = fit.cost
-    shares = (0.3, 0.5, 0.7) if cost.first <= 0.3 * cost.full else (0.25, 0.5, 0.75)
-    low = 0.0 if cost.first <= 0.3 * cost.full else cost.first
-    policies = []
-    for share in shares:
-        with suppress(InfeasibleBudget):
-            policies.append(rule(fit, calibrate, budget=low + share * (cost.full - low)))
-    return rates_for_budgets(policies, [evaluate(policy, test) for policy in policies])
 
 
 def _sheet(

@@ -17,7 +17,6 @@ from exeunt.plots.style import (
     label_exits,
     legend_above,
     new_axes,
-    new_figure,
     percent_ticks,
     styled,
 )
@@ -26,9 +25,8 @@ from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["rates_and_shares", "rates_for_budgets", "risk_per_exit"]
+__all__ = ["rates_and_shares", "risk_per_exit"]
 
 
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:
@@ -58,39 +56,13 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
         label_exits(axes, m)
         axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
         percent_ticks(axes.yaxis)
-        axes.set_title(f"{policy.name}: {_budget_line(policy, result)}", pad=22)
+        full = policy.cost.full
+        axes.set_title(
+            f"{policy.name}: budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of "
+            f"{policy.cost.show(full)}", pad=22,
+        )  # fmt: skip
         legend_above(axes)
     return axes
-
-
-def rates_for_budgets(
-    policies: Sequence[Policy], results: Sequence[Result], *, figure: Figure | None = None
-) -> Figure:
-    """Draw `rates_and_shares` for several budgets side by side, on one scale (Figures 4, 6).
-
-    Raises InputError unless there is one result per policy, and at least one policy.
-    """
-    if not policies or len(policies) != len(results):
-        raise InputError(
-            f"give one result per policy, got {counted(len(policies), 'policy', 'policies')}, "
-            f"{counted(len(results), 'result')}"
-        )
-    with styled():
-        count = len(policies)
-        sheet = new_figure(4.1 * count, 3.4, layout="constrained") if figure is None else figure
-        panels = sheet.subplots(1, count, sharey=True, squeeze=False)[0]
-        for panel, policy, result in zip(panels, policies, results, strict=True):
-            rates_and_shares(policy, result, ax=panel)
-            panel.label_outer()
-            panel.set_title(_budget_line(policy, result), pad=22)
-            if panel is not panels[0]:
-                panel.get_legend().remove()
-                panel.set_ylabel("")
-        names = ", ".join(dict.fromkeys(policy.name for policy in policies))
-        sheet.suptitle(
-            f"Share of inputs planned and answered at each exit: {names}", x=0.01, ha="left", fontsize=11
-        )
-    return sheet
 
 
 def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
@@ -126,12 +98,6 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
         legend_above(axes, handles)
     return axes
-
-
-def _budget_line(policy: Policy, result: Result) -> str:
-    full = policy.cost.full
-    whole = policy.cost.show(full)
-    return f"budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of {whole}"
 
 
 def _lengths(values: Floats, intervals: Sequence[tuple[float, float]]) -> Floats:

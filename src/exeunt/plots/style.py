@@ -45,8 +45,6 @@ _LINES: tuple[Any, ...] = (
 )
 
 _STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same on every machine
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titlelocation": "left",
@@ -54,28 +52,24 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#444444",
-    "axes.facecolor": "white",
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.7,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "hatch.linewidth": 0.8,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
-    "svg.fonttype": "path",
     "svg.hashsalt": "exeunt",  # makes the identifiers inside an SVG the same on every run
 }
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a context with the common style. It leaves the settings outside unchanged."""
-    context: AbstractContextManager[None] = require("matplotlib", extra="plots").rc_context(_STYLE)
+    """Return a context with the common style, whatever the user's own. It leaves the settings outside unchanged."""
+    context: AbstractContextManager[None] = require("matplotlib.style", extra="plots").context(
+        ["default", _STYLE]
+    )
     return context
 
 
@@ -124,6 +118,13 @@ def errors_of(spreads: Sequence[Spread]) -> list[list[float]]:
 def percent_ticks(axis: Axis) -> None:
     """Label the ticks of an axis of shares in percent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+
+
+def label_shares(ax: Axes, title: str, x: str, y: str) -> None:
+    """Label a figure of shares, with ticks in percent."""
+    ax.set(title=title, xlabel=x, ylabel=y)
+    percent_ticks(ax.xaxis)
+    percent_ticks(ax.yaxis)
 
 
 def legend_beside(ax: Axes, *, title: str | None = None) -> None:

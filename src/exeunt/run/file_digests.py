@@ -50,8 +50,8 @@ EVALUATED = (
         f"figures/{name}.{kind}"
         for name in (
             "accuracy_against_budget", "cost_against_budget", "inputs_by_exit", "rates_and_shares",
-            "rates_for_budgets", "risk_per_exit",
-            "head_pairs", "spent_against_allowed",  # of earlier versions
+            "risk_per_exit",
+            "head_pairs", "rates_for_budgets", "spent_against_allowed",  # of earlier versions
         )
         for kind in ("png", "svg")
     ),
