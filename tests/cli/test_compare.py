@@ -191,7 +191,14 @@ def test_exits_numbered_in_two_ways_are_refused(cascade, tmp_path):
     (tmp_path / "off.csv").write_text(
         text.replace("pred_1", "pred_0").replace("pred_2", "pred_1").replace("pred_3", "pred_2")
     )
-    given = Tables("conf_{}", "pred_{}", "truth", None, "1,3,9", "per-call", "usd")
+    given = Tables(
+        confidence="conf_{}",
+        prediction="pred_{}",
+        label="truth",
+        cost="1,3,9",
+        cost_is="per-call",
+        unit="usd",
+    )
     with pytest.raises(
         ex.InputError, match=r"numbered 1, 2, 3 and the columns .* are numbered 0, 1, 2: rename"
     ):

@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from exeunt.cli.app import app
+from exeunt.policies.catalogue import PRESETS
 
 from .command import called
 
@@ -36,3 +37,11 @@ def test_options_of_a_training_are_grouped():
     assert list(groups) == [
         "Options", "Network and data", "Exits", "Training", "Optimiser", "Losses", "Images", "Parts of the data"
     ]  # fmt: skip
+
+
+def test_policies_are_told_in_the_order_of_the_catalogue():
+    text = " ".join(called("calibrate", "--help").out.replace("│", " ").split())
+    places = [text.index(f" {name}") for name in PRESETS if name != "auto"]
+    assert text.index("Kind of policy: auto") < min(places)
+    assert places == sorted(places)
+    assert text.index("stopping") < text.index("baselines of the literature: ") < text.index("msdnet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Annotated, Any
 
@@ -22,7 +23,6 @@ from exeunt.cli import (
     train,
     verify,
 )
-from exeunt.cli.arguments import with_groups
 from exeunt.errors import InputError
 
 __all__ = ["app", "run"]
@@ -53,11 +53,17 @@ def _options(
     pass
 
 
+def _flowing(docstring: str | None) -> str:
+    """Return the paragraphs of a docstring, each in one line, so that they fill a terminal of any width."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
 for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, record.record, export.export,
     bench.bench, serve.serve, cascade.cascade, show.show, diff.diff, verify.verify,
 ):  # fmt: skip
-    app.command(short_help=str(verb.__doc__).partition("\n")[0])(with_groups(verb))
+    app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
 
 
 @cache

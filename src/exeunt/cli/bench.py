@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from exeunt._text import counted, text_table
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.cli.options import RunPath, executor_option, option, trusted_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
@@ -25,33 +25,34 @@ _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
 _OWN, _PLANNED = "the run's policy", ", by the plan"
 
 
-def bench(
-    path: RunPath,
-    profile: Annotated[
-        bool,
-        typer.Option(
-            "--profile",
-            help="First measure every segment at several batch sizes, plan how to run them fastest on this machine, "
-            "and keep profile and plan in the run. `exeunt predict` then uses the plan.",
-        ),
-    ] = False,
-    executor: ExecutorName = None,
-    batch_size: Annotated[
-        str, typer.Option(help="Inputs per batch, one or more numbers separated by commas.")
-    ] = "1,64,256",
-    repeats: Annotated[
-        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1, max=10_000)
-    ] = 9,
-    max_seconds: Annotated[
-        float,
-        typer.Option(
-            help="Seconds for the profile, and for each batch size. At least three rounds are timed.",
-            min=0,
-            max=604_800,
-        ),
-    ] = 60.0,
-    trusted: TrustedModel = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    profile: bool = option(
+        "First measure every segment at several batch sizes, plan how to run them fastest on this machine, and keep "
+        "profile and plan in the run. `exeunt predict` then uses the plan.",
+        default=False,
+    )
+    executor: str | None = executor_option()
+    batch_size: str = option("Inputs per batch, one or more numbers separated by commas.", default="1,64,256")
+    repeats: int = option(
+        "Rounds; each times everything once, in a different order.", default=9, min=1, max=10_000
+    )
+    max_seconds: float = option(
+        "Seconds for the profile, and for each batch size. At least three rounds are timed.",
+        default=60.0,
+        min=0,
+        max=604_800,
+    )
+    trusted: str | None = trusted_option()
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """How long to measure, as the library takes it."""
+        return {"repeats": self.repeats, "max_seconds": self.max_seconds, "progress": _say}
+
+
+@with_groups
+def bench(path: RunPath, options: _Options) -> None:
     """Time a run on this machine: policies for several budgets against the original model.
 
     Prints accuracy, multiply-adds and time of each, and draws them into RUN/figures. The original model is timed at
@@ -63,24 +64,21 @@ def bench(
     from exeunt.timed_run import TimedNetwork
     from exeunt.timing.bench import time_alternatives
 
-    sizes = _sizes(batch_size)
+    sizes = _sizes(options.batch_size)
     run = RunFolder.open(path)
     if run.cost.n_exits == 1:
         raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
-    if run.cascade and profile:
+    if run.cascade and options.profile:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
-    timed = TimedNetwork.of(run, executor, trusted)
+    timed = TimedNetwork.of(run, options.executor, options.trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
     policies = _policies(timed)  # what cannot be read is found before minutes of measuring
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
-    if profile:
-        _measure(timed, repeats=repeats, max_seconds=max_seconds)
+    if options.profile:
+        _measure(timed, options)
     inputs = {size: timed.batch(size) for size in sizes}
     alone = list(_alone(timed, sizes, whole))
-    found = time_alternatives(
-        [*alone, *_under(policies, timed, whole)], inputs,
-        repeats=repeats, max_seconds=max_seconds, progress=_say,
-    )  # fmt: skip
+    found = time_alternatives([*alone, *_under(policies, timed, whole)], inputs, **options.limits)
     typer.echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
         typer.echo(_table(size, run.cost.unit, [one for one in found if one.batch_size == size]))
@@ -102,14 +100,12 @@ def _sizes(text: str) -> list[int]:
     return sorted(set(sizes))
 
 
-def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
+def _measure(timed: TimedNetwork, options: _Options) -> None:
     """Measure the executor, plan, and keep both in the run folder."""
     from exeunt.timing.planner import profile_and_plan
 
     _say(f"measuring {timed.name}, segment by segment")
-    measured, plan = profile_and_plan(
-        timed.open, timed.batch(8), repeats=repeats, max_seconds=max_seconds, progress=_say,
-    )  # fmt: skip
+    measured, plan = profile_and_plan(timed.open, timed.batch(8), **options.limits)
     timed.run.save_profile(measured)
     timed.run.save_plan(plan)
     segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.cost.n_exits, "exit")

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, Seed, TrustedModel, share
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
+from exeunt.cli.options import (
+    RunPath,
+    executor_option,
+    option,
+    seed_option,
+    share,
+    trusted_option,
+    with_groups,
+)
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -24,29 +34,25 @@ if TYPE_CHECKING:
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
 
-def calibrate(
-    path: RunPath,
-    guarantee: Guarantee,
-    rule: Rule,
-    of: Annotated[
-        str,
-        typer.Option(
-            help="What the budget is of: macs, or time, measured on this machine. Shares of time are of the original "
-            "network's, and exits that do not pay are not run. auto is time if the budget is in ms, else macs."
-        ),
-    ] = "auto",
-    traces: Annotated[
-        str | None,
-        typer.Option(
-            help="Calibrate on the outputs recorded in this folder or address, which need not fit in memory, instead "
-            "of the run's own calibration part."
-        ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs per batch when the network is timed.", min=1)] = 64,
-    executor: ExecutorName = None,
-    seed: Seed = 0,
-    trusted: TrustedModel = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    of: str = option(
+        "What the budget is of: macs, or time, measured on this machine. Shares of time are of the original network's, "
+        "and exits that do not pay are not run. auto is time if the budget is in ms, else macs.",
+        default="auto",
+    )
+    traces: str | None = option(
+        "Calibrate on the outputs recorded in this folder or address, which need not fit in memory, instead of the run's "
+        "own calibration part."
+    )
+    batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
+    executor: str | None = executor_option()
+    seed: int = seed_option()
+    trusted: str | None = trusted_option()
+
+
+@with_groups
+def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
@@ -54,8 +60,8 @@ def calibrate(
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
-    in_time = is_of_time(of, amounts)
-    if traces is not None and guarantee.max_loss is not None:
+    in_time = is_of_time(options.of, amounts)
+    if options.traces is not None and guarantee.max_loss is not None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = _opened(path)
     make = rule.made()
@@ -63,41 +69,38 @@ def calibrate(
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit: Any = run.recorded("fit")
-    held_out: Any = run.recorded("calibrate") if traces is None else _stored(traces, run)
+    held_out: Any = run.recorded("calibrate") if options.traces is None else _stored(options.traces, run)
     costs, reference = run.cost, None
     if in_time:
-        timed = _timed(
-            run, partial(make, seed=seed, **answer), amounts or [_TYPICAL_BUDGET], batch_size=batch_size,
-            executor=executor, trusted=trusted, seed=seed,
-        )  # fmt: skip
+        timed = _timed(run, partial(make, seed=options.seed, **answer), amounts or [_TYPICAL_BUDGET], options)
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
         reference = timed.steps[-1].model or None  # whose last exit is that of what is run
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
-    options: dict[str, Any] = {"delta": delta, "seed": seed, **answer}
+    common: dict[str, Any] = {"delta": delta, "seed": options.seed, **answer}
     if guarantee.budgets is not None:
         policies = policy_set(
-            fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **options
+            fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **common
         )
         run.save_policy_set(policies)
         typer.echo("\n".join([str(policies), *_coinciding(policies, fit, amounts)]))
     elif guarantee.max_loss is not None:
         loss = share(guarantee.max_loss, "max-loss")
         policy = cheapest(
-            fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference, **options
+            fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference, **common
         )
         run.save_policy(policy)
         saved = 1 - policy.expected_cost / policy.cost.full
         typer.echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")
     else:
-        policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **options)
+        policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
         run.save_policy(policy)
         typer.echo(policy)
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
 
 
-def _opened(path: Any) -> RunFolder:
+def _opened(path: Path) -> RunFolder:
     """Open a run that can be written. Raises ArtefactError if a model of a cascade was made anew since the cascade."""
     from exeunt._files import check_writable
     from exeunt.run.folder import RunFolder
@@ -140,23 +143,20 @@ def _coinciding(
 
 
 def _timed(
-    run: RunFolder,
-    make: Callable[..., Policy],
-    budgets: Sequence[str | float],
-    *,
-    batch_size: int,
-    **options: Any,
+    run: RunFolder, make: Callable[..., Policy], budgets: Sequence[str | float], options: _Options
 ) -> TimedExits:
     """Return the exits that pay for their time under the budget in the middle, the first within the least."""
     from exeunt.timed_run import TimedNetwork, choose_by_time
 
+    say = partial(typer.echo, err=True)
     length = run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
     asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
-    typer.echo(f"at batch {batch_size}{texts}, exits for {asked}:", err=True)
-    inputs = TimedNetwork.of(run, options["executor"], options["trusted"]).batch(batch_size)
-    found = choose_by_time(run, make, budgets, inputs, say=partial(typer.echo, err=True), **options)
-    typer.echo(found.cost.source, err=True)
+    say(f"at batch {options.batch_size}{texts}, exits for {asked}:")
+    chosen = {"executor": options.executor, "trusted": options.trusted}
+    inputs = TimedNetwork.of(run, **chosen).batch(options.batch_size)
+    found = choose_by_time(run, make, budgets, inputs, seed=options.seed, say=say, **chosen)
+    say(found.cost.source)
     return found
 
 

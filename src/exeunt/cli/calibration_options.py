@@ -5,60 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from exeunt.cli.arguments import delta_or_none
+from exeunt.cli.options import delta_or_none, options_under
 from exeunt.errors import InputError, UnitError
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
 
 _CALIBRATIONS = ("sequential", "marginal")
-_guarantee = partial(typer.Option, rich_help_panel="What is guaranteed")
-_policy = partial(typer.Option, rich_help_panel="The policy")
+_guarantee, _policy = options_under("What is guaranteed"), options_under("The policy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Guarantee:
     """What the policy shall keep."""
 
-    budget: Annotated[
-        str | None,
-        _guarantee(
-            help="Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms)."
-        ),
-    ] = None
-    max_loss: Annotated[
-        str | None,
-        _guarantee(
-            help="Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that "
-            "provably loses no more. With --budget, both are guaranteed."
-        ),
-    ] = None
-    budgets: Annotated[
-        str | None,
-        _guarantee(
-            help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
-            "each, in one file. Choose among them by time, price or load, not by the inputs to be answered."
-        ),
-    ] = None
-    jointly: Annotated[
-        bool,
-        _guarantee(
-            "--jointly",
-            help="With --budgets: all guarantees hold together, not each on its own. The budget may then be changed "
-            "while serving, by anything but the inputs to be answered.",
-        ),
-    ] = False
-    delta: Annotated[
-        str | None,
-        _guarantee(
-            help="Largest probability with which the guarantee may be broken; 'none' keeps the budget only on average.",
-            show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
-        ),
-    ] = None
+    budget: str | None = _guarantee(
+        "Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms)."
+    )
+    max_loss: str | None = _guarantee(
+        "Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that provably "
+        "loses no more. With --budget, both are guaranteed."
+    )
+    budgets: str | None = _guarantee(
+        "Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy each, in one "
+        "file. Choose among them by time, price or load, not by the inputs to be answered."
+    )
+    jointly: bool = _guarantee(
+        "With --budgets: all guarantees hold together, not each on its own. The budget may then be changed while "
+        "serving, by anything but the inputs to be answered.",
+        default=False,
+    )
+    delta: str | None = _guarantee(
+        "Largest probability with which the guarantee may be broken; 'none' keeps the budget only on average.",
+        show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
+    )
 
     @property
     def amounts(self) -> list[str | float]:
@@ -92,32 +74,26 @@ class Guarantee:
         return delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """How the policy answers."""
 
-    policy: Annotated[
-        str,
-        _policy(
-            help="Kind of policy: auto, eero, stopping, optimised, msdnet, ... An unknown name lists all."
-        ),
-    ] = "auto"
-    score: Annotated[
-        str | None,
-        _policy(
-            help="Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
-        ),
-    ] = None
-    answer: Annotated[
-        str | None,
-        _policy(
-            help="What is answered: own (the exit's own), ensemble (of the exits so far), or auto, "
-            "what cross-validation advises. Default: the policy's own; auto for cascades."
-        ),
-    ] = None
-    calibration: Annotated[
-        str, _policy(help="How thresholds are set: sequential, or marginal as in the paper.")
-    ] = "sequential"
+    policy: str = _policy(
+        "Kind of policy: auto (it mixes the others), eero, stopping, learned_correctness, optimised, common_threshold, "
+        "risk_controlled. To compare with, baselines of the literature: msdnet, predictive_exit, patience, "
+        "confident_patience, genetic, random_routing.",
+        default="auto",
+    )
+    score: str | None = _policy(
+        "Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
+    )
+    answer: str | None = _policy(
+        "What is answered: own (the exit's own), ensemble (of the exits so far), or auto, what cross-validation "
+        "advises. Default: the policy's own; auto for cascades."
+    )
+    calibration: str = _policy(
+        "How thresholds are set: sequential, or marginal as in the paper.", default="sequential"
+    )
 
     def check(self, *, certified: bool) -> None:
         """Raise InputError for values that there are not, or a calibration that cannot certify a budget."""
@@ -134,10 +110,10 @@ class Rule:
             )
 
     def made(self) -> Callable[..., Policy]:
-        """Return what makes a policy."""
+        """Return what makes a policy of traces and a budget."""
         from exeunt.policies.catalogue import preset
 
-        options = {} if self.score is None else {"score": self.score}
+        options: dict[str, Any] = {} if self.score is None else {"score": self.score}
         return partial(preset(self.policy), calibration=self.calibration, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._text import counted
-from exeunt.cli.arguments import Seed, this_command
+from exeunt.cli.options import option, seed_option, this_command, with_groups
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    out: Path = option("Folder of the cascade's run.", default=MISSING)
+    seed: int = seed_option()
+
+
+@with_groups
 def cascade(
     models: Annotated[
         list[str],
@@ -26,20 +34,24 @@ def cascade(
             help="Runs of the same task, the cheaper ones first: run folders, RUN@int8, or NAME=RUN.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the cascade's run.")],
-    seed: Seed = 0,
+    options: _Options,
 ) -> None:
-    """Make a run of a cascade: the first run answers what it is sure of, and passes the rest on to the next.
+    """Join runs into a cascade: what an earlier model is not sure of, a later one answers.
 
-    A policy chooses which of them are asked, and the exits used of each. Models stay where they are.
+    A policy chooses the models and exits that are used. The runs stay where they are.
     """
     from exeunt.making.cascade_run import make_cascade
 
-    made = make_cascade(out, _opened(models), command=this_command(), seed=seed, say=typer.echo)
+    made = make_cascade(
+        options.out, _opened(models), command=this_command(), seed=options.seed, say=typer.echo
+    )
     cost = made.cost
     for entry in made.cascade:
         typer.echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
-    sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
+    out, sizes = (
+        options.out,
+        ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test")),
+    )
     typer.echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
         f"{cost.show(cost.reference)}, of which shares such as 30% are\n"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt._progress import Progress
-from exeunt.cli.arguments import Cluster, Seed, delta_or_none, this_command
 from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.failures import interruptible
+from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,80 +23,68 @@ if TYPE_CHECKING:
 _CACHE = ".exeunt-cache"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    budgets: str = option(
+        "Budgets as shares of the full cost, or of the most expensive model: a range first:last:step, or a list such as "
+        "30%,50% or '2 usd per 10k'.",
+        default="20%:95%:5%",
+    )
+    splits: int = option(
+        "Number of random splits into fit, calibrate and test.", default=50, min=1, max=10_000
+    )
+    policies: str | None = option(
+        "Policies separated by commas, the reference first. Default: all, with eero as the reference."
+    )
+    delta: str = option(
+        "Largest probability with which a policy may break its budget; 'none' keeps budgets on average.",
+        default="none",
+    )
+    out: Path | None = option("File to write: a report (.html) or the numbers (.json).")
+    json: Path | None = option("File for the numbers (.json), as well as --out.")
+    workers: int | None = option(
+        "Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
+    )
+    cache: Path | None = option(
+        f"Folder that keeps the result of each split. Default: {_CACHE} beside --out."
+    )
+    seed: int = seed_option()
+
+
+@with_groups
 def compare(
     traces: Annotated[
         list[Path],
         typer.Argument(
             metavar="TRACE",
-            help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, "
-            ".parquet) whose columns the options below name.",
+            help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, .parquet) "
+            "whose columns the options below name.",
         ),
     ],
+    options: _Options,
     tables: Tables,
     cluster: Cluster,
-    budgets: Annotated[
-        str,
-        typer.Option(
-            help="Budgets as shares of the full cost, or of the most expensive model: a range first:last:step, or a "
-            "list such as 30%,50% or '2 usd per 10k'."
-        ),
-    ] = "20%:95%:5%",
-    splits: Annotated[
-        int, typer.Option(help="Number of random splits into fit, calibrate and test.", min=1, max=10_000)
-    ] = 50,
-    policies: Annotated[
-        str | None,
-        typer.Option(
-            help="Policies separated by commas, the reference first. Default: all, with eero as the reference."
-        ),
-    ] = None,
-    delta: Annotated[
-        str,
-        typer.Option(
-            help="Probability of overspending for which every policy is certified; 'none' keeps budgets on average."
-        ),
-    ] = "none",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write: a report (.html) or the numbers (.json).")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the numbers (.json), as well as --out.")] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help=f"Folder that keeps the result of each split. Default: {_CACHE} beside --out."),
-    ] = None,
-    seed: Seed = 0,
 ) -> None:
-    """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
+    """Compare policies on recorded outputs: accuracy, mean cost, intervals, the oracle and time to fit, in one report.
 
     If interrupted, the same command resumes.
     """
     import exeunt as ex
 
+    out, json, policies = options.out, options.json, options.policies
     _check_outputs(out, json)
-    if cluster.is_ray and workers is not None:
+    if cluster.is_ray and options.workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
     found = open_traces(traces, tables, say=typer.echo)
-    kept = cache or (out or json or Path(_CACHE)).parent / _CACHE
-    told = f"the splits that were finished are kept in {kept} (--cache): the same command goes on"
-    with interruptible(lambda: told), _measuring(cluster) as measure, Progress("splits") as bar:
+    cache = options.cache or (out or json or Path(_CACHE)).parent / _CACHE
+    kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
+    with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:
         comparison = ex.compare(
-            found,
-            budgets=budgets,
+            found, budgets=options.budgets, splits=options.splits, seed=options.seed,
             policies=None if policies is None else [name.strip() for name in policies.split(",")],
-            splits=splits,
-            seed=seed,
-            delta=delta_or_none(delta),
-            workers=workers,
-            cache=kept,
-            progress=bar.report,
+            delta=delta_or_none(options.delta), workers=options.workers, cache=cache, progress=bar.report,
             measure=measure,
-        )
+        )  # fmt: skip
     _write(replace(comparison, command=this_command()), out, json)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from exeunt._text import counted
+from exeunt.cli.options import options_under
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,40 +17,32 @@ if TYPE_CHECKING:
 __all__ = ["Tables", "open_traces"]
 
 
-_column = partial(typer.Option, rich_help_panel="Tables: what their columns mean")
+_column = options_under("Tables: what their columns mean")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tables:
     """The options that say how tables are read. None: not given."""
 
-    confidence: Annotated[str | None, _column(help="The confidence columns, as 'conf_{}' or a list.")] = None
-    prediction: Annotated[str | None, _column(help="The prediction columns, as 'pred_{}' or a list.")] = None
-    label: Annotated[str, _column(help="The column of true classes.")] = "label"
-    id: Annotated[str | None, _column(help="A column that identifies inputs. Default: none.")] = None
-    cost: Annotated[str | None, _column(help="The cost of each exit, such as 1,4,13.")] = None
-    cost_is: Annotated[
-        str,
-        _column(help="Cumulative (cost up to each exit), or per-call (price of each model; they add up)."),
-    ] = "cumulative"
-    unit: Annotated[str | None, _column(help="The unit of the costs. Default: MACs, and usd of prices.")] = (
-        None
+    confidence: str | None = _column("The confidence columns, as 'conf_{}' or a list.")
+    prediction: str | None = _column("The prediction columns, as 'pred_{}' or a list.")
+    label: str = _column("The column of true classes.", default="label")
+    id: str | None = _column("A column that identifies inputs. Default: none.")
+    cost: str | None = _column("The cost of each exit, such as 1,4,13.")
+    cost_is: str = _column(
+        "Cumulative (cost up to each exit), or per-call (price of each model; prices add up).",
+        default="cumulative",
     )
-    model: Annotated[
-        list[str] | None,
-        _column(
-            help="A classifier that cascades may ask, once for each: its columns are those of --prediction and "
-            "--confidence with the name for {} (default: prediction_{}, confidence_{})."
-        ),
-    ] = None
-    price: Annotated[
-        list[str] | None,
-        _column(
-            help="What each model costs, in the same order: a number, or the column that says it for each input and "
-            "the most that it can be, such as cost_b:300."
-        ),
-    ] = None
-    price_per: Annotated[float, _column(help="Prices are of so many answers.")] = 1.0
+    unit: str | None = _column("The unit of the costs. Default: MACs, and usd of prices.")
+    model: list[str] | None = _column(
+        "A model that cascades may ask, once for each: its columns are those of --prediction and --confidence with the "
+        "name for {} (default: prediction_{}, confidence_{})."
+    )
+    price: list[str] | None = _column(
+        "What each model costs, in the same order: a number, or the column of prices and the highest price there can be, "
+        "such as cost_b:300."
+    )
+    price_per: float = _column("How many answers a price is for.", default=1.0)
 
     @property
     def given(self) -> list[str]:

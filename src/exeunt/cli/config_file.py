@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
 import typer
 
 from exeunt._files import why_it_failed
+from exeunt.cli.options import option
 from exeunt.errors import FileError, InputError, require
 
-__all__ = ["ConfigFile", "as_config", "read_config"]
+__all__ = ["as_config", "config_option", "read_config"]
 
 
 def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
@@ -22,16 +23,15 @@ def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | Non
     return file
 
 
-ConfigFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
+def config_option() -> Any:
+    """Return the option `--config`."""
+    return option(
+        "YAML file with options, such as 'epochs: 30' a line. Options given here as well win.",
         "--config",
         is_eager=True,  # before the options that take their values from it
         callback=_take_defaults_from,
         metavar="FILE",
-        help="YAML file with options, such as 'epochs: 30' a line. Options given here as well win.",
-    ),
-]
+    )
 
 
 def option_names(context: typer.Context) -> list[str]:

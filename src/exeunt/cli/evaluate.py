@@ -1,15 +1,16 @@
-"""`exeunt evaluate RUN`: accuracy on the test part, spend against budget, shares per exit, figures."""
+"""`exeunt evaluate RUN`: accuracy and mean cost on the test part, share of each exit, figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from exeunt._text import counted
-from exeunt.cli.arguments import RunPath
+from exeunt.cli.options import RunPath, option, with_groups
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
 
-def evaluate(
-    path: RunPath,
-    figures: Annotated[bool, typer.Option(help="Draw figures into RUN/figures.")] = True,
-    splits: Annotated[
-        int,
-        typer.Option(
-            help="Random splits that figures with several policies average over.", min=1, max=10_000
-        ),
-    ] = 10,
-) -> None:
-    """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    figures: bool = option("Draw figures into RUN/figures.", default=True)
+    splits: int = option(
+        "Random splits that figures with several policies average over.", default=10, min=1, max=10_000
+    )
+
+
+@with_groups
+def evaluate(path: RunPath, options: _Options) -> None:
+    """Replay the policy on the test part: accuracy, mean cost against the budget, share of each exit, figures."""
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.run.file_digests import EVALUATION
@@ -55,8 +56,8 @@ def evaluate(
     write_json(
         run.path / EVALUATION, result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed}
     )
-    if figures:
-        for figure in _draw(run, splits=splits):
+    if options.figures:
+        for figure in _draw(run, splits=options.splits):
             typer.echo(f"written to {figure}")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from exeunt._text import counted
-from exeunt.cli.arguments import RunPath, TrustedModel, this_command
+from exeunt.cli.options import RunPath, option, this_command, trusted_option, with_groups
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -18,57 +19,57 @@ if TYPE_CHECKING:
 _MODULES = Path("node_modules")
 
 
-def export(
-    path: RunPath,
-    to: Annotated[str, typer.Option(help="Format of the files: onnx.")] = "onnx",
-    one_file: Annotated[
-        bool,
-        typer.Option(
-            "--one-file",
-            help="Write RUN/one-file.onnx, stages and policy as one model that exits early by itself, of stages that "
-            "are there. It takes one input at a time.",
-        ),
-    ] = False,
-    web: Annotated[
-        bool,
-        typer.Option(
-            "--web",
-            help="Write RUN/web, a folder for any static file server: a page that classifies pictures or texts in the "
-            "browser, with that model.",
-        ),
-    ] = False,
-    node_modules: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies.",
-            show_default="node_modules",
-        ),
-    ] = None,
-    opset: Annotated[
-        int | None,
-        typer.Option(
-            help="Version of the ONNX operators, for stages that are exported now: 18 if not given."
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network "
-            "in PyTorch with 16 bits. What every exit then says is recorded, and both are kept as a run of its own, "
-            "RUN/int8. Every command takes it as RUN@int8."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="With --precision: where the run's data are now, if they were moved.")
-    ] = None,
-    trusted: TrustedModel = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    to: str = option("Format of the files: onnx.", default="onnx")
+    one_file: bool = option(
+        "Write RUN/one-file.onnx: the exported stages and the policy as one model, which exits early by itself. It takes "
+        "one input at a time.",
+        default=False,
+    )
+    web: bool = option(
+        "Write RUN/web, a folder for any static file server: a page that classifies pictures or texts in the browser, "
+        "with that model.",
+        default=False,
+    )
+    node_modules: Path | None = option(
+        "Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies.",
+        show_default="node_modules",
+    )
+    opset: int | None = option(
+        "Version of the ONNX operators, for stages that are exported now: 18 if not given."
+    )
+    precision: str | None = option(
+        "int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network in PyTorch "
+        "with 16 bits. The network and its recorded outputs become a run of its own, RUN/int8, which every command takes "
+        "as RUN@int8."
+    )
+    data: str | None = option("With --precision: where the run's data are now, if they were moved.")
+    trusted: str | None = trusted_option()
+
+    def check(self) -> None:
+        """Raise InputError for options that are unknown, or go with others."""
+        from exeunt.run.run_path import check_precision_name
+
+        if self.to != "onnx":
+            raise InputError(f"--to must be onnx, got {self.to!r}")
+        if self.node_modules is not None and not self.web:
+            raise InputError("--node-modules goes with --web, which copies files from there")
+        if self.precision is not None:
+            check_precision_name(self.precision)
+        if self.data is not None and self.precision is None:
+            raise InputError("--data goes with --precision, which records the run's data anew")
+
+
+@with_groups
+def export(path: RunPath, options: _Options) -> None:
     """Write one ONNX file per stage to RUN/onnx and compare each with PyTorch.
 
     The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
-    _check_options(to, precision, data, node_modules, web=web)
-    if precision is not None and (one_file or web):
+    options.check()
+    precision, holds_policy = options.precision, options.one_file or options.web
+    if precision is not None and holds_policy:
         own = quote(f"{path}@int8")
         raise InputError(
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
@@ -78,10 +79,10 @@ def export(
     from exeunt.run.folder import RunFolder
     from exeunt.run.run_path import INT8
 
-    run = RunFolder.open(path)
-    if one_file or web:
-        _check_ready(run, (node_modules or _MODULES) if web else None)
-    if run.cascade and not (one_file or web):
+    run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
+    if holds_policy:
+        _check_ready(run, node_modules if options.web else None)
+    elif run.cascade:
         models = " and ".join(str(entry.folder(run.path)) for entry in run.cascade)
         way = "or the cascade with --one-file or --web"
         if precision:
@@ -89,37 +90,20 @@ def export(
         raise InputError(
             f"{path} is a cascade, which has no network of its own: export its models, {models}, {way}"
         )
-    of_stages = one_file or web or precision == INT8
-    from_weights = precision not in (None, INT8)
-    if not from_weights and not (of_stages and (run.cascade or EXECUTORS["onnx"].exported(run))):
-        _export_stages(run, 18 if opset is None else opset, trusted)
-    elif opset is not None:
+    keeps_stages = (holds_policy or precision == INT8) and (run.cascade or EXECUTORS["onnx"].exported(run))
+    if not keeps_stages and precision in (None, INT8):
+        _export_stages(run, 18 if options.opset is None else options.opset, options.trusted)
+    elif options.opset is not None:
         raise InputError(
             "--opset is for stages that are exported now, and none are: run `exeunt export RUN --opset "
-            f"{opset}` first, for each model of a cascade"
+            f"{options.opset}` first, for each model of a cascade"
         )
     if precision is not None:
-        _at_precision(run, precision, data, trusted)
-    if one_file:
+        _at_precision(run, precision, options)
+    if options.one_file:
         _in_one_file(run)
-    if web:
-        _as_page(run, node_modules or _MODULES)
-
-
-def _check_options(
-    to: str, precision: str | None, data: str | None, node_modules: Path | None, *, web: bool
-) -> None:
-    """Raise InputError for options that are unknown, or go with others."""
-    from exeunt.run.run_path import check_precision_name
-
-    if to != "onnx":
-        raise InputError(f"--to must be onnx, got {to!r}")
-    if node_modules is not None and not web:
-        raise InputError("--node-modules goes with --web, which copies files from there")
-    if precision is not None:
-        check_precision_name(precision)
-    if data is not None and precision is None:
-        raise InputError("--data goes with --precision, which records the run's data anew")
+    if options.web:
+        _as_page(run, node_modules)
 
 
 def _check_ready(run: RunFolder, node_modules: Path | None) -> None:
@@ -161,20 +145,15 @@ def _as_page(run: RunFolder, node_modules: Path) -> None:
     typer.echo(f"{folder}: serve it with python -m http.server --directory {folder}")
 
 
-def _at_precision(run: RunFolder, precision: str, data: str | None, trusted: str | None) -> None:
+def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
     from exeunt._limits import usable_cores
     from exeunt.confidence_intervals import mean_interval
     from exeunt.making.precision_run import make_precision
 
     made = make_precision(
-        run,
-        precision,
-        data=data,
-        trusted=trusted,
-        workers=usable_cores(),
-        command=this_command(),
-        say=typer.echo,
-    )
+        run, precision, data=options.data, trusted=options.trusted, workers=usable_cores(),
+        command=this_command(), say=typer.echo,
+    )  # fmt: skip
     before, after = run.trace("test"), made.trace("test")
     gone = before.correct[:, -1].astype(float) - after.correct[:, -1]
     lost, low, high = (100 * value for value in mean_interval(gone))

@@ -3,120 +3,115 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, share
+from exeunt.cli.options import (
+    RunPath,
+    executor_option,
+    option,
+    options_under,
+    share,
+    trusted_option,
+    with_groups,
+)
 from exeunt.errors import InputError, require
 
-_budget = partial(typer.Option, rich_help_panel="Budget")
-_limit = partial(typer.Option, rich_help_panel="Limits")
+_budget, _limit = options_under("Budget"), options_under("Limits")
 
 
-def serve(
-    path: RunPath,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)
-    ] = 8000,
-    workers: Annotated[
-        int, typer.Option(help="Processes behind the address, each with its own model.", min=1)
-    ] = 1,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the model in the Open Inference Protocol. Default: the folder's."),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="File of keys, one on a line; requests must then carry one of them.")
-    ] = None,
-    log_requests: Annotated[
-        bool, typer.Option("--log-requests", help="Log every request, not only those that fail.")
-    ] = False,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads that a call of the network computes with.", min=1)
-    ] = None,
-    executor: ExecutorName = None,
-    trusted: TrustedModel = None,
-    policies: Annotated[
-        Path | None,
-        _budget(help="Policies for several budgets. Default: those of the run, else its one policy."),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        _budget(
-            help="The most to spend per input on average, until PUT /budget changes it. Default: the largest."
-        ),
-    ] = None,
-    slo_ms: Annotated[
-        float | None,
-        _budget(
-            help="Milliseconds within which inputs are to be answered. To keep it under load, the budget is lowered "
-            "and inputs are answered by the exits they have come to."
-        ),
-    ] = None,
-    slo_quantile: Annotated[
-        str | None, _budget(help="The share of inputs that are to be answered in time. Default: 99%.")
-    ] = None,
-    min_accuracy: Annotated[
-        str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
-    ] = None,
-    tier: Annotated[
-        list[str] | None,
-        _budget(help="A budget by a name that requests may give, as gold=90%. May be repeated."),
-    ] = None,
-    live_file: Annotated[
-        Path | None,
-        _budget(help="File that holds what PUT /budget has set. Default: serving.json in the run folder."),
-    ] = None,
-    max_body: Annotated[int, _limit(help="Largest request, in MB.", min=1)] = 64,
-    max_pixels: Annotated[float, _limit(help="Largest image, in millions of pixels.")] = 25.0,
-    max_chars: Annotated[int, _limit(help="Longest text, in characters.", min=1)] = 100_000,
-    max_open: Annotated[
-        int, _limit(help="Requests that may be open at a time; more are refused.", min=1)
-    ] = 4096,
-    max_rows: Annotated[
-        int | None,
-        _limit(
-            help="Inputs that may be in the engine at a time. Default: as 1 GB holds, at most 65,536.", min=1
-        ),
-    ] = None,
-    when_full: Annotated[
-        str,
-        _limit(
-            help="What more inputs than that do: refuse them, or degrade: first finish what an exit has answered."
-        ),
-    ] = "degrade",
-) -> None:
-    """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once what is open is answered."""
+@dataclass(frozen=True, kw_only=True)
+class _Address:
+    host: str = option("Address to listen at; 0.0.0.0 is every one.", default="127.0.0.1")
+    port: int = option("Port to listen at; 0 takes a free one.", default=8000, min=0, max=65535)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """The options that are settings of the server as they are."""
+
+    workers: int = option("Processes behind the address, each with its own model.", default=1, min=1)
+    name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
+    log_requests: bool = option("Log every request, not only those that fail.", default=False)
+    threads: int | None = option("Threads that a call of the network computes with.", min=1)
+    executor: str | None = executor_option()
+    trusted: str | None = trusted_option()
+    policies: Path | None = _budget(
+        "Policies for several budgets. Default: those of the run, else its one policy."
+    )
+    budget: str | None = _budget(
+        "Largest mean cost per input, until PUT /budget changes it. Default: the largest budget there is."
+    )
+    live_file: Path | None = _budget(
+        "File that keeps the budget which PUT /budget has set. Default: serving.json in the run folder."
+    )
+    max_chars: int = _limit("Longest text, in characters.", default=100_000, min=1)
+    max_open: int = _limit("Requests that may be open at a time; more are refused.", default=4096, min=1)
+    max_rows: int | None = _limit(
+        "Inputs that may be in the engine at a time. Default: as many as fit in 1 GB, at most 65,536.", min=1
+    )
+    when_full: str = _limit(
+        "What happens to more inputs than that: refuse them, or degrade: first return early answers to inputs that have "
+        "passed an exit.",
+        default="degrade",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """The options that are read before they are settings of the server."""
+
+    api_key_file: Path | None = option("File of keys, one on a line; requests must then carry one of them.")
+    slo_ms: float | None = _budget(
+        "Deadline of each input in milliseconds. To meet it under load, the server lowers the budget and returns the "
+        "predictions of earlier exits."
+    )
+    slo_quantile: str | None = _budget("Share of inputs that must meet the deadline. Default: 99%.")
+    min_accuracy: str | None = _budget(
+        "Lowest estimated accuracy that the budget may be lowered to, such as 90%."
+    )
+    tier: list[str] | None = _budget(
+        "A budget by a name that requests may give, as gold=90%. May be repeated."
+    )
+    max_body: int = _limit("Largest request, in MB.", default=64, min=1)
+    max_pixels: float = _limit("Largest image, in millions of pixels.", default=25.0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as settings. Raises InputError for values that make no sense."""
+        from exeunt.serve.settings import read_api_keys
+
+        if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
+            raise InputError(f"--slo-ms must be above 0 and finite, got {self.slo_ms:g}")
+        if not 0 < self.max_pixels < math.inf:
+            raise InputError(f"--max-pixels must be above 0 and finite, got {self.max_pixels:g}")
+        for name, value in (("--min-accuracy", self.min_accuracy), ("--slo-quantile", self.slo_quantile)):
+            if self.slo_ms is None and value is not None:
+                raise InputError(f"{name} says how --slo-ms is to be kept: give --slo-ms, too")
+        return {
+            "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
+            "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
+            "slo_quantile": share(
+                "99%" if self.slo_quantile is None else self.slo_quantile, "--slo-quantile"
+            ),
+            "min_accuracy": 0.0 if self.min_accuracy is None else share(self.min_accuracy, "--min-accuracy"),
+            "tiers": _tiers(self.tier or []),
+            "max_body": self.max_body * 1_000_000,
+            "max_pixels": self.max_pixels * 1e6,
+        }
+
+
+@with_groups
+def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read) -> None:
+    """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder
     from exeunt.serve.security import read_api_keys
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 
-    if slo_ms is not None and not 0 < slo_ms < math.inf:
-        raise InputError(f"--slo-ms must be above 0 and finite, got {slo_ms:g}")
-    if not 0 < max_pixels < math.inf:
-        raise InputError(f"--max-pixels must be above 0 and finite, got {max_pixels:g}")
-    for option, value in (("--min-accuracy", min_accuracy), ("--slo-quantile", slo_quantile)):
-        if slo_ms is None and value is not None:
-            raise InputError(f"{option} says how --slo-ms is to be kept: give --slo-ms, too")
-    settings = Settings(
-        run=RunFolder.open(path).path, policies=policies, name=name,
-        executor=executor, threads=threads, trusted=trusted,
-        budget=budget, live_file=live_file, tiers=_tiers(tier or []),
-        slo_s=None if slo_ms is None else slo_ms / 1e3,
-        slo_quantile=share("99%" if slo_quantile is None else slo_quantile, "--slo-quantile"),
-        min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "--min-accuracy"),
-        max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_chars=max_chars, max_open=max_open,
-        max_rows=max_rows, when_full=when_full,
-        api_keys=() if api_key_file is None else read_api_keys(api_key_file),
-        log_requests=log_requests, workers=workers,
-    )  # fmt: skip
-    run_server(settings, host=host, port=port)
+    settings = Settings(**{**read.settings(), "run": RunFolder.open(path).path, **vars(plain)})
+    run_server(settings, host=address.host, port=address.port)
 
 
 def _tiers(texts: list[str]) -> dict[str, str]:

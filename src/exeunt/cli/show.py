@@ -1,29 +1,31 @@
-"""`exeunt show RUN`: exits, costs, risks, policy, certificate and provenance of a run."""
+"""`exeunt show RUN`: exits, costs, error rates, policy, guarantee and provenance of a run."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from exeunt.cli.arguments import RunPath
+from exeunt.cli.options import RunPath, option, with_groups
 
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
 
-def show(
-    path: RunPath,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole manifest as JSON instead.")
-    ] = False,
-) -> None:
-    """Show the exits, costs, risks, policy, certificate and provenance of a run."""
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    json: bool = option("Print the whole manifest as JSON instead.", default=False)
+
+
+@with_groups
+def show(path: RunPath, options: _Options) -> None:
+    """Show the exits, costs, error rates, policy, guarantee and provenance of a run."""
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    if as_json:
+    if options.json:
         typer.echo(json.dumps(dict(run.manifest), indent=1))
         return
     for title, text in _sections(run):

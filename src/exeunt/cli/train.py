@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 import typer
 
-from exeunt.cli.arguments import Seed, column_names, count_or_share, given, this_command, three_numbers
-from exeunt.cli.config_file import ConfigFile, as_config
+from exeunt.cli.config_file import as_config, config_option
 from exeunt.cli.failures import interruptible
+from exeunt.cli.options import (
+    column_names,
+    count_or_share,
+    given,
+    seed_option,
+    this_command,
+    three_numbers,
+    with_groups,
+)
 from exeunt.cli.training_options import Heads, Images, Network, Parts, Training
 from exeunt.errors import InputError, require
 
@@ -20,6 +29,13 @@ _OF_TFIDF = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    seed: int = seed_option()
+    config: Path | None = config_option()  # it has given the others their values
+
+
+@with_groups
 def train(
     context: typer.Context,
     network: Network,
@@ -27,15 +43,14 @@ def train(
     training: Training,
     images: Images,
     parts: Parts,
-    seed: Seed = 0,
-    config: ConfigFile = None,  # noqa: ARG001 - it has given the others their values
+    job: _Job,
 ) -> None:
     """Attach exits to a network, train them, and record the outputs of every exit.
 
     If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
     if network.model == "tfidf":  # it needs no PyTorch
-        _train_tfidf(context, network, parts, seed)
+        _train_tfidf(context, network, parts, job.seed)
         return
     out = network.out
     require("torch", extra="torch")
@@ -48,17 +63,17 @@ def train(
         recipe["exit_weights"] = _exit_weights(training.exit_weights)
     # A frozen network sees images unchanged, so that its features are computed once.
     augment = "none" if training.mode == "frozen" else "crop-flip"
-    job = TrainingJob(
+    asked = TrainingJob(
         model=network.model, data=network.data, weights=network.weights, pretrained=network.seen,
         label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
         mean=three_numbers(images.mean, "mean"), std=three_numbers(images.std, "std"),
-        skip_unreadable=images.skip_unreadable, seed=seed, **_sizes(parts),
+        skip_unreadable=images.skip_unreadable, seed=job.seed, **_sizes(parts),
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
-        run = run_training(job, out, command=command, config=options, say=typer.echo, cache=default_cache())
+        run = run_training(asked, out, command=command, config=options, say=typer.echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)

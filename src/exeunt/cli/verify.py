@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from exeunt.cli.arguments import RunPath
+from exeunt.cli.options import RunPath
 
 
 def verify(path: RunPath) -> None:

@@ -1,0 +1,243 @@
+"""Options of commands as fields of dataclasses, arguments that several commands share, and reading them from text.
+
+A command is a function `(path, group, ...)`, whose groups are dataclasses of options: see `with_groups`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+import sys
+from collections.abc import Callable, Container
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+
+import typer
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from exeunt.data import Dataset
+    from exeunt.run.folder import RunFolder
+
+STANDARD = "-"
+"""The standard input, or the standard output."""
+_MOST_INPUTS = 10**12
+_ENGINES = ("local", "ray")
+
+RunPath: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder that `exeunt train` made.", show_default=False)
+]
+
+
+def option(help: str, *names: str, default: Any = None, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002
+    """Return a field of a group of options; without `names`, the option has the name of the field.
+
+    `default`: MISSING for a required option; False for a flag. `panel`: the title in `--help`. `limits`: as
+    `typer.Option` takes them.
+    """
+    return field(default=default, metadata={"names": names, "help": help, "rich_help_panel": panel, **limits})
+
+
+def options_under(panel: str) -> Callable[..., Any]:
+    """Return `option` for those under one title."""
+    return partial(option, panel=panel)
+
+
+def executor_option() -> Any:
+    """Return the option `--executor`."""
+    return option(
+        "What runs the network: eager (PyTorch) or onnx (ONNX Runtime). Default: onnx if the run was exported, else "
+        "eager."
+    )
+
+
+def trusted_option() -> Any:
+    """Return the option `--model`, which allows the code of a model to run."""
+    return option(
+        "Needed only if code of your own makes the network: repeat its name to allow that code to run.",
+        "--model",
+    )
+
+
+def seed_option() -> Any:
+    """Return the option `--seed`."""
+    return option("Seed of all random numbers.", default=0, min=0)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with its groups of options spread out, as Typer takes them.
+
+    A parameter whose type is a dataclass becomes one parameter for each of its fields.
+    """
+    spread, groups = list[inspect.Parameter](), dict[str, Any]()
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        if is_dataclass(group := hints[name]):
+            groups[name] = group
+            types = get_type_hints(group)  # type: ignore[arg-type]
+            spread += [_parameter(one, types[one.name]) for one in fields(group)]
+        else:
+            spread.append(parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def with_options(*arguments: Any, **options: Any) -> None:
+        for name, group in groups.items():
+            named = {one.name for one in fields(group)} & options.keys()
+            options[name] = group(**{one: options.pop(one) for one in named})
+        command(*arguments, **options)
+
+    with_options.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
+    return with_options
+
+
+def _parameter(one: Field[Any], kind: Any) -> inspect.Parameter:
+    """Return the parameter of an option."""
+    names = one.metadata["names"]
+    if not names and one.default is False:
+        names = (f"--{one.name.replace('_', '-')}",)  # and no --no-...
+    options = {name: value for name, value in one.metadata.items() if name != "names"}
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if one.default is MISSING else one.default,
+        annotation=Annotated[kind, typer.Option(*names, **options)],
+    )
+
+
+def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
+    """Return the options of a group that were given; the library has the defaults of the others."""
+    return {name: value for name, value in vars(group).items() if value is not None and name not in without}
+
+
+cluster_option = options_under("Many machines")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a job runs. Raises InputError for another engine, or an option of a cluster without one."""
+
+    engine: str = cluster_option(
+        "What runs the job: local (this machine), or ray (a cluster, see --address).", default="local"
+    )
+    address: str | None = cluster_option(
+        "Ray cluster: auto for the one of this machine, or HOST:6379. Default: one is started here."
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine not in _ENGINES:
+            raise InputError(f"--engine must be one of {', '.join(_ENGINES)}, got {self.engine!r}")
+        if not self.is_ray and (some := self.given):
+            name = next(iter(some)).replace("_", "-")
+            raise InputError(f"--{name} is of a cluster: add --engine ray, or leave it out")
+
+    @property
+    def is_ray(self) -> bool:
+        """Whether a cluster runs the job."""
+        return self.engine == "ray"
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as the library takes them."""
+        return given(self, without=("engine",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterWorkers(Cluster):
+    """A cluster whose workers hold the network."""
+
+    cpus_per_worker: int | None = cluster_option(
+        "Cores that each worker computes on.", min=1, max=4096, show_default="1"
+    )
+    gpus_per_worker: float | None = cluster_option("GPUs of each worker.", min=0, max=64, show_default="0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """How the network of a run answers inputs from disk."""
+
+    batch_size: int = option("Inputs per batch.", default=128, min=1)
+    workers: int | None = option(
+        "Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: the number "
+        "of workers, each with a copy of the network.",
+        min=0,
+        show_default="0, or 1 with ray",
+    )
+    text_column: str | None = option(
+        "Column of the texts, or two for pairs of texts: premise,hypothesis. Default: as in training."
+    )
+    executor: str | None = executor_option()
+    trusted: str | None = trusted_option()
+
+    def options(self, cluster: Cluster) -> dict[str, Any]:
+        """Return the options as the library takes them, those of the cluster too."""
+        workers = int(cluster.is_ray) if self.workers is None else self.workers
+        return {**given(self, without=("text_column",)), "workers": workers, **cluster.given}
+
+    def inputs(self, data: str, run: RunFolder) -> Dataset:
+        """Open the inputs that `--data` names, as the run was trained on."""
+        from exeunt.data import open_inputs, open_lines
+
+        if data == STANDARD:
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+            return open_lines(content, run.manifest["inputs"]["kind"])
+        trained_on, text = run.manifest["data"], column_names(self.text_column)
+        known = trained_on.get("text", ())
+        return open_inputs(data, label=trained_on.get("label"), text=text or known, of_training=not text)
+
+
+def this_command() -> str:
+    """Return the command that runs, as a line for the shell."""
+    return shlex.join(["exeunt", *sys.argv[1:]])
+
+
+def column_names(text: str | None) -> tuple[str, ...]:
+    """Read "premise,hypothesis" as names of columns; None is none."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def count_or_share(text: str | None, name: str) -> float | None:
+    """Read "1000" as a count, "5%" or "0.05" as a share; None stays None."""
+    if text is None:
+        return None
+    value = _number(text)
+    is_share = text.endswith("%") or 0 < value < 1
+    if not (0 <= value < 1 if is_share else 0 <= value <= _MOST_INPUTS and value == int(value)):
+        raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}")
+    return value if is_share else int(value)
+
+
+def share(text: str, name: str) -> float:
+    """Read "5%" or "0.05" as a number between 0 and 1."""
+    value = _number(text)
+    if not 0 < value < 1:
+        raise InputError(f"{name} must be a share between 0 and 1, such as 5% or 0.05, got {text!r}")
+    return value
+
+
+def delta_or_none(text: str) -> float | None:
+    """Read `--delta`: a share, or "none"."""
+    return None if text.lower() == "none" else share(text, "delta")
+
+
+def three_numbers(text: str | None, name: str) -> tuple[float, float, float] | None:
+    """Read "0.49,0.48,0.45", a number per colour; None stays None."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
+    return red, green, blue
+
+
+def _number(text: str) -> float:
+    """Read a number or a percentage; what is neither is NaN, which lies in no range."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return math.nan
