@@ -79,7 +79,7 @@ class _Read:
 
     def settings(self) -> dict[str, Any]:
         """Return them as settings. Raises InputError for values that make no sense."""
-        from exeunt.serve.settings import read_api_keys
+        from exeunt.serve.security import read_api_keys
 
         if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
             raise InputError(f"--slo-ms must be above 0 and finite, got {self.slo_ms:g}")
@@ -106,7 +106,6 @@ def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read) -> None:
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder
-    from exeunt.serve.security import read_api_keys
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 
