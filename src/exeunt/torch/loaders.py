@@ -97,7 +97,8 @@ class ImageLoader(_DatasetLoader):
     def read(self, share: BatchShare) -> tuple[Any, Keys] | UnreadableImage:
         """Return a share's pixels and keys, or the error: raised in a worker, it would arrive as another."""
         if self._in_memory:
-            return self.dataset.stack(share.positions), self.dataset.content_keys(share.positions)
+            rows = self.dataset.rows[share.positions]
+            return self.dataset.pixels[rows], self.dataset.content_keys(share.positions)
         seeds = self.rng(1, share.number).integers(0, 2**62, share.n_all)[share.start :]
         pixels, keys = [], []
         for position, seed in zip(share.positions.tolist(), seeds.tolist(), strict=False):
