@@ -25,7 +25,7 @@ from exeunt.errors import InputError, NotExportable, one_line
 from exeunt.torch.calls import evaluating
 from exeunt.torch.named_inputs import ExampleBatch, token_inputs
 
-__all__ = ["exported", "placeholders"]
+__all__ = ["exported", "placeholders", "quiet"]
 
 _TOOLS = (Path(torch.__file__).parent, Path(__file__).parents[1])
 _PYTHON = Path(traceback.__file__).parent
@@ -67,7 +67,7 @@ def _attempt(
     shapes = (tuple({0: batch, 1: Dim.AUTO} if name in texts else {0: batch} for name in example.names),)
     try:
         # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
-        with evaluating(model), torch.no_grad(), _quiet():
+        with evaluating(model), torch.no_grad(), quiet():
             return export(example.positional(model), example.tensors, dynamic_shapes=shapes, strict=strict)
     except InputError:
         raise
@@ -76,8 +76,8 @@ def _attempt(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what export logs, warns and prints (half a graph): its error says what matters."""
+def quiet() -> Iterator[None]:
+    """Silence what PyTorch's exporters log, warn and print (half a graph): their errors say what matters."""
     log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,25 +29,23 @@ def differences_from_pytorch(
 ) -> list[float]:
     """Return each stage's largest difference from PyTorch, relative to values above 1 in size.
 
-    Compared are everything that a stage computes from PyTorch's own values, and its logits when all stages run in
-    sequence, on batches of 1, 2 and 5 rows: noise, and smooth images or texts of several lengths, padded to about half
+    A stage is compared in all that it computes from PyTorch's own values, and in its logits when all stages run in
+    sequence. Batches have 1, 2 and 5 rows: noise, and smooth images or texts of several lengths, padded to about half
     the length of the example.
     """
     sessions = [_session(model) for model in models]
-    largest = [0.0] * len(models)
+    largest = np.zeros(len(models))
     shorter = {
         name: tensor[:, : -(-tensor.shape[1] // 2)] if name in token_inputs(example) else tensor
         for name, tensor in example.items()
     }
     for seed, (smooth, like) in enumerate([(False, example), (True, shorter)]):
-        rows = _random_inputs(like, seed=seed, smooth=smooth)
-        start = 0
-        for size in BATCHES:
+        rng = torch.Generator().manual_seed(seed)
+        rows = {name: _random_like(name, tensor, rng, smooth=smooth) for name, tensor in like.items()}
+        for start, size in zip(accumulate(BATCHES, initial=0), BATCHES, strict=False):
             batch = {name: tensor[start : start + size] for name, tensor in rows.items()}
-            start += size
-            differences = _batch_differences(batch, network, stages, sessions)
-            largest = [max(pair) for pair in zip(largest, differences, strict=True)]
-    return largest
+            largest = np.maximum(largest, _batch_differences(batch, network, stages, sessions))
+    return [float(difference) for difference in largest]
 
 
 def refuse_differences(differences: Sequence[float]) -> None:
@@ -65,8 +64,7 @@ def _batch_differences(
     batch: Mapping[str, Tensor], network: EarlyExitNetwork, stages: StagesWithHeads, sessions: Sequence[Any]
 ) -> list[float]:
     known = stages.run_in_sequence(batch)
-    by_keyword = len(batch) > 1
-    expected = network(**batch) if by_keyword else network(*batch.values())
+    expected = network(**batch) if len(batch) > 1 else network(*batch.values())
     in_sequence = {name: tensor.numpy() for name, tensor in batch.items()}
     worst = []
     for stage, session, logits in zip(stages.parts, sessions, expected, strict=True):
@@ -82,7 +80,7 @@ def _batch_differences(
 def _distance(value: Any, expected: Tensor) -> float:
     """Return the largest difference relative to max(1, largest value).
 
-    It is infinite for any NaN, and where shapes, types or infinite values differ.
+    It is infinite for any NaN, and if shapes, types or infinite values differ.
     """
     reference = expected.numpy()
     if value.shape != reference.shape or value.dtype != reference.dtype:
@@ -98,13 +96,8 @@ def _distance(value: Any, expected: Tensor) -> float:
     return float(np.abs(value[finite] - reference[finite]).max(initial=0.0)) / scale
 
 
-def _random_inputs(example: Mapping[str, Tensor], *, seed: int, smooth: bool) -> dict[str, Tensor]:
-    """Return inputs like the example's: noise or smooth images, random tokens, masks of one or several lengths."""
-    rng = torch.Generator().manual_seed(seed)
-    return {name: _random_like(name, tensor, rng, smooth=smooth) for name, tensor in example.items()}
-
-
 def _random_like(name: str, tensor: Tensor, rng: torch.Generator, *, smooth: bool) -> Tensor:
+    """Return inputs like the example's: noise or smooth images, random tokens, masks of one or several lengths."""
     shape = (_ROWS, *tensor.shape[1:])
     if tensor.is_floating_point():
         noise = torch.randn(shape, generator=rng, dtype=torch.float32)

@@ -7,7 +7,6 @@ and the exporter's start-up time is spent once rather than once per stage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -17,67 +16,56 @@ from torch.export import Dim
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.network import EarlyExitNetwork, head_logits
 
 __all__ = ["StageWithHead", "StagesWithHeads", "stages_with_heads"]
 
 _MASK = "attention_mask"
 
 
-@dataclass(eq=False)
-class StageWithHead:
+class StageWithHead(nn.Module):
     """One stage with its head, and the names in the whole network of the tensors that go in and come out.
 
-    `takes`: the stage's inputs, then the mask and the previous logits, if its head reads them.
-    `gives`: what it computes: the logits, then tensors for later stages; tensors that only pass through are left out.
+    `takes`: the stage's inputs, then the mask and the previous logits if its head reads them.
+    `gives`: the logits and the tensors that it computes for later stages, without tensors that only pass through.
     `logits`: name of the exit's logits (n, k). `given_state`: which entries of the stage's state are in `gives`.
     """
 
-    stage: Stage
-    head: nn.Module | None
-    takes: list[str]
-    logits: str
-    gives: list[str] = field(default_factory=list)
-    given_state: list[int] = field(default_factory=list)
+    def __init__(self, stage: Stage, head: nn.Module | None, takes: Sequence[str], logits: str) -> None:
+        super().__init__()
+        self.stage, self.head = stage, head
+        self.takes, self.logits = list(takes), logits
+        self.gives = [logits]
+        self.given_state: list[int] = []
 
-    def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what it gives, by name, from named tensors that include what it takes."""
+    def forward(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of `gives` by name, computed from named tensors that include those of `takes`."""
         made = self.stage.body(*(tensors[name] for name in self.takes[: len(self.stage.inputs)]))
-        if self.head is None and not self.stage.state:
+        if self.head is None:
             return {self.logits: first_tensor(made)}
-        state = cast("tuple[Tensor, ...]", made)
-        given = (self._logits(state[0], tensors), *(state[i] for i in self.given_state))
-        return dict(zip(self.gives, given, strict=True))
-
-    def _logits(self, features: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        head = cast("nn.Module", self.head)
-        if not isinstance(head, Head):
-            return cast("Tensor", head(features))
         previous = next((tensors[name] for name in self.takes if name.endswith("/logits")), None)
-        return cast("Tensor", head(features, tensors.get(_MASK) if _MASK in self.takes else None, previous))
+        mask = tensors[_MASK] if _MASK in self.takes else None
+        given = (head_logits(self.head, made[0], mask, previous), *(made[i] for i in self.given_state))
+        return dict(zip(self.gives, given, strict=True))
 
 
 class StagesWithHeads(nn.Module):
-    """All stages side by side: takes every stage's inputs in order, returns all that they give in order.
+    """All stages side by side: takes every stage's inputs in order, returns every stage's outputs in order.
 
     `parts`: the stages. `tensors`: what is known of each tensor, by name.
     """
 
     def __init__(self, parts: Sequence[StageWithHead], tensors: Mapping[str, StateTensor]) -> None:
         super().__init__()
-        self.parts = list(parts)
+        self.parts = cast("Sequence[StageWithHead]", nn.ModuleList(parts))
         self.tensors = dict(tensors)
-        self.registered = nn.ModuleList(
-            [module for part in parts for module in (part.stage, part.head) if module is not None]
-        )
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run every stage on its own inputs."""
         given: list[Tensor] = []
-        left = list(tensors)
+        left = iter(tensors)
         for part in self.parts:
-            own, left = left[: len(part.takes)], left[len(part.takes) :]
-            given += part(dict(zip(part.takes, own, strict=True))).values()
+            given += part({name: next(left) for name in part.takes}).values()
         return tuple(given)
 
     def dynamic_shapes(self) -> tuple[tuple[dict[int, Any] | None, ...]]:
@@ -109,7 +97,7 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
     parts: list[StageWithHead] = []
     for i, stage in enumerate(stages):
         head = network.heads[i] if i < len(network.heads) else None
-        part = StageWithHead(stage, head, list(names), f"exit{i}/logits")
+        part = StageWithHead(stage, head, names, f"exit{i}/logits")
         if isinstance(head, Head):
             if has_mask and _MASK not in names:
                 part.takes.append(_MASK)
@@ -122,25 +110,17 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
 
 
 def _name_state(part: StageWithHead, i: int, tensors: dict[str, StateTensor]) -> list[str]:
-    """Set what a stage gives, and add it to `tensors`; returns the names of what the next stage takes."""
-    part.gives = [part.logits]
+    """Enter the outputs of a stage, and add them to `tensors`; returns the names that the next stage takes."""
+    nodes = list(part.stage.body.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
     names: list[str] = []
     for j, tensor in enumerate(part.stage.state):
-        passed = _passed_through(part.stage, j)
-        if passed is not None:
-            names.append(part.takes[passed])
+        node = cast("tuple[fx.Node, ...]", nodes[-1].args[0])[j]
+        if node in inputs:  # it only passes through
+            names.append(part.takes[inputs.index(node)])
             continue
-        name = f"stage{i}/{tensor.name}"
-        tensors[name] = tensor
-        part.gives.append(name)
+        names.append(f"stage{i}/{tensor.name}")
+        tensors[names[-1]] = tensor
+        part.gives.append(names[-1])
         part.given_state.append(j)
-        names.append(name)
     return names
-
-
-def _passed_through(stage: Stage, j: int) -> int | None:
-    """Return which of the stage's inputs its j-th output is, None if the stage computes it."""
-    nodes = list(stage.body.graph.nodes)
-    state = cast("tuple[fx.Node, ...]", nodes[-1].args[0])
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    return inputs.index(state[j]) if state[j] in inputs else None

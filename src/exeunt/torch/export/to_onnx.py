@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
 from exeunt.run.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
-from exeunt.torch.cutting.stage import StateTensor
+from exeunt.torch.cutting.torch_export import quiet
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import StagesWithHeads, stages_with_heads
@@ -45,7 +43,7 @@ def export_run(
 ) -> OnnxManifest:
     """Write the folder `onnx/` of a run folder, one file per stage and a manifest; it replaces the one before.
 
-    Images have the size that they are resized to, texts any length that the network takes.
+    Images have the size that they are resized to; texts have any length that the network takes.
     Raises InputError if the network cannot be cut or exported, or if ONNX Runtime computes other values.
     """
     _check_possible(opset)
@@ -79,7 +77,7 @@ def export_network(
 ) -> OnnxManifest:
     """Write a network's stages to `folder`, with a manifest, and compare them with PyTorch.
 
-    `example`: a batch of its inputs; every size but the number of rows and the length of texts is then fixed.
+    `example`: a batch of its inputs, which fixes every size except the number of rows and the length of texts.
     `prepare`, `weights`: copied into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
     Raises InputError (see `export_run`).
     """
@@ -101,7 +99,12 @@ def export_network(
     manifest = OnnxManifest(
         inputs=batch.names,
         tensors={
-            name: _onnx_tensor(tensor, pad=(padding or {}).get(name))
+            name: OnnxTensor(
+                str(tensor.dtype).removeprefix("torch."),
+                tensor.shape,
+                tensor.batch_dim,
+                (padding or {}).get(name),
+            )
             for name, tensor in stages.tensors.items()
         },
         stages=tuple(_write(folder, i, stages, model, differences[i]) for i, model in enumerate(models)),
@@ -131,13 +134,9 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
         rows = torch.arange(i + 2) % 2  # a different number for each stage, so that sizes cannot be mixed up
         # Clones, because the exporter takes one tensor in two places for one input.
         arguments += [stages.tensors[name].take(known[name], rows).clone() for name in part.takes]
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
         # The exporter takes attention apart by its plain formula; other kernels leave results in another layout.
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore")  # about the exporter's own code
+        with quiet(), sdpa_kernel(SDPBackend.MATH):
             program = torch.onnx.export(
                 stages.eval(),
                 tuple(arguments),
@@ -150,8 +149,6 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise InputError(f"PyTorch cannot translate this network to ONNX: {error}") from error
-    finally:
-        logger.setLevel(level)
     assert program is not None  # noqa: S101 - never None with dynamo=True
     return program.model_proto
 
@@ -173,12 +170,12 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
         model = extractor.extract_model(list(own), part.gives)
         used = {name for node in model.graph.node for name in node.input}
         kept = [value for value in model.graph.input if value.name in used]
-        _check_sizes_vary(i, kept, [own[value.name] for value in kept], stages)
         del model.graph.input[:]
         model.graph.input.extend(kept)
         del model.graph.value_info[:]  # ONNX Runtime infers it
         for value in model.graph.input:
             value.name = own[value.name]
+        _check_sizes_vary(i, model, stages)
         for node in model.graph.node:
             for place, name in enumerate(node.input):
                 node.input[place] = own.get(name, name)
@@ -188,16 +185,16 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     return models
 
 
-def _check_sizes_vary(i: int, values: Sequence[Any], names: Sequence[str], stages: StagesWithHeads) -> None:
+def _check_sizes_vary(i: int, model: Any, stages: StagesWithHeads) -> None:
     """Raise InputError if the exporter has fixed the number of rows or tokens, which it does silently."""
-    for value, name in zip(values, names, strict=True):
-        tensor = stages.tensors[name]
+    for value in model.graph.input:
+        tensor = stages.tensors[value.name]
         for axis, size in enumerate(tensor.shape):
             if size is None and not value.type.tensor_type.shape.dim[axis].dim_param:
                 what = "rows" if axis == tensor.batch_dim else "tokens"
                 raise InputError(
                     f"exit {i} works for one number of {what} only when it is exported (its code turns the number "
-                    "into a constant, as by len(x) instead of x.shape[0]): it cannot be exported"
+                    "into a constant, as len(x) does, unlike x.shape[0]): it cannot be exported"
                 )
 
 
@@ -214,11 +211,6 @@ def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference
         logits=stages.parts[i].logits,
         max_difference=difference,
     )
-
-
-def _onnx_tensor(tensor: StateTensor, *, pad: int | None) -> OnnxTensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return OnnxTensor(dtype=dtype, shape=tensor.shape, batch_dim=tensor.batch_dim, pad=pad)
 
 
 def _padding(prepare: Any) -> dict[str, int]:
