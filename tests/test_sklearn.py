@@ -70,7 +70,7 @@ def test_exit_and_cost_are_those_of_the_last_prediction(iris, fitted):
     rows, labels = iris
     copied = clone(fitted).fit(rows, labels)
     for name in ("exit_", "cost_"):
-        with pytest.raises(NotFittedError, match=f"{name} is about the last prediction"):
+        with pytest.raises(NotFittedError, match=f"{name} describes the last prediction"):
             getattr(copied, name)
     copied.predict(rows[:7])
     assert (len(copied.exit_), len(copied.cost_)) == (7, 7)

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ExeuntClassifier"]
 
-_LEAST = {"fit": 2, "calibrate": 5}  # with fewer to calibrate on, nothing is certified at delta = .05
+_LEAST = {
+    "fit": 2,
+    "calibrate": 5,
+}  # with fewer rows to calibrate on, nothing can be certified at delta = 0.05
 
 
 class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -55,8 +58,8 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     `policy`: a preset by name, such as "eero" or "auto".
     `exits`: number of early exits, at most 3 in the small network. `epochs`, `learning_rate`, `batch_size`: of the
         training, with AdamW.
-    `fit_share`, `calibrate_share`: the part of the rows from which a policy is fitted, and the part from which its
-        thresholds are calibrated, at least 2 and 5 rows. The network is trained on the rest alone.
+    `fit_share`, `calibrate_share`: shares of the rows on which a policy is fitted, and on which its thresholds are
+        calibrated, at least 2 and 5 rows. The network is trained on the other rows only.
     `random_state`: of the parts, the weights and the order of training.
 
     After `fit`: `classes_` (k,), `n_features_in_`, `feature_names_in_` (where the columns have names), `policy_`,
@@ -94,7 +97,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on one part of the rows, and fit and calibrate a policy on two others.
 
         Raises InputError (a ValueError) for fewer than two classes or too few rows, InfeasibleBudget for a budget below
-        the first exit, or that so few rows cannot certify: give more, or delta=None.
+        the first exit's cost, or one that so few rows cannot certify: give more rows, or delta=None.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
@@ -114,13 +117,13 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the class of each row (n,). `exit_` and `cost_` then say where it was answered and what it cost."""
+        """Return the class of each row (n,). Then `exit_` is where each row was answered and `cost_` what it cost."""
         answers = self.answers(X)
         labels: NDArray[Any] = self.classes_[answers.label]
         return labels
 
     def predict_proba(self, X: ArrayLike) -> Floats:
-        """Return the probabilities of the classes (n, k), as the exit says them that answers the row."""
+        """Return the probabilities of the classes (n, k) at the exit that answers the row."""
         probabilities = self.answers(X).probabilities
         return np.zeros((0, len(self.classes_))) if probabilities is None else probabilities
 
@@ -146,7 +149,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._latest("cost_").cost
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle and copy keep: not the stages of the network, which are cut again when needed."""
+        """Return the state for pickle and copy, without the stages of the network, which are cut again when needed."""
         state: dict[str, Any] = super().__getstate__()
         return {**state, "_kept": {}} if "_kept" in state else state
 
@@ -169,8 +172,8 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.network_, loader, mode="joint", optimiser="adamw", epochs=self.epochs,
             learning_rate=self.learning_rate, seed=seed, device="cpu", progress=False,
         )  # fmt: skip
-        if self.network is None:  # another network may need single precision
-            self.network_.double()  # logits are single: rounding hides what other rows of a batch change
+        if self.network is None:  # a network of the user's may need single precision
+            self.network_.double()  # logits are rounded to single precision, so other rows of a batch change nothing
 
     def _recorded(self, rows: Floats, labels: Integers, part: Integers) -> ExitTrace:
         batch = (self._tensor(rows[part]), torch.from_numpy(labels[part]), torch.from_numpy(part))
@@ -190,12 +193,12 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _latest(self, name: str) -> Answers:
         answers: Answers | None = getattr(self, "_kept", {}).get("answers")
         if answers is None:
-            raise NotFittedError(f"{name} is about the last prediction: call predict or predict_proba first")
+            raise NotFittedError(f"{name} describes the last prediction: call predict or predict_proba first")
         return answers
 
 
 def _parts(n: int, shares: dict[str, float], random: Any) -> dict[str, Integers]:
-    """Return the rows of each part, drawn at random. Raises InputError if none are left to train on."""
+    """Return the rows of each part, drawn at random. Raises InputError if no row is left to train on."""
     if min(shares.values()) < 0:
         raise InputError(f"fit_share and calibrate_share must be 0 or more, got {min(shares.values())}")
     counts = [max(_LEAST[part], round(share * n)) for part, share in shares.items()]
@@ -209,7 +212,7 @@ def _parts(n: int, shares: dict[str, float], random: Any) -> dict[str, Integers]
 
 
 def _budget(budget: Any) -> str:
-    """Return a budget as policies take it. Raises InputError for a share that is none."""
+    """Return a budget as policies take it. Raises InputError for a number that is no share."""
     if isinstance(budget, str):
         return budget
     if not isinstance(budget, (int, float, np.number)) or not 0 < budget <= 1:
@@ -220,7 +223,7 @@ def _budget(budget: Any) -> str:
 
 
 def _standard(rows: Floats, *, as_it_is: bool) -> tuple[Floats, Floats]:
-    """Return mean and deviation of the columns, (d,); 0 and 1 for columns that are left as they are."""
+    """Return mean and standard deviation of the columns, (d,); 0 and 1 if `as_it_is` leaves them unchanged."""
     if as_it_is:
         return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
     scale = rows.std(axis=0)

@@ -112,14 +112,14 @@ def _conv_block(n_in: int, n_out: int, stride: int) -> nn.Sequential:
 
 
 def digits(n_classes: int = 10) -> DigitsNet:
-    """Return the network of the demo: room for three exits besides its own classifier."""
+    """Return the network of the demo, which has places for three exits besides its own classifier."""
     return DigitsNet(n_classes)
 
 
 class TableNet(nn.Module):
-    """Three blocks of units for rows of numbers, each several times as wide as the one before.
+    """Three blocks of units for rows of numbers, each several times as wide as the block before.
 
-    A block reads the row and all units before it, so that the first one is cheap however many columns there are.
+    A block reads the row and all earlier units. So the first block is cheap, whatever the number of columns.
     Input (n, d), standardised; output logits (n, k).
     """
 
@@ -141,7 +141,7 @@ class TableNet(nn.Module):
 
 
 class _Widening(nn.Module):
-    """Units computed from all that is known, added to it."""
+    """Units computed from the input, and concatenated with it."""
 
     def __init__(self, known: int, width: int) -> None:
         super().__init__()

@@ -220,7 +220,7 @@ def test_a_chosen_picture_is_answered_on_the_page(served, node_modules, tmp_path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     browser.find_element("css selector", "input[type=file]").send_keys(str(broken))
-    assert "no picture that the browser can read" in _waited_for(browser, "problem")
+    assert "The browser cannot read this picture" in _waited_for(browser, "problem")
 
 
 def _waited_for(browser, part):

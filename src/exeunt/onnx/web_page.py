@@ -1,7 +1,7 @@
 """A folder with a page that classifies pictures or texts in the browser, with the model of `exeunt.onnx.nested_if`.
 
-Any static file server serves it, without a network beyond it. Pictures are resized and texts turned into tokens by
-JavaScript, as `Runner.prepare` does it.
+Any static file server can serve the folder, and the page loads nothing from elsewhere. JavaScript resizes pictures and
+turns texts into tokens as `Runner.prepare` does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PICTURE = (
 def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
     """Return the files of npm packages that a run's page needs.
 
-    Raises InputError if one is not there, or if there is no page for the run's inputs.
+    Raises InputError if one is missing, or if there is no page for the run's inputs.
     """
     kind = run.manifest["inputs"]["kind"]
     if kind not in _PACKAGES:
@@ -56,7 +56,7 @@ def write_web_page(run: RunFolder, node_modules: Path) -> Path:
     `node_modules`: the folder into which npm installed what the page needs: onnxruntime-web, and for texts
     @huggingface/tokenizers. Their files are copied.
 
-    Raises InputError for texts without a fast tokeniser, or as `packaged_files` and `RunInOneFile` do.
+    Raises InputError for texts without a fast tokeniser, and what `packaged_files` and `RunInOneFile` raise.
     """
     kind, copied = run.manifest["inputs"]["kind"], packaged_files(run, node_modules)
     alone = RunInOneFile(run)
@@ -108,7 +108,7 @@ def _way(preparation: Preparation, folder: Path, name: str) -> dict[str, Any]:
 
 
 def _about(run: RunFolder, ways: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the page is to know of the model."""
+    """Return what the page shows of the model."""
     cost = run.policy.cost
     return {
         "kind": run.manifest["inputs"]["kind"],
@@ -121,7 +121,7 @@ def _about(run: RunFolder, ways: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _slots(run: RunFolder) -> dict[str, str]:
-    """Return what goes into the page's text, as HTML."""
+    """Return the HTML that fills the slots of the page."""
     policy = run.policy
     facts = (
         f"{policy.n_exits} exits; the budget is {policy.cost.share(policy.budget):.0%} of the full network's cost, on "

@@ -1,4 +1,4 @@
-// What a network of pictures takes, from a file or anything that can be drawn.
+// Turns a picture file into the tensors that a network takes.
 import { normalise, resize } from "./resize.js";
 
 /** Decode a file: upright, on white where it is transparent, without its colour profile. */
@@ -19,10 +19,10 @@ async function pixelsOf(file) {
   return { width, height, data };
 }
 
-/** Return the tensors by name, as {type, data, dims}, of a file. `ways`: how each is prepared. */
+/** Return the tensors of a file by name, as {type, data, dims}. `ways`: how each is prepared. */
 export async function prepare(file, ways) {
   const pixels = await pixelsOf(file).catch((error) => {
-    throw new Error(`This is no picture that the browser can read (${error.message}).`);
+    throw new Error(`The browser cannot read this picture (${error.message}).`);
   });
   return Object.fromEntries(ways.map((way) => {
     const { width, height, data } = resize(pixels, way);
@@ -31,7 +31,7 @@ export async function prepare(file, ways) {
   }));
 }
 
-/** Let the page give files: dropped, chosen or pasted. */
+/** Call `give` with every file that is dropped, chosen or pasted. */
 export function listen(panel, give) {
   const choose = panel.querySelector("input"), preview = panel.querySelector("img");
   const show = (file) => {

@@ -1,4 +1,4 @@
-// Answers with the model in this folder, and shows at which exit it was answered and what that cost.
+// Classifies inputs with the model in this folder, and shows at which exit an input left and what its answer cost.
 import * as ort from "./ort.wasm.bundle.min.mjs";
 
 const here = (name) => new URL(`./${name}`, import.meta.url).href;
@@ -12,13 +12,13 @@ async function load() {
 }
 
 const [about, input, session] = await load().catch((error) => {
-  $("waiting").textContent = `The network cannot be loaded: ${error.message}. Is this folder whole, and served over HTTP?`;
+  $("waiting").textContent = `The network cannot be loaded: ${error.message}. Is this folder complete, and served over HTTP?`;
   throw error;
 });
 const { full } = about;
-const spent = [];
+const costs = []; // of the inputs so far
 
-/** A number of the input's own, which breaks ties: a hash of its values (FNV-1a, 64 bits). */
+/** Return the number that breaks ties between scores: a hash of the input's values (FNV-1a, 64 bits). */
 function keyOf(tensors) {
   let key = 0xcbf29ce484222325n;
   for (const { data } of Object.values(tensors)) {
@@ -27,7 +27,7 @@ function keyOf(tensors) {
   return key;
 }
 
-/** Return {label, probabilities, exit, cost, ms} of what `input.prepare` takes. */
+/** Return {label, probabilities, exit, cost, ms} of an input as `input.prepare` takes it. */
 export async function answer(given) {
   const tensors = await input.prepare(given, about.prepare);
   const feeds = { key: new ort.Tensor("uint64", BigUint64Array.of(keyOf(tensors)), [1]) };
@@ -61,7 +61,7 @@ function showExits() {
 }
 
 function showAnswer({ label, probabilities, exit, cost, ms }) {
-  if (exit < 0) throw new Error("The network has no answer to this: it led to values that are not finite.");
+  if (exit < 0) throw new Error("The network has no answer: this input leads to values that are not finite.");
   $("label").textContent = nameOf(label);
   $("exit").textContent = `Answered at exit ${exit}: ${exit + 1} of ${about.cost.length} exits were reached, in ${ms.toFixed(1)} ms.`;
   $("cost").textContent = amount(cost);
@@ -78,9 +78,9 @@ function showAnswer({ label, probabilities, exit, cost, ms }) {
     row.append(name, share);
     return row;
   }));
-  spent.push(cost);
-  const mean = spent.reduce((sum, one) => sum + one, 0) / spent.length;
-  $("so-far").textContent = `${spent.length} ${spent.length === 1 ? "input" : "inputs"} so far: ` +
+  costs.push(cost);
+  const mean = costs.reduce((sum, one) => sum + one, 0) / costs.length;
+  $("so-far").textContent = `${costs.length} ${costs.length === 1 ? "input" : "inputs"} so far: ` +
     `${amount(mean)} on average, ${percent(mean / full)} of the full network.`;
   $("answer").hidden = false;
 }

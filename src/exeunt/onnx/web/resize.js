@@ -1,7 +1,7 @@
-// Resampling as Pillow does it, to the last bit: browsers scale pictures each in a way of its own.
-// A picture is {width, height, data}: RGB, three bytes a pixel.
+// Resampling exactly as Pillow does it, because each browser scales pictures in its own way.
+// A picture is {width, height, data}: RGB, three bytes per pixel.
 
-const BITS = 22; // weights are whole multiples of 2^-22, as Pillow has them
+const BITS = 22; // Pillow's weights are whole multiples of 2^-22
 
 const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
 const FILTERS = {
@@ -14,7 +14,7 @@ const FILTERS = {
   lanczos: [3, (x) => (-3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
 
-/** For each new pixel: the first old one that counts, and the weights of this one and those after it. */
+/** For each new pixel: the first old pixel that counts, and the weights of this pixel and the following ones. */
 function weightsOf(before, after, [support, filter]) {
   const scale = before / after, wide = Math.max(scale, 1), reach = support * wide;
   return Array.from({ length: after }, (_, i) => {
@@ -31,7 +31,7 @@ function weightsOf(before, after, [support, filter]) {
   });
 }
 
-/** New values along one axis of `data`, which holds `lines` x `before` x `inner` values. */
+/** Resample one axis of `data`, which holds `lines` x `before` x `inner` values, to `after` values. */
 function along(data, lines, before, inner, after, filter) {
   const made = new Uint8ClampedArray(lines * after * inner);
   weightsOf(before, after, filter).forEach(({ first, weights }, i) => {
@@ -70,7 +70,7 @@ function scaled(picture, width, height, interpolation) {
   return { width, height, data };
 }
 
-/** Height and width around the centre, padded with black. */
+/** Crop the centre of a picture to this size; pad it with black where it is smaller. */
 function centre(picture, width, height) {
   const data = new Uint8ClampedArray(width * height * 3);
   const overlap = (have, want) => {
@@ -85,14 +85,17 @@ function centre(picture, width, height) {
   return { width, height, data };
 }
 
-/** Round as Python does: halves to the even number. */
+/** Round as Python does: halves to the nearest even number. */
 function rounded(x) {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
   return low % 2 === 0 ? low : low + 1;
 }
 
-/** The picture at the size that the network takes. `how`: size [height, width], mode, crop_share, interpolation. */
+/**
+ * Return the picture at the size that the network takes.
+ * `how`: size [height, width], mode, crop_share, interpolation.
+ */
 export function resize(picture, how) {
   const [height, width] = how.size ?? [picture.height, picture.width];
   if (picture.height === height && picture.width === width) return picture;
@@ -103,7 +106,7 @@ export function resize(picture, how) {
   return centre(scaled(picture, side(picture.width), side(picture.height), how.interpolation), width, height);
 }
 
-/** Normalised values, channel after channel: Float32Array of 3 x height x width. `scale`, `shift`: of a pixel 0..255. */
+/** Return `scale` * value + `shift` of every value 0..255, channel after channel: 3 x height x width. */
 export function normalise({ data }, scale, shift) {
   const plane = data.length / 3, values = new Float32Array(data.length);
   for (let channel = 0; channel < 3; channel++) {

@@ -1,4 +1,4 @@
-// What a network of texts takes, from what is typed.
+// Turns typed texts into the tensors that a network takes.
 import { Tokenizer } from "./tokenizers.min.mjs";
 
 const tokenizers = new Map();
@@ -11,7 +11,7 @@ async function tokenizerIn(folder) {
   return tokenizers.get(folder);
 }
 
-/** Return the tensors by name, as {type, data, dims}, of a text or of a pair of texts. `ways`: how each is prepared. */
+/** Return the tensors of a text or a pair of texts by name, as {type, data, dims}. `ways`: how each is prepared. */
 export async function prepare([text, pair], ways) {
   const tensors = {};
   for (const { inputs, folder, longest } of ways) {
@@ -29,7 +29,7 @@ export async function prepare([text, pair], ways) {
   return tensors;
 }
 
-/** Let the page give what is typed. */
+/** Call `give` with the typed texts whenever the form is submitted. */
 export function listen(panel, give) {
   panel.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
