@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.training.defaults import made_of  # noqa: E402
+from exeunt.torch.training.defaults import made_of, settings_for  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
 
 
@@ -62,7 +62,7 @@ def text(**head):
 def settings(network, recipe=None, *, trained=True, **options):
     job = TrainingJob(model="exeunt.zoo:resnet20", data="any", recipe=recipe or {}, **options)
     inputs = "text" if network.new_classifier else "image"
-    return job.settings(network, inputs=inputs, trained=trained)
+    return settings_for(job, network, inputs=inputs, trained=trained)
 
 
 SGD = {

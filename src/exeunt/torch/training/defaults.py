@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from exeunt.errors import InputError
 from exeunt.torch.exits.heads import TOKENS, Head
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.convex import linear_layer
+from exeunt.torch.training.job import TrainingJob
 
 __all__ = ["Settings", "made_of", "settings_for"]
 
@@ -44,9 +46,9 @@ _BATCH_OF_FEATURES = 256
 class Settings:
     """The options of one training.
 
-    `network`: what it is made of, in words. `recipe`: options of `train`. `heads_first`: epochs in which heads learn
-    alone before everything does, and `heads_recipe`: the options of these. `batch_size`: inputs per batch that is
-    learned from, and `run_size`: inputs that the network is run on at once, fewer where heads learn from its features.
+    `network`: what the network is made of, in words. `recipe`: options of `train`. `heads_first`: epochs in which the
+    heads learn alone before the whole network does, with the options `heads_recipe`. `batch_size`: inputs per step of
+    the optimiser. `run_size`: inputs that the network runs on at once; fewer where heads learn from kept features.
     """
 
     network: str
@@ -64,35 +66,65 @@ class Settings:
         return f"{self.network}: " + ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def settings_for(
-    network: EarlyExitNetwork, given: Mapping[str, Any], *, trained: bool, inputs: str, cached: bool
-) -> Settings:
-    """Return the options for a network with exits.
+def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, trained: bool) -> Settings:
+    """Return the options of a job's training: those that it gives, and for the others what fits the network.
 
-    `given`: options of `train`, which win. `trained`: the network brings weights. `inputs`: "text" or "image".
-    `cached`: heads can learn on features that are kept.
+    `inputs`: "text" or "image". `trained`: no part of the network but its classifier has random weights.
+    Raises InputError where a new classifier that has not learned would teach.
     """
     parts = made_of(network.backbone, apart_from=network.new_classifier)
-    transformer = "attention" in parts or "layer norm" in parts
     kind = f"{', '.join(parts) or 'no norm'}; {'trained' if trained else 'new'} weights"
-    if given.get("mode", "frozen") == "frozen":
-        if not network.learning_heads:  # nothing learns
-            return Settings(kind, given, 0, {}, _BATCH, _BATCH)
-        recipe = _with(_heads_recipe(network, given, cached=cached), given)
-        learned = _BATCH_OF_FEATURES if cached and recipe["optimiser"] != "lbfgs" else _BATCH
-        return Settings(kind, recipe, 0, {}, learned, _BATCH)
-    heads = _heads_recipe(network, {}, cached=True)
-    heads_first = (1 if heads == _SOLVED else _HEADS_FIRST) if trained and network.learning_heads else 0
-    batch_size = _BATCH
-    if not transformer:
-        recipe = {**_CONVOLUTIONAL, **(_CONVOLUTIONAL_TUNED if trained else {})}
-    else:
-        recipe = {**_TRANSFORMER, "precision": _precision()}
-        if trained:
-            recipe |= {**_TRANSFORMER_TUNED, "epochs": _TUNED_EPOCHS[inputs]}
-            recipe |= {} if network.new_classifier else {"teacher": "original"}
-            batch_size = _TUNED_BATCH[inputs]
-    return Settings(kind, _with(recipe, given), heads_first, heads, batch_size, batch_size)
+    recipe: Mapping[str, Any] = job.recipe
+    heads_first, heads_recipe, batch_size, run_size = 0, dict[str, Any](), _BATCH, _BATCH
+    if not job.is_frozen:
+        recipe, run_size = _network_recipe(network, parts, inputs=inputs, trained=trained)
+        recipe, batch_size = _with(recipe, job.recipe), run_size
+        heads_recipe = _heads_recipe(network, {}, cached=True)
+        if trained and network.learning_heads:
+            heads_first = 1 if heads_recipe == _SOLVED else _HEADS_FIRST
+        heads_first = heads_first if job.heads_first is None else job.heads_first
+    elif network.learning_heads:
+        cached = job.augment == "none"
+        recipe = _with(_heads_recipe(network, job.recipe, cached=cached), job.recipe)
+        batch_size = _BATCH_OF_FEATURES if cached and recipe["optimiser"] != "lbfgs" else _BATCH
+    teaches = (recipe.get("mode"), recipe.get("teacher")) == ("distill", "original")
+    if teaches and network.new_classifier and not heads_first:
+        raise InputError(
+            "the network as it was given cannot teach: its classifier is new. Let the heads learn first "
+            "(heads_first), or choose another teacher"
+        )
+    return Settings(
+        kind, recipe, heads_first, heads_recipe, job.batch_size or batch_size, job.batch_size or run_size
+    )
+
+
+def _network_recipe(
+    network: EarlyExitNetwork, parts: Sequence[str], *, inputs: str, trained: bool
+) -> tuple[dict[str, Any], int]:
+    """Return the options for a network that learns as a whole, and its batch size."""
+    if not {"attention", "layer norm"} & set(parts):
+        return {**_CONVOLUTIONAL, **(_CONVOLUTIONAL_TUNED if trained else {})}, _BATCH
+    # bf16 only where there is hardware for it: on a CPU it gains nothing for a transformer.
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    recipe = {**_TRANSFORMER, "precision": "bf16" if bf16 else "fp32"}
+    if not trained:
+        return recipe, _BATCH
+    teacher = {} if network.new_classifier else {"teacher": "original"}
+    return {**recipe, **_TRANSFORMER_TUNED, "epochs": _TUNED_EPOCHS[inputs], **teacher}, _TUNED_BATCH[inputs]
+
+
+def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached: bool) -> dict[str, Any]:
+    """Return the options for heads on a frozen network. Linear heads on tokens are solved.
+
+    They are not where an option is given that says how to descend by gradients.
+    """
+    heads = network.learning_heads
+    if not any(isinstance(head, Head) and head.layout == TOKENS for head in heads):
+        return dict(_CONVOLUTIONAL)
+    solvable = cached and all(linear_layer(head) for head in heads)
+    if solvable and not any(name in given for name in _OF_GRADIENTS):
+        return dict(_SOLVED)
+    return {**_TRANSFORMER, **_TOKEN_HEADS}
 
 
 def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,30 +140,10 @@ def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
 def made_of(model: nn.Module, *, apart_from: str = "") -> list[str]:
     """Return which of attention, layer norm and batch norm a model has, apart from the module of this name."""
     own = f"{apart_from}."
-    modules = [m for name, m in model.named_modules() if not (apart_from and f"{name}.".startswith(own))]
-    found = {
-        "attention": any("attention" in type(module).__name__.lower() for module in modules),
-        "layer norm": any("layernorm" in type(module).__name__.lower() for module in modules),
-        "batch norm": any("batchnorm" in type(module).__name__.lower() for module in modules),
+    kinds = {
+        type(module).__name__.lower()
+        for name, module in model.named_modules()
+        if not (apart_from and f"{name}.".startswith(own))
     }
-    return [part for part, has in found.items() if has]
-
-
-def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached: bool) -> dict[str, Any]:
-    """Return the options for heads on a frozen network: on tokens, linear heads are solved.
-
-    Unless an option is given that says how to descend by gradients.
-    """
-    heads = network.learning_heads
-    on_tokens = any(isinstance(head, Head) and head.layout == TOKENS for head in heads)
-    if not on_tokens:
-        return dict(_CONVOLUTIONAL)
-    solvable = cached and all(linear_layer(head) for head in heads)
-    if solvable and not any(name in given for name in _OF_GRADIENTS):
-        return dict(_SOLVED)
-    return {**_TRANSFORMER, **_TOKEN_HEADS}
-
-
-def _precision() -> str:
-    """Return bf16 where there is hardware for it: on a CPU it gains nothing for a transformer."""
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    parts = ("attention", "layer norm", "batch norm")
+    return [part for part in parts if any(part.replace(" ", "") in kind for kind in kinds)]

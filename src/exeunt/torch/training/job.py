@@ -1,4 +1,4 @@
-"""What `exeunt train` is asked for, and `project.json`, by which a run folder knows the job that began there."""
+"""What `exeunt train` is asked for, and `project.json`, which says in a run folder what job began there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from exeunt import _files
 from exeunt._sealed import flattened
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.exits.heads import HeadOptions, current_options
-from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights, current_spec
-from exeunt.torch.training.defaults import Settings, settings_for
 from exeunt.torch.training.objectives import exit_weights
 from exeunt.torch.training.recipe import make_recipe
 
@@ -25,21 +23,22 @@ __all__ = ["JOB_FILE", "TrainingJob", "begin_run", "check_recipe", "refuse_other
 JOB_FILE = "project.json"
 
 _DATA = ("data_fingerprint", "split_digest")
+_REMEDY = "choose another --out, or remove the folder"
 _OPTIONS = {"label": "label-column", "text": "text-column", "pretrained": "seen"}
 """Names on the command line that are not those of the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """Everything that decides the result: model, data, exits, recipe; and with how many `workers`, which does not.
+    """What `exeunt train` is asked for. All fields but `workers` decide the result.
 
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`).
     `label`, `text`: columns, see `open_source`. `exits`: see `attach`. `head`: options of `attach`.
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
-    before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch.
-    What is not given of these is chosen by the network, see `settings`.
+    before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
+    these is not given, it is chosen by the network, see `defaults`.
     `workers`: processes that decode images; the batches are the same for any number.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
     read; else the first of them is an error.
@@ -81,29 +80,6 @@ class TrainingJob:
     def brings_weights(self) -> bool:
         """Whether the network begins with trained weights."""
         return self.weights is not None or brings_weights(self.model)
-
-    def settings(self, network: EarlyExitNetwork, *, inputs: str, trained: bool) -> Settings:
-        """Return the options of the training: those that are given, and for the others what fits the network.
-
-        `inputs`: "text" or "image". `trained`: no part of the network but its classifier has random weights. Raises
-        InputError where a new classifier that has not learned would teach.
-        """
-        chosen = settings_for(
-            network, self.recipe, trained=trained, inputs=inputs, cached=self.augment == "none"
-        )
-        heads_first = chosen.heads_first if self.heads_first is None else self.heads_first
-        teaches = (chosen.recipe.get("mode"), chosen.recipe.get("teacher")) == ("distill", "original")
-        if teaches and network.new_classifier and not heads_first:
-            raise InputError(
-                "the network as it was given cannot teach: its classifier is new. Let the heads learn first "
-                "(heads_first), or choose another teacher"
-            )
-        return replace(
-            chosen,
-            heads_first=heads_first,
-            batch_size=self.batch_size or chosen.batch_size,
-            run_size=self.batch_size or chosen.run_size,
-        )
 
     def on_texts(self) -> TrainingJob:
         """Return the job without the augmentation that is for images. Raises InputError for other such options."""
@@ -160,19 +136,18 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
     before, now = flattened(_read_job(out / JOB_FILE)), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     others = [name for name in changed if name not in _DATA]
-    mend = "choose another --out, or remove the folder"
     if others:
         shown = "; ".join(
             f"{_option(name)} was {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in others
         )
         raise InputError(
             f"{out} holds a run with other options, as its {JOB_FILE} says ({shown}): repeat its command to finish it, "
-            f"{mend}"
+            f"{_REMEDY}"
         )
     if any(name in before and name in now for name in changed):
         raise InputError(
             f"the data, or how it is split, has changed since the run in {out} began, so inputs that it has "
-            f"trained on could be among those that it is measured on: bring the data back, {mend}"
+            f"trained on could be among those that it is measured on: bring the data back, {_REMEDY}"
         )
 
 
@@ -185,7 +160,7 @@ def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
 
 
 def _option(name: str) -> str:
-    """Return how the command line calls a field: "--learning-rate" for "recipe.learning_rate"."""
+    """Return the name of a field on the command line: "--learning-rate" for "recipe.learning_rate"."""
     plain = name.removeprefix("recipe.").removeprefix("head.")
     return "--" + _OPTIONS.get(plain, plain.replace("_", "-"))
 
@@ -200,18 +175,17 @@ def _shown(value: Any) -> str:
 
 
 def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a file gives back of the job, without what does not change the result: JSON has no tuples."""
+    """Return the job as JSON gives it back (lists for tuples), without what does not change the result."""
     value: dict[str, Any] = json.loads(json.dumps({**asdict(job), **(data or {})}))
     del value["workers"]
     return value
 
 
 def _read_job(file: Path) -> dict[str, Any]:
-    """Return the job in a file, in the names of today and with what a version before 0.1 did not have, or had."""
-    remedy = "choose another --out, or remove the folder"
-    value = _files.read_json(file, remedy=remedy)
+    """Return the job in a file, in the names of today, with the options that a version before 0.1 did not have."""
+    value = _files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
-        raise ArtefactError(f"{file} does not say what was trained: it is damaged; {remedy}")
+        raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
     changed = {"head": current_options(value["head"]), "model": current_spec(str(value["model"]))}
     return {
         "skip_unreadable": False,

@@ -28,7 +28,7 @@ from exeunt.torch.models.inputs import (
 )
 from exeunt.torch.models.weights import check_class_order
 from exeunt.torch.training.convex import check_linear
-from exeunt.torch.training.defaults import Settings
+from exeunt.torch.training.defaults import Settings, settings_for
 from exeunt.torch.training.job import TrainingJob, check_recipe
 
 __all__ = ["JobData", "JobNetwork", "make_network", "read_data"]
@@ -75,7 +75,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
     trained = job.brings_weights and not built.random
-    settings = job.settings(network, inputs=source.kind, trained=trained)
+    settings = settings_for(job, network, inputs=source.kind, trained=trained)
     check_recipe(settings.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
     if settings.recipe.get("optimiser") == "lbfgs":
         check_linear(network, cached=job.augment == "none")
