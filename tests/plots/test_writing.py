@@ -25,6 +25,7 @@ def drawn_once(monkeypatch):
     """Figures are laid out and drawn, but not encoded and written in two formats."""
 
     def drawn(figure, path):
+        figure = figure.get_figure(root=True)
         figure.draw_without_rendering()
         return [path.with_suffix(kind) for kind in (".png", ".svg")]
 

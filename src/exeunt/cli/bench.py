@@ -200,7 +200,6 @@ def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) ->
     """Draw what was timed; of policies that were run both in stages and by the plan, those by the plan."""
     from exeunt.plots import save_figure
     from exeunt.plots.curves import accuracy_against_time, time_against_macs
-    from exeunt.plots.style import figure_of
 
     names = {one.name for one in found}
     shown = [one for one in found if one.name + _PLANNED not in names]
@@ -208,9 +207,9 @@ def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) ->
     if not timed.run.cascade:
         policies = [one for one in shown if one.on_line or one.name == first]
         macs = time_against_macs(policies, title=f"Time against multiply-adds: {timed.name}")
-        yield from save_figure(figure_of(macs), folder / f"time_against_macs-{timed.name}")
+        yield from save_figure(macs, folder / f"time_against_macs-{timed.name}")
     accuracy = accuracy_against_time(shown)
-    yield from save_figure(figure_of(accuracy), folder / f"accuracy_against_time-{timed.name}")
+    yield from save_figure(accuracy, folder / f"accuracy_against_time-{timed.name}")
 
 
 def _say(text: str) -> None:

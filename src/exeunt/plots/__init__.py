@@ -1,14 +1,13 @@
 """Figures of results. Functions that draw one panel take `ax=` and make new axes by default. None uses pyplot.
 
     axes = plots.accuracy_against_budget(frontier, trace)
-    plots.save_figure(axes.figure, "figures/accuracy")       # PNG and SVG
+    plots.save_figure(axes, "figures/accuracy")              # PNG and SVG
 
 Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 """
 
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
-from exeunt.plots.evaluation import draw_evaluation
-from exeunt.plots.exits import rates_and_shares, risk_per_exit
+from exeunt.plots.evaluation import draw_evaluation, rates_and_shares, risk_per_exit
 from exeunt.plots.image_sheet import PickedInputs, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import save_figure
 

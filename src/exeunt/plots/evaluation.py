@@ -1,4 +1,4 @@
-"""Drawing all figures of one evaluation into a folder."""
+"""Figures of one evaluation: shares of inputs (Figures 4 and 6) and risk (Figure 7) by exit, and all into a folder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt._files import make_folder
+from exeunt._text import counted
 from exeunt.baselines import msdnet
-from exeunt.evaluation import evaluate
+from exeunt.confidence_intervals import wilson_interval
+from exeunt.errors import InputError
+from exeunt.evaluation import Result, evaluate
 from exeunt.frontiers import frontier
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
-from exeunt.plots.exits import rates_and_shares, risk_per_exit
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
-from exeunt.plots.style import figure_of, save_figure
+from exeunt.plots.style import (
+    COLOURS,
+    label_exits,
+    legend_above,
+    new_axes,
+    percent_ticks,
+    save_figure,
+    styled,
+)
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.common_threshold import common_threshold
 from exeunt.policies.eero import eero
@@ -24,9 +35,10 @@ from exeunt.policy import Policy
 from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_evaluation"]
+__all__ = ["draw_evaluation", "rates_and_shares", "risk_per_exit"]
 
 
 def draw_evaluation(
@@ -57,7 +69,7 @@ def draw_evaluation(
     make_folder(folder)
     written: list[Path] = []
 
-    def draw(name: str, make: Callable[[], Figure]) -> None:
+    def draw(name: str, make: Callable[[], Axes | Figure]) -> None:
         progress(name)
         written.extend(save_figure(make(), folder / name))
 
@@ -65,9 +77,9 @@ def draw_evaluation(
     score = policy.score.name if policy.score.name in test.scores else None
     compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
-    draw("rates_and_shares", lambda: figure_of(rates_and_shares(policy, result)))
+    draw("rates_and_shares", lambda: rates_and_shares(policy, result))
     if test.label is not None:
-        draw("risk_per_exit", lambda: figure_of(risk_per_exit(test)))
+        draw("risk_per_exit", lambda: risk_per_exit(test))
     if image is not None:
         draw("inputs_by_exit", lambda: _sheet(policy, test, image, class_names))
     whole = concatenate([fit, calibrate, test])
@@ -78,31 +90,98 @@ def draw_evaluation(
         compared, whole, np.linspace(whole.cost.first, whole.cost.full, n_budgets).tolist(), splits=splits, seed=seed,
         fit=fit.n / whole.n, calibrate=calibrate.n / whole.n, test=test.n / whole.n,
     )  # fmt: skip
-    draw(
-        "accuracy_against_budget",
-        lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),
-    )
-    draw("cost_against_budget", lambda: figure_of(cost_against_budget(found)))
+    draw("accuracy_against_budget", lambda: accuracy_against_budget(found, whole, results=[result]))
+    draw("cost_against_budget", lambda: cost_against_budget(found))
     return written
+
+
+def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:
+    """Draw, per exit, the share of inputs planned to answer there and the share that did (Figures 4, 6).
+
+    The shares have 95% Wilson intervals.
+
+    Raises InputError if policy and result differ in the number of exits.
+    """
+    m = policy.n_exits
+    if len(result.shares) != m:
+        raise InputError(f"the policy has {counted(m, 'exit')} but the result has {len(result.shares)}")
+    with styled():
+        axes = new_axes(ax, width_in=6.6, height_in=3.4)
+        place, width = np.arange(m), 0.4
+        axes.bar(
+            place - width / 2, policy.rates, width, label="planned", facecolor="white",
+            edgecolor=COLOURS["grey"], hatch="////", linewidth=0.9,
+        )  # fmt: skip
+        axes.bar(
+            place + width / 2, result.shares, width, yerr=_wilson_lengths(result.shares, result.n), ecolor="#444444",
+            error_kw={"elinewidth": 0.9}, facecolor=COLOURS["blue"], label="answered, 95% interval",
+        )  # fmt: skip
+        label_exits(axes, m)
+        axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
+        percent_ticks(axes.yaxis)
+        full = policy.cost.full
+        axes.set_title(
+            f"{policy.name}: budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of "
+            f"{policy.cost.show(full)}", pad=22,
+        )  # fmt: skip
+        legend_above(axes)
+    return axes
+
+
+def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
+    """Draw the error rate of each exit over all inputs, with 95% Wilson intervals (Figure 7).
+
+    An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
+    """
+    with styled():
+        axes = new_axes(ax, width_in=6.6, height_in=3.6)
+        risk, place = trace.risk, np.arange(trace.n_exits)
+        lengths = _wilson_lengths(risk, trace.n)
+        low, high = float((risk - lengths[0]).min()), float((risk + lengths[1]).max())
+        worse = risk > np.minimum.accumulate(risk)
+        bars = axes.errorbar(
+            place, risk, yerr=lengths, color=COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
+            capsize=2.5, label="error rate, 95% interval",
+        )  # fmt: skip
+        handles: list[Any] = [bars]
+        if worse.any():
+            handles += axes.plot(
+                place[worse], risk[worse], linestyle="none", marker="s", markersize=5.5, zorder=3,
+                color=COLOURS["vermillion"], label="worse than an earlier exit",
+            )  # fmt: skip
+        label_exits(axes, trace.n_exits)
+        # The axis begins at 0 unless all exits lie so far above it that they could not be told apart.
+        bottom = 0.0 if low < high / 2 else low - 0.1 * (high - low)
+        axes.set_ylim(bottom, min(1.0, high + 0.06 * (high - low)))
+        axes.set_ylabel("error rate (% of inputs)")
+        percent_ticks(axes.yaxis)
+        axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
+        legend_above(axes, handles)
+    return axes
+
+
+def _wilson_lengths(shares: Floats, n: int) -> Floats:
+    """Return the lengths of the 95% Wilson intervals below and above shares (m,) of n inputs, (2, m)."""
+    counts = np.rint(shares * n).astype(int).tolist()
+    low, high = np.array([wilson_interval(count, n) for count in counts]).T
+    lengths: Floats = np.clip([shares - low, high - shares], 0.0, None)  # rounding may make one negative
+    return lengths
 
 
 def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]:
     """Return the rule of a policy, or EERO for one without a rule, and two of the literature to compare with."""
-    if policy.name in PRESETS:
-        own = {policy.name: partial(PRESETS[policy.name], answer=policy.answer.name, **common)}
-    else:
-        own = {"EERO": partial(eero, **common)}
-    paper = partial(eero, calibration="marginal", **common)
+    own = partial(PRESETS[policy.name], answer=policy.answer.name) if policy.name in PRESETS else eero
     other = (
-        {"geometric (MSDNet)": msdnet}
+        ("geometric (MSDNet)", msdnet)
         if policy.name == "common_threshold"
-        else {"one common threshold": common_threshold}
+        else ("one common threshold", common_threshold)
     )
-    return {
-        **own,
-        "EERO, marginal (the paper)": paper,
-        **{name: partial(make, **common) for name, make in other.items()},
-    }
+    rules = [
+        (policy.name if policy.name in PRESETS else "EERO", own),
+        ("EERO, marginal (the paper)", partial(eero, calibration="marginal")),
+        other,
+    ]
+    return {name: partial(rule, **common) for name, rule in rules}
 
 
 def _sheet(

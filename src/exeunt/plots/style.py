@@ -88,9 +88,9 @@ def new_figure(width_in: float, height_in: float, *, layout: Any = None) -> Figu
     return figure
 
 
-def figure_of(ax: Axes) -> Figure:
-    """Return the figure of `ax`. Raises InputError for axes that were removed from theirs."""
-    figure = ax.get_figure(root=True)
+def figure_of(drawn: Axes | Figure) -> Figure:
+    """Return a figure, or that of axes. Raises InputError for axes that were removed from theirs."""
+    figure = drawn.get_figure(root=True)
     if figure is None:
         raise InputError("these axes no longer belong to a figure: make new ones, or leave ax out")
     return figure
@@ -157,15 +157,15 @@ def label_exits(ax: Axes, n_exits: int) -> None:
     ax.grid(visible=False, axis="x")
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:
-    """Write a figure as PATH.png and PATH.svg, each atomically; return both paths.
+def save_figure(drawn: Axes | Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:
+    """Write a figure, or that of axes, as PATH.png and PATH.svg, each atomically; return both paths.
 
     An ending .png or .svg of `path` is removed first. The SVG of the same figure is the same to the byte: it contains
     no date and no random identifiers. `dpi`: pixels per inch of the PNG and of images in the SVG.
 
     Raises InputError if the folder does not exist.
     """
-    given = Path(path)
+    figure, given = figure_of(drawn), Path(path)
     stem = given.stem if given.suffix in (".png", ".svg") else given.name
     written = []
     with styled(), _laid_out(figure, dpi) as drawn_part:
