@@ -82,8 +82,8 @@ def test_mixed_arrival_changes_no_answer(job, ordered):
     for one in found:
         same = expected[one.block]
         for name in ("name", "label", "exit", "cost", "error", "top_1"):
-            assert one.table[name].equals(same.table[name])
-        np.testing.assert_allclose(one.table["probability_3"], same.table["probability_3"], atol=1e-6)
+            assert one.results[name] == same.results[name]
+        np.testing.assert_allclose(one.results["probability_3"], same.results["probability_3"], atol=1e-6)
         assert one.tally == replace(same.tally, cost=one.tally.cost)
         assert one.tally.n_right > 0
 

@@ -152,7 +152,7 @@ def test_predict_takes_it(cascade, tmp_path):
     assert (summary.n, summary.n_unanswered) == (500, 0)
     expected = ex.evaluate(cascade.policy, cascade.recorded("test"))
     assert summary.n_right / summary.n_labelled == pytest.approx(expected.accuracy, abs=0.01)
-    assert summary.spend == pytest.approx(expected.cost, rel=0.02)
+    assert summary.mean_cost == pytest.approx(expected.cost, rel=0.02)
 
 
 def test_parts_that_differ_are_divided_anew(models, trained, tmp_path):

@@ -163,7 +163,7 @@ def test_it_is_a_run_like_any_other(quantised, tmp_path):
     assert {part.state for part in verify(name)} == {"ok"}
     summary = predict_inputs(run, part_data(run, "test"), tmp_path / "out.parquet", say=lambda _: None)
     assert summary.n_unanswered == 0
-    assert summary.spend < 1.1 * run.policy.budget
+    assert summary.mean_cost < 1.1 * run.policy.budget
     expected = ex.evaluate(run.policy, run.trace("test")).accuracy
     assert summary.n_right / summary.n_labelled == pytest.approx(expected, abs=0.01)
 

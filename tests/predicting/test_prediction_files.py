@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -105,6 +104,8 @@ def test_accuracy_is_that_of_labels_compared_by_name(exported, pictures, tmp_pat
 
 
 def test_labels_that_the_network_does_not_know_are_told(exported, pictures, tmp_path):
+    import pyarrow as pa
+
     cells = [{"bytes": path.read_bytes(), "path": None} for path in sorted(pictures.rglob("*.png"))]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     for name, labels in (("numbers", ["3", "1"] * 3), ("names", ["cat", "3"] * 3)):
@@ -258,5 +259,6 @@ def test_nothing_is_printed_before_there_are_answers(run, pictures):
 
 
 def test_csv_quotes_what_must_be():
-    table = pa.table({"a": ['x,"y', None], "b": ["1\n2", "z"], "c": [1.5, None], "d": [True, False]})
-    assert list(csv_lines([table])) == ["a,b,c,d\n", '"x,""y","1\n2",1.5,True\n', ",z,,False\n"]
+    assert list(csv_lines([{"a": ['x,"y', None], "b": ["1\n2", True]}])) == [
+        "a,b\n", '"x,""y","1\n2"\n', ",True\n",
+    ]  # fmt: skip

@@ -48,15 +48,17 @@ class BlockEnd(NamedTuple):
 
 
 class DoneBlock(NamedTuple):
-    """A block that is done: the Arrow table of its results, its tally, and why inputs could not be read.
+    """A block that is done: its results, its tally, and why inputs could not be read.
 
-    `options`: of `pyarrow.parquet.write_table`, for the table.
+    `results`: an Arrow table, or where there is a `schema` the columns of one as lists, by name: Arrow imports pandas to
+    make a table of lists. `options`: of `pyarrow.parquet.write_table`.
     """
 
     block: Block
-    table: Any
+    results: Any
     tally: Tally
     unreadable: list[str]
+    schema: Any = None
     options: Mapping[str, Any] = MappingProxyType({})
 
 

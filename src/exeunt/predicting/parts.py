@@ -78,10 +78,13 @@ class Parts:
 
     def keep(self, done: DoneBlock) -> None:
         """Write the part of a block, all of it or nothing."""
+        table = done.results
+        if done.schema is not None:
+            table = pa.Table.from_pydict(done.results, schema=done.schema)
         tally = json.dumps(done.tally.to_dict())
-        noted = {**(done.table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
+        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
         content = pa.BufferOutputStream()
-        pq.write_table(done.table.replace_schema_metadata(noted), content, **done.options)
+        pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
         write_bytes(self.folder / _name(done.block), content.getvalue())
 
     @property

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pyarrow as pa
 
 from exeunt._arrays import Integers
 from exeunt.data import Dataset
@@ -70,9 +69,9 @@ def predict_inputs(
     def progress(total: Tally) -> JobProgress:
         return JobProgress(job.policy, len(inputs), total, block_size=BLOCK, say=say)
 
-    def tables(shown: JobProgress) -> Iterator[Any]:
+    def cells(shown: JobProgress) -> Iterator[Any]:
         for done in done_blocks(job, inputs, blocks, say):
-            yield done.table
+            yield done.results
             shown.add(done.tally)
 
     if isinstance(out, Path):
@@ -83,7 +82,7 @@ def predict_inputs(
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
     with progress(Tally()) as shown:
-        out.writelines(csv_lines(tables(shown)))
+        out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
 
 
@@ -201,5 +200,5 @@ class PredictJob(Job):
             cost=float(arrays["cost"][answered].sum()),
             cost_apart=float(self.policy.cost.cumulative[arrays["exit"][answered]].sum()),
         )  # fmt: skip
-        table = pa.Table.from_pydict(cells, schema=self.written.schema)
-        return DoneBlock(block.block, table, tally, [str(error) for _, error in block.unreadable])
+        unreadable = [str(error) for _, error in block.unreadable]
+        return DoneBlock(block.block, cells, tally, unreadable, self.written.schema)

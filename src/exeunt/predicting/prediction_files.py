@@ -137,23 +137,24 @@ def write_predictions(out: Path, schema: Any, parts: Sequence[AnyPath]) -> None:
                     writer.write_table(table)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(csv_lines(tables) if out.suffix.lower() == ".csv" else _json_lines(tables))
+            lines = csv_lines if out.suffix.lower() == ".csv" else _json_lines
+            file.writelines(lines(table.to_pydict() for table in tables))
 
 
-def csv_lines(tables: Iterable[Any]) -> Iterator[str]:
-    """Yield the names of the columns, once there is a table, then the rows of the Arrow tables, as lines of CSV."""
+def csv_lines(tables: Iterable[Cells]) -> Iterator[str]:
+    """Yield the names of the columns, once there is a table, then the rows of the tables, as lines of CSV."""
     writer: Any = csv.writer(SimpleNamespace(write=str), lineterminator="\n")  # each call returns its line
     for number, table in enumerate(tables):
         if number == 0:
-            yield writer.writerow(table.column_names)
-        for row in zip(*table.to_pydict().values(), strict=True):
+            yield writer.writerow(table)
+        for row in zip(*table.values(), strict=True):
             yield writer.writerow(row)
 
 
-def _json_lines(tables: Iterable[Any]) -> Iterator[str]:
+def _json_lines(tables: Iterable[Cells]) -> Iterator[str]:
     for table in tables:
-        for row in table.to_pylist():
-            yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        for row in zip(*table.values(), strict=True):
+            yield json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _holds_predictions(path: Path) -> bool:
