@@ -272,11 +272,12 @@ answer N times as much as one ([a server](howto/serve.md)).
   and warms the new run beside the old one, answers what it has begun with the old one, and notes the change in the
   live file. All others follow within a second. Both runs are in memory meanwhile.
 - **What autoscaling should look at.** Not at latency or the processor: under `--slo-ms` the server keeps the first by
-  spending less, and the second is high as soon as there is load. Look at what was paid: the price in points and the
-  budget active, which `/events` shows, or how many rows were cut short (`exeunt_problems_total{{problem="expired"}}` in
-  `/metrics`). Add servers when the price stays above what you accept for minutes; take servers away when the budget in
-  force stays at the most, next to no rows are cut short, and that would stay so at the rate times N / (N - 1). The
-  seconds that a new server needs to load and warm up are no outage: until it is ready the others spend less.
+  lowering the budget, and the second is high as soon as there is load. Look at the accuracy lost to load and the active
+  budget (`exeunt_accuracy_lost` and `exeunt_budget_active` in `/metrics`), or at the rows that end early
+  (`exeunt_problems_total{{problem="expired"}}`). Add servers when the loss stays above what you accept for minutes. Take
+  servers away when the active budget stays at its limit, next to no rows end early, and that would stay so at the rate
+  times N / (N - 1). The seconds that a new server needs to load and warm up are no outage: until it is ready, the others
+  lower their budgets.
 - **Health.** Send requests where `/v2/health/ready` is 200. A server that drains, or has not warmed up, says 503.
 """
 

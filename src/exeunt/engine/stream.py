@@ -22,14 +22,10 @@ _LAG = 8  # how far a batch may fall behind others that were yielded, in times t
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties.
-
-    `policy`: the name of the engine's policy that answers it; None for the active one.
-    """
+    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties."""
 
     inputs: Any
     id: ArrayLike | None = None
-    policy: str | None = None
 
 
 class StreamPool:
@@ -46,7 +42,7 @@ class StreamPool:
         """Submit a batch: inputs, or a Batch of them with their keys."""
         given = batch if isinstance(batch, Batch) else Batch(batch)
         try:
-            ticket = self.engine.submit(given.inputs, now, id=given.id, policy=given.policy)
+            ticket = self.engine.submit(given.inputs, now, id=given.id)
         except Exception as error:  # a batch that cannot be submitted costs no other its answers
             ticket = self.engine.refuse(_rows(given.inputs), error)
         self._open.append(ticket)
