@@ -193,8 +193,8 @@ def route_batch(
     """Return the exit (n,) of each input of a whole batch, with the planned shares met inside the batch.
 
     `rates` (m,): shares of the batch per exit. `score`: by default "margin", or the trace's only score. The cost never
-    exceeds that of the rates and falls short by at most one input per exit. Neither a calibration set nor the absence
-    of drift is needed, but an answer depends on the batch that the input came in.
+    exceeds that of the rates and falls short by at most one input per exit. No calibration set is needed, and drift
+    does no harm, but an answer depends on the batch that the input came in.
     """
     return release_batch(score_matrix(score, trace), distinct_tie_breaks(trace.id, seed), rates)
 

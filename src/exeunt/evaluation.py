@@ -29,8 +29,8 @@ _BAR = 24  # characters
 class Result:
     """The result of answering `n` inputs at given exits.
 
-    `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the unit
-    of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
+    `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the
+    unit of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
     input. `budget`: the mean cost allowed, if there was a limit.
     """
 
@@ -99,7 +99,8 @@ class Result:
 def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
     """Replay a policy on a trace, or on the models of its cascade, and measure it.
 
-    Labels are not needed for cost and shares. Raises InputError if the trace is empty or has another number of exits or other costs.
+    Labels are not needed for cost and shares. Raises InputError if the trace is empty or has another number of exits or
+    other costs.
     """
     trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
@@ -150,9 +151,10 @@ def score_exits(
 def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
     """Return what the best possible policy would reach: it knows which exits are right (Figure 8).
 
-    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With one, inputs
-    run on to their cheapest correct exit in order of what that costs, as far as the mean cost allows. No policy that
-    answers with the prediction of a single exit can be more accurate within the budget on this trace; an ensemble can.
+    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With one,
+    inputs run on to their cheapest correct exit in order of what that costs, as far as the mean cost allows. No policy
+    that answers with the prediction of a single exit can be more accurate within the budget on this trace; an ensemble
+    can.
     """
     correct, cost = trace.correct, trace.cost.of_inputs(trace.n)
     cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)

@@ -57,7 +57,7 @@ def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
     1 / delta if the sum of the losses ends low, which it does with chance p. The stake is the one that hedges it,
     phi(z) / (p sd sqrt(losses to come)), with z the normal quantile of p. So the mean that passes lies little more than
     z(delta) sd / sqrt(n) below the bound, as in a normal test, and the p-value is valid for any losses. From 1 / delta
-    on the stake is sqrt(2 log(1 / delta) / (n variance)) (their Eq. 26). The variance is that of the losses before.
+    on the stake is sqrt(2 log(1 / delta) / (n variance)) (their Eq. 26). The variance is that of the earlier losses.
     """
     values = _checked(loss, -1.0)
     n = len(values)

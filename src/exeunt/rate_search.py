@@ -153,7 +153,7 @@ def _sweep(score: Floats, order: Integers, value: Floats, thresholds: Floats) ->
 
 
 def _best_cut(falling: Floats, gain: Floats) -> float:
-    """Return the threshold on scores in falling order that maximises the gain of those at or above it."""
+    """Return the threshold on scores in falling order that maximises the gain of the inputs at or above it."""
     if len(falling) == 0:
         return np.inf
     total = np.cumsum(gain)
@@ -198,6 +198,6 @@ def right_within(trace: ExitTrace, amount: float, seed: int) -> Floats:
 
 
 def beats(right: Floats, other: Floats, by: float = 0.5) -> bool:
-    """Return whether the accuracy of answers (n,) is above that of others by so many standard errors."""
+    """Return whether answers, right or wrong (n,), are more accurate than others by so many standard errors."""
     gain = right - other
     return bool(gain.mean() > by * gain.std() / gain.size**0.5)

@@ -41,10 +41,8 @@ def choose_answer(
             ensemble, held_out = _fitted(fit)
             if answer == "ensemble" or _gains(held_out, fit, amount):
                 rule, answered = ensemble, held_out
-    if isinstance(
-        rule, OwnAnswer
-    ):  # of a StoredTrace, what the files hold beside the scores need not be read
-        return rule, answered, calibrate
+    if isinstance(rule, OwnAnswer):
+        return rule, answered, calibrate  # of a StoredTrace, only the scores need be read
     other = calibrate.mapped(rule.on) if isinstance(calibrate, StoredTrace) else rule.on(calibrate)
     return rule, answered, cast("_Calibrate", other)
 

@@ -27,7 +27,7 @@ _PIECES = 4
 _MOST_CLASSES = 200
 """A table holds five numbers for every pair of classes: for 200 classes 1.6 MB and seconds to fit, at each exit."""
 _MOST_NUMBERS = 1 << 20
-"""So many log-probabilities are enough for two weights: those of 10,000 inputs of 100 classes."""
+"""So many log-probabilities are enough for two weights: as of 10,000 inputs with 100 classes."""
 _FEWEST = 1000  # inputs for two weights, however many classes there are
 _MOST_OUTPUTS = 1 << 24
 """Fitting takes some 23 arrays of inputs times classes in double precision: 3 GB for so many numbers."""
@@ -48,7 +48,7 @@ class EnsembleFit:
     """An ensemble fitted to n labelled inputs, exit after exit.
 
     `answer`: fitted on all inputs. `held_out` (n, exits, k): log-probabilities of each input, by what was fitted
-    without its fold. `with_exit` returns a fit of one exit more and leaves this one as it is.
+    without its fold. `with_exit` returns a new fit with one more exit.
     """
 
     label: Integers
@@ -119,7 +119,7 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
 
 
 def classes_of(fit: ExitTrace) -> int:
-    """Return how many classes an ensemble chooses from: those with probabilities, else those of the labels.
+    """Return how many classes an ensemble chooses from: all classes with probabilities, else those that labels name.
 
     Raises InputError where they are too many for tables, which grow with their square.
     """

@@ -71,11 +71,11 @@ class OwnAnswer:
         evidence: Mapping[str, Any],
         memory: Mapping[str, Any],  # noqa: ARG002 - part of the protocol
     ) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """Return the evidence as it is."""
+        """Return the evidence unchanged."""
         return evidence, {}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
-        """Return the trace as it is."""
+        """Return the trace unchanged."""
         return trace
 
     def to_dict(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def batch_quantile(q: float, n_inputs: int, alpha: Floats, cost: Floats) -> floa
 def list_totals(n_inputs: int, alpha: Floats, unit: Floats) -> tuple[Floats, Floats] | None:
     """Return the totals of a batch in ascending order, and P(<= total) of each; None if they are too many.
 
-    `unit` (k,): costs from 0 to 1. The exit whose count varies most gets what the others leave.
+    `unit` (k,): costs from 0 to 1. The exit whose count varies most gets the remaining inputs.
     """
     from scipy.stats import nbinom  # half a second, for what answering inputs does not need
 

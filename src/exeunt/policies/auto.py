@@ -45,9 +45,9 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
-    log-probabilities needs them for all inputs; answer="own" makes one that does not. The other arguments are those of
-    all policies, see `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the highest mean
-    cost that helps (`most_useful_cost`, None where that is the budget).
+    log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
+    policies, see `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the highest mean cost
+    that helps (`most_useful_cost`, None where that is the budget).
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
@@ -90,12 +90,12 @@ def _text(
     useful: float,
     budget: float,
 ) -> str:
-    """Say which allocations were mixed, and what is left unused and why."""
+    """Return the note: which allocations were mixed, which exits or which part of the budget stay unused, and why."""
     by_weight = sorted(table.items(), key=lambda item: -item[1]["weight"])
     mixture = ", ".join(f"{found['weight']:.0%} {name.replace('_', ' ')}" for name, found in by_weight)
-    gain = sum(found["weight"] * found["gain"] for found in table.values())
+    gain = round(100 * sum(found["weight"] * found["gain"] for found in table.values()), 2) + 0.0  # not -0.0
     sentences = [
-        f"auto mixes three allocations: {mixture} (cross-validated gain {100 * gain:.2f} ± {100 * error:.2f} points)."
+        f"auto mixes three allocations: {mixture} (cross-validated gain {gain:.2f} ± {100 * error:.2f} points)."
         if last
         else "auto answers at exit 0 alone."
     ]
@@ -116,7 +116,7 @@ def _text(
 
 
 def trust(n: int) -> float:
-    """Return how far to go from EERO towards what is learned from n labelled inputs, in [0, 1): half way at 300.
+    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 300.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
     labels are few.
@@ -150,7 +150,10 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
 
 
 def _weights(gains: Floats, error: float, share: float) -> Floats:
-    """Return weights (rules,) that sum to 1: where the gains are within their error, `share` alike, the rest EERO's."""
+    """Return weights (rules,) that sum to 1. Where no gain exceeds its error, the rules share `share` equally.
+
+    The rest is EERO's.
+    """
     weights: Floats = np.full(len(_RULES), share / len(_RULES))
     weights[_RULES.index("eero")] += 1 - share
     weights *= np.exp((gains - gains.max()) / (_TEMPERATURE * error))

@@ -32,14 +32,14 @@ def cascade(
 
     These are chosen on `fit` alone, for this budget: the most accurate cascade within it, or a plainer one, of fewer
     models or with more of their exits, that it does not beat by half a standard error. So models that answer too little
-    for what they cost are left out. Then the policy is made of the cascade's exits as of those of one network.
+    for what they cost are left out. The policy is then made as if the cascade's exits were exits of one network.
 
     `budget`: mean cost per input in the models' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive model. `policy`: the name of a policy, or a callable
     `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `compose`; "auto" lets cross-validation decide.
-    `order`: names of models; those of the cascade are among them, in this order. `calibrate`: a `StoredTrace` of these
-    models where it does not fit in memory; the policy is the same. The other options, such as `delta`, are those of the
-    policy. `policy.models` names the models that are asked, in order.
+    `order`: names of models; the cascade asks some of them, in this order. `calibrate`: a `StoredTrace` of these
+    models where it does not fit in memory; the policy is the same. The other options, such as `delta`, go to
+    the policy. `policy.models` names the models that are asked, in order.
 
     Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
     meet.
@@ -65,7 +65,7 @@ def cascades(
     """Return a policy of a cascade for each budget, all of which ask their models in one order.
 
     Among the orders of the cascades that are best for one of the budgets, it is the order that is most accurate on
-    `fit`, on average over the budgets. A policy may skip models. The other options are those of `cascade` and
+    `fit`, on average over the budgets. A policy may skip models. The other options go to `cascade` and
     `PolicySet.make`.
     """
     _check_models(fit, calibrate)

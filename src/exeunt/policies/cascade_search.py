@@ -123,7 +123,7 @@ def _most_classes(models: CascadeTrace) -> int:
 class _Comparing:
     """What cascades are compared on. Their ensembles are kept; the oldest are dropped where they are too many.
 
-    `first`: what the first exit of each model costs on average of all fit inputs.
+    `first`: mean cost of the first exit of each model over all fit inputs.
     """
 
     def __init__(self, models: CascadeTrace, first: Mapping[str, float], seed: int) -> None:
@@ -134,7 +134,7 @@ class _Comparing:
     def ensemble(self, steps: _Steps, of: ExitTrace) -> EnsembleFit:
         """Return the ensemble of the first steps of a cascade, grown from the one with one exit fewer.
 
-        `of`: the trace of the whole cascade, whose exits have log-probabilities if those of all models do.
+        `of`: the trace of the whole cascade. Its exits have log-probabilities if the exits of all its models have.
         """
         n_classes = classes_of(of)
         if not steps:

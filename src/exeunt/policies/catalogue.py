@@ -41,7 +41,7 @@ DESCRIPTIONS = {
 
 
 def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
-    """Return the policy of this name, or a callable as it is. Raises InputError naming those that exist."""
+    """Return the policy of this name, or a callable as it is. Raises InputError that names all policies."""
     if not isinstance(policy, str):
         return policy
     if policy not in PRESETS:

@@ -39,8 +39,8 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
-    Of `CascadeTrace`, policies are those of cascades (see `cascade`), and the loss is measured against `reference`
-    alone and in full, by default the most expensive model. Of a trace of a cascade, it says whose its last exit is.
+    From a `CascadeTrace` it makes cascades (see `cascade`) and measures the loss against the model `reference` alone,
+    by default the most expensive one. With a trace of a cascade, `reference` names the model of its last exit.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down; the
@@ -49,8 +49,8 @@ def cheapest(
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
     which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. The other
-    options, such as `answer`, are those of the policy, or of `cascade`. `policy.loss_certificate` is the
-    certificate.
+    options, such as `answer`, go to the policy or to `cascade`. The result carries the certificate,
+    `policy.loss_certificate`.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """

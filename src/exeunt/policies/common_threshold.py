@@ -31,8 +31,8 @@ def common_threshold(part: FitPart) -> Composition:
     """One confidence threshold for all exits.
 
     It is tuned to the budget on the fit inputs. Its shares are then calibrated like any others, so that the thresholds
-    release them exactly and can be certified. They agree with the common one up to sampling. Needs no labels. The
-    arguments are those of all policies, see `compose`.
+    release them exactly and can be certified. They agree with the common one up to sampling. Needs no labels. It takes
+    the arguments of all policies, see `compose`.
     """
     (trace, score), cost = part.scored, part.trace.cost.cumulative
     # The highest score of an input up to each exit: with threshold t it leaves where this first reaches t.

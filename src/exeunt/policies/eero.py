@@ -13,7 +13,7 @@ def eero(part: FitPart, *, temperature: float = 0.04, spend: Spend = "exactly") 
     """The EERO paper's rates: exponential weights on each exit's error; the most confident leave first.
 
     The labelled fit part gives the errors (Prop. 3.8). `temperature`, `spend`: as for
-    `exeunt.allocation.exponential_weights`. The other arguments are those of all policies, see `compose`; with
+    `exeunt.allocation.exponential_weights`. It also takes the arguments of all policies, see `compose`; with
     `calibration="marginal"` this is the paper's Algorithm 1.
     """
     return Composition(

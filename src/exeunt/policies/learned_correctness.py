@@ -30,8 +30,8 @@ _SHRINK = 0.01
 def learned_correctness(part: FitPart) -> Composition:
     """Answers where the exit is most likely right, as learned from the fit part.
 
-    The rates are searched with the learned score. `score`: the main confidence that is learned from. `shrink`: the
-    ridge on all weights. The other arguments are those of all policies, see `compose`.
+    The rates are searched with the learned score. `score`: the main confidence that is learned from. It also takes the
+    arguments of all policies, see `compose`.
     """
     fit, score = part.scored
     rule = correctness_score(fit, score)
@@ -41,7 +41,7 @@ def learned_correctness(part: FitPart) -> Composition:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What inputs show at all exits but the last: `columns` m-1 times (n, f); the first `n_main` are of the main score."""
+    """Features of inputs at all exits but the last: `columns` m-1 times (n, f), `n_main` of them of the main score."""
 
     grid: Grid
     columns: list[Floats]

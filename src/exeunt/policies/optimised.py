@@ -12,8 +12,8 @@ from exeunt.rate_search import line_search_paths, mean_of_paths
 def optimised(part: FitPart) -> Composition:
     """Thresholds searched one after the other for the most right answers on the fit part.
 
-    The line searches are exact. The best rates on some 3,000 inputs fit their noise. So the search runs on `resamples`
-    bootstrap samples, and the rates are averaged. The other arguments are those of all policies, see `compose`.
+    The line searches are exact. The best rates on some 3,000 inputs fit their noise. So the search runs on six
+    bootstrap samples, and the rates are averaged. It also takes the arguments of all policies, see `compose`.
     """
     paths = line_search_paths(*part.scored, 6, part.seed)
     return Composition(partial(mean_of_paths, paths))

@@ -26,7 +26,7 @@ _PASSED = 0.1
 _MAIN_SHRINK, _SHRINK = 0.006, 0.1
 """Ridge on the weights of the main confidence, and on the others, per unit of the price of computation."""
 _SMOOTH = 0.1
-"""Pull of each exit's weights to those of the next, per unit of the price of computation."""
+"""Penalty that pulls each exit's weights to the next exit's, per unit of the price of computation."""
 _N_PRICES = 128
 """Prices from 0.004 to 8 full networks per right answer, in steps of 6%."""
 
@@ -38,8 +38,8 @@ def stopping(part: FitPart) -> Composition:
     The advantage of answering now, not later, is regressed, by backward induction, on confidence, on what the other
     scores add, and on the agreement of the exits' predictions. The value of an answer is the mean of its label and of
     `denoised_correctness`, less the price of computation. The price is the one at which the policy costs the budget on
-    the fit inputs; its own shares there are the rates. `score`: the main confidence. The other arguments are those of
-    all policies, see `compose`.
+    the fit inputs; its own shares there are the rates. `score`: the main confidence. It also takes the arguments of all
+    policies, see `compose`.
     """
     rule, path = learned(*part.scored).at(part.budget)
     return Composition(path, rule)
@@ -58,8 +58,8 @@ def induct(
 ) -> Advantages:
     """Return the advantages of stopping for `value` (n, m), features `columns` m-1 times (n, f) of `spread` (f,).
 
-    Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to those of the exit after. The first pass gives
-    all inputs the same weight; later ones give less to inputs that left before the exit.
+    Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to the weights of the exit after. The first pass
+    gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """
     n, m = value.shape
     weight = np.ones((n, m))

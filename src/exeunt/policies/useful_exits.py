@@ -1,4 +1,4 @@
-"""Which exits are worth using: those that pay for their heads, and those after which no exit mends a wrong answer."""
+"""Which exits are worth using: those that pay for their heads, and those after which no exit corrects a wrong answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exeunt.trace.cascade_step import NETWORK, CascadeStep
 _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
 _MENDED = 0.004
-"""Share of all inputs that later exits may be expected to mend, where they mended none of those that are known."""
+"""Share of all inputs that later exits may be expected to correct, where they corrected no labelled input."""
 
 
 def worthwhile_exits(
@@ -26,7 +26,7 @@ def worthwhile_exits(
     """Return the exits that answer best within a mean cost of `amount`: of one network, or of models in their order.
 
     A head costs time for all inputs that reach it and helps only those that leave there. So costs count the heads of
-    the chosen exits alone (`CostModel.heads`), and of a model what it takes up to the last of its chosen exits. The
+    the chosen exits alone (`CostModel.heads`), and of a model its cost up to the last of its chosen exits. The
     search starts with the very last exit. It adds the exit with which answers are best, until they get worse. Of all
     sets on the way it returns the largest that the best does not beat by half a standard error, since learned scores
     gain something from each exit. `least`: the first exit costs no more, so that a budget as small as this can be kept,
@@ -77,9 +77,9 @@ def some_inputs(fit: CascadeTrace, seed: int, most: int) -> CascadeTrace:
 def last_useful_exit(fit: ExitTrace) -> int:
     """Return the first exit such that no later one is right on any labelled input that it gets wrong.
 
-    The labels must be enough to tell. Of n inputs w are wrong, and none of them is mended: by Laplace's rule of
-    succession (w + 1) / (n + 2) of all inputs are wrong, and 1 / (w + 2) of these mended. That must be at most 0.4% of
-    all inputs. It takes 123 labels where an exit is always right, and up to 248 where it is often wrong.
+    The labels must be enough to tell. Of n inputs w are wrong, and none of them is corrected: by Laplace's rule of
+    succession (w + 1) / (n + 2) of all inputs are wrong, and 1 / (w + 2) of these are corrected. That must be at most
+    0.4% of all inputs. It takes 123 labels where an exit is always right, and up to 248 where it is often wrong.
     """
     correct = fit.correct
     later = np.logical_or.accumulate(correct[:, :0:-1], axis=1)[:, ::-1]  # whether any later exit is right
@@ -91,7 +91,7 @@ def last_useful_exit(fit: ExitTrace) -> int:
 
 @cached_on_trace
 def up_to_exit(fit: ExitTrace, last: int) -> ExitTrace:
-    """Return the trace of the network that ends at exit `last`: the same one each time, for what is cached on it."""
+    """Return the trace of the network that ends at exit `last`: the same object each time, since results are cached on it."""
     kept = slice(0, last + 1)
     cost = CostModel(fit.cost.cumulative[kept], unit=fit.cost.unit, source=fit.cost.source)
     scores = {name: score[:, kept] for name, score in fit.scores.items()}

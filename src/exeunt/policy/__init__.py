@@ -1,4 +1,4 @@
-"""The decision: which inputs answer at which exit, with what is guaranteed of the mean cost."""
+"""The decision: which inputs answer at which exit, and what is guaranteed of the mean cost and of the accuracy."""
 
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.policy import Policy

@@ -5,8 +5,8 @@ Calibration fixes counts on N inputs. The mean cost of future inputs then varies
 the expected mean cost is within the budget, with `delta` so much that the mean cost is within it with probability
 1 - delta (`plan_cost`).
 
-Where inputs differ in what they cost, the mean cost does not follow from shares: the inputs that leave late may be
-those that cost much. Then a plan is judged by what the calibration inputs cost under it, and certified by a betting
+Where inputs differ in what they cost, the mean cost does not follow from shares: inputs that leave late may be more
+expensive than others. Then a plan is judged by what the calibration inputs cost under it, and certified by a betting
 test on calibration inputs that had no part in its thresholds (`plan_by_cost`). Labels are not needed.
 """
 
@@ -199,9 +199,9 @@ def plan_by_cost(
 ) -> dict[str, Any]:
     """Return the fields of a policy, planned by what calibration inputs cost.
 
-    `calibrate`: their scores (n, m), ties (n,), keys (n,) and costs. Without `delta` all of them give the thresholds:
-    those of the most expensive plan under which they cost no more than the budget on average, one more of the highest
-    cost included. With `delta` a random third of them gives thresholds. The others test plans by betting at level
+    `calibrate`: their scores (n, m), ties (n,), keys (n,) and costs. Without `delta` all of them give the thresholds,
+    of the most expensive plan under which their mean cost is within the budget, even with one more input of the highest
+    cost. With `delta` a random third of them gives thresholds. The others test plans by betting at level
     delta, from the cheapest up; the first that fails ends the test (a fixed sequence, so no correction is needed).
 
     Raises InfeasibleBudget if no plan passes, InputError for a `delta` where the highest cost is not known.

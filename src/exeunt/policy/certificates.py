@@ -45,7 +45,7 @@ class Certificate:
 class LossCertificate:
     """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta.
 
-    `reference`: the model that a cascade is measured against instead of the full network. `p_value` is that of the
+    `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
     inputs that the policy was tested on. They had no part in the policy.
     """

@@ -178,7 +178,7 @@ def compose(
 
 @cached_on_trace
 def _holding(trace: ExitTrace, name: str, values: bytes) -> ExitTrace:
-    """Return the trace with one more score: the same one each time, as what is learned is cached on it."""
+    """Return the trace with one more score: the same object each time, since results are cached on it."""
     matrix = np.frombuffer(values).reshape(trace.n, trace.n_exits)
     return replace(trace, scores={**trace.scores, name: matrix})
 
@@ -192,7 +192,7 @@ def _calibrated(
     delta: float | None,
     slack: Slack,
 ) -> dict[str, Any]:
-    """Return the fields of a policy that calibration decides: rates, thresholds, and what is known of the mean cost."""
+    """Return the fields of a policy that calibration decides: rates, thresholds, and the distribution of the mean cost."""
     cost, budget, seed = part.trace.cost, part.budget, part.seed
     if calibration == "marginal":
         if delta is not None:

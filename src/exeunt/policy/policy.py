@@ -101,18 +101,17 @@ class Policy:
 
     @property
     def expected_cost(self) -> float:
-        """Mean cost per input to expect: by the distribution, else that of the calibration inputs, else as planned."""
+        """Expected mean cost per input: by the distribution, else of the calibration inputs, else as planned."""
         if self.distribution is not None:
             return self.distribution.mean
         if self.calibration_cost is not None:
             return self.calibration_cost
-        return float(
-            (self.rates if self.counts is None else self.counts / self.counts.sum()) @ self.cost.cumulative
-        )
+        shares = self.rates if self.counts is None else self.counts / self.counts.sum()
+        return float(shares @ self.cost.cumulative)
 
     @property
     def guarantee(self) -> str:
-        """What is certain or certified of the budget, in a sentence; or that nothing is, and why."""
+        """Whether the budget is certain, certified or neither, and why, in a sentence."""
         if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
             return f"The budget is kept for certain: no input costs more than {self.cost.show(costliest)}."
         if self.certificate is not None:
@@ -130,11 +129,9 @@ class Policy:
 
     @property
     def costliest(self) -> float:
-        """The most that an input can cost: that of the first exit that answers whatever reaches it."""
+        """The most that an input can cost: the cost of the first exit that answers everything which reaches it."""
         always = (self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)
         return self.cost.highest if self.cost.varies else float(self.cost.cumulative[int(np.argmax(always))])
-
-    # -- the decision -----------------------------------------------------------------------------------
 
     def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
         """Return the state of n inputs before the first exit. `id` (n,): their keys, whole numbers of 64 bits.
@@ -175,7 +172,7 @@ class Policy:
             raise InputError(
                 f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
             )
-        exits = np.empty(trace.n, dtype=np.int64)  # the last exit fills what is left
+        exits = np.empty(trace.n, dtype=np.int64)  # the last exit answers the rest
         alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
         for exit_ in range(self.n_exits):
             leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
@@ -196,8 +193,6 @@ class Policy:
         """
         found = np.bincount(self.route(trace), minlength=self.n_exits)
         return self.counts is not None and np.array_equal(found, self.counts)
-
-    # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
@@ -232,9 +227,7 @@ class Policy:
             "loss_certificate": None if self.loss_certificate is None else self.loss_certificate.to_dict(),
             "notes": dict(self.notes),
             "answer": self.answer.to_dict(),
-            "cascade": [
-                [step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade
-            ],
+            "cascade": [[one.model, one.n_exits if one.is_prefix else one.exits] for one in self.cascade],
         }
 
     @classmethod
@@ -243,8 +236,7 @@ class Policy:
         fields = dict(body)
         thresholds, used, counts = (fields.pop(name) for name in ("thresholds", "n_exits_used", "counts"))
         certificate, loss = fields["certificate"], fields["loss_certificate"]
-        cost = CostModel.from_dict(fields["cost"])
-        known = counts is not None and used is not None
+        cost, known = CostModel.from_dict(fields["cost"]), counts is not None and used is not None
         fields |= {
             "cost": cost,
             "score": score_from_dict(fields["score"]),
@@ -264,8 +256,6 @@ class Policy:
 
     __hash__ = None  # type: ignore[assignment]
 
-    # -- showing it -------------------------------------------------------------------------------------
-
     def __str__(self) -> str:
         return "\n".join([self._title(), text_table(*self._table()), *self._remarks()])
 
@@ -284,7 +274,7 @@ class Policy:
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and rows, one per exit. A score has no unit: "of those asked" says how strict it is."""
+        """Return header and rows, one per exit. A score has no unit: "of those asked" shows how strict it is."""
         size, unit = self.cost.scale
         names = [name for step in self.cascade for name in step.exit_names] or [""] * self.n_exits
         answered = asked = ["-"] * self.n_exits
@@ -303,10 +293,7 @@ class Policy:
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
     def _remarks(self) -> list[str]:
-        """Return what the notes say of how the policy was made, and what is guaranteed."""
+        """Return the notes on how the policy was made, and what is guaranteed."""
         notes = [note["text"] for note in self.notes.values() if "text" in note]
-        return [
-            *notes,
-            *([] if self.loss_certificate is None else [str(self.loss_certificate)]),
-            self.guarantee,
-        ]
+        loss = [] if self.loss_certificate is None else [str(self.loss_certificate)]
+        return [*notes, *loss, self.guarantee]
