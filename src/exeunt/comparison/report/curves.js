@@ -1,5 +1,5 @@
 // What the two charts of lines show: accuracy or gain against the mean cost, and the mean cost against the budget.
-const SHADED = "Shaded: the 95% interval of auto, or of the curve that you point at.";
+const SHADED = `Shaded: the 95% interval of ${names.includes(PRODUCT) ? `${PRODUCT}, or of ` : ""}the curve that you point at.`;
 const TYPICAL = 0.5;  // of the cost: the accuracy axis starts where differences show at this budget
 
 function pointTooltip(name, mark, point) {
