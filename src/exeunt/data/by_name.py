@@ -19,7 +19,7 @@ from exeunt.data.source import (
     DataSource,
     RawData,
     RawParts,
-    first_labelled,
+    find_parts,
     make_inputs,
     make_source,
 )
@@ -61,8 +61,8 @@ def open_source(name: str | Path, *, label: str | None = None, text: Sequence[st
     - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
     - `sklearn:cluttered-digits`: the same digits among pieces of others, 20x20 pixels, 8,000 and 4,000
 
-    label: the column of the classes where there are several.
-    text: the column of the texts, or the two columns of pairs of texts; default `text` or `sentence`.
+    label: the column of the classes, if there are several.
+    text: the column of the texts, or two columns for pairs of texts; default `text` or `sentence`.
     Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
     that `hf:` or `sklearn:` needs.
     """
@@ -72,13 +72,13 @@ def open_source(name: str | Path, *, label: str | None = None, text: Sequence[st
 def open_inputs(
     name: str | Path, *, label: str | None = None, text: Sequence[str] = (), of_training: bool = False
 ) -> Dataset:
-    """Open inputs to predict, with or without labels; those that are missing or no labels are -1.
+    """Open inputs to predict, with or without labels; a label that is missing or no class is -1.
 
-    An image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line, or
-    anything that `open_source` opens: then the test data, or the training data if there are no others. All of it may
-    lie in an object store, as "s3://bucket/folder".
-    `label`, `text`: see `open_source`. `of_training`: the network's data had these columns, so that inputs that are no
-    table may lack them. Raises InputError if there are none.
+    `name`: an image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line,
+    or anything that `open_source` opens: then the test data, or the training data if there are no others. All of it
+    may lie in an object store, as "s3://bucket/folder".
+    `label`, `text`: see `open_source`. `of_training`: they name columns of the network's training data, which inputs
+    other than tables may lack. Raises InputError if there are no inputs.
     """
     columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training)
     path = place(name)
@@ -99,7 +99,7 @@ def open_inputs(
 
 
 def open_lines(content: bytes, kind: str) -> Dataset:
-    """Return the inputs listed in lines: paths of images (empty lines are left out), or texts, one per line."""
+    """Return the inputs in a list, one per line: paths of images, without empty lines, or texts."""
     if kind == "text":
         return _texts(content, "line")
     paths = [Path(os.fsdecode(line)) for line in split_lines(content) if line.strip()]
@@ -129,7 +129,7 @@ def _read(name: str, columns: Columns) -> RawParts:
 
 
 def _without_columns(data: T, name: object, columns: Columns) -> T:
-    """Return data that are no table; raise InputError if a column of theirs was named."""
+    """Return data that are no table. Raises InputError if a column was named for them."""
     if columns.of_training:
         return data
     for column in (*columns.text, *([] if columns.label is None else [columns.label])):
@@ -155,13 +155,12 @@ def _hugging_face(text: str, columns: Columns) -> RawParts:
         else:
             splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
-    def read(names: Sequence[str]) -> RawData | None:
-        return first_labelled(_split(splits[n], f"{name}/{n}", columns) for n in names if n in splits)
-
-    train, test = read(TRAIN_NAMES), read(TEST_NAMES)
-    if train is None and test is None:
+    parts = find_parts(
+        lambda part: _split(splits[part], f"{name}/{part}", columns) if part in splits else None
+    )
+    if not any(parts):
         raise InputError(f"{text} has no train or test data, only {', '.join(splits)}")
-    return RawParts(train, test)
+    return parts
 
 
 def _split(split: Any, where: str, columns: Columns) -> RawData:

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the inputs and the classes: those that were named, or those of the usual names."""
+"""The columns of a table that hold the inputs and the classes: named by the caller, or with usual names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LABELS = ("label", "fine_label", "labels")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns that were asked for.
+    """Columns that a caller asks for.
 
-    `text`: that of the texts, or the two of pairs of texts; () for the usual names. `label`: that of the classes;
-    None for the usual names. `to_predict`: the table holds inputs to predict, so that classes may be missing.
-    `of_training`: the columns are those of the data that the network was trained on, and nobody named them here.
+    `text`: the column of the texts, or two for pairs of texts; () for the usual names. `label`: the column of the
+    classes; None for the usual names. `to_predict`: the table holds inputs to predict, so classes may be missing.
+    `of_training`: the names are those of the network's training data; the caller named none for these data.
     """
 
     text: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ class Columns:
 
     @property
     def possible_texts(self) -> tuple[str, ...]:
-        """Names of columns that may hold the texts."""
+        """Names of columns that may hold texts."""
         return self.text or _TEXTS
 
 
 class Found(NamedTuple):
-    """What a table holds: its `kind`, "image" or "text"; the columns of the inputs; that of the classes, if any."""
+    """The columns to read: `kind` is "image" or "text"; `inputs` holds two columns for pairs; `label` may be None."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 
 
 def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
-    """Return which columns to read. Raises InputError that lists the columns."""
+    """Return the columns to read. Raises InputError, which lists the columns that there are."""
     names = list(schema.names)
     possible_labels = _LABELS if wanted.label is None else (wanted.label,)
     label = next((name for name in possible_labels if name in names), None)
@@ -83,7 +83,7 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
 
 
 def check_names(names: Collection[str], needed: Sequence[str], file: object, first: object) -> None:
-    """Raise InputError for a shard that lacks a column which the first file has."""
+    """Raise InputError for a shard without a column of the first file."""
     for name in needed:
         if name not in names:
             raise InputError(f"{file} has no column {name!r}, and {first} has one: mend or remove it")

@@ -1,9 +1,9 @@
-"""A data source, named by a text such as "data/cifar100" or "sklearn:digits": training data, test data, classes."""
+"""A source of data, such as "data/cifar100" or "sklearn:digits": its training data, test data and classes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from exeunt.errors import InputError, UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")
-"""Names of tables and folders that hold training data and test data, the preferred ones first."""
+"""Names of tables and folders with training data and test data, the preferred ones first."""
 
 _KINDS: dict[str, type[Dataset]] = {"image": Images, "text": Texts}
 _SHOWN = 12  # classes in a message
@@ -72,11 +72,11 @@ class DataSource:
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> DataSource:
-        """Return the source with its images decoded, or with their content keys.
+        """Return the source with its images decoded, or with their content keys. Texts are unchanged.
 
-        Images that fit in memory at the size of `preprocess` become an array (see `decode`). Of others the content
-        keys are computed (see `with_content_keys`), unless they take more than 1 GiB as stored. Texts stay as they
-        are. `cache`: folder that keeps both for the next time. `progress`: called with (done, n).
+        Images that fit in memory at the size of `preprocess` become an array (see `decode`). For other images content
+        keys are computed (see `with_content_keys`), unless they take more than 1 GiB as stored.
+        `cache`: folder that keeps both for the next call. `progress`: called with (done, n).
         """
         ready: dict[str, Any] = {}
         for name, data in self.datasets.items():
@@ -91,9 +91,9 @@ class DataSource:
     def without_unreadable(
         self, *, progress: Callable[[int, int], None] | None = None
     ) -> tuple[DataSource, dict[str, list[UnreadableImage]]]:
-        """Return the source without images that cannot be read, and those under "train" and "test".
+        """Return the source without unreadable images, and their errors under "train" and "test".
 
-        All are decoded for that. `progress`: called with (done, n). Raises InputError if none can be read.
+        All images are decoded. `progress`: called with (done, n). Raises InputError if none can be read.
         """
         found = {
             name: select_readable(data, progress=progress)
@@ -112,9 +112,8 @@ class RawData:
     """Inputs and labels as read, before training and test data agree on the classes.
 
     kind: "image" or "text".
-    labels: integers or strings, shape (n,), or None; of inputs to predict, cells that may hold anything, or a column
-    of them.
-    class_names: the names that the data give to integer labels, if any.
+    labels: integers or strings, shape (n,), or None; for inputs to predict cells of any content, or a column of them.
+    class_names: names of integer labels, if the data have any.
     """
 
     kind: str
@@ -124,28 +123,33 @@ class RawData:
 
 
 class RawParts(NamedTuple):
-    """Training data and test data as read, each None where there are none."""
+    """Training data and test data as read, each None if there are none."""
 
     train: RawData | None
     test: RawData | None
 
 
-def first_labelled(candidates: Iterable[RawData]) -> RawData | None:
-    """Return the first candidate with labels; else the first; else None."""
-    first = None
-    for raw in candidates:
-        if raw.labels is not None:
-            return raw
-        first = first or raw
-    return first
+def find_parts(read: Callable[[str], RawData | None]) -> RawParts:
+    """Return training and test data: of the names that `read` finds, the first with labels, else the first."""
+
+    def first(names: Sequence[str]) -> RawData | None:
+        unlabelled = None
+        for name in names:
+            raw = read(name)
+            if raw is not None and raw.labels is not None:
+                return raw
+            unlabelled = unlabelled or raw
+        return unlabelled
+
+    return RawParts(first(TRAIN_NAMES), first(TEST_NAMES))
 
 
 def make_source(name: str, parts: RawParts) -> DataSource:
     """Return the source of this training and test data, with labels coded in 0..k-1.
 
-    Classes are those that the data name; else the sorted text labels of the training data, or of the test data where
-    there are no others; else "0", "1", ... up to their highest label.
-    Raises InputError if the two differ in kind or in the kind of their labels, or a label has no class.
+    Classes are those that the data name; else the sorted text labels of the training data, or of the test data if
+    there are no others; else "0", "1", ... up to the highest label.
+    Raises InputError if the two parts differ in kind or in the kind of their labels, or a label has no class.
     """
     given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
     kinds = {raw.kind for raw in given.values()}

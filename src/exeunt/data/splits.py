@@ -26,11 +26,11 @@ PARTS = ("train", "fit", "calibrate", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class PartRows:
-    """Rows of one part.
+    """The rows of one part.
 
     dataset: "train" or "test", the data set that the part is drawn from.
     n_dataset: number of its rows.
-    listed: the rows, ascending; with `all_but`, those of the data set that are not in the part.
+    listed: the rows, ascending; with `all_but`, the rows of the data set that are not in the part.
     """
 
     dataset: str
@@ -89,7 +89,7 @@ class SplitPlan:
         return source.dataset(rows.dataset).take(rows.indices())
 
     def check_every_part(self) -> None:
-        """Raise InputError if a part has no inputs: else recording would find out, after the training."""
+        """Raise InputError if a part has no inputs: recording would fail, after the training."""
         if empty := [part for part in self.parts if self.size(part) == 0]:
             raise InputError(
                 f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
@@ -160,10 +160,10 @@ def plan_split(
 ) -> SplitPlan:
     """Plan the parts of `source`.
 
-    fit, calibrate: a whole number of inputs, or below 1 a share of the data set they are drawn from. By default 4 %
-        and 2 % of the training data, but at least 500 inputs, or 15 % of them if that is less; with `pretrained`
-        30 % and 20 % of the test data, the rest of which is the test part.
-    test: the same (default 20 %), for a source without test data.
+    fit, calibrate: a whole number of inputs, or below 1 a share of the data set they are drawn from. By default 4%
+        and 2% of the training data, but at least 500 inputs, or 15% of them if that is less; with `pretrained`
+        30% and 20% of the test data, the rest of which is the test part.
+    test: the same (default 20%), for a source without test data.
     pretrained: the network has already learned from all training data.
 
     Identical inputs go to one part; training inputs identical to a test input are dropped. Data of up to 1 GiB are
@@ -220,7 +220,7 @@ def _not_in_test(keys: Mapping[str, Keys]) -> Integers:
 def _counts(
     wanted: Mapping[str, float | None], n_dataset: int, n_pool: int, *, pretrained: bool
 ) -> dict[str, int]:
-    """Return the number of inputs of each part. Raises InputError unless they leave at least one input over."""
+    """Return the number of inputs of each part. Raises InputError unless at least one input is left for the rest."""
     counts = {}
     for part, value in wanted.items():
         if value is None:
@@ -249,7 +249,7 @@ def _draw(
 ) -> tuple[dict[str, Integers], Integers]:
     """Draw whole groups of identical inputs until each part has its count; return the parts and the rest.
 
-    A group that is larger than what a part still lacks is skipped. So a part ends up a few inputs short only if no
+    A group that is larger than what a part still lacks is skipped. So a part can be a few inputs short only if no
     single inputs are left.
     """
     groups = _groups(keys, rng)

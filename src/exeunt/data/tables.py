@@ -15,7 +15,7 @@ from exeunt._places import AnyPath, open_arrow
 from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, check_names, find_columns
 from exeunt.data.parquet_column import ParquetColumn
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
+from exeunt.data.source import RawData, RawParts, find_parts
 from exeunt.data.stored_inputs import BadCell, StoredTexts, TableColumn, row_names
 from exeunt.errors import ArtefactError, InputError
 
@@ -27,15 +27,14 @@ def read_table_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
 
     If the test table hides its labels, a validation table with labels is the test data.
     """
-    train, test = (
-        first_labelled(read_table(files, columns) for stem in stems if (files := table_files(folder, stem)))
-        for stems in (TRAIN_NAMES, TEST_NAMES)
+    parts = find_parts(
+        lambda stem: read_table(files, columns) if (files := table_files(folder, stem)) else None
     )
-    return RawParts(train, test) if train or test else None
+    return parts if any(parts) else None
 
 
 def table_files(folder: AnyPath, stem: str) -> list[AnyPath]:
-    """Return `STEM.SUFFIX`, or its shards `STEM-*.SUFFIX`, in `folder` or in `folder/data`."""
+    """Return `STEM.SUFFIX`, or the shards `STEM-*.SUFFIX`, in `folder` or in `folder/data`."""
     for place in (folder, folder / "data"):
         for suffix in TABLE_SUFFIXES:
             whole = place / f"{stem}{suffix}"
@@ -48,7 +47,7 @@ def table_files(folder: AnyPath, stem: str) -> list[AnyPath]:
 
 
 def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
-    """Return the inputs and labels of one table, given as one or several files of one format."""
+    """Return the inputs and labels of one table in one or several files of one format."""
     try:
         if files[0].suffix == ".parquet":
             return _read_parquet(files, columns)
@@ -99,11 +98,11 @@ def _read_column(file: AnyPath, column: str) -> pa.Table:
 
 def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
     delimiter = "\t" if file.suffix == ".tsv" else ","
-    # Texts that look like numbers keep their leading zeros, and one that is not UTF-8 is an error of its row alone.
+    # Texts that look like numbers keep their leading zeros; a text that is not UTF-8 is an error of its row only.
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(columns.possible_texts, pa.string()), check_utf8=False
     )
-    # One thread: errors then name the row.
+    # With one thread errors name the row.
     with open_arrow(file) as opened:
         return pyarrow.csv.read_csv(
             opened,

@@ -95,18 +95,14 @@ def readable_texts(
     data: Dataset, positions: Sequence[int]
 ) -> tuple[list[int], list[Any], list[tuple[int, UnreadableText]]]:
     """Return the positions that hold texts, their texts, and the other positions with their errors."""
-    found = [(place, content_or_error(data, place)) for place in positions]
-    bad = [(place, text) for place, text in found if isinstance(text, UnreadableText)]
-    good = [(place, text) for place, text in found if not isinstance(text, UnreadableText)]
-    return [place for place, _ in good], [text for _, text in good], bad
-
-
-def content_or_error(data: Dataset, i: int) -> Any:
-    """Return the text or pair of texts of a row, or the error of a row without text."""
-    try:
-        return data.content(i)
-    except UnreadableText as error:
-        return error
+    good, texts, bad = [], [], []
+    for position in positions:
+        try:
+            texts.append(data.content(position))
+            good.append(position)
+        except UnreadableText as error:  # noqa: PERF203 - each row may hold none
+            bad.append((position, error))
+    return good, texts, bad
 
 
 def by_length(data: Dataset, batch_size: int, order: Integers | None = None) -> Integers:
@@ -116,13 +112,15 @@ def by_length(data: Dataset, batch_size: int, order: Integers | None = None) -> 
     of the data. Lengths are in characters, which the number of tokens follows closely.
     """
     order = np.arange(len(data)) if order is None else order
-    lengths = np.array([_n_characters(content_or_error(data, i)) for i in order.tolist()], dtype=np.int64)
+    lengths = np.array([_n_characters(data, i) for i in order.tolist()], dtype=np.int64)
     windows = np.arange(len(order)) // (_WINDOW * batch_size)
     return order[np.lexsort((lengths, windows))]
 
 
-def _n_characters(content: Any) -> int:
-    if isinstance(content, UnreadableText):
+def _n_characters(data: Dataset, i: int) -> int:
+    try:
+        content = data.content(i)
+    except UnreadableText:
         return 0
     return len(content) if isinstance(content, str) else sum(map(len, content))
 

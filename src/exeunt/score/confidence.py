@@ -4,8 +4,8 @@ The paper's Eq. 3 is `max_probability`; its experiments use `margin`, which the 
 calls breaking ties. By Chow's rule (Prop. 3.2) an exit with a fixed share to answer should answer its
 surest inputs.
 
-`exeunt.onnx.traced_array` writes any of them as ONNX operators; those that dispatch on the type of array have a shorter
-form there.
+`exeunt.onnx.traced_array` writes each of them as ONNX operators; functions that dispatch on the type of array have a
+shorter form there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from exeunt._arrays import Booleans, Floats
 from exeunt.errors import InputError
 
 LOG_PROBABILITY = "log_probability"
-"""Name of the log-probabilities (n, k) among an exit's evidence."""
+"""Name of the log-probabilities (n, k) in an exit's evidence."""
 _LEAST_PROBABILITY = 1e-13
 _FEW_CLASSES = 32
-"""Of so many, parting a row is faster than going through it twice; of many, it is slower where values are equal."""
+"""Up to this number, partitioning a row is faster than two passes; beyond it, equal values make it slower."""
 MANY_CLASSES, TOP_CLASSES = 256, 32
-"""Of more classes than the former, pooled answers and traces know the likeliest so many, and the mean of the others."""
+"""Of more than MANY_CLASSES, ensembles and traces keep the likeliest TOP_CLASSES and the mean of the others."""
 
 
 def max_probability(probabilities: Floats) -> Floats:
@@ -86,13 +86,13 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def log_probability(probabilities: Floats) -> Floats:
-    """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13: no class is ruled out for good."""
+    """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13, so that no class is excluded for good."""
     logs: Floats = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
     return logs
 
 
 def of_top_classes(logs: Floats) -> Floats:
-    """Return log-probabilities (n, k) in which all but the likeliest classes share evenly what is left."""
+    """Return log-probabilities (n, k) in which all but the likeliest classes share the rest evenly."""
     ranked = without_ties(logs)
     among = ranked >= np.partition(ranked, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:].min(axis=1, keepdims=True)
     shared: Floats = np.where(among, logs, mean_of_others(logs, among))
@@ -102,24 +102,24 @@ def of_top_classes(logs: Floats) -> Floats:
 def without_ties(logs: Floats) -> Floats:
     """Return log-probabilities (n, k) in which later classes are a little less likely.
 
-    So it is certain which are the likeliest. And NumPy parts rows with many equal values ten times as slowly.
+    Then the likeliest classes are unique. NumPy also partitions rows with many equal values ten times as slowly.
     """
     ranked: Floats = logs - np.arange(logs.shape[1]) * 1e-9
     return ranked
 
 
 def mean_of_others(logs: Floats, among: Booleans) -> Floats:
-    """Return the logarithm of the mean probability of the classes that are not `among` (..., k) some, (..., 1)."""
+    """Return the log of the mean probability (..., 1) of the classes that are not marked in `among` (..., k)."""
     left = np.sum(np.where(among, 0.0, np.exp(logs)), axis=-1, keepdims=True)
     others = np.sum(np.where(among, 0.0, 1.0), axis=-1, keepdims=True)
     return log_probability(left / np.maximum(others, 1.0))
 
 
 class Evidence(Mapping[str, Any]):
-    """What an exit says of its inputs: "prediction" (n,), every score (n,) by name, and "log_probability" (n, k).
+    """The outputs of an exit: "prediction" (n,), every score (n,) by name, and "log_probability" (n, k).
 
-    Each is computed when first asked for: a policy that decides by one score needs neither the other scores
-    nor the prediction of rows that stay.
+    Each is computed on first use: a policy that decides by one score needs neither the other scores nor the
+    prediction of rows that stay.
     """
 
     __slots__ = ("_found", "probabilities")
@@ -151,7 +151,7 @@ class Evidence(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class NamedScore:
-    """A score that the evidence already holds under this name, such as "margin"."""
+    """A score that the evidence holds under this name, such as "margin"."""
 
     name: str
     remembers: ClassVar[bool] = False

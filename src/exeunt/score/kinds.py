@@ -13,10 +13,10 @@ from exeunt.score.learned import LearnedScore, larger
 
 
 class Score(Protocol):
-    """A confidence that a policy computes at each exit from what the exits so far have shown.
+    """A confidence that a policy computes at each exit from the outputs of the exits so far.
 
-    `memory` maps names to arrays with one row per input still alive; what it needs from earlier exits is
-    kept there. The arrays may be of any type that has NumPy's operators.
+    `memory` maps names to arrays with one row per input still alive, and keeps what the score needs from earlier
+    exits. The arrays may be of any type that has NumPy's operators.
     """
 
     @property
@@ -26,7 +26,7 @@ class Score(Protocol):
 
     @property
     def remembers(self) -> bool:
-        """Whether it needs the evidence of exits at which nobody can answer, to remember it."""
+        """Whether it must see the evidence of exits at which no input can leave."""
         ...
 
     def init(self, n: int, /) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class Patience:
-    """How many exits in a row, up to this one, agree with the one before (PABEE, Zhou et al. 2020)."""
+    """The number of exits in a row, up to this one, that agree with the exit before (PABEE, Zhou et al. 2020)."""
 
     name: str = "patience"
     remembers: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class Patience:
     def __call__(
         self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the length of the streak (rows,): 0 at the first exit and wherever the answer changes."""
+        """Return the length of the streak (rows,): 0 at the first exit and wherever the prediction changes."""
         prediction = evidence["prediction"]
         streak = prediction * 0.0
         if memory:
@@ -75,8 +75,8 @@ class Patience:
 class ConfidentPatience:
     """The least confidence of the last `patience` exits (PCEE).
 
-    PCEE leaves once `patience` exits in a row are confident beyond a threshold; this is the highest threshold
-    for which they are. Where fewer exits have passed, nobody is confident: -inf.
+    In PCEE an input leaves once `patience` exits in a row are confident beyond a threshold; this score is the highest
+    such threshold. It is -inf before that many exits.
     """
 
     score: str
@@ -118,7 +118,7 @@ class ConfidentPatience:
 
 @dataclass(frozen=True)
 class ConstantScore:
-    """The same for everybody: who leaves is left to the ties, that is, to chance."""
+    """The same score for all inputs: ties, that is chance, decide which leave."""
 
     name: str = "constant"
     remembers: ClassVar[bool] = False
@@ -144,7 +144,7 @@ _BASE, _RULE = "base: ", "rule: "
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """The score `rule`, to which the values of the score `base` are shown as evidence named `shown_as`."""
+    """The score `rule`, which sees the values of the score `base` as evidence named `shown_as`."""
 
     base: Score
     shown_as: str

@@ -1,7 +1,7 @@
 """A score learned from labels, such as how much better it is to answer now than at a later exit.
 
-It is linear in features of what the exits so far have shown. Only operators and methods that NumPy arrays and
-torch tensors share are used, so one definition serves fitting, replay and every runtime.
+It is linear in features of the outputs of the exits so far. The code uses only operators and methods that NumPy arrays
+and torch tensors share, so one definition serves fitting, replay and every runtime.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from exeunt.errors import InputError
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
-_USUAL = 100.0  # what no probability, percentage or entropy exceeds
-_FEW_ROWS = 1000  # for more, an array of all pieces leaves the cache
+_USUAL = 100.0  # no probability, percentage or entropy exceeds it
+_FEW_ROWS = 1000  # with more rows, an array of all pieces leaves the cache
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Knots per score by name, the first of them the main one: quantiles of the scores of all exits.
+    """Knots of each score, by name, the main score first: quantiles over all exits.
 
     They turn a score into its rank in [0, 1], the same way at every exit.
     """
@@ -35,7 +35,7 @@ class Grid:
 
     @classmethod
     def of(cls, scores: Mapping[str, Floats], main: str, pieces: int = 24) -> Grid:
-        """Make the grid of recorded scores (n, m). Raises InputError for a main score that is not among them."""
+        """Make the grid of recorded scores (n, m). Raises InputError if the main score is missing."""
         if main not in scores:
             raise InputError(f"there is no score {main!r} in this trace; it has {', '.join(sorted(scores))}")
         names = [main, *sorted(set(scores) - {main})]
@@ -49,8 +49,8 @@ class Grid:
 
 @singledispatch
 def rank_between(score: Any, knots: Sequence[float]) -> Any:
-    """Return the rank (rows,) in [0, 1] of scores (rows,): that of a knot is its place among them."""
-    total = score.clip(0.0, 0.0)  # zeros, also of what is infinite
+    """Return the rank (rows,) in [0, 1] of scores (rows,): a knot's rank is its position among the knots."""
+    total = score.clip(0.0, 0.0)  # zeros, also for infinite scores
     for low, high in pairwise(knots):
         total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
     return total / (len(knots) - 1)
@@ -58,20 +58,20 @@ def rank_between(score: Any, knots: Sequence[float]) -> Any:
 
 @rank_between.register(np.ndarray)
 def _(score: NDArray[Any], knots: Sequence[float]) -> Any:
-    """The same sum, to the last bit, for few rows in a fifth of the time."""
+    """Return the same sum, to the last bit; few rows take a fifth of the time."""
     if score.size > _FEW_ROWS:
         return rank_between.dispatch(object)(score, knots)
     ends = np.asarray(knots).reshape(-1, *[1] * score.ndim)
     steps = (score - ends[:-1]) / (ends[1:] - ends[:-1])
     np.clip(steps, 0.0, 1.0, out=steps)
-    if score.size == 1:  # NumPy adds up a single column in pairs, which rounds otherwise
+    if score.size == 1:  # NumPy adds up a single column in pairs, with other roundings
         return np.add.accumulate(steps, axis=0)[-1] / (len(knots) - 1)
     return np.add.reduce(steps, axis=0) / (len(knots) - 1)
 
 
 @singledispatch
 def bent(rank: Any, bends: Sequence[float]) -> list[Any]:
-    """Return how far ranks (rows,) lie above each bend, at least 0: (rows,) each."""
+    """Return by how much ranks (rows,) exceed each bend, at least 0: (rows,) each."""
     return [(rank - bend).clip(0.0, 1.0) for bend in bends]
 
 
@@ -84,13 +84,13 @@ def larger(a: Any, b: Any) -> Any:
 
 @larger.register(np.ndarray)
 def _(a: NDArray[Any], b: Any) -> Any:
-    """The same, also of what is infinite."""
+    """Return the same, also for infinite numbers."""
     return np.maximum(a, b)
 
 
 @singledispatch
 def add_weighted(total: Any, weights: Floats, features: Sequence[Any]) -> Any:
-    """Return `total` (rows,) and a weighted sum of features, (rows,) each."""
+    """Return `total` (rows,) plus a weighted sum of features, (rows,) each."""
     for weight, feature in zip(weights, features, strict=True):
         total = total + float(weight) * feature
     return total
@@ -101,8 +101,8 @@ def features(
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Return (main features, further features, memory for the next exit), each feature (rows,).
 
-    Main: the rank of the main score, bent at fixed points. Further: what the other scores add and, with
-    `history`, how the prediction agrees with those of the exits before.
+    Main: the rank of the main score, bent at fixed points. Further: the differences of the other scores and, with
+    `history`, the agreement of the prediction with those of earlier exits.
     """
     missing = [name for name in grid.knots if name not in evidence]
     if missing:
@@ -138,7 +138,7 @@ def features(
 
 @dataclass(frozen=True, eq=False)
 class LearnedScore:
-    """A learned score: a weighted sum of features at each exit before the last that answers; 0 from there on.
+    """A learned score: a weighted sum of features at each exit before the last one that answers; 0 from there on.
 
     `main` (k, f), `further` (k, g): weights of the features at each of these k exits; `intercept` (k,).
     `history`: whether earlier exits' predictions count.
@@ -168,7 +168,7 @@ class LearnedScore:
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the score (rows,) at this exit; 0 from the last that answers on."""
+        """Return the score (rows,) at this exit; 0 from the last one that answers on."""
         main, further, kept = features(self.grid, evidence, memory, history=self.history)
         total = main[0] * 0.0
         if exit_ >= len(self.intercept):
@@ -204,9 +204,9 @@ class LearnedScore:
 
 
 def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
-    """Return quantiles far enough apart for single precision to tell them apart.
+    """Return quantiles that single precision can tell apart.
 
-    A few huge ones, such as -1e9 for no answer, or another model's, do not make the others one.
+    A few huge scores, such as -1e9 for no answer, do not merge the others into one.
     """
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:

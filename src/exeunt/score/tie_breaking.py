@@ -1,8 +1,8 @@
 """Breaking ties between equal scores: one uniform number per input, a seeded hash of its key.
 
 The paper adds uniform noise to the class probabilities (Eq. 4-5) so that scores have no atoms. A hash does
-the same without moving a score, and gives an input the same number in calibration, replay and serving, in
-whatever batch or order it comes. Inputs are compared by (score, tie), first by score.
+the same without changing a score, and gives an input the same number in calibration, replay and serving, in any batch
+or order. Inputs are compared by (score, tie), first by score.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def scramble(keys: Keys) -> Keys:
 
 
 def distinct_tie_breaks(id_: Keys, seed: int) -> Floats:
-    """Return `tie_breaks` (n,) in which copies of one key differ too, by how many came before them.
+    """Return `tie_breaks` (n,) that differ between copies of one key as well.
 
-    For sets of inputs in which exact shares must be released, whatever repeats in them.
+    For sets of inputs from which exact shares must be released, even if inputs repeat.
     """
     copies = copy_numbers(id_)
     return tie_breaks(id_ if copies is None else keys_of_copies(id_, copies), seed)
 
 
 def copy_numbers(id_: Keys) -> Keys | None:
-    """Return how many copies of each key came before it, (n,); None where none occurs twice."""
+    """Return how many copies of each key came before it, (n,); None if no key occurs twice."""
     order = np.argsort(id_, kind="stable")
     ordered = id_[order]
     first = np.ones(len(id_), dtype=bool)
@@ -49,7 +49,7 @@ def copy_numbers(id_: Keys) -> Keys | None:
 
 
 def keys_of_copies(id_: Keys, copies: Keys) -> Keys:
-    """Return keys (n,) that differ between copies: that of the first, number 0, is its own."""
+    """Return keys (n,) that differ between copies; the first copy, number 0, keeps its key."""
     return np.where(copies > 0, scramble(id_ ^ scramble(copies)), id_)
 
 
