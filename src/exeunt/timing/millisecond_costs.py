@@ -42,7 +42,7 @@ def measured_cost(
     otherwise: CostModel | None = None,
     whole: Callable[[Any], Any] | None = None,
 ) -> CostModel:
-    """Return cumulative milliseconds per input (m,), measured over all of the loop: heads, decisions and copies too.
+    """Return cumulative milliseconds per input (m,), measured over the whole loop: heads, decisions and copies too.
 
     `inputs`: a batch of the size that will be used; its values do not matter. `exits` (any number,): where inputs
     answer under `policy`; the batches cycle through them in random order. By default every input runs through all
@@ -97,14 +97,14 @@ def stage_and_head_cost(
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> CostModel:
-    """Return cumulative milliseconds per input (m,) with those of each head apart (see `CostModel.heads`).
+    """Return cumulative milliseconds per input (m,), with the time of each head apart (see `CostModel.heads`).
 
-    `executor`: with a segment for each exit. `whole`: the same network in one segment; its time is what shares of the
-    cost are of. A head's time is all that a cut with a head adds: the head itself, the call and the decision. Passes
-    with all heads, with the last alone and of the whole network are timed in turns, and their medians count.
-    Every input runs to the end: of few rows each takes longer.
+    `executor`: has a segment for each exit. `whole`: the same network in one segment; shares of the cost are of its
+    time. The time of a head is all that a cut with a head adds: the head itself, the call and the decision. Passes
+    with all heads, with the last head alone and of the whole network are timed in turns; the result comes from their
+    medians. Every input runs to the end: fewer rows would take longer per row.
 
-    Raises InputError if the executor has not a segment for each exit.
+    Raises InputError if the executor does not have a segment for each exit.
     """
     m = executor.n_exits
     if executor.segments != tuple((i, i) for i in range(m)):
@@ -140,30 +140,27 @@ def self_consistent_cost(
     choose: Callable[[CostModel], Policy],
     route: Callable[[Policy], Integers],
     *,
-    plan: Plan | None = None,
     repeats: int | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    whole: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> CostModel:
-    """Return the costs measured at that mix of exits which a policy calibrated to these same costs leads to.
+    """Return the costs measured at the mix of exits of the policy that is calibrated to these same costs.
 
-    It is found by iteration: costs, policy, its mix of exits, costs at this mix, and so on.
+    They are found by iteration: costs, policy, its mix of exits, costs at this mix, and so on.
     `choose`: calibrates a policy to costs. `route`: returns where inputs answer under a policy. `inputs`: a batch of
-    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs. `whole`: see
-    `measured_cost`.
+    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs. `options`: plan,
+    clock and whole, see `measured_cost`.
     """
     n = max(len(executor.start(inputs)[1]), 1)
     repeats = max(_FEWEST_BATCHES, _FEWEST_INPUTS // n) if repeats is None else repeats
     first = min(repeats, _FEWEST_BATCHES)
-    cost = measured_cost(executor, inputs, plan=plan, repeats=first, clock=clock, whole=whole)
+    cost = measured_cost(executor, inputs, repeats=first, **options)
     for _ in range(_MOST_ITERATIONS):
         policy = choose(cost)
         exits = route(policy)
         before = cost.cumulative[exits].mean()
         cost = measured_cost(
-            executor, inputs, policy=policy, exits=exits, plan=plan, repeats=repeats, clock=clock, otherwise=cost,
-            whole=whole,
-        )  # fmt: skip
+            executor, inputs, policy=policy, exits=exits, repeats=repeats, otherwise=cost, **options
+        )
         if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
             break
     return cost
@@ -181,17 +178,14 @@ def _random_batches(exits: Integers, n: int) -> Iterator[Integers]:
 
 
 class _TimedExecutor:
-    """An executor that measures the time between the beginnings of its segments; the rest is the given executor's.
+    """Wraps an executor and measures the time from the start of one segment to the start of the next.
 
-    So everything that the loop does is included: copies, heads, decisions.
+    This includes everything that the loop does: copies, heads, decisions.
     """
 
     def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
-        self._executor = executor
-        self._clock = clock
-        self._began = 0.0
-        self._segment = 0
-        self._seconds = np.zeros(len(executor.segments))
+        self._executor, self._clock = executor, clock
+        self._began, self._segment, self._seconds = 0.0, 0, np.zeros(0)
 
     def time_batch(
         self, policy: Policy, exits: Integers, inputs: Any, plan: Plan | None
@@ -222,8 +216,8 @@ class _TimedExecutor:
 def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) -> Floats:
     """Return seconds per input that reaches each segment, (s,), of passes (r, s), without the outermost tenths.
 
-    A segment's time is divided evenly among all inputs that reach it, few or many per pass. A segment that none
-    reaches gets what `unreached` says, else the value of the one before.
+    The time of a segment is divided evenly among all inputs that reach it. A segment that no input reaches gets its
+    value in `unreached`, or else that of the segment before it.
     """
     order, cut = np.argsort(seconds.sum(axis=1), kind="stable"), len(seconds) // 10
     inner = order[cut : len(order) - cut]

@@ -1,4 +1,4 @@
-"""Who the exits learn from besides the labels: the network as it was given, or that of another run."""
+"""The teacher of distilled exits: the network as it was given, or the network of another run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PREPARE = "train this network with the teacher's --size, --mean and --std, or i
 
 
 def make_teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
-    """Return the classifier that teaches, frozen; None if there is none but the network's own last exit.
+    """Return the frozen teacher; None where the network's own last exit teaches, or nothing does.
 
     Raises InputError as `check_can_teach` does.
     """
@@ -43,31 +43,30 @@ def make_teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
 
 
 def teacher_digest(teacher: str) -> dict[str, str]:
-    """Return the digest of the run that teaches, by name; nothing for a teacher that is no run."""
+    """Return {"teacher_digest": digest of the run that teaches}; empty for a teacher that is no run."""
     return {} if teacher in TEACHERS else {"teacher_digest": RunFolder.open(teacher).digest}
 
 
 def check_can_teach(
     teacher: str, network: EarlyExitNetwork, example: Inputs, class_names: Sequence[str] | None
 ) -> None:
-    """Raise InputError unless a run answers with these classes, and takes a batch such as `example`.
+    """Raise InputError unless a run answers with these classes, and its network takes a batch such as `example`.
 
-    And unless PyTorch can open it without code of the user's. `teacher`: that of a recipe.
+    PyTorch must also be able to open it without running code of its own. `teacher`: that of a recipe.
     """
     if teacher in TEACHERS:
         return
     theirs, ours = RunFolder.open(teacher).manifest["class_names"], list(class_names or ())
     if theirs != ours:
         raise InputError(
-            f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(ours)}: both must answer the same "
-            "question"
+            f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(ours)}: they must be the same"
         )
-    distilled = _opened(teacher, network)
+    opened = _opened(teacher, network)
     try:
-        logits_of(output_of(distilled, to_device(example, next(distilled.parameters()).device)))
+        logits_of(output_of(opened, to_device(example, next(opened.parameters()).device)))
     except InputError as error:
         raise InputError(
-            f"the teacher {teacher} cannot be given this network's inputs: {error}; both are given the same batches, "
+            f"the teacher {teacher} cannot be given this network's inputs: {error}; both get the same batches, "
             f"so {_PREPARE}"
         ) from error
 
@@ -77,8 +76,9 @@ def check_teacher(
 ) -> None:
     """Raise InputError unless a run can teach a network that is trained and measured on these data.
 
-    It must take inputs prepared alike, since both are given the same batches, and have learned from no input that the
-    network is measured on. Of a run on other data that is not known, and said. `teacher`: that of a recipe.
+    The run must take inputs that are prepared alike, since both networks get the same batches. It must not have learned
+    from an input that the network is measured on; for a run on other data, `say` reports that this is not known.
+    `teacher`: that of a recipe.
     """
     if teacher in TEACHERS:
         return
@@ -86,8 +86,8 @@ def check_teacher(
     learned = SplitPlan.from_dict(run.manifest["split"])
     if learned.fingerprint != plan.fingerprint:
         say(
-            f"the teacher {teacher} was trained on other data, {learned.source}: whether inputs that this network is "
-            "measured on are among them is not known\n"
+            f"the teacher {teacher} was trained on other data, {learned.source}: it is not known whether they include "
+            "inputs that this network is measured on\n"
         )
     train = learned.parts["train"]
     for part in TRACED if learned.fingerprint == plan.fingerprint else ():
@@ -103,20 +103,20 @@ def check_teacher(
     own, other = (_of_preparation(one) for one in (prepare, theirs))
     if own != other:
         raise InputError(
-            f"the teacher {teacher} takes inputs that are prepared differently ({_apart(other, own)}): both are given "
-            f"the same batches, so {_PREPARE}"
+            f"the teacher {teacher} takes inputs that are prepared differently ({_apart(other, own)}): both get the "
+            f"same batches, so {_PREPARE}"
         )
     if not isinstance(prepare, Preprocess) and prepare.model_max_length > theirs.model_max_length:
         raise InputError(
             f"the teacher {teacher} reads {theirs.model_max_length:,} tokens of a text, this network "
-            f"{prepare.model_max_length:,}: both are given the same batches, so take a teacher that reads as many"
+            f"{prepare.model_max_length:,}: both get the same batches, so take a teacher that reads as many"
         )
 
 
 def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
-    """Return the classifier of a run, frozen, where the network that it teaches is."""
+    """Return the frozen classifier of a run, on the device of the network that it teaches."""
     run = RunFolder.open(teacher)
-    about, _ = run.manifest["model"], run.weights  # without which its network is not PyTorch's
+    about, _ = run.manifest["model"], run.weights  # raises for a run without weights for PyTorch
     if precision := about.get("precision"):
         raise InputError(
             f"the teacher {teacher} is a run at {precision}, for answering alone: name the run that it was made from"
@@ -126,17 +126,17 @@ def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
             f"the teacher {teacher} is a network of {about['spec']}, and opening it would run that code: a teacher "
             "must be one of torchvision, timm, hf or exeunt.zoo"
         )
-    distilled = load_network(run)
-    if distilled.n_classes != network.n_classes:
+    theirs = load_network(run)
+    if theirs.n_classes != network.n_classes:
         raise InputError(
-            f"the teacher {teacher} knows {distilled.n_classes} classes, the network {network.n_classes}: both must "
-            "answer the same question"
+            f"the teacher {teacher} has {theirs.n_classes} classes, the network {network.n_classes}: they must be "
+            "the same"
         )
-    return distilled.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
+    return theirs.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
 
 
 def _of_preparation(prepare: Any) -> dict[str, Any]:
-    """Return what tells whether two networks take the same batches."""
+    """Return how inputs are prepared: equal for two networks that can get the same batches."""
     return prepare.to_dict() if isinstance(prepare, Preprocess) else {"vocabulary": prepare.get_vocab()}
 
 

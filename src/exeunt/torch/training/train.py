@@ -74,7 +74,7 @@ def train(
                 "cached": batch_size if cached else None,
                 "initial_weights": digest(network.state_dict()),
             },
-            "folder": None if checkpoint_dir is None else folder,
+            "folder": None if checkpoint_dir is None or fabric.global_rank else folder,
             "fabric": fabric,
             "show": show,
         }

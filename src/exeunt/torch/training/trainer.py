@@ -33,10 +33,10 @@ _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 class Training:
     """What every training has, however it learns.
 
-    `learner`: module from a batch's inputs to the logits of all m exits. `network`: whose heads it holds.
-    `training`, `validation`: what it learns from and is measured on, or None for no measurement.
-    `arguments`: what must be equal for a checkpoint to be of this training. `folder`: for the checkpoint, or None for
-    none. `fabric`: see `make_fabric`. `show`: whether to show the progress.
+    `learner`: module from a batch's inputs to the logits of all m exits. `network`: the network that it belongs to.
+    `training`, `validation`: the data to learn from, and to measure on or None.
+    `arguments`: a checkpoint with other arguments belongs to another training. `folder`: for the checkpoint; None for
+    no checkpoint, and in all processes but the first. `fabric`: see `make_fabric`. `show`: show the progress.
     """
 
     learner: nn.Module
@@ -49,12 +49,12 @@ class Training:
     show: bool
 
     def resumed(self) -> dict[str, Any] | None:
-        """Return the state that an earlier run left, with the learner's weights set to it; None if there is none.
+        """Return the state that an earlier run left, and set the learner's weights to it; None if there is none.
 
-        The first process reads it for all: it alone writes it, and other machines may not see its folder.
+        The first process reads it for all, as it alone writes it: other machines may not see its folder.
         """
         state: dict[str, Any] | None = None
-        if self.folder is not None and self.fabric.global_rank == 0:
+        if self.folder is not None:
             state = load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
         state = self.fabric.broadcast(state)
         if state is not None:
@@ -63,17 +63,17 @@ class Training:
 
     def keep(self, state: Mapping[str, Any]) -> None:
         """Write the learner's weights and `state`, for `resumed`."""
-        if self.folder is not None and self.fabric.global_rank == 0:
+        if self.folder is not None:
             weights = {"learner": self.learner.state_dict()}
             save_checkpoint(self.folder / _CHECKPOINT, self.arguments, {**weights, **state})
 
     def keep_history(self, history: History) -> None:
         """Write the metrics of the epochs, for people to read."""
-        if self.folder is not None and self.fabric.global_rank == 0:
+        if self.folder is not None:
             history.save(self.folder / "history.jsonl")
 
     def progress(self, unit: str, total: int, done: int) -> Progress:
-        """Return what counts the epochs, or what other `unit` is trained one after the other."""
+        """Return a counter of epochs, or of another `unit`, of which an earlier run has done `done`."""
         show = Progress(f"{unit}s", total=total, done=done, every_s=math.inf, show=self.show)
         if done:
             show.say(f"resumes after {unit} {done} of {total}")
