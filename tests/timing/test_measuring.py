@@ -291,7 +291,8 @@ def test_ways_are_timed_at_every_batch_size():
     timed = time_alternatives(ways, batches, repeats=2, progress=told.append)
     assert told == ["batch size 1 timed", "batch size 4 timed"]
     assert [(one.name, one.batch_size, one.macs_share) for one in timed] == [
-        ("original", 1, 1.0), ("half", 1, 0.5), ("all", 1, 1.0), ("original", 4, 1.0), ("half", 4, 0.5), ("all", 4, 1.0),
+        ("original", 1, 1.0), ("half", 1, 0.5), ("all", 1, 1.0),
+        ("original", 4, 1.0), ("half", 4, 0.5), ("all", 4, 1.0),
     ]  # fmt: skip
     assert all(one.efficiency == one.macs_share / one.share.median for one in timed)
     assert [one.on_line for one in timed[:3]] == [False, True, True]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_against_budget", "accuracy_against_time", "cost_against_budget", "time_against_macs"]
 
-_JUDGED_FROM = 0.3  # share of the full cost: what lies below the accuracies from there on is left out
+_JUDGED_FROM = 0.3  # share of the full cost: the y axis holds the accuracies at budgets from here on
 _APART = 0.035  # of the axis: exits closer than this are not numbered
 _ALTERNATIVES = ("*", "P", "X", "D", "v", "s", "^", "p")
 
@@ -140,9 +140,9 @@ def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax:
 
 
 def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
-    """Draw accuracy against time, a share of that of the first way: a line of policies, and a mark for each other way.
+    """Draw accuracy against time as a share of the first alternative's: policies as a line, the others as marks.
 
-    Each batch size has a colour of its own; the marks are the same in all of them. Bars are the 10% to 90% range of
+    Each batch size has a colour of its own; an alternative has the same mark in all. Bars are the 10% to 90% range of
     the repeats. Raises InputError if `timed` is empty.
     """
     if not timed:
@@ -161,8 +161,10 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
             )  # fmt: skip
             for one in here:
                 if not one.on_line:
-                    axes.errorbar([one.share.median], [one.accuracy], xerr=errors_of([one.share]), capsize=2.5,
-                                  marker=_mark(names, one.name), markersize=9, color=style["color"], zorder=4)  # fmt: skip
+                    axes.errorbar(
+                        [one.share.median], [one.accuracy], xerr=errors_of([one.share]), capsize=2.5, zorder=4,
+                        marker=_mark(names, one.name), markersize=9, color=style["color"],
+                    )  # fmt: skip
         for name in names:  # for the legend alone
             axes.errorbar([np.nan], [np.nan], linestyle="none", marker=_mark(names, name), markersize=8,
                           color=COLOURS["grey"], label=name)  # fmt: skip

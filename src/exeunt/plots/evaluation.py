@@ -57,11 +57,10 @@ def draw_evaluation(
 ) -> list[Path]:
     """Write every figure of an evaluation as PNG and SVG to `out_dir` (made if missing); return the paths.
 
-    The policy itself is measured on `test`. Figures that compare policies over budgets, its own rule first, split
-    the union of the three traces again `splits` times, in the same shares, since every policy must be fitted,
-    calibrated and tested anew; they are left out unless all three traces are labelled. `image(i)`: the image of input i
-    of `test`, for the sheet.
-    `progress(name)`: called before each step.
+    The policy itself is measured on `test`. Two figures compare its rule with two others over budgets. They split
+    the union of the three traces again `splits` times, in the same shares, and fit, calibrate and test every policy
+    anew; they are left out unless all three traces are labelled. `image(i)`: the image of input i of `test`, for the
+    sheet. `progress(name)`: called before each step.
 
     Raises InputError if a trace comes from another network than the policy.
     """
@@ -73,7 +72,7 @@ def draw_evaluation(
         progress(name)
         written.extend(save_figure(make(), folder / name))
 
-    # A learned score was fitted on one of the parts, which are split again here: it is left to the rule.
+    # A learned score was fitted on one of the parts that are split again here, so the rule must learn it anew.
     score = policy.score.name if policy.score.name in test.scores else None
     compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
@@ -96,7 +95,7 @@ def draw_evaluation(
 
 
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:
-    """Draw, per exit, the share of inputs planned to answer there and the share that did (Figures 4, 6).
+    """Draw, per exit, the planned share of inputs that answer there and the share that did (Figures 4, 6).
 
     The shares have 95% Wilson intervals.
 

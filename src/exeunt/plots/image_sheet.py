@@ -32,9 +32,9 @@ _KEY = (
 
 @dataclass(frozen=True)
 class PickedInputs:
-    """Inputs (c,) of a trace that answer at `exit_`: those with the highest scores first, or, if `hardest`, the lowest.
+    """Inputs (c,) of a trace that answer at `exit_`: the highest scores first, or, if `hardest`, the lowest.
 
-    `share`: of all inputs that answer there.
+    `share`: of all inputs, how many answer there.
     """
 
     exit_: int
@@ -90,9 +90,9 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Return the rows of a sheet.
 
-    A caption has the answer and how probable the exit takes it to be. Below comes the true class where the answer is
-    wrong; or, where another class was likeliest at the first exit shown, that class: so hard inputs differ from easy
-    ones even where they look alike.
+    A caption has the answer and its probability. The second line has the true class where the answer is wrong; else
+    the answer of the first exit shown where it is another class. So captions tell hard inputs from easy ones even
+    where they look alike.
 
     `trace`: what the policy answers at every exit, `policy.answer.on(trace)`.
     `image(i)`: the image of input i of the trace, called only for the picked inputs.

@@ -1,6 +1,6 @@
-"""Whether early exits save time: policies timed in turns with the original model, and with what else a user would run.
+"""Whether early exits save time: policies timed in turns with the original model and its other precisions.
 
-Each is timed as a share of the first one's time, and has the accuracy that it is known to have.
+Times are shares of the time of the first alternative. Accuracies are not measured here: they are given.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TimedAlternative:
-    """An alternative at a batch size: milliseconds per input, and its time and multiply-adds as shares of the first's."""
+    """An alternative at a batch size: its milliseconds per input, time and multiply-adds as shares of the first's."""
 
     name: str
     accuracy: float
@@ -106,9 +106,9 @@ def whole_network(
 
 
 def policy_alternative(executor: Executor, mix: ExitMix, plan: Plan | None = None) -> Alternative:
-    """Return a policy as an alternative, under which inputs of any values answer at the exits of `mix`."""
+    """Return a policy as an alternative; whatever the inputs are, they answer at the exits of `mix`."""
 
-    @cache  # to draw them takes some 0.2 ms
+    @cache  # drawing them takes some 0.2 ms
     def exits_in_turn(n: int) -> Iterator[Integers]:
         return cycle(mix.batches(n))
 

@@ -1,4 +1,4 @@
-"""A policy whose exits are given in advance: it times a mix of exits without inputs that lead to this mix."""
+"""Policies whose exits are given in advance, to time a mix of exits with any inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXIT = "forced_exit"
 class ForcedExits:
     """A score that computes `score`, ignores its values, and makes input i answer at `exits[i]` (n,).
 
-    An engine begins a large batch in parts, in their order: `begun` counts the inputs so far.
+    The engine splits a large batch into parts and begins them in order: `begun` counts the inputs so far.
     """
 
     score: Score
@@ -44,7 +44,7 @@ class ForcedExits:
         return self.score.remembers
 
     def init(self, n: int) -> dict[str, Any]:
-        """Return the memory before the first exit, of the next n inputs; after the last one comes the first again.
+        """Return the memory of the next n inputs before the first exit; after the last input the first comes again.
 
         Raises InputError for more inputs than exits.
         """
@@ -70,7 +70,7 @@ class ForcedExits:
 def forced_exits(policy: Policy, exits: Integers) -> Policy:
     """Return a policy that runs the heads that `policy` needs and answers input i at `exits[i]` (n,).
 
-    It is for one batch of n inputs. Raises InputError for an exit at which `policy` answers no input.
+    It serves for batches of n inputs. Raises InputError for an exit at which `policy` answers no input.
     """
     exits = np.asarray(exits, dtype=np.int64)
     if len(exits) and not (exits.min() >= 0 and exits.max() < policy.n_exits and policy.needs[exits].all()):
@@ -87,7 +87,7 @@ def all_heads_policy(n_exits: int) -> Policy:
 
 
 def last_head_policy(n_exits: int) -> Policy:
-    """Return a policy of `n_exits` exits under which all inputs answer at the last, the only head that it needs."""
+    """Return a policy of `n_exits` exits that needs the last head alone: all inputs answer there."""
     return _policy_of_rates(np.eye(n_exits)[-1])
 
 

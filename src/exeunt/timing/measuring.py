@@ -61,8 +61,8 @@ def time_interleaved(
 ) -> dict[Key, Floats]:
     """Return the seconds of each call, (rounds,). Every round makes all the calls: A B C, then B C A, then C A B, ...
 
-    Other work on the machine then slows all calls alike, and the ratio of two calls of one round is free of it.
-    Each call is given the number of its round, to choose its inputs by. A first round is not counted. No round
+    Other work on the machine then slows all calls alike, and cancels out in the ratio of two calls of one round.
+    Each call gets the number of its round, to choose its inputs by. A first round is not counted. No round
     starts after `max_seconds`, once three are done. Garbage is not collected meanwhile.
     """
     names = list(calls)
@@ -105,7 +105,7 @@ def waiting_clock(executor: Executor, clock: Callable[[], float]) -> Callable[[]
 
 
 def describe_machine(device: str = CPU) -> dict[str, Any]:
-    """Return what identifies this machine and the device of it that computes, JSON-able."""
+    """Return what identifies this machine and its device that computes, JSON-able."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),

@@ -1,8 +1,8 @@
 """From a profile to a plan: how large calls should be, when to drop rows, which segments to join.
 
 Dropping the rows that have answered costs a copy of some others, and makes every later segment cheaper until rows
-are dropped again. Where it pays is found by backward induction over the segments, for the number of rows that is
-expected to remain.
+are dropped again. Backward induction over the segments finds where this pays, for the expected number of rows that
+remain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def profile_and_plan(
 ) -> tuple[Profile, Plan]:
     """Measure an executor in its finest cut, then with segments joined where that is faster for batches of `rows`.
 
-    `open_`: opens the executor with these segments, None for the finest. `options`: see `measure_profile`.
-    Returns the profile of the segments chosen, and the plan for them.
+    `open_`: opens the executor with given segments; None stands for the finest cut. `options`: see `measure_profile`.
+    Returns the profile of the chosen segments, and the plan for them.
     """
     profile = measure_profile(open_(None), inputs, **options)
     segments = joined_segments(profile, rows=rows)
@@ -69,7 +69,7 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
 def joined_segments(profile: Profile, *, rows: int = 64, leaving: ArrayLike | None = None) -> Segments:
     """Return the profile's segments, joined wherever a batch of `rows` inputs should drop no rows between two.
 
-    What executors gain by running joined segments in one call is not in the profile.
+    The profile does not contain what executors gain by running joined segments in one call.
     Raises InputError for fewer than one row.
     """
     if rows < 1:
@@ -110,12 +110,12 @@ def _seconds_to_end(
 ) -> tuple[Floats, Floats]:
     """Return the seconds from a segment to the end if rows are dropped before it, and if they are kept.
 
-    `in_state`: rows of the state, `remaining`: those that have not answered, arrays of one shape. Before later
-    segments rows are dropped wherever that is best.
+    `in_state`: rows of the state. `remaining`: rows that have not answered. Both are arrays of one shape. Before later
+    segments, rows are dropped wherever that is faster.
     """
     last = len(profile.segments) - 1
     share = reach / reach[segment] if reach[segment] > 0 else np.zeros_like(reach)
-    # to_end[j]: seconds from the segment at hand on, if rows were last dropped before segment j (None: not yet)
+    # to_end[j]: seconds from the current segment on, if rows were last dropped before segment j (None: not yet)
     to_end: dict[int | None, Floats] = dict.fromkeys(
         [None, *range(segment, last + 1)], np.zeros_like(remaining)
     )
@@ -149,8 +149,8 @@ def _run_seconds(profile: Profile, segment: int, rows: Floats) -> Floats:
 def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
     """Return the largest size at which a row costs as little as possible.
 
-    The largest, because large calls split a state less often: who is left of the parts is copied together again before
-    the next segment.
+    Among equal sizes the largest is best, because it splits a state least often: what remains of the parts must be
+    copied together again before the next segment.
     """
     per_row = _seconds_per_row(profile, segment)
     largest = profile.sizes[-1]
@@ -162,9 +162,9 @@ def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
 
 
 def _worth_a_call(profile: Profile, segment: int) -> int:
-    """Return the smallest size from which on a larger call saves less than it takes to copy its rows together.
+    """Return the smallest size of a call that need not wait for more rows: copying them would cost more than it saves.
 
-    A profile does not hold what it takes to copy inputs: before the first segment that counts as nothing.
+    A profile does not contain the time to copy inputs, so before the first segment copying counts as free.
     """
     per_row = _seconds_per_row(profile, segment)
     joined = {
@@ -179,7 +179,7 @@ def _worth_a_call(profile: Profile, segment: int) -> int:
 
 
 def _seconds_per_row(profile: Profile, segment: int) -> dict[int, float]:
-    """Return what a row costs by the planned size of calls, ascending: the mean over the sizes that calls then have."""
+    """Return the seconds per row for each planned size of calls, as a mean over the sizes that calls really have."""
     return {
         size: sum(
             float(_run_seconds(profile, segment, np.array(part * size))) / part / size

@@ -24,10 +24,10 @@ __all__ = ["SIZES", "Profile", "measure_profile"]
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Seconds per call, each a median over repeats, on one machine.
+    """Seconds per call on one machine, each a median over repeats.
 
     `executor`: its name. `segments`: s of them. `sizes` (b,): rows of a call, ascending, at least 1.
-    `run` (s, b): a segment without its heads. `head` (m, b): what an exit's head adds, with its score and decision.
+    `run` (s, b): of a segment without its heads. `head` (m, b): added by an exit's head, score and decision.
     `gather` (s, b): copying that many rows before this segment (0 before the first).
     `machine`: where it was measured, JSON-able (see `describe_machine`).
     """
@@ -58,8 +58,8 @@ class Profile:
     def seconds(self, segment: int, rows: Any, heads: Any = ()) -> Any:
         """Return the seconds of one call with `rows` rows (a number or an array), with these `heads`.
 
-        Linear between the sizes measured, and in proportion to the rows above them. An expected number of rows
-        below 1 takes that fraction of a call with one row.
+        They are linear between the measured sizes, and proportional to the rows above them. An expected number of
+        rows below 1 takes this fraction of a call with one row.
         """
         return _interpolated(self.sizes, self.run[segment] + self.head[list(heads)].sum(axis=0), rows)
 
@@ -117,10 +117,9 @@ def measure_profile(
     """Measure what an executor takes on this machine.
 
     `inputs`: some inputs of the shape that will be used; their values do not matter. `sizes`: numbers of rows per
-    call.
-    Every one of the `repeats` rounds measures everything, so that other work on the machine slows all alike; medians
-    are kept. A first round is not counted. No round starts after `max_seconds`, once three are done. Calls of up to
-    16 rows are made four times a round.
+    call. Each of the `repeats` rounds measures everything, so that other work on the machine slows all alike; the
+    profile holds medians. A first round is not counted. No round starts after `max_seconds`, once three are done.
+    Calls of up to 16 rows are made four times a round.
 
     Raises InputError for sizes below 1, no inputs, or fewer than one repeat.
     """

@@ -1,7 +1,7 @@
 """Batches: what they hold, the order they come in, and how several processes share them.
 
-The order of an epoch and every random change are functions of (seed, epoch, place in the epoch). So a run that
-was killed and resumed sees the same batches as one that was not, and R processes see together what one would.
+The order of an epoch and every random change are functions of (seed, epoch, place in the epoch). So a resumed run sees
+the same batches as an uninterrupted one, and R processes together see the same batches as one.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class Loader:
         raise NotImplementedError
 
     def stream(self) -> Iterator[tuple[BatchShare, Any]]:
-        """Yield this process's share of every batch of the epoch, and what `read` makes of it."""
+        """Yield this process's share of every batch of the epoch, and the result of `read`."""
         shares: Any = list(self.shares())
         read: Any = self.read
-        own = torch.Generator()  # without it each epoch would draw from the global generator
+        own = torch.Generator()  # else each epoch would draw from the global generator
         results: DataLoader[Any] = DataLoader(
             shares, batch_size=None, collate_fn=read, num_workers=self.workers, generator=own
         )
@@ -141,9 +141,9 @@ def length_of(loader: Iterable[Any]) -> int | None:
 
 
 def start_epoch(loader: Any, epoch: int, seed: int) -> None:
-    """Choose the epoch that a loader of any kind gives next: a resumed run sees it in the same order.
+    """Choose the next epoch of a loader of any kind, so that a resumed run sees it in the same order.
 
-    Calls `set_epoch` where the loader or its sampler has it, and seeds the loader's own generator.
+    Calls `set_epoch` of the loader or its sampler, and seeds the loader's own generator, where there is one.
     """
     loader = loader.loader if isinstance(loader, _Sliced) else loader
     for owner in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
@@ -156,7 +156,7 @@ def start_epoch(loader: Any, epoch: int, seed: int) -> None:
 
 
 def shared(loader: Iterable[Any], rank: int, world_size: int) -> Iterable[Any]:
-    """Return a loader that gives process `rank` its rows of each batch; together they see what one would.
+    """Return a loader that gives process `rank` its rows of each batch; the processes together see every row once.
 
     A loader with attributes `rank` and `world_size` reads its own rows only. Any other reads the whole batch in
     every process, which then takes a slice of it.

@@ -38,7 +38,7 @@ class LoadedBatch(NamedTuple):
 
 
 class _DatasetLoader(Loader):
-    """A loader of a data set. `positions`: in the data set, of the batch last given out, (b,)."""
+    """A loader of a data set. `positions` (b,): where in the data set the inputs of the latest batch are."""
 
     positions: Integers = np.zeros(0, dtype=np.int64)
 
@@ -95,7 +95,7 @@ class ImageLoader(_DatasetLoader):
             yield self._batch(values.mul_(self._scale).add_(self._shift), share.positions, keys)
 
     def read(self, share: BatchShare) -> tuple[Any, Keys] | UnreadableImage:
-        """Return a share's pixels and keys, or the error: raised in a worker, it would arrive as another."""
+        """Return a share's pixels and keys, or the error, which would change its type if a worker raised it."""
         if self._in_memory:
             rows = self.dataset.rows[share.positions]
             return self.dataset.pixels[rows], self.dataset.content_keys(share.positions)
@@ -121,10 +121,10 @@ class TextLoader(_DatasetLoader):
 
     tokenizer: a Hugging Face tokeniser.
     max_length: longer texts are cut, in tokens; default the tokeniser's own limit.
-    by_length: with texts of similar length in one batch, which spares padding. Of 64 batches, the shortest texts come
+    by_length: put texts of similar length into one batch, which saves padding. Of 64 batches, the shortest texts come
         first; if shuffled, the texts of 64 batches are drawn at random, and so is the order of the batches.
 
-    `cut`: which texts of the batch last given out were cut, (b,). `n_cut`: texts cut so far in this epoch.
+    `cut` (b,): which texts of the latest batch were cut. `n_cut`: texts cut so far in this epoch.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class TextLoader(_DatasetLoader):
         order = super().order()
         if not self.by_length:
             return order
-        if self.drop_last and len(order) >= self.batch_size:  # else those left out would always be long ones
+        if self.drop_last and len(order) >= self.batch_size:  # else it would always leave out long texts
             order = order[: len(self) * self.batch_size]
         order = by_length(self.dataset, self.batch_size, order)
         if not self.shuffle:
@@ -201,11 +201,11 @@ def crop_flip(
 ) -> Tensor:
     """Shift each image by up to 1/8 of its side (4 pixels of 32), black beyond the edge; flip half of them.
 
-    images: (b, c, h, w), rows `start` to `start + b` of a batch of `n_all`. What happens to a row depends on its
-    place in the whole batch alone, so shares of a batch are changed as the whole would be.
+    images: (b, c, h, w), rows `start` to `start + b` of a batch of `n_all`. The change of a row depends only on its
+    place in the whole batch, so that shares of a batch change as the whole batch would.
     """
-    # torchvision's functions, but not its RandomCrop: that changes a whole batch alike, and image by image, each by
-    # a seed of its own, it takes 35 ms for 128 images of 32x32, this 1.9 ms.
+    # Not torchvision's RandomCrop: it changes all images of a batch alike, and image by image, each with a seed of its
+    # own, it takes 35 ms for 128 images of 32x32. This takes 1.9 ms.
     v2 = require("torchvision.transforms.v2.functional", extra="torch")
     b, _, height, width = images.shape
     mine = slice(start, start + b)
@@ -222,11 +222,11 @@ def crop_flip(
 def resized_crop(image: Pixels, size: tuple[int, int], seed: int) -> Pixels:
     """Cut a random part (8% to all of the area) out of one image, resize it to `size`, flip half.
 
-    The usual ImageNet recipe, by torchvision. The global generator of torch is left as it was.
+    The usual ImageNet recipe, by torchvision. The global generator of torch does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))  # of others PyTorch warns
+        pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))  # PyTorch warns of others
         changed = _random_part(size)(pixels.permute(2, 0, 1))
     return np.ascontiguousarray(changed.permute(1, 2, 0).numpy())
 

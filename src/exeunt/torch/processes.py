@@ -1,4 +1,4 @@
-"""Running a training on one or several processes and devices, through Lightning Fabric."""
+"""Processes, devices, threads and random numbers of PyTorch; several processes run through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_fabric(precision: str, device: str | None) -> Any:
 
 
 def limit_threads() -> None:
-    """Let PyTorch compute with no more threads than this process may use cores; it does not see a container's limit."""
+    """Limit PyTorch's threads to the cores that this process may use: PyTorch ignores the limit of a container."""
     if torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
 
@@ -69,7 +69,7 @@ def device_name(device: torch.device) -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return once all that was begun on this device is computed."""
+    """Wait until the device has computed everything that was begun."""
     if device.type != CPU:
         torch.accelerator.synchronize(device)
 
@@ -86,7 +86,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from generators of our own inside the block, and leave the global ones as they were."""
+    """Seed PyTorch's generators inside the block, and restore them afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

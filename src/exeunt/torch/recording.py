@@ -1,4 +1,4 @@
-"""Recording what every exit answers on data, to fit policies to."""
+"""Recording the outputs of every exit on data, to fit policies to."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def record(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> ExitTrace:
-    """Run a network in eval mode over a loader's data and record every exit's answer.
+    """Run a network in eval mode over a loader's data and record the outputs of every exit.
 
-    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. If it says which
-    `positions` of its data set the batch last given out has, the trace is in the order of the data set. Ids are 64-bit
-    keys, by default those by which a runner breaks ties (see `exeunt.engine.inputs`).
-    `device`: where to run the network, which stays there; by default where it is.
+    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. If it has an
+    attribute `positions`, the places of the latest batch in its data set, the trace is in the order of the data set.
+    Ids are 64-bit keys; by default they are the keys from which a runner breaks ties (see `exeunt.engine.inputs`).
+    `device`: where to run the network, which stays there; by default its present device.
     Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
 
     Raises InputError for a loader without batches, or with labels in some batches only.
@@ -69,7 +69,7 @@ def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> Ex
 
 
 def _keys(id_: Any) -> Keys:
-    """Return ids as unsigned 64-bit keys; of signed ones, which torch has, the bits are kept."""
+    """Return ids as unsigned 64-bit keys. Signed ids, as torch has them, keep their bits."""
     values = id_.cpu().numpy() if isinstance(id_, Tensor) else np.asarray(id_)
     if values.dtype.kind not in "iu":
         raise InputError(f"ids must be integers (64-bit keys), got {values.dtype}")

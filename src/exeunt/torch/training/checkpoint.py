@@ -28,8 +28,8 @@ _FORMAT = "exeunt-training-1"
 class EpochMetrics:
     """One epoch: mean cross-entropy in nats and accuracy of each of the m exits.
 
-    The training values are gathered while the weights change; the validation values, where there is a
-    validation loader, after the epoch in eval mode. `penalties`: of the heads that learned, where they were solved.
+    Training values are measured while the weights change; validation values after the epoch, in eval mode, if there
+    is a validation loader. `penalties`: one per head, where heads were solved.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ class EpochMetrics:
     penalties: list[float] | None = None
 
     def summary(self) -> str:
-        """Return loss, accuracies of the exits (in validation where there is one) and time in one line."""
+        """Return loss, accuracy of each exit (validation if measured, else training) and time in one line."""
         kind = "train" if self.validation_accuracy is None else "validation"
         accuracy = self.train_accuracy if self.validation_accuracy is None else self.validation_accuracy
         loss = sum(self.train_loss) / len(self.train_loss)
@@ -51,7 +51,7 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class History:
-    """The epochs of a training, the first one first."""
+    """The epochs of a training, in order."""
 
     epochs: tuple[EpochMetrics, ...]
 
@@ -90,7 +90,7 @@ def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # PyTorch fails again when it closes what it could not write
+        except RuntimeError as error:  # PyTorch fails again when it closes the file
             raise system_error(error) or error from None
 
 
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
     """Return the state of an earlier run with the same arguments, or None when there is no such file.
 
     Raises InputError when the file was written by a run with other arguments, naming those that differ;
-    ArtefactError when it is damaged or no checkpoint of ours. Nothing in the file is executed.
+    ArtefactError when it is damaged or not a checkpoint. Nothing in the file is executed.
     """
     if not path.exists():
         return None

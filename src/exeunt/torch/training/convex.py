@@ -1,8 +1,8 @@
-"""Linear heads on cached features, solved: the logistic regressions that gradient descent approaches.
+"""Linear heads on cached features are solved as logistic regressions, instead of by gradient descent.
 
 Each head is one convex problem: the mean cross-entropy plus a penalty on the squares of the weights, over standardised
-features. L-BFGS (Liu and Nocedal 1989) solves it in some tens of passes. The penalty of each head is chosen on a fifth
-of the training inputs, which that choice does not learn from; then the head learns from all of them.
+features. L-BFGS (Liu and Nocedal 1989) solves it in some tens of passes. The penalty of each head is the best one on a
+fifth of the training inputs, after learning from the other four fifths; then the head learns from all inputs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from exeunt.torch.training.trainer import Training
 __all__ = ["Solver", "check_linear", "chosen_penalty", "linear_layer", "solve"]
 
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-"""Tried from the strongest on, until a weaker one is worse on the inputs held out."""
+"""Tried from the strongest on, until a weaker one is worse on the held-out inputs."""
 
 _HELD_OUT = 0.2
 _MOST_PASSES = 200
-_ROWS = 16384  # at once: more would only fill the memory
+_ROWS = 16384  # at once, to save memory
 _COPIES = 4  # of the features that are in memory at once
 
 
@@ -52,7 +52,7 @@ def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
 
 
 def linear_layer(head: nn.Module) -> tuple[nn.Linear, Callable[[Tensor], Tensor]] | None:
-    """Return a linear head's one layer that learns and what comes before it; None if the head is not linear."""
+    """Return the one layer of a linear head that learns, and what comes before it; None if the head is not linear."""
     if isinstance(head, nn.Linear):
         return head, lambda reduced: reduced
     if (
@@ -66,7 +66,7 @@ def linear_layer(head: nn.Module) -> tuple[nn.Linear, Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(Training):
-    """Trains all heads of a network on cached features, one after the other: the checkpoint is written after each.
+    """Trains the heads of a network on cached features, one after the other, with a checkpoint after each.
 
     `training`, `validation`: feature caches.
     """
@@ -91,7 +91,7 @@ class Solver(Training):
         return history
 
     def _solve(self, place: int, head: nn.Module) -> tuple[float, float]:
-        """Set the weights of one head; returns its penalty, and its accuracy on the inputs held out for the choice."""
+        """Set the weights of one head; return its penalty, and its accuracy on the inputs held out for the choice."""
         found = linear_layer(head.eval())
         assert found is not None  # noqa: S101 - `check_linear` has seen to it
         linear, before = found

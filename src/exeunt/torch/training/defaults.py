@@ -1,4 +1,4 @@
-"""Options of training that fit a network, chosen from what it is made of. An option that is given wins."""
+"""Options of training that fit a network, chosen by what it is made of. Options that are given win."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def _network_recipe(
 
 
 def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached: bool) -> dict[str, Any]:
-    """Return the options for heads on a frozen network. Linear heads on tokens are solved.
+    """Return the options for heads on a frozen network.
 
-    They are not where an option is given that says how to descend by gradients.
+    Linear heads on tokens are solved, unless an option of gradient descent is given.
     """
     heads = network.learning_heads
     if not any(isinstance(head, Head) and head.layout == TOKENS for head in heads):
@@ -128,7 +128,7 @@ def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached
 
 
 def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe in which given options win; another optimiser has rates of its own."""
+    """Return a recipe in which given options win; the rates are left out for another optimiser."""
     optimiser = given.get("optimiser", recipe["optimiser"])
     if optimiser == "lbfgs":
         return dict(given) | {"optimiser": optimiser}

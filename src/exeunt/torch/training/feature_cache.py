@@ -1,4 +1,4 @@
-"""What the heads need of every training input, computed once by a frozen backbone and kept on disk."""
+"""The features that heads read, computed once by a frozen backbone and kept on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FeatureCache:
     """Pooled features of n inputs, in a memory-mapped file.
 
     `features` (n, width) float16: the inputs of all heads side by side, so that reading a shuffled batch
-    touches one stretch of disk per input. `shapes`: of each head's part, for one input.
+    touches one stretch of disk per input. `shapes`: of each head's part, without the batch axis.
     `final` (n, k) float32: the last exit's logits. `label` (n,).
     """
 
@@ -48,7 +48,7 @@ class FeatureCache:
         return len(self.label)
 
     def part(self, head: int) -> Tensor:
-        """Return what one head reads of all inputs, (n, *shape)."""
+        """Return the features that one head reads, (n, *shape)."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])
         columns = self.features[:, ends[head] - math.prod(self.shapes[head]) : ends[head]]
         return torch.from_numpy(columns.astype(np.float32)).reshape(len(self), *self.shapes[head])
@@ -81,11 +81,11 @@ def build_cache(
     device: torch.device,
     show: bool = False,
 ) -> FeatureCache:
-    """Run the backbone once over `loader` and keep what the heads need; or open what an earlier run kept.
+    """Run the backbone once over `loader` and keep what the heads read; or open what an earlier run kept.
 
-    What is in the folder is used when it is complete and of the same backbone, heads and data (see `_key`).
-    `show`: the progress.
-    Raises InputError for a loader without batches or labels, features too large for half precision, or for the disk.
+    The content of the folder is used if it is complete and belongs to the same backbone, heads and data (see `_key`).
+    `show`: show the progress.
+    Raises InputError for a loader without batches or labels, and for features too large for half precision or the disk.
     """
     make_folder(folder)
     batches = iter(loader)
@@ -107,9 +107,10 @@ def build_cache(
 
 
 def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
-    """Return all that the features depend on; the data is known by its first batch, what heads read by their sizes.
+    """Return a text that differs wherever the features would.
 
-    A loader whose `dataset` has a `fingerprint` is known by that too, to the last input.
+    It holds digests of the backbone and of the first batch, the number of batches, the sizes of the heads, and the
+    `fingerprint` of the loader's `dataset` if there is one.
     """
     inputs, _, _ = unpack(batch)
     args, kwargs = as_call(inputs)
@@ -128,7 +129,7 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
 def _check_space(
     network: EarlyExitNetwork, batch: Any, loader: Iterable[Any], folder: Path, device: torch.device
 ) -> None:
-    """Raise InputError if the features of all batches, as large as those of the first, would not fit on the disk."""
+    """Raise InputError if the features would not fit on the disk, judged by the first batch."""
     reduced, _, label = next(_outputs(network, [batch], device))
     n = len(label) * (length_of(loader) or 0)
     needed = n * sum(value[0].numel() for value in reduced) * np.dtype(np.float16).itemsize
@@ -175,7 +176,7 @@ def _outputs(
 
 
 def _half(reduced: list[Tensor]) -> Tensor:
-    """Lay the heads' inputs side by side, (n, width) in half precision."""
+    """Return the heads' inputs side by side, (n, width) in half precision."""
     rows = torch.cat([value.flatten(1).float() for value in reduced], dim=1)
     if not bool(rows.isfinite().all()):
         raise InputError("the network's features are not finite: its weights, or the inputs, are damaged")

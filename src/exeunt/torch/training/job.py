@@ -82,7 +82,7 @@ class TrainingJob:
         return self.weights is not None or brings_weights(self.model)
 
     def on_texts(self) -> TrainingJob:
-        """Return the job without the augmentation that is for images. Raises InputError for other such options."""
+        """Return the job for texts: without augmentation. Raises InputError for other options that are for images."""
         given = {
             "size": self.size is not None,
             "mean, std": self.mean is not None,
@@ -95,7 +95,7 @@ class TrainingJob:
         return replace(self, augment="none")
 
     def check(self) -> None:
-        """Raise InputError for what is wrong whatever the data are, MissingExtra for packages."""
+        """Raise InputError for fields that are wrong with any data, MissingExtra for missing packages."""
         for package in ("lightning_fabric", "safetensors"):
             require(package, extra="torch")
         if (renamed := current_spec(self.model)) != self.model:
@@ -152,7 +152,7 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
 
 
 def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
-    """Make `out` the folder of this run; raises InputError if it is another's or cannot be made."""
+    """Make `out` the folder of this run. Raises InputError if it belongs to another run or cannot be made."""
     _files.check_writable(out, f"cannot make the run folder {out}")
     _files.make_folder(out)
     refuse_other_run(out, job, data)
@@ -182,7 +182,7 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 
 
 def _read_job(file: Path) -> dict[str, Any]:
-    """Return the job in a file, in the names of today, with the options that a version before 0.1 did not have."""
+    """Return the job in a file, with current names and with the options that versions before 0.1 did not have."""
     value = _files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")

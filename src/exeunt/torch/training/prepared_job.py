@@ -38,10 +38,10 @@ _SHOWN = 20  # unreadable images; the manifest names all
 
 
 class JobNetwork(NamedTuple):
-    """What is made from a job before the data are read, which can take long.
+    """The network of a job, made before the data are read, since reading can take long.
 
-    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the data's form. `settings`: options of
-    the training.
+    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the shape of the data. `settings`: the
+    options of the training.
     """
 
     network: EarlyExitNetwork
@@ -51,7 +51,7 @@ class JobNetwork(NamedTuple):
 
 
 def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
-    """Make the network with its exits, and all else that needs no more of the data than their form."""
+    """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
     if source.kind == "text":
         sizing = text_preparation(job.model)
     else:
@@ -63,7 +63,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
         raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
     cut_long_texts(sizing, built.model)
-    # Costs are those of texts as long as the ones that the calibration part is drawn from.
+    # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = example_inputs(source.dataset(drawn_from), sizing)
     network = attach(
@@ -89,7 +89,7 @@ class JobData:
     """The data of a job, split into parts.
 
     `prepare`: how inputs are resized and normalised, or the tokeniser. `unreadable`: names of the images left out.
-    `workers`: processes that decode images. `run_size`: inputs that the network is run on at once.
+    `workers`: processes that decode images. `run_size`: inputs that the network runs on at once.
     """
 
     source: DataSource
@@ -134,12 +134,12 @@ def read_data(
 
 
 def _library_of(job: TrainingJob) -> Preprocess | None:
-    """Return how the library that pretrained weights come from prepares images, if it does."""
+    """Return how the library that offers the pretrained weights prepares images; None for other weights."""
     return library_preprocess(job.model) if job.weights == PRETRAINED else None
 
 
 def _without_unreadable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
-    """Return the source without images that cannot be read, and their names; say how many they are, and why."""
+    """Return the source without images that cannot be read, and the names of these; say how many, and why."""
     rest, refused = source.without_unreadable(progress=Progress("images looked at", say=say).report)
     for part, errors in refused.items():
         if errors:

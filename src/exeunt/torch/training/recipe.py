@@ -135,8 +135,8 @@ def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
     >>> [round(rate_factor(p, "one_cycle"), 3) for p in (0, 0.25, 1)]
     [0.04, 1.0, 0.0]
     """
-    # torch's OneCycleLR stays within 0.009 of this over 400 batches, but wants to know their number beforehand, keeps a
-    # state, wastes the last batch on a rate near 0, and cannot do 4 batches (torch 2.13 divides by zero).
+    # torch's OneCycleLR stays within 0.009 of this over 400 batches. But it needs their number beforehand, has a state,
+    # wastes the last batch on a rate near 0, and fails for 4 batches (torch 2.13 divides by zero).
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
@@ -147,10 +147,10 @@ def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
 
 
 def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return one optimiser over the heads, a new classifier among them, and over the backbone unless it is frozen.
+    """Return one optimiser over the heads, a new classifier included, and over the backbone unless it is frozen.
 
-    Every group has "scale", its share of the learning rate. Weight decay is for weight matrices alone:
-    biases and normalisation scales are left free.
+    Every group has "scale", its share of the learning rate. Weight decay applies to weight matrices alone, not to
+    biases and the scales of normalisation.
     """
     heads = [p for head in network.learning_heads for p in head.parameters()]
     groups = _groups(heads, 1.0, recipe.weight_decay)

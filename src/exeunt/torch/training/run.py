@@ -35,7 +35,7 @@ PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning
 
 @contextmanager
 def _says_how_to_skip() -> Iterator[None]:
-    """Say with an image that cannot be read how to do without it."""
+    """Turn the error for an unreadable image into one that names the option to skip it."""
     try:
         yield
     except UnreadableImage as error:
@@ -53,14 +53,14 @@ def run_training(
     cache: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
-    """Train a job into the folder `out`; killed and called again, it resumes where it was.
+    """Train a job into the folder `out`. After a kill, the same call resumes the training.
 
-    `config`: options of `exeunt train` as YAML, which the run keeps. `cache`: folder of decoded images.
+    `config`: options of `exeunt train` as YAML, kept in the run. `cache`: folder of decoded images.
 
-    A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
+    A finished run is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
 
-    Raises InputError if `out` holds another run, or the same on data that have changed since it began.
+    Raises InputError if `out` holds another run, or if the data have changed since the run began.
     """
     say = say if is_first_process() else lambda _: None
     job.check()
@@ -108,7 +108,7 @@ def run_training(
 
 
 def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
-    """Return the run that `out` holds; refuse one that does not say which options it had."""
+    """Return the finished run in `out`. Raises InputError if the file with its options is missing."""
     if not (out / JOB_FILE).is_file():
         raise InputError(
             f"{out} holds a finished run without the file {JOB_FILE}, which says what its options were: restore it, "
@@ -132,11 +132,11 @@ def _train(
     say: Callable[[str], None],
     progress: bool,
 ) -> None:
-    """Train the network: where the settings say so its heads first, then what learns in the job's mode."""
+    """Train the network; where the settings say so, its heads alone first."""
     settings = made.settings
     if job.is_frozen and not made.network.learning_heads:
         say(
-            "nothing to train: the exits are the network's own, and mode 'frozen' leaves the network as it is\n"
+            "nothing to train: the exits are the network's own, and mode 'frozen' does not change the network\n"
         )
         return
     say(f"training of a network with {settings.describe()}\n")
@@ -150,7 +150,7 @@ def _train(
     loader = data.loader("train", shuffle=True, seed=job.seed, **options)
     train(
         made.network, loader, checkpoint_dir=out / "training", batch_size=settings.batch_size,
-        cache=job.augment == "none",  # images that change have features that change: there is nothing to keep
+        cache=job.augment == "none",  # the features of images that change cannot be kept
         **{**shared, **settings.recipe},
     )  # fmt: skip
 

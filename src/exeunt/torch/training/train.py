@@ -38,7 +38,7 @@ def train(
     progress: bool = True,
     **options: Any,
 ) -> History:
-    """Train a network's exits in place; return what each epoch gave.
+    """Train a network's exits in place; return the metrics of each epoch.
 
     `loader`: gives batches (inputs, label) or (inputs, label, id) each time it is iterated over.
     `options`: how the exits learn, the fields of `Recipe`: mode, epochs, optimiser, learning_rate, teacher, seed, ...
@@ -117,16 +117,16 @@ def _check_learns(network: EarlyExitNetwork, recipe: Recipe) -> None:
 
 
 class _HeadsAlone(nn.Module):
-    """A network of which the heads, and a new classifier, learn: its backbone is in eval mode and gets no gradient.
+    """The heads of a network, and a new classifier, as one module: the backbone is in eval mode and gets no gradient.
 
-    `cached`: the inputs of a call are the last exit's logits and what each head reads, as a feature cache keeps them,
-    and the backbone does not run.
+    `cached`: the module is called with the last exit's logits and the features of each head, and the backbone does
+    not run.
     """
 
     def __init__(self, network: EarlyExitNetwork, *, cached: bool) -> None:
         super().__init__()
         self.heads = nn.ModuleList(network.learning_heads)
-        self._network = (network,)  # in a tuple: the backbone is no part of what is trained
+        self._network = (network,)  # in a tuple, so that the backbone is not a submodule
         self._cached = cached
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
@@ -155,7 +155,7 @@ def _folder(stack: ExitStack, checkpoint_dir: str | Path | None, fabric: Any) ->
 
 @contextmanager
 def _on_device(network: EarlyExitNetwork, device: torch.device, recipe: Recipe) -> Iterator[None]:
-    """Train on `device`; afterwards the network is back where it was, in eval mode."""
+    """Move the network to `device`; afterwards move it back, in eval mode."""
     parameters = list(network.parameters())
     before = parameters[0].device if parameters else device
     ranks = {p.ndim for p in parameters}
@@ -177,12 +177,12 @@ def _on_device(network: EarlyExitNetwork, device: torch.device, recipe: Recipe) 
 def _features(
     network: EarlyExitNetwork, loader: Iterable[Any], folder: Path, fabric: Any, seed: int, *, show: bool
 ) -> FeatureCache:
-    """Run the backbone over a loader's data, once on each machine, or once where all share the folder."""
+    """Run the backbone over a loader's data: once on each machine, or only once if all machines share the folder."""
     seed = epoch_seed(seed, 0)
     start_epoch(loader, 0, seed)
     cache = None
     for turn in (fabric.global_rank == 0, fabric.local_rank == 0, True):
-        if turn and cache is None:  # who comes later finds it complete
+        if turn and cache is None:  # later processes find it complete
             with seeded(seed, fabric.device):
                 cache = build_cache(network, loader, folder, device=fabric.device, show=show)
         fabric.barrier()
