@@ -22,7 +22,8 @@ from sklearn.pipeline import make_pipeline
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.trace import concatenate
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)

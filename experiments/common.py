@@ -16,7 +16,8 @@ import numpy as np
 import exeunt as ex
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.torch.processes import is_first_process
 from exeunt.torch.training.checkpoint import History
 from exeunt.torch.training.run import run_training

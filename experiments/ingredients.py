@@ -25,7 +25,7 @@ from ingredients_report import (
 from report import heading
 
 import exeunt as ex
-from exeunt.run.folder import TRACED
+from exeunt.run.file_digests import TRACED
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.training.job import TrainingJob
 from exeunt.trace import concatenate

@@ -20,7 +20,8 @@ from exeunt import baselines
 from exeunt._files import write_json
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model

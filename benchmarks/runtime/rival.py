@@ -14,7 +14,8 @@ from ways import original
 import exeunt as ex
 from exeunt.data import Preprocess, open_source
 from exeunt.run.executors import open_executor
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.run.runner import Runner
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch import attach, record, train

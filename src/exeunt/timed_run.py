@@ -30,8 +30,6 @@ from exeunt.trace.cascade_step import CascadeStep
 if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["TimedExits", "TimedNetwork", "choose_by_time"]
-
 
 @dataclass(frozen=True, eq=False)
 class TimedNetwork:

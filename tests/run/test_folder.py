@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
+from exeunt.run.verification import verify
 from exeunt.timing.measuring import describe_machine
 from exeunt.timing.profile import Profile
 from made_runs import ABOUT, made_run, made_trace
@@ -248,6 +250,24 @@ def test_refuses_a_manifest_that_lacks_what_it_must_say(run, name, value):
     _edit_manifest(run, **{name: value})
     with pytest.raises(ex.ArtefactError, match=r"bundle\.json (is damaged|does not name)"):
         RunFolder.open(run.path)
+
+
+def test_refuses_a_cascade_of_the_format_before(run, tmp_path):
+    (run.path / "weights.safetensors").rename(run.path / "chain.json")
+    files = {
+        name.replace("weights.safetensors", "chain.json"): one for name, one in run.manifest["files"].items()
+    }
+    model = {**run.manifest["model"], "spec": "chain"}
+    specs = {"small": "tfidf", "large": "hf:encoder"}
+    _edit_manifest(run, files=files, model=model, training=specs)
+    told = rf"run is a cascade of small, large in a format .* `exeunt cascade RUN RUN --out {run.path}`$"
+    with pytest.raises(ex.ArtefactError, match=told):
+        RunFolder.open(run.path)
+    with pytest.raises(ex.ArtefactError, match=told):
+        load(run.path)
+    (manifest,) = verify(run.path)
+    assert (manifest.part, manifest.state) == ("manifest", "FAILED")
+    assert re.search(told, manifest.text)
 
 
 @pytest.mark.parametrize("part", ["fit", "calibrate", "test"])

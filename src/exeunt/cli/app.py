@@ -25,8 +25,6 @@ from exeunt.cli import (
 )
 from exeunt.errors import InputError
 
-__all__ = ["app", "run"]
-
 app = typer.Typer(
     name="exeunt",
     help="Make a trained classifier answer within a compute budget.",

@@ -14,9 +14,6 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
-__all__ = ["Tables", "open_traces"]
-
-
 _column = options_under("Tables: what their columns mean")
 
 

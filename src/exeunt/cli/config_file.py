@@ -13,8 +13,6 @@ from exeunt._files import why_it_failed
 from exeunt.cli.options import option
 from exeunt.errors import FileError, InputError, require
 
-__all__ = ["as_config", "config_option", "read_config"]
-
 
 def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
     """Give the options of a command that are not given the values that they have in a file."""

@@ -73,7 +73,7 @@ def _instead(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
 def _draw(run: RunFolder, *, splits: int) -> list[Path]:
     """Draw the figures of a run into its folder `figures`; return their paths."""
     from exeunt.plots import draw_evaluation
-    from exeunt.run.folder import TRACED
+    from exeunt.run.file_digests import TRACED
 
     policy = run.policy
     fit, calibrate, test = (run.replayed(policy, part) for part in TRACED)

@@ -11,8 +11,6 @@ from typing import Any
 from exeunt._files import system_error, why_it_failed
 from exeunt.errors import ExeuntError, MissingExtra
 
-__all__ = ["described", "interruptible"]
-
 _LONGEST = 500  # characters of a message that is not Exeunt's own
 
 

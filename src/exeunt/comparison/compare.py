@@ -21,7 +21,8 @@ from exeunt.comparison.processes import measure_in_processes
 from exeunt.comparison.results import SplitRecord, TraceResult
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_trace import single_exits
 

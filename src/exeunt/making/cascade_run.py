@@ -15,14 +15,12 @@ from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
 from exeunt.run.cascade_file import CascadeEntry, write_cascade
-from exeunt.run.file_digests import CASCADE, TRACED
+from exeunt.run.file_digests import CASCADE, OLD_CASCADE, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import text_columns
 from exeunt.run.manifest import provenance
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.splitting import part_rows
-
-__all__ = ["make_cascade", "with_ids"]
 
 _SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
 _FEWEST = 100  # inputs that all models have recorded
@@ -104,7 +102,8 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
             raise InputError(
                 f"the model {name!r} lies in {out}, which the cascade replaces: choose another --out"
             )
-    if os.path.lexists(out) and not (out / CASCADE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    is_cascade = any((out / name).is_file() for name in (CASCADE, OLD_CASCADE))
+    if os.path.lexists(out) and not is_cascade and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
 
 

@@ -22,8 +22,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import part_data
 from exeunt.run.manifest import provenance
 
-__all__ = ["check_model", "make_estimator_run", "record_model"]
-
 PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
 _BATCH = 256
 

@@ -28,8 +28,6 @@ from exeunt.run.manifest import provenance
 from exeunt.run.run_path import INT8, check_precision_name, refuse_precision
 from exeunt.trace import ExitTrace
 
-__all__ = ["make_precision", "other_precisions"]
-
 FP32 = "fp32"
 _RANGED = 512  # training inputs that show the ranges of activations
 _BATCH = 64

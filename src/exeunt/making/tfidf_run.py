@@ -20,8 +20,6 @@ from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 
-__all__ = ["TFIDF", "train_tfidf"]
-
 TFIDF = "tfidf"
 _CHOICES = (3.0, 30.0, 300.0)
 """Inverse strengths of the regularisation that are tried."""

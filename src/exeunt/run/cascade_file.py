@@ -12,8 +12,6 @@ from exeunt._sealed import read_sealed, write_sealed
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.cascade_step import CascadeStep
 
-__all__ = ["CascadeEntry", "read_cascade", "write_cascade"]
-
 _FORMAT, _VERSION = "exeunt-cascade", 1
 
 

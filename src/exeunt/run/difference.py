@@ -20,8 +20,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.run_path import PRECISIONS
 from exeunt.trace import ExitTrace
 
-__all__ = ["ComparedAnswers", "Difference", "Side", "compare_answers", "differences", "open_sides"]
-
 _REST = "details"  # a digest of everything: of interest where nothing else differs
 _DIGITS = 12  # of a digest: enough to tell two apart
 

@@ -17,17 +17,6 @@ from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation
 
-__all__ = [
-    "EXECUTORS",
-    "ExecutorKind",
-    "check_cascade",
-    "chosen_executor",
-    "default_executor",
-    "executor_device",
-    "open_cascade",
-    "open_executor",
-]
-
 
 @dataclass(frozen=True)
 class ExecutorKind:

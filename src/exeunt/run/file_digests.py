@@ -12,31 +12,9 @@ from pathlib import Path
 from exeunt._files import check_file, file_digest, is_inside
 from exeunt.errors import ArtefactError
 
-__all__ = [
-    "CASCADE",
-    "CONFIG",
-    "COSTS",
-    "ESTIMATOR",
-    "EVALUATED",
-    "EVALUATION",
-    "FOLDERS",
-    "MANIFEST",
-    "NETWORKS",
-    "OBJECT",
-    "ONE_FILE",
-    "ONNX",
-    "POLICY_INSIDE",
-    "TRACED",
-    "WEB",
-    "WEIGHTS",
-    "RunFiles",
-    "digests_of",
-    "trace_file",
-]
-
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
-CASCADE = "cascade.json"
+CASCADE, OLD_CASCADE = "cascade.json", "chain.json"
 ESTIMATOR, OBJECT = "model.skops", "object.json"
 NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT)
 """What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), the runs

@@ -64,8 +64,6 @@ from exeunt.timing.profile import Profile
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 
-__all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
-
 POLICY, POLICIES = "policy.json", "policies.json"
 T = TypeVar("T")
 

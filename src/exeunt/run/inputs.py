@@ -20,8 +20,6 @@ from exeunt.errors import ArtefactError, InputError
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
-__all__ = ["InputPreparation", "load_preparation", "part_data", "restore_preparation", "text_columns"]
-
 
 def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Dataset:
     """Return the inputs of "train", "fit", "calibrate" or "test".

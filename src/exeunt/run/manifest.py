@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
 from exeunt.errors import ArtefactError
 
-__all__ = ["package_versions", "provenance", "read_manifest", "sealed_manifest"]
-
 _FORMAT, _VERSION = "exeunt-bundle", 1
+_OLD_CASCADE = "chain"  # what the manifest of a cascade names as its model where its models are in chain.json
 _SHAPE: dict[str, type] = {
     "model": dict,
     "model.spec": str,
@@ -49,12 +49,18 @@ def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[
 def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) -> dict[str, Any]:
     """Read a manifest that names at least `files`, and `one_of` others.
 
-    Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
+    Raises ArtefactError if it is of another kind, newer, edited, lacks an entry, or is that of an old cascade.
     """
     manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY)
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
     _check_shape(path, manifest)
+    if manifest["model"]["spec"] == _OLD_CASCADE:
+        again = f"exeunt cascade RUN RUN --out {quote(str(path.parent))}"
+        raise ArtefactError(
+            f"{path.parent} is a cascade of {', '.join(manifest['training'])} in a format that is no longer read: make "
+            f"the cascade anew with `{again}`"
+        )
     known = set(manifest["files"])
     missing = sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known)
     if missing:

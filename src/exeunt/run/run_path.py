@@ -12,17 +12,6 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.run.file_digests import CASCADE, CONFIG, MANIFEST, WEIGHTS
 from exeunt.run.manifest import read_manifest
 
-__all__ = [
-    "INT8",
-    "PRECISIONS",
-    "at_precision",
-    "check_precision",
-    "check_precision_name",
-    "how_to_resume",
-    "refuse_precision",
-    "why_not_a_run",
-]
-
 INT8 = "int8"
 PRECISIONS = (INT8, "bf16", "fp16")
 _MAKE = "make one with `exeunt train --out RUN`"

@@ -23,8 +23,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation
 from exeunt.run.streaming import answer_stream
 
-__all__ = ["Runner", "load", "segments_for"]
-
 
 class Runner:
     """Answers inputs with one network under one policy. Threads must not share one.

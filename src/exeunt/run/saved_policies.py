@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.trace import CascadeTrace, ExitTrace
 
-__all__ = ["check_made_for", "check_replayed", "name_at", "named_by_budget"]
-
 
 def check_made_for(policy: Policy, name: str, *, run: Path, digest: str, cost: CostModel | None) -> None:
     """Raise ArtefactError, starting with `name`, unless a policy was made for the run of this digest.

@@ -16,8 +16,6 @@ from exeunt.run.executors import default_executor, executor_device, open_executo
 from exeunt.run.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 
-__all__ = ["SharedExecutor", "open_shared"]
-
 
 @dataclass(frozen=True, eq=False)
 class SharedExecutor:

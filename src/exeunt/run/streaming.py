@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from exeunt.engine.answers import Answers
     from exeunt.engine.engine import Engine
 
-__all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader", "answer_stream"]
-
 END: Final = object()
 """There are no more batches."""
 NOTHING: Final = object()

@@ -19,8 +19,6 @@ from exeunt.run.executors import EXECUTORS, ExecutorKind
 from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
 
-__all__ = ["CheckedPart", "verify"]
-
 
 @dataclass(frozen=True)
 class CheckedPart:

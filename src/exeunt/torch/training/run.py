@@ -12,8 +12,8 @@ from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import UnreadableImage, open_source
 from exeunt.errors import InputError
-from exeunt.run.file_digests import CONFIG
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.file_digests import CONFIG, TRACED
+from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import TextLoader
