@@ -142,12 +142,17 @@ def _answered(logits: Any) -> Any:
 
 
 def measured(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
-    """Measure the executor's segments here and leave profile and plan in the run folder."""
+    """Measure the executor's segments here and leave the plan in the run folder."""
     side = run.manifest["inputs"]["size"][0]
     profile, plan = profile_and_plan(
         lambda segments: open_executor(run, executor, segments=segments), networks.images(8, side, 2),
         sizes=SIZES, repeats=limits.rounds, max_seconds=limits.seconds,
     )  # fmt: skip
-    run.save_profile(profile)
     run.save_plan(plan)
-    return {"profile": profile.to_dict(), "plan": plan.to_dict()}
+    seconds = {name: getattr(profile, name).tolist() for name in ("run", "head", "gather")}
+    about = {"executor": profile.executor, "machine": dict(profile.machine)}
+    segments = [list(segment) for segment in profile.segments]
+    return {
+        "profile": {**about, "segments": segments, "sizes": list(profile.sizes), **seconds},
+        "plan": plan.to_dict(),
+    }

@@ -21,7 +21,7 @@ from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation, load_preparation, part_data
-from exeunt.run.runner import segments_for
+from exeunt.run.shared_executor import open_shared
 from exeunt.timing.bench import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
@@ -64,8 +64,7 @@ class TimedNetwork:
 
     def open_for(self, policy: Policy) -> Executor:
         """Open the executor with the exits and models that a policy runs, as `exeunt.run.load` does."""
-        run = replace(self.run, steps=policy.cascade)
-        return open_executor(run, self.name, trusted=self.trusted, segments=segments_for(run, policy))
+        return open_shared(self.run, {"": policy}, executor=self.name, trusted=self.trusted).executor
 
     def original(self) -> Callable[[Any], Any]:
         """Return a function that runs the original model: PyTorch's own forward, or one session for all of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -160,14 +161,6 @@ def test_a_plan_of_nothing_measured_always_drops():
     assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
 
 
-def test_profiles_are_rebuilt_from_their_dictionary():
-    made = profile([1.0, 3.0], machine={"cores": 2}).to_dict()
-    assert Profile.from_dict(made).to_dict() == made
-    assert (
-        Profile.from_dict({**made, "whole": [1.0], "spread": None}).to_dict() == made
-    )  # of an earlier version
-
-
 def test_a_plan_comes_back_from_json():
     plan = Plan("made", ((0, 0), (1, 2)), (8, 4), (1, 16), ((1, 9), (0, 3)), {"cores": 2})
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
@@ -215,9 +208,9 @@ def test_segments_must_hold_all_exits():
 
 
 def test_profiles_that_make_no_sense_are_refused():
-    made = profile([1.0, 2.0]).to_dict()
+    made = profile([1.0, 2.0])
     for change in ({"sizes": [1, 1]}, {"run": [[1.0]]}, {"gather": (-np.ones((2, len(SIZES)))).tolist()}):
         with pytest.raises(ex.InputError):
-            Profile.from_dict({**made, **change})
+            replace(made, **change)
     with pytest.raises(ex.InputError, match="rows"):
         joined_segments(profile([1.0, 2.0]), rows=0)

@@ -19,7 +19,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
 from exeunt.run.verification import verify
 from exeunt.timing.measuring import describe_machine
-from exeunt.timing.profile import Profile
 from made_runs import ABOUT, made_run, made_trace
 
 
@@ -285,37 +284,23 @@ def test_refuses_a_manifest_without_its_digest(run):
 
 
 PLAN = Plan("onnx", ((0, 1), (2, 2)), (7, 9), (1, 4), ((0, 0), (1, 2)))
-PROFILE = Profile(
-    "onnx", PLAN.segments, (1, 4), run=[[1.0, 2.0], [3.0, 4.5]], head=[[0.5, 1.0]] * 3,
-    gather=[[0.0, 0.0], [0.25, 0.5]], machine={"cores": 2},
-)  # fmt: skip
 
 
-def test_plan_and_profile_are_read_back(run):
+def test_a_plan_is_read_back(run):
     assert run.plan("onnx") is None
-    assert run.profile("onnx") is None
     run.save_plan(PLAN)
-    run.save_profile(PROFILE)
     assert run.plan("onnx") == PLAN
-    assert run.profile("onnx").to_dict() == PROFILE.to_dict()
     assert run.plan("eager") is None
 
 
-def test_plan_and_profile_of_version_0_1_open(run):
-    """Format, name and digest of the files are part of the format: these digests were written by 0.1.0.dev0."""
-    for kind, made, digest in (
-        ("plan", PLAN, "512703731513676eac0cdd17d20a0dca8285d56dac85d68c2b1d134375ccbf5c"),
-        ("profile", PROFILE, "2a6be545ee52e6ed721c62a3d076c03d7ce30f2656dc2b55e010f14a166deb1f"),
-    ):
-        body = made.to_dict()
-        if kind == "plan":
-            del body["min_batch"]
-        else:
-            body |= {"whole": None, "spread": None}
-        document = {"format": f"exeunt-{kind}", "version": 1, "sha256": digest, kind: body}
-        (run.path / f"{kind}-onnx.json").write_text(json.dumps(document))
+def test_a_plan_of_version_0_1_opens(run):
+    """Format, name and digest of the file are part of the format: this digest was written by 0.1.0.dev0."""
+    body = PLAN.to_dict()
+    del body["min_batch"]
+    digest = "512703731513676eac0cdd17d20a0dca8285d56dac85d68c2b1d134375ccbf5c"
+    document = {"format": "exeunt-plan", "version": 1, "sha256": digest, "plan": body}
+    (run.path / "plan-onnx.json").write_text(json.dumps(document))
     assert run.plan("onnx") == PLAN
-    assert run.profile("onnx").to_dict() == PROFILE.to_dict()
 
 
 def test_plan_of_another_machine_is_not_used(run):
@@ -326,18 +311,15 @@ def test_plan_of_another_machine_is_not_used(run):
     assert run.plan("onnx") is None
 
 
-def test_plans_and_profiles_of_several_devices_lie_side_by_side(run):
+def test_plans_of_several_devices_lie_side_by_side(run):
     here, there = (describe_machine(device) for device in ("cpu", "cuda (Made Up 1)"))
     on_gpu = replace(PLAN, piece=(256, 256), machine=there)
     for plan in (on_gpu, replace(PLAN, machine=here)):
         run.save_plan(plan)
-        run.save_profile(replace(PROFILE, machine=plan.machine))
     assert run.plan("onnx").piece == PLAN.piece
     assert run.plan("onnx", "cuda (Made Up 1)").piece == (256, 256)
     assert run.plan("onnx", "cuda (Made Up 2)") is None
     assert run.plan("onnx", "mps") is None
-    assert run.profile("onnx").machine == here
-    assert run.profile("onnx", "cuda (Made Up 2)").machine == there
     assert {file.name for file in run.path.glob("plan-*")} == {"plan-onnx.json", "plan-onnx-cuda.json"}
 
 
@@ -351,35 +333,33 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
             name=name, n_exits=3, restarts=(), border=1e-5, segments=segments or ((0, 0), (1, 1), (2, 2))
         )
 
-    monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)
+    monkeypatch.setattr("exeunt.run.shared_executor.open_executor", open_executor)
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
     run.save_plan(replace(PLAN, machine=describe_machine("cuda (Made Up 1)")))
     # Without a plan, segments lie between the exits at which inputs may answer.
     for device, segments in (("cpu", ((0, 0), (1, 1), (2, 2))), ("cuda (Made Up 1)", PLAN.segments)):
-        monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _, device=device: device)
+        monkeypatch.setattr("exeunt.run.shared_executor.executor_device", lambda _, device=device: device)
         load(run, executor="onnx", policy=policy)
         assert opened.pop() == segments
-    monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _: "cpu")
+    monkeypatch.setattr("exeunt.run.shared_executor.executor_device", lambda _: "cpu")
     skipping = replace(policy, limits=replace(policy.limits, tie=np.array([NEVER, 0.0, -NEVER])))
     load(run, executor="onnx", policy=skipping)
     assert opened.pop() == ((0, 1), (2, 2))
 
 
-@pytest.mark.parametrize("kind", ["plan", "profile"])
-def test_damaged_plan_or_profile_is_refused(run, kind):
+def test_a_damaged_plan_is_refused(run):
     run.save_plan(PLAN)
-    run.save_profile(PROFILE)
-    file = run.path / f"{kind}-onnx.json"
+    file = run.path / "plan-onnx.json"
     sound = file.read_text()
     for text, says in (
         (sound.replace('"onnx"', '"other"'), "digest does not match; measure it again"),
-        (sound.replace(f"exeunt-{kind}", "exeunt-other"), f"is not a {kind} of exeunt"),
+        (sound.replace("exeunt-plan", "exeunt-other"), "is not a plan of exeunt"),
         (sound.replace('"version": 1', '"version": 2'), "upgrade exeunt"),
     ):
         file.write_text(text)
         with pytest.raises(ex.ArtefactError, match=says):
-            getattr(run, kind)("onnx")
-    body = json.loads(sound)[kind] | {"sizes": [4, 1]}
-    file.write_text(json.dumps({**json.loads(sound), "sha256": content_digest(body), kind: body}))
-    with pytest.raises(ex.ArtefactError, match=f"cannot be read as a {kind}"):
-        getattr(run, kind)("onnx")
+            run.plan("onnx")
+    body = json.loads(sound)["plan"] | {"sizes": [4, 1]}
+    file.write_text(json.dumps({**json.loads(sound), "sha256": content_digest(body), "plan": body}))
+    with pytest.raises(ex.ArtefactError, match="cannot be read as a plan"):
+        run.plan("onnx")

@@ -17,14 +17,10 @@ from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
 from exeunt.timing.measuring import describe_machine
-from exeunt.timing.profile import Profile
 from made_runs import made_run
 
 SEGMENTS = ((0, 1), (2, 2))
 PLAN = Plan("onnx", SEGMENTS, (7, 9), (1, 4), ((0, 0), (1, 2)))
-PROFILE = Profile(
-    "onnx", SEGMENTS, (1, 4), run=[[1.0, 2.0]] * 2, head=[[0.5, 1.0]] * 3, gather=[[0.0, 0.0]] * 2
-)
 
 
 def export(run: RunFolder, n_exits: int = 3) -> None:
@@ -53,7 +49,6 @@ def whole(tmp_path_factory) -> RunFolder:
     run.save_policy(policy_of(run))
     run.save_policy_set(ex.PolicySet((policy_of(run), policy_of(run, "80%"))))
     run.save_plan(PLAN)
-    run.save_profile(PROFILE)
     export(run)
     return run
 
@@ -76,7 +71,6 @@ PART_OF = {
     "policies.json": "policies",
     "onnx/manifest.json": "onnx",
     "onnx/stage-01.onnx": "onnx",
-    "profile-onnx.json": "profile onnx",
     "plan-onnx.json": "plan onnx",
 }
 
@@ -108,7 +102,7 @@ def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
             verify(run.path)
         return
     found = failed(run)
-    if harm == "remove" and name in ("policy.json", "policies.json", "profile-onnx.json", "plan-onnx.json"):
+    if harm == "remove" and name in ("policy.json", "policies.json", "plan-onnx.json"):
         assert not found  # these need not be there
         return
     part = PART_OF[name]
@@ -166,18 +160,16 @@ def test_a_policy_bound_to_the_run_but_not_made_from_it_is_found_by_replay(run):
     assert "policy.json answers other calibration inputs than it counted" in failed(run)["policy"]
 
 
-def test_plans_and_profiles_of_every_device_are_checked(run):
+def test_plans_of_every_device_are_checked(run):
     """Also of a device that is not here, whose plan is not used."""
     there = describe_machine("cuda (Made Up 1)")
     run.save_plan(replace(PLAN, machine=there))
-    run.save_profile(replace(PROFILE, machine=there))
     texts = {part.part: part.text for part in verify(run.path)}
     assert not failed(run)
     assert "not used" in texts["plan onnx cuda"]
-    assert texts["profile onnx cuda"] == "2 segments"
-    file = run.path / "profile-onnx-cuda.json"
-    file.write_text(file.read_text().replace("1.0", "1.5", 1))
-    assert "digest" in failed(run)["profile onnx cuda"]
+    file = run.path / "plan-onnx-cuda.json"
+    file.write_text(file.read_text().replace("7", "8", 1))
+    assert "digest" in failed(run)["plan onnx cuda"]
 
 
 def test_plans_of_another_machine_and_policies_of_half_the_inputs_pass_with_a_remark(run):

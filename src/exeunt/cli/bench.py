@@ -28,8 +28,8 @@ _OWN, _PLANNED = "the run's policy", ", by the plan"
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     profile: bool = option(
-        "First measure every segment at several batch sizes, plan how to run them fastest on this machine, and keep "
-        "profile and plan in the run. `exeunt predict` then uses the plan.",
+        "First measure every segment at several batch sizes, plan how to run them fastest on this machine, and keep the "
+        "plan in the run. `exeunt predict` then uses it.",
         default=False,
     )
     executor: str | None = executor_option()
@@ -101,12 +101,11 @@ def _sizes(text: str) -> list[int]:
 
 
 def _measure(timed: TimedNetwork, options: _Options) -> None:
-    """Measure the executor, plan, and keep both in the run folder."""
+    """Measure the executor, plan, and keep the plan in the run folder."""
     from exeunt.timing.planner import profile_and_plan
 
     _say(f"measuring {timed.name}, segment by segment")
-    measured, plan = profile_and_plan(timed.open, timed.batch(8), **options.limits)
-    timed.run.save_profile(measured)
+    _, plan = profile_and_plan(timed.open, timed.batch(8), **options.limits)
     timed.run.save_plan(plan)
     segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.cost.n_exits, "exit")
     typer.echo(f"plan: {segments} of {exits}, rows per call {', '.join(map(str, plan.piece))}")

@@ -7,6 +7,5 @@ from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
 from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner, load
-from exeunt.timing.profile import Profile
 
-__all__ = ["Answers", "Batch", "Executor", "Plan", "Profile", "Runner", "load"]
+__all__ = ["Answers", "Batch", "Executor", "Plan", "Runner", "load"]

@@ -11,8 +11,7 @@
     policy.json             the calibrated policy, after `exeunt calibrate`
     policies.json           policies for a grid of budgets, after `exeunt calibrate --budgets`
     plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
-    profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
-    plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
+    plan-EXECUTOR-cuda.json the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     int8/                   after `exeunt export --precision int8`: a run folder whose network is in its onnx/
     serving.json            the budget that was set while `exeunt serve` ran
@@ -27,13 +26,11 @@ is complete. A run folder contains no code, and reading it executes none.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
-from typing import Any, TypeVar
+from typing import Any
 
 from exeunt._files import make_folder, read_json, write_json
 from exeunt._sealed import DIGEST, read_sealed, write_sealed
@@ -41,15 +38,13 @@ from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
-from exeunt.policy import Policy, PolicySet
+from exeunt.policy import Policy
 from exeunt.run.cascade_file import CascadeEntry, read_cascade
 from exeunt.run.file_digests import (
     CASCADE,
     COSTS,
-    EVALUATED,
     MANIFEST,
     NETWORKS,
-    POLICY_INSIDE,
     TRACED,
     WEIGHTS,
     RunFiles,
@@ -58,18 +53,17 @@ from exeunt.run.file_digests import (
 )
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
-from exeunt.run.saved_policies import check_made_for, check_replayed
+from exeunt.run.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.measuring import is_this_machine
-from exeunt.timing.profile import Profile
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 
-POLICY, POLICIES = "policy.json", "policies.json"
-T = TypeVar("T")
+_PLAN = "plan"
+_PLAN_FORMAT: dict[str, Any] = {"format_": "exeunt-plan", "version": 1}
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(SavedPolicies):
     """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
 
     `steps`: which models of a cascade are run, and which exits of each or of one network; by default all.
@@ -106,7 +100,7 @@ class RunFolder:
             raise InputError(f"{root} has no {network}: write it before the run folder is made")
         # Of a run that is made again: a folder with a manifest is complete.
         (root / MANIFEST).unlink(missing_ok=True)
-        _remove_of_policy(root)
+        remove_of_policy(root)
         make_folder(root / "traces")
         for part, trace in traces.items():
             trace.save(root / trace_file(part))
@@ -130,7 +124,7 @@ class RunFolder:
         return run
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> str:  # type: ignore[override]
         """The manifest's own digest, which stands for the whole run: weights, heads, inputs, costs and traces."""
         return str(self.manifest[DIGEST])
 
@@ -176,7 +170,7 @@ class RunFolder:
         return self.files.path(WEIGHTS)
 
     @property
-    def cost(self) -> CostModel:
+    def cost(self) -> CostModel:  # type: ignore[override]
         """Cumulative cost per exit."""
         return CostModel.from_dict(read_json(self.files.path(COSTS)))
 
@@ -198,124 +192,28 @@ class RunFolder:
         """Return what the exits that a policy runs said of a part, at the policy's costs."""
         return self.recorded(part).along(policy.cascade).with_cost(policy.cost)
 
-    @property
-    def policy(self) -> Policy:
-        """The calibrated policy. Raises InputError before `exeunt calibrate`."""
-        if not self.has_policy:
-            budget = f"{self.cost.share_to_try(0.5):.0%}"
-            mended = f"run `exeunt calibrate {quote(str(self.path))} --budget {budget}` first"
-            raise InputError(f"{self.path} has no policy yet: {mended}")
-        policy = Policy.load(self.path / POLICY)
-        self._check_own(policy, self.path / POLICY)
-        return policy
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether there is a calibrated policy."""
-        return os.path.lexists(self.path / POLICY)
-
-    def save_policy(self, policy: Policy) -> None:
-        """Write the policy, bound to this run; it replaces the one before, and numbers, figures and exports of that go.
-
-        Raises as `check_policy` does.
-        """
-        self.check_policy(policy)
-        replace(policy, run=self.digest).save(self.path / POLICY)
-        _remove_of_policy(self.path)
-
-    @property
-    def policy_set(self) -> PolicySet:
-        """The policies for a grid of budgets. Raises InputError before `exeunt calibrate --budgets`."""
-        if not self.has_policy_set:
-            mended = f"run `exeunt calibrate {quote(str(self.path))} --budgets 20%:95%:5%` first"
-            raise InputError(f"{self.path} has no policies for several budgets yet: {mended}")
-        policies = PolicySet.load(self.path / POLICIES)
-        for policy in policies:
-            self._check_own(policy, self.path / POLICIES)
-        return policies
-
-    @property
-    def has_policy_set(self) -> bool:
-        """Whether there are policies for a grid of budgets."""
-        return os.path.lexists(self.path / POLICIES)
-
-    def save_policy_set(self, policies: PolicySet) -> None:
-        """Write policies for a grid of budgets, bound to this run; they replace those before.
-
-        Raises as `check_policy` does.
-        """
-        for policy in policies:
-            self.check_policy(policy)
-        bound = tuple(replace(policy, run=self.digest) for policy in policies)
-        PolicySet(bound).save(self.path / POLICIES)
-
     def plan(self, executor: str, device: str = CPU) -> Plan | None:
         """Return the plan for this executor on this device (see `Executor.device`).
 
         Returns None if there is none, or if it was measured on another kind of machine or device. Raises
         ArtefactError if its file is damaged, edited, of another kind or newer.
         """
-        plan = self._measured("plan", executor, device, Plan.from_dict)
-        fits = plan is not None and (not plan.machine or is_this_machine(plan.machine, device))
-        return plan if fits else None
-
-    def profile(self, executor: str, device: str = CPU) -> Profile | None:
-        """Return what was measured of this executor on this kind of device, on whatever machine; None if nothing was.
-
-        Raises ArtefactError as `plan` does.
-        """
-        return self._measured("profile", executor, device, Profile.from_dict)
+        file = self.path / plan_file(executor, device)
+        if not os.path.lexists(file):
+            return None
+        plan = read_sealed(file, _PLAN, Plan.from_dict, kind=_PLAN, remedy="measure it again", **_PLAN_FORMAT)
+        return plan if not plan.machine or is_this_machine(plan.machine, device) else None
 
     def save_plan(self, plan: Plan) -> None:
         """Write the plan for its executor and kind of device; it replaces the one before."""
-        self._save_measured("plan", plan)
-
-    def save_profile(self, profile: Profile) -> None:
-        """Write what was measured of an executor on a kind of device; it replaces what was measured before."""
-        self._save_measured("profile", profile)
-
-    def _measured(
-        self, kind: str, executor: str, device: str, build: Callable[[Mapping[str, Any]], T]
-    ) -> T | None:
-        file = self.path / measured_file(kind, executor, device)
-        if not os.path.lexists(file):
-            return None
-        return read_sealed(
-            file, kind, build, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
-        )
-
-    def _save_measured(self, kind: str, measured: Plan | Profile) -> None:
-        file = self.path / measured_file(kind, measured.executor, measured.machine.get("device", CPU))
-        write_sealed(file, kind, measured.to_dict(), format_=f"exeunt-{kind}", version=1)
+        file = self.path / plan_file(plan.executor, plan.machine.get("device", CPU))
+        write_sealed(file, _PLAN, plan.to_dict(), **_PLAN_FORMAT)
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
         return make_folder(self.path / name)
 
-    def check_policy(self, policy: Policy, name: str = "the policy") -> None:
-        """Raise ArtefactError if a policy was calibrated for another run than this one."""
-        cost = None
-        if policy.run is None and bool(self.cascade) <= bool(policy.cascade):
-            cost = self.recorded("calibrate").along(policy.cascade).cost if policy.cascade else self.cost
-        check_made_for(policy, name, run=self.path, digest=self.digest, cost=cost)
 
-    def _check_own(self, policy: Policy, file: Path) -> None:
-        """Raise ArtefactError unless a policy in `file` of this folder was calibrated for this run.
-
-        Files that do not say so, of versions before 0.1 or of `Policy.save`, are replayed.
-        """
-        self.check_policy(policy, str(file))
-        if policy.run is None:
-            check_replayed(policy, file, run=self.path, calibrate=self.recorded("calibrate"))
-
-
-def measured_file(kind: str, executor: str, device: str) -> str:
-    """Return the name of the file of a "plan" or "profile" of this executor on this kind of device."""
-    return f"{kind}-{executor}.json" if device == CPU else f"{kind}-{executor}-{device.split()[0]}.json"
-
-
-def _remove_of_policy(run: Path) -> None:
-    """Remove what is about the policy of a run, or has it inside."""
-    for name in (*EVALUATED, *POLICY_INSIDE):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            (run / name).unlink()
+def plan_file(executor: str, device: str) -> str:
+    """Return the name of the file of a plan for this executor on this kind of device."""
+    return f"plan-{executor}.json" if device == CPU else f"plan-{executor}-{device.split()[0]}.json"

@@ -7,20 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import check_positive
 from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
-from exeunt.engine.executor import Executor, Segments
-from exeunt.engine.plan import Plan, segments_between
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation
+from exeunt.run.shared_executor import open_shared
 from exeunt.run.streaming import answer_stream
 
 
@@ -151,18 +150,11 @@ def load(
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     run = run if models is None else _with_objects(run, models)
-    name = default_executor(run) if executor is None else executor
-    if policy is None:
-        policy = run.policy
-    else:
-        run.check_policy(policy)
-    if plan is None and not policy.cascade:  # plans are for all exits
-        plan = run.plan(name, executor_device(name))
-    segments = segments_for(run, policy) if plan is None else plan.segments
-    opened = open_executor(
-        replace(run, steps=policy.cascade), name, threads=threads, trusted=trusted, segments=segments
+    policy = run.policy if policy is None else policy
+    shared = open_shared(run, {"": policy}, executor=executor, threads=threads, trusted=trusted, plan=plan)
+    return Runner(
+        shared.executor, policy, shared.plan, preparation=InputPreparation(run), probabilities=probabilities
     )
-    return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)
 
 
 def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
@@ -175,15 +167,3 @@ def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
                 f"models gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
             )
     return replace(run, objects=objects)
-
-
-def segments_for(run: RunFolder, policy: Policy) -> Segments | None:
-    """Return the segments between exits at which the policy lets inputs answer: nowhere else are rows dropped.
-
-    None for a network that cannot be cut. Models of a cascade are segments apart.
-    """
-    if run.runs_whole:
-        return None
-    models = np.cumsum([step.n_exits for step in policy.cascade], dtype=np.int64) - 1
-    ends = {*np.flatnonzero(policy.active).tolist(), *models.tolist(), policy.n_exits - 1}
-    return segments_between(sorted(ends))

@@ -1,45 +1,131 @@
-"""Saved policies: the run that each was calibrated for, elsewhere it means nothing; and their names by budget."""
+"""The policies of a run folder. Each was calibrated for one run: elsewhere its thresholds and guarantees mean nothing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from exeunt.errors import ArtefactError
+from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
+from exeunt.run.file_digests import EVALUATED, POLICY_INSIDE
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.trace import CascadeTrace, ExitTrace
 
+POLICY, POLICIES = "policy.json", "policies.json"
 
-def check_made_for(policy: Policy, name: str, *, run: Path, digest: str, cost: CostModel | None) -> None:
-    """Raise ArtefactError, starting with `name`, unless a policy was made for the run of this digest.
 
-    One that names no run was made from traces alone: it must have this run's exits, and its costs if they are in the
-    same unit. `cost`: of the exits that the policy runs; None if it cannot be a policy of this run.
-    """
-    if policy.run is None and cost is not None:
-        same_costs = policy.cost.unit != cost.unit or policy.cost == cost
-        if same_costs and policy.cost.n_exits == cost.n_exits:
+class SavedPolicies:
+    """The policies of the run folder at `path`, which `RunFolder` inherits."""
+
+    path: Path
+
+    if TYPE_CHECKING:  # what a run folder has besides
+        digest: str
+        cost: CostModel
+        cascade: Any
+
+        def recorded(self, part: str) -> ExitTrace | CascadeTrace:
+            """See `RunFolder`."""
+
+    @property
+    def policy(self) -> Policy:
+        """The calibrated policy. Raises InputError before `exeunt calibrate`."""
+        if not self.has_policy:
+            budget = f"{self.cost.share_to_try(0.5):.0%}"
+            mended = f"run `exeunt calibrate {quote(str(self.path))} --budget {budget}` first"
+            raise InputError(f"{self.path} has no policy yet: {mended}")
+        policy = Policy.load(self.path / POLICY)
+        self._check_own(policy, self.path / POLICY)
+        return policy
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is a calibrated policy."""
+        return os.path.lexists(self.path / POLICY)
+
+    def save_policy(self, policy: Policy) -> None:
+        """Write the policy, bound to this run, in place of the one before; what was made with that one is removed.
+
+        Raises as `check_policy` does.
+        """
+        self.check_policy(policy)
+        replace(policy, run=self.digest).save(self.path / POLICY)
+        remove_of_policy(self.path)
+
+    @property
+    def policy_set(self) -> PolicySet:
+        """The policies for several budgets. Raises InputError before `exeunt calibrate --budgets`."""
+        if not self.has_policy_set:
+            mended = f"run `exeunt calibrate {quote(str(self.path))} --budgets 20%:95%:5%` first"
+            raise InputError(f"{self.path} has no policies for several budgets yet: {mended}")
+        policies = PolicySet.load(self.path / POLICIES)
+        for policy in policies:
+            self._check_own(policy, self.path / POLICIES)
+        return policies
+
+    @property
+    def has_policy_set(self) -> bool:
+        """Whether there are policies for several budgets."""
+        return os.path.lexists(self.path / POLICIES)
+
+    def save_policy_set(self, policies: PolicySet) -> None:
+        """Write policies for several budgets, bound to this run, in place of those before.
+
+        Raises as `check_policy` does.
+        """
+        for policy in policies:
+            self.check_policy(policy)
+        PolicySet(tuple(replace(policy, run=self.digest) for policy in policies)).save(self.path / POLICIES)
+
+    def check_policy(self, policy: Policy, name: str = "the policy") -> None:
+        """Raise ArtefactError, starting with `name`, unless a policy was calibrated for this run.
+
+        A policy that names no run was made from traces: it must have this run's exits, and its costs if they are in
+        the same unit.
+        """
+        if policy.run == self.digest or (policy.run is None and self._has_costs_of(policy)):
             return
-    elif policy.run == digest:
-        return
-    raise ArtefactError(
-        f"{name} was calibrated for another network than that of {run}, where its thresholds and guarantees mean "
-        f"nothing: {_calibrate_again(policy, run)}"
-    )
-
-
-def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrace | CascadeTrace) -> None:
-    """Raise ArtefactError unless each exit answers as many of the calibration inputs as the policy counted."""
-    if not policy.was_calibrated_on(calibrate):
         raise ArtefactError(
-            f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
-            f"{run} does not show that it was this one: {_calibrate_again(policy, run)}"
+            f"{name} was calibrated for another network than that of {self.path}, where its thresholds and guarantees "
+            f"mean nothing: {self._calibrate_again(policy)}"
         )
+
+    def _has_costs_of(self, policy: Policy) -> bool:
+        if self.cascade and not policy.cascade:
+            return False
+        cost = self.recorded("calibrate").along(policy.cascade).cost if policy.cascade else self.cost
+        same_costs = policy.cost.unit != cost.unit or policy.cost == cost
+        return same_costs and policy.cost.n_exits == cost.n_exits
+
+    def _check_own(self, policy: Policy, file: Path) -> None:
+        """Raise ArtefactError unless a policy in `file` was calibrated for this run.
+
+        A file of `Policy.save` names no run: each exit must answer as many calibration inputs as the policy counted.
+        """
+        self.check_policy(policy, str(file))
+        if policy.run is None and not policy.was_calibrated_on(self.recorded("calibrate")):
+            raise ArtefactError(
+                f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
+                f"{self.path} does not show that it was this one: {self._calibrate_again(policy)}"
+            )
+
+    def _calibrate_again(self, policy: Policy) -> str:
+        percent = 100 * policy.cost.share(policy.budget)
+        return f"run `exeunt calibrate {quote(str(self.path))} --budget {percent:.4g}%` again"
+
+
+def remove_of_policy(run: Path) -> None:
+    """Remove the files that are about the policy of a run, or hold it."""
+    for name in (*EVALUATED, *POLICY_INSIDE):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (run / name).unlink()
 
 
 def named_by_budget(policies: Iterable[Policy]) -> dict[str, Policy]:
@@ -54,8 +140,3 @@ def name_at(policies: Mapping[str, Policy], budget: float | str) -> str:
     """
     found = PolicySet(tuple(policies.values())).at(budget)
     return next(name for name, policy in policies.items() if policy.budget == found.budget)
-
-
-def _calibrate_again(policy: Policy, run: Path) -> str:
-    percent = 100 * policy.cost.share(policy.budget)
-    return f"run `exeunt calibrate {quote(str(run))} --budget {percent:.4g}%` again"

@@ -1,4 +1,4 @@
-"""One executor for several policies of a run: with the exits that any of them uses, and of a cascade the models."""
+"""One executor for one or several policies of a run: with the models and exits that any of them uses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from exeunt.trace.cascade_step import CascadeStep
 class SharedExecutor:
     """An executor for several policies, as `exeunt.engine.engine.Engine` takes them.
 
-    `exits`: by policy, which of the executor's exits its own are. `places`: which of the run's exits, those of a
-    cascade's models in a row, the executor's are. `plan`: the run folder's for this machine, if all exits are run.
+    `exits`: by policy, which of the executor's exits are the policy's. `places`: which of the run's exits, those of a
+    cascade's models in a row, are the executor's. `plan`: how to run the executor, if there is a plan for it.
     """
 
     executor: Executor
@@ -39,12 +39,14 @@ def open_shared(
     executor: str | None = None,
     threads: int | None = None,
     trusted: str | None = None,
+    plan: Plan | None = None,
 ) -> SharedExecutor:
     """Open a run's network once for all these policies, by name. For the options see `exeunt.run.load`.
 
-    It is cut where any of the policies lets inputs answer.
+    The network is cut where any of the policies lets inputs answer: nowhere else are rows dropped. A plan is for all
+    exits of one network; by default it is the run folder's for this machine.
 
-    Raises InputError for policies that ask models in different orders, ArtefactError for one of another run.
+    Raises InputError for policies that ask models in different orders, ArtefactError for a policy of another run.
     """
     for policy in policies.values():
         run.check_policy(policy)
@@ -62,21 +64,15 @@ def open_shared(
         ends |= {exits[name][own] for own in (*np.flatnonzero(policy.active), *(last - 1 for last in lasts))}
     selects = steps != whole
     name = default_executor(run) if executor is None else executor
-    plan = None if selects or run.cascade else run.plan(name, executor_device(name))
+    if plan is None and not selects and not run.cascade:
+        plan = run.plan(name, executor_device(name))
+    segments = plan.segments if plan else None if run.runs_whole else segments_between(sorted(ends))
     opened = open_executor(
-        replace(run, steps=steps if selects or run.cascade else ()),
-        name,
-        threads=threads,
-        trusted=trusted,
-        segments=None
-        if run.runs_whole
-        else segments_between(sorted(ends))
-        if plan is None
-        else plan.segments,
-    )
-    before = dict(
-        zip((step.model for step in whole), accumulate([0, *(step.n_exits for step in whole)]), strict=False)
-    )
+        replace(run, steps=steps if selects or run.cascade else ()), name,
+        threads=threads, trusted=trusted, segments=segments,
+    )  # fmt: skip
+    firsts = accumulate([0, *(step.n_exits for step in whole)])
+    before = dict(zip((step.model for step in whole), firsts, strict=False))
     return SharedExecutor(
         opened, policies, exits, tuple(before[model] + exit_ for model, exit_ in places), plan
     )

@@ -17,7 +17,8 @@ from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.policy import Policy
 from exeunt.run.executors import EXECUTORS, ExecutorKind
 from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
-from exeunt.run.folder import POLICIES, POLICY, RunFolder
+from exeunt.run.folder import RunFolder
+from exeunt.run.saved_policies import POLICIES, POLICY
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(_executor, run, kind)
-        for made, check in (("profile", _profile), ("plan", _plan)):
-            for found in sorted(run.path.glob(f"{made}-{name}*.json")):
-                device = found.stem.removeprefix(f"{made}-{name}").lstrip("-") or CPU
-                yield found.stem.replace("-", " "), partial(check, run, name, device, found.name)
+        for found in sorted(run.path.glob(f"plan-{name}*.json")):
+            device = found.stem.removeprefix(f"plan-{name}").lstrip("-") or CPU
+            yield found.stem.replace("-", " "), partial(_plan, run, name, device, found.name)
 
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:
@@ -138,13 +138,6 @@ def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
         else "calibrated on a part of the calibration inputs, or on others"
     )
     return f"{names}, {replayed}"
-
-
-def _profile(run: RunFolder, name: str, device: str, file: str) -> str:
-    profile = run.profile(name, device)
-    assert profile is not None  # noqa: S101 - the file is there
-    _check_exits(run, file, profile.n_exits)
-    return counted(len(profile.segments), "segment")
 
 
 def _plan(run: RunFolder, name: str, device: str, file: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -66,21 +66,6 @@ class Profile:
     def gather_seconds(self, segment: int, rows: Any) -> Any:
         """Return the seconds of copying `rows` rows before a segment, interpolated as in `seconds`."""
         return _interpolated(self.sizes, self.gather[segment], rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; `from_dict` gives back an equal profile."""
-        return {
-            "executor": self.executor,
-            "segments": [list(segment) for segment in self.segments],
-            "sizes": list(self.sizes),
-            **{name: getattr(self, name).tolist() for name in ("run", "head", "gather")},
-            "machine": dict(self.machine),
-        }
-
-    @classmethod
-    def from_dict(cls, body: Mapping[str, Any]) -> Profile:
-        """Rebuild a profile from `to_dict`. Other entries, which earlier versions wrote, are ignored."""
-        return cls(**{part.name: body[part.name] for part in fields(cls) if part.name in body})
 
 
 def _interpolated(sizes: ArrayLike, seconds: Floats, rows: Any) -> Any:
