@@ -18,7 +18,7 @@ from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.torch.processes import is_first_process
+from exeunt.torch.devices import is_first_process
 from exeunt.torch.training.checkpoint import History
 from exeunt.torch.training.run import run_training
 from exeunt.trace import concatenate

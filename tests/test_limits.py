@@ -62,14 +62,14 @@ def test_without_groups_the_affinity_counts(cores_with, monkeypatch):
 
 def test_pytorch_keeps_within_the_limit(monkeypatch):
     torch = pytest.importorskip("torch")
-    from exeunt.torch import processes
+    from exeunt.torch import devices
 
     before = torch.get_num_threads()
     try:
         for cores, set_to, expected in ((2, 4, 2), (2, 1, 1), (8, 4, 4)):
             torch.set_num_threads(set_to)
-            monkeypatch.setattr(processes, "usable_cores", lambda cores=cores: cores)
-            processes.limit_threads()
+            monkeypatch.setattr(devices, "usable_cores", lambda cores=cores: cores)
+            devices.limit_threads()
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

@@ -15,8 +15,8 @@ from exeunt.engine.inputs import input_keys  # noqa: E402
 from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
+from exeunt.torch.devices import best_device, device_name  # noqa: E402
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, original  # noqa: E402
-from exeunt.torch.processes import best_device, device_name  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 

@@ -28,6 +28,7 @@ from exeunt.torch.cutting.stage import (
     gathered,
     memory_address,
 )
+from exeunt.torch.devices import device_name, wait_for
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.models.hugging_face import longest_text
@@ -40,7 +41,6 @@ from exeunt.torch.named_inputs import (
     padded,
     size_key,
 )
-from exeunt.torch.processes import device_name, wait_for
 
 __all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "original"]
 

@@ -11,6 +11,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation
 from exeunt.torch.calls import Inputs
+from exeunt.torch.devices import best_device, device_name, limit_threads
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
@@ -18,7 +19,6 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
-from exeunt.torch.processes import best_device, device_name, limit_threads
 
 __all__ = ["check_computes_in", "eager_device", "load_network", "open_eager", "run_example"]
 

@@ -15,8 +15,8 @@ from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, evaluating, to_device
+from exeunt.torch.devices import limit_threads
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.processes import limit_threads
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
 

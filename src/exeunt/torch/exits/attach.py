@@ -20,6 +20,7 @@ from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, to_dev
 from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.devices import seeded
 from exeunt.torch.exits.heads import (
     Head,
     HeadFactory,
@@ -34,7 +35,6 @@ from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, output_of, place_exits
 from exeunt.torch.named_inputs import read_example
-from exeunt.torch.processes import seeded
 
 __all__ = ["attach"]
 

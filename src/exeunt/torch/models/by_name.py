@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from exeunt._limits import check_memory
 from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.torch.devices import seeded
 from exeunt.torch.models import hugging_face, image_libraries
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel, load_weights_file, random_part
-from exeunt.torch.processes import seeded
 
 __all__ = [
     "PRETRAINED",

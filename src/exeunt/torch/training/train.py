@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from exeunt._files import make_folder
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, shared, start_epoch
+from exeunt.torch.devices import epoch_seed, make_fabric, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.processes import epoch_seed, make_fabric, seeded
 from exeunt.torch.training.checkpoint import History, digest
 from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache

@@ -16,8 +16,8 @@ from exeunt._progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, start_epoch, unpack
 from exeunt.torch.calls import as_call, logits_of, to_device
+from exeunt.torch.devices import epoch_seed, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.processes import epoch_seed, seeded
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
 from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor

@@ -1,4 +1,4 @@
-"""Processes, devices, threads and random numbers of PyTorch; several processes run through Lightning Fabric."""
+"""Devices, processes, threads and random numbers of PyTorch; several processes run through Lightning Fabric."""
 
 from __future__ import annotations
 
