@@ -155,7 +155,7 @@ def made_network():
 def spread_answers(network, *args, **kwargs):
     """Make an untrained network say different things of different inputs, now surely and now not.
 
-    As it is, it gives all inputs the same class, and scores crowd around the thresholds. Three classes are left,
+    As it is, it gives all inputs the same class, and scores gather around the thresholds. Three classes are left,
     so that neighbouring exits agree on some inputs and not on others.
     """
     import torch

@@ -1,4 +1,4 @@
-"""What waits: what its calls take, when it must be run, and which of it is run next."""
+"""Queues: how long their calls take, when they must run, and which of them runs next."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_of_sixteen_calls_one_is_for_the_row_that_has_waited_longest():
             push(found, 0, 1, first=0)
 
 
-class Told:
-    """Stands for a table: which rows were told something, and from when on the others are overdue."""
+class Outputs:
+    """Stands for a table: which rows have an output, and from when on the others are overdue."""
 
     def __init__(self, *rows, since=5.0):
         self.rows, self.since = set(rows), since
@@ -112,25 +112,25 @@ class Told:
         return not self.has_fallback(rows) and time >= self.since
 
 
-def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_that_were_told_something():
+def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_that_have_an_output():
     found = waiting(piece=1)
     push(found, 0, 1, first=1)
     push(found, 2, 1, first=0)
-    told = Told(0, 9)
-    assert chosen(found, now=4.9, table=told) is queue_of(found, 2)
-    assert chosen(found, now=5.0, table=told) is queue_of(found, 0)
+    table = Outputs(0, 9)
+    assert chosen(found, now=4.9, table=table) is queue_of(found, 2)
+    assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
     push(found, 1, 1, due=4.0, first=9)
-    assert chosen(found, now=5.0, table=told) is queue_of(found, 0)
-    assert chosen(found, now=5.0, table=Told(0)) is queue_of(
+    assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
+    assert chosen(found, now=5.0, table=Outputs(0)) is queue_of(
         found, 1
-    )  # it is late, and was told nothing either
+    )  # it is late, and has no output either
 
 
-def test_rows_that_are_overdue_wait_for_no_company():
+def test_rows_that_are_overdue_do_not_wait_to_be_batched():
     found = waiting(piece=8)
     push(found, 0, 1, first=0)
-    assert chosen(found, now=4.9, table=Told()) is None
-    assert chosen(found, now=5.0, table=Told()) is queue_of(found, 0)
+    assert chosen(found, now=4.9, table=Outputs()) is None
+    assert chosen(found, now=5.0, table=Outputs()) is queue_of(found, 0)
 
 
 def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced():
@@ -142,7 +142,7 @@ def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced
     push(found, 1, 1, first=50)
     assert chosen(found, older_than=51) is queue_of(found, 1)
     assert chosen(found, older_than=51, force=True) is queue_of(found, 1)
-    push(found, 2, 8, first=70)  # the others wait for company
+    push(found, 2, 8, first=70)  # the others wait to be batched
     assert chosen(found) is queue_of(found, 2)
     assert chosen(found, older_than=100, force=True) is queue_of(found, 2)
 

@@ -1,4 +1,4 @@
-"""A cascade of executors: who is prepared, and when; what rows are joined."""
+"""A cascade of executors: which inputs are prepared, and when; which rows are joined."""
 
 from __future__ import annotations
 

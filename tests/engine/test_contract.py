@@ -67,7 +67,7 @@ def patient_policy(trace):
 
 
 def pooled_policy(trace):
-    """What it answers is heard from all exits so far, that at which nobody leaves included."""
+    """Its answer is the ensemble of all exits so far, including the one at which no row leaves."""
     weights = [(0.0, 1.0), (0.7, 0.6), (0.0, 1.0), (0.9, 0.3), (0.5, 1.2)]
     answer = EnsembleAnswer(tuple(Stage(keep, LogTerm(own)) for keep, own in weights))
     return replace(made_policy(answer.on(trace), SHARES["one exit without rate"]), answer=answer)
@@ -86,8 +86,8 @@ def check(answers, policy, trace, rows, segments=None):
     np.testing.assert_array_equal(answers.label[sure], test.prediction[at])
     np.testing.assert_allclose(answers.confidence[sure], test.scores["max_probability"][at], atol=1e-5)
     ends = {exit_: last for first, last in segments or () for exit_ in range(first, last + 1)}
-    spent = [policy.cost.cumulative[ends.get(exit_, exit_)] for exit_ in answers.exit]
-    np.testing.assert_array_equal(answers.cost, spent)
+    cost = [policy.cost.cumulative[ends.get(exit_, exit_)] for exit_ in answers.exit]
+    np.testing.assert_array_equal(answers.cost, cost)
     assert answers.mean_cost == pytest.approx(answers.cost.mean() if len(rows) else 0.0)
 
 
@@ -296,7 +296,7 @@ def saturated_policy(trace):
 
 
 @pytest.mark.parametrize("made", [patient_policy, saturated_policy])
-def test_without_keys_answers_depend_on_no_batch_order_or_company(case, made):
+def test_without_keys_answers_depend_on_no_batch_or_order(case, made):
     runner = Runner(case.executor(), made(case.trace))
     whole = runner(case.inputs(ROWS))
     assert len(set(whole.exit)) > 2

@@ -1,4 +1,4 @@
-"""Deadlines: what is run in time, and what is said where there is none left."""
+"""Deadlines: what runs in time, and what a row returns at its deadline."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SECONDS = (1.0,) * 5
 
 def said_by(trace, policy, rows, exit_):
     """Return (label, confidence) that an exit says of rows."""
-    told = policy.answer.on(trace.take(rows))
-    return told.prediction[:, exit_], told.scores["max_probability"][:, exit_]
+    shown = policy.answer.on(trace.take(rows))
+    return shown.prediction[:, exit_], shown.scores["max_probability"][:, exit_]
 
 
-def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
+def test_a_row_returns_the_prediction_of_its_latest_exit_at_its_deadline(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
     ticket = engine.submit(inputs(ROWS[:60]), 0.0, deadline=4.0, id=ROWS[:60])
@@ -65,7 +65,7 @@ def test_answered_rows_do_not_wait_for_ever_where_others_are_always_more_urgent(
         while engine.step(now, force=True):  # gives out what is done, then runs a call
             pass
     assert sum(len(group.rows) for group in groups(engine)) < 2 * engine.rows <= 2 * 180
-    assert engine.work.calls == [50, 0, 0, 0, 0]  # answered by what exit 0 said before there is time for more
+    assert engine.work.calls == [50, 0, 0, 0, 0]  # answered by exit 0 before there is time for more
     ticket = engine.submit(inputs(ROWS[:1]), 50.0, id=ROWS[:1])  # may take any time
     while not ticket.done:
         engine.step(60.0, force=True)
@@ -73,22 +73,22 @@ def test_answered_rows_do_not_wait_for_ever_where_others_are_always_more_urgent(
     assert groups(engine) == []
 
 
-@pytest.mark.parametrize(("shares", "said"), [((0.3, 0, 0, 0.3, 0.4), 0), ((0, 0, 0, 0.5, 0.5), -1)])
-def test_a_row_that_is_cut_short_has_cost_what_was_run_for_it(trace, shares, said):
-    """Exits 1 and 2 were not asked."""
+@pytest.mark.parametrize(("shares", "exit_"), [((0.3, 0, 0, 0.3, 0.4), 0), ((0, 0, 0, 0.5, 0.5), -1)])
+def test_the_cost_of_a_row_that_ends_early_is_that_of_what_was_run_for_it(trace, shares, exit_):
+    """The policy does not use exits 1 and 2."""
     engine = Engine(TraceExecutor(made_logits()), made_policy(trace, shares))
     ticket = engine.submit(inputs(ROWS[:60]), 0.0, deadline=5.0)
     for now in range(3):
         engine.step(now, force=True)
     assert engine.step(5.0) == [ticket]
     cut = ticket.answers.expired
-    assert set(ticket.answers.exit[cut]) == {said}
+    assert set(ticket.answers.exit[cut]) == {exit_}
     assert set(ticket.answers.cost[cut]) == {3.0}
     assert set(ticket.answers.cost[~cut]) <= {1.0}
     assert ticket.policies == [""] * 60
 
 
-def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
+def test_a_row_without_output_waits_until_its_deadline(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
     ticket = engine.submit(inputs(ROWS[:9]), 0.0, deadline=4.0)
@@ -107,8 +107,8 @@ def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
     assert not other.answers.expired.any()
 
 
-def test_a_row_that_is_told_something_at_the_last_moment_is_answered_in_time(trace):
-    """No exit had said anything when there was last time for a call of the longest segment."""
+def test_a_row_with_a_first_output_at_the_last_moment_is_answered_in_time(trace):
+    """The row had no output when there was last time for a call of the longest segment."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(0.1, 3.0, 0.1, 0.1, 0.1))
     ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
     assert engine.step(0.0, force=True) == []
@@ -118,7 +118,7 @@ def test_a_row_that_is_told_something_at_the_last_moment_is_answered_in_time(tra
     assert engine.rows == 0
 
 
-def test_rows_that_are_few_are_not_cut_short_for_what_a_full_call_takes(trace):
+def test_few_rows_do_not_end_early_because_a_full_call_takes_long(trace):
     """It would take until long after their deadline, and nobody is there to fill it."""
     policy = policies(trace)["late"]
     few = {"seconds": (3.0,) * 5, "single_row_seconds": (0.1,) * 5}
@@ -135,7 +135,7 @@ def test_rows_that_are_few_are_not_cut_short_for_what_a_full_call_takes(trace):
     assert set(ticket.answers.exit) == {0}
 
 
-def test_rows_that_hope_are_answered_once_they_are_told_something(trace):
+def test_rows_that_wait_for_an_output_are_answered_with_their_first_one(trace):
     """As profiled, their first call ends after their deadline."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(3.0, 0, 0, 0, 0))
     ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
@@ -145,7 +145,7 @@ def test_rows_that_hope_are_answered_once_they_are_told_something(trace):
     assert set(ticket.answers.exit) == {0}
 
 
-def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
+def test_late_rows_do_not_wait_to_be_batched_and_others_do(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
     engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)
     assert not engine.ready(13.9)  # five calls of its own, and one of others that may have begun
@@ -164,19 +164,19 @@ def test_the_most_urgent_goes_first_whatever_came_before(trace):
     assert not engine.table.has_output(np.arange(slow.base, slow.base + 4)).any()
 
 
-def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace):
+def test_late_rows_with_an_output_come_after_those_without(trace):
     executor = TraceExecutor(made_logits())
     engine = Engine(executor, policies(trace)["late"], seconds=SECONDS)
-    told = engine.submit(inputs(ROWS[:30]), 0.0, deadline=3.0)
+    with_output = engine.submit(inputs(ROWS[:30]), 0.0, deadline=3.0)
     engine.step(0.0, force=True)
-    untold = engine.submit(inputs(ROWS[30:40]), 0.5, deadline=6.0)
+    without_output = engine.submit(inputs(ROWS[30:40]), 0.5, deadline=6.0)
     engine.step(1.5)
     assert executor.calls[-1][0] == 0
-    assert not told.done
-    assert not untold.done
+    assert not with_output.done
+    assert not without_output.done
 
 
-def test_who_has_expired_does_not_wait_for_a_call_of_others(trace):
+def test_an_expired_row_does_not_wait_for_a_call_of_others(trace):
     executor = TraceExecutor(made_logits())
     engine = Engine(executor, policies(trace)["late"], seconds=SECONDS)
     ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
@@ -188,7 +188,7 @@ def test_who_has_expired_does_not_wait_for_a_call_of_others(trace):
 
 
 @pytest.mark.parametrize("deadline", [0.5, 2.0])
-def test_a_row_of_which_nothing_was_said_by_a_soft_deadline_waits_until_something_is(trace, deadline):
+def test_a_row_without_output_at_a_soft_deadline_waits_for_one(trace, deadline):
     """It passes before the first call, or during it."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(3.0, 1, 1, 1, 1))
     ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=deadline, soft=True)
@@ -205,7 +205,7 @@ def test_a_row_of_which_nothing_was_said_by_a_soft_deadline_waits_until_somethin
 
 
 def test_a_soft_deadline_changes_no_order_until_it_has_passed(trace):
-    """What came further goes first, and then who was told nothing by his."""
+    """The furthest segment runs first, and then rows without output at their deadline."""
     executor = TraceExecutor(made_logits())
     engine = Engine(executor, policies(trace)["late"], min_batch=(1,) * 5, seconds=SECONDS)
     engine.submit(inputs(ROWS[:30]), 0.0, deadline=50.0, soft=True)
@@ -239,7 +239,7 @@ def test_an_overdue_row_is_run_without_being_forced(trace, beside):
 
 
 def test_soft_deadlines_that_have_passed_are_forgotten_with_their_tickets(trace):
-    """They have no time after which nothing more is hoped for."""
+    """They never stop waiting for an output."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
     for now in range(50):
         engine.submit(inputs(ROWS[3 * now : 3 * now + 3]), now, deadline=now, soft=True)
@@ -267,8 +267,8 @@ def test_tickets_that_are_done_are_forgotten_long_before_their_deadlines(trace, 
     assert engine._deadlines.soonest == deadline - 1
 
 
-def test_what_must_be_done_in_time_is_not_cut_short_by_rows_that_have_any_time(trace):
-    """There is always a full call of these to be made, and the others wait for company until the last moment."""
+def test_urgent_rows_do_not_end_early_because_of_rows_without_a_deadline(trace):
+    """There is always a full call of these to be made, and the others wait to be batched until the last moment."""
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 5)), policy, seconds=SECONDS)
     urgent = engine.submit(inputs(ROWS[:20]), 0.0, deadline=9.5, id=ROWS[:20])
@@ -278,7 +278,7 @@ def test_what_must_be_done_in_time_is_not_cut_short_by_rows_that_have_any_time(t
     checked(urgent, policy, trace, ROWS[:20])
 
 
-def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_time(trace):
+def test_rows_without_a_deadline_are_not_starved_by_urgent_ones(trace):
     """There are always more of these than can be run, and every call is worth making, as in the server."""
     policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 80)
     executor = TraceExecutor(logits)
@@ -288,7 +288,7 @@ def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_t
         engine.submit(inputs(N + 128 * now + np.arange(128)), now, deadline=now + 6.0)
         ran = len(executor.calls)
         while engine.step(now) and len(executor.calls) == ran:
-            pass  # who has expired is given out before the call
+            pass  # expired rows are given out before the call
         if patient.done:
             break
     checked(patient, policy, trace, ROWS[:20])
@@ -308,7 +308,7 @@ def test_rows_of_one_size_are_not_starved_by_those_of_another(trace):
 
 
 def test_what_waits_no_longer_than_it_may_is_not_starved_by_what_comes_after(trace):
-    """It has no deadline at which what it was told would be its answer."""
+    """It has no deadline at which its latest output would be its answer."""
     engine = Engine(
         TraceExecutor(np.concatenate([made_logits()] * 9)),
         policies(trace)["late"],
@@ -323,7 +323,7 @@ def test_what_waits_no_longer_than_it_may_is_not_starved_by_what_comes_after(tra
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, (0.1, 0.1, 3.0, 0.1, 0.1)])
-def test_who_waits_for_company_until_the_last_moment_still_gets_all_that_was_asked(trace, seconds):
+def test_rows_that_wait_to_be_batched_until_the_last_moment_still_run_in_full(trace, seconds):
     policy = policies(trace)["late"]
     executor = TraceExecutor(made_logits())
     engine = Engine(executor, policy, seconds=seconds)
@@ -347,7 +347,7 @@ def test_deadlines_are_looked_through_each_time_that_they_have_doubled(monkeypat
     assert seen == [65, 195, 455, 975]
 
 
-def test_who_waits_for_company_is_not_cut_short_before_his_time(trace):
+def test_rows_that_wait_to_be_batched_do_not_end_before_their_deadline(trace):
     """With nothing to run there is no call that would end after it."""
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
@@ -357,7 +357,7 @@ def test_who_waits_for_company_is_not_cut_short_before_his_time(trace):
     assert engine.step(2.0) == [ticket]
 
 
-def test_a_row_waits_for_company_as_long_as_it_may(trace):
+def test_a_row_waits_to_be_batched_as_long_as_it_may(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS, max_wait_s=5.0)
     engine.submit(inputs(ROWS[:1]), 10.0)
     assert engine.seconds_left(10.0) == 5.0
@@ -365,7 +365,7 @@ def test_a_row_waits_for_company_as_long_as_it_may(trace):
     assert engine.ready(15.0)
 
 
-def test_what_was_spent_before_anybody_was_asked_is_the_policys_own(trace):
+def test_the_cost_before_the_first_output_is_in_the_policys_own_terms(trace):
     """Neither asks the first exits, and each has costs of its own."""
     executor = TraceExecutor(made_logits(), segments=((0, 1), (2, 3), (4, 4)))
     made = {
@@ -379,8 +379,8 @@ def test_what_was_spent_before_anybody_was_asked_is_the_policys_own(trace):
     }
     engine.step(0.0, force=True)
     engine.step(1.5, force=True)
-    for name, spent in (("a", 2.0), ("b", 6.0)):
+    for name, cost in (("a", 2.0), ("b", 6.0)):
         for ticket in tickets[name]:
-            assert ticket.answers.cost.tolist() == [spent] * 10
+            assert ticket.answers.cost.tolist() == [cost] * 10
             assert ticket.policies == [name] * 10
             assert not ticket.answers.valid.any()

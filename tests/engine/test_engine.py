@@ -229,7 +229,7 @@ def test_an_engine_that_holds_enough_refuses_more(trace):
     engine.submit(inputs(ROWS[50:51]))
 
 
-def test_an_engine_that_refuses_cuts_nobody_short(trace):
+def test_an_engine_that_refuses_ends_no_row_early(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60)
     kept = engine.submit(inputs(ROWS[:60]), id=ROWS[:60], deadline=1e6)  # so that it knows what exits say
@@ -259,7 +259,7 @@ def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60, when_full="degrade")
     first = engine.submit(inputs(ROWS[:60]), id=ROWS[:60])
-    with pytest.raises(QueueFull):  # nobody has said anything yet
+    with pytest.raises(QueueFull):  # no row has an output yet
         engine.submit(inputs(ROWS[60:61]))
     advance(engine, 0)
     left = engine.rows
@@ -278,7 +278,7 @@ def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
 
 
 def test_room_is_made_for_several_rows_at_a_time(trace):
-    """To find the oldest of which something was said, all are looked through."""
+    """To find the oldest rows with an output, all are looked through."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_rows=128, when_full="degrade")
     first = engine.submit(inputs(ROWS[:128]))
     advance(engine, 0)
@@ -397,7 +397,7 @@ def test_states_half_empty_are_tidied_where_there_is_nothing_to_run(trace):
 
 
 def test_what_a_policy_does_not_ask_may_be_anything(trace):
-    """At the first exit, of which another policy's rows in the same call are told."""
+    """At the first exit, whose output another policy's rows in the same call need."""
     logits = made_logits().copy()
     logits[:4, 0] = np.nan
     made = {"asks": policies(trace)["early"], "asks later": made_policy(trace, (0, 0.4, 0.3, 0.2, 0.1))}

@@ -34,10 +34,10 @@ def made_policy(rng, logits, cost, budget):
     if rng.random() < 0.4:
         answer = EnsembleAnswer(tuple(Stage(rng.choice([0.0, 0.7]), LogTerm(1.0)) for _ in range(m)))
     lenient = MeanScore(strict=False) if isinstance(score, MeanScore) else score
-    memory, heard, limits = lenient.init(len(logits)), {}, []
+    memory, outputs, limits = lenient.init(len(logits)), {}, []
     for exit_ in range(m):
-        told, heard = answer(exit_, shown(logits[:, exit_])[0], heard)
-        scores, memory = lenient(exit_, told, memory)
+        answered, outputs = answer(exit_, shown(logits[:, exit_])[0], outputs)
+        scores, memory = lenient(exit_, answered, memory)
         close = (float(rng.choice(scores)), float(rng.random()))
         limits.append([close, close, (NEVER, NEVER)][rng.integers(3)])
     return ex.Policy(
@@ -57,11 +57,11 @@ class Used:
         self.ends = [policy.cost.cumulative[last] for _, last in self._segments]
 
     def replay(self, finite):
-        """Let `truth` be the replay, and `told` what each row (n,) is told at an exit, by name."""
+        """Set `truth` to the replay, and `shown_at` to the answer of each exit (n,), by name."""
         self.truth = replayed(self.policy, self._logits, np.arange(len(self._logits)), finite, self._segments)
-        self.told, heard = {}, {}
+        self.shown_at, outputs = {}, {}
         for own in np.flatnonzero(self.policy.needs):
-            self.told[own], heard = self.policy.answer(own, shown(self._logits[:, own])[0], heard)
+            self.shown_at[own], outputs = self.policy.answer(own, shown(self._logits[:, own])[0], outputs)
 
 
 class Traffic:
@@ -140,7 +140,7 @@ class Traffic:
         assert set(self.done) == set(self.rows) - self.cancelled
 
     def _step(self, **options):
-        """Run a call. Whose time has come is done, whatever company it has."""
+        """Run a call. Rows whose deadline has passed are done."""
         for ticket in self.engine.step(self.now, **options):
             assert ticket not in self.done
             self.done[ticket] = self.now
@@ -148,10 +148,10 @@ class Traffic:
         assert self.engine.table.stale <= max(self.engine.rows - 1, 0)
         late = [ticket for ticket in self.rows if ticket.deadline <= self.now]
         assert all(ticket.done for ticket in late if not ticket.soft)
-        told = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this very call
+        just_run = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this call
         for ticket in late:
             rows = self.engine.table.unfinished(ticket)
-            assert told.issuperset(rows[self.engine.table.has_output(rows)].tolist())
+            assert just_run.issuperset(rows[self.engine.table.has_output(rows)].tolist())
 
     def _check_what_waits(self):
         """Every row without an answer waits once, and the table knows how many others do."""
@@ -245,8 +245,10 @@ class Traffic:
             return
         assert cost >= used.policy.cost.cumulative[own]
         assert own < (right.exit[row] if right.exit[row] >= 0 else right.reach[row])
-        assert answers.confidence[place] == pytest.approx(used.told[own]["max_probability"][row], abs=1e-9)
-        assert label == used.told[own]["prediction"][row]
+        assert answers.confidence[place] == pytest.approx(
+            used.shown_at[own]["max_probability"][row], abs=1e-9
+        )
+        assert label == used.shown_at[own]["prediction"][row]
 
     def _check_error(self, error, rows):
         if isinstance(error, (PoisonError, SpaceError)):
@@ -255,7 +257,9 @@ class Traffic:
             return
         assert isinstance(error, ValueError)
         strict = [used for used in self.used.values() if isinstance(used.policy.score, MeanScore)]
-        assert any((used.told[1]["margin"][rows] > CERTAIN).any() for used in strict if 1 in used.told)
+        assert any(
+            (used.shown_at[1]["margin"][rows] > CERTAIN).any() for used in strict if 1 in used.shown_at
+        )
 
 
 @settings(max_examples=150, deadline=None)

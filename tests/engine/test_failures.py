@@ -84,7 +84,7 @@ def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answ
 
 @dataclass(frozen=True)
 class Choosy:
-    """A score of somebody's own that raises once it is asked for a row whose first class has no chance at exit 2."""
+    """A user's score that raises for a row whose first class has no chance at exit 2."""
 
     name: str = "choosy"
     remembers: ClassVar[bool] = False
@@ -139,7 +139,7 @@ def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
     check(runner(case.inputs(ROWS[5:]), id=ROWS[5:]), policy, case.trace, ROWS[5:])
 
 
-def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy):
+def test_logits_that_are_not_finite_are_flagged_with_their_cost(case, policy):
     logits = made_logits().copy()
     exits = policy.route(case.trace)
     late = np.flatnonzero(exits == 4)[:2]
@@ -229,7 +229,7 @@ def test_a_late_failure_is_of_the_batch_that_holds_the_row(case, policy, drops, 
             check(answers, policy, case.trace, batches[answers.batch])
 
 
-def test_a_failed_batch_says_what_was_spent_on_rows_that_had_answered(case, policy):
+def test_a_failed_batch_keeps_the_cost_of_rows_that_had_answered(case, policy):
     row = int(left_after(case, policy, 1)[3])
     (found,) = streamed(case, policy, [ROWS], {row: 2})
     exits = policy.route(case.trace)
@@ -276,9 +276,9 @@ def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy, pool
 
 @dataclass(frozen=True)
 class Relative:
-    """The margin as a share of the largest among the rows, if there are any. `asked`: numbers of rows, call by call."""
+    """The margin as a share of the largest among the rows, if there are any. `calls`: numbers of rows, call by call."""
 
-    asked: list[int]
+    calls: list[int]
     name: str = "relative"
     remembers: ClassVar[bool] = False
 
@@ -286,7 +286,7 @@ class Relative:
         return {}
 
     def __call__(self, exit_, evidence, memory):
-        self.asked.append(len(evidence["margin"]))
+        self.calls.append(len(evidence["margin"]))
         return evidence["margin"] / evidence["margin"].max(), memory
 
 
@@ -312,7 +312,7 @@ def test_no_score_is_asked_about_no_rows(case, policy):
     engine = Engine(TraceExecutor(logits), replace(policy, score=score))
     waits, runs = engine.submit(case.larger(ROWS[:20])), engine.submit(case.inputs(ROWS[20:25]))
     advance(engine, 0, 3)
-    assert (runs.error, waits.error, waits.left, score.asked) == (None, None, 20, [])
+    assert (runs.error, waits.error, waits.left, score.calls) == (None, None, 20, [])
     assert not runs.answers.valid.any()
 
 

@@ -1,4 +1,4 @@
-"""Keys of content: of the values alone, whatever their type, layout, company or padding; and the spend they lead to."""
+"""Keys of content: of the values alone, whatever their type, layout, batch or padding; and the mean cost they lead to."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_mask_of_another_kind_is_an_array_like_others():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ((), "got shapes"),
         ({}, "got shapes"),
@@ -113,8 +113,8 @@ def test_a_mask_of_another_kind_is_an_array_like_others():
         (np.array([None] * 9), "of type NoneType have no keys .*: give id"),
     ],
 )
-def test_what_has_no_content_to_hash_is_refused(inputs, said):
-    with pytest.raises(ex.InputError, match=said):
+def test_what_has_no_content_to_hash_is_refused(inputs, message):
+    with pytest.raises(ex.InputError, match=message):
         input_keys(inputs, 9)
 
 
@@ -132,11 +132,11 @@ def test_keys_of_inputs_that_differ_in_one_bit_differ_in_half_of_theirs(value, b
     assert 8 <= bin(one ^ other).count("1") <= 56
 
 
-# -- what it does for the spend ----------------------------------------------------------------------------
+# -- their effect on the mean cost ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", [ex.eero, PRESETS["patience"]])
-def test_requests_of_one_row_spend_what_the_distribution_says(preset):
+def test_requests_of_one_row_cost_what_the_distribution_says(preset):
     """Half of the inputs are saturated: equal scores, equal streaks. Half of these are to leave early, by their ties.
 
     The bounds are exceeded by chance once in 10,000 times. Requests that are all numbered 0 share one tie, and so
@@ -157,7 +157,7 @@ def test_requests_of_one_row_spend_what_the_distribution_says(preset):
         assert policy.distribution.counts.max() < 320
         runner = Runner(TraceExecutor(logits), policy)
         low, high = (policy.distribution.batch_quantile(q, test.n) for q in (1e-4, 1 - 1e-4))
-        spend = np.mean([runner(inputs[i : i + 1]).mean_cost for i in range(test.n)])
-        assert low <= spend <= high
+        cost = np.mean([runner(inputs[i : i + 1]).mean_cost for i in range(test.n)])
+        assert low <= cost <= high
         numbered = runner(inputs, id=np.zeros(test.n, dtype=int)).mean_cost
         assert not low <= numbered <= high

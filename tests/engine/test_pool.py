@@ -24,7 +24,7 @@ def rows_by_exit(case, policy):
 
 
 class Scripted:
-    """A source that gives what it is asked to, and notes how long it may wait for it."""
+    """A scripted source that notes how long it may wait."""
 
     def __init__(self, given):
         self.given, self.waits = iter(given), []
@@ -146,7 +146,7 @@ def test_inputs_that_cannot_be_taken_have_as_many_answers_as_rows(case, policy):
     assert all(answers.error is not None for answers in found)
 
 
-def test_a_batch_without_company_is_not_left_behind_for_ever(case, policy):
+def test_a_batch_that_cannot_be_joined_is_not_left_behind_for_ever(case, policy):
     """Its size is its own; others are given out as they are done, and the table holds all rows since."""
     engine = Engine(case.executor(), policy, min_batch=(8,) * 5)
     shown = []

@@ -1,4 +1,4 @@
-"""The table of rows in flight, by itself: what it keeps while it grows, and what is asked of it about deadlines."""
+"""The table of rows in flight, by itself: what it keeps while it grows, and its look-ups about deadlines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from exeunt.engine.row_table import RowTable
 LATE = 2.0
 
 
-def said_of(table, ticket, label, *, probabilities=None, exit_=1):
+def recorded(table, ticket, label, *, probabilities=None, exit_=1):
     rows = np.arange(ticket.base, ticket.base + ticket.n)
     confidence = np.linspace(0.5, 0.9, ticket.n)
     table.record(rows, np.full(ticket.n, label), confidence, exit_, 0.25, 0, probabilities)
     return rows
 
 
-def test_what_was_said_is_kept_while_the_table_grows():
+def test_outputs_are_kept_while_the_table_grows():
     table = RowTable(size=4)
     table.policy_number("half")
     before = table.admit(4)
@@ -26,7 +26,7 @@ def test_what_was_said_is_kept_while_the_table_grows():
     first = table.admit(3)  # where `before` was; in a larger table it lies elsewhere
     assert len(table._entries) == 4
     chances = np.arange(6.0).reshape(3, 2)
-    rows = said_of(table, first, 7, probabilities=chances)
+    rows = recorded(table, first, 7, probabilities=chances)
     table.mark_borderline(rows[1:2])
     others = [table.admit(5, LATE) for _ in range(20)]
     table.finish(rows, valid=True)
@@ -36,7 +36,7 @@ def test_what_was_said_is_kept_while_the_table_grows():
     assert first.answers.probabilities.dtype == np.float64
     assert np.array_equal(first.answers.probabilities, chances)
     assert first.policies == ["half"] * 3
-    assert all(table.expiring(said_of(table, other, 3), LATE).all() for other in others)
+    assert all(table.expiring(recorded(table, other, 3), LATE).all() for other in others)
     for other in others:
         table.fail(other, ValueError("broken"))
     assert np.isnan(others[0].answers.probabilities).all()
@@ -47,7 +47,7 @@ def test_rows_that_were_answered_meanwhile_wait_no_more():
     """`stale` counts them, so that rows that wait are looked through while there are any, and no longer."""
     table = RowTable()
     ticket, dropped = table.admit(4), table.admit(2)
-    rows = said_of(table, ticket, 1)
+    rows = recorded(table, ticket, 1)
     table.end_early(rows[:3], expired=True)
     table.drop(dropped)
     assert table.stale == 5
@@ -59,20 +59,20 @@ def test_rows_that_were_answered_meanwhile_wait_no_more():
 
 @pytest.mark.parametrize("exit_", [0, 1])
 @pytest.mark.parametrize(
-    ("told", "at", "ends"), [(True, LATE, True), (True, 1.9, False), (False, LATE, False)]
+    ("has_output", "at", "ends"), [(True, LATE, True), (True, 1.9, False), (False, LATE, False)]
 )
-def test_a_row_that_was_told_something_ends_at_its_deadline(told, at, ends, exit_):
+def test_a_row_with_an_output_ends_at_its_deadline(has_output, at, ends, exit_):
     table = RowTable()
     ticket = table.admit(1, LATE)
-    rows = said_of(table, ticket, 1, exit_=exit_) if told else table.unfinished(ticket)
+    rows = recorded(table, ticket, 1, exit_=exit_) if has_output else table.unfinished(ticket)
     assert table.expiring(rows, at).tolist() == [ends]
-    assert table.overdue(rows, at) == (not told and at == LATE)
+    assert table.overdue(rows, at) == (not has_output and at == LATE)
 
 
 def test_a_row_without_a_deadline_cannot_do_without_being_run():
     table = RowTable()
     timed, patient = table.admit(1, LATE), table.admit(1)
-    both = np.concatenate([said_of(table, timed, 1), said_of(table, patient, 1)])
+    both = np.concatenate([recorded(table, timed, 1), recorded(table, patient, 1)])
     assert table.has_fallback(both[:1])
     assert not table.has_fallback(both[1:])
     assert not table.has_fallback(both)

@@ -1,4 +1,4 @@
-"""Streams: waiting for company within bounds, heads left out, ends."""
+"""Streams: waiting to be batched within limits, heads left out, ends."""
 
 from __future__ import annotations
 

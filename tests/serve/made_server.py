@@ -93,8 +93,8 @@ class PixelExecutor:
             raise RuntimeError("this row breaks the network")
         ease = first[:, 1:2] / 255
         wrong = first[:, 1] < HARD[segment]
-        said = (first[:, 0] // 50 + wrong).astype(int) % CLASSES
-        logits = np.eye(CLASSES)[said] * (1 + segment + 6 * ease)
+        label = (first[:, 0] // 50 + wrong).astype(int) % CLASSES
+        logits = np.eye(CLASSES)[label] * (1 + segment + 6 * ease)
         return [logits.astype(np.float32) for _ in wanted], state
 
     def gather(self, parts: Any) -> np.ndarray:

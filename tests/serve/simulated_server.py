@@ -1,6 +1,6 @@
 """A server that answers requests in batches, event by event: slow and obvious, without the controller's formulas.
 
-Who would be answered after the controller's deadline is cut short: that takes as long as under the cheapest policy.
+A row that would be answered after the controller's deadline ends early: it takes as long as under the cheapest policy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PIECE = 64  # rows that are run together
 class Served:
     """Seconds from arrival to answer of each request, when it arrived, and (second, place active) at each change.
 
-    `rows_at`: by place of the policy, those cut short with the cheapest.
+    `rows_at`: by place of the policy, those that end early with the cheapest.
     """
 
     arrived: np.ndarray
@@ -64,9 +64,9 @@ def simulate(
     n, latency = len(arrived), np.zeros(len(arrived))
     places = {point.name: i for i, point in enumerate(controller.points)}
     served = Served(arrived, latency, [(0.0, places[controller.active.name])], np.zeros(len(places)))
-    began = done = seen = 0  # requests that are run, answered, and told to the controller
+    began = done = seen = 0  # requests that have begun, are answered, and were reported to the controller
     free_at, now, finishing = 0.0, 0.0, None
-    told = Counter()
+    report = Counter()
     profile = {point.name: point for point in controller.points}
     while done < n:
         now += TICK_S
@@ -75,8 +75,8 @@ def simulate(
             if finishing is not None and free_at <= now:
                 first, last, name = finishing
                 latency[first:last] = free_at - arrived[first:last]
-                told["answered"] += (last - first) * size
-                told["late"] += int((latency[first:last] > controller.late_s).sum()) * size
+                report["answered"] += (last - first) * size
+                report["late"] += int((latency[first:last] > controller.late_s).sum()) * size
                 done, finishing = last, None
             if finishing is not None or began == n:
                 break
@@ -93,17 +93,17 @@ def simulate(
             seconds = (whole_s - cut * size * (point.row_s - least.row_s)) * rng.lognormal(0, noise)
             served.rows_at[places[name]] += (last - began - cut) * size
             served.rows_at[0] += cut * size
-            told["busy_s"] += seconds
+            report["busy_s"] += seconds
             rows_s = (last - began - cut) * profile[name].row_s + cut * controller.points[0].row_s
-            told["expected_s"] += profile[name].pass_s + size * rows_s
+            report["expected_s"] += profile[name].pass_s + size * rows_s
             finishing, began, free_at = (began, last, name), last, start + seconds
         arrived_by_now = int(np.searchsorted(arrived, now, side="right"))
         new = arrived_by_now - seen
         load = Load(
             rows=new * size, requests=new, together=new * size,
-            waiting=(arrived_by_now - done) * size, **told
+            waiting=(arrived_by_now - done) * size, **report
         )  # fmt: skip
-        seen, told = arrived_by_now, Counter()
+        seen, report = arrived_by_now, Counter()
         place = places[controller.observe(now, load).name]
         if place != served.changes[-1][1]:
             served.changes.append((now, place))

@@ -83,19 +83,19 @@ def test_a_budget_is_not_put_back_by_who_looks_at_the_file_before_it_is_written(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "message"),
     [("1%", "smallest budget"), ("x", "not understood"), (True, "valid number"), (None, "valid")],
 )
-def test_a_budget_that_cannot_be(client, wanted, said):
+def test_a_budget_that_cannot_be(client, wanted, message):
     before = client.get("/budget").json()
     found = client.put("/budget", json={"budget": wanted})
     assert found.status_code == 422
-    assert said in found.json()["error"]
+    assert message in found.json()["error"]
     assert client.get("/budget").json() == before
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "said"),
+    ("body", "kind", "message"),
     [
         ('{"bugdet": 1}', "application/json", "bugdet is unknown, choose of budget"),
         ('{"budget": ', "application/json", "the body: Invalid JSON"),
@@ -103,9 +103,9 @@ def test_a_budget_that_cannot_be(client, wanted, said):
         ("[1]", "application/json", "JSON object"),
     ],
 )
-def test_a_body_that_is_no_budget(client, body, kind, said):
+def test_a_body_that_is_no_budget(client, body, kind, message):
     found = client.put("/budget", content=body, headers={"content-type": kind})
-    assert (found.status_code, said in found.json()["error"]) == (422, True), found.text
+    assert (found.status_code, message in found.json()["error"]) == (422, True), found.text
 
 
 def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):
@@ -159,7 +159,7 @@ def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
 
 @pytest.mark.parametrize("budgets", [("36%",), ("36%", "90%")])
 def test_a_run_that_the_controller_cannot_serve_leaves_no_engine_behind(tmp_path, budgets):
-    """Its policies are too bad, or too dear; its engine would keep the network."""
+    """Its policies are too inaccurate, or too expensive; its engine would keep the network."""
     bad = made_run(tmp_path / "bad", budgets=budgets)
     run = made_run(tmp_path / "pixels", budgets=("80%",))
     with (
@@ -213,7 +213,7 @@ server.serve(Settings(run=Path(sys.argv[1])), host="127.0.0.1", port=int(sys.arg
 
 
 def test_a_server_ends_with_its_engine(run):
-    """As an error, so that whatever looks after it starts another. Who waits is told first."""
+    """As an error, so that its supervisor starts another. Open requests get their error first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -224,10 +224,10 @@ def test_a_server_ends_with_its_engine(run):
         url = f"http://127.0.0.1:{port}"
         until(lambda: _live(url) or process.poll() is not None)
         assert httpx.post(f"{url}/predict", json=ANSWERABLE).status_code == 503
-        said = process.communicate(timeout=20)[1]
+        message = process.communicate(timeout=20)[1]
     assert process.returncode == 1
-    assert "what no engine expects" in said
-    assert all(json.loads(line) for line in said.splitlines())
+    assert "what no engine expects" in message
+    assert all(json.loads(line) for line in message.splitlines())
 
 
 def _live(url):
@@ -281,11 +281,11 @@ def test_metrics_count(own):
     client.post("/predict", json={"images": ["!"]})
     client.post("/predict", json={})
     client.get("/nowhere")
-    said = client.get("/metrics").text
+    message = client.get("/metrics").text
     assert (
-        "# HELP exeunt_budget The largest mean cost per row" in said
+        "# HELP exeunt_budget The largest mean cost per row" in message
     )  # with a controller less may be active
-    lines = dict(line.rsplit(" ", 1) for line in said.splitlines() if not line.startswith("#"))
+    lines = dict(line.rsplit(" ", 1) for line in message.splitlines() if not line.startswith("#"))
     assert lines['exeunt_requests_total{path="/predict",status="200"}'] == "2.0"
     assert lines['exeunt_requests_total{path="/predict",status="422"}'] == "1.0"
     assert lines['exeunt_requests_total{path="other",status="404"}'] == "1.0"

@@ -21,8 +21,8 @@ EIGHT = [
     )
     for i in range(8)
 ]
-"""Policies like those of a cascade: the cheapest takes 29 % of the dearest's time and loses three points."""
-CAPACITY = 1 / EIGHT[-1].row_s  # rows a second, of the dearest policy
+"""Policies like those of a cascade: the cheapest takes 29% of the time of the most expensive one and loses three points."""
+CAPACITY = 1 / EIGHT[-1].row_s  # rows per second, of the most expensive policy
 SIZES = (1, 16)  # rows of a request
 
 
@@ -46,7 +46,7 @@ sizes = st.floats(1, 64)
 
 
 @given(loads, loads, backlogs, backlogs, sizes, sizes, st.integers(0, 7))
-def test_more_load_never_leads_to_a_dearer_policy(rate, more, waiting, others, size, larger, most):
+def test_more_load_never_leads_to_a_more_expensive_policy(rate, more, waiting, others, size, larger, most):
     controller = Controller(EIGHT, slo_s=SLO_S, budget=EIGHT[most].budget)
     here = affordable(controller, rate, waiting=waiting, size=size)
     loaded = affordable(controller, rate + more, waiting=waiting + others, size=size + larger)
@@ -88,7 +88,7 @@ def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
         (0.012, 0, 17, False),
     ],
 )
-def test_where_a_policy_ceases_to_bear_the_load(pass_s, rate, size, kept):
+def test_where_a_policy_ceases_to_sustain_the_load(pass_s, rate, size, kept):
     cheap = OperatingPoint("cheap", 1.0, 0.8, 1e-6)
     dear = OperatingPoint("dear", 2.0, 0.9, 1e-3, pass_s)
     found = affordable(Controller([cheap, dear], slo_s=SLO_S), rate, size=size)
@@ -137,16 +137,18 @@ def test_what_cannot_be_kept_is_refused(points, options, message):
 
 
 @pytest.mark.parametrize(
-    ("budget", "above", "said"),
+    ("budget", "above", "message"),
     [("50%", 0.0, "the least budget that may be active"), (None, 0.2, "no policy is estimated")],
 )
-def test_what_cannot_be_kept_is_an_error_before_the_server_starts(tmp_path, monkeypatch, budget, above, said):
+def test_what_cannot_be_kept_is_an_error_before_the_server_starts(
+    tmp_path, monkeypatch, budget, above, message
+):
     made = made_run(tmp_path / "run")
     monkeypatch.setattr(loaded_run, "open_shared", shared_of(PixelExecutor()))
     monkeypatch.setattr("uvicorn.Server.run", lambda _: pytest.fail("it started"))
     best = max(evaluate(policy, made.trace("fit")).accuracy for policy in made.policy_set)
     settings = Settings(run=made.path, slo_s=0.05, min_accuracy=best + above, budget=budget)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         serve(settings, host="127.0.0.1", port=0)
 
 
@@ -183,7 +185,7 @@ def test_a_burst_that_the_cheapest_policy_can_serve(size):
     found = run(arrived, size)
     assert (
         found.quantile(since=21, until=25) <= 4 * SLO_S
-    )  # it comes at 87 % of the cheapest policy's capacity
+    )  # it comes at 87% of the cheapest policy's capacity
     assert found.quantile(since=26) <= SLO_S
     lowest = min(place for time, place in found.changes if 20 < time < 25)
     assert lowest == 0
@@ -219,7 +221,7 @@ def test_a_profile_of_another_machine_is_mended_by_what_is_measured(times, size)
 @pytest.mark.parametrize("quantile", [0.9, 0.99])
 @pytest.mark.parametrize("way_ms", [1.0, 4.0])
 def test_in_the_long_run_the_allowed_share_is_late_whatever_the_answers_way_takes(quantile, way_ms):
-    """Rows are cut short in time, and then take a while at random of which the controller knows nothing."""
+    """Rows end in time, and then take a random time of which the controller knows nothing."""
     controller, rng = Controller(EIGHT, slo_s=SLO_S, quantile=quantile), np.random.default_rng(6)
     late = []
     for step in range(1, 40_000):
@@ -232,7 +234,7 @@ def test_in_the_long_run_the_allowed_share_is_late_whatever_the_answers_way_take
 
 @pytest.mark.parametrize(("busy", "least"), [(0.6, 2), (0.45, 7)])
 def test_what_the_model_does_not_know_of_lowers_the_policy(busy, least):
-    """Rows are late though the engine could do more, however early they are cut short.
+    """Rows are late at the largest reserve although the engine could do more.
 
     Where it is idle most of the time the policy is no reason.
     """

@@ -30,7 +30,7 @@ def controller():
 
 
 def rises(controller, since, to, load=Load(), most=60.0):  # noqa: B008 - a load is frozen
-    """Return after how many seconds, in steps of 10 ms, a policy comes into force."""
+    """Return after how many seconds, in steps of 10 ms, a policy becomes active."""
     for step in range(1, round(100 * most)):
         if controller.observe(since + step / 100, load) == to:
             return step / 100
@@ -41,7 +41,7 @@ def rises(controller, since, to, load=Load(), most=60.0):  # noqa: B008 - a load
     ("rate", "found"), [(399, DEAR), (401, MIDDLE), (799, MIDDLE), (801, CHEAP), (10**5, CHEAP)]
 )
 def test_a_policy_is_left_once_it_takes_four_fifths_of_the_time(controller, rate, found):
-    """Rows take 2 and 1 ms. The dearest that still bears the load is taken, however many are skipped."""
+    """Rows take 2 and 1 ms. The most expensive one that still sustains the load is taken, however many are skipped."""
     assert controller.observe(60.0, Load(rows=60 * rate, requests=60 * rate, together=60 * rate)) == found
 
 
@@ -117,7 +117,7 @@ def test_the_pause_before_a_policy_doubles_each_time_that_it_is_left_soon():
     ("rate", "waited"), [(30, 0.25), (199, 0.25), (202, 1.0), (346, 1.0), (349, math.inf)]
 )
 def test_a_policy_is_taken_sooner_where_it_would_bear_twice_the_load(rate, waited):
-    """It bears 400 rows a second. At 1.15 times the load it is taken after all of its pause of a second."""
+    """It sustains 400 rows per second. At 1.15 times the load it is taken after all of its pause of a second."""
     controller = Controller([CHEAP, DEAR], slo_s=0.05)
     assert (affordable(controller, 400), affordable(controller, 401)) == (DEAR, CHEAP)
     for second in range(60):
@@ -181,7 +181,7 @@ def test_a_row_alone_that_is_just_in_time():
     assert affordable(controller, 0.0, size=1.1) == CHEAP
 
 
-def test_of_two_that_answer_as_well_the_dearer_is_no_choice():
+def test_of_two_that_answer_as_well_the_more_expensive_is_no_choice():
     assert Controller([CHEAP, OperatingPoint("as well", 2.0, 0.7, 1e-4)], slo_s=0.05).points == (CHEAP,)
 
 
@@ -210,7 +210,7 @@ def test_what_is_measured():
 
 @pytest.mark.parametrize(("rate", "found"), [(0, DEAR), (600, MIDDLE), (2000, CHEAP), (10**5, CHEAP)])
 def test_a_controller_goes_on_where_another_one_was(controller, rate, found):
-    """A run that is loaded again does not begin with the dearest policy under a load that it cannot bear."""
+    """A run that is loaded again does not begin with the most expensive policy under a load that it cannot sustain."""
     for second in range(1, 31):
         controller.observe(float(second), Load(rows=rate, requests=rate, together=rate))
     controller.observe(30.0, Load(answered=10, late=10))
@@ -263,9 +263,7 @@ def test_between_half_and_nine_tenths_of_the_latency_rows_are_answered(controlle
         (5, 1.0, 0.49, DEAR),
     ],
 )
-def test_a_policy_is_left_where_rows_are_late_however_early_they_are_cut_short(
-    controller, late, after_s, busy, found
-):
+def test_a_policy_is_left_where_rows_are_late_at_the_largest_reserve(controller, late, after_s, busy, found):
     """But not within its first second: they may be late because of the policy before. Nor where the engine is idle most
     of the time.
     """
@@ -337,7 +335,7 @@ def test_a_policy_that_was_taken_over_has_just_begun(controller):
     assert rises(after, 31.25, DEAR) == 0.5
 
 
-def test_lateness_is_judged_from_when_a_policy_came_into_force(controller):
+def test_lateness_is_judged_from_when_a_policy_became_active(controller):
     for _ in range(1000):
         controller.observe(9.9, Load(answered=5, late=5))
     assert controller.observe(10.0, Load(waiting=40)) == MIDDLE

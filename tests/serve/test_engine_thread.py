@@ -1,4 +1,4 @@
-"""The thread that owns the engine, with an engine that does as it is told."""
+"""The thread that owns the engine, with a made engine."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ def answered(policy, exits, cut):
 
 
 @pytest.mark.parametrize("last", range(4))
-def test_rows_that_are_cut_short_are_estimated_to_lose_what_they_lose(case, last):
+def test_rows_that_end_early_are_estimated_to_lose_what_they_lose(case, last):
     """All that would go on beyond an exit are answered there."""
     policy, fit = case
     planned = policy.route(fit)
     exits = np.minimum(planned, last)
-    said = policy.answer.on(fit).prediction
-    right = np.mean([said[i, exit_] == fit.label[i] for i, exit_ in enumerate(exits)])
+    predicted = policy.answer.on(fit).prediction
+    right = np.mean([predicted[i, exit_] == fit.label[i] for i, exit_ in enumerate(exits)])
     metrics = Metrics()
     metrics.answered(answered(policy, exits, np.flatnonzero(planned > last)), 0.01)
     counts, _ = metrics.last_seconds(1.0)

@@ -1,4 +1,4 @@
-"""Rows of a request whose call failed: each is asked again by itself."""
+"""Rows of a request whose call failed: each is run again by itself."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_a_row_that_is_refused_is_the_requests_error_once_the_others_have_ended(
     """They would be answered after the request, and count for nobody."""
     engine = Engine(full=0)
 
-    async def asked():
+    async def requested():
         with pytest.raises(QueueFull):
             await run_rows(engine, ROWS)
         assert sorted(engine.ended) == [1, 2, 3]
 
-    asyncio.run(asked())
+    asyncio.run(requested())

@@ -114,7 +114,7 @@ def tensor_of(**changes):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ([], "give one input: Expected `array` of length 1"),
         ([tensor_of(), tensor_of()], "give one input: Expected `array` of length 1"),
@@ -142,14 +142,14 @@ def tensor_of(**changes):
         ([tensor_of(parameters={"binary_data_size": 10})], "10 bytes, and 0 came"),
     ],
 )
-def test_what_is_wrong_is_said(client, inputs, said):
+def test_what_is_wrong_is_said(client, inputs, message):
     found = client.post(INFER, json={"inputs": inputs})
     assert found.status_code == 422
-    assert said in found.json()["error"]
+    assert message in found.json()["error"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "rest", "said"),
+    ("changes", "rest", "message"),
     [
         ({}, b"\x00" * 191, "192 bytes, and 191 came"),
         ({"parameters": {"binary_data_size": 191}}, b"\x00" * 191, "has 192 bytes, got 191"),
@@ -176,12 +176,12 @@ def test_what_is_wrong_is_said(client, inputs, said):
         ({"datatype": "BYTES", "shape": [9], "parameters": {"binary_data_size": 0}}, b"", "elements"),
     ],
 )
-def test_binary_tensors_that_do_not_fit(client, changes, rest, said):
+def test_binary_tensors_that_do_not_fit(client, changes, rest, message):
     tensor = tensor_of(parameters={"binary_data_size": 192}) | changes
     head = json.dumps({"inputs": [tensor]}).encode()
     found = client.post(INFER, content=head + rest, headers={BINARY: str(len(head))})
     assert found.status_code == 422
-    assert said in found.json()["error"]
+    assert message in found.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_column_of_strings(client, nested):
 
 
 @pytest.mark.parametrize(
-    ("shape", "datatype", "said"),
+    ("shape", "datatype", "message"),
     [
         ([1, 10**7], "BYTES", "does not take BYTES"),
         ([1, 8 * 10**6], "FP64", "does not take FP64"),
@@ -270,7 +270,7 @@ def test_a_column_of_strings(client, nested):
     ],
 )
 @pytest.mark.parametrize("binary", [False, True])
-def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, said, binary):
+def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, message, binary):
     """Its shape is a few bytes, and may stand for any memory."""
     made = []
     monkeypatch.setattr(bodies, "tensor_from_bytes", lambda *_: made.append(1))
@@ -279,7 +279,7 @@ def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, sai
     tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
     found = client.post(INFER, json={"inputs": [tensor]})
     assert (found.status_code, made) == (422, [])
-    assert said in found.json()["error"]
+    assert message in found.json()["error"]
 
 
 def test_an_output_is_asked_for_once(client):

@@ -122,8 +122,8 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
         subprocess.Popen([sys.executable, "-c", one, str(file)], stdout=subprocess.PIPE, text=True)
         for one in asked
     ]
-    said = [one.communicate(timeout=60)[0].strip() for one in started]
-    assert said == ["True", "40%"]
+    printed = [one.communicate(timeout=60)[0].strip() for one in started]
+    assert printed == ["True", "40%"]
     found = LiveBudgetFile(file).read()
     assert found.budget == "40%"
     assert found.loads > 1_000_000
@@ -138,14 +138,14 @@ def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
     assert live.read().budget == "40%"
 
 
-def test_a_file_whose_folder_is_gone_is_an_error_of_who_asks(tmp_path):
+def test_a_file_whose_folder_is_gone_is_an_error_of_the_caller(tmp_path):
     live = LiveBudgetFile(tmp_path / "gone" / "serving.json")
     for change in (live.request_reload, lambda: live.set_budget("50%")):
         with pytest.raises(FileError, match=r"cannot write .*serving.json.lock"):
             change()
 
 
-def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears_it(tmp_path, monkeypatch):
+def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_sustains_it(tmp_path, monkeypatch):
     seen = []
 
     def observe(self, *_):
@@ -169,16 +169,16 @@ def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():
     assert events._exits_now(served, counts) == [0.75, 0.25]
 
 
-def test_the_page_is_told_and_the_load_is_met_while_a_run_is_loaded(own, monkeypatch):
+def test_the_page_gets_events_and_the_load_is_followed_while_a_run_is_loaded(own, monkeypatch):
     client, started = own
     opened, go = service.load_run, threading.Event()
     monkeypatch.setattr(service, "load_run", lambda settings: go.wait(20) and opened(settings))
     LiveBudgetFile(started.run.path / "serving.json").request_reload()
     try:
         with client.stream("GET", "/events", timeout=5) as events:
-            told = (line for line in events.iter_lines() if line)
+            lines = (line for line in events.iter_lines() if line)
             for _ in range(4):  # one a second; the file is looked at meanwhile
-                next(told)
+                next(lines)
         assert not go.is_set()
     finally:
         go.set()
@@ -202,10 +202,10 @@ def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(ow
 
 def test_a_budget_in_the_file_that_cannot_be_kept_names_the_file(own, monkeypatch):
     client, started = own
-    said = []
-    monkeypatch.setattr(service._log, "error", lambda text, **_: said.append(text))
+    printed = []
+    monkeypatch.setattr(service._log, "error", lambda text, **_: printed.append(text))
     (started.run.path / "serving.json").write_text('{"budget": "1%", "loads": 0}')
-    until(lambda: "serving.json cannot be kept: the smallest budget" in "".join(said))
+    until(lambda: "serving.json cannot be kept: the smallest budget" in "".join(printed))
     assert client.get("/budget").json()["policy"] == "80%"
 
 

@@ -103,12 +103,12 @@ def test_a_bad_row_is_that_rows_error(client, run):
     good = [0, 2, 5]
     wanted = expected(run, pixels[good], "60%")
     assert [found[i] for i in good] == wanted
-    said = {i: found[i]["error"] for i in (1, 3, 4, 6)}
-    assert "no encoded image" in said[1]
-    assert "not an image in a format" in said[3]
-    assert "breaks the network" in said[4]
-    assert "number 6" in said[6]
-    for i in said:
+    message = {i: found[i]["error"] for i in (1, 3, 4, 6)}
+    assert "no encoded image" in message[1]
+    assert "not an image in a format" in message[3]
+    assert "breaks the network" in message[4]
+    assert "number 6" in message[6]
+    for i in message:
         assert (found[i]["label"], found[i]["exit"], found[i]["confidence"]) == (-1, -1, 0)
 
 
@@ -195,7 +195,7 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({}, "give either"),
         ({"images": [], "texts": []}, "give either"),
@@ -217,10 +217,10 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
         ([1, 2], "the body: "),
     ],
 )
-def test_what_is_wrong_is_said(client, body, said):
+def test_what_is_wrong_is_said(client, body, message):
     found = client.post("/predict", json=body)
     assert found.status_code == 422
-    assert re.search(said, found.json()["error"]), found.text
+    assert re.search(message, found.json()["error"]), found.text
 
 
 def test_what_is_wrong_with_a_form_or_an_address_is_said(client):

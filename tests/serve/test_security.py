@@ -188,8 +188,8 @@ def test_what_libraries_have_to_say_is_a_line_of_json_too(run, capfd):
         for body, boundary in ((b"x", ""), (b"x--b", "; boundary=b"), (b"", "; boundary=")):
             headers = {"content-type": f"multipart/form-data{boundary}"}
             assert httpx.post(f"{started.url}/predict", content=body, headers=headers).status_code == 422
-        said = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert any("oundary" in line["what"] for line in said)
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert any("oundary" in line["what"] for line in lines)
 
 
 def test_images_that_would_be_large_together(limited):
@@ -233,7 +233,7 @@ def png(width, height):
 
 
 def test_images_beyond_the_limit_of_pillow(limited, recwarn):
-    """They were said to be none, and to be some in a warning that is no line of JSON."""
+    """Pillow would take them for no images, and warn in a line that is no JSON."""
     files = [("images", png(side, side)) for side in (9500, 13400)]
     with running(limited.run, max_pixels=10_000) as roomy:
         first, second = httpx.post(f"{roomy.url}/predict", files=files, timeout=20).json()["answers"]

@@ -1,4 +1,4 @@
-"""What stands before every request, asked directly: what is let through, and how each refusal is said."""
+"""The security middleware by itself: what passes, and how each refusal reads."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Asked:
         `leaves`: the client does, before it is all sent. `left`: blocks never read.
         """
         given = {"path": path, "method": method, "headers": headers, "pause_s": pause_s, "leaves": leaves}
-        return asyncio.run(self.asked(*blocks, **given))
+        return asyncio.run(self.request(*blocks, **given))
 
-    async def asked(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0, leaves=False):
-        self.left, self.ended, said = (left := list(blocks or [b""])), 0, []
+    async def request(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0, leaves=False):
+        self.left, self.ended, sent = (left := list(blocks or [b""])), 0, []
 
         async def receive():
             if not left:
@@ -55,12 +55,12 @@ class Asked:
             return {"type": "http.request", "body": block, "more_body": bool(left) or leaves}
 
         async def send(message):
-            said.append(message)
+            sent.append(message)
 
         scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
         await self.middleware(scope, receive, send)
         self.scope = scope
-        start, *rest = said
+        start, *rest = sent
         return start["status"], start["headers"], b"".join(one["body"] for one in rest)
 
     def counted(self, status, path="other"):
@@ -70,7 +70,7 @@ class Asked:
 
 
 @pytest.fixture
-def asked(tmp_path):
+def made(tmp_path):
     return lambda app=None, **options: Asked(tmp_path, app, **options)
 
 
@@ -79,8 +79,8 @@ def bearer(key):
 
 
 @pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
-def test_a_page_of_another_site_changes_nothing(asked, site):
-    one = asked()
+def test_a_page_of_another_site_changes_nothing(made, site):
+    one = made()
     for method, path in (("POST", "/reload"), ("PUT", "/budget"), ("POST", "/predict")):
         status, headers, body = one(b"{}", path=path, method=method, headers=[(b"sec-fetch-site", site)])
         assert status == 403
@@ -93,12 +93,12 @@ def test_a_page_of_another_site_changes_nothing(asked, site):
 @pytest.mark.parametrize(
     "headers", [[], [(b"sec-fetch-site", b"same-origin")], [(b"sec-fetch-site", b"none")]]
 )
-def test_the_servers_own_page_and_programs_may_ask(asked, headers):
-    assert asked()(b"{}", path="/reload", headers=headers)[0] == 200
+def test_the_servers_own_page_and_programs_may_ask(made, headers):
+    assert made()(b"{}", path="/reload", headers=headers)[0] == 200
 
 
-def test_what_may_pass(asked):
-    some = asked(max_body=10, max_open=1)
+def test_what_may_pass(made):
+    some = made(max_body=10, max_open=1)
     for _ in range(3):  # what is over is not open any more
         assert some(b"12345", b"67890") == (200, [], b"well")
     assert b"".join(some.read) == b"1234567890" * 3
@@ -109,8 +109,8 @@ def test_what_may_pass(asked):
 
 
 @pytest.mark.parametrize("key", [b"Bearer other", b"Basic one", b"one", b"Bearer", b"Bearer on", b""])
-def test_without_a_key(asked, key):
-    some = asked(api_keys=("one", "two"))
+def test_without_a_key(made, key):
+    some = made(api_keys=("one", "two"))
     status, headers, body = some(b"sec", b"re", b"t", headers=bearer(key))
     assert (status, body) == (
         401,
@@ -123,18 +123,18 @@ def test_without_a_key(asked, key):
     assert some()[0] == 401
 
 
-def test_a_request_without_a_key_may_be_too_large_to_be_read_to_its_end(asked):
-    some = asked(api_keys=("one",), max_body=5)
+def test_a_request_without_a_key_may_be_too_large_to_be_read_to_its_end(made):
+    some = made(api_keys=("one",), max_body=5)
     assert some(b"1234", b"56", b"7")[0] == 401
     assert some.left == [b"7"]
 
 
-def test_a_client_without_a_key_that_leaves(asked):
-    assert asked(api_keys=("one",))(b"1", leaves=True)[0] == 401
+def test_a_client_without_a_key_that_leaves(made):
+    assert made(api_keys=("one",))(b"1", leaves=True)[0] == 401
 
 
-def test_what_needs_no_key_and_what_has_one(asked):
-    some = asked(api_keys=("one", "two", "with space"))
+def test_what_needs_no_key_and_what_has_one(made):
+    some = made(api_keys=("one", "two", "with space"))
     for path in ("/", "/v2/health/live", "/v2/health/ready", "/page/page.js"):
         assert some(path=path)[0] == 200
     for path in ("/v2/health/live/x", "/v2/health", "/x/page/", "/budget"):
@@ -143,8 +143,8 @@ def test_what_needs_no_key_and_what_has_one(asked):
         assert some(headers=bearer(key))[0] == 200
 
 
-def test_too_large_by_its_own_word(asked):
-    some = asked(max_body=1000)
+def test_too_large_by_its_own_word(made):
+    some = made(max_body=1000)
     status, headers, body = some(b"x", headers=[(b"content-length", b"1001")])
     assert (status, some.read) == (413, [])
     assert (
@@ -162,9 +162,9 @@ def test_too_large_by_its_own_word(asked):
         ("/budget", 10**5), ("/reload", 10**5), ("/predict/x", 10**5), ("/v2/models/a", 10**5),
     ],
 )  # fmt: skip
-def test_what_takes_no_inputs_is_asked_in_few_bytes(asked, path, most):
+def test_requests_without_inputs_are_small(made, path, most):
     """It is read and made objects of at once, while nothing else is done."""
-    some = asked(max_body=10**6)
+    some = made(max_body=10**6)
     assert some(b"x", path=path, headers=[(b"content-length", b"%d" % most)])[0] == 200
     status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
     assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
@@ -173,8 +173,8 @@ def test_what_takes_no_inputs_is_asked_in_few_bytes(asked, path, most):
         some(bytes(most), b"x", path=path)
 
 
-def test_too_large_as_it_comes(asked):
-    some = asked(max_body=10)
+def test_too_large_as_it_comes(made):
+    some = made(max_body=10)
     with pytest.raises(security.HTTPException) as refused:
         some(b"12345", b"678901", b"x")
     assert (refused.value.status_code, refused.value.headers) == (413, {"connection": "close"})
@@ -183,30 +183,30 @@ def test_too_large_as_it_comes(asked):
     assert some.counted(500) == 1  # outside of the application, which makes an answer of it
 
 
-def test_compressed(asked):
-    some = asked()
+def test_compressed(made):
+    some = made()
     status, headers, body = some(b"x", headers=[(b"content-encoding", b"gzip")])
     assert (status, body, some.read) == (415, b'{"error":"compressed requests are not taken"}', [])
     assert CLOSE in headers
 
 
-def test_too_slow(asked):
-    some = asked(slow_s=0.2)
+def test_too_slow(made):
+    some = made(slow_s=0.2)
     with pytest.raises(security.HTTPException) as refused:
         some(b"1", b"2", pause_s=0.9)
     assert (refused.value.status_code, refused.value.headers) == (408, {"connection": "close"})
     assert refused.value.detail == "the request did not come in within 0.2 seconds"
     assert some.read == [b"1"]
-    assert asked(slow_s=20.0)(b"1", b"2", pause_s=0.05)[0] == 200
+    assert made(slow_s=20.0)(b"1", b"2", pause_s=0.05)[0] == 200
 
 
-def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(asked):
+def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(made):
     async def app(scope, receive, send):
         assert (await receive())["body"] == b"all"
         assert (await receive())["type"] == "http.disconnect"
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    some, late = asked(app, slow_s=0.3), []
+    some, late = made(app, slow_s=0.3), []
 
     async def receive():
         late.append(1)
@@ -224,7 +224,7 @@ def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(asked):
     assert late == [1, 1, 200]
 
 
-def test_more_than_may_be_open(asked):
+def test_more_than_may_be_open(made):
     """Requests that are no POST are not counted, and are not refused: health is asked about under any load."""
 
     async def app(scope, receive, send):
@@ -233,7 +233,7 @@ def test_more_than_may_be_open(asked):
             await scope["leave"].wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    some, healthy = asked(app, max_open=2), []
+    some, healthy = made(app, max_open=2), []
 
     async def all_of_it():
         arrived, leave, codes = [asyncio.Event() for _ in range(3)], asyncio.Event(), []
@@ -249,14 +249,14 @@ def test_more_than_may_be_open(asked):
         staying = [asyncio.create_task(stay(*one)) for one in zip(arrived, methods, strict=True)]
         for event in arrived:
             await event.wait()
-        refused = await some.asked(b"late")
-        sending = asyncio.create_task(some.asked(b"1", b"2", pause_s=1.0))
+        refused = await some.request(b"late")
+        sending = asyncio.create_task(some.request(b"1", b"2", pause_s=1.0))
         await asyncio.sleep(0.05)  # it is refused, but sends on
-        healthy.append((await some.asked(path="/v2/health/live", method="GET"))[0])
+        healthy.append((await some.request(path="/v2/health/live", method="GET"))[0])
         await sending
         leave.set()
         await asyncio.gather(*staying)
-        return refused, codes, await some.asked()
+        return refused, codes, await some.request()
 
     (status, headers, body), codes, after = asyncio.run(asyncio.wait_for(all_of_it(), 20))
     assert (status, codes, after[0]) == (503, [200] * 3, 200)
@@ -268,30 +268,30 @@ def test_more_than_may_be_open(asked):
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-encoding", b"gzip"), *bearer(b"Bearer one")]])
-def test_who_is_refused_takes_nobodys_place_while_it_sends(asked, headers):
-    some = asked(max_open=1, api_keys=("one",))
+def test_a_refused_request_takes_no_place_while_it_is_sent(made, headers):
+    some = made(max_open=1, api_keys=("one",))
 
     async def both():
-        slow = asyncio.create_task(some.asked(b"1", b"2", pause_s=1.0, headers=headers))
+        slow = asyncio.create_task(some.request(b"1", b"2", pause_s=1.0, headers=headers))
         await asyncio.sleep(0.05)
-        return (await some.asked(headers=bearer(b"Bearer one")))[0], (await slow)[0]
+        return (await some.request(headers=bearer(b"Bearer one")))[0], (await slow)[0]
 
     assert asyncio.run(both()) == (200, 415 if headers else 401)
 
 
-def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked, monkeypatch):
+def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, monkeypatch):
     monkeypatch.setattr(security, "_HELD", 10)
-    some = asked(max_body=8, api_keys=("one",))
+    some = made(max_body=8, api_keys=("one",))
     key = {"headers": bearer(b"Bearer one")}
 
     async def both():
-        slow = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0, **key))
-        stranger = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
+        slow = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0, **key))
+        stranger = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
         await asyncio.sleep(0.05)
         with pytest.raises(security.HTTPException) as refused:
-            await some.asked(b"12345", b"6", b"7", **key)
-        assert (await some.asked(b"1234", **key))[0] == 200
-        return refused.value, await slow, await some.asked(b"12345678", **key), await stranger
+            await some.request(b"12345", b"6", b"7", **key)
+        assert (await some.request(b"1234", **key))[0] == 200
+        return refused.value, await slow, await some.request(b"12345678", **key), await stranger
 
     refused, *others = asyncio.run(both())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -299,13 +299,13 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked,
     assert some.metrics._since.problems["refused"] == 1
 
 
-def test_what_is_no_request_passes_untouched(asked):
+def test_what_is_no_request_passes_untouched(made):
     seen = []
 
     async def app(*given):
         seen.append(given)
 
-    some = asked(app)
+    some = made(app)
     given = ({"type": "lifespan"}, object(), object())
     asyncio.run(some.middleware(*given))
     assert seen == [given]
@@ -315,7 +315,7 @@ def test_what_is_no_request_passes_untouched(asked):
     ("status", "every", "level"),
     [(200, False, None), (200, True, "INFO"), (400, False, "WARNING"), (500, False, "ERROR")],
 )
-def test_what_is_logged(asked, caplog, monkeypatch, status, every, level):
+def test_what_is_logged(made, caplog, monkeypatch, status, every, level):
     ticks = iter([5.0, 5.0, 5.0123456])  # when it came, when its limits began, when it was over
     monkeypatch.setattr(security, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
@@ -326,7 +326,7 @@ def test_what_is_logged(asked, caplog, monkeypatch, status, every, level):
         scope["route"] = Route
         await send({"type": "http.response.start", "status": status, "headers": []})
 
-    some = asked(app, log_requests=every)
+    some = made(app, log_requests=every)
     with caplog.at_level(logging.INFO, "exeunt.serve.requests"):
         some(method="PUT", path="/things/1")
     assert some.counted(status, "/things/{name}") == 1
@@ -338,10 +338,10 @@ def test_what_is_logged(asked, caplog, monkeypatch, status, every, level):
         }  # fmt: skip
 
 
-def test_who_left_before_there_was_an_answer(asked):
+def test_a_client_that_disconnects_before_there_is_an_answer(made):
     async def app(*_):
         pass
 
-    some = asked(app)
+    some = made(app)
     asyncio.run(some.middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, None, None))
     assert some.counted(499) == 1

@@ -74,7 +74,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
     engine, executor = opened.engine, opened.shared.executor
     pixels = prepared(made_images(2000))
     due = poisson(np.random.default_rng(0), rate / size, seconds)
-    latency, begun, now, told = np.zeros(len(due)), 0, 0.0, 0.0
+    latency, begun, now, reported = np.zeros(len(due)), 0, 0.0, 0.0
     open_tickets, news, whole, expired = {}, Counts(), Counter(), 0
     thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
     if controller is not None:
@@ -93,11 +93,11 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             else:
                 news.own[policy] += size
             begun += 1
-        if controller is not None and now - told >= TICK_S:
+        if controller is not None and now - reported >= TICK_S:
             thread.work = np.array(engine.work)
             load = meter.measure(news, len(open_tickets) * size, controller.late_s)
             engine.active = controller.observe(now, load).name
-            told, news = now, Counts()
+            reported, news = now, Counts()
         executor.took = 0.0
         done = engine.step(now, force=True)
         now += executor.took

@@ -91,19 +91,19 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
 
 
 @pytest.mark.parametrize(
-    ("said", "budget", "expired"),
+    ("message", "budget", "expired"),
     [
         ("99.9% of the answers within 50 ms. The controller leaves the budget as it is.", 6, 0.0),
         ("as it is. Rows past their deadline return the prediction of their latest exit.", 6, 0.1),
         ("has lowered the budget. Rows past their deadline", 5, 3.0),
     ],
 )
-def test_the_controller_says_what_it_does(opened, browser, said, budget, expired):
+def test_the_controller_says_what_it_does(opened, browser, message, budget, expired):
     (event,) = made_events(1)
     changed = {"policy": POLICIES[budget]["name"], "expired_per_s": expired}
     opened([event | changed], width=390, about={"slo_quantile": 0.999})
     live(browser)
-    assert said in shown(browser, "controller")
+    assert message in shown(browser, "controller")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
