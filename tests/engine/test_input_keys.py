@@ -1,4 +1,4 @@
-"""Keys of content: of the values alone, whatever their type, layout, batch or padding; and the mean cost they lead to."""
+"""Keys of content: of the values alone, whatever their type, layout, batch or padding; and their mean cost."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ class TraceExecutor:
     `faults`: "start", "gather", "compact" or "run" -> which calls of that kind raise, counted from 0 by `counts`.
     `noise`: most that is added to or taken from a logit.
     `calls`: (segment, rows, wanted) of each call of `run` that succeeded. `failed`: (kind, rows) of each call that
-    raised. `restarts`: segments with which models of a cascade begin; rows may skip those between. `due`: row -> segment
-    that it is to be run by next, from its last `start` on.
+    raised. `restarts`: segments with which models of a cascade begin; rows may skip those between. `due`: by row, the
+    segment that runs it next, from its last `start` on.
     """
 
     logits: np.ndarray

@@ -21,7 +21,7 @@ EIGHT = [
     )
     for i in range(8)
 ]
-"""Policies like those of a cascade: the cheapest takes 29% of the time of the most expensive one and loses three points."""
+"""Policies like those of a cascade: the cheapest takes 29% of the time of the last one and loses three points."""
 CAPACITY = 1 / EIGHT[-1].row_s  # rows per second, of the most expensive policy
 SIZES = (1, 16)  # rows of a request
 

@@ -209,8 +209,8 @@ def test_a_key_is_asked_for_and_sent(opened, browser):
 
 def test_a_server_without_controller_traffic_or_labels(opened, browser):
     (event,) = made_events(1)
-    unknown = {"mean_cost": None, "estimated_accuracy": None, "accuracy_without_load": None, "exits_now": None, "rows_per_s": 0.0,
-               "latency_ms": {"p50": None, "p95": None, "p99": None}}  # fmt: skip
+    unknown = {"mean_cost": None, "estimated_accuracy": None, "accuracy_without_load": None, "exits_now": None,
+               "rows_per_s": 0.0, "latency_ms": {"p50": None, "p95": None, "p99": None}}  # fmt: skip
     opened([event | unknown], about={"slo_ms": None})
     live(browser)
     assert shown(browser, "lead") == "No requests at the moment."

@@ -15,7 +15,7 @@ from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from exeunt.engine.answers import Ticket
-    from exeunt.engine.decider import Decisions
+    from exeunt.engine.decider import Decider, Decisions
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
@@ -87,9 +87,8 @@ class Calls:
 
     def _wanted_exits(self, segment: int, group: RowGroup) -> list[int]:
         """Return the exits of a segment that any of the policies needs."""
-        if len(group.parts) == 1:
-            return group.parts[0].decider.wanted[segment]  # type: ignore[union-attr]
-        return sorted({exit_ for part in group.parts for exit_ in part.decider.wanted[segment]})  # type: ignore[union-attr]
+        wanted = [part.decider.wanted[segment] for part in group.parts if part.decider is not None]
+        return wanted[0] if len(wanted) == 1 else sorted({exit_ for exits in wanted for exit_ in exits})
 
     def _checked(
         self, logits: list[NDArray[Any]], wanted: list[int], rows: int
@@ -155,7 +154,7 @@ class Calls:
     # -- decisions --------------------------------------------------------------------------------------
 
     def _decided(self, outputs: list[tuple[int, NDArray[Any]]], group: RowGroup) -> list[RowGroup]:
-        """Enter the answers, exit by exit. Return the rows that stay: one group, or one per ticket if a score failed."""
+        """Enter the answers, exit by exit. Return the rows that stay, in one group, or one per ticket if a score failed."""
         for number, (exit_, logits) in enumerate(outputs):
             values: Floats = np.asarray(
                 logits if group.places is None else logits[group.places], dtype=np.float64
@@ -164,9 +163,11 @@ class Calls:
                 values = self._without_not_finite(exit_, values, group)
                 if len(values) == 0:
                     return []
-            asked = [part for part in group.parts if part.decider and part.decider.wants(exit_)]
+            asked = [
+                (part, part.decider) for part in group.parts if part.decider and part.decider.wants(exit_)
+            ]
             try:
-                found = [part.decider.decide(exit_, values[part.at], part.memory) for part in asked]  # type: ignore[union-attr]
+                found = [decider.decide(exit_, values[part.at], part.memory) for part, decider in asked]
             except Exception as error:  # raised by a score of the user
                 tickets = self.table.tickets_of(group.rows)
                 if len(tickets) == 1:
@@ -178,11 +179,12 @@ class Calls:
                 return []
         return [group]
 
-    def _entered(self, exit_: int, asked: list[PolicyRows], found: list[Decisions], group: RowGroup) -> int:
+    def _entered(
+        self, exit_: int, asked: list[tuple[PolicyRows, Decider]], found: list[Decisions], group: RowGroup
+    ) -> int:
         """Enter decisions, and return how many rows are left."""
         stays = np.ones(len(group.rows), dtype=np.bool_)
-        for part, decisions in zip(asked, found, strict=True):
-            decider: Any = part.decider
+        for (part, decider), decisions in zip(asked, found, strict=True):
             decider.enter(
                 exit_, decisions, group.rows[part.at], self.table,
                 all_outputs=self.keeps_outputs, probabilities=self._probabilities,

@@ -95,7 +95,8 @@ class CascadeExecutor:
         first = parts[0][0]
         raw, inner = None, first.inner
         if first.raw is not None:
-            raw = _joined([one.raw[slice(None) if which is None else which] for one, which in parts])  # type: ignore[index]
+            rows = [(one.raw, slice(None) if which is None else which) for one, which in parts]
+            raw = _joined([one[which] for one, which in rows])  # type: ignore[index]
         if inner is not None:
             inner = self.models[first.model].executor.gather([(one.inner, which) for one, which in parts])
         return replace(first, raw=raw, inner=inner)

@@ -39,7 +39,7 @@ CPU: Final = "cpu"
 
 
 class Executor(Protocol):
-    """Runs the segments of a network with m exits. Only the executor looks into a `state`; it holds one row per input."""
+    """Runs the segments of a network with m exits. Only the executor looks into a `state`, which holds a row per input."""
 
     @property
     def name(self) -> str:

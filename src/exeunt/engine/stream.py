@@ -1,4 +1,4 @@
-"""A stream of batches through an engine: rows wait before each segment to be batched, within limits on rows and time."""
+"""A stream of batches through an engine: rows wait to be batched, within limits on rows and time."""
 
 from __future__ import annotations
 

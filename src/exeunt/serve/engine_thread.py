@@ -34,7 +34,7 @@ class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """What the thread is to do with the engine. `done` gets the result; that of `submits`, a ticket, once it is done."""
+    """What the thread is to do with the engine. `done` gets the result; a ticket, from `submits`, once it is done."""
 
     action: Callable[[Engine], Any]
     done: asyncio.Future[Any]

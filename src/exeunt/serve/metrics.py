@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 __all__ = ["SHARED_FOLDER", "Counts", "Metrics"]
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that names the folder in which Prometheus's client adds up the counts of several processes."""
+"""Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
 
 _WINDOW_S = 10
 _LATEST = 0.05

@@ -208,7 +208,7 @@ class InputReader:
         return Rows(inputs, keys, places, errors)
 
     def prepared(self, values: NDArray[Any]) -> Rows:
-        """Take prepared images, (n, 3, h, w), float32, as `Runner.prepare` returns them; `check_tensor` checks the shape."""
+        """Take prepared images, (n, 3, h, w), float32 (see `Runner.prepare`), whose shape `check_tensor` has checked."""
 
         def check(place: int) -> int:
             self._way.check(values[place])

@@ -1,4 +1,4 @@
-"""Security, before every request: API keys, no pages of other sites, limits on number, size and time; the request log."""
+"""Security, before every request: API keys, no pages of other sites, limits on number, size and time. Request log."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class SecurityMiddleware:
                 status = message["status"]
             await send(message)
 
-        # GET requests are not counted: event streams have no end, and health must answer under any load. Nor are refused
-        # requests: a slow sender of one would keep others out.
+        # GET requests are not counted: event streams have no end, and health must answer under any load. Refused
+        # requests are not counted either: a slow sender of one would keep others out.
         refusal = self._refusal(scope)
         counted = refusal is None and scope["method"] == "POST"
         self._open += counted
