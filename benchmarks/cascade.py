@@ -1,31 +1,27 @@
 """A cascade on the clock: int8 ResNet-20 with exits, then int8 ResNet-56, against what a user would run instead.
 
-    python benchmarks/cascade.py runs/cifar10-cascade
+    python -m benchmarks.cascade
+    python -m benchmarks.cascade --measure runs/cifar10-cascade
 
-Takes the runs that experiments/cifar10_cascade.py trains, makes their int8 runs and the cascade if they are not there, and
-writes docs/results/cascade-on-the-clock.md and .json. Every way answers the same test images, from decoded pixels to
-answers, in turns, so that other work on the machine slows all alike. Where `earlyon` is installed it is among them. Run
-it on an idle machine.
+Writes the page again from the kept numbers, or measures on an idle machine. Takes the runs that
+`experiments.cifar10_cascade --train` makes; their int8 runs and the cascade are made if they are not there. Every way
+answers the same test images, from decoded pixels to answers, in turns, so that other work on the machine slows all
+alike.
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-import torch
+from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
 
 import exeunt as ex
-from exeunt._files import atomic_path, write_json
 from exeunt._text import counted
 from exeunt.making.cascade_run import make_cascade
 from exeunt.making.precision_run import make_precision
@@ -39,21 +35,16 @@ from exeunt.timing.bench import whole_network
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep
 
-sys.path.insert(0, str(Path(__file__).parent / "runtime"))
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+PAGE = RESULTS / "cascade-on-the-clock.md"
 SMALL, LARGE = "resnet20-tuned", "resnet56"
 FROZEN = "resnet20"
 SHARES = (0.18, 0.2, 0.22, 0.25, 0.3)
 """Budgets of the cascade, as shares of the original fp32 ResNet-56's time."""
 ONE_FILE = (0.38, 0.42, 0.46)
 """Budgets of the cascade in one file, one input at a time, as shares of the ResNet-56's multiply-adds."""
-EARLYON_WAY = "ResNet-20, fp32, with exits in earlyon"
-EARLYON = 0.6
-"""The budget under which `earlyon` gets its thresholds, as a share of the ResNet-20's multiply-adds."""
 CASES = ((256, None), (64, None), (1, 1), (1, None))
 """Batch sizes, and the threads of a call; None is one a core."""
 IMAGES = {256: 1024, 64: 1024, 1: 128}
@@ -122,23 +113,6 @@ def one_file_way(run: RunFolder, share: float, threads: int | None) -> Way:
     return Way(f"cascade in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
 
 
-def earlyon_way(run: RunFolder, size: int) -> Way:
-    """`earlyon` (PyPI) on the fp32 network with its exits, in PyTorch: a batch leaves at one exit there, all of it."""
-    from rival import Wrapper, policy_of
-
-    wrapper, prepare = Wrapper(run), InputPreparation(run)
-    wrapper.set(policy_of(run, EARLYON).thresholds)
-
-    def answer(images: Any) -> Any:
-        prepared = torch.from_numpy(prepare(images))
-        return wrapper.many(prepared) if size > 1 else np.array([wrapper.one(prepared)[0]])
-
-    labels = run.trace("test").label
-    images = test_images(run, len(labels))
-    said = np.concatenate([answer(images[i : i + size]) for i in range(0, len(images), size)])
-    return Way(EARLYON_WAY, float((said == labels).mean()), answer)
-
-
 def test_images(run: RunFolder, n: int) -> Any:
     data = part_data(run, "test")
     return np.stack([data.content(i) for i in range(n)])
@@ -174,8 +148,6 @@ def measured(
             for share in SHARES
             for name in ("cascade", "cascade, frozen exits")
         ]
-    if find_spec("earlyon") and threads is None:
-        made.append(earlyon_way(runs[SMALL], size))
     here = ways + [way for way in made if way is not None]
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
@@ -202,38 +174,44 @@ def measured(
     ]  # fmt: skip
 
 
-def page(rows: list[dict[str, Any]], command: str) -> str:
-    machine = describe_machine()
-    text = [
-        f"""# A cascade on the clock
+def page(found: dict[str, Any]) -> str:
+    machine, rows = found["machine"], found["rows"]
+    cases = [list(case) for _, case in groupby(rows, lambda row: (row["batch"], row["threads"]))]
+    columns = ("way", "accuracy", "ms per input", "of fp32 ResNet-56", "of int8 ResNet-56")
+    tables = [
+        f"## {_case(here[0])}\n\n"
+        + table(
+            columns,
+            [
+                [
+                    row["way"],
+                    f"{row['accuracy']:.4f}",
+                    f"{row['ms']:.3f}",
+                    _share(row["of_fp32"]),
+                    _share(row["of_int8"]),
+                ]
+                for row in here
+            ],
+        )
+        for here in cases
+    ]
+    return f"""# A cascade on the clock
 
-Made by `{command}`.
+Made by `python -m benchmarks.cascade`; numbers in [cascade-on-the-clock.json](cascade-on-the-clock.json).
 
 {machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. Every way answers the same CIFAR-10 test images, from
-decoded pixels to answers, in turns: medians over rounds of the ratio to the original fp32 ResNet-56, with the 10% and 90%
-quantiles. Accuracy is that on all 5,000 test inputs, which neither fit nor calibrated a policy. A budget is a share of
-the original fp32 ResNet-56's time. At batch 1 the threads of a call spin while they wait for one another, as ONNX Runtime
-has it by default; in batches they do not, which holds on busy machines too.
+decoded pixels to answers, in turns: medians over rounds of the ratio to the original fp32 ResNet-56, with the 10% and
+90% quantiles. Accuracy is that on all 5,000 test inputs, which neither fit nor calibrated a policy. A budget is a
+share of the original fp32 ResNet-56's time. At batch 1 the threads of a call spin while they wait for one another, as
+ONNX Runtime does by default; in batches they do not, which is right on busy machines too.
+
+The share of time at which the cascade has the fp32 ResNet-56's accuracy is not measured itself: it is interpolated
+linearly between the two measured budgets around, which the line names.
+
+{chr(10).join(_reached(here) for here in cases)}
+
+{(chr(10) * 2).join(tables)}
 """
-    ]
-    if any(row["way"] == EARLYON_WAY for row in rows):
-        text.append(
-            f"*{EARLYON_WAY}* runs in PyTorch, with thresholds for a budget of {EARLYON:.0%} of the ResNet-20's\n"
-            "multiply-adds. There a batch leaves at one exit, all of it, so that its accuracy depends on the batch.\n"
-        )
-    cases = [list(case) for _, case in groupby(rows, lambda row: (row["batch"], row["threads"]))]
-    text += [_reached(here) for here in cases]
-    text.append("")
-    header = "| way | accuracy | ms per input | of fp32 ResNet-56 | of int8 ResNet-56 |"
-    for here in cases:
-        text += [f"## {_case(here[0])}", "", header, "| --- " * 5 + "|"]
-        text += [
-            f"| {row['way']} | {row['accuracy']:.4f} | {row['ms']:.3f} | {_share(row['of_fp32'])} | "
-            f"{_share(row['of_int8'])} |"
-            for row in here
-        ]
-        text.append("")
-    return "\n".join(text)
 
 
 def _case(row: dict[str, Any]) -> str:
@@ -242,7 +220,7 @@ def _case(row: dict[str, Any]) -> str:
 
 
 def _reached(here: list[dict[str, Any]]) -> str:
-    """Say at what share of the time the fp32 ResNet-56's accuracy is reached, linear between neighbouring budgets."""
+    """Return at what share of the time the fp32 ResNet-56's accuracy is reached, between which measured budgets."""
     wanted, kind = here[0]["accuracy"], "cascade in one file" if here[0]["batch"] == 1 else "cascade, "
     points = sorted(
         (row["of_fp32"]["median"], row["accuracy"], row["of_int8"]["median"])
@@ -253,8 +231,9 @@ def _reached(here: list[dict[str, Any]]) -> str:
         if below < wanted <= above:
             part = (wanted - below) / (above - below)
             return (
-                f"- {_case(here[0])}: the cascade has the fp32 ResNet-56's accuracy at {low + part * (high - low):.3f} "
-                f"of its time, and at {low8 + part * (high8 - low8):.3f} of the int8 ResNet-56's."
+                f"- {_case(here[0])}: {low + part * (high - low):.1%} of the fp32 ResNet-56's time (between "
+                f"{below:.4f} at {low:.1%} and {above:.4f} at {high:.1%}), {low8 + part * (high8 - low8):.1%} "
+                "of the int8 ResNet-56's."
             )
     return f"- {_case(here[0])}: no budget here reaches the fp32 ResNet-56's accuracy."
 
@@ -283,21 +262,19 @@ def opened(folder: Path) -> dict[str, RunFolder]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, default=RESULTS / "cascade-on-the-clock.md")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--max-seconds", type=float, default=240.0)
-    given = parser.parse_args()
-    runs = opened(given.runs)
-    rows: list[dict[str, Any]] = []
-    for size, threads in CASES:
-        rows += measured(runs, size, threads, given.rounds, given.max_seconds)
-    with atomic_path(given.out) as path:
-        path.write_text(page(rows, shlex.join(["python", *sys.argv])), encoding="utf-8")
-    write_json(given.out.with_suffix(".json"), {"machine": describe_machine(), "rows": rows})
+    options = parser(__doc__)
+    options.add_argument("--measure", type=Path, metavar="RUNS")
+    options.add_argument("--rounds", type=int, default=11)
+    options.add_argument("--max-seconds", type=float, default=45.0)
+    given = options.parse_args()
+    if given.measure:
+        runs, rows = opened(given.measure), []
+        for size, threads in CASES:
+            rows += measured(runs, size, threads, given.rounds, given.max_seconds)
+        found = {"machine": describe_machine(), "rows": rows}
+    else:
+        found = kept_numbers(PAGE)
+    write_page(PAGE, page(found), found)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """How long the statistical core takes, against plain references timed in the same run, and how that grows.
 
-    python benchmarks/core.py [--trace PATH] [--out docs/results/core-benchmarks.md]
+    python -m benchmarks.core [--trace ../shared/traces/resnet20_cifar10.npz]
 
-Every time is the best of a few runs: on a busy machine the best is the least disturbed.
+Prints the table, and writes docs/results/core-benchmarks.md. Every time is the best of a few runs: on a busy machine
+the best is the least disturbed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
-import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
+from experiments.pages import RESULTS, parser, table, write_page
 from scipy.optimize import minimize
 
 import exeunt as ex
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXITS = 21
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 
 
 def best(call: Callable[[], Any], repeats: int = 3) -> float:
@@ -53,17 +53,14 @@ def measured(call: Callable[[], Any], repeats: int = 3) -> str:
 
 
 def peak_mib() -> float:
-    """Highest resident memory so far, in MiB; since the last `forget_peak` where the kernel tells."""
-    if STATUS.is_file():
-        line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Highest resident memory since the last `forget_peak`, in MiB."""
+    line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def forget_peak() -> None:
-    """Start measuring the peak anew (Linux)."""
-    if CLEAR.exists():
-        CLEAR.write_text("5")
+    """Start measuring the peak anew."""
+    CLEAR.write_text("5")
 
 
 def random_trace(n: int, m: int, seed: int, labelled: bool) -> ex.ExitTrace:
@@ -91,14 +88,14 @@ def loop_policy(calibrate: ex.ExitTrace, rates: np.ndarray) -> list[float]:
 
 def loop_replay(score: np.ndarray, right: np.ndarray, cost: np.ndarray, thresholds: list[float]) -> Any:
     """Accuracy and mean cost of thresholds, one input after the other."""
-    hits, spent, m = 0, 0.0, len(cost)
+    hits, paid, m = 0, 0.0, len(cost)
     for row, correct in zip(score.tolist(), right.tolist(), strict=True):
         for exit_ in range(m):
             if exit_ == m - 1 or row[exit_] >= thresholds[exit_]:
                 hits += correct[exit_]
-                spent += cost[exit_]
+                paid += cost[exit_]
                 break
-    return hits / len(score), spent / len(score)
+    return hits / len(score), paid / len(score)
 
 
 def slsqp(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: float = 0.04) -> np.ndarray:
@@ -119,7 +116,7 @@ def slsqp(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: float 
     return np.asarray(found.x)
 
 
-def calibration() -> list[str]:
+def calibration() -> list[list[str]]:
     """One million inputs, and the same as a loop on twenty thousand."""
     fit = random_trace(10_000, EXITS, 1, labelled=True)
     trace = random_trace(1_000_000, EXITS, 2, labelled=False)
@@ -130,10 +127,8 @@ def calibration() -> list[str]:
         forget_peak()
         before = peak_mib()
         call()
-        lines.append(
-            f"| calibrate `eero` on 1,000,000 x {EXITS}{name} | {seconds}, "
-            f"{peak_mib() - before:.0f} MiB above the trace | < 2 s, < 1,024 MiB |"
-        )
+        what = f"calibrate `eero` on 1,000,000 x {EXITS}{name}"
+        lines.append([what, f"{seconds}, {peak_mib() - before:.0f} MiB above the trace"])
     small = trace.take(slice(20_000))
     ours = best(partial(ex.eero, fit, small, budget="50%"))
     policy = ex.eero(fit, small, budget="50%")
@@ -144,7 +139,7 @@ def calibration() -> list[str]:
     ]
 
 
-def allocations() -> list[str]:
+def allocations() -> list[list[str]]:
     """A thousand exits, and sixty against SciPy."""
     rng = np.random.default_rng(0)
 
@@ -159,12 +154,12 @@ def allocations() -> list[str]:
     )
     reference = best(lambda: slsqp(*small))
     return [
-        f"| `exponential_weights`, 1,000 exits | {ours * 1e3:.2f} ms | < 5 ms |",
+        ["`exponential_weights`, 1,000 exits", f"{ours * 1e3:.2f} ms"],
         _ratio_row("the same, 60 exits, against SciPy's SLSQP", few, reference),
     ]
 
 
-def frontier(path: Path) -> list[str]:
+def frontier(path: Path) -> list[list[str]]:
     """Five presets, fifty budgets, ten splits, and one cell of that as a loop."""
     with np.load(path) as file:
         trace = ex.ExitTrace.from_logits(
@@ -191,16 +186,19 @@ def frontier(path: Path) -> list[str]:
     cell = best(lambda: ex.evaluate(ex.eero(fit, calibrate, budget="50%"), test), 5)
     by_loop = best(loop)
     return [
-        f"| frontier, 5 presets x 50 budgets x 10 splits, {trace.n:,} inputs | {seconds} | < 20 s |",
+        [f"frontier, 5 presets x 50 budgets x 10 splits, {trace.n:,} inputs", seconds],
         _ratio_row("one cell of it (calibrate and replay), against a plain loop", cell, by_loop),
     ]
 
 
-def _ratio_row(name: str, ours: float, reference: float) -> str:
-    return f"| {name} | {ours * 1e3:.2f} ms against {reference * 1e3:.1f} ms: {reference / ours:.1f}x | |"
+def _ratio_row(name: str, ours: float, reference: float) -> list[str]:
+    return [
+        name,
+        f"{ours * 1e3:.2f} ms against {reference * 1e3:.1f} ms: {reference / ours:.1f} times as fast",
+    ]
 
 
-def growth() -> list[str]:
+def growth() -> list[list[str]]:
     """Time against the number of inputs and of exits, and the slope of log time at the upper end."""
     by_n = [(n, _calibration_time(n, EXITS)) for n in (1_000, 10_000, 100_000, 1_000_000)]
     by_m = [(m, _calibration_time(100_000, m)) for m in (5, 10, 20, 40, 80)]
@@ -221,44 +219,31 @@ def _calibration_time(n: int, m: int) -> float:
     return best(partial(ex.eero, fit, calibrate, budget="50%"))
 
 
-def _growth_row(name: str, points: list[tuple[int, float]]) -> str:
+def _growth_row(name: str, points: list[tuple[int, float]]) -> list[str]:
     (a, s), (b, t) = points[-2:]
     shown = ", ".join(f"{size:,}: {seconds * 1e3:.3g}" for size, seconds in points)
-    return f"| {name} | {shown} | {np.log(t / s) / np.log(b / a):.2f} |"
+    return [name, shown, f"{np.log(t / s) / np.log(b / a):.2f}"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    root = Path(__file__).resolve().parents[1]
-    parser.add_argument(
-        "--trace", type=Path, default=root.parent / "shared" / "traces" / "resnet20_cifar10.npz"
-    )
-    parser.add_argument("--out", type=Path, help="Markdown file to write beside printing")
-    args = parser.parse_args()
-    rows = [*calibration(), *allocations()]
-    rows += frontier(args.trace) if args.trace.is_file() else ["| frontier | no recorded trace at hand | |"]
-    text = "\n".join(
-        [
-            "# Benchmarks of the statistical core",
-            "",
-            "Made by `python benchmarks/core.py --out docs/results/core-benchmarks.md`; best of a few runs.",
-            f"One process on {usable_cores()} cores (load average {os.getloadavg()[0]:.1f} at the end),",
-            f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}.",
-            "",
-            "| what | measured | target |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            "Growth (milliseconds; the exponent is that of the last step, 1 is linear):",
-            "",
-            "| what | size: ms | exponent |",
-            "| --- | --- | --- |",
-            *growth(),
-        ]
-    )
+    options = parser(__doc__)
+    options.add_argument("--trace", type=Path, default=Path("../shared/traces/resnet20_cifar10.npz"))
+    given = options.parse_args()
+    rows = [*calibration(), *allocations(), *(frontier(given.trace) if given.trace.is_file() else [])]
+    text = f"""# Benchmarks of the statistical core
+
+Made by `python -m benchmarks.core`; best of a few runs. One process on {usable_cores()} cores (load average
+{os.getloadavg()[0]:.1f} at the end), Python {platform.python_version()}, NumPy {np.__version__}, SciPy
+{scipy.__version__}.
+
+{table(("what", "measured"), rows)}
+
+Growth (milliseconds; the exponent is that of the last step, 1 is linear):
+
+{table(("what", "size: ms", "exponent"), growth())}
+"""
     print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    write_page(RESULTS / "core-benchmarks.md", text)
 
 
 if __name__ == "__main__":

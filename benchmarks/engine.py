@@ -1,30 +1,28 @@
 """What the engine takes by itself: microseconds a row on an executor that computes next to nothing.
 
-    python benchmarks/engine.py --out docs/results/engine-benchmarks.md
+    python -m benchmarks.engine
 
-Five exits, at each of which a fifth of the rows leaves, thresholds on the margin. Every number is the best of 15
-rounds. Beside it is what the executor itself takes, called on the same rows without an engine, and what the arithmetic
-takes when it is written out for this one policy: no tickets, plans, other policies or failures.
+Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is the best of 15 rounds.
+Beside it is what the executor itself takes, called on the same rows without an engine, and what the arithmetic takes
+when it is written out for this one policy: no tickets, plans, other policies or failures. Then a stream of up to a
+million rows. Prints the page and writes docs/results/engine-benchmarks.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent / "runtime"))
-from cheap import Cheap
+from benchmarks.core import best, forget_peak, peak_mib
+from experiments.pages import RESULTS, parser, table, write_page
 
 from exeunt.calibration import Thresholds, at_least
 from exeunt.engine.engine import Engine
-from exeunt.engine.executor import BORDER
+from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.inputs import input_keys
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
@@ -33,32 +31,40 @@ from exeunt.timing.forced_exits import all_heads_policy
 from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exeunt.policy import Policy
 
 M, ROWS, ROUNDS = 5, 4096, 15
 HALF = 0.5
 
 
-class FiveExits(Cheap):
+class FiveExits:
+    """An executor whose inputs say by their first number, 0 to 4, at which exit they are confident."""
+
+    name, device, restarts, border = "five exits", CPU, (), BORDER
     n_exits = M
     segments = tuple((exit_, exit_) for exit_ in range(M))
+
+    def start(self, inputs: Any) -> tuple[Any, Any]:
+        return inputs, np.isfinite(inputs).all(axis=1)
+
+    def signature(self, state: Any) -> int:
+        return state.shape[1]
+
+    def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[Any], Any]:
+        logits = np.zeros((len(state), 10), dtype=np.float32)
+        logits[:, 0] = np.where(state[:, 0] <= segment, 9.0, 0.0)
+        return [logits for _ in wanted], state
+
+    def gather(self, parts: Sequence[tuple[Any, Any]]) -> Any:
+        return np.concatenate([state if rows is None else state[rows] for state, rows in parts])
+
+    def compact(self, state: Any, rows: Any) -> tuple[Any, Any]:
+        return state[rows], rows
 
 
 def policy() -> Policy:
     half = Thresholds(np.full(M, HALF), np.zeros(M))
     return replace(all_heads_policy(M), limits=half, score=NamedScore("margin"))
-
-
-def best(call: Callable[[], Any]) -> float:
-    """Return the least seconds of several rounds."""
-    taken = []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return min(taken)
 
 
 def bare(batches: list[Any]) -> None:
@@ -84,14 +90,14 @@ def by_hand(batches: list[Any]) -> None:
         borderline = np.zeros(n, np.bool_)
         for exit_ in range(M):
             (logits,), state = executor.run(exit_, state, [exit_])
-            said = softmax(np.asarray(logits, dtype=np.float64))
-            if not np.isfinite(said).all():
+            probability = softmax(np.asarray(logits, dtype=np.float64))
+            if not np.isfinite(probability).all():
                 raise ValueError
-            score = margin(said)
+            score = margin(probability)
             leave = at_least(score, tie, HALF, 0.0) if exit_ < M - 1 else tie >= 0
             borderline[rows] |= abs(score - HALF) <= BORDER
             out, stay = rows[leave], ~leave
-            label[out], confidence[out] = said.argmax(axis=1)[leave], said.max(axis=1)[leave]
+            label[out], confidence[out] = probability.argmax(axis=1)[leave], probability.max(axis=1)[leave]
             exits[out] = exit_
             rows, state, tie = rows[stay], state[stay], tie[stay]
             if not len(rows):
@@ -113,51 +119,61 @@ def waiting(rows: int) -> float:
             engine.submit(first)
             engine.step()
 
-    return best(one) / 100
+    return best(one, ROUNDS) / 100
+
+
+def streams() -> str:
+    """Return time and memory of a stream of 1,000 to 1,000,000 rows in batches of 64."""
+    runner, rng, rows = Runner(FiveExits(), policy()), np.random.default_rng(0), []
+    for n in (1_000, 10_000, 100_000, 1_000_000):
+        forget_peak()
+        before, began = peak_mib(), time.perf_counter()
+        batches = (rng.integers(0, M, (min(64, n - i), 8)).astype(np.float32) for i in range(0, n, 64))
+        answered = sum(answers.n for answers in runner.stream(batches))
+        seconds = time.perf_counter() - began
+        rows.append(
+            [f"{answered:,}", f"{seconds:.3g}", f"{seconds / n * 1e6:.3g}", f"{peak_mib() - before:.1f}"]
+        )
+    return table(("rows", "seconds", "microseconds a row", "peak memory above that before, MiB"), rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path)
-    out = parser.parse_args().out
+    parser(__doc__).parse_args()
     rng = np.random.default_rng(0)
     single = list(rng.integers(0, M, (ROWS, 1, 8)).astype(np.float32))
     full = list(rng.integers(0, M, (ROWS // 64, 64, 8)).astype(np.float32))
     runner = Runner(FiveExits(), policy())
     ways = {
-        "one row at a time": (lambda: [runner(one) for one in single], single, 60),
-        "single rows, 64 at once (`stream`)": (lambda: list(runner.stream(single)), full, 25),
-        "batches of 64": (lambda: [runner(one) for one in full], full, 2),
-        "batches of 64 (`stream`)": (lambda: list(runner.stream(full)), full, 2),
+        "one row at a time": (lambda: [runner(one) for one in single], single),
+        "single rows, 64 at once (`stream`)": (lambda: list(runner.stream(single)), full),
+        "batches of 64": (lambda: [runner(one) for one in full], full),
+        "batches of 64 (`stream`)": (lambda: list(runner.stream(full)), full),
     }
-    lines = [
-        "| rows come as | microseconds a row | the executor | executor and arithmetic by hand | aim |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, (call, batches, aim) in ways.items():
+    rows = []
+    for name, (call, batches) in ways.items():
         calls = (call, partial(bare, batches), partial(by_hand, batches))
-        taken = [f"{1e6 * best(one) / ROWS:.1f}" for one in calls]
-        lines.append(f"| {name} | {' | '.join(taken)} | {aim} |")
+        rows.append([name, *(f"{1e6 * best(one, ROUNDS) / ROWS:.1f}" for one in calls)])
     machine = describe_machine()
     few, many = waiting(10), waiting(10_000)
+    columns = ("rows come as", "microseconds a row", "the executor", "executor and arithmetic by hand")
     text = f"""# What the engine takes
 
-Made by `python benchmarks/engine.py --out docs/results/engine-benchmarks.md`, on one of {machine["cores"]} cores
-({machine["processor"]}).
-An executor that computes next to nothing has five exits, at each of which a fifth of the rows leaves. *By hand* is a
-loop that is written for this one policy and an executor that never fails: keys, probabilities, margins, decisions and
-answers in NumPy, without an engine.
+Made by `python -m benchmarks.engine`, on one of {machine["cores"]} cores ({machine["processor"]}). An executor that
+computes next to nothing has five exits, at each of which a fifth of the rows leaves. *By hand* is a loop that is
+written for this one policy and an executor that never fails: keys, probabilities, margins, decisions and answers in
+NumPy, without an engine.
 
-{chr(10).join(lines)}
+{table(columns, rows)}
 
 A request of one row takes {1e6 * few:.0f} microseconds beside 10 tickets that wait, and {1e6 * many:.0f} beside 10,000
 ({many / few:.2f} times as long).
+
+A stream in batches of 64:
+
+{streams()}
 """
     print(text)
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
+    write_page(RESULTS / "engine-benchmarks.md", text)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
-"""Time and accuracy of the distribution of the mean cost: `python benchmarks/law.py`.
+"""Time and accuracy of the distribution of the mean cost.
 
-Against a plain Monte Carlo of 100,000 draws and against Imhof's inversion (scipy.integrate.quad along the
-imaginary axis), all in the same run. Times are medians, in milliseconds. Then the errors of batches that are too
-long to be listed.
+    python -m benchmarks.mean_cost
+
+Against a plain Monte Carlo of 100,000 draws and against Imhof's inversion (scipy.integrate.quad along the imaginary
+axis), all in the same run; then the errors of batches that are too long to be listed. Prints the page and writes
+docs/results/mean-cost-benchmarks.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+from experiments.pages import RESULTS, parser, table, write_page
 from scipy import integrate
 
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.mean_cost.distribution import list_totals, matched_probability, matched_quantile
+from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+LEVELS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
+
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
+    """Return the median time of a call."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -55,64 +61,54 @@ def totals(distribution: MeanCostDistribution, n_inputs: int) -> tuple[np.ndarra
     return list_totals(n_inputs, alpha_of(distribution), unit_cost(distribution))
 
 
-def stream_table(repeats: int) -> None:
-    print("endless stream, budget at the 95 % quantile")
-    print(
-        f"{'exits':>5} {'N':>9} {'P ms':>7} {'quantile':>9} {'draws':>8} {'Imhof':>8} {'draws/P':>8} {'Imhof/P':>8}"
-        f" {'err draws':>9} {'P - Imhof':>9}"
-    )
+def drawn(m: int, n: int, evenness: float) -> tuple[MeanCostDistribution, np.random.Generator]:
+    """Return a distribution of m exits and n calibration inputs, and the generator that drew it."""
+    rng = np.random.default_rng(m)
+    counts = rng.multinomial(n, rng.dirichlet(np.full(m, evenness)))
+    return MeanCostDistribution(counts, np.cumsum(rng.uniform(0.5, 2, m))), rng
+
+
+def streams() -> str:
+    """Endless streams, at the budget that is the 95% quantile."""
+    rows = []
     for m in (2, 5, 10, 27, 100):
         for n in (10**2, 10**4, 10**7):
-            rng = np.random.default_rng(m)
-            distribution = MeanCostDistribution(
-                rng.multinomial(n, rng.dirichlet(np.ones(m))), np.cumsum(rng.uniform(0.5, 2, m))
-            )
-            budget = distribution.quantile(0.95)
-            alpha = alpha_of(distribution)
-            ours = milliseconds(
-                lambda distribution=distribution, b=budget: distribution.probability_within(b), 10 * repeats
-            )
-            quantile = milliseconds(lambda distribution=distribution: distribution.quantile(0.95), repeats)
-            draws = milliseconds(
-                lambda distribution=distribution, rng=rng: distribution.sample(100_000, rng), min(repeats, 3)
-            )
-            theirs = milliseconds(
-                lambda a=alpha, distribution=distribution, b=budget: imhof(a, distribution.cost, b),
-                min(repeats, 3),
-            )
-            off = np.mean(distribution.sample(100_000, rng) <= budget) - 0.95
-            differ = distribution.probability_within(budget) - imhof(alpha, distribution.cost, budget)
-            print(
-                f"{m:5d} {n:9.0e} {ours:7.3f} {quantile:9.3f} {draws:8.1f} {theirs:8.2f} {draws / ours:8.0f} "
-                f"{theirs / ours:8.1f} {off:9.1e} {differ:9.1e}"
-            )
+            one, rng = drawn(m, n, 1.0)
+            budget, alpha, cost = one.quantile(0.95), alpha_of(one), one.cost
+            ours = milliseconds(lambda one=one, b=budget: one.probability_within(b), 50)
+            quantile = milliseconds(lambda one=one: one.quantile(0.95), 5)
+            draws = milliseconds(lambda one=one, rng=rng: one.sample(100_000, rng), 3)
+            theirs = milliseconds(lambda a=alpha, c=cost, b=budget: imhof(a, c, b), 3)
+            off = np.mean(one.sample(100_000, rng) <= budget) - 0.95
+            differ = one.probability_within(budget) - imhof(alpha, cost, budget)
+            rows.append([
+                m, f"{n:,}", f"{ours:.3f}", f"{quantile:.3f}", f"{draws:.1f}", f"{theirs:.2f}", f"{draws / ours:.0f}",
+                f"{theirs / ours:.1f}", f"{off:.1e}", f"{differ:.1e}",
+            ])  # fmt: skip
+    columns = (
+        "exits", "calibration inputs", "probability, ms", "quantile, ms", "100,000 draws, ms", "Imhof, ms",
+        "draws / probability", "Imhof / probability", "error of the draws", "minus Imhof",
+    )  # fmt: skip
+    return table(columns, rows)
 
 
-def batch_table() -> None:
-    print("\nbatches of T inputs, N = 1000")
-    print(f"{'exits':>5} {'T':>9} {'method':>8} {'P ms':>9} {'quantile':>9} {'draws':>9}")
+def batches() -> str:
+    """Batches of T inputs, 1,000 calibration inputs."""
+    rows = []
     for m in (2, 3, 10, 27):
         for size in (1, 10, 100, 10**4, 10**6, 10**9):
-            rng = np.random.default_rng(m)
-            distribution = MeanCostDistribution(
-                rng.multinomial(1000, rng.dirichlet(np.full(m, 2.0))), np.cumsum(rng.uniform(0.5, 2, m))
-            )
-            budget = distribution.quantile(0.9)
+            one, rng = drawn(m, 1000, 2.0)
+            budget, alpha = one.quantile(0.9), alpha_of(one)
             probability = milliseconds(
-                lambda distribution=distribution, b=budget, t=size: distribution.batch_probability_within(
-                    b, t
-                ),
-                3,
+                lambda one=one, b=budget, t=size: one.batch_probability_within(b, t), 3
             )
-            quantile = milliseconds(
-                lambda distribution=distribution, t=size: distribution.batch_quantile(0.9, t), 3
-            )
-            alpha = alpha_of(distribution)
+            quantile = milliseconds(lambda one=one, t=size: one.batch_quantile(0.9, t), 3)
             draws = milliseconds(
                 lambda rng=rng, a=alpha, t=size: rng.multinomial(t, rng.dirichlet(a, size=100_000)), 1
             )
-            method = "matched" if totals(distribution, size) is None else "listed"
-            print(f"{m:5d} {size:9.0e} {method:>8} {probability:9.1f} {quantile:9.1f} {draws:9.1f}")
+            method = "matched" if totals(one, size) is None else "listed"
+            rows.append([m, f"{size:,}", method, f"{probability:.1f}", f"{quantile:.1f}", f"{draws:.1f}"])
+    return table(("exits", "T", "method", "probability, ms", "quantile, ms", "100,000 draws, ms"), rows)
 
 
 def shapes(m: int, n: int) -> Iterator[MeanCostDistribution]:
@@ -125,70 +121,61 @@ def shapes(m: int, n: int) -> Iterator[MeanCostDistribution]:
             yield MeanCostDistribution(rng.multinomial(n, p / p.sum()) + 1, np.cumsum(steps))
 
 
-def error_table() -> None:
-    """Errors of the matched distribution against the list, at the longest batch that can be listed for all shapes (to 10^4)."""
-    print("\nerrors of the matched distribution, 12 shapes of shares and costs, q = 0.5 to 0.9999")
-    print(
-        f"{'exits':>5} {'N':>9} {'T':>7} {'P too high':>10} {'quantile too high, inputs':>26} {'in std at 0.95':>15}"
-    )
-    levels = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
+def errors() -> str:
+    """Errors of the matched distribution against the list, at the longest batch (to 10^4) that can be listed."""
+    rows = []
     for m in (2, 3, 5, 10, 30):
         for n in (50, 1000, 10**5):
-            distributions, size = list(shapes(m, n)), 1
-            while (
-                all(totals(distribution, int(size * 1.5) + 1) for distribution in distributions)
-                and size < 10**4
-            ):
+            every, size = list(shapes(m, n)), 1
+            while size < 10**4 and all(totals(one, int(size * 1.5) + 1) for one in every):
                 size = int(size * 1.5) + 1
             over, inputs, spread = [], [], []
-            for distribution in distributions:
-                total, reached = totals(distribution, size)
-                alpha, unit = alpha_of(distribution), unit_cost(distribution)
-                at = np.searchsorted(reached, levels)
-                found = [matched_probability(total[i], size, alpha, unit) - reached[i] for i in at]
-                error = np.array([matched_quantile(q, size, alpha, unit) for q in levels]) - total[at]
-                mean = reached[0] * total[0] + np.diff(reached) @ total[1:]
-                std = math.sqrt(reached[0] * total[0] ** 2 + np.diff(reached) @ total[1:] ** 2 - mean**2)
-                over.append(max(found))
-                inputs.extend(error)
+            for one in every:
+                total, reached = totals(one, size)
+                alpha, unit = alpha_of(one), unit_cost(one)
+                at = np.searchsorted(reached, LEVELS)
+                over += [matched_probability(total[i], size, alpha, unit) - reached[i] for i in at]
+                error = np.array([matched_quantile(q, size, alpha, unit) for q in LEVELS]) - total[at]
+                weights = np.diff(reached, prepend=0)
+                std = math.sqrt(weights @ total**2 - (weights @ total) ** 2)
+                inputs += error.tolist()
                 spread.append(error[2] / std)
-            print(
-                f"{m:5d} {n:9.0e} {size:7d} {max(over):10.1e} {min(inputs):12.2f} to {max(inputs):10.2f} "
-                f"{min(spread):8.3f} to {max(spread):.3f}"
-            )
+            rows.append([
+                m, f"{n:,}", f"{size:,}", f"{max(over):.1e}", f"{min(inputs):.2f} to {max(inputs):.2f}",
+                f"{min(spread):.3f} to {max(spread):.3f}",
+            ])  # fmt: skip
+    columns = (
+        "exits", "calibration inputs", "T", "probability too high by at most", "quantile too high, inputs",
+        "95% quantile too high, standard deviations",
+    )  # fmt: skip
+    return table(columns, rows)
 
 
-def draws_table() -> None:
-    """Longer batches: how many of 20,000 draws lie within the quantile, and within one input less."""
-    print(
-        "\nshare of draws within the 95 % quantile, less 0.95 (standard error 0.0015), and an input lower; 12 shapes"
-    )
-    print(f"{'exits':>5} {'N':>9} {'T':>7} {'within':>18} {'an input lower':>18}")
-    for m in (5, 10, 30):
-        for n in (50, 1000, 10**5):
-            for size in (100, 10**4, 10**6):
-                rng, within, lower = np.random.default_rng(m), [], []
-                for distribution in shapes(m, n):
-                    means = (
-                        rng.multinomial(size, rng.dirichlet(alpha_of(distribution), size=20_000))
-                        @ distribution.cost
-                        / size
-                    )
-                    x = distribution.batch_quantile(0.95, size)
-                    within.append(np.mean(means <= x * (1 + 1e-12)) - 0.95)
-                    lower.append(
-                        np.mean(means <= x - (distribution.cost[-1] - distribution.cost[0]) / size) - 0.95
-                    )
-                print(
-                    f"{m:5d} {n:9.0e} {size:7.0e} {min(within):8.4f} to {max(within):.4f} "
-                    f"{min(lower):8.4f} to {max(lower):.4f}"
-                )
+def main() -> None:
+    parser(__doc__).parse_args()
+    machine = describe_machine()
+    text = f"""# Benchmarks of the distribution of the mean cost
+
+Made by `python -m benchmarks.mean_cost` on {machine["processor"]}, one thread of {machine["cores"]} cores; times are
+medians.
+
+## An endless stream, budget at the 95% quantile
+
+{streams()}
+
+## Batches of T inputs, 1,000 calibration inputs
+
+{batches()}
+
+## Errors of the matched distribution
+
+Twelve shapes of shares and costs, quantiles from 0.5 to 0.9999.
+
+{errors()}
+"""
+    print(text)
+    write_page(RESULTS / "mean-cost-benchmarks.md", text)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    stream_table(parser.parse_args().repeats)
-    batch_table()
-    error_table()
-    draws_table()
+    main()

@@ -1,26 +1,25 @@
 """A sentence encoder with exits on the clock: original, in stages and by a plan, in PyTorch and in ONNX Runtime.
 
-    python benchmarks/texts.py RUN
+    python -m benchmarks.texts RUN
 
-RUN is a calibrated and exported run of texts, such as experiments/banking77.py leaves in runs/banking77/frozen. Each
-table is what `exeunt bench RUN --profile` prints. Then the same network behind tf-idf, a cascade that is made here, under
-a budget of its time. Writes docs/results/texts-on-the-clock.md. Run it on an idle machine.
+RUN is a calibrated and exported run of texts, such as `experiments.banking77 --train` leaves in
+runs/banking77/frozen. Each table is what `exeunt bench RUN --profile` prints. Then the same network behind tf-idf, a
+cascade that is made here, under a budget of its time. Writes docs/results/texts-on-the-clock.md. Run it on an idle
+machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+from experiments.pages import RESULTS, parser, write_page
+
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measuring import describe_machine
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
-from report import write_text_over_reading
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "texts-on-the-clock.md"
+PAGE = RESULTS / "texts-on-the-clock.md"
 EXEUNT = (sys.executable, "-m", "exeunt")
 CASCADE_BUDGET = "12%"
 EXECUTORS = {"onnx": "ONNX Runtime", "eager": "PyTorch"}
@@ -38,7 +37,7 @@ def network(run: Path, executor: str, sizes: str) -> str:
 
 
 def cascade(run: Path, size: str) -> str:
-    """Return the table of the network behind tf-idf: exits, thresholds and spend are chosen at this batch size."""
+    """Return the table of the network behind tf-idf: exits and thresholds are chosen at this batch size."""
     tfidf, made = run.with_name("tfidf"), run.with_name("cascade")
     if not RunFolder.exists(made):
         data = RunFolder.open(run).manifest["data"]["name"]
@@ -54,23 +53,21 @@ def cascade(run: Path, size: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--sizes", default="1,64")
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("run", type=Path)
+    options.add_argument("--sizes", default="1,64")
+    given = options.parse_args()
     machine = describe_machine()
     tables = [
         f"## {title}\n\n```\n{network(given.run, executor, given.sizes)}\n```"
         for executor, title in EXECUTORS.items()
     ]
     cascades = [f"```\n{cascade(given.run, size)}\n```" for size in given.sizes.split(",")]
-    write_text_over_reading(
+    write_page(
         PAGE,
         f"""# Texts on the clock
 
-Made by `python benchmarks/texts.py {given.run}`.
+Made by `python -m benchmarks.texts {given.run}`.
 
 MiniLM with 6 layers and an exit after the embeddings and after every layer, frozen, on texts of BANKING77
 ([what it answers](banking77.md)). {machine["processor"]}, {machine["cores"]} cores. *original* is the network as one

@@ -1,36 +1,34 @@
 """The comparison: every policy at every budget on all recorded networks, on the same splits.
 
-    python experiments/comparison.py --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 50]
+    python -m experiments.comparison
+    python -m experiments.comparison --measure --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 10]
 
-Replays the traces in docs/results/traces, and a ResNet-20 recorded elsewhere if given. Writes the interactive report,
-a page and its numbers to docs/results/comparison. What is measured is kept: an interrupted command resumes when it is
-started again.
+Writes the page and the interactive report again from the kept measurements. With --measure it replays the traces in
+docs/results/traces, and a ResNet-20 recorded elsewhere; an interrupted command goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
-from dataclasses import replace
+import json
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import RESULTS, Measurements
-from report import heading, write_page
+from experiments.pages import RESULTS, TRACES, Measurements, parser, points, table, write_page
 
 import exeunt as ex
+from exeunt._files import write_text
+from exeunt.comparison import Comparison, TraceResult
 from exeunt.comparison.compare import open_trace
 from exeunt.confidence_intervals import mean_interval
 
-if TYPE_CHECKING:
-    from exeunt.comparison import Comparison, TraceResult
-
+FOLDER = RESULTS / "comparison"
+MEASURED = FOLDER / "results.json"
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
-POOLED_AT = (0.3, 0.5, 0.7, 0.9)
-TRACES = {
+ENSEMBLE_AT = (0.3, 0.5, 0.7, 0.9)
+RESNET20 = "ResNet-20, CIFAR-10, frozen"
+NETWORKS = {
     "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
     "ResNet-20, CIFAR-10, fine-tuned": "resnet20-tuned-cifar10-cascade.parquet",
     "ResNet-18, CIFAR-100": "resnet18-cifar100.parquet",
@@ -40,188 +38,177 @@ TRACES = {
 }
 
 
-def points(values: np.ndarray) -> str:
-    """Write differences per split (s,) as a mean in points with its 95 % interval."""
-    mean, low, high = (100 * value for value in mean_interval(values))
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def auto_against(comparison: Comparison) -> list[str]:
+def auto_against(found: Comparison) -> str:
     """Return auto minus every other policy, mean over budgets, per network and over all."""
-    names = [trace.name for trace in comparison.traces]
-    lines = heading(("auto minus", "all networks", *names))
-    best = comparison.policies.index("auto")
-    for p, policy in enumerate(comparison.policies):
-        if p == best:
-            continue
-        apart = [np.nanmean(trace.accuracy[best] - trace.accuracy[p], axis=0) for trace in comparison.traces]
-        cells = [points(np.mean(apart, axis=0)), *map(points, apart)]
-        lines.append(f"| `{policy}` | {' | '.join(cells)} |")
-    return lines
+    auto, rows = found.policies.index("auto"), []
+    for p, policy in enumerate(found.policies):
+        if p != auto:
+            apart = [np.nanmean(one.accuracy[auto] - one.accuracy[p], axis=0) for one in found.traces]
+            cells = [points(mean_interval(one)) for one in (np.mean(apart, axis=0), *apart)]
+            rows.append([f"`{policy}`", *cells])
+    return table(("auto minus", "all networks", *(one.name for one in found.traces)), rows)
 
 
-def regrets(comparison: Comparison) -> list[str]:
+def against_best(found: Comparison) -> str:
     """Return, per network, the budget at which auto lies furthest below the best single policy there."""
-    lines = heading(
-        ("network", "auto minus the best single policy, mean over budgets", "worst", "at", "against")
-    )
-    best = comparison.policies.index("auto")
-    for trace in comparison.traces:
-        others = np.where(
-            np.arange(len(comparison.policies)) == best, -np.inf, trace.accuracy.mean(axis=-1).T
-        ).T
-        rival = others.argmax(axis=0)
-        apart = trace.accuracy[best] - trace.accuracy[rival, np.arange(len(rival))]
+    auto, rows = found.policies.index("auto"), []
+    for one in found.traces:
+        mean = one.accuracy.mean(axis=-1)
+        mean[auto] = -np.inf
+        rival = mean.argmax(axis=0)
+        apart = one.accuracy[auto] - one.accuracy[rival, np.arange(len(rival))]
         worst = int(apart.mean(axis=-1).argmin())
-        lines.append(
-            f"| {trace.name} | {100 * apart.mean():+.2f} | {points(apart[worst])} | {trace.shares[worst]:.0%} | "
-            f"`{comparison.policies[rival[worst]]}` |"
+        cells = (
+            f"{100 * apart.mean():+.2f}",
+            points(mean_interval(apart[worst])),
+            f"{one.shares[worst]:.0%}",
         )
-    return lines
+        rows.append([one.name, *cells, f"`{found.policies[rival[worst]]}`"])
+    columns = ("network", "auto minus the best single policy, mean over budgets", "worst", "at", "against")
+    return table(columns, rows)
 
 
-def at_budgets(comparison: Comparison, trace: TraceResult) -> list[str]:
+def at_budgets(found: Comparison, one: TraceResult) -> str:
     """Return the accuracies on one network at a few budgets."""
-    columns = ("eero", "auto")
-    lines = heading(
-        (
-            "budget",
-            *columns,
-            "best single policy",
-            "two exits at random",
-            "oracle",
-            "full network",
-            "auto spends",
-        )
-    )
-    mean = trace.accuracy.mean(axis=-1)
+    mean, rows = one.accuracy.mean(axis=-1), []
+    auto, eero = (found.policies.index(name) for name in ("auto", "eero"))
     for budget in SHOWN:
-        q = int(np.abs(trace.shares - budget).argmin())
-        single = {name: mean[p, q] for p, name in enumerate(comparison.policies) if name != "auto"}
-        first = max(single, key=lambda name: single[name])
-        own = [f"{mean[comparison.policies.index(name), q]:.4f}" for name in columns]
-        spent = trace.mean_cost[comparison.policies.index("auto"), q].mean() / trace.cost.full
-        lines.append(
-            f"| {trace.shares[q]:.0%} | {' | '.join(own)} | {single[first]:.4f} `{first}` | "
-            f"{trace.mixture_accuracy[q].mean():.4f} | {trace.oracle[q].mean():.4f} | "
-            f"{trace.exits[-1].mean():.4f} | {spent:.1%} |"
-        )
-    return lines
+        q = int(np.abs(one.shares - budget).argmin())
+        best = max((p for p in range(len(mean)) if p != auto), key=lambda p: mean[p, q])
+        rows.append([
+            f"{one.shares[q]:.0%}", f"{mean[eero, q]:.4f}", f"{mean[auto, q]:.4f}",
+            f"{mean[best, q]:.4f} `{found.policies[best]}`", f"{one.mixture_accuracy[q].mean():.4f}",
+            f"{one.oracle[q].mean():.4f}", f"{one.exits[-1].mean():.4f}",
+            f"{one.mean_cost[auto, q].mean() / one.cost.full:.1%}",
+        ])  # fmt: skip
+    columns = (
+        "budget", "eero", "auto", "best single policy", "random mixture of two exits", "oracle", "full network",
+        "mean cost of auto",
+    )  # fmt: skip
+    return table(columns, rows)
 
 
-def pooling_gains(traces: dict[str, ex.ExitTrace], splits: int, kept: Measurements) -> list[str]:
-    """Return, per network whose log-probabilities are known, auto minus auto with own answers, on the same splits."""
-    lines = heading(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"))
-    means = []
-    for name, trace in traces.items():
-        if not trace.has_log_probability:
+def ensemble_accuracies(trace: ex.ExitTrace, seed: int, answer: str) -> list[float]:
+    """Return the accuracy of auto with these answers at each budget, on one of the comparison's splits."""
+    fit, calibrate, test = trace.split(seed=seed)
+    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer=answer) for share in ENSEMBLE_AT)
+    return [ex.evaluate(policy, test).accuracy for policy in policies]
+
+
+def ensemble_gains(found: Comparison, kept: Measurements, traces: dict[str, ex.ExitTrace]) -> str:
+    """Return auto minus auto with own answers, on the same splits, where a trace has log-probabilities."""
+    rows, means = [], []
+    for one in found.traces:
+        trace, measured = traces.get(one.name), (one.name, "auto", 0) in kept.known
+        if not measured and (trace is None or not trace.has_log_probability):
             continue
         auto, own = (
             np.array([
-                kept.of(name, answer, *POOLED_AT, seed, measure=partial(_accuracies, trace, seed, answer))
-                for seed in range(splits)
+                kept.of(one.name, answer, seed, measure=partial(ensemble_accuracies, trace, seed, answer))
+                for seed in range(found.splits)
             ])
             for answer in ("auto", "own")
         )  # fmt: skip
         gains = (auto - own).T
         worst = int(gains.mean(axis=1).argmin())
         means.append(gains.mean(axis=0))
-        cells = (points(means[-1]), points(gains[worst]), f"{POOLED_AT[worst]:.0%}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, f"| all of them | {points(np.mean(means, axis=0))} | | |"]
+        rows.append(
+            [
+                one.name,
+                *map(points, map(mean_interval, (means[-1], gains[worst]))),
+                f"{ENSEMBLE_AT[worst]:.0%}",
+            ]
+        )
+    rows.append(["all of them", points(mean_interval(np.mean(means, axis=0))), "", ""])
+    return table(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"), rows)
 
 
-def _accuracies(trace: ex.ExitTrace, seed: int, answer: str) -> list[float]:
-    """Return the accuracy of auto with these answers at each budget, on one of the comparison's splits."""
-    fit, calibrate, test = trace.split(seed=seed)
-    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer=answer) for share in POOLED_AT)
-    return [ex.evaluate(policy, test).accuracy for policy in policies]
+def write_measured(found: Comparison) -> None:
+    """Write what every split measured, a line per network, to seven digits: a fifth of what `Comparison.save` takes."""
+    plain = {one.name: getattr(found, one.name) for one in fields(found)}
+    whole = json.dumps({**plain, "traces": [one.to_dict() for one in found.traces]})
+    short = json.loads(whole, parse_float=lambda text: float(f"{float(text):.7g}"))
+    traces = ",\n".join(json.dumps(one, separators=(",", ":")) for one in short.pop("traces"))
+    write_text(MEASURED, json.dumps(short)[:-1] + f',\n"traces": [\n{traces}\n]}}\n')
 
 
-def page(comparison: Comparison, pooled: list[str]) -> str:
-    parts = "\n\n".join(
-        f"### {trace.name}\n\n{trace.n:,} inputs, {trace.cost.n_exits} exits.\n\n"
-        + "\n".join(at_budgets(comparison, trace))
-        for trace in comparison.traces
+def read_measured() -> Comparison:
+    """Read what `write_measured` wrote."""
+    kept = json.loads(MEASURED.read_text(encoding="utf-8"))
+    traces = tuple(TraceResult.from_dict(one) for one in kept["traces"])
+    return Comparison(**{**kept, "traces": traces})
+
+
+def page(found: Comparison, ensemble: str) -> str:
+    networks = "\n\n".join(
+        f"### {one.name}\n\n{one.n:,} inputs, {one.cost.n_exits} exits.\n\n{at_budgets(found, one)}"
+        for one in found.traces
     )
-    against, worst, gains = (
-        "\n".join(lines) for lines in (auto_against(comparison), regrets(comparison), pooled)
-    )
-    overall, budgets = str(comparison), ", ".join(f"{share:.0%}" for share in POOLED_AT)
     return f"""# The comparison
 
-Made by `{comparison.command}`; the same splits, budgets and policies as `exeunt compare` runs on any trace. The
-[interactive report](report.html) opens offline. {comparison.splits} random splits of each trace: 30 % to fit, 20 % to
-calibrate, 50 % to test; budgets {BUDGETS} of the full network's cost. Nothing is certified here (no `delta`),
-so about half of all tests spend slightly more than planned; only `risk_controlled`, whose threshold is a bound of its
-own, is held to 95 %. Intervals are over splits of the same inputs: how much the procedure varies, not what other
-inputs would give.
+Made by `python -m experiments.comparison`; numbers, of every split, in [results.json](results.json). `exeunt compare`
+runs the same splits, budgets and policies on any trace. The [interactive report](report.html) opens offline.
+{found.splits} random splits of each trace: 30% to fit, 20% to calibrate, 50% to test; budgets {BUDGETS} of the full
+network's cost. Nothing is certified here (no `delta`), so a budget is kept on average and about half of all test parts
+cost slightly more; only `risk_controlled`, whose threshold is a bound of its own, is held to 95%. Intervals are 95%
+intervals over splits of the same inputs: they show how much the procedure varies, not what other inputs would give.
 
 ## All together
 
 ```
-{overall}
+{found}
 ```
 
 ## auto against each, in points of accuracy
 
 Mean over all budgets, paired by split.
 
-{against}
+{auto_against(found)}
 
 Against the policy that turned out best at each budget, which nobody knows beforehand:
 
-{worst}
+{against_best(found)}
 
-## What pooled answers bring
+## What ensemble answers bring
 
-Where a trace holds log-probabilities, `auto` may pool them. Budgets of {budgets}. Traces of 100 classes with them are
-too large for the repository; where a run is given for a network, it stands for its trace.
+Where a trace holds log-probabilities, `auto` may answer with the ensemble of the exits so far. Budgets of
+{", ".join(f"{share:.0%}" for share in ENSEMBLE_AT)}. Traces of 100 classes with log-probabilities are too large for the
+repository, so their networks are not here.
 
-{gains}
+{ensemble}
 
 ## Network by network
 
-{parts}
+{networks}
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
-    parser.add_argument(
-        "--pooled", action="append", default=[], metavar="NAME=RUN",
-        help="a run with log-probabilities, which pooled answers are also compared on",
-    )  # fmt: skip
-    parser.add_argument("--splits", type=int, default=50)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--cache", type=Path, default=Path("runs/comparison"))
-    given = parser.parse_args()
-    files = {name: RESULTS / "traces" / file for name, file in TRACES.items()}
-    if given.resnet20:
-        files = {"ResNet-20, CIFAR-10, frozen": given.resnet20, **files}
-    traces = {name: open_trace(file) for name, file in files.items() if file.is_file()}
-    comparison = ex.compare(
-        traces, budgets=BUDGETS, splits=given.splits, workers=given.workers, cache=given.cache, progress=print
-    )
-    comparison = replace(comparison, command=shlex.join(["python", *sys.argv]))
-    out = RESULTS / "comparison"
-    out.mkdir(parents=True, exist_ok=True)
-    comparison.report(out / "report.html")
-    more = {name: open_trace(Path(run)) for name, run in (one.split("=", 1) for one in given.pooled)}
-    pooled = pooling_gains(traces | more, given.splits, Measurements(given.cache / "pooled.jsonl"))
-    write_page(out, page(comparison, pooled), _rounded(comparison.to_dict()))
-
-
-def _rounded(value: Any) -> Any:
-    """Return JSON-able numbers to six digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, (list, tuple)) else value
+    options = parser(__doc__)
+    options.add_argument("--measure", action="store_true")
+    options.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
+    options.add_argument("--splits", type=int, default=10)
+    options.add_argument("--workers", type=int)
+    options.add_argument("--cache", type=Path, default=Path("runs/comparison"))
+    given = options.parse_args()
+    traces: dict[str, ex.ExitTrace] = {}
+    if given.measure:
+        files = {RESNET20: given.resnet20} if given.resnet20 else {}
+        files |= {name: TRACES / file for name, file in NETWORKS.items()}
+        traces = {name: open_trace(file) for name, file in files.items()}
+        measured = ex.compare(
+            traces,
+            budgets=BUDGETS,
+            splits=given.splits,
+            workers=given.workers,
+            cache=given.cache,
+            progress=print,
+        )
+        write_measured(measured)
+    found = read_measured()
+    ensemble = ensemble_gains(found, Measurements(FOLDER / "ensemble.jsonl"), traces)
+    found.report(FOLDER / "report.html", command="python -m experiments.comparison --measure")
+    write_page(FOLDER / "README.md", page(found, ensemble))
 
 
 if __name__ == "__main__":

@@ -1,228 +1,269 @@
 """What each ingredient of good exits is worth: a pretrained ResNet-20 on CIFAR-10 with an exit at each block.
 
-    python experiments/ingredients.py --data ../shared/data/cifar10 \\
-        --weights ../shared/models/resnet20_cifar10.safetensors
+    python -m experiments.ingredients
+    python -m experiments.ingredients --train --data ../shared/data/cifar10 --models ../shared/models
 
-Heads alone on cached features, then fine-tuning of everything from the pretrained weights; each variant differs
-from its baseline in one ingredient. Finished runs are opened, not trained again.
+Writes the page again from its kept numbers. With --train it trains: heads alone on cached features, then everything
+from the pretrained weights; each variant differs from its baseline in one ingredient. Finished runs are opened.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from common import arguments, kept_trace, trained
-from ingredients_report import (
-    exits_table,
-    frontier_table,
-    measure,
-    numbers,
-    points,
-    worth_table,
-    write_results,
-)
-from report import heading
+import numpy as np
+from experiments.pages import RESULTS, TRACES, kept_numbers, parser, points, table, write_page
+from experiments.replay import Gain, replay
 
 import exeunt as ex
-from exeunt.run.file_digests import TRACED
-from exeunt.torch.exits.macs import count_macs
-from exeunt.torch.training.job import TrainingJob
-from exeunt.trace import concatenate
-from exeunt.zoo import resnet20, resnet56
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from ingredients_report import Measured
-    from torch import nn
-
-    from exeunt.run.folder import RunFolder
-
+PAGE = RESULTS / "exit-ingredients.md"
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(3))
-HEAD = {"hidden": 64}
-FROZEN = {"mode": "frozen", "epochs": 20}
+PARTS = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
+POLICIES = {"auto": ex.auto, "eero": ex.eero}
 THREE = (0.3, 0.5, 0.7)
 ALL = tuple(round(0.05 * step, 2) for step in range(3, 21))
 RIVAL, BEST = "frozen-256", "joint-best"
 COMPARED = ("frozen", RIVAL, BEST)
+FROZEN = {"mode": "frozen", "epochs": 20}
 JOINT = {"mode": "joint", "epochs": 4, "backbone_rate": 0.1, "precision": "bf16"}
 
 
-def frozen(**head: Any) -> dict[str, Any]:
-    """Heads alone, on cached features."""
-    return {"head": {**HEAD, **head}, "recipe": FROZEN}
+class Variant(NamedTuple):
+    """`label`: as the page calls it. `head`, `recipe`: what differs from the baseline."""
+
+    label: str
+    head: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    recipe: dict[str, Any] = {}  # noqa: RUF012
+    heads_first: int = 0
 
 
-def joint(*, heads_first: int = 0, head: Mapping[str, Any] | None = None, **recipe: Any) -> dict[str, Any]:
-    """Everything learns, from the pretrained weights; what is given differs from the baseline."""
-    return {"head": {**HEAD, **(head or {})}, "recipe": {**JOINT, **recipe}, "heads_first": heads_first}
-
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "frozen": frozen(),
-    "frozen-paper": frozen(head="paper"),
-    "frozen-128": frozen(hidden=128),
-    "frozen-256": frozen(hidden=256),
-    "frozen-bottleneck": frozen(bottleneck=16),
-    "frozen-stacked": frozen(stacked=True),
-    "joint": joint(),
-    "joint-heads-first": joint(heads_first=10),
-    "joint-distill": joint(mode="distill", teacher="self"),
-    "joint-original": joint(mode="distill", teacher="original"),
-    "joint-late": joint(exit_weights="linear"),
-    "joint-balanced": joint(gradient_balancing=True),
-    "joint-best": joint(
-        heads_first=10,
-        head={"hidden": 256},
-        mode="distill",
-        teacher="original",
-        backbone_rate=0.05,
-        epochs=10,
+VARIANTS = {
+    "frozen": Variant("**baseline**: 4x4 grid, hidden layer of 64 with batch norm"),
+    "frozen-paper": Variant("the paper's head: global average, linear", {"head": "paper"}),
+    "frozen-128": Variant("hidden layer of 128", {"hidden": 128}),
+    "frozen-256": Variant("hidden layer of 256", {"hidden": 256}),
+    "frozen-bottleneck": Variant("`--bottleneck 16`: a convolution before pooling", {"bottleneck": 16}),
+    "frozen-stacked": Variant("`--stacked`: each head reads the one before", {"stacked": True}),
+    "joint": Variant("**baseline**: heads start at random, plain sum of the losses"),
+    "joint-heads-first": Variant("`--heads-first 10`: the heads first learn alone", heads_first=10),
+    "joint-distill": Variant(
+        "`--mode distill`: exits also learn from the last exit", {}, {"mode": "distill", "teacher": "self"}
     ),
-}
-LABELS = {
-    "frozen": "**baseline**: 4x4 grid, hidden layer of 64 with batch norm",
-    "frozen-paper": "the paper's head: global average, linear",
-    "frozen-128": "hidden layer of 128",
-    "frozen-256": "hidden layer of 256",
-    "frozen-bottleneck": "`--bottleneck 16`: a convolution before pooling",
-    "frozen-stacked": "`--stacked`: each head reads the one before",
-    "joint": "**baseline**: heads start at random, plain sum of the losses",
-    "joint-heads-first": "`--heads-first 10`: heads learn alone before",
-    "joint-distill": "`--mode distill`: exits learn from the last one too",
-    "joint-original": "`--mode distill --teacher original`: exits learn from the network as given",
-    "joint-late": "`--exit-weights linear`: later exits count more",
-    "joint-balanced": "`--gradient-balancing`",
-}
+    "joint-original": Variant(
+        "`--mode distill --teacher original`: exits also learn from the original model",
+        {}, {"mode": "distill", "teacher": "original"},
+    ),
+    "joint-late": Variant("`--exit-weights linear`: later exits count more", {}, {"exit_weights": "linear"}),
+    "joint-balanced": Variant("`--gradient-balancing`", {}, {"gradient_balancing": True}),
+    "joint-best": Variant(
+        "all that pays", {"hidden": 256},
+        {"mode": "distill", "teacher": "original", "backbone_rate": 0.05, "epochs": 10}, heads_first=10,
+    ),
+}  # fmt: skip
 
 
-def job(name: str, data: str, weights: str) -> TrainingJob:
-    heads_alone = VARIANTS[name]["recipe"]["mode"] == "frozen"
-    return TrainingJob(
-        model="exeunt.zoo:resnet20",
-        weights=weights,
-        data=data,
-        exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
-        batch_size=256 if heads_alone else 128,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        fit=3000,
-        calibrate=2000,
-        augment="none" if heads_alone else "crop-flip",
-        **VARIANTS[name],
+# -- training and measuring ------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """A variant on the n inputs that a split tested: m exits, p policies at q budgets.
+
+    `correct` (n, m): of each exit alone; `right` (p, q, n): how often the policy was right. `cost` (m,) and `budgets`:
+    shares of the original model's cost.
+    """
+
+    correct: np.ndarray
+    right: np.ndarray
+    cost: np.ndarray
+    budgets: Sequence[float]
+
+
+def measure(trace: ex.ExitTrace, budgets: Sequence[float], *, own_cost: float, splits: int) -> Measured:
+    """Replay `auto` and EERO on a trace. Splits are the same for all traces of the same inputs."""
+    trace = trace.take(np.argsort(trace.id, kind="stable"))
+    found = replay(
+        trace, [share * own_cost for share in budgets], parts=PARTS, splits=splits, policies=POLICIES
     )
+    right = found.right[:, :, found.tested]
+    return Measured(trace.correct[found.tested], right, trace.cost.cumulative / own_cost, budgets)
 
 
-def page(sections: dict[str, list[str]], splits: int) -> str:
-    table = {name: "\n".join(lines) for name, lines in sections.items()}
+def numbers(run: Measured, network: np.ndarray, base: Measured | None = None) -> dict[str, Any]:
+    """Return a variant's numbers. `network` (n,): which inputs the original model answers right."""
+    rows = []
+    for policy, right in zip(POLICIES, run.right, strict=True):
+        for budget, one in zip(run.budgets, right, strict=True):
+            row = {"policy": policy, "budget_share": budget, "accuracy": float(one.mean())}
+            row["minus_network_as_given"] = Gain.of(one - network)
+            if base is not None and budget in base.budgets:
+                rival = base.right[list(POLICIES).index(policy), base.budgets.index(budget)]
+                row["minus_baseline"] = Gain.of(one - rival)
+            rows.append(row)
+    return {
+        "cost_share": run.cost.tolist(), "accuracy_per_exit": run.correct.mean(axis=0).tolist(), "budgets": rows
+    }  # fmt: skip
+
+
+def train_all(given: Any) -> dict[str, Any]:
+    """Train every variant, keep the best one's trace, and return all numbers."""
+    import torch
+    from experiments.runs import kept_trace, trained
+
+    from exeunt.run.file_digests import TRACED
+    from exeunt.torch.exits.macs import count_macs
+    from exeunt.torch.training.job import TrainingJob
+    from exeunt.trace import concatenate
+    from exeunt.zoo import resnet20, resnet56
+
+    own, own56 = (float(count_macs(net(), torch.zeros(2, 3, 32, 32))) for net in (resnet20, resnet56))
+    runs: dict[str, Measured] = {}
+    for name, variant in VARIANTS.items():
+        frozen = name.startswith("frozen")
+        job = TrainingJob(
+            model="exeunt.zoo:resnet20", weights=str(given.models / "resnet20_cifar10.safetensors"), data=given.data,
+            exits=BLOCKS[:-1], batch_size=256 if frozen else 128, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+            fit=3000, calibrate=2000, augment="none" if frozen else "crop-flip", head={"hidden": 64, **variant.head},
+            recipe={**(FROZEN if frozen else JOINT), **variant.recipe}, heads_first=variant.heads_first,
+        )  # fmt: skip
+        run = trained(job, given.run / name, more=name != BEST)
+        whole = concatenate([run.trace(part) for part in TRACED])
+        runs[name] = measure(whole, ALL if name in COMPARED else THREE, own_cost=own, splits=given.splits)
+    kept_trace(run, TRACES / "resnet20-cifar10-joint.parquet")
+    network = runs["frozen"].correct[:, -1].astype(float)
+    bases = {name: RIVAL if name == BEST else name.partition("-")[0] for name in runs}
+    large = ex.ExitTrace.load(TRACES / "resnet56-cifar10-grid.parquet")
+    found = measure(large, THREE, own_cost=own56, splits=given.splits)
+    return {
+        "recipes": {name: variant._asdict() for name, variant in VARIANTS.items()},
+        "splits": given.splits,
+        "runs": {name: numbers(run, network, runs[bases[name]]) for name, run in runs.items()},
+        "resnet56": numbers(found, found.correct[:, -1].astype(float)),
+    }
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def rows_of(run: Mapping[str, Any], policy: str) -> dict[float, dict[str, Any]]:
+    return {row["budget_share"]: row for row in run["budgets"] if row["policy"] == policy}
+
+
+def gain(row: Mapping[str, Any], against: str) -> str:
+    found = row[against]
+    return points(found.values() if isinstance(found, dict) else found, digits=1)
+
+
+def worth(runs: Mapping[str, Any], base: str) -> str:
+    """Return the accuracy of `auto` per variant and budget, and its difference from the baseline."""
+    rows = []
+    for name in (name for name in VARIANTS if name.startswith(base) and name != BEST):
+        auto, eero = (rows_of(runs[name], policy) for policy in POLICIES)
+        cells = [
+            f"{auto[b]['accuracy']:.4f}" + ("" if name == base else f", {gain(auto[b], 'minus_baseline')}")
+            for b in THREE
+        ]
+        last = f"{runs[name]['accuracy_per_exit'][-1]:.4f}"
+        heads = f"{runs[name]['cost_share'][-1] - 1:.1%}"
+        rows.append(
+            [
+                VARIANTS[name].label,
+                heads,
+                *cells,
+                last,
+                ", ".join(f"{eero[b]['accuracy']:.3f}" for b in THREE),
+            ]
+        )
+    budgets = (f"at {budget:.0%}, points (95%)" for budget in THREE)
+    return table(("variant", "heads cost", *budgets, "own classifier", "with EERO"), rows)
+
+
+def together(runs: Mapping[str, Any]) -> str:
+    """Return accuracies at all budgets: the best variant's against a rival's and against the original model."""
+    found = {name: rows_of(runs[name], "auto") for name in COMPARED}
+    rows = []
+    for budget, best in found[BEST].items():
+        own = [f"{one[budget]['accuracy']:.4f}" for one in found.values()]
+        rows.append(
+            [f"{budget:.0%}", *own, gain(best, "minus_baseline"), gain(best, "minus_network_as_given")]
+        )
+    columns = (
+        "budget",
+        *(f"`{name}`" for name in COMPARED),
+        f"`{BEST}` minus `{RIVAL}`",
+        "minus the original model",
+    )
+    return table(columns, rows)
+
+
+def page(found: dict[str, Any]) -> str:
+    runs, large = found["runs"], {policy: rows_of(found["resnet56"], policy) for policy in POLICIES}
+    larger = [
+        [f"{b:.0%}", f"{large['auto'][b]['accuracy']:.4f}", gain(large["auto"][b], "minus_network_as_given"),
+         f"{large['eero'][b]['accuracy']:.4f}"]
+        for b in THREE
+    ]  # fmt: skip
+    exits = [[f"`{name}`", *(f"{a:.3f}" for a in runs[name]["accuracy_per_exit"])] for name in VARIANTS]
+    best = VARIANTS[BEST]
     return f"""# What each ingredient of good exits brings
 
-Made by `python experiments/ingredients.py`; numbers in [exit-ingredients.json](exit-ingredients.json), advice in
+Made by `python -m experiments.ingredients`; numbers in [exit-ingredients.json](exit-ingredients.json), advice in
 [Get good exits](../howto/good-exits.md).
 
 A pretrained CIFAR-10 ResNet-20 with a head after each of its nine blocks but the last, which has the network's own
 classifier. The network has seen all training images, so the policies are fitted, calibrated and tested on the 10,000
-test images alone: 3,000, 2,000 and 5,000 of them, drawn again in {splits} splits, the same for all variants.
+test images alone: 3,000, 2,000 and 5,000 of them, drawn again in {found["splits"]} splits, the same for all variants.
 Accuracies are of `ex.auto`, and of `ex.eero` in the last column, at a budget in expectation (no `delta`). **Budgets are
-shares of what the network costs as given, without heads**, so that more expensive heads have to pay for themselves.
-Differences are in points, with 95 % intervals over test images. Each variant was trained once: a difference below some
+shares of the cost of the original model without heads**, so that more expensive heads have to pay for themselves.
+Differences are in points, with 95% intervals over test images. Each variant was trained once: a difference below some
 0.3 points may be the luck of a seed.
 
 ## Heads alone, the network frozen
 
 {FROZEN["epochs"]} epochs of one-cycle SGD on cached features, without augmentation, batches of 256.
 
-{table["frozen"]}
+{worth(runs, "frozen")}
 
 ## Everything learns, from the pretrained weights
 
 {JOINT["epochs"]} epochs of one-cycle SGD at 0.1 (network: a tenth of that), crops and flips, batches of 128, mixed
 precision.
 
-{table["joint"]}
+{worth(runs, "joint")}
 
 ## What paid, together
 
-`{BEST}`: {VARIANTS[BEST]}.
-`{RIVAL}` has the same heads on the frozen network. Policy `ex.auto`:
+`{BEST}`: heads {best.head}, recipe {best.recipe}, the heads {best.heads_first} epochs alone first. `{RIVAL}` has the
+same heads on the frozen network. Policy `ex.auto`:
 
-{table["frontier"]}
-
-With `ex.eero`:
-
-{table["frontier-eero"]}
+{together(runs)}
 
 ## A larger network, frozen
 
 ResNet-56 with heads at 26 of its 27 blocks ([how](resnet56-cifar10/README.md)), shares of its cost without heads:
 
-{table["resnet56"]}
+{table(("budget", "auto", "minus the original model, points (95%)", "EERO"), larger)}
 
 ## Accuracy of each exit alone
 
-{table["exits"]}
+{table(("run", *BLOCKS[:-1], "own classifier"), exits)}
 """
 
 
-def larger(given: Any) -> tuple[list[str], dict[str, Any]]:
-    """Return the table of the frozen ResNet-56 from its committed trace, and its numbers."""
-    trace = ex.ExitTrace.load(given.out.parent / "traces" / "resnet56-cifar10-grid.parquet")
-    run = measure(trace, given.run / "resnet56", THREE, own_cost=own_cost(resnet56()), splits=given.splits)
-    last = run.correct[:, -1].astype(float)
-    lines = heading(("budget", "auto", "minus the network as given, points (95 %)", "EERO"))
-    for budget in THREE:
-        gain = points(run.minus_network(last, budget, "auto"))
-        lines.append(
-            f"| {budget:.0%} | {run.accuracy(budget, 'auto'):.4f} | {gain} | {run.accuracy(budget, 'eero'):.4f} |"
-        )
-    return lines, numbers(run, run, last)
-
-
-def own_cost(model: nn.Module) -> float:
-    """Return the multiply-adds of one CIFAR image through a network without heads."""
-    return float(count_macs(model, torch.zeros(2, 3, 32, 32)))
-
-
-def replayed(runs: dict[str, RunFolder], splits: int) -> dict[str, Measured]:
-    """Return every run as measured, those that are compared at all budgets."""
-    own = own_cost(resnet20())
-    found = {}
-    for name, run in runs.items():
-        trace = concatenate([run.trace(part) for part in TRACED])
-        budgets = ALL if name in COMPARED else THREE
-        found[name] = measure(trace, run.path, budgets, own_cost=own, splits=splits)
-    return found
-
-
 def main() -> None:
-    parser = arguments(__doc__, data="cifar10", run="ingredients", out="exit-ingredients.md", splits=5)
-    parser.add_argument("--weights", default="../shared/models/resnet20_cifar10.safetensors")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="train these alone, and write nothing")
-    given = parser.parse_args()
-    names = given.only or list(VARIANTS)
-    runs = {name: trained(job(name, given.data, given.weights), given.run / name) for name in names}
-    if given.only:
-        return
-    runs = replayed(runs, given.splits)
-    network = runs["frozen"].correct[:, -1].astype(float)
-    compared = {name: runs[name] for name in COMPARED}
-    large_table, large = larger(given)
-    sections = {
-        "frontier": frontier_table(compared, RIVAL, network, ALL, "auto"),
-        "frontier-eero": frontier_table(compared, RIVAL, network, ALL, "eero"),
-        "resnet56": large_table,
-        "exits": exits_table(runs, [*BLOCKS[:-1], "own classifier"]),
-    }
-    found: dict[str, Any] = {BEST: numbers(runs[BEST], runs[RIVAL], network)}
-    for base in ("frozen", "joint"):
-        group = {name: run for name, run in runs.items() if name.startswith(base) and name != BEST}
-        sections[base] = worth_table(group, runs[base], LABELS, THREE)
-        found |= {name: numbers(run, runs[base], network) for name, run in group.items()}
-    kept_trace(runs[BEST], given.out.parent / "traces" / "resnet20-cifar10-joint.parquet")
-    text = page(sections, given.splits)
-    write_results(given.out, text, {"recipes": VARIANTS, "runs": found, "resnet56": large})
-    print(text)
+    options = parser(__doc__)
+    options.add_argument("--train", action="store_true")
+    options.add_argument("--data", default="../shared/data/cifar10")
+    options.add_argument("--models", type=Path, default=Path("../shared/models"))
+    options.add_argument("--run", type=Path, default=Path("runs/ingredients"), help="where trainings go")
+    options.add_argument("--splits", type=int, default=5)
+    given = options.parse_args()
+    found = train_all(given) if given.train else kept_numbers(PAGE)
+    write_page(PAGE, page(found), found)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import networks
 import numpy as np
-from cheap import forget_peak, peak_mib, resident_mib, stream
-from ways import SHARES
+from benchmarks.runtime import networks
+from benchmarks.runtime.ways import SHARES
 
 import exeunt as ex
 from exeunt import baselines
@@ -20,7 +19,7 @@ from exeunt.timing.millisecond_costs import self_consistent_cost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ways import Limits, Network
+    from benchmarks.runtime.ways import Limits, Network
 
     from exeunt.run.runner import Runner
 
@@ -72,7 +71,7 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
 
 
 def streamed(network: Network, limits: Limits) -> dict[str, Any]:
-    """Batches of 64 in a stream, survivors pooled, against as many batches of 64 through the original model."""
+    """Batches of 64 in a stream, against as many batches of 64 through the original model."""
     size, count = 64, len(network.pool) // 64
     runners = {share: network.with_plan(policy) for share, policy in network.policies.items()}
 
@@ -202,33 +201,6 @@ def _original_ms(network: Network, inputs: Any, size: int, count: int) -> float:
     return float(np.median(seconds["original"]) * 1e3 / (size * count))
 
 
-def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
-    """Time per input at batch sizes from 1 to 1,024, original and with 60 % of the multiply-adds left."""
-    runner = network.with_plan(network.policies[0.6])
-    twice = network.pool.repeat(2, 1, 1, 1)
-    keys = np.concatenate([network.keys, network.keys])
-    rows = []
-    for size in (1, 4, 16, 64, 256, 1024):
-        count = max(1, 16 // size)
-
-        def original(_number: int, size: int = size, count: int = count) -> None:
-            for i in range(count):
-                network.original(twice[i * size : (i + 1) * size])
-
-        def planned(_number: int, size: int = size, count: int = count) -> None:
-            for i in range(count):
-                at = slice(i * size, (i + 1) * size)
-                runner(twice[at], id=keys[at])
-
-        seconds = time_interleaved(
-            {"original": original, "plan 0.6": planned},
-            rounds=limits.rounds if size < 256 else 3, max_seconds=limits.seconds,
-        )  # fmt: skip
-        done = {name: _spread(taken * 1e3 / (size * count)) for name, taken in seconds.items()}
-        rows.append({"batch": size, "ms_per_input": done})
-    return {"rows": rows}
-
-
 def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
     """One batch size and one share: how time grows with the number of exits."""
     runner = network.without_plan(network.policies[0.6])
@@ -244,19 +216,3 @@ def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
         "time_left": _spread(ratio),
         "efficiency": _spread(share / ratio),
     }
-
-
-def growth_with_inputs() -> dict[str, Any]:
-    """Time and memory of a stream of 1,000 to 1,000,000 inputs through an executor that computes next to nothing."""
-    rows = []
-    for n in (1_000, 10_000, 100_000, 1_000_000):
-        forget_peak()
-        before = resident_mib()
-        began = time.perf_counter()
-        answered = sum(answers.n for answers in stream(n))
-        seconds = time.perf_counter() - began
-        rows.append({
-            "inputs": n, "answered": answered, "seconds": seconds, "us_per_input": seconds / n * 1e6,
-            "peak_mib": peak_mib() - before,
-        })  # fmt: skip
-    return {"rows": rows}

@@ -1,39 +1,39 @@
-"""One input at a time, in one file with nested `If`, against the original model: python benchmarks/runtime/one_file.py.
+"""One input at a time, in one file with nested `If`, against the original model.
+
+    python -m benchmarks.runtime.one_file [--threads 1]
 
 Networks have random weights, which time does not depend on, and policies that release what is asked for (`networks`).
 Taking turns: the original model; the same with all its heads, in one graph without decisions, which says what heads
-alone cost; one file from which nobody leaves, by margin and by what `auto` learns; and one file at 60 and 40 % of the
-multiply-adds. Ratios are of the same round, 20 inputs one after the other. With --processor-time they are of the
-process's own time, for a busy machine; that needs --threads 1.
+alone cost; one file in which no early exit is taken, by margin and by what `auto` learns; and one file at 60% and 40%
+of the multiply-adds. Ratios are of the same round, 20 inputs one after the other. With --processor-time they are of
+the process's own time, for a busy machine; that needs --threads 1.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networks
 import numpy as np
 import onnxruntime
-from machine import machine
+from benchmarks.runtime import networks
+from experiments.pages import RESULTS, parser, table, write_page
 from safetensors.numpy import load_file
 
 import exeunt as ex
-from exeunt._files import read_json, write_text
-from exeunt._text import text_table
+from exeunt._files import read_json
 from exeunt.calibration import Thresholds
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
-from exeunt.timing.measuring import Spread, time_interleaved
+from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.torch.export.to_onnx import export_run
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from exeunt.run.folder import RunFolder
@@ -49,12 +49,6 @@ CELLS: dict[str, tuple[str, int, dict[str, Any]]] = {
 SHARES = (0.6, 0.4)
 IN_A_ROW = 20
 NEVER_SO_SURE = 1e9
-INTRODUCTION = """\
-Networks of random weights as ONNX models, 20 inputs one after the other, in turns; ratios are of the same turn.
-*Original*: the network alone. *All heads, no decisions*: with every head, in one graph. *Nobody leaves*: one file with
-nested `If`, whose exits are all asked and answer nothing, by the margin or by the scores that `auto` learns. *60%*: so
-many of the multiply-adds are left. The last column is 1 where time falls as the multiply-adds do.
-"""
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -72,7 +66,7 @@ def calls(run: RunFolder, threads: int, macs: float) -> tuple[dict[str, Any], di
     policies = {f"one file, {share:.0%}": networks.policy_for(run, share, macs) for share in SHARES}
     margin = networks.nobody_leaves(policies[f"one file, {SHARES[0]:.0%}"])
     learned = ex.auto(fit, calibrate, budget=SHARES[0] * macs)
-    nobody = {"nobody leaves, margin": margin, f"nobody leaves, {learned.score.name} (auto)": asked(learned)}
+    nobody = {"no early exit, margin": margin, f"no early exit, {learned.score.name} (auto)": asked(learned)}
     plain = {
         "original": session(joined.model([stages[-1].logits]), threads),
         "all heads, no decisions": session(joined.model([stage.logits for stage in stages]), threads),
@@ -138,34 +132,41 @@ def measure(run: RunFolder, given: argparse.Namespace) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="where networks are kept")
-    parser.add_argument("--out", type=Path, help="a page of Markdown to write")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=2, help="how often each input is answered")
-    parser.add_argument("--seconds", type=float, default=120, help="after which no round begins, per network")
-    parser.add_argument("--processor-time", action="store_true")
-    given = parser.parse_args()
-    before, parts = machine(), []
-    for folder, (name, heads, options) in CELLS.items():
-        run = networks.run_of(networks.CASES[name], given.work / folder, n_heads=heads, **options)
+    options = parser(__doc__)
+    options.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="where networks are kept")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--passes", type=int, default=2, help="how often each input is answered")
+    options.add_argument(
+        "--seconds", type=float, default=120, help="after which no round begins, per network"
+    )
+    options.add_argument("--processor-time", action="store_true")
+    given = options.parse_args()
+    columns, parts = ("way", "ms", "of original", "10% to 90%", "MACs left", "fall of time / of MACs"), []
+    for folder, (name, heads, head) in CELLS.items():
+        case = networks.CASES[name]
+        run = networks.run_of(case, given.work / folder, n_heads=heads, **head)
         if not (run.path / "onnx").is_dir():
             export_run(run)
-        header = ["way", "ms", "of original", "10 to 90 %", "MACs left", "fall of time / of MACs"]
-        table = text_table(header, measure(run, given))
         title = ", ".join(
-            [networks.CASES[name].title, f"{heads + 1} exits", *map(str, chain(*options.items()))]
+            [case.title, f"{heads + 1} exits", *(f"{key} {value}" for key, value in head.items())]
         )
-        parts.append(f"## {title}\n\n{weights(run)}\n\n```\n{table}\n```\n")
+        parts.append(f"## {title}\n\n{weights(run)}\n\n{table(columns, measure(run, given))}")
         print(parts[-1])
-    about = ", ".join(f"{name} {value}" for name, value in (before | {"threads": given.threads}).items())
-    command = f"python benchmarks/runtime/one_file.py --threads {given.threads}" + (
-        " --processor-time" if given.processor_time else ""
-    )
-    page = f"# One input at a time, in one file\n\nMade by `{command}`. Machine: {about}.\n\n{INTRODUCTION}\n"
-    page += "\n".join(parts)
-    if given.out is not None:
-        write_text(given.out, page)
+    machine = describe_machine()
+    clock = ", processor time" if given.processor_time else ""
+    text = f"""# One input at a time, in one file
+
+Made by `python -m benchmarks.runtime.one_file` on {machine["processor"]}, {given.threads} of {machine["cores"]}
+cores{clock}, ONNX Runtime {onnxruntime.__version__}.
+
+Networks of random weights as ONNX models, 20 inputs one after the other, in turns; ratios are of the same turn.
+*Original*: the network alone. *All heads, no decisions*: with every head, in one graph. *No early exit*: one file with
+nested `If`, whose exits are all asked and answer nothing, by the margin or by the scores that `auto` learns. *60%*: so
+many of the multiply-adds are left. The last column is 1 where time falls as the multiply-adds do.
+
+{(chr(10) * 2).join(parts)}
+"""
+    write_page(RESULTS / "one-file.md", text)
 
 
 if __name__ == "__main__":

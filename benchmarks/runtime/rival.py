@@ -6,10 +6,10 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import networks
 import numpy as np
 import torch
-from ways import original
+from benchmarks.runtime import networks
+from benchmarks.runtime.ways import EXECUTORS, original
 
 import exeunt as ex
 from exeunt.data import Preprocess, open_source
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ways import Limits
+    from benchmarks.runtime.ways import Limits
 
-SPEC = "exeunt.zoo:resnet56"
+NAME, SPEC = "cifar10-resnet56", "exeunt.zoo:resnet56"
 N_HEADS, N_TRAIN, EPOCHS = 7, 8000, 20
 FIT, CALIBRATE, KEPT = 1000, 2000, 1280  # test images: for rates, for thresholds, and those that are timed
 BUDGETS = (0.4, 0.6, 0.8)
@@ -64,15 +64,11 @@ def prepare(data: str, weights: Path, folder: Path) -> RunFolder:
 
 def compare(run: RunFolder, limits: Limits) -> dict[str, Any]:
     """Images per second at batch 1 and 64 with the same thresholds, and accuracy at the same time per image."""
-    with np.load(run.path / "test.npz") as file:
-        pixels = torch.from_numpy(file["pixels"])
-        keys = file["id"].view(np.uint64)
-    policies = {budget: policy_of(run, budget) for budget in BUDGETS}
-    wrapper = Wrapper(run)
+    rivals = Rivals(run, limits)
     return {
-        "single": [_single(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
-        "batches": [_batches(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
-        "same_time": _same_time(run, wrapper, pixels, keys, limits),
+        "single": [rivals.single(share) for share in BUDGETS],
+        "batches": [rivals.batches(share) for share in BUDGETS],
+        "same_time": rivals.same_time(),
     }
 
 
@@ -118,115 +114,88 @@ class Wrapper:
         return self.model.forward_inference_batched(pixels).predictions.argmax(dim=1).numpy()
 
 
-def _runners(run: RunFolder, policy: ex.Policy) -> dict[str, Runner]:
-    runners = {}
-    for name in ("eager", "onnx"):
-        plan = run.plan(name)
-        segments = None if plan is None else plan.segments
-        runners[name] = Runner(open_executor(run, name, segments=segments), policy, plan)
-    return runners
+class Rivals:
+    """Both libraries on one run and the same images."""
 
+    def __init__(self, run: RunFolder, limits: Limits) -> None:
+        self.run, self.limits, self.wrapper = run, limits, Wrapper(run)
+        self.rounds = min(limits.rounds, KEPT // BATCH)
+        self.original = original(run, "eager")
+        with np.load(run.path / "test.npz") as file:
+            self.pixels, self.keys = torch.from_numpy(file["pixels"]), file["id"].view(np.uint64)
 
-def _single(
-    run: RunFolder,
-    wrapper: Wrapper,
-    policy: ex.Policy,
-    share: float,
-    pixels: torch.Tensor,
-    keys: np.ndarray,
-    limits: Limits,
-) -> dict[str, Any]:
-    runners, plain = _runners(run, policy), original(run, "eager")
-    wrapper.set(policy.thresholds)
-    ours = np.array([runners["eager"](pixels[i : i + 1], id=keys[i : i + 1]).exit[0] for i in range(SINGLES)])
-    theirs = np.array([wrapper.one(pixels[i : i + 1])[1] for i in range(SINGLES)])
-    calls: dict[str, Callable[[int], Any]] = {
-        "original": lambda _: [plain(pixels[i : i + 1]) for i in range(SINGLES)],
-        "earlyon": lambda _: [wrapper.one(pixels[i : i + 1]) for i in range(SINGLES)],
-    }
-    for name, runner in runners.items():
-        calls[name] = lambda _, run=runner: [
-            run(pixels[i : i + 1], id=keys[i : i + 1]) for i in range(SINGLES)
-        ]
-    rates = _per_second(calls, SINGLES, limits)
-    test = run.trace("test")
-    return {
-        "share": share, "accuracy": ex.evaluate(policy, test).accuracy, "per_second": rates,
-        "same_exit": float((ours == theirs).mean()),
-    }  # fmt: skip
+    def runners(self, policy: ex.Policy) -> dict[str, Callable[[slice], Any]]:
+        """Return what answers some images, by executor, and set the same thresholds for `earlyon`."""
+        self.wrapper.set(policy.thresholds)
+        found = {}
+        for name in EXECUTORS:
+            plan = self.run.plan(name)
+            segments = None if plan is None else plan.segments
+            runner = Runner(open_executor(self.run, name, segments=segments), policy, plan)
+            found[name] = lambda at, run=runner: run(self.pixels[at], id=self.keys[at])
+        return found
 
+    def per_second(self, calls: dict[str, Callable[[int], Any]], n: int) -> dict[str, Any]:
+        seconds = time_interleaved(calls, rounds=self.rounds, max_seconds=self.limits.seconds)
+        return {name: asdict(Spread.of(n / taken)) for name, taken in seconds.items()}
 
-def _batches(
-    run: RunFolder,
-    wrapper: Wrapper,
-    policy: ex.Policy,
-    share: float,
-    pixels: torch.Tensor,
-    keys: np.ndarray,
-    limits: Limits,
-) -> dict[str, Any]:
-    runners, plain = _runners(run, policy), original(run, "eager")
-    wrapper.set(policy.thresholds)
-    at = [slice(i, i + BATCH) for i in range(0, KEPT, BATCH)]
-    calls: dict[str, Callable[[int], Any]] = {
-        "original": lambda i: plain(pixels[at[i]]),
-        "earlyon": lambda i: wrapper.many(pixels[at[i]]),
-    }
-    for name, runner in runners.items():
-        calls[name] = lambda i, run=runner: run(pixels[at[i]], id=keys[at[i]])
-    test = run.trace("test")
-    kept = test.take(slice(KEPT))
-    theirs = np.concatenate([wrapper.many(pixels[part]) for part in at])
-    return {
-        "share": share, "accuracy": ex.evaluate(policy, test).accuracy,
-        "accuracy_kept": ex.evaluate(policy, kept).accuracy, "earlyon_accuracy": float((theirs == kept.label).mean()),
-        "per_second": _per_second(calls, BATCH, limits),
-    }  # fmt: skip
-
-
-def _same_time(
-    run: RunFolder, wrapper: Wrapper, pixels: torch.Tensor, keys: np.ndarray, limits: Limits
-) -> list[dict[str, Any]]:
-    """Return what `earlyon` reaches in batches of 64 if all leave at one exit, and what we reach in that time.
-
-    A batch leaves as one there, so that its time can only be lowered by letting everything out at an exit.
-    """
-    test = run.trace("test")
-    runner = _runners(run, policy_of(run, 0.5))["eager"]
-    policies = {share: policy_of(run, share) for share in CURVE}
-    calls: dict[str, Callable[[int], Any]] = {}
-    for exit_ in range(wrapper.n_exits):
-        limit = np.where(np.arange(wrapper.n_exits) == exit_, 0.0, np.inf)
-        calls[f"exit {exit_}"] = lambda i, limit=limit: (
-            wrapper.set(limit),
-            wrapper.many(pixels[i * BATCH :][:BATCH]),
-        )
-    for share, policy in policies.items():
-        run = Runner(runner.executor, policy, runner.plan)
-        calls[f"ours {share}"] = lambda i, run=run: run(
-            pixels[i * BATCH :][:BATCH], id=keys[i * BATCH :][:BATCH]
-        )
-    seconds = time_interleaved(
-        calls, rounds=min(limits.rounds, KEPT // BATCH), max_seconds=3 * limits.seconds
-    )
-    ms = {name: float(np.median(taken)) * 1e3 / BATCH for name, taken in seconds.items()}
-    curve = sorted((ms[f"ours {share}"], ex.evaluate(p, test).accuracy) for share, p in policies.items())
-    times, reached = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
-    best = np.maximum.accumulate(reached)
-    return [
-        {
-            "exit": exit_,
-            "ms_per_input": ms[f"exit {exit_}"],
-            "earlyon_accuracy": float(1 - test.risk[exit_]),
-            "our_accuracy": None
-            if ms[f"exit {exit_}"] < times[0]
-            else float(np.interp(ms[f"exit {exit_}"], times, best)),
+    def single(self, share: float) -> dict[str, Any]:
+        """Compare one image at a time."""
+        policy, places = policy_of(self.run, share), [slice(i, i + 1) for i in range(SINGLES)]
+        runners = self.runners(policy)
+        ours = np.array([runners["eager"](at).exit[0] for at in places])
+        theirs = np.array([self.wrapper.one(self.pixels[at])[1] for at in places])
+        calls: dict[str, Callable[[int], Any]] = {
+            "original": lambda _: [self.original(self.pixels[at]) for at in places],
+            "earlyon": lambda _: [self.wrapper.one(self.pixels[at]) for at in places],
         }
-        for exit_ in range(wrapper.n_exits)
-    ]
+        for name, run in runners.items():
+            calls[name] = lambda _, run=run: [run(at) for at in places]
+        accuracy = ex.evaluate(policy, self.run.trace("test")).accuracy
+        rates = self.per_second(calls, SINGLES)
+        return {
+            "share": share, "accuracy": accuracy, "per_second": rates, "same_exit": float((ours == theirs).mean())
+        }  # fmt: skip
 
+    def batches(self, share: float) -> dict[str, Any]:
+        """Compare batches of 64."""
+        policy, places = policy_of(self.run, share), [slice(i, i + BATCH) for i in range(0, KEPT, BATCH)]
+        calls: dict[str, Callable[[int], Any]] = {
+            "original": lambda i: self.original(self.pixels[places[i]]),
+            "earlyon": lambda i: self.wrapper.many(self.pixels[places[i]]),
+        }
+        for name, run in self.runners(policy).items():
+            calls[name] = lambda i, run=run: run(places[i])
+        kept = self.run.trace("test").take(slice(KEPT))
+        theirs = np.concatenate([self.wrapper.many(self.pixels[at]) for at in places])
+        return {
+            "share": share, "accuracy_kept": ex.evaluate(policy, kept).accuracy,
+            "earlyon_accuracy": float((theirs == kept.label).mean()), "per_second": self.per_second(calls, BATCH),
+        }  # fmt: skip
 
-def _per_second(calls: dict[str, Callable[[int], Any]], n: int, limits: Limits) -> dict[str, Any]:
-    rounds = min(limits.rounds, KEPT // BATCH)
-    seconds = time_interleaved(calls, rounds=rounds, max_seconds=limits.seconds)
-    return {name: asdict(Spread.of(n / taken)) for name, taken in seconds.items()}
+    def same_time(self) -> list[dict[str, Any]]:
+        """Return what `earlyon` reaches in batches of 64 if all leave at one exit, and what we reach in that time.
+
+        A batch leaves as one there, so that its time can only be lowered by letting everything out at an exit.
+        """
+        test, calls = self.run.trace("test"), {}
+        policies = {share: policy_of(self.run, share) for share in CURVE}
+        for exit_ in range(self.wrapper.n_exits):
+            limit = np.where(np.arange(self.wrapper.n_exits) == exit_, 0.0, np.inf)
+            calls[f"exit {exit_}"] = lambda i, limit=limit: (
+                self.wrapper.set(limit), self.wrapper.many(self.pixels[i * BATCH :][:BATCH])
+            )  # fmt: skip
+        for share, policy in policies.items():
+            run = self.runners(policy)["eager"]
+            calls[f"ours {share}"] = lambda i, run=run: run(slice(i * BATCH, (i + 1) * BATCH))
+        seconds = time_interleaved(calls, rounds=self.rounds, max_seconds=3 * self.limits.seconds)
+        ms = {name: float(np.median(taken)) * 1e3 / BATCH for name, taken in seconds.items()}
+        curve = sorted((ms[f"ours {share}"], ex.evaluate(p, test).accuracy) for share, p in policies.items())
+        times, reached = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
+        best, rows = np.maximum.accumulate(reached), []
+        for exit_ in range(self.wrapper.n_exits):
+            at = ms[f"exit {exit_}"]
+            ours = None if at < times[0] else float(np.interp(at, times, best))
+            theirs = float(1 - test.risk[exit_])
+            rows.append({"exit": exit_, "ms_per_input": at, "earlyon_accuracy": theirs, "our_accuracy": ours})
+        return rows

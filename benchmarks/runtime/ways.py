@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import networks
 import numpy as np
 import torch
+from benchmarks.runtime import networks
 from torch.fx.experimental.optimization import fuse
 
 from exeunt._files import read_json
@@ -21,7 +21,7 @@ from exeunt.torch.open_run import load_network
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from networks import Case
+    from benchmarks.runtime.networks import Case
 
     from exeunt.engine.answers import Answers
     from exeunt.engine.executor import Executor
@@ -103,17 +103,17 @@ class Network:
         return call
 
     def share_left(self, runner: Runner, size: int, rounds: int) -> float:
-        """Return the multiply-adds spent in rounds 0 to rounds - 1, as a share of the original model's.
+        """Return the multiply-adds of rounds 0 to rounds - 1, as a share of the original model's.
 
         Exits are those of the recorded outputs: nothing is run.
         """
         trace = self.run.trace("calibrate")
         cost = runner.policy.cost.cumulative[runner.policy.route(trace)]
         at = dict(zip(trace.id.tolist(), cost.tolist(), strict=True))
-        spent = [
+        costs = [
             np.mean([at[key] for key in self.batch(number, size)[1].tolist()]) for number in range(rounds)
         ]
-        return float(np.mean(spent) / self.original_macs)
+        return float(np.mean(costs) / self.original_macs)
 
 
 def original(run: RunFolder, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
@@ -141,18 +141,12 @@ def _answered(logits: Any) -> Any:
     return evidence["prediction"], evidence["max_probability"]
 
 
-def measured(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
+def profile(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
     """Measure the executor's segments here and leave the plan in the run folder."""
     side = run.manifest["inputs"]["size"][0]
-    profile, plan = profile_and_plan(
+    _, plan = profile_and_plan(
         lambda segments: open_executor(run, executor, segments=segments), networks.images(8, side, 2),
         sizes=SIZES, repeats=limits.rounds, max_seconds=limits.seconds,
     )  # fmt: skip
     run.save_plan(plan)
-    seconds = {name: getattr(profile, name).tolist() for name in ("run", "head", "gather")}
-    about = {"executor": profile.executor, "machine": dict(profile.machine)}
-    segments = [list(segment) for segment in profile.segments]
-    return {
-        "profile": {**about, "segments": segments, "sizes": list(profile.sizes), **seconds},
-        "plan": plan.to_dict(),
-    }
+    return {"plan": plan.to_dict()}

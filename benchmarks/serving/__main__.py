@@ -1,33 +1,30 @@
-"""A server under load, against the same server with original model and LitServe; and what happens when things go wrong.
+"""A server under load, against the same server with the original model and LitServe; and when things go wrong.
 
-    python benchmarks/serving runs/cifar10-cascade
-    python benchmarks/serving runs/cifar10-cascade/resnet20-distilled --parts loads --sizes 16 --batch 128 \\
+    python -m benchmarks.serving
+    python -m benchmarks.serving runs/cifar10-cascade
+    python -m benchmarks.serving runs/cifar10-cascade/resnet20-distilled --parts loads --sizes 16 --batch 128 \\
         --out docs/results/serving/resnet20
 
-Takes the runs that experiments/cifar10_cascade.py trains and benchmarks/cascade.py exports, or any run with exits that is
-exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`
-first. Run it on an idle machine; an hour with the usual seconds.
+Without runs the page in --out is written again from the kept numbers. Takes the runs that `experiments.cifar10_cascade
+--train` makes and `benchmarks.cascade --measure` exports, or any run with exits that is exported in int8 as well, and
+copies them to a folder of its own. `pip install litserve` first. An hour on an idle machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import loads
 import numpy as np
-import overhead
-import report
-import trouble
-from prepared import prepare
+from benchmarks.serving import loads, overhead, report, trouble
+from benchmarks.serving.prepared import prepare
+from experiments.pages import RESULTS, kept_numbers, parser
 
 from exeunt.timing.measuring import describe_machine
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "serving"
 PARTS = ("loads", "trouble", "overhead")
 
 
@@ -43,21 +40,24 @@ def stolen(before: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parser(__doc__)
+    options.add_argument("runs", nargs="?", type=Path)
+    options.add_argument("--out", type=Path, default=RESULTS / "serving")
+    options.add_argument("--seconds", type=float, default=10.0, help="at each load")
+    options.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
+    options.add_argument("--sizes", default=",".join(map(str, loads.SIZES)), help="images of a request")
+    options.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
+    options.add_argument("--batch", type=int, default=32, help="rows that exits are timed at")
+    options.add_argument(
+        "--work", type=Path, help="folder for copies of the runs; by default a temporary one"
     )
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--seconds", type=float, default=10.0, help="at each load")
-    parser.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
-    parser.add_argument("--sizes", default=",".join(map(str, loads.SIZES)), help="images of a request")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
-    parser.add_argument("--batch", type=int, default=32, help="rows that exits are timed at")
-    parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")
-    given = parser.parse_args()
+    given = options.parse_args()
+    if given.runs is None:
+        report.write(kept_numbers(given.out / "README.md"), given.out)
+        return
     parts = given.parts.split(",")
     found: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/serving", *sys.argv[1:]]), "machine": describe_machine(),
+        "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]), "machine": describe_machine(),
         "seconds": given.seconds, "long_s": loads.LONGER * given.seconds, "settle_s": loads.SETTLE_S,
         "quantile": loads.QUANTILE,
     }  # fmt: skip
@@ -87,7 +87,6 @@ def main() -> None:
         if "overhead" in parts:
             found["overhead"] = overhead.measure(prepared, given.seconds)
         write()
-    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from exeunt.timing.bench import whole_network
 
 
 class Original(litserve.LitAPI):
-    def __init__(self, run: str, **options: Any) -> None:
+    def __init__(self, run: str, threads: int | None, **options: Any) -> None:
         super().__init__(**options)
-        self._path = run
+        self._path, self._threads = run, threads
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe gives it by name
         run = RunFolder.open(self._path)
-        executor = open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),))
+        executor = open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),), threads=self._threads)
         self._network = whole_network(executor, InputPreparation(run))
         self._network(np.zeros((64, 32, 32, 3), dtype=np.uint8))
 
@@ -57,10 +57,20 @@ if __name__ == "__main__":
     parser.add_argument("run")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--batch", type=int, default=4, help="requests in a batch")
+    parser.add_argument("--workers", type=int, default=1, help="worker and API processes")
     parser.add_argument("--wait-ms", type=float, default=5.0)
     given = parser.parse_args()
-    api = Original(given.run, max_batch_size=given.batch, batch_timeout=given.wait_ms / 1e3)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
+    api = Original(
+        given.run,
+        1 if given.workers > 1 else None,
+        max_batch_size=given.batch,
+        batch_timeout=given.wait_ms / 1e3,
+    )
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=given.workers, fast_queue=True)
     server.run(
-        host="127.0.0.1", port=given.port, num_api_servers=1, generate_client_file=False, log_level="warning"
+        host="127.0.0.1",
+        port=given.port,
+        num_api_servers=given.workers,
+        generate_client_file=False,
+        log_level="warning",
     )

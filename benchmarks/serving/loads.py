@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import wire
-from client import Answers, Asked, answers
-from servers import Running, exeunt_server, litserve_server, running
+from benchmarks.serving import wire
+from benchmarks.serving.client import Answers, Asked, answers
+from benchmarks.serving.servers import Running, exeunt_server, litserve_server, running
 
 from exeunt._limits import usable_cores
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from prepared import Prepared
+    from benchmarks.serving.prepared import Prepared
 
 SLO_S, QUANTILE = 0.05, 0.999
 LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
@@ -54,7 +54,7 @@ class System:
 
 
 def systems(prepared: Prepared, size: int) -> list[System]:
-    """Return the servers; loads are shares of what the first, ours around the original fp32 network, answers at most."""
+    """Return the servers. Loads are shares of what the first, with the original fp32 model, answers at most."""
     onnx = ("--executor", "onnx")
     slo = (
         "--slo-ms",
@@ -65,7 +65,7 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         prepared.least_accuracy,
     )
     each_core = ("--workers", str(usable_cores()), "--threads", "1")
-    ask = wire.infer("model")
+    ask = wire.infer
     batch = max(1, _RIVAL_ROWS // size)
     return [
         System("original model, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
@@ -78,6 +78,12 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         ),
         System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
         System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
+        System(
+            f"LitServe, int8{EACH_CORE}",
+            litserve_server(prepared.int8, batch=batch, workers=usable_cores()),
+            READY_LITSERVE,
+            wire.litserve,
+        ),
         System(CONTROLLED, exeunt_server(prepared.served, *slo), READY, ask),
         System(f"{CONTROLLED}{EACH_CORE}", exeunt_server(prepared.served, *slo, *each_core), READY, ask),
     ]
@@ -111,7 +117,18 @@ def measure(
                     rows.append(
                         {"system": system.name, "size": size, "load": load, "pattern": pattern, **row}
                     )
-                    print(_line(rows[-1]), flush=True)
+                    shown = (
+                        "load",
+                        "pattern",
+                        "p50_ms",
+                        "p99_ms",
+                        "in_time",
+                        "accuracy",
+                        "lost",
+                        "client_cores",
+                        "sent_late_ms",
+                    )
+                    print("  ", {name: rows[-1][name] for name in shown}, flush=True)
     return {"capacities": capacities, "rows": rows}
 
 
@@ -203,7 +220,6 @@ def summary(prepared: Prepared, found: Answers, size: int, since: float, until: 
         "refused": int(((found.status[here] != 0) & (found.status[here] != 200)).sum()),
         "expired": int(sum(one["expired"].sum() for one in columns if "expired" in one)),
         "degraded": int(sum(one["degraded"].sum() for one in columns if "degraded" in one)),
-        "wrong": prepared.wrong(found.which[answered], columns, size),
         "no_answer": int(sum((one["label"] < 0).sum() for one in columns)),
         "client_cores": found.cpu_s / found.wall_s,
         "sent_late_ms": _quantile_ms(found.sent_late[here], 0.99),
@@ -216,16 +232,3 @@ def _quantile_ms(seconds: np.ndarray, q: float) -> float | None:
         return None
     value = np.quantile(seconds, q, method="inverted_cdf")
     return float(1e3 * value) if np.isfinite(value) else None
-
-
-def _line(row: dict[str, Any]) -> str:
-    def number(value: float | None, digits: int = 1) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    return (
-        f"  {row['system']:18} {row['size']:2} x {row['load']:<4g} {row['rate']:6.0f} rows/s {row['pattern']}"
-        f"  p50 {number(row['p50_ms'])}"
-        f"  p99 {number(row['p99_ms'])} ms  in time {number(row['in_time'], 4)}  accuracy {number(row['accuracy'], 4)}"
-        f"  lost {row['lost']}  refused {row['refused']}  client {row['client_cores']:.2f} cores, server "
-        f"{row['server_cores']:.2f}, sent late {number(row['sent_late_ms'])} ms"
-    )

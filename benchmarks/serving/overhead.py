@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import base64
+import io
 import resource
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import wire
-from client import Asked, answers
-from loads import READY, SIZES
-from servers import exeunt_server, running
-from trouble import encoded
+from benchmarks.serving import wire
+from benchmarks.serving.client import Asked, answers
+from benchmarks.serving.loads import READY, SIZES
+from benchmarks.serving.servers import exeunt_server, running
+from PIL import Image
 
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
 
 if TYPE_CHECKING:
-    from prepared import Prepared
+    from benchmarks.serving.prepared import Prepared
 
 
 def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
     command = exeunt_server(prepared.served, "--budget", budget)
     with running(command, READY, prepared.folder / "servers.log") as server:
         for size in SIZES:
-            bodies = prepared.bodies("infer", wire.infer("model"), size)
+            bodies = prepared.bodies("infer", wire.infer, size)
             for taken in (1.0, seconds):  # first warm
                 before = server.cpu_s()
                 done = answers(
@@ -43,7 +44,9 @@ def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
                 "cpu_ms_per_row": 1e3 * (server.cpu_s() - before) / rows,
                 "client_cpu_ms_per_row": 1e3 * done.cpu_s / rows,
             }
-        png = base64.b64encode(encoded(prepared.images[0])).decode()
+        file = io.BytesIO()
+        Image.fromarray(prepared.images[0]).save(file, "PNG")
+        png = base64.b64encode(file.getvalue()).decode()
         least = RunFolder.open(prepared.served).policy_set.policies[0]
         tiny = wire.predict(
             {"images": [png], "budget": f"{100 * least.cost.share(least.budget) + 0.01:.6g}%"}

@@ -5,21 +5,18 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import wire
+from benchmarks.serving import wire
 
 import exeunt as ex
 from exeunt.making.cascade_run import make_cascade
 from exeunt.policies.cascade import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation, part_data
-from exeunt.run.saved_policies import named_by_budget
 from exeunt.timed_run import choose_by_time
 from exeunt.timing.forced_exits import last_head_policy
-from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +36,7 @@ class Prepared:
     """Folders of runs: `served` with policies for several budgets, the original model.
 
     `images` (n, h, w, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
-    which of them the original fp32 network answers right. `said`: by policy and exit of the served run, the class that is
-    answered to each there, (n,), as recorded. `original`, `exits`: what the two are called.
+    which of them the original fp32 model answers right. `original`, `exits`: what the two are called.
     """
 
     folder: Path
@@ -52,31 +48,12 @@ class Prepared:
     images: np.ndarray
     labels: np.ndarray
     whole: np.ndarray
-    said: dict[tuple[str, int], np.ndarray]
 
     def bodies(self, name: str, make: Callable[[np.ndarray], bytes], size: int) -> Path:
         """Return a file of requests of `size` images each, over all the images in order."""
         count = min(len(self.images) // size, 2000)
         path = self.folder / f"{name}-{size}.npz"
         return wire.write_bodies(path, (make(self.images[i * size : (i + 1) * size]) for i in range(count)))
-
-    def wrong(self, which: np.ndarray, columns: list[dict[str, np.ndarray]], size: int) -> int | None:
-        """Return how many answers are not what was recorded at their exit, but for borderline ones; None if it is not
-        told where they left.
-        """
-        if not all("policy" in one for one in columns):
-            return None
-        rows = (which[:, None] * size + np.arange(size)).tolist()
-        return sum(
-            int(label != self.said[policy, exit_][row])
-            for one, places in zip(columns, rows, strict=True)
-            for label, policy, exit_, near, row in zip(
-                *(one[name].tolist() for name in ("label", "policy", "exit", "borderline")),
-                places,
-                strict=True,
-            )
-            if exit_ >= 0 and not near
-        )
 
     @property
     def least_accuracy(self) -> str:
@@ -99,8 +76,8 @@ class Prepared:
 def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     """Copy the runs, and calibrate what is served by time.
 
-    `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_cascade.py trains,
-    of whose int8 runs a cascade is made. `batch`: rows that exits are timed at.
+    `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_cascade.py
+    trains, of whose int8 runs a cascade is made. `batch`: rows that exits are timed at.
     """
     if RunFolder.exists(runs):
         large = _copied(runs, folder / runs.name)
@@ -115,29 +92,15 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         served = RunFolder.open(folder / "cascade")
         original, exits = "ResNet-56", "int8 ResNet-20 with exits, then an int8 ResNet-56"
     for run in (large, int8):
-        run.save_policy(_exits_off(run))
+        run.save_policy(_without_exits(run))
     data = part_data(large, "test")
     images = np.stack([data.content(i) for i in range(len(data))])
     if not served.has_policy_set:
         _calibrate(served, images[:batch])
     return Prepared(
         folder, served.path, large.path, int8.path, original, exits, images, np.asarray(data.labels),
-        large.trace("test").correct[:, -1], _said(served),
+        large.trace("test").correct[:, -1],
     )  # fmt: skip
-
-
-def _said(run: RunFolder) -> dict[tuple[str, int], np.ndarray]:
-    """Return by policy and exit of a run what is answered there to each input of its test part."""
-    steps = [entry.step for entry in run.cascade] or [CascadeStep("", run.cost.n_exits)]
-    firsts = dict(
-        zip((step.model for step in steps), accumulate([0, *(step.n_exits for step in steps)]), strict=False)
-    )
-    test, found = run.recorded("test"), {}
-    for name, policy in named_by_budget(run.policy_set).items():
-        places = [firsts[step.model] + exit_ for step in policy.cascade or steps for exit_ in step.exits]
-        classes = policy.answer.on(test.along(policy.cascade)).prediction
-        found |= {(name, place): classes[:, own] for own, place in enumerate(places)}
-    return found
 
 
 def _copied(run: Path, to: Path) -> RunFolder:
@@ -159,7 +122,7 @@ def _calibrate(run: RunFolder, inputs: np.ndarray) -> None:
     run.save_policy_set(policies)
 
 
-def _exits_off(run: RunFolder) -> Any:
+def _without_exits(run: RunFolder) -> Any:
     """Return the policy under which every input answers at the last exit: the network runs whole."""
     policy = replace(
         last_head_policy(run.cost.n_exits), cost=run.cost, budget=run.cost.full, name="original model"

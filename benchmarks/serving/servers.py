@@ -42,8 +42,8 @@ class Running:
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.end()
-                said = self.log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{' '.join(self.command)} did not start:\n{said}")
+                printed = self.log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{' '.join(self.command)} did not start:\n{printed}")
             time.sleep(0.1)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -110,7 +110,15 @@ def exeunt_server(run: Path, *options: str) -> Callable[[int], list[str]]:
     ]  # fmt: skip
 
 
-def litserve_server(run: Path, *, batch: int) -> Callable[[int], list[str]]:
-    """Return the command of LitServe around the original model of a run."""
-    script = str(HERE / "litserve_server.py")
-    return lambda port: [sys.executable, script, str(run), "--port", str(port), "--batch", str(batch)]
+def litserve_server(run: Path, *, batch: int, workers: int = 1) -> Callable[[int], list[str]]:
+    """Return the command of LitServe around the original model of a run, with so many worker and API processes."""
+    command = [
+        sys.executable,
+        str(HERE / "litserve_server.py"),
+        str(run),
+        "--batch",
+        str(batch),
+        "--workers",
+        str(workers),
+    ]
+    return lambda port: [*command, "--port", str(port)]

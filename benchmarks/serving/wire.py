@@ -9,30 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-OUTPUTS = ("label", "expired", "degraded")
-CHECKED = (*OUTPUTS, "exit", "policy", "borderline")
-_TYPES = {"label": "<i8", "exit": "<i8", "expired": "?", "degraded": "?", "borderline": "?"}
+_TYPES = {"label": "<i8", "expired": "?", "degraded": "?"}
 
 
-def infer(model: str, outputs: Sequence[str] = OUTPUTS) -> Callable[[np.ndarray], bytes]:
-    """Return what makes a request of the Open Inference Protocol of pixels (n, h, w, 3), in binary both ways."""
-
-    def made(pixels: np.ndarray) -> bytes:
-        head = {
-            "inputs": [{
-                "name": "image", "datatype": "UINT8", "shape": list(pixels.shape),
-                "parameters": {"binary_data_size": pixels.nbytes},
-            }],
-            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
-        }  # fmt: skip
-        text = json.dumps(head).encode()
-        about = f"Inference-Header-Content-Length: {len(text)}\r\nContent-Type: application/octet-stream\r\n"
-        return post(f"/v2/models/{model}/infer", text + pixels.tobytes(), about)
-
-    return made
+def infer(pixels: np.ndarray) -> bytes:
+    """Return a request of the Open Inference Protocol for pixels (n, h, w, 3), in binary both ways."""
+    head = {
+        "inputs": [{
+            "name": "image", "datatype": "UINT8", "shape": list(pixels.shape),
+            "parameters": {"binary_data_size": pixels.nbytes},
+        }],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in _TYPES],
+    }  # fmt: skip
+    text = json.dumps(head).encode()
+    about = f"Inference-Header-Content-Length: {len(text)}\r\nContent-Type: application/octet-stream\r\n"
+    return post("/v2/models/model/infer", text + pixels.tobytes(), about)
 
 
 def litserve(pixels: np.ndarray) -> bytes:
@@ -72,60 +66,6 @@ def columns_of(answer: bytes) -> dict[str, np.ndarray]:
     for output in json.loads(body[:start])["outputs"]:
         size, name = output["parameters"]["binary_data_size"], output["name"]
         part = body[start : start + size]
-        found[name] = _texts(part) if name == "policy" else np.frombuffer(part, dtype=_TYPES[name])
+        found[name] = np.frombuffer(part, dtype=_TYPES[name])
         start += size
     return found
-
-
-def _texts(part: bytes) -> np.ndarray:
-    texts, at = [], 0
-    while at < len(part):
-        end = at + 4 + int.from_bytes(part[at : at + 4], "little")
-        texts.append(part[at + 4 : end].decode())
-        at = end
-    return np.array(texts, dtype=object)
-
-
-def infer_encoded(model: str, images: list[bytes], parameters: dict[str, Any] | None = None) -> bytes:
-    """Return a request of encoded images, in binary."""
-    body = b"".join(len(one).to_bytes(4, "little") + one for one in images)
-    head = {
-        "inputs": [{
-            "name": "image", "datatype": "BYTES", "shape": [len(images)],
-            "parameters": {"binary_data_size": len(body)},
-        }],
-        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in CHECKED],
-        "parameters": parameters or {},
-    }  # fmt: skip
-    text = json.dumps(head).encode()
-    about = f"Inference-Header-Content-Length: {len(text)}\r\nContent-Type: application/octet-stream\r\n"
-    return post(f"/v2/models/{model}/infer", text + body, about)
-
-
-def malformed(good: bytes, rng: np.random.Generator) -> bytes:
-    """Return a request that is wrong somewhere: bytes changed, cut off, put in, or another that was never right."""
-    kind = rng.integers(5)
-    if kind == 0:
-        return good[: int(rng.integers(1, len(good)))]
-    if kind == 1:
-        at = rng.integers(0, min(len(good), 600), 8)
-        changed = bytearray(good)
-        for place in at:
-            changed[place] = int(rng.integers(256))
-        return bytes(changed)
-    if kind == 2:
-        at = int(rng.integers(0, min(len(good), 600)))
-        return good[:at] + rng.bytes(40) + good[at:]
-    if kind == 3:
-        bodies = [
-            b"",
-            b"{",
-            b'{"images": 3}',
-            b'{"images": [1, null, "x"]}',
-            b'{"budget": "no"}',
-            b"[" * 20_000,
-            rng.bytes(300),
-        ]
-        return post("/predict", bodies[rng.integers(len(bodies))], "Content-Type: application/json\r\n")
-    paths = ["/v2/models/none/infer", "/nothing", "/v2/models/model/versions/9/infer", "/predict?budget=%00"]
-    return post(paths[rng.integers(len(paths))], rng.bytes(200))

@@ -130,7 +130,7 @@ def test_with_a_handful_of_labels_auto_is_next_to_eero(budget):
 
 @pytest.mark.slow
 def test_with_100_labels_auto_does_not_fall_behind_eero_on_a_recorded_network():
-    """It lost 2 points on this frozen ResNet-56 of 27 exits, most of them weak. `experiments/few_labels.py` has all."""
+    """It lost 2 points on this frozen ResNet-56 of 27 exits, most of them weak."""
     data = ex.ExitTrace.load(TRACES / "resnet56-cifar10-paper.parquet")
     gains = []
     for seed in range(4):

@@ -105,7 +105,7 @@ class HeadOptions:
 
 
 TOKEN_HEAD = {"head": "statistics", "hidden": 256}
-"""Better than the defaults of `HeadOptions` on tokens: docs/results/token-heads.md."""
+"""Better than the defaults of `HeadOptions` on tokens: docs/results/null-results.md."""
 
 
 def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:

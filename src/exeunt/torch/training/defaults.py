@@ -24,7 +24,7 @@ _CONVOLUTIONAL = {
 }  # fmt: skip
 _CONVOLUTIONAL_TUNED = {"backbone_rate": 0.05, "teacher": "original"}
 
-# Networks with attention or layer norms. Measured on texts: docs/results/token-heads.md, docs/results/banking77.md
+# Networks with attention or layer norms. Measured on texts: docs/results/null-results.md, docs/results/banking77.md
 _TRANSFORMER = {
     "epochs": 20, "optimiser": "adamw", "learning_rate": 1e-3, "schedule": "one_cycle", "warm_up": 0.1,
     "weight_decay": 0.05, "backbone_rate": 1.0, "precision": "fp32",
