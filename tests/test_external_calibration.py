@@ -135,7 +135,7 @@ def test_nothing_is_left_behind_and_it_is_told_what_is_done(parts, tmp_path, sma
     policy = ex.eero(fit, StoredTrace.open(tmp_path / "parts", say=told.append), budget="50%")
     assert [file.name for file in tmp_path.iterdir()] == ["parts"]
     assert sum("threshold found" in line for line in told) == np.count_nonzero(policy.counts[:-1])
-    assert any("inputs scored, some" in line for line in told)
+    assert any("inputs scored" in line for line in told)
 
 
 @pytest.fixture

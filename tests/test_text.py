@@ -49,8 +49,8 @@ def test_a_policy_reads_well(policy):
             "MMACs",
             "800 inputs",
             "always",
-            "certified",
-            ">= 0.95",
+            "Guarantee",
+            "probability 95%",
         ):
             assert word in text
     lines = str(policy).splitlines()

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
+from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.calibration import (
     ALWAYS,
@@ -165,7 +166,7 @@ class _RankedInFiles:
         names = [rule.name] if isinstance(rule, NamedScore) else None
         sampled: dict[int, list[Floats]] = {exit_: [] for exit_ in self._scores}
         ties: list[Floats] = []
-        start, report = 0, self._progress("scored", self._trace.n)
+        start, progress = 0, self._progress("inputs scored", self._trace.n)
         for chunk in self._trace.chunks(names):
             taken = np.flatnonzero(self._rng.random(chunk.n) < _SAMPLE / self._trace.n)
             memory = rule.init(chunk.n)
@@ -183,7 +184,7 @@ class _RankedInFiles:
             self._here.write(start, np.ones(chunk.n, dtype=np.bool_))
             ties.append(tie[taken])
             start += chunk.n
-            report(chunk.n)
+            progress.update(chunk.n)
         self._sample = {exit_: np.concatenate(found) for exit_, found in sampled.items()}
         self._sample_tie = np.concatenate(ties)
 
@@ -194,7 +195,7 @@ class _RankedInFiles:
         one key has very many copies.
         """
         n_parts = -(-self._trace.n // _KEYS)
-        report = self._progress("searched for copies", n_parts * self._trace.n)
+        progress = self._progress("keys searched for copies", n_parts * self._trace.n)
         for part in range(n_parts):
             rows, keys = [], []
             for start, stop in self._ranges():
@@ -202,7 +203,7 @@ class _RankedInFiles:
                 mine = np.flatnonzero(scramble(ids) % np.uint64(n_parts) == part)
                 rows.append(mine + start)
                 keys.append(ids[mine])
-                report(stop - start)
+                progress.update(stop - start)
             row, key = np.concatenate(rows), np.concatenate(keys)
             if (copies := copy_numbers(key)) is not None:
                 again = np.flatnonzero(copies)
@@ -217,21 +218,8 @@ class _RankedInFiles:
                 block[rows[low:high] - start] = ties[low:high]
                 self._tie.write(start, block)
 
-    def _progress(self, what: str, n: int) -> Callable[[int], None]:
-        """Return a function that counts inputs, and reports now and then how long the rest of n will take."""
-        began = reported = time.monotonic()
-        done = 0
-
-        def report(more: int) -> None:
-            nonlocal reported, done
-            done += more
-            now = time.monotonic()
-            if now - reported >= _SECONDS:
-                reported = now
-                left = (now - began) * (n - done) / done
-                self._trace.say(f"{done / n:.0%} of the inputs {what}, some {left:.0f} s left")
-
-        return report
+    def _progress(self, what: str, total: int) -> Progress:
+        return Progress(what, total=total, say=self._trace.say, every_s=_SECONDS)
 
     def _surest(self, exit_: int, count: int) -> Pair:
         """Return the (score, tie) of the `count`-th surest of the inputs still here at an exit."""
