@@ -60,7 +60,7 @@ print(answers.label.tolist(), answers.exit.tolist())
     )
     assert done.returncode == 0, done.stderr
     answers = load(exported, executor="onnx")(
-        Preprocess.from_manifest(exported.manifest["inputs"]).normalise(pixels)
+        Preprocess.from_dict(exported.manifest["inputs"]).normalise(pixels)
     )
     assert done.stdout.strip() == f"{answers.label.tolist()} {answers.exit.tolist()}"
 

@@ -156,20 +156,17 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
-        """Rebuild from `to_dict`, also after JSON. Raises InputError for unknown options."""
-        unknown = set(value) - set(cls.__dataclass_fields__)
-        if unknown:
+        """Rebuild from `to_dict`, also after JSON, or from the entry "inputs" of a run's manifest, which has a "kind".
+
+        Raises InputError for unknown options.
+        """
+        options: dict[str, Any] = {name: option for name, option in value.items() if name != "kind"}
+        if unknown := set(options) - set(cls.__dataclass_fields__):
             raise InputError(f"unknown preprocessing option(s): {', '.join(sorted(unknown))}")
-        options: dict[str, Any] = dict(value)
         for name in ("size", "mean", "std"):
             if options.get(name) is not None:
                 options[name] = tuple(options[name])
         return cls(**options)
-
-    @classmethod
-    def from_manifest(cls, entry: Mapping[str, Any]) -> Preprocess:
-        """Rebuild from the entry "inputs" of a run folder's manifest, of kind "image"."""
-        return cls.from_dict({name: value for name, value in entry.items() if name != "kind"})
 
     def _fitted(self, pixels: Pixels, height: int, width: int) -> Pixels:
         """Return pixels scaled to these sides, then cut to `size` around the centre, or padded with black."""

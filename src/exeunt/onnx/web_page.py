@@ -93,7 +93,7 @@ def _way(preparation: Preparation, folder: Path, name: str) -> dict[str, Any]:
     run = preparation.run
     entry: Mapping[str, Any] = run.manifest["inputs"]
     if entry["kind"] == "image":
-        way = Preprocess.from_manifest(entry)
+        way = Preprocess.from_dict(entry)
         values = {"scale": way.scale.tolist(), "shift": way.shift.tolist()}
         return {"inputs": preparation.inputs, **entry, **values}
     run.files.check_folder("tokenizer")

@@ -48,7 +48,7 @@ def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
     if entry.get("raw"):
         return RawImages() if entry["kind"] == "image" else RawTexts()
     if entry["kind"] == "image":
-        return Preprocess.from_manifest(entry)
+        return Preprocess.from_dict(entry)
     name = entry.get("folder")
     if not isinstance(name, str) or not is_inside(folder / name, folder) or not (folder / name).is_dir():
         raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
