@@ -14,11 +14,10 @@ from exeunt._files import atomic_folder, check_writable, is_inside
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
-from exeunt.run.cascade_file import CascadeEntry, write_cascade
 from exeunt.run.file_digests import CASCADE, OLD_CASCADE, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import text_columns
-from exeunt.run.manifest import provenance
+from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.splitting import part_rows
 

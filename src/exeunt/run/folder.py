@@ -39,7 +39,6 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
-from exeunt.run.cascade_file import CascadeEntry, read_cascade
 from exeunt.run.file_digests import (
     CASCADE,
     COSTS,
@@ -51,7 +50,7 @@ from exeunt.run.file_digests import (
     digests_of,
     trace_file,
 )
-from exeunt.run.manifest import read_manifest, sealed_manifest
+from exeunt.run.manifest import CascadeEntry, read_cascade, read_manifest, sealed_manifest
 from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
 from exeunt.run.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.measuring import is_this_machine

@@ -1,39 +1,30 @@
-"""The manifest of a run folder: what a network was made from and how, with the digests of its files."""
+"""The manifest of a run folder: what made the network and how, with the digests of its files; and a cascade's models."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
-from exeunt.errors import ArtefactError
+from exeunt._sealed import DIGEST, check_digest, content_digest, read_document, read_sealed, write_sealed
+from exeunt.errors import ArtefactError, InputError
+from exeunt.trace.cascade_step import CascadeStep
 
 _FORMAT, _VERSION = "exeunt-bundle", 1
-_OLD_CASCADE = "chain"  # what the manifest of a cascade names as its model where its models are in chain.json
+_CASCADE_FORMAT, _CASCADE_VERSION = "exeunt-cascade", 1
+_OLD_CASCADE = "chain"  # the model that the manifest of an old cascade names; its models are in chain.json
 _SHAPE: dict[str, type] = {
-    "model": dict,
-    "model.spec": str,
-    "model.n_classes": int,
-    "network": dict,
-    "network.exits": list,
-    "inputs": dict,
-    "inputs.kind": str,
-    "class_names": list,
-    "data": dict,
-    "data.name": str,
-    "split": dict,
-    "training": dict,
-    "provenance": dict,
-    "files": dict,
-}
-
-
+    "model": dict, "model.spec": str, "model.n_classes": int, "network": dict, "network.exits": list,
+    "inputs": dict, "inputs.kind": str, "class_names": list, "data": dict, "data.name": str, "split": dict,
+    "training": dict, "provenance": dict, "files": dict,
+}  # fmt: skip
 REMEDY = (
     "restore it from a copy of the run, or remove it and repeat what made the run, such as `exeunt train`"
 )
@@ -105,3 +96,52 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@dataclass(frozen=True)
+class CascadeEntry:
+    """A model of a cascade: its name, its number of exits, and its run folder.
+
+    `run`: the path from the cascade's folder to the model's. `digest`: of the model's manifest.
+    """
+
+    name: str
+    n_exits: int
+    run: str
+    digest: str
+
+    @property
+    def step(self) -> CascadeStep:
+        """The model with all its exits."""
+        return CascadeStep(self.name, self.n_exits)
+
+    def folder(self, cascade: Path) -> Path:
+        """Return the folder of the model's run. Raises InputError if it is not there."""
+        found = (cascade / self.run).resolve()
+        if not os.path.lexists(found):
+            raise InputError(
+                f"the model {self.name!r} of {cascade} should be at {found}, where nothing is: put it back, or make the "
+                "cascade anew with `exeunt cascade`"
+            )
+        return found
+
+
+def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:
+    """Write the models of a cascade, in order."""
+    body = [asdict(model) for model in models]
+    write_sealed(file, "models", body, format_=_CASCADE_FORMAT, version=_CASCADE_VERSION)
+
+
+def read_cascade(file: Path) -> tuple[CascadeEntry, ...]:
+    """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
+
+    def build(body: Sequence[Mapping[str, Any]]) -> tuple[CascadeEntry, ...]:
+        return tuple(CascadeEntry(**model) for model in body)
+
+    models = read_sealed(
+        file, "models", build,
+        kind="cascade", format_=_CASCADE_FORMAT, version=_CASCADE_VERSION, remedy="make the cascade anew",
+    )  # fmt: skip
+    if not models:
+        raise ArtefactError(f"{file} names no models: make the cascade anew with `exeunt cascade`")
+    return models

@@ -1,4 +1,4 @@
-"""Streams of batches: reading them, directly or through a thread that reads ahead, and answering them."""
+"""Streams of batches: reading them, in a thread where rows must not wait long, and answering them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from exeunt.engine.stream import StreamPool
 
@@ -18,35 +18,6 @@ END: Final = object()
 """There are no more batches."""
 NOTHING: Final = object()
 """No batch arrived in time."""
-
-
-class BatchReader(Protocol):
-    """Reads an iterable of batches."""
-
-    def next(self, wait_s: float | None) -> Any:
-        """Return the next batch, END, or NOTHING if none arrives within `wait_s` seconds (None: no limit).
-
-        Raises what the iterable raises.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-        ...
-
-
-class DirectReader:
-    """Reads the iterable when a batch is asked for, and waits as long as that takes."""
-
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self._iterator = iter(batches)
-
-    def next(self, wait_s: float | None) -> Any:  # noqa: ARG002 - nothing else could be done meanwhile
-        """Return the next batch or END."""
-        return next(self._iterator, END)
-
-    def close(self) -> None:
-        """Do nothing: no batch is held."""
 
 
 class ReadAheadReader:
@@ -64,7 +35,10 @@ class ReadAheadReader:
         self._thread.start()
 
     def next(self, wait_s: float | None) -> Any:
-        """Return the next batch, END or NOTHING."""
+        """Return the next batch, END, or NOTHING if none arrives within `wait_s` seconds (None: no limit).
+
+        Raises what the iterable raises.
+        """
         try:
             batch, error = self._read.get(timeout=wait_s)
         except queue.Empty:
@@ -101,13 +75,14 @@ def answer_stream(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answers]:
     """Yield the answers of every batch, of which at most `max_rows` rows are held (see `Runner.stream`)."""
-    source: BatchReader = DirectReader(batches) if engine.max_wait_s is None else ReadAheadReader(batches)
+    direct = iter(batches)
+    ahead = None if engine.max_wait_s is None else ReadAheadReader(batches)
     pool = StreamPool(engine, max_rows, ordered=ordered)
     broken: Exception | None = None
     try:
         while broken is None:
             try:
-                batch = source.next(engine.seconds_left(clock()))
+                batch = next(direct, END) if ahead is None else ahead.next(engine.seconds_left(clock()))
             except Exception as error:  # it is raised once the answers so far are given out
                 broken = error
                 break
@@ -124,4 +99,5 @@ def answer_stream(
         if broken is not None:
             raise broken
     finally:
-        source.close()
+        if ahead is not None:
+            ahead.close()
