@@ -206,7 +206,7 @@ def test_what_cannot_be_a_cascade_is_refused(cascade, models, trained, tmp_path)
     away = {part: replace(trace, id=trace.id ^ np.uint64(1 << 63)) for part, trace in traces.items()}
     changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
     elsewhere = RunFolder.create(other.path, cost=other.cost, traces=away, about=changed)
-    with pytest.raises(ex.InputError, match="have 0 inputs in common of which none has learned"):
+    with pytest.raises(ex.InputError, match="have 0 inputs in common that none has learned from"):
         make_cascade(tmp_path / "run", {"small": models["small"], "other": elsewhere}, say=quiet)
 
 

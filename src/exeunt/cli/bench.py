@@ -28,8 +28,8 @@ _OWN, _PLANNED = "the run's policy", ", by the plan"
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     profile: bool = option(
-        "First measure every segment at several batch sizes, plan how to run them fastest on this machine, and keep the "
-        "plan in the run. `exeunt predict` then uses it.",
+        "First measure every segment at several batch sizes, plan how to run them fastest on this machine, and keep "
+        "the plan in the run. `exeunt predict` then uses it.",
         default=False,
     )
     executor: str | None = executor_option()

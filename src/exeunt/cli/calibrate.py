@@ -42,8 +42,8 @@ class _Options:
         default="auto",
     )
     traces: str | None = option(
-        "Calibrate on the outputs recorded in this folder or address, which need not fit in memory, instead of the run's "
-        "own calibration part."
+        "Calibrate on the outputs recorded in this folder or address, which need not fit in memory, instead of the "
+        "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
     executor: str | None = executor_option()

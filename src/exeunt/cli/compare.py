@@ -26,8 +26,8 @@ _CACHE = ".exeunt-cache"
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     budgets: str = option(
-        "Budgets as shares of the full cost, or of the most expensive model: a range first:last:step, or a list such as "
-        "30%,50% or '2 usd per 10k'.",
+        "Budgets as shares of the full cost, or of the most expensive model: a range first:last:step, or a list such "
+        "as 30%,50% or '2 usd per 10k'.",
         default="20%:95%:5%",
     )
     splits: int = option(
@@ -57,8 +57,8 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="TRACE",
-            help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, .parquet) "
-            "whose columns the options below name.",
+            help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, "
+            ".parquet) whose columns the options below name.",
         ),
     ],
     options: _Options,

@@ -36,8 +36,8 @@ class Tables:
         "name for {} (default: prediction_{}, confidence_{})."
     )
     price: list[str] | None = _column(
-        "What each model costs, in the same order: a number, or the column of prices and the highest price there can be, "
-        "such as cost_b:300."
+        "What each model costs, in the same order: a number, or the column of prices and the highest price there can "
+        "be, such as cost_b:300."
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
 

@@ -23,8 +23,8 @@ _MODULES = Path("node_modules")
 class _Options:
     to: str = option("Format of the files: onnx.", default="onnx")
     one_file: bool = option(
-        "Write RUN/one-file.onnx: the exported stages and the policy as one model, which exits early by itself. It takes "
-        "one input at a time.",
+        "Write RUN/one-file.onnx: the exported stages and the policy as one model, which exits early by itself. It "
+        "takes one input at a time.",
         default=False,
     )
     web: bool = option(
@@ -40,9 +40,9 @@ class _Options:
         "Version of the ONNX operators, for stages that are exported now: 18 if not given."
     )
     precision: str | None = option(
-        "int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network in PyTorch "
-        "with 16 bits. The network and its recorded outputs become a run of its own, RUN/int8, which every command takes "
-        "as RUN@int8."
+        "int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network in "
+        "PyTorch with 16 bits. The network and its recorded outputs become a run of its own, RUN/int8, which every "
+        "command takes as RUN@int8."
     )
     data: str | None = option("With --precision: where the run's data are now, if they were moved.")
     trusted: str | None = trusted_option()

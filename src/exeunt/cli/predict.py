@@ -28,8 +28,8 @@ _output = options_under("Output")
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     data: str = option(
-        "Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt train` takes; "
-        "'-' reads standard input, a path or for texts a text per line.",
+        "Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt train` "
+        "takes; '-' reads standard input, a path or for texts a text per line.",
         default=MISSING,
     )
     strict: bool = option(
@@ -37,8 +37,8 @@ class _Options:
         default=False,
     )
     out: str = _output(
-        "File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made. With --engine ray "
-        "a folder, or an address such as s3://bucket/folder.",
+        "File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made. With --engine "
+        "ray a folder, or an address such as s3://bucket/folder.",
         default=STANDARD,
     )
     force: bool = _output("Replace a file that does not hold predictions.", default=False)

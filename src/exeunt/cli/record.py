@@ -16,7 +16,8 @@ _output = options_under("Output")
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     data: str = option(
-        "Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt train` takes.",
+        "Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt train` "
+        "takes.",
         default=MISSING,
     )
     strict: bool = option("Stop at the first input that cannot be read; else it is left out.", default=False)

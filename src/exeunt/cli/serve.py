@@ -52,8 +52,8 @@ class _Plain:
         "Inputs that may be in the engine at a time. Default: as many as fit in 1 GB, at most 65,536.", min=1
     )
     when_full: str = _limit(
-        "What happens to more inputs than that: refuse them, or degrade: first return early answers to inputs that have "
-        "passed an exit.",
+        "What happens to more inputs than that: refuse them, or degrade: first return early answers to inputs that "
+        "have passed an exit.",
         default="degrade",
     )
 

@@ -107,7 +107,8 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
         config=as_config(context, without=("out", *(str(one.name) for one in others))), say=typer.echo,
     )  # fmt: skip
     typer.echo(
-        f"error rate on the test part: {run.trace('test').risk[0]:.3f}; an answer costs {run.cost.show(run.cost.full)}\n"
+        f"error rate on the test part: {run.trace('test').risk[0]:.3f}; "
+        f"an answer costs {run.cost.show(run.cost.full)}\n"
         f"written to {out}; next: exeunt cascade {quote(str(out))} RUN --out CASCADE, with a larger network of the "
         "same data"
     )

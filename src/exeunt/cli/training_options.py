@@ -24,8 +24,8 @@ class Network:
         default=MISSING,
     )
     data: str = _network(
-        "Data: a folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, or "
-        "a table of texts.",
+        "Data: a folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, "
+        "or a table of texts.",
         default=MISSING,
     )
     out: Path = _network("Run folder to make.", default=MISSING)

@@ -1,4 +1,4 @@
-"""A run whose network is a cascade: the runs that are its models, and what all their exits say of the same inputs."""
+"""Making the run of a cascade: its models, each a run, and the outputs of all their exits for the same inputs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import text_columns
 from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.splitting import part_rows
 
 _SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
 _FEWEST = 100  # inputs that all models have recorded
 MODELS = "models"
-"""The folder in a cascade's run of those models that were no runs."""
+"""The folder in a cascade's run that holds the models which were no runs."""
 _PACKAGES = ("exeunt", "numpy", "scipy")
 
 
@@ -37,23 +38,24 @@ def make_cascade(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Make the run `out` of a cascade of these models, in this order; a policy chooses among them, and their order.
+    """Make the run `out` of a cascade of these models, by name. A policy chooses among them, and their order.
 
-    A cascade that is there already is replaced, and what was made of it goes.
+    A cascade that is there already is replaced, with its policies and exports.
 
-    Inputs are those that every model has recorded, of which none of them has learned, matched by their content. Where
-    all models divide them into the same parts these stay, else they are divided anew at random with `seed`.
+    The cascade's inputs are those that every model has recorded and no model has learned from, matched by content. If
+    all models divide them into the same parts, the cascade has these parts; else the inputs are divided anew at random
+    with `seed`.
 
-    A model that is no run is anything with `predict_proba(inputs)`, (n, k), of raw inputs: texts, or images
-    (n, h, w, 3). It is asked once about all that the first run has recorded, which it must not have learned from, and
-    becomes a run in OUT/models/NAME. An estimator of scikit-learn is stored there. Another object must be given again:
-    `exeunt.run.load(OUT, models={NAME: ...})`. `price`: what an answer of each of these costs, in the unit of the
-    runs.
+    A model that is no run is an object with `predict_proba(inputs)`, (n, k), of raw inputs: texts, or images
+    (n, h, w, 3). It answers all inputs that the first run has recorded, from which it must not have learned, and
+    becomes a run in OUT/models/NAME. An estimator of scikit-learn is stored there. Another object must be given again
+    to answer: `exeunt.run.load(OUT, models={NAME: ...})`. `price`: by name, what an answer of each of these costs, in
+    the unit of the runs.
 
-    Raises InputError for fewer than two models, none that is a run, models of other classes, kinds of inputs or
-    units, one without a price or a run with one, too few inputs in common, or anything but a cascade in `out`.
+    Raises InputError for fewer than two models, no run among them, models of other classes, kinds of inputs or units,
+    an object without a price or a run with one, too few inputs in common, or anything but a cascade in `out`.
     """
-    out = Path(out)
+    out, price = Path(out), price or {}
     if len(models) < 2:
         raise InputError(
             f"a cascade needs at least two models, got {', '.join(models) or 'none'}: name the runs to ask, the "
@@ -62,7 +64,7 @@ def make_cascade(
     if "" in models:
         raise InputError("a model of a cascade needs a name, such as small=RUN")
     runs = {name: model for name, model in models.items() if isinstance(model, RunFolder)}
-    if unknown := [name for name in price or {} if name in runs or name not in models]:
+    if unknown := [name for name in price if name in runs or name not in models]:
         raise InputError(
             f"price is for models that are no runs, which have costs of their own: {unknown[0]!r} is none of these"
         )
@@ -78,23 +80,58 @@ def make_cascade(
     _check_alike(runs)
     like = next(iter(runs.values()))
     for name in models:
-        if name not in runs:  # all of them, before one is asked: that may take long, or be paid for
-            check_model(_plain(name), models[name], like, (price or {}).get(name))
+        if name not in runs:  # all of them, before one answers: that may take long, or be paid for
+            check_model(_plain(name), models[name], like, price.get(name))
     if len(runs) < len(models):
-        _parts(runs, seed, lambda _: None)  # likewise: raises where the runs have too few inputs in common
+        _parts(runs, seed, lambda _: None)  # likewise: raises if the runs have too few inputs in common
     with atomic_folder(out) as folder:
         made = {
             name: runs[name]
             if name in runs
-            else record_model(folder / MODELS / name, name, models[name], like, (price or {})[name], say=say)
+            else record_model(folder / MODELS / name, name, models[name], like, price[name], say=say)
             for name in models
         }
-        _write(made, runs, folder, out, command=command, seed=seed, say=say)
+        write_cascade(
+            folder / CASCADE,
+            [
+                CascadeEntry(
+                    name, run.cost.n_exits, _way(out if name in runs else folder, run.path), run.digest
+                )
+                for name, run in made.items()
+            ],
+        )
+        parts, split = _parts(made, seed, say)
+        whole = CascadeTrace(parts["fit"]).most_expensive
+        steps = [CascadeStep(name, run.cost.n_exits) for name, run in made.items()]
+        traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
+        about = _about(made, whole) | {
+            "split": split.to_dict(),
+            "provenance": provenance(_PACKAGES, command=command, seed=seed),
+        }
+        RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CASCADE)
     return RunFolder.open(out)
 
 
+def _about(models: Mapping[str, RunFolder], whole: str) -> dict[str, Any]:
+    """Return the entries of the manifest that the models determine; `whole`: the most expensive one."""
+    first = next(iter(models.values())).manifest
+    exits = [
+        f"{name}: {exit_}"
+        for name, run in models.items()
+        for exit_ in (*run.manifest["network"]["exits"], "last exit")
+    ]
+    n_classes, macs = first["model"]["n_classes"], models[whole].cost.full
+    return {
+        **{name: first[name] for name in ("class_names", "data")},
+        "model": {"spec": "cascade", "n_classes": n_classes, "macs": macs},
+        "network": {"exits": exits[:-1]},
+        "inputs": {"kind": first["inputs"]["kind"], "raw": True},
+        "training": {name: run.manifest["model"]["spec"] for name, run in models.items()},
+    }
+
+
 def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
-    """Raise InputError unless `out` can be made, and holds nothing that is lost with it but a cascade."""
+    """Raise InputError unless `out` can be made, and holds nothing but a cascade that would be lost."""
     check_writable(out.parent, f"cannot make {out}")
     for name, run in runs.items():
         if is_inside(run.path, out):
@@ -107,68 +144,15 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
 
 
 def _plain(name: str) -> str:
-    """Return a name. Raises InputError if it cannot be that of a folder."""
+    """Return a name. Raises InputError if no folder can have it."""
     if not name or name.startswith(".") or {*name} & {*"/\\\0"}:
-        raise InputError(f"the name of a model that is no run is that of a folder, got {name!r}")
+        raise InputError(f"a model that is no run gets a folder of its name, which cannot be {name!r}")
     return name
 
 
-def _write(
-    models: Mapping[str, RunFolder],
-    given: Mapping[str, RunFolder],
-    folder: Path,
-    out: Path,
-    *,
-    command: str,
-    seed: int,
-    say: Callable[[str], None],
-) -> None:
-    """Write the cascade of these runs into `folder`, which becomes `out`; those that are not `given` lie in it."""
-    first = next(iter(models.values()))
-    parts, split = _parts(models, seed, say)
-    whole = CascadeTrace(parts["fit"]).most_expensive
-    steps = [CascadeEntry(name, run.cost.n_exits, "", "").step for name, run in models.items()]
-    traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
-    inputs = {"kind": first.manifest["inputs"]["kind"], "raw": True}
-    about = {
-        **{name: first.manifest[name] for name in ("class_names", "data")},
-        "model": {
-            "spec": "cascade",
-            "n_classes": first.manifest["model"]["n_classes"],
-            "macs": models[whole].cost.full,
-        },
-        "network": {"exits": _exit_names(models)[:-1]},
-        "inputs": inputs,
-        "split": split.to_dict(),
-        "training": {name: run.manifest["model"]["spec"] for name, run in models.items()},
-        "provenance": provenance(_PACKAGES, command=command, seed=seed),
-    }
-    write_cascade(
-        folder / CASCADE,
-        [
-            CascadeEntry(
-                name,
-                run.cost.n_exits,
-                _way(out if name in given else folder, run.path),
-                run.digest,
-            )
-            for name, run in models.items()
-        ],
-    )
-    RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CASCADE)
-
-
 def _way(cascade: Path, model: Path) -> str:
-    """Return the path from a cascade's folder to a model's, as the system follows it: ".." is not that of a step."""
+    """Return the path from a cascade's folder to a model's, both without links: ".." of a link leads elsewhere."""
     return os.path.relpath(os.path.realpath(model), Path(os.path.realpath(cascade.parent)) / cascade.name)
-
-
-def _exit_names(models: Mapping[str, RunFolder]) -> list[str]:
-    return [
-        f"{name}: {exit_}"
-        for name, run in models.items()
-        for exit_ in (*run.manifest["network"]["exits"], "last exit")
-    ]
 
 
 def _check_alike(models: Mapping[str, RunFolder]) -> None:
@@ -201,7 +185,7 @@ def _short(value: Any) -> str:
 def _parts(
     models: Mapping[str, RunFolder], seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, ExitTrace]], SplitPlan]:
-    """Return the models' traces by part and name, of inputs that all have recorded, and the plan of the parts."""
+    """Return the traces of inputs that all models have recorded, by part and name, and the plan of the parts."""
     runs = list(models.values())
     splits = [run.manifest["split"] for run in runs]
     plan = SplitPlan.from_dict(splits[0])
@@ -209,7 +193,9 @@ def _parts(
         traces = {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}
         if all(len(np.unique(trace.id)) == trace.n for of in traces.values() for trace in of.values()):
             return traces, plan
-    say("the models' parts differ, or hold an input twice: those that all have recorded are divided anew")
+    say(
+        "the models' parts differ, or hold an input twice: the inputs that all have recorded are divided anew"
+    )
     recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in models.items()}
     common = _common(recorded, plan)
     drawn = part_rows(common["id"], _SHARES, seed)
@@ -225,25 +211,25 @@ def _parts(
 
 
 def _rows_of(split: Mapping[str, Any]) -> Any:
-    """Return what a split says of the inputs that are recorded."""
+    """Return which inputs of a split are recorded."""
     return split["fingerprint"], {part: split["parts"][part] for part in TRACED}
 
 
 def _common(recorded: Mapping[str, ExitTrace], plan: SplitPlan) -> dict[str, Any]:
-    """Return the keys of the inputs that all models have recorded, and where they are in the first one's data."""
+    """Return the keys of the inputs that all models have recorded, and their places in the first model's data."""
     first = next(iter(recorded.values()))
     rows = np.concatenate([plan.indices(part) for part in TRACED])
     datasets = np.repeat([plan.parts[part].dataset for part in TRACED], [plan.size(part) for part in TRACED])
     known = np.ones(first.n, dtype=np.bool_)
     for trace in recorded.values():
         known &= np.isin(first.id, trace.id)
-    once = np.zeros(first.n, dtype=np.bool_)
+    once = np.zeros(first.n, dtype=np.bool_)  # the first of equal inputs
     once[np.unique(first.id, return_index=True)[1]] = True
     counts = {name: int((known & once & (datasets == name)).sum()) for name in np.unique(datasets).tolist()}
     dataset = max(counts, key=lambda name: counts[name])
     if counts[dataset] < _FEWEST:
         raise InputError(
-            f"{', '.join(recorded)} have {counts[dataset]} inputs in common of which none has learned, and a cascade "
+            f"{', '.join(recorded)} have {counts[dataset]} inputs in common that none has learned from, and a cascade "
             f"needs at least {_FEWEST}: train them on the same data with the same --seed, --fit and --calibrate"
         )
     chosen = np.flatnonzero(known & once & (datasets == dataset))

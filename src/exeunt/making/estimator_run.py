@@ -1,4 +1,4 @@
-"""A run whose network is a classifier with `predict_proba`: what it says of recorded inputs, and what answers again."""
+"""Making the run of a classifier with `predict_proba`: the classifier, and its outputs for recorded inputs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ def make_estimator_run(
     model: str = "",
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Complete `folder` to the run of a classifier, with what it says of the inputs of `parts`.
+    """Complete `folder` to the run of a classifier, with its outputs for the inputs of `parts`.
 
-    `about`: as for `RunFolder.create`. `model`: the name of an object that no file holds; without one, the classifier
-    is an estimator and is stored. Raises InputError for one that cannot be stored, or has other classes.
+    `about`: as for `RunFolder.create`. `model`: the name of an object that no file holds; without a name, the
+    classifier is an estimator and is stored. Raises InputError for an estimator that cannot be stored, or has other
+    classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if model:
@@ -52,7 +53,7 @@ def make_estimator_run(
     raw = RawImages() if about["inputs"]["kind"] == "image" else RawTexts()
     traces = {}
     for part in TRACED:
-        say(f"recording what it says about {len(parts[part]):,} inputs of {part}")
+        say(f"recording its outputs for {len(parts[part]):,} inputs of {part}")
         batches = prepared_batches(raw, parts[part], batch_size=_BATCH)
         traces[part] = record_data(executor, parts[part], batches, cost=cost)
     network = OBJECT if model else ESTIMATOR
@@ -60,7 +61,7 @@ def make_estimator_run(
 
 
 def check_model(name: str, classifier: Any, like: RunFolder, price: float | None) -> None:
-    """Raise InputError for no price, no `predict_proba`, or other classes than the run `like` has; asks nothing."""
+    """Raise InputError without a price or `predict_proba`, or for other classes than the run `like` has."""
     classes = {"n_classes": like.manifest["model"]["n_classes"], "class_names": like.manifest["class_names"]}
     if isinstance(classifier, (str, Path)):
         raise InputError(
@@ -84,10 +85,10 @@ def record_model(
     *,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Make the run of a model that is none: asked about all inputs that the run `like` has recorded.
+    """Make the run of a model that is no run: it answers all inputs that the run `like` has recorded.
 
-    An estimator of scikit-learn is stored, anything else must be given again to answer. `price`: what an answer costs,
-    in the unit of `like`. Raises InputError for data that are not where they were. See `check_model`.
+    An estimator of scikit-learn is stored; any other object must be given again to answer. `price`: what an answer
+    costs, in the unit of `like`. Raises InputError for data that are not where they were. See `check_model`.
     """
     stored = type(classifier).__module__.partition(".")[0] == "sklearn"
     spec = f"{'sklearn' if stored else 'object'}:{type(classifier).__qualname__}"

@@ -1,4 +1,4 @@
-"""A run at another precision: its network in it, and what every exit then says recorded anew."""
+"""Making the run of a run at another precision: its network, and the outputs of every exit, recorded anew."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def make_precision(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Make the run RUN/`precision` of a run; it replaces the one before.
+    """Make the run RUN/`precision` of a run, in place of the one before.
 
-    "int8" quantises the exported stages. Activations have the ranges that they have on training inputs, drawn with
-    `seed`, so that the network does not depend on what policies are fitted, calibrated and tested on. "bf16" and "fp16"
+    "int8" quantises the exported stages. The ranges of activations are those on training inputs, drawn with `seed`, so
+    that the network does not depend on the inputs that policies are fitted, calibrated and tested on. "bf16" and "fp16"
     run the network in PyTorch, with weights and activations of 16 bits.
     `data`: where the run's data are now, by default where they were. `workers`: threads that decode images. `trusted`:
     see `exeunt.run.load`.
@@ -84,7 +84,7 @@ def make_precision(
 
 
 def other_precisions(run: RunFolder) -> dict[str, RunFolder]:
-    """Return the runs of the same network that answer on any machine, this one left out: "fp32", and "int8" if made."""
+    """Return the other runs of the same network that answer on any machine, by precision: "fp32", "int8" if made."""
     precision = run.manifest["model"].get("precision", FP32)
     root = run.path if precision == FP32 else run.path.parent
     places = {FP32: root, INT8: root / INT8}
@@ -101,7 +101,7 @@ _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "traini
 def _quantised(
     run: RunFolder, folder: Path, training: Dataset, seed: int, say: Callable[[str], None]
 ) -> OnnxExecutor:
-    """Write quantised stages, and open them."""
+    """Write quantised stages and open them."""
     exported = cast("OnnxExecutor", open_executor(run, "onnx"))
     say(f"quantising {exported.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
     (folder / FOLDER).mkdir()
@@ -123,7 +123,7 @@ def _in_16_bits(run: RunFolder, folder: Path, precision: str, trusted: str | Non
 def _drawn(
     run: RunFolder, executor: OnnxExecutor, data: Dataset, seed: int
 ) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """Yield some inputs, prepared, by name."""
+    """Yield training inputs drawn at random, prepared, by the name of the network's input."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:_RANGED])
     for batch in prepared_batches(load_preparation(run), data.take(rows), batch_size=_BATCH):
         if len(batch.positions):
@@ -133,6 +133,6 @@ def _drawn(
 def _recorded(
     run: RunFolder, executor: Executor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
 ) -> ExitTrace:
-    say(f"recording what every exit says about {len(data):,} inputs of {part}")
+    say(f"recording the outputs of every exit for {len(data):,} inputs of {part}")
     batches = prepared_batches(load_preparation(run), data, batch_size=_BATCH, workers=workers)
     return record_data(executor, data, batches, cost=run.cost)

@@ -22,9 +22,9 @@ from exeunt.run.manifest import provenance
 
 TFIDF = "tfidf"
 _CHOICES = (3.0, 30.0, 300.0)
-"""Inverse strengths of the regularisation that are tried."""
+"""The inverse strengths of regularisation to try."""
 _MANY = 1000
-"""Of so many texts, n-grams of one text alone are left out: they are most of all, and say little."""
+"""From this number of texts on, n-grams that only one text has are left out: they are many, and tell little."""
 _HELD_OUT = 0.1  # of the training texts, to choose by
 
 
@@ -43,12 +43,12 @@ def train_tfidf(
     config: str = "",
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Train it on texts, into the run folder `out`; a run that the same `config` made is opened.
+    """Train tf-idf on texts, into the run folder `out`; a finished run of the same `config` is opened instead.
 
-    Its strength of regularisation is the one with the lowest loss on a tenth of the training texts, after which it
-    learns from all. Its cost is that of the products of features and classes: as many features as a training text has
-    on average, times the classes. `seen`: learn from all training data, and take the parts to fit and calibrate from
-    the test data, as of a pretrained network. `label`, `text`, `fit`, `calibrate`, `test`: see `open_source` and
+    The strength of regularisation is the one with the lowest loss on a tenth of the training texts; then the classifier
+    learns from all of them. An answer costs as many multiply-adds as a training text has features on average, times the
+    number of classes. `seen`: learn from all training data, and take the parts to fit and calibrate from the test data,
+    as for a pretrained network. `label`, `text`, `fit`, `calibrate`, `test`: see `open_source` and
     `plan_split`.
 
     Raises InputError for images, pairs of texts, or another run in `out`.
@@ -89,7 +89,7 @@ def train_tfidf(
 
 
 def _is_finished(out: Path, config: str) -> bool:
-    """Return whether `out` is the run of this configuration. Raises InputError for anything else that is there."""
+    """Return whether `out` is the run of this configuration. Raises InputError if it holds anything else."""
     if not out.exists() or not any(out.iterdir()):
         return False
     kept = out / CONFIG
@@ -117,53 +117,39 @@ def _fitted(
     texts: NDArray[Any], labels: Integers, seed: int, say: Callable[[str], None]
 ) -> tuple[Any, dict[str, Any]]:
     """Return the estimator, and how it was trained."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+
     order = np.random.default_rng(seed).permutation(len(texts))
     n_held = round(_HELD_OUT * len(texts))
     held, rest = order[:n_held], order[n_held:]
-    features = _features(len(texts))
+    features = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(2, 4), min_df=1 if len(texts) < _MANY else 2, sublinear_tf=True,
+        dtype=np.float32,
+    )  # fmt: skip
     made = features.fit_transform(texts)
+
+    def fitted(strength: float, rows: Any = slice(None)) -> Any:
+        return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(made[rows], labels[rows])
+
     losses = {}
     if n_held and len(np.unique(labels[rest])) > 1:
-        for strength in _CHOICES:
-            classifier = _classifier(strength).fit(made[rest], labels[rest])
-            losses[strength] = _loss(classifier, made[held], labels[held])
+        losses = {one: _loss(fitted(one, rest), made[held], labels[held]) for one in _CHOICES}
     chosen = min(losses, key=lambda one: losses[one]) if losses else _CHOICES[0]
     told = ", ".join(f"{strength:g}: {loss:.4f}" for strength, loss in losses.items())
     say(f"loss on {n_held:,} training texts, by the inverse strength of regularisation: {told or 'too few'}")
-    found = {"features": made.shape[1], "features_per_text": made.nnz / len(texts)}
-    return (
-        _joined(features, _classifier(chosen).fit(made, labels)),
-        {**found, "C": chosen, "held_out": n_held},
-    )
-
-
-def _features(n: int) -> Any:
-    vectorizers = require("sklearn.feature_extraction.text", extra="tfidf")
-    return vectorizers.TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(2, 4),
-        min_df=1 if n < _MANY else 2,
-        sublinear_tf=True,
-        dtype=np.float32,
-    )
-
-
-def _classifier(strength: float) -> Any:
-    return require("sklearn.linear_model", extra="tfidf").LogisticRegression(
-        C=strength, max_iter=300, tol=1e-3
-    )
-
-
-def _joined(features: Any, classifier: Any) -> Any:
-    return require("sklearn.pipeline", extra="tfidf").Pipeline(
-        [("features", features), ("classifier", classifier)]
-    )
+    estimator = Pipeline([("features", features), ("classifier", fitted(chosen))])
+    per_text = made.nnz / len(texts)
+    return estimator, {
+        "features": made.shape[1], "features_per_text": per_text, "C": chosen, "held_out": n_held,
+    }  # fmt: skip
 
 
 def _loss(classifier: Any, features: Any, labels: Integers) -> float:
-    """Return the mean cross-entropy; a class that was not learned has the least probability."""
+    """Return the mean cross-entropy; a class that was not learned has the smallest probability."""
     probability = classifier.predict_proba(features)
     place = np.searchsorted(classifier.classes_, labels).clip(max=len(classifier.classes_) - 1)
     known = classifier.classes_[place] == labels
-    said = np.where(known, probability[np.arange(len(labels)), place], 0.0)
-    return float(-np.log(np.maximum(said, np.finfo(np.float32).tiny)).mean())
+    learned = np.where(known, probability[np.arange(len(labels)), place], 0.0)
+    return float(-np.log(np.maximum(learned, np.finfo(np.float32).tiny)).mean())

@@ -1,4 +1,4 @@
-"""What differs between two runs, or between two policies of a run: in what they are, and in what they answer."""
+"""Differences between two runs, or between two policies of a run, and between their answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.run_path import PRECISIONS
 from exeunt.trace import ExitTrace
 
-_REST = "details"  # a digest of everything: of interest where nothing else differs
+_REST = "details"  # a digest of everything: shown where nothing else differs
 _DIGITS = 12  # of a digest: enough to tell two apart
 
 
@@ -34,7 +34,7 @@ class Side:
 
     @property
     def trace(self) -> ExitTrace:
-        """What the exits that are run said of the test inputs."""
+        """The recorded outputs on the test part, of the exits that the policy runs."""
         return self.run.trace("test") if self.policy is None else self.run.replayed(self.policy, "test")
 
 
@@ -48,9 +48,9 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ComparedAnswers:
-    """What two sides answer to the n test inputs that both have recorded.
+    """Answers of two sides to the n test inputs that both have recorded.
 
-    `answered_differently`, `left_elsewhere`: shares of them in [0, 1] with another class, or from another exit.
+    `answered_differently`, `left_elsewhere`: shares of these inputs in [0, 1] with another class, or another exit.
     `results`: of each side on these inputs, see `exeunt.evaluate`; None where there are no common inputs.
     """
 
@@ -63,7 +63,7 @@ class ComparedAnswers:
 def open_sides(first: str, second: str) -> tuple[Side, Side]:
     """Open two sides, each a run, "RUN@BUDGET" for its policy of that budget, or a policy's file.
 
-    A file belongs to the run that it lies in, else to the other side's. Raises InputError if there is no such thing,
+    A file belongs to the run that it lies in, else to the run of the other side. Raises InputError if there is neither,
     ArtefactError if the policy was calibrated for another run.
     """
     runs = [_run_of(name) for name in (first, second)]
@@ -111,7 +111,7 @@ def differences(first: Side, second: Side) -> dict[str, list[Difference]]:
 
 
 def _facts(side: Side) -> dict[str, dict[str, Any]]:
-    """Return all that a side is, by subject and name."""
+    """Return the facts about a side, by subject and name."""
     about, files = side.run.manifest, side.run.manifest["files"]
     short = {name: digest[:_DIGITS] for name, digest in files.items()}
     network, split, made = dict(about["network"]), dict(about["split"]), about["provenance"]
@@ -180,14 +180,14 @@ def _below(folder: str, digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def _texts(first: Any, second: Any) -> tuple[str, str]:
-    """Return two different values as two different texts."""
+    """Return two texts that differ as the values do."""
     short = [f"{v:.6g}" if isinstance(v, float) else "-" if v is None else str(v) for v in (first, second)]
     a, b = short if short[0] != short[1] else (repr(first), repr(second))
     return a, b
 
 
 def compare_answers(first: Side, second: Side) -> ComparedAnswers:
-    """Answer the test inputs that both runs have recorded, each side by its own policy on its own outputs."""
+    """Compare the answers to the test inputs that both runs have recorded, each by its own policy and outputs."""
     traces = first.trace, second.trace
     common, *rows = np.intersect1d(traces[0].id, traces[1].id, return_indices=True)
     if not len(common):
@@ -203,7 +203,7 @@ def compare_answers(first: Side, second: Side) -> ComparedAnswers:
 
 
 def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, NDArray[Any], Result]:
-    """Return the exits (n,) and the classes (n,), by name if they have names, of the answers to some test inputs."""
+    """Return the exit (n,) and the class (n,), by name if there are names, of each answer to some test inputs."""
     policy = side.policy
     if policy is None:
         exits = np.full(trace.n, trace.n_exits - 1)

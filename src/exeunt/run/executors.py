@@ -25,11 +25,12 @@ class ExecutorKind:
     `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)` and imported only then, so
     that this layer needs neither PyTorch nor ONNX Runtime.
     `package`: what must be installed; `extra`: the extra of Exeunt that installs it.
-    `needs`: a file that the run folder must have; `remedy`: what to do where it has not, with {run} for its path.
+    `needs`: a file that the run folder must have; `remedy`: what to do if that file is missing, {run} for the run's
+    path.
     `checker`: "module:function", called as `check_x(run)` without the package: returns in a few words what the
-    executor's own files hold, and raises if they are damaged or of another network. "" if it has none.
-    `device`: "module:function", called as `x_device()`, that returns what it will compute on (see
-    `Executor.device`); "" for the processor.
+    executor's own files hold, and raises if they are damaged or belong to another network. "" without such files.
+    `device`: "module:function", called as `x_device()`: returns the device that the executor will compute on (see
+    `Executor.device`). "" for the processor.
     """
 
     opener: str
@@ -108,15 +109,13 @@ EXECUTORS = {
         device="exeunt.torch.open_run:eager_device",
     ),
 }
-"""By name, in order of preference. A cascade has executors of its models behind its own."""
+"""By name, in order of preference. The executor of a cascade opens those of its models."""
 
 
 def default_executor(run: RunFolder) -> str:
     """Return the name of the first executor that can run the network here: ONNX Runtime if exported, else PyTorch.
 
-    What is no network of PyTorch has one executor: cascades, estimators, objects.
-
-    Raises MissingExtra if there is none.
+    A cascade, an estimator or an object has one executor of its own. Raises MissingExtra if none can run here.
     """
     for name, kind in EXECUTORS.items():
         if kind.ready(run):
@@ -126,9 +125,9 @@ def default_executor(run: RunFolder) -> str:
 
 
 def chosen_executor(run: RunFolder, name: str | None) -> str:
-    """Return the name, by default that of `default_executor`. Raises for one that cannot run the network, as that does.
+    """Return the name of an executor that can run the network, by default that of `default_executor`.
 
-    InputError is for an unknown name or a network that was not exported.
+    Raises InputError for an unknown name or a network that was not exported, MissingExtra without the package.
     """
     if name is None:
         return default_executor(run)
@@ -146,7 +145,7 @@ def open_executor(
 ) -> Executor:
     """Open a run folder's network with this executor (for the options see `exeunt.engine.executor`).
 
-    Where `run.steps` selects exits, they are the executor's only ones, and `segments` are of these.
+    If `run.steps` selects exits, the executor has these alone, and `segments` count them.
 
     Raises InputError for an unknown name, fewer than 1 thread or a network that was not exported, MissingExtra if the
     package is not installed.
@@ -162,7 +161,7 @@ def open_executor(
 
 
 def _own_segments(segments: Segments | None, exits: Sequence[int], n_exits: int) -> Segments:
-    """Return segments of the selected exits, by default one for each, in the network's own; the rest is one more."""
+    """Return segments between selected exits, by default one for each, and one for the rest of the network."""
     ends = list(exits) if segments is None else [exits[last] for _, last in segments]
     return segments_between([*ends, *([n_exits - 1] if ends[-1] < n_exits - 1 else [])])
 
@@ -176,8 +175,8 @@ def open_cascade(
 ) -> CascadeExecutor:
     """Open the models of a cascade that `run.steps` names, by default all with all their exits.
 
-    Each is run as `exeunt.run.load` runs it alone. Raises what opening a model raises, InputError for segments that go
-    from one model into the next.
+    Each model has the executor that it has alone. Raises what opening a model raises, InputError for a segment that
+    goes from one model into the next.
     """
     models, first = [], 0
     for step in run.steps or tuple(entry.step for entry in run.cascade):
@@ -195,7 +194,7 @@ def open_cascade(
 
 
 def check_cascade(run: RunFolder) -> str:
-    """Check that every model is there and as it was; returns their names."""
+    """Check that every model is there and unchanged; return their names and folders."""
     return ", ".join(f"{entry.name} ({run.open_model(entry.name).path})" for entry in run.cascade)
 
 
@@ -211,7 +210,7 @@ def _checked(run: RunFolder, name: str) -> ExecutorKind:
     kind = _installed(name)
     if not kind.exported(run):
         remedy = kind.remedy.format(run=run.path)
-        if run.network_file not in (WEIGHTS, ONNX):  # what is no network of PyTorch has one executor
+        if run.network_file not in (WEIGHTS, ONNX):  # one executor of its own
             only = next(one for one, other in EXECUTORS.items() if other.needs == run.network_file)
             remedy = (
                 f"its network is in {run.network_file}, which {only!r} alone runs: leave the executor out"

@@ -1,6 +1,6 @@
-"""The files that training leaves in a run folder: what each is, and whether it is as it was written.
+"""The files of a run folder: their names, what each holds, and whether it is as it was written.
 
-A file is hashed when it is first asked for, so what nobody needs is not read. `exeunt.run.verify` asks for all.
+A file is hashed when it is first needed. `exeunt verify` reads them all.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ONNX = "onnx/manifest.json"
 CASCADE, OLD_CASCADE = "cascade.json", "chain.json"
 ESTIMATOR, OBJECT = "model.skops", "object.json"
 NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT)
-"""What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), the runs
-that are models of a cascade, an estimator of scikit-learn, or a note of an object that no file holds."""
+"""Files that hold a run's network: weights of PyTorch, stages for ONNX Runtime alone (another precision), the models of
+a cascade, an estimator of scikit-learn, or a note that the network is an object that no file holds."""
 CONFIG = "config.yaml"
-"""The options of `exeunt train` that made a run, but for its place."""
+"""The options of the `exeunt train` that made a run, without its folder."""
 EVALUATION = "evaluation.json"
 EVALUATED = (
     EVALUATION,
@@ -34,10 +34,10 @@ EVALUATED = (
         for kind in ("png", "svg")
     ),
 )  # fmt: skip
-"""What `exeunt evaluate` leaves, all of it about one policy."""
+"""Files that `exeunt evaluate` writes about the policy."""
 ONE_FILE, WEB = "one-file.onnx", "web"
 POLICY_INSIDE = (ONE_FILE, f"{WEB}/model.onnx")
-"""What `exeunt export` leaves with a policy in it."""
+"""Files that `exeunt export` writes with the policy inside."""
 TRACED = ("fit", "calibrate", "test")
 FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""
@@ -48,16 +48,16 @@ _WHAT = {
     ESTIMATOR: "the estimator of scikit-learn",
     OBJECT: "the note that the network is an object of your own",
     COSTS: "what an answer costs at each exit",
-    "traces": "what every exit said of recorded inputs",
+    "traces": "the recorded outputs of every exit",
     "model": "the configuration of the Hugging Face model",
-    "tokenizer": "what turns texts into tokens",
+    "tokenizer": "the tokeniser",
 }
 _MADE_BY = {
     CASCADE: "make the cascade anew with `exeunt cascade`",
     ONNX: "repeat the `exeunt export --precision` that made it",
     OBJECT: "make the cascade that it is a model of anew",
 }
-"""How to make a run anew that `exeunt train` did not make, by what its network is."""
+"""How to make a run anew that `exeunt train` did not make, by the file of its network."""
 
 
 def trace_file(part: str) -> str:

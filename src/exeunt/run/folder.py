@@ -1,15 +1,15 @@
 """The run folder: a network's weights, costs, traces and policies on disk, with where they are from.
 
     bundle.json             manifest: format, version, its own digest and those of the next four, all else as JSON
-    weights.safetensors     backbone and heads, of what PyTorch trained
-    cascade.json              of a cascade, after `exeunt cascade`: its models, each a run folder elsewhere or in models/
-    model.skops             of `--model tfidf` and of estimators: what scikit-learn has fitted, in place of weights
-    object.json             of a model that no file holds: that it is an object of your own, in place of weights
+    weights.safetensors     backbone and heads, of a network that PyTorch trained
+    cascade.json            in place of weights: the models of a cascade, each a run folder elsewhere or in models/
+    model.skops             in place of weights: an estimator of scikit-learn, such as `--model tfidf`
+    object.json             in place of weights: a note that the model is an object of your own, which no file holds
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     model/, tokenizer/      of Hugging Face models: configuration and tokenizer
     policy.json             the calibrated policy, after `exeunt calibrate`
-    policies.json           policies for a grid of budgets, after `exeunt calibrate --budgets`
+    policies.json           policies for several budgets, after `exeunt calibrate --budgets`
     plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
     plan-EXECUTOR-cuda.json the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
@@ -97,7 +97,7 @@ class RunFolder(SavedPolicies):
         root = Path(path)
         if not (root / network).is_file():
             raise InputError(f"{root} has no {network}: write it before the run folder is made")
-        # Of a run that is made again: a folder with a manifest is complete.
+        # A folder with a manifest is complete, and this one is being made again.
         (root / MANIFEST).unlink(missing_ok=True)
         remove_of_policy(root)
         make_folder(root / "traces")
@@ -129,7 +129,7 @@ class RunFolder(SavedPolicies):
 
     @cached_property
     def files(self) -> RunFiles:
-        """The files that training left, each checked when it is first asked for."""
+        """The files that the manifest names, each checked when it is first needed."""
         return RunFiles(self.path, self.manifest["files"])
 
     @property
@@ -155,7 +155,7 @@ class RunFolder(SavedPolicies):
 
     @property
     def runs_whole(self) -> str:
-        """Why the network could not be cut when it was trained, so that every exit costs all; "" if it could."""
+        """Why the network could not be cut, so that every exit costs as much as the last; "" if it could."""
         return str(self.manifest["model"].get("runs_whole", ""))
 
     @property
@@ -180,7 +180,7 @@ class RunFolder(SavedPolicies):
         return ExitTrace.load(self.files.path(trace_file(part)))
 
     def recorded(self, part: str) -> ExitTrace | CascadeTrace:
-        """Return the recorded outputs on a part: of a cascade, its CascadeTrace, of which policies choose."""
+        """Return the recorded outputs on a part: of a cascade, as the CascadeTrace that policies choose from."""
         return self.by_model(self.trace(part))
 
     def by_model(self, trace: ExitTrace) -> ExitTrace | CascadeTrace:
@@ -188,7 +188,7 @@ class RunFolder(SavedPolicies):
         return CascadeTrace.of(trace, [model.step for model in self.cascade]) if self.cascade else trace
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
-        """Return what the exits that a policy runs said of a part, at the policy's costs."""
+        """Return the recorded outputs on a part, of the exits that a policy runs, at the policy's costs."""
         return self.recorded(part).along(policy.cascade).with_cost(policy.cost)
 
     def plan(self, executor: str, device: str = CPU) -> Plan | None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Dataset:
     """Return the inputs of "train", "fit", "calibrate" or "test".
 
-    `moved_to`: where the data are now, by default where they were. Raises InputError if they are not there or have
-    changed.
+    `moved_to`: where the data are now, by default where they were in training. Raises InputError if they are not there
+    or have changed.
     """
     about = run.manifest["data"]
     source = open_source(moved_to or about["name"], label=about["label"], text=about.get("text") or ())
@@ -75,7 +75,7 @@ class InputPreparation:
         return self._texts(given) if self.kind == "text" else self._images(given)
 
     def check(self, inputs: Any) -> None:
-        """Raise InputError for images whose values cannot have come out of `__call__`: raw pixels, most likely."""
+        """Raise InputError for images with values that preparing never gives: raw pixels, most likely."""
         values: Any = list(inputs.values()) if hasattr(inputs, "items") else inputs
         values = values[0] if isinstance(values, (tuple, list)) and len(values) == 1 else values
         if self.kind == "text" or not hasattr(values, "dtype") or math.prod(values.shape) == 0:
@@ -106,7 +106,7 @@ class InputPreparation:
 
 
 def _listed(inputs: Any, kind: str) -> list[Any]:
-    """Return the inputs as a list. Raises InputError for a single one, whose parts would be taken for inputs."""
+    """Return the inputs as a list. Raises InputError for a single input, whose parts would be taken for inputs."""
     alone = isinstance(inputs, (str, bytes, Path)) or hasattr(inputs, "convert")  # a PIL image has that
     if not alone and isinstance(inputs, np.ndarray):
         alone = inputs.ndim == 3 and inputs.shape[2] in (1, 3)
@@ -118,7 +118,7 @@ def _listed(inputs: Any, kind: str) -> list[Any]:
 
 
 def _is_pixels(inputs: Any, size: tuple[int, int] | None) -> bool:
-    """Whether inputs are pixels (n, h, w, 3) of this size, in one array: nothing is to be resized."""
+    """Whether inputs are one array of pixels (n, h, w, 3) of this size, which need no resizing."""
     array = isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.ndim == 4
     return array and inputs.shape[3] == 3 and inputs.shape[1:3] == size
 
@@ -132,7 +132,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """Return of which type a value is, and of which the first things in a tuple or list are."""
+    """Return the type of a value, and the types of the first values inside a tuple or list."""
     if not isinstance(value, (tuple, list)):
         return type(value).__name__
     inside = [type(one).__name__ for one in value[:3]] + ["..."] * (len(value) > 3)

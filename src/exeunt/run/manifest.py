@@ -1,4 +1,4 @@
-"""The manifest of a run folder: what made the network and how, with the digests of its files; and a cascade's models."""
+"""The manifest of a run folder: what made the network, with the digests of its files; and the models of a cascade."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ class CascadeEntry:
         found = (cascade / self.run).resolve()
         if not os.path.lexists(found):
             raise InputError(
-                f"the model {self.name!r} of {cascade} should be at {found}, where nothing is: put it back, or make the "
-                "cascade anew with `exeunt cascade`"
+                f"the model {self.name!r} of {cascade} should be at {found}, where nothing is: put it back, or make "
+                "the cascade anew with `exeunt cascade`"
             )
         return found
 

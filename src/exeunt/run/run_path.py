@@ -1,4 +1,4 @@
-"""What the path of a run means: "RUN@int8" is the folder RUN/int8; and what a path is that is no run folder."""
+"""Paths of runs: "RUN@int8" is the folder RUN/int8; and what a path holds that is no run folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_precision_name(precision: str) -> None:
 
 
 def refuse_precision(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise InputError if the run at `root` is one at another precision, of which no further ones are made."""
+    """Raise InputError if the run at `root` is one at another precision, which has no precisions of its own."""
     if precision := manifest["model"].get("precision"):
         raise InputError(f"{root} is a run at {precision} already: export the run that it was made from")
 
@@ -72,7 +72,7 @@ def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def why_not_a_run(path: Path) -> str:
-    """Return a sentence that says what is at `path`, where there is no manifest, and how to go on."""
+    """Return a sentence that says what is at `path`, which has no manifest, and what to do."""
     if not os.path.lexists(path):
         return f"{path} does not exist: give a run folder, or {_MAKE}"
     if not os.path.isdir(path):  # noqa: PTH112 - without an error where access is denied
@@ -86,8 +86,8 @@ def why_not_a_run(path: Path) -> str:
         )
     if {CONFIG, WEIGHTS, "training"} & {*names}:
         return (
-            f"{path} is an unfinished run, or one that lost its {MANIFEST}: finish it with {how_to_resume(path, names)}, or "
-            "restore the file from a copy"
+            f"{path} is an unfinished run, or one that lost its {MANIFEST}: finish it with "
+            f"{how_to_resume(path, names)}, or restore the file from a copy"
         )
     around = next((folder for folder in path.absolute().parents if _is_run(folder)), None)
     if around is not None:

@@ -1,4 +1,4 @@
-"""The policies of a run folder. Each was calibrated for one run: elsewhere its thresholds and guarantees mean nothing."""
+"""The policies of a run folder. Each was calibrated for one run: it means nothing elsewhere."""
 
 from __future__ import annotations
 

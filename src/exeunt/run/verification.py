@@ -25,7 +25,7 @@ from exeunt.run.saved_policies import POLICIES, POLICY
 class CheckedPart:
     """A part of a run folder: what is in it, or what is wrong with it and how to mend it.
 
-    `state`: "ok", "FAILED", or "unknown" for files that an early version wrote without digests.
+    `state`: "ok", "FAILED", or "unknown" for files that have no digests.
     """
 
     part: str
@@ -82,7 +82,7 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:
-    """Check what an executor opens; of a cascade also all of its models that answers in it: not their own policies."""
+    """Check the files of an executor; of a cascade also its models, but not their policies."""
     text = kind.check(run)
     for entry in run.cascade:
         for part in verify(entry.folder(run.path)):
@@ -106,7 +106,7 @@ def _trace(run: RunFolder, part: str) -> str:
     try:
         cost = run.cost
     except ExeuntError:
-        cost = trace.cost  # its own line tells
+        cost = trace.cost  # the line of the costs says why
     if trace.cost != cost:
         raise ArtefactError(f"{run.path / trace_file(part)} has other costs than {COSTS}: train again")
     return counted(trace.n, "input")
@@ -119,12 +119,12 @@ def _folder(run: RunFolder, name: str) -> str:
 
 
 def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
-    """Check that the policies are this run's, which reading them did, and replay those that can be."""
+    """Replay the policies on the calibration inputs; reading them has checked that they are this run's."""
     names = f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run"
     try:
         calibrate = run.recorded("calibrate")
     except ExeuntError:
-        return f"{names}, not replayed without the calibrate trace"  # whose own line tells
+        return f"{names}, not replayed without the calibrate trace"  # whose own line says why
     whole = [
         policy for policy in policies if policy.n_calibration == calibrate.n and policy.counts is not None
     ]
@@ -152,4 +152,4 @@ def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
 
 def _check_exits(run: RunFolder, name: str, found: int) -> None:
     if found != _n_exits(run):
-        raise ArtefactError(f"{run.path / name} is of {found} exits, the network has {_n_exits(run)}")
+        raise ArtefactError(f"{run.path / name} is for {found} exits, the network has {_n_exits(run)}")
