@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Integers
+from exeunt.engine.decider import Decider, Decisions, class_probabilities
 from exeunt.engine.row_groups import PolicyRows, RowGroup, joined
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from exeunt.engine.answers import Ticket
-    from exeunt.engine.decider import Decider, Decisions
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
@@ -185,16 +185,29 @@ class Calls:
         """Enter decisions, and return how many rows are left."""
         stays = np.ones(len(group.rows), dtype=np.bool_)
         for (part, decider), decisions in zip(asked, found, strict=True):
-            decider.enter(
-                exit_, decisions, group.rows[part.at], self.table,
-                all_outputs=self.keeps_outputs, probabilities=self._probabilities,
-            )  # fmt: skip
+            self._enter(exit_, decider, decisions, group.rows[part.at])
             part.memory = decisions.memory
             stays[part.at] = ~decisions.leave
         left = int(np.count_nonzero(stays))
         if 0 < left < len(group.rows):
             group.keep(stays)
         return left
+
+    def _enter(self, exit_: int, decider: Decider, decisions: Decisions, rows: Integers) -> None:
+        leave, answer, borderline, _ = decisions
+        if np.count_nonzero(borderline):
+            self.table.mark_borderline(rows[borderline])
+        leaving = np.count_nonzero(leave)
+        if not leaving and not self.keeps_outputs:
+            return
+        entered = slice(None) if self.keeps_outputs or leaving == len(leave) else leave
+        self.table.record(
+            rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
+            decider.cost_at(exit_), decider.number,
+            class_probabilities(answer)[entered] if self._probabilities else None,
+        )  # fmt: skip
+        if leaving:
+            self.table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
 
     def _without_not_finite(self, exit_: int, values: Floats, group: RowGroup) -> Floats:
         """Reject the rows whose policies want this exit and whose logits are not finite."""

@@ -1,4 +1,4 @@
-"""The decisions of one policy about rows in the engine: which rows leave at an exit, and what is entered for them."""
+"""The decisions of one policy about rows in the engine: which rows leave at an exit, and their answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._arrays import Booleans, Floats
 from exeunt._text import counted
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 
 if TYPE_CHECKING:
-    from exeunt.engine.row_table import RowTable
     from exeunt.policy import Policy, PolicyState
 
 __all__ = ["Decider", "Decisions", "class_probabilities"]
@@ -119,32 +118,6 @@ class Decider:
         if (threshold := self._limits[own]) is not None:
             borderline |= abs(score - threshold) <= self._border
         return Decisions(leave, answer, borderline, after)
-
-    def enter(
-        self,
-        exit_: int,
-        found: Decisions,
-        rows: Integers,
-        table: RowTable,
-        *,
-        all_outputs: bool,
-        probabilities: bool,
-    ) -> None:
-        """Enter decisions. `all_outputs`: also the outputs for rows that stay; `probabilities`: of all classes."""
-        leave, answer = found.leave, found.answer
-        if np.count_nonzero(found.borderline):
-            table.mark_borderline(rows[found.borderline])
-        leaving = np.count_nonzero(leave)
-        if not leaving and not all_outputs:
-            return
-        entered = slice(None) if all_outputs or leaving == len(leave) else leave
-        kept = class_probabilities(answer)[entered] if probabilities else None
-        table.record(
-            rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
-            self.cost_at(exit_), self.number, kept,
-        )  # fmt: skip
-        if leaving:
-            table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
 
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:
