@@ -31,12 +31,12 @@ class CostModel:
     `highest`: the most that any input can cost, now or later, such as the price of the longest text. By default it is
     the full cost, or infinite if inputs differ in cost, so that no mean cost can be certified.
     `heads` (m,): the part of each exit's cost that is its own head. Leaving the exit out saves it, see `selected`.
-    `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
-    `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
-    `reference`: the amount that shares such as "50%" refer to, by default the full cost. For a cascade it is the cost
-    of the model that a user would run instead.
+    `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own. `source`: how the numbers were
+    obtained, in a few words ("measured", "flop counter", "price list").
+    `reference`: the amount that shares such as "50%" refer to, by default the full cost; for a cascade the cost of the
+    model that a user would run instead.
 
-    Raises InputError when the costs are not positive, finite and strictly increasing.
+    Raises InputError unless the costs are positive, finite and strictly increasing.
 
     >>> cost = CostModel([2.7, 9.9, 15.3], unit="MMACs")
     >>> cost.full, cost.n_exits, cost.budget("50%"), cost.budget("9900 kMACs")

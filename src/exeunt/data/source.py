@@ -190,12 +190,12 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
     if named:
         return named.pop()
     filled = [(raw, labels) for raw in labelled if (labels := np.asarray(raw.labels)).size]
-    if len({labels.dtype.kind in "UO" for _, labels in filled}) > 1:
-        texts = [(raw, labels.tolist()) for raw, labels in filled if labels.dtype.kind in "UO"]
+    texts = [(raw, labels) for raw, labels in filled if labels.dtype.kind in "UO"]
+    if 0 < len(texts) < len(filled):
         odd = (
             f", such as {text!r} in {raw.stored.name(row)}"
             for raw, labels in texts
-            for row, text in enumerate(labels)
+            for row, text in enumerate(labels.tolist())
             if not str(text).isdecimal()
         )
         raise InputError(
@@ -204,7 +204,7 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
     if not filled:
         return ()
     raw, first = filled[0]
-    if first.dtype.kind in "UO":
+    if texts:
         return tuple(sorted({str(label) for label in first}))
     row = int(first.argmax())
     if first[row] >= _MOST_NUMBERED:

@@ -15,7 +15,7 @@ from exeunt._text import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.log_probability import joined
+from exeunt.trace.fields import joined_outputs
 from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
@@ -232,18 +232,12 @@ class CascadeTrace:
                 )
         parts = [self[step.model].selected(step.exits) for step in cascade]
         whole = self[self.most_expensive if reference is None else reference].cost.reference
-        shared = [name for name in parts[0].scores if all(name in trace.scores for trace in parts)]
-        scores = {name: np.hstack([trace.scores[name] for trace in parts]) for name in shared}
-        logs = [trace.log_probability for trace in parts if trace.log_probability is not None]
-        alike = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
-        return ExitTrace(
-            np.hstack([trace.prediction for trace in parts]),
-            scores or {"confidence": np.hstack([trace.scores[trace.default_score] for trace in parts])},
-            CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole),
-            self.label,
-            self.id,
-            joined(logs, axis=1) if alike else None,
-        )
+        outputs = joined_outputs(parts, axis=1)
+        if not outputs["scores"]:
+            usual = np.hstack([trace.scores[trace.default_score] for trace in parts])
+            outputs["scores"] = {"confidence": usual}
+        cost = CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
+        return ExitTrace(**outputs, cost=cost, label=self.label, id=self.id)
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
         """Return the traces of these inputs: indices, a boolean mask, or a slice."""

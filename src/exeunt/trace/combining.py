@@ -10,7 +10,8 @@ import numpy as np
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.log_probability import joined, keeps_log_probability
+from exeunt.trace.fields import joined_outputs
+from exeunt.trace.log_probability import keeps_log_probability
 from exeunt.trace.stored_trace import StoredTrace, n_among
 
 
@@ -46,16 +47,12 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         raise InputError(
             f"concatenate at least one trace, all of the same costs, got {[t.cost for t in traces]}"
         )
-    names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
     labels = [trace.label for trace in traces if trace.label is not None]
-    logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
     return ExitTrace(
-        np.concatenate([trace.prediction for trace in traces]),
-        {name: np.concatenate([trace.scores[name] for trace in traces]) for name in names},
-        traces[0].cost.joined([trace.cost for trace in traces]),
-        np.concatenate(labels) if len(labels) == len(traces) else None,
-        np.concatenate([trace.id for trace in traces]),
-        joined(logs, axis=0) if len(logs) == len(traces) else None,
+        **joined_outputs(traces, axis=0),
+        cost=traces[0].cost.joined([trace.cost for trace in traces]),
+        label=np.concatenate(labels) if len(labels) == len(traces) else None,
+        id=np.concatenate([trace.id for trace in traces]),
     )
 
 

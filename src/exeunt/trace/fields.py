@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -99,6 +99,22 @@ def columns_of_evidence(
         if keeps_log_probability(n_kept(n * m, shown.probabilities.shape[1])):
             logs.append(kept_form(shown[LOG_PROBABILITY].astype(np.float32)[:, None]))
     return prediction, scores, joined(logs, axis=1) if logs else None
+
+
+def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
+    """Return the outputs of traces as fields of one trace, for all their inputs (axis 0) or all their exits (axis 1).
+
+    Scores are those that all traces have. Log-probabilities are kept if all traces have them; exits of different models
+    must have the same number of classes as well.
+    """
+    names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
+    logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
+    kept = len(logs) == len(traces) and (axis == 0 or len({one.shape[2] for one in logs}) == 1)
+    return {
+        "prediction": np.concatenate([trace.prediction for trace in traces], axis=axis),
+        "scores": {name: np.concatenate([one.scores[name] for one in traces], axis=axis) for name in names},
+        "log_probability": joined(logs, axis=axis) if kept else None,
+    }
 
 
 def checked_probabilities(values: Any, exit_: int) -> Floats:
