@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -207,10 +206,6 @@ def test_segments_must_hold_all_exits():
             check_segments(((0, 1), (2, 2)), n_exits)
 
 
-def test_profiles_that_make_no_sense_are_refused():
-    made = profile([1.0, 2.0])
-    for change in ({"sizes": [1, 1]}, {"run": [[1.0]]}, {"gather": (-np.ones((2, len(SIZES)))).tolist()}):
-        with pytest.raises(ex.InputError):
-            replace(made, **change)
+def test_segments_are_joined_for_a_batch_of_at_least_one_row():
     with pytest.raises(ex.InputError, match="rows"):
         joined_segments(profile([1.0, 2.0]), rows=0)

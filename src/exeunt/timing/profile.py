@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
 from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.engine.executor import Executor, Segments
@@ -40,16 +38,6 @@ class Profile:
     gather: Floats
     machine: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sizes = tuple(int(size) for size in self.sizes)
-        if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
-            raise InputError(f"sizes must be ascending numbers of rows from 1 on, got {self.sizes}")
-        object.__setattr__(self, "sizes", sizes)
-        segments = tuple((int(first), int(last)) for first, last in self.segments)
-        object.__setattr__(self, "segments", segments)
-        for name, rows in {"run": len(segments), "head": self.n_exits, "gather": len(segments)}.items():
-            object.__setattr__(self, name, _table(getattr(self, name), name, (rows, len(sizes))))
-
     @property
     def n_exits(self) -> int:
         """Number of exits m."""
@@ -72,15 +60,6 @@ def _interpolated(sizes: ArrayLike, seconds: Floats, rows: Any) -> Any:
     grid, wanted = np.asarray(sizes, dtype=np.float64), np.asarray(rows, dtype=np.float64)
     beyond = np.maximum(wanted / grid[-1], 1.0) * np.minimum(wanted, 1.0)
     return np.interp(wanted, grid, seconds) * beyond
-
-
-def _table(value: Any, name: str, shape: tuple[int, ...]) -> Floats:
-    table = _arrays.floats(value, name, ndim=len(shape))
-    if table.shape != shape or (table < 0).any() or not np.isfinite(table).all():
-        raise InputError(
-            f"{name} must have shape {shape} and hold finite seconds of 0 or above, got {table.shape}"
-        )
-    return _arrays.frozen(table)
 
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
