@@ -2,13 +2,12 @@
 
     python -m benchmarks.core [--trace ../shared/traces/resnet20_cifar10.npz]
 
-Prints the table, and writes docs/results/core-benchmarks.md. Every time is the best of a few runs: on a busy machine
-the best is the least disturbed.
+Prints the table, and writes docs/results/core-benchmarks.md. Every time is processor time on
+one thread, the best of a few runs.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from functools import partial
@@ -22,7 +21,7 @@ from scipy.optimize import minimize
 
 import exeunt as ex
 from exeunt import allocation, baselines
-from exeunt._limits import usable_cores
+from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,24 +31,13 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linu
 
 
 def best(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Least wall time of `call`, in seconds."""
+    """Return the least processor time of `call`, in seconds: on one thread, other work on the machine does not count."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
-
-
-def measured(call: Callable[[], Any], repeats: int = 3) -> str:
-    """Least wall and processor time of `call`: they differ where the machine has other work."""
-    wall, busy = [], []
-    for _ in range(repeats):
-        start, begun = time.perf_counter(), time.process_time()
-        call()
-        wall.append(time.perf_counter() - start)
-        busy.append(time.process_time() - begun)
-    return f"{min(wall):.2f} s (processor {min(busy):.2f} s)"
 
 
 def peak_mib() -> float:
@@ -123,12 +111,12 @@ def calibration() -> list[list[str]]:
     lines = []
     for name, options in (("", {}), (", certified at delta = 0.05", {"delta": 0.05})):
         call = partial(ex.eero, fit, trace, budget="50%", **options)
-        seconds = measured(call)
+        seconds = best(call)
         forget_peak()
         before = peak_mib()
         call()
         what = f"calibrate `eero` on 1,000,000 x {EXITS}{name}"
-        lines.append([what, f"{seconds}, {peak_mib() - before:.0f} MiB above the trace"])
+        lines.append([what, f"{seconds:.2f} s, {peak_mib() - before:.0f} MiB above the trace"])
     small = trace.take(slice(20_000))
     ours = best(partial(ex.eero, fit, small, budget="50%"))
     policy = ex.eero(fit, small, budget="50%")
@@ -173,7 +161,7 @@ def frontier(path: Path) -> list[list[str]]:
         "common": ex.common_threshold,
     }
     budgets = np.linspace(1.1 * trace.cost.first, trace.cost.full, 50)
-    seconds = measured(lambda: ex.frontier(presets, trace, budgets, splits=10), 1)
+    seconds = best(lambda: ex.frontier(presets, trace, budgets, splits=10), 1)
     fit, calibrate, test = trace.split()
     policy, score = ex.eero(fit, calibrate, budget="50%"), test.scores["margin"]
 
@@ -186,7 +174,7 @@ def frontier(path: Path) -> list[list[str]]:
     cell = best(lambda: ex.evaluate(ex.eero(fit, calibrate, budget="50%"), test), 5)
     by_loop = best(loop)
     return [
-        [f"frontier, 5 presets x 50 budgets x 10 splits, {trace.n:,} inputs", seconds],
+        [f"frontier, 5 presets x 50 budgets x 10 splits, {trace.n:,} inputs", f"{seconds:.1f} s"],
         _ratio_row("one cell of it (calibrate and replay), against a plain loop", cell, by_loop),
     ]
 
@@ -232,9 +220,8 @@ def main() -> None:
     rows = [*calibration(), *allocations(), *(frontier(given.trace) if given.trace.is_file() else [])]
     text = f"""# Benchmarks of the statistical core
 
-Made by `python -m benchmarks.core`; best of a few runs. One process on {usable_cores()} cores (load average
-{os.getloadavg()[0]:.1f} at the end), Python {platform.python_version()}, NumPy {np.__version__}, SciPy
-{scipy.__version__}.
+Made by `python -m benchmarks.core`; processor time on one thread, the best of a few runs. Python
+{platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, {describe_machine()["processor"]}.
 
 {table(("what", "measured"), rows)}
 

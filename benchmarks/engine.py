@@ -2,9 +2,9 @@
 
     python -m benchmarks.engine
 
-Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is the best of 15 rounds.
-Beside it is what the executor itself takes, called on the same rows without an engine, and what the arithmetic takes
-when it is written out for this one policy: no tickets, plans, other policies or failures. Then a stream of up to a
+Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is processor time, the best of
+15 rounds. Beside it is what the executor itself takes, called on the same rows without an engine, and what the arithmetic
+takes when it is written out for this one policy: no tickets, plans, other policies or failures. Then a stream of up to a
 million rows. Prints the page and writes docs/results/engine-benchmarks.md.
 """
 
@@ -127,10 +127,10 @@ def streams() -> str:
     runner, rng, rows = Runner(FiveExits(), policy()), np.random.default_rng(0), []
     for n in (1_000, 10_000, 100_000, 1_000_000):
         forget_peak()
-        before, began = peak_mib(), time.perf_counter()
+        before, began = peak_mib(), time.process_time()
         batches = (rng.integers(0, M, (min(64, n - i), 8)).astype(np.float32) for i in range(0, n, 64))
         answered = sum(answers.n for answers in runner.stream(batches))
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         rows.append(
             [f"{answered:,}", f"{seconds:.3g}", f"{seconds / n * 1e6:.3g}", f"{peak_mib() - before:.1f}"]
         )
@@ -158,7 +158,7 @@ def main() -> None:
     columns = ("rows come as", "microseconds a row", "the executor", "executor and arithmetic by hand")
     text = f"""# What the engine takes
 
-Made by `python -m benchmarks.engine`, on one of {machine["cores"]} cores ({machine["processor"]}). An executor that
+Made by `python -m benchmarks.engine`; processor time on one thread ({machine["processor"]}). An executor that
 computes next to nothing has five exits, at each of which a fifth of the rows leaves. *By hand* is a loop that is
 written for this one policy and an executor that never fails: keys, probabilities, margins, decisions and answers in
 NumPy, without an engine.

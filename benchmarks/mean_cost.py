@@ -28,12 +28,12 @@ LEVELS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """Return the median time of a call."""
+    """Return the median processor time of a call."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return 1e3 * float(np.median(times))
 
 
@@ -156,8 +156,8 @@ def main() -> None:
     machine = describe_machine()
     text = f"""# Benchmarks of the distribution of the mean cost
 
-Made by `python -m benchmarks.mean_cost` on {machine["processor"]}, one thread of {machine["cores"]} cores; times are
-medians.
+Made by `python -m benchmarks.mean_cost` on {machine["processor"]}; medians of processor time on one
+thread.
 
 ## An endless stream, budget at the 95% quantile
 
