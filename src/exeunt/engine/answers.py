@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats, Integers
 
-__all__ = ["ENTRY", "Answers", "Ticket"]
-
 ENTRY = np.dtype(
     [
         ("label", "i8"), ("confidence", "f8"), ("exit", "i8"), ("cost", "f8"), ("valid", "?"), ("borderline", "?"),

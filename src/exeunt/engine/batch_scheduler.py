@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
 
-__all__ = ["BatchScheduler", "Queue"]
 
 _TURN = 16
 """One call in 16 serves rows without a deadline, so that urgent rows cannot starve them; one in 16 of those serves the

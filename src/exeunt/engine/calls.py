@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
 
-__all__ = ["Calls", "Survivors", "Work"]
 
 Survivors: TypeAlias = "tuple[int, Hashable, RowGroup]"
 """Rows that go on after a call: the segment to run next, the signature of their state, and the rows."""

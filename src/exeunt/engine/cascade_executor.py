@@ -20,8 +20,6 @@ from exeunt.engine.row_dropping import moves
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
 
-__all__ = ["CascadeExecutor", "CascadeModel"]
-
 
 class CascadeModel(NamedTuple):
     """A model: its executor, and the function that prepares its inputs from raw ones (rows)."""

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from exeunt.engine.answers import Ticket
     from exeunt.engine.row_table import RowTable
 
-__all__ = ["Deadlines"]
 
 _FEW = 64
 

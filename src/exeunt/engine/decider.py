@@ -19,8 +19,6 @@ from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 if TYPE_CHECKING:
     from exeunt.policy import Policy, PolicyState
 
-__all__ = ["Decider", "Decisions", "class_probabilities"]
-
 
 class Decisions(NamedTuple):
     """Decisions about rows at an exit: which leave (rows,), their answers, which are borderline, the next memory."""

@@ -31,8 +31,6 @@ from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
 
-__all__ = ["Engine"]
-
 _WHEN_FULL = ("refuse", "degrade")
 
 

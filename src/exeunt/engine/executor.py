@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from exeunt._arrays import Booleans, Integers
 from exeunt.errors import InputError
 
-__all__ = ["BORDER", "CPU", "Executor", "Segments", "SelectedExits"]
-
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
 

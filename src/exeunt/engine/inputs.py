@@ -14,8 +14,6 @@ from exeunt._arrays import Booleans, Keys
 from exeunt._text import counted
 from exeunt.errors import InputError
 
-__all__ = ["input_keys", "padded_length", "raw_batch", "raw_rows"]
-
 _MASK = "attention_mask"
 _HASHED = {"f": "<f4", "c": "<c8", "i": "<i8", "u": "<i8"}  # the type that is hashed, by kind of number
 

@@ -12,7 +12,6 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from exeunt.engine.executor import Segments
 
-__all__ = ["Plan", "check_segments", "segments_between"]
 
 _PIECE = 64  # rows per call without measurements: larger batches seldom gain on a CPU
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 
-__all__ = ["compacted", "moves"]
-
 
 def moves(keep: Integers) -> tuple[Integers, Integers, Integers]:
     """Return (holes, movers, order) that bring the rows `keep`, ascending, to the front.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor
     from exeunt.engine.row_table import RowTable
 
-__all__ = ["ALL", "PolicyRows", "RowGroup", "joined"]
 
 ALL = slice(None)
 

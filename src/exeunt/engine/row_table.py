@@ -18,8 +18,6 @@ from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.answers import ENTRY, Ticket
 from exeunt.errors import ExeuntError
 
-__all__ = ["RowTable"]
-
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
 _NO_OUTPUT = np.array([(-1, np.nan, -1, 0.0, False, False, False, False, -1)], dtype=ENTRY).view(_RAW)
 _FINISHED = -1

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from exeunt.engine.answers import Answers, Ticket
     from exeunt.engine.engine import Engine
 
-__all__ = ["Batch", "StreamPool"]
 
 _LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from exeunt.serve.metrics import Counts
     from exeunt.serve.settings import Settings
 
-__all__ = ["ActiveRun", "LoadMeter"]
 
 _log = logging.getLogger("exeunt.serve")
 _QUIET_S = 60.0

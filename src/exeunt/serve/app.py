@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from exeunt.serve.settings import Settings
 
-__all__ = ["make_app"]
 
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3

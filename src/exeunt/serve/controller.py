@@ -25,8 +25,6 @@ from dataclasses import dataclass
 
 from exeunt.errors import InputError
 
-__all__ = ["Controller", "Load", "OperatingPoint"]
-
 _LATE = 0.9
 """A request is late after this share of the target: the server does not see its way there and back."""
 _ALONE = 0.8

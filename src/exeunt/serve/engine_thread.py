@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from exeunt.engine.engine import Engine
     from exeunt.serve.reading import Rows
 
-__all__ = ["EngineStopped", "EngineThread", "run_rows"]
 
 _log = logging.getLogger("exeunt.serve")
 

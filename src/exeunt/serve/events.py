@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from exeunt.serve.metrics import Counts, Metrics
     from exeunt.serve.settings import Settings
 
-__all__ = ["EventStream", "about", "snapshot"]
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _PROBLEMS = ("degraded", "expired", "refused", "errors")

@@ -11,8 +11,6 @@ from pathlib import Path
 from exeunt._files import locks, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
 
-__all__ = ["LiveBudget", "LiveBudgetFile"]
-
 _AGAIN_S, _PATIENCE_S = 0.01, 10.0
 
 

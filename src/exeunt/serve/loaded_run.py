@@ -26,7 +26,6 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from exeunt.serve.settings import Settings
 
-__all__ = ["LoadedRun", "load_run", "lost_by_stopping"]
 
 _ROUNDS = 3
 

@@ -15,8 +15,6 @@ import prometheus_client as prometheus
 from numpy.typing import NDArray
 from prometheus_client.multiprocess import MultiProcessCollector
 
-__all__ = ["SHARED_FOLDER", "Counts", "Metrics"]
-
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
 

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from exeunt.engine.answers import Ticket
     from exeunt.serve.reading import InputReader, Rows
 
-__all__ = [
-    "ANSWER_TYPES",
-    "Options",
-    "PredictRequest",
-    "PredictResponse",
-    "StrictModel",
-    "answer_columns",
-    "in_thread_if_large",
-    "predicted",
-]
 
 T = TypeVar("T")
 

@@ -29,7 +29,6 @@ from exeunt.run.inputs import load_preparation, text_columns
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["DecodingThreads", "InputReader", "Rows"]
 
 T = TypeVar("T")
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from exeunt.serve.metrics import Metrics
     from exeunt.serve.settings import Settings
 
-__all__ = ["SecurityMiddleware", "read_api_keys"]
 
 _log = logging.getLogger("exeunt.serve.requests")
 _WITHOUT_KEY = re.compile(r"/(v2/health/(live|ready)|page/.*)?")

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from exeunt.serve.service import Service
     from exeunt.serve.settings import Settings
 
-__all__ = ["JsonLines", "serve", "uvicorn_config"]
 
 _log = logging.getLogger("exeunt.serve")
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from exeunt.serve.metrics import Metrics
     from exeunt.serve.settings import Settings
 
-__all__ = ["Service"]
 
 _log = logging.getLogger("exeunt.serve")
 _LEAST_TICK_S = 0.005

@@ -11,8 +11,6 @@ from typing import Any
 from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 
-__all__ = ["Settings"]
-
 _LIVE_FILE = "serving.json"
 _PER_CORE = 4  # threads and workers at most
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")

@@ -17,7 +17,6 @@ from exeunt.serve.prediction import StrictModel
 if TYPE_CHECKING:
     from exeunt.serve.service import Service
 
-__all__ = ["PAGE", "router"]
 
 PAGE = Path(__file__).parents[1] / "page"
 

@@ -19,23 +19,6 @@ from numpy.typing import NDArray
 
 from exeunt.errors import InputError
 
-__all__ = [
-    "DATATYPES",
-    "NULL",
-    "check_strings",
-    "decoded",
-    "fields",
-    "from_base64",
-    "is_null",
-    "numbers",
-    "read_table",
-    "rest",
-    "strings",
-    "tensor_bytes",
-    "tensor_from_bytes",
-    "tensor_from_json",
-]
-
 NULL = msgspec.Raw(b"null")
 _REST = 100_000
 """Bytes of a body beside its inputs, which are decoded whatever they hold."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from exeunt.serve.reading import InputReader, Rows
     from exeunt.serve.service import Service
 
-__all__ = ["router"]
 
 _VERSION = "1"
 _LONGEST_US = 10**12

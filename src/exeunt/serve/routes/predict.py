@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from exeunt.serve.reading import InputReader
 
-__all__ = ["ARROW", "router"]
 
 ARROW = "application/vnd.apache.arrow.stream"
 _MOST_FIELDS = 16
