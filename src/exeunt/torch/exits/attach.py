@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,6 @@ from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.devices import seeded
 from exeunt.torch.exits.heads import (
-    Head,
     HeadFactory,
     HeadOptions,
     Layout,
@@ -31,9 +30,9 @@ from exeunt.torch.exits.heads import (
     make_head,
 )
 from exeunt.torch.exits.macs import count_macs, count_source
-from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
+from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
-from exeunt.torch.exits.placement import ExitPoint, find_candidates, output_of, place_exits
+from exeunt.torch.exits.placement import find_candidates, output_of, place_exits
 from exeunt.torch.named_inputs import read_example
 
 __all__ = ["attach"]
@@ -78,39 +77,37 @@ def attach(
     given = head_options if callable(head) else {"head": head, **head_options}
     if isinstance(exits, str) and exits != OWN:
         raise InputError(f"exits must be a number, {OWN!r} or a list of names: write exits=[{exits!r}]")
-    device = _device(model)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
     if OWN in (exits, head):
         _refuse_options(given)
         own, graph = open_own_exits(model, example, exits, n_classes=n_classes)
         return _finished(own, example, graph, check=check, verbose=verbose)
-    encoder, bare = _open_encoder(model, example), model
-    before = [] if encoder is None else [encoder.layout]
-    options = head if callable(head) else complete_options(given, before)
-    if encoder is not None:
-        with seeded(seed, torch.device("cpu")):
-            model, new_classifier = encoder.with_classifier(options, n_classes), _CLASSIFIER
+
+    def options_for(layouts: Sequence[Layout]) -> HeadOptions | HeadFactory:
+        return head if callable(head) else complete_options(given, layouts)
+
+    bare, shape, layouts = model, _encoder_features(model, example), list[Layout]()
+    if shape is not None:
+        layouts = [layout_of(model, shape)]
+        classifier = _classifier(options_for(layouts), shape, layouts[0], n_classes, seed).to(device)
+        model, new_classifier = _ClassifiedEncoder(model, classifier), _CLASSIFIER
     named = None if isinstance(exits, (int, np.integer)) else list(exits)
     found = find_candidates(model, example, named, n_classes=n_classes, new_classifier=new_classifier)
     points = found.points if named else place_exits(found.points, cast("int", exits), full=found.full)
-    layouts = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
-    if not callable(head):
-        whole = complete_options(given, [*before, *layouts])
-        if (
-            encoder is not None and whole != options
-        ):  # its classifier is a head like the others: make all anew
-            return attach(
-                bare,
-                example,
-                exits,
-                n_classes=n_classes,
-                seed=seed,
-                check=check,
-                verbose=verbose,
-                **whole.to_dict(),
-            )
-        options = whole
-    heads = _heads(points, layouts, options, found.n_classes, seed)
+    of_points = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
+    options = options_for([*layouts, *of_points])
+    if shape is not None and options != options_for(layouts):
+        again = cast(
+            "HeadOptions", options
+        ).to_dict()  # the classifier is a head like the others: make all anew
+        settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
+        return attach(bare, example, exits, **again, **settings)
+    with seeded(seed, torch.device("cpu")):
+        heads = [
+            make_head(options, point.shape, found.n_classes, layout)
+            for point, layout in zip(points, of_points, strict=True)
+        ]
     head_costs = [
         count_macs(one, torch.zeros(2, *point.shape)) for one, point in zip(heads, points, strict=True)
     ]
@@ -130,25 +127,6 @@ def attach(
     if new_classifier:
         _check_new_classifier(network, example)
     return _finished(network, example, found.graph, check=check, verbose=verbose)
-
-
-def _heads(
-    points: Sequence[ExitPoint],
-    layouts: Sequence[Layout],
-    options: HeadOptions | HeadFactory,
-    n_classes: int,
-    seed: int,
-) -> list[nn.Module]:
-    """Return a new head for each point."""
-    with seeded(seed, torch.device("cpu")):
-        return [
-            make_head(options, point.shape, n_classes, layout)
-            for point, layout in zip(points, layouts, strict=True)
-        ]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _refuse_options(given: Mapping[str, Any]) -> None:
@@ -213,40 +191,17 @@ class _ClassifiedEncoder(nn.Module):
         prefix = getattr(encoder, "base_model_prefix", "")
         self._prefix = prefix if prefix and prefix != _CLASSIFIER else "encoder"
         self.add_module(self._prefix, encoder)
-        self.classifier = classifier
+        self.classifier = classifier.train(encoder.training)
         self.config = getattr(encoder, "config", None)
         self.training = encoder.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         features = first_tensor(self.get_submodule(self._prefix)(*args, **kwargs))
-        if isinstance(self.classifier, Head):
-            return self.classifier(features, kwargs.get("attention_mask"))  # type: ignore[no-any-return]
-        return self.classifier(features)  # type: ignore[no-any-return]
+        return head_logits(self.classifier, features, kwargs.get("attention_mask"))
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """A model whose output has neither logits nor their shape, (n, k). `shape`: of its features for one input."""
-
-    model: nn.Module
-    shape: tuple[int, ...]
-    layout: Layout
-
-    def with_classifier(self, head: HeadOptions | HeadFactory, n_classes: int | None) -> _ClassifiedEncoder:
-        """Return the encoder with a new classifier behind it. Raises InputError without a number of classes."""
-        if n_classes is None:
-            raise InputError(
-                f"the network returns features of shape {self.shape} for an input and no logits: say how many classes "
-                "its new classifier shall have (n_classes)"
-            )
-        if isinstance(head, HeadOptions):
-            head = replace(head, stacked=False)
-        classifier = make_head(head, self.shape, n_classes, self.layout)
-        return _ClassifiedEncoder(self.model, classifier.to(_device(self.model)).train(self.model.training))
-
-
-def _open_encoder(model: nn.Module, example: Inputs) -> _Encoder | None:
-    """Return a model as an encoder, None if it has a classifier.
+def _encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | None:
+    """Return the shape of an encoder's features for one input; None for a model that returns logits (n, k).
 
     Raises InputError if it fails on the example, or brings exits of its own.
     """
@@ -255,5 +210,18 @@ def _open_encoder(model: nn.Module, example: Inputs) -> _Encoder | None:
     refuse_unasked(output)
     if getattr(output, "logits", None) is not None or (features := first_tensor(output)).ndim == 2:
         return None
-    shape = tuple(features.shape[1:])
-    return _Encoder(model, shape, layout_of(model, shape))
+    return tuple(features.shape[1:])
+
+
+def _classifier(
+    head: HeadOptions | HeadFactory, shape: tuple[int, ...], layout: Layout, n_classes: int | None, seed: int
+) -> nn.Module:
+    """Return a new classifier of an encoder's features. Raises InputError without a number of classes."""
+    if n_classes is None:
+        raise InputError(
+            f"the network returns features of shape {shape} for an input and no logits: say how many classes its new "
+            "classifier shall have (n_classes)"
+        )
+    alone = replace(head, stacked=False) if isinstance(head, HeadOptions) else head
+    with seeded(seed, torch.device("cpu")):
+        return make_head(alone, shape, n_classes, layout)

@@ -130,7 +130,7 @@ class EarlyExitNetwork(nn.Module):
 
         with self._hooked(lambda i, features: read(self.heads[i], features, mask)), ExitStack() as stack:
             for module in self.learning_heads[len(self.heads) :]:
-                hook = module.register_forward_pre_hook(lambda head, args: read(head, *args))
+                hook = module.register_forward_pre_hook(lambda head, args: read(head, *args[:2]))
                 stack.callback(hook.remove)
             final = logits_of(self.backbone(*args, **kwargs))
         return reduced, final

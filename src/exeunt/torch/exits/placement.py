@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from exeunt._text import counted
@@ -117,27 +118,8 @@ def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> lis
         number = len(distinct)
     costs = np.array([point.cost for point in distinct]) / full
     targets = np.arange(1, number + 1) / (number + 1)
-    return [distinct[i] for i in _nearest_increasing(costs, targets)]
-
-
-def _nearest_increasing(values: np.ndarray, targets: np.ndarray) -> list[int]:
-    """Return strictly increasing indices i_1 < ... < i_e minimising sum (values[i_j] - targets[j])^2."""
-    e, n = len(targets), len(values)
-    best = np.full((e + 1, n + 1), np.inf)
-    best[0] = 0.0
-    took = np.zeros((e + 1, n + 1), dtype=bool)
-    for j in range(1, e + 1):
-        for i in range(j, n + 1):
-            take = best[j - 1, i - 1] + (values[i - 1] - targets[j - 1]) ** 2
-            took[j, i] = take < best[j, i - 1]
-            best[j, i] = min(take, best[j, i - 1])
-    chosen, j, i = [], e, n
-    while j:
-        if took[j, i]:
-            chosen.append(i - 1)
-            j -= 1
-        i -= 1
-    return chosen[::-1]
+    chosen = linear_sum_assignment((costs[None] - targets[:, None]) ** 2)[1]
+    return [distinct[i] for i in sorted(chosen)]
 
 
 def output_of(model: nn.Module, example: Inputs) -> Any:
