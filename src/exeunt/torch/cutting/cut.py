@@ -11,10 +11,11 @@ import operator
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from exeunt.errors import InputError, NotCuttable
 from exeunt.torch.calls import Inputs, modules_named
@@ -63,9 +64,7 @@ def cut_graph(
     graph: ModelGraph, model: nn.Module, example: ExampleBatch, *, at: Sequence[str], check: bool = True
 ) -> StagedModel:
     """Cut a model whose graph is known (see `cut`). It is in eval mode, and has modules of these names."""
-    names, cuts = _positions(graph, at)
-    features = [_feature(graph, name, model, example) for name in names]
-    staged = StagedModel(_stages(graph, names, cuts, features, example))
+    staged = StagedModel(_stages(graph, _in_order(graph, at), model, example))
     if check:
         check_stages(staged, model, example)
         if staged.length_is_open:
@@ -73,8 +72,8 @@ def cut_graph(
     return staged
 
 
-def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the names in order of execution, with the index of each one's last operation."""
+def _in_order(graph: ModelGraph, at: Sequence[str]) -> list[str]:
+    """Return the names in order of execution. Raises NotCuttable for modules that leave no operation of their own."""
     for name in at:
         if name not in graph.spans or not graph.spans[name].used_outside:
             raise NotCuttable(
@@ -82,29 +81,18 @@ def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[in
                 "its output is not used): name the module before it"
             )
     names = sorted(at, key=lambda name: graph.spans[name].last)
-    cuts = [graph.spans[name].last for name in names]
-    for first, second, here, there in zip(names, names[1:], cuts, cuts[1:], strict=False):
-        if here == there:
+    for first, second in pairwise(names):
+        if graph.spans[first].last == graph.spans[second].last:
             raise NotCuttable(f"{first!r} and {second!r} end at the same operation: name only one of them")
-    return names, cuts
+    return names
 
 
-def _feature(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
-    """Return the node of a module's output."""
-    outputs = graph.spans[name].used_outside
-    return outputs[0] if len(outputs) == 1 else matching_node(graph, name, model, example)
-
-
-def _stages(
-    graph: ModelGraph,
-    names: Sequence[str],
-    cuts: Sequence[int],
-    features: Sequence[fx.Node],
-    example: ExampleBatch,
-) -> list[Stage]:
+def _stages(graph: ModelGraph, names: Sequence[str], model: nn.Module, example: ExampleBatch) -> list[Stage]:
     inputs, tensors = graph.inputs, state_tensors(graph, graph.inputs, example.names, "the input")
     stages, start = [], 0
-    for name, end, feature in zip(names, cuts, features, strict=True):
+    for name in names:
+        outputs, end = graph.spans[name].used_outside, graph.spans[name].last
+        feature = outputs[0] if len(outputs) == 1 else matching_node(graph, name, model, example)
         state, next_tensors = state_after(graph, name, feature)
         body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start : end + 1], state)
         stages.append(Stage(name, body, tensors, next_tensors))
@@ -118,10 +106,10 @@ class _StageBuilder:
 
     def __init__(self, graph: ModelGraph, inputs: Sequence[fx.Node], tensors: Sequence[StateTensor]) -> None:
         self.source = graph
-        self.root = nn.Module()
+        self.weights: dict[str, Any] = {}
         self.new = fx.Graph()
         self.inputs = list(inputs)
-        self.copies = {
+        self.copies: dict[fx.Node, Any] = {
             node: self.new.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)
         }
         self.sizes: dict[Any, fx.Node] = {}
@@ -137,7 +125,7 @@ class _StageBuilder:
         )
         self.new.eliminate_dead_code()
         self.new.lint()
-        return fx.GraphModule(self.root, self.new, class_name="Stage")
+        return fx.GraphModule(self.weights, self.new, class_name="Stage")
 
     def _copy_mutated_inputs(self, nodes: Sequence[fx.Node]) -> None:
         """Copy the inputs that this stage would change in place: they belong to the caller."""
@@ -164,70 +152,41 @@ class _StageBuilder:
         self.copies[node] = copied
         return copied
 
-    def _get(self, node: fx.Node) -> fx.Node:
+    def _get(self, node: fx.Node) -> Any:
         """Return this stage's copy of a value: an input, a value computed before, or a weight; else compute it."""
         if node not in self.copies:
             self.copies[node] = self._add(node)
         return self.copies[node]
 
-    def _add(self, node: fx.Node) -> fx.Node:
+    def _add(self, node: fx.Node) -> Any:
         if node in self.source.constants:
             name, tensor = self.source.constants[node]
-            return self.new.get_attr(_register(self.root, name, tensor))
+            self.weights[name] = tensor
+            return self.new.get_attr(name)
         if node.op == "get_attr":
-            target = str(node.target)
-            setattr(self.root, target, getattr(self.source.module, target))
-            return self.new.get_attr(target)
+            self.weights[str(node.target)] = getattr(self.source.module, str(node.target))
+            return self.new.get_attr(str(node.target))
         if node.target is sym_size:
             value = node.meta["val"]
-            size = self._size(value.node.expr) if isinstance(value, torch.SymInt) else None
-            if not isinstance(size, fx.Node):
-                raise NotCuttable(
-                    f"the size {value} of {node.args[0]} cannot be computed from the sizes of the state"
-                )
-            return size
+            return self._size(value.node.expr) if isinstance(value, torch.SymInt) else value
         return self._copy(node)
 
-    def _size(self, expression: Any) -> fx.Node | int | None:
-        """Return a sum or product of sizes, computed from those of this stage's inputs; None if that is impossible."""
+    def _size(self, expression: Any) -> fx.Node | int:
+        """Return a sum or product of sizes, computed from those of this stage's inputs, or raise NotCuttable."""
         if expression.is_Integer:
             return int(expression)
-        if expression.is_Symbol:
-            return self._size_of_input(expression)
-        if not (expression.is_Add or expression.is_Mul):
-            return None
-        parts = [self._size(part) for part in expression.args]
-        operation = operator.add if expression.is_Add else operator.mul
-        if any(part is None for part in parts):
-            return None
-        return reduce(lambda a, b: self.new.call_function(operation, (a, b)), parts)
-
-    def _size_of_input(self, symbol: Any) -> fx.Node | None:
-        """Return the number of rows or the length of texts: the size of an axis of one of this stage's inputs."""
-        if symbol not in self.sizes:
+        if expression.is_Add or expression.is_Mul:
+            operation = operator.add if expression.is_Add else operator.mul
+            parts = map(self._size, expression.args)
+            return reduce(lambda a, b: self.new.call_function(operation, (a, b)), parts)
+        if expression not in self.sizes:
             axes = (
                 (self.copies[node], axis)
                 for node in self.inputs
                 for axis, size in enumerate(node.meta["val"].shape)
-                if isinstance(size, torch.SymInt) and size.node.expr == symbol
+                if isinstance(size, torch.SymInt) and size.node.expr == expression
             )
             if (found := next(axes, None)) is None:
-                return None
-            self.sizes[symbol] = self.new.call_function(sym_size, found)
-        return self.sizes[symbol]
-
-
-def _register(root: nn.Module, name: str, tensor: Tensor) -> str:
-    """Register a parameter or buffer under a dotted name; returns the name."""
-    *path, leaf = name.split(".")
-    module: Any = root
-    for part in path:
-        if not hasattr(module, part):
-            module.add_module(part, nn.Module())
-        module = getattr(module, part)
-    if not hasattr(module, leaf):
-        if isinstance(tensor, nn.Parameter):
-            module.register_parameter(leaf, tensor)
-        else:
-            module.register_buffer(leaf, tensor)
-    return name
+                raise NotCuttable(f"the size {expression} cannot be computed from the sizes of the state")
+            self.sizes[expression] = self.new.call_function(sym_size, found)
+        return self.sizes[expression]
