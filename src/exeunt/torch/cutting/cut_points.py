@@ -77,7 +77,7 @@ def points_of(graph: ModelGraph | NotExportable, model: nn.Module, example: Exam
     return [
         CutPoint(
             name=path,
-            kind=graph.spans[path].kind,
+            kind=type(modules[path]).__name__,
             output_shape=tuple(size for size in states[path][0].shape if size is not None),
             aliases=tuple(other for other in ran if other != path and ends[other] == ends[path]),
             state=states[path],

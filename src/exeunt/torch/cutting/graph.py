@@ -34,11 +34,9 @@ _MAY_ALIAS = frozenset({
 class ModuleSpan:
     """Where a module's operations are in the graph, over all its calls.
 
-    `kind`: the module's class. `last`: index of its last node. `used_outside`: those of its nodes, in order, that
-    other modules use.
+    `last`: index of its last node. `used_outside`: those of its nodes, in order, that other modules use.
     """
 
-    kind: str
     last: int = -1
     used_outside: list[fx.Node] = field(default_factory=list)
 
@@ -126,23 +124,18 @@ def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = 
 def _find_spans(graph: ModelGraph) -> None:
     paths_of = {node: _paths(node) for node in graph.nodes}
     for node, paths in paths_of.items():
-        for path, kind in paths.items():
-            span = graph.spans.setdefault(path, ModuleSpan(kind))
+        is_tensor = isinstance(node.meta.get("val"), Tensor)
+        for path in paths:
+            span = graph.spans.setdefault(path, ModuleSpan())
             span.last = graph.index[node]
-            if isinstance(node.meta.get("val"), Tensor) and any(
-                path not in paths_of[user] for user in node.users
-            ):
+            if is_tensor and any(path not in paths_of[user] for user in node.users):
                 span.used_outside.append(node)
 
 
-def _paths(node: fx.Node) -> dict[str, str]:
-    """Return the modules in whose call the node was made, with their class names."""
-    stack = node.meta.get("nn_module_stack") or {}
-    found = {}
-    for path, kind in stack.values():
-        if path.startswith("model."):
-            found[path.removeprefix("model.")] = str(kind).rpartition(".")[2]
-    return found
+def _paths(node: fx.Node) -> list[str]:
+    """Return the names of the modules in whose call the node was made, each once, the outermost first."""
+    paths = dict.fromkeys(path for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+    return [path.removeprefix("model.") for path in paths if path.startswith("model.")]
 
 
 def _find_dependencies(graph: ModelGraph) -> None:
