@@ -129,24 +129,15 @@ def _columns(classes: Any, n_classes: int, names: Sequence[str]) -> Integers:
     return np.array([place[one] for one in given], dtype=np.int64)
 
 
-def open_estimator(
-    run: RunFolder,
-    *,
-    threads: int | None = None,  # noqa: ARG001 - scikit-learn predicts with one
-    trusted: str | None = None,  # noqa: ARG001 - runs no code of the run folder
-    segments: Segments | None = None,
-) -> EstimatorExecutor:
-    """Open the estimator of a run folder. Raises ArtefactError if it holds types that are not trusted."""
+def open_estimator(run: RunFolder, *, segments: Segments | None = None, **_: Any) -> EstimatorExecutor:
+    """Open the estimator of a run folder. Raises ArtefactError if it holds types that are not trusted.
+
+    Other options of openers do nothing here: scikit-learn predicts with one thread and runs no code of the run folder.
+    """
     return _opened(run, load_estimator(run), "sklearn", segments)
 
 
-def open_object(
-    run: RunFolder,
-    *,
-    threads: int | None = None,  # noqa: ARG001 - the object's own business
-    trusted: str | None = None,  # noqa: ARG001
-    segments: Segments | None = None,
-) -> EstimatorExecutor:
+def open_object(run: RunFolder, *, segments: Segments | None = None, **_: Any) -> EstimatorExecutor:
     """Return the executor of the object that was given for a model. Raises InputError if none was."""
     run.files.path(OBJECT)
     name = run.manifest["model"]["model"]

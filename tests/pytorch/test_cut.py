@@ -559,5 +559,5 @@ def test_examples_that_are_none(example):
 
 
 def test_rows_of_inputs_must_agree():
-    with pytest.raises(InputError, match="first axis"):
+    with pytest.raises(InputError, match="one row per input"):
         cut(Plain().eval(), {"x": torch.zeros(2, 4), "y": torch.zeros(3, 4)}, at=["first"])

@@ -181,16 +181,13 @@ class OnnxExecutor:
         return array
 
 
-def open_onnx(
-    run: RunFolder,
-    *,
-    threads: int | None = None,
-    trusted: str | None = None,  # noqa: ARG001 - runs no code of the run folder
-    segments: Segments | None = None,
-    spin: bool = False,
-) -> OnnxExecutor:
-    """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights."""
-    executor = OnnxExecutor(run.path / FOLDER, segments=segments, threads=threads, spin=spin)
+def open_onnx(run: RunFolder, *, trusted: str | None = None, **options: Any) -> OnnxExecutor:
+    """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights.
+
+    `trusted` does nothing: no code of the run folder is run. For other options see `OnnxExecutor`.
+    """
+    del trusted
+    executor = OnnxExecutor(run.path / FOLDER, **options)
     executor.manifest.check_exported_from(run)
     return executor
 

@@ -125,20 +125,24 @@ def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:
     else:
         values = (example,) if isinstance(example, Tensor) else tuple(cast("tuple[Any, ...]", example))
         names = _parameter_names(model, len(values))
-    named = list(zip(names, values, strict=True))
-    wrong = [f"{name}: {type(value).__name__}" for name, value in named if not isinstance(value, Tensor)]
+    named = dict(zip(names, values, strict=True))
+    wrong = [
+        f"{name}: {type(value).__name__}" for name, value in named.items() if not isinstance(value, Tensor)
+    ]
     if wrong or not values:
         raise InputError(
             f"the example must be a tensor, a tuple of tensors or a dict of tensors, got {wrong or 'nothing'}"
         )
-    sizes = {name: tuple(value.shape) for name, value in named}
-    if any(not shape for shape in sizes.values()) or len({shape[0] for shape in sizes.values()}) != 1:
-        raise InputError(
-            f"every tensor of the example must have the batch as its first axis, got shapes {sizes}"
-        )
+    _check_rows(named, "the inputs of the example")
     if len(values[0]) == 0:
         raise InputError("the example is an empty batch: give at least one input")
     return ExampleBatch(names, values, isinstance(example, Mapping))
+
+
+def _check_rows(named: Named, what: str) -> None:
+    sizes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    if not named or any(not size for size in sizes.values()) or len({size[0] for size in sizes.values()}) > 1:
+        raise InputError(f"{what} must be tensors with one row per input, got shapes {sizes}")
 
 
 def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
@@ -159,9 +163,7 @@ def named_tensors(inputs: Inputs, like: Tensor) -> Named:
         given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
         values = {str(place): value for place, value in enumerate(given)}
     named = {name: _tensor(value, like) for name, value in values.items()}
-    sizes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    if not named or any(not size for size in sizes.values()) or len({size[0] for size in sizes.values()}) > 1:
-        raise InputError(f"inputs must be tensors with one row per input, got shapes {sizes}")
+    _check_rows(named, "inputs")
     return named
 
 

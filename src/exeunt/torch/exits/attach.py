@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import numpy as np
@@ -98,9 +98,9 @@ def attach(
     of_points = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
     options = options_for([*layouts, *of_points])
     if shape is not None and options != options_for(layouts):
-        again = cast(
-            "HeadOptions", options
-        ).to_dict()  # the classifier is a head like the others: make all anew
+        again = asdict(
+            cast("HeadOptions", options)
+        )  # the classifier is a head like the others: make all anew
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):

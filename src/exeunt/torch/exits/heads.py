@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -98,10 +98,6 @@ class HeadOptions:
     def is_linear(self) -> bool:
         """Whether the head is one linear layer on pooled features, as the paper's is."""
         return self.head in _PAPER or not self.hidden
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the keyword arguments that make equal options, JSON-able."""
-        return asdict(self)
 
 
 TOKEN_HEAD = {"head": "statistics", "hidden": 256}

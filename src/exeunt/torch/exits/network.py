@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from exeunt._text import counted, text_table
@@ -23,19 +23,6 @@ __all__ = ["WHOLE", "EarlyExitNetwork", "balanced", "head_logits"]
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 
 
-class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.scale, None
-
-
 def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
     """Return the features twice, for the head and for the rest of the network, with scaled gradients.
 
@@ -44,9 +31,11 @@ def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
     (Li et al. 2019, "Improved techniques for training adaptive deep networks", gradient equilibrium).
     """
     share = 1 / (later + 1)
-    head = _Scaled.apply(features, share)  # type: ignore[no-untyped-call]
-    rest = _Scaled.apply(features, 1 - share)  # type: ignore[no-untyped-call]
-    return cast("Tensor", head), cast("Tensor", rest)
+    head, rest = features.view_as(features), features.view_as(features)
+    for copy, factor in ((head, share), (rest, 1 - share)):
+        if copy.requires_grad:
+            copy.register_hook(lambda gradient, factor=factor: gradient * factor)  # type: ignore[no-untyped-call]
+    return head, rest
 
 
 class EarlyExitNetwork(nn.Module):
@@ -167,7 +156,7 @@ class EarlyExitNetwork(nn.Module):
                 "same head= and load its state_dict()"
             )
         new = {"new_classifier": self.new_classifier} if self.new_classifier else {}
-        return {"exits": self.exit_names, "n_classes": self.n_classes, **self.options.to_dict(), **new}
+        return {"exits": self.exit_names, "n_classes": self.n_classes, **asdict(self.options), **new}
 
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""

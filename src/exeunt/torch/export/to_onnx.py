@@ -14,6 +14,7 @@ from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt._text import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
+from exeunt.onnx.model_file import OnnxGraph
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
@@ -160,26 +161,20 @@ def _own(i: int, name: str) -> str:
 
 def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     """Return each stage's part of the model of all stages, with the names that its tensors have in the network."""
+    from onnx import load_from_string
     from onnx.checker import check_model
-    from onnx.utils import Extractor
 
-    extractor = Extractor(model_of_all)
+    whole = OnnxGraph.read(model_of_all.SerializeToString())
     models = []
     for i, part in enumerate(stages.parts):
         own = {_own(i, name): name for name in part.takes}
-        model = extractor.extract_model(list(own), part.gives)
-        used = {name for node in model.graph.node for name in node.input}
-        kept = [value for value in model.graph.input if value.name in used]
-        del model.graph.input[:]
-        model.graph.input.extend(kept)
-        del model.graph.value_info[:]  # ONNX Runtime infers it
+        model = load_from_string(whole.model(part.gives))
         for value in model.graph.input:
             value.name = own[value.name]
-        _check_sizes_vary(i, model, stages)
         for node in model.graph.node:
             for place, name in enumerate(node.input):
                 node.input[place] = own.get(name, name)
-        model.graph.name = f"stage{i}"
+        _check_sizes_vary(i, model, stages)
         check_model(model, full_check=True)
         models.append(model)
     return models
