@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ COLOURS = {
     "grey": "#6E6E6E",
 }
 _SERIES = ("blue", "orange", "green", "purple", "sky", "brown", "vermillion")
+_DPI = 160
 _WIDE_IN = 6.0  # a narrower figure has its legend below
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES: tuple[Any, ...] = (
@@ -157,37 +158,30 @@ def label_exits(ax: Axes, n_exits: int) -> None:
     ax.grid(visible=False, axis="x")
 
 
-def save_figure(drawn: Axes | Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:
+def save_figure(drawn: Axes | Figure, path: str | Path) -> list[Path]:
     """Write a figure, or that of axes, as PATH.png and PATH.svg, each atomically; return both paths.
 
     An ending .png or .svg of `path` is removed first. The SVG of the same figure is the same to the byte: it contains
-    no date and no random identifiers. `dpi`: pixels per inch of the PNG and of images in the SVG.
+    no date and no random identifiers.
 
     Raises InputError if the folder does not exist.
     """
     figure, given = figure_of(drawn), Path(path)
     stem = given.stem if given.suffix in (".png", ".svg") else given.name
-    written = []
-    with styled(), _laid_out(figure, dpi) as drawn_part:
-        for kind in ("png", "svg"):
-            target = given.with_name(f"{stem}.{kind}")
-            with atomic_path(target) as temporary:
-                metadata = {"Date": None} if kind == "svg" else None
-                figure.savefig(temporary, format=kind, dpi=dpi, bbox_inches=drawn_part, metadata=metadata)
-            written.append(target)
-    return written
-
-
-@contextmanager
-def _laid_out(figure: Figure, dpi: int) -> Iterator[Any]:
-    """Lay a figure out once for all formats, which takes longer than to draw it; yields the part to save, in inches."""
-    engine, dpi_before = figure.get_layout_engine(), figure.dpi
-    figure.set_dpi(dpi)
-    try:
-        if engine is not None:
+    targets = [given.with_name(f"{stem}.{kind}") for kind in ("png", "svg")]
+    engine = figure.get_layout_engine()
+    with styled():
+        if engine is not None:  # once for both formats: the layout takes longer than the drawing
             engine.execute(figure)
-        figure.set_layout_engine(None)
-        yield figure.get_tightbbox().padded(0.1)
-    finally:
-        figure.set_layout_engine(engine)
-        figure.set_dpi(dpi_before)
+        figure.set_layout_engine("none")
+        part = figure.get_tightbbox().padded(0.1)
+        try:
+            for target in targets:
+                metadata = {"Date": None} if target.suffix == ".svg" else None
+                with atomic_path(target) as temporary:
+                    figure.savefig(
+                        temporary, format=target.suffix[1:], dpi=_DPI, bbox_inches=part, metadata=metadata
+                    )
+        finally:
+            figure.set_layout_engine(engine)
+    return targets

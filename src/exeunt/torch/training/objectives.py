@@ -1,4 +1,4 @@
-"""What training minimises: pure functions of the exits' logits."""
+"""The losses that training minimises: pure functions of the exits' logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: flo
     teacher (Hinton et al. 2015, section 2).
     """
     target = functional.log_softmax(teacher.detach().float() / temperature, dim=1)
-    return torch.stack([_divergence(x, target, temperature) for x in logits])
+    softened = [functional.log_softmax(x.float() / temperature, dim=1) for x in logits]
+    divergences = [functional.kl_div(x, target, log_target=True, reduction="batchmean") for x in softened]
+    return torch.stack(divergences) * temperature**2
 
 
 def objective(
@@ -43,8 +45,7 @@ def objective(
     """Return the weighted sum of the exits' losses (a scalar), and their cross-entropies (m,), detached.
 
     An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`.
-    `teacher` (n, k): defaults to the last exit's own logits, and then the last exit learns from labels
-    alone.
+    `teacher` (n, k): logits; by default those of the last exit, which then learns from labels alone.
     """
     entropies = cross_entropies(logits, label, smoothing=smoothing)
     losses = entropies
@@ -61,7 +62,7 @@ def exit_weights(kind: str | Sequence[float] | None, n_exits: int) -> Tensor:
     """Return each exit's weight in the sum of losses, (m,).
 
     "uniform" (or None): 1 each. "linear": growing from 2 / (m + 1) to 2 m / (m + 1), mean 1. "last": half of
-    the whole weight m on the last exit, the rest shared evenly. Or m non-negative numbers of your own.
+    the total weight m on the last exit, the rest shared evenly. Or m non-negative numbers.
     """
     position = torch.arange(1, n_exits + 1, dtype=torch.float32)
     if kind is None or kind == "uniform":
@@ -82,9 +83,3 @@ def exit_weights(kind: str | Sequence[float] | None, n_exits: int) -> Tensor:
             f"got {list(kind)}"
         )
     return weights
-
-
-def _divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    log_p = functional.log_softmax(logits.float() / temperature, dim=1)
-    divergence = functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
-    return divergence * temperature**2

@@ -195,15 +195,11 @@ class Trainer(Training):
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
                 target = logits_of(self.teacher(*args, **kwargs))
+        recipe = self.recipe
         loss, entropies = objective(
-            logits,
-            label,
-            weights=weights,
-            teacher=target,
-            distill_weight=self.recipe.distill_weight,
-            temperature=self.recipe.temperature,
-            smoothing=self.recipe.smoothing,
-        )
+            logits, label, weights=weights, teacher=target, distill_weight=recipe.distill_weight,
+            temperature=recipe.temperature, smoothing=recipe.smoothing,
+        )  # fmt: skip
         self.fabric.backward(loss * self._share(len(label)))
         optimiser.step()
         sums.add(entropies, logits, label)
