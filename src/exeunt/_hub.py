@@ -59,7 +59,7 @@ def hub_access(name: str, failure: str) -> Iterator[None]:
 
 
 def check_download(url: str, kept: Path, what: str) -> None:
-    """Raise InputError if the file `kept` is missing and its server does not answer. `what`: its content, for messages."""
+    """Raise InputError if the file `kept` is missing and its server does not answer. `what`: for messages."""
     if not kept.is_file() and not is_reachable(url):
         raise InputError(_no_copy(f"{urlsplit(url).hostname} does not answer", what))
 

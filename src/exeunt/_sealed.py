@@ -1,4 +1,4 @@
-"""JSON files that tell a whole one from a truncated, edited, foreign or newer one: format, version, digest."""
+"""JSON files with format, version and digest, so that a truncated, edited, foreign or newer file is noticed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_sealed(
     remedy: str,
     oldest: int = 1,
 ) -> T:
-    """Return what `build` makes of that which `write_sealed` wrote under `key`, or raise ArtefactError."""
+    """Return `build(body)` for the body that `write_sealed` wrote under `key`. Raises ArtefactError."""
     document = read_document(path, kind=kind, format_=format_, version=version, remedy=remedy, oldest=oldest)
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)

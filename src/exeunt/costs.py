@@ -146,7 +146,7 @@ class CostModel:
 
     @property
     def means(self) -> CostModel:
-        """The same costs without those of single inputs."""
+        """The same costs without `per_input`."""
         return self._with(per_input=None)
 
     @classmethod
@@ -194,7 +194,7 @@ class CostModel:
         return CostModel(self.full * (1 - below), unit=self.unit, source=f"{self.source}; runs whole: {why}")
 
     def __eq__(self, other: object) -> bool:
-        """Whether both price the same exits. Where inputs differ in cost, means may differ: they are of other inputs."""
+        """Whether both price the same exits. If inputs differ in cost, the means may be of other inputs and differ."""
         if not isinstance(other, CostModel):
             return NotImplemented
         if self.varies or other.varies:

@@ -1,7 +1,7 @@
 """Every error that Exeunt raises on purpose.
 
 ExeuntError
- ├── InputError (also ValueError)     what was given cannot be used
+ ├── InputError (also ValueError)     a given value cannot be used
  │    ├── NotCuttable                 a network cannot be cut, or not there
  │    │    ├── NotExportable          its code cannot become a graph
  │    │    └── MixedBatchAxis         a value mixes the rows with another axis
@@ -10,17 +10,17 @@ ExeuntError
  │    │    └── UnreadableText         a cell holds no text
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
- │    └── Infeasible                  no policy can keep the guarantees asked for
+ │    └── Infeasible                  no policy can keep all guarantees together
  ├── BatchFailed                      a batch of a stream could not be answered
  ├── QueueFull                        an engine holds as many rows as it may
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
- ├── FileError (also OSError)         a file cannot be read or written: permissions, a full disk, a folder in its place
+ ├── FileError (also OSError)         a file cannot be read or written (permissions, a full disk, a folder there)
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
 ExeuntWarning (also UserWarning)      something works, but not as one would expect
  └── RunsWhole                        a network cannot be cut, so answering early saves nothing
 
-Messages say what was given, what is allowed, and how to mend it.
+Messages give the value, what is allowed, and the remedy.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class ExeuntError(Exception):
 
 
 class InputError(ExeuntError, ValueError):
-    """What was given cannot be used; the message says what is allowed."""
+    """A given value cannot be used; the message says what is allowed."""
 
 
 class NotCuttable(InputError):  # noqa: N818 - reads as what the model is
-    """A model cannot be cut, or not at the place asked for. It can still carry exits through hooks."""
+    """A model cannot be cut, or not at this place. It can still carry exits through hooks."""
 
 
 class NotExportable(NotCuttable):
@@ -105,9 +105,9 @@ class UnitError(InputError):
 class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error
     """No policy meets this budget, or none can be certified for it.
 
-    `smallest_budget` (in the unit of the costs) is the least that would do with the calibration set in
-    hand; `n_calibration_needed` is the calibration size that would do for the budget asked for. Either is
-    None where no such number exists.
+    `smallest_budget` (in the unit of the costs) is the least budget that is possible with these calibration inputs;
+    `n_calibration_needed` is the number of calibration inputs that would suffice for this budget. Either is None if
+    there is no such number.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not 
 
 
 class Infeasible(InputError):  # noqa: N818 - named for what it says, not that it is an error
-    """No policy can be certified to keep all the guarantees asked for.
+    """No policy can be certified to keep all guarantees together.
 
-    `binding` names the one in the way: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is
-    the least that can be certified at the loss asked for, `nearest_max_loss` the least loss at the budget asked for;
-    either is None where no such number exists.
+    `binding` names the guarantee that fails: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is the
+    least budget that can be certified at this loss, `nearest_max_loss` the least loss at this budget; either is None if
+    there is no such number.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that
 
 
 class QueueFull(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error
-    """An engine holds as many rows as it may: ask again later."""
+    """An engine holds its maximum of rows: ask again later."""
 
 
 class ArtefactError(ExeuntError):
@@ -173,11 +173,11 @@ class ExeuntWarning(UserWarning):
 
 
 class RunsWhole(ExeuntWarning):
-    """A network cannot be cut, so it runs whole: every input spends the full cost, wherever it answers."""
+    """A network cannot be cut, so it runs whole: every input costs as much as the last exit."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, and of what kind it is unless it is Exeunt's own."""
+    """Return the first line of an error's message, with its type unless the error is Exeunt's own."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
     return first if isinstance(error, ExeuntError) else f"{type(error).__name__}: {first[:300]}"
 

@@ -79,15 +79,16 @@ def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
                 yield file
         return
     for path in _files_below(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113 - Path.is_file raises where a link leads to what may not be read
+        # Path.is_file raises where a link leads to a folder that may not be read.
+        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113
             yield path
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
     """Yield all but folders and hidden names at any depth.
 
-    Links to folders are followed after everything else. Each folder is read once, whatever names lead to it: links may
-    make more ways than anybody can walk.
+    Links to folders are followed after everything else. Each folder is read once, whatever names lead to it, so
+    that links in a circle end.
     """
     pending, seen = deque([folder]), set[str]()
     while pending:

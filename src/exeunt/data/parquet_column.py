@@ -80,7 +80,7 @@ class ParquetColumn:
     """
 
     def __init__(self, files: Sequence[AnyPath], column: str, others: Sequence[str] = ()) -> None:
-        """Read the footers. Raises InputError for a file without the column, or those of `others`, see `beside`."""
+        """Read the footers. Raises InputError for a file without the column or one of `others` (see `beside`)."""
         groups = []
         for file in files:
             stamp = file_stamp(file)

@@ -181,7 +181,7 @@ class Preprocess:
 
 
 class RawImages:
-    """Images as their pixels, in the place of a `Preprocess`: the models of a cascade prepare them, each in its own way."""
+    """Images as their pixels, in the place of a `Preprocess`: each model of a cascade prepares them itself."""
 
     size = None
 

@@ -24,7 +24,7 @@ _WINDOW = 64
 
 
 class RawTexts:
-    """Texts unchanged, in the place of a tokeniser: the models of a cascade prepare them, each in its own way."""
+    """Texts unchanged, in the place of a tokeniser: each model of a cascade prepares them itself."""
 
     def batch(self, texts: Sequence[Any]) -> tuple[NDArray[Any], Booleans]:
         """Return texts or pairs of texts as objects (n,), and that none was cut."""

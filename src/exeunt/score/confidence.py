@@ -86,7 +86,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def log_probability(probabilities: Floats) -> Floats:
-    """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13, so that no class is excluded for good."""
+    """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13: no class is excluded for good."""
     logs: Floats = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
     return logs
 

@@ -228,7 +228,8 @@ class CascadeTrace:
             possible = {*range(self[step.model].n_exits)}
             if not step.exits or list(step.exits) != sorted({*step.exits} & possible):
                 raise InputError(
-                    f"a cascade may use some of the {len(possible)} exits of {step.model!r}, ascending, got {step.exits}"
+                    f"a cascade may use some of the {len(possible)} exits of {step.model!r}, ascending, got "
+                    f"{step.exits}"
                 )
         parts = [self[step.model].selected(step.exits) for step in cascade]
         whole = self[self.most_expensive if reference is None else reference].cost.reference

@@ -22,7 +22,7 @@ from exeunt.trace.log_probability import LogProbability, joined, keeps_log_proba
 
 
 def check_cost(cost: Any, n: int, m: int) -> None:
-    """Raise InputError unless this is a CostModel of n inputs, or of any, at m exits."""
+    """Raise InputError unless `cost` is a CostModel of m exits, and of n inputs if inputs differ in cost."""
     if not isinstance(cost, CostModel):
         raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
     if m != cost.n_exits:
@@ -36,7 +36,7 @@ def check_cost(cost: Any, n: int, m: int) -> None:
 
 
 def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    """Return a score of this shape (n, m), without NaN."""
+    """Return a score (n, m). Raises InputError for another shape, or NaN."""
     score = _arrays.floats(value, f"score {name!r}", ndim=2)
     if score.shape != shape:
         raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
@@ -44,7 +44,7 @@ def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats
 
 
 def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
-    """Return n labels of 0 or above, and below the number of classes if that is known."""
+    """Return n labels. Raises InputError for labels below 0, or not below `n_classes`."""
     values = _arrays.integers(label, "label", ndim=1)
     _arrays.check_length(values, "label", n)
     too_high = n_classes is not None and values >= n_classes

@@ -1,10 +1,11 @@
 """The Parquet form of a trace: one row per input, readable by anyone with PyArrow.
 
-Columns: `id` (uint64), `label` (int64, where there are any; null for one that is not known), `prediction` and one
-column per score, each a fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times
-classes (of half precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. Of many classes
-`log_probability` has the likeliest, `top_class` says which, and `other_log_probability` has that of each other one, by
-exit. The costs, or their means, and the number of many classes are JSON in the schema's metadata, under "exeunt".
+Columns: `id` (uint64); `label` (int64, if there are labels; null for an unknown one); `prediction` and one column per
+score, each a fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes
+(numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost. Of many classes
+`log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of each
+other class, by exit. The costs, or their means, and the number of many classes are JSON in the schema's metadata,
+under "exeunt".
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from exeunt.trace.log_probability import LogProbability, TopClasses
 T = TypeVar("T")
 
 _VERSION = 3
-"""Files of many classes are of version 3, others whose inputs differ in what they cost of version 2, the rest of 1."""
+"""Version 3: traces with many classes. Version 2: other traces whose inputs differ in cost. Version 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
-"""What the names of columns with scores begin with."""
+"""Prefix of the columns of scores."""
 LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
