@@ -31,8 +31,6 @@ from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
 
-_WHEN_FULL = ("refuse", "degrade")
-
 
 class Engine:
     """Rows in flight through one network.
@@ -67,8 +65,8 @@ class Engine:
         check: Callable[[Any], None] | None = None,
         probabilities: bool = False,
     ) -> None:
-        if when_full not in _WHEN_FULL:
-            raise InputError(f"when_full must be one of {', '.join(_WHEN_FULL)}, got {when_full!r}")
+        if when_full not in ("refuse", "degrade"):
+            raise InputError(f"when_full must be one of refuse, degrade, got {when_full!r}")
         self.executor = executor
         self.table = RowTable()
         self._deciders: dict[str, Decider] = {}
