@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from exeunt.cli.app import app
+from exeunt.cli.terminal import echo
 from exeunt.policies.catalogue import PRESETS
 
 from .command import called
@@ -45,3 +46,20 @@ def test_policies_are_told_in_the_order_of_the_catalogue():
     assert text.index("Kind of policy: auto") < min(places)
     assert places == sorted(places)
     assert text.index("stopping") < text.index("baselines of the literature: ") < text.index("msdnet")
+
+
+def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch, capsys):
+    text = (
+        "Guarantee: with probability 95% the long-run mean cost is at most 298.5 kMACs.\nexit  cost  share  "
+        + 40 * "x"
+    )
+    echo(text)
+    assert capsys.readouterr().out == f"{text}\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for width in (40, 60):
+        monkeypatch.setenv("COLUMNS", str(width))
+        echo(text)
+        *prose, table = capsys.readouterr().out.splitlines()
+        assert " ".join(prose) == text.partition("\n")[0]
+        assert width - 12 < len(prose[0]) <= width
+        assert table == text.partition("\n")[2]

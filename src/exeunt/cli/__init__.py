@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+from exeunt.cli.terminal import echo
 from exeunt.errors import ExeuntWarning, require
 
 __all__ = ["main"]
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
             from exeunt.cli.failures import described
 
             message, status = described(error, given)
-        print(f"exeunt: {message}", file=sys.stderr)
+        echo(f"exeunt: {message}", err=True)
     sys.exit(status)
 
 
@@ -77,6 +78,6 @@ _show_any_warning = warnings.showwarning
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
     """Show a warning of the library without the place in its code."""
     if issubclass(category, ExeuntWarning):
-        print(f"exeunt: warning: {message}", file=sys.stderr)
+        echo(f"exeunt: warning: {message}", err=True)
     else:
         _show_any_warning(message, category, *place)

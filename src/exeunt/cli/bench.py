@@ -9,10 +9,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from exeunt._text import counted, text_table
 from exeunt.cli.options import RunPath, executor_option, option, trusted_option, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
@@ -79,15 +78,15 @@ def bench(path: RunPath, options: _Options) -> None:
     inputs = {size: timed.batch(size) for size in sizes}
     alone = list(_alone(timed, sizes, whole))
     found = time_alternatives([*alone, *_under(policies, timed, whole)], inputs, **options.limits)
-    typer.echo(f"{timed.name}, {alone[0].name} = 100%")
+    echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
-        typer.echo(_table(size, run.cost.unit, [one for one in found if one.batch_size == size]))
+        echo(_table(size, run.cost.unit, [one for one in found if one.batch_size == size]))
     if timed.plan is None and not run.cascade:
-        typer.echo(
+        echo(
             f"there is no plan for this machine yet: exeunt bench {quote(str(run.path))} --profile makes one"
         )
     for figure in _draw(timed, found, alone[0].name):
-        typer.echo(f"written to {figure}")
+        echo(f"written to {figure}")
 
 
 def _sizes(text: str) -> list[int]:
@@ -108,7 +107,7 @@ def _measure(timed: TimedNetwork, options: _Options) -> None:
     _, plan = profile_and_plan(timed.open, timed.batch(8), **options.limits)
     timed.run.save_plan(plan)
     segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.cost.n_exits, "exit")
-    typer.echo(f"plan: {segments} of {exits}, rows per call {', '.join(map(str, plan.piece))}")
+    echo(f"plan: {segments} of {exits}, rows per call {', '.join(map(str, plan.piece))}")
 
 
 def _policies(timed: TimedNetwork) -> dict[str, Policy]:
@@ -212,4 +211,4 @@ def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) ->
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    echo(text, err=True)

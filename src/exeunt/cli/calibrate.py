@@ -10,8 +10,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.options import (
     RunPath,
@@ -22,6 +20,7 @@ from exeunt.cli.options import (
     trusted_option,
     with_groups,
 )
+from exeunt.cli.terminal import echo
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options
             fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **common
         )
         run.save_policy_set(policies)
-        typer.echo("\n".join([str(policies), *_coinciding(policies, fit, amounts)]))
+        echo("\n".join([str(policies), *_coinciding(policies, fit, amounts)]))
     elif guarantee.max_loss is not None:
         loss = share(guarantee.max_loss, "max-loss")
         policy = cheapest(
@@ -92,12 +91,12 @@ def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options
         )
         run.save_policy(policy)
         saved = 1 - policy.expected_cost / policy.cost.full
-        typer.echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")
+        echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")
     else:
         policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
         run.save_policy(policy)
-        typer.echo(policy)
-    typer.echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
+        echo(policy)
+    echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
 
 
 def _opened(path: Path) -> RunFolder:
@@ -120,9 +119,7 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
     from exeunt.trace import StoredTrace
 
     check_complete(place(folder), run)
-    return StoredTrace.open(
-        folder, models=[entry.step for entry in run.cascade], say=partial(typer.echo, err=True)
-    )
+    return StoredTrace.open(folder, models=[entry.step for entry in run.cascade], say=partial(echo, err=True))
 
 
 def _coinciding(
@@ -148,7 +145,7 @@ def _timed(
     """Return the exits that pay for their time under the budget in the middle, the first within the least."""
     from exeunt.timed_run import TimedNetwork, choose_by_time
 
-    say = partial(typer.echo, err=True)
+    say = partial(echo, err=True)
     length = run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
     asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
@@ -190,7 +187,7 @@ def _check_budget(fit: ExitTrace | CascadeTrace, costs: CostModel, budget: str) 
             f"{number:g}{costs.unit} for a quantity"
         )
     if fit.budget(budget) >= costs.full:
-        typer.echo(
+        echo(
             f"note: a budget of {budget} is all that the full network costs, or more: the policy gets "
             f"{costs.show(costs.full)} and saves nothing",
             err=True,

@@ -13,6 +13,7 @@ import typer
 
 from exeunt._text import counted
 from exeunt.cli.options import option, seed_option, this_command, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,17 +43,15 @@ def cascade(
     """
     from exeunt.making.cascade_run import make_cascade
 
-    made = make_cascade(
-        options.out, _opened(models), command=this_command(), seed=options.seed, say=typer.echo
-    )
+    made = make_cascade(options.out, _opened(models), command=this_command(), seed=options.seed, say=echo)
     cost = made.cost
     for entry in made.cascade:
-        typer.echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
+        echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
     out, sizes = (
         options.out,
         ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test")),
     )
-    typer.echo(
+    echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
         f"{cost.show(cost.reference)}, of which shares such as 30% are\n"
         f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {cost.share_to_try(0.3):.0%}"

@@ -14,6 +14,7 @@ from exeunt._progress import Progress
 from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.failures import interruptible
 from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def compare(
     _check_outputs(out, json)
     if cluster.is_ray and options.workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
-    found = open_traces(traces, tables, say=typer.echo)
+    found = open_traces(traces, tables, say=echo)
     cache = options.cache or (out or json or Path(_CACHE)).parent / _CACHE
     kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
     with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:
@@ -117,9 +118,9 @@ def _write(comparison: Comparison, out: Path | None, json: Path | None) -> None:
             comparison.report(path)
         else:
             comparison.save(path)
-    typer.echo(comparison)
-    typer.echo()
+    echo(comparison)
+    echo()
     for sentence in comparison.summary():
-        typer.echo(sentence)
+        echo(sentence)
     for path in dict.fromkeys(path for path in (out, json) if path is not None):
-        typer.echo(f"written to {path}")
+        echo(f"written to {path}")

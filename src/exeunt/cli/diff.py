@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt.cli.terminal import echo
+
 if TYPE_CHECKING:
     from exeunt.run.difference import Side
 
@@ -29,10 +31,10 @@ def diff(
         [f"{subject}: {one.what}", one.first, one.second] for subject, all_ in found.items() for one in all_
     ]
     if rows:
-        typer.echo(text_table(["", a.name, b.name], rows) + "\n")
+        echo(text_table(["", a.name, b.name], rows) + "\n")
     if same := [subject for subject, all_ in found.items() if not all_]:
-        typer.echo(f"the same: {', '.join(same)}\n")
-    typer.echo(_answers(a, b))
+        echo(f"the same: {', '.join(same)}\n")
+    echo(_answers(a, b))
 
 
 def _answers(a: Side, b: Side) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from exeunt._text import counted
 from exeunt.cli.options import RunPath, option, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def evaluate(path: RunPath, options: _Options) -> None:
 
     run = RunFolder.open(path)
     if run.has_policy_set:
-        typer.echo(f"policies for several budgets, each on its own:\n{_budgets_table(run)}\n")
+        echo(f"policies for several budgets, each on its own:\n{_budgets_table(run)}\n")
         if not run.has_policy:
             return
     policy = run.policy
@@ -46,19 +45,19 @@ def evaluate(path: RunPath, options: _Options) -> None:
     result = ex.evaluate(policy, test)
     whole, name = _instead(run.recorded("test"))
     full = 1.0 - float(whole.risk[-1])
-    typer.echo(result)
-    typer.echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
-    typer.echo(_verdict(policy, result))
-    typer.echo(policy.guarantee)
+    echo(result)
+    echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
+    echo(_verdict(policy, result))
+    echo(policy.guarantee)
     if policy.loss_certificate is not None:
-        typer.echo(policy.loss_certificate)
+        echo(policy.loss_certificate)
     guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
         run.path / EVALUATION, result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed}
     )
     if options.figures:
         for figure in _draw(run, splits=options.splits):
-            typer.echo(f"written to {figure}")
+            echo(f"written to {figure}")
 
 
 def _instead(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
@@ -86,7 +85,7 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
         image=_test_image(run),
         class_names=run.manifest["class_names"] or None,
         splits=splits,
-        progress=lambda name: typer.echo(f"drawing {name}", err=True),
+        progress=lambda name: echo(f"drawing {name}", err=True),
     )
 
 
@@ -100,7 +99,7 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
         source = open_source(run.manifest["data"]["name"], label=run.manifest["data"]["label"])
         data = SplitPlan.from_dict(run.manifest["split"]).select(source, "test")
     except ExeuntError as error:  # data moved, changed or damaged, or a package missing: draw the rest
-        typer.echo(f"no sheet of images: {error}", err=True)
+        echo(f"no sheet of images: {error}", err=True)
         return None
     return lambda row: data.content(row)
 

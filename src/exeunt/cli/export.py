@@ -7,10 +7,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import typer
-
 from exeunt._text import counted
 from exeunt.cli.options import RunPath, option, this_command, trusted_option, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -119,9 +118,9 @@ def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
     require("torch", extra="export")
     from exeunt.torch.export.to_onnx import export_run
 
-    manifest = export_run(run, opset=opset, trusted=trusted, say=typer.echo)
+    manifest = export_run(run, opset=opset, trusted=trusted, say=echo)
     worst = max(stage.max_difference for stage in manifest.stages)
-    typer.echo(
+    echo(
         f"{counted(manifest.n_exits, 'stage')} written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch "
         f"by at most {worst:.1g}"
     )
@@ -134,7 +133,7 @@ def _in_one_file(run: RunFolder) -> None:
 
     file = run.path / ONE_FILE
     RunInOneFile(run).save(file)
-    typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
+    echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
 
 
 def _as_page(run: RunFolder, node_modules: Path) -> None:
@@ -142,7 +141,7 @@ def _as_page(run: RunFolder, node_modules: Path) -> None:
     from exeunt.onnx.web_page import write_web_page
 
     folder = write_web_page(run, node_modules)
-    typer.echo(f"{folder}: serve it with python -m http.server --directory {folder}")
+    echo(f"{folder}: serve it with python -m http.server --directory {folder}")
 
 
 def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
@@ -152,12 +151,12 @@ def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
 
     made = make_precision(
         run, precision, data=options.data, trusted=options.trusted, workers=usable_cores(),
-        command=this_command(), say=typer.echo,
+        command=this_command(), say=echo,
     )  # fmt: skip
     before, after = run.trace("test"), made.trace("test")
     gone = before.correct[:, -1].astype(float) - after.correct[:, -1]
     lost, low, high = (100 * value for value in mean_interval(gone))
-    typer.echo(
+    echo(
         f"written to {made.path}. The last exit is right on {1 - after.risk[-1]:.2%} of {after.n:,} test inputs, "
         f"before on {1 - before.risk[-1]:.2%}: {lost:.2f} points lost (95% interval {low:.2f} to {high:.2f})\n"
         f"give it a policy of its own: exeunt calibrate {quote(f'{run.path}@{precision}')} "

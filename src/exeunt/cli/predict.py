@@ -6,8 +6,6 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-import typer
-
 from exeunt.cli.failures import interruptible
 from exeunt.cli.options import (
     STANDARD,
@@ -20,6 +18,7 @@ from exeunt.cli.options import (
     options_under,
     with_groups,
 )
+from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 _output = options_under("Output")
@@ -71,7 +70,7 @@ def predict(path: RunPath, options: _Options, answering: Answering, cluster: _Cl
     run = RunFolder.open(path)
     chosen = {
         **given(options, without=("data", "out")), **answering.options(cluster),
-        "say": lambda text: typer.echo(text, err=prints),
+        "say": lambda text: echo(text, err=prints),
     }  # fmt: skip
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
@@ -84,6 +83,6 @@ def predict(path: RunPath, options: _Options, answering: Answering, cluster: _Cl
             from exeunt.predicting import predict_inputs
 
             summary = predict_inputs(run, inputs, sys.stdout if prints else Path(out), **chosen)
-    typer.echo(summary, err=prints)
+    echo(summary, err=prints)
     if summary.n_answered == 0 and summary.first_error is not None:
         raise InputError(f"no input could be answered; the first: {summary.first_error[1]}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 
-import typer
-
 from exeunt.cli.failures import interruptible
 from exeunt.cli.options import Answering, ClusterWorkers, RunPath, given, option, options_under, with_groups
+from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 _output = options_under("Output")
@@ -43,7 +42,7 @@ def record(path: RunPath, options: _Options, answering: Answering, cluster: Clus
 
     run = RunFolder.open(path)
     out = options.out
-    chosen = {**given(options, without=("data", "out")), **answering.options(cluster), "say": typer.echo}
+    chosen = {**given(options, without=("data", "out")), **answering.options(cluster), "say": echo}
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
         inputs = answering.inputs(options.data, run)
         if cluster.is_ray:
@@ -52,6 +51,6 @@ def record(path: RunPath, options: _Options, answering: Answering, cluster: Clus
             total = record_on_cluster(run, inputs, out, **chosen)
         else:
             total = record_inputs(run, inputs, out, **chosen)
-    typer.echo(recorded_text(total, out, run))
+    echo(recorded_text(total, out, run))
     if total.n_answered == 0 and total.first_error is not None:
         raise InputError(f"no input could be recorded; the first: {total.first_error[1]}")

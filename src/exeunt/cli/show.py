@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from exeunt.cli.options import RunPath, option, with_groups
+from exeunt.cli.terminal import echo
 
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
@@ -30,7 +31,7 @@ def show(path: RunPath, options: _Options) -> None:
         return
     for title, text in _sections(run):
         typer.echo(typer.style(title, bold=True))
-        typer.echo(text + "\n")
+        echo(text + "\n")
 
 
 def _sections(run: RunFolder) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from exeunt.cli.options import (
     three_numbers,
     with_groups,
 )
+from exeunt.cli.terminal import echo
 from exeunt.cli.training_options import Heads, Images, Network, Parts, Training
 from exeunt.errors import InputError, require
 
@@ -73,19 +74,19 @@ def train(
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
-        run = run_training(asked, out, command=command, config=options, say=typer.echo, cache=default_cache())
+        run = run_training(asked, out, command=command, config=options, say=echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
-    typer.echo(f"error rate of each exit on the test part: {risks}")
+    echo(f"error rate of each exit on the test part: {risks}")
     if run.runs_whole:
-        typer.echo(
+        echo(
             f"written to {out}, but its network runs whole, so that no budget can be kept. {run.runs_whole}. "
             "Then run this command again: it keeps the training and counts the costs anew"
         )
     else:
         budget = f"{run.cost.share_to_try(0.5):.0%}"
-        typer.echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
+        echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
 def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:
@@ -104,9 +105,9 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
     run = train_tfidf(
         network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
         seed=seed, **_sizes(parts), command=this_command(),
-        config=as_config(context, without=("out", *(str(one.name) for one in others))), say=typer.echo,
+        config=as_config(context, without=("out", *(str(one.name) for one in others))), say=echo,
     )  # fmt: skip
-    typer.echo(
+    echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; "
         f"an answer costs {run.cost.show(run.cost.full)}\n"
         f"written to {out}; next: exeunt cascade {quote(str(out))} RUN --out CASCADE, with a larger network of the "

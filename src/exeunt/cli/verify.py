@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from exeunt.cli.options import RunPath
+from exeunt.cli.terminal import echo
 
 
 def verify(path: RunPath) -> None:
@@ -18,8 +19,8 @@ def verify(path: RunPath) -> None:
     parts = verify(path)
     width = max(len(part.part) for part in parts)
     for part in parts:
-        typer.echo(f"{part.part:<{width}}  {part.state:<7}  {part.text}")
+        echo(f"{part.part:<{width}}  {part.state:<7}  {part.text}")
     sound, failed = (sum(part.state == state for part in parts) for state in ("ok", "FAILED"))
-    typer.echo(f"{sound} of {len(parts)} parts are as they were written")
+    echo(f"{sound} of {len(parts)} parts are as they were written")
     if failed:
         raise typer.Exit(1)
