@@ -141,7 +141,7 @@ def test_parts_that_do_not_belong_together_are_found(run, tmp_path):
     shutil.copy(other.path / "policy.json", run.path)
     assert "another network" in failed(run).pop("policy")
     run.save_plan(replace(PLAN, segments=((0, 0), (1, 1))))
-    assert "of 2 exits, the network has 3" in failed(run)["plan onnx"]
+    assert "for 2 exits, the network has 3" in failed(run)["plan onnx"]
     shutil.rmtree(run.path / "onnx")
     export(other, 2)
     shutil.copytree(other.path / "onnx", run.path / "onnx")

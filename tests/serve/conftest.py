@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 from made_server import Running, made_run, running
 
+from digits_run import exported, trained
+
+__all__ = ["client", "exported", "run", "server", "trained"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

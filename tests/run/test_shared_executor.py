@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_cascade_of_objects import Brightness, quiet
 
 import exeunt as ex
+from digits_run import Brightness
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
 from exeunt.making.cascade_run import make_cascade
@@ -66,7 +66,7 @@ def test_policies_of_a_network_share_its_exits(exported):
 def test_policies_of_a_cascade_skip_models_and_use_other_exits(exported, tmp_path):
     price = {"mine": 0.1 * exported.cost.first}
     cascade = make_cascade(
-        tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=quiet
+        tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=lambda _: None
     )
     cascade = replace(cascade, objects={"mine": Brightness()})
     last = exported.cost.n_exits - 1
