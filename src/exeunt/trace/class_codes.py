@@ -30,7 +30,7 @@ def class_codes(
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
     texts = [_texts(column, name) for name, column in named.items()]
-    given = np.array([str(one) for one in classes or ()], dtype=np.str_)
+    given = np.array([str(one) for one in (() if classes is None else classes)], dtype=np.str_)
     if (
         len({pa.types.is_string(column.type) or pa.types.is_large_string(column.type) for column in columns})
         > 1
