@@ -25,9 +25,9 @@ def test_the_spend_is_the_plan_within_one_input_per_exit(n, weights, values, see
     )
     rates = np.array(weights) / sum(weights)
     exits = ex.route_batch(trace, rates)
-    spent, planned = cost.cumulative[exits].sum(), n * (rates @ cost.cumulative)
-    assert spent <= planned * (1 + 1e-9)
-    assert spent > planned - np.diff(cost.cumulative).sum() - 1e-9
+    used, planned = cost.cumulative[exits].sum(), n * (rates @ cost.cumulative)
+    assert used <= planned * (1 + 1e-9)
+    assert used > planned - np.diff(cost.cumulative).sum() - 1e-9
     used = np.bincount(exits, minlength=m)
     assert (used[rates == 0] == 0).all()
     assert np.abs(used - n * rates).max(initial=0) < 1 + 1e-6

@@ -18,16 +18,16 @@ def test_replay_is_a_loop(parts):
     fit, calibrate, test = parts
     policy = ex.eero(fit, calibrate, budget="60%")
     result = ex.evaluate(policy, test)
-    right, spent, count = 0, 0.0, [0] * 4
+    right, total, count = 0, 0.0, [0] * 4
     for row in range(test.n):
         for exit_ in range(4):
             if exit_ == 3 or test.scores["score"][row, exit_] >= policy.thresholds[exit_]:
                 right += int(test.prediction[row, exit_] == test.label[row])
-                spent += test.cost.cumulative[exit_]
+                total += test.cost.cumulative[exit_]
                 count[exit_] += 1
                 break
     assert result.accuracy == right / test.n
-    assert result.cost == pytest.approx(spent / test.n, rel=1e-12)
+    assert result.cost == pytest.approx(total / test.n, rel=1e-12)
     assert (result.shares * test.n).round().astype(int).tolist() == count
     assert result.saved == pytest.approx(1 - result.cost / test.cost.full)
     assert result.n == test.n

@@ -75,12 +75,12 @@ def test_budgets_that_nobody_can_certify_are_empty_not_zero(trace):
 
 
 def test_one_split_has_no_interval_and_progress_is_told(trace):
-    told = []
+    reported = []
     table = ex.frontier(
-        {"eero": ex.eero}, trace, ["50%"], splits=1, progress=lambda done, of: told.append((done, of))
+        {"eero": ex.eero}, trace, ["50%"], splits=1, progress=lambda done, of: reported.append((done, of))
     )
     assert np.isnan(table.rows()[0]["accuracy_low"])
-    assert told == [(1, 1)]
+    assert reported == [(1, 1)]
 
 
 @pytest.mark.parametrize(

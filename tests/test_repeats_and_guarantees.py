@@ -96,7 +96,7 @@ def test_an_allocation_is_held_to_its_word(calibration):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: ex.ExitTrace.from_scores([[0.1, 0.2]], [[0, 1]], cost=[1, 2]), "CostModel"),
         (lambda: ex.ExitTrace.from_scores([[0.1, 0.2]], [[0, np.inf]], cost=ex.CostModel([1, 2])), "inf"),
@@ -108,6 +108,6 @@ def test_an_allocation_is_held_to_its_word(calibration):
         (lambda: ex.frontier({"oracle": ex.eero}, _traces(10)[0], ["50%"]), "row of that name"),
     ],
 )
-def test_more_wrong_inputs(make, said):
-    with pytest.raises(ex.InputError, match=said):
+def test_more_wrong_inputs(make, message):
+    with pytest.raises(ex.InputError, match=message):
         make()

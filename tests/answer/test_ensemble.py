@@ -35,13 +35,13 @@ def table_trace(n: int, accuracies: list[float], *, k: int = 4, seed: int = 0) -
     """Services that are right independently with these chances, say k (no class) at times, and are surer if right."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, k, n)
-    said, confidence = [], []
+    predicted, confidence = [], []
     for accuracy in accuracies:
         right = rng.random(n) < accuracy
-        said.append(np.where(right, label, rng.integers(0, k + 1, n)))
+        predicted.append(np.where(right, label, rng.integers(0, k + 1, n)))
         confidence.append(np.where(rng.random(n) < 0.1, 1.0, rng.beta(2 + 3 * right, 2)))
     cost = ex.CostModel(np.arange(1.0, len(accuracies) + 1))
-    return ex.ExitTrace.from_scores(np.stack(confidence, 1), np.stack(said, 1), cost=cost, label=label)
+    return ex.ExitTrace.from_scores(np.stack(confidence, 1), np.stack(predicted, 1), cost=cost, label=label)
 
 
 def slow_answer(answer: EnsembleAnswer, trace: ex.ExitTrace) -> np.ndarray:
@@ -49,7 +49,7 @@ def slow_answer(answer: EnsembleAnswer, trace: ex.ExitTrace) -> np.ndarray:
     out = []
     for row in range(trace.n):
         before: list[float] | None = None
-        said = []
+        predicted = []
         for exit_, stage in enumerate(answer.stages):
             term = []
             for y in range(trace.log_probability.shape[2] if trace.log_probability is not None else 4):
@@ -65,8 +65,8 @@ def slow_answer(answer: EnsembleAnswer, trace: ex.ExitTrace) -> np.ndarray:
                 term.append(value + (0.0 if before is None else stage.keep * before[y]))
             total = math.log(sum(math.exp(v - max(term)) for v in term)) + max(term)
             before = [v - total for v in term]
-            said.append([math.exp(v) for v in before])
-        out.append(said)
+            predicted.append([math.exp(v) for v in before])
+        out.append(predicted)
     return np.array(out)
 
 
@@ -132,19 +132,19 @@ def test_weights_are_a_minimum():
         assert loss(stage.keep, stage.term.weight + away) > best
 
 
-def test_services_pool_as_naive_bayes_would():
+def test_an_ensemble_of_services_is_naive_bayes_where_they_are_independent():
     accuracies = [0.6, 0.6, 0.6]
     fit, test = table_trace(8000, accuracies, seed=1), table_trace(20_000, accuracies, seed=2)
     ensemble = fit_ensemble(fit).answer.on(test)
     # The exact posterior: services are independent given the label, and so is confidence given being right.
     logs = np.zeros((test.n, 4))
     for exit_, a in enumerate(accuracies):
-        said, c = test.prediction[:, exit_], test.scores["score"][:, exit_]
+        predicted, c = test.prediction[:, exit_], test.scores["score"][:, exit_]
         chance = (1 - a) / 5  # of saying this, if wrongly
         for y in range(4):
             right = np.where(c == 1.0, 0.1, 0.9 * beta_density(c, 5))
             wrong = np.where(c == 1.0, 0.1, 0.9 * beta_density(c, 2))
-            logs[:, y] += np.log((said == y) * a * right + chance * wrong)
+            logs[:, y] += np.log((predicted == y) * a * right + chance * wrong)
     bayes = (logs.argmax(axis=1) == test.label).mean()
     assert 1 - ensemble.risk[2] > bayes - 0.01
     assert 1 - test.risk[2] < bayes - 0.1
@@ -190,9 +190,9 @@ def test_json_keeps_every_bit(trace):
 def test_what_is_no_class_may_have_any_number(code):
     """As -1 for no answer: it ended the process, and other numbers below 0 were taken for a class."""
     trace = table_trace(600, [0.6, 0.7])
-    said = trace.prediction.copy()
-    said[::5] = code
-    of = [ex.ExitTrace(np.where(said == code, number, said), trace.scores, trace.cost, trace.label, trace.id)
+    predicted = trace.prediction.copy()
+    predicted[::5] = code
+    of = [ex.ExitTrace(np.where(predicted == code, number, predicted), trace.scores, trace.cost, trace.label, trace.id)
           for number in (code, 99)]  # fmt: skip
     answers = [fit_ensemble(one).answer for one in of]
     assert answers[0].to_dict() == answers[1].to_dict()
@@ -263,8 +263,8 @@ def test_an_exit_is_heard_where_the_next_one_keeps_what_was_said():
 
 def test_what_was_said_before_may_be_kept_whole():
     before, now = np.log([[0.25, 0.75]]), np.log([[0.6, 0.4]])
-    pooled = Stage(1.0, LogTerm(1.0)).log_probability({"log_probability": now}, before)
-    assert np.exp(pooled)[0] == pytest.approx([1 / 3, 2 / 3])
+    ensemble = Stage(1.0, LogTerm(1.0)).log_probability({"log_probability": now}, before)
+    assert np.exp(ensemble)[0] == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_terms_of_single_precision_are_computed_in_double():

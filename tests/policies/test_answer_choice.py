@@ -28,20 +28,20 @@ def parts() -> tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]:
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, tmp_path):
+def test_every_policy_takes_ensemble_answers_and_says_more_with_them(name, parts, tmp_path):
     fit, calibrate, test = parts
     own = PRESETS[name](fit, calibrate, budget="80%", answer="own")
-    pooled = PRESETS[name](fit, calibrate, budget="80%", answer="ensemble")
+    ensemble = PRESETS[name](fit, calibrate, budget="80%", answer="ensemble")
     assert isinstance(own.answer, OwnAnswer)
-    assert isinstance(pooled.answer, EnsembleAnswer)
-    gain = ex.evaluate(pooled, test).accuracy - ex.evaluate(own, test).accuracy
+    assert isinstance(ensemble.answer, EnsembleAnswer)
+    gain = ex.evaluate(ensemble, test).accuracy - ex.evaluate(own, test).accuracy
     assert gain > 0.04
-    assert ex.evaluate(pooled, test).cost < 0.8 * fit.cost.full * 1.03
-    pooled.save(tmp_path / "policy.json")
+    assert ex.evaluate(ensemble, test).cost < 0.8 * fit.cost.full * 1.03
+    ensemble.save(tmp_path / "policy.json")
     again = ex.Policy.load(tmp_path / "policy.json")
-    assert again == pooled
-    assert np.array_equal(again.route(test), pooled.route(test))
-    for policy in (own, pooled):
+    assert again == ensemble
+    assert np.array_equal(again.route(test), ensemble.route(test))
+    for policy in (own, ensemble):
         assert (policy.answers(test) == test.label).mean() == ex.evaluate(policy, test).accuracy
     assert np.array_equal(own.answers(test), test.prediction[np.arange(test.n), own.route(test)])
 
@@ -68,7 +68,7 @@ def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
             ex.eero(fit, calibrate, budget="60%", answer="ensemble")
 
 
-def test_thresholds_release_the_planned_counts_of_pooled_answers(parts):
+def test_thresholds_release_the_planned_counts_of_ensemble_answers(parts):
     fit, calibrate, _ = parts
     policy = ex.eero(fit, calibrate, budget="70%", answer="ensemble", delta=0.05)
     assert policy.was_calibrated_on(calibrate)
@@ -85,12 +85,12 @@ def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
         return np.array([1 - share, 0.0, share])
 
     own = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%")
-    pooled = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%", answer="ensemble")
+    ensemble = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%", answer="ensemble")
     assert own.needs.tolist() == [True, False, True]
-    assert pooled.needs.tolist() == [True, True, True]
+    assert ensemble.needs.tolist() == [True, True, True]
 
 
-def pools(answer, fit, score=None, share=1.0):
+def takes_ensemble(answer, fit, score=None, share=1.0):
     rule, *_ = choose_answer(answer, fit, fit, score=score, amount=share * fit.cost.full)
     return isinstance(rule, EnsembleAnswer)
 
@@ -102,14 +102,14 @@ def as_table(trace):
     )
 
 
-def test_auto_pools_where_it_helps_alone():
+def test_auto_ensembles_where_it_helps_alone():
     fit = independent(500, seed=1)
-    assert pools("auto", fit)
+    assert takes_ensemble("auto", fit)
     repeated = ex.ExitTrace.from_logits(  # every exit repeats the first
         np.repeat(fit.log_probability[:, :1], 3, axis=1), cost=fit.cost, label=fit.label, id=fit.id
     )
-    assert not pools("auto", repeated)
-    assert pools("ensemble", repeated)
+    assert not takes_ensemble("auto", repeated)
+    assert takes_ensemble("ensemble", repeated)
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_auto_pools_where_it_helps_alone():
         (0, 0, False, False),  # right on the same inputs
     ],
 )
-def test_probabilities_are_pooled_in_doubt_and_tables_are_not(gained, lost, by_probabilities, by_tables):
+def test_probabilities_are_ensembled_in_doubt_and_tables_are_not(gained, lost, by_probabilities, by_tables):
     fit = independent(1000, seed=1)
-    own, pooled = np.zeros(1000), np.zeros(1000)
-    pooled[:gained] = own[500 : 500 + lost] = 1.0
-    assert ensemble_pays(pooled, own, fit) == by_probabilities
-    assert ensemble_pays(pooled, own, as_table(fit)) == by_tables
+    own, ensemble = np.zeros(1000), np.zeros(1000)
+    ensemble[:gained] = own[500 : 500 + lost] = 1.0
+    assert ensemble_pays(ensemble, own, fit) == by_probabilities
+    assert ensemble_pays(ensemble, own, as_table(fit)) == by_tables
 
 
-def test_auto_pools_at_the_budgets_where_it_helps():
+def test_auto_ensembles_at_the_budgets_where_it_helps():
     fit = independent(2000, seed=1)
-    assert not pools("auto", fit, share=1 / 3)  # the first exit has nothing to pool
-    assert pools("auto", fit, share=0.6)
+    assert not takes_ensemble("auto", fit, share=1 / 3)  # the first exit alone is no ensemble
+    assert takes_ensemble("auto", fit, share=0.6)
 
 
 @pytest.mark.parametrize(("highest", "enough"), [(43, True), (44, False)])  # 44 x 45 entries, and 45 x 46
@@ -142,11 +142,11 @@ def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
     trace = as_table(independent(2000, seed=1))
     prediction, label = (np.where(x == 3, highest, x) for x in (trace.prediction, trace.label))
     fit = ex.ExitTrace(prediction, trace.scores, trace.cost, label, trace.id)
-    assert pools("auto", fit) == enough
-    assert pools("ensemble", fit)
+    assert takes_ensemble("auto", fit) == enough
+    assert takes_ensemble("ensemble", fit)
 
 
-def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
+def test_auto_ensembles_nothing_of_fewer_inputs_than_folds(parts):
     fit, calibrate, test = parts
     assert isinstance(ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%").answer, OwnAnswer)
     comparison = ex.compare(test.take(slice(10)), splits=1, workers=0, budgets="60%", policies=["auto"])
@@ -155,7 +155,7 @@ def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
         ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%", answer="ensemble")
 
 
-def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
+def test_auto_ensembles_no_probabilities_that_the_calibration_part_lacks(parts):
     """It would be calibrated on what it cannot see: a trace of many inputs keeps none."""
     fit, calibrate, _ = parts
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, EnsembleAnswer)
@@ -165,7 +165,7 @@ def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
         ex.auto(fit, bare, budget="60%", answer="ensemble")
 
 
-def test_auto_pools_nothing_that_would_fill_the_memory(parts, monkeypatch):
+def test_auto_ensembles_nothing_that_would_fill_the_memory(parts, monkeypatch):
     fit, calibrate, _ = parts
     monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_OUTPUTS", fit.n * 4 - 1)
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
@@ -175,20 +175,20 @@ def test_auto_pools_nothing_that_would_fill_the_memory(parts, monkeypatch):
 
 def test_a_score_of_the_exits_own_answers_decides_about_own_answers():
     table = as_table(independent(500, seed=1))
-    assert pools("auto", table)
-    assert pools("auto", table, "margin")  # pooled answers have it
-    assert not pools("auto", table, "score")
-    assert not pools("auto", table, ConstantScore())
+    assert takes_ensemble("auto", table)
+    assert takes_ensemble("auto", table, "margin")  # ensemble answers have it
+    assert not takes_ensemble("auto", table, "score")
+    assert not takes_ensemble("auto", table, ConstantScore())
 
 
 def test_a_loss_is_measured_against_the_last_exits_own_answer():
     better = (2.2, 2.0, 1.8)
     fit, calibrate, test = (independent(n, seed=s, noise=better) for s, n in enumerate((1200, 3000, 6000)))
-    pooled_eero = partial(ex.eero, answer="ensemble")
-    policy = ex.cheapest(fit, calibrate, max_loss=0.02, delta=0.1, policy=pooled_eero)
+    ensemble_eero = partial(ex.eero, answer="ensemble")
+    policy = ex.cheapest(fit, calibrate, max_loss=0.02, delta=0.1, policy=ensemble_eero)
     last = 1 - test.risk[-1]
     assert ex.evaluate(policy, test).accuracy > last - 0.02
-    assert policy.budget < fit.cost.full * 0.8  # pooled, two exits are better than the third alone
+    assert policy.budget < fit.cost.full * 0.8  # ensemble, two exits are better than the third alone
     controlled = ex.risk_controlled(fit, calibrate, max_loss=0.02, answer="ensemble")
     assert ex.evaluate(controlled, test).accuracy > last - 0.02
     assert (

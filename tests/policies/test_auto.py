@@ -145,7 +145,7 @@ def test_with_100_labels_auto_does_not_fall_behind_eero_on_a_recorded_network():
 
 
 def made_curves(accuracies, n=4000):
-    """Rules alike, right as often as told at each budget, by inputs that one draw orders."""
+    """Equal rules, right with a given frequency at each budget, on inputs ordered by one draw."""
     hard = np.random.default_rng(0).uniform(size=n)
     right = np.array([[hard < accuracy for accuracy in accuracies]] * 3, dtype=float)
     return _Curves(np.linspace(0.1, 1.0, len(accuracies)), right, 1.0)
@@ -171,7 +171,7 @@ def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
-    """Its last exit is as bad as its first: the budget is not spent on it, and the policy tells so."""
+    """Its last exit is as bad as its first: no budget is planned for it, and the policy says so."""
     data = trace(3000, 4)
     last = np.where(np.random.default_rng(1).uniform(size=3000) < 0.4, data.label, (data.label + 1) % 3)
     prediction = np.column_stack([data.prediction[:, :-1], last])
@@ -186,7 +186,7 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
 
 
 def made(right, score=None, seed=0):
-    """A trace that is right where told, of random scores or these."""
+    """A trace that is right where `right` says so, with random scores or these."""
     n, m = right.shape
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 5, n)
@@ -215,7 +215,7 @@ def exits_alike(name, n=640):
 )
 @pytest.mark.parametrize("constant", [False, True])
 def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, constant):
-    """All exits right, and 40 % went to the end; the text says why less than the budget is spent."""
+    """All exits right, and 40% went to the end; the text says why less than the budget is used."""
     right, last = exits_alike(name)
     data = made(right, score=np.full(right.shape, 0.5) if constant else None)
     fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)

@@ -19,12 +19,12 @@ from exeunt.trace.cascade_step import CascadeStep
 
 
 def answering(right, sure, *, price, label, id_, k=4, seed=0):
-    """A model of one exit that is right, and as sure, as told."""
+    """A model of one exit, right where `right` says so, with these confidences."""
     rng = np.random.default_rng(seed)
-    said = np.where(right, label, (label + rng.integers(1, k, len(label))) % k)
+    predicted = np.where(right, label, (label + rng.integers(1, k, len(label))) % k)
     cost = ex.CostModel([price], unit="usd")
     return ex.ExitTrace.from_scores(
-        sure[:, None], said[:, None], cost=cost, label=label, id=id_, name="confidence"
+        sure[:, None], predicted[:, None], cost=cost, label=label, id=id_, name="confidence"
     )
 
 
@@ -47,7 +47,7 @@ def world(n=2000, seed=0):
     return ex.CascadeTrace({"poor": poor, "copy": copy, "good": good, "cheap": cheap})
 
 
-def test_models_of_classes_with_huge_numbers_are_not_pooled():
+def test_models_of_classes_with_huge_numbers_are_not_ensembled():
     fit, calibrate, test = (
         ex.CascadeTrace(
             {
@@ -84,14 +84,14 @@ def test_who_does_not_pay_for_itself_is_left_out(answer):
     assert ex.cascade(fit, calibrate, budget=1, answer=answer).models == ("cheap",)
 
 
-def test_a_single_model_that_is_wrong_where_it_is_unsure_is_pooled():
+def test_a_single_model_that_is_wrong_where_it_is_unsure_is_ensembled():
     """It says 1 for 0 where it is unsure: a table learns that."""
     rng = np.random.default_rng(0)
     n = 2000
     label, unsure = rng.integers(0, 2, n), rng.uniform(size=n) < 0.2
-    said = np.where(unsure, 1 - label, label)
+    predicted = np.where(unsure, 1 - label, label)
     one = ex.ExitTrace.from_scores(
-        np.where(unsure, 0.1, 0.9)[:, None], said[:, None], cost=ex.CostModel([1.0], unit="usd"), label=label,
+        np.where(unsure, 0.1, 0.9)[:, None], predicted[:, None], cost=ex.CostModel([1.0], unit="usd"), label=label,
         id=np.arange(n), name="confidence",
     )  # fmt: skip
     fit, calibrate, test = ex.CascadeTrace({"one": one}).split()
@@ -120,10 +120,10 @@ def test_two_that_err_apart_are_better_than_each():
         }
     )
     fit, calibrate, test = models.split()
-    pooled = ex.cascade(fit, calibrate, budget=2.1)
-    assert (set(pooled.models), pooled.answer.name) == ({"a", "b"}, "ensemble")
+    ensemble = ex.cascade(fit, calibrate, budget=2.1)
+    assert (set(ensemble.models), ensemble.answer.name) == ({"a", "b"}, "ensemble")
     best = max(1 - test[name].risk[0] for name in "ab")
-    assert ex.evaluate(pooled, test).accuracy > best + 0.03
+    assert ex.evaluate(ensemble, test).accuracy > best + 0.03
 
 
 def test_late_exits_that_only_spoil_answer_next_to_nothing():
@@ -151,7 +151,7 @@ def test_a_search_among_many_models_finds_what_all_orders_hold(monkeypatch):
 
 
 def test_cascades_are_compared_on_as_many_inputs_as_tell_them_apart():
-    """A model that is right on 84 % of the inputs against one on 82 %: the error of 10,000 is half a point."""
+    """A model that is right on 84% of the inputs against one on 82%: the error of 10,000 is half a point."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
         label, id_ = rng.integers(0, 4, 10_000), np.arange(10_000, dtype=np.uint64)
@@ -176,7 +176,7 @@ def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
     assert _comparing(ex.CascadeTrace({"one": one}), 0).models.n == compared
 
 
-def test_pooled_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
+def test_ensemble_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
     found = [find_cascade(world(600), amount, "ensemble") for amount in (3.0, 12.0)]
     monkeypatch.setattr("exeunt.policies.cascade_search._KEPT", 0)
     fit = world(600)
@@ -200,8 +200,8 @@ def of_two_kinds(n=450, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_models_are_pooled_by_tables_where_one_has_no_probabilities(seed):
-    """The search measures the pooled answer that the policy gives; the rarest class may be in no fit input."""
+def test_models_are_ensembled_by_tables_where_one_has_no_probabilities(seed):
+    """The search measures the ensemble answer that the policy gives; the rarest class may be in no fit input."""
     fit, calibrate, test = of_two_kinds(seed=seed).split(fit=0.5, calibrate=0.25, test=0.25)
     on = _comparing(fit, 0)
     for steps in (
@@ -214,27 +214,27 @@ def test_models_are_pooled_by_tables_where_one_has_no_probabilities(seed):
     ex.evaluate(ex.cascade(fit, calibrate, budget=6.0), test)
 
 
-@pytest.mark.parametrize("pools", [True, False])
-def test_the_search_measures_the_answers_that_the_policy_would_give(pools, monkeypatch):
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkeypatch):
     fit = world(600)
-    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: pools)
+    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda ensemble, own, of: pays)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
         answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
         for answer in ("auto", "own", "ensemble")
     }
     assert (right["own"] != right["ensemble"]).any()
-    assert (right["auto"] == right["ensemble" if pools else "own"]).all()
+    assert (right["auto"] == right["ensemble" if pays else "own"]).all()
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: True)
-    for n in (19, 20):  # a table of five labels said, by four classes
+    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda ensemble, own, of: True)
+    for n in (19, 20):  # a table of five predicted labels by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
-        pooled = _Search(_comparing(world(n), 0), 6.0, "ensemble")
+        ensemble = _Search(_comparing(world(n), 0), 6.0, "ensemble")
         steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
         own = _Search(_comparing(world(n), 0), 6.0, "own").right(steps)
-        assert (search.right(steps) == (own if n == 19 else pooled.right(steps))).all()
+        assert (search.right(steps) == (own if n == 19 else ensemble.right(steps))).all()
     assert ex.cascade(
         world(3), world(3, seed=1), budget="100%"
     ).models  # fewer inputs than folds of an ensemble answer

@@ -60,7 +60,7 @@ def check_loss(name, budget):
         except Infeasible:
             continue
         made += 1
-        result = ex.evaluate(policy, TEST)  # `auto` may pool answers
+        result = ex.evaluate(policy, TEST)  # `auto` may answer with an ensemble
         loss = full - result.accuracy
         overspent = policy.certificate is not None and result.cost > policy.certificate.budget
         broken += loss > policy.loss_certificate.max_loss or overspent

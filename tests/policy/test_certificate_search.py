@@ -99,17 +99,17 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
 
 @pytest.mark.parametrize("delta", [0.1, 0.01])
 def test_certificates_are_not_vacuous(recorded, delta):
-    """With 2,000 calibration inputs at least 95 % of the budget is spent, on the recorded network too."""
+    """With 2,000 calibration inputs at least 95% of the budget is used, on the recorded network too."""
     plan = plan_cost(allocate, COST, 4.0, 2000, delta)
     assert plan.certificate(COST, 4.0, delta).expected_cost >= 0.95 * 4.0
-    spent = []
+    used = []
     for seed in range(10):
         fit, calibrate, test = recorded.split(seed=seed)
         policy = ex.eero(fit, calibrate, budget="50%", delta=delta)
         assert policy.certificate.n_calibration == 2000
         assert policy.certificate.expected_cost >= 0.95 * policy.budget
-        spent.append(ex.evaluate(policy, test).cost / policy.budget)
-    assert np.mean(spent) >= 0.95
+        used.append(ex.evaluate(policy, test).cost / policy.budget)
+    assert np.mean(used) >= 0.95
 
 
 @pytest.mark.parametrize("delta", [0.3, 0.05, 1e-6])

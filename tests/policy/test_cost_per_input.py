@@ -1,4 +1,4 @@
-"""Costs that differ between inputs: what is spent is what is guaranteed, over many calibrations on a known population."""
+"""Costs that differ between inputs: over many calibrations on a known population, the guarantee is kept."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ def drawn(n, seed):
 def recalibrated(trials, *, n=1000, **options):
     """Return what everything costs under each recalibration, a row each, and the policies."""
     policies = [ex.eero(FIT, drawn(n, seed), budget=BUDGET, **options) for seed in range(trials)]
-    spent = EVERYTHING.cost.of_inputs(EVERYTHING.n)
+    costs = EVERYTHING.cost.of_inputs(EVERYTHING.n)
     rows = np.arange(EVERYTHING.n)
-    return [spent[rows, policy.route(EVERYTHING)] for policy in policies], policies
+    return [costs[rows, policy.route(EVERYTHING)] for policy in policies], policies
 
 
 @pytest.mark.parametrize("trials", [30, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_certified_mean_cost_is_exceeded_no_more_often_than_delta_and_little_is_left(trials):
-    spent, policies = recalibrated(trials, delta=0.05)
-    broken = sum(one.mean() > BUDGET for one in spent)
+    costs, policies = recalibrated(trials, delta=0.05)
+    broken = sum(one.mean() > BUDGET for one in costs)
     assert broken <= binom.ppf(1 - 1e-6, trials, 0.05)
     left = [
         (BUDGET - one.mean()) / (norm.ppf(0.95) * one.std() / policy.certificate.n_calibration**0.5)
-        for one, policy in zip(spent, policies, strict=True)
+        for one, policy in zip(costs, policies, strict=True)
     ]
     assert np.mean(left) < 1.3
 
 
 def test_without_delta_the_budget_is_kept_on_average():
-    spent, policies = recalibrated(40, n=300)
-    means = np.array([one.mean() for one in spent])
+    costs, policies = recalibrated(40, n=300)
+    means = np.array([one.mean() for one in costs])
     assert means.mean() < BUDGET + 4 * means.std() / len(means) ** 0.5
     assert means.mean() > 0.9 * BUDGET
     assert all(policy.certificate is None and policy.distribution is None for policy in policies)
@@ -84,11 +84,11 @@ def test_without_delta_the_budget_is_kept_on_average():
 def test_a_distribution_of_mean_costs_would_overspend():
     """What this module is for: those who leave late cost more than the mean."""
     mean = ex.CostModel(FIT.cost.cumulative, unit="tokens")
-    spent, rows = EVERYTHING.cost.of_inputs(EVERYTHING.n), np.arange(EVERYTHING.n)
+    costs, rows = EVERYTHING.cost.of_inputs(EVERYTHING.n), np.arange(EVERYTHING.n)
     for seed in range(4):
         calibrate = texts(1000, 10 + seed).with_cost(mean)
         policy = ex.eero(FIT.with_cost(mean), calibrate, budget=BUDGET, delta=0.05)
-        assert spent[rows, policy.route(EVERYTHING)].mean() > BUDGET
+        assert costs[rows, policy.route(EVERYTHING)].mean() > BUDGET
 
 
 def test_what_is_evaluated_is_what_was_paid():
@@ -161,18 +161,18 @@ def test_a_trace_and_its_parts_keep_the_costs_of_their_inputs(tmp_path):
 def test_without_delta_the_plan_is_the_most_expensive_that_leaves_room_for_one_more_input(n, share):
     """The mean of the n calibration inputs and of one more, of the highest cost among them, is within the budget."""
     calibrate = texts(n, 100 + n)
-    spent = calibrate.cost.of_inputs(n)
+    costs = calibrate.cost.of_inputs(n)
     budget = float(share * FIT.cost.full)
     made = ex.eero(FIT, calibrate, budget=budget)
-    allowed = (budget * (n + 1) - spent.max()) / n
+    allowed = (budget * (n + 1) - costs.max()) / n
     assert made.calibration_cost == pytest.approx(paid(made, calibrate).mean())
     assert len(made.counts) == made.n_exits
-    cheapest = float(spent[:, 0].mean())
+    cheapest = float(costs[:, 0].mean())
     assert made.calibration_cost <= max(allowed, cheapest) * (1 + 1e-12)
     # One input that leaves one exit later costs at most so much more; a finer plan there is not.
-    step = float(np.diff(spent, axis=1).max()) / n
+    step = float(np.diff(costs, axis=1).max()) / n
     reached = float(paid(made, calibrate).mean())
-    assert reached >= min(allowed, float(spent[:, -1].mean())) - 2 * step
+    assert reached >= min(allowed, float(costs[:, -1].mean())) - 2 * step
 
 
 @pytest.mark.parametrize("delta", [0.01, 0.2])

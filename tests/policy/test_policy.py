@@ -369,7 +369,7 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
 @pytest.mark.parametrize("budget", ["30%", "50%", "90%", "99%"])
 @pytest.mark.parametrize("calibration", ["sequential", "marginal"])
 def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(parts, budget, calibration):
-    """The paper's thresholds release other shares than planned: "always" may stand beside a planned 94 %."""
+    """The paper's thresholds release other shares than planned: "always" may stand beside a planned 94%."""
     fit, calibrate, _ = parts
     policy = ex.eero(fit, calibrate, budget=budget, calibration=calibration)
     exits = policy.route(calibrate)
@@ -380,7 +380,7 @@ def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(parts, b
 
 
 def test_always_beside_a_planned_share_shows_that_all_were_answered():
-    """Two exits, one of which hardly gains: the slack of few inputs makes 94 % planned into all of them."""
+    """Two exits, one of which hardly gains: the slack of few inputs makes 94% planned into all of them."""
     rng = np.random.default_rng(0)
     score, prediction = rng.random((60, 2)), np.zeros((60, 2), dtype=int)
     cost = ex.CostModel([1.0, 2.0])
@@ -415,11 +415,11 @@ def test_a_policy_says_what_is_certified_and_what_is_not(parts):
     assert "The budget is not certified: a mean cost of" in str(on_average)
     assert f"{fit.cost.show(on_average.distribution.mean)} is expected" in on_average._repr_html_()
     paper = ex.eero(fit, calibrate, budget="50%", calibration="marginal")
-    spent = ex.evaluate(paper, calibrate).cost
-    assert paper.expected_cost == pytest.approx(spent)
+    mean = ex.evaluate(paper, calibrate).cost
+    assert paper.expected_cost == pytest.approx(mean)
     assert str(paper).endswith(
         "The budget is not certified: marginal calibration has no exact distribution of the mean cost. The calibration "
-        f"inputs cost {fit.cost.show(spent)} on average."
+        f"inputs cost {fit.cost.show(mean)} on average."
     )
     assert ex.Policy.from_dict(paper.to_dict()) == paper
     loss = ex.risk_controlled(fit, calibrate, max_loss=0.2)

@@ -90,9 +90,9 @@ def test_a_set_shows_what_is_certified_and_what_is_spent(parts):
     fit, calibrate, _ = parts
     paper = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], calibration="marginal")
     (policy,) = paper
-    spent = policy.cost.show(ex.evaluate(policy, calibrate).cost)
+    mean = policy.cost.show(ex.evaluate(policy, calibrate).cost)
     assert policy.rates @ policy.cost.cumulative > 1.04 * policy.expected_cost
     row = str(paper).splitlines()[-1]
-    assert spent in row
+    assert mean in row
     assert row.endswith("not certified")
     assert str(ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], delta=0.1)).endswith("0.9")
