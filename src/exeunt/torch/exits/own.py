@@ -175,9 +175,7 @@ def _check_steps(costs: np.ndarray) -> None:
     if len(late):
         exit_ = int(late[0])
         why = (
-            f"what output {exit_ - 1} needs computes it, too"
-            if exit_
-            else "nothing that costs anything computes it"
+            f"what output {exit_ - 1} needs computes it, too" if exit_ else "nothing of any cost computes it"
         )
         raise InputError(
             f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "

@@ -41,7 +41,7 @@ _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:facto
 _LIBRARIES: dict[str, tuple[Callable[[str], Any], Callable[..., BuiltModel]]] = {
     "torchvision": (image_libraries.check_torchvision, image_libraries.build_torchvision),
     "timm": (image_libraries.check_timm, image_libraries.build_timm),
-    "hf": (hugging_face.check, hugging_face.build),
+    "hf": (hugging_face.read_config, hugging_face.build),
 }
 """By kind of name: the function that checks it, and the one that builds the model."""
 _OUR_FACTORIES = tuple(f"exeunt.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "brings_weights",
     "build",
-    "check",
     "class_names",
     "longest_text",
+    "read_config",
     "rebuild",
     "save_config",
     "save_tokenizer",
@@ -47,8 +47,7 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     Raises InputError if there is no such model, if its weights are in a form that could run code, or if it has none and
     `pretrained` is set.
     """
-    transformers = require("transformers", extra="hf")
-    config = _config(name)
+    config = read_config(name)
     if n_classes is not None and n_classes != config.num_labels:
         config.num_labels = n_classes
     if not brings_weights(name):
@@ -59,9 +58,9 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
             )
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
-        return BuiltModel(_from_config(transformers, config), EVERY_PART)
-    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet(transformers):
-        model, info = _auto_class(transformers, config).from_pretrained(
+        return BuiltModel(_from_config(config), EVERY_PART)
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet():
+        model, info = _auto_class(config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
             output_loading_info=True,
         )  # fmt: skip
@@ -70,17 +69,12 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     behind = [name for name in random if not name.startswith(f"{model.base_model_prefix}.")]
     pooler = f"{model.base_model_prefix}.pooler."
     if behind and all(name in behind or name.startswith(pooler) for name in random):
-        if _is_of_texts(transformers, config):
+        if _is_of_texts(config):
             return BuiltModel(_encoder(model.base_model.float()))
         new = _common_module(random)
         if new:
             return BuiltModel(model.float(), new_classifier=new)
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
-
-
-def check(name: str) -> None:
-    """Raise InputError if there is no model of this name or folder."""
-    _config(name)
 
 
 def rebuild(folder: Path, *, new_classifier: bool = False) -> nn.Module:
@@ -90,10 +84,10 @@ def rebuild(folder: Path, *, new_classifier: bool = False) -> nn.Module:
     """
     if not (folder / "config.json").is_file():
         raise ArtefactError(f"{folder / 'config.json'} is missing: the run folder is damaged, train it again")
-    transformers, config = require("transformers", extra="hf"), _config(str(folder))
-    if new_classifier and _is_of_texts(transformers, config):
-        return _encoder(transformers.AutoModel.from_config(config, trust_remote_code=False).float())
-    return _from_config(transformers, config)
+    config = read_config(str(folder))
+    if new_classifier and _is_of_texts(config):
+        return _encoder(_transformers().AutoModel.from_config(config, trust_remote_code=False).float())
+    return _from_config(config)
 
 
 def save_config(model: Any, folder: Path) -> None:
@@ -130,21 +124,26 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
             raise system_error(error) or OSError(str(error)) from error
 
 
-def _config(name: str) -> Any:
-    auto = require("transformers", extra="hf").AutoConfig
+def read_config(name: str) -> Any:
+    """Return the configuration of a model. Raises InputError if there is no model of this name or folder."""
+    auto = _transformers().AutoConfig
     with hub_access(name, f"there is no Hugging Face model {name!r} here"):
         return auto.from_pretrained(name, trust_remote_code=False)
 
 
-def _from_config(transformers: Any, config: Any) -> nn.Module:
-    model: nn.Module = _auto_class(transformers, config).from_config(config, trust_remote_code=False)
+def _transformers() -> Any:
+    return require("transformers", extra="hf")
+
+
+def _from_config(config: Any) -> nn.Module:
+    model: nn.Module = _auto_class(config).from_config(config, trust_remote_code=False)
     return model.float()
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Let the library show errors and downloads only: callers report what the weights lack."""
-    logging, hub = transformers.logging, importlib.import_module("huggingface_hub.utils")
+    logging, hub = _transformers().logging, importlib.import_module("huggingface_hub.utils")
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()
 
@@ -170,8 +169,8 @@ def _encoder(model: Any) -> nn.Module:
     return encoder
 
 
-def _is_of_texts(transformers: Any, config: Any) -> bool:
-    return _auto_class(transformers, config) is transformers.AutoModelForSequenceClassification
+def _is_of_texts(config: Any) -> bool:
+    return _auto_class(config) is _transformers().AutoModelForSequenceClassification
 
 
 def _common_module(names: Sequence[str]) -> str:
@@ -181,11 +180,10 @@ def _common_module(names: Sequence[str]) -> str:
     return ".".join(parts[0] for parts in same)
 
 
-def _auto_class(transformers: Any, config: Any) -> Any:
+def _auto_class(config: Any) -> Any:
     """Return the library's class for a configuration: an image classifier if there is one, else a text classifier."""
-    image = transformers.AutoModelForImageClassification
-    text = transformers.AutoModelForSequenceClassification
-    for auto in (image, text):
+    library = _transformers()
+    for auto in (library.AutoModelForImageClassification, library.AutoModelForSequenceClassification):
         if type(config) in auto._model_mapping:  # the only list of what a class supports
             return auto
     raise InputError(

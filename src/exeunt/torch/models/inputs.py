@@ -26,8 +26,6 @@ __all__ = [
     "example_inputs",
     "image_preparation",
     "image_resizing",
-    "image_size",
-    "mean_length",
     "save_preparation",
     "summarise_inputs",
     "synthetic_inputs",
@@ -61,13 +59,20 @@ def image_preparation(
 def image_resizing(
     train: Dataset, *, size: int | None = None, library: Preprocess | None = None
 ) -> Preprocess:
-    """Return how images are resized: to `size` pixels square, by default to the size of the first image.
+    """Return how images are resized: to `size` pixels square, by default to the size of the first readable image.
 
     `library`: how images were prepared to test the pretrained weights; this is then the default for all but `size`.
     """
-    if library is None:
-        return Preprocess(size=image_size(train, size))
-    return library if size is None else replace(library, size=(size, size))
+    if size is not None:
+        return replace(library or Preprocess(), size=(size, size))
+    if library is not None:
+        return library
+    if isinstance(train, Images):
+        for i in range(len(train)):
+            with suppress(UnreadableImage):
+                height, width = train.content(i).shape[:2]
+                return Preprocess(size=(height, width))
+    raise InputError("there are no training images to take the size from: give a size")
 
 
 def summarise_inputs(prepare: Any, example: Inputs) -> str:
@@ -84,18 +89,6 @@ def _longest(tokenizer: Any) -> int | None:
     """Return the length in tokens to which a tokeniser cuts longer texts, None where it has no limit."""
     most: int = tokenizer.model_max_length
     return most if most < _NO_LIMIT else None
-
-
-def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
-    """Return (height, width) after resizing: `size` if given, else the size of the first image that can be read."""
-    if size is not None:
-        return size, size
-    if isinstance(data, Images):
-        for i in range(len(data)):
-            with suppress(UnreadableImage):
-                height, width = data.content(i).shape[:2]
-                return height, width
-    raise InputError("there are no training images to take the size from: give a size")
 
 
 def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:
@@ -164,15 +157,11 @@ def check_batch_memory(prepare: Preprocess, batch_size: int) -> None:
 
 
 def example_inputs(data: Dataset, prepare: Any) -> Inputs:
-    """Return two inputs of the form that the data set's have: noise, or texts of its mean length."""
+    """Return two inputs of the form of a data set's: noise, or texts of the mean length of up to 4,096 of its texts."""
     if len(data) == 0:
         raise InputError("there are no inputs to take an example from")
-    length = None if isinstance(prepare, Preprocess) else mean_length(data, prepare)
-    return synthetic_inputs(prepare, 2, length=length)
-
-
-def mean_length(texts: Dataset, tokenizer: Any) -> int:
-    """Return the mean length in tokens of up to 4,096 evenly spaced texts, as the network sees them; at least 1."""
-    chosen = np.unique(np.linspace(0, len(texts) - 1, num=4096).astype(np.int64))
-    counts = token_counts(tokenizer, [texts.content(int(i)) for i in chosen])  # type: ignore[misc]
-    return max(1, round(float(counts.mean())))
+    if isinstance(prepare, Preprocess):
+        return synthetic_inputs(prepare, 2)
+    chosen = np.unique(np.linspace(0, len(data) - 1, num=4096).astype(np.int64))
+    counts = token_counts(prepare, [data.content(int(i)) for i in chosen])  # type: ignore[misc]
+    return synthetic_inputs(prepare, 2, length=max(1, round(float(counts.mean()))))
