@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExeuntClassifier"]
 
-_LEAST = {
-    "fit": 2,
-    "calibrate": 5,
-}  # with fewer rows to calibrate on, nothing can be certified at delta = 0.05
+# Rows of each part. With fewer to calibrate on, nothing can be certified at delta = 0.05.
+_LEAST = {"fit": 2, "calibrate": 5}
 
 
 class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -131,7 +129,10 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return label (as a position in `classes_`), probabilities, exit and cost of each row, see `Answers`."""
         check_is_fitted(self)
         rows = self._tensor(validate_data(self, X, dtype=np.float64, reset=False))
-        answers = self._runner(rows)(rows)
+        if "runner" not in self._kept:
+            executor = make_executor(self.network_, rows[:2])
+            self._kept["runner"] = Runner(executor, self.policy_, probabilities=True)
+        answers: Answers = self._kept["runner"](rows)
         if not answers.valid.all():
             row = int(np.flatnonzero(~answers.valid)[0])
             raise InputError(f"the network's output for row {row} is not finite: its values are too large")
@@ -182,13 +183,6 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _tensor(self, rows: Floats) -> torch.Tensor:
         dtype = next(self.network_.parameters()).dtype
         return torch.from_numpy((rows - self._mean) / self._scale).to(dtype)
-
-    def _runner(self, rows: torch.Tensor) -> Runner:
-        if "runner" not in self._kept:
-            executor = make_executor(self.network_, rows[:2])
-            self._kept["runner"] = Runner(executor, self.policy_, probabilities=True)
-        runner: Runner = self._kept["runner"]
-        return runner
 
     def _latest(self, name: str) -> Answers:
         answers: Answers | None = getattr(self, "_kept", {}).get("answers")
