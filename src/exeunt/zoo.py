@@ -1,4 +1,4 @@
-"""Small networks for small images, and one for tables. `exeunt train --model exeunt.zoo:NAME` trains the former."""
+"""Small networks for small images (`exeunt train --model exeunt.zoo:NAME`), and one for tables."""
 
 from __future__ import annotations
 

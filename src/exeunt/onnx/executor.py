@@ -61,7 +61,9 @@ class OnnxExecutor:
         stages = [OnnxGraph.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
         cut = cut_optimised(self.manifest, stages, self.segments, self._ort) if optimised else None
         self.cut = cut or cut_between_files(self.manifest, stages, self.segments)
-        self._threads = _default_threads() if threads is None else threads
+        cores = usable_cores()
+        by_default = cores if cores < (os.cpu_count() or 1) else 0  # 0 leaves the choice to ONNX Runtime
+        self._threads = by_default if threads is None else threads
         self._spin = spin
         self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
 
@@ -190,12 +192,6 @@ def open_onnx(run: RunFolder, *, trusted: str | None = None, **options: Any) -> 
     executor = OnnxExecutor(run.path / FOLDER, **options)
     executor.manifest.check_exported_from(run)
     return executor
-
-
-def _default_threads() -> int:
-    """Return 0, with which ONNX Runtime decides, unless this process may use fewer cores than the machine has."""
-    cores = usable_cores()
-    return cores if cores < (os.cpu_count() or 1) else 0
 
 
 @cache

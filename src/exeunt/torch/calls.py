@@ -22,7 +22,6 @@ __all__ = [
     "as_call",
     "evaluating",
     "first_tensor",
-    "hooked",
     "logits_of",
     "modules_named",
     "on_return",
@@ -131,36 +130,3 @@ def on_return(modules: Mapping[Any, nn.Module], visit: Callable[[Any, Any], Any]
         for key, module in modules.items():
             stack.callback(module.register_forward_hook(hook_of(key)).remove)
         yield
-
-
-@contextmanager
-def hooked(
-    modules: Sequence[nn.Module], calls: Sequence[int], visit: Callable[[int, Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Call `visit(i, features)` when the i-th module returns from its calls[i]-th call inside the block.
-
-    `visit` gets the features before later modules can change them in place. A tensor that it returns replaces them in
-    the network.
-    """
-    left = list(calls)
-
-    def count(i: int, output: Any) -> Any:
-        left[i] -= 1
-        replacement = None if left[i] else visit(i, first_tensor(output))
-        return None if replacement is None else _replaced(output, replacement)
-
-    with on_return(dict(enumerate(modules)), count):
-        yield
-
-
-def _replaced(output: Any, tensor: Tensor) -> Any:
-    """Return `output` with its first tensor replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, Mapping):
-        name = next(key for key, value in output.items() if isinstance(value, Tensor))
-        output[name] = tensor  # type: ignore[index]
-        return output
-    items = list(output)
-    items[next(i for i, value in enumerate(items) if isinstance(value, Tensor))] = tensor
-    return type(output)(items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -61,29 +62,17 @@ def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: Examp
     Raises NotCuttable if there is none.
     """
     output = _module_outputs(model, [name], example)[0][name]
-    run = _DistanceRun(graph, output, graph.spans[name].used_outside)
-    with torch.no_grad():
-        run.run(*(tensor for _, tensor in graph.constants.values()), *example.copies())
-    if not run.distances or min(run.distances.values()) > _tolerance(output):
+    candidates, distances = graph.spans[name].used_outside, dict[fx.Node, float]()
+
+    def measure(node: fx.Node, value: Any) -> None:  # before an operation can change the value
+        if node in candidates and isinstance(value, Tensor) and value.shape == output.shape:
+            distances[node] = _distance(value, output)
+
+    graph.run(example, measure)
+    least = min(distances.values(), default=math.inf)
+    if least > _tolerance(output):
         raise NotCuttable(f"no cut after {name!r}: its output is none of the tensors that are used after it")
-    least = min(run.distances.values())
-    return [node for node, distance in run.distances.items() if distance == least][-1]
-
-
-class _DistanceRun(fx.Interpreter):
-    """Runs a graph and measures the distance of some values to a tensor, before an operation can change them."""
-
-    def __init__(self, graph: ModelGraph, expected: Tensor, candidates: Sequence[fx.Node]) -> None:
-        super().__init__(graph.module)
-        self.expected = expected
-        self.candidates = set(candidates)
-        self.distances: dict[fx.Node, float] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self.candidates and isinstance(value, Tensor) and value.shape == self.expected.shape:
-            self.distances[n] = _distance(value, self.expected)
-        return value
+    return [node for node, distance in distances.items() if distance == least][-1]
 
 
 def _module_outputs(

@@ -8,6 +8,7 @@ names become positions.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -94,6 +95,18 @@ class ModelGraph:
         """Return whether a value made at or before index `cut` is used after it."""
         return self.index[node] <= cut < self.last_use[node]
 
+    def run(self, example: ExampleBatch, visit: Callable[[fx.Node, Any], None]) -> None:
+        """Run the graph on the example and call `visit(node, value)` for each value as soon as it is computed."""
+
+        class Visited(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                value = super().run_node(n)
+                visit(n, value)
+                return value
+
+        with torch.no_grad():
+            Visited(self.module).run(*(tensor for _, tensor in self.constants.values()), *example.copies())
+
     def recomputable(self, node: fx.Node) -> bool:
         """Return whether a later stage can compute this value itself: it depends on batch size and weights only."""
         if node in self.uses_inputs or node in self.constants:
@@ -172,7 +185,7 @@ def _by_need(graph: ModelGraph) -> list[fx.Node]:
 
 
 def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
-    """Return what must run before each node: what it reads, and the operations that changed this in place by then."""
+    """Return what must run before each node: its inputs, and earlier operations that change their memory in place."""
     found: dict[fx.Node, set[fx.Node]] = {}
     writer: dict[fx.Node, fx.Node] = {}
     users: dict[fx.Node, set[fx.Node]] = {}
@@ -188,7 +201,7 @@ def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
 
 
 def _last_use(graph: ModelGraph, node: fx.Node) -> int:
-    """Return the index of a node's last user, -1 without one. Returning an earlier exit is no use."""
+    """Return the index of a node's last user, -1 without one. Returning an earlier exit does not count."""
     returned = graph.nodes[-1]
     users = [user for user in node.users if user is not returned or node is graph.output]
     return max((graph.index[user] for user in users), default=-1)

@@ -97,7 +97,7 @@ def _place(error: Exception) -> str:
     lines = [
         (file, line, code)
         for file, line in frames
-        if _is_the_models(file) and (code := linecache.getline(file, line).strip())
+        if _is_model_code(file) and (code := linecache.getline(file, line).strip())
     ]
     if not lines:
         return ""
@@ -105,7 +105,7 @@ def _place(error: Exception) -> str:
     return f"line {line} of {file}, `{code}`,"
 
 
-def _is_the_models(file: str) -> bool:
+def _is_model_code(file: str) -> bool:
     """Return whether a file of code is neither PyTorch's, nor this package's, nor Python's own."""
     path = Path(file)
     own = any(path.is_relative_to(folder) for folder in _TOOLS)
@@ -131,7 +131,7 @@ def _remove_checks(graph: fx.Graph) -> None:
 def placeholders(
     program: ExportedProgram, model: nn.Module
 ) -> tuple[dict[fx.Node, tuple[str, Tensor]], list[fx.Node]]:
-    """Return the placeholders of the model's own tensors, with these very tensors, and those of its inputs."""
+    """Return the placeholders of the model's own tensors, each with its name and tensor, and those of its inputs."""
     own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     tensors = {**program.constants, **{f"model.{name}": tensor for name, tensor in own}}
     targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}

@@ -48,31 +48,21 @@ def graph_macs(graph: ModelGraph, example: ExampleBatch, names: Sequence[str]) -
 
     Operations run in the order of `graph.nodes`, which may differ from that of the model's code.
     """
-    run = _CountedRun(graph.module)
-    with _plain_attention(), run.counter, torch.no_grad():
-        run.run(*(tensor for _, tensor in graph.constants.values()), *example.copies())
-    flops = np.cumsum([run.flops.get(node, 0) for node in graph.nodes])
+    counter, own, before = FlopCounterMode(display=False), dict[fx.Node, int](), 0
+
+    def count(node: fx.Node, _value: Any) -> None:
+        nonlocal before
+        own[node], before = counter.get_total_flops() - before, counter.get_total_flops()
+
+    with _plain_attention(), counter:
+        graph.run(example, count)
+    flops = np.cumsum([own.get(node, 0) for node in graph.nodes])
     return flops[[graph.spans[name].last for name in names]] / (_FLOPS_PER_MAC * example.n)
 
 
 def count_source(n_tokens: int | None) -> str:
     """Return how costs were obtained, for a CostModel. `n_tokens`: length of the texts; None for other inputs."""
     return "flop counter" if n_tokens is None else f"flop counter, texts of {n_tokens} tokens"
-
-
-class _CountedRun(fx.Interpreter):
-    """Runs a graph and counts the floating-point operations of each node."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.counter = FlopCounterMode(display=False)
-        self.flops: dict[fx.Node, int] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        before = self.counter.get_total_flops()
-        value = super().run_node(n)
-        self.flops[n] = self.counter.get_total_flops() - before
-        return value
 
 
 def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:

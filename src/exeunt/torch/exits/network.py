@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from exeunt._text import counted, text_table
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.torch.calls import Inputs, hooked, logits_of
+from exeunt.torch.calls import Inputs, first_tensor, logits_of, on_return
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.stage import StagedModel
 from exeunt.torch.exits.heads import Head, HeadOptions
@@ -113,9 +113,9 @@ class EarlyExitNetwork(nn.Module):
         mask = kwargs.get("attention_mask")
         reduced: list[Tensor] = []
 
-        def read(head: nn.Module, features: Tensor, *more: Any) -> None:
+        def read(head: nn.Module, *args: Any) -> None:
             # The next module of the backbone may change the features in place.
-            reduced.append(head.reduce(features, *more) if isinstance(head, Head) else features.clone())
+            reduced.append(head.reduce(*args) if isinstance(head, Head) else first_tensor(args).clone())
 
         with self._hooked(lambda i, features: read(self.heads[i], features, mask)), ExitStack() as stack:
             for module in self.learning_heads[len(self.heads) :]:
@@ -186,10 +186,22 @@ class EarlyExitNetwork(nn.Module):
             f"{added / self.backbone_macs:.2%} of the network's own {self.cost.show(self.backbone_macs)}"
         )
 
-    def _hooked(self, visit: Callable[[int, Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """Call `visit(i, features)` with the features of the i-th head while the block runs."""
-        modules = [self.backbone.get_submodule(point.name) for point in self.points]
-        return hooked(modules, [point.calls for point in self.points], visit)
+    @contextmanager
+    def _hooked(self, visit: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+        """Call `visit(i, features)` when the module of the i-th head returns from its last call inside the block.
+
+        `visit` gets the features before later modules can change them in place. A tensor that it returns replaces them
+        in the backbone.
+        """
+        left = [point.calls for point in self.points]
+
+        def count(i: int, output: Any) -> Any:
+            left[i] -= 1
+            replacement = None if left[i] else visit(i, first_tensor(output))
+            return None if replacement is None else _replaced(output, replacement)
+
+        with on_return(dict(enumerate(map(self.backbone.get_submodule, self.exit_names))), count):
+            yield
 
 
 def head_logits(
@@ -199,3 +211,16 @@ def head_logits(
     # A head made by the user's function may change what it reads, and the backbone goes on with it.
     logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
     return logits
+
+
+def _replaced(output: Any, tensor: Tensor) -> Any:
+    """Return `output` with its first tensor replaced."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, Mapping):
+        name = next(key for key, value in output.items() if isinstance(value, Tensor))
+        output[name] = tensor  # type: ignore[index]
+        return output
+    items = list(output)
+    items[next(i for i, value in enumerate(items) if isinstance(value, Tensor))] = tensor
+    return type(output)(items)
