@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
+from experiments.pages import RESULTS, kept_numbers, parser, save_png, table, write_page
 
 import exeunt as ex
 from exeunt._text import counted
+from exeunt.confidence_intervals import wilson_interval
 from exeunt.making.cascade_run import make_cascade
 from exeunt.making.precision_run import make_precision
 from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
+from exeunt.plots.style import COLOURS, new_figure, percent_ticks, styled
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation, part_data
 from exeunt.run.runner import load
@@ -49,6 +51,9 @@ CASES = ((256, None), (64, None), (1, 1), (1, None))
 """Batch sizes, and the threads of a call; None is one a core."""
 IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
+
+MODELS = ("ResNet-20, int8", "ResNet-56, int8", "ResNet-20, fp32", "ResNet-56, fp32")
+N_TEST = 5_000
 
 
 class Way(NamedTuple):
@@ -214,6 +219,48 @@ linearly between the two measured budgets around, which the line names.
 """
 
 
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """Draw accuracy against time in batches of 256: the cascade, the models alone, and random mixtures of two.
+
+    Bars are 95% Wilson intervals of the accuracy.
+    """
+    shown = {row["way"]: row for row in rows if row["batch"] == 256}
+    place = {way: (row["of_fp32"]["median"], row["accuracy"]) for way, row in shown.items()}
+    with styled():
+        figure = new_figure(6.8, 4.0, layout="constrained")
+        axes = figure.subplots()
+        cascade = np.array([place[f"cascade, {share:.0%}"] for share in SHARES])
+        low, high = np.array([wilson_interval(round(one * N_TEST), N_TEST) for one in cascade[:, 1]]).T
+        bars = (cascade[:, 1] - low, high - cascade[:, 1])
+        axes.errorbar(*cascade.T, yerr=bars, color=COLOURS["blue"], linewidth=2.4, elinewidth=0.8, marker="o")
+        mixture = np.array([place["ResNet-20, int8"], place["ResNet-56, int8"]])
+        axes.plot(*mixture.T, "--", color=COLOURS["grey"])
+        labels = {
+            "Exeunt: ResNet-20 with exits,\nthen ResNet-56, both int8": (
+                cascade[-1],
+                COLOURS["blue"],
+                "bold",
+            ),
+            "random mixture of the two": (mixture.mean(axis=0), COLOURS["grey"], "normal"),
+            **{way: (place[way], COLOURS["black"], "normal") for way in MODELS},
+        }
+        for text, (where, colour, weight) in labels.items():
+            if text in place:
+                axes.plot(*where, "o", color=colour, markerfacecolor="white", zorder=5)
+            below = text.startswith("ResNet-20")
+            side = "center" if below else "right" if where[0] > 0.9 else "left"
+            axes.annotate(
+                text, where, xytext={"center": (0, -8), "right": (-8, 0), "left": (8, 0)}[side],
+                textcoords="offset points", color=colour, weight=weight, ha=side, va="top" if below else "center",
+            )  # fmt: skip
+        axes.set(xlim=(0, 1.05), ylim=(0.905, 0.955), ylabel="accuracy")
+        axes.set_xlabel("time per image (% of the fp32 ResNet-56's)")
+        axes.set_title("CIFAR-10 on two CPU cores: the large model's accuracy in a quarter of its time")
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        save_png(figure, file)
+
+
 def _case(row: dict[str, Any]) -> str:
     threads = row["threads"]
     return f"Batch {row['batch']}" + ("" if threads is None else f", {counted(threads, 'thread')}")
@@ -274,6 +321,7 @@ def main() -> None:
         found = {"machine": describe_machine(), "rows": rows}
     else:
         found = kept_numbers(PAGE)
+    draw(found["rows"], RESULTS.parent / "figures" / "cascade-on-the-clock.png")
     write_page(PAGE, page(found), found)
 
 
