@@ -22,12 +22,12 @@ def test_the_example_keeps_its_budgets(tmp_path, monkeypatch, capsys):
     folder.mkdir(parents=True)
     ex.ExitTrace.from_logits(logits, cost=cost, label=label).save(folder / "test.parquet")
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    example, shown = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", README, flags=re.DOTALL).groups()
     exec(example, {})
-    lines = [
-        re.fullmatch(r"(\d+)%: accuracy ([\d.]+)% for ([\d.]+)% of the cost", line)
-        for line in capsys.readouterr().out.splitlines()
-    ]
+    *printed, guarantee = capsys.readouterr().out.splitlines()
+    for line, of_readme in zip([*printed, guarantee], shown.splitlines(), strict=True):
+        assert re.sub(r"[\d.,]+", "#", line) == re.sub(r"[\d.,]+", "#", of_readme)  # the same form; numbers differ
+    lines = [re.fullmatch(r"(\d+)%: accuracy ([\d.]+)% for ([\d.]+)% of the cost", line) for line in printed]
     shares = [(float(budget), float(used)) for budget, _, used in (line.groups() for line in lines)]
     assert [budget for budget, _ in shares] == [30, 50, 70]
     assert all(used <= 1.05 * budget for budget, used in shares)  # of a test part, not in the long run
