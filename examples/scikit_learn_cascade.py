@@ -40,13 +40,18 @@ def main() -> None:
 
     with styled():
         axes = new_axes(None, width_in=7, height_in=4)
-        axes.plot([r.cost / full for r in results], [r.accuracy for r in results], "o-", label="cascade")
+        axes.plot(
+            [r.cost / full for r in results],
+            [r.accuracy for r in results],
+            "o-",
+            label="scikit_learn_cascade",
+        )
         alone = [(test[name].cost.full / full, test[name].correct.mean()) for name in models.names]
         axes.plot(*zip(*alone, strict=True), "s--", color="grey", label="random mixture")
         axes.set(xlabel="time per input, share of the large model's", ylabel="accuracy")
         percent_ticks(axes.xaxis), percent_ticks(axes.yaxis)
         axes.legend()
-    save_figure(axes.figure, "cascade")
+    save_figure(axes.figure, "scikit_learn_cascade")
 
 
 if __name__ == "__main__":

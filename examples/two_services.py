@@ -1,4 +1,4 @@
-"""Two paid services: a cheap one and a dear one. From a log of their answers to a certified policy, and to calling them."""
+"""Two paid services, cheap and dear: from a log of their answers to a certified policy, and to calling them."""
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +33,7 @@ def main() -> None:
     write_log("log.csv", 6000, rng)
 
     models = ex.CascadeTrace.from_table(
-        "log.csv",
-        prediction="{}_label",
-        confidence="{}_confidence",
-        label="label",
-        price=PRICE,
-        classes=CLASSES,
+        "log.csv", label="label", prediction="{}_label", confidence="{}_confidence", price=PRICE
     )
     fit, calibrate, test = models.split(fit=0.3, calibrate=0.3, test=0.4, seed=0)
     policy = ex.cascade(fit, calibrate, budget="40%", delta=0.05)
