@@ -27,7 +27,6 @@ myst_heading_anchors = 3
 default_role = "code"  # docstrings write `name`
 add_module_names = False
 autodoc_default_options = {"models": True, "model-order": "bysource"}
-autodoc_preserve_defaults = True
 
 # The command line documents itself: reference/command-line.md includes this file.
 commands = HERE / "_build" / "command-line.md"
