@@ -26,7 +26,9 @@ def test_the_example_keeps_its_budgets(tmp_path, monkeypatch, capsys):
     exec(example, {})
     *printed, guarantee = capsys.readouterr().out.splitlines()
     for line, of_readme in zip([*printed, guarantee], shown.splitlines(), strict=True):
-        assert re.sub(r"[\d.,]+", "#", line) == re.sub(r"[\d.,]+", "#", of_readme)  # the same form; numbers differ
+        assert re.sub(r"[\d.,]+", "#", line) == re.sub(
+            r"[\d.,]+", "#", of_readme
+        )  # the same form; numbers differ
     lines = [re.fullmatch(r"(\d+)%: accuracy ([\d.]+)% for ([\d.]+)% of the cost", line) for line in printed]
     shares = [(float(budget), float(used)) for budget, _, used in (line.groups() for line in lines)]
     assert [budget for budget, _ in shares] == [30, 50, 70]
