@@ -10,7 +10,6 @@ import numpy as np
 from exeunt import allocation
 from exeunt._arrays import Floats
 from exeunt.calibration import release_batch
-from exeunt.costs import CostModel
 from exeunt.policies.learned_correctness import correctness_score, denoised_correctness, features_of
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
@@ -71,48 +70,40 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
         name: {"weight": float(weight), "gain": float(gain)}
         for name, weight, gain in zip(_RULES, weights, gains, strict=True)
     }
+    sentences = [_mixture(table, error) if last else "auto answers at exit 0 alone."]
+    if last < fit.n_exits - 1:
+        sentences.append(
+            f"{_exits(last + 1, fit.n_exits - 1)} unused: no fit input that exit {last} gets wrong is answered "
+            "correctly later."
+        )
+    if most < useful.cost.full:
+        so = ", so the policy costs no more" if most < part.budget else ""
+        share = f"{fit.cost.share(most):.0%} of {fit.cost.whole}"
+        sentences.append(f"A mean cost above {share} does not make answers better{so}.")
     note = {
         "allocations": table,
         "standard_error": error,
         "folds": folds,
         "most_useful_cost": most if most < part.budget else None,
-        "text": _text(table, error, fit.cost, last, most, useful.cost.full, part.budget),
+        "text": " ".join(sentences),
     }
     return Composition(rates, rule, {"auto": note})
 
 
-def _text(
-    table: dict[str, dict[str, float]],
-    error: float,
-    cost: CostModel,
-    last: int,
-    most: float,
-    useful: float,
-    budget: float,
-) -> str:
-    """Return the note: which allocations were mixed, which exits or which part of the budget stay unused, and why."""
+def _mixture(table: dict[str, dict[str, float]], error: float) -> str:
     by_weight = sorted(table.items(), key=lambda item: -item[1]["weight"])
-    mixture = ", ".join(f"{found['weight']:.0%} {name.replace('_', ' ')}" for name, found in by_weight)
-    gain = round(100 * sum(found["weight"] * found["gain"] for found in table.values()), 2) + 0.0  # not -0.0
-    sentences = [
-        f"auto mixes three allocations: {mixture} (cross-validated gain {gain:.2f} ± {100 * error:.2f} points)."
-        if last
-        else "auto answers at exit 0 alone."
-    ]
-    beyond = range(last + 1, cost.n_exits)
-    if beyond:
-        unused = f"Exit {beyond[0]} is" if len(beyond) == 1 else f"Exits {beyond[0]} and {beyond[-1]} are"
-        if len(beyond) > 2:
-            unused = f"Exits {beyond[0]} to {beyond[-1]} are"
-        sentences.append(
-            f"{unused} unused: no fit input that exit {last} gets wrong is answered correctly later."
-        )
-    if most < useful:
-        so = ", so the policy costs no more" if most < budget else ""
-        sentences.append(
-            f"A mean cost above {cost.share(most):.0%} of {cost.whole} does not make answers better{so}."
-        )
-    return " ".join(sentences)
+    shares = ", ".join(f"{found['weight']:.0%} {name.replace('_', ' ')}" for name, found in by_weight)
+    gain = 100 * sum(found["weight"] * found["gain"] for found in table.values())
+    return (
+        f"auto mixes three allocations: {shares} (cross-validated gain {round(gain, 2) + 0.0:.2f} ± "
+        f"{100 * error:.2f} points)."
+    )
+
+
+def _exits(first: int, last: int) -> str:
+    if first == last:
+        return f"Exit {first} is"
+    return f"Exits {first} {'and' if last == first + 1 else 'to'} {last} are"
 
 
 def trust(n: int) -> float:

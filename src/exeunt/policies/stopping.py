@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -45,19 +44,12 @@ def stopping(part: FitPart) -> Composition:
     return Composition(path, rule)
 
 
-class Advantages(NamedTuple):
-    """`weights` (m-1, f) and `intercept` (m-1,) of the regressions, `fitted` (n, m-1) on the inputs given."""
-
-    weights: Floats
-    intercept: Floats
-    fitted: Floats
-
-
 def induct(
     columns: Sequence[Floats], value: Floats, spread: Floats, to_zero: Floats, to_next: float, passes: int = 2
-) -> Advantages:
-    """Return the advantages of stopping for `value` (n, m), features `columns` m-1 times (n, f) of `spread` (f,).
+) -> tuple[Floats, Floats, Floats]:
+    """Return weights (m-1, f) and intercepts (m-1,) of the advantages of stopping, and their values (n, m-1).
 
+    `value` (n, m): of answering at each exit. `columns`: the features, m-1 times (n, f), of `spread` (f,).
     Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to the weights of the exit after. The first pass
     gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """
@@ -77,7 +69,7 @@ def induct(
             intercept[exit_] = level - float(centre @ after)
             fitted[:, exit_] = columns[exit_] @ weights[exit_] + intercept[exit_]
             later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
-    return Advantages(weights, intercept, fitted)
+    return weights, intercept, fitted
 
 
 def _solve(
@@ -134,12 +126,12 @@ class Stopping:
             to_zero = np.full(len(self.features.spread), _SHRINK)
             to_zero[: self.features.n_main] = _MAIN_SHRINK
             weaker = 1.0 / price
-            found = induct(
+            weights, intercept, fitted = induct(
                 self.features.columns, value, self.features.spread, to_zero * weaker, _SMOOTH * weaker
             )
-            fitted = np.pad(found.fitted, ((0, 0), (0, 1)))
+            fitted = np.pad(fitted, ((0, 0), (0, 1)))
             self._solutions[index] = (
-                self.features.score(found.weights, found.intercept),
+                self.features.score(weights, intercept),
                 common_threshold_path(fitted, self.cost),
                 float(shares(fitted >= 0) @ self.cost),
             )
