@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from exeunt.errors import ArtefactError
 
-__all__ = ["ELEMENT_TYPES", "Node", "OnnxGraph", "join_graphs", "value_info"]
+__all__ = ["ELEMENT_TYPES", "Node", "OnnxGraph", "join_graphs", "rename_inputs", "value_info"]
 
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
@@ -116,6 +117,15 @@ def join_graphs(graphs: Sequence[OnnxGraph]) -> OnnxGraph:
         whole.weights.update(graph.weights)
         whole.nodes.extend(graph.nodes)
     return whole
+
+
+def rename_inputs(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename inputs of a graph of the package `onnx`, and where its nodes take them."""
+    for value in graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
 
 
 def value_info(name: str, dtype: str | None, *, output: bool = True) -> bytes:

@@ -14,6 +14,7 @@ from onnx import compose, load, save
 from exeunt._files import atomic_path
 from exeunt.errors import InputError
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, check_onnx
+from exeunt.onnx.model_file import rename_inputs
 from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policy import Policy
 from exeunt.run.executors import EXECUTORS
@@ -108,9 +109,5 @@ def _way(run: RunFolder) -> Any:
 def _renamed(stage: ModelStage, prefix: str, inputs: Mapping[str, str]) -> ModelStage:
     """Return a stage with a prefix before every name, and the network's inputs renamed by `inputs`."""
     graph = compose.add_prefix_graph(stage.model.graph, prefix, inplace=True)
-    for value in graph.input:
-        value.name = inputs.get(value.name, value.name)
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = inputs.get(name, name)
+    rename_inputs(graph, inputs)
     return ModelStage(stage.model, prefix + stage.logits)

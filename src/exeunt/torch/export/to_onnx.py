@@ -14,7 +14,7 @@ from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt._text import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
-from exeunt.onnx.model_file import OnnxGraph
+from exeunt.onnx.model_file import OnnxGraph, rename_inputs
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
@@ -167,13 +167,8 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     whole = OnnxGraph.read(model_of_all.SerializeToString())
     models = []
     for i, part in enumerate(stages.parts):
-        own = {_own(i, name): name for name in part.takes}
         model = load_from_string(whole.model(part.gives))
-        for value in model.graph.input:
-            value.name = own[value.name]
-        for node in model.graph.node:
-            for place, name in enumerate(node.input):
-                node.input[place] = own.get(name, name)
+        rename_inputs(model.graph, {_own(i, name): name for name in part.takes})
         _check_sizes_vary(i, model, stages)
         check_model(model, full_check=True)
         models.append(model)
