@@ -45,7 +45,7 @@ class TimedNetwork:
         return cls(run, chosen_executor(run, executor), trusted)
 
     def models(self) -> dict[str, TimedNetwork]:
-        """Return the models of a cascade, each with the executor that it has alone; of one network nothing."""
+        """Return the models of a cascade, each with the executor that it has alone; nothing for one network."""
         names = [entry.name for entry in self.run.cascade]
         return {name: TimedNetwork.of(self.run.open_model(name), None, self.trusted) for name in names}
 
@@ -76,7 +76,7 @@ class TimedNetwork:
 
     def original_macs(self) -> float:
         """Return the multiply-adds of the original model; of a cascade those of its most expensive model."""
-        counted = self.run.manifest["model"].get("macs")  # not of runs that earlier versions made
+        counted = self.run.manifest["model"].get("macs")  # runs of earlier versions lack it
         return float(self.network.backbone_macs if counted is None else counted)
 
     @cached_property
@@ -87,8 +87,8 @@ class TimedNetwork:
         return load_network(self.run, trusted=self.trusted)
 
     def batch(self, n: int) -> Any:
-        """Return n inputs: random images, or texts of the length in the manifest; where raw inputs are taken, those of
-        the calibration part. Raises InputError for images without a common size, or more than fit in memory.
+        """Return n inputs: random images, or texts of the length in the manifest; of the calibration part where the
+        network takes raw inputs. Raises InputError for images without a common size, or more than fit in memory.
         """
         inputs = self.run.manifest["inputs"]
         if inputs.get("raw"):
@@ -132,7 +132,7 @@ class TimedExits:
     cost: CostModel
 
     def trace(self, recorded: ExitTrace | CascadeTrace | StoredTrace) -> Any:
-        """Return the outputs of these exits among all that were recorded, at their costs: a trace of the same kind."""
+        """Return the trace of these exits, from a trace of all exits, at their costs."""
         return recorded.along(self.steps).with_cost(self.cost)
 
     def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
@@ -196,7 +196,7 @@ def choose_by_time(
 def _timed(
     network: TimedNetwork, models: dict[str, TimedNetwork], inputs: Any, say: Callable[[str], None]
 ) -> tuple[ExitTrace | CascadeTrace, Callable[[Any], Any]]:
-    """Return the fit part at the times of stages and heads, and the original model; of a cascade the slowest one."""
+    """Return the fit part with the times of stages and heads as costs, and the original model (the slowest one)."""
     recorded = network.run.recorded("fit")
     if isinstance(recorded, ExitTrace):
         cost, whole = _stage_cost(network, inputs, say)

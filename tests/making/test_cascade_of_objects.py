@@ -82,7 +82,11 @@ def test_what_cannot_be_a_model_is_refused(exported, tmp_path):
         ({"mine": Brightness(), "large": exported}, {}, "needs a price above 0"),
         ({"mine": Brightness(), "large": exported}, {"mine": 1, "large": 2}, "'large' is none of these"),
         ({"mine": Brightness(), "large": exported}, {"mine": 1, "mien": 2}, "'mien' is none of these"),
-        ({"../mine": Brightness(), "large": exported}, {"../mine": 1}, "that of a folder, got '../mine'"),
+        (
+            {"../mine": Brightness(), "large": exported},
+            {"../mine": 1},
+            "a folder of its name, which cannot be '../mine'",
+        ),
         ({"mine": object(), "large": exported}, {"mine": 1}, "must have predict_proba"),
         ({"mine": Brightness(), "large": exported}, {"mine": "dear"}, "a price above 0.*got 'dear'"),
         ({"mine": "runs/r18", "large": exported}, {}, "'mine' is a path, 'runs/r18': open a run there"),

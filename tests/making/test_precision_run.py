@@ -192,7 +192,7 @@ def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
         RunFolder.open(f"{trained.path}@int8")
     with pytest.raises(ex.InputError, match="precision must be one of int8, bf16, fp16, got 'int4'"):
         make_precision(exported, "int4")
-    with pytest.raises(ex.InputError, match=r"run `exeunt export .* --to onnx` first"):
+    with pytest.raises(ex.InputError, match=r"run `exeunt export .*` first"):
         make_precision(trained, "int8")
     with pytest.raises(ex.InputError, match="no weights for PyTorch"):
         load(quantised, executor="eager", policy=ex.eero(*parts(quantised), budget="60%"))

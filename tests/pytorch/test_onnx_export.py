@@ -275,12 +275,10 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
 @pytest.mark.slow
 def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
-    export(folder, to="onnx", opset=19, trusted=None)
+    export(folder, opset=19, trusted=None)
     assert "4 stages written to" in (said := capsys.readouterr().out)
     assert "opset 19; they differ from PyTorch by at most" in said
     assert OnnxManifest.load(folder / "onnx").provenance["opset"] == 19
-    with pytest.raises(ex.InputError, match="--to must be onnx, got 'tflite'"):
-        export(folder, to="tflite", trusted=None)
 
 
 def test_what_was_damaged_is_refused(run, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line, `exeunt VERB ...`. Each verb is a file that reads its arguments and calls the library."""
+"""The command line, `exeunt COMMAND ...`. Each command is a file that reads its arguments and calls the library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     interruptions = _noted_interruptions()
     try:
         for stream in (sys.stdout, sys.stderr):
-            # A class name that the terminal cannot show is no reason to stop.
+            # A class name that the terminal cannot show must not end the command.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         require("typer", extra="cli")
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _noted_interruptions() -> list[int]:
-    """Return a list that grows with every Ctrl-C: a package that is being imported may turn it into another error."""
+    """Return a list that grows with every Ctrl-C: a package that is being imported may raise another error instead."""
     noted: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
@@ -76,7 +76,7 @@ _show_any_warning = warnings.showwarning
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
-    """Show a warning of the library without the place in its code."""
+    """Print a warning of the library without its place in the code."""
     if issubclass(category, ExeuntWarning):
         echo(f"exeunt: warning: {message}", err=True)
     else:

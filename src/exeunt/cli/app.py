@@ -1,4 +1,4 @@
-"""All verbs. Each imports heavy packages only when it runs, so that `--help` is fast."""
+"""All commands. Each imports heavy packages only when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Raise InputError for an empty text, which a shell makes of a variable that is not set."""
+    """Raise InputError for an empty argument, such as a shell makes from a variable that is not set."""
     for before, word in zip(["exeunt", *arguments], arguments, strict=False):
         option = before if not word else word[:-1] if word.startswith("--") and word.endswith("=") else None
         if option is not None:

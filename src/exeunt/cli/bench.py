@@ -46,7 +46,7 @@ class _Options:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """How long to measure, as the library takes it."""
+        """How long to measure, as options of the library."""
         return {"repeats": self.repeats, "max_seconds": self.max_seconds, "progress": _say}
 
 
@@ -71,7 +71,7 @@ def bench(path: RunPath, options: _Options) -> None:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
     timed = TimedNetwork.of(run, options.executor, options.trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
-    policies = _policies(timed)  # what cannot be read is found before minutes of measuring
+    policies = _policies(timed)  # files that cannot be read are found before minutes of measuring
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
     if options.profile:
         _measure(timed, options)
@@ -127,7 +127,7 @@ def _policies(timed: TimedNetwork) -> dict[str, Policy]:
 
 
 def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[Alternative]:
-    """Yield the original model, then the same at other precisions, each on inputs of its own.
+    """Yield the original model, then the same model at other precisions, each on inputs of its own.
 
     Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
     """
@@ -167,7 +167,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
 
 
 def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:
-    """Yield the policies, each on the exits that it runs, and once more by the plan if there is one for all exits."""
+    """Yield each policy on the exits that it runs; if it runs all of them and there is a plan, also by the plan."""
     from exeunt.evaluation import evaluate
     from exeunt.timing.bench import ExitMix, policy_alternative
 
@@ -195,7 +195,7 @@ def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
 
 
 def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) -> Iterator[Path]:
-    """Draw what was timed; of policies that were run both in stages and by the plan, those by the plan."""
+    """Draw the times; a policy that was run both in stages and by the plan is drawn by the plan."""
     from exeunt.plots import save_figure
     from exeunt.plots.curves import accuracy_against_time, time_against_macs
 

@@ -74,7 +74,7 @@ def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options
         timed = _timed(run, partial(make, seed=options.seed, **answer), amounts or [_TYPICAL_BUDGET], options)
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
-        reference = timed.steps[-1].model or None  # whose last exit is that of what is run
+        reference = timed.steps[-1].model or None  # the model of the last exit that is run
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
     common: dict[str, Any] = {"delta": delta, "seed": options.seed, **answer}
@@ -107,13 +107,13 @@ def _opened(path: Path) -> RunFolder:
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
     for entry in run.cascade:
-        with suppress(InputError):  # it may be elsewhere
+        with suppress(InputError):  # a model that is not there is needed only to answer
             run.open_model(entry.name)
     return run
 
 
 def _stored(folder: str, run: RunFolder) -> StoredTrace:
-    """Return the recorded outputs in a folder, which say how far a calibration on them is."""
+    """Open the outputs recorded in a folder; reading them tells how far it is."""
     from exeunt._places import place
     from exeunt.predicting.parts import check_complete
     from exeunt.trace import StoredTrace
@@ -125,7 +125,7 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
 def _coinciding(
     policies: PolicySet, fit: ExitTrace | CascadeTrace, budgets: Sequence[str | float]
 ) -> list[str]:
-    """Return a sentence for each policy that serves larger budgets, too, because more is not spent under them."""
+    """Return a sentence for each policy that also serves larger budgets, which would not be used."""
     cost = policies.policies[0].cost  # of a cascade, perhaps a shorter one than those of larger budgets
     kept = {policy.budget for policy in policies}
     served: dict[float, list[str]] = {}
@@ -133,8 +133,7 @@ def _coinciding(
         if amount not in kept:
             served.setdefault(policies.at(amount).budget, []).append(budget)
     return [
-        f"the policy for {cost.show(budget)} also serves {', '.join(others)}: no more is spent under "
-        f"{'it' if len(others) == 1 else 'them'}"
+        f"the policy for {cost.show(budget)} also serves {', '.join(others)}: a larger budget would not be used"
         for budget, others in served.items()
     ]
 
@@ -142,7 +141,7 @@ def _coinciding(
 def _timed(
     run: RunFolder, make: Callable[..., Policy], budgets: Sequence[str | float], options: _Options
 ) -> TimedExits:
-    """Return the exits that pay for their time under the budget in the middle, the first within the least."""
+    """Time the run and return the exits that pay for their time under these budgets."""
     from exeunt.timed_run import TimedNetwork, choose_by_time
 
     say = partial(echo, err=True)
@@ -158,7 +157,7 @@ def _timed(
 
 
 def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:
-    """Raise InfeasibleBudget if something is to be saved in a network that cannot be cut."""
+    """Raise InfeasibleBudget for a budget or a loss that asks a network which cannot be cut to save something."""
     costs = run.cost
     with suppress(InfeasibleBudget, UnitError):
         for budget in budgets:

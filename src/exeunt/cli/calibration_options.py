@@ -44,7 +44,7 @@ class Guarantee:
 
     @property
     def amounts(self) -> list[str | float]:
-        """The budgets asked for; none where only a loss is."""
+        """The budgets asked for; none if only a loss is given."""
         from exeunt.budget_text import budget_grid
 
         if self.budgets is not None:
@@ -57,7 +57,7 @@ class Guarantee:
         `certifies`: the calibration can certify a budget. Raises InputError for options that ask for nothing, or cannot
         be combined.
         """
-        # A loss is tested whatever the calibration.
+        # A guarantee of a loss is tested, whatever the calibration.
         usual = "0.05" if certifies or self.max_loss is not None else "none"
         delta = delta_or_none(usual if self.delta is None else self.delta)
         if self.budget is None and self.max_loss is None and self.budgets is None:
@@ -96,7 +96,7 @@ class Rule:
     )
 
     def check(self, *, certified: bool) -> None:
-        """Raise InputError for values that there are not, or a calibration that cannot certify a budget."""
+        """Raise InputError for unknown values, or a calibration that cannot certify a budget."""
         from exeunt.answer.choice import ANSWERS
 
         if self.answer not in (None, *ANSWERS):
@@ -110,7 +110,7 @@ class Rule:
             )
 
     def made(self) -> Callable[..., Policy]:
-        """Return what makes a policy of traces and a budget."""
+        """Return the function that makes a policy from traces and a budget."""
         from exeunt.policies.catalogue import preset
 
         options: dict[str, Any] = {} if self.score is None else {"score": self.score}

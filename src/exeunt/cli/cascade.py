@@ -1,4 +1,4 @@
-"""`exeunt cascade RUN RUN --out RUN`: a run of runs, which asks one after the other."""
+"""`exeunt cascade RUN RUN --out RUN`: join runs into a cascade."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def cascade(
 
 
 def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
-    """Open runs by name: that which was given, or that of the folder."""
+    """Open runs by name: the name given, or that of the folder."""
     from exeunt.run.folder import RunFolder
     from exeunt.run.run_path import at_precision
 
     found: dict[str, RunFolder] = {}
     for text in models:
         name, is_named, path = text.partition("=")
-        if not is_named or os.path.lexists(at_precision(Path(text))):  # a path may have that sign, too
+        if not is_named or os.path.lexists(at_precision(Path(text))):  # a path may hold a = as well
             name, path = Path(text).absolute().name, text
         if name in found:
             raise InputError(f"two models are named {name!r}: give names of their own, such as small={path}")

@@ -1,4 +1,4 @@
-"""`exeunt compare TRACE... --out report.html`: every policy on the same recorded outputs."""
+"""`exeunt compare TRACE... --out report.html`: policies on the same recorded outputs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def compare(
 
 @contextmanager
 def _measuring(cluster: Cluster) -> Iterator[Measure | None]:
-    """Yield what measures splits on a cluster; None where processes of this machine do."""
+    """Yield the function that measures splits on a cluster; None to measure in processes of this machine."""
     if not cluster.is_ray:
         yield None
         return

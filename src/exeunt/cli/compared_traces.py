@@ -1,4 +1,4 @@
-"""What `exeunt compare` reads: tables of other origin, whose columns its options name, and all else."""
+"""The inputs of `exeunt compare`: tables of other origin, whose columns its options name, and all other paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _column = options_under("Tables: what their columns mean")
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The options that say how tables are read. None: not given."""
+    """How tables are read."""
 
     confidence: str | None = _column("The confidence columns, as 'conf_{}' or a list.")
     prediction: str | None = _column("The prediction columns, as 'pred_{}' or a list.")
@@ -86,7 +86,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
-    """Read a table and print its costs and accuracies: columns in a wrong order show before anything is compared."""
+    """Read a table and print its costs and accuracies, so that columns in a wrong order show at once."""
     from exeunt.trace import ExitTrace
     from exeunt.trace.scoring import inverted_exits
     from exeunt.trace.tables import read_table
@@ -129,7 +129,7 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
 
 
 def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
-    """Read a table whose columns are of models of cascades, and print what each costs and how often it is right."""
+    """Read a table with columns of several models, and print what each model costs and how often it is right."""
     from exeunt.trace import CascadeTrace
 
     names, prices = options.model or [], options.price or []
@@ -161,7 +161,7 @@ def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], No
 
 
 def _price(text: str) -> tuple[float | str, float | None]:
-    """Return a price, or a column of prices and the most that it can hold, from "5", "cost_b" or "cost_b:300"."""
+    """Read "5" as a price; "cost_b" or "cost_b:300" as a column of prices and the highest price there can be."""
     column, colon, most = text.rpartition(":")
     try:
         return (column, float(most)) if colon else (float(text), None)

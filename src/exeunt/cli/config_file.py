@@ -1,4 +1,4 @@
-"""Options from a file, `--config run.yaml`: each is what its text would be on the command line, which wins."""
+"""Options from a file, `--config run.yaml`, as if given on the command line, whose own options win."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exeunt.errors import FileError, InputError, require
 
 
 def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
-    """Give the options of a command that are not given the values that they have in a file."""
+    """Take the values of options that are not given from a file."""
     if file is not None:
         context.default_map = read_config(file, option_names(context))
     return file
@@ -59,7 +59,7 @@ def read_config(file: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def as_config(context: typer.Context, *, without: Collection[str]) -> str:
-    """Return the text of a file from which `--config` takes all options that have a value, without some."""
+    """Return the text of a file for `--config` with all options that have a value, but for those in `without`."""
     yaml = require("yaml", extra="cli")
     values = {name: context.params[name] for name in option_names(context) if name not in without}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
@@ -68,7 +68,7 @@ def as_config(context: typer.Context, *, without: Collection[str]) -> str:
 
 
 def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
-    """Return the nodes of the names and values in a YAML file, as they are written."""
+    """Return the nodes of the names and values in a YAML file, which know their lines."""
     if file.is_dir():
         raise InputError(f"--config takes a file, and {file} is a folder")
     try:
@@ -87,7 +87,7 @@ def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
 
 
 def _text(node: Any, yaml: Any) -> str | None:
-    """Return a node as it would be given on the command line; None if it is no value and no list of values."""
+    """Return the text of a node on the command line; None if the node is no value and no list of values."""
     if isinstance(node, yaml.ScalarNode):
         return str(node.value)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
@@ -96,6 +96,6 @@ def _text(node: Any, yaml: Any) -> str | None:
 
 
 def _why(error: Any) -> str:
-    """Return in a line what the parser says in several."""
+    """Return the error of the parser in one line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]

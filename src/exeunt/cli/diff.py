@@ -1,4 +1,4 @@
-"""`exeunt diff RUN RUN`: what differs between two runs or two policies, and how their answers differ."""
+"""`exeunt diff RUN RUN`: differences between two runs or two policies, and between their answers."""
 
 from __future__ import annotations
 

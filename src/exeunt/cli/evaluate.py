@@ -43,7 +43,7 @@ def evaluate(path: RunPath, options: _Options) -> None:
     policy = run.policy
     test = run.replayed(policy, "test")
     result = ex.evaluate(policy, test)
-    whole, name = _instead(run.recorded("test"))
+    whole, name = _original(run.recorded("test"))
     full = 1.0 - float(whole.risk[-1])
     echo(result)
     echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
@@ -60,8 +60,8 @@ def evaluate(path: RunPath, options: _Options) -> None:
             echo(f"written to {figure}")
 
 
-def _instead(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
-    """Return the trace whose last exit a user would ask instead of a policy, and what it is called."""
+def _original(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
+    """Return the trace of the original model, of a cascade its most expensive model, and a name for it."""
     from exeunt.trace import ExitTrace
 
     if isinstance(recorded, ExitTrace):
@@ -77,27 +77,20 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
     policy = run.policy
     fit, calibrate, test = (run.replayed(policy, part) for part in TRACED)
     return draw_evaluation(
-        policy,
-        fit,
-        calibrate,
-        test,
-        run.folder("figures"),
-        image=_test_image(run),
-        class_names=run.manifest["class_names"] or None,
-        splits=splits,
+        policy, fit, calibrate, test, run.folder("figures"), image=_test_image(run),
+        class_names=run.manifest["class_names"] or None, splits=splits,
         progress=lambda name: echo(f"drawing {name}", err=True),
-    )
+    )  # fmt: skip
 
 
 def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
-    """Return what reads the image of a row of the test trace; None for texts, or if the data cannot be opened."""
-    from exeunt.data import SplitPlan, open_source
+    """Return a function that reads the image of a row of the test trace; None for texts, or without the data."""
+    from exeunt.run.inputs import part_data
 
     if run.manifest["inputs"]["kind"] != "image":
         return None
     try:
-        source = open_source(run.manifest["data"]["name"], label=run.manifest["data"]["label"])
-        data = SplitPlan.from_dict(run.manifest["split"]).select(source, "test")
+        data = part_data(run, "test")
     except ExeuntError as error:  # data moved, changed or damaged, or a package missing: draw the rest
         echo(f"no sheet of images: {error}", err=True)
         return None
@@ -105,7 +98,7 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
 
 
 def _budgets_table(run: RunFolder) -> str:
-    """Return a table of accuracy and spend on the test part for each budget's policy."""
+    """Return a table of accuracy and mean cost on the test part, of the policy for each budget."""
     import exeunt as ex
     from exeunt._text import text_table
     from exeunt.policy.policy_set import KEPT_WITH, kept_with
@@ -119,7 +112,7 @@ def _budgets_table(run: RunFolder) -> str:
             [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
              cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
         )  # fmt: skip
-    return text_table(["budget", "of full", "accuracy", "spent", "of budget", "policy", KEPT_WITH], rows)
+    return text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
 
 
 def _gap(accuracy: float, full: float) -> str:
@@ -133,7 +126,7 @@ def _verdict(policy: Policy, result: Result) -> str:
     """Return whether the budget was kept; if not, by how much a sample of this size usually exceeds it."""
     used = result.cost / policy.budget
     if used <= 1 + 1e-9:  # a mean is rounded
-        return f"within the budget: {used:.1%} of it was spent"
+        return f"within the budget: {used:.1%} of it was used"
     over = f"over the budget by {used - 1:.2%} on {counted(result.n, 'input')}"
     if policy.distribution is None:
         return over

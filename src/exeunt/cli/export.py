@@ -20,7 +20,6 @@ _MODULES = Path("node_modules")
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    to: str = option("Format of the files: onnx.", default="onnx")
     one_file: bool = option(
         "Write RUN/one-file.onnx: the exported stages and the policy as one model, which exits early by itself. It "
         "takes one input at a time.",
@@ -47,11 +46,9 @@ class _Options:
     trusted: str | None = trusted_option()
 
     def check(self) -> None:
-        """Raise InputError for options that are unknown, or go with others."""
+        """Raise InputError for unknown values, or options without those that they go with."""
         from exeunt.run.run_path import check_precision_name
 
-        if self.to != "onnx":
-            raise InputError(f"--to must be onnx, got {self.to!r}")
         if self.node_modules is not None and not self.web:
             raise InputError("--node-modules goes with --web, which copies files from there")
         if self.precision is not None:
@@ -106,7 +103,7 @@ def export(path: RunPath, options: _Options) -> None:
 
 
 def _check_ready(run: RunFolder, node_modules: Path | None) -> None:
-    """Raise what a run or its page lacks, before the stages are exported. `node_modules`: None without a page."""
+    """Raise InputError for a run without policy, or a page without its files. `node_modules`: None without a page."""
     run.policy  # noqa: B018 - raises where there is none
     if node_modules is not None:
         from exeunt.onnx.web_page import packaged_files

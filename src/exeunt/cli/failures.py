@@ -16,7 +16,7 @@ _LONGEST = 500  # characters of a message that is not Exeunt's own
 
 @contextmanager
 def interruptible(kept: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, Ctrl-C tells what is kept of the work, and how to go on with it."""
+    """Let Ctrl-C inside the block say what is kept of the work, and how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -28,7 +28,7 @@ def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     message, status = _described(error, arguments)
     for given in arguments:
         value = given.partition("=")[2] or given
-        if not value.isprintable():  # line ends, and what a terminal would obey
+        if not value.isprintable():  # line ends and control characters of terminals
             message = message.replace(value, repr(value)[1:-1])
     return message, status
 
@@ -70,7 +70,7 @@ def _config_file(error: Any) -> Path | None:
 
 
 def _refusal(error: OSError) -> str:
-    """Return what the system refused, and of which file; some libraries tell only their own message."""
+    """Return what the system refused, and for which file; some libraries give only a message of their own."""
     files = [
         os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
     ]

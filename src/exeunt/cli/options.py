@@ -1,6 +1,6 @@
-"""Options of commands as fields of dataclasses, arguments that several commands share, and reading them from text.
+"""Options of commands: how they are declared, those that several commands share, and reading them from text.
 
-A command is a function `(path, group, ...)`, whose groups are dataclasses of options: see `with_groups`.
+A command is a function `(path, group, ...)`. Each group is a dataclass whose fields are options: see `with_groups`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def option(help: str, *names: str, default: Any = None, panel: str | None = None
 
 
 def options_under(panel: str) -> Callable[..., Any]:
-    """Return `option` for those under one title."""
+    """Return `option` for the options under one title of `--help`."""
     return partial(option, panel=panel)
 
 
@@ -99,7 +99,7 @@ def _parameter(one: Field[Any], kind: Any) -> inspect.Parameter:
     """Return the parameter of an option."""
     names = one.metadata["names"]
     if not names and one.default is False:
-        names = (f"--{one.name.replace('_', '-')}",)  # and no --no-...
+        names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
     options = {name: value for name, value in one.metadata.items() if name != "names"}
     return inspect.Parameter(
         one.name,
@@ -174,7 +174,7 @@ class Answering:
     trusted: str | None = trusted_option()
 
     def options(self, cluster: Cluster) -> dict[str, Any]:
-        """Return the options as the library takes them, those of the cluster too."""
+        """Return the options as the library takes them, with those of the cluster."""
         workers = int(cluster.is_ray) if self.workers is None else self.workers
         return {**given(self, without=("text_column",)), "workers": workers, **cluster.given}
 
@@ -196,7 +196,7 @@ def this_command() -> str:
 
 
 def column_names(text: str | None) -> tuple[str, ...]:
-    """Read "premise,hypothesis" as names of columns; None is none."""
+    """Read "premise,hypothesis" as names of columns; None as no names."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
@@ -236,7 +236,7 @@ def three_numbers(text: str | None, name: str) -> tuple[float, float, float] | N
 
 
 def _number(text: str) -> float:
-    """Read a number or a percentage; what is neither is NaN, which lies in no range."""
+    """Read a number or a percentage; any other text is NaN, which lies in no range."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:

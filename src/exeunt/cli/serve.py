@@ -29,7 +29,7 @@ class _Address:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plain:
-    """The options that are settings of the server as they are."""
+    """Options that are settings of the server under the same name and in the same unit."""
 
     workers: int = option("Processes behind the address, each with its own model.", default=1, min=1)
     name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
@@ -60,7 +60,7 @@ class _Plain:
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """The options that are read before they are settings of the server."""
+    """Options that are read or converted first."""
 
     api_key_file: Path | None = option("File of keys, one on a line; requests must then carry one of them.")
     slo_ms: float | None = _budget(
@@ -78,7 +78,7 @@ class _Read:
     max_pixels: float = _limit("Largest image, in millions of pixels.", default=25.0)
 
     def settings(self) -> dict[str, Any]:
-        """Return them as settings. Raises InputError for values that make no sense."""
+        """Return the settings of the server. Raises InputError for values that make no sense."""
         from exeunt.serve.security import read_api_keys
 
         if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:

@@ -33,7 +33,7 @@ _OF_TFIDF = {
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     seed: int = seed_option()
-    config: Path | None = config_option()  # it has given the others their values
+    config: Path | None = config_option()  # which gives other options their values
 
 
 @with_groups

@@ -1,4 +1,4 @@
-"""`exeunt verify RUN`: is everything in a run as it was written?"""
+"""`exeunt verify RUN`: whether a run is as it was written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exeunt.cli.terminal import echo
 
 
 def verify(path: RunPath) -> None:
-    """Check all of a run that can change an answer: digests, formats, costs, and whose policy it holds.
+    """Check every part of a run that can change an answer: digests, formats, costs, and policies.
 
     Prints a line for each part. A damaged part's line says how to mend it, and the exit status is then 1.
     The other commands check only the files that they read.

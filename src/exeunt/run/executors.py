@@ -82,7 +82,7 @@ EXECUTORS = {
         "onnxruntime",
         "onnx",
         needs=ONNX,
-        remedy="run `exeunt export {run} --to onnx` first",
+        remedy="run `exeunt export {run}` first",
         checker="exeunt.onnx.manifest:check_onnx",
     ),
     "sklearn": ExecutorKind(

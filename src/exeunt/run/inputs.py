@@ -1,4 +1,4 @@
-"""The inputs of a run: those of its parts, and raw ones prepared for its network as in training, without PyTorch."""
+"""The inputs of a run: the data of its parts, and raw inputs prepared for its network, without PyTorch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
 
 
 def load_preparation(run: RunFolder) -> Any:
-    """Return what prepares raw inputs for a run's network: a Preprocess or a tokeniser."""
+    """Return the Preprocess or tokeniser that prepares raw inputs for a run's network."""
     run.files.check_folder("tokenizer")
     return restore_preparation(run.manifest["inputs"], run.path)
 

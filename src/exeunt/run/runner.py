@@ -1,4 +1,4 @@
-"""Answering with a run folder: `load` it, `prepare` inputs, then call it with a batch, or give it a stream of them."""
+"""Answering with a run: `load` it, `prepare` inputs, then call it with a batch or a stream of batches."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Runner:
         equal inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
         """
         engine = self._engine or self._new_engine(self.plan)
-        self._engine = None  # what an exception leaves behind in it is not used again
+        self._engine = None  # an engine is not used again after an exception
         answers = engine.answer(inputs, id=id)
         self._engine = engine
         return answers

@@ -1,4 +1,4 @@
-"""The policies of a run folder. Each was calibrated for one run: it means nothing elsewhere."""
+"""The policies of a run folder. A policy is calibrated for one run, and means nothing for another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SavedPolicies:
 
     path: Path
 
-    if TYPE_CHECKING:  # what a run folder has besides
+    if TYPE_CHECKING:  # other attributes of a run folder
         digest: str
         cost: CostModel
         cascade: Any

@@ -1,4 +1,4 @@
-"""Streams of batches: reading them, in a thread where rows must not wait long, and answering them."""
+"""Streams of batches: reading them, in a thread if rows may wait only so long, and answering them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def answer_stream(
         while broken is None:
             try:
                 batch = next(direct, END) if ahead is None else ahead.next(engine.seconds_left(clock()))
-            except Exception as error:  # it is raised once the answers so far are given out
+            except Exception as error:  # raised after the answers so far
                 broken = error
                 break
             if batch is END:
