@@ -30,7 +30,7 @@ from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
 from exeunt.plots.style import COLOURS, new_figure, percent_ticks, styled
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation, part_data
+from exeunt.run.run_inputs import InputPreparation, part_data
 from exeunt.run.runner import load
 from exeunt.timed_run import choose_by_time
 from exeunt.timing.bench import whole_network

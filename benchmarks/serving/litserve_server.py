@@ -14,7 +14,7 @@ import numpy as np
 
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation
+from exeunt.run.run_inputs import InputPreparation
 from exeunt.timing.bench import whole_network
 
 

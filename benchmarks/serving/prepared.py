@@ -14,7 +14,7 @@ import exeunt as ex
 from exeunt.making.cascade_run import make_cascade
 from exeunt.policies.cascade import policy_set
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation, part_data
+from exeunt.run.run_inputs import InputPreparation, part_data
 from exeunt.timed_run import choose_by_time
 from exeunt.timing.forced_exits import last_head_policy
 

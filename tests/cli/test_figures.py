@@ -16,6 +16,6 @@ def test_figures_go_without_images_where_the_data_cannot_be_opened(tmp_path, mon
     def refuse(*_: object, **__: object) -> None:
         raise error("no such thing")
 
-    monkeypatch.setattr("exeunt.run.inputs.open_source", refuse)
+    monkeypatch.setattr("exeunt.run.run_inputs.open_source", refuse)
     assert figures._test_image(RunFolder(tmp_path, MANIFEST)) is None
     assert "no sheet of images: no such thing" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import part_data
+from exeunt.run.run_inputs import part_data
 from exeunt.run.runner import load
 
 from .command import exeunt

@@ -13,7 +13,7 @@ from exeunt._places import open_arrow, place
 from exeunt.cli.app import run as command
 from exeunt.cluster.jobs import record_on_cluster
 from exeunt.predicting.record import record_inputs
-from exeunt.run.inputs import part_data
+from exeunt.run.run_inputs import part_data
 
 
 def test_parts_are_those_of_one_process_and_calibrate_from_a_store(cluster, bucket, run, tmp_path):

@@ -12,7 +12,7 @@ from exeunt.data import open_inputs
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import part_data
+from exeunt.run.run_inputs import part_data
 from exeunt.run.runner import load
 from exeunt.run.verification import verify
 

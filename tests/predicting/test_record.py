@@ -22,7 +22,7 @@ from exeunt.predicting.predict import predict_inputs
 from exeunt.predicting.record import record_inputs
 from exeunt.predicting.summary import recorded_text
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import part_data
+from exeunt.run.run_inputs import part_data
 from exeunt.trace import concatenate
 
 FACTORY = "exeunt.zoo:digits"

@@ -134,7 +134,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
     from exeunt.making.cascade_run import with_ids
     from exeunt.making.precision_run import other_precisions
     from exeunt.run.file_digests import TRACED
-    from exeunt.run.inputs import InputPreparation
+    from exeunt.run.run_inputs import InputPreparation
     from exeunt.timed_run import TimedNetwork
     from exeunt.timing.bench import Alternative
     from exeunt.trace import concatenate

@@ -85,7 +85,7 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
 
 def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
     """Return a function that reads the image of a row of the test trace; None for texts, or without the data."""
-    from exeunt.run.inputs import part_data
+    from exeunt.run.run_inputs import part_data
 
     if run.manifest["inputs"]["kind"] != "image":
         return None

@@ -16,8 +16,8 @@ from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
 from exeunt.run.file_digests import CASCADE, OLD_CASCADE, TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import text_columns
 from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
+from exeunt.run.run_inputs import text_columns
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.splitting import part_rows

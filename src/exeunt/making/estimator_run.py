@@ -19,8 +19,8 @@ from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.record import record_data
 from exeunt.run.file_digests import ESTIMATOR, OBJECT, TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import part_data
 from exeunt.run.manifest import provenance
+from exeunt.run.run_inputs import part_data
 
 PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
 _BATCH = 256

@@ -23,8 +23,8 @@ from exeunt.predicting.record import record_data
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation, part_data
 from exeunt.run.manifest import provenance
+from exeunt.run.run_inputs import load_preparation, part_data
 from exeunt.run.run_path import INT8, check_precision_name, refuse_precision
 from exeunt.trace import ExitTrace
 

@@ -20,7 +20,7 @@ from exeunt.errors import InputError
 from exeunt.onnx.one_file import Preparation, RunInOneFile
 from exeunt.run.file_digests import WEB
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import text_columns
+from exeunt.run.run_inputs import text_columns
 
 __all__ = ["packaged_files", "write_web_page"]
 

@@ -28,7 +28,7 @@ from exeunt.predicting.batches import PreparedBatch, prepared_batches
 from exeunt.predicting.summary import Tally, Truth
 from exeunt.run.executors import executor_device
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation, text_columns
+from exeunt.run.run_inputs import load_preparation, text_columns
 
 NOT_FINITE = "the network's output for this input is not finite"
 

@@ -15,7 +15,7 @@ from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation
+from exeunt.run.run_inputs import InputPreparation
 
 
 @dataclass(frozen=True)

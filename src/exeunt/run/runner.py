@@ -18,7 +18,7 @@ from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import InputPreparation
+from exeunt.run.run_inputs import InputPreparation
 from exeunt.run.shared_executor import open_shared
 from exeunt.run.streaming import answer_stream
 

@@ -24,7 +24,7 @@ from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import RawTexts, text_batch
 from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation, text_columns
+from exeunt.run.run_inputs import load_preparation, text_columns
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ import torch
 from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation
+from exeunt.run.run_inputs import load_preparation
 from exeunt.torch.calls import Inputs
 from exeunt.torch.devices import best_device, device_name, limit_threads
 from exeunt.torch.executor import make_executor

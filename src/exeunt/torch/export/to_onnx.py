@@ -16,8 +16,8 @@ from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.onnx.model_file import OnnxGraph, rename_inputs
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
+from exeunt.run.run_inputs import load_preparation
 from exeunt.run.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.torch_export import quiet

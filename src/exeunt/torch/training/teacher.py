@@ -14,7 +14,7 @@ from exeunt.data.splits import SplitPlan
 from exeunt.errors import InputError
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.run.inputs import load_preparation
+from exeunt.run.run_inputs import load_preparation
 from exeunt.torch.calls import Inputs, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of

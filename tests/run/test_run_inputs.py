@@ -10,7 +10,7 @@ import pytest
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import Preprocess, UnreadableImage
-from exeunt.run.inputs import InputPreparation
+from exeunt.run.run_inputs import InputPreparation
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore
 
