@@ -31,7 +31,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linu
 
 
 def best(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Return the least processor time of `call`, in seconds: on one thread, other work on the machine does not count."""
+    """Return the least processor time of `call`, in seconds: other work on the machine does not count."""
     times = []
     for _ in range(repeats):
         start = time.process_time()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.engine
 
-Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is processor time, the best of
-15 rounds. Beside it is what the executor itself takes, called on the same rows without an engine, and what the arithmetic
-takes when it is written out for this one policy: no tickets, plans, other policies or failures. Then a stream of up to a
-million rows. Prints the page and writes docs/results/engine-benchmarks.md.
+Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is processor time, the best
+of 15 rounds. Beside it is what the executor itself takes, called on the same rows without an engine, and what the
+arithmetic takes when it is written out for this one policy: no tickets, plans, other policies or failures. Then a
+stream of up to a million rows. Prints the page and writes docs/results/engine-benchmarks.md.
 """
 
 from __future__ import annotations

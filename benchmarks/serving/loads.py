@@ -55,7 +55,7 @@ class System:
 
 def systems(prepared: Prepared, size: int) -> list[System]:
     """Return the servers. Loads are shares of what the first, with the original fp32 model, answers at most."""
-    onnx = ("--executor", "onnx")
+    onnx, each_core = ("--executor", "onnx"), ("--workers", str(usable_cores()), "--threads", "1")
     slo = (
         "--slo-ms",
         f"{1e3 * SLO_S:g}",
@@ -64,29 +64,21 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         "--min-accuracy",
         prepared.least_accuracy,
     )
-    each_core = ("--workers", str(usable_cores()), "--threads", "1")
-    ask = wire.infer
-    batch = max(1, _RIVAL_ROWS // size)
-    return [
-        System("original model, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
-        System(
-            f"original model, fp32{EACH_CORE}", exeunt_server(prepared.fp32, *onnx, *each_core), READY, ask
-        ),
-        System("original model, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
-        System(
-            f"original model, int8{EACH_CORE}", exeunt_server(prepared.int8, *onnx, *each_core), READY, ask
-        ),
-        System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
-        System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
-        System(
-            f"LitServe, int8{EACH_CORE}",
-            litserve_server(prepared.int8, batch=batch, workers=usable_cores()),
-            READY_LITSERVE,
-            wire.litserve,
-        ),
-        System(CONTROLLED, exeunt_server(prepared.served, *slo), READY, ask),
-        System(f"{CONTROLLED}{EACH_CORE}", exeunt_server(prepared.served, *slo, *each_core), READY, ask),
-    ]
+    batch, found = max(1, _RIVAL_ROWS // size), []
+
+    def add(name: str, command: Callable[[int], Sequence[str]], *, rival: bool = False) -> None:
+        ask = (READY_LITSERVE, wire.litserve) if rival else (READY, wire.infer)
+        found.append(System(name, command, *ask))
+
+    for precision, run in (("fp32", prepared.fp32), ("int8", prepared.int8)):
+        add(f"original model, {precision}", exeunt_server(run, *onnx))
+        add(f"original model, {precision}{EACH_CORE}", exeunt_server(run, *onnx, *each_core))
+        add(f"LitServe, {precision}", litserve_server(run, batch=batch), rival=True)
+    command = litserve_server(prepared.int8, batch=batch, workers=usable_cores())
+    add(f"LitServe, int8{EACH_CORE}", command, rival=True)
+    add(CONTROLLED, exeunt_server(prepared.served, *slo))
+    add(f"{CONTROLLED}{EACH_CORE}", exeunt_server(prepared.served, *slo, *each_core))
+    return found
 
 
 def measure(

@@ -47,6 +47,10 @@ def write(found: dict[str, Any], folder: Path) -> None:
 
 def _introduction(found: dict[str, Any]) -> str:
     machine, original = found["machine"], found["original"]
+    measured = {row["system"] for row in found.get("loads", {}).get("rows", [])}
+    missing = "" if f"LitServe, int8{EACH_CORE}" in measured else (
+        " It was not measured with a\n  worker for each core: compare it with the lines of one worker."
+    )  # fmt: skip
     return f"""# A server under load: {original}
 
 Made by `{found["command"]}`; numbers in [results.json](results.json).
@@ -60,8 +64,7 @@ counted, the next {found["seconds"]:g} s are, {found["long_s"]:g} s at twice the
 
 - *original model*: `exeunt serve` with dynamic batching of the original {original}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session, with one API server process and one worker process
-  (`num_api_servers=1`, `workers_per_device=1`) of two threads. It was not measured with a worker for each core:
-  compare it with the rows without *a worker a core*.
+  (`num_api_servers=1`, `workers_per_device=1`) where the line does not say *a worker a core*.{missing}
 - *controlled*: `exeunt serve --slo-ms {SLO_MS} --slo-quantile {found["quantile"]:g}` of {found["exits"]}. Under load,
   rows take a deadline exit (they are answered at the deadline by their latest exit), and the controller lowers the
   budget, but not below an estimated accuracy of {found["least_accuracy"]}.
