@@ -55,7 +55,7 @@ def test_every_command_takes_them(tmp_path):
     assert "next: exeunt calibrate" in said
     assert "finished already" in train(out, *joint)
 
-    assert "certified" in call("calibrate", out, "--budget", "60%", "--policy", "eero")
+    assert "Guarantee" in call("calibrate", out, "--budget", "60%", "--policy", "eero")
     shown = call("show", out)
     assert all(name in shown for name in ("exits.0", "exits.1", "(own classifier)"))
     assert "3 stages written" in call("export", out, "--model", MODEL)

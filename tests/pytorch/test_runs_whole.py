@@ -168,6 +168,6 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
     assert "trying again" in said
     assert "next: exeunt calibrate" in said
     assert (out / "weights.safetensors").read_bytes() == trained
-    assert "certified" in call("calibrate", out, "--budget", "80%", "--policy", "eero")
+    assert "Guarantee" in call("calibrate", out, "--budget", "80%", "--policy", "eero")
     runner = load(out, trusted="rows_net:rows")
     assert isinstance(runner.executor, StagedExecutor)
