@@ -58,8 +58,8 @@ def answers(model, inputs, keys):
 def check_against_numpy(stages, policy, test, inputs, exits=None):
     """Compare with the policy's replay of recorded outputs, but for inputs that are close to a threshold."""
     found = answers(model_with_policy(stages, policy, exits=exits), inputs, test.id)
-    said = policy.answer.on(test)
-    scores = score_matrix(policy.score, said)
+    outputs = policy.answer.on(test)
+    scores = score_matrix(policy.score, outputs)
     steps = getattr(policy.score, "in_steps", False)
     exits, rows = policy.route(test), np.arange(test.n)
     asked = np.arange(test.n_exits) <= exits[:, None]
@@ -67,9 +67,9 @@ def check_against_numpy(stages, policy, test, inputs, exits=None):
     assert close.mean() < 0.1
     sure = ~close
     np.testing.assert_array_equal(found["exit"][sure], exits[sure])
-    np.testing.assert_array_equal(found["label"][sure], said.prediction[rows, exits][sure])
+    np.testing.assert_array_equal(found["label"][sure], outputs.prediction[rows, exits][sure])
     np.testing.assert_array_equal(found["cost"][sure], policy.cost.cumulative[exits][sure])
-    probabilities = np.exp(said.log_probability[rows, exits])
+    probabilities = np.exp(outputs.log_probability[rows, exits])
     shown = found["probabilities"]
     if shown.shape[1] > MANY_CLASSES:  # a trace keeps the likeliest
         shown = np.exp(of_top_classes(np.log(shown)))
@@ -329,9 +329,9 @@ def test_the_model_says_what_its_answers_mean(four):
     stages, fit, calibrate, _ = four
     policy = ex.eero(fit, calibrate, budget="60%")
     model = model_with_policy(stages, policy, about={"class_names": list("abcde")})
-    told = {
+    about = {
         name: json.loads(text) for name, text in session(model).get_modelmeta().custom_metadata_map.items()
     }
-    assert told["class_names"] == list("abcde")
-    assert ex.CostModel.from_dict(told["cost"]) == policy.cost
-    assert told["policy"]["name"] == "eero"
+    assert about["class_names"] == list("abcde")
+    assert ex.CostModel.from_dict(about["cost"]) == policy.cost
+    assert about["policy"]["name"] == "eero"

@@ -59,7 +59,7 @@ def policy():
     return ex.eero(fit, held_out, budget="70%", delta=None)
 
 
-def check_that_company_changes_no_answer(executor):
+def check_that_batching_changes_no_answer(executor):
     together = Engine(executor, policy()).answer(batch(texts(), LONGEST))
     assert len(set(together.exit.tolist())) > 1
     sure = 0

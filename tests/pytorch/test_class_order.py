@@ -36,10 +36,10 @@ def test_orders_that_agree_or_say_nothing_pass(model, data):
 def test_another_order_is_refused_showing_both(model, data, first):
     with pytest.raises(InputError) as caught:
         check_class_order(model, data)
-    said = str(caught.value)
-    assert f"first {first}:" in said
-    assert ", ".join(model) in said
-    assert ", ".join(data) in said
+    message = str(caught.value)
+    assert f"first {first}:" in message
+    assert ", ".join(model) in message
+    assert ", ".join(data) in message
 
 
 def test_long_orders_are_shown_in_part():

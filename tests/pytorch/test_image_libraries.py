@@ -60,13 +60,13 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
             (tmp_path / "data" / part / f"class{k}").mkdir(parents=True)
             for i in range(n):
                 picture.rotate(10 * i + 5 * k + n).save(tmp_path / "data" / part / f"class{k}" / f"{i}.png")
-    said: list[str] = []
+    lines: list[str] = []
     run = run_training(
         TrainingJob(
             model="timm:convnext_atto", weights="pretrained", data=str(tmp_path / "data"), exits=1, batch_size=4,
             recipe={"mode": "joint", "epochs": 1}, fit=4, calibrate=4,
         ),
-        tmp_path / "run", command="test", say=said.append, progress=False,
+        tmp_path / "run", command="test", say=lines.append, progress=False,
     )  # fmt: skip
     assert load_preparation(run) == prepare
-    assert any("32x32-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6" in line for line in said)
+    assert any("32x32-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6" in line for line in lines)

@@ -124,8 +124,8 @@ def test_what_is_given_goes_before_the_library_and_that_before_measuring(images,
 
 
 def test_what_the_network_takes_is_summarised_in_a_line(tokenizer):
-    said = summarise_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
-    assert said == "images: 6x6-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6"
+    message = summarise_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
+    assert message == "images: 6x6-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6"
     example = synthetic_inputs(tokenizer, 2, length=7)
     assert summarise_inputs(tokenizer, example) == ("texts: costs are those of 7 tokens, the mean length")
     tokenizer.model_max_length = 9

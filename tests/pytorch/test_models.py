@@ -132,7 +132,7 @@ def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("resnet18", "torchvision:NAME"),
         ("torchvision:", "torchvision:NAME"),
@@ -152,8 +152,8 @@ def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
         (f"{__name__}:no_module", "must return"),
     ],
 )
-def test_names_that_do_not_exist_are_refused_with_the_nearest_ones(spec, said):
-    with pytest.raises(InputError, match=said):
+def test_names_that_do_not_exist_are_refused_with_the_nearest_ones(spec, message):
+    with pytest.raises(InputError, match=message):
         build_model(spec)
 
 
@@ -193,7 +193,7 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("import sys; sys.exit('usage: script')", "SystemExit: usage: script"),
         ("def net(:", "SyntaxError"),
@@ -201,13 +201,13 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     ],
 )
 def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_built(
-    tmp_path, monkeypatch, code, said
+    tmp_path, monkeypatch, code, message
 ):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / f"mod_{said[:4].lower()}.py").write_text(code)
+    (tmp_path / f"mod_{message[:4].lower()}.py").write_text(code)
     for attempt in (build_model, lambda spec: check_model(spec, None)):
-        with pytest.raises(InputError, match=f"cannot be built: {said}"):
-            attempt(f"mod_{said[:4].lower()}:net")
+        with pytest.raises(InputError, match=f"cannot be built: {message}"):
+            attempt(f"mod_{message[:4].lower()}:net")
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
@@ -281,7 +281,7 @@ def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, cap
         assert torch.equal(
             found.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight
         )
-    assert capfd.readouterr().err == ""  # no bar of the library's, and what is new is told by `train`
+    assert capfd.readouterr().err == ""  # no bar of the library's, and `train` reports what is new
     assert before == (transformers.logging.is_progress_bar_enabled(), are_progress_bars_disabled())
     tiny_text(tmp_path / "alone", weights=False)
     with pytest.raises(InputError, match="every part"):

@@ -276,8 +276,8 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
 def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
     export(folder, opset=19, trusted=None)
-    assert "4 stages written to" in (said := capsys.readouterr().out)
-    assert "opset 19; they differ from PyTorch by at most" in said
+    assert "4 stages written to" in (printed := capsys.readouterr().out)
+    assert "opset 19; they differ from PyTorch by at most" in printed
     assert OnnxManifest.load(folder / "onnx").provenance["opset"] == 19
 
 
@@ -301,10 +301,10 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
         export_run(RunFolder.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before
-    told = OnnxManifest.load(run / "onnx").provenance
-    assert told["opset"] == 18
-    assert told["packages"]["torch"] == torch.__version__
-    assert all(told["packages"][name] for name in ("exeunt", "onnx", "onnxscript", "onnxruntime"))
+    provenance = OnnxManifest.load(run / "onnx").provenance
+    assert provenance["opset"] == 18
+    assert provenance["packages"]["torch"] == torch.__version__
+    assert all(provenance["packages"][name] for name in ("exeunt", "onnx", "onnxscript", "onnxruntime"))
 
 
 def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):

@@ -15,7 +15,7 @@ from made_texts import (
     LONGEST,
     PADDING,
     batch,
-    check_that_company_changes_no_answer,
+    check_that_batching_changes_no_answer,
     network,
     policy,
     some,
@@ -91,7 +91,7 @@ def test_what_would_be_cut_to_whole_numbers_is_refused(folder):
 
 
 def test_a_text_alone_is_answered_as_among_long_ones(folder):
-    check_that_company_changes_no_answer(OnnxExecutor(folder, threads=1))
+    check_that_batching_changes_no_answer(OnnxExecutor(folder, threads=1))
 
 
 def test_an_export_of_an_old_format_is_refused(folder, tmp_path):

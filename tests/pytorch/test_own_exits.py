@@ -163,16 +163,16 @@ def test_everything_learns_from_the_losses_of_all_exits(options):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mode": "frozen"}, "its exits are its own"),
         ({"mode": "frozen", "optimiser": "lbfgs"}, "its exits are its own"),
         ({"mode": "joint", "gradient_balancing": True}, "gradient_balancing"),
     ],
 )
-def test_what_needs_heads_is_refused(options, said):
+def test_what_needs_heads_is_refused(options, message):
     network = attach(Named().eval(), torch.randn(2, 4), exits="own", verbose=False, check=False)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         train(network, batches(), epochs=1, progress=False, **options)
 
 
@@ -193,7 +193,7 @@ class Returns(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (lambda m, x, a, b: b, "this one returns Tensor: give exits a number"),
         (lambda m, x, a, b: [b], "two outputs or more, and this one returns 1"),
@@ -208,13 +208,13 @@ class Returns(nn.Module):
         (lambda m, x, a, b: [x[:, :3], b], "output 0 of the network is no exit of its own: nothing"),
     ],
 )  # fmt: skip
-def test_outputs_that_are_no_exits_are_refused(function, said):
-    with pytest.raises(InputError, match=said):
+def test_outputs_that_are_no_exits_are_refused(function, message):
+    with pytest.raises(InputError, match=message):
         attach(Returns(function).eval(), torch.randn(5, 4), exits="own", verbose=False)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"n_classes": 4}, "answers with 3 classes, not with 4"),
         ({"hidden": 0}, "leave out: hidden"),
@@ -223,8 +223,8 @@ def test_outputs_that_are_no_exits_are_refused(function, said):
         ({"exits": "all"}, r"exits must be a number, 'own' or a list of names: write exits=\['all'\]"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, said):
-    with pytest.raises(InputError, match=said):
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
         attach(Named().eval(), torch.randn(2, 4), verbose=False, **{"exits": "own", **options})
 
 

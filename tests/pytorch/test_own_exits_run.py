@@ -50,9 +50,9 @@ def cache(tmp_path_factory, monkeypatch):
 def test_every_command_takes_them(tmp_path):
     out, answers, eager = tmp_path / "run", tmp_path / "onnx.parquet", tmp_path / "eager.parquet"
     joint = ("--mode", "joint", "--epochs", "2")
-    said = train(out, *joint)
-    assert "the exits are the network's own: nothing is added to it" in said
-    assert "next: exeunt calibrate" in said
+    printed = train(out, *joint)
+    assert "the exits are the network's own: nothing is added to it" in printed
+    assert "next: exeunt calibrate" in printed
     assert "finished already" in train(out, *joint)
 
     assert "Guarantee" in call("calibrate", out, "--budget", "60%", "--policy", "eero")
@@ -89,7 +89,7 @@ def test_a_trained_network_is_recorded_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         ((), "would have random weights, and heads alone cannot make up for that"),
         (("--mode", "joint", "--heads-first", "1"), "there are no heads"),
@@ -97,6 +97,6 @@ def test_a_trained_network_is_recorded_as_it_is(tmp_path):
         (("--mode", "joint", "--exit-weights", "1,2"), "exit_weights must be 3 finite numbers"),
     ],
 )
-def test_options_that_need_heads_are_refused_before_training(tmp_path, options, said):
-    assert said in train(tmp_path / "run", *options)
+def test_options_that_need_heads_are_refused_before_training(tmp_path, options, printed):
+    assert printed in train(tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()

@@ -135,11 +135,11 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
     out, answers = tmp_path / "run", tmp_path / "answers.parquet"
     line = 1 + SOURCE.splitlines().index(f"        {ORIGINAL}")
     with pytest.warns(RunsWhole, match="runs whole"):
-        said = call(*train(out))
+        printed = call(*train(out))
     where = f"line {line} of {module}, `{ORIGINAL}`"
-    assert where in said
-    assert "no budget can be kept" in said
-    assert "Then run this command again" in said
+    assert where in printed
+    assert "no budget can be kept" in printed
+    assert "Then run this command again" in printed
     trained = (out / "weights.safetensors").read_bytes()
 
     assert where in call("show", out)
@@ -149,8 +149,10 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
         assert "no smaller budget can be kept" in refused
     assert "saves nothing" in call("calibrate", out, "--budget", "100%", "--policy", "eero")
     with pytest.warns(RunsWhole, match="for row in x"):
-        said = call("predict", out, "--model", "rows_net:rows", "--data", "sklearn:digits", "--out", answers)
-    assert "(100.0% of the budget)" in said
+        printed = call(
+            "predict", out, "--model", "rows_net:rows", "--data", "sklearn:digits", "--out", answers
+        )
+    assert "(100.0% of the budget)" in printed
     costs = np.array(pq.read_table(answers)["cost"])
     assert costs == pytest.approx(np.full(500, RunFolder.open(out).cost.full))
     assert "no smaller budget can be kept" in call("calibrate", out, "--budget", "0.0001ms")
@@ -164,9 +166,9 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
     sys.modules.pop("rows_net")
     importlib.invalidate_caches()
     linecache.checkcache()
-    said = call(*train(out))
-    assert "trying again" in said
-    assert "next: exeunt calibrate" in said
+    printed = call(*train(out))
+    assert "trying again" in printed
+    assert "next: exeunt calibrate" in printed
     assert (out / "weights.safetensors").read_bytes() == trained
     assert "Guarantee" in call("calibrate", out, "--budget", "80%", "--policy", "eero")
     runner = load(out, trusted="rows_net:rows")

@@ -1,4 +1,4 @@
-"""Which Python code still gives a graph with a variable batch size, and what is said of code that does not."""
+"""Which Python code still gives a graph with a variable batch size, and the message about code that does not."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_code_is_refused_with_its_line_and_a_mend(name, capfd):
-    middle, said = REFUSED[name]
+    middle, message = REFUSED[name]
     with pytest.raises(
         NotExportable, match=r"^Net cannot be exported with a variable batch size: line \d+ of "
     ) as refused:
         cut(Net(middle).eval(), torch.randn(2, 4), at=["a", "b"])
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert capfd.readouterr() == ("", "")  # PyTorch prints half a graph
     assert re.search(
         rf"line {middle.__code__.co_firstlineno} of \S*test_torch_export.py, `.*# {name}`,",
@@ -123,6 +123,6 @@ CHECKED = {
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_graph_that_computes_something_else_is_refused(name):
-    middle, said = CHECKED[name]
-    with pytest.raises(NotCuttable, match=re.escape(said)):
+    middle, message = CHECKED[name]
+    with pytest.raises(NotCuttable, match=re.escape(message)):
         cut(Net(middle).eval(), torch.randn(2, 4), at=["a", "b"])

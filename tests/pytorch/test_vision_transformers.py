@@ -66,5 +66,5 @@ def test_cut_at_every_block_and_exported(name, tmp_path):
     with torch.no_grad():
         expected = [logits.numpy() for logits in network(images)]
     found = logits_with_drops(OnnxExecutor(tmp_path, threads=1), images.numpy(), np.arange(5))
-    for logits, (rows, said) in zip(expected, found, strict=True):
-        np.testing.assert_allclose(said, logits[rows], rtol=1e-4, atol=1e-5)
+    for logits, (rows, values) in zip(expected, found, strict=True):
+        np.testing.assert_allclose(values, logits[rows], rtol=1e-4, atol=1e-5)
