@@ -26,7 +26,7 @@ html_css_files = ["site.css"]
 myst_heading_anchors = 3
 default_role = "code"  # docstrings write `name`
 add_module_names = False
-autodoc_default_options = {"models": True, "model-order": "bysource"}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 
 # The command line documents itself: reference/command-line.md includes this file.
 commands = HERE / "_build" / "command-line.md"

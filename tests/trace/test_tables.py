@@ -85,7 +85,7 @@ def test_classes_have_the_numbers_that_the_caller_gives_them():
     assert read(other, classes=names).label.tolist() == [2, 2, 2]
     assert read(table(), classes=names, label=None).prediction.tolist() == trace.prediction.tolist()
     numbers = table(p0=[7, 3, 3], p1=[3, 3, 9], y=["7", "3", "9"])
-    assert read(numbers, classes=[9, 7, 3]).prediction.tolist() == [[1, 2], [2, 2], [2, 0]]
+    assert read(numbers, classes=np.array([9, 7, 3])).prediction.tolist() == [[1, 2], [2, 2], [2, 0]]
     with pytest.raises(ex.InputError, match=r"'y' has the label 'cat' in row 2 .* none of classes: dog, emu"):
         read(table(), classes=["dog", "emu"])
     with pytest.raises(ex.InputError, match="classes must each be named once, got dog, dog"):
