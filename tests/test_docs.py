@@ -2,7 +2,8 @@
 
 Python blocks share one namespace per page. Console blocks hold commands after `$`; `exeunt` commands run in this
 process, and every line of output shown must have the form of a line that was printed: numbers may differ. A line `...`
-stands for lines left out. The tutorial runs first, and pages with a network start with the run folder that it made.
+stands for lines left out. Blocks of `sh` are to be pasted: commands without `$`, and comments. The tutorial runs first,
+and pages with a network start with the run folder that it made.
 
 `<!-- skip: reason -->` before a block: it is not run, but its Python must compile and call what there is with options
 that there are, and the options of its commands must exist. The diffs of CONTRIBUTING.md are applied to a copy of the
@@ -46,7 +47,7 @@ def blocks(page):
 
 
 def has_snippets(page):
-    return any(language in ("python", "console") for language, *_ in blocks(page))
+    return any(language in ("python", "console", "sh") for language, *_ in blocks(page))
 
 
 def run_page(page, folder):
@@ -58,6 +59,9 @@ def run_page(page, folder):
         for language, source, skipped in blocks(page):
             if language == "console":
                 run_console(source, skipped)
+            elif language == "sh":
+                commands = re.sub(r"^#.*\n", "", source.replace("\\\n", " "), flags=re.M)
+                run_console(re.sub(r"^(?=\S)", "$ ", commands, flags=re.M), skipped)
             elif language == "python":
                 code = compile(source, str(page), "exec")
                 if skipped:
@@ -229,4 +233,4 @@ def test_the_table_of_policies_is_whole():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run_or_says_what_it_is(page):
-    assert {language for language, *_ in blocks(page)} <= {"python", "console", *SHOWN}
+    assert {language for language, *_ in blocks(page)} <= {"python", "console", "sh", *SHOWN}

@@ -7,7 +7,8 @@ A page says where its numbers come from in a comment:
     -->
 
 The numbers before `=` must stand in the prose, and in the row or line of that page's section that is named behind it, to
-as many digits as they have. A row is named by its first cell, another line by any part of it.
+as many digits as they have. A row is named by its first cell, another line by any part of it. Prose that says "loses 0.9
+points" has the number -0.9 of the results without its sign.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def wrong_numbers(page, docs=DOCS):
                 amount, half = value(number)
                 if number not in prose:
                     wrong.append(f"{number} is not in the prose of {page.name}")
-                elif not any(abs(amount - one) <= half * (1 + 1e-9) for one in known):
+                elif not any(abs(amount - one) <= half * (1 + 1e-9) for one in [*known, *map(abs, known)]):
                     wrong.append(f"{number} is not in {source}, {key!r}: {known}")
     return wrong
 
