@@ -33,9 +33,9 @@ PAGES = [page for page in PAGES if page.parent.name != "results"]
 # These train networks, or use that of the tutorial, for a minute in all: `make docs` runs them.
 WITH_A_NETWORK = {"deployment", "own-data", "own-model", "policies", "run-folder", "scikit-learn", "texts"}
 BLOCK = re.compile(
-    r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S
+    r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*).*?\n(?P<body>.*?)^```$", re.M | re.S
 )
-SHOWN = {"text", "diff", "{toctree}", "{eval-rst}", "{include}"}  # nothing to run
+SHOWN = {"text", "diff", "{toctree}", "{eval-rst}", "{include}", "{literalinclude}"}  # nothing to run
 
 
 def blocks(page):
