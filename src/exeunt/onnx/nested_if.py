@@ -86,7 +86,9 @@ class _ModelWriter:
         always[-1] = True
         self.last = int(np.argmax(always))
         self.stages = stages[: exits[self.last] + 1]
-        self.k = _n_classes(self.stages[-1])
+        final = self.stages[-1]
+        (shape,) = (v.type.tensor_type.shape for v in final.model.graph.output if v.name == final.logits)
+        self.k = int(shape.dim[1].dim_value)
         self.outputs = {
             "label": (TensorProto.INT64, [1]),
             "probabilities": (TensorProto.FLOAT, [1, self.k]),
@@ -231,12 +233,6 @@ def _inputs(stages: Sequence[ModelStage]) -> list[ValueInfoProto]:
             single.type.tensor_type.shape.dim[0].dim_value = 1
             found.append(single)
     return found
-
-
-def _n_classes(stage: ModelStage) -> int:
-    """Return the number of classes k of a stage's logits (1, k)."""
-    (logits,) = (value for value in stage.model.graph.output if value.name == stage.logits)
-    return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
 def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:

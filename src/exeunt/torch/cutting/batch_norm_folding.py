@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -61,27 +62,24 @@ def _folded_graph(body: fx.GraphModule, known: FoldedWeights) -> fx.GraphModule:
 def _follows_a_convolution(norm: fx.Node) -> bool:
     """Return whether a batch norm is in eval mode, has constant weights, and alone reads a convolution's output."""
     before = norm.args[0]
-    constants = [arg for arg in norm.args[1:5] if arg is not None]
-    return (
-        norm.args[5] is False
-        and isinstance(before, fx.Node)
-        and before.target in _CONVOLUTIONS
-        and len(before.users) == 1
-        and all(_is_weight(arg) for arg in [*constants, *(a for a in before.args[1:3] if a is not None)])
-    )
+    if norm.args[5] is not False or not isinstance(before, fx.Node) or before.target not in _CONVOLUTIONS:
+        return False
+    read = (*before.args[1:3], *norm.args[1:5])
+    are_weights = all(arg is None or (isinstance(arg, fx.Node) and arg.op == "get_attr") for arg in read)
+    return are_weights and len(before.users) == 1
 
 
 def _fold(body: fx.GraphModule, norm: fx.Node, known: FoldedWeights) -> None:
     convolution = cast("fx.Node", norm.args[0])
-    weight, bias = convolution.args[1], convolution.args[2] if len(convolution.args) > 2 else None
-    sources = [weight, bias, *norm.args[1:5]]
-    name = tuple("" if source is None else str(cast("fx.Node", source).target) for source in sources)
-    eps: Any = norm.args[7]
+    args = [*convolution.args, *[None] * (3 - len(convolution.args))]
+    sources = cast("list[fx.Node | None]", [*args[1:3], *norm.args[1:5]])
+    name = tuple("" if source is None else str(source.target) for source in sources)
     if name not in known:
-        weight_, bias_, scale, shift, mean, var = (_value(body, source) for source in sources)
-        known[name] = fuse_conv_bn_weights(weight_, bias_, mean, var, eps, scale, shift)
+        values: Any = (attrgetter(target)(body) if target else None for target in name)
+        weight, bias, scale, shift, mean, variance = values
+        eps: Any = norm.args[7]
+        known[name] = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift)
     number = list(known).index(name)  # the same for a layer that is called again
-    args = list(convolution.args) + [None] * (3 - len(convolution.args))
     with body.graph.inserting_before(convolution):
         for place, kind, value in zip((1, 2), ("weight", "bias"), known[name], strict=True):
             body.register_parameter(f"folded_{kind}_{number}", value)
@@ -89,20 +87,6 @@ def _fold(body: fx.GraphModule, norm: fx.Node, known: FoldedWeights) -> None:
     convolution.args = tuple(args)
     norm.replace_all_uses_with(convolution)
     body.graph.erase_node(norm)
-
-
-def _is_weight(arg: Any) -> bool:
-    return isinstance(arg, fx.Node) and arg.op == "get_attr"
-
-
-def _value(body: fx.GraphModule, source: Any) -> Any:
-    """Return the weight that a node reads, None for no node."""
-    if source is None:
-        return None
-    value: Any = body
-    for part in str(source.target).split("."):
-        value = getattr(value, part)
-    return value
 
 
 def folded_layers(module: nn.Module) -> nn.Module:

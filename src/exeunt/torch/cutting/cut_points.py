@@ -108,15 +108,14 @@ def _blocks(good: Collection[str], ran: Sequence[str], modules: Mapping[str, nn.
     composite = [path for path in ran if next(modules[path].children(), None) is not None]
     bad_kinds = {type(modules[path]) for path in composite if path not in good} - set(_LISTS)
     found = [path for path in composite if path in good and type(modules[path]) not in bad_kinds]
-    found = [path for path in found if not _is_part(path, found, modules)]
+    # A module within a block is a part of it, unless the block only lists such modules.
+    found = [path for path in found if (parent := _parent(path)) not in found or _is_list(modules[parent])]
     innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
     return _repeated(innermost, modules)
 
 
-def _is_part(path: str, blocks: Collection[str], modules: Mapping[str, nn.Module]) -> bool:
-    """Return whether a module is a part of a block, rather than an element of a list of blocks."""
-    parent = path.rpartition(".")[0]
-    return parent in blocks and not _is_list(modules[parent])
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _is_list(module: nn.Module) -> bool:
@@ -136,7 +135,7 @@ def _repeated(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> list[st
     repeated: list[str] = []
     for path in paths:
         if type(modules[path]) in _LISTS:
-            listed = "." in path and _is_list(modules[path.rpartition(".")[0]])
+            listed = "." in path and _is_list(modules[_parent(path)])
             if listed and repeated:
                 repeated.append(path)
         elif counts[type(modules[path])] > 1:
@@ -168,7 +167,7 @@ def _points_by_hooks(model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
     """Return the blocks of a network that cannot be exported, found in one run of it."""
     shapes = _output_shapes(model, example)
     modules = dict(model.named_modules())
-    listed = [p for p in shapes if "." in p and _is_list(modules[p.rpartition(".")[0]])]
+    listed = [p for p in shapes if "." in p and _is_list(modules[_parent(p)])]
     blocks = [p for p in listed if next(modules[p].children(), None) and not _is_list(modules[p])]
     outermost = [p for p in blocks if not any(p.startswith(f"{other}.") for other in blocks)]
     chosen = _repeated(outermost, modules)

@@ -51,7 +51,7 @@ class ModelGraph:
     `inputs`: placeholders of the model's inputs. `batch`: the symbol of the batch size.
     `uses_inputs`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
     `memory_of`: the node whose memory a node may share. `mutated`: nodes whose memory an operation changes.
-    `last_use`: index of a node's last user.
+    `last_use`: index of a node's last user, -1 for none.
     """
 
     module: fx.GraphModule
@@ -129,7 +129,9 @@ def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = 
     _find_dependencies(graph)
     graph.nodes = _by_need(graph)
     graph.index = {node: i for i, node in enumerate(graph.nodes)}
-    graph.last_use = {node: _last_use(graph, node) for node in graph.nodes}
+    for node in graph.nodes:  # returning an earlier exit does not count
+        users = [user for user in node.users if user is not graph.nodes[-1] or node is graph.output]
+        graph.last_use[node] = max((graph.index[user] for user in users), default=-1)
     _find_spans(graph)
     return graph
 
@@ -198,13 +200,6 @@ def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
             users.setdefault(memory, set()).add(node)
         writer.update(dict.fromkeys(written, node))
     return found
-
-
-def _last_use(graph: ModelGraph, node: fx.Node) -> int:
-    """Return the index of a node's last user, -1 without one. Returning an earlier exit does not count."""
-    returned = graph.nodes[-1]
-    users = [user for user in node.users if user is not returned or node is graph.output]
-    return max((graph.index[user] for user in users), default=-1)
 
 
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:

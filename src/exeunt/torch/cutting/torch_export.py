@@ -52,9 +52,10 @@ def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = Fal
             return program
         errors.append(program)
     error = next((error for error in errors if _place(error)), errors[0])
+    known = (reason for sign, reason in _KNOWN_REASONS.items() if sign in str(error).lower())
     raise NotExportable(
         f"{type(model).__name__} cannot be exported with a variable batch size: "
-        f"{_place(error) or 'its code'} {_reason(error)}"
+        f"{_place(error) or 'its code'} {next(known, f'fails: {one_line(error)}')}"
     ) from error
 
 
@@ -111,12 +112,6 @@ def _is_model_code(file: str) -> bool:
     own = any(path.is_relative_to(folder) for folder in _TOOLS)
     pythons = path.is_relative_to(_PYTHON) and "site-packages" not in path.parts
     return path.is_absolute() and not own and not pythons
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    known = next((reason for sign, reason in _KNOWN_REASONS.items() if sign in text.lower()), None)
-    return known or f"fails: {one_line(error)}"
 
 
 def _remove_checks(graph: fx.Graph) -> None:
