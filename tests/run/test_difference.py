@@ -136,17 +136,17 @@ def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
 
 
 def test_pooled_answers_are_compared_as_they_are_given(run):
-    own, pooled = (policy_of(run, answer=answer) for answer in ("own", "ensemble"))
-    found = compare_answers(Side("a", run, own), Side("b", run, pooled))
+    own, ensemble = (policy_of(run, answer=answer) for answer in ("own", "ensemble"))
+    found = compare_answers(Side("a", run, own), Side("b", run, ensemble))
     test = run.trace("test")
     assert [result.accuracy for result in found.results] == [
-        ex.evaluate(policy, test).accuracy for policy in (own, pooled)
+        ex.evaluate(policy, test).accuracy for policy in (own, ensemble)
     ]
     said = [
-        policy.answer.on(test).prediction[np.arange(test.n), policy.route(test)] for policy in (own, pooled)
+        policy.answer.on(test).prediction[np.arange(test.n), policy.route(test)] for policy in (own, ensemble)
     ]
     assert found.answered_differently == (said[0] != said[1]).mean() > 0
-    told = {one.what for one in differing(Side("a", run, own), Side("b", run, pooled))["policy"]}
+    told = {one.what for one in differing(Side("a", run, own), Side("b", run, ensemble))["policy"]}
     assert "answer" in told
 
 

@@ -17,10 +17,9 @@ __all__ = ["main"]
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line with these arguments, by default those of the process, and exit.
 
-    Whatever goes wrong is one or two lines on standard error; `--debug`, anywhere, shows the traceback as well.
-    Exit status: 0 done; 1 something unexpected happened; 2 what was given cannot be used, or a file not read or
-    written; 3 an extra is not installed; 130 interrupted; 141 nobody reads the output.
-    A warning of the library is one line, too.
+    An error is one or two lines on standard error, a warning of the library one; `--debug`, anywhere, adds the traceback.
+    Exit status: 0 done; 1 an unexpected error; 2 arguments that cannot be used, or a file that cannot be read or
+    written; 3 an extra that is not installed; 130 interrupted; 141 the output is no longer read.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     given = sys.argv[1:] if arguments is None else arguments
@@ -47,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 
             traceback.print_exc()
         if interruptions or isinstance(error, KeyboardInterrupt):
-            told = str(error) if isinstance(error, KeyboardInterrupt) else ""
-            message, status = f"interrupted; {told}" if told else "interrupted", 130
+            kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            message, status = f"interrupted; {kept}" if kept else "interrupted", 130
         else:
             from exeunt.cli.failures import described
 

@@ -152,11 +152,11 @@ def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], No
         unit=options.unit or "usd",
         id=options.id,
     )
-    told = ", ".join(
+    shown = ", ".join(
         f"{one} at {models[one].cost.show(models[one].cost.full)} is right on {1 - models[one].risk[0]:.1%}"
         for one in names
     )
-    say(f"{name}: {counted(models.n, 'input')}; {told}")
+    say(f"{name}: {counted(models.n, 'input')}; {shown}")
     return models
 
 

@@ -55,8 +55,8 @@ def _exits(run: RunFolder) -> str:
     names = [*network["exits"], f"(new classifier: {new})" if new else "(own classifier)"]
     size, unit = cost.scale
     rows = [
-        [str(exit_), name, f"{spent / size:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
-        for exit_, (name, spent, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
+        [str(exit_), name, f"{up_to / size:.4g}", f"{up_to / cost.full:.1%}", f"{risk:.4f}"]
+        for exit_, (name, up_to, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
     ]
     return text_table(["exit", "after", f"cost ({unit})", "of full", "risk"], rows)
 
