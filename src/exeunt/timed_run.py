@@ -60,7 +60,7 @@ class TimedNetwork:
 
     def open_whole(self) -> Executor:
         """Open the executor with one segment, of all exits."""
-        return self.open(None if self.run.runs_whole else ((0, self.run.cost.n_exits - 1),))
+        return self.open(None if self.run.runs_whole else ((0, self.run.n_exits - 1),))
 
     def open_for(self, policy: Policy) -> Executor:
         """Open the executor with the exits and models that a policy runs, as `exeunt.run.load` does."""
@@ -165,7 +165,7 @@ def choose_by_time(
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
     that cannot run it, or a network that runs whole.
     """
-    if run.cost.n_exits == 1:
+    if run.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     network = TimedNetwork.of(run, executor, trusted)
     models = network.models()

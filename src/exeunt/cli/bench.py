@@ -65,7 +65,7 @@ def bench(path: RunPath, options: _Options) -> None:
 
     sizes = _sizes(options.batch_size)
     run = RunFolder.open(path)
-    if run.cost.n_exits == 1:
+    if run.n_exits == 1:
         raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
     if run.cascade and options.profile:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
@@ -106,7 +106,7 @@ def _measure(timed: TimedNetwork, options: _Options) -> None:
     _say(f"measuring {timed.name}, segment by segment")
     _, plan = profile_and_plan(timed.open, timed.batch(8), **options.limits)
     timed.run.save_plan(plan)
-    segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.cost.n_exits, "exit")
+    segments, exits = counted(len(plan.segments), "segment"), counted(timed.run.n_exits, "exit")
     echo(f"plan: {segments} of {exits}, rows per call {', '.join(map(str, plan.piece))}")
 
 

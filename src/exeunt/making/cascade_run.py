@@ -94,15 +94,13 @@ def make_cascade(
         write_cascade(
             folder / CASCADE,
             [
-                CascadeEntry(
-                    name, run.cost.n_exits, _way(out if name in runs else folder, run.path), run.digest
-                )
+                CascadeEntry(name, run.n_exits, _way(out if name in runs else folder, run.path), run.digest)
                 for name, run in made.items()
             ],
         )
         parts, split = _parts(made, seed, say)
         whole = CascadeTrace(parts["fit"]).most_expensive
-        steps = [CascadeStep(name, run.cost.n_exits) for name, run in made.items()]
+        steps = [CascadeStep(name, run.n_exits) for name, run in made.items()]
         traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
         about = _about(made, whole) | {
             "split": split.to_dict(),

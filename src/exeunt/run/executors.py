@@ -156,7 +156,7 @@ def open_executor(
     if run.cascade or not run.steps:
         return kind.open(run, threads=threads, trusted=trusted, segments=segments)
     exits = run.steps[0].exits
-    own = None if run.runs_whole else _own_segments(segments, exits, run.cost.n_exits)
+    own = None if run.runs_whole else _own_segments(segments, exits, run.n_exits)
     return SelectedExits(kind.open(run, threads=threads, trusted=trusted, segments=own), exits)
 
 

@@ -137,6 +137,11 @@ class RunFolder(SavedPolicies):
         """The file that the network is in: one of `file_digests.NETWORKS`."""
         return next(name for name in NETWORKS if name in self.files.digests)
 
+    @property
+    def n_exits(self) -> int:
+        """Number of exits; of a cascade those of all models."""
+        return len(self.manifest["network"]["exits"]) + 1
+
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network."""

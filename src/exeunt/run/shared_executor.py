@@ -50,7 +50,7 @@ def open_shared(
     """
     for policy in policies.values():
         run.check_policy(policy)
-    whole = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.cost.n_exits),)
+    whole = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
     asked = {name: policy.cascade or whole for name, policy in policies.items()}
     steps = _union(list(asked.values()))
     places = [(step.model, exit_) for step in steps for exit_ in step.exits]

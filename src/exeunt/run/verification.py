@@ -42,7 +42,7 @@ def verify(path: str | Path) -> list[CheckedPart]:
         run = RunFolder.open(path)
     except ArtefactError as error:
         return [CheckedPart("manifest", str(error), "FAILED")]
-    manifest = CheckedPart("manifest", f"format {run.manifest['version']}, {counted(_n_exits(run), 'exit')}")
+    manifest = CheckedPart("manifest", f"format {run.manifest['version']}, {counted(run.n_exits, 'exit')}")
     return [manifest, *(_checked(part, check) for part, check in _parts(run))]
 
 
@@ -89,10 +89,6 @@ def _executor(run: RunFolder, kind: ExecutorKind) -> str:
             if part.state == "FAILED" and part.part not in ("policy", "policies"):
                 raise ArtefactError(f"{part.part} of the model {entry.name!r}: {part.text}")
     return text
-
-
-def _n_exits(run: RunFolder) -> int:
-    return len(run.manifest["network"]["exits"]) + 1
 
 
 def _costs(run: RunFolder) -> str:
@@ -151,5 +147,5 @@ def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
 
 
 def _check_exits(run: RunFolder, name: str, found: int) -> None:
-    if found != _n_exits(run):
-        raise ArtefactError(f"{run.path / name} is for {found} exits, the network has {_n_exits(run)}")
+    if found != run.n_exits:
+        raise ArtefactError(f"{run.path / name} is for {found} exits, the network has {run.n_exits}")
