@@ -9,8 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
-
 
 class Progress(tqdm):  # type: ignore[misc]
     """Counts what is done: a tqdm bar on a terminal, elsewhere lines such as "300 of 1,000 images, 00:12 left".

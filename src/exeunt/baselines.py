@@ -17,8 +17,6 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 
-__all__ = ["confident_patience", "genetic", "msdnet", "patience", "predictive_exit", "random_routing"]
-
 _OVERSPENT = 5.0
 """Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
 

@@ -23,15 +23,6 @@ from exeunt.errors import ArtefactError, InputError, require
 from exeunt.run.file_digests import ESTIMATOR, OBJECT
 from exeunt.run.folder import RunFolder
 
-__all__ = [
-    "EstimatorExecutor",
-    "check_estimator",
-    "load_estimator",
-    "open_estimator",
-    "open_object",
-    "save_estimator",
-]
-
 _ROUNDED = 0.05  # how far a sum of rounded probabilities may be from 1
 _LEAST = float(np.finfo(np.float32).tiny)  # stands for a probability of 0, which has no logarithm
 _NEEDS_TORCH = "sklearn.externals.array_api_compat.torch"

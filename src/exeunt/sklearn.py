@@ -38,8 +38,6 @@ from exeunt.zoo import TableNet  # noqa: E402
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ExeuntClassifier"]
-
 # Rows of each part. With fewer to calibrate on, nothing can be certified at delta = 0.05.
 _LEAST = {"fit": 2, "calibrate": 5}
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Segments
     from exeunt.onnx.manifest import OnnxManifest, OnnxTensor
 
-__all__ = ["OnnxCut", "cut_between_files", "cut_optimised"]
-
 _MERGING = ["CommonSubexpressionElimination", "ShapeInputMerge"]
 """Optimisers of ONNX Runtime that read the number of rows once for all segments: no rows can be dropped from that."""
 _PROBES = (3, 5)  # numbers of rows of two runs that show which axis of each tensor holds the rows

@@ -28,8 +28,6 @@ from exeunt.run.folder import RunFolder
 
 Named: TypeAlias = dict[str, NDArray[Any]]
 
-__all__ = ["OnnxExecutor", "open_onnx"]
-
 
 class OnnxExecutor:
     """Runs the network that `exeunt export` wrote to `folder`.

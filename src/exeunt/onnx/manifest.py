@@ -14,8 +14,6 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.run.file_digests import ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
 
-__all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor", "check_onnx"]
-
 FOLDER = "onnx"
 _FILE = "manifest.json"
 _FORM: dict[str, Any] = {"format_": "exeunt-onnx", "version": 2}

@@ -17,8 +17,6 @@ from typing import Any
 
 from exeunt.errors import ArtefactError
 
-__all__ = ["ELEMENT_TYPES", "Node", "OnnxGraph", "join_graphs", "rename_inputs", "value_info"]
-
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
 _NAME_OF = {_WEIGHT: 8, _INPUT: 1, _OUTPUT: 1}  # the field with the name, of TensorProto and ValueInfoProto

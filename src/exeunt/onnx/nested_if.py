@@ -31,8 +31,6 @@ from exeunt.score.tie_breaking import tie_breaks
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-__all__ = ["KEY", "ModelStage", "model_with_policy"]
-
 KEY = "key"
 """Name of the input that breaks ties."""
 _MOST_EXITS = 31  # Protocol Buffers nests at most 100 messages; a branch takes three

@@ -23,8 +23,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.run_path import refuse_precision
 from exeunt.trace.cascade_step import CascadeStep
 
-__all__ = ["Preparation", "RunInOneFile", "read_stages"]
-
 
 @dataclass(frozen=True)
 class Preparation:

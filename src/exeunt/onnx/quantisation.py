@@ -25,8 +25,6 @@ from exeunt.errors import require
 from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 
-__all__ = ["quantise_export"]
-
 _CHANNELS = 4
 """Channels that ONNX Runtime's 8-bit convolutions take at a time; fewer are copied one by one."""
 

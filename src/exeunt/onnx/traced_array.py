@@ -24,8 +24,6 @@ from exeunt.score.learned import add_weighted, bent, larger, rank_between
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
-__all__ = ["Branch", "GraphWriter", "TracedArray"]
-
 
 @dataclass
 class Branch:

@@ -22,8 +22,6 @@ from exeunt.run.file_digests import WEB
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import text_columns
 
-__all__ = ["packaged_files", "write_web_page"]
-
 _EVERY_PAGE = ("page.css", "page.js")
 _OF_KIND = {"image": ("image.js", "resize.js"), "text": ("text.js",)}
 _RUNTIME = ("onnxruntime-web", ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"))

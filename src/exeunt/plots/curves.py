@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from exeunt.timing.bench import TimedAlternative
 
-__all__ = ["accuracy_against_budget", "accuracy_against_time", "cost_against_budget", "time_against_macs"]
-
 _JUDGED_FROM = 0.3  # share of the full cost: the y axis holds the accuracies at budgets from here on
 _APART = 0.035  # of the axis: exits closer than this are not numbered
 _ALTERNATIVES = ("*", "P", "X", "D", "v", "s", "^", "p")

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_evaluation", "rates_and_shares", "risk_per_exit"]
-
 
 def draw_evaluation(
     policy: Policy,

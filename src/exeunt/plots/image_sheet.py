@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PickedInputs", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
-
 _CELL_IN, _CAPTION_IN, _GAP_IN, _LEFT_IN, _TOP_IN = 1.0, 0.36, 0.12, 1.75, 0.75
 _LONGEST_LINE = 17
 _KEY = (

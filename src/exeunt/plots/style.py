@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from exeunt.timing.measuring import Spread
 
-__all__ = ["COLOURS", "save_figure", "series_style"]
-
 # Okabe and Ito, "Color universal design" (2008), with brown for the yellow, which is too pale on white.
 COLOURS = {
     "blue": "#0072B2",

@@ -21,15 +21,6 @@ from exeunt.policy import Policy
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.measuring import Spread, time_interleaved
 
-__all__ = [
-    "Alternative",
-    "ExitMix",
-    "TimedAlternative",
-    "policy_alternative",
-    "time_alternatives",
-    "whole_network",
-]
-
 _INPUTS = 32  # one measurement takes at least this many inputs, in batches of the size that is timed
 
 

@@ -17,8 +17,6 @@ from exeunt.policy import Policy
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Score
 
-__all__ = ["ForcedExits", "all_heads_policy", "forced_exits", "last_head_policy"]
-
 _EXIT = "forced_exit"
 
 

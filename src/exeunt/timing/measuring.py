@@ -17,8 +17,6 @@ from exeunt._arrays import Floats
 from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU, Executor
 
-__all__ = ["Spread", "describe_machine", "is_this_machine", "seconds_of", "time_interleaved", "waiting_clock"]
-
 _FEWEST_ROUNDS = 3
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -21,8 +21,6 @@ from exeunt.timing.bench import whole_network
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy
 from exeunt.timing.measuring import seconds_of, waiting_clock
 
-__all__ = ["measured_cost", "self_consistent_cost", "stage_and_head_cost"]
-
 _FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
 _TURN = 5  # passes in a row: in turns of one, each would find the other's weights in the caches
 _MOST_ITERATIONS = 5

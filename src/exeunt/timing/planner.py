@@ -19,8 +19,6 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.timing.profile import Profile, measure_profile
 
-__all__ = ["joined_segments", "plan_from_profile", "profile_and_plan"]
-
 _FRACTIONS = np.arange(1, 33) / 32  # of a state's rows: how many have not answered
 _SIZES_AROUND = (0.75, 1.0, 1.5)  # calls have these multiples of the planned size
 _AS_GOOD = 1.03  # sizes within a few percent of the best differ by noise alone

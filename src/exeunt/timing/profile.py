@@ -17,8 +17,6 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measuring import describe_machine, seconds_of, waiting_clock
 
-__all__ = ["SIZES", "Profile", "measure_profile"]
-
 
 @dataclass(frozen=True, eq=False)
 class Profile:

@@ -18,8 +18,6 @@ from torch.utils.data import DataLoader
 from exeunt._arrays import Integers
 from exeunt.errors import InputError
 
-__all__ = ["BatchShare", "Loader", "length_of", "rows_of", "shared", "start_epoch", "unpack"]
-
 
 class BatchShare(NamedTuple):
     """One process's share of batch `number`: `positions` in the data set, from row `start` of `n_all`."""

@@ -16,18 +16,6 @@ from torch import Tensor, nn
 
 from exeunt.errors import InputError
 
-__all__ = [
-    "ExitLogits",
-    "Inputs",
-    "as_call",
-    "evaluating",
-    "first_tensor",
-    "logits_of",
-    "modules_named",
-    "on_return",
-    "to_device",
-]
-
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
 
 

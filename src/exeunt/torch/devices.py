@@ -13,17 +13,6 @@ from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
 from exeunt.errors import require
 
-__all__ = [
-    "best_device",
-    "device_name",
-    "epoch_seed",
-    "is_first_process",
-    "limit_threads",
-    "make_fabric",
-    "seeded",
-    "wait_for",
-]
-
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 

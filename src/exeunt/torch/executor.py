@@ -42,8 +42,6 @@ from exeunt.torch.named_inputs import (
     size_key,
 )
 
-__all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "original"]
-
 _CUTS_KEPT = 32  # a cut shares the model's weights, so it takes a few MB, and seconds to make
 
 

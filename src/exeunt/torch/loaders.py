@@ -19,8 +19,6 @@ from exeunt.data.tokens import by_length, readable_texts, tokenised
 from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.torch.batches import BatchShare, Loader
 
-__all__ = ["AUGMENTS", "ImageLoader", "LoadedBatch", "TextLoader", "make_loader"]
-
 AUGMENTS = ("none", "crop-flip", "resized-crop")
 
 

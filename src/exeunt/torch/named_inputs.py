@@ -21,19 +21,6 @@ from exeunt.engine.inputs import padded_length
 from exeunt.errors import InputError
 from exeunt.torch.calls import ExitLogits, Inputs, logits_of
 
-__all__ = [
-    "ExampleBatch",
-    "Named",
-    "arguments_of",
-    "check_like",
-    "finite_rows",
-    "named_tensors",
-    "padded",
-    "read_example",
-    "size_key",
-    "token_inputs",
-]
-
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; positional ones have the names "0", "1", ..."""
 

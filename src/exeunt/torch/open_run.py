@@ -20,8 +20,6 @@ from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
 
-__all__ = ["check_computes_in", "eager_device", "load_network", "open_eager", "run_example"]
-
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

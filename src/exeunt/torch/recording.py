@@ -20,8 +20,6 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
 
-__all__ = ["record"]
-
 
 def record(
     network: EarlyExitNetwork,

@@ -18,8 +18,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_
 
 from exeunt.torch.cutting.stage import Stage, StagedModel
 
-__all__ = ["FoldedWeights", "folded_layers", "folded_stages"]
-
 FoldedWeights: TypeAlias = "dict[tuple[str, ...], tuple[nn.Parameter, nn.Parameter]]"
 """Folded weights and biases, by the names of the tensors that they were computed from."""
 

@@ -24,8 +24,6 @@ from exeunt.torch.cutting.graph import ModelGraph, trace_graph
 from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor, state_after, state_tensors
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
-__all__ = ["cut", "cut_graph"]
-
 sym_size = torch.ops.aten.sym_size.int
 view = torch.ops.aten.view.default
 reshape = torch.ops.aten.reshape.default

@@ -22,8 +22,6 @@ from exeunt.torch.cutting.graph import ModelGraph, trace_graph
 from exeunt.torch.cutting.stage import StateTensor, state_after
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
-__all__ = ["CutPoint", "cut_points", "points_of", "try_graph"]
-
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

@@ -15,8 +15,6 @@ from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.cutting.stage import Stage, StagedModel
 from exeunt.torch.named_inputs import ExampleBatch
 
-__all__ = ["check_stages", "matching_node"]
-
 _TWICE = "two runs of the model differ, or it does something that its graph does not contain; cut elsewhere"
 _ROWS = "its rows depend on each other, so none can be dropped. Compute each row from itself alone"
 

@@ -22,8 +22,6 @@ from exeunt.torch.named_inputs import ExampleBatch
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModelGraph", "ModuleSpan", "trace_graph"]
-
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
 _MAY_ALIAS = frozenset({
     "reshape", "flatten", "unflatten", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",

@@ -16,17 +16,6 @@ from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 if TYPE_CHECKING:
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = [
-    "Stage",
-    "StagedModel",
-    "StateTensor",
-    "compacted",
-    "gathered",
-    "memory_address",
-    "state_after",
-    "state_tensors",
-]
-
 
 @dataclass(frozen=True)
 class StateTensor:

@@ -25,8 +25,6 @@ from exeunt.errors import InputError, NotExportable, one_line
 from exeunt.torch.calls import evaluating
 from exeunt.torch.named_inputs import ExampleBatch, token_inputs
 
-__all__ = ["exported", "placeholders", "quiet"]
-
 _TOOLS = (Path(torch.__file__).parent, Path(__file__).parents[1])
 _PYTHON = Path(traceback.__file__).parent
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

@@ -35,8 +35,6 @@ from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
 from exeunt.torch.exits.placement import find_candidates, output_of, place_exits
 from exeunt.torch.named_inputs import read_example
 
-__all__ = ["attach"]
-
 _CLASSIFIER = "classifier"
 
 

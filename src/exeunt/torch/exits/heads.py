@@ -18,18 +18,6 @@ from torch.nn import functional
 
 from exeunt.errors import InputError
 
-__all__ = [
-    "CHANNELS_FIRST",
-    "TOKENS",
-    "Head",
-    "HeadOptions",
-    "Layout",
-    "complete_options",
-    "current_options",
-    "layout_of",
-    "make_head",
-]
-
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
 Layout: TypeAlias = Literal["channels_first", "channels_last", "tokens", "flat"]
 """How one input's features are laid out: a feature map (c, h, w) or (h, w, c), tokens (t, d), or a vector."""

@@ -19,8 +19,6 @@ from exeunt.torch.calls import Inputs, as_call, evaluating, modules_named, on_re
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
-__all__ = ["count_macs", "count_source", "cumulative_macs", "graph_macs"]
-
 _FLOPS_PER_MAC = 2
 
 

@@ -18,8 +18,6 @@ from exeunt.torch.cutting.stage import StagedModel
 from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 
-__all__ = ["WHOLE", "EarlyExitNetwork", "balanced", "head_logits"]
-
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 
 

@@ -19,8 +19,6 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, check_width, output_of
 from exeunt.torch.named_inputs import read_example
 
-__all__ = ["OWN", "OwnExitNetwork", "open_own_exits", "refuse_unasked"]
-
 OWN = "own"
 """The value of `exits`, and of `head`, for such networks."""
 

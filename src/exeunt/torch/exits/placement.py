@@ -22,8 +22,6 @@ from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
 from exeunt.torch.named_inputs import read_example
 
-__all__ = ["Candidates", "ExitPoint", "check_width", "find_candidates", "output_of", "place_exits"]
-
 
 @dataclass(frozen=True)
 class ExitPoint:

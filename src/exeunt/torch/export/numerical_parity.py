@@ -17,8 +17,6 @@ from exeunt.torch.named_inputs import token_inputs
 if TYPE_CHECKING:
     from exeunt.torch.export.stages_with_heads import StagesWithHeads
 
-__all__ = ["BATCHES", "TOLERANCE", "differences_from_pytorch", "refuse_differences"]
-
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4
 _ROWS = sum(BATCHES)

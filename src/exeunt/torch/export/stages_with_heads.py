@@ -18,8 +18,6 @@ from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import EarlyExitNetwork, head_logits
 
-__all__ = ["StageWithHead", "StagesWithHeads", "stages_with_heads"]
-
 _MASK = "attention_mask"
 
 

@@ -28,8 +28,6 @@ from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.named_inputs import read_example
 from exeunt.torch.open_run import load_network, run_example
 
-__all__ = ["export_network", "export_run"]
-
 OPSET = 18
 _OPSETS = range(18, 24)
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")

@@ -22,20 +22,6 @@ from exeunt.torch.devices import seeded
 from exeunt.torch.models import hugging_face, image_libraries
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel, load_weights_file, random_part
 
-__all__ = [
-    "PRETRAINED",
-    "ModelSpec",
-    "brings_weights",
-    "build_model",
-    "build_model_and_report",
-    "check_model",
-    "current_spec",
-    "known_class_names",
-    "rebuild_model",
-    "runs_custom_code",
-    "save_model_config",
-]
-
 PRETRAINED = "pretrained"
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
 _LIBRARIES: dict[str, tuple[Callable[[str], Any], Callable[..., BuiltModel]]] = {

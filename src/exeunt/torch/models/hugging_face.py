@@ -18,17 +18,6 @@ from exeunt.torch.models.weights import EVERY_PART, BuiltModel
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "brings_weights",
-    "build",
-    "class_names",
-    "longest_text",
-    "read_config",
-    "rebuild",
-    "save_config",
-    "save_tokenizer",
-]
-
 _WEIGHTS = "*.safetensors"
 _PICKLED = "*.bin"
 

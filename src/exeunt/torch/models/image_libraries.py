@@ -14,15 +14,6 @@ from exeunt.data import Preprocess
 from exeunt.errors import InputError, require
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel
 
-__all__ = [
-    "build_timm",
-    "build_torchvision",
-    "check_timm",
-    "check_torchvision",
-    "library_preprocess",
-    "torchvision_classes",
-]
-
 _MODES = {"center": "crop", "squash": "stretch", "border": "pad"}  # timm's words and ours
 
 

@@ -20,19 +20,6 @@ from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "check_batch_memory",
-    "cut_long_texts",
-    "example_inputs",
-    "image_preparation",
-    "image_resizing",
-    "save_preparation",
-    "summarise_inputs",
-    "synthetic_inputs",
-    "text_preparation",
-    "to_channels_last",
-]
-
 _NO_LIMIT = 10**12  # tokenisers without a limit say 10^30
 
 

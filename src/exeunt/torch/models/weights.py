@@ -17,17 +17,6 @@ from torch import Tensor, nn
 from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError, require
 
-__all__ = [
-    "EVERY_PART",
-    "BuiltModel",
-    "check_class_order",
-    "load_weights",
-    "load_weights_file",
-    "random_part",
-    "read_weights",
-    "save_weights",
-]
-
 EVERY_PART = "every part"
 # Names of classes without meaning: LABEL_0, plain numbers, WordNet ids (whose order is ImageNet's own).
 _GENERIC = re.compile(r"(label_)?\d+|n\d{8}")

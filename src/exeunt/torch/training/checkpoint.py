@@ -19,8 +19,6 @@ from exeunt.errors import ArtefactError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EpochMetrics", "History", "digest", "load_checkpoint", "save_checkpoint"]
-
 _FORMAT = "exeunt-training-1"
 
 

@@ -27,8 +27,6 @@ from exeunt.torch.training.checkpoint import EpochMetrics, History
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader
 from exeunt.torch.training.trainer import Training
 
-__all__ = ["Solver", "check_linear", "chosen_penalty", "linear_layer", "solve"]
-
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Tried from the strongest on, until a weaker one is worse on the held-out inputs."""
 

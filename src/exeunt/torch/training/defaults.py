@@ -15,8 +15,6 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.convex import linear_layer
 from exeunt.torch.training.job import TrainingJob
 
-__all__ = ["Settings", "made_of", "settings_for"]
-
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
 _CONVOLUTIONAL = {
     "epochs": 20, "optimiser": "sgd", "learning_rate": 0.1, "schedule": "one_cycle", "weight_decay": 5e-4,

@@ -24,8 +24,6 @@ from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import digest
 
-__all__ = ["FeatureCache", "FeatureLoader", "build_cache"]
-
 _FORMAT = 2
 _HALF_LIMIT = 3e4  # float16 ends at 65504
 

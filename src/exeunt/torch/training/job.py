@@ -18,8 +18,6 @@ from exeunt.torch.models.by_name import brings_weights, current_spec
 from exeunt.torch.training.objectives import exit_weights
 from exeunt.torch.training.recipe import make_recipe
 
-__all__ = ["JOB_FILE", "TrainingJob", "begin_run", "check_recipe", "refuse_other_run"]
-
 JOB_FILE = "project.json"
 
 _DATA = ("data_fingerprint", "split_digest")

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from exeunt.errors import InputError
 
-__all__ = ["cross_entropies", "distillations", "exit_weights", "objective"]
-
 
 def cross_entropies(logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return each exit's mean cross-entropy (m,) in nats. `logits`: m tensors (n, k); `label` (n,)."""

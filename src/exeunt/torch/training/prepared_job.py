@@ -31,8 +31,6 @@ from exeunt.torch.training.convex import check_linear
 from exeunt.torch.training.defaults import Settings, settings_for
 from exeunt.torch.training.job import TrainingJob, check_recipe
 
-__all__ = ["JobData", "JobNetwork", "make_network", "read_data"]
-
 _EXAMPLE = 2  # inputs of the example that a network is made on
 _SHOWN = 20  # unreadable images; the manifest names all
 

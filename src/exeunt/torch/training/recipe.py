@@ -18,8 +18,6 @@ from exeunt.run.run_path import at_precision
 if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["TEACHERS", "Recipe", "make_optimiser", "make_recipe", "rate_factor"]
-
 TEACHERS = ("self", "original")
 """Teachers that are no run."""
 

@@ -28,8 +28,6 @@ from exeunt.torch.training.teacher import check_can_teach, check_teacher, teache
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
 
-__all__ = ["run_training"]
-
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 

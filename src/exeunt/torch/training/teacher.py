@@ -25,8 +25,6 @@ from exeunt.torch.training.recipe import TEACHERS, Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["check_can_teach", "check_teacher", "make_teacher", "teacher_digest"]
-
 _PREPARE = "train this network with the teacher's --size, --mean and --std, or its tokeniser"
 
 

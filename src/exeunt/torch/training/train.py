@@ -23,8 +23,6 @@ from exeunt.torch.training.recipe import Recipe, make_recipe
 from exeunt.torch.training.teacher import make_teacher, teacher_digest
 from exeunt.torch.training.trainer import Trainer
 
-__all__ = ["train"]
-
 
 def train(
     network: EarlyExitNetwork,

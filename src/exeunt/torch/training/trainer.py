@@ -22,8 +22,6 @@ from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpo
 from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
 from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
 
-__all__ = ["Trainer", "Training"]
-
 _CHECKPOINT = "checkpoint.pt"
 
 _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
