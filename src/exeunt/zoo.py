@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+__all__ = ["CifarResNet", "DigitsNet", "TableNet", "digits", "resnet18", "resnet20", "resnet56"]
+
 
 class _Block(nn.Module):
     """Basic residual block with the parameter-free shortcut (option A of He et al. 2015)."""
