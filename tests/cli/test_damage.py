@@ -48,7 +48,7 @@ READS = {
 """Which files a command reads besides the manifest, which all read; on PyTorch."""
 READS_ON_ONNX = {
     **READS,
-    "predict": {"costs.json", *TOKENS, *ON_ONNX},
+    "predict": {*TOKENS, *ON_ONNX},
     "bench": {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX} - {"plan-eager.json"},
     "load": ON_ONNX,
 }
