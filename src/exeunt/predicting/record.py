@@ -135,8 +135,10 @@ class RecordJob(Job):
             answers[row] = self.class_names[k]
         n_truncated = sum(map(len, block.truncated))
         tally = Tally.of(block.block.start, answers, end.truth, errors, n_truncated=n_truncated)
-        told = [f"{end.names[i]}: {why}" if why == NOT_FINITE else why for i, why in sorted(errors.items())]
-        return DoneBlock(block.block, table, tally, told, options=writing_options(table))
+        messages = [
+            f"{end.names[i]}: {why}" if why == NOT_FINITE else why for i, why in sorted(errors.items())
+        ]
+        return DoneBlock(block.block, table, tally, messages, options=writing_options(table))
 
 
 def record_data(
