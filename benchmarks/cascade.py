@@ -294,7 +294,7 @@ def opened(folder: Path) -> dict[str, RunFolder]:
     runs = {name: RunFolder.open(folder / name) for name in (SMALL, LARGE, FROZEN)}
     for name, run in list(runs.items()):
         if not (run.path / "onnx").is_dir():
-            from exeunt.torch.export.to_onnx import export_run
+            from exeunt.torch.to_onnx import export_run
 
             export_run(run)
         if not (run.path / "int8").is_dir():

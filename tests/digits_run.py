@@ -60,7 +60,7 @@ def run(trained, tmp_path) -> RunFolder:
 @pytest.fixture(scope="session")
 def exported(trained, tmp_path_factory) -> RunFolder:
     pytest.importorskip("onnxscript")
-    from exeunt.torch.export.to_onnx import export_run
+    from exeunt.torch.to_onnx import export_run
 
     run = RunFolder.open(shutil.copytree(trained.path, tmp_path_factory.mktemp("exported") / "run"))
     export_run(run, opset=18, trusted="exeunt.zoo:digits", say=lambda _: None)

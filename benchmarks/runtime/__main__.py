@@ -32,7 +32,7 @@ from exeunt._limits import usable_cores
 from exeunt.data import default_cache
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measuring import describe_machine
-from exeunt.torch.export.to_onnx import export_run
+from exeunt.torch.to_onnx import export_run
 
 if TYPE_CHECKING:
     import argparse

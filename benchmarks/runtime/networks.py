@@ -25,7 +25,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.models.inputs import save_preparation, to_channels_last
+from exeunt.torch.models.preparation import save_preparation, to_channels_last
 from exeunt.torch.models.weights import save_weights
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
-from exeunt.torch.export.to_onnx import export_run
+from exeunt.torch.to_onnx import export_run
 
 if TYPE_CHECKING:
     import argparse

@@ -21,7 +21,7 @@ from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.models.inputs import to_channels_last
+from exeunt.torch.models.preparation import to_channels_last
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:

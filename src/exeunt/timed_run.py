@@ -116,7 +116,7 @@ class TimedNetwork:
                 )
                 for name, tensor in tensors.items()
             }
-        from exeunt.torch.models.inputs import synthetic_inputs
+        from exeunt.torch.models.preparation import synthetic_inputs
 
         return synthetic_inputs(load_preparation(self.run), n, length=length)
 

@@ -19,7 +19,7 @@ from exeunt.engine.plan import Plan
 from exeunt.run.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model, save_model_config
-from exeunt.torch.models.inputs import save_preparation, synthetic_inputs
+from exeunt.torch.models.preparation import save_preparation, synthetic_inputs
 from exeunt.torch.models.weights import save_weights
 
 if TYPE_CHECKING:

@@ -141,7 +141,7 @@ def text(tmp_path_factory) -> Case:
 @pytest.fixture(scope="module")
 def onnx(tmp_path_factory) -> Case:
     pytest.importorskip("onnxscript")
-    from exeunt.torch.export.to_onnx import export_run
+    from exeunt.torch.to_onnx import export_run
 
     case = Case("onnx", tmp_path_factory.mktemp("onnx"))
     export_run(RunFolder.open(case.path), say=lambda _: None)

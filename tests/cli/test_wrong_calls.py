@@ -35,13 +35,13 @@ CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.regi
 
 # What work a command begins with once everything that was given has been accepted.
 WORK = {
-    "train": "exeunt.torch.training.prepared_job:attach",
+    "train": "exeunt.torch.training.job_network:attach",
     "calibrate": "exeunt.run.folder:RunFolder.check_policy",
     "evaluate": "exeunt.cli.evaluate:_draw",
     "compare": "exeunt.comparison.compare:_records",
     "predict": "exeunt.run.executors:ExecutorKind.open",
     "record": "exeunt.run.executors:ExecutorKind.open",
-    "export": "exeunt.torch.export.to_onnx:load_network",
+    "export": "exeunt.torch.to_onnx:load_network",
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",

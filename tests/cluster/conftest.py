@@ -34,7 +34,7 @@ def cluster(bucket, google_bucket):
 def run(tmp_path_factory):
     """Exported, since a worker starts faster without PyTorch."""
     pytest.importorskip("onnxscript")
-    from exeunt.torch.export.to_onnx import export_run
+    from exeunt.torch.to_onnx import export_run
 
     run = trained_digits(tmp_path_factory.mktemp("clustered") / "run")
     export_run(run, opset=18, trusted=FACTORY, say=lambda _: None)

@@ -194,7 +194,7 @@ def exported(network, example, **options):
     """Return what opens an executor on an export of the network, one for each choice of segments."""
     pytest.importorskip("onnxscript")
     from exeunt.onnx.executor import OnnxExecutor
-    from exeunt.torch.export.to_onnx import export_network
+    from exeunt.torch.to_onnx import export_network
 
     folder = tempfile.TemporaryDirectory()
     export_network(network, example, Path(folder.name), say=lambda _: None, **options)

@@ -249,7 +249,7 @@ def computes_in(precision):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(exported, precision, tmp_path):
     from exeunt.making.precision_run import make_precision
-    from exeunt.torch.export.to_onnx import export_run
+    from exeunt.torch.to_onnx import export_run
 
     outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
     if not computes_in(precision):

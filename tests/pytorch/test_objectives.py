@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.training.objectives import cross_entropies, distillations, exit_weights, objective
+from exeunt.torch.training.recipe import cross_entropies, distillations, exit_weights, objective
 
 
 def some_logits(m=3, n=5, k=4):

@@ -32,10 +32,9 @@ from exeunt.run.runner import load  # noqa: E402
 from exeunt.timing.measuring import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.export.numerical_parity import _distance, refuse_differences  # noqa: E402
-from exeunt.torch.export.to_onnx import export_network, export_run  # noqa: E402
-from exeunt.torch.models.inputs import save_preparation  # noqa: E402
+from exeunt.torch.models.preparation import save_preparation  # noqa: E402
 from exeunt.torch.models.weights import save_weights  # noqa: E402
+from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences  # noqa: E402  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 if TYPE_CHECKING:
@@ -297,7 +296,7 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
         export_run(RunFolder.open(run), opset=3, say=silent)
-    monkeypatch.setattr("exeunt.torch.export.numerical_parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("exeunt.torch.to_onnx.TOLERANCE", -1.0)
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
         export_run(RunFolder.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before

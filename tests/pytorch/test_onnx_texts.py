@@ -31,7 +31,7 @@ from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.torch import attach
-from exeunt.torch.export.to_onnx import export_network
+from exeunt.torch.to_onnx import export_network
 
 
 def silent(_: str) -> None:

@@ -11,7 +11,7 @@ from exeunt.data import Preprocess
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.folder import RunFolder
 from exeunt.torch import attach, record
-from exeunt.torch.models.inputs import save_preparation
+from exeunt.torch.models.preparation import save_preparation
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.open_run import load_network, open_eager
 from exeunt.zoo import digits

@@ -29,7 +29,6 @@ from exeunt.run.manifest import sealed_manifest
 from exeunt.run.verification import verify
 from exeunt.torch.exits.placement import output_of
 from exeunt.torch.open_run import load_network
-from exeunt.torch.training import prepared_job
 from exeunt.torch.training import run as module
 from exeunt.torch.training import teacher as teachers
 from exeunt.torch.training.job import TrainingJob
@@ -301,7 +300,7 @@ def test_decoding_training_and_recording_say_how_far_they_are(small, tmp_path, m
 
     said: list[str] = []
     monkeypatch.setattr(module, "record", watched)
-    monkeypatch.setattr(prepared_job, "Progress", partial(Progress, every_s=0))
+    monkeypatch.setattr(module, "Progress", partial(Progress, every_s=0))
     run(small, tmp_path / "run", say=said.append, progress=True)
     assert "24 of 24 images decoded" in said
     assert "2 of 2 epochs, loss" in capsys.readouterr().err

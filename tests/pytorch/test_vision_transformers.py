@@ -9,7 +9,7 @@ from onnx_stages import logits_with_drops
 
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.torch import attach
-from exeunt.torch.export.to_onnx import export_network
+from exeunt.torch.to_onnx import export_network
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")

@@ -113,7 +113,7 @@ def _check_ready(run: RunFolder, node_modules: Path | None) -> None:
 
 def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
     require("torch", extra="export")
-    from exeunt.torch.export.to_onnx import export_run
+    from exeunt.torch.to_onnx import export_run
 
     manifest = export_run(run, opset=opset, trusted=trusted, say=echo)
     worst = max(stage.max_difference for stage in manifest.stages)

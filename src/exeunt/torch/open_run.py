@@ -17,7 +17,7 @@ from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
-from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
+from exeunt.torch.models.preparation import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

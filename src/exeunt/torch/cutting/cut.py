@@ -1,4 +1,4 @@
-"""Cutting a trained model into stages that run one after the other.
+"""Cutting a trained model into stages that run one after the other, and comparing these with the model.
 
 `torch.export` turns the model into one graph. A cut is a position in it, just after the last operation of a named
 module. The values computed before the cut and used after it are the state that one stage hands to the next. None of
@@ -7,19 +7,19 @@ them depends on the number of rows, so rows can be dropped between stages.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from exeunt.errors import InputError, NotCuttable
-from exeunt.torch.calls import Inputs, modules_named
-from exeunt.torch.cutting.equivalence import check_stages, matching_node
+from exeunt.errors import InputError, NotCuttable, one_line
+from exeunt.torch.calls import Inputs, first_tensor, modules_named, on_return
 from exeunt.torch.cutting.graph import ModelGraph, trace_graph
 from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor, state_after, state_tensors
 from exeunt.torch.named_inputs import ExampleBatch, read_example
@@ -28,6 +28,9 @@ sym_size = torch.ops.aten.sym_size.int
 view = torch.ops.aten.view.default
 reshape = torch.ops.aten.reshape.default
 clone = torch.ops.aten.clone.default
+
+_TWICE = "two runs of the model differ, or it does something that its graph does not contain; cut elsewhere"
+_ROWS = "its rows depend on each other, so none can be dropped. Compute each row from itself alone"
 
 
 def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = True) -> StagedModel:
@@ -64,9 +67,9 @@ def cut_graph(
     """Cut a model whose graph is known (see `cut`). It is in eval mode, and has modules of these names."""
     staged = StagedModel(_stages(graph, _in_order(graph, at), model, example))
     if check:
-        check_stages(staged, model, example)
+        _check_stages(staged, model, example)
         if staged.length_is_open:
-            check_stages(staged, model, example.of_length(max(2, (example.n_tokens or 0) // 2)))
+            _check_stages(staged, model, example.of_length(max(2, (example.n_tokens or 0) // 2)))
     return staged
 
 
@@ -90,7 +93,7 @@ def _stages(graph: ModelGraph, names: Sequence[str], model: nn.Module, example: 
     stages, start = [], 0
     for name in names:
         outputs, end = graph.spans[name].used_outside, graph.spans[name].last
-        feature = outputs[0] if len(outputs) == 1 else matching_node(graph, name, model, example)
+        feature = outputs[0] if len(outputs) == 1 else _matching_node(graph, name, model, example)
         state, next_tensors = state_after(graph, name, feature)
         body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start : end + 1], state)
         stages.append(Stage(name, body, tensors, next_tensors))
@@ -188,3 +191,97 @@ class _StageBuilder:
                 raise NotCuttable(f"the size {expression} cannot be computed from the sizes of the state")
             self.sizes[expression] = self.new.call_function(sym_size, found)
         return self.sizes[expression]
+
+
+def _check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -> None:
+    """Compare every stage with the model on the example, and all of them again on its last row alone.
+
+    Raises NotCuttable naming the first stage that differs.
+    """
+    features, expected = _module_outputs(model, staged.names, example)
+    state: tuple[Tensor, ...] = example.copies()
+    last_row: tuple[Tensor, ...] | None = None
+    row = torch.tensor([example.n - 1], device=example.tensors[0].device)
+    with torch.no_grad():
+        for stage in cast("Sequence[Stage]", staged.stages[:-1]):
+            state = _run(stage, state)
+            what = f"the output of {stage.name!r} differs from the model's"
+            _compare(state[0], features[stage.name], what, _TWICE)
+            kept = stage.take(state, row)
+            last_row = kept if last_row is None else _run(stage, last_row)
+        last = cast("Stage", staged.stages[-1])
+        found = first_tensor(_run(last, state))
+        _compare(found, expected, "the output of the stages differs from the model's", _TWICE)
+        if last_row is not None:
+            alone = first_tensor(_run(last, last_row))
+            _compare(alone, expected[-1:], "an input alone gets another output than among others", _ROWS)
+
+
+def _run(stage: Stage, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what a stage computes. Raises NotCuttable if it fails: some operations run in the whole model alone."""
+    try:
+        return cast("tuple[Tensor, ...]", stage(*state))
+    except Exception as error:  # any operation of the user's
+        raise NotCuttable(
+            f"the stage that ends at {stage.name!r} fails where the model does not ({one_line(error)}): "
+            "write its code with other operations, or cut elsewhere"
+        ) from error
+
+
+def _matching_node(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
+    """Return the node of a module's output: of its values that others use, the one equal to what a hook sees.
+
+    Raises NotCuttable if there is none.
+    """
+    output = _module_outputs(model, [name], example)[0][name]
+    candidates, distances = graph.spans[name].used_outside, dict[fx.Node, float]()
+
+    def measure(node: fx.Node, value: Any) -> None:  # before an operation can change the value
+        if node in candidates and isinstance(value, Tensor) and value.shape == output.shape:
+            distances[node] = _distance(value, output)
+
+    graph.run(example, measure)
+    least = min(distances.values(), default=math.inf)
+    if least > _tolerance(output):
+        raise NotCuttable(f"no cut after {name!r}: its output is none of the tensors that are used after it")
+    return [node for node, distance in distances.items() if distance == least][-1]
+
+
+def _module_outputs(
+    model: nn.Module, names: Sequence[str], example: ExampleBatch
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the named modules' outputs in their last call, and the model's logits."""
+    features: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Any) -> None:
+        features[name] = first_tensor(output).clone()  # a later operation may change it in place
+
+    with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
+        logits, *_ = example.positional(model)(*example.copies())
+    return features, logits
+
+
+def _compare(value: Tensor, expected: Tensor, what: str, why: str) -> None:
+    """Raise NotCuttable, saying `what` differs and `why`, unless both are equal up to rounding."""
+    if value.shape != expected.shape:
+        raise NotCuttable(f"{what} (shape {tuple(value.shape)} against {tuple(expected.shape)}): {why}")
+    distance = _distance(value, expected)
+    if not distance <= _tolerance(expected):
+        raise NotCuttable(f"{what} (by up to {distance:.2g}): {why}")
+
+
+def _distance(value: Tensor, expected: Tensor) -> float:
+    """Return the largest difference; equal infinities and NaNs count as equal."""
+    if not value.numel():
+        return 0.0
+    same = (value == expected) | (value.isnan() & expected.isnan())
+    return float(torch.where(same, 0.0, (value.double() - expected.double()).abs()).max())
+
+
+def _tolerance(expected: Tensor) -> float:
+    """Return how far the results of the same arithmetic may differ between two runs."""
+    if not expected.is_floating_point():
+        return 0.0
+    finite = expected[expected.isfinite()]
+    size = float(finite.abs().max()) if finite.numel() else 0.0
+    return 2000 * torch.finfo(expected.dtype).eps * max(1e-6, size)

@@ -15,8 +15,7 @@ from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights, current_spec
-from exeunt.torch.training.objectives import exit_weights
-from exeunt.torch.training.recipe import make_recipe
+from exeunt.torch.training.recipe import exit_weights, make_recipe
 
 JOB_FILE = "project.json"
 
@@ -36,7 +35,7 @@ class TrainingJob:
     `label`, `text`: columns, see `open_source`. `exits`: see `attach`. `head`: options of `attach`.
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
-    these is not given, it is chosen by the network, see `defaults`.
+    these is not given, it is chosen by the network, see `settings_for`.
     `workers`: processes that decode images; the batches are the same for any number.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
     read; else the first of them is an error.
@@ -98,8 +97,11 @@ class TrainingJob:
             require(package, extra="torch")
         if (renamed := current_spec(self.model)) != self.model:
             raise InputError(f"since version 0.1 {self.model!r} has another name: write --model {renamed}")
-        n_heads = self.exits if isinstance(self.exits, int) else len(self.exits)
-        check_recipe(self.recipe, n_exits=None if self.exits == OWN else n_heads + 1)
+        recipe = make_recipe(**self.recipe)
+        if self.exits != OWN:
+            exit_weights(
+                recipe.exit_weights, 1 + (self.exits if isinstance(self.exits, int) else len(self.exits))
+            )
         if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen or self.exits == OWN):
             raise InputError(
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
@@ -112,16 +114,6 @@ class TrainingJob:
             raise InputError(f"size must be at least 1 pixel, got {self.size}")
         if self.augment not in AUGMENTS:
             raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment!r}")
-
-
-def check_recipe(options: Mapping[str, Any], *, n_exits: int | None) -> None:
-    """Raise InputError for options that `train` would refuse, before there is a network to train.
-
-    `n_exits`: how many there will be, the last included; None if that is not known yet.
-    """
-    recipe = make_recipe(**options)
-    if n_exits is not None:
-        exit_weights(recipe.exit_weights, n_exits)
 
 
 def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None = None) -> None:

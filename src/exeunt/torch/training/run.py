@@ -2,33 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exeunt._files import check_writable, write_text
+from exeunt._progress import Progress
 from exeunt._sealed import content_digest
 from exeunt._text import counted
-from exeunt.data import UnreadableImage, open_source
+from exeunt.data import DataSource, Images, SplitPlan, UnreadableImage, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device, is_first_process
 from exeunt.torch.exits.own import OWN
-from exeunt.torch.loaders import TextLoader
+from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
 from exeunt.torch.models.by_name import check_model, runs_custom_code, save_model_config
-from exeunt.torch.models.inputs import save_preparation, summarise_inputs
+from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
-from exeunt.torch.training.prepared_job import JobData, JobNetwork, make_network, read_data
+from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
 
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
+_SHOWN = 20  # unreadable images; the manifest names all
+
+
+@dataclass(frozen=True)
+class JobData:
+    """The data of a job, split into parts.
+
+    `prepare`: how inputs are resized and normalised, or the tokeniser. `unreadable`: names of the images left out.
+    `workers`: processes that decode images. `run_size`: inputs that the network runs on at once.
+    """
+
+    source: DataSource
+    plan: SplitPlan
+    prepare: Any
+    unreadable: Sequence[str]
+    workers: int
+    run_size: int
+
+    def loader(self, part: str, **options: Any) -> ImageLoader | TextLoader:
+        """Return the loader of one part."""
+        data = self.plan.select(self.source, part)
+        kind = {"workers": self.workers} if isinstance(data, Images) else {"by_length": True}
+        return make_loader(data, self.prepare, batch_size=self.run_size, **kind, **options)
+
+
+def read_data(
+    job: TrainingJob, made: JobNetwork, source: DataSource, *, cache: Path | None, say: Callable[[str], None]
+) -> JobData:
+    """Read the data of a job and split them; say what was left out, and the split.
+
+    `cache`: folder of decoded images.
+    """
+    unreadable: list[str] = []
+    if source.kind == "image":
+        if job.skip_unreadable:
+            source, unreadable = _without_unreadable(source, say)
+        source = source.decoded(made.sizing, cache=cache, progress=Progress("images decoded", say=say).report)
+    plan = plan_split(
+        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
+        pretrained=job.has_seen_training_data,
+    )  # fmt: skip
+    say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    plan.check_every_part()
+    prepare = made.sizing
+    if source.kind == "image":
+        learned = plan.select(source, "train")
+        prepare = image_preparation(
+            learned, size=job.size, mean=job.mean, std=job.std, library=library_of(job)
+        )
+    return JobData(source, plan, prepare, unreadable, job.workers, made.settings.run_size)
+
+
+def _without_unreadable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
+    """Return the source without images that cannot be read, and the names of these; say how many, and why."""
+    rest, refused = source.without_unreadable(progress=Progress("images looked at", say=say).report)
+    for part, errors in refused.items():
+        if errors:
+            n = len(source.dataset(part))
+            left_out = "is left out" if len(errors) == 1 else "are left out"
+            lines = [f"{len(errors):,} of {counted(n, f'{part} image')} cannot be read and {left_out}:"]
+            lines += [f"  {error.name}: {error.reason}" for error in errors[:_SHOWN]]
+            lines += [f"  and {len(errors) - _SHOWN:,} more"] if len(errors) > _SHOWN else []
+            say("\n".join(lines))
+    return rest, [error.name for errors in refused.values() for error in errors]
 
 
 @contextmanager

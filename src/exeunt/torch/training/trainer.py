@@ -19,8 +19,14 @@ from exeunt.torch.calls import as_call, logits_of, to_device
 from exeunt.torch.devices import epoch_seed, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
-from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
-from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
+from exeunt.torch.training.recipe import (
+    Recipe,
+    cross_entropies,
+    exit_weights,
+    make_optimiser,
+    objective,
+    rate_factor,
+)
 
 _CHECKPOINT = "checkpoint.pt"
 

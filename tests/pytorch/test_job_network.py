@@ -12,8 +12,8 @@ transformers = pytest.importorskip("transformers")
 
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.training.defaults import made_of, settings_for  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
+from exeunt.torch.training.job_network import made_of, settings_for  # noqa: E402
 
 
 class Convolutions(nn.Module):

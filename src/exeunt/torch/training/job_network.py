@@ -1,19 +1,37 @@
-"""Options of training that fit a network, chosen by what it is made of. Options that are given win."""
+"""The network of a training job, with its exits, and the options of its training.
+
+Options that the job does not give are chosen by what the network is made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from exeunt.data import DataSource, Preprocess
 from exeunt.errors import InputError
+from exeunt.torch.calls import Inputs
+from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import TOKENS, Head
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.training.convex import linear_layer
+from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
+from exeunt.torch.models.image_libraries import library_preprocess
+from exeunt.torch.models.preparation import (
+    check_batch_memory,
+    cut_long_texts,
+    example_inputs,
+    image_resizing,
+    text_preparation,
+    to_channels_last,
+)
+from exeunt.torch.models.weights import check_class_order
+from exeunt.torch.training.convex import check_linear, linear_layer
 from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.recipe import exit_weights, make_recipe
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
 _CONVOLUTIONAL = {
@@ -38,6 +56,7 @@ _TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
 _BATCH_OF_FEATURES = 256
+_EXAMPLE = 2  # inputs of the example that a network is made on
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,59 @@ class Settings:
         if self.heads_first:
             options["heads_first"] = self.heads_first
         return f"{self.network}: " + ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+class JobNetwork(NamedTuple):
+    """The network of a job, made before the data are read, since reading can take long.
+
+    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the shape of the data. `settings`: the
+    options of the training.
+    """
+
+    network: EarlyExitNetwork
+    sizing: Any
+    example: Inputs
+    settings: Settings
+
+
+def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
+    """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
+    if source.kind == "text":
+        sizing = text_preparation(job.model)
+    else:
+        sizing = image_resizing(source.dataset("train"), size=job.size, library=library_of(job))
+        check_batch_memory(sizing, job.batch_size or _EXAMPLE)
+    built = build_model_and_report(
+        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
+    )
+    if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
+        raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
+    cut_long_texts(sizing, built.model)
+    # Costs are counted for texts as long as those of the calibration part.
+    drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
+    example = example_inputs(source.dataset(drawn_from), sizing)
+    network = attach(
+        to_channels_last(built.model, sizing), example, exits,
+        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
+        **job.head,
+    )  # fmt: skip
+    if job.brings_weights and not network.new_classifier:
+        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
+    trained = job.brings_weights and not built.random
+    settings = settings_for(job, network, inputs=source.kind, trained=trained)
+    # There may be fewer exits than were asked for.
+    exit_weights(make_recipe(**settings.recipe).exit_weights, network.n_exits)
+    if settings.recipe.get("optimiser") == "lbfgs":
+        check_linear(network, cached=job.augment == "none")
+    if source.kind == "image":
+        check_batch_memory(sizing, settings.run_size)
+    return JobNetwork(network, sizing, example, settings)
+
+
+def library_of(job: TrainingJob) -> Preprocess | None:
+    """Return how the library that offers the pretrained weights prepares images; None for other weights."""
+    return library_preprocess(job.model) if job.weights == PRETRAINED else None
 
 
 def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, trained: bool) -> Settings:

@@ -1,11 +1,13 @@
-"""Exporting a network with exits to ONNX files, one per stage, compared with PyTorch before they are kept."""
+"""Exporting a network with exits to ONNX files, one per stage, which are compared with PyTorch before they are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,14 +24,16 @@ from exeunt.run.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.torch_export import quiet
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
-from exeunt.torch.export.stages_with_heads import StagesWithHeads, stages_with_heads
 from exeunt.torch.models.hugging_face import longest_text
-from exeunt.torch.named_inputs import read_example
+from exeunt.torch.named_inputs import read_example, token_inputs
 from exeunt.torch.open_run import load_network, run_example
+from exeunt.torch.stages_with_heads import StagesWithHeads, stages_with_heads
 
 OPSET = 18
 _OPSETS = range(18, 24)
+BATCHES = (1, 2, 5)
+"""Rows of the batches that stages are compared with PyTorch on."""
+TOLERANCE = 1e-4
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -89,11 +93,10 @@ def export_network(
             "PyTorch (--executor eager)"
         )
     stages = stages_with_heads(network, staged)
-    inputs = batch.named
     say(f"translating {counted(len(stages.parts), 'stage')}")
-    models = _split(stages, _translate(stages, inputs, opset=opset))
+    models = _split(stages, _translate(stages, batch.named, opset=opset))
     say(f"comparing each with PyTorch, in batches of {', '.join(map(str, BATCHES))}")
-    differences = differences_from_pytorch(network, stages, models, inputs)
+    differences = differences_from_pytorch(network, stages, models, batch.named)
     refuse_differences(differences)
     manifest = OnnxManifest(
         inputs=batch.names,
@@ -158,7 +161,10 @@ def _own(i: int, name: str) -> str:
 
 
 def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
-    """Return each stage's part of the model of all stages, with the names that its tensors have in the network."""
+    """Return each stage's part of the model of all stages, with the names that its tensors have in the network.
+
+    Raises InputError for a part that takes one number of rows or tokens only.
+    """
     from onnx import load_from_string
     from onnx.checker import check_model
 
@@ -167,23 +173,19 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     for i, part in enumerate(stages.parts):
         model = load_from_string(whole.model(part.gives))
         rename_inputs(model.graph, {_own(i, name): name for name in part.takes})
-        _check_sizes_vary(i, model, stages)
+        # The exporter may have fixed the number of rows or tokens, which it does silently.
+        for value in model.graph.input:
+            tensor = stages.tensors[value.name]
+            for axis, size in enumerate(tensor.shape):
+                if size is None and not value.type.tensor_type.shape.dim[axis].dim_param:
+                    what = "rows" if axis == tensor.batch_dim else "tokens"
+                    raise InputError(
+                        f"exit {i} works for one number of {what} only when it is exported (its code turns the "
+                        "number into a constant, as len(x) does, unlike x.shape[0]): it cannot be exported"
+                    )
         check_model(model, full_check=True)
         models.append(model)
     return models
-
-
-def _check_sizes_vary(i: int, model: Any, stages: StagesWithHeads) -> None:
-    """Raise InputError if the exporter has fixed the number of rows or tokens, which it does silently."""
-    for value in model.graph.input:
-        tensor = stages.tensors[value.name]
-        for axis, size in enumerate(tensor.shape):
-            if size is None and not value.type.tensor_type.shape.dim[axis].dim_param:
-                what = "rows" if axis == tensor.batch_dim else "tokens"
-                raise InputError(
-                    f"exit {i} works for one number of {what} only when it is exported (its code turns the number "
-                    "into a constant, as len(x) does, unlike x.shape[0]): it cannot be exported"
-                )
 
 
 def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference: float) -> OnnxStage:
@@ -207,3 +209,93 @@ def _padding(prepare: Any) -> dict[str, int]:
     if pad is None:
         return {}
     return {"input_ids": int(pad), "attention_mask": 0, "token_type_ids": int(prepare.pad_token_type_id)}
+
+
+def differences_from_pytorch(
+    network: EarlyExitNetwork, stages: StagesWithHeads, models: Sequence[Any], example: Mapping[str, Tensor]
+) -> list[float]:
+    """Return each stage's largest difference from PyTorch, relative to values above 1 in size.
+
+    A stage is compared in all that it computes from PyTorch's own values, and in its logits when all stages run in
+    sequence. Batches have 1, 2 and 5 rows: noise, and smooth images or texts of several lengths, padded to about half
+    the length of the example.
+    """
+    runtime = require("onnxruntime", extra="export")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    sessions = [
+        runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for model in models
+    ]
+    largest = np.zeros(len(models))
+    shorter = {
+        name: tensor[:, : -(-tensor.shape[1] // 2)] if name in token_inputs(example) else tensor
+        for name, tensor in example.items()
+    }
+    for seed, (smooth, like) in enumerate([(False, example), (True, shorter)]):
+        rng = torch.Generator().manual_seed(seed)
+        rows = {name: _random_like(name, tensor, rng, smooth=smooth) for name, tensor in like.items()}
+        for start, size in zip(accumulate(BATCHES, initial=0), BATCHES, strict=False):
+            batch = {name: tensor[start : start + size] for name, tensor in rows.items()}
+            largest = np.maximum(largest, _batch_differences(batch, network, stages, sessions))
+    return [float(difference) for difference in largest]
+
+
+def refuse_differences(differences: Sequence[float]) -> None:
+    """Raise InputError, naming the exit, for a difference above the tolerance."""
+    for exit_, difference in enumerate(differences):
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"exit {exit_} computes other values in ONNX Runtime than in PyTorch: they differ by "
+                f"{difference:.2g}, allowed are {TOLERANCE:g}; nothing was exported. Try another --opset, or "
+                "other versions of onnxruntime and torch"
+            )
+
+
+@torch.no_grad()
+def _batch_differences(
+    batch: Mapping[str, Tensor], network: EarlyExitNetwork, stages: StagesWithHeads, sessions: Sequence[Any]
+) -> list[float]:
+    known = stages.run_in_sequence(batch)
+    expected = network(**batch) if len(batch) > 1 else network(*batch.values())
+    in_sequence = {name: tensor.numpy() for name, tensor in batch.items()}
+    worst = []
+    for stage, session, logits in zip(stages.parts, sessions, expected, strict=True):
+        takes = [value.name for value in session.get_inputs()]
+        from_known = session.run(stage.gives, {name: known[name].contiguous().numpy() for name in takes})
+        apart = [_distance(value, known[name]) for name, value in zip(stage.gives, from_known, strict=True)]
+        given = session.run(stage.gives, {name: in_sequence[name] for name in takes})
+        in_sequence |= dict(zip(stage.gives, given, strict=True))
+        worst.append(max(*apart, _distance(in_sequence[stage.logits], logits), 0.0))
+    return worst
+
+
+def _distance(value: Any, expected: Tensor) -> float:
+    """Return the largest difference relative to max(1, largest value).
+
+    It is infinite for any NaN, and if shapes, types or infinite values differ.
+    """
+    reference = expected.numpy()
+    if value.shape != reference.shape or value.dtype != reference.dtype:
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(value.astype(np.float64) - reference.astype(np.float64))
+    apart = np.where(value == reference, 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+    scale = max(1.0, float(np.abs(reference[np.isfinite(reference)]).max(initial=0)))
+    return float(apart.max(initial=0.0)) / scale
+
+
+def _random_like(name: str, tensor: Tensor, rng: torch.Generator, *, smooth: bool) -> Tensor:
+    """Return inputs like the example's: noise or smooth images, random tokens, masks of one or several lengths."""
+    shape = (sum(BATCHES), *tensor.shape[1:])
+    if tensor.is_floating_point():
+        noise = torch.randn(shape, generator=rng, dtype=torch.float32)
+        if smooth and noise.ndim == 4:
+            small = torch.nn.functional.interpolate(noise, size=(4, 4))
+            noise = torch.nn.functional.interpolate(small, size=shape[2:], mode="bilinear")
+        return noise.to(tensor.dtype)
+    if name == "attention_mask":
+        lengths = torch.randint(1, shape[1] + 1, (sum(BATCHES), 1), generator=rng) if smooth else shape[1]
+        return (torch.arange(shape[1]).expand(shape) < lengths).to(tensor.dtype)
+    return torch.randint(0, int(tensor.max()) + 1, shape, generator=rng).to(tensor.dtype)

@@ -12,7 +12,7 @@ from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.run_inputs import restore_preparation
 from exeunt.torch.models.hugging_face import longest_text
-from exeunt.torch.models.inputs import (
+from exeunt.torch.models.preparation import (
     cut_long_texts,
     image_preparation,
     save_preparation,
