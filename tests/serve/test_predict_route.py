@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 from made_server import (
     HARD,
@@ -26,8 +25,6 @@ from made_server import (
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
 from exeunt.serve.routes import predict
-
-ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 
 
 def expected(run, pixels, budget):
@@ -53,14 +50,6 @@ def expected(run, pixels, budget):
     ]
 
 
-def stream_of(**columns):
-    table = pa.table(columns)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=5)
-    return sink.getvalue().to_pybytes()
-
-
 @pytest.mark.parametrize("budget", ["45%", "60%", "80%"])
 def test_images_in_base64_are_answered_as_by_a_runner(client, run, budget):
     pixels = made_images(60, seed=1)
@@ -81,18 +70,6 @@ def test_files_options_and_other_formats(client, run):
     large = np.repeat(np.repeat(pixels, 4, axis=1), 4, axis=2)  # is resized as for the training
     found = client.post("/predict", json={"images": in_base64(large)})
     assert [answer["error"] for answer in found.json()["answers"]] == [None] * 3
-
-
-def test_a_batch_as_arrow(client, run):
-    pixels = made_images(23, seed=3)
-    wanted = expected(run, pixels, "60%")
-    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
-    for column in (pa.array([encoded(one) for one in pixels], pa.binary()), tensors):
-        found = client.post("/predict?budget=60%25", content=stream_of(image=column), headers=ARROW)
-        assert found.status_code == 200, found.text
-        table = pa.ipc.open_stream(found.content).read_all()
-        assert table.to_pylist() == [{name: row[name] for name in table.column_names} for row in wanted]
-        assert table.schema.metadata == {b"unit": b"MACs"}
 
 
 def test_a_bad_row_is_that_rows_error(client, run):
@@ -123,8 +100,6 @@ def test_a_text_is_never_taken_for_a_file_of_the_server(client, tmp_path):
     file.write_bytes(encoded(made_images(1)[0]))
     found = client.post("/predict", json={"images": [str(file)]}).json()["answers"]
     assert "no encoded image" in found[0]["error"]
-    found = client.post("/predict", content=stream_of(image=pa.array([str(file)])), headers=ARROW)
-    assert found.status_code == 422
 
 
 def test_a_deadline_that_has_passed(client, server):
@@ -261,65 +236,11 @@ def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
     assert ("1 to 7 inputs" if file else "at most 16 fields") in found.json()["error"]
 
 
-def test_tensors_without_content_are_not_made_by_the_million(client, monkeypatch):
-    made, n = [], 10**9
-    monkeypatch.setattr(predict, "_tensors", lambda _: made.append(1) or [])
-    kind = pa.fixed_shape_tensor(pa.uint8(), (0, 0, 3))
-    values = pa.Array.from_buffers(kind.storage_type, n, [None], children=[pa.array([], pa.uint8())])
-    column = pa.ExtensionArray.from_storage(kind, values)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, pa.schema({"image": kind})) as writer:
-        writer.write_batch(pa.record_batch({"image": column}))
-    found = client.post("/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
-    assert (found.status_code, made) == (422, [])
-    assert found.json()["error"] == f"a request must hold 1 to 65536 inputs, got {n}"
-
-
 def test_other_bodies(client):
     assert client.post("/predict", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
     assert client.post("/predict", content=b"x").status_code == 415
-    assert client.post("/predict", content=b"x", headers=ARROW).status_code == 422
-    many = pa.array(["a", "a"]).dictionary_encode()
-    found = client.post("/predict", content=stream_of(text=many), headers=ARROW)
-    assert "not dictionaries" in found.json()["error"]
-    found = client.post("/predict", content=stream_of(other=pa.array([1])), headers=ARROW)
-    assert "column image or text" in found.json()["error"]
-
-
-def test_tensors_of_other_kinds(client, run):
-    pixels = made_images(3, seed=9)
-    kind = pa.fixed_shape_tensor(pa.uint8(), pixels.shape[1:])
-
-    def sent(kind, rows, values="uint8"):
-        column = pa.ExtensionArray.from_storage(
-            kind, pa.array(rows, pa.list_(pa.type_for_alias(values), 192))
-        )
-        return client.post("/predict?budget=60%25", content=stream_of(image=column), headers=ARROW)
-
-    flat = pixels.reshape(3, -1).tolist()
-    found = pa.ipc.open_stream(sent(kind, [flat[0], None, flat[2]]).content).read_all().to_pylist()
-    wanted = expected(run, pixels, "60%")
-    assert [found[0], found[2]] == [{name: wanted[i][name] for name in found[0]} for i in (0, 2)]
-    assert "number 1" in found[1]["error"]
-    for wrong in (
-        sent(pa.fixed_shape_tensor(pa.uint8(), (3, 8, 8), permutation=[1, 2, 0]), flat),
-        sent(pa.fixed_shape_tensor(pa.bool_(), (8, 8, 3)), [[True] * 192], "bool"),
-        sent(pa.fixed_shape_tensor(pa.float32(), (8, 8, 3)), [[0.5] * 192], "float32"),
-        sent(kind, [[None] * 192]),
-        sent(kind, []),
-    ):
-        assert wrong.status_code == 422, wrong.text
-        assert re.search("tensors must|1 to", wrong.json()["error"])
-
-
-def test_an_arrow_column_that_is_there_twice(client):
-    column = pa.array([encoded(made_images(1)[0])])
-    table = pa.Table.from_arrays([column, column], names=["image", "image"])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    found = client.post("/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
-    assert (found.status_code, "one such column" in found.json()["error"]) == (422, True)
+    arrow = {"content-type": "application/vnd.apache.arrow.stream"}
+    assert client.post("/predict", content=b"x", headers=arrow).status_code == 415
 
 
 def test_classes_are_found(client):

@@ -1,13 +1,11 @@
-"""Texts and pairs of texts, in JSON, as Arrow and as tensors."""
+"""Texts and pairs of texts, in JSON and as tensors."""
 
 from __future__ import annotations
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 from made_server import TextExecutor, made_run, running
-from test_predict_route import ARROW, stream_of
 
 EASY = " is easy since it is long"
 
@@ -66,14 +64,6 @@ def test_texts_that_would_keep_others_waiting_together(texts):
     found = client.post("/predict", json={"texts": [*[long] * fits, made("d"), long, made("c")]})
     assert labels(found) == [0] * fits + [-1 if 1_000_000 % length < len(EASY) else 3, -1, -1]
     assert "1,000,000 characters together: send fewer" in found.json()["answers"][-1]["error"]
-
-
-def test_as_arrow(texts):
-    client, made, _ = texts
-    column = pa.array([made(letter) for letter in "cab"])
-    found = client.post("/predict", content=stream_of(text=column), headers=ARROW)
-    assert found.status_code == 200, found.text
-    assert pa.ipc.open_stream(found.content).read_all().column("label").to_pylist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -1,4 +1,4 @@
-"""Bodies of requests, decoded without far more memory than their bytes: JSON, base64, tensors, Arrow streams.
+"""Bodies of requests, decoded without far more memory than their bytes: JSON, base64, tensors.
 
 A few bytes of JSON may become a hundred in memory. So the strings and numbers of a request, of which there are many,
 are decoded by their type alone, and only as many as there may be.
@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from exeunt.errors import InputError
@@ -168,42 +167,3 @@ def tensor_bytes(values: NDArray[Any]) -> bytes:
         return values.tobytes()
     elements = [(value or "").encode() for value in values]
     return b"".join(struct.pack("<I", len(one)) + one for one in elements)
-
-
-# -- Arrow ------------------------------------------------------------------------------------------------
-
-_HEADER, _COMPRESSION = 2, 3  # fields of a message, and of a batch of records
-
-
-def read_table(body: bytes) -> Any:
-    """Return the table of an Arrow stream. Raises InputError for anything else, compressed columns and dictionaries.
-
-    Both may be far larger in memory than on the wire.
-    """
-    try:
-        for message in pa.ipc.MessageReader.open_stream(body):
-            if message.type not in ("schema", "record batch"):
-                raise InputError("an Arrow stream must hold plain columns, not dictionaries")
-            if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
-                raise InputError("the columns of an Arrow stream must not be compressed")
-        table = pa.ipc.open_stream(body).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, struct.error, IndexError) as error:
-        raise InputError(f"the body is no whole Arrow stream: {error}") from error
-    return table
-
-
-def _is_compressed(metadata: bytes) -> bool:
-    """Return whether the metadata of a batch, a FlatBuffers table, names a compression."""
-    at = _place(metadata, int(struct.unpack_from("<I", metadata)[0]), _HEADER)
-    (offset,) = struct.unpack_from("<I", metadata, at)
-    return _place(metadata, at + offset, _COMPRESSION) != 0
-
-
-def _place(metadata: bytes, table: int, field: int) -> int:
-    """Return the place of a field of a FlatBuffers table, 0 if it is left out."""
-    vtable = table - struct.unpack_from("<i", metadata, table)[0]
-    (size,) = struct.unpack_from("<H", metadata, vtable)
-    slot = 4 + 2 * field
-    (offset,) = struct.unpack_from("<H", metadata, vtable + slot) if slot < size else (0,)
-    return table + offset if offset else 0

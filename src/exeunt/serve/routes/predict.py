@@ -1,4 +1,4 @@
-"""`POST /predict`: images as files or in base64, texts as JSON, or a whole batch as an Arrow stream."""
+"""`POST /predict`: images as files or in base64, texts as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import pyarrow as pa
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from pydantic import Field as Described
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from exeunt.serve.reading import InputReader
 
 
-ARROW = "application/vnd.apache.arrow.stream"
 _MOST_FIELDS = 16
 router = APIRouter()
 
@@ -78,26 +76,23 @@ _BODY = {
     "content": {
         "application/json": {"schema": PredictBody.model_json_schema()},
         "multipart/form-data": {"schema": _FORM},
-        ARROW: {"schema": {"type": "string", "format": "binary"}},
     },
 }
 
 
 @router.post("/predict", response_model=Answers, openapi_extra={"requestBody": _BODY}, tags=["predict"])
 async def predict(request: Request, options: Annotated[Options, Query()]) -> Response:
-    """Answer inputs: one or many images (JSON in base64, or files), texts (JSON), or an Arrow stream.
+    """Answer inputs: one or many images (JSON in base64, or files), or texts (JSON).
 
-    An Arrow stream has a column `image` (encoded, binary; or pixels, uint8 tensors (h, w, 3)) or `text`; its answers
-    are an Arrow stream. Options in the query hold unless the JSON body says otherwise.
+    Options in the query hold unless the body says otherwise.
     """
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
     if kind not in _READ:
         raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
     response = await predicted(request, partial(_READ[kind], await request.body(), given, options))
-    write, kind = (_arrow, ARROW) if kind == ARROW else (_json, "application/json")
-    body = await in_thread_if_large(write, len(response.columns["label"]), response)
-    return Response(body, media_type=kind)
+    body = await in_thread_if_large(_json, len(response.columns["label"]), response)
+    return Response(body, media_type="application/json")
 
 
 # -- reading requests, in a decoding thread ---------------------------------------------------------------
@@ -157,48 +152,7 @@ def _with(options: Options, further: dict[str, Any]) -> Options:
     return Options.model_validate(options.model_dump(exclude_unset=True) | further)
 
 
-def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> PredictRequest:
-    table = bodies.read_table(body)
-    reader.check_count(table.num_rows)
-    if any(table.column_names.count(name) > 1 for name in ("image", "text")):
-        raise InputError(f"an Arrow stream must have one such column, got {', '.join(table.column_names)}")
-    if "text" in table.column_names:
-        kinds = (pa.string(), pa.large_string(), pa.list_(pa.string()))
-        return PredictRequest(reader.texts(_cells(table, "text", kinds)), options)
-    if "image" not in table.column_names:
-        raise InputError(f"an Arrow stream needs a column image or text, got {', '.join(table.column_names)}")
-    column = table.column("image")
-    if isinstance(column.type, pa.FixedShapeTensorType):
-        return PredictRequest(reader.images(_tensors(column)), options)
-    return PredictRequest(reader.images(_cells(table, "image", (pa.binary(), pa.large_binary()))), options)
-
-
-_READ = {"application/json": _read_json, "multipart/form-data": _read_form, ARROW: _read_arrow}
-
-
-def _cells(table: Any, name: str, kinds: tuple[Any, ...]) -> list[Any]:
-    column = table.column(name)
-    if column.type not in kinds:
-        raise InputError(
-            f"the column {name} must be of type {' or '.join(map(str, kinds))}, got {column.type}"
-        )
-    cells: list[Any] = column.to_pylist()
-    return cells
-
-
-def _tensors(column: Any) -> list[Any]:
-    """Return the tensors of a column; None for one that is null."""
-    axes = column.type.permutation
-    if column.type.value_type != pa.uint8() or axes not in (None, sorted(axes or [])):
-        raise InputError(f"tensors must be of uint8, in the order of their axes, got {column.type}")
-    tensors: list[Any] = []
-    for chunk in column.chunks:
-        there = chunk.drop_null()
-        if there.storage.flatten().null_count:
-            raise InputError("tensors must not hold nulls")
-        dense = iter(there.to_numpy_ndarray() if len(there) else ())
-        tensors += [next(dense) if valid else None for valid in chunk.is_valid().to_pylist()]
-    return tensors
+_READ = {"application/json": _read_json, "multipart/form-data": _read_form}
 
 
 # -- writing responses ------------------------------------------------------------------------------------
@@ -209,15 +163,3 @@ def _json(response: PredictResponse) -> bytes:
     rows = zip(*(column.tolist() for column in response.columns.values()), strict=True)
     answers = [dict(zip(names, row, strict=True)) for row in rows]
     return msgspec.json.encode({"answers": answers, "unit": response.unit})
-
-
-def _arrow(response: PredictResponse) -> bytes:
-    columns = {
-        name: pa.array(column, type=pa.string() if column.dtype == object else None)
-        for name, column in response.columns.items()
-    }
-    table = pa.table(columns).replace_schema_metadata({"unit": response.unit})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
