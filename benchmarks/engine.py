@@ -27,7 +27,7 @@ from exeunt.engine.inputs import input_keys
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
-from exeunt.timing.forced_exits import all_heads_policy
+from exeunt.timing.bench import all_heads_policy
 from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from exeunt.policies.cascade import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation, part_data
 from exeunt.timed_run import choose_by_time
-from exeunt.timing.forced_exits import last_head_policy
+from exeunt.timing.bench import last_head_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

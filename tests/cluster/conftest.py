@@ -24,7 +24,7 @@ def google_bucket():
 @pytest.fixture(scope="session")
 def cluster(bucket, google_bucket):
     """Started after the object stores, so that workers find them."""
-    from exeunt.cluster.session import connected
+    from exeunt.cluster.jobs import connected
 
     with connected() as ray:
         yield ray

@@ -17,8 +17,7 @@ from ray_processes import below
 import exeunt as ex
 from cli.command import called
 from exeunt._places import open_arrow, place
-from exeunt.cluster.jobs import predict_on_cluster
-from exeunt.cluster.session import connected
+from exeunt.cluster.jobs import connected, predict_on_cluster
 from exeunt.data import UnreadableImage, open_inputs
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder

@@ -9,8 +9,7 @@ import pytest
 import exeunt as ex
 from cli.command import called
 from exeunt.cluster import jobs, worker
-from exeunt.cluster.jobs import predict_on_cluster, record_on_cluster
-from exeunt.cluster.session import connected
+from exeunt.cluster.jobs import connected, predict_on_cluster, record_on_cluster
 from exeunt.cluster.worker import opened_job, packed_job
 from exeunt.data import open_inputs, open_lines
 from exeunt.predicting.predict import predict_job

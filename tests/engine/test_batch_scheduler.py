@@ -9,8 +9,8 @@ import pytest
 from trace_executor import TraceExecutor
 
 from exeunt.engine.batch_scheduler import BatchScheduler
+from exeunt.engine.dropping_finished_rows import PolicyRows, RowGroup
 from exeunt.engine.plan import Plan
-from exeunt.engine.row_groups import PolicyRows, RowGroup
 from exeunt.policy import PolicyState
 
 SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.latency_controller import Controller, Load, OperatingPoint
 
 TICK_S = 0.005
 PIECE = 64  # rows that are run together

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from made_server import encoded, in_base64, made_images, prepared
 
+from exeunt.serve import request_bodies as bodies
 from exeunt.serve.prediction import ANSWER_TYPES
-from exeunt.serve.routes import bodies
 
 MODEL = "pixels"
 INFER = f"/v2/models/{MODEL}/infer"

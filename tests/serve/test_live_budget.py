@@ -21,7 +21,7 @@ import exeunt as ex
 from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
 from exeunt.serve import events, live_budget, service
-from exeunt.serve.controller import Controller
+from exeunt.serve.latency_controller import Controller
 from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile
 from exeunt.serve.metrics import Counts
 

@@ -24,7 +24,7 @@ from made_server import (
 
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
-from exeunt.serve.routes import predict
+from exeunt.serve import predict_route
 
 
 def expected(run, pixels, budget):
@@ -215,7 +215,7 @@ def test_more_inputs_than_there_may_be(client):
 
 @pytest.mark.parametrize("file", [b";filename=a", b""])
 def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
-    read, begin = [], predict.create_form_parser
+    read, begin = [], predict_route.create_form_parser
 
     def counted(headers, on_field, on_file, config):
         def on_part(part, heard):
@@ -224,7 +224,7 @@ def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
 
         return begin(headers, lambda one: on_part(one, on_field), lambda one: on_part(one, on_file), config)
 
-    monkeypatch.setattr(predict, "create_form_parser", counted)
+    monkeypatch.setattr(predict_route, "create_form_parser", counted)
     part = b"--b\r\ncontent-disposition:form-data;name=budget" + file + b"\r\n\r\n45%\r\n"
     with running(run, max_rows=7) as few:
         found = httpx.post(

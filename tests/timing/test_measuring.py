@@ -10,8 +10,14 @@ import exeunt as ex
 from exeunt import baselines
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.timing.bench import Alternative, ExitMix, policy_alternative, time_alternatives
-from exeunt.timing.forced_exits import all_heads_policy, forced_exits
+from exeunt.timing.bench import (
+    Alternative,
+    ExitMix,
+    all_heads_policy,
+    forced_exits,
+    policy_alternative,
+    time_alternatives,
+)
 from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile

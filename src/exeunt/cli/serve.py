@@ -79,7 +79,7 @@ class _Read:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the server. Raises InputError for values that make no sense."""
-        from exeunt.serve.security import read_api_keys
+        from exeunt.serve.api_keys_and_limits import read_api_keys
 
         if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
             raise InputError(f"--slo-ms must be above 0 and finite, got {self.slo_ms:g}")

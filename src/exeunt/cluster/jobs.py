@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +12,14 @@ from typing import Any
 
 from exeunt._text import counted
 from exeunt.cluster.scheduler import WINDOW, BlockScheduler
-from exeunt.cluster.session import check_code, connected, package_digest, ray_module
-from exeunt.cluster.worker import Worker, packed_job
+from exeunt.cluster.worker import Worker, check_code, package_digest, packed_job
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.compare import Measure
 from exeunt.comparison.one_split import Settings, measure_split
 from exeunt.comparison.processes import ONE_THREAD
 from exeunt.comparison.results import SplitRecord
 from exeunt.data import Dataset
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.errors import ExeuntError, InputError, one_line, require
 from exeunt.predicting.blocks import Block, Job, check_inputs
 from exeunt.predicting.parts import DoBlocks, Parts, fill_folder
 from exeunt.predicting.predict import BLOCK, predict_job
@@ -30,6 +30,46 @@ from exeunt.run.folder import RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace
 
 _AGAIN = 20  # how often a split is measured again after its machine or process died
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def ray_module() -> Any:
+    """Return the module `ray`. Raises MissingExtra without it."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return require("ray", extra="ray")
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Any]:
+    """Yield the module `ray`, connected until the block ends; a connection that was there before stays.
+
+    `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "HOST:6379". By
+    default a cluster of this machine alone is started, and stopped at the end.
+
+    Raises MissingExtra without Ray, InputError if there is no such cluster, or Ray does not start here.
+    """
+    ray = ray_module()
+    if ray.is_initialized():
+        yield ray
+        return
+    local = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if not address:
+            raise InputError(
+                f"Ray does not start on this machine: {one_line(error)}; start a cluster with `ray start --head` and "
+                "give --address auto, or work without Ray"
+            ) from error
+        raise InputError(
+            f"there is no Ray cluster at {address!r}: {one_line(error)}; start one with `ray start --head`, or leave "
+            "the address out to work on this machine alone"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def predict_on_cluster(

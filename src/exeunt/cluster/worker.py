@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import platform
 import queue
@@ -9,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from exeunt.cluster.session import check_code, package_digest
+from exeunt._version import __version__
 from exeunt.data import Dataset
 from exeunt.errors import InputError, require
 from exeunt.predicting.batches import PreparedBatch
@@ -24,6 +26,24 @@ SHOWN = 3  # unreadable inputs of a block that are reported
 _WAIT_S = 0.5  # how long a stream waits for the next block before it ends
 _AHEAD = 4  # batches of a block that are read ahead
 _AGAIN = 3  # how often a block is read again after its reader died, or its store did not answer
+
+
+@lru_cache(maxsize=1)
+def package_digest() -> str:
+    """Return the digest of the version and of all source files, since a checkout changes without a new version."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_code(code: str) -> None:
+    """Raise InputError unless this machine has the code of this digest."""
+    if package_digest() != code:
+        raise InputError(
+            f"the machine {platform.node()} of the cluster has another version of exeunt, {__version__} or a changed "
+            "one: install the same on all"
+        )
 
 
 def packed_job(job: Job) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from exeunt.engine.row_groups import RowGroup, joined
+from exeunt.engine.dropping_finished_rows import RowGroup, joined
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

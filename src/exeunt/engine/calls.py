@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
 from exeunt.engine.decider import Decider, Decisions, class_probabilities
-from exeunt.engine.row_groups import PolicyRows, RowGroup, joined
+from exeunt.engine.dropping_finished_rows import PolicyRows, RowGroup, joined
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Calls:
     def _prepared(self, segment: int, groups: list[RowGroup]) -> RowGroup:
         """Return one group of these, in the state that is to be run."""
         first = groups[0]
-        drops = self.drops(segment, first)
+        drops = first.needs_drop(segment, self.plan)
         if len(groups) > 1 or (drops and not first.has_gaps):
             return joined(self.executor, groups)
         if drops:
@@ -118,15 +118,6 @@ class Calls:
         return RowGroup(
             first.state, first.state_rows, first.places, first.rows, first.parts, first.owns_state
         )
-
-    def drops(self, segment: int, group: RowGroup) -> bool:
-        """Whether all rows but the group's are dropped from its state before this segment."""
-        if group.places is None:
-            return False
-        if not group.owns_state:
-            return True  # the other rows of the state run in another call
-        too_large = self.plan.calls(segment, group.state_rows) > 1
-        return too_large or self.plan.drops(segment, group.state_rows, len(group.rows))
 
     def _bisect(
         self, segment: int, signature: Hashable, groups: list[RowGroup], error: Exception

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
+from exeunt.engine.dropping_finished_rows import moves
 from exeunt.engine.inputs import raw_batch, raw_rows
-from exeunt.engine.row_dropping import moves
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments

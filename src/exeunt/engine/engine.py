@@ -23,10 +23,10 @@ from exeunt.engine.batch_scheduler import BatchScheduler, Queue
 from exeunt.engine.calls import Calls, Survivors
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
+from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
 from exeunt.engine.executor import Executor
 from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan, check_segments
-from exeunt.engine.row_groups import ALL, PolicyRows, RowGroup
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
@@ -272,7 +272,7 @@ class Engine:
         """Take the rows of one call out of a queue."""
         segment, signature, head = queue.segment, queue.signature, queue.head
         splits = self.plan.calls(segment, len(head.rows)) > 1
-        if splits and head.has_gaps and self._calls.drops(segment, head):
+        if splits and head.has_gaps and head.needs_drop(segment, self.plan):
             # Parts of a state without gaps need no copy. If compacting fails, the parts are copied after all.
             with suppress(Exception):
                 head.compact(self.executor)

@@ -114,7 +114,7 @@ class Executor(Protocol):
         """Return the state with these rows alone, ascending indices, and these in the order that they then have.
 
         The given state is used again only if this fails: it may be changed in place, except for the caller's inputs and
-        the rows that are kept. Gathering the rows would do; `exeunt.engine.row_dropping` is faster.
+        the rows that are kept. Gathering the rows would do; `exeunt.engine.dropping_finished_rows` is faster.
         """
         ...
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
 from exeunt._limits import usable_cores
+from exeunt.engine.dropping_finished_rows import compacted, moves
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import padded_length
 from exeunt.engine.plan import check_segments
-from exeunt.engine.row_dropping import compacted, moves
 from exeunt.errors import InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from exeunt._arrays import Floats
-from exeunt.serve.controller import Load
 from exeunt.serve.engine_thread import EngineThread
+from exeunt.serve.latency_controller import Load
 
 if TYPE_CHECKING:
     from exeunt.serve.loaded_run import LoadedRun

@@ -1,37 +1,105 @@
-"""The web application: a service behind FastAPI. Every error is answered as JSON."""
+"""The web application: a service behind FastAPI. Every error is answered as JSON.
+
+For operators it has the budget, reloading, metrics, the page, and the events that the page shows.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import Field, StrictFloat, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from exeunt._version import __version__
 from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
+from exeunt.serve import inference_protocol, predict_route
+from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.engine_thread import EngineStopped
 from exeunt.serve.loaded_run import LoadedRun
 from exeunt.serve.metrics import Metrics
-from exeunt.serve.routes import admin, inference_protocol, predict
-from exeunt.serve.security import SecurityMiddleware
+from exeunt.serve.prediction import StrictModel
 from exeunt.serve.service import Service
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-
     from exeunt.serve.settings import Settings
 
 
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3
+_PAGE = Path(__file__).parent / "page"
+
+
+_operators = APIRouter(tags=["admin"])
+
+
+class Budget(StrictModel):
+    """The largest mean cost per row."""
+
+    budget: StrictFloat | str = Field(
+        description='Such as "50%", "30 MMACs", or a number in the unit of the costs.'
+    )
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@_operators.get("/budget")
+async def budget(request: Request) -> dict[str, Any]:
+    """Return the budget, the active policy, and the policies to choose from."""
+    return _service(request).about
+
+
+@_operators.put("/budget")
+async def set_budget(request: Request, wanted: Budget) -> dict[str, Any]:
+    """Set the budget, on all servers of the run. It applies to rows that have not begun."""
+    service = _service(request)
+    await service.set_budget(wanted.budget)
+    return service.about
+
+
+@_operators.post("/reload")
+async def reload(request: Request) -> dict[str, Any]:
+    """Reload the run, on all its servers. The previous run answers the rows that it has."""
+    service = _service(request)
+    await service.reload()
+    return {"run": service.active.loaded.run.digest}
+
+
+@_operators.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """All metrics, for Prometheus."""
+    return Response(
+        _service(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
+@_operators.get("/events")
+async def events(request: Request) -> Response:
+    """Server-sent events, one a second: JSON of what the page shows (see `exeunt.serve.events.snapshot`)."""
+
+    async def lines() -> AsyncIterator[str]:
+        async for event in _service(request).events:
+            yield f"data: {json.dumps(event)}\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+@_operators.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Return the page that shows the server at work."""
+    return FileResponse(_PAGE / "page.html")
 
 
 def make_app(
@@ -63,11 +131,14 @@ def make_app(
         redoc_url=None,
     )
     _add_error_handlers(app)
-    for part in (predict, inference_protocol, admin):
-        app.include_router(part.router)
-    app.mount("/page", StaticFiles(directory=admin.PAGE, check_dir=False))
+    for router in (predict_route.router, inference_protocol.router, _operators):
+        app.include_router(router)
+    app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False))
     app.add_middleware(SecurityMiddleware, settings=settings, metrics=metrics)
     return app
+
+
+# -- errors ---------------------------------------------------------------------------------------------------
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -19,7 +19,7 @@ from exeunt.policy import Policy, PolicySet
 from exeunt.run.folder import RunFolder
 from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.run.shared_executor import SharedExecutor, open_shared
-from exeunt.serve.controller import Controller, OperatingPoint
+from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.reading import InputReader
 from exeunt.trace import ExitTrace
 

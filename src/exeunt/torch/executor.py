@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exeunt._arrays import Booleans, Integers
+from exeunt.engine.dropping_finished_rows import moves
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.engine.plan import check_segments
-from exeunt.engine.row_dropping import moves
 from exeunt.errors import NotCuttable, RunsWhole
 from exeunt.torch.calls import Inputs, first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from exeunt._arrays import Integers
-from exeunt.engine.row_dropping import moves
+from exeunt.engine.dropping_finished_rows import moves
 from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from simulated_server import affordable
 
 from exeunt.errors import InputError
-from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.latency_controller import Controller, Load, OperatingPoint
 
 CHEAP, MIDDLE, DEAR = (
     OperatingPoint(name, budget, accuracy, row_s, 1e-3)

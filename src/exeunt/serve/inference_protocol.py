@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from exeunt._version import __version__
 from exeunt.errors import InputError
+from exeunt.serve import request_bodies as bodies
 from exeunt.serve.prediction import (
     ANSWER_TYPES,
     Options,
@@ -24,8 +25,7 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.routes import bodies
-from exeunt.serve.routes.bodies import DATATYPES
+from exeunt.serve.request_bodies import DATATYPES
 
 if TYPE_CHECKING:
     from exeunt.serve.reading import InputReader, Rows

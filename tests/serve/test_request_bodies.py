@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("msgspec")
 
 from exeunt.errors import InputError
-from exeunt.serve.routes import bodies
-from exeunt.serve.routes.bodies import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
+from exeunt.serve import request_bodies as bodies
+from exeunt.serve.request_bodies import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
 
 MB = 1 << 20
 values = st.recursive(

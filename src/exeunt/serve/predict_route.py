@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt.errors import InputError
+from exeunt.serve import request_bodies as bodies
 from exeunt.serve.prediction import (
     Options,
     PredictRequest,
@@ -22,7 +23,6 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.routes import bodies
 
 if TYPE_CHECKING:
     from python_multipart.multipart import Field, File

@@ -10,7 +10,7 @@ from simulated_server import affordable, poisson, simulate, thinned
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
 from exeunt.serve import loaded_run
-from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.latency_controller import Controller, Load, OperatingPoint
 from exeunt.serve.server import serve
 from exeunt.serve.settings import Settings
 

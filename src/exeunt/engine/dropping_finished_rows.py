@@ -1,4 +1,10 @@
-"""Row groups: rows in flight that share one state of the executor, of any tickets and under any policies."""
+"""Groups of rows in flight, and dropping the finished rows from the state of the executor that holds them.
+
+A group's rows share one state; they are of any tickets and under any policies. A state holds megabytes. Copying all
+rows that stay takes as long as a block of a small network, even if only a few leave. `RowGroup.compact` moves as many
+rows as leave, which takes next to nothing, but changes their order: the last rows move into the places of those that
+leave.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
 from exeunt.policy import PolicyState
@@ -14,6 +21,7 @@ from exeunt.policy import PolicyState
 if TYPE_CHECKING:
     from exeunt.engine.decider import Decider
     from exeunt.engine.executor import Executor
+    from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
 
 
@@ -101,6 +109,15 @@ class RowGroup:
         """Whether the state is the group's own and holds other rows between those of the group."""
         return self.owns_state and isinstance(self.places, np.ndarray)
 
+    def needs_drop(self, segment: int, plan: Plan) -> bool:
+        """Whether all rows but the group's are dropped from its state before this segment."""
+        if self.places is None:
+            return False
+        if not self.owns_state:
+            return True  # the other rows of the state run in another call
+        too_large = plan.calls(segment, self.state_rows) > 1
+        return too_large or plan.drops(segment, self.state_rows, len(self.rows))
+
     def compact(self, executor: Executor) -> None:
         """Drop all other rows from a state with gaps. The rows of the group may change their order."""
         kept: Any = self.places
@@ -143,3 +160,24 @@ def _joined_parts(groups: Sequence[RowGroup]) -> list[PolicyRows]:
         PolicyRows(decider, np.concatenate(places[key]), PolicyState.joined(states_of[key]))
         for key, decider in deciders.items()
     ]
+
+
+def moves(keep: Integers) -> tuple[Integers, Integers, Integers]:
+    """Return (holes, movers, order) that bring the rows `keep`, ascending, to the front.
+
+    Rows `movers` go to the places `holes`; `order` (len(keep),) then says which row is at each place.
+    """
+    order = np.arange(len(keep))
+    leaves = np.ones(len(keep), dtype=bool)
+    leaves[keep[keep < len(keep)]] = False
+    holes, movers = order[leaves], keep[keep >= len(keep)]
+    order[holes] = movers
+    return holes, movers, order
+
+
+def compacted(array: NDArray[Any], keep: Integers, *, axis: int = 0) -> NDArray[Any]:
+    """Return a view of an array's front, which now holds the rows `keep` in the order of `moves`."""
+    holes, movers, _ = moves(keep)
+    rows = np.moveaxis(array, axis, 0)
+    rows[holes] = rows[movers]
+    return np.moveaxis(rows[: len(keep)], 0, axis)

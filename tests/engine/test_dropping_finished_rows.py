@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exeunt.engine.row_dropping import compacted, moves
+from exeunt.engine.dropping_finished_rows import compacted, moves
 
 
 @given(st.integers(1, 40), st.data())

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from exeunt.serve import security
+from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.metrics import Metrics
-from exeunt.serve.security import SecurityMiddleware
 from exeunt.serve.settings import Settings
 
 CLOSE = (b"connection", b"close")
