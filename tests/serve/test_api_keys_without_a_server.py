@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from exeunt.serve import security
+from exeunt.serve import api_keys_and_limits
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
@@ -169,13 +169,13 @@ def test_requests_without_inputs_are_small(made, path, most):
     status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
     assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
     assert some(bytes(most), path=path)[0] == 200
-    with pytest.raises(security.HTTPException, match=f"at most {most:,} bytes"):
+    with pytest.raises(api_keys_and_limits.HTTPException, match=f"at most {most:,} bytes"):
         some(bytes(most), b"x", path=path)
 
 
 def test_too_large_as_it_comes(made):
     some = made(max_body=10)
-    with pytest.raises(security.HTTPException) as refused:
+    with pytest.raises(api_keys_and_limits.HTTPException) as refused:
         some(b"12345", b"678901", b"x")
     assert (refused.value.status_code, refused.value.headers) == (413, {"connection": "close"})
     assert "at most 10 bytes" in refused.value.detail
@@ -192,7 +192,7 @@ def test_compressed(made):
 
 def test_too_slow(made):
     some = made(slow_s=0.2)
-    with pytest.raises(security.HTTPException) as refused:
+    with pytest.raises(api_keys_and_limits.HTTPException) as refused:
         some(b"1", b"2", pause_s=0.9)
     assert (refused.value.status_code, refused.value.headers) == (408, {"connection": "close"})
     assert refused.value.detail == "the request did not come in within 0.2 seconds"
@@ -280,7 +280,7 @@ def test_a_refused_request_takes_no_place_while_it_is_sent(made, headers):
 
 
 def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, monkeypatch):
-    monkeypatch.setattr(security, "_HELD", 10)
+    monkeypatch.setattr(api_keys_and_limits, "_HELD", 10)
     some = made(max_body=8, api_keys=("one",))
     key = {"headers": bearer(b"Bearer one")}
 
@@ -288,7 +288,7 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, 
         slow = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0, **key))
         stranger = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
         await asyncio.sleep(0.05)
-        with pytest.raises(security.HTTPException) as refused:
+        with pytest.raises(api_keys_and_limits.HTTPException) as refused:
             await some.request(b"12345", b"6", b"7", **key)
         assert (await some.request(b"1234", **key))[0] == 200
         return refused.value, await slow, await some.request(b"12345678", **key), await stranger
@@ -317,7 +317,7 @@ def test_what_is_no_request_passes_untouched(made):
 )
 def test_what_is_logged(made, caplog, monkeypatch, status, every, level):
     ticks = iter([5.0, 5.0, 5.0123456])  # when it came, when its limits began, when it was over
-    monkeypatch.setattr(security, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(api_keys_and_limits, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
     class Route:
         path = "/things/{name}"

@@ -6,16 +6,13 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from exeunt.engine.dropping_finished_rows import RowGroup, joined
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
+from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.plan import Plan
-    from exeunt.engine.row_table import RowTable
-
 
 _TURN = 16
 """One call in 16 serves rows without a deadline, so that urgent rows cannot starve them; one in 16 of those serves the

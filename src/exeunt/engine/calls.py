@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
+from exeunt.engine.answers import Ticket
 from exeunt.engine.decider import Decider, Decisions, class_probabilities
 from exeunt.engine.dropping_finished_rows import PolicyRows, RowGroup, joined
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
+from exeunt.engine.row_table import RowTable
 from exeunt.errors import ExeuntError
-
-if TYPE_CHECKING:
-    from exeunt.engine.answers import Ticket
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.plan import Plan
-    from exeunt.engine.row_table import RowTable
-
 
 Survivors: TypeAlias = "tuple[int, Hashable, RowGroup]"
 """Rows that go on after a call: the segment to run next, the signature of their state, and the rows."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
 from exeunt.engine.dropping_finished_rows import moves
+from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.inputs import raw_batch, raw_rows
-
-if TYPE_CHECKING:
-    from exeunt.engine.executor import Executor, Segments
 
 
 class CascadeModel(NamedTuple):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
 
 from exeunt._arrays import Integers
-
-if TYPE_CHECKING:
-    from exeunt.engine.answers import Ticket
-    from exeunt.engine.row_table import RowTable
-
+from exeunt.engine.answers import Ticket
+from exeunt.engine.row_table import RowTable
 
 _FEW = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,8 @@ from exeunt._arrays import Booleans, Floats
 from exeunt._text import counted
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
+from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
-
-if TYPE_CHECKING:
-    from exeunt.policy import Policy, PolicyState
 
 
 class Decisions(NamedTuple):

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
+from exeunt.engine.decider import Decider
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
+from exeunt.engine.row_table import RowTable
 from exeunt.policy import PolicyState
-
-if TYPE_CHECKING:
-    from exeunt.engine.decider import Decider
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.plan import Plan
-    from exeunt.engine.row_table import RowTable
-
 
 ALL = slice(None)
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from exeunt.engine.executor import Segments
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from exeunt.engine.executor import Segments
-
 
 _PIECE = 64  # rows per call without measurements: larger batches seldom gain on a CPU
 

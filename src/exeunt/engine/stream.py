@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import ArrayLike
 
+from exeunt.engine.answers import Answers, Ticket
+from exeunt.engine.engine import Engine
 from exeunt.errors import BatchFailed
-
-if TYPE_CHECKING:
-    from exeunt.engine.answers import Answers, Ticket
-    from exeunt.engine.engine import Engine
-
 
 _LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
 

@@ -6,17 +6,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from exeunt._arrays import Floats
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Load
-
-if TYPE_CHECKING:
-    from exeunt.serve.loaded_run import LoadedRun
-    from exeunt.serve.metrics import Counts
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.loaded_run import LoadedRun
+from exeunt.serve.metrics import Counts
+from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
 _QUIET_S = 60.0

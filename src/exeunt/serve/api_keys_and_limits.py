@@ -10,19 +10,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from exeunt.serve.metrics import Metrics
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.metrics import Metrics
+from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve.requests")
 _WITHOUT_KEY = re.compile(r"/(v2/health/(live|ready)|page/.*)?")

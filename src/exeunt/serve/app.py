@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -29,10 +29,7 @@ from exeunt.serve.loaded_run import LoadedRun
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.prediction import StrictModel
 from exeunt.serve.service import Service
-
-if TYPE_CHECKING:
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3

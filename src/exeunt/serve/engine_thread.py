@@ -10,19 +10,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import Integers
+from exeunt.engine.answers import Ticket
+from exeunt.engine.engine import Engine
 from exeunt.errors import ExeuntError
-
-if TYPE_CHECKING:
-    from exeunt.engine.answers import Ticket
-    from exeunt.engine.engine import Engine
-    from exeunt.serve.reading import Rows
-
+from exeunt.serve.reading import Rows
 
 _log = logging.getLogger("exeunt.serve")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from exeunt.serve.active_run import ActiveRun
-    from exeunt.serve.metrics import Counts, Metrics
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.active_run import ActiveRun
+from exeunt.serve.metrics import Counts, Metrics
+from exeunt.serve.settings import Settings
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _PROBLEMS = ("degraded", "expired", "refused", "errors")

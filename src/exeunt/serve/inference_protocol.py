@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -25,12 +25,9 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
+from exeunt.serve.reading import InputReader, Rows
 from exeunt.serve.request_bodies import DATATYPES
-
-if TYPE_CHECKING:
-    from exeunt.serve.reading import InputReader, Rows
-    from exeunt.serve.service import Service
-
+from exeunt.serve.service import Service
 
 _VERSION = "1"
 _LONGEST_US = 10**12

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,8 @@ from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.reading import InputReader
+from exeunt.serve.settings import Settings
 from exeunt.trace import ExitTrace
-
-if TYPE_CHECKING:
-    from exeunt.serve.settings import Settings
-
 
 _ROUNDS = 3
 

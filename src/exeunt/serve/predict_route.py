@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from pydantic import Field as Described
 from python_multipart import create_form_parser
+from python_multipart.multipart import Field, File
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,12 +24,7 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import Field, File
-
-    from exeunt.serve.reading import InputReader
-
+from exeunt.serve.reading import InputReader
 
 _MOST_FIELDS = 16
 router = APIRouter()

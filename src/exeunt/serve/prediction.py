@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
 from pydantic_core import PydanticCustomError
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from exeunt._arrays import Integers
+from exeunt.engine.answers import Ticket
 from exeunt.errors import one_line
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from exeunt.engine.answers import Ticket
-    from exeunt.serve.reading import InputReader, Rows
-
+from exeunt.serve.reading import InputReader, Rows
 
 T = TypeVar("T")
 

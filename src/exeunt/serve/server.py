@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -31,13 +32,8 @@ from exeunt.errors import InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.loaded_run import load_run
 from exeunt.serve.metrics import SHARED_FOLDER
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from exeunt.serve.service import Service
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.service import Service
+from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.active_run import ActiveRun
@@ -15,6 +15,7 @@ from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
+from exeunt.serve.metrics import Metrics
 from exeunt.serve.prediction import (
     Options,
     PredictRequest,
@@ -23,11 +24,7 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
 )
 from exeunt.serve.reading import DecodingThreads, InputReader
-
-if TYPE_CHECKING:
-    from exeunt.serve.metrics import Metrics
-    from exeunt.serve.settings import Settings
-
+from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
 _LEAST_TICK_S = 0.005
