@@ -45,7 +45,7 @@ def test_rows_are_means_with_paired_intervals(trace, table):
     paired = ttest_rel(table.accuracy[1, 1], table.accuracy[0, 1]).confidence_interval(0.95)
     assert (row["gain_low"], row["gain_high"]) == pytest.approx((paired.low, paired.high))
     assert row["gain"] == pytest.approx((table.accuracy[1, 1] - table.accuracy[0, 1]).mean())
-    assert row["overspent_share"] == np.mean(table.mean_cost[1, 1] > 5.0)
+    assert row["over_budget_share"] == np.mean(table.mean_cost[1, 1] > 5.0)
     assert row["mean_cost_share"] == pytest.approx(table.mean_cost[1, 1].mean() / trace.cost.full)
     assert row["budget_share"] == pytest.approx(5.0 / trace.cost.full)
     reference = rows[0]
@@ -68,8 +68,8 @@ def test_budgets_that_nobody_can_certify_are_empty_not_zero(trace):
     assert np.isnan(table.accuracy[0, 0]).all()
     infeasible, feasible, *_ = table.rows()
     assert np.isnan(infeasible["accuracy"])
-    assert np.isnan(infeasible["overspent_share"])
-    assert feasible["overspent_share"] == 0.0
+    assert np.isnan(infeasible["over_budget_share"])
+    assert feasible["over_budget_share"] == 0.0
     assert "infeasible" in str(table)
     assert "nan" not in str(table)
 

@@ -1,9 +1,29 @@
-"""Text for people: counted things, and tables for a terminal or a notebook."""
+"""Text for people: lines that fit the terminal, counted things, and tables for a terminal or a notebook."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from html import escape
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a text, on standard error with `err`.
+
+    A terminal gets lines that are broken between words; rows of tables stay whole, and so do all lines elsewhere.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed
+        return
+    lines = str(text).split("\n")
+    if stream.isatty():
+        fill = textwrap.TextWrapper(
+            shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False
+        ).fill
+        lines = [line if "  " in line.strip() else fill(line) for line in lines]
+    print(*lines, sep="\n", file=stream, flush=True)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

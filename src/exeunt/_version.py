@@ -1,3 +1,3 @@
 """The version of the package, for the build and for files that say what made them."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0rc1"

@@ -17,7 +17,7 @@ _UNITS: dict[str, tuple[str, float]] = {
     **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
 }
 # A number, a unit, and for how many inputs it is: "7.5 usd per 10k".
-_QUANTITY = re.compile(r"\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,]*)(?:\s+per\s+(\d+)([kM]?))?\s*")
+_QUANTITY = re.compile(r"\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(%|[^\s:,%]*)(?:\s+per\s+(\d+)([kM]?))?\s*")
 _INPUTS = {"": 1, "k": 1_000, "M": 1_000_000}
 _MOST_BUDGETS = 1000
 

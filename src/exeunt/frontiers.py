@@ -81,12 +81,12 @@ class Frontier:
 
     def _row(self, p: int, q: int) -> dict[str, Any]:
         costs = self.mean_cost[p, q]
-        over = overspends(costs, float(self.budgets[q])).mean()
+        over = exceeds(costs, float(self.budgets[q])).mean()
         return {
             **self._accuracy(self.names[p], q, self.accuracy[p, q]),
             **interval_columns("mean_cost", costs, within=(0.0, np.inf)),
             "mean_cost_share": self.cost.share(float(costs.mean())),
-            "overspent_share": float("nan") if np.isnan(costs).any() else float(over),
+            "over_budget_share": float("nan") if np.isnan(costs).any() else float(over),
             **interval_columns("gain", self.accuracy[p, q] - self.accuracy[0, q]),
         }
 
@@ -152,7 +152,7 @@ class Measured:
 
     `accuracy`, `mean_cost` (p, q) and `rates` (p, q, m), the share of inputs answered at each exit: NaN where a budget
     was infeasible. `oracle` (q,): the highest accuracy within the budget of any policy that answers with the
-    prediction of a single exit. `chance` (p, q): the probability that a certified policy overspends on a test part of
+    prediction of a single exit. `chance` (p, q): the probability that a certified policy exceeds the budget on a test part of
     this size, by the distribution of its mean cost; NaN where nothing is certified.
     """
 
@@ -197,7 +197,7 @@ def measure(
     return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance)
 
 
-def overspends(mean_cost: Floats, budget: float | Floats) -> Booleans:
+def exceeds(mean_cost: Floats, budget: float | Floats) -> Booleans:
     """Return where the mean cost exceeds the budget by more than rounding; False for NaN."""
     beyond: Booleans = mean_cost > budget * (1 + 1e-12)
     return beyond

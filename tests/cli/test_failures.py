@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from exeunt.cli.failures import described, interruptible
+from exeunt.cli import described, interruptible
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.folder import RunFolder
 

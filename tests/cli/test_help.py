@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import typer
 
+from exeunt._text import echo
 from exeunt.cli.app import app
-from exeunt.cli.terminal import echo
 from exeunt.policies.catalogue import PRESETS
 
 from .command import called

@@ -37,7 +37,7 @@ CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.regi
 WORK = {
     "train": "exeunt.torch.training.job_network:attach",
     "calibrate": "exeunt.run.folder:RunFolder.check_policy",
-    "evaluate": "exeunt.cli.evaluate:_draw",
+    "evaluate": "exeunt.plots:draw_evaluation",
     "compare": "exeunt.comparison.compare:_records",
     "predict": "exeunt.run.executors:ExecutorKind.open",
     "record": "exeunt.run.executors:ExecutorKind.open",
@@ -45,8 +45,8 @@ WORK = {
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",
-    "show": "exeunt.cli.show:_sections",
-    "diff": "exeunt.cli.diff:_answers",
+    "show": "exeunt.cli.show_diff_verify:_sections",
+    "diff": "exeunt.cli.show_diff_verify:_answers",
     "verify": "exeunt.run.verification:verify",
 }
 # Options in which every text is right, or which are looked at where the network is made.

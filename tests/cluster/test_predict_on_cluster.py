@@ -69,12 +69,12 @@ def test_whoever_is_killed_all_inputs_are_answered_once(
 
     def break_off(text: str) -> None:
         said.append(text)
-        if "spent so far" in text:
+        if "budget so far" in text:
             raise BrokenOff
 
     def kill_one(text: str) -> None:
         said.append(text)
-        if not killed and "spent so far" in text:
+        if not killed and "budget so far" in text:
             killed.append(below(named="ray::Worker")[0])
             os.kill(killed[0], signal.SIGKILL)
 

@@ -19,7 +19,7 @@ import exeunt as ex
 from exeunt import baselines
 from exeunt.comparison import processes
 from exeunt.comparison.cache import SplitCache
-from exeunt.comparison.guarantees import guarantees
+from exeunt.comparison.statistics import guarantees
 from exeunt.policies.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]

@@ -104,7 +104,7 @@ def test_what_is_told_is_about_models(comparison, tmp_path):
     )
     told = comparison.summary()
     assert told[0].startswith("At 30% of the cost of poor alone, `eero` answers ")
-    assert " points above poor alone, and spends " in told[0]
+    assert " points above poor alone, and costs " in told[0]
     assert "knows which models are right" in told[1]
     assert "mixture of two models" in told[1]
     assert not {"exit", "exits", "network"} & set(re.findall(r"\w+", " ".join(told)))

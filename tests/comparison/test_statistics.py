@@ -15,9 +15,8 @@ from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
 from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
-from exeunt.comparison.guarantees import at_least, guarantees, overspent_share
 from exeunt.comparison.one_split import mixture_curve, upper_hull
-from exeunt.comparison.statistics import overall_rows
+from exeunt.comparison.statistics import at_least, guarantees, overall_rows, share_over_budget
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policies.catalogue import DESCRIPTIONS
 
@@ -58,7 +57,7 @@ def test_points_are_means_with_paired_intervals(comparison):
             ends = (max(around.low, 0.0), min(around.high, 1.0))
             assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx(ends)
             assert point["mean_cost"] == pytest.approx(sum(cost) / SPLITS / 4.0)
-            assert point["overspent"] == sum(float(s) > trace.amounts[q] for s in cost)
+            assert point["over_budget"] == sum(float(s) > trace.amounts[q] for s in cost)
             assert point["of"] == SPLITS
             assert point["rates"] == pytest.approx(trace.rates[p, q].tolist())
             if p > 0:
@@ -105,7 +104,7 @@ def test_budgets_that_a_policy_cannot_meet_are_named_and_take_nothing_from_the_r
     assert partly["accuracy"] == pytest.approx(accuracy[1, 0, 2:].mean())
     paired = ttest_rel(accuracy[1, 0, 2:], accuracy[0, 0, 2:]).confidence_interval(0.95)
     assert partly["gain_low"] == pytest.approx(paired.low)
-    assert never["of"] == never["overspent"] == 0
+    assert never["of"] == never["over_budget"] == 0
     assert never["accuracy"] is never["gain"] is never["mean_cost_high"] is None
     json.dumps(broken.to_dict(), allow_nan=False)
     row = overall_rows(broken.traces, broken.reference)[2]
@@ -133,29 +132,9 @@ def test_it_comes_back_from_its_file_to_the_last_bit(comparison, tmp_path):
         ex.Comparison.load(tmp_path / "comparison.json")
 
 
-def _clipped(value, inside=""):
-    """Return statistics with the ends of intervals of accuracies between 0 and 1."""
-    if isinstance(value, list):
-        return [_clipped(one, inside) for one in value]
-    if not isinstance(value, dict):
-        return value
-    ends = ("low", "high") if inside == "full_accuracy" else ("accuracy_low", "accuracy_high")
-    return {
-        key: min(max(one, 0.0), 1.0) if key in ends and one is not None else _clipped(one, key)
-        for key, one in value.items()
-    }
-
-
 def test_a_file_saved_before_is_read_and_says_the_same():
-    """Written by 0.1.0.dev0: intervals ended beyond 1 and below 0, and exits had no names."""
-    file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
-    written = _clipped(json.loads(file.read_text())["comparison"]["statistics"])
-    for trace in written["traces"]:
-        trace["exit_points"] = [{"name": str(j), **point} for j, point in enumerate(trace["exit_points"])]
-        trace |= {"models": [], "one_exit": "exit", "whole": "the full network"}
-        for point in (point for policy in trace["policies"] for point in policy["points"]):
-            if point["mean_cost_low"] is not None:
-                point["mean_cost_low"] = max(point["mean_cost_low"], 0.0)
+    file = Path(__file__).with_name("saved-by-0.1.0rc1.json")
+    written = json.loads(file.read_text())["comparison"]["statistics"]
     read = ex.Comparison.load(file).to_dict()
     words = {"summary", "about"}
     assert written.keys() == read.keys()
@@ -195,9 +174,9 @@ def test_the_summary_says_what_the_numbers_say(comparison):
     assert first.startswith(f"At 37.5% of the cost, `auto` answers {100 * accuracy:.1f}% right, ")
     assert f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'} the full network" in first
     spent = 100 * (one.traces[0].mean_cost[3, 0] / one.traces[0].amounts[0]).mean()
-    assert first.endswith(f"the full network, and spends {spent:.1f}% of the budget on average.")
-    guaranteed = replace(one, delta=0.05).summary()[0]  # else half of the splits overspend, by design
-    assert guaranteed.endswith("the full network, and overspent in 0 of 6 splits.")
+    assert first.endswith(f"the full network, and costs {spent:.1f}% of the budget on average.")
+    guaranteed = replace(one, delta=0.05).summary()[0]  # else half of the splits exceed the budget, by design
+    assert guaranteed.endswith("the full network, and exceeds the budget in 0 of 6 splits.")
     row = overall_rows(one.traces, one.reference)[3]
     gain, worst = (
         f"{abs(100 * row[key]):.2f} points {'below' if row[key] < 0 else 'above'}"
@@ -227,7 +206,7 @@ def test_the_distribution_of_a_count_is_that_of_all_outcomes(chances, count):
 
 
 def certified(comparison, chance):
-    """The first trace alone, within every budget but at one of `msdnet`, which overspends in every split."""
+    """The first trace alone, within every budget but at one of `msdnet`, which it exceeds in every split."""
     cost = np.ones_like(comparison.traces[0].mean_cost)
     cost[1, 2] = 10.0
     trace = replace(comparison.traces[0], mean_cost=cost, chance=np.full_like(cost, chance))
@@ -238,9 +217,9 @@ def test_guarantees_are_held_against_the_distribution_of_their_policies(comparis
     kept = certified(comparison, 0.1)
     kept.traces[0].chance[1, 2] = 0.05, 0.1, 0.15, 0.2, 0.25, 0.3
     found = guarantees(kept.traces, 0.05)
-    assert kept.to_dict()["traces"][0]["may_overspend"] == pytest.approx(0.175)
-    assert comparison.to_dict()["traces"][0]["may_overspend"] is None
-    assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
+    assert kept.to_dict()["traces"][0]["may_exceed"] == pytest.approx(0.175)
+    assert comparison.to_dict()["traces"][0]["may_exceed"] is None
+    assert (found[0].policy, found[0].over_budget, found[0].of) == ("msdnet", 6, 6)
     assert found[0].p_value == pytest.approx(12 * 0.05 * 0.1 * 0.15 * 0.2 * 0.25 * 0.3)
     assert found[0].least_p_value == found[0].p_value
     assert len(found) == 12
@@ -248,8 +227,7 @@ def test_guarantees_are_held_against_the_distribution_of_their_policies(comparis
     assert "this guarantee looks broken" in " ".join(kept.summary())
     kept.traces[0].mean_cost[1, 2] = 1.0
     assert (
-        "No policy overspent any budget in any split: no guarantee is seen to be broken."
-        in kept.summary()[-2]
+        "No policy exceeded any budget in any split: no guarantee is seen to be broken." in kept.summary()[-2]
     )
     assert "suspicious" not in " ".join(kept.summary())
 
@@ -264,7 +242,7 @@ def test_too_few_splits_tell_nothing_of_guarantees(comparison):
         for name in ("accuracy", "mean_cost", "chance", "oracle", "exits", "mixture_accuracy", "mixture_cost")
     })  # fmt: skip
     (worst, *_) = guarantees((five,), 0.05)
-    assert (worst.overspent, worst.of) == (3, 5)
+    assert (worst.over_budget, worst.of) == (3, 5)
     assert worst.p_value == pytest.approx(12 * binom.sf(2, 5, 0.08))
     told = " ".join(replace(kept, traces=(five,)).summary())
     assert "3 of 5 splits" in told
@@ -275,17 +253,17 @@ def test_too_few_splits_tell_nothing_of_guarantees(comparison):
 
 def test_unknown_distributions_are_held_against_a_guarantee_just_kept(comparison):
     kept = certified(comparison, np.nan)
-    share = overspent_share(kept.traces[0], 0.05)
+    share = share_over_budget(kept.traces[0], 0.05)
     assert 0.05 < share < 0.5
-    assert kept.to_dict()["traces"][0]["may_overspend"] == share
+    assert kept.to_dict()["traces"][0]["may_exceed"] == share
     assert guarantees(kept.traces, 0.05)[0].p_value == pytest.approx(12 * binom.sf(5, 6, share))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
-    """The same 120 inputs, split anew 600 times: the count of overspends is binomial, of the distribution's own chance.
+def test_splits_that_share_inputs_exceed_a_budget_independently(make_trace, seed):
+    """The same 120 inputs, split anew 600 times: the count of test parts over the budget is binomial, of the distribution's own chance.
 
-    And so is the count of pairs of splits that both overspend.
+    And so is the count of pairs of splits that both exceed it.
     """
     trace, rng = make_trace(120, seed=seed), np.random.default_rng(seed)
     cost, counts, n, t = trace.cost.cumulative, np.array([9, 12, 14, 5]), 40, 60
@@ -306,7 +284,7 @@ def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
         assert binom.cdf(hits.sum(), len(hits), p) > 1e-4
 
 
-def test_a_guarantee_just_kept_is_overspent_as_often_as_allowed(comparison):
+def test_a_guarantee_just_kept_is_exceeded_as_often_as_allowed(comparison):
     """Budgets at the very edge of what a sample mean of calibration costs certifies, tested by another sample."""
     rng = np.random.default_rng(5)
     calibrate, test, delta, rounds = 400, 500, 0.1, 20_000
@@ -318,7 +296,7 @@ def test_a_guarantee_just_kept_is_overspent_as_often_as_allowed(comparison):
     )  # the mean cost of exits that cost 0 and 1
     budget = seen - ndtri(delta) * 0.5 / calibrate**0.5  # P(long-run mean 0.5 > budget) = delta
     assert np.mean(budget < 0.5) == pytest.approx(delta, abs=0.02)
-    assert np.mean(later > budget) == pytest.approx(overspent_share(result, delta), abs=0.02)
+    assert np.mean(later > budget) == pytest.approx(share_over_budget(result, delta), abs=0.02)
 
 
 # -- random mixtures ------------------------------------------------------------------------------------------

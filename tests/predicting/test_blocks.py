@@ -142,7 +142,7 @@ def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
                 list(one.answer(one.open(), iter(arriving)))
 
 
-def test_progress_tells_planned_and_spent_budget(exported, monkeypatch):
+def test_progress_tells_planned_and_used_budget(exported, monkeypatch):
     monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
     said, policy = [], exported.policy
     half = 0.5 * policy.budget
@@ -154,9 +154,9 @@ def test_progress_tells_planned_and_spent_budget(exported, monkeypatch):
     assert policy.cost.show(distribution.mean * 1000) in said[0]
     assert f"95% at most {policy.cost.show(distribution.batch_quantile(0.95, 1000))} each" in said[0]
     assert said[1] == "100 of 1,000 inputs were done before"
-    assert said[-2].startswith("300 of 1,000 inputs, 50.0% of the budget spent so far, ")
+    assert said[-2].startswith("300 of 1,000 inputs, 50.0% of the budget so far, ")
     assert said[-2].endswith(" left")
-    assert said[-1] == "1,000 of 1,000 inputs, 83.3% of the budget spent so far"
+    assert said[-1] == "1,000 of 1,000 inputs, 83.3% of the budget so far"
     assert progress.tally == Tally(n=1000, n_unanswered=100, cost=300 * half + 600 * policy.budget)
     said.clear()
     with JobProgress(policy, 50, Tally(), block_size=50, say=said.append) as progress:

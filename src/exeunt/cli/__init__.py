@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from exeunt.cli.terminal import echo
-from exeunt.errors import ExeuntWarning, require
-
-__all__ = ["main"]
+from exeunt._files import system_error, why_it_failed
+from exeunt._text import echo
+from exeunt.errors import ExeuntError, ExeuntWarning, MissingExtra, one_line, require
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,8 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
             kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
             message, status = f"interrupted; {kept}" if kept else "interrupted", 130
         else:
-            from exeunt.cli.failures import described
-
             message, status = described(error, given)
         echo(f"exeunt: {message}", err=True)
     sys.exit(status)
@@ -64,9 +63,7 @@ def _noted_interruptions() -> list[int]:
         noted.append(number)
         raise KeyboardInterrupt
 
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # else it is ignored, as in the background
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in the background
         signal.signal(signal.SIGINT, interrupt)
     return noted
 
@@ -80,3 +77,59 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any) 
         echo(f"exeunt: warning: {message}", err=True)
     else:
         _show_any_warning(message, category, *place)
+
+
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C inside the block say what is kept of the work, and how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept()) from None
+
+
+def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """Return one or two lines for what the command with these arguments raised, and its exit status (see `main`)."""
+    status = 2
+    if isinstance(error, ExeuntError):
+        message, status = str(error), 3 if isinstance(error, MissingExtra) else 2
+    elif hasattr(
+        error, "format_message"
+    ):  # of the parser: which class that is depends on the version of typer
+        message = _usage(error, arguments)
+    elif (refused := system_error(error)) is not None:
+        message = _refusal(refused)
+    elif isinstance(error, UnicodeEncodeError):
+        message = f"{error.object!r} is not text in UTF-8, and some library cannot open such names: rename it"
+    elif isinstance(error, MemoryError):
+        message = "there is not enough memory: close other programs, or choose a smaller batch or model"
+    else:
+        message, status = f"unexpected {one_line(error)}\nadd --debug to see where", 1
+    for given in arguments:
+        value = given.partition("=")[2] or given
+        if not value.isprintable():  # line ends and control characters of terminals
+            message = message.replace(value, repr(value)[1:-1])
+    return message, status
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    message = error.format_message().rstrip(".")
+    if hasattr(error.__cause__, "errors"):  # of pydantic, which keeps apart what was given
+        message += f", got {error.__cause__.errors()[0]['input']!r}"
+    context, option = error.ctx, getattr(error, "param", None)
+    if context is not None and option is not None:
+        source = context.get_parameter_source(option.name)
+        if source is not None and source.name == "DEFAULT_MAP":
+            message += f", in {context.params['config']}"
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    command = f"exeunt {verb}".strip() if context is None else context.command_path
+    return f"{message}\n`{command} --help` lists what can be given"
+
+
+def _refusal(error: OSError) -> str:
+    """Return what the system refused, and for which file; some libraries give only a message of their own."""
+    files = [
+        os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+    ]
+    why = why_it_failed(error) if error.errno else one_line(error).removeprefix(f"{type(error).__name__}: ")
+    return f"{' to '.join(files)}: {why}" if files else why

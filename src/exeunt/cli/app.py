@@ -8,21 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli import (
-    bench,
-    calibrate,
-    cascade,
-    compare,
-    diff,
-    evaluate,
-    export,
-    predict,
-    record,
-    serve,
-    show,
-    train,
-    verify,
-)
+from exeunt.cli.bench import bench
+from exeunt.cli.calibrate import calibrate
+from exeunt.cli.cascade import cascade
+from exeunt.cli.compare import compare
+from exeunt.cli.evaluate import evaluate
+from exeunt.cli.export import export
+from exeunt.cli.predict_and_record import predict, record
+from exeunt.cli.serve import serve
+from exeunt.cli.show_diff_verify import diff, show, verify
+from exeunt.cli.train import train
 from exeunt.errors import InputError
 
 app = typer.Typer(
@@ -58,8 +53,7 @@ def _flowing(docstring: str | None) -> str:
 
 
 for verb in (
-    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, record.record, export.export,
-    bench.bench, serve.serve, cascade.cascade, show.show, diff.diff, verify.verify,
+    train, calibrate, evaluate, compare, predict, record, export, bench, serve, cascade, show, diff, verify,
 ):  # fmt: skip
     app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
 
@@ -68,9 +62,7 @@ for verb in (
 def _command() -> Any:
     """Return the parser, which takes 30 ms to make."""
     command: Any = typer.main.get_command(app)
-    command.rich_markup_mode = (
-        None  # the list of verbs needs no panels, and importing them takes longer than the rest
-    )
+    command.rich_markup_mode = None  # the list of verbs needs no panels, which are slow to import
     return command
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted, text_table
-from exeunt.cli.options import RunPath, executor_option, option, trusted_option, with_groups
-from exeunt.cli.terminal import echo
+from exeunt._text import counted, echo, text_table
+from exeunt.cli.options import Execution, RunPath, numbers, option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
 
 _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
+_say = partial(echo, err=True)
 _OWN, _PLANNED = "the run's policy", ", by the plan"
 
 
@@ -31,7 +32,6 @@ class _Options:
         "the plan in the run. `exeunt predict` then uses it.",
         default=False,
     )
-    executor: str | None = executor_option()
     batch_size: str = option("Inputs per batch, one or more numbers separated by commas.", default="1,64,256")
     repeats: int = option(
         "Rounds; each times everything once, in a different order.", default=9, min=1, max=10_000
@@ -42,7 +42,6 @@ class _Options:
         min=0,
         max=604_800,
     )
-    trusted: str | None = trusted_option()
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -51,7 +50,7 @@ class _Options:
 
 
 @with_groups
-def bench(path: RunPath, options: _Options) -> None:
+def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     """Time a run on this machine: policies for several budgets against the original model.
 
     Prints accuracy, multiply-adds and time of each, and draws them into RUN/figures. The original model is timed at
@@ -63,13 +62,14 @@ def bench(path: RunPath, options: _Options) -> None:
     from exeunt.timed_run import TimedNetwork
     from exeunt.timing.bench import time_alternatives
 
-    sizes = _sizes(options.batch_size)
+    allowed = "batch sizes must be whole numbers of at least 1, such as 1,64,256"
+    sizes = sorted(set(numbers(options.batch_size, allowed, kind=int, least=1)))
     run = RunFolder.open(path)
     if run.n_exits == 1:
         raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
     if run.cascade and options.profile:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
-    timed = TimedNetwork.of(run, options.executor, options.trusted)
+    timed = TimedNetwork.of(run, **vars(execution))
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
     policies = _policies(timed)  # files that cannot be read are found before minutes of measuring
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
@@ -87,16 +87,6 @@ def bench(path: RunPath, options: _Options) -> None:
         )
     for figure in _draw(timed, found, alone[0].name):
         echo(f"written to {figure}")
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"batch sizes must be whole numbers of at least 1, such as 1,64,256, got {text!r}")
-    return sorted(set(sizes))
 
 
 def _measure(timed: TimedNetwork, options: _Options) -> None:
@@ -208,7 +198,3 @@ def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) ->
         yield from save_figure(macs, folder / f"time_against_macs-{timed.name}")
     accuracy = accuracy_against_time(shown)
     yield from save_figure(accuracy, folder / f"accuracy_against_time-{timed.name}")
-
-
-def _say(text: str) -> None:
-    echo(text, err=True)

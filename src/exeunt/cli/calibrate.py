@@ -10,17 +10,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from exeunt._text import echo
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
-from exeunt.cli.options import (
-    RunPath,
-    executor_option,
-    option,
-    seed_option,
-    share,
-    trusted_option,
-    with_groups,
-)
-from exeunt.cli.terminal import echo
+from exeunt.cli.options import Execution, RunPath, option, seed_option, share, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -45,13 +37,13 @@ class _Options:
         "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
-    executor: str | None = executor_option()
     seed: int = seed_option()
-    trusted: str | None = trusted_option()
 
 
 @with_groups
-def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options) -> None:
+def calibrate(
+    path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
+) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
@@ -71,7 +63,8 @@ def calibrate(path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options
     held_out: Any = run.recorded("calibrate") if options.traces is None else _stored(options.traces, run)
     costs, reference = run.cost, None
     if in_time:
-        timed = _timed(run, partial(make, seed=options.seed, **answer), amounts or [_TYPICAL_BUDGET], options)
+        seeded = partial(make, seed=options.seed, **answer)
+        timed = _timed(run, seeded, amounts or [_TYPICAL_BUDGET], options, execution)
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
         reference = timed.steps[-1].model or None  # the model of the last exit that is run
@@ -139,7 +132,11 @@ def _coinciding(
 
 
 def _timed(
-    run: RunFolder, make: Callable[..., Policy], budgets: Sequence[str | float], options: _Options
+    run: RunFolder,
+    make: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    options: _Options,
+    execution: Execution,
 ) -> TimedExits:
     """Time the run and return the exits that pay for their time under these budgets."""
     from exeunt.timed_run import TimedNetwork, choose_by_time
@@ -149,9 +146,8 @@ def _timed(
     texts = "" if length is None else f", texts of {length} tokens"
     asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
     say(f"at batch {options.batch_size}{texts}, exits for {asked}:")
-    chosen = {"executor": options.executor, "trusted": options.trusted}
-    inputs = TimedNetwork.of(run, **chosen).batch(options.batch_size)
-    found = choose_by_time(run, make, budgets, inputs, seed=options.seed, say=say, **chosen)
+    inputs = TimedNetwork.of(run, **vars(execution)).batch(options.batch_size)
+    found = choose_by_time(run, make, budgets, inputs, seed=options.seed, say=say, **vars(execution))
     say(found.cost.source)
     return found
 

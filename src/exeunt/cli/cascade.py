@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._text import counted
+from exeunt._text import counted, echo
 from exeunt.cli.options import option, seed_option, this_command, with_groups
-from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +43,10 @@ def cascade(
     from exeunt.making.cascade_run import make_cascade
 
     made = make_cascade(options.out, _opened(models), command=this_command(), seed=options.seed, say=echo)
-    cost = made.cost
+    cost, out = made.cost, options.out
     for entry in made.cascade:
         echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
-    out, sizes = (
-        options.out,
-        ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test")),
-    )
+    sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
     echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
         f"{cost.show(cost.reference)}, of which shares such as 30% are\n"

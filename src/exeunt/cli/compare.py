@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._progress import Progress
+from exeunt._text import echo
+from exeunt.cli import interruptible
 from exeunt.cli.compared_traces import Tables, open_traces
-from exeunt.cli.failures import interruptible
 from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
-from exeunt.cli.terminal import echo
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,16 +88,13 @@ def compare(
     _write(replace(comparison, command=this_command()), out, json)
 
 
-@contextmanager
-def _measuring(cluster: Cluster) -> Iterator[Measure | None]:
-    """Yield the function that measures splits on a cluster; None to measure in processes of this machine."""
+def _measuring(cluster: Cluster) -> AbstractContextManager[Measure | None]:
+    """Return a context with the function that measures splits on a cluster; None for processes of this machine."""
     if not cluster.is_ray:
-        yield None
-        return
+        return nullcontext()
     from exeunt.cluster.jobs import measuring_on_cluster
 
-    with measuring_on_cluster(cluster.address) as measure:
-        yield measure
+    return measuring_on_cluster(cluster.address)
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:
@@ -113,14 +109,9 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
 
 
 def _write(comparison: Comparison, out: Path | None, json: Path | None) -> None:
-    for path in {path for path in (out, json) if path is not None}:
-        if path.suffix == ".html":
-            comparison.report(path)
-        else:
-            comparison.save(path)
-    echo(comparison)
-    echo()
-    for sentence in comparison.summary():
-        echo(sentence)
-    for path in dict.fromkeys(path for path in (out, json) if path is not None):
-        echo(f"written to {path}")
+    paths = list(dict.fromkeys(path for path in (out, json) if path is not None))
+    for path in paths:
+        write = comparison.report if path.suffix == ".html" else comparison.save
+        write(path)
+    written = [f"written to {path}" for path in paths]
+    echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._text import counted
-from exeunt.cli.options import options_under
+from exeunt.cli.options import numbers, options_under
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
         prediction=options.prediction,
         label=options.label,
         id=options.id,
-        cost=_prices(options.cost),
+        cost=numbers(options.cost, "--cost must be numbers such as 1,4,13"),
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit or "MACs",
     )
@@ -167,10 +167,3 @@ def _price(text: str) -> tuple[float | str, float | None]:
         return (column, float(most)) if colon else (float(text), None)
     except ValueError:
         return text, None
-
-
-def _prices(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--cost must be numbers such as 1,4,13, got {text!r}") from None

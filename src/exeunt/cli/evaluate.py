@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted
+from exeunt._text import counted, echo, text_table
 from exeunt.cli.options import RunPath, option, with_groups
-from exeunt.cli.terminal import echo
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from exeunt.evaluation import Result
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
-    from exeunt.trace import CascadeTrace, ExitTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +40,11 @@ def evaluate(path: RunPath, options: _Options) -> None:
     policy = run.policy
     test = run.replayed(policy, "test")
     result = ex.evaluate(policy, test)
-    whole, name = _original(run.recorded("test"))
-    full = 1.0 - float(whole.risk[-1])
+    original: Any = run.recorded("test")
+    name = "the full network"
+    if run.cascade:
+        name, original = f"{original.most_expensive} alone", original[original.most_expensive]
+    full = 1.0 - float(original.risk[-1])
     echo(result)
     echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     echo(_verdict(policy, result))
@@ -56,31 +56,16 @@ def evaluate(path: RunPath, options: _Options) -> None:
         run.path / EVALUATION, result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed}
     )
     if options.figures:
-        for figure in _draw(run, splits=options.splits):
+        from exeunt.plots import draw_evaluation
+
+        fit, calibrate = (run.replayed(policy, part) for part in ("fit", "calibrate"))
+        figures = draw_evaluation(
+            policy, fit, calibrate, test, run.folder("figures"), image=_test_image(run),
+            class_names=run.manifest["class_names"] or None, splits=options.splits,
+            progress=lambda name: echo(f"drawing {name}", err=True),
+        )  # fmt: skip
+        for figure in figures:
             echo(f"written to {figure}")
-
-
-def _original(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
-    """Return the trace of the original model, of a cascade its most expensive model, and a name for it."""
-    from exeunt.trace import ExitTrace
-
-    if isinstance(recorded, ExitTrace):
-        return recorded, "the full network"
-    return recorded[recorded.most_expensive], f"{recorded.most_expensive} alone"
-
-
-def _draw(run: RunFolder, *, splits: int) -> list[Path]:
-    """Draw the figures of a run into its folder `figures`; return their paths."""
-    from exeunt.plots import draw_evaluation
-    from exeunt.run.file_digests import TRACED
-
-    policy = run.policy
-    fit, calibrate, test = (run.replayed(policy, part) for part in TRACED)
-    return draw_evaluation(
-        policy, fit, calibrate, test, run.folder("figures"), image=_test_image(run),
-        class_names=run.manifest["class_names"] or None, splits=splits,
-        progress=lambda name: echo(f"drawing {name}", err=True),
-    )  # fmt: skip
 
 
 def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
@@ -100,7 +85,6 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
 def _budgets_table(run: RunFolder) -> str:
     """Return a table of accuracy and mean cost on the test part, of the policy for each budget."""
     import exeunt as ex
-    from exeunt._text import text_table
     from exeunt.policy.policy_set import KEPT_WITH, kept_with
 
     policies = run.policy_set

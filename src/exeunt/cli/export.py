@@ -7,9 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from exeunt._text import counted
+from exeunt._text import counted, echo
 from exeunt.cli.options import RunPath, option, this_command, trusted_option, with_groups
-from exeunt.cli.terminal import echo
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -47,12 +46,8 @@ class _Options:
 
     def check(self) -> None:
         """Raise InputError for unknown values, or options without those that they go with."""
-        from exeunt.run.run_path import check_precision_name
-
         if self.node_modules is not None and not self.web:
             raise InputError("--node-modules goes with --web, which copies files from there")
-        if self.precision is not None:
-            check_precision_name(self.precision)
         if self.data is not None and self.precision is None:
             raise InputError("--data goes with --precision, which records the run's data anew")
 
@@ -77,7 +72,11 @@ def export(path: RunPath, options: _Options) -> None:
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
     if holds_policy:
-        _check_ready(run, node_modules if options.web else None)
+        run.policy  # noqa: B018 - raises where there is none
+        if options.web:
+            from exeunt.onnx.web_page import packaged_files
+
+            packaged_files(run, node_modules)  # raises where files are missing
     elif run.cascade:
         models = " and ".join(str(entry.folder(run.path)) for entry in run.cascade)
         way = "or the cascade with --one-file or --web"
@@ -96,19 +95,8 @@ def export(path: RunPath, options: _Options) -> None:
         )
     if precision is not None:
         _at_precision(run, precision, options)
-    if options.one_file:
-        _in_one_file(run)
-    if options.web:
-        _as_page(run, node_modules)
-
-
-def _check_ready(run: RunFolder, node_modules: Path | None) -> None:
-    """Raise InputError for a run without policy, or a page without its files. `node_modules`: None without a page."""
-    run.policy  # noqa: B018 - raises where there is none
-    if node_modules is not None:
-        from exeunt.onnx.web_page import packaged_files
-
-        packaged_files(run, node_modules)
+    if holds_policy:
+        _with_policy(run, options, node_modules)
 
 
 def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
@@ -123,22 +111,20 @@ def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
     )
 
 
-def _in_one_file(run: RunFolder) -> None:
+def _with_policy(run: RunFolder, options: _Options, node_modules: Path) -> None:
+    """Write the files that have the policy inside: one file, a page, or both."""
     require("onnx", extra="export")
     from exeunt.onnx.one_file import RunInOneFile
+    from exeunt.onnx.web_page import write_web_page
     from exeunt.run.file_digests import ONE_FILE
 
-    file = run.path / ONE_FILE
-    RunInOneFile(run).save(file)
-    echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
-
-
-def _as_page(run: RunFolder, node_modules: Path) -> None:
-    require("onnx", extra="export")
-    from exeunt.onnx.web_page import write_web_page
-
-    folder = write_web_page(run, node_modules)
-    echo(f"{folder}: serve it with python -m http.server --directory {folder}")
+    if options.one_file:
+        file = run.path / ONE_FILE
+        RunInOneFile(run).save(file)
+        echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
+    if options.web:
+        folder = write_web_page(run, node_modules)
+        echo(f"{folder}: serve it with python -m http.server --directory {folder}")
 
 
 def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:

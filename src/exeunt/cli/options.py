@@ -13,18 +13,12 @@ from collections.abc import Callable, Container
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
 from exeunt.errors import InputError
 
-if TYPE_CHECKING:
-    from exeunt.data import Dataset
-    from exeunt.run.folder import RunFolder
-
-STANDARD = "-"
-"""The standard input, or the standard output."""
 _MOST_INPUTS = 10**12
 _ENGINES = ("local", "ray")
 
@@ -45,14 +39,6 @@ def option(help: str, *names: str, default: Any = None, panel: str | None = None
 def options_under(panel: str) -> Callable[..., Any]:
     """Return `option` for the options under one title of `--help`."""
     return partial(option, panel=panel)
-
-
-def executor_option() -> Any:
-    """Return the option `--executor`."""
-    return option(
-        "What runs the network: eager (PyTorch) or onnx (ONNX Runtime). Default: onnx if the run was exported, else "
-        "eager."
-    )
 
 
 def trusted_option() -> Any:
@@ -114,6 +100,17 @@ def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in vars(group).items() if value is not None and name not in without}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What runs the network of a run."""
+
+    executor: str | None = option(
+        "What runs the network: eager (PyTorch) or onnx (ONNX Runtime). Default: onnx if the run was exported, else "
+        "eager."
+    )
+    trusted: str | None = trusted_option()
+
+
 cluster_option = options_under("Many machines")
 
 
@@ -144,50 +141,6 @@ class Cluster:
     def given(self) -> dict[str, Any]:
         """The options that were given, as the library takes them."""
         return given(self, without=("engine",))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterWorkers(Cluster):
-    """A cluster whose workers hold the network."""
-
-    cpus_per_worker: int | None = cluster_option(
-        "Cores that each worker computes on.", min=1, max=4096, show_default="1"
-    )
-    gpus_per_worker: float | None = cluster_option("GPUs of each worker.", min=0, max=64, show_default="0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answering:
-    """How the network of a run answers inputs from disk."""
-
-    batch_size: int = option("Inputs per batch.", default=128, min=1)
-    workers: int | None = option(
-        "Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: the number "
-        "of workers, each with a copy of the network.",
-        min=0,
-        show_default="0, or 1 with ray",
-    )
-    text_column: str | None = option(
-        "Column of the texts, or two for pairs of texts: premise,hypothesis. Default: as in training."
-    )
-    executor: str | None = executor_option()
-    trusted: str | None = trusted_option()
-
-    def options(self, cluster: Cluster) -> dict[str, Any]:
-        """Return the options as the library takes them, with those of the cluster."""
-        workers = int(cluster.is_ray) if self.workers is None else self.workers
-        return {**given(self, without=("text_column",)), "workers": workers, **cluster.given}
-
-    def inputs(self, data: str, run: RunFolder) -> Dataset:
-        """Open the inputs that `--data` names, as the run was trained on."""
-        from exeunt.data import open_inputs, open_lines
-
-        if data == STANDARD:
-            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
-            return open_lines(content, run.manifest["inputs"]["kind"])
-        trained_on, text = run.manifest["data"], column_names(self.text_column)
-        known = trained_on.get("text", ())
-        return open_inputs(data, label=trained_on.get("label"), text=text or known, of_training=not text)
 
 
 def this_command() -> str:
@@ -224,15 +177,27 @@ def delta_or_none(text: str) -> float | None:
     return None if text.lower() == "none" else share(text, "delta")
 
 
-def three_numbers(text: str | None, name: str) -> tuple[float, float, float] | None:
-    """Read "0.49,0.48,0.45", a number per colour; None stays None."""
+def numbers(
+    text: str | None,
+    allowed: str,
+    *,
+    kind: Callable[[str], Any] = float,
+    least: float = -math.inf,
+    count: int | None = None,
+) -> Any:
+    """Read "1,4,13" as a tuple of numbers of this `kind`; None stays None.
+
+    Raises InputError that begins with `allowed`, for other texts, numbers below `least`, or not `count` of them.
+    """
     if text is None:
         return None
     try:
-        red, green, blue = (float(part) for part in text.split(","))
+        found = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
-    return red, green, blue
+        found = ()
+    if not found or min(found) < least or count not in (None, len(found)):
+        raise InputError(f"{allowed}, got {text!r}")
+    return found
 
 
 def _number(text: str) -> float:

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exeunt.cli.options import (
-    RunPath,
-    executor_option,
-    option,
-    options_under,
-    share,
-    trusted_option,
-    with_groups,
-)
+from exeunt.cli.options import Execution, RunPath, option, options_under, share, with_groups
 from exeunt.errors import InputError, require
 
 _budget, _limit = options_under("Budget"), options_under("Limits")
@@ -35,8 +27,6 @@ class _Plain:
     name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
     log_requests: bool = option("Log every request, not only those that fail.", default=False)
     threads: int | None = option("Threads that a call of the network computes with.", min=1)
-    executor: str | None = executor_option()
-    trusted: str | None = trusted_option()
     policies: Path | None = _budget(
         "Policies for several budgets. Default: those of the run, else its one policy."
     )
@@ -102,14 +92,16 @@ class _Read:
 
 
 @with_groups
-def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read) -> None:
+def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read, execution: Execution) -> None:
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 
-    settings = Settings(**{**read.settings(), "run": RunFolder.open(path).path, **vars(plain)})
+    settings = Settings(
+        **{**read.settings(), "run": RunFolder.open(path).path, **vars(plain), **vars(execution)}
+    )
     run_server(settings, host=address.host, port=address.port)
 
 

@@ -9,22 +9,23 @@ from shlex import quote
 
 import typer
 
+from exeunt._text import echo
+from exeunt.cli import interruptible
 from exeunt.cli.config_file import as_config, config_option
-from exeunt.cli.failures import interruptible
 from exeunt.cli.options import (
     column_names,
     count_or_share,
     given,
+    numbers,
     seed_option,
     this_command,
-    three_numbers,
     with_groups,
 )
-from exeunt.cli.terminal import echo
 from exeunt.cli.training_options import Heads, Images, Network, Parts, Training
 from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
+_COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
     "model", "data", "out", "seen", "text_column", "label_column", "fit", "calibrate", "test", "seed", "config",
 }  # fmt: skip
@@ -60,8 +61,9 @@ def train(
     from exeunt.torch.training.run import run_training
 
     recipe = given(training, without=("heads_first", "batch_size"))
-    if training.exit_weights is not None:
-        recipe["exit_weights"] = _exit_weights(training.exit_weights)
+    if any(map(str.isdigit, training.exit_weights or "")):
+        allowed = "exit-weights must be uniform, linear, last, or numbers such as 1,1,2"
+        recipe["exit_weights"] = numbers(training.exit_weights, allowed)
     # A frozen network sees images unchanged, so that its features are computed once.
     augment = "none" if training.mode == "frozen" else "crop-flip"
     asked = TrainingJob(
@@ -69,7 +71,7 @@ def train(
         label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
-        mean=three_numbers(images.mean, "mean"), std=three_numbers(images.std, "std"),
+        mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
         skip_unreadable=images.skip_unreadable, seed=job.seed, **_sizes(parts),
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
@@ -139,15 +141,3 @@ def _places(text: str) -> int | str | tuple[str, ...]:
             raise InputError(f"exits must be at most {_MOST_EXITS:,}, got {text}")
         return int(text)
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _exit_weights(text: str) -> str | tuple[float, ...]:
-    """Read "1,1,2" as numbers; a name stays a name."""
-    if not any(character.isdigit() for character in text):
-        return text
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(
-            f"exit-weights must be uniform, linear, last, or numbers such as 1,1,2, got {text!r}"
-        ) from None

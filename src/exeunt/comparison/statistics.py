@@ -2,20 +2,27 @@
 
 Means are over splits, with 95% t intervals; differences are paired by split. The parts of different splits overlap, so
 the intervals describe how much this procedure varies on this trace, not what new data would give.
+
+Do certified policies keep their guarantee? A certificate is about the mean cost in the long run; the mean cost of a
+test part varies around it. Given the fit part, the other inputs are divided at random into those that calibrate and
+those that test. So, for any inputs, a test part exceeds the budget with the probability that the distribution of the
+mean cost gives to a batch of its size. Each split is drawn anew. Given the inputs, the splits are therefore
+independent, though their parts overlap: the number of test parts over the budget is a sum of independent events of
+known probability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
-from exeunt._arrays import Floats
-from exeunt.comparison.guarantees import overspent, overspent_share
+from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.confidence_intervals import interval_columns, mean_interval
-from exeunt.frontiers import overspends
+from exeunt.frontiers import exceeds
 
 CHOOSER = "auto"  # it chooses among the other policies, so it is measured against the best of them
 
@@ -48,7 +55,7 @@ def trace_statistics(trace: TraceResult, reference: str, delta: float | None) ->
         "full_cost": trace.cost.full,
         "full_accuracy": {"mean": mean, "low": low, "high": high},
         "budgets": trace.shares.tolist(),
-        "may_overspend": None if delta is None else overspent_share(trace, delta),
+        "may_exceed": None if delta is None else share_over_budget(trace, delta),
         "policies": [
             {
                 "name": name,
@@ -82,7 +89,7 @@ def _point(trace: TraceResult, reference: str, p: int, q: int) -> dict[str, Any]
         **interval_columns(
             "mean_cost", trace.cost.share(trace.mean_cost[p, q, feasible]), within=(0.0, np.inf)
         ),
-        "overspent": int(overspends(trace.mean_cost[p, q], trace.amounts[q]).sum()),
+        "over_budget": int(exceeds(trace.mean_cost[p, q], trace.amounts[q]).sum()),
         "of": int(feasible.sum()),
         **interval_columns("gain", gains[~np.isnan(gains)]),
         "rates": trace.rates[p, q].tolist(),
@@ -105,7 +112,7 @@ def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str
     """
     policies = traces[0].policies
     accuracy = np.concatenate([trace.accuracy for trace in traces], axis=1)  # (p, cells, s)
-    over = np.concatenate([overspent(trace) for trace in traces], axis=1)
+    over = np.concatenate([over_budget(trace) for trace in traces], axis=1)
     mean = accuracy.mean(axis=-1)  # NaN where a policy is infeasible
     single = np.array([name != CHOOSER for name in policies])
     best = np.nan_to_num(mean[single if single.any() else ~single], nan=-np.inf).max(axis=0)
@@ -121,7 +128,7 @@ def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str
             "worst_gain": _or_nan(gains.mean(axis=-1), np.min),
             "mean_shortfall": _or_nan(below, np.mean),
             "worst_shortfall": _or_nan(below, np.max),
-            "overspent": int(over[p].sum()), "of": int((~np.isnan(accuracy[p])).sum()),
+            "over_budget": int(over[p].sum()), "of": int((~np.isnan(accuracy[p])).sum()),
             "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in traces])),
         })  # fmt: skip
     return rows
@@ -130,3 +137,75 @@ def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str
 def _or_nan(values: Floats, of: Callable[[Floats], Any]) -> float:
     """Return a statistic of values, NaN of none."""
     return float(of(values)) if len(values) else float("nan")
+
+
+class Guarantee(NamedTuple):
+    """How often one policy exceeded one budget of one trace, and how likely that is if its guarantee holds.
+
+    `least_p_value`: what the p-value would be if every split had exceeded it. If even this is large, the splits are too
+    few to show a broken guarantee.
+    """
+
+    trace: str
+    policy: str
+    budget: float
+    over_budget: int
+    of: int
+    p_value: float
+    least_p_value: float
+
+
+def guarantees(traces: Sequence[TraceResult], delta: float) -> list[Guarantee]:
+    """Return the guarantee of every policy at every budget of every trace, the most suspicious first.
+
+    The p-values are one-sided, and multiplied by the number of guarantees (Bonferroni).
+    """
+    found = []
+    for trace in traces:
+        over, feasible, chance = over_budget(trace), ~np.isnan(trace.accuracy), _chance(trace, delta)
+        for p, q in np.argwhere(feasible.any(axis=-1)):
+            k, chances = int(over[p, q].sum()), chance[p, q, feasible[p, q]]
+            p_values = at_least(k, chances), at_least(len(chances), chances)
+            budget = float(trace.shares[q])
+            found.append(Guarantee(trace.name, trace.policies[p], budget, k, len(chances), *p_values))
+    found.sort(key=lambda guarantee: guarantee.p_value)
+    return [
+        one._replace(
+            p_value=min(one.p_value * len(found), 1.0), least_p_value=min(one.least_p_value * len(found), 1.0)
+        )
+        for one in found
+    ]
+
+
+def at_least(count: int, chances: Floats) -> float:
+    """Return P(at least `count` of independent events happen), by the Poisson binomial distribution.
+
+    `chances` (s,): the probability of each event.
+    """
+    distribution = np.ones(1)
+    for chance in chances:
+        distribution = np.convolve(distribution, [1 - chance, chance])
+    return float(distribution[count:].sum())
+
+
+def share_over_budget(trace: TraceResult, delta: float) -> float:
+    """Return the largest share of test parts that may exceed one budget though its guarantee is kept."""
+    chance, feasible = _chance(trace, delta), ~np.isnan(trace.accuracy)
+    means = [chance[p, q, feasible[p, q]].mean() for p, q in np.argwhere(feasible.any(axis=-1))]
+    return float(max(means, default=0.0))
+
+
+def over_budget(trace: TraceResult) -> Booleans:
+    """Return where a test part cost more than the budget, (p, q, s); False where the budget was infeasible."""
+    return exceeds(trace.mean_cost, trace.amounts[:, None])
+
+
+def _chance(trace: TraceResult, delta: float) -> Floats:
+    """Return the probability that a test part exceeds the budget, (p, q, s), by the distribution of its policy's mean cost.
+
+    Where the distribution is not known, return the probability for a guarantee that is just kept, by normal
+    approximation: both calibration and test part vary by the same variance per input.
+    """
+    _, calibrate, test = trace.parts
+    usual = float(ndtr(ndtri(delta) / (1 + calibrate / test) ** 0.5))
+    return np.where(np.isnan(trace.chance), usual, trace.chance)

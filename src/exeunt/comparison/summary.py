@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from exeunt._text import counted, text_table
-from exeunt.comparison.guarantees import guarantees, overspent_share
 from exeunt.comparison.results import TraceResult
-from exeunt.comparison.statistics import CHOOSER, overall_rows
+from exeunt.comparison.statistics import CHOOSER, guarantees, overall_rows, share_over_budget
 from exeunt.confidence_intervals import mean_interval
-from exeunt.frontiers import overspends
+from exeunt.frontiers import exceeds
 
 _LEVEL = 0.01  # the share of comparisons that seem to show a broken guarantee though all guarantees are kept
 
@@ -51,16 +50,16 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
 
 
 def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | None) -> str:
-    """Return a line per policy: gain over the reference, distance below the best, overspends, time."""
+    """Return a line per policy: gain over the reference, distance below the best, splits over the budget, time."""
     header = [
-        "policy", f"gain over {reference}", "95% interval", "worst", "below the best", "worst", "overspent", "fit (s)",
+        "policy", f"gain over {reference}", "95% interval", "worst", "below the best", "worst", "over budget", "fit (s)",
     ]  # fmt: skip
     rows = [
         [
             row["policy"], _points(row["mean_gain"]),
             f"[{_points(row['gain_low'])}, {_points(row['gain_high'])}]", _points(row["worst_gain"]),
             _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
-            f"{row['overspent']}/{row['of']}", _two_digits(row["fit_seconds"]),
+            f"{row['over_budget']}/{row['of']}", _two_digits(row["fit_seconds"]),
         ]
         for row in overall_rows(traces, reference)
     ]  # fmt: skip
@@ -69,7 +68,9 @@ def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | N
         f"{counted(traces[0].splits, 'split')}: points of accuracy, mean over budgets"
     )
     if delta is None:
-        title += "\n(no delta: budgets are kept on average, so about half of the splits overspend by chance)"
+        title += (
+            "\n(no delta: budgets are kept on average, so about half of the splits exceed them by chance)"
+        )
     return title + "\n" + text_table(header, rows)
 
 
@@ -80,10 +81,10 @@ def _accuracy(trace: TraceResult, p: int, q: int, delta: float | None) -> str:
     accuracy, cost = trace.accuracy[p, q, feasible].mean(), trace.mean_cost[p, q, feasible]
     below = trace.exits[-1, feasible].mean() - accuracy
     text = f"{policy} answers {_percent(accuracy)} right, {_distance(below)} {trace.whole}, and "
-    if delta is None:  # half of the splits overspend by design, so their number says nothing
-        return f"{text}spends {_percent(cost.mean() / trace.amounts[q])} of the budget on average."
-    over = int(overspends(cost, trace.amounts[q]).sum())
-    return f"{text}overspent in {over} of {counted(len(cost), 'split')}."
+    if delta is None:  # half of the splits exceed the budget by design, so their number says nothing
+        return f"{text}costs {_percent(cost.mean() / trace.amounts[q])} of the budget on average."
+    over = int(exceeds(cost, trace.amounts[q]).sum())
+    return f"{text}exceeds the budget in {over} of {counted(len(cost), 'split')}."
 
 
 def _oracle(trace: TraceResult, p: int, q: int) -> str:
@@ -159,8 +160,8 @@ def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
     trace = next(trace for trace in traces if trace.name == worst.trace)
     guarantee = (
         f"Each policy guaranteed that its mean cost in the long run is within the budget with probability "
-        f"{_share(1 - delta)}; a test part of this size may then overspend in up to "
-        f"{_percent(overspent_share(trace, delta))} of splits."
+        f"{_share(1 - delta)}; a test part of this size may then exceed it in up to "
+        f"{_percent(share_over_budget(trace, delta))} of splits."
     )
     if worst.p_value <= _LEVEL:
         verdict = "this guarantee looks broken"
@@ -170,11 +171,11 @@ def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
         verdict = "no guarantee is seen to be broken"
     suspicious = (
         f"The most suspicious is {_named(worst.policy)} at {_share(worst.budget)} of {_cost(trace)} on {worst.trace}: "
-        f"{worst.overspent} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} made, "
+        f"{worst.over_budget} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} made, "
         f"chance does that with probability {worst.p_value:.2g}"
     )
-    if worst.overspent == 0:
-        suspicious = "No policy overspent any budget in any split"
+    if worst.over_budget == 0:
+        suspicious = "No policy exceeded any budget in any split"
     return [f"{guarantee} {suspicious}: {verdict}."]
 
 

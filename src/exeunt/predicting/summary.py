@@ -236,6 +236,6 @@ class JobProgress(Progress):
         """Count a block that was done."""
         self.tally += tally
         if self._budget and self.tally.n_answered:
-            spent = self.tally.cost / (self._budget * self.tally.n_answered)
-            self.set_postfix_str(f"{spent:.1%} of the budget spent so far", refresh=False)
+            used = self.tally.cost / (self._budget * self.tally.n_answered)
+            self.set_postfix_str(f"{used:.1%} of the budget so far", refresh=False)
         self.update(tally.n)

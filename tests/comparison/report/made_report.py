@@ -23,7 +23,7 @@ def made_report(
         "version": "1.2.3",
         "command": "exeunt compare net0.parquet --budgets 20%:95%:5% --splits 20 --out 'a b.html'",
         "splits": splits, "seed": 0, "delta": 0.05, "reference": "eero",
-        "summary": ["At half the cost, `auto` answers 92.1% right.", "It never overspent."],
+        "summary": ["At half the cost, `auto` answers 92.1% right.", "It never exceeded the budget."],
         "overall": [_overall(name, made) for name in NAMES[:policies]],
         "traces": made,
     } | parts  # fmt: skip
@@ -64,7 +64,7 @@ def _point(
         "budget": budget,
         **_interval("accuracy", 0.55 + 0.384 * (1 - (1 - mean_cost) ** 2) + gain, 0.0025),
         **_interval("mean_cost", mean_cost, 0.004),
-        "overspent": int(rng.integers(0, 3)), "of": splits,
+        "over_budget": int(rng.integers(0, 3)), "of": splits,
         **_interval("gain", gain, 0.0 if i == 1 else 0.0011),
         "rates": [float(w) for w in weights / weights.sum()],
     }  # fmt: skip
@@ -82,6 +82,6 @@ def _overall(name: str, traces: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "policy": name, **_interval("mean_gain", float(np.mean(gains)), 0.0008, "gain_"), "worst_gain": min(gains),
         "mean_shortfall": max(0.0, 0.004 - float(np.mean(gains))), "worst_shortfall": 0.02 - min(gains),
-        "overspent": sum(p["overspent"] for p in points), "of": sum(p["of"] for p in points),
+        "over_budget": sum(p["over_budget"] for p in points), "of": sum(p["of"] for p in points),
         "fit_seconds": float(np.mean([p["fit_seconds"] for p in policies])),
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from made_report import made_report
 
 INTERVALS = [f"{what}{end}" for what in ("accuracy", "mean_cost", "gain") for end in ("", "_low", "_high")]
-MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"overspent": 0, "of": 0}
+MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"over_budget": 0, "of": 0}
 
 
 def css(page, selector):
@@ -128,7 +128,7 @@ def test_pointing_at_a_mark_shows_its_numbers(open_page):
         "title": "auto",
         "budget": f"{100 * point['budget']:.1f}".removesuffix(".0") + "%",
         **{name.replace("_", " "): with_interval(point, name, write) for name, write in writers.items()},
-        "overspent": f"{point['overspent']} of {point['of']} splits",
+        "over budget": f"{point['over_budget']} of {point['of']} splits",
     }
     page.execute_script(
         "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))"
@@ -303,13 +303,13 @@ def test_the_axis_starts_where_a_typical_budget_can_be_judged(open_page):
     assert "2 points of policies" in css(page, "#frontier-caption").text
 
 
-def test_counts_of_overspends_are_held_against_what_a_kept_guarantee_may_do(open_page):
+def test_counts_over_the_budget_are_held_against_what_a_kept_guarantee_may_do(open_page):
     data = made_report()
-    data["traces"][0]["may_overspend"] = 0.082
+    data["traces"][0]["may_exceed"] = 0.082
     page = open_page(data)
     click(page, "#cost-view [data-view=over]")
     assert css(page, "#cost .labels .tone-level text").text.endswith("8.2%")
-    assert "delta at 5% may overspend on up to 8.2% of" in css(page, "#cost-caption").text
+    assert "delta at 5% may exceed the budget on up to 8.2% of" in css(page, "#cost-caption").text
     page = open_page(made_report(delta=None))
     click(page, "#cost-view [data-view=over]")
     assert not page.find_elements("css selector", "#cost .labels .tone-level")

@@ -8,7 +8,7 @@ function pointTooltip(name, mark, point) {
     ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)],
     ["gain", withInterval(point.gain, point.gain_low, point.gain_high, points)],
     ["mean cost", withInterval(point.mean_cost, point.mean_cost_low, point.mean_cost_high, percent)],
-    ["overspent", `${overspent(point)} splits`],
+    ["over budget", `${overBudget(point)} splits`],
   ] };
 }
 
@@ -109,15 +109,15 @@ function drawCost() {
   const over = state.cost === "over";
   byId("cost-caption").textContent = over
     ? "Share of splits whose test part cost more per input than the budget. " + overAllowed()
-    : `Mean cost per input as a share of the budget: above 100% the budget is overspent. ${SHADED}`;
+    : `Mean cost per input as a share of the budget: above 100% the budget is exceeded. ${SHADED}`;
   lineChart(byId("cost"), over ? overSpec() : meanSpec());
 }
 
 // The mean cost of a test part varies around the long run, so more than delta of the test parts may be over budget.
 function overAllowed() {
-  const { may_overspend: may } = trace();
+  const { may_exceed: may } = trace();
   return known(may)
-    ? `A policy certified with delta at ${share(data.delta)} may overspend on up to ${share(may)} of test parts this size: `
+    ? `A policy certified with delta at ${share(data.delta)} may exceed the budget on up to ${share(may)} of test parts this size: `
       + "the line. Single counts vary around it."
     : "No guarantee was asked for (--delta): the expected mean cost is within the budget, so by chance about half of the "
       + "splits are over it, by a little.";
@@ -142,8 +142,8 @@ function meanSpec() {
 }
 
 function overSpec() {
-  const policies = policySeries((p) => ({ x: p.budget, y: overspentShare(p) }));
-  const { may_overspend: may } = trace();
+  const policies = policySeries((p) => ({ x: p.budget, y: overBudgetShare(p) }));
+  const { may_exceed: may } = trace();
   return {
     label: `Share of splits over budget against budget, ${trace().name}`,
     x: budgetAxis(),

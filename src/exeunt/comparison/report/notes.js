@@ -29,7 +29,7 @@ function drawNotes() {
       + "drawn anew for each split. Differences are therefore paired.",
     "Intervals are 95% t intervals over splits. The parts of different splits overlap, so they show how "
       + "this procedure varies on this recording, not what new data would give.",
-    "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
+    "The column over budget counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
       + "the long run; the mean cost of a finite test part varies around it.",
     `The oracle knows which ${exit}s are right: no policy that answers with the prediction of a single ${exit} can be more `
       + `accurate within the budget. A policy that averages the predictions of several ${exit}s can. A random mixture of two `

@@ -40,5 +40,5 @@ function amount(value, unit) {
 const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 // Splits over the budget of those that could serve it; none could where a budget is infeasible.
-const overspent = (point) => (point.of ? `${point.overspent} of ${point.of}` : NONE);
-const overspentShare = (point) => (point.of ? point.overspent / point.of : null);
+const overBudget = (point) => (point.of ? `${point.over_budget} of ${point.of}` : NONE);
+const overBudgetShare = (point) => (point.of ? point.over_budget / point.of : null);

@@ -56,7 +56,7 @@ const numeric = (key, title, write, more = {}) =>
 const bare = (value) => (100 * value).toFixed(2);  // a percentage beside one that has its sign
 const ranged = (low, high, write) => (row) => interval(row[low], row[high], write);
 const picture = (middle) => ({ key: "picture", middle });
-const over = { title: "overspent", value: overspentShare, text: overspent, key: "overspent", first: 1,
+const over = { title: "over budget", value: overBudgetShare, text: overBudget, key: "over_budget", first: 1,
   hint: "splits whose test part cost more than the budget" };
 const fitTime = numeric("fit_seconds", "time to fit", seconds, { first: 1 });
 
@@ -118,7 +118,7 @@ function drawTables() {
   const { budgets, full_cost: full, unit } = trace();
   byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of ${wholeCost()} `
     + `(${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
-    + `${data.reference} on the same splits. Overspent: splits whose test part cost more than the budget. Time to fit: `
+    + `${data.reference} on the same splits. Over budget: splits whose test part cost more than the budget. Time to fit: `
     + "making one policy, in processor time on one thread. Ranges: 95% intervals.";
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
     .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));

@@ -1,0 +1,146 @@
+"""What runs hold: `exeunt show RUN`, `exeunt diff RUN RUN`, and `exeunt verify RUN`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exeunt._text import echo, text_table
+from exeunt.cli.options import RunPath, option, with_groups
+
+if TYPE_CHECKING:
+    from exeunt.run.difference import Side
+    from exeunt.run.folder import RunFolder
+
+_SIDE = "A run, RUN@BUDGET for one of its policies for several budgets, or the file of a policy."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    json: bool = option("Print the whole manifest as JSON instead.", default=False)
+
+
+@with_groups
+def show(path: RunPath, options: _Options) -> None:
+    """Show the exits, costs, error rates, policy, guarantee and provenance of a run."""
+    from exeunt.run.folder import RunFolder
+
+    run = RunFolder.open(path)
+    if options.json:
+        typer.echo(json.dumps(dict(run.manifest), indent=1))
+        return
+    for title, text in _sections(run):
+        typer.echo(typer.style(title, bold=True))
+        echo(text + "\n")
+
+
+def _sections(run: RunFolder) -> list[tuple[str, str]]:
+    about = run.manifest
+    return [
+        ("network", _lines(about["model"]) + "\n" + _exits(run)),
+        ("data", _data(about)),
+        ("training", _lines(about["training"])),
+        ("policy", str(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
+        *([("policies for several budgets", str(run.policy_set))] if run.has_policy_set else []),
+        ("provenance", _lines(about["provenance"])),
+    ]
+
+
+def _exits(run: RunFolder) -> str:
+    cost, trace = run.cost, run.trace("fit")
+    network = run.manifest["network"]
+    new = network.get("new_classifier")
+    names = [*network["exits"], f"(new classifier: {new})" if new else "(own classifier)"]
+    size, unit = cost.scale
+    rows = [
+        [str(exit_), name, f"{up_to / size:.4g}", f"{up_to / cost.full:.1%}", f"{risk:.4f}"]
+        for exit_, (name, up_to, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
+    ]
+    return text_table(["exit", "after", f"cost ({unit})", "of full", "risk"], rows)
+
+
+def _data(about: Any) -> str:
+    from exeunt.data import SplitPlan
+
+    source, inputs = about["data"], about["inputs"]
+    lines = [
+        f"{source['name']}, fingerprint {source['fingerprint']}",
+        SplitPlan.from_dict(about["split"]).describe(),
+    ]
+    if "length" in inputs:
+        longest = f"; texts of more than {inputs['longest']} tokens are cut" if inputs.get("longest") else ""
+        lines.append(f"costs are those of texts of {inputs['length']} tokens{longest}")
+    return "\n".join(lines)
+
+
+def _lines(values: Any) -> str:
+    width = max((len(name) for name in values), default=0)
+    return "\n".join(f"{name:<{width}}  {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return "-" if value is None else str(value)
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="RUN", help=_SIDE)],
+    second: Annotated[str, typer.Argument(metavar="OTHER", help=_SIDE)],
+) -> None:
+    """Show what differs between two runs, or two policies of a run, and between their answers.
+
+    The answers are those to the test inputs that both have recorded.
+    """
+    from exeunt.run.difference import differences, open_sides
+
+    a, b = open_sides(first, second)
+    found = differences(a, b)
+    rows = [
+        [f"{subject}: {one.what}", one.first, one.second] for subject, all_ in found.items() for one in all_
+    ]
+    if rows:
+        echo(text_table(["", a.name, b.name], rows) + "\n")
+    if same := [subject for subject, all_ in found.items() if not all_]:
+        echo(f"the same: {', '.join(same)}\n")
+    echo(_answers(a, b))
+
+
+def _answers(a: Side, b: Side) -> str:
+    from exeunt.run.difference import compare_answers
+
+    found = compare_answers(a, b)
+    if found.results is None:
+        return "no test input is recorded in both, so there are no answers to compare"
+    rows = []
+    for side, result in zip((a, b), found.results, strict=True):
+        accuracy = "-" if result.accuracy is None else f"{result.accuracy:.2%}"
+        name = side.name if side.policy is not None else f"{side.name} (full network: no policy)"
+        model = result.cost_model
+        rows.append([name, accuracy, model.show(result.cost), f"{result.cost / model.full:.1%}"])
+    return (
+        f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
+        f"{found.left_elsewhere:.2%} at another exit\n"
+        + text_table(["", "accuracy", "mean cost", "of full"], rows)
+    )
+
+
+def verify(path: RunPath) -> None:
+    """Check every part of a run that can change an answer: digests, formats, costs, and policies.
+
+    Prints a line for each part. A damaged part's line says how to mend it, and the exit status is then 1.
+    The other commands check only the files that they read.
+    """
+    from exeunt.run.verification import verify
+
+    parts = verify(path)
+    width = max(len(part.part) for part in parts)
+    for part in parts:
+        echo(f"{part.part:<{width}}  {part.state:<7}  {part.text}")
+    sound, failed = (sum(part.state == state for part in parts) for state in ("ok", "FAILED"))
+    echo(f"{sound} of {len(parts)} parts are as they were written")
+    if failed:
+        raise typer.Exit(1)
