@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import exeunt as ex
-from exeunt.data.content_keys import content_key
+from exeunt.data.dataset import content_key
 
 PAGE = RESULTS / "banking77-cascade.md"
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from exeunt.policies.auto import auto as auto
     from exeunt.policies.cascade import cascade as cascade
     from exeunt.policies.cascade import cascades as cascades
+    from exeunt.policies.catalogue import eero as eero
+    from exeunt.policies.catalogue import optimised as optimised
     from exeunt.policies.cheapest import cheapest as cheapest
     from exeunt.policies.common_threshold import common_threshold as common_threshold
     from exeunt.policies.common_threshold import risk_controlled as risk_controlled
-    from exeunt.policies.eero import eero as eero
     from exeunt.policies.learned_correctness import learned_correctness as learned_correctness
-    from exeunt.policies.optimised import optimised as optimised
     from exeunt.policies.stopping import stopping as stopping
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
@@ -61,11 +61,10 @@ _HOMES = {
     "frontiers": "Frontier frontier",
     "policies.auto": "auto",
     "policies.cascade": "cascade cascades",
+    "policies.catalogue": "eero optimised",
     "policies.cheapest": "cheapest",
     "policies.common_threshold": "common_threshold risk_controlled",
-    "policies.eero": "eero",
     "policies.learned_correctness": "learned_correctness",
-    "policies.optimised": "optimised",
     "policies.stopping": "stopping",
     "policy": "Policy PolicySet",
     "policy.compose": "compose",

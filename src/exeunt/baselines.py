@@ -14,8 +14,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.rate_search import RatePath, common_threshold_path, shares
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import cached_on_trace, score_matrix
 
 _OVERSPENT = 5.0
 """Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""

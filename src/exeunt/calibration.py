@@ -23,7 +23,7 @@ from exeunt._arrays import Floats, Integers
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score

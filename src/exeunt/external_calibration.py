@@ -35,7 +35,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import copy_numbers, distinct_tie_breaks, keys_of_copies, scramble, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score

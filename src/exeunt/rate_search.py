@@ -19,8 +19,7 @@ from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.calibration import release_batch
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.answer import EnsembleAnswer, answer_from_dict
-from exeunt.answer.ensemble_weights import EnsembleFit, fit_ensemble
+from exeunt.answer.ensemble import EnsembleFit, fit_ensemble
 from exeunt.answer.kinds import LogTerm, Stage, TableTerm
 
 

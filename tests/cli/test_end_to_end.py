@@ -16,7 +16,7 @@ import pytest
 
 import exeunt as ex
 from exeunt._sealed import content_digest
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 from .command import environment, exeunt
 

@@ -19,7 +19,7 @@ from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes
 from exeunt.score.kinds import ConstantScore, Derived
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 KEYS = np.random.default_rng(5).integers(0, 2**64, 900, dtype=np.uint64)
 OUTPUTS = ("label", "probabilities", "exit", "cost")

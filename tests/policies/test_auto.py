@@ -16,7 +16,7 @@ from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joi
 from exeunt.policies.learned_correctness import correctness_score, denoised_correctness
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 TRACES = Path(__file__).resolve().parents[2] / "docs" / "results" / "traces"
 

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
-from exeunt.answer.ensemble_weights import fit_ensemble
+from exeunt.answer.ensemble import fit_ensemble
 from exeunt.policies.cascade_search import _comparing, _Search, find_cascade
 from exeunt.trace.cascade_step import CascadeStep
 

@@ -7,7 +7,7 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.policies.catalogue import PRESETS
-from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.derived import cached_on_trace
 
 
 def test_it_learns_once_per_trace_and_options():

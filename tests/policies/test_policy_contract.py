@@ -11,8 +11,8 @@ import exeunt as ex
 from exeunt.baselines import confident_patience, genetic, patience, random_routing
 from exeunt.policies.auto import auto
 from exeunt.policies.catalogue import PRESETS as ALL
+from exeunt.policies.catalogue import optimised
 from exeunt.policies.learned_correctness import learned_correctness
-from exeunt.policies.optimised import optimised
 from exeunt.policies.stopping import stopping
 from exeunt.score.kinds import Patience
 

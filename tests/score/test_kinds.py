@@ -12,7 +12,7 @@ from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.stopping import learned
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 
 def _scores(data):

@@ -22,7 +22,7 @@ from made_server import (
     until,
 )
 
-from exeunt.data.content_keys import content_key
+from exeunt.data.dataset import content_key
 from exeunt.run.runner import Runner
 from exeunt.serve import predict_route
 

@@ -25,7 +25,7 @@ from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.derived import cached_on_trace
 from exeunt.trace.fields import columns_of_evidence
 
 

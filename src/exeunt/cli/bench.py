@@ -103,7 +103,7 @@ def _measure(timed: TimedNetwork, options: _Options) -> None:
 def _policies(timed: TimedNetwork) -> dict[str, Policy]:
     """Return policies for several budgets by name, and the run's own last."""
     from exeunt.policies.cascade import cascade
-    from exeunt.policies.eero import eero
+    from exeunt.policies.catalogue import eero
 
     run, policies = timed.run, dict[str, Any]()
     make: Any = cascade if run.cascade else eero

@@ -97,7 +97,7 @@ class Rule:
 
     def check(self, *, certified: bool) -> None:
         """Raise InputError for unknown values, or a calibration that cannot certify a budget."""
-        from exeunt.answer.choice import ANSWERS
+        from exeunt.answer.ensemble import ANSWERS
 
         if self.answer not in (None, *ANSWERS):
             raise InputError(f"--answer must be own, ensemble or auto, got {self.answer!r}")

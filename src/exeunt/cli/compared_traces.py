@@ -88,8 +88,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
     """Read a table and print its costs and accuracies, so that columns in a wrong order show at once."""
     from exeunt.trace import ExitTrace
-    from exeunt.trace.scoring import inverted_exits
-    from exeunt.trace.tables import read_table
+    from exeunt.trace.derived import inverted_exits
+    from exeunt.trace.from_table import read_table
 
     if options.confidence is None or options.prediction is None or options.cost is None:
         raise InputError(

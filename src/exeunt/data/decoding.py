@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from exeunt._arrays import Keys
 from exeunt._files import atomic_path, make_folder
 from exeunt._limits import usable_cores
-from exeunt.data.content_keys import content_key
-from exeunt.data.dataset import Images
+from exeunt.data.dataset import Images, content_key
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray

@@ -23,7 +23,7 @@ def input_keys(inputs: Any, n: int) -> Keys:
 
     The key breaks ties between equal scores (see `exeunt.score.tie_breaking`). A running number would not do: it
     depends on the batch and the order of the inputs, and the first input of every batch would share one tie. Data that
-    are opened by name have keys of their own, see `exeunt.data.content_keys`.
+    are opened by name have keys of their own, see `exeunt.data.dataset`.
 
     `inputs`: an array or tensor of one row per input, a tuple or list of such, or a mapping of names to such. Several
     arrays are hashed in their order, those of a mapping in the order of their names.

@@ -28,9 +28,8 @@ from exeunt.plots.style import (
     save_figure,
     styled,
 )
-from exeunt.policies.catalogue import PRESETS
+from exeunt.policies.catalogue import PRESETS, eero
 from exeunt.policies.common_threshold import common_threshold
-from exeunt.policies.eero import eero
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace, concatenate
 

@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 from exeunt.plots.style import COLOURS, new_figure, styled
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import score_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,7 @@ from exeunt.rate_search import RatePath, price_path
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.scoring import score_matrix
+from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
 _FEW = 300

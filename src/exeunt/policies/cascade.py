@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from exeunt.answer.choice import AnswerChoice, check_answer
+from exeunt.answer.ensemble import AnswerChoice, check_answer
 from exeunt.budget_text import budget_list
 from exeunt.errors import InputError
 from exeunt.policies.cascade_search import common_order, find_cascade

@@ -11,14 +11,13 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.answer import OwnAnswer
-from exeunt.answer.choice import AnswerChoice, ensemble_pays
-from exeunt.answer.ensemble_weights import EnsembleFit, can_be_ensembled, classes_of
+from exeunt.answer.ensemble import AnswerChoice, EnsembleFit, can_be_ensembled, classes_of, ensemble_pays
 from exeunt.errors import InputError
 from exeunt.policies.useful_exits import some_inputs
 from exeunt.rate_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.derived import cached_on_trace
 
 _ENUMERATED = 100
 """Cascades of all models and orders are tried where there are at most so many; four models make 64."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from exeunt._arrays import Booleans, Floats, check_between
 from exeunt._text import counted
-from exeunt.answer.choice import AnswerChoice, choose_answer
+from exeunt.answer.ensemble import AnswerChoice, choose_answer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
@@ -19,7 +19,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint
-from exeunt.trace.scoring import as_score, score_matrix
+from exeunt.trace.derived import as_score, score_matrix
 
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
 

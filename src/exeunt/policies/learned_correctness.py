@@ -20,7 +20,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.rate_search import line_search_paths, mean_of_paths
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.derived import cached_on_trace
 
 _SHRINK = 0.01
 """Ridge on the weights of a logistic regression, per input."""

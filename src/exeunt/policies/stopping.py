@@ -18,7 +18,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.rate_search import RatePath, common_threshold_path, shares
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import ExitTrace
-from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.derived import cached_on_trace
 
 _PASSED = 0.1
 """Weight in an exit's regression of inputs that left before it; those that reach it have weight 1."""

@@ -11,8 +11,8 @@ from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget
 from exeunt.rate_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
+from exeunt.trace.derived import cached_on_trace
 
 _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from exeunt._arrays import Floats, check_between
-from exeunt.answer.choice import AnswerChoice, choose_answer
+from exeunt.answer.ensemble import AnswerChoice, choose_answer
 from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
@@ -25,8 +25,7 @@ from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Derived, Score
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
-from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.scoring import as_score, score_matrix
+from exeunt.trace.derived import as_score, cached_on_trace, score_matrix
 
 Allocation: TypeAlias = Callable[[float], Floats]
 """Maps a mean cost per input to rates (m,) that cost at most that on average."""

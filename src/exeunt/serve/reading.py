@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys
-from exeunt.data.content_keys import content_key
+from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import RawTexts, text_batch

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from exeunt._arrays import Booleans, Integers, Keys
-from exeunt.data.content_keys import content_key
-from exeunt.data.dataset import Dataset, Images, Texts
+from exeunt.data.dataset import Dataset, Images, Texts, content_key
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import Pixels
 from exeunt.data.tokens import by_length, readable_texts, tokenised

@@ -92,7 +92,12 @@ class CascadeTrace:
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.tables import model_columns, read_columns, read_prices, read_table  # PyArrow: late
+        from exeunt.trace.from_table import (  # PyArrow: late
+            model_columns,
+            read_columns,
+            read_prices,
+            read_table,
+        )
 
         check_positive(price_per, "price_per")
         names, most = list(price), dict(highest or {})

@@ -1,8 +1,11 @@
-"""The scores of recorded outputs."""
+"""What is computed from recorded outputs: their scores, and results that are kept as long as the trace."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,6 +16,8 @@ from exeunt.score.confidence import NamedScore
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace.exit_trace import ExitTrace
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _FEW = 10  # with fewer right or wrong predictions an exit is not judged
 
@@ -60,3 +65,22 @@ def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
         if min(len(right), len(wrong)) >= _FEW and right.mean() < wrong.mean() - 0.1 * trace.n:
             found.append(exit_)
     return found
+
+
+def cached_on_trace(learn: _Function) -> _Function:
+    """Cache the results of a function of a trace and hashable options until the trace is freed.
+
+    Traces are frozen, so the cache compares them by identity. A result must not refer to its trace, or neither is
+    ever freed.
+    """
+    cache: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+
+    @wraps(learn)
+    def cached(trace: Any, /, *args: Any, **options: Any) -> Any:
+        results = cache.setdefault(trace, {})
+        key = (args, tuple(sorted(options.items())))
+        if key not in results:
+            results[key] = learn(trace, *args, **options)
+        return results[key]
+
+    return cast("_Function", cached)
