@@ -126,14 +126,34 @@ class _RankedInFiles:
         return self._trace.n, self._trace.n_exits
 
     def release(self, exit_: int, count: int) -> Pair:
-        """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
-        return self._surest(exit_, count)
+        """Return the (score, tie) of the `count`-th surest of the inputs still here at an exit."""
+        began, here = time.monotonic(), self._sampled_here
+        low, high = _around(self._sample[exit_][here], self._sample_tie[here], count, self._n_here)
+        passes = 0
+        while True:
+            passes += 1
+            above, n_between, scores, ties = self._between(exit_, low, high)
+            if count <= above:
+                low, high = high, (NEVER, NEVER)
+            elif count > above + n_between:
+                low, high = (ALWAYS, ALWAYS), low
+            elif n_between == len(scores):
+                break
+            elif low == high:  # as good as impossible: very many inputs with one score and one tie
+                return low
+            else:
+                low, high = _around(scores, ties, count - above, n_between)
+        self._trace.say(
+            f"exit {exit_}: threshold found among {counted(self._n_here, 'input')} in "
+            f"{counted(passes, 'pass', 'passes')}, {time.monotonic() - began:.1f} s"
+        )
+        return release(scores, ties, count - above)
 
     def leave(self, exit_: int, count: int) -> Pair:
         """Return the (score, tie) of the `count`-th surest input still here, or of the last; as sure inputs leave."""
         if (sought := min(count, self._n_here)) <= 0:
             return NEVER, NEVER
-        least = self._surest(exit_, sought)
+        least = self.release(exit_, sought)
         for start, stop in self._ranges():
             here = self._here.read(start, stop)
             stays = here & ~at_least(
@@ -220,30 +240,6 @@ class _RankedInFiles:
 
     def _progress(self, what: str, total: int) -> Progress:
         return Progress(what, total=total, say=self._trace.say, every_s=_SECONDS)
-
-    def _surest(self, exit_: int, count: int) -> Pair:
-        """Return the (score, tie) of the `count`-th surest of the inputs still here at an exit."""
-        began, here = time.monotonic(), self._sampled_here
-        low, high = _around(self._sample[exit_][here], self._sample_tie[here], count, self._n_here)
-        passes = 0
-        while True:
-            passes += 1
-            above, n_between, scores, ties = self._between(exit_, low, high)
-            if count <= above:
-                low, high = high, (NEVER, NEVER)
-            elif count > above + n_between:
-                low, high = (ALWAYS, ALWAYS), low
-            elif n_between == len(scores):
-                break
-            elif low == high:  # as good as impossible: very many inputs with one score and one tie
-                return low
-            else:
-                low, high = _around(scores, ties, count - above, n_between)
-        self._trace.say(
-            f"exit {exit_}: threshold found among {counted(self._n_here, 'input')} in "
-            f"{counted(passes, 'pass', 'passes')}, {time.monotonic() - began:.1f} s"
-        )
-        return release(scores, ties, count - above)
 
     def _between(self, exit_: int, low: Pair, high: Pair) -> tuple[int, int, Floats, Floats]:
         """Compare the inputs still here with two guesses.

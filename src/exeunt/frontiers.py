@@ -136,14 +136,11 @@ def frontier(
         measured.append(measure(presets, parts, amounts))
         if progress is not None:
             progress(s + 1, splits)
-    return Frontier(
-        names,
-        amounts,
-        trace.cost,
-        accuracy=np.stack([one.accuracy for one in measured], axis=-1),
-        mean_cost=np.stack([one.mean_cost for one in measured], axis=-1),
-        oracle=np.stack([one.oracle for one in measured], axis=-1),
+    results = (
+        np.stack([getattr(one, name) for one in measured], axis=-1)
+        for name in ("accuracy", "mean_cost", "oracle")
     )
+    return Frontier(names, amounts, trace.cost, *results)
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,7 +104,10 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(random.randint(2**31 - 1))
         parts = _parts(len(rows), {"fit": self.fit_share, "calibrate": self.calibrate_share}, random)
         self.n_parts_ = {name: len(part) for name, part in parts.items()}
-        self._mean, self._scale = _standard(rows[parts["train"]], as_it_is=self.network is not None)
+        spread = rows[parts["train"]].std(axis=0)
+        self._mean, self._scale = rows[parts["train"]].mean(axis=0), np.where(spread > 0, spread, 1.0)
+        if self.network is not None:
+            self._mean, self._scale = np.zeros_like(spread), np.ones_like(spread)
         self.network_ = self._attached(seed)
         self._train(rows[parts["train"]], coded[parts["train"]], seed)
         fit, held_out = (self._recorded(rows, coded, parts[name]) for name in ("fit", "calibrate"))
@@ -212,11 +215,3 @@ def _budget(budget: Any) -> str:
             f'budget must be a share above 0 and at most 1, or a text such as "20 kMACs", got {budget!r}'
         )
     return f"{100 * budget}%"
-
-
-def _standard(rows: Floats, *, as_it_is: bool) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of the columns, (d,); 0 and 1 if `as_it_is` leaves them unchanged."""
-    if as_it_is:
-        return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-    scale = rows.std(axis=0)
-    return rows.mean(axis=0), np.where(scale > 0, scale, 1.0)

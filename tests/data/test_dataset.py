@@ -70,7 +70,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_large_source_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 10)
+    monkeypatch.setattr("exeunt.data.dataset.SMALL_BYTES", 10)
     images = array_images(noise(100))
     assert not images.is_small
     assert images.fingerprint.startswith("sampled-")

@@ -159,7 +159,7 @@ def test_a_plan_for_other_data_is_refused() -> None:
 
 def test_large_data_are_matched_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_split(array_source(TRAIN, TEST)).matched_by == "content"
-    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.dataset.SMALL_BYTES", 1)
     assert plan_split(array_source(TRAIN, TEST)).matched_by == "stored"
 
 

@@ -135,7 +135,7 @@ def test_what_fails_before_the_first_part_leaves_nothing(run, tmp_path):
 
 
 def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.dataset.SMALL_BYTES", 1)
     folder = _pictures(tmp_path / "in", 0)
     before = _identity(open_inputs(folder), by_content=True)
     assert _identity(open_inputs(folder), by_content=True) == before

@@ -174,7 +174,7 @@ def test_images_that_may_not_be_read_are_counted(exported, pictures, monkeypatch
 
 
 def test_large_data_with_a_link_that_leads_nowhere(exported, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.dataset.SMALL_BYTES", 1)
     (pictures / "gone.png").symlink_to(pictures / "nowhere.png")
     assert predict(exported, pictures, tmp_path / "a.csv").status == 0
 

@@ -265,7 +265,9 @@ def choose_answer(
         possible &= calibrate.has_log_probability or not fit.has_log_probability
         if answer == "ensemble" or (answer == "auto" and possible):
             ensemble, held_out = _fitted(fit)
-            if answer == "ensemble" or _gains(held_out, fit, amount):
+            if answer == "ensemble" or ensemble_pays(
+                right_within(held_out, amount, seed=0), right_within(fit, amount, seed=0), fit
+            ):
                 rule, answered = ensemble, held_out
     if isinstance(rule, OwnAnswer):
         return rule, answered, calibrate  # of a StoredTrace, only the scores need be read
@@ -296,8 +298,3 @@ def _fitted(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     """Return the ensemble, and its outputs for the fit inputs, each from folds without it."""
     fitted = fit_ensemble(fit)
     return fitted.answer, ExitTrace.from_logits(fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id)
-
-
-def _gains(held_out: ExitTrace, fit: ExitTrace, amount: float) -> bool:
-    ensemble, own = (right_within(one, amount, seed=0) for one in (held_out, fit))
-    return ensemble_pays(ensemble, own, fit)

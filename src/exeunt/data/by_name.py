@@ -29,7 +29,7 @@ from exeunt.data.source import (
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, StoredTexts, TableColumn, row_names
 from exeunt.data.tables import (
     TABLE_SUFFIXES,
-    from_arrow,
+    in_memory,
     read_lines,
     read_table,
     read_table_folder,
@@ -174,7 +174,7 @@ def _split(split: Any, where: str, columns: Columns) -> RawData:
     }
     table = split.with_format("arrow")[:]
     name = row_names([Path(where).name], [len(table)])
-    return from_arrow(table, columns, where=Path(where), name=name, class_names=names)
+    return in_memory(table.schema, table, columns, where=Path(where), name=name, class_names=names)
 
 
 def _grey_digits() -> tuple[Bytes, Integers]:

@@ -66,7 +66,9 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
                 f"{where} has no column {name!r}; its columns are {', '.join(names)} (name another with {option})"
             )
     if wanted.text:
-        _check_texts(schema, wanted.text, where)
+        for name in wanted.text:
+            if not _holds_texts(kind := schema.field(name).type):
+                raise InputError(f"{where}: the column {name!r} holds {kind}, not texts")
         return Found("text", wanted.text, label)
     images = [c for c in names if _holds_images(schema.field(c).type)]
     image = next((c for c in _IMAGES if c in images), images[0] if images else None)
@@ -87,13 +89,6 @@ def check_names(names: Collection[str], needed: Sequence[str], file: object, fir
     for name in needed:
         if name not in names:
             raise InputError(f"{file} has no column {name!r}, and {first} has one: mend or remove it")
-
-
-def _check_texts(schema: pa.Schema, names: Sequence[str], where: str) -> None:
-    for name in names:
-        kind = schema.field(name).type
-        if not _holds_texts(kind):
-            raise InputError(f"{where}: the column {name!r} holds {kind}, not texts")
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt._places import RemotePath
 from exeunt.data.read_image import Pixels, read_rgb
-from exeunt.data.stored_inputs import BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts, is_small
+from exeunt.data.stored_inputs import SMALL_BYTES, BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts
 from exeunt.errors import UnreadableText
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Dataset:
     labels: one per stored input; or `cells`, which are read on demand. With `cells` the classes are those that occur.
     rows: the stored inputs that belong to the data set, in order; default all.
     keys: content keys of all stored inputs, shape (len(stored),) uint64, if known.
-    base_fingerprint: `fingerprint` of all stored inputs, if known.
+    base_fingerprint: the fingerprint of all stored inputs, if known.
     """
 
     kind = "any"
@@ -114,20 +114,32 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the inputs and the labels, the same wherever the data are stored."""
-        if self._rows is None:
-            return self._base_fingerprint or fingerprint(
-                self.stored,
-                self._labels if self._cells is None else self.labels,
-                self._class_names if self._cells is None else self.class_names,
-            )
-        rows = self.rows.astype("<i8").tobytes()
-        return hashlib.blake2b(self._with(_rows=None).fingerprint.encode() + rows, digest_size=16).hexdigest()
+        """Hash of the inputs and the labels, 32 hexadecimal digits, the same wherever the data are stored.
+
+        Up to 1 GiB is read in full. Of larger data the hash covers the labels, the number of inputs, the total size and
+        64 evenly spaced inputs, and it starts with "sampled-".
+        """
+        if self._rows is not None:
+            rows = self.rows.astype("<i8").tobytes()
+            return hashlib.blake2b(
+                self._with(_rows=None).fingerprint.encode() + rows, digest_size=16
+            ).hexdigest()
+        if self._base_fingerprint is not None:
+            return self._base_fingerprint
+        n, size = len(self), None if self.is_small else self.stored.nbytes
+        digest = hashlib.blake2b(repr((n, self.class_names, size)).encode(), digest_size=16)
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        for row in range(n) if self.is_small else np.linspace(0, n - 1, min(n, _N_SAMPLED)).astype(int):
+            raw = _raw(self.stored[int(row)])
+            digest.update(len(raw).to_bytes(8, "little"))
+            digest.update(raw)
+        return ("" if self.is_small else "sampled-") + digest.hexdigest()
 
     @property
     def is_small(self) -> bool:
-        """Whether all stored inputs together take at most 1 GiB, so that they are read in full for hashes."""
-        return is_small(self.stored)
+        """Whether all stored inputs together take at most SMALL_BYTES, so that they are read in full for hashes."""
+        return self.stored.nbytes <= SMALL_BYTES
 
     def name(self, i: int) -> str:
         """Return the file name of input i, or its row such as "test.parquet#17"."""
@@ -169,8 +181,12 @@ class Dataset:
         return np.fromiter((content_key(self.content(i)) for i in chosen), dtype=np.uint64)
 
     def stored_keys(self) -> Keys:
-        """Return the 64-bit keys of the inputs as stored (not decoded), shape (n,) uint64."""
-        return np.fromiter((stored_key(self.stored[int(row)]) for row in self.rows), dtype=np.uint64)
+        """Return the 64-bit keys of the inputs as stored (not decoded), shape (n,) uint64.
+
+        They are cheap, but an image stored in two formats has two keys.
+        """
+        digests = (hashlib.blake2b(_raw(self.stored[int(row)]), digest_size=8) for row in self.rows)
+        return np.fromiter((int.from_bytes(one.digest(), "little") for one in digests), dtype=np.uint64)
 
     def content(self, i: int) -> Pixels | str | tuple[str, ...]:
         """Return the decoded input i: pixels (h, w, 3), a text, or a pair of texts. Raises UnreadableInput."""
@@ -222,33 +238,6 @@ def content_key(content: NDArray[np.uint8] | str | tuple[str, ...]) -> int:
         digest = hashlib.blake2b(repr(content.shape).encode(), digest_size=8)
         digest.update(np.ascontiguousarray(content).data)
     return int.from_bytes(digest.digest(), "little")
-
-
-def stored_key(stored: Any) -> int:
-    """Return the 64-bit key of an input as stored: cheap, but one image in two formats has two keys."""
-    return int.from_bytes(hashlib.blake2b(_raw(stored), digest_size=8).digest(), "little")
-
-
-def fingerprint(
-    inputs: StoredInputs, labels: NDArray[np.int64] | None, class_names: tuple[str, ...] | None
-) -> str:
-    """Return a hash of the inputs and their labels, 32 hexadecimal digits.
-
-    Up to 1 GiB is read in full. Of larger data the hash covers the labels, the number of inputs, the total size and
-    64 evenly spaced inputs, and it starts with "sampled-".
-    """
-    small = is_small(inputs)
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((len(inputs), class_names, None if small else inputs.nbytes)).encode())
-    if labels is not None:
-        digest.update(labels.astype("<i8").tobytes())
-    n = len(inputs)
-    rows = range(n) if small else np.linspace(0, n - 1, min(n, _N_SAMPLED)).astype(int)
-    for row in rows:
-        raw = _raw(inputs[int(row)])
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return ("" if small else "sampled-") + digest.hexdigest()
 
 
 def _raw(stored: Any) -> bytes:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import InputError, UnreadableImage
 
 T = TypeVar("T")
+_Wanted: TypeAlias = dict[str, tuple[int, type]]
+"""Number of dimensions and type of arrays, by the ending of their files."""
 
 ARRAY_BYTES = 4 << 30
 """Images that take more than this when decoded stay encoded."""
@@ -56,17 +58,16 @@ def decode(
     Raises UnreadableImage for the first image that cannot be read, InputError if sizes differ and `preprocess` has
     no size.
     """
-    if cache is None or not images.is_small:
-        return _backed_by(images, *_decode_into_memory(images, preprocess, progress))
-    make_folder(cache)
-    stem = cache / f"{images.fingerprint}-{preprocess.geometry}"
-    pixels_file, keys_file = Path(f"{stem}.npy"), Path(f"{stem}.keys.npy")
-    pixels, keys = _load(pixels_file, len(images), 4, np.uint8), _load(keys_file, len(images), 1, np.uint64)
-    if pixels is None or keys is None:
-        pixels, keys = _decode_into_memory(images, preprocess, progress)
-        _save(pixels_file, pixels)
-        _save(keys_file, keys)
-    return _backed_by(images, pixels, keys)
+    name = f"-{preprocess.geometry}"
+    wanted: _Wanted = {f"{name}.npy": (4, np.uint8), f"{name}.keys.npy": (1, np.uint64)}
+    pixels, keys = _cached(images, cache, wanted, lambda: _decode_into_memory(images, preprocess, progress))
+    return Images(
+        PixelArray(pixels, name=images.name),
+        labels=images.labels,
+        class_names=images.class_names,
+        keys=keys,
+        base_fingerprint=images.fingerprint,
+    )
 
 
 def with_content_keys(
@@ -79,14 +80,11 @@ def with_content_keys(
 
     `cache`: folder that keeps the keys for the next call. Raises UnreadableImage as `decode` does.
     """
-    file = None if cache is None or not images.is_small else cache / f"{images.fingerprint}.keys.npy"
-    keys = None if file is None else _load(file, len(images), 1, np.uint64)
-    if keys is None:
-        keys = np.fromiter((key for _, key in _decoded(images, Preprocess(), progress)), dtype=np.uint64)
-        if file is not None:
-            make_folder(file.parent)
-            _save(file, keys)
-    return images.with_keys(keys)
+
+    def made() -> tuple[Keys]:
+        return (np.fromiter((key for _, key in _decoded(images, Preprocess(), progress)), dtype=np.uint64),)
+
+    return images.with_keys(*_cached(images, cache, {".keys.npy": (1, np.uint64)}, made))
 
 
 def select_readable(
@@ -110,9 +108,22 @@ def select_readable(
     return images.take(readable) if refused else images, refused
 
 
-def _save(file: Path, array: NDArray[Any]) -> None:
-    with atomic_path(file) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+def _cached(
+    images: Images, cache: Path | None, wanted: _Wanted, make: Callable[[], tuple[NDArray[Any], ...]]
+) -> tuple[NDArray[Any], ...]:
+    """Return arrays from the cache, or make them and keep them there, unless the images are not hashed in full."""
+    if cache is None or not images.is_small:
+        return make()
+    files = [cache / f"{images.fingerprint}{ending}" for ending in wanted]
+    kept = [_load(file, len(images), *form) for file, form in zip(files, wanted.values(), strict=True)]
+    if all(array is not None for array in kept):
+        return tuple(kept)  # type: ignore[arg-type]
+    make_folder(cache)
+    made = make()
+    for file, array in zip(files, made, strict=True):
+        with atomic_path(file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+    return made
 
 
 def _load(file: Path, n: int, ndim: int, dtype: type) -> NDArray[Any] | None:
@@ -176,13 +187,3 @@ def _in_threads(
             yield from pool.map(function, stored, [images.name(i) for i in chunk])
             if progress is not None:
                 progress(chunk.stop, n)
-
-
-def _backed_by(images: Images, pixels: Pixels, keys: Keys) -> Images:
-    return Images(
-        PixelArray(pixels, name=images.name),
-        labels=images.labels,
-        class_names=images.class_names,
-        keys=keys,
-        base_fingerprint=images.fingerprint,
-    )

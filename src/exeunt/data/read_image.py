@@ -42,14 +42,13 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
         raise UnreadableImage(name, image.reason)
     image_module = require("PIL.Image", extra="onnx")
     try:
-        if isinstance(image, RemotePath):
-            image = read_patiently(image, image.read_bytes)
         if isinstance(image, image_module.Image):
             return _rgb(image, name)
-        if isinstance(image, bytes):
-            return _decoded(io.BytesIO(image), name)
-        path = Path(cast("Path", image))
-        return read_patiently(path, lambda: _in_file(path, name))
+        if not isinstance(image, bytes):
+            path = image if isinstance(image, RemotePath) else Path(cast("Path", image))
+            image = read_patiently(path, path.read_bytes)
+        with open_image(io.BytesIO(image)) as opened:
+            return _rgb(opened, name)
     except (UnreadableImage, FileError):
         raise
     except FileNotFoundError:
@@ -67,11 +66,6 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
 
 
-def _in_file(path: Path, name: str) -> Pixels:
-    with path.open("rb") as file:  # Pillow does not close what it opened where reading fails
-        return _decoded(file, name)
-
-
 def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
     """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises.
 
@@ -84,11 +78,6 @@ def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
         image_module.init()  # some are missing where Pillow was built without them
         tried = [one for one in (image_module.ID if formats is None else formats) if one in image_module.OPEN]
         return image_module.open(file, formats=tried)  # type: ignore[no-any-return]
-
-
-def _decoded(file: Any, name: str) -> Pixels:
-    with open_image(file) as opened:
-        return _rgb(opened, name)
 
 
 def _rgb(image: Image, name: str) -> Pixels:

@@ -219,11 +219,6 @@ class LabelCells:
         return LabelCells(self.cells.part(first, n), self.class_names)
 
 
-def is_small(inputs: StoredInputs) -> bool:
-    """Whether the inputs take at most SMALL_BYTES as stored, so that they are read in full for their hashes."""
-    return inputs.nbytes <= SMALL_BYTES
-
-
 def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
     """Return a function that names the rows of a table in several files, such as "train-00001.csv#17"."""
     ends = np.cumsum(counts)

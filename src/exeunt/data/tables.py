@@ -54,25 +54,30 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
         if files[0].suffix in {".csv", ".tsv"}:
             tables = [_read_csv(file, columns) for file in files]
             names = row_names([file.name for file in files], [len(table) for table in tables])
-            return from_arrow(_joined(tables, files, columns), columns, where=files[0], name=names)
+            table = _joined(tables, files, columns)
+            return in_memory(table.schema, table, columns, where=files[0], name=names)
         return _read_json(files, columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
         raise ArtefactError(f"cannot read {shown}: {error}") from error
 
 
-def from_arrow(
-    table: pa.Table,
+def in_memory(
+    schema: pa.Schema,
+    cells: Any,
     columns: Columns,
     *,
     where: AnyPath,
     name: Callable[[int], str],
     class_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> RawData:
-    """Return the inputs and labels of a table in memory. `name(row)` names a row. `class_names`: by label column."""
-    found = find_columns(table.schema, str(where), columns)
-    inputs = [TableColumn(table[column], name=name, root=where.parent) for column in found.inputs]
-    labels = None if found.label is None else table[found.label]
+    """Return the inputs and labels of a table in memory.
+
+    `cells`: the columns by name, an Arrow table or lists. `name(row)` names a row. `class_names`: by label column.
+    """
+    found = find_columns(schema, str(where), columns)
+    inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in found.inputs]
+    labels = None if found.label is None else cells[found.label]
     return _raw_data(found, inputs, labels, class_names or {}, str(where), columns)
 
 
@@ -184,15 +189,11 @@ def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
         name: [record.get(name) if isinstance(record, dict) else record for record in records]
         for name in names
     }
-    names_of_rows = row_names([file.name for file in files], [len(part) for part in parts])
     kinds = [
         pa.field(name, _kind(values, texts=name in columns.possible_texts)) for name, values in cells.items()
     ]
-    found = find_columns(pa.schema(kinds), str(files[0]), columns)
-    root = files[0].parent
-    inputs = [TableColumn(cells[column], name=names_of_rows, root=root) for column in found.inputs]
-    labels = None if found.label is None else cells[found.label]
-    return _raw_data(found, inputs, labels, {}, str(files[0]), columns)
+    names_of_rows = row_names([file.name for file in files], [len(part) for part in parts])
+    return in_memory(pa.schema(kinds), cells, columns, where=files[0], name=names_of_rows)
 
 
 def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:

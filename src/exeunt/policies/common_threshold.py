@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +15,7 @@ from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.rate_search import common_threshold_path
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint
@@ -34,28 +34,9 @@ def common_threshold(part: FitPart) -> Composition:
     release them exactly and can be certified. They agree with the common one up to sampling. Needs no labels. It takes
     the arguments of all policies, see `compose`.
     """
-    (trace, score), cost = part.scored, part.trace.cost.cumulative
-    # The highest score of an input up to each exit: with threshold t it leaves where this first reaches t.
-    best_so_far = np.maximum.accumulate(score_matrix(score, trace)[:, :-1], axis=1)
-    thresholds = np.unique(best_so_far)
-
-    def shares(threshold: float) -> Floats:
-        reached = (best_so_far >= threshold).sum(axis=0) / len(best_so_far)
-        leaving: Floats = np.diff(np.append(reached, 1.0), prepend=0.0)
-        return leaving
-
-    def rates(amount: float) -> Floats:
-        """Mix the rates of the highest threshold within the amount and of the next one up."""
-        at = bisect_right(thresholds, amount, key=lambda threshold: float(shares(threshold) @ cost))
-        first, last = np.eye(len(cost))[[0, -1]]
-        here = shares(thresholds[at - 1]) if at else first
-        beyond = shares(thresholds[at]) if at < len(thresholds) else last
-        gap = (beyond - here) @ cost
-        share = min((amount - here @ cost) / gap, 1.0) if gap > 0 else 0.0
-        mixed: Floats = (1 - share) * here + share * beyond
-        return mixed
-
-    return Composition(rates)
+    trace, score = part.scored
+    scores = score_matrix(score, trace)
+    return Composition(common_threshold_path(scores, trace.cost.cumulative, points=scores.size))
 
 
 def risk_controlled(

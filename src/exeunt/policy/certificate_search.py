@@ -226,7 +226,12 @@ def plan_by_cost(
             break
         passed = plan, paid, p
     if passed is None:
-        raise _infeasible(cost, budget, delta, len(tested.ties))
+        raise InfeasibleBudget(
+            f"{counted(len(tested.ties), 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is "
+            f"kept at delta={delta:g}, not even if everything is answered at the first exit "
+            f"({cost.show(cost.first)} on average; an input can cost {cost.show(cost.highest)}): "
+            "give more calibration inputs or a higher budget"
+        )
     plan, paid, p = passed
     certificate = Certificate(
         budget=budget,
@@ -269,12 +274,3 @@ def _check_highest(cost: CostModel, model: CostModel, costs: Floats) -> None:
         raise InputError(
             f"a calibration input costs {model.show(float(costs.max()))}, more than the highest cost given"
         )
-
-
-def _infeasible(cost: CostModel, budget: float, delta: float, n: int) -> InfeasibleBudget:
-    return InfeasibleBudget(
-        f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept at "
-        f"delta={delta:g}, not even if everything is answered at the first exit "
-        f"({cost.show(cost.first)} on average; an input can cost {cost.show(cost.highest)}): "
-        "give more calibration inputs or a higher budget"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from exeunt.trace.cascade_trace import CascadeTrace
 
 VERSION = 2
 """Version of policy files and of files of policy sets."""
+read_policies = partial(read_sealed, version=VERSION, oldest=VERSION, remedy="calibrate again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,16 +203,7 @@ class Policy:
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign, or of another version."""
-        return read_sealed(
-            path,
-            "policy",
-            cls.from_dict,
-            kind="policy",
-            format_="exeunt-policy",
-            version=VERSION,
-            oldest=VERSION,
-            remedy="calibrate again",
-        )
+        return read_policies(path, "policy", cls.from_dict, kind="policy", format_="exeunt-policy")
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from exeunt._sealed import read_sealed, write_sealed
+from exeunt._sealed import write_sealed
 from exeunt._text import text_table
 from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.policy.policy import VERSION, Policy
+from exeunt.policy.policy import VERSION, Policy, read_policies
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_trace import CascadeTrace
 
@@ -133,16 +133,11 @@ class PolicySet:
     @classmethod
     def load(cls, path: str | Path) -> PolicySet:
         """Read a set. Raises ArtefactError if the file is truncated, edited, foreign, or of another version."""
-        return read_sealed(
-            path,
-            "policies",
-            lambda body: cls(tuple(Policy.from_dict(policy) for policy in body)),
-            kind="policy set",
-            format_="exeunt-policy-set",
-            version=VERSION,
-            oldest=VERSION,
-            remedy="calibrate again",
-        )
+
+        def build(body: Any) -> PolicySet:
+            return cls(tuple(Policy.from_dict(policy) for policy in body))
+
+        return read_policies(path, "policies", build, kind="policy set", format_="exeunt-policy-set")
 
 
 def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
