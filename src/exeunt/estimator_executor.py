@@ -161,7 +161,11 @@ def save_estimator(estimator: Any, file: Path) -> None:
 
 def load_estimator(run: RunFolder) -> Any:
     """Return the estimator of a run. Raises ArtefactError if it holds types that are not trusted."""
-    io, file = _trusted(run)
+    file, io = run.files.path(ESTIMATOR), _skops()
+    if unknown := io.get_untrusted_types(file=file):
+        raise ArtefactError(
+            f"{file} holds {', '.join(unknown)}, which exeunt does not write: it is not opened"
+        )
     return io.load(file)
 
 
@@ -170,18 +174,8 @@ def check_estimator(run: RunFolder) -> str:
     run.files.path(ESTIMATOR)
     if find_spec("skops") is None:
         return "not read: skops is not installed"
-    _trusted(run)
+    load_estimator(run)
     return "nothing but trusted types"
-
-
-def _trusted(run: RunFolder) -> tuple[Any, Path]:
-    """Return `skops.io` and the file of a run's estimator, whose types are all trusted."""
-    file, io = run.files.path(ESTIMATOR), _skops()
-    if unknown := io.get_untrusted_types(file=file):
-        raise ArtefactError(
-            f"{file} holds {', '.join(unknown)}, which exeunt does not write: it is not opened"
-        )
-    return io, file
 
 
 def _skops() -> Any:

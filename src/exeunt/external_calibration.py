@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,30 +71,26 @@ def ranked(
             f"{needed / 2**30:.3g} GiB while thresholds are sought, and {place} has {free / 2**30:.3g} GiB: set TMPDIR "
             "to a folder with more"
         )
-    with tempfile.TemporaryDirectory(prefix="exeunt-") as folder, ExitStack() as files:
-
-        def numbers(name: str, dtype: type) -> _Numbers:
-            return _Numbers(files.enter_context(Path(folder, name).open("w+b")), dtype)
-
-        yield _RankedInFiles(calibrate, exits, numbers, rule, seed)
+    with tempfile.TemporaryDirectory(prefix="exeunt-") as folder:
+        yield _RankedInFiles(calibrate, exits, Path(folder), rule, seed)
 
 
 class _Numbers:
     """A file of numbers of one type, read and written in ranges."""
 
-    def __init__(self, file: IO[bytes], dtype: type) -> None:
-        self._file = file
-        self._dtype: np.dtype[Any] = np.dtype(dtype)
+    def __init__(self, file: Path, dtype: type) -> None:
+        self._file, self._dtype = file, np.dtype(dtype)
+        file.touch()
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the values from `start` to before `stop`, read-only."""
-        self._file.seek(start * self._dtype.itemsize)
-        return np.frombuffer(self._file.read((stop - start) * self._dtype.itemsize), dtype=self._dtype)
+        """Return the values from `start` to before `stop`."""
+        return np.fromfile(self._file, self._dtype, stop - start, offset=start * self._dtype.itemsize)
 
     def write(self, start: int, values: NDArray[Any]) -> None:
         """Replace the values from `start` on, or append them."""
-        self._file.seek(start * self._dtype.itemsize)
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        with self._file.open("r+b") as file:
+            file.seek(start * self._dtype.itemsize)
+            file.write(values.astype(self._dtype, copy=False).tobytes())
 
 
 class _RankedInFiles:
@@ -107,14 +103,14 @@ class _RankedInFiles:
         self,
         trace: StoredTrace,
         exits: Sequence[int],
-        numbers: Callable[[str, type], _Numbers],
+        folder: Path,
         rule: Score,
         seed: int,
     ) -> None:
         self._trace, self._n_here = trace, trace.n
-        self._scores = {exit_: numbers(f"score-{exit_}", np.float64) for exit_ in exits}
-        self._tie, self._id = numbers("tie", np.float64), numbers("id", np.uint64)
-        self._here = numbers("here", np.bool_)
+        self._scores = {exit_: _Numbers(folder / f"score-{exit_}", np.float64) for exit_ in exits}
+        self._tie, self._id = _Numbers(folder / "tie", np.float64), _Numbers(folder / "id", np.uint64)
+        self._here = _Numbers(folder / "here", np.bool_)
         self._rng = np.random.default_rng(0)  # its draws change nothing but the time that is taken
         self._score(rule, seed)
         self._part_copies(seed)
@@ -227,16 +223,13 @@ class _RankedInFiles:
             row, key = np.concatenate(rows), np.concatenate(keys)
             if (copies := copy_numbers(key)) is not None:
                 again = np.flatnonzero(copies)
-                self._write_ties(row[again], tie_breaks(keys_of_copies(key[again], copies[again]), seed))
-
-    def _write_ties(self, rows: Integers, ties: Floats) -> None:
-        """Replace the ties of some rows, ascending."""
-        for start, stop in self._ranges():
-            low, high = np.searchsorted(rows, [start, stop])
-            if high > low:
-                block = self._tie.read(start, stop).copy()
-                block[rows[low:high] - start] = ties[low:high]
-                self._tie.write(start, block)
+                ties = tie_breaks(keys_of_copies(key[again], copies[again]), seed)
+                for start, stop in self._ranges():
+                    low, high = np.searchsorted(row[again], [start, stop])
+                    if high > low:
+                        block = self._tie.read(start, stop)
+                        block[row[again][low:high] - start] = ties[low:high]
+                        self._tie.write(start, block)
 
     def _progress(self, what: str, total: int) -> Progress:
         return Progress(what, total=total, say=self._trace.say, every_s=_SECONDS)

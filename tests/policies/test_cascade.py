@@ -14,7 +14,7 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import fit_ensemble
-from exeunt.policies.cascade_search import _comparing, _Search, find_cascade
+from exeunt.policies.cascade import _comparing, _Search, find_cascade
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -101,7 +101,7 @@ def test_a_single_model_that_is_wrong_where_it_is_unsure_is_ensembled():
 
 
 def test_rows_sorted_by_class_change_nothing(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade_search._MOST", 300)
+    monkeypatch.setattr("exeunt.policies.cascade._MOST", 300)
     fit, calibrate, _ = world().split()
     ordered = fit.take(np.argsort(fit.label, kind="stable"))
     assert ex.cascade(ordered, calibrate, budget="30%").models == ("cheap", "good")
@@ -146,7 +146,7 @@ def test_late_exits_that_only_spoil_answer_next_to_nothing():
 def test_a_search_among_many_models_finds_what_all_orders_hold(monkeypatch):
     fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
     found = {amount: find_cascade(fit, amount, "own") for amount in (3.0, 6.0, 12.0)}
-    monkeypatch.setattr("exeunt.policies.cascade_search._ENUMERATED", 0)
+    monkeypatch.setattr("exeunt.policies.cascade._ENUMERATED", 0)
     assert {amount: find_cascade(fit, amount, "own") for amount in found} == found
 
 
@@ -178,7 +178,7 @@ def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
 
 def test_ensemble_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
     found = [find_cascade(world(600), amount, "ensemble") for amount in (3.0, 12.0)]
-    monkeypatch.setattr("exeunt.policies.cascade_search._KEPT", 0)
+    monkeypatch.setattr("exeunt.policies.cascade._KEPT", 0)
     fit = world(600)
     assert [find_cascade(fit, amount, "ensemble") for amount in (3.0, 12.0)] == found
     assert len(_comparing(fit, 0)._ensembles) == 1
@@ -217,7 +217,7 @@ def test_models_are_ensembled_by_tables_where_one_has_no_probabilities(seed):
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkeypatch):
     fit = world(600)
-    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda ensemble, own, of: pays)
+    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, of: pays)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
         answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
@@ -228,7 +228,7 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkey
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda ensemble, own, of: True)
+    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, of: True)
     for n in (19, 20):  # a table of five predicted labels by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
         ensemble = _Search(_comparing(world(n), 0), 6.0, "ensemble")
@@ -242,7 +242,7 @@ def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
 
 def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
     """Prices depend on the input: those of the inputs that cascades are searched on may be higher on average."""
-    monkeypatch.setattr("exeunt.policies.cascade_search._MOST", 40)
+    monkeypatch.setattr("exeunt.policies.cascade._MOST", 40)
     for seed in range(10):
         rng = np.random.default_rng(seed)
         label, id_ = rng.integers(0, 4, 400), np.arange(400, dtype=np.uint64)
@@ -263,7 +263,7 @@ def test_no_model_is_asked_twice():
 def test_every_order_is_tried_where_they_are_few(monkeypatch):
     tried = []
     monkeypatch.setattr(
-        "exeunt.policies.cascade_search._Search.best",
+        "exeunt.policies.cascade._Search.best",
         lambda _, cascades: tried.append(cascades) or (CascadeStep("good", 1),),
     )
     fit, _, _ = world(300).split()

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import combinations, permutations
+from math import perm
+from typing import Any, TypeAlias
 
-from exeunt.answer.ensemble import AnswerChoice, check_answer
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt.answer import OwnAnswer
+from exeunt.answer.ensemble import (
+    AnswerChoice,
+    EnsembleFit,
+    can_be_ensembled,
+    check_answer,
+    classes_of,
+    ensemble_pays,
+)
 from exeunt.budget_text import budget_list
 from exeunt.errors import InputError
-from exeunt.policies.cascade_search import common_order, find_cascade
 from exeunt.policies.catalogue import preset
+from exeunt.policies.useful_exits import some_inputs
 from exeunt.policy import Policy, PolicySet
+from exeunt.rate_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
+from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.derived import cached_on_trace
+
+_ENUMERATED = 100
+"""Cascades of all models and orders are tried where there are at most so many; four models make 64."""
+_CUTS = 6
+"""How many last exits of a model are tried."""
+_LEAST, _MOST = 3_000, 10_000
+"""Cascades are compared on so many inputs: more take longer, fewer do not show which of two is more accurate."""
+_OUTPUTS = 1 << 19
+"""And, between these, on so many inputs times classes."""
+_KEPT = 1 << 24
+"""Ensembles of cascades are kept for so many inputs times classes, 50 bytes each."""
+
+_Steps: TypeAlias = tuple[CascadeStep, ...]
 
 
 def cascade(
@@ -106,3 +135,165 @@ def _check_models(fit: object, calibrate: object) -> None:
         )
     if fit.n == 0:
         raise InputError("the fit part is empty: it needs at least one input")
+
+
+@cached_on_trace
+def find_cascade(
+    fit: CascadeTrace,
+    amount: float,
+    answer: AnswerChoice = "auto",
+    seed: int = 0,
+    order: tuple[str, ...] | None = None,
+) -> _Steps:
+    """Return the cascade that is most accurate on `fit` within this mean cost.
+
+    Where all orders of all models are few, they are compared, else all pairs. From the best on, the search changes one
+    model at a time, or how many of its exits are used, until nothing is better. With `order`, only cascades of these
+    models in this order are compared.
+    """
+    names = fit.names if order is None else order
+    if len(set(names)) < len(names):
+        raise InputError(f"order names a model twice, got {', '.join(names)}: a cascade asks each once")
+    search = _Search(_comparing(fit, seed), amount, answer)
+    models = [CascadeStep(name, fit[name].n_exits) for name in names]
+    few = sum(perm(len(models), k) for k in range(1, len(models) + 1)) <= _ENUMERATED
+    lengths = range(1, (len(models) if few else 2) + 1)
+    arranged: Any = permutations if order is None else combinations
+    following = search.best([steps for k in lengths for steps in arranged(models, k)])
+    seen: set[_Steps] = set()
+    while following not in seen:
+        best = following
+        seen.add(best)
+        near = [
+            steps
+            for steps in _neighbours(best, models)
+            if order is None or (at := [order.index(step.model) for step in steps]) == sorted(at)
+        ]
+        following = search.best([best, *near])
+    return best
+
+
+def common_order(
+    fit: CascadeTrace, amounts: Sequence[float], answer: AnswerChoice, seed: int
+) -> tuple[str, ...]:
+    """Return the order of models that is most accurate on `fit`, on average over several budgets."""
+    by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
+    best = [[step.model for step in find_cascade(fit, amount, answer, seed)] for amount in amounts]
+    orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
+    if len(orders) == 1:
+        return orders[0]
+    on = _comparing(fit, seed)
+
+    def right(order: tuple[str, ...]) -> float:
+        found = [(amount, find_cascade(fit, amount, answer, seed, order)) for amount in amounts]
+        return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in found)
+
+    return max(orders, key=right)
+
+
+def _neighbours(cascade: _Steps, models: Sequence[CascadeStep]) -> Iterator[_Steps]:
+    """Yield cascades with one model less, more, replaced or used for fewer exits, or two neighbours exchanged."""
+    others = [model for model in models if model.model not in {step.model for step in cascade}]
+    for i in range(len(cascade) + 1):
+        before, after = cascade[:i], cascade[i:]
+        yield from ((*before, model, *after) for model in others)
+        if after:
+            yield (*before, *after[1:])
+            yield (*before, *after[1:2], after[0], *after[2:])
+            yield from ((*before, model, *after[1:]) for model in others)
+            counts = np.unique(np.linspace(1, after[0].n_exits, _CUTS + 1).astype(int)[:-1])
+            yield from ((*before, CascadeStep(after[0].model, int(n)), *after[1:]) for n in counts)
+
+
+@cached_on_trace
+def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
+    """Return what cascades are compared on, for every budget: some of the fit inputs, fewer of more than 52 classes."""
+    if fit.label is None:
+        raise InputError(
+            "a cascade is chosen by its accuracy, and the fit part has no labels: give label=..."
+        )
+    n = min(_MOST, max(_LEAST, _OUTPUTS // _most_classes(fit)))
+    return _Comparing(some_inputs(fit, seed, n), {name: fit[name].cost.first for name in fit.names}, seed)
+
+
+def _most_classes(models: CascadeTrace) -> int:
+    logs = [models[name].log_probability for name in models.names]
+    labels = int(models.label.max()) + 1  # type: ignore[union-attr]
+    return max(labels, *(0 if one is None else one.shape[2] for one in logs))
+
+
+class _Comparing:
+    """What cascades are compared on. Their ensembles are kept; the oldest are dropped where they are too many.
+
+    `first`: mean cost of the first exit of each model over all fit inputs.
+    """
+
+    def __init__(self, models: CascadeTrace, first: Mapping[str, float], seed: int) -> None:
+        self.models, self.first, self.seed = models, first, seed
+        self._most = max(1, _KEPT // (models.n * _most_classes(models)))
+        self._ensembles: dict[tuple[object, ...], EnsembleFit] = {}
+
+    def ensemble(self, steps: _Steps, of: ExitTrace) -> EnsembleFit:
+        """Return the ensemble of the first steps of a cascade, grown from the one with one exit fewer.
+
+        `of`: the trace of the whole cascade. Its exits have log-probabilities if the exits of all its models have.
+        """
+        n_classes = classes_of(of)
+        if not steps:
+            return EnsembleFit.of(of.label, of.id, n_classes, seed=self.seed)  # type: ignore[arg-type]
+        key = (steps, n_classes, of.has_log_probability, tuple(of.scores))
+        if key not in self._ensembles:
+            *before, last = steps
+            shorter = (
+                (*before, CascadeStep(last.model, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
+            )
+            grown = self.ensemble(shorter, of).with_exit(of.evidence(sum(step.n_exits for step in steps) - 1))
+            while len(self._ensembles) >= self._most:
+                self._ensembles.pop(next(iter(self._ensembles)))
+            self._ensembles[key] = grown
+        return self._ensembles[key]
+
+
+class _Search:
+    """How accurate cascades are within a mean cost, each measured once."""
+
+    def __init__(self, comparing: _Comparing, amount: float, answer: AnswerChoice) -> None:
+        self._on, self._amount = comparing, amount
+        self._answer = "own" if isinstance(answer, OwnAnswer) else answer
+        self._right: dict[_Steps, Floats | None] = {}
+
+    def best(self, cascades: Iterable[_Steps]) -> _Steps:
+        """Return the plainest of the cascades that the most accurate one does not beat by half a standard error."""
+        found = {one: right for one in cascades if one and (right := self.right(one)) is not None}
+        if not found:
+            raise InputError("no cascade fits the budget")
+        top = max(found.values(), key=lambda right: float(right.mean()))
+        near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
+        return min(near, key=lambda one: (*self._plainness(one), -near[one]))
+
+    def right(self, steps: _Steps) -> Floats | None:
+        """Return whether each input is answered right, (n,); None if the budget is below the first exit."""
+        if steps not in self._right:
+            affordable = self._on.first[steps[0].model] <= self._amount * (1 + 1e-12)
+            self._right[steps] = self._measured(steps) if affordable else None
+        return self._right[steps]
+
+    def accuracy(self, steps: _Steps) -> float:
+        """Return the share of inputs answered right; 0 if the budget is below the first exit."""
+        right = self.right(steps)
+        return 0.0 if right is None else float(right.mean())
+
+    def _plainness(self, steps: _Steps) -> tuple[int, int]:
+        """Return how many models a cascade has, and how many of their exits it leaves out."""
+        return len(steps), sum(self._on.models[step.model].n_exits - step.n_exits for step in steps)
+
+    def _measured(self, steps: _Steps) -> Floats:
+        trace = self._on.models.along(steps)
+        amount = max(self._amount, trace.cost.first)  # of these inputs, which may cost more than others
+        own = right_within(trace, amount, self._on.seed)
+        if self._answer == "own" or (self._answer == "auto" and not can_be_ensembled(trace)):
+            return own
+        logs = self._on.ensemble(steps, trace).held_out
+        answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+        ensemble = right_within(answered, amount, self._on.seed)
+        return own if self._answer == "auto" and not ensemble_pays(ensemble, own, trace) else ensemble

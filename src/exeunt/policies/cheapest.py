@@ -62,11 +62,18 @@ def cheapest(
     if isinstance(fit, CascadeTrace):
         reference = reference or fit.most_expensive
         make = partial(cascade, policy=make, reference=reference)
-    instead = partial(_instead, reference=reference)
+
+    def instead(inputs: ExitTrace | CascadeTrace) -> ExitTrace:
+        """Return the trace whose last exit a user would ask otherwise."""
+        return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
+
     check_disjoint(instead(fit), instead(calibrate))
     rows = shaping_and_testing_rows(calibrate.id, 0.5, seed)
     shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
-    cost, share = _range(fit, instead(fit)), delta if budget is None else delta / 2
+    share, cost = delta if budget is None else delta / 2, instead(fit).cost
+    if isinstance(fit, CascadeTrace):  # budgets lie between these costs
+        ends = [fit.alone.cost.first, cost.full]
+        cost = CostModel(ends if ends[0] < ends[1] else ends[1:], unit=fit.unit)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
     family = list(_family(partial(make, fit, shaped, delta=each, seed=seed, **options), cost, points))
@@ -81,19 +88,6 @@ def cheapest(
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return replace(family[k], loss_certificate=proof)
-
-
-def _instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
-    """Return the trace whose last exit a user would ask otherwise."""
-    return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
-
-
-def _range(fit: ExitTrace | CascadeTrace, instead: ExitTrace) -> CostModel:
-    """Return the costs that budgets lie between."""
-    if isinstance(fit, ExitTrace):
-        return fit.cost
-    first, full = fit.alone.cost.first, instead.cost.full
-    return CostModel([first, full] if first < full else [full], unit=fit.unit)
 
 
 def _family(make: Callable[..., Policy], cost: CostModel, points: int) -> Iterator[Policy]:
@@ -154,7 +148,14 @@ def _infeasible(
             nearest_budget=smallest,
             nearest_max_loss=max_loss,
         )
-    nearest_loss = _least_loss(losses[: reached + 1], bound, delta, max_loss)
+    # The least loss, in steps of 0.1 points, that all policies down to this budget pass.
+    steps = np.arange(max_loss, 1.0, 0.001).tolist()
+    at = bisect_left(
+        steps,
+        True,
+        key=lambda step: all(LOSS_BOUNDS[bound](x, step, delta) <= delta for x in losses[: reached + 1]),
+    )
+    nearest_loss = steps[at] if at < len(steps) else None
     nearest_budget = family[passed - 1].budget if passed else None
     could = []
     if nearest_budget is not None:
@@ -170,14 +171,3 @@ def _infeasible(
         nearest_budget=nearest_budget,
         nearest_max_loss=nearest_loss,
     )
-
-
-def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float) -> float | None:
-    """Return the least loss from `above` on, in steps of 0.1 points, that all these policies pass, if any."""
-    steps = np.arange(above, 1.0, 0.001).tolist()
-
-    def passes(step: float) -> bool:
-        return _passed([LOSS_BOUNDS[bound](x, step, delta) for x in losses], delta) == len(losses)
-
-    at = bisect_left(steps, True, key=passes)
-    return steps[at] if at < len(steps) else None

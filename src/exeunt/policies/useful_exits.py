@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget
 from exeunt.rate_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace
@@ -92,10 +92,7 @@ def last_useful_exit(fit: ExitTrace) -> int:
 @cached_on_trace
 def up_to_exit(fit: ExitTrace, last: int) -> ExitTrace:
     """Return the trace of the network that ends at exit `last`: the same object each time, since results are cached on it."""
-    kept = slice(0, last + 1)
-    cost = CostModel(fit.cost.cumulative[kept], unit=fit.cost.unit, source=fit.cost.source)
-    scores = {name: score[:, kept] for name, score in fit.scores.items()}
-    return ExitTrace(fit.prediction[:, kept], scores, cost, fit.label, fit.id)
+    return replace(fit, log_probability=None).exits(0, last + 1)
 
 
 def _steps(models: CascadeTrace, places: Sequence[tuple[str, int]]) -> tuple[CascadeStep, ...]:
