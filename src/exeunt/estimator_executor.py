@@ -103,8 +103,7 @@ class EstimatorExecutor:
             )
         every = np.zeros((len(inputs), self._n_classes))
         every[:, self._columns] = found
-        logs: Floats = np.log(np.maximum(every, _LEAST)).astype(np.float32)  # NaN stays
-        return logs
+        return np.log(np.maximum(every, _LEAST)).astype(np.float32)  # NaN stays
 
 
 def _columns(classes: Any, n_classes: int, names: Sequence[str]) -> Integers:

@@ -196,5 +196,4 @@ def measure(
 
 def exceeds(mean_cost: Floats, budget: float | Floats) -> Booleans:
     """Return where the mean cost exceeds the budget by more than rounding; False for NaN."""
-    beyond: Booleans = mean_cost > budget * (1 + 1e-12)
-    return beyond
+    return mean_cost > budget * (1 + 1e-12)

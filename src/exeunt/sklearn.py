@@ -118,8 +118,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class of each row (n,). Then `exit_` is where each row was answered and `cost_` what it cost."""
         answers = self.answers(X)
-        labels: NDArray[Any] = self.classes_[answers.label]
-        return labels
+        return self.classes_[answers.label]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of the classes (n, k) at the exit that answers the row."""

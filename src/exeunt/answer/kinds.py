@@ -101,8 +101,7 @@ class LogTerm:
                 "(exeunt calibrate --answer own)"
             )
         logs = evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
-        term: Floats = self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
-        return term
+        return self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return {"kind": "log", "weight": ...}."""

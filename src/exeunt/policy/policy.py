@@ -185,8 +185,7 @@ class Policy:
     def answers(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the class that is answered to each input of a trace, or of a cascade's models, (n,)."""
         predictions = self.answer.on(inputs.along(self.cascade)).prediction
-        answered: Integers = predictions[np.arange(len(predictions)), self.route(inputs)]
-        return answered
+        return predictions[np.arange(len(predictions)), self.route(inputs)]
 
     def was_calibrated_on(self, trace: ExitTrace | CascadeTrace) -> bool:
         """Return whether each exit answers as many inputs of this trace as it did in calibration, by `counts`.

@@ -87,16 +87,14 @@ def log_softmax(logits: Floats) -> Floats:
 
 def log_probability(probabilities: Floats) -> Floats:
     """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13: no class is excluded for good."""
-    logs: Floats = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
-    return logs
+    return np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
 
 
 def of_top_classes(logs: Floats) -> Floats:
     """Return log-probabilities (n, k) in which all but the likeliest classes share the rest evenly."""
     ranked = without_ties(logs)
     among = ranked >= np.partition(ranked, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:].min(axis=1, keepdims=True)
-    shared: Floats = np.where(among, logs, mean_of_others(logs, among))
-    return shared
+    return np.where(among, logs, mean_of_others(logs, among))
 
 
 def without_ties(logs: Floats) -> Floats:
@@ -104,8 +102,7 @@ def without_ties(logs: Floats) -> Floats:
 
     Then the likeliest classes are unique. NumPy also partitions rows with many equal values ten times as slowly.
     """
-    ranked: Floats = logs - np.arange(logs.shape[1]) * 1e-9
-    return ranked
+    return logs - np.arange(logs.shape[1]) * 1e-9
 
 
 def mean_of_others(logs: Floats, among: Booleans) -> Floats:
