@@ -139,6 +139,18 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
 
 
+def _weights(gains: Floats, error: float, share: float) -> Floats:
+    """Return weights (rules,) that sum to 1. Where no gain exceeds its error, the rules share `share` equally.
+
+    The rest is EERO's.
+    """
+    weights: Floats = np.full(len(_RULES), share / len(_RULES))
+    weights[_RULES.index("eero")] += 1 - share
+    weights *= np.exp((gains - gains.max()) / (_TEMPERATURE * error))
+    weights /= weights.sum()
+    return weights
+
+
 def _learned(fit: ExitTrace, budget: float, score: str | None) -> tuple[LearnedScore, dict[str, Allocation]]:
     """Return the score for a budget, and the allocations by name."""
     advantage, own = learned(fit, score).at(budget)
@@ -190,16 +202,8 @@ class _Curves:
         return float(self.budgets[best]) if shows else float("inf")
 
     def weights(self, budget: float) -> Floats:
-        """Return the weight of each rule near a budget, (rules,); they sum to 1.
-
-        Where no gain exceeds its error, the rules share `trust` equally. The rest is EERO's.
-        """
-        (gains, error), share = self.around(budget), trust(self.right.shape[2])
-        weights: Floats = np.full(len(_RULES), share / len(_RULES))
-        weights[_RULES.index("eero")] += 1 - share
-        weights *= np.exp((gains - gains.max()) / (_TEMPERATURE * error))
-        weights /= weights.sum()
-        return weights
+        """Return the weight of each rule near a budget, (rules,)."""
+        return _weights(*self.around(budget), trust(self.right.shape[2]))
 
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
