@@ -12,7 +12,7 @@ from benchmarks.runtime.ways import SHARES
 
 import exeunt as ex
 from exeunt import baselines
-from exeunt.engine.stream import Batch
+from exeunt.run.streaming import Batch
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
 

@@ -16,9 +16,8 @@ from exeunt.engine.executor import BORDER
 from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan
 from exeunt.engine.row_table import RowTable
-from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
-from exeunt.run.streaming import answer_stream
+from exeunt.run.streaming import Batch, answer_stream
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 

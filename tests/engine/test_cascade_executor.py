@@ -15,8 +15,8 @@ from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner
+from exeunt.run.streaming import Batch
 
 
 def cascaded(prepare):

@@ -15,9 +15,9 @@ from exeunt.answer.kinds import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Batch
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.runner import Runner
+from exeunt.run.streaming import Batch
 from exeunt.score.kinds import ConstantScore, Patience
 
 ROWS = np.arange(N)

@@ -416,7 +416,7 @@ def test_a_caller_without_a_clock_stays_at_the_time_0(trace):
     engine.submit(inputs(ROWS[:1]))
     assert not engine.ready()
     engine.step()
-    assert engine.work.calls == [0] * 5
+    assert engine.work[0] == [0] * 5
 
 
 def test_no_call_of_a_batch_is_larger_than_planned_for_its_segment(trace):
@@ -425,6 +425,6 @@ def test_no_call_of_a_batch_is_larger_than_planned_for_its_segment(trace):
     engine = Engine(executor, policies(trace)["late"], plan)
     engine.submit(inputs(ROWS[:40]))
     engine.drain()
-    assert engine.work.calls[0] == 1
-    rows = engine.work.rows[1]
-    assert engine.work.calls[1] == plan.calls(1, rows) == 2
+    assert engine.work[0][0] == 1
+    rows = engine.work[1][1]
+    assert engine.work[0][1] == plan.calls(1, rows) == 2

@@ -15,9 +15,9 @@ from trace_executor import TraceExecutor
 import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.runner import Runner
+from exeunt.run.streaming import Batch
 
 
 @pytest.mark.parametrize("pool_rows", [1, 64])

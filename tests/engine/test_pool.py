@@ -10,11 +10,10 @@ from made_executors import keyed
 from test_contract import ROWS, check
 
 from exeunt.engine.engine import Engine
-from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
-from exeunt.run.streaming import END, NOTHING, answer_stream
+from exeunt.run.streaming import END, NOTHING, Batch, answer_stream
 
 
 def rows_by_exit(case, policy):

@@ -19,9 +19,8 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner
-from exeunt.run.streaming import answer_stream
+from exeunt.run.streaming import Batch, answer_stream
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Patience
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from exeunt._text import counted
@@ -141,49 +140,45 @@ def _on_cluster(
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    return partial(_do_blocks, address=address, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker)
 
+    def do_blocks(
+        job: Job,
+        inputs: Dataset,
+        blocks: Sequence[Block],
+        parts: Parts,
+        progress: JobProgress,
+        say: Callable[[str], None],
+    ) -> None:
+        if not blocks:
+            return  # and no cluster is needed
+        with connected(address) as ray:
+            tell_lack(ray, workers, {"CPU": cpus_per_worker, "GPU": gpus_per_worker}, say)
+            left = ray.cluster_resources().get("CPU", 1) - workers * cpus_per_worker
+            readers = min(WINDOW, max(2, int(left / workers)))  # with two, one begins while the other ends
+            sent = ray.put(packed_job(job))
+            make = ray.remote(
+                num_cpus=cpus_per_worker,
+                num_gpus=gpus_per_worker,
+                max_concurrency=WINDOW + 2,
+                scheduling_strategy="SPREAD",
+            )(Worker)
+            scheduler = BlockScheduler(
+                ray,
+                workers,
+                start=lambda: make.remote(
+                    sent, parts, window=WINDOW, readers=readers, threads=cpus_per_worker
+                ),
+                give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
+            )
+            try:
+                for tally, unreadable in scheduler.results(blocks):
+                    for why in unreadable:
+                        say(why)
+                    progress.add(tally)
+            finally:
+                scheduler.close()
 
-def _do_blocks(
-    job: Job,
-    inputs: Dataset,
-    blocks: Sequence[Block],
-    parts: Parts,
-    progress: JobProgress,
-    say: Callable[[str], None],
-    *,
-    address: str | None,
-    workers: int,
-    cores: int,
-    gpus: float,
-) -> None:
-    """Do blocks and write their parts, whichever workers die meanwhile; see `DoBlocks`.
-
-    `address`: of the cluster, see `connected`; without blocks no cluster is needed. `cores`, `gpus`: of each worker.
-    """
-    if not blocks:
-        return
-    with connected(address) as ray:
-        tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
-        left = ray.cluster_resources().get("CPU", 1) - workers * cores
-        readers = min(WINDOW, max(2, int(left / workers)))  # with two, one begins while the other ends
-        sent = ray.put(packed_job(job))
-        make = ray.remote(
-            num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
-        )(Worker)
-        scheduler = BlockScheduler(
-            ray,
-            workers,
-            start=lambda: make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores),
-            give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
-        )
-        try:
-            for tally, unreadable in scheduler.results(blocks):
-                for why in unreadable:
-                    say(why)
-                progress.add(tally)
-        finally:
-            scheduler.close()
+    return do_blocks
 
 
 def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:
@@ -216,9 +211,8 @@ def measuring_on_cluster(address: str | None = None) -> Iterator[Measure]:
             # One thread each, as in the processes of one machine, so that sums are the same.
             task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(_measured)
             sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
-            most = 2 * max(
-                1, int(ray.cluster_resources().get("CPU", 1))
-            )  # if this ends early, the others do not run
+            # If this ends early, splits beyond these do not run.
+            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             left: deque[tuple[SplitCache, int]] = deque(jobs)
             waiting: dict[Any, tuple[SplitCache, int]] = {}
             while left or waiting:

@@ -145,9 +145,8 @@ class BlockScheduler:
             cause: Any = error
             while isinstance(cause, errors.RayTaskError):  # the worker's error may contain one of a reader
                 cause = cause.cause
-            if not isinstance(
-                cause, (errors.RayError, OSError)
-            ):  # an OSError: a full disk, a store out of reach
+            # An OSError is a full disk, or a store out of reach.
+            if not isinstance(cause, (errors.RayError, OSError)):
                 raise cause if isinstance(cause, ExeuntError) else error from None
         self._left.append(block)  # last, since the block itself may be at fault
         self._deaths += 1

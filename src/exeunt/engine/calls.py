@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,17 @@ Survivors: TypeAlias = "tuple[int, Hashable, RowGroup]"
 """Rows that go on after a call: the segment to run next, the signature of their state, and the rows."""
 
 
-class Work(NamedTuple):
-    """What an executor ran: calls of each segment (s,), and their rows (s,)."""
-
-    calls: list[int]
-    rows: list[int]
-
-
 class Calls:
     """Calls of an executor under a plan, whose answers go into a table. `probabilities`: keep those of all classes.
 
-    `keeps_outputs`: also enter the outputs for rows that stay. `work`: so far, calls that failed included.
+    `keeps_outputs`: also enter the outputs for rows that stay. `work`: calls of each segment (s,) so far, and their
+    rows (s,); calls that failed count.
     """
 
     def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, probabilities: bool) -> None:
         self.executor, self.plan, self.table = executor, plan, table
         self.keeps_outputs = False
-        self.work = Work([0] * len(executor.segments), [0] * len(executor.segments))
+        self.work = [0] * len(executor.segments), [0] * len(executor.segments)
         self._probabilities = probabilities
         self._restarts = executor.restarts
 
@@ -61,8 +55,8 @@ class Calls:
             group = self._prepared(segment, groups)
             group.parts = [self._begun(segment, part) for part in group.parts]
             wanted = self._wanted_exits(segment, group)
-            self.work.calls[segment] += 1
-            self.work.rows[segment] += group.state_rows
+            self.work[0][segment] += 1
+            self.work[1][segment] += group.state_rows
             logits, group.state = self.executor.run(segment, group.state, wanted)
             outputs = self._checked(logits, wanted, group.state_rows)
             if self.keeps_outputs:

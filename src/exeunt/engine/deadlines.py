@@ -42,9 +42,8 @@ class Deadlines:
     def watch(self, ticket: Ticket) -> None:
         """Expire the rows of a ticket in time: before a call that would end after their deadline."""
         heappush(self._next, (ticket.deadline, ticket.number, ticket))
-        if (
-            len(self._next) > self._enough
-        ):  # far deadlines must not keep the answers of done tickets in memory
+        # Far deadlines must not keep the answers of done tickets in memory.
+        if len(self._next) > self._enough:
             self._next = [entry for entry in self._next if not entry[2].done]
             heapify(self._next)
             self._enough = 2 * len(self._next) + _FEW

@@ -44,7 +44,7 @@ class Engine:
     answer; `when_full`: "refuse" raises QueueFull beyond it, "degrade" first answers rows with the output of their
     latest exit.
     `check`: called with the inputs of each ticket; raises what is wrong with them. `probabilities`: keep those of all
-    classes. `work`: what the network has run so far.
+    classes. `work`: calls of each segment (s,) so far, and their rows (s,).
 
     Raises InputError if policies, plan and network have different numbers of exits.
     """
@@ -194,9 +194,8 @@ class Engine:
         over = self.rows + n - self.max_rows
         if self.when_full == "degrade" and n <= self.max_rows:
             with_output = self.table.with_output()
-            if (
-                len(with_output) >= over
-            ):  # finding them takes a look at all rows: make room for several at a time
+            if len(with_output) >= over:
+                # Finding them takes a look at all rows: make room for several at a time.
                 self.table.end_early(with_output[: max(over, self.max_rows // 64)], expired=False)
                 return
         raise QueueFull(

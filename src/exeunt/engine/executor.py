@@ -42,22 +42,18 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """Short name, as in the registry: "eager", "onnx"."""
-        ...
 
     @property
     def device(self) -> str:
         """What it computes on: "cpu", or a kind and a name such as "cuda (NVIDIA H100)". Durations are per device."""
-        ...
 
     @property
     def n_exits(self) -> int:
         """Number of exits m."""
-        ...
 
     @property
     def segments(self) -> Segments:
         """The segments, in order; together they hold every exit once."""
-        ...
 
     @property
     def restarts(self) -> Collection[int]:
@@ -65,12 +61,10 @@ class Executor(Protocol):
 
         None in one network; in a cascade the first segment of each model.
         """
-        ...
 
     @property
     def border(self) -> float:
         """How far probabilities may move with the arithmetic of another batch: `BORDER`, or more with fewer bits."""
-        ...
 
     def start(self, inputs: Any) -> tuple[Any, Booleans]:
         """Return the state before the first segment, and which inputs can be answered, (n,).
@@ -81,7 +75,6 @@ class Executor(Protocol):
         be 0.
         Raises InputError for inputs that the network does not take.
         """
-        ...
 
     def signature(self, state: Any) -> Hashable:
         """Return what two states before the first segment must share for their rows to be joined.
@@ -89,7 +82,6 @@ class Executor(Protocol):
         The engine asks for it after `start` and after a segment in `restarts`. It must hold up to the next such
         segment: names, types and sizes of the inputs except the number of rows (images of two sizes cannot be joined).
         """
-        ...
 
     def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
         """Run a segment on a state with at least one row.
@@ -100,7 +92,6 @@ class Executor(Protocol):
         The given state stays unchanged, because it is run again, whole or in part, if this raises: whatever computes
         in place computes on a copy.
         """
-        ...
 
     def gather(self, parts: Sequence[tuple[Any, Integers | slice | None]]) -> Any:
         """Return one state with these rows of these states, in order: dropping and joining in one copy.
@@ -108,7 +99,6 @@ class Executor(Protocol):
         `parts`: at least one (state, rows), all before the same segment and of one signature; rows are
         ascending indices, a slice, or None for all. A single part that is a slice or None need not be copied.
         """
-        ...
 
     def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
         """Return the state with these rows alone, ascending indices, and these in the order that they then have.
@@ -116,11 +106,9 @@ class Executor(Protocol):
         The given state is used again only if this fails: it may be changed in place, except for the caller's inputs and
         the rows that are kept. Gathering the rows would do; `exeunt.engine.dropping_finished_rows` is faster.
         """
-        ...
 
     def wait(self) -> None:
         """Wait until all calls are computed. Accelerators go on computing after a call has returned."""
-        ...
 
 
 class SelectedExits:

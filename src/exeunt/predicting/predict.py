@@ -13,7 +13,6 @@ import numpy as np
 from exeunt._arrays import Integers
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
-from exeunt.engine.stream import Batch
 from exeunt.policy import Policy
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import (
@@ -32,7 +31,7 @@ from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.shared_executor import SharedExecutor, open_shared
-from exeunt.run.streaming import answer_stream
+from exeunt.run.streaming import Batch, answer_stream
 
 BLOCK = 2048
 """Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""

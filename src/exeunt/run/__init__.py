@@ -5,7 +5,7 @@ from __future__ import annotations
 from exeunt.engine.answers import Answers
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner, load
+from exeunt.run.streaming import Batch
 
 __all__ = ["Answers", "Batch", "Executor", "Plan", "Runner", "load"]

@@ -1,19 +1,25 @@
-"""Streams of batches: reading them, in a thread if rows may wait only so long, and answering them."""
+"""Streams of batches: reading them, in a thread if rows may wait only so long, and answering them.
+
+Rows wait to be batched, within limits on rows and time.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-from exeunt.engine.stream import StreamPool
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from exeunt.engine.answers import Answers
-    from exeunt.engine.engine import Engine
+from exeunt.engine.answers import Answers, Ticket
+from exeunt.engine.engine import Engine
+from exeunt.errors import BatchFailed
 
+_LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
 END: Final = object()
 """There are no more batches."""
 NOTHING: Final = object()
@@ -101,3 +107,83 @@ def answer_stream(
     finally:
         if ahead is not None:
             ahead.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties."""
+
+    inputs: Any
+    id: ArrayLike | None = None
+
+
+class StreamPool:
+    """The batches of a stream that were taken in and not given out. `failure`: of the first that failed."""
+
+    def __init__(self, engine: Engine, max_rows: int, *, ordered: bool) -> None:
+        self.engine, self.max_rows, self.ordered = engine, max_rows, ordered
+        self.failure: BatchFailed | None = None
+        self._open: deque[Ticket] = deque()  # in order of arrival; done ones leave at the front
+        self._done: list[Ticket] = []  # to be given out next
+        self._held = 0  # rows that cannot be given out yet
+
+    def take_in(self, batch: Any, now: float) -> None:
+        """Submit a batch: inputs, or a Batch of them with their keys."""
+        given = batch if isinstance(batch, Batch) else Batch(batch)
+        try:
+            ticket = self.engine.submit(given.inputs, now, id=given.id)
+        except Exception as error:  # a batch that cannot be submitted costs no other its answers
+            ticket = self.engine.refuse(_rows(given.inputs), error)
+        self._open.append(ticket)
+        self._held += ticket.n
+
+    def work(self, now: float) -> None:
+        """Run full batches, rows that have waited too long, and the oldest rows while too many are held."""
+        while self.engine.ready(now):
+            self._collect(self.engine.step(now))
+        self._collect(self.engine.step(now))
+        while self._held > self.max_rows or self._span > _LAG * self.max_rows:
+            self._collect(self.engine.step(now, flush=self._open[0]))
+
+    def finish(self) -> None:
+        """Run everything to its answers."""
+        self._collect(self.engine.drain())
+
+    def give_out(self, *, skip: bool) -> Iterator[Answers]:
+        """Yield the answers of batches that are done, in order if that is asked for. `skip`: also of failed ones."""
+        done, self._done = self._done, []
+        for ticket in done:
+            if skip or ticket.error is None:
+                yield ticket.answers
+
+    def _collect(self, done: list[Ticket]) -> None:
+        for ticket in done:
+            if ticket.error is not None and self.failure is None:
+                self.failure = BatchFailed(
+                    f"batch {ticket.number} of the stream failed: {ticket.error}", batch=ticket.number
+                )
+                self.failure.__cause__ = ticket.error
+        front = []
+        while self._open and self._open[0].done:
+            front.append(self._open.popleft())
+        ready = front if self.ordered else done
+        self._done += ready
+        self._held -= sum(ticket.n for ticket in ready)
+
+    @property
+    def _span(self) -> int:
+        """Rows from the oldest unfinished one to the newest: the engine's table must hold them all."""
+        return self._open[-1].base + self._open[-1].n - self._open[0].base if self._open else 0
+
+
+def _rows(inputs: Any) -> int:
+    """Return how many rows inputs that could not be submitted have, or 0 if that is unknown."""
+    first = inputs
+    if isinstance(inputs, Mapping):
+        first = next(iter(inputs.values()), ())
+    elif isinstance(inputs, (tuple, list)):
+        first = next(iter(inputs), ())
+    try:
+        return len(first)
+    except TypeError:
+        return 0

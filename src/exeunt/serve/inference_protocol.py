@@ -203,14 +203,10 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
         return reader.images(list(values))
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    elements = values.tolist()
     if reader.kind == "text":
-        return reader.texts(_each(_text, elements))
+        return reader.texts(np.vectorize(_text, otypes=[object])(values).tolist())
+    elements = values.tolist()
     return reader.images(elements if binary else [bodies.from_base64(one) for one in elements])
-
-
-def _each(function: Any, values: list[Any]) -> list[Any]:
-    return [_each(function, one) if isinstance(one, list) else function(one) for one in values]
 
 
 def _text(value: Any) -> Any:

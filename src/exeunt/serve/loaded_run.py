@@ -154,7 +154,9 @@ def load_run(settings: Settings) -> LoadedRun:
         single_row_seconds=tuple(seconds[1].tolist()),
     )
     *_, engine.active = policies
-    traces = _fit_traces(run, policies)
+    fit = run.recorded("fit")
+    fitted = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
+    traces = {name: trace for name, trace in fitted.items() if trace.label is not None}
     last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
     return LoadedRun(
         run=run,
@@ -221,10 +223,3 @@ def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
             run.check_policy(policy, str(file))
         return policies
     return run.policy_set if run.has_policy_set else [run.policy]
-
-
-def _fit_traces(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, ExitTrace]:
-    """Return the trace that each policy was fitted on, along its exits; nothing if it has no labels."""
-    fit = run.recorded("fit")
-    traces = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
-    return {name: trace for name, trace in traces.items() if trace.label is not None}

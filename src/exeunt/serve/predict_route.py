@@ -18,6 +18,7 @@ from starlette.responses import Response
 from exeunt.errors import InputError
 from exeunt.serve import request_bodies as bodies
 from exeunt.serve.prediction import (
+    Answer,
     Options,
     PredictRequest,
     PredictResponse,
@@ -39,21 +40,6 @@ class PredictBody(Options):
     texts: list[str | list[str] | None] | None = Described(
         None, description="Texts, or for pairs of texts lists of two."
     )
-
-
-class Answer(BaseModel):
-    """The answer to one input. `error`: why there is none; its label and exit are then -1."""
-
-    label: int
-    class_name: str | None
-    confidence: float
-    exit: int
-    cost: float
-    policy: str | None
-    degraded: bool
-    expired: bool
-    borderline: bool
-    error: str | None
 
 
 class Answers(BaseModel):

@@ -19,23 +19,29 @@ from exeunt.serve.reading import InputReader, Rows
 
 T = TypeVar("T")
 
-ANSWER_TYPES: Final = {
-    "label": np.int64,
-    "class_name": np.object_,
-    "confidence": np.float64,
-    "exit": np.int64,
-    "cost": np.float64,
-    "policy": np.object_,
-    "degraded": np.bool_,
-    "expired": np.bool_,
-    "borderline": np.bool_,
-    "error": np.object_,
-}
-"""The columns of answers with their types, in order; objects are texts."""
-
 _MANY_ROWS = 1000
 _NO_ANSWER = "the network's output for this input is not finite"
 _EXPIRED = "the deadline passed before any exit had answered"
+
+
+class Answer(BaseModel):
+    """The answer to one input. `error`: why there is none; its label and exit are then -1."""
+
+    label: int
+    class_name: str | None
+    confidence: float
+    exit: int
+    cost: float
+    policy: str | None
+    degraded: bool
+    expired: bool
+    borderline: bool
+    error: str | None
+
+
+_COLUMNS: Final[dict[Any, Any]] = {int: np.int64, float: np.float64, bool: np.bool_, str | None: np.object_}
+ANSWER_TYPES: Final = {name: _COLUMNS[field.annotation] for name, field in Answer.model_fields.items()}
+"""The columns of answers with their types, in order; objects are texts."""
 
 
 class StrictModel(BaseModel):

@@ -130,14 +130,7 @@ def time_alternatives(
     timed = []
     for size, inputs in batches.items():
         count = _batches_of(size)
-
-        def call(
-            _round: int, way: Alternative, inputs: Any = inputs, size: int = size, count: int = count
-        ) -> None:
-            for _ in range(count):
-                way.answer(inputs, size)
-
-        calls = {place: partial(call, way=way) for place, way in enumerate(ways)}
+        calls = {place: partial(_answer, way, inputs, size) for place, way in enumerate(ways)}
         seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
         timed += [
             TimedAlternative(
@@ -148,6 +141,11 @@ def time_alternatives(
         ]  # fmt: skip
         progress(f"batch size {size} timed")
     return timed
+
+
+def _answer(way: Alternative, inputs: Any, size: int, _round: int) -> None:
+    for _ in range(_batches_of(size)):
+        way.answer(inputs, size)
 
 
 def _batches_of(size: int) -> int:

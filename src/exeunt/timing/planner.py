@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Booleans, Floats, check_length, floats
+from exeunt._arrays import Floats, check_length, floats
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
@@ -49,9 +49,10 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
     sizes = np.array(profile.sizes, dtype=np.float64)
     most = [np.zeros(len(sizes))]
     for segment in range(1, len(profile.segments)):
-        pays = _dropping_pays(profile, reach, segment)
+        in_state = sizes[:, None] * np.ones_like(_FRACTIONS)
+        drop, keep = _seconds_to_end(profile, reach, segment, in_state, in_state * _FRACTIONS)
         # The largest fraction up to which dropping pays without a gap.
-        count = np.logical_and.accumulate(pays, axis=1).sum(axis=1)
+        count = np.logical_and.accumulate(drop < keep, axis=1).sum(axis=1)
         most.append(np.floor(np.append(0.0, _FRACTIONS)[count] * sizes))
     return Plan(
         executor=profile.executor,
@@ -93,14 +94,6 @@ def _reach(profile: Profile, leaving: ArrayLike | None) -> Floats:
     check_length(shares, "leaving", m)
     reach: Floats = np.array([1.0 - shares[:first].sum() for first, _ in profile.segments])
     return np.where(reach < 1e-9, 0.0, reach)
-
-
-def _dropping_pays(profile: Profile, reach: Floats, segment: int) -> Booleans:
-    """Return whether dropping pays before a segment, by the size of the state and the fraction left, (b, fractions)."""
-    in_state = np.array(profile.sizes, dtype=np.float64)[:, None] * np.ones_like(_FRACTIONS)
-    drop, keep = _seconds_to_end(profile, reach, segment, in_state, in_state * _FRACTIONS)
-    pays: Booleans = drop < keep
-    return pays
 
 
 def _seconds_to_end(

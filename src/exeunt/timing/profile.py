@@ -104,9 +104,8 @@ def measure_profile(
                 if number:
                     samples[place].append(np.array(cells))
         progress(f"round {number} of {repeats} measured")
-    medians = np.maximum(
-        np.stack([np.median(rows, axis=0) for rows in samples], axis=1), 0.0
-    )  # differences are noisy
+    # Times of heads are differences, and noisy.
+    medians = np.maximum(np.stack([np.median(rows, axis=0) for rows in samples], axis=1), 0.0)
     s = len(executor.segments)
     gather, run, head = np.split(medians, [s, 2 * s])
     return Profile(
