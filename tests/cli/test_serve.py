@@ -216,7 +216,6 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
 
     run = folder / "run"
     assert "run folder" in said(tmp_path)
-    assert "no file" in said(run, "--policies", tmp_path / "none.json")
     assert "the smallest budget" in said(run, "--budget", "1%")
     assert "--tier must be a name and a budget" in said(run, "--tier", "gold")
     assert "cannot read the API keys" in said(run, "--api-key-file", tmp_path / "none")

@@ -27,9 +27,6 @@ class _Plain:
     name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
     log_requests: bool = option("Log every request, not only those that fail.", default=False)
     threads: int | None = option("Threads that a call of the network computes with.", min=1)
-    policies: Path | None = _budget(
-        "Policies for several budgets. Default: those of the run, else its one policy."
-    )
     budget: str | None = _budget(
         "Largest mean cost per input, until PUT /budget changes it. Default: the largest budget there is."
     )

@@ -137,9 +137,8 @@ class BatchScheduler:
         for group in self._gaps.values():
             with suppress(Exception):  # without memory for the copy, the state stays as it is
                 small = joined(executor, [group])
-                group.state, group.state_rows, group.places, group.owns_state = (
-                    small.state, small.state_rows, None, True
-                )  # fmt: skip
+                group.state, group.state_rows = small.state, small.state_rows
+                group.places, group.owns_state = None, True
         self._gaps.clear()
 
     # -- what runs next ---------------------------------------------------------------------------------

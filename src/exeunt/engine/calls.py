@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,9 +107,7 @@ class Calls:
             return joined(self.executor, groups)
         if drops:
             first.compact(self.executor)
-        return RowGroup(
-            first.state, first.state_rows, first.places, first.rows, first.parts, first.owns_state
-        )
+        return replace(first)
 
     def _bisect(
         self, segment: int, signature: Hashable, groups: list[RowGroup], error: Exception

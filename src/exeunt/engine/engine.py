@@ -20,7 +20,7 @@ from exeunt import _arrays
 from exeunt._text import counted
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.batch_scheduler import BatchScheduler, Queue
-from exeunt.engine.calls import Calls, Survivors
+from exeunt.engine.calls import Calls
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
@@ -181,7 +181,10 @@ class Engine:
 
     def refuse(self, n: int, error: Exception) -> Ticket:
         """Return the ticket of n inputs that could not be submitted; `step` returns it too."""
-        return self.table.refuse(n, error)
+        ticket = self.table.admit(n)
+        self.table.fail(ticket, error)
+        self.table.stale -= n  # these are in no queue
+        return ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Drop the rows of a ticket without an answer; `step` does not return it."""
@@ -226,20 +229,9 @@ class Engine:
 
     def drain(self) -> list[Ticket]:
         """Run everything to its answers, segment after segment, and return the tickets that are done."""
-        left: list[Survivors] = []
         while self.rows:
-            if (
-                len(left) == 1
-                and not self.scheduler
-                and self.plan.calls(left[0][0], len(left[0][2].rows)) == 1
-            ):
-                segment, signature, group = left[0]  # it need not wait
-                groups = [group]
-            else:
-                for one in left:
-                    self._push(*one)
-                segment, signature, groups = self._taken(self.scheduler.first())
-            left = list(self._calls.run(segment, signature, groups))
+            for left in self._calls.run(*self._taken(self.scheduler.first())):
+                self._push(*left)
         self.scheduler.drop_finished(self.table)
         return self.table.take_done()
 

@@ -76,13 +76,6 @@ class RowTable:
         self._open[base] = ticket
         return ticket
 
-    def refuse(self, n: int, error: Exception) -> Ticket:
-        """Return the ticket of n rows that could not be submitted."""
-        ticket = self.admit(n)
-        self.fail(ticket, error)
-        self.stale -= n  # these are in no queue
-        return ticket
-
     def _room(self, n: int) -> tuple[int, int]:
         """Return the size at which n more rows fit side by side, and the number of the first."""
         size = self._mask + 1

@@ -25,6 +25,8 @@ from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve import inference_protocol, predict_route
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.engine_thread import EngineStopped
+from exeunt.serve.events import about
+from exeunt.serve.inference_protocol import service_of
 from exeunt.serve.loaded_run import LoadedRun
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.prediction import StrictModel
@@ -47,29 +49,25 @@ class Budget(StrictModel):
     )
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 @_operators.get("/budget")
 async def budget(request: Request) -> dict[str, Any]:
     """Return the budget, the active policy, and the policies to choose from."""
-    return _service(request).about
+    service = service_of(request)
+    return about(service.active, service.settings)
 
 
 @_operators.put("/budget")
 async def set_budget(request: Request, wanted: Budget) -> dict[str, Any]:
     """Set the budget, on all servers of the run. It applies to rows that have not begun."""
-    service = _service(request)
+    service = service_of(request)
     await service.set_budget(wanted.budget)
-    return service.about
+    return about(service.active, service.settings)
 
 
 @_operators.post("/reload")
 async def reload(request: Request) -> dict[str, Any]:
     """Reload the run, on all its servers. The previous run answers the rows that it has."""
-    service = _service(request)
+    service = service_of(request)
     await service.reload()
     return {"run": service.active.loaded.run.digest}
 
@@ -78,7 +76,7 @@ async def reload(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """All metrics, for Prometheus."""
     return Response(
-        _service(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        service_of(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
     )
 
 
@@ -87,7 +85,7 @@ async def events(request: Request) -> Response:
     """Server-sent events, one a second: JSON of what the page shows (see `exeunt.serve.events.snapshot`)."""
 
     async def lines() -> AsyncIterator[str]:
-        async for event in _service(request).events:
+        async for event in service_of(request).events:
             yield f"data: {json.dumps(event)}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})

@@ -59,7 +59,7 @@ class InferRequest(BaseModel):
     outputs: list[_Output] | None = None
 
 
-def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
     """Return the service. Raises HTTPException 404 if the path names another model than its own."""
     service: Service = request.app.state.service
     known = service.settings.model_name, _VERSION
@@ -78,7 +78,7 @@ async def server() -> dict[str, Any]:
 @router.get("/health/live")
 async def live(request: Request) -> Response:
     """Whether the server works; 503 if it should be restarted."""
-    return Response(status_code=200 if _service(request).alive else 503)
+    return Response(status_code=200 if service_of(request).alive else 503)
 
 
 @router.get("/health/ready")
@@ -86,14 +86,14 @@ async def live(request: Request) -> Response:
 @router.get("/models/{model}/versions/{version}/ready")
 async def ready(request: Request) -> Response:
     """Whether requests are answered; 503 while the server drains."""
-    return Response(status_code=200 if _service(request).ready else 503)
+    return Response(status_code=200 if service_of(request).ready else 503)
 
 
 @router.get("/models/{model}")
 @router.get("/models/{model}/versions/{version}")
 async def metadata(request: Request) -> dict[str, Any]:
     """Inputs and outputs of the model."""
-    service = _service(request)
+    service = service_of(request)
     reader = service.active.loaded.reader
     if reader.kind == "image":
         takes = {"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}
@@ -139,7 +139,7 @@ async def infer(request: Request) -> Response:
     `image`: BYTES (n,), encoded; UINT8 pixels (n, h, w, 3); or FP32 (n, 3, h, w), prepared. `text`: BYTES (n,), or
     (n, 2) for pairs. In JSON, BYTES of images are base64.
     """
-    service = _service(request)
+    service = service_of(request)
     length = request.headers.get(_HEADER)
     if length is not None and not re.fullmatch("[0-9]{1,30}", length):
         raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
 from exeunt._files import locks, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
@@ -14,7 +17,7 @@ from exeunt.errors import ArtefactError, FileError
 _AGAIN_S, _PATIENCE_S = 0.01, 10.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"strict": True})
 class LiveBudget:
     """`budget`: as people write it; None if nobody has set one.
 
@@ -37,15 +40,10 @@ class LiveBudgetFile:
         self._seen = self._stamp()
         if self._seen is None:
             return LiveBudget()
-        body = read_json(self.path, remedy="remove it")
         try:
-            found = LiveBudget(**body)
-            valid = isinstance(found.budget, (str, float, int, type(None))) and isinstance(found.loads, int)
-        except TypeError:
-            valid = False
-        if not valid:
-            raise ArtefactError(f"{self.path} does not say what budget is active: remove it")
-        return found
+            return LiveBudget(**read_json(self.path, remedy="remove it"))
+        except (TypeError, ValidationError):
+            raise ArtefactError(f"{self.path} does not say what budget is active: remove it") from None
 
     def changed(self) -> bool:
         """Whether the file is another one than was last read."""

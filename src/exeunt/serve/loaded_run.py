@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
-from exeunt.policy import Policy, PolicySet
+from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
 from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.run.shared_executor import SharedExecutor, open_shared
@@ -123,7 +123,7 @@ def load_run(settings: Settings) -> LoadedRun:
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)
-    policies = named_by_budget(_policies(run, settings))
+    policies = named_by_budget(run.policy_set if run.has_policy_set else [run.policy])
     if settings.budget is not None:
         name_at(policies, settings.budget)
     for tier, budget in settings.tiers.items():
@@ -210,16 +210,3 @@ def _call_seconds(executor: Executor, inputs: Any) -> Floats:
             taken.append(time.perf_counter() - begun)
         rounds.append(taken)
     return np.asarray(rounds).min(axis=0)  # type: ignore[no-any-return]
-
-
-def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
-    if (file := settings.policies) is not None:
-        if not file.is_file():
-            raise InputError(
-                f"there is no file {file}: policies are what `exeunt calibrate --budgets` writes"
-            )
-        policies = PolicySet.load(file)
-        for policy in policies:
-            run.check_policy(policy, str(file))
-        return policies
-    return run.policy_set if run.has_policy_set else [run.policy]

@@ -60,7 +60,7 @@ class Service:
             _log.error(one_line(error))
         self.active = await self._loaded(loaded)
         self.metrics.restart_window(time.monotonic())
-        whole = self.about
+        whole = about(self.active, self.settings)
         fields = {
             name: whole[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
         }
@@ -139,11 +139,6 @@ class Service:
         return loaded.at(tiers[options.tier])
 
     # -- the budget and the run -------------------------------------------------------------------------
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """See `exeunt.serve.events.about`."""
-        return about(self.active, self.settings)
 
     async def set_budget(self, budget: str | float) -> None:
         """Set the budget, here and on all servers that watch the file.

@@ -20,8 +20,7 @@ _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max
 class Settings:
     """The settings of a server.
 
-    `run`: the run folder. `policies`: a file of policies for several budgets; by default that of the run folder, else
-    its one policy. `name`: of the model in the Open Inference Protocol; by default the folder's.
+    `run`: the run folder. `name`: of the model in the Open Inference Protocol; by default the folder's.
     `executor`, `threads`, `trusted`: see `exeunt.run.load`.
     `budget`: the largest mean cost per row, as people write it, until somebody sets another; by default the largest
     that there is a policy for.
@@ -41,7 +40,6 @@ class Settings:
     """
 
     run: Path
-    policies: Path | None = None
     name: str | None = None
     executor: str | None = None
     threads: int | None = None
