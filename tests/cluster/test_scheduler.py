@@ -202,7 +202,7 @@ def test_workers_that_only_die_end_the_job():
 
 
 def test_a_worker_that_cannot_read_its_job_says_so():
-    worker, heard = Worker(b"of another version", None, window=WINDOW, readers=2, threads=1), []
+    worker, heard = Worker(b"of another version", None, readers=2, threads=1), []
 
     def ask():
         try:

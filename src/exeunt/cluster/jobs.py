@@ -165,9 +165,7 @@ def _on_cluster(
             scheduler = BlockScheduler(
                 ray,
                 workers,
-                start=lambda: make.remote(
-                    sent, parts, window=WINDOW, readers=readers, threads=cpus_per_worker
-                ),
+                start=lambda: make.remote(sent, parts, readers=readers, threads=cpus_per_worker),
                 give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
             )
             try:

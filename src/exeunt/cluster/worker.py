@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exeunt._version import __version__
+from exeunt.cluster.scheduler import WINDOW
 from exeunt.data import Dataset
 from exeunt.errors import InputError, require
 from exeunt.predicting.batches import PreparedBatch
@@ -78,14 +79,12 @@ class _Task(NamedTuple):
 class Worker:
     """Does blocks. Rows of a block wait to be batched with rows of the next one, as long as blocks keep coming.
 
-    `job`: see `packed_job`. `parts`: where results are kept. `window`: the largest number of blocks that it has at a
-    time. `readers`: how many of them are read at the same time, each by a process of its own. `threads`: threads to
-    compute with.
+    `job`: see `packed_job`. `parts`: where results are kept. `readers`: how many blocks are read at the same time, each
+    by a process of its own. `threads`: threads to compute with.
     """
 
-    def __init__(self, job: bytes, parts: Parts, *, window: int, readers: int, threads: int | None) -> None:
-        self._job, self._parts, self._threads = job, parts, threads
-        self._window, self._readers = window, readers
+    def __init__(self, job: bytes, parts: Parts, *, readers: int, threads: int | None) -> None:
+        self._job, self._parts, self._threads, self._readers = job, parts, threads, readers
         self._given: queue.Queue[_Task] = queue.Queue()
         self._open: dict[int, _Task] = {}
         threading.Thread(target=self._work, name="exeunt-answers", daemon=True).start()
@@ -137,7 +136,7 @@ class Worker:
     def _next(self, *, wait: bool) -> _Task | None:
         """Return the next block, or None. `wait`: wait for it if another block may come."""
         try:
-            return self._given.get(timeout=_WAIT_S if wait and len(self._open) < self._window else 0)
+            return self._given.get(timeout=_WAIT_S if wait and len(self._open) < WINDOW else 0)
         except queue.Empty:
             return None
 

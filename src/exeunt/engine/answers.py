@@ -111,8 +111,3 @@ class Ticket:
             return [None] * self.n
         numbers = self._entries.view(ENTRY)["policy"].tolist()
         return [None if number < 0 else self._policies[number] for number in numbers]
-
-    def owns(self, rows: Integers) -> Booleans:
-        """Return which of these rows are the ticket's."""
-        mine: Booleans = (rows >= self.base) & (rows < self.base + self.n)
-        return mine

@@ -153,7 +153,8 @@ class Calls:
                 if len(tickets) == 1:
                     self._fail(tickets[0], error, [group])
                     return []
-                each = [group.where(ticket.owns(group.rows)) for ticket in tickets]
+                ends = [(one.base, one.base + one.n) for one in tickets]
+                each = [group.where((group.rows >= base) & (group.rows < end)) for base, end in ends]
                 return [left for one in each for left in self._decided(outputs[number:], one)]
             if not self._entered(exit_, asked, found, group):
                 return []

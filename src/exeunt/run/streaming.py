@@ -99,7 +99,7 @@ def answer_stream(
             pool.work(clock())
             yield from pool.give_out(skip=skip)
             broken = None if skip else pool.failure
-        pool.finish()
+        pool.collect(engine.drain())
         yield from pool.give_out(skip=skip)
         broken = broken or (None if skip else pool.failure)
         if broken is not None:
@@ -140,14 +140,10 @@ class StreamPool:
     def work(self, now: float) -> None:
         """Run full batches, rows that have waited too long, and the oldest rows while too many are held."""
         while self.engine.ready(now):
-            self._collect(self.engine.step(now))
-        self._collect(self.engine.step(now))
+            self.collect(self.engine.step(now))
+        self.collect(self.engine.step(now))
         while self._held > self.max_rows or self._span > _LAG * self.max_rows:
-            self._collect(self.engine.step(now, flush=self._open[0]))
-
-    def finish(self) -> None:
-        """Run everything to its answers."""
-        self._collect(self.engine.drain())
+            self.collect(self.engine.step(now, flush=self._open[0]))
 
     def give_out(self, *, skip: bool) -> Iterator[Answers]:
         """Yield the answers of batches that are done, in order if that is asked for. `skip`: also of failed ones."""
@@ -156,7 +152,8 @@ class StreamPool:
             if skip or ticket.error is None:
                 yield ticket.answers
 
-    def _collect(self, done: list[Ticket]) -> None:
+    def collect(self, done: list[Ticket]) -> None:
+        """Take in what the engine returns."""
         for ticket in done:
             if ticket.error is not None and self.failure is None:
                 self.failure = BatchFailed(

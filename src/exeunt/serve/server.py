@@ -82,10 +82,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
 def _check_address(host: str, port: int) -> None:
     """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot listen at {host}, port {port}: {error}") from error
 
@@ -282,8 +280,8 @@ _LOGS: dict[str, Any] = {
     "formatters": {"json": {"()": JsonLines}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
-        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "exeunt.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+        for name in ("uvicorn", "exeunt.serve")
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
 }

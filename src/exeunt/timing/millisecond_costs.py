@@ -71,13 +71,11 @@ def measured_cost(
     ends = [last for _, last in executor.segments]
     unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
     up_to = np.cumsum(_seconds_per_input(seconds, rows, unreached)) * 1e3
-    exits_of = [
-        segment for segment, (first, last) in enumerate(executor.segments) for _ in range(first, last + 1)
-    ]
+    up_to = np.repeat(up_to, [last - first + 1 for first, last in executor.segments])
     per_input = seconds.sum(axis=1) * 1e3 / n
     low, high = np.quantile(per_input, [0.1, 0.9])
     return CostModel(
-        up_to[exits_of] * (1 + LEAST_RISE * np.arange(executor.n_exits)),
+        up_to * (1 + LEAST_RISE * np.arange(executor.n_exits)),
         unit="ms",
         reference=None if whole is None else float(trim_mean(alone[warmup:], 0.1)) * 1e3 / n,
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "

@@ -89,7 +89,7 @@ def joined_segments(profile: Profile, *, rows: int = 64, leaving: ArrayLike | No
 
 def _reach(profile: Profile, leaving: ArrayLike | None) -> Floats:
     """Return the share of inputs that reach each segment, (s,)."""
-    m = profile.n_exits
+    m = len(profile.head)
     shares = np.full(m, 1 / m) if leaving is None else floats(leaving, "leaving", ndim=1)
     check_length(shares, "leaving", m)
     reach: Floats = np.array([1.0 - shares[:first].sum() for first, _ in profile.segments])
@@ -114,7 +114,7 @@ def _seconds_to_end(
     keeps: dict[int | None, Floats] = {}
     for at in range(last, segment - 1, -1):
         left = remaining * share[at]
-        after_drop = _run_seconds(profile, at, left) + to_end[at]
+        after_drop = profile.seconds(at, left) + to_end[at]
         rows_by_drop = {
             since: in_state if since is None else remaining * share[since]
             for since in (None, *range(segment, at))
@@ -124,17 +124,9 @@ def _seconds_to_end(
             since: profile.gather_seconds(at, np.minimum(left, rows - left)) + after_drop
             for since, rows in rows_by_drop.items()
         }
-        keeps = {
-            since: _run_seconds(profile, at, rows) + to_end[since] for since, rows in rows_by_drop.items()
-        }
+        keeps = {since: profile.seconds(at, rows) + to_end[since] for since, rows in rows_by_drop.items()}
         to_end = {since: np.minimum(drops[since], keeps[since]) for since in rows_by_drop}
     return drops[None], keeps[None]
-
-
-def _run_seconds(profile: Profile, segment: int, rows: Floats) -> Floats:
-    first, last = profile.segments[segment]
-    seconds: Floats = profile.seconds(segment, rows, range(first, last + 1))
-    return seconds
 
 
 def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
@@ -173,8 +165,7 @@ def _seconds_per_row(profile: Profile, segment: int) -> dict[int, float]:
     """Return the seconds per row for each planned size of calls, as a mean over the sizes that calls really have."""
     return {
         size: sum(
-            float(_run_seconds(profile, segment, np.array(part * size))) / part / size
-            for part in _SIZES_AROUND
+            float(profile.seconds(segment, np.array(part * size))) / part / size for part in _SIZES_AROUND
         )
         / len(_SIZES_AROUND)
         for size in profile.sizes

@@ -36,18 +36,15 @@ class Profile:
     gather: Floats
     machine: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def n_exits(self) -> int:
-        """Number of exits m."""
-        return self.segments[-1][1] + 1
-
-    def seconds(self, segment: int, rows: Any, heads: Any = ()) -> Any:
-        """Return the seconds of one call with `rows` rows (a number or an array), with these `heads`.
+    def seconds(self, segment: int, rows: Any) -> Any:
+        """Return the seconds of one call with `rows` rows (a number or an array), with all heads of the segment.
 
         They are linear between the measured sizes, and proportional to the rows above them. An expected number of
         rows below 1 takes this fraction of a call with one row.
         """
-        return _interpolated(self.sizes, self.run[segment] + self.head[list(heads)].sum(axis=0), rows)
+        first, last = self.segments[segment]
+        heads = self.head[first : last + 1].sum(axis=0)
+        return _interpolated(self.sizes, self.run[segment] + heads, rows)
 
     def gather_seconds(self, segment: int, rows: Any) -> Any:
         """Return the seconds of copying `rows` rows before a segment, interpolated as in `seconds`."""
