@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats
 from exeunt._text import counted
@@ -118,7 +117,4 @@ class Decider:
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:
     """Return the probabilities (n, k) of all classes that an answer holds."""
-    kept: NDArray[Any] = (
-        answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])
-    )
-    return kept
+    return answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])
