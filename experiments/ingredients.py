@@ -59,7 +59,6 @@ VARIANTS = {
         {}, {"mode": "distill", "teacher": "original"},
     ),
     "joint-late": Variant("`--exit-weights linear`: later exits count more", {}, {"exit_weights": "linear"}),
-    "joint-balanced": Variant("`--gradient-balancing`", {}, {"gradient_balancing": True}),
     "joint-best": Variant(
         "all that pays", {"hidden": 256},
         {"mode": "distill", "teacher": "original", "backbone_rate": 0.05, "epochs": 10}, heads_first=10,
@@ -115,7 +114,7 @@ def train_all(given: Any) -> dict[str, Any]:
     from experiments.runs import kept_trace, trained
 
     from exeunt.run.file_digests import TRACED
-    from exeunt.torch.exits.macs import count_macs
+    from exeunt.torch.exits.placement import count_macs
     from exeunt.torch.training.job import TrainingJob
     from exeunt.trace import concatenate
     from exeunt.zoo import resnet20, resnet56

@@ -29,8 +29,7 @@ from exeunt.engine.answers import Answers  # noqa: E402
 from exeunt.torch.devices import seeded  # noqa: E402
 from exeunt.torch.executor import make_executor  # noqa: E402
 from exeunt.torch.exits.attach import attach  # noqa: E402
-from exeunt.torch.exits.network import EarlyExitNetwork  # noqa: E402
-from exeunt.torch.recording import record  # noqa: E402
+from exeunt.torch.exits.network import EarlyExitNetwork, record  # noqa: E402
 from exeunt.torch.training.train import train  # noqa: E402
 from exeunt.trace import ExitTrace  # noqa: E402
 from exeunt.zoo import TableNet  # noqa: E402

@@ -34,7 +34,7 @@ from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
 from exeunt.torch.models.preparation import save_preparation  # noqa: E402
 from exeunt.torch.models.weights import save_weights  # noqa: E402
-from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences  # noqa: E402  # noqa: E402
+from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 if TYPE_CHECKING:

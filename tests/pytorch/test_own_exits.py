@@ -167,7 +167,6 @@ def test_everything_learns_from_the_losses_of_all_exits(options):
     [
         ({"mode": "frozen"}, "its exits are its own"),
         ({"mode": "frozen", "optimiser": "lbfgs"}, "its exits are its own"),
-        ({"mode": "joint", "gradient_balancing": True}, "gradient_balancing"),
     ],
 )
 def test_what_needs_heads_is_refused(options, message):

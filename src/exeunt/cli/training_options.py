@@ -111,10 +111,6 @@ class Training:
     backbone_rate: float | None = _optimiser(
         f"Learning rate of the backbone as a share of the heads'. {_BY_NETWORK}"
     )
-    gradient_balancing: bool = _loss(
-        "Keep the gradient in the backbone from growing with the number of exits above it.",
-        default=False,
-    )
     precision: str | None = _training(f"Arithmetic: fp32, or bf16 (mixed). {_BY_NETWORK}")
 
 

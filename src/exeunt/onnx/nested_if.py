@@ -24,7 +24,7 @@ from onnx.utils import Extractor
 from exeunt.engine.decider import class_probabilities
 from exeunt.errors import InputError, one_line
 from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
-from exeunt.policy import Decision, Policy, PolicyState
+from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.score.tie_breaking import tie_breaks
 
@@ -132,17 +132,24 @@ class _ModelWriter:
         name = self._grafted(stage, self.exits[exit_])
         seen = np.zeros((1, self.k), dtype=np.float32)
         logits: Any = TracedArray(self.writer, name, seen).astype(np.float64)
-        decision = self._decided(exit_, Evidence(softmax(logits)), state)
+        policy = self.policy
+        try:
+            decision = policy.decide(exit_, Evidence(softmax(logits)), state)
+        except Exception as error:  # a score of the user may do anything
+            raise InputError(
+                f"the score {policy.score.name!r} with {policy.answer.name} answers cannot be written as ONNX: "
+                f"{one_line(error)}"
+            ) from error
         finite = np.abs(logits.sum(axis=1)) < np.inf
         finite = finite if finite_before is None else finite & finite_before
-        active = self.policy.active[exit_]
+        active = policy.active[exit_]
 
         def answered() -> list[str]:
             return self._written(
                 np.where(finite, decision.answer["prediction"], -1),
                 np.where(finite, class_probabilities(decision.answer), np.nan),
                 np.where(finite, exit_, -1),
-                self.policy.cost.cumulative[exit_],
+                policy.cost.cumulative[exit_],
             )
 
         def went_on() -> list[str]:
@@ -152,16 +159,6 @@ class _ModelWriter:
         if exit_ == self.last:
             return answered()
         return self._either(decision.leave | ~finite, answered, went_on) if active else went_on()
-
-    def _decided(self, exit_: int, evidence: Evidence, state: PolicyState) -> Decision:
-        policy = self.policy
-        try:
-            return policy.decide(exit_, evidence, state)
-        except Exception as error:  # a score of the user may do anything
-            raise InputError(
-                f"the score {policy.score.name!r} with {policy.answer.name} answers cannot be written as ONNX: "
-                f"{one_line(error)}"
-            ) from error
 
     def _grafted(self, first: int, last: int) -> str:
         """Write these stages, each with its outputs for later ones; returns the name of the last one's logits."""

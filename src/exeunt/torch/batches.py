@@ -36,7 +36,7 @@ class Loader:
     drop_last: leave out an incomplete last batch (unless it is the only one); default: if shuffled.
     workers: processes that read batches ahead; 0 reads them in this process.
 
-    A subclass reads one share in `read` and iterates over `stream`.
+    A subclass reads one share in `read`.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Loader:
         return whole if self.drop_last and whole else whole + bool(left)
 
     def __iter__(self) -> Iterator[Any]:
-        raise NotImplementedError
+        """Yield the batches of the current epoch."""
+        return (batch for _, batch in self.stream())
 
     def read(self, share: BatchShare) -> Any:
         """Return the inputs of a share; runs in a worker where there are workers."""

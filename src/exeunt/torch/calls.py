@@ -31,24 +31,26 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
     Tensors are copied, because a network may change its arguments and the caller's tensors must stay as they are.
     """
+    copies = map_tensors(Tensor.clone, inputs)
     if isinstance(inputs, Mapping):
-        return (), {name: _copied(value) for name, value in inputs.items()}
-    return tuple(_copied(value) for value in ((inputs,) if isinstance(inputs, Tensor) else inputs)), {}
+        return (), copies
+    return (copies,) if isinstance(inputs, Tensor) else tuple(copies), {}
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Replace every tensor in a tensor, mapping, tuple or list by what the function makes of it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(function, item) for item in value)
+    return value
 
 
 def to_device(value: Any, device: torch.device) -> Any:
     """Move every tensor in a tensor, mapping, tuple or list to `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device) for item in value)
-    return value
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -105,13 +107,10 @@ def modules_named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module
 
 
 @contextmanager
-def on_return(modules: Mapping[Any, nn.Module], visit: Callable[[Any, Any], Any]) -> Iterator[None]:
-    """Call `visit(key, output)` each time one of the modules returns inside the block.
+def on_return(modules: Mapping[Any, nn.Module], visit: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Call `visit(key, output)` each time one of the modules returns inside the block."""
 
-    If `visit` returns anything but None, that replaces the module's output.
-    """
-
-    def hook_of(key: Any) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook_of(key: Any) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _module, _args, output: visit(key, output)
 
     with ExitStack() as stack:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from exeunt.errors import InputError, NotExportable
 from exeunt.torch.calls import Inputs, evaluating, first_tensor, on_return
@@ -163,8 +164,19 @@ def _has_matrix(module: nn.Module) -> bool:
 
 def _points_by_hooks(model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
     """Return the blocks of a network that cannot be exported, found in one run of it."""
-    shapes = _output_shapes(model, example)
+    shapes: dict[str, tuple[int, ...]] = {}  # for one input, in the order of the modules' last outputs
+
+    def keep(name: str, output: Any) -> None:
+        with suppress(InputError):  # of a module that returns no tensor
+            tensor = first_tensor(output)
+            if tensor.ndim > 1 and len(tensor) == example.n and tensor.is_floating_point():
+                shapes.pop(name, None)
+                shapes[name] = tuple(tensor.shape[1:])
+
     modules = dict(model.named_modules())
+    named = {name: module for name, module in modules.items() if name}
+    with on_return(named, keep), evaluating(model), torch.no_grad():
+        example.positional(model)(*example.copies())
     listed = [p for p in shapes if "." in p and _is_list(modules[_parent(p)])]
     blocks = [p for p in listed if next(modules[p].children(), None) and not _is_list(modules[p])]
     outermost = [p for p in blocks if not any(p.startswith(f"{other}.") for other in blocks)]
@@ -174,22 +186,3 @@ def _points_by_hooks(model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
     return [
         CutPoint(p, type(modules[p]).__name__, shapes[p], exportable=False) for p in shapes if p in chosen
     ]
-
-
-def _output_shapes(model: nn.Module, example: ExampleBatch) -> dict[str, tuple[int, ...]]:
-    """Return the shape, for one input, of each module's last output, in the order of these outputs."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def keep(name: str, output: Any) -> None:
-        try:
-            tensor: Tensor = first_tensor(output)
-        except InputError:
-            return
-        if tensor.ndim > 1 and len(tensor) == example.n and tensor.is_floating_point():
-            shapes.pop(name, None)
-            shapes[name] = tuple(tensor.shape[1:])
-
-    modules = {name: module for name, module in model.named_modules() if name}
-    with on_return(modules, keep), evaluating(model), torch.no_grad():
-        example.positional(model)(*example.copies())
-    return shapes

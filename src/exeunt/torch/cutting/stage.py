@@ -100,11 +100,6 @@ class Stage(nn.Module):
         self.inputs = tuple(inputs)
         self.state = tuple(state)
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the tensors the stage takes, in order."""
-        return tuple(tensor.name for tensor in self.inputs)
-
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the tensors of `state`, or the model's output if this is the last stage."""
         return cast("tuple[Tensor, ...] | Tensor", self.body(*tensors))
@@ -140,7 +135,7 @@ class StagedModel(nn.Module):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the model's inputs, in order."""
-        return cast("Stage", self.stages[0]).input_names
+        return tuple(tensor.name for tensor in cast("Stage", self.stages[0]).inputs)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
         """Run all stages; returns the model's logits (n, k)."""

@@ -6,7 +6,7 @@ An encoder, which returns features, also gets a classifier: a head like the othe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -29,10 +29,15 @@ from exeunt.torch.exits.heads import (
     layout_of,
     make_head,
 )
-from exeunt.torch.exits.macs import count_macs, count_source
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
-from exeunt.torch.exits.placement import find_candidates, output_of, place_exits
+from exeunt.torch.exits.placement import (
+    count_macs,
+    count_source,
+    find_candidates,
+    output_of,
+    place_exits,
+)
 from exeunt.torch.named_inputs import read_example
 
 _CLASSIFIER = "classifier"
@@ -78,7 +83,11 @@ def attach(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
     if OWN in (exits, head):
-        _refuse_options(given)
+        options = [name for name, one in given.items() if not (one is None or one is False or one == OWN)]
+        if options:
+            raise InputError(
+                f"with exits={OWN!r} the network gets no heads, so leave out: {', '.join(options)}"
+            )
         own, graph = open_own_exits(model, example, exits, n_classes=n_classes)
         return _finished(own, example, graph, check=check, verbose=verbose)
 
@@ -94,16 +103,16 @@ def attach(
     found = find_candidates(model, example, named, n_classes=n_classes, new_classifier=new_classifier)
     points = found.points if named else place_exits(found.points, cast("int", exits), full=found.full)
     of_points = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
-    options = options_for([*layouts, *of_points])
-    if shape is not None and options != options_for(layouts):
+    made_of = options_for([*layouts, *of_points])
+    if shape is not None and made_of != options_for(layouts):
         again = asdict(
-            cast("HeadOptions", options)
+            cast("HeadOptions", made_of)
         )  # the classifier is a head like the others: make all anew
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(options, point.shape, found.n_classes, layout)
+            make_head(made_of, point.shape, found.n_classes, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
     head_costs = [
@@ -118,20 +127,13 @@ def attach(
         points,
         cost=CostModel(cumulative, source=source, heads=[*head_costs, 0.0]),
         backbone_macs=found.full,
-        options=options if isinstance(options, HeadOptions) else None,
+        options=made_of if isinstance(made_of, HeadOptions) else None,
         n_classes=found.n_classes,
         new_classifier=new_classifier,
     )
     if new_classifier:
         _check_new_classifier(network, example)
     return _finished(network, example, found.graph, check=check, verbose=verbose)
-
-
-def _refuse_options(given: Mapping[str, Any]) -> None:
-    """Raise InputError for options of heads where the exits are the network's own."""
-    options = [name for name, value in given.items() if not (value is None or value is False or value == OWN)]
-    if options:
-        raise InputError(f"with exits={OWN!r} the network gets no heads, so leave out: {', '.join(options)}")
 
 
 def _finished(

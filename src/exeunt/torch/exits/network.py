@@ -1,39 +1,33 @@
-"""A classifier with exits: heads that read the features of an unchanged backbone."""
+"""A classifier with exits, heads that read the features of an unchanged backbone; and recording what all exits return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from exeunt._arrays import Keys
+from exeunt._progress import Progress
 from exeunt._text import counted, text_table
 from exeunt.costs import CostModel
+from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
-from exeunt.torch.calls import Inputs, first_tensor, logits_of, on_return
+from exeunt.torch.batches import rows_of, unpack
+from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, on_return, to_device
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.stage import StagedModel
+from exeunt.torch.devices import limit_threads
 from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
+from exeunt.trace import ExitTrace
+from exeunt.trace.combining import GrowingTrace
 
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
-
-
-def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
-    """Return the features twice, for the head and for the rest of the network, with scaled gradients.
-
-    `later`: exits after this one. The head's factor is 1 / (later + 1) and the rest's later / (later + 1), so that the
-    gradient that reaches the backbone does not grow with the number of exits above it
-    (Li et al. 2019, "Improved techniques for training adaptive deep networks", gradient equilibrium).
-    """
-    share = 1 / (later + 1)
-    head, rest = features.view_as(features), features.view_as(features)
-    for copy, factor in ((head, share), (rest, 1 - share)):
-        if copy.requires_grad:
-            copy.register_hook(lambda gradient, factor=factor: gradient * factor)  # type: ignore[no-untyped-call]
-    return head, rest
 
 
 class EarlyExitNetwork(nn.Module):
@@ -44,7 +38,7 @@ class EarlyExitNetwork(nn.Module):
     "" if it was trained.
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
     `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs the same.
-    `options`: what the heads are made of, None for heads made by a function. `gradient_balancing`: see `balanced`.
+    `options`: what the heads are made of, None for heads made by a function.
     """
 
     def __init__(
@@ -69,7 +63,6 @@ class EarlyExitNetwork(nn.Module):
         self.n_classes = n_classes
         self.new_classifier = new_classifier
         self.runs_whole = ""
-        self.gradient_balancing = False
 
     @property
     def exit_names(self) -> list[str]:
@@ -92,12 +85,8 @@ class EarlyExitNetwork(nn.Module):
         mask = kwargs.get("attention_mask")
         logits: list[Tensor] = []
 
-        def visit(i: int, features: Tensor) -> Tensor | None:
-            passed_on = None
-            if self.gradient_balancing and self.training:
-                features, passed_on = balanced(features, later=self.n_exits - 1 - i)
+        def visit(i: int, features: Tensor) -> None:
             logits.append(head_logits(self.heads[i], features, mask, logits[-1] if logits else None))
-            return passed_on
 
         with self._hooked(visit):
             final = logits_of(self.backbone(*args, **kwargs))
@@ -185,18 +174,17 @@ class EarlyExitNetwork(nn.Module):
         )
 
     @contextmanager
-    def _hooked(self, visit: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    def _hooked(self, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
         """Call `visit(i, features)` when the module of the i-th head returns from its last call inside the block.
 
-        `visit` gets the features before later modules can change them in place. A tensor that it returns replaces them
-        in the backbone.
+        `visit` gets the features before later modules can change them in place.
         """
         left = [point.calls for point in self.points]
 
-        def count(i: int, output: Any) -> Any:
+        def count(i: int, output: Any) -> None:
             left[i] -= 1
-            replacement = None if left[i] else visit(i, first_tensor(output))
-            return None if replacement is None else _replaced(output, replacement)
+            if not left[i]:
+                visit(i, first_tensor(output))
 
         with on_return(dict(enumerate(map(self.backbone.get_submodule, self.exit_names))), count):
             yield
@@ -211,14 +199,54 @@ def head_logits(
     return logits
 
 
-def _replaced(output: Any, tensor: Tensor) -> Any:
-    """Return `output` with its first tensor replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, Mapping):
-        name = next(key for key, value in output.items() if isinstance(value, Tensor))
-        output[name] = tensor  # type: ignore[index]
-        return output
-    items = list(output)
-    items[next(i for i, value in enumerate(items) if isinstance(value, Tensor))] = tensor
-    return type(output)(items)
+def record(
+    network: EarlyExitNetwork,
+    loader: Iterable[Any],
+    *,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> ExitTrace:
+    """Run a network in eval mode over a loader's data and record the outputs of every exit.
+
+    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. If it has an
+    attribute `positions`, the places of the latest batch in its data set, the trace is in the order of the data set.
+    Ids are 64-bit keys; by default they are the keys from which a runner breaks ties (see `exeunt.engine.inputs`).
+    `device`: where to run the network, which stays there; by default its present device.
+    Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
+
+    Raises InputError for a loader without batches, or with labels in some batches only.
+    """
+    limit_threads()
+    if device is not None:
+        network.to(device)
+    where = next((p.device for p in network.parameters()), torch.device("cpu"))
+    recorded = GrowingTrace()
+    positions: list[Any] = []
+    with evaluating(network), torch.inference_mode():
+        for batch in Progress("batches recorded", loader, show=progress):
+            recorded.add(_recorded(network, batch, where))
+            positions.append(getattr(loader, "positions", None))
+    trace = recorded.whole()
+    if any(place is None for place in positions):
+        return trace
+    return trace.take(np.argsort(np.concatenate(positions), kind="stable"))
+
+
+def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> ExitTrace:
+    inputs, label, id_ = unpack(batch)
+    args, kwargs = as_call(to_device(inputs, device))
+    logits = torch.stack([x.float() for x in network(*args, **kwargs)], dim=1)
+    return ExitTrace.from_logits(
+        logits.cpu().numpy(),
+        cost=network.cost,
+        label=None if label is None else label.cpu().numpy(),
+        id=input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_),
+    )
+
+
+def _keys(id_: Any) -> Keys:
+    """Return ids as unsigned 64-bit keys. Signed ids, as torch has them, keep their bits."""
+    values = id_.cpu().numpy() if isinstance(id_, Tensor) else np.asarray(id_)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"ids must be integers (64-bit keys), got {values.dtype}")
+    return values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)

@@ -14,9 +14,15 @@ from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
-from exeunt.torch.exits.macs import count_macs, count_source, graph_macs
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.exits.placement import ExitPoint, check_width, output_of
+from exeunt.torch.exits.placement import (
+    ExitPoint,
+    check_width,
+    count_macs,
+    count_source,
+    graph_macs,
+    output_of,
+)
 from exeunt.torch.named_inputs import read_example
 
 OWN = "own"

@@ -36,16 +36,16 @@ class BuiltModel(NamedTuple):
 
 def random_part(model: nn.Module, again: nn.Module) -> str:
     """Return in words which weights differ between two models of the same function, "" for none."""
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
     others = again.state_dict()
     known = {name: value for name, value in model.state_dict().items() if value.ndim > 1}
-    random = [name for name, value in known.items() if name in others and not _same(value, others[name])]
+    random = [name for name, value in known.items() if name in others and not same(value, others[name])]
     if not random:
         return ""
     return EVERY_PART if len(random) == len(known) else f"a part ({', '.join(random[:3])})"
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

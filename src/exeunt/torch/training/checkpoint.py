@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exeunt._files import atomic_path, system_error, write_text
+from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _FORMAT = "exeunt-training-1"
+_SHOWN = 8  # exits in a line, the first and the last among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,15 @@ class EpochMetrics:
     penalties: list[float] | None = None
 
     def summary(self) -> str:
-        """Return loss, accuracy of each exit (validation if measured, else training) and time in one line."""
+        """Return loss, accuracy of up to 8 exits (validation if measured, else training) and time in one line."""
         kind = "train" if self.validation_accuracy is None else "validation"
         accuracy = self.train_accuracy if self.validation_accuracy is None else self.validation_accuracy
-        loss = sum(self.train_loss) / len(self.train_loss)
-        return f"loss {loss:.3f}, {kind} accuracy {_abridged(accuracy)}, {self.seconds:.0f} s"
+        loss, last = sum(self.train_loss) / len(self.train_loss), len(accuracy) - 1
+        shown = (
+            accuracy if last < _SHOWN else [accuracy[round(i * last / (_SHOWN - 1))] for i in range(_SHOWN)]
+        )
+        values = " ".join(f"{value:.3f}" for value in shown)
+        return f"loss {loss:.3f}, {kind} accuracy {values}, {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,6 @@ class History:
     def from_list(cls, value: Iterable[dict[str, Any]]) -> History:
         """Rebuild from `to_list`."""
         return cls(tuple(EpochMetrics(**epoch) for epoch in value))
-
-    def save(self, path: Path) -> None:
-        """Write one JSON object per line and epoch, atomically."""
-        write_text(path, "".join(json.dumps(epoch) + "\n" for epoch in self.to_list()))
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -100,15 +100,20 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
     """
     if not path.exists():
         return None
-    if not zipfile.is_zipfile(path):
-        raise ArtefactError(f"{path} is damaged or no checkpoint: delete it to start again")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no zip file")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
         raise ArtefactError(f"{path} is damaged or no checkpoint: delete it to start again") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ArtefactError(f"{path} was not written by this version: delete it to start again")
-    different = _differences(content["arguments"], arguments)
+    then, missing = content["arguments"], object()
+    different = [
+        f"{name} was {then.get(name)!r} and is {arguments.get(name)!r}"
+        for name in {**then, **arguments}
+        if then.get(name, missing) != arguments.get(name, missing)
+    ]
     if different:
         raise InputError(
             f"{path} belongs to a run with other arguments ({'; '.join(different)}): use these, or another "
@@ -116,19 +121,3 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
         )
     state: dict[str, Any] = content["state"]
     return state
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    missing = object()
-    return [
-        f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
-        for name in {**then, **now}
-        if then.get(name, missing) != now.get(name, missing)
-    ]
-
-
-def _abridged(values: list[float], most: int = 8) -> str:
-    """Write at most `most` of the values, the first and the last among them."""
-    if len(values) > most:
-        values = [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
-    return " ".join(f"{value:.3f}" for value in values)

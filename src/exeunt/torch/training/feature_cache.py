@@ -55,10 +55,6 @@ class FeatureCache:
 class FeatureLoader(Loader):
     """Batches from a feature cache: inputs (logits of the last exit, input of each head), and labels (b,)."""
 
-    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Yield the batches of the current epoch."""
-        return (batch for _, batch in self.stream())
-
     def read(self, share: BatchShare) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return one batch."""
         cache, rows = self.dataset, share.positions

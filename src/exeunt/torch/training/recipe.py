@@ -51,7 +51,6 @@ class Recipe:
     (the network's own last exit as it learns), "original" (the network as it was given), or the folder of a run with
     the same classes, whose network gets the same batches.
     `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
-    `gradient_balancing`: keep the gradient that reaches the backbone from growing with the number of exits.
     `precision`: "fp32", or "bf16" for mixed precision. `seed`: of all randomness, the order of a DataLoader included.
 
     Raises InputError for values that do not exist or lie out of range.
@@ -71,7 +70,6 @@ class Recipe:
     teacher: str = "self"
     smoothing: float = 0.0
     backbone_rate: float = 1.0
-    gradient_balancing: bool = False
     precision: str = "fp32"
     seed: int = 0
 

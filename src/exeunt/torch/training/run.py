@@ -18,12 +18,12 @@ from exeunt.run.file_digests import CONFIG, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device, is_first_process
+from exeunt.torch.exits.network import record
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
 from exeunt.torch.models.by_name import check_model, runs_custom_code, save_model_config
 from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
 from exeunt.torch.models.weights import save_weights
-from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
 from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest

@@ -19,7 +19,7 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import History, digest
 from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
-from exeunt.torch.training.recipe import Recipe, make_recipe
+from exeunt.torch.training.recipe import make_recipe
 from exeunt.torch.training.teacher import make_teacher, teacher_digest
 from exeunt.torch.training.trainer import Trainer
 
@@ -52,15 +52,24 @@ def train(
     Raises InputError for options that do not exist or a checkpoint of a run with other arguments.
     """
     recipe = make_recipe(**options)
-    _check_learns(network, recipe)
+    if recipe.mode == "frozen" and not network.learning_heads:
+        raise InputError(
+            "mode 'frozen' trains heads, and this network has none: its exits are its own. Train all of it "
+            "(mode 'joint' or 'distill'); exits that are trained already are recorded as they are"
+        )
     solved, cached = recipe.optimiser == "lbfgs", cache and recipe.mode == "frozen"
     if solved:
         check_linear(network, cached=cached)
     fabric = make_fabric(recipe.precision, device)
     show = progress and fabric.global_rank == 0
     with ExitStack() as stack:
-        folder = _folder(stack, checkpoint_dir, fabric)
-        stack.enter_context(_on_device(network, fabric.device, recipe))
+        if checkpoint_dir is None:
+            own = stack.enter_context(TemporaryDirectory(prefix="exeunt-"))
+            folder = Path(fabric.broadcast(own))  # the same for all processes
+        else:
+            folder = Path(checkpoint_dir)
+            make_folder(folder)
+        stack.enter_context(_on_device(network, fabric.device))
         common: dict[str, Any] = {
             "learner": _HeadsAlone(network, cached=cached) if recipe.mode == "frozen" else network,
             "network": network,
@@ -98,22 +107,6 @@ def train(
         return Trainer(recipe=recipe, teacher=make_teacher(network, recipe), **common).fit()
 
 
-def _check_learns(network: EarlyExitNetwork, recipe: Recipe) -> None:
-    """Raise InputError for a recipe that needs heads, if the exits are the network's own."""
-    if network.learning_heads:
-        return
-    if recipe.mode == "frozen":
-        raise InputError(
-            "mode 'frozen' trains heads, and this network has none: its exits are its own. Train all of it "
-            "(mode 'joint' or 'distill'); exits that are trained already are recorded as they are"
-        )
-    if recipe.gradient_balancing:
-        raise InputError(
-            "gradient_balancing needs to know which features an exit reads, and is for heads that `attach` adds; this "
-            "network's exits are its own"
-        )
-
-
 class _HeadsAlone(nn.Module):
     """The heads of a network, and a new classifier, as one module: the backbone is in eval mode and gets no gradient.
 
@@ -141,18 +134,8 @@ class _HeadsAlone(nn.Module):
         return logits if network.new_classifier else [*logits, final]
 
 
-def _folder(stack: ExitStack, checkpoint_dir: str | Path | None, fabric: Any) -> Path:
-    """Return the run's folder, the same for all processes; without one a temporary folder."""
-    if checkpoint_dir is None:
-        own = stack.enter_context(TemporaryDirectory(prefix="exeunt-"))
-        return Path(fabric.broadcast(own))
-    folder = Path(checkpoint_dir)
-    make_folder(folder)
-    return folder
-
-
 @contextmanager
-def _on_device(network: EarlyExitNetwork, device: torch.device, recipe: Recipe) -> Iterator[None]:
+def _on_device(network: EarlyExitNetwork, device: torch.device) -> Iterator[None]:
     """Move the network to `device`; afterwards move it back, in eval mode."""
     parameters = list(network.parameters())
     before = parameters[0].device if parameters else device
@@ -160,7 +143,6 @@ def _on_device(network: EarlyExitNetwork, device: torch.device, recipe: Recipe) 
     # With images' channels last in memory convolutions run up to 1.4 times as fast, in bf16 on CPU 1.8.
     channels_last = 4 in ranks and 5 not in ranks
     network.to(device)
-    network.gradient_balancing = recipe.gradient_balancing
     try:
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,7 +150,6 @@ def _on_device(network: EarlyExitNetwork, device: torch.device, recipe: Recipe) 
     finally:
         if channels_last:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        network.gradient_balancing = False
         network.to(before).eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exeunt._files import write_text
 from exeunt._progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, start_epoch, unpack
@@ -72,9 +74,10 @@ class Training:
             save_checkpoint(self.folder / _CHECKPOINT, self.arguments, {**weights, **state})
 
     def keep_history(self, history: History) -> None:
-        """Write the metrics of the epochs, for people to read."""
+        """Write the metrics of the epochs for people to read, one JSON object per line and epoch."""
         if self.folder is not None:
-            history.save(self.folder / "history.jsonl")
+            lines = [json.dumps(epoch) + "\n" for epoch in history.to_list()]
+            write_text(self.folder / "history.jsonl", "".join(lines))
 
     def progress(self, unit: str, total: int, done: int) -> Progress:
         """Return a counter of epochs, or of another `unit`, of which an earlier run has done `done`."""
