@@ -79,7 +79,7 @@ def test_evaluate_prints_and_draws(folder):
     assert result["cost"] == expected.cost
     assert f"{expected.accuracy:.2%}" in done.stdout
     figures = {path.stem for path in (folder / "run" / "figures").glob("*.png")}
-    assert {"accuracy_against_budget", "cost_against_budget", "risk_per_exit", "inputs_by_exit"} <= figures
+    assert {"accuracy_against_budget", "cost_against_budget", "risk_per_exit", "rates_and_shares"} <= figures
 
 
 def test_predict_equals_replay_of_the_recorded_trace(folder):

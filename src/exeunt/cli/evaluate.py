@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli.options import RunPath, option, with_groups
-from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from exeunt.evaluation import Result
@@ -60,26 +58,11 @@ def evaluate(path: RunPath, options: _Options) -> None:
 
         fit, calibrate = (run.replayed(policy, part) for part in ("fit", "calibrate"))
         figures = draw_evaluation(
-            policy, fit, calibrate, test, run.folder("figures"), image=_test_image(run),
-            class_names=run.manifest["class_names"] or None, splits=options.splits,
+            policy, fit, calibrate, test, run.folder("figures"), splits=options.splits,
             progress=lambda name: echo(f"drawing {name}", err=True),
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
-
-
-def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
-    """Return a function that reads the image of a row of the test trace; None for texts, or without the data."""
-    from exeunt.run.run_inputs import part_data
-
-    if run.manifest["inputs"]["kind"] != "image":
-        return None
-    try:
-        data = part_data(run, "test")
-    except ExeuntError as error:  # data moved, changed or damaged, or a package missing: draw the rest
-        echo(f"no sheet of images: {error}", err=True)
-        return None
-    return lambda row: data.content(row)
 
 
 def _budgets_table(run: RunFolder) -> str:

@@ -8,19 +8,13 @@ Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
 from exeunt.plots.evaluation import draw_evaluation, rates_and_shares, risk_per_exit
-from exeunt.plots.image_sheet import PickedInputs, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import save_figure
 
 __all__ = [
-    "PickedInputs",
-    "SheetRow",
     "accuracy_against_budget",
     "cost_against_budget",
     "draw_evaluation",
-    "image_sheet",
-    "pick_inputs",
     "rates_and_shares",
     "risk_per_exit",
     "save_figure",
-    "sheet_rows",
 ]

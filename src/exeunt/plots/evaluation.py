@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from exeunt.errors import InputError
 from exeunt.evaluation import Result, evaluate
 from exeunt.frontiers import frontier
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
-from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import (
     COLOURS,
     label_exits,
@@ -35,7 +34,6 @@ from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def draw_evaluation(
@@ -45,8 +43,6 @@ def draw_evaluation(
     test: ExitTrace,
     out_dir: str | Path,
     *,
-    image: Callable[[int], Any] | None = None,
-    class_names: Sequence[str] | None = None,
     splits: int = 10,
     n_budgets: int = 13,
     seed: int = 0,
@@ -56,8 +52,8 @@ def draw_evaluation(
 
     The policy itself is measured on `test`. Two figures compare its rule with two others over budgets. They split
     the union of the three traces again `splits` times, in the same shares, and fit, calibrate and test every policy
-    anew; they are left out unless all three traces are labelled. `image(i)`: the image of input i of `test`, for the
-    sheet. `progress(name)`: called before each step.
+    anew; they are left out unless all three traces are labelled. `progress(name)`: called before each
+    step.
 
     Raises InputError if a trace comes from another network than the policy.
     """
@@ -65,7 +61,7 @@ def draw_evaluation(
     make_folder(folder)
     written: list[Path] = []
 
-    def draw(name: str, make: Callable[[], Axes | Figure]) -> None:
+    def draw(name: str, make: Callable[[], Axes]) -> None:
         progress(name)
         written.extend(save_figure(make(), folder / name))
 
@@ -76,8 +72,6 @@ def draw_evaluation(
     draw("rates_and_shares", lambda: rates_and_shares(policy, result))
     if test.label is not None:
         draw("risk_per_exit", lambda: risk_per_exit(test))
-    if image is not None:
-        draw("inputs_by_exit", lambda: _sheet(policy, test, image, class_names))
     whole = concatenate([fit, calibrate, test])
     if whole.label is None:
         return written
@@ -178,15 +172,3 @@ def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]
         other,
     ]
     return {name: partial(rule, **common) for name, rule in rules}
-
-
-def _sheet(
-    policy: Policy, test: ExitTrace, image: Callable[[int], Any], class_names: Sequence[str] | None
-) -> Figure:
-    picked = pick_inputs(policy, test)
-    in_use = int(np.count_nonzero(evaluate(policy, test).shares))
-    some = f", {len(picked)} of {in_use} exits in use shown" if len(picked) < in_use else ""
-    title = f"Which inputs leave first: {policy.name}, {policy.cost.share(policy.budget):.0%} of {policy.cost.whole}"
-    return image_sheet(
-        sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some
-    )

@@ -27,9 +27,8 @@ EVALUATED = (
     *(
         f"figures/{name}.{kind}"
         for name in (
-            "accuracy_against_budget", "cost_against_budget", "inputs_by_exit", "rates_and_shares",
-            "risk_per_exit",
-            "head_pairs", "rates_for_budgets", "spent_against_allowed",  # of earlier versions
+            "accuracy_against_budget", "cost_against_budget", "rates_and_shares", "risk_per_exit",
+            "head_pairs", "inputs_by_exit", "rates_for_budgets", "spent_against_allowed",  # of earlier versions
         )
         for kind in ("png", "svg")
     ),
