@@ -45,7 +45,17 @@ def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
         raise InputError(
             f"there is a page for images and for texts, the network takes inputs of kind {kind!r}"
         )
-    return [file for package, names in _PACKAGES[kind] for file in _installed(node_modules, package, names)]
+    found: list[Path] = []
+    for package, names in _PACKAGES[kind]:
+        files = [node_modules / package / "dist" / name for name in names]
+        absent = [file for file in files if not file.is_file()]
+        if absent:
+            raise InputError(
+                f"the page needs the npm package {package}, and there is no {absent[0]}: run `npm install {package}` "
+                "and give the folder node_modules by --node-modules"
+            )
+        found += files
+    return found
 
 
 def write_web_page(run: RunFolder, node_modules: Path) -> Path:
@@ -72,18 +82,6 @@ def write_web_page(run: RunFolder, node_modules: Path) -> Path:
         (folder / "index.html").write_text(page, encoding="utf-8")
         alone.save(folder / "model.onnx")
     return run.path / WEB
-
-
-def _installed(node_modules: Path, package: str, names: tuple[str, ...]) -> list[Path]:
-    """Return the files of an npm package."""
-    found = [node_modules / package / "dist" / name for name in names]
-    absent = [file for file in found if not file.is_file()]
-    if absent:
-        raise InputError(
-            f"the page needs the npm package {package}, and there is no {absent[0]}: run `npm install {package}` and "
-            "give the folder node_modules by --node-modules"
-        )
-    return found
 
 
 def _way(preparation: Preparation, folder: Path, name: str) -> dict[str, Any]:

@@ -160,15 +160,12 @@ def _wilson_lengths(shares: Floats, n: int) -> Floats:
 
 def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]:
     """Return the rule of a policy, or EERO for one without a rule, and two of the literature to compare with."""
-    own = partial(PRESETS[policy.name], answer=policy.answer.name) if policy.name in PRESETS else eero
-    other = (
-        ("geometric (MSDNet)", msdnet)
-        if policy.name == "common_threshold"
-        else ("one common threshold", common_threshold)
-    )
-    rules = [
-        (policy.name if policy.name in PRESETS else "EERO", own),
-        ("EERO, marginal (the paper)", partial(eero, calibration="marginal")),
-        other,
-    ]
-    return {name: partial(rule, **common) for name, rule in rules}
+    rules: dict[str, Callable[..., Policy]] = {"EERO": eero}
+    if policy.name in PRESETS:
+        rules = {policy.name: partial(PRESETS[policy.name], answer=policy.answer.name)}
+    rules["EERO, marginal (the paper)"] = partial(eero, calibration="marginal")
+    if policy.name == "common_threshold":
+        rules["geometric (MSDNet)"] = msdnet
+    else:
+        rules["one common threshold"] = common_threshold
+    return {name: partial(rule, **common) for name, rule in rules.items()}

@@ -73,18 +73,12 @@ def styled() -> AbstractContextManager[None]:
 
 
 def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
-    """Return `ax`, or the axes of a new figure (see `new_figure`)."""
+    """Return `ax`, or the axes of a new figure without pyplot: it needs no display, and need not be closed."""
     if ax is not None:
         return ax
-    axes: Axes = new_figure(width_in, height_in, layout="constrained").subplots()
+    figure = require("matplotlib.figure", extra="plots").Figure
+    axes: Axes = figure(figsize=(width_in, height_in), layout="constrained").subplots()
     return axes
-
-
-def new_figure(width_in: float, height_in: float, *, layout: Any = None) -> Figure:
-    """Return a new figure without pyplot: it needs no display, and need not be closed."""
-    module = require("matplotlib.figure", extra="plots")
-    figure: Figure = module.Figure(figsize=(width_in, height_in), layout=layout)
-    return figure
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:
@@ -128,12 +122,10 @@ def label_shares(ax: Axes, title: str, x: str, y: str) -> None:
 
 def legend_beside(ax: Axes, *, title: str | None = None) -> None:
     """Put the legend to the right of the data, or below them where the figure is narrow."""
-    figure = figure_of(ax)
-    if figure.get_figwidth() >= _WIDE_IN:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-    else:
-        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.2)}
-    legend = ax.legend(borderaxespad=0.0, title=title, handlelength=3.0, **place)
+    place = (1.01, 1.0) if figure_of(ax).get_figwidth() >= _WIDE_IN else (0.0, -0.2)
+    legend = ax.legend(
+        loc="upper left", bbox_to_anchor=place, borderaxespad=0.0, title=title, handlelength=3.0
+    )
     legend.set_alignment("left")
 
 

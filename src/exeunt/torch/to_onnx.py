@@ -31,8 +31,7 @@ from exeunt.torch.stages_with_heads import StagesWithHeads, stages_with_heads
 
 OPSET = 18
 _OPSETS = range(18, 24)
-BATCHES = (1, 2, 5)
-"""Rows of the batches that stages are compared with PyTorch on."""
+BATCHES = (1, 2, 5)  # rows of the batches that stages are compared with PyTorch on
 TOLERANCE = 1e-4
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")
 

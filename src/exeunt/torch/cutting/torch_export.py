@@ -42,36 +42,30 @@ def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = Fal
     `open_length`: the length of texts may vary, too, unless the model's code makes it a constant.
     Raises NotExportable, with the line of code that prevents it and how to mend it, as far as these are known.
     """
-    errors: list[Exception] = []
-    for strict in (False, True):
-        program = _attempt(model, example, strict=strict, open_length=open_length)
-        if not isinstance(program, Exception):
-            _remove_checks(program.graph_module.graph)
-            return program
-        errors.append(program)
-    error = next((error for error in errors if _place(error)), errors[0])
-    known = (reason for sign, reason in _KNOWN_REASONS.items() if sign in str(error).lower())
-    raise NotExportable(
-        f"{type(model).__name__} cannot be exported with a variable batch size: "
-        f"{_place(error) or 'its code'} {next(known, f'fails: {one_line(error)}')}"
-    ) from error
-
-
-def _attempt(
-    model: nn.Module, example: ExampleBatch, *, strict: bool, open_length: bool
-) -> ExportedProgram | Exception:
-    batch = Dim("batch")
+    batch, errors = Dim("batch"), list[Exception]()
     texts = token_inputs(example.named) if open_length else ()
     # AUTO, not a second named Dim: that would need the longest length that the model takes.
     shapes = (tuple({0: batch, 1: Dim.AUTO} if name in texts else {0: batch} for name in example.names),)
-    try:
-        # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
-        with evaluating(model), torch.no_grad(), quiet():
-            return export(example.positional(model), example.tensors, dynamic_shapes=shapes, strict=strict)
-    except InputError:
-        raise
-    except Exception as error:  # of many types, depending on what the model does
-        return error
+    for strict in (False, True):
+        try:
+            # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
+            with evaluating(model), torch.no_grad(), quiet():
+                program = export(
+                    example.positional(model), example.tensors, dynamic_shapes=shapes, strict=strict
+                )
+        except InputError:
+            raise
+        except Exception as error:  # of many types, depending on what the model does
+            errors.append(error)
+            continue
+        _remove_checks(program.graph_module.graph)
+        return program
+    cause = next((one for one in errors if _place(one)), errors[0])
+    known = (reason for sign, reason in _KNOWN_REASONS.items() if sign in str(cause).lower())
+    raise NotExportable(
+        f"{type(model).__name__} cannot be exported with a variable batch size: "
+        f"{_place(cause) or 'its code'} {next(known, f'fails: {one_line(cause)}')}"
+    ) from cause
 
 
 @contextmanager

@@ -88,8 +88,8 @@ def attach(
             raise InputError(
                 f"with exits={OWN!r} the network gets no heads, so leave out: {', '.join(options)}"
             )
-        own, graph = open_own_exits(model, example, exits, n_classes=n_classes)
-        return _finished(own, example, graph, check=check, verbose=verbose)
+        own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes)
+        return _finished(own, example, its_graph, check=check, verbose=verbose)
 
     def options_for(layouts: Sequence[Layout]) -> HeadOptions | HeadFactory:
         return head if callable(head) else complete_options(given, layouts)
@@ -100,8 +100,10 @@ def attach(
         classifier = _classifier(options_for(layouts), shape, layouts[0], n_classes, seed).to(device)
         model, new_classifier = _ClassifiedEncoder(model, classifier), _CLASSIFIER
     named = None if isinstance(exits, (int, np.integer)) else list(exits)
-    found = find_candidates(model, example, named, n_classes=n_classes, new_classifier=new_classifier)
-    points = found.points if named else place_exits(found.points, cast("int", exits), full=found.full)
+    offered, full, width, graph = find_candidates(
+        model, example, named, n_classes=n_classes, new_classifier=new_classifier
+    )
+    points = offered if named else place_exits(offered, cast("int", exits), full=full)
     of_points = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
     made_of = options_for([*layouts, *of_points])
     if shape is not None and made_of != options_for(layouts):
@@ -112,28 +114,28 @@ def attach(
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(made_of, point.shape, found.n_classes, layout)
+            make_head(made_of, point.shape, width, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
     head_costs = [
         count_macs(one, torch.zeros(2, *point.shape)) for one, point in zip(heads, points, strict=True)
     ]
     # Each exit costs the backbone up to it, and all heads up to and including its own.
-    cumulative = np.array([*(p.cost for p in points), found.full]) + np.cumsum([*head_costs, 0.0])
+    cumulative = np.array([*(p.cost for p in points), full]) + np.cumsum([*head_costs, 0.0])
     source = count_source(read_example(model, example).n_tokens)
     network = EarlyExitNetwork(
         model,
         [module.to(device).train(model.training) for module in heads],
         points,
         cost=CostModel(cumulative, source=source, heads=[*head_costs, 0.0]),
-        backbone_macs=found.full,
+        backbone_macs=full,
         options=made_of if isinstance(made_of, HeadOptions) else None,
-        n_classes=found.n_classes,
+        n_classes=width,
         new_classifier=new_classifier,
     )
     if new_classifier:
         _check_new_classifier(network, example)
-    return _finished(network, example, found.graph, check=check, verbose=verbose)
+    return _finished(network, example, graph, check=check, verbose=verbose)
 
 
 def _finished(
@@ -144,28 +146,25 @@ def _finished(
     check: bool,
     verbose: bool,
 ) -> EarlyExitNetwork:
-    """Return the network, with the costs of one that runs whole if it cannot be cut; see `attach`."""
-    if check and (why := _why_whole(network, example, graph)):
-        network.run_whole(why)
-        warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=3)
+    """Return the network, with the costs of one that runs whole if it cannot be cut; see `attach`.
+
+    `graph`: of its backbone, or why there is none; None if neither is known.
+    """
+    if check:
+        model = network.backbone
+        batch = read_example(model, example).at_least_two()
+        graph = try_graph(model, batch) if graph is None else graph
+        try:
+            if isinstance(graph, NotExportable):
+                raise graph
+            with evaluating(model):
+                cut_graph(graph, model, batch, at=network.exit_names)
+        except NotCuttable as error:
+            network.run_whole(str(error))
+            warnings.warn(f"{WHOLE}. {error}", RunsWhole, stacklevel=3)
     if verbose:
         print(network.describe())
     return network
-
-
-def _why_whole(network: EarlyExitNetwork, example: Inputs, graph: ModelGraph | NotExportable | None) -> str:
-    """Return why the backbone cannot be cut after its exits, "" if it can. `graph`: its own, None if not known."""
-    model = network.backbone
-    batch = read_example(model, example).at_least_two()
-    graph = try_graph(model, batch) if graph is None else graph
-    if isinstance(graph, NotExportable):
-        return str(graph)
-    try:
-        with evaluating(model):
-            cut_graph(graph, model, batch, at=network.exit_names)
-    except NotCuttable as error:
-        return str(error)
-    return ""
 
 
 def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:

@@ -109,7 +109,19 @@ def open_own_exits(
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
         costs = np.array([*graph_macs(graph, batch.at_least_two(), names), full])
-        _check_steps(costs)
+        late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
+        if len(late):
+            exit_ = int(late[0])
+            why = (
+                f"what output {exit_ - 1} needs computes it, too"
+                if exit_
+                else "nothing of any cost computes it"
+            )
+            raise InputError(
+                f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "
+                f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
+                "leave, each from layers of its own, and not parts of one tensor"
+            )
     points = [ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)]
     network = OwnExitNetwork(
         wrapped,
@@ -171,18 +183,3 @@ def _checked_logits(output: Any, n: int) -> list[Tensor]:
             f"the network's exits answer with different numbers of classes: {widths}; all must be equal"
         )
     return logits
-
-
-def _check_steps(costs: np.ndarray) -> None:
-    """Raise InputError for an exit that costs no more than the one before."""
-    late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
-    if len(late):
-        exit_ = int(late[0])
-        why = (
-            f"what output {exit_ - 1} needs computes it, too" if exit_ else "nothing of any cost computes it"
-        )
-        raise InputError(
-            f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "
-            f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
-            "leave, each from layers of its own, and not parts of one tensor"
-        )

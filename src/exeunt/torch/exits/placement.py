@@ -42,21 +42,6 @@ class ExitPoint:
     calls: int = 1
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The modules of a network that can carry exits.
-
-    `points`: in the order in which the network last runs them. `full`: multiply-adds per input of the whole network.
-    `n_classes`: width of its logits.
-    `graph`: of the model, or why there is none; None if no graph was needed to find the modules.
-    """
-
-    points: tuple[ExitPoint, ...]
-    full: float
-    n_classes: int
-    graph: ModelGraph | NotExportable | None
-
-
 def find_candidates(
     model: nn.Module,
     example: Inputs,
@@ -64,8 +49,11 @@ def find_candidates(
     *,
     n_classes: int | None = None,
     new_classifier: str = "",
-) -> Candidates:
-    """Return the modules of these names; for None, all that the architecture offers.
+) -> tuple[list[ExitPoint], float, int, ModelGraph | NotExportable | None]:
+    """Return the modules of these names that can carry exits; for None, all that the architecture offers.
+
+    They are in the order in which the network last runs them. Also returned: multiply-adds per input of the whole
+    network, the width of its logits, and its graph, or why there is none; None if no graph was needed.
 
     `n_classes`: what the width of the logits must be, None for any. `new_classifier`: a module within which no place is
     offered, "" for none.
@@ -84,13 +72,11 @@ def find_candidates(
         else:
             _check_names(model, example, names)
         shapes, calls = _shapes(model, example, names)
-        costs = cumulative_macs(model, example, list(shapes))
-        full = count_macs(model, example)
-    points = tuple(
-        ExitPoint(name, float(cost), shapes[name], calls[name])
-        for name, cost in zip(shapes, costs, strict=True)
-    )
-    return Candidates(points, full, width, graph)
+        *costs, full = _macs(model, example, list(shapes)).tolist()
+    points = [
+        ExitPoint(name, cost, shapes[name], calls[name]) for name, cost in zip(shapes, costs, strict=True)
+    ]
+    return points, full, width, graph
 
 
 def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> list[ExitPoint]:

@@ -262,14 +262,14 @@ def brings_weights(spec: str) -> bool:
     return parsed.kind == "hf" and hugging_face.brings_weights(parsed.name)
 
 
-def known_class_names(spec: str, model: nn.Module, *, pretrained: bool) -> list[str] | None:
-    """Return a trained model's names of its classes, in order, or None where it has none.
+def known_class_names(spec: str, model: Any, *, pretrained: bool) -> list[str] | None:
+    """Return a trained model's names of its classes, in order (of Hugging Face LABEL_0, ... without names), or None.
 
     `pretrained`: whether the weights are those that the library offers.
     """
     parsed = ModelSpec.parse(spec)
     if parsed.kind == "hf":
-        return hugging_face.class_names(model)
+        return [str(name) for _, name in sorted(model.config.id2label.items())]
     if parsed.kind == "torchvision" and pretrained:
         return image_libraries.torchvision_classes(parsed.name)
     return None

@@ -85,11 +85,6 @@ def save_config(model: Any, folder: Path) -> None:
         model.config.save_pretrained(temporary)
 
 
-def class_names(model: Any) -> list[str]:
-    """Return a model's names of its classes, in order; LABEL_0, LABEL_1, ... where it has none."""
-    return [str(name) for _, name in sorted(model.config.id2label.items())]
-
-
 def longest_text(model: nn.Module) -> int | None:
     """Return how many tokens a model takes, special ones included; None where its configuration sets no limit."""
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)

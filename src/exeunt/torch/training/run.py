@@ -38,22 +38,22 @@ _SHOWN = 20  # unreadable images; the manifest names all
 class JobData:
     """The data of a job, split into parts.
 
-    `prepare`: how inputs are resized and normalised, or the tokeniser. `unreadable`: names of the images left out.
-    `workers`: processes that decode images. `run_size`: inputs that the network runs on at once.
+    `made`: its network. `prepare`: how inputs are resized and normalised, or the tokeniser. `unreadable`: names of the
+    images left out.
     """
 
+    job: TrainingJob
+    made: JobNetwork
     source: DataSource
     plan: SplitPlan
     prepare: Any
     unreadable: Sequence[str]
-    workers: int
-    run_size: int
 
     def loader(self, part: str, **options: Any) -> ImageLoader | TextLoader:
         """Return the loader of one part."""
         data = self.plan.select(self.source, part)
-        kind = {"workers": self.workers} if isinstance(data, Images) else {"by_length": True}
-        return make_loader(data, self.prepare, batch_size=self.run_size, **kind, **options)
+        kind = {"workers": self.job.workers} if isinstance(data, Images) else {"by_length": True}
+        return make_loader(data, self.prepare, batch_size=self.made.settings.run_size, **kind, **options)
 
 
 def read_data(
@@ -80,7 +80,7 @@ def read_data(
         prepare = image_preparation(
             learned, size=job.size, mean=job.mean, std=job.std, library=library_of(job)
         )
-    return JobData(source, plan, prepare, unreadable, job.workers, made.settings.run_size)
+    return JobData(job, made, source, plan, prepare, unreadable)
 
 
 def _without_unreadable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
@@ -155,16 +155,16 @@ def run_training(
     begin_run(out, asked, {"data_fingerprint": data.source.fingerprint, "split_digest": split})
     if config and is_first_process():
         write_text(out / CONFIG, config)
-    _train(job, made, data, out, say=say, progress=progress)
+    _train(data, out, say=say, progress=progress)
     if not is_first_process():
         return None
     say("recording the outputs of every exit for the fit, calibrate and test inputs")
-    traces = {part: _trace(made, data, part, say=say, progress=progress) for part in TRACED}
+    traces = {part: _trace(data, part, say=say, progress=progress) for part in TRACED}
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
     about = {
-        **_about(job, made, data),
+        **_about(data),
         "inputs": save_preparation(data.prepare, out, made.example),
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
@@ -187,17 +187,9 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
     return run
 
 
-def _train(
-    job: TrainingJob,
-    made: JobNetwork,
-    data: JobData,
-    out: Path,
-    *,
-    say: Callable[[str], None],
-    progress: bool,
-) -> None:
+def _train(data: JobData, out: Path, *, say: Callable[[str], None], progress: bool) -> None:
     """Train the network; where the settings say so, its heads alone first."""
-    settings = made.settings
+    job, made, settings = data.job, data.made, data.made.settings
     if job.is_frozen and not made.network.learning_heads:
         say(
             "nothing to train: the exits are the network's own, and mode 'frozen' does not change the network\n"
@@ -219,12 +211,10 @@ def _train(
     )  # fmt: skip
 
 
-def _trace(
-    made: JobNetwork, data: JobData, part: str, *, say: Callable[[str], None], progress: bool
-) -> ExitTrace:
+def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bool) -> ExitTrace:
     """Record one part, and say how many of its texts were cut."""
     loader = data.loader(part)
-    trace = record(made.network, loader, device=best_device(), progress=progress)
+    trace = record(data.made.network, loader, device=best_device(), progress=progress)
     if isinstance(loader, TextLoader) and loader.n_cut:
         say(
             f"{counted(loader.n_cut, 'text was', 'texts were')} longer than the network takes and cut, of "
@@ -233,9 +223,9 @@ def _trace(
     return trace
 
 
-def _about(job: TrainingJob, made: JobNetwork, data: JobData) -> dict[str, Any]:
+def _about(data: JobData) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
-    network, settings = made.network, made.settings
+    job, network, settings = data.job, data.made.network, data.made.settings
     return {
         "model": {
             "spec": job.model,

@@ -151,17 +151,17 @@ class Trainer(Training):
         if sums.n == 0:
             raise InputError("the loader gave no batches: there is nothing to train on")
         loss, accuracy = sums.means(self.fabric)
-        on_validation: tuple[Any, Any] = (None, None)
-        if self.validation is not None:
-            on_validation = self.measured(self._batches(self.validation, 0))
+        held_out = (
+            (None, None) if self.validation is None else self.measured(self._batches(self.validation, 0))
+        )
         return EpochMetrics(
             epoch=epoch,
             learning_rate=rate,
             seconds=time.monotonic() - started,
             train_loss=loss,
             train_accuracy=accuracy,
-            validation_loss=on_validation[0],
-            validation_accuracy=on_validation[1],
+            validation_loss=held_out[0],
+            validation_accuracy=held_out[1],
         )
 
     def _check_loss(self, metrics: EpochMetrics) -> None:
