@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli.options import RunPath, option, with_groups
