@@ -134,7 +134,7 @@ class Calls:
     # -- decisions --------------------------------------------------------------------------------------
 
     def _decided(self, outputs: list[tuple[int, NDArray[Any]]], group: RowGroup) -> list[RowGroup]:
-        """Enter the answers, exit by exit. Return the rows that stay, in one group, or one per ticket if a score failed."""
+        """Enter the answers, exit by exit. Return the rows that stay: one group, or one a ticket if a score failed."""
         for number, (exit_, logits) in enumerate(outputs):
             values: Floats = np.asarray(
                 logits if group.places is None else logits[group.places], dtype=np.float64

@@ -37,7 +37,7 @@ CPU: Final = "cpu"
 
 
 class Executor(Protocol):
-    """Runs the segments of a network with m exits. Only the executor looks into a `state`, which holds a row per input."""
+    """Runs the segments of a network with m exits. Only executors look into a `state`, which has a row per input."""
 
     @property
     def name(self) -> str:

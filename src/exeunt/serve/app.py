@@ -37,6 +37,7 @@ _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3
 _PAGE = Path(__file__).parent / "page"
 
+# -- for operators ----------------------------------------------------------------------------------------
 
 _operators = APIRouter(tags=["admin"])
 
@@ -95,6 +96,9 @@ async def events(request: Request) -> Response:
 async def page() -> Response:
     """Return the page that shows the server at work."""
     return FileResponse(_PAGE / "page.html")
+
+
+# -- the application --------------------------------------------------------------------------------------
 
 
 def make_app(

@@ -207,7 +207,7 @@ class InputReader:
         return Rows(inputs, keys, places, errors)
 
     def prepared(self, values: NDArray[Any]) -> Rows:
-        """Take prepared images, (n, 3, h, w), float32 (see `Runner.prepare`), whose shape `check_tensor` has checked."""
+        """Take prepared images, (n, 3, h, w), float32 (see `Runner.prepare`). `check_tensor` has checked the shape."""
 
         def check(place: int) -> int:
             self._way.check(values[place])
