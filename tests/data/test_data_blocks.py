@@ -109,9 +109,9 @@ def test_a_block_holds_nothing_of_the_others(kinds):
 
 
 def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypatch):
-    from exeunt.data import parquet_column
+    from exeunt.data import columns
 
-    parquet_column._kept_of_sent.cache_clear()
+    columns._kept_of_sent.cache_clear()
     read = []
     real = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypat
     for start in range(0, N - 1, 2):
         said(pickle.loads(pickle.dumps(data.block(start, 2))))
     assert sorted(read) == [0, 0, 1, 1, 2, 2, 3, 3]  # of the texts and of the labels
-    parquet_column._kept_of_sent.cache_clear()
+    columns._kept_of_sent.cache_clear()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,7 +167,7 @@ def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
 
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, where):
-    from exeunt.data import parquet_column
+    from exeunt.data import columns
 
     data = open_inputs(kinds / "t.parquet" if where == "here" else f"{store}/t.parquet")
     error = OSError(errno.ESTALE, "stale handle") if where == "here" else OSError("timed out")
@@ -179,7 +179,7 @@ def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, wh
         return opened(path)
 
     monkeypatch.setattr(_places, "_PAUSES_S", (0, 0))
-    monkeypatch.setattr(parquet_column, "open_arrow", fails)
+    monkeypatch.setattr(columns, "open_arrow", fails)
     with pytest.raises(
         ex.errors.FileError, match=r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"
     ):

@@ -15,7 +15,7 @@ from exeunt.data import (
     open_inputs,
     open_source,
 )
-from exeunt.data.decoding import decode, fits_in_memory, with_content_keys
+from exeunt.data.decoding import decoded
 from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError
 
@@ -105,7 +105,7 @@ def test_decoding_gives_every_image(tmp_path: Path, n: int) -> None:
         write_image_table(tmp_path / "a.parquet", pixels, np.zeros(n, np.int64), row_group_size=70)
     )
     lazy, seen = source.train, []
-    images = decode(lazy, Preprocess(size=(4, 4)), progress=lambda *done: seen.append(done))
+    images = decoded(lazy, Preprocess(size=(4, 4)), progress=lambda *done: seen.append(done))
     assert np.array_equal(images.pixels, pixels.reshape(n, 4, 4, 3))
     assert np.array_equal(images.content_keys(), lazy.content_keys())
     assert images.fingerprint == lazy.fingerprint
@@ -121,20 +121,19 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
         Image.fromarray(noise(1, side=side)[0]).save(tmp_path / f"{i}.png")
     lazy = open_inputs(tmp_path)
     with pytest.raises(InputError, match=r"0\.png is 8x8, 1\.png is 16x16: give Preprocess a size"):
-        decode(lazy, Preprocess())
-    images = decode(lazy, Preprocess(size=(8, 8)))
+        decoded(lazy, Preprocess())
+    images = decoded(lazy, Preprocess(size=(8, 8)))
     assert images.pixels.shape == (2, 8, 8, 3)
     assert np.array_equal(images.content_keys(), lazy.content_keys())
-    assert fits_in_memory(lazy, Preprocess(size=(8, 8)))
     monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 383)
-    assert not fits_in_memory(lazy, Preprocess(size=(8, 8)))
+    assert decoded(lazy, Preprocess(size=(8, 8))).pixels is None
 
 
 def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
     Image.fromarray(noise(1)[0]).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     with pytest.raises(UnreadableImage, match=r"b\.png"):
-        decode(open_inputs(tmp_path), Preprocess())
+        decoded(open_inputs(tmp_path), Preprocess())
 
 
 def test_images_that_cannot_be_read_are_told_apart_from_those_that_can(tmp_path: Path) -> None:
@@ -165,10 +164,10 @@ def test_images_that_cannot_be_read_are_told_apart_from_those_that_can(tmp_path:
 def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(20), [0] * 20)
     cache = tmp_path / "new" / "cache"
-    first = decode(open_source(path).train, Preprocess(), cache=cache)
+    first = decoded(open_source(path).train, Preprocess(), cache=cache)
     with monkeypatch.context() as patch:
         patch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
-        again = decode(open_source(path).train, Preprocess(), cache=cache)
+        again = decoded(open_source(path).train, Preprocess(), cache=cache)
     assert isinstance(again.pixels, np.memmap)
     assert np.array_equal(again.pixels, first.pixels)
     assert np.array_equal(again.content_keys(), first.content_keys())
@@ -177,7 +176,7 @@ def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch:
     for file in files:
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        repaired = decode(open_source(path).train, Preprocess(), cache=cache)
+        repaired = decoded(open_source(path).train, Preprocess(), cache=cache)
         assert np.array_equal(repaired.pixels, first.pixels)
         assert file.read_bytes() == whole
 
@@ -187,7 +186,7 @@ def test_the_cache_tells_data_and_sizes_apart(tmp_path: Path) -> None:
         write_image_table(tmp_path / "a.parquet", noise(3, seed=seed), [0] * 3)
         train = open_source(tmp_path / "a.parquet").train
         for size in (8, 4):
-            images = decode(train, Preprocess(size=(size, size)), cache=tmp_path / "cache")
+            images = decoded(train, Preprocess(size=(size, size)), cache=tmp_path / "cache")
             expected = [Preprocess(size=(size, size)).resize(p) for p in noise(3, seed=seed)]
             assert np.array_equal(images.pixels, expected)
 
@@ -203,12 +202,13 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
     expected = open_source(path).train.content_keys()
-    view = with_content_keys(open_source(path).train.take([3, 1]))
+    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 0)
+    view = decoded(open_source(path).train.take([3, 1]), Preprocess())
     assert np.array_equal(view.content_keys(), expected[[3, 1]])
     assert np.array_equal(view.take([1]).content_keys(), expected[[1]])
-    keyed = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
+    keyed = decoded(open_source(path).train, Preprocess(), cache=tmp_path / "cache")
     monkeypatch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
-    again = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
+    again = decoded(open_source(path).train, Preprocess(), cache=tmp_path / "cache")
     for images in (keyed, again):
         assert images.pixels is None
         assert np.array_equal(images.content_keys(), expected)
@@ -222,7 +222,7 @@ def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: p
     assert ready.test is None
     assert np.array_equal(ready.train.pixels, noise(5))
     assert ready.fingerprint == source.fingerprint
-    monkeypatch.setattr("exeunt.data.source.fits_in_memory", lambda *_: False)
+    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 0)
     lazy = source.decoded(Preprocess())
     assert lazy.train.pixels is None
     assert np.array_equal(lazy.train.content_keys(), ready.train.content_keys())

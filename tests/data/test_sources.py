@@ -92,7 +92,7 @@ def test_folders_that_are_linked_in_many_ways_are_read_in_no_time(tmp_path: Path
 def test_row_groups_beyond_the_memory_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exeunt.data.parquet_column.MEMORY_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.columns.MEMORY_BYTES", 1)
     data = open_source(write_image_table(tmp_path / "a.parquet", PIXELS, LABELS)).train
     assert all(np.array_equal(data.content(i), PIXELS[i]) for i in (7, 0, 7, 3, 1))
 

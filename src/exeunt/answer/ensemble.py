@@ -135,14 +135,13 @@ def classes_of(fit: ExitTrace) -> int:
 
     Raises InputError where they are too many for tables, which grow with their square.
     """
-    if not _has_few_classes(fit):
+    k = _n_classes(fit)
+    if k > _MOST_CLASSES and fit.log_probability is None:
         raise InputError(
             f"an ensemble of exits without probabilities takes at most {_MOST_CLASSES} classes, got labels up to "
-            f"{fit.label.max()}: number the classes without gaps, or take answer='own'"  # type: ignore[union-attr]
+            f"{k - 1}: number the classes without gaps, or take answer='own'"
         )
-    if fit.log_probability is not None:
-        return int(fit.log_probability.shape[2])
-    return int(fit.label.max()) + 1  # type: ignore[union-attr]
+    return k
 
 
 def can_be_ensembled(fit: ExitTrace) -> bool:
@@ -150,16 +149,18 @@ def can_be_ensembled(fit: ExitTrace) -> bool:
 
     It takes an input for each fold and, where there are tables, one for every entry (predicted label, class).
     """
-    if not _has_few_classes(fit) or len(np.unique(fit.id)) < _FOLDS:
+    k = _n_classes(fit)
+    if len(np.unique(fit.id)) < _FOLDS:
         return False
     if fit.log_probability is not None:
-        return bool(fit.n * fit.log_probability.shape[2] <= _MOST_OUTPUTS)
-    k = 0 if fit.label is None else int(fit.label.max()) + 1
-    return k * (k + 1) <= fit.n <= _MOST_OUTPUTS
+        return fit.n * k <= _MOST_OUTPUTS
+    return k <= _MOST_CLASSES and k * (k + 1) <= fit.n <= _MOST_OUTPUTS
 
 
-def _has_few_classes(fit: ExitTrace) -> bool:
-    return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
+def _n_classes(fit: ExitTrace) -> int:
+    if fit.log_probability is not None:
+        return int(fit.log_probability.shape[2])
+    return 0 if fit.label is None else int(fit.label.max()) + 1
 
 
 def _best(losses: list[Floats]) -> int:

@@ -175,11 +175,7 @@ class EnsembleAnswer:
     """The answer of the ensemble of the exits so far, at each of m exits."""
 
     stages: tuple[Stage, ...]
-
-    @property
-    def name(self) -> str:
-        """The name that tables and plots show."""
-        return "ensemble"
+    name: str = "ensemble"
 
     def needs(self, exit_: int) -> bool:
         """Whether the next exit's answer depends on the output of this one."""

@@ -1,18 +1,35 @@
-"""The columns of a table that hold the inputs and the classes: named by the caller, or with usual names."""
+"""The columns of a table: which hold the inputs and the classes, and those of Parquet files.
+
+The caller names columns, or they have usual names. Columns of Parquet files are read row group by row group, here or in
+an object store.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from exeunt.errors import InputError
+from exeunt._places import AnyPath, is_remote, open_arrow, read_patiently
+from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
+from exeunt.errors import ArtefactError, FileError, InputError
 
 _IMAGES = ("img", "image")
 _TEXTS = ("text", "sentence")
 _LABELS = ("label", "fine_label", "labels")
+
+MEMORY_BYTES = 1 << 30
+"""Row groups are kept in memory up to this size."""
+
+SENT_BYTES = 1 << 26
+"""The same limit for all columns together that other processes sent to this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +117,130 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _holds_texts(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+
+
+class _Group(NamedTuple):
+    """A row group: its file and number within it, its first row within the file, and how many rows it has."""
+
+    file: AnyPath
+    stamp: Hashable
+    number: int
+    first: int
+    n: int
+
+
+class _Kept:
+    """A cache of the row groups that were read last, up to `most` bytes. Columns from other processes share one."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Hashable, pa.ChunkedArray[Any]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _kept_of_sent, ()
+
+    def read(self, group: _Group, column: str) -> pa.ChunkedArray[Any]:
+        """Return a column of a row group."""
+        key = (str(group.file), group.stamp, group.number, column)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+        def read() -> pa.ChunkedArray[Any]:
+            # One thread: Arrow's pool does not survive a fork into worker processes.
+            with open_arrow(group.file) as opened, pq.ParquetFile(opened) as file:
+                return file.read_row_group(group.number, [column], use_threads=False)[column]
+
+        try:
+            found = read_patiently(group.file, read)
+        except FileError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise ArtefactError(f"{group.file} is damaged: {error}") from error
+        self._kept[key] = found
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
+            self._kept.popitem(last=False)
+        return found
+
+
+@cache
+def _kept_of_sent() -> _Kept:
+    return _Kept(SENT_BYTES)
+
+
+class ParquetColumn:
+    """One column of Parquet files, read by row groups. The latest row groups, up to MEMORY_BYTES, stay in memory.
+
+    Larger tables are fast in order and slow in random order: train on image files instead.
+    """
+
+    def __init__(self, files: Sequence[AnyPath], column: str, others: Sequence[str] = ()) -> None:
+        """Read the footers. Raises InputError for a file without the column or one of `others` (see `beside`)."""
+        groups = []
+        for file in files:
+            stamp = file_stamp(file)
+            with open_arrow(file) as opened:
+                footer = pq.read_metadata(opened)
+            check_names(footer.schema.to_arrow_schema().names, [column, *others], file, files[0])
+            first = 0
+            for number in range(footer.num_row_groups):
+                groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
+                first += groups[-1].n
+        self._column, self._kept = column, _Kept(MEMORY_BYTES)
+        self._hold(groups, skipped=0, n=sum(group.n for group in groups))
+
+    def _hold(self, groups: list[_Group], *, skipped: int, n: int) -> None:
+        """Hold n rows of these row groups, without the first `skipped` rows."""
+        self._groups, self._skipped, self._n = groups, skipped, n
+        self._starts = np.cumsum([0, *(group.n for group in groups)]) - skipped
+
+    def part(self, first: int, n: int) -> ParquetColumn:
+        """Return n rows from `first` on, with the row groups that hold them."""
+        here, last = self._group_of(first), self._group_of(first + n - 1) if n else -1
+        groups = [group._replace(file=group.file.absolute()) for group in self._groups[here : last + 1]]
+        made = copy(self)
+        made._hold(groups, skipped=first - int(self._starts[here]), n=n)
+        return made
+
+    def beside(self, column: str) -> ParquetColumn:
+        """Return another column of the same rows."""
+        made = copy(self)
+        made._column = column
+        return made
+
+    @property
+    def files(self) -> list[AnyPath]:
+        """The files, in order."""
+        return list({str(group.file): group.file for group in self._groups}.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the files, in bytes; for files in an object store more than SMALL_BYTES."""
+        if any(map(is_remote, self.files)):
+            return SMALL_BYTES + 1
+        return sum(file.stat().st_size for file in self.files)
+
+    def stamps(self) -> Iterator[Any]:
+        """Yield column and rows, and size, time and rows of each row group: they tell contents apart."""
+        yield self._column, self._skipped, self._n
+        yield from ((*group[1:],) for group in self._groups)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, row: int) -> Any:
+        group = self._groups[self._group_of(row)]
+        return cell_content(self.cell(row), group.file.parent)
+
+    def cell(self, row: int) -> Any:
+        """Return the content of a cell. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        k = self._group_of(row)
+        return self._kept.read(self._groups[k], self._column)[row - int(self._starts[k])].as_py()
+
+    def name(self, row: int) -> str:
+        """Return the file and the row within it, such as "test.parquet#17"."""
+        k = self._group_of(row)
+        return f"{self._groups[k].file.name}#{self._groups[k].first + row - int(self._starts[k])}"
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1

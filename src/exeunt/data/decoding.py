@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import InputError, UnreadableImage
 
 T = TypeVar("T")
-_Wanted: TypeAlias = dict[str, tuple[int, type]]
+_Forms: TypeAlias = dict[str, tuple[int, type]]
 """Number of dimensions and type of arrays, by the ending of their files."""
 
 ARRAY_BYTES = 4 << 30
@@ -36,13 +37,7 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "exeunt"
 
 
-def fits_in_memory(images: Images, preprocess: Preprocess) -> bool:
-    """Whether the array that `decode` makes takes at most ARRAY_BYTES."""
-    height, width = _shape(images, preprocess)
-    return len(images) * height * width * 3 <= ARRAY_BYTES
-
-
-def decode(
+def decoded(
     images: Images,
     preprocess: Preprocess,
     *,
@@ -51,40 +46,46 @@ def decode(
 ) -> Images:
     """Return `images` as one uint8 array at the size that `preprocess` gives them.
 
-    Content keys are those of the images before resizing. `cache`: folder that keeps the array under the data's
-    fingerprint; the next call maps it from there. Images that take more than 1 GiB as stored are not kept, because
-    they are not hashed in full. `progress`: called with (done, n).
+    Images whose array would take more than ARRAY_BYTES stay encoded, with their content keys computed, or unchanged if
+    they take more than 1 GiB as stored. Content keys are those of the images before resizing. `cache`: folder that
+    keeps array and keys under the data's fingerprint; the next call reads them there. What takes more than 1 GiB as
+    stored is not kept, because it is not hashed in full. `progress`: called with (done, n).
 
     Raises UnreadableImage for the first image that cannot be read, InputError if sizes differ and `preprocess` has
     no size.
     """
-    name = f"-{preprocess.geometry}"
-    wanted: _Wanted = {f"{name}.npy": (4, np.uint8), f"{name}.keys.npy": (1, np.uint64)}
-    pixels, keys = _cached(images, cache, wanted, lambda: _decode_into_memory(images, preprocess, progress))
-    return Images(
-        PixelArray(pixels, name=images.name),
-        labels=images.labels,
-        class_names=images.class_names,
-        keys=keys,
-        base_fingerprint=images.fingerprint,
-    )
+    n = len(images)
+    shape = preprocess.size or (images.content(0).shape[:2] if n else (0, 0))
+    if n * math.prod(shape) * 3 <= ARRAY_BYTES:
 
+        def made() -> tuple[Pixels, Keys]:
+            pixels, keys = np.zeros((n, *shape, 3), dtype=np.uint8), np.zeros(n, dtype=np.uint64)
+            for i, (image, key) in enumerate(_resized(images, preprocess, progress)):
+                if image.shape != pixels.shape[1:]:
+                    raise InputError(
+                        f"the images differ in size: {images.name(0)} is {shape[0]}x{shape[1]}, "
+                        f"{images.name(i)} is {image.shape[0]}x{image.shape[1]}: give Preprocess a size"
+                    )
+                pixels[i], keys[i] = image, key
+            return pixels, keys
 
-def with_content_keys(
-    images: Images,
-    *,
-    cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Images:
-    """Return `images` with their content keys computed, for images too large to hold decoded.
+        name = f"-{preprocess.geometry}"
+        forms: _Forms = {f"{name}.npy": (4, np.uint8), f"{name}.keys.npy": (1, np.uint64)}
+        pixels, keys = _cached(images, cache, forms, made)
+        return Images(
+            PixelArray(pixels, name=images.name),
+            labels=images.labels,
+            class_names=images.class_names,
+            keys=keys,
+            base_fingerprint=images.fingerprint,
+        )
+    if not images.is_small:
+        return images
 
-    `cache`: folder that keeps the keys for the next call. Raises UnreadableImage as `decode` does.
-    """
+    def found() -> tuple[Keys]:
+        return (np.fromiter((key for _, key in _resized(images, Preprocess(), progress)), dtype=np.uint64),)
 
-    def made() -> tuple[Keys]:
-        return (np.fromiter((key for _, key in _decoded(images, Preprocess(), progress)), dtype=np.uint64),)
-
-    return images.with_keys(*_cached(images, cache, {".keys.npy": (1, np.uint64)}, made))
+    return images.with_keys(*_cached(images, cache, {".keys.npy": (1, np.uint64)}, found))
 
 
 def select_readable(
@@ -109,13 +110,13 @@ def select_readable(
 
 
 def _cached(
-    images: Images, cache: Path | None, wanted: _Wanted, make: Callable[[], tuple[NDArray[Any], ...]]
+    images: Images, cache: Path | None, forms: _Forms, make: Callable[[], tuple[NDArray[Any], ...]]
 ) -> tuple[NDArray[Any], ...]:
     """Return arrays from the cache, or make them and keep them there, unless the images are not hashed in full."""
     if cache is None or not images.is_small:
         return make()
-    files = [cache / f"{images.fingerprint}{ending}" for ending in wanted]
-    kept = [_load(file, len(images), *form) for file, form in zip(files, wanted.values(), strict=True)]
+    files = [cache / f"{images.fingerprint}{ending}" for ending in forms]
+    kept = [_load(file, len(images), *form) for file, form in zip(files, forms.values(), strict=True)]
     if all(array is not None for array in kept):
         return tuple(kept)  # type: ignore[arg-type]
     make_folder(cache)
@@ -135,32 +136,7 @@ def _load(file: Path, n: int, ndim: int, dtype: type) -> NDArray[Any] | None:
     return array if array.ndim == ndim and array.shape[0] == n and array.dtype == dtype else None
 
 
-def _shape(images: Images, preprocess: Preprocess) -> tuple[int, int]:
-    if preprocess.size is not None:
-        return preprocess.size
-    if len(images) == 0:
-        return 0, 0
-    height, width = images.content(0).shape[:2]
-    return height, width
-
-
-def _decode_into_memory(
-    images: Images, preprocess: Preprocess, progress: Callable[[int, int], None] | None
-) -> tuple[Pixels, Keys]:
-    n = len(images)
-    pixels = np.zeros((n, *_shape(images, preprocess), 3), dtype=np.uint8)
-    keys = np.zeros(n, dtype=np.uint64)
-    for i, (image, key) in enumerate(_decoded(images, preprocess, progress)):
-        if image.shape != pixels.shape[1:]:
-            raise InputError(
-                f"the images differ in size: {images.name(0)} is {pixels.shape[1]}x{pixels.shape[2]}, "
-                f"{images.name(i)} is {image.shape[0]}x{image.shape[1]}: give Preprocess a size"
-            )
-        pixels[i], keys[i] = image, key
-    return pixels, keys
-
-
-def _decoded(
+def _resized(
     images: Images, preprocess: Preprocess, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[Pixels, int]]:
     """Yield (resized pixels, content key) in order."""

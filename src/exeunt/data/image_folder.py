@@ -39,7 +39,10 @@ def read_image_folder(folder: AnyPath) -> RawParts | None:
     if train is None and not _existing(folder, TEST_NAMES):
         train = folder
     classes = _class_folders(train)
-    test = _labelled(_existing(folder, TEST_NAMES), classes)
+    # The first folder with a folder of one of these classes; else the first with any class.
+    found = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
+    known = [test for test, names in found.items() if not set(names).isdisjoint(classes)]
+    test = next(iter([*known, *(test for test, names in found.items() if names)]), None)
     classes = classes or _class_folders(test)
     if not classes:
         return None
@@ -103,10 +106,3 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _existing(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     return [folder / name for name in names if (folder / name).is_dir()]
-
-
-def _labelled(folders: Sequence[AnyPath], classes: Sequence[str]) -> AnyPath | None:
-    """Return the first folder with a folder of one of `classes`; else the first with any class; else None."""
-    found = {folder: _class_folders(folder) for folder in folders}
-    known = [folder for folder, names in found.items() if not set(names).isdisjoint(classes)]
-    return next(iter([*known, *(folder for folder, names in found.items() if names)]), None)

@@ -82,20 +82,15 @@ def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
 
 def _rgb(image: Image, name: str) -> Pixels:
     image.load()
-    upright = _upright(image)
+    try:
+        upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
+    except Exception:  # EXIF is damaged: Pillow raises SyntaxError, KeyError, struct.error and more
+        upright = image
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)
     elif upright.has_transparency_data:
         upright = _on_white(upright)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
-
-
-def _upright(image: Image) -> Image:
-    """Apply the rotation that EXIF asks for, or none if EXIF is damaged."""
-    try:
-        return require("PIL.ImageOps", extra="onnx").exif_transpose(image)  # type: ignore[no-any-return]
-    except Exception:  # Pillow raises SyntaxError, KeyError, struct.error and more
-        return image
 
 
 def _on_white(image: Image) -> Image:

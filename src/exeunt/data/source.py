@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decoding import decode, fits_in_memory, select_readable, with_content_keys
+from exeunt.data.decoding import decoded, select_readable
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.stored_inputs import LabelCells, StoredInputs, TableColumn
 from exeunt.errors import InputError, UnreadableImage
@@ -72,20 +72,15 @@ class DataSource:
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> DataSource:
-        """Return the source with its images decoded, or with their content keys. Texts are unchanged.
+        """Return the source with its images decoded, or with their content keys (see `decoded`). Texts are unchanged.
 
-        Images that fit in memory at the size of `preprocess` become an array (see `decode`). For other images content
-        keys are computed (see `with_content_keys`), unless they take more than 1 GiB as stored.
         `cache`: folder that keeps both for the next call. `progress`: called with (done, n).
         """
-        ready: dict[str, Any] = {}
-        for name, data in self.datasets.items():
-            if not isinstance(data, Images):
-                continue
-            if fits_in_memory(data, preprocess):
-                ready[name] = decode(data, preprocess, cache=cache, progress=progress)
-            elif data.is_small:
-                ready[name] = with_content_keys(data, cache=cache, progress=progress)
+        ready: dict[str, Any] = {
+            name: decoded(data, preprocess, cache=cache, progress=progress)
+            for name, data in self.datasets.items()
+            if isinstance(data, Images)
+        }
         return replace(self, **ready)
 
     def without_unreadable(

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from exeunt._places import AnyPath, open_arrow
 from exeunt._text import counted
-from exeunt.data.columns import Columns, Found, check_names, find_columns
-from exeunt.data.parquet_column import ParquetColumn
+from exeunt.data.columns import Columns, Found, ParquetColumn, check_names, find_columns
 from exeunt.data.source import RawData, RawParts, find_parts
 from exeunt.data.stored_inputs import BadCell, StoredTexts, TableColumn, row_names
 from exeunt.errors import ArtefactError, InputError
 
+_NOT_UTF_8 = BadCell("it is not UTF-8")
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
 
@@ -136,7 +136,14 @@ def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Colum
 
 def read_lines(content: bytes) -> list[str | BadCell]:
     """Return lines as texts, without their ends. An empty line is an empty text."""
-    return [_decoded(line) for line in split_lines(content)]
+
+    def decoded(line: bytes) -> str | BadCell:
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            return _NOT_UTF_8
+
+    return [decoded(line) for line in split_lines(content)]
 
 
 def split_lines(content: bytes) -> list[bytes]:
@@ -161,24 +168,16 @@ def _json_records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | BadCell:
-    text = _decoded(line)
-    if isinstance(text, BadCell):
-        return text
     try:
-        return _record(json.loads(text))
+        return _record(json.loads(line.decode()))
+    except UnicodeDecodeError:
+        return _NOT_UTF_8
     except ValueError:
         return BadCell("its line is not JSON")
 
 
 def _record(value: Any) -> dict[str, Any] | BadCell:
     return value if isinstance(value, dict) else BadCell("its line is not a JSON object")
-
-
-def _decoded(line: bytes) -> str | BadCell:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return BadCell("it is not UTF-8")
 
 
 def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:

@@ -136,7 +136,7 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
             main[exit_] += scale * rule.main[exit_]
             further[exit_] += scale * rule.further[exit_]
             intercept[exit_] -= scale * float(values.mean())
-    return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
+    return LearnedScore(advantage.grid, main, further, intercept, advantage.history, name="joint")
 
 
 def _weights(gains: Floats, error: float, share: float) -> Floats:

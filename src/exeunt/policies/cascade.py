@@ -269,7 +269,13 @@ class _Search:
             raise InputError("no cascade fits the budget")
         top = max(found.values(), key=lambda right: float(right.mean()))
         near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
-        return min(near, key=lambda one: (*self._plainness(one), -near[one]))
+
+        def plainness(steps: _Steps) -> tuple[int, int, float]:
+            """Return how many models a cascade has, how many of their exits it leaves out, and its errors."""
+            left_out = sum(self._on.models[step.model].n_exits - step.n_exits for step in steps)
+            return len(steps), left_out, -near[steps]
+
+        return min(near, key=plainness)
 
     def right(self, steps: _Steps) -> Floats | None:
         """Return whether each input is answered right, (n,); None if the budget is below the first exit."""
@@ -282,10 +288,6 @@ class _Search:
         """Return the share of inputs answered right; 0 if the budget is below the first exit."""
         right = self.right(steps)
         return 0.0 if right is None else float(right.mean())
-
-    def _plainness(self, steps: _Steps) -> tuple[int, int]:
-        """Return how many models a cascade has, and how many of their exits it leaves out."""
-        return len(steps), sum(self._on.models[step.model].n_exits - step.n_exits for step in steps)
 
     def _measured(self, steps: _Steps) -> Floats:
         trace = self._on.models.along(steps)

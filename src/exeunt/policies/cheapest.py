@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -76,7 +76,12 @@ def cheapest(
         cost = CostModel(ends if ends[0] < ends[1] else ends[1:], unit=fit.unit)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
-    family = list(_family(partial(make, fit, shaped, delta=each, seed=seed, **options), cost, points))
+    family: list[Policy] = []
+    with suppress(InfeasibleBudget):  # if one budget is infeasible, so are lower ones
+        family.extend(
+            make(fit, shaped, budget=amount, delta=each, seed=seed, **options)
+            for amount in np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
+        )
     bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
     p_values = [LOSS_BOUNDS[bound](loss, max_loss, share) for loss in losses]
@@ -88,13 +93,6 @@ def cheapest(
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return replace(family[k], loss_certificate=proof)
-
-
-def _family(make: Callable[..., Policy], cost: CostModel, points: int) -> Iterator[Policy]:
-    """Yield policies from the full budget down, as far as they are feasible."""
-    with suppress(InfeasibleBudget):  # if one budget is infeasible, so are lower ones
-        for amount in np.linspace(cost.full, cost.first, points + 1)[:-1].tolist():
-            yield make(budget=amount)
 
 
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:

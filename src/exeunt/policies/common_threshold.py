@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats, check_between
+from exeunt._arrays import Floats, Integers, check_between
 from exeunt._text import counted
 from exeunt.answer.ensemble import AnswerChoice, choose_answer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
@@ -82,23 +82,25 @@ def risk_controlled(
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
     # A random order, as the betting test needs: one that has nothing to do with the losses.
     order = np.argsort(tie_breaks(calibrate.id, seed))
-    passed: tuple[float, Booleans, float, float] | None = None
+    passed: tuple[float, Integers, LossCertificate] | None = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
-        loss = (last - right[np.arange(len(right)), leaves.argmax(axis=1)])[order]
+        exits = leaves.argmax(axis=1)
+        loss = (last - right[np.arange(len(right)), exits])[order]
         p = LOSS_BOUNDS[_BOUND_OF[method]](loss, max_loss, delta)
         if p > delta:
             break
-        passed = (threshold, leaves, p, float(loss.mean()))
+        proof = LossCertificate(max_loss, delta, p, method, float(loss.mean()), calibrate.n)
+        passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(
             f"{counted(calibrate.n, 'labelled input')} cannot show a loss within {max_loss:g} at delta={delta:g}: "
             "give more of them, or allow more loss",
             binding="max_loss",
         )
-    threshold, leaves, p, mean = passed
+    threshold, exits, proof = passed
     m = calibrate.n_exits
-    counts = np.bincount(leaves.argmax(axis=1), minlength=m)
+    counts = np.bincount(exits, minlength=m)
     rates = counts / calibrate.n
     least = (NEVER, NEVER) if threshold == NEVER else (threshold, ALWAYS)
     return Policy(
@@ -112,7 +114,7 @@ def risk_controlled(
         n_calibration=calibrate.n,
         seed=seed,
         counts=counts,
-        loss_certificate=LossCertificate(max_loss, delta, p, method, mean, calibrate.n),
+        loss_certificate=proof,
         answer=chosen,
     )
 

@@ -52,10 +52,10 @@ class Features:
         """Standard deviation of each feature, (f,), over inputs and exits."""
         return np.asarray(np.sqrt(np.mean([c.var(axis=0) for c in self.columns], axis=0)) + 1e-9)
 
-    def score(self, weights: Floats, intercept: Floats, title: str = "advantage") -> LearnedScore:
+    def score(self, weights: Floats, intercept: Floats, name: str = "advantage") -> LearnedScore:
         """Return the score with these weights (m-1, f) and intercepts (m-1,)."""
         main, further = weights[:, : self.n_main], weights[:, self.n_main :]
-        return LearnedScore(self.grid, main, further, intercept, history=True, title=title)
+        return LearnedScore(self.grid, main, further, intercept, history=True, name=name)
 
 
 @cached_on_trace

@@ -90,7 +90,13 @@ def plan_cost(
         planned = budget - (float(cost.cumulative[plan.last]) - budget) / n
         if planned < cost.first:  # no threshold on n inputs is that sure: answer everything at the first exit
             return _plan(at_first_exit, cost, n)
-        return _within(_plan(allocate(planned), cost, n, plan.last), cost, budget)
+        plan = _plan(allocate(planned), cost, n, plan.last)
+        if (expected := plan.distribution(cost).mean) > budget * (1 + 1e-9):
+            raise InputError(
+                f"the allocation's rates {plan.rates} are expected to cost {cost.show(expected)}, more than the budget "
+                f"of {cost.show(budget)}: for each budget return rates whose mean cost is at most that"
+            )
+        return plan
     _check_certifiable(cost, budget, n, delta, plan.last)
 
     def keeps_guarantee(candidate: CostPlan) -> bool:
@@ -115,17 +121,6 @@ def _plan(allocated: Floats, cost: CostModel, n: int, last: int = 0) -> CostPlan
     """Return the plan of these rates, with the exits up to `last` still in use."""
     rates = checked_rates(allocated, cost.n_exits)
     return CostPlan(rates, planned_counts(rates, n), max(last, last_exit(rates)))
-
-
-def _within(plan: CostPlan, cost: CostModel, budget: float) -> CostPlan:
-    """Return the plan if its expected mean cost is within the budget; other allocations are refused."""
-    expected = plan.distribution(cost).mean
-    if expected > budget * (1 + 1e-9):
-        raise InputError(
-            f"the allocation's rates {plan.rates} are expected to cost {cost.show(expected)}, more than the budget "
-            f"of {cost.show(budget)}: for each budget return rates whose mean cost is at most that"
-        )
-    return plan
 
 
 def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, last: int) -> None:

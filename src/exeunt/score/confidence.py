@@ -146,16 +146,20 @@ class Evidence(Mapping[str, Any]):
         return len(_EVIDENCE)
 
 
+class StartsEmpty:
+    """A score that knows nothing before the first exit."""
+
+    def init(self, _: int) -> dict[str, Any]:
+        """Return the memory of n inputs: nothing."""
+        return {}
+
+
 @dataclass(frozen=True)
-class NamedScore:
+class NamedScore(StartsEmpty):
     """A score that the evidence holds under this name, such as "margin"."""
 
     name: str
     remembers: ClassVar[bool] = False
-
-    def init(self, _: int) -> dict[str, Any]:
-        """Nothing is remembered between exits."""
-        return {}
 
     def __call__(
         self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]

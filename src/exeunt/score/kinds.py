@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from exeunt.errors import InputError
-from exeunt.score.confidence import NamedScore
+from exeunt.score.confidence import NamedScore, StartsEmpty
 from exeunt.score.learned import LearnedScore, larger
 
 
@@ -22,39 +22,30 @@ class Score(Protocol):
     @property
     def name(self) -> str:
         """The name that tables and plots show."""
-        ...
 
     @property
     def remembers(self) -> bool:
         """Whether it must see the evidence of exits at which no input can leave."""
-        ...
 
     def init(self, n: int, /) -> dict[str, Any]:
         """Return the memory of n inputs before the first exit."""
-        ...
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any], /
     ) -> tuple[Any, dict[str, Any]]:
         """Return the score (rows,) at this exit and the memory for the next one."""
-        ...
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form with a "kind"."""
-        ...
 
 
 @dataclass(frozen=True)
-class Patience:
+class Patience(StartsEmpty):
     """The number of exits in a row, up to this one, that agree with the exit before (PABEE, Zhou et al. 2020)."""
 
     name: str = "patience"
     remembers: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True
-
-    def init(self, _: int) -> dict[str, Any]:
-        """Nothing is known before the first exit."""
-        return {}
 
     def __call__(
         self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]
@@ -72,7 +63,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class ConfidentPatience:
+class ConfidentPatience(StartsEmpty):
     """The least confidence of the last `patience` exits (PCEE).
 
     In PCEE an input leaves once `patience` exits in a row are confident beyond a threshold; this score is the highest
@@ -87,10 +78,6 @@ class ConfidentPatience:
     def name(self) -> str:
         """The name that tables and plots show."""
         return f"{self.patience}-fold {self.score}"
-
-    def init(self, _: int) -> dict[str, Any]:
-        """Nothing is known before the first exit."""
-        return {}
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
@@ -117,16 +104,12 @@ class ConfidentPatience:
 
 
 @dataclass(frozen=True)
-class ConstantScore:
+class ConstantScore(StartsEmpty):
     """The same score for all inputs: ties, that is chance, decide which leave."""
 
     name: str = "constant"
     remembers: ClassVar[bool] = False
     in_steps: ClassVar[bool] = True
-
-    def init(self, _: int) -> dict[str, Any]:
-        """Nothing is remembered between exits."""
-        return {}
 
     def __call__(
         self, _: int, evidence: Mapping[str, Any], memory: dict[str, Any]

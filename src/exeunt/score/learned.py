@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
+from exeunt.score.confidence import StartsEmpty
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
@@ -137,11 +138,11 @@ def features(
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedScore:
+class LearnedScore(StartsEmpty):
     """A learned score: a weighted sum of features at each exit before the last one that answers; 0 from there on.
 
     `main` (k, f), `further` (k, g): weights of the features at each of these k exits; `intercept` (k,).
-    `history`: whether earlier exits' predictions count.
+    `history`: whether earlier exits' predictions count. `name`: for tables and plots.
     """
 
     grid: Grid
@@ -149,21 +150,12 @@ class LearnedScore:
     further: Floats
     intercept: Floats
     history: bool
-    title: str = "advantage"
-
-    @property
-    def name(self) -> str:
-        """The name that tables and plots show."""
-        return self.title
+    name: str = "advantage"
 
     @property
     def remembers(self) -> bool:
         """Whether it needs the evidence of every exit."""
         return self.history
-
-    def init(self, _: int) -> dict[str, Any]:
-        """Nothing is known before the first exit."""
-        return {}
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
@@ -180,7 +172,7 @@ class LearnedScore:
         """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
         return {
             "kind": "learned",
-            "title": self.title,
+            "title": self.name,
             # A list, not a mapping: the order of the scores counts, and JSON objects have none.
             "grid": [[name, list(knots)] for name, knots in self.grid.knots.items()],
             "main": self.main.tolist(),

@@ -116,7 +116,22 @@ class StoredTrace:
         Raises ArtefactError for a damaged file, FileError if its store does not answer.
         """
         for file in self.files:
-            yield from self._chunks_of(file, None if self.changes else scores)
+            footer = _footer(file)
+            schema = footer.schema
+            wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
+            if (
+                scores is not None
+                and not self.changes
+                and {SCORE + name for name in scores} <= {*schema.names}
+            ):
+                wanted = ["id", "prediction", *(SCORE + name for name in scores)]
+            width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
+            width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
+            for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
+                chunk = trace_of(table, footer.header, file, ExitTrace)
+                for change in self.changes:
+                    chunk = change(chunk)
+                yield chunk
 
     def ids(self) -> Iterator[Keys]:
         """Yield the keys of the inputs in order, a chunk at a time."""
@@ -158,20 +173,6 @@ class StoredTrace:
 
     def __repr__(self) -> str:
         return f"StoredTrace({self.n:,} inputs in {len(self.files):,} files, {self.n_exits} exits)"
-
-    def _chunks_of(self, file: AnyPath, scores: Collection[str] | None) -> Iterator[ExitTrace]:
-        footer = _footer(file)
-        schema = footer.schema
-        wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
-        if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
-            wanted = ["id", "prediction", *(SCORE + name for name in scores)]
-        width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
-        width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
-        for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
-            chunk = trace_of(table, footer.header, file, ExitTrace)
-            for change in self.changes:
-                chunk = change(chunk)
-            yield chunk
 
 
 class _Footer(NamedTuple):
