@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 LICENCES = {
     "cifar10": "no licence is stated; cite A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     "cifar100": "no licence is stated; cite A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
-    "flowers": "Oxford 102 Flowers, for research; cite Nilsback and Zisserman, 2008. The photographs belong to their authors",
+    "flowers": "Oxford 102 Flowers, for research; cite Nilsback and Zisserman, 2008. Photographs: their authors'",
     "banking77": "CC BY 4.0; cite Casanueva et al., Efficient Intent Detection with Dual Sentence Encoders, 2020",
 }
 

@@ -83,7 +83,7 @@ def test_a_budget_below_the_first_exit_names_the_smallest(asked):
     assert caught.value.smallest_budget == 2.7
 
 
-@pytest.mark.parametrize("asked", [float("nan"), float("inf"), "much", "", "1 2 3", None, [3]])
+@pytest.mark.parametrize("asked", [float("nan"), float("inf"), "much", "", "1 2 3", "50%%", None, [3]])
 def test_what_is_no_budget_is_refused(asked):
     with pytest.raises(ex.InputError, match=r"budget"):
         MODEL.budget(asked)

@@ -6,9 +6,9 @@ A page says where its numbers come from in a comment:
     94.1% 21% = cascade, 20%
     -->
 
-The numbers before `=` must stand in the prose, and in the row or line of that page's section that is named behind it, to
-as many digits as they have. A row is named by its first cell, another line by any part of it. Prose that says "loses 0.9
-points" has the number -0.9 of the results without its sign.
+The numbers before `=` must stand in the prose, and in the row or line of that page's section that is named behind it,
+to as many digits as they have. A row is named by its first cell, another line by any part of it. Prose that says "loses
+0.9 points" has the number -0.9 of the results without its sign.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ class Measured:
 
     `accuracy`, `mean_cost` (p, q) and `rates` (p, q, m), the share of inputs answered at each exit: NaN where a budget
     was infeasible. `oracle` (q,): the highest accuracy within the budget of any policy that answers with the
-    prediction of a single exit. `chance` (p, q): the probability that a certified policy exceeds the budget on a test part of
-    this size, by the distribution of its mean cost; NaN where nothing is certified.
+    prediction of a single exit. `chance` (p, q): the probability that a certified policy exceeds the budget on a test
+    part of this size, by the distribution of its mean cost; NaN where nothing is certified.
     """
 
     accuracy: Floats

@@ -261,9 +261,9 @@ def test_unknown_distributions_are_held_against_a_guarantee_just_kept(comparison
 
 @pytest.mark.parametrize("seed", range(3))
 def test_splits_that_share_inputs_exceed_a_budget_independently(make_trace, seed):
-    """The same 120 inputs, split anew 600 times: the count of test parts over the budget is binomial, of the distribution's own chance.
+    """The same 120 inputs, split anew 600 times: the count of test parts over the budget is binomial.
 
-    And so is the count of pairs of splits that both exceed it.
+    Its probability is that of the distribution. And so is the count of pairs of splits that both exceed it.
     """
     trace, rng = make_trace(120, seed=seed), np.random.default_rng(seed)
     cost, counts, n, t = trace.cost.cumulative, np.array([9, 12, 14, 5]), 40, 60

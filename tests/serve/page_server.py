@@ -47,7 +47,8 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             "budget": policy["budget"], "unit": "MACs", "exits_now": [0.3, 0.21, 0.37, 0.12],
             "exits_plan": [0.31, 0.2, 0.36, 0.13], "policy": policy["name"], "estimated_accuracy": policy["accuracy"],
             "accuracy_without_load": POLICIES[6]["accuracy"], "rows_waiting": int(20 + 200 * busy),
-            "degraded_per_s": 0.0, "expired_per_s": 0.0, "refused_per_s": 0.0, "errors_per_s": 0.4 if t == n - 1 else 0.0,
+            "degraded_per_s": 0.0, "expired_per_s": 0.0, "refused_per_s": 0.0,
+            "errors_per_s": 0.4 if t == n - 1 else 0.0,
             "budget_limit": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
             "policy_without_load": POLICIES[6]["name"],
         })  # fmt: skip

@@ -18,7 +18,7 @@ from exeunt.errors import ExeuntError, ExeuntWarning, MissingExtra, one_line, re
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line with these arguments, by default those of the process, and exit.
 
-    An error is one or two lines on standard error, a warning of the library one; `--debug`, anywhere, adds the traceback.
+    An error is one or two lines on standard error, a warning of the library one; `--debug` adds the traceback.
     Exit status: 0 done; 1 an unexpected error; 2 arguments that cannot be used, or a file that cannot be read or
     written; 3 an extra that is not installed; 130 interrupted; 141 the output is no longer read.
     """

@@ -201,7 +201,7 @@ def over_budget(trace: TraceResult) -> Booleans:
 
 
 def _chance(trace: TraceResult, delta: float) -> Floats:
-    """Return the probability that a test part exceeds the budget, (p, q, s), by the distribution of its policy's mean cost.
+    """Return the probability (p, q, s) that a test part exceeds the budget, by the distribution of the mean cost.
 
     Where the distribution is not known, return the probability for a guarantee that is just kept, by normal
     approximation: both calibration and test part vary by the same variance per input.

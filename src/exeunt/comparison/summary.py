@@ -51,9 +51,8 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
 
 def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | None) -> str:
     """Return a line per policy: gain over the reference, distance below the best, splits over the budget, time."""
-    header = [
-        "policy", f"gain over {reference}", "95% interval", "worst", "below the best", "worst", "over budget", "fit (s)",
-    ]  # fmt: skip
+    gain = f"gain over {reference}"
+    header = ["policy", gain, "95% interval", "worst", "below the best", "worst", "over budget", "fit (s)"]
     rows = [
         [
             row["policy"], _points(row["mean_gain"]),
@@ -171,8 +170,8 @@ def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
         verdict = "no guarantee is seen to be broken"
     suspicious = (
         f"The most suspicious is {_named(worst.policy)} at {_share(worst.budget)} of {_cost(trace)} on {worst.trace}: "
-        f"{worst.over_budget} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} made, "
-        f"chance does that with probability {worst.p_value:.2g}"
+        f"{worst.over_budget} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} "
+        f"made, chance does that with probability {worst.p_value:.2g}"
     )
     if worst.over_budget == 0:
         suspicious = "No policy exceeded any budget in any split"

@@ -191,7 +191,7 @@ def _calibrated(
     delta: float | None,
     slack: Slack,
 ) -> dict[str, Any]:
-    """Return the fields of a policy that calibration decides: rates, thresholds, and the distribution of the mean cost."""
+    """Return the fields of a policy that calibration decides: rates, thresholds, distribution of the mean cost."""
     cost, budget, seed = part.trace.cost, part.budget, part.seed
     if calibration == "marginal":
         if delta is not None:

@@ -50,8 +50,8 @@ class BlockEnd(NamedTuple):
 class DoneBlock(NamedTuple):
     """A block that is done: its results, its tally, and why inputs could not be read.
 
-    `results`: an Arrow table, or where there is a `schema` the columns of one as lists, by name: Arrow imports pandas to
-    make a table of lists. `options`: of `pyarrow.parquet.write_table`.
+    `results`: an Arrow table, or where there is a `schema` the columns of one as lists, by name: Arrow imports pandas
+    to make a table of lists. `options`: of `pyarrow.parquet.write_table`.
     """
 
     block: Block
