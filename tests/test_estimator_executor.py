@@ -9,7 +9,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.estimator_executor import EstimatorExecutor
-from exeunt.run.executors import EXECUTORS, default_executor, open_executor
+from exeunt.run.executors import EXECUTORS, chosen_executor, open_executor
 from exeunt.run.folder import RunFolder
 from made_runs import ABOUT, made_trace
 
@@ -124,7 +124,7 @@ def test_an_object_is_given_again(tmp_path):
     run = RunFolder.create(
         tmp_path, cost=traces["fit"].cost, traces=traces, about=about(model="mine"), network="object.json"
     )
-    assert default_executor(run) == "object"
+    assert chosen_executor(run) == "object"
     with pytest.raises(ex.InputError, match=r"exeunt.run.load\(cascade, models=\{'mine': \.\.\.\}\)"):
         open_executor(run, "object")
     given = RunFolder(run.path, run.manifest, objects={"mine": ByLength()})

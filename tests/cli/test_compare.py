@@ -16,7 +16,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 
-from exeunt.cli.compare import _check_outputs
+from exeunt.cli.compare import _check_out
 from exeunt.cli.compared_traces import Tables, open_traces
 
 from .command import exeunt
@@ -47,7 +47,7 @@ def test_a_table_end_to_end(cascade):
     command = [
         "compare", "cascade of models.csv", *FEW, "--confidence", "conf_{}", "--prediction", "pred_{}",
         "--label", "truth", "--id", "row", "--cost", "1,3,9", "--cost-is", "per-call", "--unit", "usd",
-        "--out", "report.html", "--json", "numbers.json",
+        "--out", "numbers.json",
     ]  # fmt: skip
     done = exeunt(*command, cwd=folder)
     right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
@@ -69,15 +69,13 @@ def test_a_table_end_to_end(cascade):
         workers=0,
     )  # fmt: skip
     np.testing.assert_array_equal(comparison.traces[0].accuracy, expected.traces[0].accuracy)
+    # Again: nothing is left to measure, and the same numbers are in the report.
+    again = exeunt(*command[:-1], "report.html", cwd=folder)
+    assert again.stderr == ""
+    assert again.stdout == done.stdout.replace("numbers.json", "report.html")
+    assert {file: file.stat().st_mtime_ns for file in measured} == measured
     page = (folder / "report.html").read_text()
     assert "exeunt compare &#x27;cascade of models.csv&#x27;" in page or "cascade of models.csv" in page
-    # Again: nothing is left to measure, and the numbers go to --out.
-    again = exeunt(*command[:-4], "--out", "again.json", cwd=folder)
-    assert again.stderr == ""
-    assert {file: file.stat().st_mtime_ns for file in measured} == measured
-    np.testing.assert_array_equal(
-        ex.Comparison.load(folder / "again.json").traces[0].mean_cost, comparison.traces[0].mean_cost
-    )
 
 
 def test_refusals_are_one_line_and_come_before_the_work(cascade):
@@ -89,17 +87,15 @@ def test_refusals_are_one_line_and_come_before_the_work(cascade):
 
 
 @pytest.mark.parametrize(
-    ("out", "json", "shown"),
+    ("out", "shown"),
     [
-        ("report.pdf", None, "--out must end in .html or .json"),
-        (None, "numbers.txt", "--json must end in .json"),
-        ("nowhere/report.html", None, "folder .*nowhere does not exist"),
+        ("report.pdf", "--out must end in .html or .json"),
+        ("nowhere/report.html", "folder .*nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
-    paths = [None if name is None else tmp_path / name for name in (out, json)]
+def test_what_cannot_be_written_is_refused(tmp_path, out, shown):
     with pytest.raises(ex.InputError, match=shown):
-        _check_outputs(*paths)
+        _check_out(tmp_path / out)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ class _Executor:
 
 
 def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):
-    monkeypatch.setattr(shared_executor, "default_executor", lambda _: "none")
+    monkeypatch.setattr(shared_executor, "chosen_executor", lambda *_: "none")
     monkeypatch.setattr(shared_executor, "open_executor", lambda *_, **__: _Executor())
     monkeypatch.setattr(shared_executor, "executor_device", lambda _: "cpu")
     other.save_policy(calibrated(other))

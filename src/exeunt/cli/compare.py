@@ -17,7 +17,6 @@ from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from exeunt.comparison import Comparison
     from exeunt.comparison.compare import Measure
 
 _CACHE = ".exeunt-cache"
@@ -41,7 +40,6 @@ class _Options:
         default="none",
     )
     out: Path | None = option("File to write: a report (.html) or the numbers (.json).")
-    json: Path | None = option("File for the numbers (.json), as well as --out.")
     workers: int | None = option(
         "Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
     )
@@ -71,12 +69,12 @@ def compare(
     """
     import exeunt as ex
 
-    out, json, policies = options.out, options.json, options.policies
-    _check_outputs(out, json)
+    out, policies = options.out, options.policies
+    _check_out(out)
     if cluster.is_ray and options.workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
     found = open_traces(traces, tables, say=echo)
-    cache = options.cache or (out or json or Path(_CACHE)).parent / _CACHE
+    cache = options.cache or (out or Path(_CACHE)).parent / _CACHE
     kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
     with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:
         comparison = ex.compare(
@@ -85,7 +83,12 @@ def compare(
             delta=delta_or_none(options.delta), workers=options.workers, cache=cache, progress=bar.report,
             measure=measure,
         )  # fmt: skip
-    _write(replace(comparison, command=this_command()), out, json)
+    comparison = replace(comparison, command=this_command())
+    if out is not None:
+        write = comparison.report if out.suffix == ".html" else comparison.save
+        write(out)
+    written = [] if out is None else [f"written to {out}"]
+    echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
 
 
 def _measuring(cluster: Cluster) -> AbstractContextManager[Measure | None]:
@@ -97,21 +100,9 @@ def _measuring(cluster: Cluster) -> AbstractContextManager[Measure | None]:
     return measuring_on_cluster(cluster.address)
 
 
-def _check_outputs(out: Path | None, json: Path | None) -> None:
-    """Raise InputError, before hours of work, for files that cannot be written."""
+def _check_out(out: Path | None) -> None:
+    """Raise InputError, before hours of work, for a file that cannot be written."""
     if out is not None and out.suffix not in (".html", ".json"):
         raise InputError(f"--out must end in .html or .json, got {out}")
-    if json is not None and json.suffix != ".json":
-        raise InputError(f"--json must end in .json, got {json}")
-    for path in (out, json):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist, create it first")
-
-
-def _write(comparison: Comparison, out: Path | None, json: Path | None) -> None:
-    paths = list(dict.fromkeys(path for path in (out, json) if path is not None))
-    for path in paths:
-        write = comparison.report if path.suffix == ".html" else comparison.save
-        write(path)
-    written = [f"written to {path}" for path in paths]
-    echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from exeunt._files import atomic_folder, check_writable
 from exeunt.data import Dataset
 from exeunt.engine.executor import Executor
-from exeunt.errors import require
+from exeunt.errors import InputError, require
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER
 from exeunt.onnx.quantisation import quantise_export
@@ -25,7 +25,7 @@ from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.run.run_inputs import load_preparation, part_data
-from exeunt.run.run_path import INT8, check_precision_name, refuse_precision
+from exeunt.run.run_path import INT8, PRECISIONS, refuse_precision
 from exeunt.trace import ExitTrace
 
 FP32 = "fp32"
@@ -56,7 +56,8 @@ def make_precision(
     Raises InputError for an unknown precision or one that this machine does not compute in, a run without weights, at
     another precision or not exported, or data that have changed.
     """
-    check_precision_name(precision)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     refuse_precision(run.path, run.manifest)
     weights = run.weights  # raises where the network is in another file
     check_writable(run.path, f"cannot export {run.path}")

@@ -114,7 +114,8 @@ class Job(ABC):
     """A way to answer or record inputs. A job can be sent to other machines.
 
     `policy`: the policy that answers; None if every exit runs on every input. `workers`: threads that decode images of
-    a block. `strict`: raise the first UnreadableInput.
+    a block while the network runs. `strict`: raise UnreadableInput for the first input that cannot be read. `trusted`:
+    see `exeunt.run.load`.
 
     Raises InputError for a `batch_size` below 1.
     """

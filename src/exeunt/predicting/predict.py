@@ -86,27 +86,16 @@ def predict_inputs(
 
 
 def predict_job(
-    run: RunFolder,
-    *,
-    batch_size: int = 128,
-    workers: int = 0,
-    strict: bool = False,
-    top: int = 0,
-    probabilities: bool = False,
-    executor: str | None = None,
-    trusted: str | None = None,
+    run: RunFolder, *, top: int = 0, probabilities: bool = False, executor: str | None = None, **options: Any
 ) -> PredictJob:
     """Return the job that answers inputs with a run folder's network and policy.
 
-    `workers`: threads that decode images while the network runs. `strict`: raise UnreadableInput for the first input
-    that cannot be read. `top`, `probabilities`: see `PredictionColumns`. `executor`, `trusted`: see `exeunt.run.load`.
-
-    Raises InputError for a `top` or `batch_size` that makes no sense, or an executor that cannot run the network.
+    `top`, `probabilities`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `options`: those of `Job`.
+    Raises InputError as these do, or for an executor that cannot run the network.
     """
-    return PredictJob(
-        run=run, policy=run.policy, written=PredictionColumns(run.manifest["class_names"], top, probabilities),
-        executor=chosen_executor(run, executor), batch_size=batch_size, workers=workers, strict=strict, trusted=trusted,
-    )  # fmt: skip
+    written = PredictionColumns(run.manifest["class_names"], top, probabilities)
+    executor = chosen_executor(run, executor)
+    return PredictJob(run=run, policy=run.policy, written=written, executor=executor, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

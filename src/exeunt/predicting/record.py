@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,15 +36,12 @@ def record_inputs(
     out: str,
     *,
     block_size: int = BLOCK,
-    batch_size: int = 128,
-    workers: int = 0,
-    strict: bool = False,
     force: bool = False,
     probabilities: bool = False,
-    executor: str | None = None,
-    trusted: str | None = None,
     do_blocks: DoBlocks = do_here,
+    executor: str | None = None,
     say: Callable[[str], None] = print,
+    **options: Any,
 ) -> Tally:
     """Record the outputs of every exit for every input, one Parquet part per block of inputs; return the counts.
 
@@ -51,7 +49,8 @@ def record_inputs(
     the folder is a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
     counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
     `probabilities`: keep the class probabilities, however many there are in total; by default up to 2^28, as a trace
-    does. `do_blocks`: does the blocks in place of this process. The other options are those of `predict_job`.
+    does. `do_blocks`: does the blocks in place of this process. `executor`: see `exeunt.run.load`. `options`:
+    those of `Job`.
 
     Raises InputError if there are no inputs, or inputs of another kind than the network takes, if inputs differ in
     their costs, or if `out` holds something else; UnreadableInput if `strict`.
@@ -62,10 +61,8 @@ def record_inputs(
             f"inputs differ in what they cost under {run.path}, and only the means are known: record its models"
         )
     n_logs = n_kept(len(inputs) * run.cost.n_exits, len(run.manifest["class_names"]))
-    job = RecordJob(
-        run=run, probabilities=probabilities or keeps_log_probability(n_logs), batch_size=batch_size, workers=workers,
-        executor=chosen_executor(run, executor), strict=strict, trusted=trusted,
-    )  # fmt: skip
+    kept, executor = probabilities or keeps_log_probability(n_logs), chosen_executor(run, executor)
+    job = RecordJob(run=run, probabilities=kept, executor=executor, **options)
     return fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
 
 

@@ -112,27 +112,20 @@ EXECUTORS = {
 """By name, in order of preference. The executor of a cascade opens those of its models."""
 
 
-def default_executor(run: RunFolder) -> str:
-    """Return the name of the first executor that can run the network here: ONNX Runtime if exported, else PyTorch.
+def chosen_executor(run: RunFolder, name: str | None = None) -> str:
+    """Return the name of an executor that can run the network, by default the first one: ONNX Runtime, then PyTorch.
 
-    A cascade, an estimator or an object has one executor of its own. Raises MissingExtra if none can run here.
+    A cascade, an estimator or an object has one executor of its own. Raises InputError for an unknown name or a network
+    that was not exported, MissingExtra without the package.
     """
-    for name, kind in EXECUTORS.items():
+    if name is not None:
+        _checked(run, name)
+        return name
+    for first, kind in EXECUTORS.items():
         if kind.ready(run):
-            return name
+            return first
     extra = next((kind.extra for kind in EXECUTORS.values() if kind.exported(run)), EXECUTORS["eager"].extra)
     raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
-
-
-def chosen_executor(run: RunFolder, name: str | None) -> str:
-    """Return the name of an executor that can run the network, by default that of `default_executor`.
-
-    Raises InputError for an unknown name or a network that was not exported, MissingExtra without the package.
-    """
-    if name is None:
-        return default_executor(run)
-    _checked(run, name)
-    return name
 
 
 def open_executor(
@@ -166,28 +159,17 @@ def _own_segments(segments: Segments | None, exits: Sequence[int], n_exits: int)
     return segments_between([*ends, *([n_exits - 1] if ends[-1] < n_exits - 1 else [])])
 
 
-def open_cascade(
-    run: RunFolder,
-    *,
-    threads: int | None = None,
-    trusted: str | None = None,
-    segments: Segments | None = None,
-) -> CascadeExecutor:
+def open_cascade(run: RunFolder, *, segments: Segments | None = None, **options: Any) -> CascadeExecutor:
     """Open the models of a cascade that `run.steps` names, by default all with all their exits.
 
-    Each model has the executor that it has alone. Raises what opening a model raises, InputError for a segment that
-    goes from one model into the next.
+    Each model has the executor that it has alone. `options`: as for `open_executor`. Raises what opening a model
+    raises, InputError for a segment that goes from one model into the next.
     """
     models, first = [], 0
     for step in run.steps or tuple(entry.step for entry in run.cascade):
         model = replace(run.open_model(step.model), steps=(step,))
-        executor = open_executor(
-            model,
-            default_executor(model),
-            threads=threads,
-            trusted=trusted,
-            segments=_model_segments(segments, first, step.n_exits),
-        )
+        own = _model_segments(segments, first, step.n_exits)
+        executor = open_executor(model, chosen_executor(model), segments=own, **options)
         models.append(CascadeModel(executor, InputPreparation(model)))
         first += step.n_exits
     return CascadeExecutor(models)

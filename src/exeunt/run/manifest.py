@@ -134,12 +134,8 @@ def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:
 
 def read_cascade(file: Path) -> tuple[CascadeEntry, ...]:
     """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
-
-    def build(body: Sequence[Mapping[str, Any]]) -> tuple[CascadeEntry, ...]:
-        return tuple(CascadeEntry(**model) for model in body)
-
-    models = read_sealed(
-        file, "models", build,
+    models: tuple[CascadeEntry, ...] = read_sealed(
+        file, "models", lambda body: tuple(CascadeEntry(**model) for model in body),
         kind="cascade", format_=_CASCADE_FORMAT, version=_CASCADE_VERSION, remedy="make the cascade anew",
     )  # fmt: skip
     if not models:

@@ -46,12 +46,6 @@ def at_precision(path: Path) -> Path:
     return folder
 
 
-def check_precision_name(precision: str) -> None:
-    """Raise InputError for a precision that there is not."""
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-
-
 def refuse_precision(root: Path, manifest: Mapping[str, Any]) -> None:
     """Raise InputError if the run at `root` is one at another precision, which has no precisions of its own."""
     if precision := manifest["model"].get("precision"):

@@ -12,7 +12,7 @@ from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.policy import Policy
 from exeunt.policy.policy_set import models_in_order
-from exeunt.run.executors import default_executor, executor_device, open_executor
+from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -63,7 +63,7 @@ def open_shared(
         lasts = accumulate(step.n_exits for step in asked[name])
         ends |= {exits[name][own] for own in (*np.flatnonzero(policy.active), *(last - 1 for last in lasts))}
     selects = steps != whole
-    name = default_executor(run) if executor is None else executor
+    name = chosen_executor(run) if executor is None else executor
     if plan is None and not selects and not run.cascade:
         plan = run.plan(name, executor_device(name))
     segments = plan.segments if plan else None if run.runs_whole else segments_between(sorted(ends))
