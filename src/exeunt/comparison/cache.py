@@ -10,11 +10,9 @@ be deleted at any time: everything is then measured again.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.util import resolve_name
 from pathlib import Path
 
 import numpy as np
@@ -112,45 +110,11 @@ def _trace_digest(trace: ExitTrace) -> str:
 
 @lru_cache(maxsize=1)
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """Return the digest of the package's version and of the source files that the results of a split depend on.
+    """Return the digest of the package's version and of its source files.
 
-    With the version alone, a development checkout would reuse results of code that has changed since. The files are
-    those that `one_split` imports, directly or indirectly.
+    With the version alone, a development checkout would reuse results of code that has changed since.
     """
     digest = hashlib.sha256(__version__.encode())
-    for name, file in sorted(imported_files(root, "comparison.one_split").items()):
-        digest.update(name.encode() + file.read_bytes())
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def imported_files(root: Path, module: str) -> dict[str, Path]:
-    """Return the files of `module` and of all that it imports from the package in `root`, by dotted name.
-
-    Every import statement counts, also inside functions and for types alone. The `__init__` of a package counts
-    where something is imported from it that is no module.
-    """
-    found: dict[str, Path] = {}
-    unread = [f"{root.name}.{module}"]
-    while unread:
-        name = unread.pop()
-        file = _source(root, name)
-        if file is None or name in found:
-            continue
-        found[name] = file
-        package = name if file.stem == "__init__" else name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import):
-                unread += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                origin = resolve_name("." * node.level + (node.module or ""), package)
-                names = [f"{origin}.{alias.name}" for alias in node.names]
-                unread += [name if _source(root, name) else origin for name in names]
-    return found
-
-
-def _source(root: Path, name: str) -> Path | None:
-    """Return the file of a module or package, or None if the package in `root` has none of this name."""
-    package, *inner = name.split(".")
-    path = root.joinpath(*inner)
-    files = (path / "__init__.py", path.with_suffix(".py")) if package == root.name else ()
-    return next((file for file in files if file.is_file()), None)

@@ -73,7 +73,9 @@ class TraceResult(SplitRecord):
     ) -> TraceResult:
         """Gather the records of all splits, the timed one first."""
         stacked = {name: np.stack([getattr(one, name) for one in records], axis=-1) for name in _ARRAYS}
-        stacked |= {"rates": _mean_where_known(stacked["rates"])}
+        known = (~np.isnan(stacked["rates"])).sum(axis=-1)
+        with np.errstate(invalid="ignore"):  # NaN where nothing is known
+            stacked["rates"] = np.nansum(stacked["rates"], axis=-1) / known
         stacked |= {"parts": records[0].parts, "seconds": records[0].seconds}
         exit_names = tuple(map(str, range(len(records[0].exits))))
         models: tuple[str, ...] = ()
@@ -124,15 +126,6 @@ _ARRAYS = [one.name for one in fields(SplitRecord)]
 def _arrays(value: dict[str, Any]) -> dict[str, Floats]:
     """Return the arrays of a record in JSON-able form, with NaN for None."""
     return {name: np.array(value[name], dtype=np.float64) for name in _ARRAYS}
-
-
-def _mean_where_known(rates: Floats) -> Floats:
-    """Return the mean over the last axis of what is not NaN; NaN where nothing is known."""
-    known = ~np.isnan(rates)
-    count = known.sum(axis=-1)
-    total = np.where(known, rates, 0.0).sum(axis=-1)
-    mean: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return mean
 
 
 def none_for_nan(value: Any) -> Any:

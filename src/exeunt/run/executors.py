@@ -34,10 +34,10 @@ class ExecutorKind:
     """
 
     opener: str
-    package: str
-    extra: str
     needs: str
     remedy: str
+    package: str = "numpy"
+    extra: str = ""
     checker: str = ""
     device: str = ""
 
@@ -71,41 +71,37 @@ def _imported(name: str) -> Any:
 EXECUTORS = {
     "cascade": ExecutorKind(
         "exeunt.run.executors:open_cascade",
-        "numpy",
-        "",
         needs=CASCADE,
         remedy="it is one network; make a cascade of several with `exeunt cascade`",
         checker="exeunt.run.executors:check_cascade",
     ),
     "onnx": ExecutorKind(
         "exeunt.onnx.executor:open_onnx",
-        "onnxruntime",
-        "onnx",
         needs=ONNX,
         remedy="run `exeunt export {run}` first",
+        package="onnxruntime",
+        extra="onnx",
         checker="exeunt.onnx.manifest:check_onnx",
     ),
     "sklearn": ExecutorKind(
         "exeunt.estimator_executor:open_estimator",
-        "skops",
-        "tfidf",
         needs=ESTIMATOR,
         remedy="it is no estimator of scikit-learn",
+        package="skops",
+        extra="tfidf",
         checker="exeunt.estimator_executor:check_estimator",
     ),
     "object": ExecutorKind(
         "exeunt.estimator_executor:open_object",
-        "numpy",
-        "",
         needs=OBJECT,
         remedy="it is no object of your own",
     ),
     "eager": ExecutorKind(
         "exeunt.torch.open_run:open_eager",
-        "torch",
-        "torch",
         needs=WEIGHTS,
         remedy="it has no weights for PyTorch; answer with --executor onnx",
+        package="torch",
+        extra="torch",
         device="exeunt.torch.open_run:eager_device",
     ),
 }
