@@ -46,7 +46,8 @@ def hub_access(name: str, failure: str) -> Iterator[None]:
     If the hub does not answer, they use their local copies at once; on their own they would retry for half a minute.
     Turns whatever they raise into an InputError: `failure` and the reason, or that the hub cannot be reached.
     """
-    offline = "" if _is_local(name) else _why_offline()
+    is_local = Path(name).exists() or name.startswith((".", "/", "~"))
+    offline = "" if is_local else _why_offline()
     with _kept_only() if offline else nullcontext():
         try:
             yield
@@ -66,10 +67,6 @@ def check_download(url: str, kept: Path, what: str) -> None:
 
 def _no_copy(why: str, what: str) -> str:
     return f"{why}, and this machine keeps no copy of {what}: {_MEND}"
-
-
-def _is_local(name: str) -> bool:
-    return Path(name).exists() or name.startswith((".", "/", "~"))
 
 
 def _why_offline() -> str:

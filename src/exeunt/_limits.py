@@ -37,11 +37,8 @@ def check_memory(n_bytes: float, what: str, remedy: str) -> None:
     """Raise InputError if `what`, such as "a batch", takes more bytes than this process may use."""
     usable = usable_memory()
     if n_bytes > usable:
-        raise InputError(f"{what} takes {_size(n_bytes)} of memory, and there are {_size(usable)}: {remedy}")
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.3g} GiB"
+        needed, there = (f"{number / 2**30:.3g} GiB" for number in (n_bytes, usable))
+        raise InputError(f"{what} takes {needed} of memory, and there are {there}: {remedy}")
 
 
 def _memory_limits() -> Iterator[int]:

@@ -35,7 +35,7 @@ class Progress(tqdm):  # type: ignore[misc]
         show: bool = True,
     ) -> None:
         self._in_lines = say is not None or not sys.stderr.isatty()
-        self._say = say or (_print if self._in_lines else partial(self.write, file=sys.stderr))
+        self._say = say or partial(print if self._in_lines else self.write, file=sys.stderr)
         wait = {"mininterval": every_s, "delay": every_s} if self._in_lines else {}
         options: dict[str, Any] = {"leave": False, "miniters": 1, "disable": not show, **wait}
         super().__init__(iterable, desc=what, total=total, initial=done, **options)
@@ -69,7 +69,3 @@ class Progress(tqdm):  # type: ignore[misc]
         """Show that `done` of `total` are done."""
         self.total = total
         self.update(done - self.n)
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation, load_preparation, part_data
-from exeunt.run.shared_executor import open_shared
+from exeunt.run.runner import open_shared
 from exeunt.timing.bench import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace

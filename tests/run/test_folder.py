@@ -333,15 +333,15 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
             name=name, n_exits=3, restarts=(), border=1e-5, segments=segments or ((0, 0), (1, 1), (2, 2))
         )
 
-    monkeypatch.setattr("exeunt.run.shared_executor.open_executor", open_executor)
+    monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
     run.save_plan(replace(PLAN, machine=describe_machine("cuda (Made Up 1)")))
     # Without a plan, segments lie between the exits at which inputs may answer.
     for device, segments in (("cpu", ((0, 0), (1, 1), (2, 2))), ("cuda (Made Up 1)", PLAN.segments)):
-        monkeypatch.setattr("exeunt.run.shared_executor.executor_device", lambda _, device=device: device)
+        monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _, device=device: device)
         load(run, executor="onnx", policy=policy)
         assert opened.pop() == segments
-    monkeypatch.setattr("exeunt.run.shared_executor.executor_device", lambda _: "cpu")
+    monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _: "cpu")
     skipping = replace(policy, limits=replace(policy.limits, tie=np.array([NEVER, 0.0, -NEVER])))
     load(run, executor="onnx", policy=skipping)
     assert opened.pop() == ((0, 1), (2, 2))

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.policies.catalogue import PRESETS
-from exeunt.run import runner, shared_executor
+from exeunt.run import runner
 from exeunt.run.folder import RunFolder
 from made_runs import made_run, made_trace
 
@@ -116,9 +116,9 @@ class _Executor:
 
 
 def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):
-    monkeypatch.setattr(shared_executor, "chosen_executor", lambda *_: "none")
-    monkeypatch.setattr(shared_executor, "open_executor", lambda *_, **__: _Executor())
-    monkeypatch.setattr(shared_executor, "executor_device", lambda _: "cpu")
+    monkeypatch.setattr(runner, "chosen_executor", lambda *_: "none")
+    monkeypatch.setattr(runner, "open_executor", lambda *_, **__: _Executor())
+    monkeypatch.setattr(runner, "executor_device", lambda _: "cpu")
     other.save_policy(calibrated(other))
     shutil.copy(other.path / "policy.json", here.path)
     for options in ({}, {"policy": other.policy}):

@@ -12,8 +12,7 @@ from digits_run import Brightness
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
 from exeunt.making.cascade_run import make_cascade
-from exeunt.run.runner import load
-from exeunt.run.shared_executor import open_shared
+from exeunt.run.runner import load, open_shared
 from exeunt.trace.cascade_step import CascadeStep
 
 

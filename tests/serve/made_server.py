@@ -16,7 +16,7 @@ import pytest
 import exeunt as ex
 from exeunt.policy import PolicySet
 from exeunt.run.folder import RunFolder
-from exeunt.run.shared_executor import SharedExecutor
+from exeunt.run.runner import SharedExecutor
 from made_runs import ABOUT
 
 if TYPE_CHECKING:

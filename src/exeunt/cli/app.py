@@ -67,8 +67,14 @@ def _command() -> Any:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command, by default `--help`, and return its exit status. Errors are raised as they are."""
-    _refuse_empty(arguments)
+    """Run a command, by default `--help`, and return its exit status. Errors are raised as they are.
+
+    Raises InputError for an empty argument, such as a shell makes from a variable that is not set.
+    """
+    for before, word in zip(["exeunt", *arguments], arguments, strict=False):
+        option = before if not word else word[:-1] if word.startswith("--") and word.endswith("=") else None
+        if option is not None:
+            raise InputError(f"an empty text was given for {option}: give a value, or leave it out")
     command = _command()
     try:
         with command.make_context("exeunt", list(arguments) or ["--help"]) as context:
@@ -76,11 +82,3 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as done:
         return done.exit_code
     return 0
-
-
-def _refuse_empty(arguments: list[str]) -> None:
-    """Raise InputError for an empty argument, such as a shell makes from a variable that is not set."""
-    for before, word in zip(["exeunt", *arguments], arguments, strict=False):
-        option = before if not word else word[:-1] if word.startswith("--") and word.endswith("=") else None
-        if option is not None:
-            raise InputError(f"an empty text was given for {option}: give a value, or leave it out")

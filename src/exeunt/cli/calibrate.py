@@ -63,8 +63,8 @@ def calibrate(
     held_out: Any = run.recorded("calibrate") if options.traces is None else _stored(options.traces, run)
     costs, reference = run.cost, None
     if in_time:
-        seeded = partial(make, seed=options.seed, **answer)
-        timed = _timed(run, seeded, amounts or [_TYPICAL_BUDGET], options, execution)
+        seeded, how = partial(make, seed=options.seed, **answer), {"seed": options.seed, **vars(execution)}
+        timed = _timed(run, seeded, amounts or [_TYPICAL_BUDGET], options.batch_size, **how)
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
         reference = timed.steps[-1].model or None  # the model of the last exit that is run
@@ -132,22 +132,21 @@ def _coinciding(
 
 
 def _timed(
-    run: RunFolder,
-    make: Callable[..., Policy],
-    budgets: Sequence[str | float],
-    options: _Options,
-    execution: Execution,
+    run: RunFolder, make: Callable[..., Policy], budgets: Sequence[str | float], batch: int, **how: Any
 ) -> TimedExits:
-    """Time the run and return the exits that pay for their time under these budgets."""
+    """Time the run at a batch size and return the exits that pay for their time under these budgets.
+
+    `how`: seed, and the options of `Execution`.
+    """
     from exeunt.timed_run import TimedNetwork, choose_by_time
 
     say = partial(echo, err=True)
     length = run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
     asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
-    say(f"at batch {options.batch_size}{texts}, exits for {asked}:")
-    inputs = TimedNetwork.of(run, **vars(execution)).batch(options.batch_size)
-    found = choose_by_time(run, make, budgets, inputs, seed=options.seed, say=say, **vars(execution))
+    say(f"at batch {batch}{texts}, exits for {asked}:")
+    inputs = TimedNetwork.of(run, how["executor"], how["trusted"]).batch(batch)
+    found = choose_by_time(run, make, budgets, inputs, say=say, **how)
     say(found.cost.source)
     return found
 

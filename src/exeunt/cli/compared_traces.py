@@ -41,11 +41,6 @@ class Tables:
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
 
-    @property
-    def given(self) -> list[str]:
-        """The options that do not have their defaults."""
-        return [one.name for one in fields(self) if (getattr(self, one.name) or None) != one.default]
-
 
 def open_traces(
     paths: Sequence[Path], tables: Tables, *, say: Callable[[str], None]
@@ -56,7 +51,8 @@ def open_traces(
     named, or options of tables without a table.
     """
     are_tables = [_is_table(path) for path in paths]
-    if not any(are_tables) and (given := tables.given):
+    given = [one.name for one in fields(tables) if (getattr(tables, one.name) or None) != one.default]
+    if given and not any(are_tables):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{options}: such options are about tables (.csv, .parquet), and there is none among "

@@ -10,7 +10,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Container
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_type_hints
@@ -65,7 +65,18 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(group := hints[name]):
             groups[name] = group
             types = get_type_hints(group)  # type: ignore[arg-type]
-            spread += [_parameter(one, types[one.name]) for one in fields(group)]
+            for one in fields(group):
+                limits = dict(one.metadata)
+                names = limits.pop("names")
+                if not names and one.default is False:
+                    names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
+                kind: Any = Annotated[types[one.name], typer.Option(*names, **limits)]
+                default = inspect.Parameter.empty if one.default is MISSING else one.default
+                spread.append(
+                    inspect.Parameter(
+                        one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                    )
+                )
         else:
             spread.append(parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -79,20 +90,6 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
     return with_options
-
-
-def _parameter(one: Field[Any], kind: Any) -> inspect.Parameter:
-    """Return the parameter of an option."""
-    names = one.metadata["names"]
-    if not names and one.default is False:
-        names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
-    options = {name: value for name, value in one.metadata.items() if name != "names"}
-    return inspect.Parameter(
-        one.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if one.default is MISSING else one.default,
-        annotation=Annotated[kind, typer.Option(*names, **options)],
-    )
 
 
 def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:

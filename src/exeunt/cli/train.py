@@ -110,7 +110,7 @@ def train(
 
 def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:
     """Train tf-idf. Raises InputError that names the options that it does not take."""
-    from exeunt.making.tfidf_run import train_tfidf
+    from exeunt.making.estimator_run import train_tfidf
 
     values, all_options = context.params, context.command.params
     others = [one for one in all_options if one.name in values and one.name not in _OF_TFIDF]

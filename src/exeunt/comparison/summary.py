@@ -30,15 +30,14 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     sentences += [f"{where}, {_oracle(trace, chosen, q)}" for trace, q, where in each]
     sentences += _against_other_policies(rows, chosen, reference)
     sentences += _below_mixture(traces)
-    for trace in traces:
-        sentences += _infeasible(trace)
-    for trace in traces:
-        if trace.left_out:
-            sentences.append(
-                f"On {trace.name} {counted(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
-                f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
-                f"{'was' if trace.left_out == 1 else 'were'} left out."
-            )
+    sentences += _infeasible(traces)
+    sentences += [
+        f"On {trace.name} {counted(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
+        f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
+        f"{'was' if trace.left_out == 1 else 'were'} left out."
+        for trace in traces
+        if trace.left_out
+    ]
     if delta is not None:
         sentences += _guarantees_kept(traces, delta)
     sentences.append(
@@ -136,10 +135,11 @@ def _below_mixture(traces: Sequence[TraceResult]) -> list[str]:
     return sentences
 
 
-def _infeasible(trace: TraceResult) -> list[str]:
+def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
     """Say which policies cannot meet which budgets."""
     sentences = []
-    for policy, accuracy in zip(trace.policies, trace.accuracy, strict=True):
+    policies = ((trace, *one) for trace in traces for one in zip(trace.policies, trace.accuracy, strict=True))
+    for trace, policy, accuracy in policies:
         missing = np.isnan(accuracy).sum(axis=-1)
         if missing.any():
             sentences.append(

@@ -81,7 +81,7 @@ def make_cascade(
     like = next(iter(runs.values()))
     for name in models:
         if name not in runs:  # all of them, before one answers: that may take long, or be paid for
-            check_model(_plain(name), models[name], like, price.get(name))
+            check_model(name, models[name], like, price.get(name))
     if len(runs) < len(models):
         _parts(runs, seed, lambda _: None)  # likewise: raises if the runs have too few inputs in common
     with atomic_folder(out) as folder:
@@ -139,13 +139,6 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
     is_cascade = any((out / name).is_file() for name in (CASCADE, OLD_CASCADE))
     if os.path.lexists(out) and not is_cascade and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
-
-
-def _plain(name: str) -> str:
-    """Return a name. Raises InputError if no folder can have it."""
-    if not name or name.startswith(".") or {*name} & {*"/\\\0"}:
-        raise InputError(f"a model that is no run gets a folder of its name, which cannot be {name!r}")
-    return name
 
 
 def _way(cascade: Path, model: Path) -> str:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -81,7 +81,7 @@ class Parts:
         table = done.results
         if done.schema is not None:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
-        tally = json.dumps(done.tally.to_dict())
+        tally = json.dumps(asdict(done.tally))
         noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
         content = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
@@ -192,7 +192,7 @@ def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
             "replaced by a worker of another job that still runs: end it, the same command goes on"
         )
     files = [_name(block) for block in blocks]
-    write_bytes(parts.folder / _MANIFEST, _text({"complete": True, "tally": total.to_dict(), "parts": files}))
+    write_bytes(parts.folder / _MANIFEST, _text({"complete": True, "tally": asdict(total), "parts": files}))
     for half in parts.folder.glob(_HALF):
         with suppress(OSError):
             half.unlink()

@@ -30,7 +30,7 @@ from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.shared_executor import SharedExecutor, open_shared
+from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.streaming import Batch, answer_stream
 
 BLOCK = 2048

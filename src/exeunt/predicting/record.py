@@ -127,9 +127,8 @@ class RecordJob(Job):
         table = trace_table({**vars(trace), "label": label, "log_probability": kept})
         names = [end.names[row] for row in rows.tolist()]
         table = table.append_column("name", pa.array(names, type=pa.string()))
-        answers: list[str | None] = [None] * block.block.n
-        for row, k in zip(rows.tolist(), trace.prediction[:, -1].tolist(), strict=True):
-            answers[row] = self.class_names[k]
+        last = dict(zip(rows.tolist(), trace.prediction[:, -1].tolist(), strict=True))
+        answers = [self.class_names[last[row]] if row in last else None for row in range(block.block.n)]
         n_truncated = sum(map(len, block.truncated))
         tally = Tally.of(block.block.start, answers, end.truth, errors, n_truncated=n_truncated)
         messages = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -93,13 +93,9 @@ class Tally:
             comparable=self.comparable and other.comparable,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; `from_dict` gives back an equal tally."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Tally:
-        """Rebuild from `to_dict`."""
+        """Rebuild from `dataclasses.asdict`, also after JSON."""
         error = body["first_error"]
         pair = None if error is None else (int(error[0]), str(error[1]))
         return cls(**{**body, "first_error": pair, "unknown": tuple(body["unknown"])})
@@ -140,8 +136,7 @@ class PredictionSummary(Tally):
     @classmethod
     def of_job(cls, total: Tally, policy: Policy, out: Path | str | None) -> PredictionSummary:
         """Return the summary of inputs that were answered under a policy."""
-        counts = {field.name: getattr(total, field.name) for field in fields(Tally)}
-        return cls(**counts, budget=policy.budget, unit=policy.cost.unit, out=out)
+        return cls(**vars(total), budget=policy.budget, unit=policy.cost.unit, out=out)
 
     @property
     def mean_cost(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,13 +119,13 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
             **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
             **_numbered("exit", [*network.pop("exits"), "(own classifier)"]),
             "weights": short[side.run.network_file],
-            **_below("model", short),
+            **{name: short[name] for name in side.run.files.names_below("model")},
         },
         "heads": flattened(network),
         "inputs": {
             **flattened(about["inputs"]),
             **_numbered("class", about["class_names"]),
-            **_below("tokenizer", short),
+            **{name: short[name] for name in side.run.files.names_below("tokenizer")},
         },
         "recipe": {**flattened(about["training"]), "seed": made.get("seed")},
         "data": {
@@ -173,10 +172,6 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
 
 def _numbered(name: str, values: list[Any]) -> dict[str, Any]:
     return {f"{name} {i}": value for i, value in enumerate(values)}
-
-
-def _below(folder: str, digests: Mapping[str, str]) -> dict[str, str]:
-    return {name: digest for name, digest in digests.items() if name.startswith(f"{folder}/")}
 
 
 def _texts(first: Any, second: Any) -> tuple[str, str]:

@@ -91,7 +91,7 @@ def why_not_a_run(path: Path) -> str:
         return f"{path} is not a run folder, it holds some: give one of {', '.join(runs[:_SHOWN])}{more}"
     if "config.json" in names:
         return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"
-    if data := [name for name in names if _is_data(name)]:
+    if data := [name for name in names if name in _DATA_NAMES or name.lower().endswith(_DATA_SUFFIXES)]:
         return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_make_with('--data', path)}"
     return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
 
@@ -109,7 +109,3 @@ def _make_with(option: str, value: object) -> str:
 
 def _is_run(folder: Path) -> bool:
     return os.path.isfile(folder / MANIFEST)  # noqa: PTH113 - without an error where access is denied
-
-
-def _is_data(name: str) -> bool:
-    return name in _DATA_NAMES or name.lower().endswith(_DATA_SUFFIXES)

@@ -17,8 +17,8 @@ from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
+from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
-from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.reading import InputReader
 from exeunt.serve.settings import Settings

@@ -67,7 +67,8 @@ def render(data: dict[str, Any]) -> str:
         "lead": _sentence(data["summary"][0]) if data["summary"] else "",
         "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
         "rest": _list(data["summary"][1 + _AT_ONCE :]),
-        "command": _words(data["command"] or ""),
+        # A command breaks between its words, never after the hyphens of an option.
+        "command": " ".join(f"<span>{escape(word)}</span>" for word in (data["command"] or "").split(" ")),
         "version": escape(str(data["version"])),
     }
     return _SLOT.sub(lambda slot: fill[slot[1]], _part("page.html"))
@@ -108,11 +109,6 @@ def _short(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_short(item) for item in value]
     return value
-
-
-def _words(command: str) -> str:
-    """Return a command as HTML that breaks between its words, never after the hyphens of an option."""
-    return " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))
 
 
 def _list(sentences: list[str]) -> str:
