@@ -1,4 +1,4 @@
-"""Which exits are worth using: those that pay for their heads, and those after which no exit corrects a wrong answer."""
+"""Which exits are worth using: those that pay for their heads, and those after which no exit corrects an answer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def last_useful_exit(fit: ExitTrace) -> int:
 
 @cached_on_trace
 def up_to_exit(fit: ExitTrace, last: int) -> ExitTrace:
-    """Return the trace of the network that ends at exit `last`: the same object each time, since results are cached on it."""
+    """Return the trace of the network that ends at exit `last`: always the same object, on which results are cached."""
     return replace(fit, log_probability=None).exits(0, last + 1)
 
 

@@ -1,4 +1,4 @@
-"""A classifier with exits, heads that read the features of an unchanged backbone; and recording what all exits return."""
+"""A classifier with exits, heads that read features of an unchanged backbone; and recording what all exits return."""
 
 from __future__ import annotations
 
