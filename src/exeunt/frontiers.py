@@ -185,9 +185,8 @@ def measure(
                 continue
             result = evaluate(policy, test)
             accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
-            rates[p, q, test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)] = (
-                result.shares
-            )
+            places = test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)
+            rates[p, q, places] = result.shares
             if policy.certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [oracle(alone, float(amount)).accuracy for amount in amounts]

@@ -18,7 +18,8 @@ import exeunt as ex
 from cli.command import called
 from exeunt._places import open_arrow, place
 from exeunt.cluster.jobs import connected, predict_on_cluster
-from exeunt.data import UnreadableImage, open_inputs
+from exeunt.data import open_inputs
+from exeunt.errors import UnreadableImage
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
 from object_store import put_folder

@@ -14,7 +14,8 @@ from PIL import Image
 import exeunt as ex
 from exeunt import _places
 from exeunt._places import RemotePath, open_arrow, place, write_bytes
-from exeunt.data import UnreadableImage, open_inputs, open_lines, open_source
+from exeunt.data import open_inputs, open_lines, open_source
+from exeunt.errors import UnreadableImage
 from object_store import google_store, object_store, put_folder
 
 N = 23

@@ -7,17 +7,10 @@ import pytest
 from made_data import array_images, noise, write_image_table
 from PIL import Image
 
-from exeunt.data import (
-    Preprocess,
-    Texts,
-    UnreadableImage,
-    default_cache,
-    open_inputs,
-    open_source,
-)
+from exeunt.data import Preprocess, Texts, default_cache, open_inputs, open_source
 from exeunt.data.decoding import decoded
 from exeunt.data.stored_inputs import TableColumn
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 
 if TYPE_CHECKING:
     from pathlib import Path

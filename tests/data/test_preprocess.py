@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from exeunt.data import Images, Preprocess, UnreadableImage
+from exeunt.data import Images, Preprocess
 from exeunt.data.stored_inputs import PixelArray
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 
 RNG = np.random.default_rng(2)
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from exeunt import _places
-from exeunt.data import UnreadableImage, read_rgb
-from exeunt.errors import FileError
+from exeunt.data import read_rgb
+from exeunt.errors import FileError, UnreadableImage
 
 NO_DISK = Path("/proc/self/mem")  # reading it from its beginning is an input/output error
 

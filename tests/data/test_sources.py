@@ -14,8 +14,8 @@ from made_data import encoded, noise, write_image_table
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from exeunt.data import Texts, UnreadableImage, open_inputs, open_source
-from exeunt.errors import ArtefactError, InputError, MissingExtra
+from exeunt.data import Texts, open_inputs, open_source
+from exeunt.errors import ArtefactError, InputError, MissingExtra, UnreadableImage
 
 if TYPE_CHECKING:
     from pathlib import Path

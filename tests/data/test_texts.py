@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exeunt.data import UnreadableText, open_inputs, open_source
-from exeunt.errors import ArtefactError, InputError
+from exeunt.data import open_inputs, open_source
+from exeunt.errors import ArtefactError, InputError, UnreadableText
 
 if TYPE_CHECKING:
     from pathlib import Path

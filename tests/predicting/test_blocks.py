@@ -110,7 +110,7 @@ def test_rows_wait_for_those_of_the_next_block(job):
 
 
 def test_a_block_without_readable_inputs_is_done(job):
-    from exeunt.data import UnreadableImage
+    from exeunt.errors import UnreadableImage
     from exeunt.predicting.batches import PreparedBatch
     from exeunt.predicting.summary import Truth
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt.cli.app import run as command
-from exeunt.data import Images, UnreadableInput, open_inputs
+from exeunt.data import Images, open_inputs
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.engine.plan import Plan
+from exeunt.errors import UnreadableInput
 from exeunt.making.cascade_run import make_cascade
 from exeunt.predicting.predict import predict_inputs
 from exeunt.predicting.record import record_inputs

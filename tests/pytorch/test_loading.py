@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableText, open_inputs
+from exeunt.data import Images, Preprocess, Texts, open_inputs
 from exeunt.data.stored_inputs import BadCell, ImageFiles, PixelArray, StoredTexts, TableColumn
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage, UnreadableText
 from exeunt.torch.batches import shared
 from exeunt.torch.loaders import ImageLoader, LoadedBatch, TextLoader, crop_flip, make_loader, resized_crop
 

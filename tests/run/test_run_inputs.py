@@ -9,7 +9,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.data import Preprocess, UnreadableImage
+from exeunt.data import Preprocess
+from exeunt.errors import UnreadableImage
 from exeunt.run.run_inputs import InputPreparation
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore

@@ -44,11 +44,7 @@ _FEWEST = 1000  # inputs for two weights, however many classes there are
 _MOST_OUTPUTS = 1 << 24
 """Fitting takes some 23 arrays of inputs times classes in double precision: 3 GB for so many numbers."""
 _RIDGE = 1.0
-"""Penalty on the squares of a table's entries, in inputs.
-
-Half and twice of it change the held-out log-loss of three services by at most 0.06 with 200 labels, and 0.011 with
-1,000.
-"""
+"""Penalty on the squares of a table's entries, in inputs; half or twice of it hardly changes the held-out log-loss."""
 _STEADY = 1e-6
 """Relative change of the loss at which a fit of a table ends."""
 _PULL = 10.0

@@ -26,7 +26,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace
-from exeunt.trace.fields import columns_of_evidence
+from exeunt.trace.fields import fields_of_evidence
 
 
 class Answer(Protocol):
@@ -223,8 +223,8 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
             evidence, memory = answer(exit_, trace.evidence(exit_), memory)
             yield evidence
 
-    prediction, scores, logs = columns_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
-    return ExitTrace(prediction, scores, trace.cost, trace.label, trace.id, logs)
+    fields = fields_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
+    return ExitTrace(**fields, cost=trace.cost, label=trace.label, id=trace.id)
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {

@@ -9,7 +9,6 @@ from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.data.source import DataSource
 from exeunt.data.splits import PARTS, SplitPlan, plan_split
-from exeunt.errors import UnreadableImage, UnreadableInput, UnreadableText
 
 __all__ = [
     "PARTS",
@@ -19,9 +18,6 @@ __all__ = [
     "Preprocess",
     "SplitPlan",
     "Texts",
-    "UnreadableImage",
-    "UnreadableInput",
-    "UnreadableText",
     "default_cache",
     "open_inputs",
     "open_lines",

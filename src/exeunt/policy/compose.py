@@ -54,12 +54,6 @@ class FitPart:
         # By the values: a score may be unhashable, or change between two calls.
         return _holding(self.trace, name, score_matrix(self.main, self.trace).tobytes()), name
 
-    def score_of(self, learned: Score | None) -> Score:
-        """Return a score that was learned from `scored` as one that computes the main confidence where it is needed."""
-        if learned is None or isinstance(self.main, NamedScore):
-            return learned or self.main
-        return Derived(self.main, self.scored[1], learned)
-
 
 @dataclass(frozen=True, eq=False)
 class Composition:
@@ -122,7 +116,9 @@ def composed(
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)
-        ranking = part.score_of(learned.score)
+        ranking = learned.score or part.main
+        if learned.score is not None and not isinstance(part.main, NamedScore):
+            ranking = Derived(part.main, part.scored[1], learned.score)
         return Policy(
             name=rule.__name__,
             score=ranking,

@@ -31,10 +31,7 @@ def class_codes(
             return [values.astype(np.int64) for values in numbers]
     texts = [_texts(column, name) for name, column in named.items()]
     given = np.array([str(one) for one in (() if classes is None else classes)], dtype=np.str_)
-    if (
-        len({pa.types.is_string(column.type) or pa.types.is_large_string(column.type) for column in columns})
-        > 1
-    ):
+    if len({pa.types.is_string(one.type) or pa.types.is_large_string(one.type) for one in columns}) > 1:
         *texts, given = (_as_typed(text) for text in (*texts, given))
     if len(np.unique(given)) < len(given):
         raise InputError(f"classes must each be named once, got {', '.join(given)}")

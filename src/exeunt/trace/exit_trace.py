@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,8 +21,8 @@ from exeunt.trace.fields import (
     checked_label,
     checked_probabilities,
     checked_score,
-    columns_of_outputs,
     content_keys,
+    fields_of_outputs,
     probabilities_of_logits,
     read_archive,
 )
@@ -95,7 +95,7 @@ class ExitTrace:
         Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
         0..k-1.
         """
-        return cls._from_outputs(probabilities, checked_probabilities, cost=cost, label=label, id=id)
+        return cls(**fields_of_outputs(probabilities, checked_probabilities, label), cost=cost, id=id)  # type: ignore[arg-type]
 
     @classmethod
     def from_logits(
@@ -107,7 +107,7 @@ class ExitTrace:
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
     ) -> ExitTrace:
         """Make a trace from logits (n, m, k) by a softmax in double precision."""
-        return cls._from_outputs(logits, probabilities_of_logits, cost=cost, label=label, id=id)
+        return cls(**fields_of_outputs(logits, probabilities_of_logits, label), cost=cost, id=id)  # type: ignore[arg-type]
 
     @classmethod
     def from_scores(
@@ -164,20 +164,6 @@ class ExitTrace:
         """
         columns = read_archive(path)
         return cls.from_logits(**columns) if "logits" in columns else cls.from_probabilities(**columns)
-
-    @classmethod
-    def _from_outputs(
-        cls,
-        outputs: ArrayLike,
-        to_probabilities: Callable[[Any, int], Floats],
-        *,
-        cost: CostModel,
-        label: ArrayLike | None,
-        id: ArrayLike | None,  # noqa: A002
-    ) -> ExitTrace:
-        prediction, scores, logs, k = columns_of_outputs(outputs, to_probabilities)
-        checked = None if label is None else checked_label(label, len(prediction), n_classes=k)
-        return cls(prediction, scores, cost, checked, id, logs)  # type: ignore[arg-type]
 
     @property
     def n(self) -> int:

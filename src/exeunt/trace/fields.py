@@ -18,7 +18,7 @@ from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.score.tie_breaking import scramble
-from exeunt.trace.log_probability import LogProbability, joined, keeps_log_probability, kept_form, n_kept
+from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
 
 
 def check_cost(cost: Any, n: int, m: int) -> None:
@@ -63,10 +63,10 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
     return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
 
 
-def columns_of_outputs(
-    outputs: ArrayLike, to_probabilities: Callable[[Any, int], Floats]
-) -> tuple[Integers, dict[str, Floats], LogProbability | None, int]:
-    """Return predictions (n, m), scores (n, m) by name, log-probabilities (n, m, k) if kept, and k.
+def fields_of_outputs(
+    outputs: ArrayLike, to_probabilities: Callable[[Any, int], Floats], label: ArrayLike | None
+) -> dict[str, Any]:
+    """Return the fields of a trace but for cost and keys.
 
     `outputs` (n, m, k). `to_probabilities(outputs of an exit, exit)` returns the exit's class probabilities (n, k).
     Raises InputError unless the outputs are an array (n, m, k) with at least one class.
@@ -79,12 +79,11 @@ def columns_of_outputs(
         raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
     n, m, k = values.shape
     evidence = (Evidence(to_probabilities(values[:, exit_], exit_)) for exit_ in range(m))
-    return *columns_of_evidence(evidence, n, m), k
+    checked = None if label is None else checked_label(label, n, n_classes=k)
+    return {**fields_of_evidence(evidence, n, m), "label": checked}
 
 
-def columns_of_evidence(
-    evidence: Iterable[Evidence], n: int, m: int
-) -> tuple[Integers, dict[str, Floats], LogProbability | None]:
+def fields_of_evidence(evidence: Iterable[Evidence], n: int, m: int) -> dict[str, Any]:
     """Return predictions (n, m), scores (n, m) by name and log-probabilities (n, m, k), if a trace keeps so many.
 
     `evidence`: that of each of the m exits, consumed one exit at a time.
@@ -98,7 +97,8 @@ def columns_of_evidence(
             score[:, exit_] = shown[name]
         if keeps_log_probability(n_kept(n * m, shown.probabilities.shape[1])):
             logs.append(kept_form(shown[LOG_PROBABILITY].astype(np.float32)[:, None]))
-    return prediction, scores, joined(logs, axis=1) if logs else None
+    kept = joined(logs, axis=1) if logs else None
+    return {"prediction": prediction, "scores": scores, "log_probability": kept}
 
 
 def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:

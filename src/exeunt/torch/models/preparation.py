@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from exeunt._limits import check_memory
-from exeunt.data import Dataset, Images, Preprocess, UnreadableImage
+from exeunt.data import Dataset, Images, Preprocess
 from exeunt.data.tokens import load_tokenizer, token_counts
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 from exeunt.torch.calls import Inputs
 from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 

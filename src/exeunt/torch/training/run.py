@@ -12,8 +12,8 @@ from exeunt._files import check_writable, write_text
 from exeunt._progress import Progress
 from exeunt._sealed import content_digest
 from exeunt._text import counted
-from exeunt.data import DataSource, Images, SplitPlan, UnreadableImage, open_source, plan_split
-from exeunt.errors import InputError
+from exeunt.data import DataSource, Images, SplitPlan, open_source, plan_split
+from exeunt.errors import InputError, UnreadableImage
 from exeunt.run.file_digests import CONFIG, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
