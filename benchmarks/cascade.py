@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnxruntime
 from experiments.pages import RESULTS, kept_numbers, parser, save_png, table, write_page
+from matplotlib.figure import Figure
 
 import exeunt as ex
 from exeunt._text import counted
@@ -28,7 +29,7 @@ from exeunt.making.cascade_run import make_cascade
 from exeunt.making.precision_run import make_precision
 from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
-from exeunt.plots.style import COLOURS, new_figure, percent_ticks, styled
+from exeunt.plots.style import COLOURS, percent_ticks, styled
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation, part_data
 from exeunt.run.runner import load
@@ -227,7 +228,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     shown = {row["way"]: row for row in rows if row["batch"] == 256}
     place = {way: (row["of_fp32"]["median"], row["accuracy"]) for way, row in shown.items()}
     with styled():
-        figure = new_figure(6.8, 4.0, layout="constrained")
+        figure = Figure(figsize=(6.8, 4.0), layout="constrained")
         axes = figure.subplots()
         cascade = np.array([place[f"cascade, {share:.0%}"] for share in SHARES])
         low, high = np.array([wilson_interval(round(one * N_TEST), N_TEST) for one in cascade[:, 1]]).T

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from exeunt._files import atomic_path, write_json, write_text
 from exeunt.confidence_intervals import mean_interval
-from exeunt.plots.style import COLOURS, new_figure, percent_ticks, styled
+from exeunt.plots.style import COLOURS, percent_ticks, styled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,7 +134,7 @@ class Panel:
 def draw_panels(panels: Sequence[Panel], path: Path) -> None:
     """Draw panels of the same curves side by side into a PNG; the last one names the curves."""
     with styled():
-        figure = new_figure(6.4 * len(panels), 4.0, layout="constrained")
+        figure = Figure(figsize=(6.4 * len(panels), 4.0), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_panel(axes, panel, labelled=panel is panels[-1])
         save_png(figure, path)

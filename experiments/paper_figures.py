@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from experiments.pages import Curve, Panel, at, draw_panels, points, save_png, table
 from experiments.replay import CERTIFIED, MARGINAL, PRESETS, SEQUENTIAL, Replay, replay
+from matplotlib.figure import Figure
 
 import exeunt as ex
 from exeunt.plots import rates_and_shares, risk_per_exit
-from exeunt.plots.style import new_figure, styled
+from exeunt.plots.style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +144,7 @@ def rates(trace: ex.ExitTrace, parts: Mapping[str, float], folder: Path, prefix:
 def draw_rates(name: str, policies: list[ex.Policy], results: list[ex.Result], path: Path) -> None:
     """Draw the shares planned and answered for each budget side by side, on one scale."""
     with styled():
-        sheet = new_figure(4.1 * len(policies), 3.4, layout="constrained")
+        sheet = Figure(figsize=(4.1 * len(policies), 3.4), layout="constrained")
         panels = sheet.subplots(1, len(policies), sharey=True, squeeze=False)[0]
         for panel, policy, result in zip(panels, policies, results, strict=True):
             rates_and_shares(policy, result, ax=panel).label_outer()
