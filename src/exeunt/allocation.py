@@ -5,7 +5,7 @@ Every rule here is one exponential family, tilted until its mean cost is the bud
     rate_l  proportional to  base_l * exp(tilt * direction_l),    direction increasing with l
 
 The mean cost rises strictly with the tilt (both cost and direction rise with l, so their covariance is positive). So
-the tilt is unique, and bisection always finds it. `exeunt.rate_search` searches rates on labelled inputs instead.
+the tilt is unique, and bisection always finds it. `exeunt.allocation_search` searches rates on labelled inputs instead.
 """
 
 from __future__ import annotations

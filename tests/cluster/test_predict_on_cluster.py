@@ -16,7 +16,7 @@ from ray_processes import below
 
 import exeunt as ex
 from cli.command import called
-from exeunt._places import open_arrow, place
+from exeunt._paths import open_arrow, place
 from exeunt.cluster.jobs import connected, predict_on_cluster
 from exeunt.data import open_inputs
 from exeunt.errors import UnreadableImage

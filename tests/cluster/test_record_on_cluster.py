@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._places import open_arrow, place
+from exeunt._paths import open_arrow, place
 from exeunt.cli.app import run as command
 from exeunt.cluster.jobs import record_on_cluster
 from exeunt.predicting.record import record_inputs

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
-from exeunt import _places
-from exeunt._places import RemotePath, open_arrow, place, write_bytes
+from exeunt import _paths
+from exeunt._paths import RemotePath, open_arrow, place, write_bytes
 from exeunt.data import open_inputs, open_lines, open_source
 from exeunt.errors import UnreadableImage
 from object_store import google_store, object_store, put_folder
@@ -179,7 +179,7 @@ def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, wh
             raise failures.pop()
         return opened(path)
 
-    monkeypatch.setattr(_places, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(_paths, "_PAUSES_S", (0, 0))
     monkeypatch.setattr(columns, "open_arrow", fails)
     with pytest.raises(
         ex.errors.FileError, match=r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"

@@ -8,7 +8,7 @@ from made_data import array_images, noise, write_image_table
 from PIL import Image
 
 from exeunt.data import Preprocess, Texts, default_cache, open_inputs, open_source
-from exeunt.data.decoding import decoded
+from exeunt.data.decode_all import decoded
 from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError, UnreadableImage
 
@@ -118,7 +118,7 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
     images = decoded(lazy, Preprocess(size=(8, 8)))
     assert images.pixels.shape == (2, 8, 8, 3)
     assert np.array_equal(images.content_keys(), lazy.content_keys())
-    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 383)
+    monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 383)
     assert decoded(lazy, Preprocess(size=(8, 8))).pixels is None
 
 
@@ -159,7 +159,7 @@ def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch:
     cache = tmp_path / "new" / "cache"
     first = decoded(open_source(path).train, Preprocess(), cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
+        patch.setattr("exeunt.data.decode_all.read_rgb", None)  # decoding would fail
         again = decoded(open_source(path).train, Preprocess(), cache=cache)
     assert isinstance(again.pixels, np.memmap)
     assert np.array_equal(again.pixels, first.pixels)
@@ -195,12 +195,12 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
     expected = open_source(path).train.content_keys()
-    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 0)
+    monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 0)
     view = decoded(open_source(path).train.take([3, 1]), Preprocess())
     assert np.array_equal(view.content_keys(), expected[[3, 1]])
     assert np.array_equal(view.take([1]).content_keys(), expected[[1]])
     keyed = decoded(open_source(path).train, Preprocess(), cache=tmp_path / "cache")
-    monkeypatch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
+    monkeypatch.setattr("exeunt.data.decode_all.read_rgb", None)  # decoding would fail
     again = decoded(open_source(path).train, Preprocess(), cache=tmp_path / "cache")
     for images in (keyed, again):
         assert images.pixels is None
@@ -215,7 +215,7 @@ def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: p
     assert ready.test is None
     assert np.array_equal(ready.train.pixels, noise(5))
     assert ready.fingerprint == source.fingerprint
-    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 0)
+    monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 0)
     lazy = source.decoded(Preprocess())
     assert lazy.train.pixels is None
     assert np.array_equal(lazy.train.content_keys(), ready.train.content_keys())

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.policies.useful_exits import worthwhile_exits
-from exeunt.rate_search import right_within
+from exeunt.allocation_search import right_within
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._places import write_bytes
+from exeunt._paths import write_bytes
 from exeunt.predicting.blocks import Block, DoneBlock, blocks_of
 from exeunt.predicting.parts import check_complete, done_in, finish_folder, open_folder
 from exeunt.predicting.summary import Tally

@@ -282,7 +282,7 @@ def test_images_that_cannot_be_read_are_left_out_if_asked_to(small, damaged, tmp
     assert "1 of 6 test images cannot be read and is left out:\n  test/light/2.png: " in said[1]
     assert made.manifest["data"]["unreadable"] == ["train/dark/0.png", "test/light/2.png"]
     assert made.trace("test").n == 5
-    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 0)  # images stay encoded
+    monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 0)  # images stay encoded
     lazy = run(job, tmp_path / "lazy")
     assert np.array_equal(lazy.trace("test").id, made.trace("test").id)
     (damaged / "train" / "dark" / "0.png").write_bytes((damaged / "train" / "dark" / "1.png").read_bytes())

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from exeunt.serve.reading import DecodingThreads
+from exeunt.serve.decoding import DecodingThreads
 
 
 class Body:

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi")
 
 from exeunt.errors import QueueFull
 from exeunt.serve.engine_thread import run_rows
-from exeunt.serve.reading import Rows
+from exeunt.serve.decoding import Rows
 
 ROWS = Rows(np.arange(4.0)[:, None], None, np.arange(4), [None] * 4)
 

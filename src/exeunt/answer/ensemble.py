@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from exeunt._arrays import Floats, Integers, Keys
 from exeunt.answer.kinds import Answer, EnsembleAnswer, LogTerm, OwnAnswer, Stage, TableTerm, ramps, row_of
 from exeunt.errors import InputError
-from exeunt.rate_search import beats, right_within
+from exeunt.allocation_search import beats, right_within
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, log_softmax
 from exeunt.score.learned import quantile_knots
 from exeunt.trace import ExitTrace, StoredTrace

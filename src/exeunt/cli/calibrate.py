@@ -107,7 +107,7 @@ def _opened(path: Path) -> RunFolder:
 
 def _stored(folder: str, run: RunFolder) -> StoredTrace:
     """Open the outputs recorded in a folder; reading them tells how far it is."""
-    from exeunt._places import place
+    from exeunt._paths import place
     from exeunt.predicting.parts import check_complete
     from exeunt.trace import StoredTrace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exeunt.data.by_name import open_inputs, open_lines, open_source
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decoding import default_cache
+from exeunt.data.decode_all import default_cache
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.data.source import DataSource

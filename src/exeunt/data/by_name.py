@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 from exeunt._hub import hub_access
-from exeunt._places import place
+from exeunt._paths import place
 from exeunt.data.columns import Columns
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._places import AnyPath, is_remote, open_arrow, read_patiently
+from exeunt._paths import AnyPath, is_remote, open_arrow, read_patiently
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
 from exeunt.errors import ArtefactError, FileError, InputError
 

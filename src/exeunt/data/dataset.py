@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
-from exeunt._places import RemotePath
+from exeunt._paths import RemotePath
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import SMALL_BYTES, BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts
 from exeunt.errors import UnreadableText

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from exeunt._places import AnyPath, RemotePath
+from exeunt._paths import AnyPath, RemotePath
 from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._places import AnyPath, RemotePath, read_patiently
+from exeunt._paths import AnyPath, RemotePath, read_patiently
 from exeunt.data.stored_inputs import BadCell
 from exeunt.errors import FileError, UnreadableImage, require
 

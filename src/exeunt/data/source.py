@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decoding import decoded, select_readable
+from exeunt.data.decode_all import decoded, select_readable
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.stored_inputs import LabelCells, StoredInputs, TableColumn
 from exeunt.errors import InputError, UnreadableImage

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exeunt._places import AnyPath, is_remote
+from exeunt._paths import AnyPath, is_remote
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from exeunt._places import AnyPath, open_arrow
+from exeunt._paths import AnyPath, open_arrow
 from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, ParquetColumn, check_names, find_columns
 from exeunt.data.source import RawData, RawParts, find_parts

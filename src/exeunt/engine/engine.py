@@ -20,7 +20,7 @@ from exeunt import _arrays
 from exeunt._text import counted
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.batch_scheduler import BatchScheduler, Queue
-from exeunt.engine.calls import Calls
+from exeunt.engine.one_call import Calls
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup

@@ -14,7 +14,7 @@ from exeunt.policies.learned_correctness import correctness_score, denoised_corr
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.policy.compose import Allocation, Composition, FitPart, composed
-from exeunt.rate_search import RatePath, price_path
+from exeunt.allocation_search import RatePath, price_path
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace

@@ -26,7 +26,7 @@ from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.useful_exits import some_inputs
 from exeunt.policy import Policy, PolicySet
-from exeunt.rate_search import beats, right_within
+from exeunt.allocation_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import cached_on_trace

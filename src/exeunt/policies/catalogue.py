@@ -14,7 +14,7 @@ from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.stopping import stopping
 from exeunt.policy import Policy
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.rate_search import line_search_paths, mean_of_paths
+from exeunt.allocation_search import line_search_paths, mean_of_paths
 
 
 @composed

@@ -15,7 +15,7 @@ from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.rate_search import common_threshold_path
+from exeunt.allocation_search import common_threshold_path
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint

@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.errors import InfeasibleBudget
-from exeunt.rate_search import beats, right_within
+from exeunt.allocation_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 from exeunt.trace.derived import cached_on_trace

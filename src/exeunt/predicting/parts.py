@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._files import check_writable, locks, make_folder, remove_half_written
-from exeunt._places import AnyPath, RemotePath, open_arrow, place, write_bytes
+from exeunt._paths import AnyPath, RemotePath, open_arrow, place, write_bytes
 from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import Dataset

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Floats
 from exeunt._files import atomic_path, check_writable
-from exeunt._places import AnyPath
+from exeunt._paths import AnyPath
 from exeunt.errors import InputError
 
 Cells: TypeAlias = "dict[str, list[Any]]"

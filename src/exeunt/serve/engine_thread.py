@@ -19,7 +19,7 @@ from exeunt._arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.engine import Engine
 from exeunt.errors import ExeuntError
-from exeunt.serve.reading import Rows
+from exeunt.serve.decoding import Rows
 
 _log = logging.getLogger("exeunt.serve")
 

@@ -25,7 +25,7 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.reading import InputReader, Rows
+from exeunt.serve.decoding import InputReader, Rows
 from exeunt.serve.request_bodies import DATATYPES
 from exeunt.serve.service import Service
 

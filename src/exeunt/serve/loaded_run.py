@@ -20,7 +20,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.serve.latency_controller import Controller, OperatingPoint
-from exeunt.serve.reading import InputReader
+from exeunt.serve.decoding import InputReader
 from exeunt.serve.settings import Settings
 from exeunt.trace import ExitTrace
 

@@ -25,7 +25,7 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.reading import InputReader
+from exeunt.serve.decoding import InputReader
 
 _MOST_FIELDS = 16
 router = APIRouter()

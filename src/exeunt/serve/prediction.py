@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.errors import one_line
-from exeunt.serve.reading import InputReader, Rows
+from exeunt.serve.decoding import InputReader, Rows
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from exeunt.serve.prediction import (
     answer_columns,
     in_thread_if_large,
 )
-from exeunt.serve.reading import DecodingThreads, InputReader
+from exeunt.serve.decoding import DecodingThreads, InputReader
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")

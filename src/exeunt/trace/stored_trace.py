@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._arrays import Keys
-from exeunt._places import AnyPath, is_remote, open_arrow, place, read_patiently
+from exeunt._paths import AnyPath, is_remote, open_arrow, place, read_patiently
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
