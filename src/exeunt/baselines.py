@@ -9,9 +9,9 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt._arrays import Floats
 from exeunt.allocation import exponential_weights, gaussian, geometric
+from exeunt.allocation_search import RatePath, common_threshold_path, shares
 from exeunt.errors import InputError
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.allocation_search import RatePath, common_threshold_path, shares
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix

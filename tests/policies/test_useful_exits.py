@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.allocation_search import right_within
+from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 

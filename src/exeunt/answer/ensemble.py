@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from exeunt._arrays import Floats, Integers, Keys
+from exeunt.allocation_search import beats, right_within
 from exeunt.answer.kinds import Answer, EnsembleAnswer, LogTerm, OwnAnswer, Stage, TableTerm, ramps, row_of
 from exeunt.errors import InputError
-from exeunt.allocation_search import beats, right_within
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, log_softmax
 from exeunt.score.learned import quantile_knots
 from exeunt.trace import ExitTrace, StoredTrace

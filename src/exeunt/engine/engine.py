@@ -20,12 +20,12 @@ from exeunt import _arrays
 from exeunt._text import counted
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.batch_scheduler import BatchScheduler, Queue
-from exeunt.engine.one_call import Calls
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
 from exeunt.engine.executor import Executor
 from exeunt.engine.inputs import input_keys
+from exeunt.engine.one_call import Calls
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull

@@ -9,12 +9,12 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt._arrays import Floats
+from exeunt.allocation_search import RatePath, price_path
 from exeunt.calibration import release_batch
 from exeunt.policies.learned_correctness import correctness_score, denoised_correctness, features_of
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.policy.compose import Allocation, Composition, FitPart, composed
-from exeunt.allocation_search import RatePath, price_path
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace

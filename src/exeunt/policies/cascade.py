@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from exeunt._arrays import Floats
+from exeunt.allocation_search import beats, right_within
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import (
     AnswerChoice,
@@ -26,7 +27,6 @@ from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.useful_exits import some_inputs
 from exeunt.policy import Policy, PolicySet
-from exeunt.allocation_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import cached_on_trace

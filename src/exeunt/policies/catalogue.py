@@ -7,6 +7,7 @@ from functools import partial
 
 from exeunt import baselines
 from exeunt.allocation import Spend, exponential_weights
+from exeunt.allocation_search import line_search_paths, mean_of_paths
 from exeunt.errors import InputError
 from exeunt.policies.auto import auto
 from exeunt.policies.common_threshold import common_threshold, risk_controlled
@@ -14,7 +15,6 @@ from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.stopping import stopping
 from exeunt.policy import Policy
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.allocation_search import line_search_paths, mean_of_paths
 
 
 @composed

@@ -9,13 +9,13 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers, check_between
 from exeunt._text import counted
+from exeunt.allocation_search import common_threshold_path
 from exeunt.answer.ensemble import AnswerChoice, choose_answer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.allocation_search import common_threshold_path
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint

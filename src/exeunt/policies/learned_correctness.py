@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from exeunt._arrays import Booleans, Floats
-from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.allocation_search import line_search_paths, mean_of_paths
+from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace

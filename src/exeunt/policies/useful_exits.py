@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt.errors import InfeasibleBudget
 from exeunt.allocation_search import beats, right_within
+from exeunt.errors import InfeasibleBudget
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 from exeunt.trace.derived import cached_on_trace

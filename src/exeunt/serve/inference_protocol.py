@@ -17,6 +17,7 @@ from starlette.responses import Response
 from exeunt._version import __version__
 from exeunt.errors import InputError
 from exeunt.serve import request_bodies as bodies
+from exeunt.serve.decoding import InputReader, Rows
 from exeunt.serve.prediction import (
     ANSWER_TYPES,
     Options,
@@ -25,7 +26,6 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.decoding import InputReader, Rows
 from exeunt.serve.request_bodies import DATATYPES
 from exeunt.serve.service import Service
 

@@ -19,8 +19,8 @@ from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
-from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.decoding import InputReader
+from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.settings import Settings
 from exeunt.trace import ExitTrace
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from exeunt.errors import InputError
 from exeunt.serve import request_bodies as bodies
+from exeunt.serve.decoding import InputReader
 from exeunt.serve.prediction import (
     Answer,
     Options,
@@ -25,7 +26,6 @@ from exeunt.serve.prediction import (
     in_thread_if_large,
     predicted,
 )
-from exeunt.serve.decoding import InputReader
 
 _MOST_FIELDS = 16
 router = APIRouter()

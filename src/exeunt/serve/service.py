@@ -11,6 +11,7 @@ from typing import Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.active_run import ActiveRun
+from exeunt.serve.decoding import DecodingThreads, InputReader
 from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.live_budget import LiveBudgetFile
@@ -23,7 +24,6 @@ from exeunt.serve.prediction import (
     answer_columns,
     in_thread_if_large,
 )
-from exeunt.serve.decoding import DecodingThreads, InputReader
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
