@@ -41,6 +41,8 @@ from exeunt.trace.cascade_step import CascadeStep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from matplotlib.axes import Axes
+
 PAGE = RESULTS / "cascade-on-the-clock.md"
 SMALL, LARGE = "resnet20-tuned", "resnet56"
 FROZEN = "resnet20"
@@ -53,7 +55,7 @@ CASES = ((256, None), (64, None), (1, 1), (1, None))
 IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
 
-MODELS = ("ResNet-20, int8", "ResNet-56, int8", "ResNet-20, fp32", "ResNet-56, fp32")
+MODELS = ("ResNet-20, int8", "ResNet-56, int8", "ResNet-56, fp32")
 N_TEST = 5_000
 
 
@@ -211,6 +213,10 @@ decoded pixels to answers, in turns: medians over rounds of the ratio to the ori
 share of the original fp32 ResNet-56's time. At batch 1 the threads of a call spin while they wait for one another, as
 ONNX Runtime does by default; in batches they do not, which is right on busy machines too.
 
+The cascades were calibrated without `delta`: they have no certificate, and may take longer than their budget. The
+ResNet-20 was fine-tuned with its exits for 15 epochs; with *frozen exits*, only the exits were trained
+([training](cifar10-cascade.md)). Bars in the figure of the README are 95% Wilson intervals of each accuracy.
+
 The share of time at which the cascade has the fp32 ResNet-56's accuracy is not measured itself: it is interpolated
 linearly between the two measured budgets around, which the line names.
 
@@ -221,45 +227,56 @@ linearly between the two measured budgets around, which the line names.
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """Draw accuracy against time in batches of 256: the cascade, the models alone, and random mixtures of two.
+    """Draw accuracy against time in batches of 256: the cascade, three models alone, and a random mixture of two.
 
-    Bars are 95% Wilson intervals of the accuracy.
+    Bars are 95% Wilson intervals of each accuracy.
     """
-    shown = {row["way"]: row for row in rows if row["batch"] == 256}
-    place = {way: (row["of_fp32"]["median"], row["accuracy"]) for way, row in shown.items()}
+    place = {row["way"]: (row["of_fp32"]["median"], row["accuracy"]) for row in rows if row["batch"] == 256}
+    cascade = np.array([place[f"cascade, {share:.0%}"] for share in SHARES])
+    small, large = place["ResNet-20, int8"], place["ResNet-56, int8"]
+    # The title names the budgets at which the cascade is as accurate as the int8 ResNet-56, in clearly less time.
+    times = [time for time, accuracy in cascade if accuracy >= large[1] and time < 0.8 * large[0]]
+    blue, grey, black = COLOURS["blue"], COLOURS["grey"], COLOURS["black"]
+    labels = (
+        (
+            "Exeunt: ResNet-20 with early exits,\nthen ResNet-56, both int8",
+            cascade[-1],
+            blue,
+            "bold",
+            (8, 16),
+        ),
+        ("random mixture of\nthe two int8 models", np.mean([small, large], axis=0), grey, "normal", (8, -10)),
+        ("ResNet-20, int8", small, black, "normal", (8, -9)),
+        ("ResNet-56, int8", large, black, "normal", (8, 0)),
+        ("ResNet-56, fp32", place["ResNet-56, fp32"], black, "normal", (-8, 0)),
+    )
     with styled():
-        figure = Figure(figsize=(6.8, 4.0), layout="constrained")
+        figure = Figure(figsize=(5.8, 4.0), layout="constrained")
         axes = figure.subplots()
-        cascade = np.array([place[f"cascade, {share:.0%}"] for share in SHARES])
-        low, high = np.array([wilson_interval(round(one * N_TEST), N_TEST) for one in cascade[:, 1]]).T
-        bars = (cascade[:, 1] - low, high - cascade[:, 1])
-        axes.errorbar(*cascade.T, yerr=bars, color=COLOURS["blue"], linewidth=2.4, elinewidth=0.8, marker="o")
-        mixture = np.array([place["ResNet-20, int8"], place["ResNet-56, int8"]])
-        axes.plot(*mixture.T, "--", color=COLOURS["grey"])
-        labels = {
-            "Exeunt: ResNet-20 with exits,\nthen ResNet-56, both int8": (
-                cascade[-1],
-                COLOURS["blue"],
-                "bold",
-            ),
-            "random mixture of the two": (mixture.mean(axis=0), COLOURS["grey"], "normal"),
-            **{way: (place[way], COLOURS["black"], "normal") for way in MODELS},
-        }
-        for text, (where, colour, weight) in labels.items():
-            if text in place:
-                axes.plot(*where, "o", color=colour, markerfacecolor="white", zorder=5)
-            below = text.startswith("ResNet-20")
-            side = "center" if below else "right" if where[0] > 0.9 else "left"
+        axes.plot(*zip(small, large, strict=True), "--", color=grey)
+        _with_bars(axes, [place[way] for way in MODELS], black, linestyle="", markerfacecolor="white")
+        _with_bars(axes, cascade, blue, linewidth=2.4)
+        for text, where, colour, weight, offset in labels:
             axes.annotate(
-                text, where, xytext={"center": (0, -8), "right": (-8, 0), "left": (8, 0)}[side],
-                textcoords="offset points", color=colour, weight=weight, ha=side, va="top" if below else "center",
+                text, where, xytext=offset, textcoords="offset points", color=colour, weight=weight, va="center",
+                ha="left" if offset[0] > 0 else "right",
             )  # fmt: skip
-        axes.set(xlim=(0, 1.05), ylim=(0.905, 0.955), ylabel="accuracy")
+        axes.set(xlim=(0, 1.05), ylim=(0.905, 0.955), ylabel="accuracy, with 95% interval")
         axes.set_xlabel("time per image (% of the fp32 ResNet-56's)")
-        axes.set_title("CIFAR-10 on two CPU cores: the large model's accuracy in a quarter of its time")
+        axes.set_title(
+            f"CIFAR-10 on two CPU cores: int8 takes {large[0]:.0%} of the time,\n"
+            f"a cascade of int8 networks {100 * min(times):.0f} to {max(times):.0%}"
+        )
         percent_ticks(axes.xaxis)
         percent_ticks(axes.yaxis)
         save_png(figure, file)
+
+
+def _with_bars(axes: Axes, places: Any, colour: str, **style: Any) -> None:
+    time, accuracy = np.array(places).T
+    low, high = np.array([wilson_interval(round(one * N_TEST), N_TEST) for one in accuracy]).T
+    bars = (accuracy - low, high - accuracy)
+    axes.errorbar(time, accuracy, yerr=bars, color=colour, elinewidth=0.8, marker="o", **style)
 
 
 def _case(row: dict[str, Any]) -> str:
