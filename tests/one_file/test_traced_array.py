@@ -112,6 +112,39 @@ def test_what_onnx_does_not_compute_of_a_type_is_refused_before_a_file_is_writte
         traced(function, VALUES)
 
 
+CUBE = np.random.default_rng(1).random((3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[1], lambda x: x[-1, 2], lambda x: x[1, :, 2], lambda x: x[:, -1], lambda x: x[:, 1:, ::2],
+        lambda x: x[np.int64(2), 1:3, 4], lambda x: x[:, [2, 0, 2]], lambda x: x[[2, 0]], lambda x: x[:, :, [0, 3]],
+        lambda x: x[()],
+    ],
+)  # fmt: skip
+def test_indexing(function):
+    check(function, CUBE)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[..., 0], lambda x: x[0, ...], lambda x: x[...], lambda x: x[None], lambda x: x[:, None],
+        lambda x: x[True], lambda x: x[np.True_], lambda x: x[0, :, [0, 1]], lambda x: x[[0, 1], [0, 1]],
+        lambda x: x[:, [[0, 1]]], lambda x: x[:, 1.0], lambda x: x["a"],
+    ],
+)  # fmt: skip
+def test_indexing_of_other_kinds_is_refused(function):
+    with pytest.raises(TypeError, match="there is no indexing by"):
+        traced(function, CUBE)
+
+
+def test_more_places_than_axes_are_refused():
+    with pytest.raises(IndexError):
+        traced(lambda x: x[0, 0, 0, 0], CUBE)
+
+
 def test_what_would_change_an_array_in_place_is_refused():
     def add_in_place(x):
         x += 1.0

@@ -123,9 +123,19 @@ class TracedArray(NDArrayOperatorsMixin):
         return TracedArray(self.writer, name, np.asarray(example))
 
     def __getitem__(self, key: Any) -> TracedArray:
-        """Return a part by numbers and slices, one for each of the first axes."""
+        """Return a part by whole numbers and slices, one for each of the first axes, or by slices and one list.
+
+        Raises TypeError for any other key.
+        """
+        keys = key if isinstance(key, tuple) else (key,)
+        others = [one for one in keys if not isinstance(one, slice)]
+        if not (all(map(_is_number, others)) or (len(others) == 1 and np.ndim(others[0]) == 1)):
+            raise TypeError(
+                f"there is no indexing by {key!r} here: give whole numbers and slices, one for each of the first axes, "
+                "or slices and one list of places"
+            )
         made, axis = self, 0
-        for one in key if isinstance(key, tuple) else (key,):
+        for one in keys:
             places = np.arange(made.shape[axis])[one]
             if not np.array_equal(places, np.arange(made.shape[axis])):
                 index = self.writer.constant(places)
@@ -178,6 +188,10 @@ class TracedArray(NDArrayOperatorsMixin):
     min = partialmethod(_reduced, "ReduceMin")
     sum = partialmethod(_reduced, "ReduceSum")
     mean = partialmethod(_reduced, "ReduceMean")
+
+
+def _is_number(key: Any) -> bool:
+    return isinstance(key, (int, np.integer)) and not isinstance(key, bool)
 
 
 def _where(condition: TracedArray, first: Any, second: Any) -> TracedArray:
