@@ -8,9 +8,11 @@ import pytest
 
 import exeunt as ex
 from exeunt.answer import EnsembleAnswer, OwnAnswer
-from exeunt.answer.ensemble import choose_answer, ensemble_pays
+from exeunt.answer.ensemble import can_be_ensembled, choose_answer, ensemble_pays
 from exeunt.policies.catalogue import PRESETS
+from exeunt.policies.common_threshold import risk_controlled
 from exeunt.score.kinds import ConstantScore
+from exeunt.trace.derived import one_class_remark
 
 
 def independent(n: int, *, seed: int, noise: tuple[float, ...] = (2.0, 2.0, 2.0), k: int = 4) -> ex.ExitTrace:
@@ -212,3 +214,83 @@ def test_unknown_answers_are_refused(parts):
     fit, calibrate, _ = parts
     with pytest.raises(ex.InputError, match="answer must be 'own', 'ensemble' or 'auto', got 'voted'"):
         ex.eero(fit, calibrate, budget="50%", answer="voted")
+
+
+def judged(n: int, others: int, *, seed: int = 0, right: float = 0.46) -> ex.CascadeTrace:
+    """Two models whose answers are good (1) or bad (0); the label of every input is "good", but for `others`."""
+    rng = np.random.default_rng(seed)
+    label = np.ones(n, dtype=int)
+    label[rng.permutation(n)[:others]] = 0
+    models = {}
+    for name, price in (("cheap", 1.0), ("dear", 10.0)):
+        good = rng.random(n) < right
+        confidence = np.where(good, rng.beta(4, 2, n), rng.beta(3, 2, n))[:, None]
+        models[name] = ex.ExitTrace.from_scores(
+            confidence, good.astype(int)[:, None], cost=ex.CostModel([price]), label=label, id=range(n)
+        )
+    return ex.CascadeTrace(models)
+
+
+@pytest.mark.parametrize("others", [0, 3, 15, 60])
+@pytest.mark.parametrize("answer", ["auto", "ensemble"])
+def test_no_ensemble_learns_the_constant_of_labels_of_one_class(others, answer):
+    """A judge's "good" for every input: a table of log-odds would make every answer right."""
+    fit, calibrate, test = judged(4000, others).split()
+    if answer == "ensemble":
+        with pytest.raises(ex.errors.InputError, match="a loss for each answer"):
+            ex.cascade(fit, calibrate, budget="60%", answer=answer)
+        return
+    policies = [
+        ex.cascade(fit, calibrate, budget="60%", answer=answer),
+        ex.cheapest(fit, calibrate, max_loss=0.2, answer=answer),
+    ]
+    for policy in policies:
+        assert isinstance(policy.answer, OwnAnswer)
+        assert 0.4 < ex.evaluate(policy, test).accuracy < 0.55
+        assert "of class 1, so no ensemble of exits is fitted" in str(policy)
+        assert "a loss for each answer, which a later version will read" in str(policy)
+    controlled = risk_controlled(
+        fit["dear"], calibrate["dear"], max_loss=0.2, delta=0.05, answer=answer
+    )
+    assert "a loss for each answer" in str(controlled)
+
+
+def test_the_comparison_says_what_labels_of_one_class_mean():
+    found = ex.compare({"judged": judged(1200, 0)}, budgets=["60%"], policies=["eero"], splits=2, workers=0)
+    (said,) = [one for one in found.summary() if "a loss for each answer" in one]
+    assert said.startswith("On judged: All labels of 1,200 inputs are of class 1")
+    assert not [one for one in compared_without_remark().summary() if "a loss" in one]
+
+
+def compared_without_remark():
+    return ex.compare({"plain": independent(1200, seed=5)}, budgets=["60%"], policies=["eero"], splits=2, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("k", "share", "right", "refused"),
+    [
+        (2, 0.97, 0.99, False),  # rare, with 60 inputs of the other class, which the exits know
+        (2, 0.97, 0.90, True),  # and which they do not know
+        (2, 0.70, 0.60, False),  # weak exits on classes that are all there
+        (2, 0.9925, 0.999, True),  # 15 inputs of the other class are too few for four folds
+        (10, 0.5, 0.3, False),
+    ],
+)
+def test_classes_that_are_rare_but_known_are_not_taken_for_labels_of_one_class(k, share, right, refused):
+    rng, n = np.random.default_rng(1), 2000
+    label = np.zeros(n, dtype=int)
+    others = rng.permutation(n)[: round((1 - share) * n)]
+    label[others] = rng.integers(1, k, len(others))
+    known = rng.random((n, 2)) < right
+    prediction = np.where(known, label[:, None], (label[:, None] + 1) % k)
+    trace = ex.ExitTrace.from_scores(
+        rng.random((n, 2)), prediction, cost=ex.CostModel([1, 2]), label=label, id=range(n)
+    )
+    assert bool(one_class_remark(trace)) is refused
+    assert can_be_ensembled(trace) is not refused
+
+
+def test_few_labels_of_many_classes_are_not_of_one_class():
+    for n in range(4, 40):
+        assert not one_class_remark(independent(n, seed=n))
+    assert not one_class_remark(replace(independent(30, seed=1), label=None))

@@ -20,7 +20,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, log_softmax
 from exeunt.score.learned import quantile_knots
 from exeunt.trace import ExitTrace, StoredTrace
-from exeunt.trace.derived import cached_on_trace
+from exeunt.trace.derived import cached_on_trace, one_class_remark
 from exeunt.trace.splitting import folds_of
 
 _Calibrate = TypeVar("_Calibrate", bound="ExitTrace | StoredTrace")
@@ -115,8 +115,8 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     An exit with log-probabilities joins the ensemble only where that makes held-out labels likelier, by more than a
     standard error; otherwise it answers alone. For an exit that gives a label and a confidence alone a table is fitted.
 
-    Raises InputError for a trace without labels, for fewer than 4 inputs, or for more than
-    200 classes where a table is needed.
+    Raises InputError for a trace without labels, with labels of one class or nearly so, for fewer than 4 inputs, or for
+    more than 200 classes where a table is needed.
     """
     if fit.label is None:
         raise InputError("an ensemble is fitted to labels, and the fit part has none: make it with label=...")
@@ -129,8 +129,11 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
 def classes_of(fit: ExitTrace) -> int:
     """Return how many classes an ensemble chooses from: all classes with probabilities, else those that labels name.
 
-    Raises InputError where they are too many for tables, which grow with their square.
+    Raises InputError where they are too many for tables, which grow with their square, and for labels of one class or
+    nearly so.
     """
+    if remark := one_class_remark(fit):
+        raise InputError(remark)
     k = _n_classes(fit)
     if k > _MOST_CLASSES and fit.log_probability is None:
         raise InputError(
@@ -143,10 +146,11 @@ def classes_of(fit: ExitTrace) -> int:
 def can_be_ensembled(fit: ExitTrace) -> bool:
     """Return whether an ensemble can be fitted within the memory of a usual machine, and on enough inputs.
 
-    It takes an input for each fold and, where there are tables, one for every entry (predicted label, class).
+    It takes an input for each fold and, where there are tables, one for every entry (predicted label, class); and
+    labels of more than one class.
     """
     k = _n_classes(fit)
-    if len(np.unique(fit.id)) < _FOLDS:
+    if len(np.unique(fit.id)) < _FOLDS or one_class_remark(fit):
         return False
     if fit.log_probability is not None:
         return fit.n * k <= _MOST_OUTPUTS
@@ -270,6 +274,12 @@ def choose_answer(
         return rule, answered, calibrate  # of a StoredTrace, only the scores need be read
     other = calibrate.mapped(rule.on) if isinstance(calibrate, StoredTrace) else rule.on(calibrate)
     return rule, answered, cast("_Calibrate", other)
+
+
+def remark_on_labels(fit: ExitTrace) -> dict[str, Any]:
+    """Return a note for policies that are fitted on labels of one class, or nearly so; else no note."""
+    remark = one_class_remark(fit)
+    return {"labels": {"text": remark}} if remark else {}
 
 
 def check_answer(answer: AnswerChoice | None) -> None:

@@ -13,6 +13,7 @@ from exeunt.costs import CostModel
 from exeunt.frontiers import Measured
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
+from exeunt.trace.derived import one_class_remark
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +49,7 @@ class TraceResult(SplitRecord):
     splits, and `parts` and `seconds` are those of the first split. `n`: number of inputs. `left_out`: how many budgets
     that were asked for lie below the cost of the first exit. `amounts` (q,): the other budgets, in the unit of `cost`.
     `exit_names`: names of the exits, for a cascade those of all models alone. `models`: names of the models of a
-    cascade, the most expensive last; () for a network.
+    cascade, the most expensive last; () for a network. `remark`: what is wrong with its labels.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TraceResult(SplitRecord):
     left_out: int
     exit_names: tuple[str, ...]
     models: tuple[str, ...] = ()
+    remark: str = ""
 
     @classmethod
     def of(
@@ -84,7 +86,8 @@ class TraceResult(SplitRecord):
             models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
         return cls(
             name=name, n=trace.n, policies=policies, cost=single_exits(trace).cost, amounts=np.array(amounts),
-            left_out=left_out, exit_names=exit_names, models=models, **stacked,
+            left_out=left_out, exit_names=exit_names, models=models, remark=one_class_remark(single_exits(trace)),
+            **stacked,
         )  # fmt: skip
 
     @property

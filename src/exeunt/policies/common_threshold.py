@@ -10,7 +10,7 @@ import numpy as np
 from exeunt._arrays import Floats, Integers, check_between
 from exeunt._text import counted
 from exeunt.allocation_search import common_threshold_path
-from exeunt.answer.ensemble import AnswerChoice, choose_answer
+from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
@@ -78,6 +78,7 @@ def risk_controlled(
     check_between(delta, "delta", 0.0, 1.0)
     check_disjoint(fit, calibrate)
     last = calibrate.correct[:, -1].astype(np.float64)  # the full network's own answers
+    notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
     # A random order, as the betting test needs: one that has nothing to do with the losses.
@@ -115,6 +116,7 @@ def risk_controlled(
         seed=seed,
         counts=counts,
         loss_certificate=proof,
+        notes=notes,
         answer=chosen,
     )
 

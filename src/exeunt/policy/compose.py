@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from exeunt._arrays import Floats, check_between
-from exeunt.answer.ensemble import AnswerChoice, choose_answer
+from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
 from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
@@ -112,6 +112,7 @@ def composed(
         if own_score and score is not None:
             raise InputError(f"{rule.__name__} has a score of its own: leave out score={score!r}")
         check_disjoint(fit, calibrate)
+        labels = remark_on_labels(fit)
         amount = fit.cost.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
@@ -127,7 +128,7 @@ def composed(
             n_calibration=calibrate.n,
             seed=seed,
             answer=chosen,
-            notes=learned.notes,
+            notes={**learned.notes, **labels},
             **_calibrated(learned.allocate, ranking, part, calibrate, calibration, delta, slack),
         )
 

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _FEW = 10  # with fewer right or wrong predictions an exit is not judged
+_OTHERS = 20
+"""Fit inputs outside the commonest class that an ensemble needs: five for each of its four folds to be judged on."""
+_RARE, _VERY_RARE = 0.1, 0.05
+"""The other classes are rare below these shares. Few inputs of them teach nothing about them; of a very rare class the
+exits must know more than "always the commonest class" does, or that constant is what an ensemble learns."""
 
 
 def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
@@ -84,3 +90,29 @@ def cached_on_trace(learn: _Function) -> _Function:
         return results[key]
 
     return cast("_Function", cached)
+
+
+@cached_on_trace
+def one_class_remark(trace: ExitTrace) -> str:
+    """Return what is wrong with labels that are of one class, or nearly so, and what such a table needs; else "".
+
+    An ensemble that is fitted to such labels learns to answer the class whatever the exits predict. The labels are
+    nearly of one class if fewer than 10% are of others and these are fewer than 20 inputs, or if fewer than 5% are of
+    others and no exit is right more often than "always this class" would be.
+    """
+    if trace.label is None or trace.n == 0:
+        return ""
+    classes, counts = np.unique(trace.label, return_counts=True)
+    others = trace.n - int(counts.max())
+    teach_nothing = others < min(_OTHERS, _RARE * trace.n)
+    known_better = trace.correct.sum(axis=0).max() > counts.max()
+    if not (teach_nothing or (others < _VERY_RARE * trace.n and not known_better)):
+        return ""
+    share = "All" if others == 0 else f"All but {others:,}"
+    return (
+        f"{share} labels of {counted(trace.n, 'input')} are of class {classes[counts.argmax()]}, so no ensemble of exits is "
+        "fitted: it would learn to answer this class whatever the exits predict. If the labels are verdicts on answers, "
+        "such as a judge's \"good\", then accuracies, losses and their certificates do not describe how good answers "
+        "are: such a table needs a loss for each answer, which a later version will read. Until then, label each input "
+        "with its right answer."
+    )
