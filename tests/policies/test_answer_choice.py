@@ -249,9 +249,7 @@ def test_no_ensemble_learns_the_constant_of_labels_of_one_class(others, answer):
         assert 0.4 < ex.evaluate(policy, test).accuracy < 0.55
         assert "of class 1, so no ensemble of exits is fitted" in str(policy)
         assert "a loss for each answer, which a later version will read" in str(policy)
-    controlled = risk_controlled(
-        fit["dear"], calibrate["dear"], max_loss=0.2, delta=0.05, answer=answer
-    )
+    controlled = risk_controlled(fit["dear"], calibrate["dear"], max_loss=0.2, delta=0.05, answer=answer)
     assert "a loss for each answer" in str(controlled)
 
 
@@ -263,7 +261,9 @@ def test_the_comparison_says_what_labels_of_one_class_mean():
 
 
 def compared_without_remark():
-    return ex.compare({"plain": independent(1200, seed=5)}, budgets=["60%"], policies=["eero"], splits=2, workers=0)
+    return ex.compare(
+        {"plain": independent(1200, seed=5)}, budgets=["60%"], policies=["eero"], splits=2, workers=0
+    )
 
 
 @pytest.mark.parametrize(
