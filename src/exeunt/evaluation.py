@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from exeunt._arrays import Floats, Integers
 from exeunt._text import counted, html_table, text_table
 from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
+from exeunt.exchangeability import difference
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel
@@ -31,7 +33,8 @@ class Result:
 
     `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the
     unit of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
-    input. `budget`: the mean cost allowed, if there was a limit.
+    input. `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ from the calibration
+    inputs, so that the policy's guarantee does not describe them; "" if they do not (see `evaluate`).
     """
 
     name: str
@@ -43,6 +46,7 @@ class Result:
     accuracy_interval: Interval | None
     cost_model: CostModel
     budget: float | None = None
+    warning: str = ""
 
     @property
     def n(self) -> int:
@@ -62,15 +66,18 @@ class Result:
             **{name: getattr(self, name) for name in names},
             "unit": self.cost_model.unit,
             "shares": self.shares.tolist(),
+            "warning": self.warning,
         }
 
     def __str__(self) -> str:
-        return "\n".join([*self._lines(), text_table(*self._table())])
+        warning = [f"WARNING: {self.warning}"] if self.warning else []
+        return "\n".join([*self._lines(), text_table(*self._table()), *warning])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return html_table("; ".join(self._lines()), *self._table())
+        warning = f"<p><strong>{escape(self.warning)}</strong></p>" if self.warning else ""
+        return html_table("; ".join(self._lines()), *self._table()) + warning
 
     def _lines(self) -> list[str]:
         model = self.cost_model
@@ -96,11 +103,20 @@ class Result:
         return header, rows
 
 
-def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
+def evaluate(
+    policy: Policy,
+    inputs: ExitTrace | CascadeTrace,
+    *,
+    calibration: ExitTrace | CascadeTrace | None = None,
+) -> Result:
     """Replay a policy on a trace, or on the models of its cascade, and measure it.
 
-    Labels are not needed for cost and shares. Raises InputError if the trace is empty or has another number of exits or
-    other costs.
+    Labels are not needed for cost and shares. The result has a `warning` if the inputs are not exchangeable with the
+    calibration inputs (p < 0.001): then no guarantee of the policy describes them. How many inputs leave at each exit
+    is compared with the policy's counts; with `calibration`, the inputs that the policy was calibrated on, scores and
+    correctness are compared too, which shows more (see `exeunt.exchangeability`).
+
+    Raises InputError if the trace is empty or has another number of exits or other costs.
     """
     trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
@@ -110,7 +126,10 @@ def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
         )
     # Shares of a cost refer to the same model as the policy's.
     answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
-    return score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
+    result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
+    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
+    found = difference(policy, result.exits, trace, calibrated_on)
+    return result if found is None else replace(result, warning=str(found))
 
 
 def score_exits(

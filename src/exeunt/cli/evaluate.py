@@ -24,20 +24,23 @@ class _Options:
 
 @with_groups
 def evaluate(path: RunPath, options: _Options) -> None:
-    """Replay the policy on the test part: accuracy, mean cost against the budget, share of each exit, figures."""
-    import exeunt as ex
+    """Replay the policy on the test part: accuracy, mean cost against the budget, share of each exit, figures.
+
+    Warns if the test part is not exchangeable with the calibration part, which every guarantee assumes.
+    """
     from exeunt._files import write_json
     from exeunt.run.file_digests import EVALUATION
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    if run.has_policy_set:
-        echo(f"policies for several budgets, each on its own:\n{_budgets_table(run)}\n")
-        if not run.has_policy:
-            return
+    by_budget = _by_budget(run)
+    about_budgets = {"budgets": [one.to_dict() for one in by_budget]} if by_budget else {}
+    if not run.has_policy and by_budget:
+        warning = next((one.warning for one in by_budget if one.warning), "")
+        write_json(run.path / EVALUATION, {"warning": warning, **about_budgets})
+        return
     policy = run.policy
-    test = run.replayed(policy, "test")
-    result = ex.evaluate(policy, test)
+    result = _evaluated(run, policy)
     original: Any = run.recorded("test")
     name = "the full network"
     if run.cascade:
@@ -46,17 +49,20 @@ def evaluate(path: RunPath, options: _Options) -> None:
     echo(result)
     echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     echo(_verdict(policy, result))
+    if result.warning:
+        echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
     echo(policy.guarantee)
     if policy.loss_certificate is not None:
         echo(policy.loss_certificate)
     guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
-        run.path / EVALUATION, result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed}
+        run.path / EVALUATION,
+        {**result.to_dict(), "full_network_accuracy": full, "certificate": guaranteed, **about_budgets},
     )
     if options.figures:
         from exeunt.plots import draw_evaluation
 
-        fit, calibrate = (run.replayed(policy, part) for part in ("fit", "calibrate"))
+        fit, calibrate, test = (run.replayed(policy, part) for part in ("fit", "calibrate", "test"))
         figures = draw_evaluation(
             policy, fit, calibrate, test, run.folder("figures"), splits=options.splits,
             progress=lambda name: echo(f"drawing {name}", err=True),
@@ -65,21 +71,40 @@ def evaluate(path: RunPath, options: _Options) -> None:
             echo(f"written to {figure}")
 
 
-def _budgets_table(run: RunFolder) -> str:
-    """Return a table of accuracy and mean cost on the test part, of the policy for each budget."""
+def _evaluated(run: RunFolder, policy: Policy) -> Result:
+    """Return the result on the test part, compared with the run's calibration part if the policy was made from it.
+
+    A policy for costs per input or a loss of accuracy was; `exeunt calibrate --traces` makes neither.
+    """
     import exeunt as ex
+
+    held_out = run.replayed(policy, "calibrate")
+    own = policy.loss_certificate is not None or policy.calibration_cost is not None
+    calibration = held_out if own or policy.was_calibrated_on(held_out) else None
+    return ex.evaluate(policy, run.replayed(policy, "test"), calibration=calibration)
+
+
+def _by_budget(run: RunFolder) -> list[Result]:
+    """Print a table of accuracy and mean cost on the test part, of the policy for each budget; return the results."""
     from exeunt.policy.policy_set import KEPT_WITH, kept_with
 
+    if not run.has_policy_set:
+        return []
     policies = run.policy_set
     cost = policies.policies[0].cost
-    rows = []
-    for policy in policies:
-        found = ex.evaluate(policy, run.replayed(policy, "test"))
-        rows.append(
-            [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
-             cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
-        )  # fmt: skip
-    return text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
+    results = [_evaluated(run, policy) for policy in policies]
+    rows = [
+        [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
+         cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
+        for policy, found in zip(policies, results, strict=True)
+    ]  # fmt: skip
+    table = text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
+    echo(f"policies for several budgets, each on its own:\n{table}\n")
+    if warned := [found for found in results if found.warning]:
+        echo(
+            f"WARNING, of {len(warned)} of {counted(len(results), 'policy', 'policies')}: {warned[0].warning}\n"
+        )
+    return results
 
 
 def _gap(accuracy: float, full: float) -> str:

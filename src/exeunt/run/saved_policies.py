@@ -10,9 +10,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from exeunt._files import read_json
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.run.file_digests import EVALUATED, POLICY_INSIDE
+from exeunt.run.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel
@@ -83,6 +84,14 @@ class SavedPolicies:
         for policy in policies:
             self.check_policy(policy)
         PolicySet(tuple(replace(policy, run=self.digest) for policy in policies)).save(self.path / POLICIES)
+        (self.path / EVALUATION).unlink(missing_ok=True)  # it is about the set before as well
+
+    @property
+    def evaluation_warning(self) -> str:
+        """How the test part differs from the calibration part, as `exeunt evaluate` found; "" if it did not."""
+        file = self.path / EVALUATION
+        found = read_json(file, remedy="repeat `exeunt evaluate`") if os.path.lexists(file) else {}
+        return str(found.get("warning") or "") if isinstance(found, dict) else ""
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
         """Raise ArtefactError, starting with `name`, unless a policy was calibrated for this run.

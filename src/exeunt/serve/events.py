@@ -42,7 +42,8 @@ class EventStream:
 def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
     """Return the budget, the active policy, and the policies to choose from, JSON-able.
 
-    `full_cost`: what shares of the budget refer to.
+    `full_cost`: what shares of the budget refer to. `warning`: why the guarantees may not hold, found by
+    `exeunt evaluate`.
     """
     loaded = active.loaded
     cost = loaded.policies[active.policy].cost
@@ -67,6 +68,7 @@ def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
         "tiers": dict(settings.tiers),
         "workers": settings.workers,
         "exit_names": loaded.exit_names,
+        "warning": loaded.warning,
     }
 
 

@@ -35,7 +35,8 @@ class LoadedRun:
     labels. `lost_at`: by policy and exit of the run, the accuracy that rows lose which must be answered there although
     the policy would go on, estimated likewise; empty without labels. `shared`: the executor, and which of its and of
     the run's exits the policies use. `seconds`: duration of a call of each segment with all heads (s,), by its number
-    of rows. `class_names`, `exit_names`: of all exits of the run, those of a cascade's models in a row.
+    of rows. `class_names`, `exit_names`: of all exits of the run, those of a cascade's models in a row. `warning`: see
+    `SavedPolicies.evaluation_warning`.
 
     It does not depend on files any more: the path of the run may lead to another one by now.
     """
@@ -50,6 +51,7 @@ class LoadedRun:
     shared: SharedExecutor
     engine: Engine
     seconds: Mapping[int, Floats]
+    warning: str = ""
 
     @property
     def unit(self) -> str:
@@ -176,6 +178,7 @@ def load_run(settings: Settings) -> LoadedRun:
         shared=shared,
         engine=engine,
         seconds=seconds,
+        warning=run.evaluation_warning,
     )
 
 

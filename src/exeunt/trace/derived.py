@@ -110,9 +110,9 @@ def one_class_remark(trace: ExitTrace) -> str:
         return ""
     share = "All" if others == 0 else f"All but {others:,}"
     return (
-        f"{share} labels of {counted(trace.n, 'input')} are of class {classes[counts.argmax()]}, so no ensemble of exits is "
-        "fitted: it would learn to answer this class whatever the exits predict. If the labels are verdicts on answers, "
-        'such as a judge\'s "good", then accuracies, losses and their certificates do not describe how good answers '
-        "are: such a table needs a loss for each answer, which a later version will read. Until then, label each input "
-        "with its right answer."
+        f"{share} labels of {counted(trace.n, 'input')} are of class {classes[counts.argmax()]}, so no ensemble of "
+        "exits is fitted: it would learn to answer this class whatever the exits predict. If the labels are verdicts "
+        "on answers, such as a judge's 'good', then accuracies, losses and their certificates do not say how good "
+        "answers are: such a table needs a loss for each answer, which a later version will read. Until then, label "
+        "each input with its right answer."
     )

@@ -30,6 +30,8 @@ function showBudget(changes) {
   document.title = `${about.model ?? "Exeunt"} \u00b7 Exeunt server`;
   $("workers").hidden = !(about.workers > 1);
   set("workers", `The server has ${about.workers} workers. This page shows one of them; /metrics adds up all.`);
+  $("warning").hidden = !about.warning;
+  set("warning", about.warning ? `The budget may not be kept. Evaluation on the test part found: ${about.warning}` : "");
   const slider = $("budget");
   slider.max = Math.max(policies.length - 1, 0);
   slider.disabled = policies.length < 2;

@@ -1,0 +1,115 @@
+"""Whether inputs look exchangeable with the calibration inputs, as every guarantee of a policy assumes.
+
+Rows that are exchangeable can be divided anew at random, and nothing is changed. The tests here hold under such
+permutations alone: equal scores and inputs that repeat make them speak less often, never more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from exeunt._arrays import Floats, Integers
+from exeunt.trace.derived import score_matrix
+
+if TYPE_CHECKING:
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+NOTICED = 0.001
+"""The p-value below which inputs are said not to be exchangeable."""
+
+
+class Difference(NamedTuple):
+    """How inputs differ from the calibration inputs: the p-value of what differs most, and a sentence about it."""
+
+    p_value: float
+    text: str
+
+    def __str__(self) -> str:
+        return (
+            f"These inputs are not exchangeable with the calibration inputs (p = {self.p_value:.2g}): {self.text}. "
+            "So the expected cost and the guarantee do not describe them. Usual reasons: the network or its heads were "
+            "trained on the calibration inputs (--unseen was given, but the weights had seen them); these inputs come "
+            "from another source or a later time; they were prepared in another way. Calibrate on inputs like these "
+            "that nothing was trained on: exeunt train --calibration-data FILE, or exeunt calibrate --traces FOLDER."
+        )
+
+
+def difference(
+    policy: Policy, exits: Integers, trace: ExitTrace, calibration: ExitTrace | None = None
+) -> Difference | None:
+    """Return how the inputs of a trace differ from the calibration inputs; None unless p < 0.001.
+
+    The p-value is of the hypothesis that both are exchangeable. Four groups of tests share it equally (Bonferroni, also
+    within a group): Fisher's exact tests (1) of the shares that leave at each exit, of the inputs that reached it, and
+    (2) of how often the last exit is right; Kolmogorov-Smirnov tests (3) of how sure exits are altogether (of the
+    ranks of an input's scores among all inputs, averaged over the exits), and (4) of the scores of each exit.
+
+    `exits` (n,): where the policy answers the inputs. `trace`, `calibration`: of the exits that the policy runs;
+    without `calibration` only its counts are known, for (1).
+    """
+    groups = [] if policy.counts is None else [_by_exit(policy.counts, exits)]
+    if calibration is not None:
+        both = [policy.answer.on(one) for one in (calibration, trace)]
+        groups.append(_by_correctness(*both))
+        groups += _by_score(*(score_matrix(policy.score, one) for one in both))
+    found = [min(tests) for group in groups if (tests := _corrected(group))]
+    if not found:
+        return None
+    least = min(found)
+    p_value = len(found) * least.p_value
+    return least._replace(p_value=p_value) if p_value < NOTICED else None
+
+
+def _corrected(group: Iterable[Difference]) -> list[Difference]:
+    tests = list(group)
+    return [test._replace(p_value=len(tests) * test.p_value) for test in tests]
+
+
+def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
+    """Compare how many inputs leave at each exit: numbers (m,) in calibration, and exits (n,) now."""
+    found = np.bincount(exits, minlength=len(calibrated))
+    reached = [counts[::-1].cumsum()[::-1] for counts in (calibrated, found)]
+    for exit_ in range(len(calibrated) - 1):
+        sizes = [int(one[exit_]) for one in reached]
+        if min(sizes) > 0:
+            text = (
+                f"of the inputs that reach exit {exit_}, {{:.1%}} left in calibration and {{:.1%}} leave now"
+            )
+            yield _fisher(text, [int(calibrated[exit_]), int(found[exit_])], sizes)
+
+
+def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Difference]:
+    """Compare how often the last exit is right."""
+    if calibration.label is not None and trace.label is not None:
+        right = [int(one.correct[:, -1].sum()) for one in (calibration, trace)]
+        text = "the last exit is right on {:.1%} of the calibration inputs and on {:.1%} of these"
+        yield _fisher(text, right, [calibration.n, trace.n])
+
+
+def _fisher(text: str, counts: list[int], of: list[int]) -> Difference:
+    from scipy.stats import fisher_exact
+
+    p_value = fisher_exact([counts, np.subtract(of, counts)]).pvalue
+    return Difference(float(p_value), text.format(*np.divide(counts, of)))
+
+
+def _by_score(calibration: Floats, trace: Floats) -> list[list[Difference]]:
+    """Compare scores (c, m) and (n, m), over all exits and at each."""
+    from scipy.stats import ks_2samp, rankdata
+
+    n, scores = len(calibration), np.concatenate([calibration, trace])
+    ranks = rankdata(np.where(np.isnan(scores), -np.inf, scores), axis=0)
+
+    def compare(values: Floats, where: str) -> Difference:
+        test = ks_2samp(values[:n], values[n:])
+        more = (
+            "more" if test.statistic_sign > 0 else "less"
+        )  # the sign of F(calibration) - F(now) where it is largest
+        return Difference(float(test.pvalue), f"{where} {more} sure of them than of the calibration inputs")
+
+    each = [compare(column, f"exit {exit_} is") for exit_, column in enumerate(ranks.T)]
+    return [[compare(ranks.mean(axis=1), "the exits are")], each]
