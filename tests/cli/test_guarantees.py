@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 import exeunt as ex
 from exeunt._files import read_json
+from exeunt.run.folder import RunFolder
 
 pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
 from exeunt.cli.app import app
+from exeunt.serve import events
+from exeunt.serve.settings import Settings
 
 
 def exeunt(*arguments):
@@ -143,3 +149,71 @@ def test_a_loss_is_tested_whatever_the_calibration(run):
 def test_what_does_not_go_together_is_refused(run, options, told):
     with pytest.raises(ex.InputError, match=told):
         exeunt("calibrate", run.path, *options)
+
+
+def with_calibration_part(run, *, edge):
+    """Make the run anew with calibration and fit inputs that its exits are surer of, by an edge, than of others."""
+    rng = np.random.default_rng(1)
+    traces = {"test": run.trace("test")}
+    for part in ("fit", "calibrate"):
+        label = rng.integers(0, 5, 1000)
+        logits = rng.normal(size=(1000, 3, 5))
+        logits[np.arange(1000), :, label] += np.array([2.0, 4.0, 4.2]) + edge
+        traces[part] = ex.ExitTrace.from_logits(logits, cost=run.cost, label=label)
+    names = ("model", "network", "inputs", "class_names", "data", "split", "training", "provenance")
+    about = {name: run.manifest[name] for name in names}
+    return RunFolder.create(run.path, cost=run.cost, traces=traces, about=about)
+
+
+SAID = "These inputs are not exchangeable with the calibration inputs (p = "
+
+
+@pytest.mark.parametrize("options", [["--budget", "60%"], ["--max-loss", "5%"], ["--budgets", "50%,70%"]])
+def test_a_test_part_that_the_certificate_does_not_describe_is_said_and_kept(run, options):
+    run = with_calibration_part(run, edge=1.5)
+    exeunt("calibrate", run.path, *options, "--policy", "eero")
+    told = exeunt("evaluate", run.path, "--no-figures")
+    assert SAID in told
+    assert "exeunt train --calibration-data FILE" in told
+    if run.has_policy:
+        caution = (
+            "for inputs like the calibration inputs, but not for the test part (see the warning above):\n"
+        )
+        assert f"{caution}{run.policy.guarantee}" in told
+    assert run.evaluation_warning.startswith(SAID)
+    assert read_json(run.path / "evaluation.json")["warning"] == run.evaluation_warning
+    assert about(run)["warning"] == run.evaluation_warning
+    exeunt("calibrate", run.path, *options, "--policy", "eero")
+    assert run.evaluation_warning == ""  # it was about the policy before
+    fair = with_calibration_part(run, edge=0.0)
+    exeunt("calibrate", fair.path, *options, "--policy", "eero")
+    told = exeunt("evaluate", fair.path, "--no-figures")
+    assert "exchangeable with the calibration inputs (p" not in told
+    assert "not for the test part" not in told
+    assert fair.evaluation_warning == ""
+
+
+def about(run):
+    """What the server's page is told of a run that is loaded."""
+    policies = dict.fromkeys(["a"], run.policy_set.policies[0] if run.has_policy_set else run.policy)
+    loaded = SimpleNamespace(
+        policies=policies, accuracy={"a": None}, exit_names=[], warning=run.evaluation_warning
+    )
+    return events.about(SimpleNamespace(loaded=loaded, policy="a", limit=1.0), Settings(run=run.path))
+
+
+def test_a_policy_from_other_recorded_outputs_is_not_compared_with_the_runs_own(run, tmp_path):
+    """The run's own calibration part is bad, and the policy was not made from it."""
+    good = run.trace("calibrate")
+    run = with_calibration_part(run, edge=1.5)
+    (tmp_path / "more").mkdir()
+    good.save(tmp_path / "more" / "0.parquet")
+    exeunt("calibrate", run.path, "--budget", "60%", "--policy", "eero", "--traces", tmp_path / "more")
+    exeunt("evaluate", run.path, "--no-figures")
+    assert run.evaluation_warning == ""
+
+
+def test_a_damaged_evaluation_names_the_remedy(run):
+    (run.path / "evaluation.json").write_text("{")
+    with pytest.raises(ex.ArtefactError, match="repeat `exeunt evaluate`"):
+        _ = run.evaluation_warning

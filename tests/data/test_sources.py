@@ -139,6 +139,42 @@ def test_hidden_labels_make_way_for_a_labelled_validation_file(tmp_path: Path) -
     assert open_source(tmp_path).test.labels.tolist() == LABELS[6:]
 
 
+def test_a_labelled_validation_table_beside_the_test_table_is_read(tmp_path: Path) -> None:
+    write_image_table(tmp_path / "train.parquet", PIXELS[:4], LABELS[:4])
+    write_image_table(tmp_path / "test.parquet", PIXELS[4:6], LABELS[4:6])
+    without = open_source(tmp_path)
+    assert without.validation is None
+    write_image_table(tmp_path / "validation.parquet", PIXELS[6:], LABELS[6:])
+    source = open_source(tmp_path)
+    assert source.test.labels.tolist() == LABELS[4:6]
+    assert source.validation.labels.tolist() == LABELS[6:]
+    assert not source.asked_for
+    assert source.fingerprint != without.fingerprint
+    assert [*source.datasets] == ["train", "test", "validation"]
+    (tmp_path / "validation.parquet").write_bytes(b"damaged")
+    assert len(open_inputs(tmp_path)) == 2  # inputs to predict are the test data
+
+
+def test_calibration_data_are_named_apart(tmp_path: Path) -> None:
+    write_image_table(tmp_path / "train.parquet", PIXELS[:3], LABELS[:3])
+    write_image_table(tmp_path / "validation.parquet", PIXELS[3:4], LABELS[3:4])
+    write_image_table(tmp_path / "test.parquet", PIXELS[3:5], LABELS[3:5])
+    log = write_image_table(tmp_path / "log.parquet", PIXELS[5:], LABELS[5:])
+    source = open_source(tmp_path, calibration_data=log)
+    assert source.validation.labels.tolist() == LABELS[5:]
+    assert source.asked_for
+    assert source.test.labels.tolist() == LABELS[3:5]
+    whole = open_source(log, calibration_data=tmp_path)
+    assert whole.validation.labels.tolist() == LABELS[3:5]  # of two parts, the test part
+    with pytest.raises(InputError, match="there is no data named 'nowhere'"):
+        open_source(tmp_path, calibration_data="nowhere")
+    write_image_table(log, PIXELS[5:], [-1] * 3)
+    with pytest.raises(
+        InputError, match=r"log.parquet has no labels, and policies are fitted on labelled inputs"
+    ):
+        open_source(tmp_path, calibration_data=log)
+
+
 def test_the_label_column_can_be_chosen(tmp_path: Path) -> None:
     cells = [{"bytes": encoded(p), "path": None} for p in PIXELS[:2]]
     table = pa.table({"img": cells, "fine_label": [4, 5], "coarse_label": [1, 0]})
@@ -197,6 +233,13 @@ def test_image_folder(tmp_path: Path, held_out: str) -> None:
     assert source.train.name(3) == "train/dog/0.png"
     assert source.test.labels.tolist() == [1]
     assert np.array_equal(source.train.content(4), noise(1, seed=1 + 21)[0])
+
+
+def test_an_image_folder_with_three_parts(tmp_path: Path) -> None:
+    parts = {"train": {"dog": 2, "cat": 3}, "test": {"dog": 1}, "val": {"dog": 1, "cat": 2}}
+    source = open_source(image_folder(tmp_path, parts))
+    assert source.test.labels.tolist() == [1]
+    assert source.validation.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("inner", [".", "images"])
@@ -328,6 +371,8 @@ def test_hugging_face_data_from_a_local_folder(tmp_path: Path, monkeypatch: pyte
     rows = [{"image": Image.fromarray(p), "label": v} for p, v in zip(PIXELS, LABELS, strict=True)]
     whole = datasets.Dataset.from_list(rows, features=features)
     parts = {"train": whole.select(range(5)), "validation": whole.select(range(5, 8))}
+    datasets.DatasetDict(parts | {"test": whole.select(range(3))}).save_to_disk(str(tmp_path / "three"))
+    assert open_source(f"hf:{tmp_path / 'three'}").validation.labels.tolist() == LABELS[5:8]
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     source = open_source(f"hf:{tmp_path / 'saved'}")
     assert source.class_names == tuple(NAMES)

@@ -210,3 +210,81 @@ def test_describe_names_sizes_and_files() -> None:
         .describe()
         .endswith("1,234 training inputs dropped: identical to test inputs")
     )
+
+
+def beside(validation: int, *, asked_for: bool = False, test: np.ndarray | None = TEST):
+    """Data with so many validation images beside 100 to train on."""
+    more = array_source(noise(validation, seed=2), None).train
+    return replace(array_source(TRAIN, test), validation=more, asked_for=asked_for)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_policies_are_fitted_and_calibrated_on_validation_data(pretrained: bool) -> None:
+    source = beside(50)
+    plan = plan_split(source, pretrained=pretrained, seed=3)
+    assert [plan.size(p) for p in PARTS] == [100, 30, 20, 40]
+    assert [plan.parts[p].dataset for p in PARTS] == ["train", "validation", "validation", "test"]
+    assert sorted(np.concatenate([plan.indices("fit"), plan.indices("calibrate")]).tolist()) == list(
+        range(50)
+    )
+    assert contents(source, plan, "fit") == [
+        source.validation.content(i).tobytes() for i in plan.indices("fit")
+    ]
+    assert "validation (50)" in plan.describe()
+    assert "left alone" not in plan.describe()
+    assert SplitPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert (
+        plan_split(source, pretrained=pretrained, seed=4).indices("fit").tolist()
+        != plan.indices("fit").tolist()
+    )
+    with pytest.raises(InputError, match="the data has changed"):
+        plan.select(replace(source, validation=source.test), "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"fit": 10}, [10, 40]), ({"calibrate": 10}, [40, 10]), ({"fit": 10, "calibrate": 5}, [10, 5]),
+        ({"fit": 0.5, "calibrate": 0.2}, [25, 10]), ({"fit": 30, "calibrate": 20}, [30, 20]),
+    ],
+)  # fmt: skip
+def test_counts_and_shares_are_of_the_validation_data(options, sizes) -> None:
+    plan = plan_split(beside(50), **options)
+    assert [plan.size(p) for p in ("fit", "calibrate")] == sizes
+    rest = 50 - sum(sizes)
+    assert plan.left_alone == (
+        f"{rest} validation inputs left alone: more than --fit and --calibrate ask for" * (rest > 0)
+    )
+
+
+def test_too_few_validation_inputs_are_left_alone_and_named() -> None:
+    few, without = beside(20), array_source(TRAIN, TEST)
+    plan = plan_split(few)
+    assert plan.parts == plan_split(without).parts
+    assert plan.fingerprint == without.fingerprint  # as the runs that were made before have it
+    assert plan.describe().endswith("20 validation inputs left alone: to fit and calibrate on them takes 30")
+    assert len(plan.select(few, "fit")) == 15
+    asked = plan_split(beside(50), fit=40, calibrate=30)
+    assert asked.left_alone == "50 validation inputs left alone: to fit and calibrate on them takes 70"
+    assert asked.parts["fit"].dataset == "train"
+
+
+def test_calibration_data_that_were_asked_for_are_used_however_few() -> None:
+    plan = plan_split(beside(10, asked_for=True))
+    assert [plan.size(p) for p in PARTS] == [100, 6, 4, 40]
+    with pytest.raises(InputError, match="asked for fit 9, calibrate 9, but there are only 10 inputs"):
+        plan_split(beside(10, asked_for=True), fit=9, calibrate=9)
+
+
+def test_the_test_part_beside_calibration_data_may_come_out_of_train() -> None:
+    plan = plan_split(beside(50, asked_for=True, test=None), test=25)
+    assert [plan.size(p) for p in PARTS] == [75, 30, 20, 25]
+    assert [plan.parts[p].dataset for p in PARTS] == ["train", "validation", "validation", "train"]
+
+
+def test_training_inputs_identical_to_validation_inputs_are_dropped() -> None:
+    train = TRAIN.copy()
+    train[3], train[50] = TEST[7], noise(50, seed=2)[9]
+    plan = plan_split(replace(beside(50), train=array_source(train, None).train))
+    assert plan.dropped == 2
+    assert not np.isin([3, 50], plan.indices("train")).any()

@@ -31,7 +31,8 @@ from exeunt.errors import FileError, InputError, require
 _MOST_EXITS = 1000
 _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
-    "model", "data", "out", "seen", "text_column", "label_column", "fit", "calibrate", "test", "seed", "config",
+    "model", "data", "out", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate", "test",
+    "seed", "config",
 }  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def train(
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
         mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
-        skip_unreadable=images.skip_unreadable, seed=job.seed, **_sizes(parts),
+        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **_sizes(parts),
     )  # fmt: skip
     command, options = this_command(), _as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
@@ -123,7 +124,7 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
     out = network.out
     run = train_tfidf(
         network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
-        seed=seed, **_sizes(parts), command=this_command(),
+        calibration_data=parts.calibration_data, seed=seed, **_sizes(parts), command=this_command(),
         config=_as_config(context, without=("out", *(str(one.name) for one in others))), say=echo,
     )  # fmt: skip
     echo(

@@ -146,6 +146,10 @@ class Parts:
         "Column of the texts, or two for pairs of texts: premise,hypothesis. Default: text or sentence."
     )
     label_column: str | None = _parts("Column of the classes. Default: label, fine_label or labels.")
+    calibration_data: str | None = _parts(
+        "Other data, named as for --data, to fit and calibrate policies on: labelled inputs like those to come, which "
+        "nothing was trained on. Default: a validation part beside the test part, if it is large enough."
+    )
     fit: str | None = _parts(
         "Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, but at least 500 or "
         "15%, whichever is less; 30% of the test data if the weights have seen the training data."

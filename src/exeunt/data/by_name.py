@@ -52,7 +52,13 @@ T = TypeVar("T")
 Bytes: TypeAlias = "NDArray[np.uint8]"
 
 
-def open_source(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> DataSource:
+def open_source(
+    name: str | Path,
+    *,
+    label: str | None = None,
+    text: Sequence[str] = (),
+    calibration_data: str | Path | None = None,
+) -> DataSource:
     """Open training and test data by their name.
 
     - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`), or shards `train-*.parquet`, in
@@ -66,10 +72,22 @@ def open_source(name: str | Path, *, label: str | None = None, text: Sequence[st
 
     label: the column of the classes, if there are several.
     text: the column of the texts, or two columns for pairs of texts; default `text` or `sentence`.
+    calibration_data: the name of other data, with labels, to fit and calibrate policies on; their test part if they
+        have one. They take the place of a validation part (`validation`, `val`, `dev` beside `test`).
     Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
     that `hf:` or `sklearn:` needs.
     """
-    return make_source(str(name), _read(str(name), Columns(text=tuple(text), label=label)))
+    columns = Columns(text=tuple(text), label=label)
+    parts = _read(str(name), columns)
+    if calibration_data is None:
+        return make_source(str(name), parts)
+    given = _read(str(calibration_data), columns)
+    held_out = given.test or given.train
+    if held_out is None or held_out.labels is None:
+        raise InputError(
+            f"{calibration_data} has no labels, and policies are fitted on labelled inputs: add them"
+        )
+    return make_source(str(name), parts._replace(validation=held_out), asked_for=True)
 
 
 def open_inputs(
@@ -159,7 +177,8 @@ def _hugging_face(text: str, columns: Columns) -> RawParts:
             splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
     parts = find_parts(
-        lambda part: _split(splits[part], f"{name}/{part}", columns) if part in splits else None
+        lambda part: _split(splits[part], f"{name}/{part}", columns) if part in splits else None,
+        validation=not columns.to_predict,
     )
     if not any(parts):
         raise InputError(f"{text} has no train or test data, only {', '.join(splits)}")

@@ -33,7 +33,8 @@ def image_files(folder: AnyPath) -> list[AnyPath]:
 def read_image_folder(folder: AnyPath) -> RawParts | None:
     """Return the images in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
 
-    Where `test` holds files without classes, as competitions have it, `val` is the test data.
+    Where `test` holds files without classes, as competitions have it, `val` is the test data; otherwise the validation
+    data.
     """
     train = next(iter(_existing(folder, TRAIN_NAMES)), None)
     if train is None and not _existing(folder, TEST_NAMES):
@@ -42,13 +43,14 @@ def read_image_folder(folder: AnyPath) -> RawParts | None:
     # The first folder with a folder of one of these classes; else the first with any class.
     found = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
     known = [test for test, names in found.items() if not set(names).isdisjoint(classes)]
-    test = next(iter([*known, *(test for test, names in found.items() if names)]), None)
+    test, *others = known or [next((test for test, names in found.items() if names), None)]
     classes = classes or _class_folders(test)
     if not classes:
         return None
     return RawParts(
         train=None if train is None else _read(train, classes, folder),
         test=None if test is None else _read(test, classes, folder),
+        validation=_read(others[0], classes, folder) if others else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""A source of data, such as "data/cifar100" or "sklearn:digits": its training data, test data and classes."""
+"""A source of data, such as "data/cifar100" or "sklearn:digits": training, test and validation data, and classes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,19 @@ _MOST_NUMBERED = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Training data, test data, or both, of one kind ("image" or "text") and with the same classes."""
+    """Training data, test data, or both, of one kind ("image" or "text") and with the same classes.
+
+    `validation`: labelled data beside both, to fit and calibrate policies on; `asked_for`: they were given as such, and
+    not only found.
+    """
 
     name: str
     kind: str
     train: Dataset | None
     test: Dataset | None
     class_names: tuple[str, ...] | None
+    validation: Dataset | None = None
+    asked_for: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -48,18 +54,19 @@ class DataSource:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the training and the test data, 32 hexadecimal digits."""
-        prints = [None if data is None else data.fingerprint for data in (self.train, self.test)]
+        """Hash of the training data, the test data and any validation data, 32 hexadecimal digits."""
+        more = [] if self.validation is None else [self.validation]
+        prints = [None if data is None else data.fingerprint for data in (self.train, self.test, *more)]
         return hashlib.blake2b(repr(prints).encode(), digest_size=16).hexdigest()
 
     @property
     def datasets(self) -> dict[str, Dataset]:
-        """The data sets there are, under "train" and "test"."""
-        both = {"train": self.train, "test": self.test}
-        return {name: data for name, data in both.items() if data is not None}
+        """The data sets there are, under "train", "test" and "validation"."""
+        known = {"train": self.train, "test": self.test, "validation": self.validation}
+        return {name: data for name, data in known.items() if data is not None}
 
     def dataset(self, name: str) -> Dataset:
-        """Return the "train" or the "test" data. Raises InputError if there are none."""
+        """Return the "train", "test" or "validation" data. Raises InputError if there are none."""
         found = self.datasets
         if name not in found:
             raise InputError(f"{self.name} has no {name!r} data, only {' and '.join(found)}")
@@ -86,7 +93,7 @@ class DataSource:
     def without_unreadable(
         self, *, progress: Callable[[int, int], None] | None = None
     ) -> tuple[DataSource, dict[str, list[UnreadableImage]]]:
-        """Return the source without unreadable images, and their errors under "train" and "test".
+        """Return the source without unreadable images, and their errors by data set, such as "train".
 
         All images are decoded. `progress`: called with (done, n). Raises InputError if none can be read.
         """
@@ -118,14 +125,18 @@ class RawData:
 
 
 class RawParts(NamedTuple):
-    """Training data and test data as read, each None if there are none."""
+    """Training, test and validation data as read, each None if there are none."""
 
     train: RawData | None
     test: RawData | None
+    validation: RawData | None = None
 
 
-def find_parts(read: Callable[[str], RawData | None]) -> RawParts:
-    """Return training and test data: of the names that `read` finds, the first with labels, else the first."""
+def find_parts(read: Callable[[str], RawData | None], *, validation: bool = True) -> RawParts:
+    """Return training and test data: of the names that `read` finds, the first with labels, else the first.
+
+    With `validation`, also the labelled data of the next name for test data, where the test data are called "test".
+    """
 
     def first(names: Sequence[str]) -> RawData | None:
         unlabelled = None
@@ -136,15 +147,20 @@ def find_parts(read: Callable[[str], RawData | None]) -> RawParts:
             unlabelled = unlabelled or raw
         return unlabelled
 
-    return RawParts(first(TRAIN_NAMES), first(TEST_NAMES))
+    train, test = first(TRAIN_NAMES), first(TEST_NAMES[:1])
+    others = first(TEST_NAMES[1:]) if validation or test is None or test.labels is None else None
+    labelled = others is not None and others.labels is not None
+    if test is None or (test.labels is None and labelled):
+        return RawParts(train, others)
+    return RawParts(train, test, others if validation and labelled else None)
 
 
-def make_source(name: str, parts: RawParts) -> DataSource:
-    """Return the source of this training and test data, with labels coded in 0..k-1.
+def make_source(name: str, parts: RawParts, *, asked_for: bool = False) -> DataSource:
+    """Return the source of these training, test and validation data, with labels coded in 0..k-1.
 
     Classes are those that the data name; else the sorted text labels of the training data, or of the test data if
     there are no others; else "0", "1", ... up to the highest label.
-    Raises InputError if the two parts differ in kind or in the kind of their labels, or a label has no class.
+    Raises InputError if the parts differ in kind or in the kind of their labels, or a label has no class.
     """
     given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
     kinds = {raw.kind for raw in given.values()}
@@ -160,8 +176,9 @@ def make_source(name: str, parts: RawParts) -> DataSource:
         for which, raw in given.items()
     }
     return DataSource(
-        name=name, kind=kinds.pop(), train=made.get("train"), test=made.get("test"), class_names=classes
-    )
+        name=name, kind=kinds.pop(), class_names=classes, asked_for=asked_for,
+        **{which: made.get(which) for which in RawParts._fields},
+    )  # fmt: skip
 
 
 def make_inputs(parts: RawParts) -> Dataset:

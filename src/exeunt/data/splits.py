@@ -8,7 +8,7 @@ data. Identical inputs are always in the same part.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ PARTS = ("train", "fit", "calibrate", "test")
 class PartRows:
     """The rows of one part.
 
-    dataset: "train" or "test", the data set that the part is drawn from.
+    dataset: "train", "test" or "validation", the data set that the part is drawn from.
     n_dataset: number of its rows.
     listed: the rows, ascending; with `all_but`, the rows of the data set that are not in the part.
     """
@@ -60,6 +60,7 @@ class SplitPlan:
 
     dropped: number of training inputs left out because a test input is identical to them.
     matched_by: how identical inputs were found: "content" (decoded) or "stored" (bytes as stored).
+    left_alone: a sentence about validation inputs that are in no part.
     """
 
     source: str
@@ -69,6 +70,7 @@ class SplitPlan:
     matched_by: str
     dropped: int
     parts: Mapping[str, PartRows]
+    left_alone: str = ""
 
     def indices(self, part: str) -> Integers:
         """Return the rows of `part` within its data set, ascending."""
@@ -81,6 +83,8 @@ class SplitPlan:
     def select(self, source: DataSource, part: str) -> Dataset:
         """Return the inputs of `part`. Raises InputError if `source` is not the data that the plan was made for."""
         rows = self._part(part)
+        if all(part.dataset != "validation" for part in self.parts.values()):
+            source = replace(source, validation=None)
         if source.fingerprint != self.fingerprint:
             raise InputError(
                 f"this split was planned for {self.source} with fingerprint {self.fingerprint}, but "
@@ -105,7 +109,7 @@ class SplitPlan:
         ]
         if self.dropped:
             lines.append(f"{counted(self.dropped, 'training input')} dropped: identical to test inputs")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.left_alone] if self.left_alone else lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -113,7 +117,8 @@ class SplitPlan:
             part: {"file": r.dataset, "n_file": r.n_dataset, "rest": r.all_but, "listed": list(r.listed)}
             for part, r in self.parts.items()
         }
-        plain = ("source", "fingerprint", "seed", "pretrained", "matched_by", "dropped")
+        plain = ["source", "fingerprint", "seed", "pretrained", "matched_by", "dropped"]
+        plain += ["left_alone"] if self.left_alone else []
         return {**{name: getattr(self, name) for name in plain}, "parts": parts}
 
     @classmethod
@@ -147,6 +152,9 @@ class SplitPlan:
 
 _SCRATCH_SHARES = {"fit": 0.04, "calibrate": 0.02, "test": 0.2}
 _PRETRAINED_SHARES = {"fit": 0.3, "calibrate": 0.2}
+_FIT_OF_VALIDATION = 0.6
+_ENOUGH, _ENOUGH_SHARE = 1000, 0.3
+"""So many validation inputs, or this share of the other data, whichever is less, are enough to fit and calibrate on."""
 
 
 def plan_split(
@@ -166,10 +174,15 @@ def plan_split(
     test: the same (default 20%), for a source without test data.
     pretrained: the network has already learned from all training data.
 
+    Where there are validation data, fit and calibrate are drawn from them, by default all of them, 60% and 40%.
     Identical inputs go to one part; training inputs identical to a test input are dropped. Data of up to 1 GiB are
     decoded to find identical inputs, larger data are compared as stored. Raises InputError if the data have too few
     inputs, or none of the kind that is needed.
     """
+    if source.validation is not None:
+        return _beside_validation(
+            source, fit=fit, calibrate=calibrate, test=test, seed=seed, pretrained=pretrained
+        )
     drawn_from = "test" if pretrained else "train"
     if pretrained and source.test is None:
         raise InputError(
@@ -206,6 +219,49 @@ def plan_split(
         parts={
             part: PartRows.of(rows[part][0], sizes.get(rows[part][0], 0), rows[part][1]) for part in PARTS
         },
+    )
+
+
+def _beside_validation(
+    source: DataSource, *, fit: float | None, calibrate: float | None, test: float | None, **options: Any
+) -> SplitPlan:
+    """Plan the parts of a source with validation data: policies are fitted and calibrated on these, if they are enough.
+
+    Without `fit` or `calibrate` one part gets what the other leaves, and without both the fit part gets 60%. The
+    validation data are left alone if they are fewer than would be drawn from the other data, unless they were asked
+    for.
+    """
+    others = replace(source, validation=None)
+    n = len(source.dataset("validation"))
+    counts = [value for value in (fit, calibrate) if value is not None and value >= 1]
+    least = sum(counts) or min(_ENOUGH, round(_ENOUGH_SHARE * max(map(len, others.datasets.values()))))
+    if n < least and not source.asked_for:
+        plan = plan_split(others, fit=fit, calibrate=calibrate, test=test, **options)
+        said = f"{counted(n, 'validation input')} left alone: to fit and calibrate on them takes {least:,}"
+        return replace(plan, left_alone=said)
+    plan = plan_split(others, fit=0, calibrate=0, test=test, **options)
+    alone = replace(source, test=source.validation, validation=None)
+    if fit is None and calibrate is None:
+        fit = _FIT_OF_VALIDATION
+    if sum(counts) == n and len(counts) == 2:
+        calibrate = None  # all that is left
+    inner = plan_split(alone, fit=fit or 0, calibrate=calibrate or 0, seed=plan.seed, pretrained=True)
+    found = {part: replace(inner.parts[part], dataset="validation") for part in ("fit", "calibrate", "test")}
+    rest = found.pop("test")
+    left_alone = ""
+    if fit is None or calibrate is None:
+        found["fit" if fit is None else "calibrate"] = rest
+    else:
+        left_alone = (
+            f"{counted(len(rest), 'validation input')} left alone: more than --fit and --calibrate ask for"
+        )
+    kept = np.intersect1d(plan.indices("train"), inner.indices("train"))
+    return replace(
+        plan,
+        fingerprint=source.fingerprint,
+        dropped=plan.dropped + plan.size("train") - len(kept),
+        parts={**plan.parts, **found, "train": PartRows.of("train", plan.parts["train"].n_dataset, kept)},
+        left_alone=left_alone,
     )
 
 

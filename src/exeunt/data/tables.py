@@ -25,10 +25,12 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 def read_table_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
     """Return the data of the tables in `folder` named `train`, `test` and the like; None without such tables.
 
-    If the test table hides its labels, a validation table with labels is the test data.
+    If the test table hides its labels, a validation table with labels is the test data. Otherwise it is the validation
+    data.
     """
     parts = find_parts(
-        lambda stem: read_table(files, columns) if (files := table_files(folder, stem)) else None
+        lambda stem: read_table(files, columns) if (files := table_files(folder, stem)) else None,
+        validation=not columns.to_predict,
     )
     return parts if any(parts) else None
 

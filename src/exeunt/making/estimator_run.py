@@ -132,6 +132,7 @@ def train_tfidf(
     *,
     label: str | None = None,
     text: tuple[str, ...] = (),
+    calibration_data: str | None = None,
     seen: bool = False,
     fit: float | None = None,
     calibrate: float | None = None,
@@ -146,7 +147,7 @@ def train_tfidf(
     The strength of regularisation is the one with the lowest loss on a tenth of the training texts; then the classifier
     learns from all of them. An answer costs as many multiply-adds as a training text has features on average, times the
     number of classes. `seen`: learn from all training data, and take the parts to fit and calibrate from the test data,
-    as for a pretrained network. `label`, `text`, `fit`, `calibrate`, `test`: see `open_source` and
+    as for a pretrained network. `label`, `text`, `calibration_data`, `fit`, `calibrate`, `test`: see `open_source` and
     `plan_split`.
 
     Raises InputError for images, pairs of texts, or another run in `out`.
@@ -157,7 +158,7 @@ def train_tfidf(
     if _is_finished(out, config):
         say(f"{out} holds this run, finished already")
         return RunFolder.open(out)
-    source = open_source(data, label=label, text=text)
+    source = open_source(data, label=label, text=text, calibration_data=calibration_data)
     _check_texts(source)
     plan = plan_split(source, fit=fit, calibrate=calibrate, test=test, seed=seed, pretrained=seen)
     say(f"data: {data} ({source.n_classes} classes)\n{plan.describe()}\n")
@@ -174,7 +175,13 @@ def train_tfidf(
         "network": {"exits": []},
         "inputs": {"kind": source.kind, "raw": True},
         "class_names": list(source.class_names or ()),
-        "data": {"name": data, "label": label, "text": list(text), "fingerprint": source.fingerprint},
+        "data": {
+            "name": data,
+            "label": label,
+            "text": list(text),
+            "calibration_data": calibration_data,
+            "fingerprint": plan.fingerprint,
+        },
         "split": plan.to_dict(),
         "training": training,
         "provenance": provenance(_PACKAGES, command=command, seed=seed),

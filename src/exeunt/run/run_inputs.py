@@ -28,7 +28,12 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     or have changed.
     """
     about = run.manifest["data"]
-    source = open_source(moved_to or about["name"], label=about["label"], text=about.get("text") or ())
+    source = open_source(
+        moved_to or about["name"],
+        label=about["label"],
+        text=about.get("text") or (),
+        calibration_data=about.get("calibration_data"),
+    )
     if about.get("unreadable"):
         source, _ = source.without_unreadable()
     return SplitPlan.from_dict(run.manifest["split"]).select(source, part)

@@ -37,6 +37,7 @@ class TrainingJob:
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
     these is not given, it is chosen by the network, see `settings_for`.
     `workers`: processes that decode images; the batches are the same for any number.
+    `calibration_data`: other data to fit and calibrate on, see `open_source`.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
     read; else the first of them is an error.
     """
@@ -57,6 +58,7 @@ class TrainingJob:
     size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    calibration_data: str | None = None
     fit: float | None = None
     calibrate: float | None = None
     test: float | None = None
@@ -180,6 +182,7 @@ def _read_job(file: Path) -> dict[str, Any]:
     return {
         "skip_unreadable": False,
         "text": [],
+        "calibration_data": None,
         **{name: one for name, one in value.items() if name != "workers"},
         **changed,
     }

@@ -136,7 +136,7 @@ def run_training(
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
-    source = open_source(job.data, label=job.label, text=job.text)
+    source = open_source(job.data, label=job.label, text=job.text, calibration_data=job.calibration_data)
     asked, job = job, job.on_texts() if source.kind == "text" else job
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
@@ -152,7 +152,7 @@ def run_training(
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
         say(f"the heads alone learn: {job.model} must return a trained network\n")
     split = content_digest(data.plan.to_dict())
-    begin_run(out, asked, {"data_fingerprint": data.source.fingerprint, "split_digest": split})
+    begin_run(out, asked, {"data_fingerprint": data.plan.fingerprint, "split_digest": split})
     if config and is_first_process():
         write_text(out / CONFIG, config)
     _train(data, out, say=say, progress=progress)
@@ -240,7 +240,8 @@ def _about(data: JobData) -> dict[str, Any]:
             "name": job.data,
             "label": job.label,
             "text": list(job.text),
-            "fingerprint": data.source.fingerprint,
+            "calibration_data": job.calibration_data,
+            "fingerprint": data.plan.fingerprint,
             **({"unreadable": data.unreadable} if data.unreadable else {}),
         },
         "split": data.plan.to_dict(),
