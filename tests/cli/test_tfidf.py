@@ -72,6 +72,36 @@ def test_it_is_a_run(folder, monkeypatch):
     )
 
 
+def test_policies_are_made_on_other_data_that_are_named(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "log").mkdir(exist_ok=True)
+    written(folder / "log", "calls", 200, 2)
+    train = (
+        "train",
+        "--model",
+        "tfidf",
+        "--data",
+        "data",
+        "--calibration-data",
+        "log/calls.csv",
+        "--out",
+        "log/run",
+    )
+    said = exeunt(*train, cwd=folder).stdout
+    assert "fit              120  validation (200)" in said
+    assert "calibrate         80  validation (200)" in said
+    run = RunFolder.open("log/run")
+    assert run.manifest["data"]["calibration_data"] == "log/calls.csv"
+    texts = (folder / "log" / "calls.csv").read_text().splitlines()[1:]
+    for part in ("fit", "calibrate"):
+        data = part_data(run, part)
+        rows = [f"{data.content(i)},{data.class_names[data.labels[i]]}" for i in range(len(data))]
+        assert {*rows} <= {*texts}
+        assert run.trace(part).n == len(data)
+    assert len(part_data(run, "train")) == 700
+    assert "finished already" in exeunt(*train, cwd=folder).stdout
+
+
 def test_it_imports_no_torch(folder):
     code = (
         "import sys, exeunt.run; r = exeunt.run.load('run', policy=None); "

@@ -107,6 +107,20 @@ def test_the_controller_says_what_it_does(opened, browser, message, budget, expi
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+def test_what_the_evaluation_found_is_repeated(opened, browser):
+    warning = "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure of them."
+    opened(made_events(1), width=390, about={"warning": warning})
+    live(browser)
+    assert (
+        shown(browser, "warning")
+        == f"The budget may not be kept. Evaluation on the test part found: {warning}"
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    opened(made_events(1), about={"warning": ""})
+    live(browser)
+    assert browser.execute_script("return document.getElementById('warning').hidden")
+
+
 def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
     (event,) = made_events(1)
     opened([event | {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}], width=390)
