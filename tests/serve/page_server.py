@@ -27,7 +27,7 @@ EXITS = [f"resnet20 exit {i}" for i in (2, 5, 8)] + ["resnet56 exit 2"]
 def made_about() -> dict[str, Any]:
     return {"model": "cifar10-cascade", "budget": POLICIES[6]["budget"], "unit": "MACs", "full_cost": 1.257e8,
             "policies": POLICIES, "exit_names": EXITS, "policy": "45%", "slo_ms": 50.0, "slo_quantile": 0.99,
-            "tiers": {}, "workers": 1}  # fmt: skip
+            "tiers": {}, "workers": 1, "warning": ""}  # fmt: skip
 
 
 def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
