@@ -51,7 +51,9 @@ def difference(
     `exits` (n,): where the policy answers the inputs. `trace`, `calibration`: of the exits that the policy runs;
     without `calibration` only its counts are known, for (1).
     """
-    groups = [] if policy.counts is None else [_by_exit(policy.counts, exits)]
+    groups: list[Iterable[Difference]] = []
+    if policy.counts is not None:
+        groups.append(_by_exit(policy.counts, exits))
     if calibration is not None:
         both = [policy.answer.on(one) for one in (calibration, trace)]
         groups.append(_by_correctness(*both))

@@ -43,14 +43,14 @@ def read_image_folder(folder: AnyPath) -> RawParts | None:
     # The first folder with a folder of one of these classes; else the first with any class.
     found = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
     known = [test for test, names in found.items() if not set(names).isdisjoint(classes)]
-    test, *others = known or [next((test for test, names in found.items() if names), None)]
+    test = next(iter([*known, *(test for test, names in found.items() if names)]), None)
     classes = classes or _class_folders(test)
     if not classes:
         return None
     return RawParts(
         train=None if train is None else _read(train, classes, folder),
         test=None if test is None else _read(test, classes, folder),
-        validation=_read(others[0], classes, folder) if others else None,
+        validation=_read(known[1], classes, folder) if len(known) > 1 else None,
     )
 
 
