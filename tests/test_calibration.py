@@ -37,13 +37,21 @@ def route(score, tie, limits):
 
 
 def sequential_by_hand(score, tie, counts):
-    """Sort the survivors at each exit and let the surest go."""
-    exits, alive = [None] * len(score), list(range(len(score)))
+    """Sort the survivors at each exit and let the surest go, until as many as planned have left by then.
+
+    Survivors as sure as the last one that goes, go with it.
+    """
+    exits, alive, planned = [None] * len(score), list(range(len(score))), 0
     for exit_, count in enumerate(counts):
+        planned += count
         alive.sort(key=lambda i, e=exit_: (score[i][e], tie[i]), reverse=True)
-        for i in alive[:count]:
+        pairs = [(score[i][exit_], tie[i]) for i in alive]
+        here = max(planned - (len(score) - len(alive)), 0)
+        while 0 < here < len(alive) and pairs[here] == pairs[here - 1]:
+            here += 1
+        for i in alive[:here]:
             exits[i] = exit_
-        alive = alive[count:]
+        alive = alive[here:]
     return exits
 
 
@@ -69,19 +77,47 @@ def draw_rates(rng, m, zeros):
     return rates / rates.sum()
 
 
-@pytest.mark.parametrize("values", [2, 5, 10**9])
-def test_sequential_is_sorting_the_survivors(values):
-    rng = np.random.default_rng(values)
-    for _ in range(60):
+@pytest.mark.parametrize("keys", [1, 3, 12, 10**9])
+@pytest.mark.parametrize("values", [1, 2, 5, 10**9])
+def test_sequential_is_sorting_the_survivors(values, keys):
+    rng = np.random.default_rng([values, keys])
+    for _ in range(30):
         n, m = int(rng.integers(0, 40)), int(rng.integers(1, 6))
+        key = rng.integers(0, keys, n)
         score = rng.integers(0, values, (n, m)).astype(float)
-        tie, rates = rng.random(n), draw_rates(rng, m, 0.3)
+        if rng.random() < 0.5:  # copies score alike
+            score = score[np.unique(key, return_inverse=True)[1]]
+        tie, rates = tie_breaks(key.astype(np.uint64), 4), draw_rates(rng, m, 0.3)
         counts, last = planned_counts(rates, n), last_exit(rates)
         limits = sequential_thresholds(RankedInMemory(score, tie), counts, last)
         expected = sequential_by_hand(score.tolist(), tie.tolist(), counts.tolist())
         assert route(score, tie, limits).tolist() == expected
+        assert (
+            RankedInMemory(score, tie).counts(limits).tolist()
+            == np.bincount(np.array(expected, dtype=int), minlength=m).tolist()
+        )
         released = np.bincount(np.array(expected, dtype=int), minlength=m)
-        np.testing.assert_array_equal(released, counts)
+        if len({*key.tolist()}) == n:
+            np.testing.assert_array_equal(released, counts)
+        # No atom is held back, and at most one more than is needed has left by each exit.
+        over = (np.cumsum(released) - np.cumsum(counts))[:last]
+        largest = max(np.unique(key, return_counts=True)[1], default=0)
+        assert (over >= 0).all()
+        assert (over < max(largest, 1)).all()
+
+
+def test_what_left_too_early_is_made_up_for_by_the_next_exits():
+    """By hand: six copies, four others; five are planned to leave at the first exit, and two at each of the next."""
+    score = np.array([[0.9] * 3] * 6 + [[0.5, 0.5, 0.5], [0.4, 0.6, 0.5], [0.3, 0.7, 0.5], [0.2, 0.8, 0.5]])
+    tie = np.array([0.3] * 6 + [0.1, 0.2, 0.4, 0.6])
+    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([5, 2, 3]), 2)
+    # All six copies leave at once, so one is left to leave at the second exit: the surest there.
+    assert route(score, tie, limits).tolist() == [0] * 6 + [2, 2, 2, 1]
+    assert limits.score.tolist() == [0.9, 0.8, -np.inf]
+    # Where more have left than were planned for the next exit as well, nobody leaves there.
+    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([5, 1, 4]), 2)
+    assert route(score, tie, limits).tolist() == [0] * 6 + [2] * 4
+    assert limits.score.tolist() == [0.9, np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("constant", ["paper", 0.0, 0.3, 1.0])

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt import external_calibration
-from exeunt.calibration import RankedInMemory
+from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.external_calibration import ranked
 from exeunt.policies.cascade import policy_set
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import NamedScore
-from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import StoredTrace, concatenate, stored_trace
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -36,10 +36,9 @@ def stored(trace, folder, sizes) -> StoredTrace:
 def small(monkeypatch):
     """Let everything be done in many small steps; a function sets how small they are."""
 
-    def set_(rows=37, sample=50, gathered=64, at_once=30, chunk=13):
+    def set_(rows=37, sample=50, gathered=64, chunk=13):
         monkeypatch.setattr(external_calibration, "_ROWS", rows)
         monkeypatch.setattr(external_calibration, "_SAMPLE", sample)
-        monkeypatch.setattr(external_calibration, "_KEYS", at_once)
         monkeypatch.setattr(external_calibration, "_COLLECTED", gathered)
         monkeypatch.setattr(external_calibration, "_DEVIATIONS", 1.0)
         monkeypatch.setattr(stored_trace, "_MOST_ROWS", chunk)
@@ -59,36 +58,91 @@ def folders(tmp_path_factory):
     return new
 
 
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(data, folders):
-    n, m = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 4))
-    levels = data.draw(st.sampled_from([1, 2, 3, 1000]))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+def whole_atoms_by_hand(pairs, counts, last):
+    """Return who leaves where, (n,), by the definition: inputs with equal pairs, from the surest down, leave together
+    until as many as planned have left, those of the exits before included. The last exit answers the rest.
+
+    `pairs` [n][m]: (score, tie).
+    """
+    exits: list[int] = [last] * len(pairs)
+    here, gone, planned = set(range(len(pairs))), 0, 0
+    for exit_ in range(last):
+        planned += counts[exit_]
+        atoms: dict[tuple[float, float], list[int]] = {}
+        for i in here:
+            atoms.setdefault(pairs[i][exit_], []).append(i)
+        for pair in sorted(atoms, reverse=True):
+            if gone >= planned:
+                break
+            for i in atoms[pair]:
+                exits[i] = exit_
+            here -= {*atoms[pair]}
+            gone += len(atoms[pair])
+    return exits
+
+
+@st.composite
+def logs(draw):
+    """A log of n rows and m exits: copies that score alike, saturated scores, and keys that clash by accident."""
+    n, m = draw(st.integers(1, 120)), draw(st.integers(1, 4))
+    levels = draw(st.sampled_from([1, 2, 3, 1000]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    id_ = rng.integers(0, draw(st.sampled_from([1, 3, 12, 2**40])), n).astype(np.uint64)
     scores = rng.integers(0, levels, (n, m)) / levels * rng.choice([-1.0, 1.0], (n, m))
-    id_ = rng.integers(0, data.draw(st.sampled_from([1, 3, 2**40])), n).astype(np.uint64)
+    if draw(st.booleans()):
+        scores = scores[np.unique(id_, return_inverse=True)[1]]
     cost = ex.CostModel(np.arange(1.0, m + 1))
     trace = ex.ExitTrace.from_scores(scores, np.zeros((n, m)), cost=cost, id=id_)
-    counts = rng.multinomial(n, rng.dirichlet(np.ones(m)))
+    if draw(st.booleans()):
+        order = rng.permutation(n) if draw(st.booleans()) else np.argsort(id_)
+        trace = trace.take(order)
+    shares = rng.dirichlet(np.ones(m)) * (rng.random(m) > 0.3)
+    last = int(rng.integers(m))
+    shares[last], shares[last + 1 :] = shares[last] + 0.1, 0
+    return trace, rng.multinomial(n, shares / shares.sum()), last, rng
+
+
+@settings(max_examples=60, deadline=None)
+@given(log=logs(), ties=st.sampled_from(["content", "row"]), data=st.data())
+def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(log, ties, data, folders):
+    """In files as in memory, and as in a walk through the inputs one by one."""
+    trace, counts, last, rng = log
+    n, m, scores = trace.n, trace.n_exits, trace.scores["score"]
     limits = rng.choice(scores.ravel(), m), rng.random(m)
+    used = np.flatnonzero(counts[:last]).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        for name, most in {"_ROWS": 20, "_SAMPLE": 30, "_KEYS": 20}.items():
+        for name, most in {"_ROWS": 20, "_SAMPLE": 30}.items():
             patch.setattr(external_calibration, name, data.draw(st.integers(1, most)))
         patch.setattr(external_calibration, "_COLLECTED", data.draw(st.integers(12, 30)))
         patch.setattr(external_calibration, "_DEVIATIONS", data.draw(st.sampled_from([0.0, 1.0])))
         patch.setattr(stored_trace, "_MOST_ROWS", data.draw(st.integers(1, 20)))
         parts = stored(trace, folders(), data.draw(st.lists(st.integers(0, 30), max_size=3)))
-        expected = RankedInMemory(scores, distinct_tie_breaks(id_, 5))
-        with ranked(NamedScore("score"), parts, 5, range(m)) as found:
+        tie = tie_breaks(trace.keys(ties), 5)
+        expected = RankedInMemory(scores, tie)
+        with ranked(NamedScore("score"), parts, ties, 5, range(m)) as found:
             assert found.shape == expected.shape == (n, m)
             for exit_ in range(m):
                 which = int(rng.integers(1, n + 1))
                 assert found.release(exit_, n - which + 1) == expected.release(exit_, n - which + 1)
             thresholds = SimpleNamespace(score=limits[0], tie=limits[1])
             assert found.counts(thresholds).tolist() == expected.counts(thresholds).tolist()
-            for exit_ in range(m):
-                assert found.leave(exit_, int(counts[exit_])) == expected.leave(exit_, int(counts[exit_]))
-            assert found.leave(0, n + 5) == expected.leave(0, n + 5)
+            for exit_, reached in enumerate(np.cumsum(counts).tolist()):
+                assert found.leave(exit_, reached) == expected.leave(exit_, reached)
+        in_memory = sequential_thresholds(RankedInMemory(scores, tie), counts, last)
+        with ranked(NamedScore("score"), parts, ties, 5, used) as found:
+            in_files = sequential_thresholds(found, counts, last)
+            answered = found.counts(in_files).tolist()
+    assert in_files.score.tobytes() == in_memory.score.tobytes()
+    assert in_files.tie.tobytes() == in_memory.tie.tobytes()
+    pairs = [[(score, t) for score in row] for row, t in zip(scores.tolist(), tie.tolist(), strict=True)]
+    exits = whole_atoms_by_hand(pairs, counts.tolist(), last)
+    assert exits_under(scores, tie, in_memory).tolist() == exits
+    assert answered == np.bincount(exits, minlength=m).tolist()
+    # By each exit at least as many have left as planned, and exactly so many where all pairs differ.
+    gone, planned = np.cumsum(answered), np.cumsum(counts)
+    assert (gone >= planned)[:last].all()
+    if len({*tie.tolist()}) == n:
+        assert answered == counts.tolist()
 
 
 @pytest.mark.parametrize("answer", ["own", "ensemble"])
@@ -99,6 +153,30 @@ def test_policies_of_answers_with_probabilities_are_the_same(name, answer, make_
     files = stored(calibrate, tmp_path / "parts", [40, 0, 3])
     options = {"budget": "60%", "delta": 0.2, "answer": answer, "seed": 3}
     assert PRESETS[name](fit, files, **options) == PRESETS[name](fit, calibrate, **options)
+
+
+def check_same_but_for_the_number_of_copies(in_files, in_memory):
+    """Whether inputs in files are copies of one another is not looked up."""
+    found = [policy.notes.get("copies", {"unused": 0}) for policy in (in_files, in_memory)]
+    assert found[0]["unused"] == found[1]["unused"]
+    assert "share" not in found[0]
+    assert in_files == replace(in_memory, notes=in_files.notes)
+
+
+@pytest.mark.parametrize("ties", ["content", "row"])
+def test_policies_of_a_log_with_copies_are_the_same_and_its_rows_may_overlap_with_others(
+    parts, tmp_path, small, ties
+):
+    """Of files neither contents nor rows are compared with those of the fit part."""
+    fit, calibrate, _ = parts
+    rng = np.random.default_rng(0)
+    log = replace(concatenate([calibrate, fit.take(slice(9))]).take(rng.zipf(1.3, 900) % 809), row=None)
+    small()
+    files = stored(log.take(np.argsort(log.id)), tmp_path / "sorted", [400, 0, 3])
+    options = {"budget": "60%", "delta": 0.2, "seed": 3, "ties": ties}
+    in_memory, in_files = ex.eero(fit, log, **options), ex.eero(fit, files, **options)
+    assert ("copies" in in_memory.notes) == (ties == "content")
+    check_same_but_for_the_number_of_copies(in_files, in_memory)
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"genetic"}))
@@ -167,21 +245,26 @@ def test_cascades_on_files_are_those_of_memory(models, folders, answer):
     assert sets[0].policies == sets[1].policies
 
 
+@pytest.mark.parametrize("ties", ["content", "row"])
 @pytest.mark.parametrize("sizes", [[], [200]])
-def test_copies_are_calibrated_on_alike_wherever_they_are(models, folders, sizes):
-    """Whether two copies are in one chunk or in two must not matter, and each has a tie of its own."""
+def test_copies_are_calibrated_on_alike_wherever_they_are(models, folders, sizes, ties):
+    """Whether two copies are in one chunk or in two must not matter."""
     fit, calibrate, _ = models
     steps = [CascadeStep(name, calibrate[name].n_exits) for name in calibrate.names]
     whole = calibrate.along(steps)
-    twice = concatenate([whole, whole.take(slice(50))])
+    copies = replace(whole, row=whole.row + np.uint64(1))
+    twice = concatenate([whole, copies.take(slice(50))])
     folder = folders()
     stored(twice, folder, sizes)
-    made = ex.cascade(fit, StoredTrace.open(folder, models=steps), budget="40%", answer="own")
-    own = replace(twice, id=np.arange(twice.n, dtype=np.uint64))  # for CascadeTrace want distinct keys
-    held_out = replace(ex.CascadeTrace.of(own, steps).along(made.cascade), id=twice.id)
-    expected = ex.auto(fit.along(made.cascade), held_out, budget=fit.budget("40%"), answer="own")
-    assert made == replace(expected, cascade=made.cascade)
+    options = {"answer": "own", "ties": ties}
+    made = ex.cascade(fit, StoredTrace.open(folder, models=steps), budget="40%", **options)
+    held_out = ex.CascadeTrace.of(twice, steps).along(made.cascade)
+    expected = ex.auto(fit.along(made.cascade), held_out, budget=fit.budget("40%"), **options)
+    check_same_but_for_the_number_of_copies(made, replace(expected, cascade=made.cascade))
     assert made.n_calibration == calibrate.n + 50
+    exits = made.route(held_out)
+    assert np.bincount(exits, minlength=made.n_exits).tolist() == made.counts.tolist()
+    assert (exits[-50:] == exits[:50]).all() or ties == "row"
 
 
 def test_models_that_the_files_do_not_hold_are_refused(models, folders):
@@ -202,10 +285,8 @@ def test_models_that_the_files_do_not_hold_are_refused(models, folders):
 def test_what_is_refused(parts, tmp_path, monkeypatch):
     fit, calibrate, _ = parts
     files = stored(calibrate, tmp_path / "parts", [])
-    with pytest.raises(ex.InputError, match=r"share 9 inputs"):
-        ex.eero(
-            fit, stored(concatenate([calibrate, fit.take(slice(9))]), tmp_path / "both", []), budget="50%"
-        )
+    with pytest.raises(ex.InputError, match="calibrate part is empty"):
+        ex.eero(fit, stored(calibrate.take([]), tmp_path / "none", []), budget="50%")
     with pytest.raises(ex.InputError, match="different costs"):
         ex.eero(fit, files.with_cost(ex.CostModel(fit.cost.cumulative * 2)), budget="50%")
     rule = type(
@@ -230,7 +311,7 @@ def test_only_what_a_policy_needs_is_read(make_logit_trace, folders, monkeypatch
     inputs = stored(calibrate, folders(), [50])
     found = ex.eero(fit, inputs, budget="60%", answer="own")
     assert found == ex.eero(fit, calibrate, budget="60%", answer="own")
-    assert read == {"id", "prediction", f"score:{found.score.name}"}
+    assert read == {"id", "row", "prediction", f"score:{found.score.name}"}
     bare = replace(calibrate, scores={"entropy": calibrate.scores["entropy"]}, log_probability=None)
     with pytest.raises(ex.InputError, match="which the evidence lacks"):
         ex.eero(fit, stored(bare, folders(), [50]), budget="60%", answer="own", score="margin")

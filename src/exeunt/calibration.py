@@ -1,8 +1,8 @@
 """From rates to thresholds: how sure an input must be to leave, so that the planned shares leave.
 
-Inputs are ordered by (score, tie) at each exit, where the tie is a seeded uniform number per input. So an exit whose
+Inputs are ordered by (score, tie) at each exit, where the tie is a seeded uniform number per key. So an exit whose
 score is the same for all inputs still releases its exact share. A threshold is therefore a pair, and an input answers
-if its own pair is at least the threshold.
+if its own pair is at least the threshold. Inputs with equal keys, such as copies, have equal pairs and leave together.
 
 Three ways: `sequential_thresholds` counts the inputs that are still here at each exit, `marginal_thresholds` takes
 quantiles over all inputs as the paper does, and `route_batch` meets the shares inside one batch.
@@ -116,10 +116,10 @@ class Ranked(Protocol):
     def release(self, exit_: int, count: int) -> tuple[float, float]:
         """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
 
-    def leave(self, exit_: int, count: int) -> tuple[float, float]:
-        """Remove the `count` surest of the inputs still here, and return the (score, tie) of the last of them.
+    def leave(self, exit_: int, reached: int) -> tuple[float, float]:
+        """Let the surest inputs here leave until `reached` of all have left; return the last one's (score, tie).
 
-        Where fewer are here, all leave. Inputs as sure as the last one leave, too.
+        Inputs as sure as the last one leave, too. If that many had left before, none leaves.
         """
 
     def counts(self, limits: Thresholds) -> Integers:
@@ -138,11 +138,10 @@ class RankedInMemory:
         """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
         return release(self._score[:, exit_], self._tie, count)
 
-    def leave(self, exit_: int, count: int) -> tuple[float, float]:
-        """Remove the `count` surest of the inputs still here, and return the (score, tie) of the last of them."""
+    def leave(self, exit_: int, reached: int) -> tuple[float, float]:
+        """Let the surest inputs here leave until `reached` of all have left; return the last one's (score, tie)."""
         here, ties = self._score[self._here, exit_], self._tie[self._here]
-        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are here to release.
-        least = release(here, ties, min(count, len(here)))
+        least = release(here, ties, reached - (self.shape[0] - len(here)))
         self._here = self._here[~at_least(here, ties, *least)]
         return least
 
@@ -155,10 +154,14 @@ class RankedInMemory:
 def sequential_thresholds(inputs: Ranked, counts: Integers, last: int) -> Thresholds:
     """Return thresholds, exit by exit, over the inputs still here: exit l releases the counts[l] surest of them.
 
-    `counts` (m,) summing to n; `last` is the exit that releases all that is left. The shares released equal those
-    planned, and the shares of future inputs follow `MeanCostDistribution(counts, cost)`.
+    `counts` (m,) summing to n; `last` is the exit that releases all that is left. Where no two inputs have equal
+    (score, tie), the shares released equal those planned, and the mean cost of future inputs follows
+    `MeanCostDistribution(counts, cost)`. Equal inputs leave together. What leaves too early is made up for at the next
+    exits, so at least the planned number has left by each exit, and the mean cost is stochastically at most that of the
+    distribution (METHOD 11).
     """
-    pairs = [inputs.leave(exit_, int(counts[exit_])) for exit_ in range(last)]
+    reached = np.cumsum(counts)
+    pairs = [inputs.leave(exit_, int(reached[exit_])) for exit_ in range(last)]
     beyond = inputs.shape[1] - last
     return Thresholds.of(pairs + [(ALWAYS, ALWAYS)] * beyond)
 

@@ -2,11 +2,12 @@
 
 A sample in memory gives two (score, tie) between which the one sought most likely lies. One pass counts the inputs
 above both and collects those between them, which decides it exactly. If the sample was wrong, or too many inputs lie
-between, the next pass uses closer ones. Each input has a tie of its own, so any number of scores may be equal.
+between, the next pass uses closer ones. Any number of scores may be equal.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -19,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
-from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.calibration import (
     ALWAYS,
@@ -33,7 +33,7 @@ from exeunt.calibration import (
 )
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
-from exeunt.score.tie_breaking import copy_numbers, distinct_tie_breaks, keys_of_copies, scramble, tie_breaks
+from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.derived import score_matrix
 
@@ -43,25 +43,24 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[float, float]"
 """A score and a tie, by which inputs are compared."""
 
-_BYTES_PER_INPUT, _BYTES_PER_SCORE = 17, 8  # key, tie and whether the input is still here; a score per exit
+_BYTES_PER_INPUT, _BYTES_PER_SCORE = 9, 8  # tie and whether the input is still here; a score per exit
 _ROWS = 1 << 18  # inputs that are read at a time
 _SAMPLE = 1 << 18  # inputs whose scores are kept in memory, about
 _COLLECTED = 1 << 21  # inputs between two guesses that are kept in memory, at most
-_KEYS = 1 << 22  # keys that are searched for copies at a time, about
 _DEVIATIONS = 5.0  # distance of a guess from the rank sought, in standard deviations of a rank in the sample
 _SECONDS = 10.0  # between two reports of progress
 
 
 @contextmanager
 def ranked(
-    rule: Score, calibrate: ExitTrace | StoredTrace, seed: int, exits: Sequence[int]
+    rule: Score, calibrate: ExitTrace | StoredTrace, ties: Ties, seed: int, exits: Sequence[int]
 ) -> Iterator[Ranked]:
     """Yield calibration inputs, ranked by their scores at `exits` (ascending); callers ask about no other exit.
 
     Raises InputError if the folder of temporary files has no room for the scores, or a score is NaN.
     """
     if not isinstance(calibrate, StoredTrace):
-        yield RankedInMemory(score_matrix(rule, calibrate), distinct_tie_breaks(calibrate.id, seed))
+        yield RankedInMemory(score_matrix(rule, calibrate), tie_breaks(calibrate.keys(ties), seed))
         return
     place = tempfile.gettempdir()
     needed = calibrate.n * (_BYTES_PER_SCORE * len(exits) + _BYTES_PER_INPUT)
@@ -72,7 +71,7 @@ def ranked(
             "to a folder with more"
         )
     with tempfile.TemporaryDirectory(prefix="exeunt-") as folder:
-        yield _RankedInFiles(calibrate, exits, Path(folder), rule, seed)
+        yield _RankedInFiles(calibrate, exits, Path(folder), rule, ties, seed)
 
 
 class _Numbers:
@@ -94,7 +93,7 @@ class _Numbers:
 
 
 class _RankedInFiles:
-    """Inputs whose scores at some exits, ties, keys, and whether they are still here, lie in files.
+    """Inputs whose scores at some exits, ties, and whether they are still here, lie in files.
 
     A sample of the scores and ties is kept in memory to guess by.
     """
@@ -105,15 +104,14 @@ class _RankedInFiles:
         exits: Sequence[int],
         folder: Path,
         rule: Score,
+        ties: Ties,
         seed: int,
     ) -> None:
         self._trace, self._n_here = trace, trace.n
         self._scores = {exit_: _Numbers(folder / f"score-{exit_}", np.float64) for exit_ in exits}
-        self._tie, self._id = _Numbers(folder / "tie", np.float64), _Numbers(folder / "id", np.uint64)
-        self._here = _Numbers(folder / "here", np.bool_)
+        self._tie, self._here = _Numbers(folder / "tie", np.float64), _Numbers(folder / "here", np.bool_)
         self._rng = np.random.default_rng(0)  # its draws change nothing but the time that is taken
-        self._score(rule, seed)
-        self._part_copies(seed)
+        self._score(rule, ties, seed)
         self._sampled_here = np.ones(len(self._sample_tie), dtype=np.bool_)
 
     @property
@@ -125,29 +123,36 @@ class _RankedInFiles:
         """Return the (score, tie) of the `count`-th surest of the inputs still here at an exit."""
         began, here = time.monotonic(), self._sampled_here
         low, high = _around(self._sample[exit_][here], self._sample_tie[here], count, self._n_here)
+        least, most = (ALWAYS, ALWAYS), (NEVER, NEVER)  # the one sought is one of these or between them
         passes = 0
         while True:
             passes += 1
             above, n_between, scores, ties = self._between(exit_, low, high)
             if count <= above:
-                low, high = high, (NEVER, NEVER)
+                low, high = least, most = (high[0], math.nextafter(high[1], NEVER)), most
             elif count > above + n_between:
-                low, high = (ALWAYS, ALWAYS), low
+                low, high = least, most = least, (low[0], math.nextafter(low[1], ALWAYS))
             elif n_between == len(scores):
                 break
-            elif low == high:  # as good as impossible: very many inputs with one score and one tie
+            elif low == high:  # very many copies of one input
                 return low
             else:
+                least, most, before = max(least, low), min(most, high), (low, high)
                 low, high = _around(scores, ties, count - above, n_between)
+                low, high = max(least, low), min(most, high)
+                if (low, high) == before and len(
+                    scores
+                ):  # very many copies of a few inputs: look at one alone
+                    low = high = release(scores, ties, 1)
         self._trace.say(
             f"exit {exit_}: threshold found among {counted(self._n_here, 'input')} in "
             f"{counted(passes, 'pass', 'passes')}, {time.monotonic() - began:.1f} s"
         )
         return release(scores, ties, count - above)
 
-    def leave(self, exit_: int, count: int) -> Pair:
-        """Return the (score, tie) of the `count`-th surest input still here, or of the last; as sure inputs leave."""
-        if (sought := min(count, self._n_here)) <= 0:
+    def leave(self, exit_: int, reached: int) -> Pair:
+        """Let the surest inputs here leave until `reached` of all have left; return the last one's (score, tie)."""
+        if (sought := reached - (self._trace.n - self._n_here)) <= 0:
             return NEVER, NEVER
         least = self.release(exit_, sought)
         for start, stop in self._ranges():
@@ -177,12 +182,15 @@ class _RankedInFiles:
         for start in range(0, self._trace.n, _ROWS):
             yield start, min(start + _ROWS, self._trace.n)
 
-    def _score(self, rule: Score, seed: int) -> None:
+    def _score(self, rule: Score, kind: Ties, seed: int) -> None:
         """Write the scores of all inputs, exit after exit, as a policy computes them, and take the sample."""
         names = [rule.name] if isinstance(rule, NamedScore) else None
         sampled: dict[int, list[Floats]] = {exit_: [] for exit_ in self._scores}
         ties: list[Floats] = []
-        start, progress = 0, self._progress("inputs scored", self._trace.n)
+        start, progress = (
+            0,
+            Progress("inputs scored", total=self._trace.n, say=self._trace.say, every_s=_SECONDS),
+        )
         for chunk in self._trace.chunks(names):
             taken = np.flatnonzero(self._rng.random(chunk.n) < _SAMPLE / self._trace.n)
             memory = rule.init(chunk.n)
@@ -194,8 +202,7 @@ class _RankedInFiles:
                 if exit_ in self._scores:
                     self._scores[exit_].write(start, scores)
                     sampled[exit_].append(scores[taken])
-            tie = tie_breaks(chunk.id, seed)
-            self._id.write(start, chunk.id)
+            tie = tie_breaks(chunk.keys(kind), seed)
             self._tie.write(start, tie)
             self._here.write(start, np.ones(chunk.n, dtype=np.bool_))
             ties.append(tie[taken])
@@ -203,36 +210,6 @@ class _RankedInFiles:
             progress.update(chunk.n)
         self._sample = {exit_: np.concatenate(found) for exit_, found in sampled.items()}
         self._sample_tie = np.concatenate(ties)
-
-    def _part_copies(self, seed: int) -> None:
-        """Give copies of one key ties of their own, as `distinct_tie_breaks` does.
-
-        Keys are divided by a hash into parts that are searched one after the other, which bounds the memory unless
-        one key has very many copies.
-        """
-        n_parts = -(-self._trace.n // _KEYS)
-        progress = self._progress("keys searched for copies", n_parts * self._trace.n)
-        for part in range(n_parts):
-            rows, keys = [], []
-            for start, stop in self._ranges():
-                ids = self._id.read(start, stop)
-                mine = np.flatnonzero(scramble(ids) % np.uint64(n_parts) == part)
-                rows.append(mine + start)
-                keys.append(ids[mine])
-                progress.update(stop - start)
-            row, key = np.concatenate(rows), np.concatenate(keys)
-            if (copies := copy_numbers(key)) is not None:
-                again = np.flatnonzero(copies)
-                ties = tie_breaks(keys_of_copies(key[again], copies[again]), seed)
-                for start, stop in self._ranges():
-                    low, high = np.searchsorted(row[again], [start, stop])
-                    if high > low:
-                        block = self._tie.read(start, stop)
-                        block[row[again][low:high] - start] = ties[low:high]
-                        self._tie.write(start, block)
-
-    def _progress(self, what: str, total: int) -> Progress:
-        return Progress(what, total=total, say=self._trace.say, every_s=_SECONDS)
 
     def _between(self, exit_: int, low: Pair, high: Pair) -> tuple[int, int, Floats, Floats]:
         """Compare the inputs still here with two guesses.

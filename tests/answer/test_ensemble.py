@@ -171,11 +171,13 @@ def test_what_is_held_out_does_not_know_its_label():
     assert 1 - fitted.answer.on(trace).risk[2] > held_out + 0.1
 
 
-def test_copies_of_an_input_share_a_fold():
+def test_copies_of_an_input_are_held_out_like_other_rows():
+    """In a log in which inputs repeat, those to come have copies among those that an ensemble is fitted on."""
     trace = noisy_trace(50, [1.0, 1.0])
     twice = trace.take(np.tile(np.arange(50), 2))
     held_out = fit_ensemble(twice).held_out
-    assert np.array_equal(held_out[:50], held_out[50:])
+    apart = np.abs(held_out[:50] - held_out[50:]).max(axis=(1, 2)) > 0
+    assert 10 < np.count_nonzero(apart) < 50
 
 
 @pytest.mark.parametrize("trace", [noisy_trace(60, [2.0, 1.0]), table_trace(60, [0.5, 0.7])])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +13,7 @@ from exeunt.cli.app import run as command
 from exeunt.cluster.jobs import record_on_cluster
 from exeunt.predicting.record import record_inputs
 from exeunt.run.run_inputs import part_data
+from exeunt.trace import concatenate
 
 
 def test_parts_are_those_of_one_process_and_calibrate_from_a_store(cluster, bucket, run, tmp_path):
@@ -27,7 +27,7 @@ def test_parts_are_those_of_one_process_and_calibrate_from_a_store(cluster, buck
         assert pq.read_table(open_arrow(place(out) / file.name)).equals(pq.read_table(file))
     assert json.loads((place(out) / "_manifest.json").read_bytes())["parts"] == [file.name for file in files]
     stored = ex.StoredTrace.open(out)
-    assert np.concatenate(list(stored.ids())).tolist() == run.trace("calibrate").id.tolist()
+    assert concatenate(list(stored.chunks())).id.tolist() == run.trace("calibrate").id.tolist()
     assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", out]) == 0
     assert run.policy.n_calibration == len(inputs)
 

@@ -354,7 +354,7 @@ def test_mistakes_are_named():
         ex.cascade(fit, calibrate, budget="50%", policy="cascade")
     with pytest.raises(ex.InputError, match="answer must be"):
         ex.cascade(fit, calibrate, budget="50%", answer="best")
-    with pytest.raises(ex.InputError, match="share 60 inputs"):
+    with pytest.raises(ex.InputError, match="share 60 rows"):
         ex.cascade(fit, fit, budget="50%")
     with pytest.raises(ex.InputError, match="the fit part is empty"):
         ex.cascade(fit.take([]), calibrate, budget="50%")

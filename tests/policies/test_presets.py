@@ -99,7 +99,7 @@ def test_calibration_and_test_need_no_labels(preset, parts):
 @EVERY
 def test_bad_parts_and_budgets_are_refused(preset, parts, make_trace):
     fit, calibrate, _ = parts
-    with pytest.raises(ex.InputError, match="share 5 inputs"):
+    with pytest.raises(ex.InputError, match="share 5 rows"):
         preset(fit, fit.take(slice(5)), budget="60%")
     for a, b in ((fit.take([]), calibrate), (fit, calibrate.take([]))):
         with pytest.raises(ex.InputError, match="empty"):

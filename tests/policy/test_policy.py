@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,27 +179,22 @@ def test_a_certified_policy_survives_its_file(tmp_path, parts):
     assert back != ex.eero(fit, calibrate, budget="61.7%", delta=0.06, seed=7)
 
 
-def test_a_policy_of_format_2_decides_as_it_did(tmp_path):
-    here = Path(__file__).parent
-    policy = ex.Policy.load(here / "policy-format-2.json")
-    trace = ex.ExitTrace.load(here.parent / "trace" / "trace-format-1.parquet")
-    assert policy.route(trace).tolist() == [0, 1, 1, 0, 1, 0, 1, 2, 1, 1, 1, 0]
-    assert policy.certificate.probability >= 0.95
-    policy.save(tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_bytes() == (here / "policy-format-2.json").read_bytes()
-
-
 @pytest.mark.parametrize(("saved", "kind"), [(ex.Policy, "policy"), (ex.PolicySet, "policy set")])
-def test_a_file_of_format_1_is_refused_with_what_to_do(tmp_path, parts, saved, kind):
-    """It lacks the cascade and the answer by their names of today, and would decide otherwise without a word."""
+@pytest.mark.parametrize("old", [1, 2])
+def test_a_file_of_an_old_format_is_refused_with_what_to_do(tmp_path, parts, saved, kind, old):
+    """1 lacks the cascade and the answer by their names of today, 2 numbered copies and parted them: both would decide
+    otherwise, or guarantee what is not so, without a word.
+    """
     path, policy = tmp_path / "old.json", ex.eero(parts[0], parts[1], budget="50%")
     (policy if saved is ex.Policy else ex.PolicySet((policy,))).save(path)
     document = json.loads(path.read_text())
-    assert document["version"] == 2
-    path.write_text(json.dumps(document | {"version": 1}))
+    assert document["version"] == 3
+    path.write_text(json.dumps(document | {"version": old}))
     with pytest.raises(ex.ArtefactError) as refused:
         saved.load(path)
-    assert str(refused.value) == f"{path} is a {kind} of the old format 1, not of format 2: calibrate again"
+    assert (
+        str(refused.value) == f"{path} is a {kind} of the old format {old}, not of format 3: calibrate again"
+    )
 
 
 def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
@@ -333,6 +327,72 @@ def test_ties_are_broken_by_key_and_seed():
     )
 
 
+@pytest.fixture
+def log(make_trace):
+    """Parts of a query log: 1,500 draws of 60 contents whose scores depend on the content, some far more often."""
+    contents = make_trace(60, ties=True)
+    drawn = np.random.default_rng(2).zipf(1.4, 1500) % 60
+    return replace(contents.take(drawn), id=contents.id[drawn], row=None).split(
+        fit=0.4, calibrate=0.3, test=0.3
+    )
+
+
+@pytest.mark.parametrize("ties", ["content", "row"])
+def test_copies_leave_together_by_content_and_may_part_by_row(tmp_path, log, ties):
+    fit, calibrate, test = log
+    policy = ex.eero(fit, calibrate, budget="55%", delta=0.1, seed=2, ties=ties)
+    assert policy.ties == ties
+    for data in (calibrate, test):
+        exits = policy.route(data)
+        # By hand: an input leaves at the first exit whose (score, tie) it reaches, the tie that of its key.
+        tie = tie_breaks(data.row if ties == "row" else data.id, 2)
+        pairs = [
+            [(s, t) for s in row] for row, t in zip(data.scores["score"].tolist(), tie.tolist(), strict=True)
+        ]
+        limits = [*zip(policy.limits.score.tolist(), policy.limits.tie.tolist(), strict=True)]
+        expected = [[a >= b for a, b in zip(row, limits, strict=True)].index(True) for row in pairs]
+        assert exits.tolist() == expected
+        parted = sum(len(np.unique(exits[data.id == key])) > 1 for key in np.unique(data.id))
+        assert (parted > 0) == (ties == "row")
+        order = np.random.default_rng(0).permutation(data.n)
+        assert policy.route(data.take(order)).tolist() == exits[order].tolist()
+    assert policy.counts.tolist() == np.bincount(policy.route(calibrate), minlength=4).tolist()
+    planned = policy.distribution.counts
+    if ties == "row":
+        assert policy.counts.tolist() == planned.tolist()
+        assert "copies" not in policy.notes
+    else:
+        gone, meant = np.cumsum(policy.counts)[: len(planned)], np.cumsum(planned)
+        assert (gone >= meant).all()
+        assert (gone > meant).any()
+    policy.save(tmp_path / "p.json")
+    again = ex.Policy.load(tmp_path / "p.json")
+    assert again == policy
+    assert again.ties == ties
+    assert again.route(test).tolist() == policy.route(test).tolist()
+    assert again.distribution.counts.tolist() == planned.tolist()
+
+
+def test_what_copies_leave_unused_is_noted(log, parts):
+    fit, calibrate, _ = log
+    policy = ex.eero(fit, calibrate, budget="55%", delta=0.1, seed=2)
+    note = policy.notes["copies"]
+    cost = fit.cost.cumulative
+    assert note["share"] == 1 - len(np.unique(calibrate.id)) / calibrate.n
+    meant = np.pad(policy.distribution.counts, (0, 4 - len(policy.distribution.counts)))
+    assert note["unused"] == pytest.approx(1 - policy.counts @ cost / (meant @ cost))
+    assert f"{note['share']:.1%} of the calibration inputs are copies of others" in str(policy)
+    assert f"leaves about {note['unused']:.1%} of the budget unused" in str(policy)
+    assert 'ties="row"' in str(policy)
+    assert "copies" not in ex.eero(*parts[:2], budget="55%").notes
+
+
+@pytest.mark.parametrize("ties", ["key", None, "Row"])
+def test_other_ties_are_refused(parts, ties):
+    with pytest.raises(ex.InputError, match=f"'content' or 'row', got {ties!r}"):
+        ex.eero(parts[0], parts[1], budget="50%", ties=ties)
+
+
 def test_a_policy_shows_its_exits_limits_and_remarks():
     policy = replace(
         hand_made([np.inf, 0.123456789], [np.inf, 0.5]),
@@ -434,21 +494,30 @@ def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):
         body | {"cost": None},
         body | {"rates": None, "thresholds": {"score": ["sometimes", "always"], "tie": [0, "always"]}},
         body | {"cost": body["cost"] | {"cumulative": [2.0, 1.0]}},
+        body | {"ties": "key"},
+        body | {"ties": None},
+        {k: v for k, v in body.items() if k != "ties"},
+        {k: v for k, v in body.items() if k != "planned_counts"},
     ):
-        write_sealed(path, "policy", broken, format_="exeunt-policy", version=2)
+        write_sealed(path, "policy", broken, format_="exeunt-policy", version=3)
         with pytest.raises(ex.ArtefactError, match=r"p\.json cannot be read as a policy.*calibrate again"):
             ex.Policy.load(path)
 
 
-def test_counts_and_exits_in_use_make_the_distribution_and_arrays_are_frozen():
+def test_planned_counts_make_the_distribution_and_arrays_are_frozen():
+    """The counts say what calibration inputs did: where copies left together, other exits than planned."""
     body = hand_made([0.5, 0.5], [0.25, 0.25]).to_dict()
     assert ex.Policy.from_dict(body).distribution is None
     assert ex.Policy.from_dict(body | {"counts": [3, 2, 0]}).distribution is None
-    assert ex.Policy.from_dict(body | {"n_exits_used": 2}).distribution is None
-    policy = ex.Policy.from_dict(body | {"counts": [3, 2, 0], "n_exits_used": 2})
+    changed = body | {"counts": [4, 1, 0], "planned_counts": [3, 2]}
+    policy = ex.Policy.from_dict(changed)
+    assert policy.counts.tolist() == [4, 1, 0]
     assert policy.distribution.counts.tolist() == [3, 2]
     assert policy.distribution.cost.tolist() == [1.0, 2.0]
-    assert policy.to_dict() == body | {"counts": [3, 2, 0], "n_exits_used": 2}
+    assert policy.to_dict() == changed
+    only_planned = ex.Policy.from_dict(body | {"planned_counts": [3, 2]})
+    assert only_planned.counts is None
+    assert only_planned.distribution.counts.tolist() == [3, 2]
     assert (policy.counts.dtype, policy.rates.dtype, policy.thresholds.dtype) == (
         np.int64,
         np.float64,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -96,3 +100,31 @@ def test_a_set_shows_what_is_certified_and_what_is_spent(parts):
     assert mean in row
     assert row.endswith("not certified")
     assert str(ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], delta=0.1)).endswith("0.9")
+
+
+@pytest.mark.parametrize(
+    ("cascades", "expected"),
+    [
+        ([["last"], ["x", "last"], ["y", "last"], ["z", "w", "last"]], None),
+        ([["x", "m", "z"], ["x", "k", "z"], ["x", "q", "z"], ["w", "z"]], None),
+        ([["b", "a"]], ("b", "a")),
+    ],
+)
+def test_models_have_one_order_in_every_process(cascades, expected):
+    """Sets of texts have another order in each process; files and servers must agree."""
+    program = (
+        "import sys, json\nfrom exeunt.policy.policy_set import models_in_order\n"
+        "print(json.dumps(models_in_order(json.loads(sys.argv[1]))))"
+    )
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", program, json.dumps(cascades)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True,
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }  # fmt: skip
+    assert len(orders) == 1
+    order = json.loads(orders.pop())
+    assert expected is None or tuple(order) == expected
+    for cascade in cascades:
+        assert [name for name in order if name in cascade] == cascade

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exeunt.score.tie_breaking import distinct_tie_breaks, scramble, tie_breaks
+from exeunt.score.tie_breaking import distinct_keys, distinct_tie_breaks, row_keys, scramble, tie_breaks
 
 
 def test_ties_look_uniform_and_depend_on_key_and_seed_alone():
@@ -30,3 +30,29 @@ def test_copies_are_told_apart(ids, seed):
     plain = tie_breaks(id_, seed)
     first = np.unique(id_, return_index=True)[1]
     np.testing.assert_array_equal(ties[first], plain[first])
+    np.testing.assert_array_equal(tie_breaks(distinct_keys(id_), seed), ties)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_copies_are_numbered_in_the_order_in_which_they_came(ids):
+    """The k-th copy of a key has one key wherever it is, and no other has it."""
+    made = distinct_keys(np.array(ids, dtype=np.uint64)).tolist()
+    of: dict[tuple[int, int], int] = {}
+    for at, key in enumerate(ids):
+        of[key, ids[:at].count(key)] = made[at]
+    assert len({*of.values()}) == len(ids)
+    order = np.random.default_rng(0).permutation(len(ids))
+    moved = distinct_keys(np.array(ids, dtype=np.uint64)[order]).tolist()
+    for at, key in enumerate(np.array(ids)[order].tolist()):
+        assert moved[at] == of[key, np.array(ids)[order][:at].tolist().count(key)]
+
+
+def test_keys_of_rows_depend_on_their_source_and_number_alone():
+    rows = np.arange(1000, dtype=np.uint64)
+    keys = [row_keys(source, rows) for source in ("a", "b", ("a", 3))]
+    assert len(np.unique(np.concatenate(keys))) == 3000
+    np.testing.assert_array_equal(row_keys("a", rows[700:]), keys[0][700:])
+    np.testing.assert_array_equal(row_keys("a", np.arange(1000)), keys[0])
+    # Ties of them are as good as random: the share below each value is that value.
+    ties = np.sort(tie_breaks(keys[0], 4))
+    assert np.abs(ties - (np.arange(1000) + 0.5) / 1000).max() < 3 / 1000**0.5

@@ -18,6 +18,7 @@ def same_trace(a: ex.ExitTrace, b: ex.ExitTrace) -> bool:
         and logs[0] == logs[1]
         and a.cost == b.cost
         and np.array_equal(a.id, b.id)
+        and np.array_equal(a.row, b.row)
         and np.array_equal(a.prediction, b.prediction)
         and a.scores.keys() == b.scores.keys()
         and all(a.scores[name].tobytes() == b.scores[name].tobytes() for name in a.scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,6 +22,9 @@ def pair(make_logit_trace):
     )
 
 
+SEVENTH = r"\d+: record all models on the same inputs, with the same ids"
+
+
 def test_inputs_are_matched_by_their_ids(pair):
     small, large = pair
     order = np.random.default_rng(0).permutation(50)
@@ -29,6 +34,33 @@ def test_inputs_are_matched_by_their_ids(pair):
     assert np.array_equal(matched.prediction, expected.prediction)
     assert np.array_equal(matched.log_probability, expected.log_probability)
     assert np.array_equal(matched.id, small.id)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_copies_are_matched_in_the_order_in_which_they_came(pair, shuffled):
+    """A query log of which each model has every row: the k-th copy of a content is the k-th of the other model's."""
+    id_ = np.random.default_rng(1).integers(0, 12, 50)
+    small, large = (replace(model, id=id_, label=id_ % 5, row=None) for model in pair)
+    order = np.random.default_rng(0).permutation(50) if shuffled else np.arange(50)
+    moved = replace(large.take(order), row=None)
+    models = ex.CascadeTrace({"small": small, "large": moved})
+    cascade = models.along((CascadeStep("small", 3), CascadeStep("large", 2)))
+    # By hand: the places of the copies of each content, in the order of the rows.
+    expected = np.empty(50, dtype=int)
+    for content in range(12):
+        expected[np.flatnonzero(small.id == content)] = np.flatnonzero(moved.id == content)
+    assert np.array_equal(cascade.prediction, np.hstack([small.prediction, moved.prediction[expected]]))
+    assert np.array_equal(cascade.id, small.id)
+    assert np.array_equal(cascade.row, small.row)
+    parts = models.split(fit=0.4, calibrate=0.2, test=0.4, seed=3)
+    assert [part.n for part in parts] == [20, 10, 20]
+    assert len(np.unique(np.concatenate([part["small"].row for part in parts]))) == 50
+    assert len(np.intersect1d(parts[0].id, parts[2].id)) > 3
+    again = parts[0].along((CascadeStep("small", 3), CascadeStep("large", 2)))
+    rows = np.flatnonzero(np.isin(small.row, again.row))
+    assert np.array_equal(again.prediction, cascade.prediction[rows])
+    taken = models.take([3, 3, 9])
+    assert np.array_equal(taken["large"].prediction, moved.prediction[expected[[3, 3, 9]]])
 
 
 @pytest.mark.parametrize("used", [(3, 2), (1, 2), (2, 1)])
@@ -122,7 +154,9 @@ def test_a_table_has_a_column_for_each_model_and_wrong_words_are_wrong_answers()
         (lambda a, b: {}, "no models"),
         (lambda a, b: {"a": a, "b": 3}, "'b' must be an ExitTrace, got int"),
         (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 input is known of 'a' or 'b' alone"),
-        (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, "drop copies"),
+        (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, r"49 inputs are known of 'a' or 'b' alone"),
+        (lambda a, b: {"a": a.take([*range(50), 7]), "b": b}, rf"1 input is known .* such as id {SEVENTH}"),
+        (lambda a, b: {"a": a, "b": b.take([*range(50), 7])}, rf"1 input is known .* such as id {SEVENTH}"),
         (lambda a, b: {"a": a, "b": b.with_cost(ex.CostModel([1, 2], unit="ms"))}, "one unit"),
         (
             lambda a, b: {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.trace import concatenate
+from exeunt.trace import check_disjoint, concatenate
 
 
 def test_inputs_follow_one_another_with_all_that_is_known_of_them(make_trace):
@@ -19,6 +19,7 @@ def test_inputs_follow_one_another_with_all_that_is_known_of_them(make_trace):
         np.testing.assert_array_equal(whole.prediction[rows], parts[k].prediction)
         np.testing.assert_array_equal(whole.label[rows], parts[k].label)
         np.testing.assert_array_equal(whole.id[rows], parts[k].id)
+        np.testing.assert_array_equal(whole.row[rows], parts[k].row)
         np.testing.assert_array_equal(whole.scores["score"][rows], parts[k].scores["score"])
     assert whole.cost == parts[0].cost
 
@@ -41,10 +42,41 @@ def test_traces_of_two_networks_or_none_are_refused(make_trace):
 
 def test_overlap_is_found_with_and_without_keys(make_trace):
     trace = make_trace(100)
-    with pytest.raises(ex.InputError, match="share 10 inputs"):
+    with pytest.raises(ex.InputError, match="share 10 rows"):
         ex.eero(trace.take(slice(0, 60)), trace.take(slice(50, 100)), budget="60%")
     bare = ex.ExitTrace.from_scores(
         trace.scores["score"], trace.prediction, cost=trace.cost, label=trace.label
     )
-    with pytest.raises(ex.InputError, match="share 100 inputs"):
+    with pytest.raises(ex.InputError, match="share 100 rows"):
         ex.eero(bare, bare, budget="60%")
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_overlap_is_found_after_parts_were_saved_joined_and_cut_again(make_trace, tmp_path, copies):
+    trace = make_trace(100)
+    trace = replace(trace, id=trace.id // copies, row=None)
+    parts = [trace.take(slice(0, 60)), trace.take(slice(50, 100))]
+    for name, part in zip("ab", parts, strict=True):
+        part.save(tmp_path / name)
+    loaded = [ex.ExitTrace.load(tmp_path / name) for name in "ab"]
+    assert [part.row.tolist() for part in loaded] == [part.row.tolist() for part in parts]
+    for one, other in (loaded, (loaded[0], parts[1]), loaded[::-1], (loaded[0].take(slice(55, 60)), trace)):
+        shared = len(np.intersect1d(one.row, other.row))
+        assert shared in (10, 5)
+        with pytest.raises(
+            ex.InputError, match=f"fit and calibrate share {shared} rows; guarantees hold only"
+        ):
+            check_disjoint(one, other)
+    fit, calibrate, _ = concatenate([loaded[0], loaded[1].take(slice(10, None))]).split()
+    check_disjoint(fit, calibrate)
+    with pytest.raises(ex.InputError, match="share 30 rows"):
+        check_disjoint(fit, trace)
+
+
+def test_copies_in_two_parts_are_no_overlap(make_trace):
+    """A query log: most of its contents are in both parts, and no row is."""
+    log = replace(make_trace(400), id=np.random.default_rng(0).zipf(1.5, 400) % 50, row=None)
+    fit, calibrate, _ = log.split()
+    assert np.isin(calibrate.id, fit.id).mean() > 0.7
+    check_disjoint(fit, calibrate)
+    assert ex.eero(fit, calibrate, budget="60%", delta=0.2).n_calibration == calibrate.n

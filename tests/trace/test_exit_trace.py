@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.trace import check_disjoint
+from exeunt.trace import check_disjoint, concatenate
 
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 HALF = np.full((3, 2, 2), 0.5)
@@ -103,17 +106,51 @@ def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
     assert [part.n for part in first] == [300, 200, 500]
     assert all(same_trace(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0].id, other[0].id)
-    assert len(np.unique(np.concatenate([part.id for part in first]))) == 1000
+    for keys in ("content", "row"):
+        assert len(np.unique(np.concatenate([part.keys(keys) for part in first]))) == 1000
     check_disjoint(first[0], first[1])
 
 
-def test_copies_of_an_input_stay_in_one_part(make_trace):
+def test_copies_of_an_input_come_into_several_parts_and_each_row_into_one(make_trace):
     trace = make_trace(300)
-    doubled = trace.take(np.concatenate([np.arange(300), np.arange(300)]))
-    parts = [set(part.id.tolist()) for part in doubled.split(seed=5)]
-    assert not parts[0] & parts[1]
-    assert not parts[0] & parts[2]
-    assert not parts[1] & parts[2]
+    copy = replace(trace, row=trace.row + np.uint64(1))
+    doubled = concatenate([trace, copy])
+    parts = doubled.split(seed=5)
+    assert [part.n for part in parts] == [180, 120, 300]
+    assert len(np.unique(np.concatenate([part.row for part in parts]))) == 600
+    for a, b in itertools.combinations(parts, 2):
+        assert len(np.intersect1d(a.id, b.id)) > 10
+        check_disjoint(a, b)
+
+
+def test_rows_have_keys_of_their_own_that_parts_keep(make_trace):
+    trace = make_trace(50)
+    doubled = replace(trace, id=np.arange(50) // 2, row=None)
+    assert len(np.unique(doubled.row)) == 50
+    assert len(np.unique(np.concatenate([doubled.row, doubled.id]))) == 75
+    same = replace(doubled, scores={"other": doubled.scores["score"]}, row=None)
+    np.testing.assert_array_equal(same.row, doubled.row)  # of the same inputs, recorded again
+    for rows in ([7, 3], slice(10, 30), doubled.prediction[:, 0] > 4):
+        np.testing.assert_array_equal(doubled.take(rows).row, doubled.row[rows])
+        np.testing.assert_array_equal(doubled.take(rows).keys("row"), doubled.row[rows])
+        np.testing.assert_array_equal(doubled.take(rows).keys("content"), doubled.id[rows])
+    for changed in (doubled.exits(1, 3), doubled.with_cost(ex.CostModel([1, 2, 3, 4]))):
+        np.testing.assert_array_equal(changed.row, doubled.row)
+    with pytest.raises(ex.InputError, match=r"^row .*\(3,\)"):
+        replace(trace, row=[1, 2, 3])
+
+
+def test_other_inputs_have_other_rows(make_trace):
+    """Logs of one length too, and though they begin with many copies of one input, as sorted ones do."""
+    ids = [
+        np.sort(np.r_[np.zeros(100, dtype=int), np.random.default_rng(k).integers(1, 9**9, 50)])
+        for k in (1, 2)
+    ]
+    logs = [replace(make_trace(150, seed=k), id=id_, row=None) for k, id_ in enumerate(ids)]
+    logs += [logs[0].take(slice(149)), make_trace(150), make_trace(149)]
+    logs[2] = replace(logs[2], row=None)
+    assert len(np.unique(np.concatenate([log.row for log in logs]))) == sum(log.n for log in logs)
+    check_disjoint(logs[0], logs[1])
 
 
 @pytest.mark.parametrize(

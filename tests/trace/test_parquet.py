@@ -23,6 +23,9 @@ def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
     trace.save(tmp_path / "trace.parquet")
     assert same_trace(ex.ExitTrace.load(tmp_path / "trace.parquet"), trace)
     assert [file.name for file in tmp_path.iterdir()] == ["trace.parquet"]
+    some = trace.take(slice(1, None, 2))
+    some.save(tmp_path / "trace.parquet")
+    assert same_trace(ex.ExitTrace.load(tmp_path / "trace.parquet"), some)
 
 
 @pytest.mark.parametrize("k", [3, 300])
@@ -52,6 +55,10 @@ def test_anyone_with_pyarrow_can_read_a_trace(tmp_path, make_trace):
     assert table.column_names == ["id", "label", "prediction", "score:score"]
     assert table["prediction"].to_pylist() == trace.prediction.tolist()
     assert table["score:score"].to_pylist() == trace.scores["score"].tolist()
+    trace.take(slice(5, 15)).save(tmp_path / "part.parquet")
+    part = pq.read_table(tmp_path / "part.parquet")
+    assert part.column_names == ["id", "row", "label", "prediction", "score:score"]
+    assert part["row"].to_pylist() == trace.row[5:15].tolist()
     cost = json.loads(table.schema.metadata[b"exeunt"])["cost"]
     assert cost["cumulative"] == trace.cost.cumulative.tolist()
 

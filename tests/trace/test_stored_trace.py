@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,13 +31,37 @@ def test_chunks_are_the_inputs_in_order(folder, monkeypatch):
     chunks = list(found.chunks())
     assert max(chunk.n for chunk in chunks) == 17
     joined = concatenate(chunks)
-    assert joined.id.tolist() == whole.id.tolist() == np.concatenate(list(found.ids())).tolist()
+    assert joined.id.tolist() == whole.id.tolist()
+    assert joined.row.tolist() == whole.row.tolist()
     assert joined.log_probability.tobytes() == whole.log_probability.tobytes()
     assert all(joined.scores[name].tobytes() == whole.scores[name].tobytes() for name in whole.scores)
     few = next(found.chunks(["entropy"]))
     assert (list(few.scores), few.log_probability, few.label) == (["entropy"], None, None)
-    assert found.n_shared(whole.id[::3]) == 34
+    assert few.row.tolist() == whole.row[:17].tolist()
     assert "100 inputs in 3 files" in repr(found)
+
+
+def test_rows_of_a_whole_trace_are_those_of_memory_whatever_the_chunks(
+    make_logit_trace, tmp_path, monkeypatch
+):
+    """A file of a whole trace does not hold the keys of its rows, and many chunks may hold the same copies."""
+    whole = replace(make_logit_trace(100, 3), id=np.r_[np.zeros(70, dtype=int), 1:31], row=None)
+    whole.save(tmp_path / "whole.parquet")
+    assert ex.ExitTrace.load(tmp_path / "whole.parquet").row.tolist() == whole.row.tolist()
+    for rows in (1, 7, 64, 100):
+        monkeypatch.setattr(stored_trace, "_MOST_ROWS", rows)
+        for scores in (None, ["margin"]):
+            found = concatenate(list(StoredTrace.open(tmp_path).chunks(scores)))
+            assert found.row.tolist() == whole.row.tolist()
+
+
+def test_parts_and_a_whole_trace_may_lie_in_one_folder(make_logit_trace, tmp_path):
+    """Only files of parts hold the keys of rows."""
+    whole = make_logit_trace(100, 3)
+    whole.save(tmp_path / "a.parquet")
+    whole.take(slice(30, 60)).save(tmp_path / "b.parquet")
+    rows = [chunk.row for chunk in StoredTrace.open(tmp_path).chunks()]
+    assert np.concatenate(rows).tolist() == np.r_[whole.row, whole.row[30:60]].tolist()
 
 
 def test_changes_are_made_to_each_chunk(folder):
@@ -71,7 +96,7 @@ def test_a_store_that_does_not_answer_is_no_damage(folder, monkeypatch):
         StoredTrace.open(address)
     failures[:] = [OSError("timed out")]
     with pytest.raises(ex.errors.FileError, match="timed out"):
-        list(found.ids())
+        list(stored_trace._tables(place(f"{address}/part-0.parquet"), ["id"], 10))
 
 
 def test_what_is_refused(folder, make_logit_trace, tmp_path):

@@ -2,7 +2,8 @@
 
 Guarantees hold only on inputs that the network has not learned from. A network trained here leaves `fit` and
 `calibrate` out of its training data. A pretrained network has seen all training data, so both are drawn from the test
-data. Identical inputs are always in the same part.
+data. Rows are drawn, and rows of one data set may be identical: they come so among future inputs. Only training inputs
+identical to those of test data of their own are left out.
 """
 
 from __future__ import annotations
@@ -108,7 +109,10 @@ class SplitPlan:
             for part, rows in self.parts.items()
         ]
         if self.dropped:
-            lines.append(f"{counted(self.dropped, 'training input')} dropped: identical to test inputs")
+            lines.append(
+                f"{counted(self.dropped, 'training input')} dropped: identical to test inputs. Guarantees are about "
+                f"inputs like those of the {self.parts['calibrate'].dataset} data"
+            )
         return "\n".join([*lines, self.left_alone] if self.left_alone else lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,9 +179,9 @@ def plan_split(
     pretrained: the network has already learned from all training data.
 
     Where there are validation data, fit and calibrate are drawn from them, by default all of them, 60% and 40%.
-    Identical inputs go to one part; training inputs identical to a test input are dropped. Data of up to 1 GiB are
-    decoded to find identical inputs, larger data are compared as stored. Raises InputError if the data have too few
-    inputs, or none of the kind that is needed.
+    Rows are drawn at random. Where there are test data of their own, training inputs identical to a test input are
+    dropped. Data of up to 1 GiB are decoded to find them, larger data are compared as stored. Raises InputError if the
+    data have too few inputs, or none of the kind that is needed.
     """
     if source.validation is not None:
         return _beside_validation(
@@ -198,14 +202,13 @@ def plan_split(
     }
     clean = _not_in_test(keys)
     n_drawn_from = len(source.dataset(drawn_from))
-    pool = np.arange(n_drawn_from) if pretrained else clean
     wanted = {"fit": fit, "calibrate": calibrate}
     if source.test is None:
         wanted["test"] = test
-    counts = _counts(wanted, n_drawn_from, len(pool), pretrained=pretrained)
-    drawn, rest = _draw(pool, keys[drawn_from][pool], counts, np.random.default_rng(seed))
+    counts = _counts(wanted, n_drawn_from, pretrained=pretrained)
+    drawn, rest = _draw(keys[drawn_from], counts, np.random.default_rng(seed))
     rows = {part: (drawn_from, chosen) for part, chosen in drawn.items()}
-    rows["train"] = ("train", clean) if pretrained else ("train", rest)
+    rows["train"] = ("train", clean) if pretrained else ("train", np.intersect1d(rest, clean))
     if source.test is not None:
         rows["test"] = ("test", rest if pretrained else np.arange(len(source.test)))
     sizes = {name: len(k) for name, k in keys.items()}
@@ -215,7 +218,7 @@ def plan_split(
         seed=seed,
         pretrained=pretrained,
         matched_by="content" if by_content else "stored",
-        dropped=sizes.get("train", 0) - len(clean),
+        dropped=sizes.get("train", 0) - sum(len(of) for name, of in rows.values() if name == "train"),
         parts={
             part: PartRows.of(rows[part][0], sizes.get(rows[part][0], 0), rows[part][1]) for part in PARTS
         },
@@ -273,9 +276,7 @@ def _not_in_test(keys: Mapping[str, Keys]) -> Integers:
     return np.flatnonzero(~np.isin(train, keys["test"]))
 
 
-def _counts(
-    wanted: Mapping[str, float | None], n_dataset: int, n_pool: int, *, pretrained: bool
-) -> dict[str, int]:
+def _counts(wanted: Mapping[str, float | None], n_dataset: int, *, pretrained: bool) -> dict[str, int]:
     """Return the number of inputs of each part. Raises InputError unless at least one input is left for the rest."""
     counts = {}
     for part, value in wanted.items():
@@ -286,9 +287,9 @@ def _counts(
         else:
             counts[part] = _count(part, value, n_dataset)
     total = sum(counts.values())
-    if total >= n_pool:
+    if total >= n_dataset:
         asked = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        raise InputError(f"asked for {asked}, but there are only {counted(n_pool, 'input')} to divide")
+        raise InputError(f"asked for {asked}, but there are only {counted(n_dataset, 'input')} to divide")
     return counts
 
 
@@ -301,32 +302,14 @@ def _count(part: str, value: object, n_dataset: int) -> int:
 
 
 def _draw(
-    pool: Integers, keys: Keys, counts: Mapping[str, int], rng: np.random.Generator
+    keys: Keys, counts: Mapping[str, int], rng: np.random.Generator
 ) -> tuple[dict[str, Integers], Integers]:
-    """Draw whole groups of identical inputs until each part has its count; return the parts and the rest.
+    """Draw rows at random until each part has its count; return the parts and the rest, ascending.
 
-    A group that is larger than what a part still lacks is skipped. So a part can be a few inputs short only if no
-    single inputs are left.
+    Where all keys differ the order of the rows makes no difference; see `exeunt.trace.splitting`.
     """
-    groups = _groups(keys, rng)
-    drawn: dict[str, Integers] = {}
-    for part, count in counts.items():
-        taken, skipped, lacking = [], [], count
-        for group in groups:
-            if 0 < len(group) <= lacking:
-                taken.append(group)
-                lacking -= len(group)
-            else:
-                skipped.append(group)
-        groups = skipped
-        drawn[part] = np.sort(pool[np.concatenate(taken)]) if taken else pool[:0]
-    rest = np.sort(pool[np.concatenate(groups)]) if groups else pool[:0]
-    return drawn, rest
-
-
-def _groups(keys: Keys, rng: np.random.Generator) -> list[Integers]:
-    """Return the positions of each distinct key, the keys in random order."""
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)) != 0)
-    pieces = np.split(order, starts[1:])
-    return [pieces[k] for k in rng.permutation(len(starts))]
+    shuffled, order = rng.permutation(len(keys)), np.argsort(keys, kind="stable")
+    if (np.diff(keys[order]) != 0).all():
+        shuffled = order[shuffled]
+    *drawn, rest = np.split(shuffled, np.cumsum(list(counts.values())))
+    return {part: np.sort(rows) for part, rows in zip(counts, drawn, strict=True)}, np.sort(rest)

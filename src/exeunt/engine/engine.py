@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from secrets import token_bytes
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
+from exeunt.score.tie_breaking import Ties, row_keys
 
 
 class Engine:
@@ -69,6 +71,7 @@ class Engine:
             raise InputError(f"when_full must be one of refuse, degrade, got {when_full!r}")
         self.executor = executor
         self.table = RowTable()
+        self._started = token_bytes(16)  # tells its rows from those of all other engines
         self._deciders: dict[str, Decider] = {}
         check_segments(executor.segments, executor.n_exits)
         for name, policy in ({"": policies} if isinstance(policies, Policy) else policies).items():
@@ -89,7 +92,15 @@ class Engine:
     # -- policies ---------------------------------------------------------------------------------------
 
     def add(self, name: str, policy: Policy, *, exits: Sequence[int] | None = None) -> None:
-        """Add a policy, or replace the one of this name; rows that have begun keep theirs."""
+        """Add a policy, or replace the one of this name; rows that have begun keep theirs.
+
+        Raises InputError for a policy whose ties are broken by other keys than the others'.
+        """
+        if {policy.ties} != {one.policy.ties for one in self._deciders.values()} | {policy.ties}:
+            raise InputError(
+                f"ties of the policy {name!r} are broken by the keys of {policy.ties}, those of the others are not: "
+                "calibrate all with the same ties"
+            )
         self._deciders[name] = Decider(
             policy,
             self.executor.segments,
@@ -98,6 +109,11 @@ class Engine:
             number=self.table.policy_number(name),
             border=self.executor.border,
         )
+
+    @property
+    def ties(self) -> Ties:
+        """The keys by which the policies break ties."""
+        return self._deciders[self._active].policy.ties
 
     def segments_run(self, policy: str) -> list[int]:
         """Return the segments that rows of a policy run, in order. The others are skipped."""
@@ -141,7 +157,7 @@ class Engine:
         `policy`: its name; by default the one that is active when the rows first run. `deadline`: on the clock of
         `now`; a row without an answer by then gets the output of its latest exit. If it has no output, it gets no
         answer, or with `soft` it runs at once until it has one. `id` (n,): keys of the inputs, which break ties; by
-        default those of `input_keys`.
+        default those of `input_keys`, or one for each row where the policies' ties are broken by those.
 
         Raises InputError for inputs that the network does not take, QueueFull if there is no room.
         """
@@ -152,11 +168,13 @@ class Engine:
         decider = None if policy is None else self._deciders[self._known(policy)]
         state, valid = self.executor.start(inputs)
         n = len(valid)
-        keys = _arrays.keys(input_keys(inputs, n) if id is None else id, "id", n=n)
         signature = self.executor.signature(state)
         self._make_room(n)
         ticket = self._admit(n, now, deadline, soft)
         rows = np.arange(ticket.base, ticket.base + n)
+        if id is None:
+            id = row_keys(self._started, rows) if self.ties == "row" else input_keys(inputs, n)  # noqa: A001
+        keys = _arrays.keys(id, "id", n=n)
         group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
             group.keep(valid)

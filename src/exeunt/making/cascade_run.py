@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Integers, Keys
 from exeunt._files import atomic_folder, check_writable, is_inside
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
@@ -18,6 +19,7 @@ from exeunt.run.file_digests import CASCADE, OLD_CASCADE, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.run.run_inputs import text_columns
+from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.splitting import part_rows
@@ -181,18 +183,15 @@ def _parts(
     splits = [run.manifest["split"] for run in runs]
     plan = SplitPlan.from_dict(splits[0])
     if all(_rows_of(split) == _rows_of(splits[0]) for split in splits):
-        traces = {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}
-        if all(len(np.unique(trace.id)) == trace.n for of in traces.values() for trace in of.values()):
-            return traces, plan
-    say(
-        "the models' parts differ, or hold an input twice: the inputs that all have recorded are divided anew"
-    )
+        return {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}, plan
+    say("the models' parts differ: the inputs that all have recorded are divided anew")
     recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in models.items()}
-    common = _common(recorded, plan)
+    keys = {name: distinct_keys(trace.id) for name, trace in recorded.items()}
+    common = _common(keys, plan)
     drawn = part_rows(common["id"], _SHARES, seed)
     chosen = dict(zip(_SHARES, drawn, strict=True))
     parts = {
-        part: {name: with_ids(trace, common["id"][rows]) for name, trace in recorded.items()}
+        part: {name: trace.take(_places(keys[name], common["id"][rows])) for name, trace in recorded.items()}
         for part, rows in chosen.items()
     }
     dataset = str(common["dataset"])
@@ -206,29 +205,36 @@ def _rows_of(split: Mapping[str, Any]) -> Any:
     return split["fingerprint"], {part: split["parts"][part] for part in TRACED}
 
 
-def _common(recorded: Mapping[str, ExitTrace], plan: SplitPlan) -> dict[str, Any]:
-    """Return the keys of the inputs that all models have recorded, and their places in the first model's data."""
+def _common(recorded: Mapping[str, Keys], plan: SplitPlan) -> dict[str, Any]:
+    """Return the keys of the inputs that all models have recorded, and their places in the first model's data.
+
+    `recorded`: keys by model, which differ between copies.
+    """
     first = next(iter(recorded.values()))
     rows = np.concatenate([plan.indices(part) for part in TRACED])
     datasets = np.repeat([plan.parts[part].dataset for part in TRACED], [plan.size(part) for part in TRACED])
-    known = np.ones(first.n, dtype=np.bool_)
-    for trace in recorded.values():
-        known &= np.isin(first.id, trace.id)
-    once = np.zeros(first.n, dtype=np.bool_)  # the first of equal inputs
-    once[np.unique(first.id, return_index=True)[1]] = True
-    counts = {name: int((known & once & (datasets == name)).sum()) for name in np.unique(datasets).tolist()}
+    known = np.ones(len(first), dtype=np.bool_)
+    for keys in recorded.values():
+        known &= np.isin(first, keys)
+    counts = {name: int((known & (datasets == name)).sum()) for name in np.unique(datasets).tolist()}
     dataset = max(counts, key=lambda name: counts[name])
     if counts[dataset] < _FEWEST:
         raise InputError(
             f"{', '.join(recorded)} have {counts[dataset]} inputs in common that none has learned from, and a cascade "
             f"needs at least {_FEWEST}: train them on the same data with the same --seed, --fit and --calibrate"
         )
-    chosen = np.flatnonzero(known & once & (datasets == dataset))
+    chosen = np.flatnonzero(known & (datasets == dataset))
     chosen = chosen[np.argsort(rows[chosen])]
-    return {"id": first.id[chosen], "row": rows[chosen], "dataset": dataset}
+    return {"id": first[chosen], "row": rows[chosen], "dataset": dataset}
 
 
-def with_ids(trace: ExitTrace, ids: Any) -> ExitTrace:
+def with_ids(trace: ExitTrace, ids: Keys) -> ExitTrace:
     """Return the inputs with these keys, in this order."""
-    order = np.argsort(trace.id, kind="stable")
-    return trace.take(order[np.searchsorted(trace.id[order], ids)])
+    return trace.take(_places(trace.id, ids))
+
+
+def _places(keys: Keys, wanted: Keys) -> Integers:
+    """Return the places of the wanted keys, in their order."""
+    order = np.argsort(keys, kind="stable")
+    places: Integers = order[np.searchsorted(keys[order], wanted)]
+    return places

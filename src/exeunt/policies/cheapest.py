@@ -68,7 +68,7 @@ def cheapest(
         return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
     check_disjoint(instead(fit), instead(calibrate))
-    rows = shaping_and_testing_rows(calibrate.id, 0.5, seed)
+    rows = shaping_and_testing_rows(calibrate.n, 0.5, seed)
     shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
     share, cost = delta if budget is None else delta / 2, instead(fit).cost
     if isinstance(fit, CascadeTrace):  # budgets lie between these costs

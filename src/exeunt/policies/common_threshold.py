@@ -17,9 +17,9 @@ from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
-from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
+from exeunt.trace.splitting import random_order
 
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
 
@@ -81,8 +81,7 @@ def risk_controlled(
     notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
-    # A random order, as the betting test needs: one that has nothing to do with the losses.
-    order = np.argsort(tie_breaks(calibrate.id, seed))
+    order = random_order(calibrate.n, seed)
     passed: tuple[float, Integers, LossCertificate] | None = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)

@@ -6,21 +6,21 @@ the expected mean cost is within the budget, with `delta` so much that the mean 
 1 - delta (`plan_cost`).
 
 Where inputs differ in what they cost, the mean cost does not follow from shares: inputs that leave late may be more
-expensive than others. Then a plan is judged by what the calibration inputs cost under it, and certified by a betting
-test on calibration inputs that had no part in its thresholds (`plan_by_cost`). Labels are not needed.
+expensive than others. Then the fit inputs give the thresholds of many plans, and calibration inputs choose one of them
+by what they cost under it (`plan_by_cost`). Labels are not needed.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers, Keys
+from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
 from exeunt.calibration import (
@@ -37,12 +37,12 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
-from exeunt.trace.splitting import shaping_and_testing_rows
+from exeunt.trace.splitting import random_order
 
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
-_BELOW, _NEAR = 8, 96
-"""How many plans are tested far below the budget, and near it, where inputs differ in what they cost."""
+_WIDE, _NEAR = 129, 64
+"""How many plans are tried in all, and near the budget, where inputs differ in what they cost."""
 _DEVIATIONS = (-5.0, 2.0)
 """What is near the budget, in standard errors of a mean cost."""
 
@@ -147,125 +147,129 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     )
 
 
-class _MeasuredPlans:
-    """Plans whose thresholds and costs come from the same calibration inputs: scores and costs (n, m), ties (n,)."""
+class Costed(NamedTuple):
+    """Inputs that differ in what they cost: scores (n, m), ties (n,), and cumulative costs (n, m)."""
 
-    def __init__(
-        self, allocate: Callable[[float], Floats], scores: Floats, ties: Floats, costs: Floats
-    ) -> None:
-        self.allocate, self.scores, self.ties, self.costs = allocate, scores, ties, costs
+    scores: Floats
+    ties: Floats
+    costs: Floats
 
-    def at(self, amount: float) -> tuple[Floats, Thresholds]:
-        """Return rates (m,) that are planned for an amount, and the thresholds that release them."""
-        rates = checked_rates(self.allocate(amount), self.scores.shape[1])
-        ranked, counts = RankedInMemory(self.scores, self.ties), planned_counts(rates, len(self.scores))
-        return rates, sequential_thresholds(ranked, counts, last_exit(rates))
+    def counts(self, limits: Thresholds) -> Integers:
+        """Return how many of these inputs answer at each exit under these thresholds, (m,)."""
+        found: Integers = np.bincount(
+            exits_under(self.scores, self.ties, limits), minlength=self.scores.shape[1]
+        )
+        return found
 
     def paid(self, limits: Thresholds) -> Floats:
         """Return what each input costs under these thresholds, (n,)."""
         return np.asarray(self.costs[np.arange(len(self.ties)), exits_under(self.scores, self.ties, limits)])
-
-    def reaching(self, mean: float, cost: CostModel) -> float:
-        """Return the amount to plan so that these inputs cost `mean` on average."""
-        amounts = np.linspace(cost.first, cost.full, 1025).tolist()
-        at = bisect_left(amounts, mean, key=lambda amount: self.paid(self.at(amount)[1]).mean())
-        return float(amounts[max(at - 1, 0)])
-
-    def fields(self, rates: Floats, limits: Thresholds) -> dict[str, Any]:
-        """Return the fields of a policy with this plan."""
-        counts = np.bincount(exits_under(self.scores, self.ties, limits), minlength=len(rates))
-        mean = float(self.paid(limits).mean())
-        return {
-            "rates": rates,
-            "limits": limits,
-            "counts": counts,
-            "calibration_cost": mean,
-            "calibration": "cost-per-input",
-        }
 
 
 def plan_by_cost(
     allocate: Callable[[float], Floats],
     cost: CostModel,
     budget: float,
-    calibrate: tuple[Floats, Floats, Keys, CostModel],
+    fit: Costed,
+    calibrate: Costed,
     delta: float | None,
     seed: int,
 ) -> dict[str, Any]:
     """Return the fields of a policy, planned by what calibration inputs cost.
 
-    `calibrate`: their scores (n, m), ties (n,), keys (n,) and costs. Without `delta` all of them give the thresholds,
-    of the most expensive plan under which their mean cost is within the budget, even with one more input of the highest
-    cost. With `delta` a random third of them gives thresholds. The others test plans by betting at level
-    delta, from the cheapest up; the first that fails ends the test (a fixed sequence, so no correction is needed).
+    The fit inputs give the thresholds of plans from the cheapest up; calibration inputs choose one of them. Without
+    `delta` it is the most expensive one under which the mean cost is within the budget even with one more input of the
+    highest cost, where an input's cost counts as the highest of those under this plan and all cheaper ones (conformal
+    risk control: Angelopoulos et al. 2024). Then the expected cost is within the budget, if the highest is known. With
+    `delta`, betting tests at this level go up the plans; the first that fails ends them (a fixed sequence, so no
+    correction is needed).
 
     Raises InfeasibleBudget if no plan passes, InputError for a `delta` where the highest cost is not known.
     """
-    scores, ties, id_, model = calibrate
-    n, costs = len(scores), model.of_inputs(len(scores))
-    everything = _MeasuredPlans(allocate, scores, ties, costs)
-    if delta is None:
-        affordable = (budget * (n + 1) - float(costs.max())) / n
-        return everything.fields(*everything.at(everything.reaching(affordable, cost)))
-    _check_highest(cost, model, costs)
-    shaping, tested = (
-        _MeasuredPlans(allocate, scores[rows], ties[rows], costs[rows])
-        for rows in shaping_and_testing_rows(id_, 1 / 3, seed)
-    )
-    passed: tuple[tuple[Floats, Thresholds], Floats, float] | None = None
-    for amount in _sequence(shaping, cost, budget, len(tested.ties)):
-        plan = shaping.at(amount)
-        paid = tested.paid(plan[1])
-        p = betting(paid / cost.highest, budget / cost.highest, delta=delta)
-        if p > delta:
+    most = float(calibrate.costs.max())
+    if delta is not None:
+        _check_highest(cost, most)
+    highest = cost.highest if np.isfinite(cost.highest) else max(most, float(fit.costs.max()))
+    order, n = random_order(len(calibrate.ties), seed), len(calibrate.ties)
+    chosen: tuple[Floats, Thresholds] | None = None
+    dearest = np.zeros(n)
+    for rates, limits in _plans(allocate, cost, budget, fit, n):
+        paid = calibrate.paid(limits)
+        if delta is None:
+            dearest = np.maximum(dearest, paid)
+            passes = (dearest.sum() + highest) / (n + 1) <= budget
+        else:
+            passes = betting(paid[order] / highest, budget / highest, delta=delta) <= delta
+        if not passes:
             break
-        passed = plan, paid, p
-    if passed is None:
-        raise InfeasibleBudget(
-            f"{counted(len(tested.ties), 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is "
-            f"kept at delta={delta:g}, not even if everything is answered at the first exit "
-            f"({cost.show(cost.first)} on average; an input can cost {cost.show(cost.highest)}): "
-            "give more calibration inputs or a higher budget"
-        )
-    plan, paid, p = passed
+        chosen = rates, limits
+    if chosen is None:
+        raise _infeasible(cost, budget, delta, n, highest)
+    rates, limits = chosen
+    mean = float(calibrate.paid(limits).mean())
+    fields: dict[str, Any] = {
+        "rates": rates,
+        "limits": limits,
+        "counts": calibrate.counts(limits),
+        "calibration_cost": mean,
+        "calibration": "cost-per-input",
+    }
+    if delta is None:
+        return fields
     certificate = Certificate(
         budget=budget,
         delta=delta,
         unit=cost.unit,
-        probability=1 - p,
-        expected_cost=float(paid.mean()),
-        cost_quantile=_upper_bound(paid, cost.highest, budget, delta),
-        n_calibration=len(paid),
+        probability=1 - delta,
+        expected_cost=mean,
+        cost_quantile=budget,
+        n_calibration=n,
         assumption="future inputs are exchangeable with these, that nothing else was fitted on them, and that no "
-        f"input costs more than {cost.show(cost.highest)}",
+        f"input costs more than {cost.show(highest)}",
     )
-    return {**everything.fields(*plan), "certificate": certificate}
+    return {**fields, "certificate": certificate}
 
 
-def _sequence(plans: _MeasuredPlans, cost: CostModel, budget: float, n_tested: int) -> Floats:
-    """Return the amounts to plan that are tested, from the cheapest up: few far below the budget, many near it."""
-    paid = plans.paid(plans.at(plans.reaching(budget, cost))[1])
-    error = float(paid.std()) * (1 / n_tested + 1 / len(paid)) ** 0.5
-    low, high = (plans.reaching(budget + by * error, cost) for by in _DEVIATIONS)
-    return np.unique(np.r_[np.linspace(cost.first, low, _BELOW), np.linspace(low, high, _NEAR)])
+def _plans(
+    allocate: Callable[[float], Floats], cost: CostModel, budget: float, fit: Costed, n: int
+) -> Iterator[tuple[Floats, Thresholds]]:
+    """Yield rates (m,) and the thresholds that release them on the fit inputs, from the cheapest up.
 
+    Between the cheapest exit and the full cost, and closer together near the budget.
+    """
 
-def _upper_bound(paid: Floats, highest: float, budget: float, delta: float) -> float:
-    """Return the least mean cost, in 256 steps up to the budget, that the test shows not to be exceeded."""
-    steps = np.linspace(float(paid.mean()), budget, 257).tolist()
-    at = bisect_left(
-        steps, True, key=lambda step: betting(paid / highest, step / highest, delta=delta) <= delta
+    def plan(amount: float) -> tuple[Floats, Thresholds]:
+        rates = checked_rates(allocate(amount), fit.scores.shape[1])
+        ranked, counts = RankedInMemory(fit.scores, fit.ties), planned_counts(rates, len(fit.ties))
+        return rates, sequential_thresholds(ranked, counts, last_exit(rates))
+
+    amounts = np.linspace(cost.first, cost.full, _WIDE)
+    at = bisect_left(amounts.tolist(), budget, key=lambda amount: fit.paid(plan(amount)[1]).mean())
+    error = (
+        float(fit.paid(plan(float(amounts[min(at, _WIDE - 1)]))[1]).std())
+        * (1 / n + 1 / len(fit.ties)) ** 0.5
     )
-    return float(steps[min(at, len(steps) - 1)])
+    near = amounts[min(at, _WIDE - 1)] + error * np.linspace(*_DEVIATIONS, _NEAR)
+    for amount in np.unique(np.r_[amounts, near[(near > cost.first) & (near < cost.full)]]).tolist():
+        yield plan(amount)
 
 
-def _check_highest(cost: CostModel, model: CostModel, costs: Floats) -> None:
+def _check_highest(cost: CostModel, most: float) -> None:
     if not np.isfinite(cost.highest):
         raise InputError(
             "inputs differ in what they cost, and a mean cost can only be certified if the most that any input can "
             "cost is known: give the costs with highest=..., or leave out delta"
         )
-    if float(costs.max()) > cost.highest:
-        raise InputError(
-            f"a calibration input costs {model.show(float(costs.max()))}, more than the highest cost given"
-        )
+    if most > cost.highest:
+        raise InputError(f"a calibration input costs {cost.show(most)}, more than the highest cost given")
+
+
+def _infeasible(
+    cost: CostModel, budget: float, delta: float | None, n: int, highest: float
+) -> InfeasibleBudget:
+    level = "in expectation" if delta is None else f"at delta={delta:g}"
+    return InfeasibleBudget(
+        f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept {level}, "
+        f"not even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can "
+        f"cost {cost.show(highest)}): give more calibration inputs or a higher budget"
+    )

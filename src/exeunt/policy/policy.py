@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,12 +24,12 @@ from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import Score, score_from_dict
-from exeunt.score.tie_breaking import tie_breaks
+from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import CascadeTrace
 
-VERSION = 2
+VERSION = 3
 """Version of policy files and of files of policy sets."""
 read_policies = partial(read_sealed, version=VERSION, oldest=VERSION, remedy="calibrate again")
 
@@ -39,8 +39,9 @@ class Policy:
     """Score, thresholds and where they come from.
 
     `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows the
-    scores of these pairs. `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,):
-    calibration inputs answered per exit. `distribution`: of the mean cost (sequential calibration only).
+    scores of these pairs. `ties`: the keys that break ties, of the content or of the row. `budget`: the mean cost per
+    input asked for, in the unit of `cost`. `counts` (m,): calibration inputs answered per exit. `distribution`: of the
+    mean cost (sequential calibration only); where copies leave together, one that it stays below.
     `certificate`: the guarantee on the mean cost made with `delta`, or None. `loss_certificate`: that on accuracy,
     or None. `notes`: how the policy was made, by name of the rule, as
     JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit, by
@@ -67,6 +68,7 @@ class Policy:
     answer: Answer = field(default_factory=OwnAnswer)
     cascade: tuple[CascadeStep, ...] = ()
     calibration_cost: float | None = None
+    ties: Ties = "content"
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -138,8 +140,9 @@ class Policy:
     def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
         """Return the state of n inputs before the first exit. `id` (n,): their keys, whole numbers of 64 bits.
 
-        The key breaks ties between equal scores. It must be the input's own, whatever batch it comes in: a number in a
-        table or a hash of its content, but not its place in a batch, which the first input of every batch shares.
+        The key breaks ties between equal scores. With `ties` "content" it must be a hash of the input's content, or
+        its number in a table. With "row" it must be another one for each row or request, never one used in calibration.
+        It must not be the place in a batch, which the first input of every batch shares.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
         return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n), {})
@@ -175,7 +178,7 @@ class Policy:
                 f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
             )
         exits = np.empty(trace.n, dtype=np.int64)  # the last exit answers the rest
-        alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
+        alive, state = np.arange(trace.n), self.init(trace.n, id=trace.keys(self.ties))
         for exit_ in range(self.n_exits):
             leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
             exits[alive[leave]] = exit_
@@ -206,7 +209,7 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
-        names = ("name", "budget", "calibration", "n_calibration", "seed", "run", "calibration_cost")
+        names = ("name", "budget", "calibration", "n_calibration", "seed", "run", "calibration_cost", "ties")
         return {
             **{name: getattr(self, name) for name in names},
             "score": self.score.to_dict(),
@@ -214,7 +217,7 @@ class Policy:
             "thresholds": self.limits.to_dict(),
             "cost": self.cost.to_dict(),
             "counts": None if self.counts is None else self.counts.tolist(),
-            "n_exits_used": None if self.distribution is None else len(self.distribution.counts),
+            "planned_counts": None if self.distribution is None else self.distribution.counts.tolist(),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "loss_certificate": None if self.loss_certificate is None else self.loss_certificate.to_dict(),
             "notes": dict(self.notes),
@@ -226,9 +229,13 @@ class Policy:
     def from_dict(cls, body: Mapping[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
         fields = dict(body)
-        thresholds, used, counts = (fields.pop(name) for name in ("thresholds", "n_exits_used", "counts"))
+        thresholds, planned, counts = (
+            fields.pop(name) for name in ("thresholds", "planned_counts", "counts")
+        )
         certificate, loss = fields["certificate"], fields["loss_certificate"]
-        cost, known = CostModel.from_dict(fields["cost"]), counts is not None and used is not None
+        cost = CostModel.from_dict(fields["cost"])
+        if fields["ties"] not in get_args(Ties):
+            raise InputError(f"ties must be one of {', '.join(get_args(Ties))}, got {fields['ties']!r}")
         fields |= {
             "cost": cost,
             "score": score_from_dict(fields["score"]),
@@ -236,7 +243,9 @@ class Policy:
             "rates": np.array(fields["rates"], dtype=np.float64),
             "limits": Thresholds.from_dict(thresholds),
             "counts": None if counts is None else np.array(counts, dtype=np.int64),
-            "distribution": MeanCostDistribution(counts[:used], cost.cumulative[:used]) if known else None,
+            "distribution": None
+            if planned is None
+            else MeanCostDistribution(planned, cost.cumulative[: len(planned)]),
             "certificate": None if certificate is None else Certificate(**certificate),
             "loss_certificate": None if loss is None else LossCertificate(**loss),
             "cascade": tuple(CascadeStep(model, exits) for model, exits in fields["cascade"]),

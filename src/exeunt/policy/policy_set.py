@@ -145,10 +145,10 @@ def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
     Raises InputError if there is none.
     """
-    before: dict[str, set[str]] = {}
+    before: dict[str, dict[str, None]] = {}  # sets have another order in each process
     for cascade in cascades:
         for at, name in enumerate(cascade):
-            before.setdefault(name, set()).update(cascade[:at])
+            before.setdefault(name, {}).update(dict.fromkeys(cascade[:at]))
     try:
         return tuple(TopologicalSorter(before).static_order())
     except CycleError:

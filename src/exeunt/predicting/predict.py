@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from exeunt._arrays import Integers
+from exeunt._arrays import Integers, Keys
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
 from exeunt.policy import Policy
@@ -32,6 +32,7 @@ from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.streaming import Batch, answer_stream
+from exeunt.score.tie_breaking import row_keys
 
 BLOCK = 2048
 """Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""
@@ -148,7 +149,7 @@ class PredictJob(Job):
                 if len(item.positions):
                     into.waits += 1
                     sent[next(numbers)] = into, item.positions
-                    yield Batch(item.inputs, item.keys)
+                    yield Batch(item.inputs, self._keys(item, block))
 
         def take_done() -> Iterator[DoneBlock]:
             for start, block in list(blocks.items()):
@@ -163,6 +164,12 @@ class PredictJob(Job):
             into.results.append((positions, answers))
             yield from take_done()
         yield from take_done()
+
+    def _keys(self, batch: PreparedBatch, block: Block) -> Keys:
+        """Return the keys that break ties: of the contents, or of the rows, the same whenever this job is run."""
+        if self.policy is None or self.policy.ties == "content":
+            return batch.keys
+        return row_keys(("predict", block.start, batch.keys[:64].tolist()), batch.positions)
 
     def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
         n, k = block.block.n, len(self.class_names)

@@ -19,6 +19,7 @@ from exeunt._arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.engine import Engine
 from exeunt.errors import ExeuntError
+from exeunt.score.tie_breaking import Ties
 from exeunt.serve.decoding import Rows
 
 _log = logging.getLogger("exeunt.serve")
@@ -60,6 +61,11 @@ class EngineThread:
     def work(self) -> Integers:
         """Calls of each segment of the network so far, and their rows (2, s)."""
         return np.array(self._engine.work)
+
+    @property
+    def ties(self) -> Ties:
+        """The keys by which the policies break ties; see `Engine.add`."""
+        return self._engine.ties
 
     @property
     def alive(self) -> bool:
@@ -181,7 +187,7 @@ async def run_rows(engine: EngineThread, rows: Rows, **options: Any) -> list[tup
     async def run(which: slice) -> tuple[Integers, Ticket]:
         inputs = rows.inputs
         chosen = {k: v[which] for k, v in inputs.items()} if hasattr(inputs, "items") else inputs[which]
-        keys = None if rows.keys is None else rows.keys[which]
+        keys = None if rows.keys is None or engine.ties == "row" else rows.keys[which]
         return rows.places[which], await engine.answer(chosen, id=keys, **options)
 
     if len(rows.places) == 0:

@@ -14,6 +14,7 @@ from exeunt._arrays import Integers, Keys, check_positive
 from exeunt._text import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
 from exeunt.trace.splitting import part_rows
@@ -28,11 +29,10 @@ class CascadeTrace:
     """Recorded outputs of several classifiers on the same inputs, from which cascades are made (METHOD 8).
 
     `traces`: one `ExitTrace` per model, by name, with the costs of the model alone. A model is a network with exits,
-    or anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`, and have the
-    order of the first model.
+    or anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`, and copies
+    by how many came before them; they have the order of the first model.
 
-    Raises InputError if there are no models, their units or labels differ, an input is missing for a model, or, of
-    several models, an id occurs twice.
+    Raises InputError if there are no models, their units or labels differ, or an input is missing for a model.
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
@@ -174,6 +174,7 @@ class CascadeTrace:
             np.stack([model.prediction[:, exit_] for model, exit_ in exits], axis=1),
             {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in exits], axis=1)},
             CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
+            row=self._first.row,
         )  # fmt: skip
 
     @property
@@ -243,7 +244,7 @@ class CascadeTrace:
             usual = np.hstack([trace.scores[trace.default_score] for trace in parts])
             outputs["scores"] = {"confidence": usual}
         cost = CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
-        return ExitTrace(**outputs, cost=cost, label=self.label, id=self.id)
+        return ExitTrace(**outputs, cost=cost, label=self.label, id=self.id, row=self._first.row)
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
         """Return the traces of these inputs: indices, a boolean mask, or a slice."""
@@ -276,21 +277,18 @@ class CascadeTrace:
 def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
     """Return a model's trace with its inputs in the order of the first model's.
 
-    Raises InputError if an id occurs twice, an input is missing for one of the two, or their labels differ.
+    Raises InputError if an input is missing for one of the two, or their labels differ.
     """
-    keys, count = np.unique(trace.id, return_counts=True)
-    if len(keys) < trace.n:
-        raise InputError(
-            f"{counted(trace.n - len(keys), 'input')} of {name!r} have an id that another has, such as "
-            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
-        )
     if not np.array_equal(trace.id, order.id):
-        if len(missing := np.setxor1d(keys, order.id)):
+        keys, wanted = (distinct_keys(one.id) for one in (trace, order))
+        if len(missing := np.flatnonzero(~np.isin(keys, wanted))) or not np.isin(wanted, keys).all():
+            example = trace.id[missing[0]] if len(missing) else order.id[np.argmin(np.isin(wanted, keys))]
+            count = len(np.setxor1d(keys, wanted))
             raise InputError(
-                f"{counted(len(missing), 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
-                f"{missing[0]}: record all models on the same inputs, with the same ids"
+                f"{counted(count, 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
+                f"{example}: record all models on the same inputs, with the same ids"
             )
-        trace = trace.take(np.argsort(trace.id)[np.argsort(np.argsort(order.id))])
+        trace = trace.take(np.argsort(keys)[np.argsort(np.argsort(wanted))])
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")

@@ -10,13 +10,16 @@ import numpy as np
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.fields import joined_outputs
+from exeunt.trace.fields import joined_outputs, usual_rows
 from exeunt.trace.log_probability import keeps_log_probability
-from exeunt.trace.stored_trace import StoredTrace, n_among
+from exeunt.trace.stored_trace import StoredTrace
 
 
 def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
-    """Raise InputError if the two traces share an input, are empty, or are not of the same exits."""
+    """Raise InputError if the two traces share a row, are empty, or are not of the same exits.
+
+    Rows that differ may have the same content. The rows of a `StoredTrace` are not compared.
+    """
     for name, part in (("fit", fit), ("calibrate", calibrate)):
         if part.n == 0:
             raise InputError(f"the {name} part is empty: it needs at least one input")
@@ -25,15 +28,10 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
             f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
             "record both from one network"
         )
-    if isinstance(calibrate, StoredTrace):
-        common = calibrate.n_shared(fit.id)
-    else:
-        few, many = sorted((fit.id, calibrate.id), key=len)
-        common = n_among(many, np.sort(few))
-    if common:
+    if isinstance(calibrate, ExitTrace) and (common := len(np.intersect1d(fit.row, calibrate.row))):
         raise InputError(
-            f"fit and calibrate share {counted(common, 'input')}; guarantees hold only for disjoint parts: "
-            "use trace.split(...), or give the traces distinct id=..."
+            f"fit and calibrate share {counted(common, 'row')}; guarantees hold only for disjoint parts: "
+            "use trace.split(...), or give other traces other id=..."
         )
 
 
@@ -53,6 +51,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         cost=traces[0].cost.joined([trace.cost for trace in traces]),
         label=np.concatenate(labels) if len(labels) == len(traces) else None,
         id=np.concatenate([trace.id for trace in traces]),
+        row=np.concatenate([trace.row for trace in traces]),
     )
 
 
@@ -81,4 +80,5 @@ class GrowingTrace:
         labels = [part.label for part in self._parts if part.label is not None]
         if labels and len(labels) < len(self._parts):
             raise InputError("some batches have labels and some have none: give all or none")
-        return concatenate(self._parts)
+        whole = concatenate(self._parts)
+        return replace(whole, row=usual_rows(whole.id))

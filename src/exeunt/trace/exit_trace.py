@@ -25,11 +25,13 @@ from exeunt.trace.fields import (
     fields_of_outputs,
     probabilities_of_logits,
     read_archive,
+    usual_rows,
 )
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
+    from exeunt.score.tie_breaking import Ties
     from exeunt.trace.cascade_step import CascadeStep
     from exeunt.trace.from_table import CostIs
 
@@ -43,9 +45,10 @@ class ExitTrace:
     `prediction` (n, m): the class that each exit predicts.
     `scores`: name -> (n, m) confidences, higher = surer.
     `cost`: cumulative cost per exit. `label` (n,): true class, or None if there are no labels.
-    `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
-    that share a key overlap. Without ids, keys are made from the content of the whole trace and the row number:
-    then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
+    `id` (n,): a 64-bit key of each input's content, equal for copies. It breaks ties between equal scores. Without ids,
+    keys are made from the content of the whole trace and the row number: then ties change with the order of the rows.
+    `row` (n,): a key of each row, which copies do not share; parts that share one overlap. Made from the ids and the
+    row numbers of the whole trace if not given.
     `log_probability` (n, m, k): of every class, for ensembles of exits. None if only confidences are known, or if
     there are more than 2^28 numbers. Of more than 256 classes the likeliest 32 are stored (`TopClasses`).
 
@@ -59,6 +62,7 @@ class ExitTrace:
     label: Integers | None = None
     id: Keys = _NO_KEYS
     log_probability: LogProbability | None = None
+    row: Keys = _NO_KEYS
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -69,12 +73,14 @@ class ExitTrace:
         check_cost(self.cost, n, m)
         label = None if self.label is None else checked_label(self.label, n)
         logs = self.log_probability
+        id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
         fields = {
             "prediction": _arrays.frozen(prediction),
             "scores": {name: _arrays.frozen(value) for name, value in scores.items()},
             "label": None if label is None else _arrays.frozen(label),
-            "id": _arrays.frozen(
-                content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+            "id": _arrays.frozen(id_),
+            "row": _arrays.frozen(
+                usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
             ),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
         }
@@ -212,11 +218,18 @@ class ExitTrace:
         return outputs
 
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
-        """Return the trace of these inputs: indices, a boolean mask, or a slice. Inputs keep their keys."""
+        """Return the trace of these inputs: indices, a boolean mask, or a slice. Inputs and rows keep their keys.
+
+        Where an index occurs twice, the inputs are a sample of its own, drawn with replacement: its rows have new keys.
+        """
         index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(rows, slice) and index.size == 0:
             index = index.astype(np.int64)  # an empty list has no type of its own
-        return self._part(index, slice(None), self.cost.take(index))
+        part = self._part(index, slice(None), self.cost.take(index))
+        whole_numbers = not isinstance(index, slice) and index.dtype != np.bool_
+        if whole_numbers and len(np.unique(index)) < len(index):
+            return replace(part, row=usual_rows(part.id))
+        return part
 
     def exits(self, start: int, stop: int) -> ExitTrace:
         """Return the trace of these exits alone; their costs count from the exit before them."""
@@ -236,7 +249,12 @@ class ExitTrace:
             None if self.label is None else self.label[rows],
             self.id[rows],
             None if self.log_probability is None else self.log_probability[rows][:, exits],
+            self.row[rows],
         )
+
+    def keys(self, ties: Ties) -> Keys:
+        """Return the keys (n,) that break ties: of the content, or of the rows."""
+        return self.row if ties == "row" else self.id
 
     def budget(self, value: float | str) -> float:
         """Return a budget in the unit of the costs, as `CostModel.budget` does."""
@@ -257,7 +275,7 @@ class ExitTrace:
     ) -> tuple[ExitTrace, ExitTrace, ExitTrace]:
         """Return disjoint random parts to fit, calibrate and test on. Shares are of all inputs.
 
-        Inputs with the same key stay together, so no part holds a copy of another part's input.
+        Rows are drawn, so copies of an input may come into several parts, as they come among future inputs.
         Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
         """
         parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)

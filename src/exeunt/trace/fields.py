@@ -17,7 +17,7 @@ from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
-from exeunt.score.tie_breaking import scramble
+from exeunt.score.tie_breaking import row_keys, scramble
 from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
 
 
@@ -61,6 +61,19 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
         digest.update(np.ascontiguousarray(array).data)
     base = np.frombuffer(digest.digest(), dtype=np.uint64)
     return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
+
+
+def usual_rows(id_: Keys) -> Keys:
+    """Return the keys of the rows (n,) of a whole trace with these ids. Traces with other ids have other keys."""
+    return row_keys(digest_of_ids([id_]), np.arange(len(id_), dtype=np.uint64))
+
+
+def digest_of_ids(blocks: Iterable[Keys]) -> str:
+    """Return what tells a whole trace from others, of all its ids: those of sorted logs may begin alike."""
+    digest = hashlib.blake2b(digest_size=16)
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block, dtype=np.uint64).data)
+    return digest.hexdigest()
 
 
 def fields_of_outputs(

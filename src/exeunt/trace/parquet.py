@@ -1,11 +1,11 @@
 """The Parquet form of a trace: one row per input, readable by anyone with PyArrow.
 
-Columns: `id` (uint64); `label` (int64, if there are labels; null for an unknown one); `prediction` and one column per
-score, each a fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes
-(numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost. Of many classes
-`log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of each
-other class, by exit. The costs, or their means, and the number of many classes are JSON in the schema's metadata,
-under "exeunt".
+Columns: `id` (uint64); `row` (uint64), of a part of a trace; `label` (int64, if there are labels; null for an unknown
+one); `prediction` and one column per score, each a fixed-size list with one entry per exit; `log_probability`, if kept,
+a list of exits times classes (numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost. Of
+many classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value
+of each other class, by exit. The costs, or their means, and the number of many classes are JSON in the schema's
+metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
+from exeunt.trace.fields import usual_rows
 from exeunt.trace.log_probability import LogProbability, TopClasses
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
 _COST = "cost"
+ROW = "row"
+"""Name of the column of the keys of rows, which a part of a trace has."""
 
 
 class Header(NamedTuple):
@@ -59,6 +62,8 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
     """Return the fields of an `ExitTrace`, by name, as an Arrow table. A label below 0 is written as unknown."""
     cost, label, logs = fields["cost"], fields["label"], fields["log_probability"]
     columns: dict[str, Any] = {"id": pa.array(fields["id"])}
+    if not np.array_equal(fields["row"], usual_rows(fields["id"])):
+        columns[ROW] = pa.array(fields["row"])
     if label is not None:
         columns["label"] = pa.array(label, mask=label < 0)
     columns["prediction"] = _lists(fields["prediction"])
@@ -123,6 +128,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             label=table["label"].to_numpy() if labelled else None,
             id=table["id"].to_numpy(),
             log_probability=_log_probability(table, prediction.shape, header.classes),
+            row=table[ROW].to_numpy() if ROW in table.column_names else None,
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error

@@ -1,4 +1,9 @@
-"""Random parts of a data set. Inputs with the same key stay together, so no two parts share an input."""
+"""Random parts of a data set, drawn row by row.
+
+Rows are independent draws from the inputs to come, whatever contents they share. So copies of an input may lie in
+several parts: a part that held all copies of a frequent input, or none, would be no sample of the inputs to come
+(METHOD 11).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from exeunt import _arrays
 from exeunt._arrays import Integers, Keys
 from exeunt._text import counted
 from exeunt.errors import InputError
-from exeunt.score.tie_breaking import tie_breaks
+
+_ORDER = 0x7E57  # keeps the order of tests apart from other random choices of the same seed
 
 
 def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
@@ -22,8 +28,8 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
         _arrays.check_between(share, name, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
-    n_keys, position = _shuffled(id_, seed)
-    ends = np.rint(np.cumsum(list(shares.values())) * n_keys).astype(int)
+    position = _positions(id_, seed)
+    ends = np.rint(np.cumsum(list(shares.values())) * len(id_)).astype(int)
     parts = [
         np.flatnonzero((position >= a) & (position < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)
     ]
@@ -38,38 +44,45 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
 def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]]:
     """Return (all other rows, its own rows) of each fold, ascending, for cross-validation.
 
-    Raises InputError for fewer than 2 folds, or fewer distinct inputs than folds.
+    Raises InputError for fewer than 2 folds, or fewer inputs than folds.
     """
-    n_keys, position = _shuffled(id_, seed)
-    if folds < 2 or n_keys < folds:
+    if folds < 2 or len(id_) < folds:
         raise InputError(
-            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}: give more "
+            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {len(id_)}: give more "
             "labelled inputs to fit"
         )
-    fold_of = position % folds
+    fold_of = _positions(id_, seed) % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
 
 
-def shaping_and_testing_rows(id_: Keys, share: float, seed: int) -> tuple[Integers, Integers]:
-    """Divide calibration inputs into rows that set thresholds, about `share` of them, and rows that test them.
+def shaping_and_testing_rows(n: int, share: float, seed: int) -> tuple[Integers, Integers]:
+    """Divide n calibration inputs at random into rows that shape a policy, `share` of them, and rows that test it.
 
-    Inputs are divided by a hash of their keys and returned in its order, so that copies stay together. The tests bet
-    on one input after the other, so the order must not depend on the data: the given rows may be sorted by class.
+    Both are in random order: the tests bet on one input after the other, and the given rows may be sorted, or hold
+    copies side by side.
 
     Raises InputError if either part is empty.
     """
-    hashes = tie_breaks(id_, seed + 1)
-    order, n = np.argsort(hashes), int(np.sum(hashes < share))
-    if n in (0, len(id_)):
+    order, shaping = random_order(n, seed), round(share * n)
+    if shaping in (0, n):
         raise InputError(
-            f"{counted(len(id_), 'calibration input is', 'calibration inputs are')} too few to calibrate on some "
+            f"{counted(n, 'calibration input is', 'calibration inputs are')} too few to calibrate on some "
             "and test on others"
         )
-    return order[:n], order[n:]
+    return order[:shaping], order[shaping:]
 
 
-def _shuffled(id_: Keys, seed: int) -> tuple[int, Integers]:
-    """Return the number of distinct keys, and for each row (n,) the position of its key in a random order of them."""
-    distinct, key_of = np.unique(id_, return_inverse=True)
-    position: Integers = np.random.default_rng(seed).permutation(len(distinct))[key_of]
-    return len(distinct), position
+def random_order(n: int, seed: int) -> Integers:
+    """Return a random order of n rows to test on, which no other random choice of the same seed shares."""
+    return np.random.default_rng([seed, _ORDER]).permutation(n)
+
+
+def _positions(id_: Keys, seed: int) -> Integers:
+    """Return the position (n,) of each row in a random order.
+
+    Where all keys differ the order does not depend on that of the rows. Where some are equal it must not depend on the
+    keys: a frequent input would come at the same places in every sample.
+    """
+    position: Integers = np.random.default_rng(seed).permutation(len(id_))
+    _, rank, count = np.unique(id_, return_inverse=True, return_counts=True)
+    return position[rank] if (count == 1).all() else position

@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._arrays import Keys
 from exeunt._paths import AnyPath, is_remote, open_arrow, place, read_patiently
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY
+from exeunt.score.tie_breaking import row_keys
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.parquet import LOGS, SCORE, Header, read_header, trace_of
+from exeunt.trace.fields import digest_of_ids
+from exeunt.trace.parquet import LOGS, ROW, SCORE, Header, read_header, trace_of
 
 if TYPE_CHECKING:
     from exeunt.trace.cascade_step import CascadeStep
@@ -32,7 +33,7 @@ _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
 
 _AT_ONCE = 16  # footers that are read at the same time
 
-_READ = ("id", "prediction", *LOGS)
+_READ = ("id", ROW, "prediction", *LOGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,6 @@ class StoredTrace:
     models: tuple[CascadeStep, ...] = ()
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
-    _shared: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -82,7 +82,10 @@ class StoredTrace:
                 raise InputError(
                     f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
                 )
-            if not footer.schema.equals(first.schema) or footer.header.classes != first.header.classes:
+            if (
+                _columns(footer.schema) != _columns(first.schema)
+                or footer.header.classes != first.header.classes
+            ):
                 raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
         if cost.varies:
             raise InputError(
@@ -124,28 +127,24 @@ class StoredTrace:
                 and not self.changes
                 and {SCORE + name for name in scores} <= {*schema.names}
             ):
-                wanted = ["id", "prediction", *(SCORE + name for name in scores)]
+                wanted = [*{"id", ROW, "prediction"} & {*schema.names}, *(SCORE + name for name in scores)]
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
             width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
+            whole, start = (
+                None,
+                0,
+            )  # a file of a whole trace has no column of rows, which count through all chunks
+            if ROW not in schema.names:
+                whole = digest_of_ids(table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS))
             for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
+                if whole is not None:
+                    rows = row_keys(whole, np.arange(start, start + table.num_rows))
+                    table = table.append_column(ROW, pa.array(rows))
+                start += table.num_rows
                 chunk = trace_of(table, footer.header, file, ExitTrace)
                 for change in self.changes:
                     chunk = change(chunk)
                 yield chunk
-
-    def ids(self) -> Iterator[Keys]:
-        """Yield the keys of the inputs in order, a chunk at a time."""
-        for file in self.files:
-            for table in _tables(file, ["id"], _MOST_ROWS):
-                yield table["id"].to_numpy()
-
-    def n_shared(self, keys: Keys) -> int:
-        """Return how many inputs have one of these keys."""
-        wanted = np.unique(keys)
-        name = wanted.tobytes()
-        if name not in self._shared:
-            self._shared[name] = sum(n_among(ids, wanted) for ids in self.ids())
-        return self._shared[name]
 
     def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
         """Return a trace that applies `change` to each chunk. `cost`: of the changed chunks, if it differs."""
@@ -157,10 +156,7 @@ class StoredTrace:
         def change(chunk: ExitTrace) -> ExitTrace:
             if not self.models:
                 return chunk.along(cascade)
-            # Rows are matched by position: copies of an input have the same key.
-            rows = replace(chunk, id=np.arange(chunk.n, dtype=np.uint64))
-            made = CascadeTrace.of(rows, self.models).along(cascade, reference=reference)
-            return replace(made, id=chunk.id)
+            return CascadeTrace.of(chunk, self.models).along(cascade, reference=reference)
 
         empty = ExitTrace(
             np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
@@ -179,6 +175,11 @@ class _Footer(NamedTuple):
     rows: int
     schema: Any
     header: Header
+
+
+def _columns(schema: Any) -> dict[str, Any]:
+    """Return the type of each column that all files of a folder must have."""
+    return {field.name: field.type for field in schema if field.name != ROW}
 
 
 def _footer(file: AnyPath) -> _Footer:
@@ -205,10 +206,3 @@ def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
         if isinstance(error, OSError) and is_remote(file):  # a store that does not answer is no damage
             raise FileError(f"cannot read {file}: {one_line(error)}") from error
         raise ArtefactError(f"{file} is damaged: {error}") from error
-
-
-def n_among(ids: Keys, wanted: Keys) -> int:
-    """Return how many ids are among the wanted keys, which are sorted and not empty."""
-    # np.isin takes 2 to 5 times as long (1,000 to 1 M keys).
-    place = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
-    return int(np.count_nonzero(wanted[place] == ids))

@@ -1,0 +1,275 @@
+"""Recalibrate again and again on logs of a known population: how often is what a certificate says false?
+
+    python -m tests.recalibrations     # 2,000 of each, and the table in docs/explanation/guarantees.md
+
+A population is a list of contents with their frequencies, so the true mean cost and the true accuracy of a policy are
+sums over contents. A log is a sample of rows from it, in which contents repeat. `tests/test_recalibrations.py` does few
+recalibrations of each by default, and all of them in the slow set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+
+import exeunt as ex
+from exeunt.calibration import exits_under
+from exeunt.score.tie_breaking import tie_breaks
+
+DELTA = 0.1
+BUDGET = 2.0
+COSTS = (1.0, 2.0, 4.0)
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "guarantees.md"
+BEGIN, END = "<!-- recalibrations -->", "<!-- end of recalibrations -->"
+
+
+@dataclass(frozen=True)
+class Population:
+    """Contents with frequencies, and how a log of n rows is drawn from them."""
+
+    contents: ex.ExitTrace
+    weights: Any
+    n: int
+    order: str = "random"
+
+    def log(self, seed: int) -> Any:
+        """Return the rows of a log: indices of contents."""
+        rng = np.random.default_rng([seed, 1])
+        if self.order == "distinct":
+            return rng.permutation(self.contents.n)[: self.n]
+        rows = rng.choice(self.contents.n, self.n, p=self.weights)
+        return np.sort(rows) if self.order == "sorted" else rows
+
+
+def contents(seed: int, n: int, *, saturated: bool = False, two_values: bool = False) -> ex.ExitTrace:
+    """Return n contents at three exits. With `two_values` an exit is right on all contents or on none."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 4, n)
+    right = rng.random((n, 3)) < (0.6, 0.75, 0.85)
+    if two_values:
+        right[:] = rng.random((n, 1)) < 0.8
+        right[:, 0] &= rng.random(n) < 0.95
+    score = np.where(right, 1.0, 0.5) * rng.random((n, 3))
+    cost = np.cumsum(rng.uniform(0.1, 2.0, (n, 3)) * (1.0, 1.0, 2.0), axis=1)
+    return ex.ExitTrace.from_scores(
+        np.round(3 * score) / 3 if saturated else score,
+        np.where(right, label[:, None], (label[:, None] + 1) % 4),
+        cost=ex.CostModel(cost, highest=8.0),
+        label=label,
+        id=rng.integers(0, 2**63, n).astype(np.uint64),
+    )
+
+
+def atom(n: int, share: float) -> Any:
+    """Return frequencies of n contents, the first of which has this share."""
+    return np.r_[share, np.full(n - 1, (1 - share) / (n - 1))]
+
+
+def zipf(n: int, exponent: float) -> Any:
+    """Return Zipf frequencies of n contents."""
+    frequencies = np.arange(1, n + 1) ** -exponent
+    return frequencies / frequencies.sum()
+
+
+_N = 2_000
+POPULATIONS = {
+    "no input twice": Population(contents(1, 20_000), None, 800, "distinct"),
+    "one input is 1%": Population(contents(2, _N), atom(_N, 0.01), 800),
+    "one input is 10%": Population(contents(3, _N), atom(_N, 0.1), 800),
+    "one input is 50%": Population(contents(4, _N), atom(_N, 0.5), 800),
+    "Zipf": Population(contents(5, _N), zipf(_N, 1.0), 800),
+    "Zipf, saturated scores": Population(contents(6, _N, saturated=True), zipf(_N, 1.0), 800),
+    "Zipf, a file sorted by content": Population(contents(7, _N), zipf(_N, 1.3), 800, "sorted"),
+    "Zipf, 120 rows": Population(contents(8, _N), zipf(_N, 1.0), 120),
+    "all exits right or all wrong": Population(contents(9, _N, two_values=True), zipf(_N, 1.0), 800),
+    "two contents": Population(contents(10, 2), np.array([0.5, 0.5]), 800),
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a policy really costs and loses on a population."""
+
+    cost: float
+    accuracy: float
+
+
+def truth(policy: ex.Policy, population: Population, trace: ex.ExitTrace) -> Truth:
+    """Return the true mean cost and accuracy; `trace`: the contents, with the costs that the policy was made for.
+
+    Keys of rows are uniform: which exit answers changes only where the key passes the tie of a threshold.
+    """
+    weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
+    trace = trace.along(policy.cascade)
+    (score,) = trace.scores.values()
+    paid, right = trace.cost.of_inputs(trace.n), trace.correct
+    if policy.ties == "content":
+        cases = [(1.0, tie_breaks(trace.id, policy.seed))]
+    else:
+        edges = np.unique([0.0, 1.0, *(tie for tie in policy.limits.tie if 0 < tie < 1)])
+        cases = [(b - a, np.full(trace.n, a)) for a, b in pairwise(edges)]
+    cost = accuracy = 0.0
+    for share, ties in cases:
+        at = np.arange(trace.n), exits_under(score, ties, policy.limits)
+        cost += share * float(weights @ paid[at])
+        accuracy += share * float(weights @ right[at])
+    return Truth(cost, accuracy)
+
+
+# -- certificates: each returns whether what is certified is false, or None where nothing is certified ---------------
+
+
+def _equal_costs(population: Population) -> ex.ExitTrace:
+    return population.contents.with_cost(ex.CostModel(COSTS))
+
+
+def _parts(trace: ex.ExitTrace, population: Population, seed: int) -> Any:
+    return trace.take(population.log(seed)).split(fit=0.4, calibrate=0.5, test=0.1, seed=seed)
+
+
+def _cost(population: Population, seed: int, **options: Any) -> bool:
+    trace = _equal_costs(population)
+    fit, calibrate, _ = _parts(trace, population, seed)
+    policy = ex.eero(fit, calibrate, budget=BUDGET, delta=DELTA, seed=seed, **options)
+    return truth(policy, population, trace).cost > BUDGET * (1 + 1e-12)
+
+
+def cost_of_rows(population: Population, seed: int) -> bool:
+    """The mean cost, ties broken by keys of rows."""
+    return _cost(population, seed, ties="row")
+
+
+def several_budgets(population: Population, seed: int) -> bool:
+    """The mean costs of three budgets together."""
+    trace = _equal_costs(population)
+    fit, calibrate, _ = _parts(trace, population, seed)
+    found = ex.PolicySet.make(
+        ex.eero, fit, calibrate, budgets=[1.5, 2.0, 3.0], delta=DELTA, jointly=True, seed=seed
+    )
+    return any(truth(one, population, trace).cost > one.budget * (1 + 1e-12) for one in found)
+
+
+def cost_per_input(population: Population, seed: int) -> bool | None:
+    """The mean cost where inputs differ in what they cost."""
+    trace = population.contents
+    fit, calibrate, _ = _parts(trace, population, seed)
+    try:
+        policy = ex.eero(fit, calibrate, budget=BUDGET, delta=DELTA, seed=seed)
+    except ex.InfeasibleBudget:
+        return None
+    return truth(policy, population, trace).cost > BUDGET * (1 + 1e-12)
+
+
+def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any) -> bool | None:
+    trace = _equal_costs(population)
+    fit, calibrate, _ = _parts(trace, population, seed)
+    try:
+        policy = make(fit, calibrate, max_loss=0.04, delta=DELTA, seed=seed, **options)
+    except ex.Infeasible:
+        return None
+    weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
+    found = truth(policy, population, trace)
+    lost = float(weights @ trace.correct[:, -1]) - found.accuracy
+    over = "budget" in options and found.cost > options["budget"] * (1 + 1e-12)
+    return lost > 0.04 + 1e-12 or over
+
+
+def loss(population: Population, seed: int) -> bool | None:
+    """The accuracy lost by `cheapest`."""
+    return _loss(population, seed, ex.cheapest, policy="eero", points=6)
+
+
+def loss_and_cost(population: Population, seed: int) -> bool | None:
+    """The accuracy lost by `cheapest`, and its mean cost, together."""
+    return _loss(population, seed, ex.cheapest, policy="eero", points=6, budget=3.5)
+
+
+def loss_of_one_threshold(population: Population, seed: int) -> bool | None:
+    """The accuracy lost by `risk_controlled`."""
+    return _loss(population, seed, ex.risk_controlled)
+
+
+def cascade(population: Population, seed: int) -> bool:
+    """The mean cost of a cascade of two models."""
+    whole = _equal_costs(population)
+    models = {"small": whole.exits(0, 1), "large": whole.exits(2, 3).with_cost(ex.CostModel([3.0]))}
+    everything = ex.CascadeTrace(models)
+    drawn = everything.take(population.log(seed))
+    fit, calibrate, _ = drawn.split(fit=0.4, calibrate=0.5, test=0.1, seed=seed)
+    policy = ex.cascade(fit, calibrate, budget=BUDGET, policy="eero", delta=DELTA, seed=seed)
+    return truth(policy, population, everything.along(policy.cascade)).cost > BUDGET * (1 + 1e-12)
+
+
+def quota(population: Population, seed: int) -> bool:
+    """The mean cost of a batch whose shares are met inside it: never more than the budget."""
+    batch = _equal_costs(population).take(population.log(seed))
+    exits = ex.route_batch(batch, [0.5, 0.25, 0.25], seed=seed)
+    return float(np.take(COSTS, exits).mean()) > 0.5 * 1 + 0.25 * 2 + 0.25 * 4 + 1e-12
+
+
+CERTIFICATES: dict[str, Callable[[Population, int], bool | None]] = {
+    "cost": _cost,
+    "cost, keys of rows": cost_of_rows,
+    "three budgets together": several_budgets,
+    "cost per input": cost_per_input,
+    "cost of a cascade": cascade,
+    "cost of a batch (quota)": quota,
+    "loss": loss,
+    "loss, one threshold": loss_of_one_threshold,
+    "loss and cost together": loss_and_cost,
+}
+
+
+def violations(certificate: str, population: str, recalibrations: int) -> tuple[int, int]:
+    """Return in how many recalibrations what was certified was false, and in how many something was certified."""
+    found = [CERTIFICATES[certificate](POPULATIONS[population], seed) for seed in range(recalibrations)]
+    certified = [one for one in found if one is not None]
+    return sum(certified), len(certified)
+
+
+def interval(count: int, n: int, level: float) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a frequency at this two-sided level of error."""
+    low = float(beta.ppf(level / 2, count, n - count + 1)) if count else 0.0
+    high = float(beta.ppf(1 - level / 2, count + 1, n - count)) if count < n else 1.0
+    return low, high
+
+
+def main() -> None:
+    """Recalibrate, and write the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--recalibrations", type=int, default=2_000)
+    given = options.parse_args()
+    rows = []
+    for certificate in CERTIFICATES:
+        row = []
+        for population in POPULATIONS:
+            started = time.monotonic()
+            count, n = violations(certificate, population, given.recalibrations)
+            low, high = interval(count, n, 0.05) if n else (0.0, 1.0)
+            row.append(f"{count / n:.1%} ({low:.1%} to {high:.1%})" if n else "none certified")
+            print(f"{certificate}; {population}: {row[-1]}, {time.monotonic() - started:.0f} s", flush=True)
+        rows.append(row)
+    header = ["inputs", *CERTIFICATES]
+    lines = [
+        header,
+        ["---"] * len(header),
+        *([name, *(row[i] for row in rows)] for i, name in enumerate(POPULATIONS)),
+    ]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    said = f"{given.recalibrations:,} recalibrations each, delta = {DELTA}, 95% intervals of the frequency."
+    PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
