@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
+from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.calibration import (
     ALWAYS,
