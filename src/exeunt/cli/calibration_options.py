@@ -94,6 +94,11 @@ class Rule:
     calibration: str = _policy(
         "How thresholds are set: sequential, or marginal as in the paper.", default="sequential"
     )
+    ties: str = _policy(
+        "The keys that break ties between equal scores: content, so that copies of an input leave together, or row (or "
+        "request): then copies may part, and all of the budget is used where inputs repeat.",
+        default="content",
+    )
 
     def check(self, *, certified: bool) -> None:
         """Raise InputError for unknown values, or a calibration that cannot certify a budget."""
@@ -114,7 +119,7 @@ class Rule:
         from exeunt.policies.catalogue import preset
 
         options: dict[str, Any] = {} if self.score is None else {"score": self.score}
-        return partial(preset(self.policy), calibration=self.calibration, **options)
+        return partial(preset(self.policy), calibration=self.calibration, ties=self.ties, **options)
 
 
 def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
