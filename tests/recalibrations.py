@@ -23,6 +23,7 @@ from scipy.stats import beta
 import exeunt as ex
 from exeunt.calibration import exits_under
 from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace.derived import score_matrix
 
 DELTA = 0.1
 BUDGET = 2.0
@@ -108,19 +109,19 @@ def truth(policy: ex.Policy, population: Population, trace: ex.ExitTrace) -> Tru
     Keys of rows are uniform: which exit answers changes only where the key passes the tie of a threshold.
     """
     weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
-    trace = trace.along(policy.cascade)
-    (score,) = trace.scores.values()
+    trace = policy.answer.on(trace.along(policy.cascade))
     paid, right = trace.cost.of_inputs(trace.n), trace.correct
-    if policy.ties == "content":
-        cases = [(1.0, tie_breaks(trace.id, policy.seed))]
-    else:
-        edges = np.unique([0.0, 1.0, *(tie for tie in policy.limits.tie if 0 < tie < 1)])
-        cases = [(b - a, np.full(trace.n, a)) for a, b in pairwise(edges)]
+    edges = (
+        [0.0, 1.0]
+        if policy.ties == "content"
+        else [0.0, *sorted(t for t in policy.limits.tie if 0 < t < 1), 1.0]
+    )
     cost = accuracy = 0.0
-    for share, ties in cases:
-        at = np.arange(trace.n), exits_under(score, ties, policy.limits)
-        cost += share * float(weights @ paid[at])
-        accuracy += share * float(weights @ right[at])
+    for start, end in pairwise(edges):
+        ties = tie_breaks(trace.id, policy.seed) if policy.ties == "content" else np.full(trace.n, start)
+        at = np.arange(trace.n), exits_under(score_matrix(policy.score, trace), ties, policy.limits)
+        cost += (end - start) * float(weights @ paid[at])
+        accuracy += (end - start) * float(weights @ right[at])
     return Truth(cost, accuracy)
 
 

@@ -1,0 +1,30 @@
+"""What certificates say is true often enough on populations in which inputs repeat: see `tests.recalibrations`."""
+
+from __future__ import annotations
+
+import pytest
+from tests.recalibrations import CERTIFICATES, DELTA, POPULATIONS, interval, violations
+
+_CASES = [(one, other) for one in CERTIFICATES for other in POPULATIONS]
+_FEW = ("one input is 50%", "Zipf", "two contents")
+
+
+@pytest.mark.parametrize(("certificate", "population"), [case for case in _CASES if case[1] in _FEW])
+def test_few_recalibrations(certificate: str, population: str) -> None:
+    count, n = violations(certificate, population, 8)
+    allowed = 0.0 if "quota" in certificate else DELTA
+    assert n == 0 or interval(count, n, 2e-6)[0] <= allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("certificate", "population"), _CASES)
+def test_2000_recalibrations(certificate: str, population: str) -> None:
+    count, n = violations(certificate, population, 2_000)
+    allowed = 0.0 if "quota" in certificate else DELTA
+    # A family-wise error of 1% over all cases.
+    assert n == 0 or interval(count, n, 2 * 0.01 / len(_CASES))[0] <= allowed
+
+
+@pytest.mark.parametrize("certificate", CERTIFICATES)
+def test_something_is_certified(certificate: str) -> None:
+    assert violations(certificate, "Zipf", 5)[1] > 0
