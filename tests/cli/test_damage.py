@@ -37,7 +37,7 @@ EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "policies.json", "plan-onn
 READS = {
     "show": {"costs.json", "traces/fit.parquet", "policy.json", "policies.json"},
     "calibrate": {"costs.json", "traces/fit.parquet", "traces/calibrate.parquet"},
-    "evaluate": {"traces/test.parquet", "policy.json", "policies.json"},
+    "evaluate": {"traces/calibrate.parquet", "traces/test.parquet", "policy.json", "policies.json"},
     "predict": {*ANSWERING, *TOKENS},
     "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
     "bench": {*TRACES, *ANSWERING, *TOKENS},
