@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 import exeunt as ex
 from exeunt._text import counted
 from exeunt.confidence_intervals import wilson_interval
+from exeunt.engine.inputs import raw_rows
 from exeunt.making.cascade_run import make_cascade
 from exeunt.making.precision_run import make_precision
 from exeunt.onnx.executor import open_onnx
@@ -39,7 +40,7 @@ from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
 
@@ -121,23 +122,35 @@ def one_file_way(run: RunFolder, share: float, threads: int | None) -> Way:
     return Way(f"cascade in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
 
 
-def test_images(run: RunFolder, n: int) -> Any:
+def test_inputs(run: RunFolder, n: int) -> Any:
+    """Return n raw inputs of the test part."""
     data = part_data(run, "test")
-    return np.stack([data.content(i) for i in range(n)])
+    inputs = [data.content(i) for i in range(n)]
+    return raw_rows(inputs) if data.kind == "text" else np.stack(inputs)
 
 
 def share_of_time(one: Way, other: Way, images: Any) -> float:
     """Return one way's time as a share of the other's, in turns."""
-    calls = {way.name: lambda _round, way=way: way.answer(images) for way in (one, other)}
-    seconds = time_interleaved(calls, rounds=40, max_seconds=60)
+    seconds = timed((one, other), [images], 40, 60)
     return float(np.median(seconds[one.name] / seconds[other.name]))
+
+
+def timed(ways: Sequence[Way], batches: Sequence[Any], rounds: int, max_seconds: float) -> dict[str, Any]:
+    """Return the seconds in which each way answers all batches, by its name, a number a round, in turns."""
+
+    def answer(_round: int, way: Way) -> None:
+        for batch in batches:
+            way.answer(batch)
+
+    calls = {way.name: partial(answer, way=way) for way in ways}
+    return time_interleaved(calls, rounds=rounds, max_seconds=max_seconds)
 
 
 def measured(
     runs: dict[str, RunFolder], size: int, threads: int | None, rounds: int, max_seconds: float
 ) -> list[dict[str, Any]]:
     """Time all ways at a batch size; returns a row each, the first of the original fp32 network."""
-    images = test_images(runs[LARGE], max(IMAGES.values()))
+    images = test_inputs(runs[LARGE], max(IMAGES.values()))
     lone = size == 1
     ways = [
         whole("ResNet-56, fp32", runs[LARGE], threads, spin=lone),
@@ -159,17 +172,7 @@ def measured(
     here = ways + [way for way in made if way is not None]
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
-
-    def answer(way: Way) -> Callable[[int], None]:
-        def call(_round: int) -> None:
-            for batch in batches:
-                way.answer(batch)
-
-        return call
-
-    seconds = time_interleaved(
-        {way.name: answer(way) for way in here}, rounds=rounds, max_seconds=max_seconds
-    )
+    seconds = timed(here, batches, rounds, max_seconds)
     base, int8 = seconds[here[0].name], seconds[here[1].name]
     return [
         {
@@ -186,23 +189,7 @@ def page(found: dict[str, Any]) -> str:
     machine, rows = found["machine"], found["rows"]
     cases = [list(case) for _, case in groupby(rows, lambda row: (row["batch"], row["threads"]))]
     columns = ("way", "accuracy", "ms per input", "of fp32 ResNet-56", "of int8 ResNet-56")
-    tables = [
-        f"## {_case(here[0])}\n\n"
-        + table(
-            columns,
-            [
-                [
-                    row["way"],
-                    f"{row['accuracy']:.4f}",
-                    f"{row['ms']:.3f}",
-                    _share(row["of_fp32"]),
-                    _share(row["of_int8"]),
-                ]
-                for row in here
-            ],
-        )
-        for here in cases
-    ]
+    tables = [f"## {_case(here[0])}\n\n{table(columns, map(_cells, here))}" for here in cases]
     return f"""# A cascade on the clock
 
 Made by `python -m benchmarks.cascade`; numbers in [cascade-on-the-clock.json](cascade-on-the-clock.json).
@@ -303,21 +290,30 @@ def _reached(here: list[dict[str, Any]]) -> str:
     return f"- {_case(here[0])}: no budget here reaches the fp32 ResNet-56's accuracy."
 
 
+def _cells(row: dict[str, Any]) -> list[str]:
+    shares = map(_share, (row["of_fp32"], row["of_int8"]))
+    return [row["way"], f"{row['accuracy']:.4f}", f"{row['ms']:.3f}", *shares]
+
+
 def _share(spread: dict[str, float]) -> str:
     return f"{spread['median']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"
+
+
+def with_int8(run: RunFolder) -> RunFolder:
+    """Return a run's run in int8; export the run and make that one if need be."""
+    if not (run.path / "onnx").is_dir():
+        from exeunt.torch.to_onnx import export_run
+
+        export_run(run)
+    if not (run.path / "int8").is_dir():
+        make_precision(run, "int8", workers=2)
+    return RunFolder.open(f"{run.path}@int8")
 
 
 def opened(folder: Path) -> dict[str, RunFolder]:
     """Open the runs, and make those that are derived from others."""
     runs = {name: RunFolder.open(folder / name) for name in (SMALL, LARGE, FROZEN)}
-    for name, run in list(runs.items()):
-        if not (run.path / "onnx").is_dir():
-            from exeunt.torch.to_onnx import export_run
-
-            export_run(run)
-        if not (run.path / "int8").is_dir():
-            make_precision(run, "int8", workers=2)
-        runs[f"{name}@int8"] = RunFolder.open(f"{run.path}@int8")
+    runs |= {f"{name}@int8": with_int8(run) for name, run in runs.items()}
     for name, small in (("cascade", SMALL), ("cascade, frozen exits", FROZEN)):
         out = folder / name.replace(", ", "-").replace(" ", "-")
         if not RunFolder.exists(out):

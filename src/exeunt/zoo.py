@@ -87,15 +87,16 @@ def resnet18(n_classes: int = 100) -> nn.Module:
 class DigitsNet(nn.Module):
     """Four convolutional blocks for 8x8 digits; three of them can carry an exit.
 
-    Input (n, c, 8, 8) with c = `channels`, normalised; output logits (n, k).
+    Input (n, c, 8, 8) with c = `channels`, normalised; output logits (n, k). The first two blocks have `width`
+    channels, the last two twice as many.
     """
 
-    def __init__(self, n_classes: int = 10, *, channels: int = 3) -> None:
+    def __init__(self, n_classes: int = 10, *, channels: int = 3, width: int = 16) -> None:
         super().__init__()
-        widths = [channels, 16, 16, 32, 32]
+        widths = [channels, width, width, 2 * width, 2 * width]
         strides = [1, 1, 2, 1]
         self.blocks = nn.Sequential(*(_conv_block(widths[i], widths[i + 1], strides[i]) for i in range(4)))
-        self.classifier = nn.Linear(32, n_classes)
+        self.classifier = nn.Linear(2 * width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, k)."""
@@ -111,9 +112,12 @@ def _conv_block(n_in: int, n_out: int, stride: int) -> nn.Sequential:
     )
 
 
-def digits(n_classes: int = 10) -> DigitsNet:
-    """Return the network of the demo, which has places for three exits besides its own classifier."""
-    return DigitsNet(n_classes)
+def digits(n_classes: int = 10, *, width: int = 16) -> DigitsNet:
+    """Return the network of the demo, which has places for three exits besides its own classifier.
+
+    `width`: channels of the first two blocks, half of those of the last two.
+    """
+    return DigitsNet(n_classes, width=width)
 
 
 class TableNet(nn.Module):
