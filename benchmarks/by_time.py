@@ -59,10 +59,7 @@ TASKS: dict[str, dict[str, str | Path]] = {
         "narrow network, distilled": f"{_DIGITS} exeunt.zoo:digits?width=6 --mode distill --teacher {{teacher}}",
     },
 }
-"""Options of `exeunt train` by model: the larger one, the smaller one, and the smaller one distilled by the larger.
-
-A trace holds the outputs of a distilled network, which takes as long as the smaller one, whose shape it has.
-"""
+# Options of `exeunt train` by model: the larger, the smaller, the smaller distilled (or outputs of one of its shape).
 
 
 def opened(task: str, folder: Path, encoder: str) -> dict[str, RunFolder]:
@@ -129,19 +126,11 @@ def section(task: str, found: dict[str, Any]) -> str:
             within.append(place.get(f"{name}, {share:.0%}") or fits)
         best.append([name, *map(_cell, (own, *within[1:]))])
     for precision in ("fp32", "int8"):
-        ends = (
-            place.get(f"{smaller}, {precision}", place[f"{smaller}, fp32"]),
-            place[f"{larger}, {precision}"],
-        )
-        times, accuracies = zip(*sorted(ends), strict=True)
+        small = place.get(f"{smaller}, {precision}", place[f"{smaller}, fp32"])
+        times, accuracies = zip(*sorted((small, place[f"{larger}, {precision}"])), strict=True)
         mixed = [(one, np.interp(one, times, accuracies)) for one in np.minimum(SHARES, times[1])]
-        best.append(
-            [
-                f"random mixture, {precision}",
-                "-",
-                *(_cell(one if one[0] >= times[0] else None) for one in mixed),
-            ]
-        )
+        shown = [_cell(one if one[0] >= times[0] else None) for one in mixed]
+        best.append([f"random mixture, {precision}", "-", *shown])
     details = []
     for name, row in found["rows"].items():
         if row:

@@ -224,14 +224,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     # The title names the budgets at which the cascade is as accurate as the int8 ResNet-56, in clearly less time.
     times = [time for time, accuracy in cascade if accuracy >= large[1] and time < 0.8 * large[0]]
     blue, grey, black = COLOURS["blue"], COLOURS["grey"], COLOURS["black"]
+    ours = "Exeunt: ResNet-20 with early exits,\nthen ResNet-56, both int8"
     labels = (
-        (
-            "Exeunt: ResNet-20 with early exits,\nthen ResNet-56, both int8",
-            cascade[-1],
-            blue,
-            "bold",
-            (8, 16),
-        ),
+        (ours, cascade[-1], blue, "bold", (8, 16)),
         ("random mixture of\nthe two int8 models", np.mean([small, large], axis=0), grey, "normal", (8, -10)),
         ("ResNet-20, int8", small, black, "normal", (8, -9)),
         ("ResNet-56, int8", large, black, "normal", (8, 0)),
