@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -176,24 +176,59 @@ def line_search_paths(fit: ExitTrace, score: str | Score, resamples: int, seed: 
     return tuple(price_path(scores[rows], correct[rows], fit.cost.cumulative) for rows in drawn)
 
 
-def right_within(trace: ExitTrace, amount: float, seed: int) -> Floats:
-    """Return whether each input is answered right, (n,), within a mean cost of `amount`.
+class RightWithin:
+    """Whether each input of a trace is answered right within a mean cost, for any amount.
 
-    The rates of one half of the inputs are searched on the other half.
+    The rates of one half of the inputs are searched on the other half, once for all amounts.
     """
-    scores = score_matrix(None, trace)
-    correct, cost = trace.correct.astype(np.float64), trace.cost.cumulative
-    ties = distinct_tie_breaks(trace.id, seed)
-    right = np.empty(trace.n)
 
-    def released(rows: Integers, rates: Floats) -> Floats:
-        return correct[rows, release_batch(scores[rows], ties[rows], rates)]
+    def __init__(self, trace: ExitTrace, seed: int) -> None:
+        scores, correct = score_matrix(None, trace), trace.correct.astype(np.float64)
+        ties, self._cost = distinct_tie_breaks(trace.id, seed), trace.cost.cumulative
+        self._n = trace.n
 
-    for rest, rows in folds_of(trace.id, 2, seed):
-        path = price_path(scores[rest], correct[rest], cost)
-        tried = [*path.rates[path.rates @ cost <= amount], path(amount)]
-        right[rows] = released(rows, max(tried, key=lambda rates: float(released(rest, rates).mean())))
-    return right
+        def half(rows: Integers) -> _Half:
+            return _Half(scores[rows], ties[rows], correct[rows])
+
+        self._halves = [
+            (rows, half(rows), half(rest), price_path(scores[rest], correct[rest], self._cost))
+            for rest, rows in folds_of(trace.id, 2, seed)
+        ]
+        self._reached: dict[tuple[int, int], float] = {}
+
+    def __call__(self, amount: float) -> Floats:
+        """Return whether each input is answered right, (n,), within a mean cost of `amount`."""
+        right = np.empty(self._n)
+        for number, (rows, held, searched, path) in enumerate(self._halves):
+            within = np.flatnonzero(path.rates @ self._cost <= amount).tolist()
+            for k in within:
+                if (number, k) not in self._reached:
+                    self._reached[number, k] = float(searched.right(path.rates[k]).mean())
+            mixed = path(amount)
+            reached = [*(self._reached[number, k] for k in within), float(searched.right(mixed).mean())]
+            right[rows] = held.right([*path.rates[within], mixed][int(np.argmax(reached))])
+        return right
+
+
+class _Half(NamedTuple):
+    """Inputs: their scores (n, m), ties (n,), and whether each exit is right (n, m)."""
+
+    scores: Floats
+    ties: Floats
+    correct: Floats
+
+    def right(self, rates: Floats) -> Floats:
+        """Return whether each input is answered right, (n,), as a batch with these rates."""
+        released: Floats = self.correct[
+            np.arange(len(self.correct)), release_batch(self.scores, self.ties, rates)
+        ]
+        return released
+
+
+@cached_on_trace
+def rights_of(trace: ExitTrace, *, seed: int) -> RightWithin:
+    """Return `RightWithin` of a trace, cached because it serves every budget."""
+    return RightWithin(trace, seed)
 
 
 def beats(right: Floats, other: Floats, by: float = 0.5) -> bool:

@@ -187,7 +187,7 @@ def measure(
             accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
             places = test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)
             rates[p, q, places] = result.shares
-            if policy.certificate is not None and policy.distribution is not None:
+            if policy.cost_certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [oracle(alone, float(amount)).accuracy for amount in amounts]
     return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance)

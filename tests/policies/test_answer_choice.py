@@ -126,11 +126,10 @@ def test_auto_ensembles_where_it_helps_alone():
     ],
 )
 def test_probabilities_are_ensembled_in_doubt_and_tables_are_not(gained, lost, by_probabilities, by_tables):
-    fit = independent(1000, seed=1)
     own, ensemble = np.zeros(1000), np.zeros(1000)
     ensemble[:gained] = own[500 : 500 + lost] = 1.0
-    assert ensemble_pays(ensemble, own, fit) == by_probabilities
-    assert ensemble_pays(ensemble, own, as_table(fit)) == by_tables
+    assert ensemble_pays(ensemble, own, probabilities=True) == by_probabilities
+    assert ensemble_pays(ensemble, own, probabilities=False) == by_tables
 
 
 def test_auto_ensembles_at_the_budgets_where_it_helps():

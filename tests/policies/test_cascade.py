@@ -12,6 +12,7 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
+from exeunt.allocation_search import price_path
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import fit_ensemble
 from exeunt.policies.cascade import _comparing, _Search, find_cascade
@@ -217,7 +218,7 @@ def test_models_are_ensembled_by_tables_where_one_has_no_probabilities(seed):
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkeypatch):
     fit = world(600)
-    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, of: pays)
+    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, probabilities: pays)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
         answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
@@ -228,7 +229,7 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkey
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, of: True)
+    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, probabilities: True)
     for n in (19, 20):  # a table of five predicted labels by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
         ensemble = _Search(_comparing(world(n), 0), 6.0, "ensemble")
@@ -323,13 +324,43 @@ def test_the_cheapest_cascade_that_loses_little_against_a_model():
     assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
 
-def test_the_reference_is_the_most_expensive_model_unless_named():
+def test_the_reference_is_the_most_accurate_model_unless_named():
+    """The copy is as good as the model it copies, and dearer; poor is dear and bad."""
     fit, calibrate, _ = world(800).split(fit=0.2, calibrate=0.7, test=0.1)
     policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, budget="60%")
-    assert policy.loss_certificate.reference == "copy"
-    assert policy.certificate.budget <= 12
+    assert policy.loss_certificate.reference == "good"
+    assert policy.cost_certificate.budget <= 6
+    assert "against good, the most accurate model on the 160 fit inputs (" in str(policy)
+    dearer = ex.CascadeTrace({"best": fit["good"], "dear": fit["poor"].with_cost(fit["copy"].cost)})
+    assert (dearer.most_accurate, dearer.most_expensive) == ("best", "dear")
+    named = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, reference="copy")
+    assert named.loss_certificate.reference == "copy"
+    assert "most accurate" not in str(named)
     with pytest.raises(ex.Infeasible, match="the loss stands in the way"):
         ex.cheapest(fit, calibrate.take(slice(40)), max_loss=0.001, policy="eero", points=1, reference="good")
+
+
+def test_without_a_better_cascade_no_loss_is_the_reference_alone():
+    fit, calibrate, test = world(300).split()
+    policy = ex.cheapest(fit, calibrate, max_loss=0, policy="eero", points=2)
+    assert policy.models == ("good",)
+    assert np.array_equal(policy.answers(test), test["good"].prediction[:, -1])
+    assert "every input gets the answer of good." in str(policy)
+
+
+def test_what_serves_all_budgets_is_learned_once(monkeypatch):
+    """Twenty budgets take hardly more ensembles and searches of rates than one."""
+    fit = world(600)
+    paths = []
+    monkeypatch.setattr("exeunt.allocation_search.price_path", lambda *given: paths.append(0) or price_path(*given))
+    counts = []
+    for budgets in ([20.0], np.linspace(20, 1, 20)):
+        paths.clear()
+        part = fit.take(slice(None))
+        for amount in budgets:
+            find_cascade(part, float(amount), "own")
+        counts.append(len(paths))
+    assert counts[1] <= 2 * counts[0]
 
 
 def test_any_rule_makes_the_policy_of_a_cascade():

@@ -91,7 +91,7 @@ def test_too_few_inputs_are_named():
 
 def test_user_errors():
     fit, calibrate, _ = parts(200)
-    for options in ({"max_loss": 0}, {"max_loss": 1.5}, {"delta": 0}, {"points": 0}, {"policy": "best"}):
+    for options in ({"max_loss": -0.1}, {"max_loss": 1.5}, {"delta": 0}, {"points": 0}, {"policy": "best"}):
         with pytest.raises(ex.InputError):
             cheapest(fit, calibrate, **options)
     for options in ({}, {"budget": "50%", "max_loss": 0.1}, {"max_loss": 0.1, "method": "magic"}):
@@ -143,3 +143,73 @@ def test_the_guarantee_is_kept_on_data_sorted_by_class():
         assert policy.loss_certificate.bound == "betting"
         broken += policy.budget < cost.full  # whose loss is .1
     assert broken <= binom.ppf(1 - 1e-6, trials, delta)
+
+
+def overthinking(n, seed, gain):
+    """Two exits of which the first is right more often, by `gain`."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 4, n)
+    right = rng.uniform(size=(n, 2)) < [0.7 + gain, 0.7]
+    prediction = np.where(right, label[:, None], (label[:, None] + 1) % 4)
+    return ex.ExitTrace.from_scores(
+        rng.uniform(size=(n, 2)), prediction, cost=ex.CostModel([1.0, 2.0]), label=label,
+        id=rng.integers(2**62, size=n),
+    )  # fmt: skip
+
+
+def test_no_loss_is_certified_where_early_answers_are_better():
+    fit, calibrate, test = (overthinking(3000, seed, 0.2) for seed in range(3))
+    policy = cheapest(fit, calibrate, max_loss=0, policy="eero")
+    assert policy.loss_certificate.max_loss == 0
+    assert policy.loss_certificate.p_value <= 0.05
+    assert "at most 0 points below" in str(policy)
+    assert policy.budget < 2
+    assert _loss(policy, test) < 0
+
+
+def test_without_a_better_policy_no_loss_is_the_full_network():
+    fit, calibrate, test = parts(900, seed=2)
+    policy = cheapest(fit, calibrate, max_loss=0, policy="eero")
+    assert (policy.route(test) == test.n_exits - 1).all()
+    assert np.array_equal(policy.answers(test), test.prediction[:, -1])
+    assert policy.certificate is policy.loss_certificate
+    assert (policy.certificate.max_loss, policy.certificate.loss) == (0, 0)
+    assert "no accuracy is lost, because every input gets the answer of the full network" in str(policy)
+    assert ex.Policy.from_dict(policy.to_dict()) == policy
+    with pytest.raises(Infeasible, match="loss stands in the way"):
+        cheapest(fit, calibrate, max_loss=0, policy="eero", budget="50%")
+    both = cheapest(fit, calibrate, max_loss=0, policy="eero", budget="100%")
+    assert (both.route(test) == test.n_exits - 1).all()
+    assert both.loss_certificate.delta == 0.025
+
+
+def test_no_loss_is_claimed_no_more_often_than_delta():
+    """Of exits that are equally good, those that answer early lose something in half of all draws."""
+    fit = overthinking(400, 0, 0.0)
+    trials, made = 60, 0
+    for seed in range(trials):
+        policy = cheapest(
+            fit, overthinking(400, 10 + seed, -0.001), max_loss=0, delta=0.2, policy="eero", points=4
+        )
+        made += policy.loss_certificate.bound != "certain"
+    assert made <= binom.ppf(1 - 1e-6, trials, 0.2)
+
+
+def test_the_certificate_is_the_one_there_is():
+    fit, calibrate, _ = parts(6000, seed=2)
+    loss_alone = cheapest(fit, calibrate, max_loss=0.1, policy="eero")
+    assert loss_alone.certificate is loss_alone.loss_certificate
+    assert loss_alone.cost_certificate is None
+    assert ex.Policy.from_dict(loss_alone.to_dict()).certificate == loss_alone.loss_certificate
+    both = cheapest(fit, calibrate, max_loss=0.1, budget="90%", policy="eero")
+    assert both.certificate is both.cost_certificate is not None
+    assert str(both.certificate) in str(both)
+    assert str(both.loss_certificate) in str(both)
+    assert ex.eero(fit, calibrate, budget="50%").certificate is None
+
+
+def test_it_tells_how_far_it_is():
+    fit, calibrate, _ = parts(900)
+    seen = []
+    cheapest(fit, calibrate, max_loss=0.3, policy="eero", points=5, progress=lambda *at: seen.append(at))
+    assert seen == [(k, 5) for k in range(1, 6)]

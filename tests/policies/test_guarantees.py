@@ -62,7 +62,7 @@ def check_loss(name, budget):
         made += 1
         result = ex.evaluate(policy, TEST)  # `auto` may answer with an ensemble
         loss = full - result.accuracy
-        overspent = policy.certificate is not None and result.cost > policy.certificate.budget
+        overspent = policy.cost_certificate is not None and result.cost > policy.cost_certificate.budget
         broken += loss > policy.loss_certificate.max_loss or overspent
     assert made > trials / 3
     assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)

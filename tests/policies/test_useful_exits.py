@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.allocation_search import right_within
+from exeunt.allocation_search import RightWithin
 from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
@@ -35,9 +35,9 @@ def test_no_other_set_is_clearly_better(head, amount):
     assert (step.model, step.exits[-1]) == (NETWORK, 4)
     sets = [(*some, 4) for k in range(5) for some in combinations(range(4), k)]
     traces = [fit.selected(some) for some in sets]
-    rights = [right_within(trace, amount, 0) for trace in traces if trace.cost.first <= amount]
+    rights = [RightWithin(trace, 0)(amount) for trace in traces if trace.cost.first <= amount]
     best = max(right.mean() for right in rights)
-    chosen = right_within(fit.selected(step.exits), amount, 0)
+    chosen = RightWithin(fit.selected(step.exits), 0)(amount)
     assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
 
 
@@ -49,8 +49,8 @@ def test_a_smaller_budget_can_be_kept_with_the_same_exits(least):
     assert fit.selected(step.exits).cost.first <= least
     sets = [(*some, 4) for k in range(1, 5) for some in combinations(range(4), k)]
     traces = [fit.selected(some) for some in sets]
-    best = max(right_within(trace, amount, 0).mean() for trace in traces if trace.cost.first <= least)
-    chosen = right_within(fit.selected(step.exits), amount, 0)
+    best = max(RightWithin(trace, 0)(amount).mean() for trace in traces if trace.cost.first <= least)
+    chosen = RightWithin(fit.selected(step.exits), 0)(amount)
     assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
 
 
@@ -97,8 +97,8 @@ def test_models_are_asked_up_to_the_last_of_their_exits_that_pays():
     steps = worthwhile_exits(models, 1.5)
     assert [step.model for step in steps] == ["cheap", "dear"]
     assert steps[-1].exits[-1] == 4
-    alone = right_within(models["dear"], 1.5, 0).mean()
-    assert right_within(models.along(steps), 1.5, 0).mean() > alone
+    alone = RightWithin(models["dear"], 0)(1.5).mean()
+    assert RightWithin(models.along(steps), 0)(1.5).mean() > alone
 
 
 def test_a_network_may_have_seen_the_same_text_twice():

@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from exeunt._progress import Progress
 from exeunt._text import echo
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.options import Execution, RunPath, option, seed_option, share, with_groups
@@ -78,10 +79,12 @@ def calibrate(
         run.save_policy_set(policies)
         echo("\n".join([str(policies), *_coinciding(policies, fit, amounts)]))
     elif guarantee.max_loss is not None:
-        loss = share(guarantee.max_loss, "max-loss")
-        policy = cheapest(
-            fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference, **common
-        )
+        loss = share(guarantee.max_loss, "max-loss", or_zero=True)
+        with Progress("policies made") as bar:
+            policy = cheapest(
+                fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference,
+                progress=bar.report, **common,
+            )  # fmt: skip
         run.save_policy(policy)
         saved = 1 - policy.expected_cost / policy.cost.full
         echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")

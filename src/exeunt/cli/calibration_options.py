@@ -25,8 +25,8 @@ class Guarantee:
         "Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms)."
     )
     max_loss: str | None = _guarantee(
-        "Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that provably "
-        "loses no more. With --budget, both are guaranteed."
+        "Accuracy that may be lost against the full network, or the most accurate model of a cascade, such as 1%: "
+        "chooses the cheapest policy that provably loses no more. With --budget, both are guaranteed."
     )
     budgets: str | None = _guarantee(
         "Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy each, in one "

@@ -44,7 +44,9 @@ def evaluate(path: RunPath, options: _Options) -> None:
     original: Any = run.recorded("test")
     name = "the full network"
     if run.cascade:
-        name, original = f"{original.most_expensive} alone", original[original.most_expensive]
+        proof = policy.loss_certificate
+        model = original.most_expensive if proof is None or proof.reference is None else proof.reference
+        name, original = f"{model} alone", original[model]
     full = 1.0 - float(original.risk[-1])
     echo(result)
     echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
@@ -54,7 +56,7 @@ def evaluate(path: RunPath, options: _Options) -> None:
     echo(policy.guarantee)
     if policy.loss_certificate is not None:
         echo(policy.loss_certificate)
-    guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
+    guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()
     write_json(
         run.path / EVALUATION,
         {**result.to_dict(), "full_network_accuracy": full, "certificate": guaranteed, **about_budgets},

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, permutations
 from math import perm
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt.allocation_search import beats, right_within
+from exeunt.allocation_search import RightWithin, beats
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import (
     AnswerChoice,
@@ -43,6 +43,8 @@ _KEPT = 1 << 24
 """Ensembles of cascades are kept for so many inputs times classes, 50 bytes each."""
 
 _Steps: TypeAlias = tuple[CascadeStep, ...]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 def cascade(
@@ -232,6 +234,22 @@ class _Comparing:
         self.models, self.first, self.seed = models, first, seed
         self._most = max(1, _KEPT // (models.n * _most_classes(models)))
         self._ensembles: dict[tuple[object, ...], EnsembleFit] = {}
+        self._own: dict[_Steps, _Answers] = {}
+        self._ensembled: dict[_Steps, RightWithin] = {}
+
+    def own(self, steps: _Steps) -> _Answers:
+        """Return how right the own answers of a cascade are."""
+        return _kept(self._own, steps, self._most, lambda: _Answers.of(self.models.along(steps), self.seed))
+
+    def ensembled(self, steps: _Steps) -> RightWithin:
+        """Return how right the ensemble answers of a cascade are, each by an ensemble fitted without its input."""
+        return _kept(self._ensembled, steps, self._most, lambda: self._ensemble_of(steps))
+
+    def _ensemble_of(self, steps: _Steps) -> RightWithin:
+        trace = self.models.along(steps)
+        logs = self.ensemble(steps, trace).held_out
+        answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+        return RightWithin(answered, self.seed)
 
     def ensemble(self, steps: _Steps, of: ExitTrace) -> EnsembleFit:
         """Return the ensemble of the first steps of a cascade, grown from the one with one exit fewer.
@@ -240,18 +258,38 @@ class _Comparing:
         """
         n_classes = classes_of(of)
         if not steps:
-            return EnsembleFit.of(of.label, of.id, n_classes, seed=self.seed)  # type: ignore[arg-type]
+            return EnsembleFit.of(of.label, of.id, n_classes, seed=self.seed, held_out_only=True)  # type: ignore[arg-type]
         key = (steps, n_classes, of.has_log_probability, tuple(of.scores))
-        if key not in self._ensembles:
-            *before, last = steps
-            shorter = (
-                (*before, CascadeStep(last.model, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
-            )
-            grown = self.ensemble(shorter, of).with_exit(of.evidence(sum(step.n_exits for step in steps) - 1))
-            while len(self._ensembles) >= self._most:
-                self._ensembles.pop(next(iter(self._ensembles)))
-            self._ensembles[key] = grown
-        return self._ensembles[key]
+        *before, last = steps
+        shorter = (*before, CascadeStep(last.model, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
+        evidence = of.evidence(sum(step.n_exits for step in steps) - 1)
+        return _kept(self._ensembles, key, self._most, lambda: self.ensemble(shorter, of).with_exit(evidence))
+
+
+def _kept(cache: dict[_Key, _Value], key: _Key, most: int, make: Callable[[], _Value]) -> _Value:
+    """Return what is kept under a key, or make it; the oldest of `most` entries is dropped for it."""
+    if key not in cache:
+        made = make()
+        while len(cache) >= most:
+            cache.pop(next(iter(cache)))
+        cache[key] = made
+    return cache[key]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """How right the own answers of a cascade are, and what the choice between them and an ensemble goes by."""
+
+    right: RightWithin
+    first: float
+    can_be_ensembled: bool
+    has_log_probability: bool
+
+    @classmethod
+    def of(cls, trace: ExitTrace, seed: int) -> _Answers:
+        return cls(
+            RightWithin(trace, seed), trace.cost.first, can_be_ensembled(trace), trace.has_log_probability
+        )
 
 
 class _Search:
@@ -290,12 +328,11 @@ class _Search:
         return 0.0 if right is None else float(right.mean())
 
     def _measured(self, steps: _Steps) -> Floats:
-        trace = self._on.models.along(steps)
-        amount = max(self._amount, trace.cost.first)  # of these inputs, which may cost more than others
-        own = right_within(trace, amount, self._on.seed)
-        if self._answer == "own" or (self._answer == "auto" and not can_be_ensembled(trace)):
+        answers = self._on.own(steps)
+        amount = max(self._amount, answers.first)  # of these inputs, which may cost more than others
+        own = answers.right(amount)
+        if self._answer == "own" or (self._answer == "auto" and not answers.can_be_ensembled):
             return own
-        logs = self._on.ensemble(steps, trace).held_out
-        answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
-        ensemble = right_within(answered, amount, self._on.seed)
-        return own if self._answer == "auto" and not ensemble_pays(ensemble, own, trace) else ensemble
+        ensemble = self._on.ensembled(steps)(amount)
+        pays = ensemble_pays(ensemble, own, probabilities=answers.has_log_probability)
+        return own if self._answer == "auto" and not pays else ensemble

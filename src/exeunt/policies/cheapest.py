@@ -20,7 +20,10 @@ from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policies.cascade import cascade
 from exeunt.policies.catalogue import preset
 from exeunt.policy import LossCertificate, Policy
+from exeunt.policy.certificates import CERTAIN
+from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 
@@ -35,32 +38,42 @@ def cheapest(
     points: int = 20,
     reference: str | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
     From a `CascadeTrace` it makes cascades (see `cascade`) and measures the loss against the model `reference` alone,
-    by default the most expensive one. With a trace of a cascade, `reference` names the model of its last exit.
+    by default the one that is right most often on `fit`; of equally good ones, the cheapest. With a trace of a cascade,
+    `reference` names the model of its last exit.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
-    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down; the
-    other half tests them in this order, and the first that fails ends the test (fixed-sequence testing, so no
-    correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
+    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost of the
+    network or of the reference down; the other half tests them in this order, and the first that fails ends the test
+    (fixed-sequence testing, so no correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is
+    tighter on `fit`.
+
+    `max_loss` 0: only a policy that is better than the last exit, or the reference, can pass, so the test begins with
+    the best policy on `fit`. If none passes, the result always gives the answers of the last exit, or asks the
+    reference alone: that loses nothing, for certain.
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
-    which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. The other
-    options, such as `answer`, go to the policy or to `cascade`. The result carries the certificate,
-    `policy.loss_certificate`.
+    which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`:
+    called with (policies made, points). The other options, such as `answer`, go to the policy or to `cascade`. The
+    result carries the certificate, `policy.loss_certificate`.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
+    if max_loss != 0:
+        _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
-    make = preset(policy)
+    make, notes = preset(policy), {}
     if isinstance(fit, CascadeTrace):
-        reference = reference or fit.most_expensive
+        if reference is None:
+            reference = fit.most_accurate
+            notes = {"cheapest": {"reference": reference, "text": _chosen(fit, reference)}}
         make = partial(cascade, policy=make, reference=reference)
 
     def instead(inputs: ExitTrace | CascadeTrace) -> ExitTrace:
@@ -76,23 +89,60 @@ def cheapest(
         cost = CostModel(ends if ends[0] < ends[1] else ends[1:], unit=fit.unit)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
-    family: list[Policy] = []
-    with suppress(InfeasibleBudget):  # if one budget is infeasible, so are lower ones
-        family.extend(
-            make(fit, shaped, budget=amount, delta=each, seed=seed, **options)
-            for amount in np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
-        )
-    bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
+    amounts = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
+    make = partial(make, fit, shaped, delta=each, seed=seed, **options)
+    family = _made(make, amounts, progress)
+    on_fit = [_loss(one, fit, instead(fit)) for one in family]
+    if max_loss == 0 and family:
+        best = int(np.argmin([loss.mean() for loss in on_fit]))
+        family, on_fit = family[best:], on_fit[best:]
+    bound = _tighter(on_fit, max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
     p_values = [LOSS_BOUNDS[bound](loss, max_loss, share) for loss in losses]
     passed = _passed(p_values, share)
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
-    if not within:
-        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
-    k = within[-1]
-    proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
-    return replace(family[k], loss_certificate=proof)
+    if within:
+        k = within[-1]
+        proof = LossCertificate(
+            max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference
+        )
+        return replace(family[k], loss_certificate=proof, notes={**family[k].notes, **notes})
+    if max_loss == 0 and allowed >= cost.full:
+        with suppress(InfeasibleBudget):
+            of_cascade = reference if isinstance(fit, CascadeTrace) else None
+            alone = _alone(instead(fit), instead(shaped), of_cascade, delta=each, seed=seed)
+            proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference)
+            return replace(alone, loss_certificate=proof, notes=notes)
+    raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
+
+
+def _made(
+    make: Callable[..., Policy], budgets: Sequence[float], progress: Callable[[int, int], object] | None
+) -> list[Policy]:
+    """Return a policy for each budget, from the highest down to the first that is infeasible."""
+    family: list[Policy] = []
+    with suppress(InfeasibleBudget):  # then lower ones are infeasible as well
+        for amount in budgets:
+            family.append(make(budget=amount))
+            if progress is not None:
+                progress(len(family), len(budgets))
+    return family
+
+
+def _chosen(fit: CascadeTrace, reference: str) -> str:
+    right = [f"{name} {1 - float(fit[name].risk[-1]):.1%}" for name in fit.names]
+    return (
+        f"The loss is measured against {reference}, the most accurate model on the {counted(fit.n, 'fit input')} "
+        f"({', '.join(right)}); another can be named as the reference."
+    )
+
+
+def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **options: Any) -> Policy:
+    """Return the policy that always gives the own answers of the last exit; `reference`: the model it belongs to."""
+    last = np.eye(fit.n_exits)[-1]
+    made = compose("reference", lambda _: last, fit, calibrate, budget=fit.cost.full, **options)
+    return made if reference is None else replace(made, cascade=(CascadeStep(reference, fit.n_exits),))
 
 
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:
@@ -164,7 +214,7 @@ def _infeasible(
         f"the loss stands in the way: {counted(len(losses[0]), 'labelled input')} cannot show that at most "
         f"{100 * max_loss:.4g}% is lost at {share(allowed)} by answering early; what can be shown: "
         f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
-        "at its full cost",
+        "at its full cost: it is what max_loss=0 gives where nothing better is found",
         binding="max_loss",
         nearest_budget=nearest_budget,
         nearest_max_loss=nearest_loss,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -45,29 +46,29 @@ def stopping(part: FitPart) -> Composition:
 
 
 def induct(
-    columns: Sequence[Floats], value: Floats, spread: Floats, to_zero: Floats, to_next: float, passes: int = 2
+    scaled: Sequence[Floats], value: Floats, to_zero: Floats, to_next: float, passes: int = 2
 ) -> tuple[Floats, Floats, Floats]:
     """Return weights (m-1, f) and intercepts (m-1,) of the advantages of stopping, and their values (n, m-1).
 
-    `value` (n, m): of answering at each exit. `columns`: the features, m-1 times (n, f), of `spread` (f,).
+    `value` (n, m): of answering at each exit. `scaled`: the features, m-1 times (f, n), of about unit spread.
     Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to the weights of the exit after. The first pass
     gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """
     n, m = value.shape
     weight = np.ones((n, m))
-    weights, intercept, fitted = np.zeros((m - 1, len(spread))), np.zeros(m - 1), np.zeros((n, m - 1))
+    weights, intercept, fitted = np.zeros((m - 1, len(to_zero))), np.zeros(m - 1), np.zeros((n, m - 1))
     for number in range(passes):
         if number:
             gone = np.logical_or.accumulate(fitted >= 0, axis=1)
             weight[:, 1:] = np.where(gone, _PASSED, 1.0)
-        later, after = value[:, m - 1], np.zeros(len(spread))
+        later, after = value[:, m - 1], np.zeros(len(to_zero))
         for exit_ in range(m - 2, -1, -1):
             pull = n * to_next if exit_ < m - 2 else 0.0
-            x, y = columns[exit_] / spread, value[:, exit_] - later
+            x, y = scaled[exit_], value[:, exit_] - later
             after, level, centre = _solve(x, y, weight[:, exit_], n * to_zero + pull, pull * after)
-            weights[exit_] = after / spread
+            weights[exit_] = after
             intercept[exit_] = level - float(centre @ after)
-            fitted[:, exit_] = columns[exit_] @ weights[exit_] + intercept[exit_]
+            fitted[:, exit_] = after @ x + intercept[exit_]
             later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
     return weights, intercept, fitted
 
@@ -75,14 +76,14 @@ def induct(
 def _solve(
     x: Floats, y: Floats, weight: Floats, penalty: Floats, target: Floats
 ) -> tuple[Floats, float, Floats]:
-    """Return ridge weights (f,), the level of y and the centre (f,) of x."""
+    """Return ridge weights (f,), the level of y and the centre (f,) of x (f, n)."""
     total = weight.sum()
-    centre, level = weight @ x / total, float(weight @ y / total)
-    centred = x - centre
-    weighted = centred * weight[:, None]
-    gram = weighted.T @ centred
+    centre, level = x @ weight / total, float(weight @ y / total)
+    centred = x - centre[:, None]
+    weighted = centred * weight
+    gram = weighted @ centred.T
     gram[np.diag_indices(len(penalty))] += penalty + 1e-9 * total
-    solved: Floats = np.linalg.solve(gram, weighted.T @ (y - level) + target)
+    solved: Floats = np.linalg.solve(gram, weighted @ (y - level) + target)
     return solved, level, centre
 
 
@@ -101,7 +102,13 @@ class Stopping:
     features: Features
     right: Floats
     cost: Floats
-    _solutions: dict[int, tuple[LearnedScore, RatePath, float]] = field(default_factory=dict, repr=False)
+    _solutions: dict[int, tuple[Floats, Floats, float]] = field(default_factory=dict, repr=False)
+    _policies: dict[int, tuple[LearnedScore, RatePath]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _scaled(self) -> list[Floats]:
+        """The features of unit spread, m-1 times (f, n): with few features first, NumPy is three times as fast."""
+        return [np.ascontiguousarray((columns / self.features.spread).T) for columns in self.features.columns]
 
     def at(self, budget: float) -> tuple[LearnedScore, RatePath]:
         """Return the score for a budget and the rates that its common threshold gives to any budget."""
@@ -114,11 +121,16 @@ class Stopping:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._solved(middle)[2] > budget else (low, middle)
-        rule, path, _ = self._solved(high)
-        return rule, path
+        if high not in self._policies:
+            weights, intercept, _ = self._solved(high)
+            rule = self.features.score(weights / self.features.spread, intercept)
+            fitted = [w @ x + level for w, x, level in zip(weights, self._scaled, intercept, strict=True)]
+            path = common_threshold_path(np.stack([*fitted, np.zeros(len(self.right))], axis=1), self.cost)
+            self._policies[high] = rule, path
+        return self._policies[high]
 
-    def _solved(self, index: int) -> tuple[LearnedScore, RatePath, float]:
-        """Return the solution at one price: the score, the rates, and the mean cost of the policy."""
+    def _solved(self, index: int) -> tuple[Floats, Floats, float]:
+        """Return the solution at one price: weights and intercepts as of `induct`, and the mean cost of the policy."""
         if index not in self._solutions:
             price = 0.004 * 2000 ** (index / _N_PRICES)
             value = self.right - price * self.cost / self.cost[-1]
@@ -126,13 +138,7 @@ class Stopping:
             to_zero = np.full(len(self.features.spread), _SHRINK)
             to_zero[: self.features.n_main] = _MAIN_SHRINK
             weaker = 1.0 / price
-            weights, intercept, fitted = induct(
-                self.features.columns, value, self.features.spread, to_zero * weaker, _SMOOTH * weaker
-            )
-            fitted = np.pad(fitted, ((0, 0), (0, 1)))
-            self._solutions[index] = (
-                self.features.score(weights, intercept),
-                common_threshold_path(fitted, self.cost),
-                float(shares(fitted >= 0) @ self.cost),
-            )
+            weights, intercept, fitted = induct(self._scaled, value, to_zero * weaker, _SMOOTH * weaker)
+            mean = float(shares(np.pad(fitted >= 0, ((0, 0), (0, 1)))) @ self.cost)
+            self._solutions[index] = weights, intercept, mean
         return self._solutions[index]

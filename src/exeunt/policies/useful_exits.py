@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt.allocation_search import beats, right_within
+from exeunt.allocation_search import RightWithin, beats
 from exeunt.errors import InfeasibleBudget
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
@@ -46,7 +46,7 @@ def worthwhile_exits(
             steps = _steps(models, [*chosen, place])
             trace = models.along(steps)
             if trace.cost.first <= least:
-                tried[place] = steps, right_within(trace, amount, seed)
+                tried[place] = steps, RightWithin(trace, seed)(amount)
         if not tried:
             break
         place = max(tried, key=lambda place: float(tried[place][1].mean()))

@@ -8,6 +8,9 @@ from typing import Any
 from exeunt._text import counted
 from exeunt.budget_text import amount_text, readable_unit
 
+CERTAIN = "certain"
+"""The `bound` of a `LossCertificate` that needs no test: the policy gives the answers of the reference."""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -47,7 +50,8 @@ class LossCertificate:
 
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
-    inputs that the policy was tested on. They had no part in the policy.
+    inputs that the policy was tested on. They had no part in the policy. Where `bound` is `CERTAIN`, the policy gives
+    the reference's own answers.
     """
 
     max_loss: float
@@ -63,11 +67,14 @@ class LossCertificate:
         return asdict(self)
 
     def __str__(self) -> str:
+        reference = self.reference or "the full network"
+        if self.bound == CERTAIN:
+            return f"Guarantee: no accuracy is lost, because every input gets the answer of {reference}."
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the {counted(self.n_test, 'labelled input')} "
             f"tested on, the accuracy is at most {100 * self.max_loss:.4g} points below that of "
-            f"{self.reference or 'the full network'} (measured: {change}; p = {self.p_value:.2g}, "
+            f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
             f"{self.bound.replace('_', '-')} bound)."
         )
 

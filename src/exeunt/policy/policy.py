@@ -42,10 +42,10 @@ class Policy:
     scores of these pairs. `ties`: the keys that break ties, of the content or of the row. `budget`: the mean cost per
     input asked for, in the unit of `cost`. `counts` (m,): calibration inputs answered per exit. `distribution`: of the
     mean cost (sequential calibration only); where copies leave together, one that it stays below.
-    `certificate`: the guarantee on the mean cost made with `delta`, or None. `loss_certificate`: that on accuracy,
-    or None. `notes`: how the policy was made, by name of the rule, as
-    JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit, by
-    default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
+    `certificate`: the guarantee on the mean cost made with `delta`; without one, that on accuracy; without either,
+    None. `loss_certificate`: the guarantee on accuracy, or None. `notes`: how the policy was made, by name of the
+    rule, as JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit,
+    by default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
     that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
     """
@@ -61,7 +61,7 @@ class Policy:
     seed: int = 0
     counts: Integers | None = None
     distribution: MeanCostDistribution | None = None
-    certificate: Certificate | None = None
+    certificate: Certificate | LossCertificate | None = None
     loss_certificate: LossCertificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
@@ -74,6 +74,12 @@ class Policy:
         for name in ("rates", "counts"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _arrays.frozen(value))
+        object.__setattr__(self, "certificate", self.cost_certificate or self.loss_certificate)
+
+    @property
+    def cost_certificate(self) -> Certificate | None:
+        """The guarantee on the mean cost, or None."""
+        return self.certificate if isinstance(self.certificate, Certificate) else None
 
     @property
     def thresholds(self) -> Floats:
@@ -118,8 +124,8 @@ class Policy:
         """Whether the budget is certain, certified or neither, and why, in a sentence."""
         if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
             return f"The budget is kept for certain: no input costs more than {self.cost.show(costliest)}."
-        if self.certificate is not None:
-            return str(self.certificate)
+        if self.cost_certificate is not None:
+            return str(self.cost_certificate)
         expected = self.cost.show(self.expected_cost)
         if self.distribution is not None:
             reason = (
@@ -218,7 +224,7 @@ class Policy:
             "cost": self.cost.to_dict(),
             "counts": None if self.counts is None else self.counts.tolist(),
             "planned_counts": None if self.distribution is None else self.distribution.counts.tolist(),
-            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "certificate": None if self.cost_certificate is None else self.cost_certificate.to_dict(),
             "loss_certificate": None if self.loss_certificate is None else self.loss_certificate.to_dict(),
             "notes": dict(self.notes),
             "answer": self.answer.to_dict(),

@@ -163,7 +163,9 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
         "calibration": f"{policy.calibration}, {counted(policy.n_calibration, 'input')}, seed {policy.seed}",
         "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
         "expected cost": cost.show(policy.expected_cost),
-        "budget kept with probability": None if policy.certificate is None else 1 - policy.certificate.delta,
+        "budget kept with probability": None
+        if policy.cost_certificate is None
+        else 1 - policy.cost_certificate.delta,
         "loss at most": None if loss is None else f"{loss.max_loss:.3%} with probability {1 - loss.delta:g}",
         **_numbered("exit", exits),
         _REST: content_digest(body)[:_DIGITS],

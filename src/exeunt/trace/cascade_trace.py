@@ -160,6 +160,11 @@ class CascadeTrace:
         """The model that costs most when it is run alone and in full."""
         return max(self._traces, key=lambda name: self._traces[name].cost.full)
 
+    @property
+    def most_accurate(self) -> str:
+        """The model whose last exit is right most often; of equally good ones, the cheapest. Needs labels."""
+        return min(self._traces, key=lambda name: (self[name].risk[-1], self[name].cost.full))
+
     @cached_property
     def alone(self) -> ExitTrace:
         """Every exit of every model, as a user may take it instead of a cascade, in order of its own cost.
