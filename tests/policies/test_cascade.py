@@ -352,7 +352,9 @@ def test_what_serves_all_budgets_is_learned_once(monkeypatch):
     """Twenty budgets take hardly more ensembles and searches of rates than one."""
     fit = world(600)
     paths = []
-    monkeypatch.setattr("exeunt.allocation_search.price_path", lambda *given: paths.append(0) or price_path(*given))
+    monkeypatch.setattr(
+        "exeunt.allocation_search.price_path", lambda *given: paths.append(0) or price_path(*given)
+    )
     counts = []
     for budgets in ([20.0], np.linspace(20, 1, 20)):
         paths.clear()
