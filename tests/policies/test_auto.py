@@ -49,7 +49,8 @@ def test_the_joint_score_is_a_mean_standardised_by_exit(n):
     advantage, _ = learner.at(float(data.cost.full) / 2)
     scores = [score_matrix(rule, data)[:, :-1] for rule in (advantage, correctness_score(data))]
     scores.append(np.stack([columns[:, 0] for columns in learner.features.columns], axis=1))
-    weights = [trust(n) / 2, trust(n) / 2, 1 - trust(n)]
+    share = trust(n, 1000)
+    weights = [share / 2, share / 2, 1 - share]
     expected = sum(w * (s - s.mean(axis=0)) / s.std(axis=0) for w, s in zip(weights, scores, strict=True))
     found = score_matrix(joint_score(data, advantage), data)
     assert found[:, :-1] == pytest.approx(expected, rel=1e-6, abs=1e-6)
@@ -57,7 +58,7 @@ def test_the_joint_score_is_a_mean_standardised_by_exit(n):
 
 
 def test_what_is_learned_counts_the_more_labels_there_are():
-    shares = [trust(n) for n in (1, 100, 300, 3000, 10**9)]
+    shares = [trust(n, 500) for n in (1, 100, 500, 3000, 10**9)]
     assert shares == sorted(shares)
     assert shares[0] < 0.01
     assert shares[2] == 0.5
@@ -84,6 +85,16 @@ def test_gains_are_measured_near_the_budget():
         at = right[:, place].mean(axis=1)
         # The window is about one step of the grid wide: the budget itself counts most.
         assert np.abs(gains - (at - at.mean())).max() < 0.02
+
+
+def test_gains_are_those_of_the_labels():
+    """Denoised correctness would credit what is learned from it with its own errors."""
+    data = trace(400)
+    right = _curves(data, None, 3, 0).right
+    assert set(np.unique(right)) == {0.0, 1.0}
+    always = (data.correct.all(axis=1), ~data.correct.any(axis=1))
+    assert (right[:, :, always[0]] == 1).all()
+    assert (right[:, :, always[1]] == 0).all()
 
 
 def test_what_cannot_be_told_apart_weighs_alike_and_what_fails_weighs_nothing():
@@ -129,19 +140,23 @@ def test_with_a_handful_of_labels_auto_is_next_to_eero(budget):
 
 
 @pytest.mark.slow
-def test_with_100_labels_auto_does_not_fall_behind_eero_on_a_recorded_network():
-    """It lost 2 points on this frozen ResNet-56 of 27 exits, most of them weak."""
-    data = ex.ExitTrace.load(TRACES / "resnet56-cifar10-paper.parquet")
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("resnet56-cifar10-paper", 100), ("msdnet-cifar100", 300), ("convnext-cifar100", 1000)],
+)
+def test_with_few_labels_auto_does_not_fall_behind_eero_on_recorded_networks(name, labels):
+    """27 exits, most of them weak; 100 classes; exits that get worse towards the end."""
+    data = ex.ExitTrace.load(TRACES / f"{name}.parquet")
     gains = []
     for seed in range(4):
         rows = np.random.default_rng(seed).permutation(data.n)
-        fit, calibrate, test = (data.take(part) for part in np.split(rows, [100, 2100]))
+        fit, calibrate, test = (data.take(part) for part in np.split(rows, [labels, labels + 2000]))
         gains += [
             ex.evaluate(auto(fit, calibrate, budget=budget), test).accuracy
             - ex.evaluate(ex.eero(fit, calibrate, budget=budget), test).accuracy
             for budget in ("30%", "50%", "70%", "90%")
         ]
-    assert np.mean(gains) > -0.005
+    assert np.mean(gains) > -0.002
 
 
 def made_curves(accuracies, n=4000):
@@ -159,24 +174,34 @@ def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     assert made_curves(falling).most_useful_cost == pytest.approx(0.6, abs=0.11)
 
 
-@pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (230, np.inf), (242, 0.1), (260, 0.1)])
+@pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (250, np.inf), (258, 0.1), (280, 0.1)])
 def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
-    """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.05, or 20 inputs.
+    """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.046, or 18 inputs.
 
-    It takes 3 - 2 * 400 / 700 of them, 36 inputs.
+    It takes three of them, 55 inputs.
     """
     right = np.zeros((3, 2, 400))
     right[:, 0, :first] = right[:, 1, 200:] = 1.0
     assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_cost == limit
 
 
-def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
+def test_it_seldom_stops_where_all_budgets_are_as_good():
+    """The best of twelve often seems better than the last by two standard errors: one time in five it would stop."""
+    rng = np.random.default_rng(0)
+    stops = 0
+    for _ in range(300):
+        alike = (rng.random((12, 400)) < 0.7).astype(float)
+        stops += _Curves(np.linspace(0.1, 1.0, 12), np.stack([alike] * 3), 1.0).most_useful_cost < 1
+    assert stops <= 18  # Clopper-Pearson at 1e-6 of 1.5%
+
+
+def test_a_network_that_undoes_what_it_had_right_is_left_early():
     """Its last exit is as bad as its first: no budget is planned for it, and the policy says so."""
     data = trace(3000, 4)
     last = np.where(np.random.default_rng(1).uniform(size=3000) < 0.4, data.label, (data.label + 1) % 3)
     prediction = np.column_stack([data.prediction[:, :-1], last])
     fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
-    policy = auto(fit, calibrate, budget="95%")
+    policy = auto(fit, calibrate, budget="95%", answer="own")
     rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
     assert policy.notes["auto"]["most_useful_cost"] < policy.budget
     assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_cost"] + 1e-9

@@ -21,12 +21,15 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
-_FEW = 300
+_FEW_FOR_RATES, _FEW_FOR_SCORES = 500, 1000
+"""So many labels are trusted half. A score has some 15 weights at every exit, an allocation one number."""
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12
 _WIDTH = 0.08
 """Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
 _TEMPERATURE = 2.0
+_SURE = 3.0
+"""Standard errors by which the best of `_BUDGETS` budgets must beat the largest: by chance it seldom does."""
 
 
 @partial(composed, usual_answer="auto")
@@ -38,9 +41,9 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     correctness, and EERO's. Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
-    before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
-    only. Exits beyond the last useful one are left out: where none of them is right on any fit input that it gets
-    wrong, and the labels are enough to tell, they answer nothing.
+    before gains are counted, EERO's. If a mean cost above some amount clearly makes answers worse, the policy plans
+    that amount only. Exits beyond the last useful one are left out: where none of them is right on any fit input that
+    it gets wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -105,13 +108,14 @@ def _exits(first: int, last: int) -> str:
     return f"Exits {first} {'and' if last == first + 1 else 'to'} {last} are"
 
 
-def trust(n: int) -> float:
-    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 300.
+def trust(n: int, few: int) -> float:
+    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at `few`.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
-    labels are few.
+    labels are few, and cross-validation cannot tell: if two policies differ on 5% of 1,000 inputs, the standard error
+    of their difference is 0.7 points, which is more than there is to gain as a rule.
     """
-    return n / (n + _FEW)
+    return n / (n + few)
 
 
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
@@ -128,7 +132,7 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     intercept = np.zeros_like(advantage.intercept)
     plain = replace(advantage, main=np.zeros_like(main), further=further.copy())
     plain.main[:, :1] = 1.0  # the rank of the main confidence
-    share = trust(fit.n)
+    share = trust(fit.n, _FEW_FOR_SCORES)
     for rule, weight in ((advantage, share / 2), (correctness, share / 2), (plain, 1 - share)):
         for exit_ in range(len(intercept)):
             values = columns[exit_] @ np.concatenate([rule.main[exit_], rule.further[exit_]])
@@ -192,18 +196,17 @@ class _Curves:
         """The mean cost beyond which a higher one makes answers worse; infinite where the data do not show one.
 
         Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest by
-        more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets often
-        seems better by two.
+        more than `_SURE` standard errors of their difference.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        shows = lost.mean() > (3 - 2 * trust(lost.size)) * lost.std() / lost.size**0.5
+        shows = lost.mean() > _SURE * lost.std() / lost.size**0.5 + 1e-9
         return float(self.budgets[best]) if shows else float("inf")
 
     def weights(self, budget: float) -> Floats:
         """Return the weight of each rule near a budget, (rules,)."""
-        return _weights(*self.around(budget), trust(self.right.shape[2]))
+        return _weights(*self.around(budget), trust(self.right.shape[2], _FEW_FOR_RATES))
 
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
@@ -219,8 +222,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
-    # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
-    right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
+    # Measured by the labels alone. Denoised correctness is less noisy, but what is learned from it repeats its errors,
+    # and would be credited for them.
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     for rest, rows in folds_of(fit.id, folds, seed):
         train, held = fit.take(rest), fit.take(rows)
@@ -230,5 +233,5 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
             scores = score_matrix(rule, held)
             for r, name in enumerate(_RULES):
                 exits = release_batch(scores, ties, allocations[name](float(amount)))
-                found[r, b, rows] = right[rows, exits]
+                found[r, b, rows] = fit.correct[rows, exits]
     return _Curves(budgets, found, span or 1.0)
