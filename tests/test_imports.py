@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import pkgutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,24 @@ def test_scripts_import_each_other_without_circles():
         imports[name] = (named | {node.module for node in found}) & files.keys()
     assert any(imports.values())
     TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+SCRIPTS = [
+    file
+    for folder in ("experiments", "benchmarks")
+    for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
+]
+
+
+def test_every_script_finds_what_it_imports():
+    pytest.importorskip("torch")
+    for file in SCRIPTS:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in (
+                "exeunt",
+                "experiments",
+            ):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    found = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+                    assert found, f"{file.name} imports {alias.name} from {node.module}"

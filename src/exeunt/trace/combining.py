@@ -18,7 +18,7 @@ from exeunt.trace.stored_trace import StoredTrace
 def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
     """Raise InputError if the two traces share a row, are empty, or are not of the same exits.
 
-    Rows that differ may have the same content. The rows of a `StoredTrace` are not compared.
+    Rows that differ may have the same content.
     """
     for name, part in (("fit", fit), ("calibrate", calibrate)):
         if part.n == 0:
@@ -28,7 +28,11 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
             f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
             "record both from one network"
         )
-    if isinstance(calibrate, ExitTrace) and (common := len(np.intersect1d(fit.row, calibrate.row))):
+    if isinstance(calibrate, StoredTrace):
+        common = calibrate.n_shared(fit.row)
+    else:
+        common = len(np.intersect1d(fit.row, calibrate.row))
+    if common:
         raise InputError(
             f"fit and calibrate share {counted(common, 'row')}; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give other traces other id=..."

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from exeunt._arrays import Keys
 from exeunt._paths import AnyPath, is_remote, open_arrow, place, read_patiently
 from exeunt._text import counted
 from exeunt.costs import CostModel
@@ -53,6 +54,7 @@ class StoredTrace:
     models: tuple[CascadeStep, ...] = ()
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
+    _shared: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -130,21 +132,23 @@ class StoredTrace:
                 wanted = [*{"id", ROW, "prediction"} & {*schema.names}, *(SCORE + name for name in scores)]
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
             width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
-            whole, start = (
-                None,
-                0,
-            )  # a file of a whole trace has no column of rows, which count through all chunks
-            if ROW not in schema.names:
-                whole = digest_of_ids(table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS))
-            for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
-                if whole is not None:
-                    rows = row_keys(whole, np.arange(start, start + table.num_rows))
-                    table = table.append_column(ROW, pa.array(rows))
-                start += table.num_rows
+            for table in _with_rows(
+                file, schema.names, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
+            ):
                 chunk = trace_of(table, footer.header, file, ExitTrace)
                 for change in self.changes:
                     chunk = change(chunk)
                 yield chunk
+
+    def n_shared(self, rows: Keys) -> int:
+        """Return how many rows have one of these keys."""
+        name = rows.tobytes()
+        if name not in self._shared:
+            tables = (
+                table for file in self.files for table in _with_rows(file, self.columns, ["id"], _MOST_ROWS)
+            )
+            self._shared[name] = sum(int(np.isin(table[ROW].to_numpy(), rows).sum()) for table in tables)
+        return self._shared[name]
 
     def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
         """Return a trace that applies `change` to each chunk. `cost`: of the changed chunks, if it differs."""
@@ -194,6 +198,17 @@ def _footer(file: AnyPath) -> _Footer:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
+
+
+def _with_rows(file: AnyPath, names: Collection[str], columns: Sequence[str], most: int) -> Iterator[Any]:
+    """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""
+    if ROW in names:
+        yield from _tables(file, [*dict.fromkeys([*columns, ROW])], most)
+        return
+    whole, start = digest_of_ids(table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS)), 0
+    for table in _tables(file, columns, most):
+        yield table.append_column(ROW, pa.array(row_keys(whole, np.arange(start, start + table.num_rows))))
+        start += table.num_rows
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
