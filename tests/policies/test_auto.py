@@ -174,25 +174,15 @@ def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     assert made_curves(falling).most_useful_cost == pytest.approx(0.6, abs=0.11)
 
 
-@pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (250, np.inf), (258, 0.1), (280, 0.1)])
-def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
-    """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.046, or 18 inputs.
+@pytest.mark.parametrize(("first", "limit"), [(200, np.inf), (210, np.inf), (230, 0.468), (300, 0.125)])
+def test_the_surer_it_is_that_more_makes_it_worse_the_less_is_spent(first, limit):
+    """Of 400 inputs the first budget, 0.1, has the front right, and the last one, 1.0, the rear 200.
 
-    It takes three of them, 55 inputs.
+    With 230 the first one is 1.57 standard errors better, with 300 it is 6.0.
     """
     right = np.zeros((3, 2, 400))
     right[:, 0, :first] = right[:, 1, 200:] = 1.0
-    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_cost == limit
-
-
-def test_it_seldom_stops_where_all_budgets_are_as_good():
-    """The best of twelve often seems better than the last by two standard errors: one time in five it would stop."""
-    rng = np.random.default_rng(0)
-    stops = 0
-    for _ in range(300):
-        alike = (rng.random((12, 400)) < 0.7).astype(float)
-        stops += _Curves(np.linspace(0.1, 1.0, 12), np.stack([alike] * 3), 1.0).most_useful_cost < 1
-    assert stops <= 18  # Clopper-Pearson at 1e-6 of 1.5%
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_cost == pytest.approx(limit, abs=1e-3)
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early():

@@ -28,8 +28,6 @@ _BUDGETS = 12
 _WIDTH = 0.08
 """Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
 _TEMPERATURE = 2.0
-_SURE = 3.0
-"""Standard errors by which the best of `_BUDGETS` budgets must beat the largest: by chance it seldom does."""
 
 
 @partial(composed, usual_answer="auto")
@@ -41,9 +39,9 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     correctness, and EERO's. Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
-    before gains are counted, EERO's. If a mean cost above some amount clearly makes answers worse, the policy plans
-    that amount only. Exits beyond the last useful one are left out: where none of them is right on any fit input that
-    it gets wrong, and the labels are enough to tell, they answer nothing.
+    before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
+    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them is
+    right on any fit input that it gets wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -195,14 +193,16 @@ class _Curves:
     def most_useful_cost(self) -> float:
         """The mean cost beyond which a higher one makes answers worse; infinite where the data do not show one.
 
-        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest by
-        more than `_SURE` standard errors of their difference.
+        Late exits may get wrong what earlier ones had right. If the best budget beats the largest by t standard errors
+        of their difference, and t > 1, the cost is the share 1 - 1 / t^2 of the way from the largest to the best one:
+        the best of many budgets often seems better by one and a half.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        shows = lost.mean() > _SURE * lost.std() / lost.size**0.5 + 1e-9
-        return float(self.budgets[best]) if shows else float("inf")
+        t = float(lost.mean() / (lost.std() / lost.size**0.5 + 1e-9))
+        last = float(self.budgets[-1])
+        return last - (1 - t**-2) * (last - float(self.budgets[best])) if t > 1 else float("inf")
 
     def weights(self, budget: float) -> Floats:
         """Return the weight of each rule near a budget, (rules,)."""
