@@ -236,3 +236,39 @@ def test_links_name_their_exits():
     assert CascadeStep("small", (0, 2)).exit_names == ("small exit 0", "small exit 2")
     assert CascadeStep("", (1, 4)).exit_names == ("exit 1", "exit 4")
     assert CascadeStep("", 2).exit_names == ("", "")
+
+
+def test_ids_that_come_again_are_matched_by_occurrence_and_named_as_given():
+    cost = ex.CostModel([1.0])
+
+    def model(ids, predictions):
+        table = pa.table(
+            {"id": ids, "p": predictions, "c": [0.5] * len(ids), "label": [0, 1] * (len(ids) // 2)}
+        )
+        return ex.ExitTrace.from_table(
+            table, prediction=["p"], confidence=["c"], label="label", id="id", cost=cost
+        )
+
+    one = model(["q1", "q1", "q2", "q1"], [0, 1, 0, 0])
+    two = model(["q1", "q1", "q2", "q1"], [1, 1, 0, 1])
+    both = ex.CascadeTrace({"one": one, "two": two.take([0, 1, 3, 2])})
+    assert both["two"].prediction[:, 0].tolist() == [1, 1, 0, 1]
+    assert one.take([2]).id_text.tolist() == ["q2"]
+    with pytest.raises(ex.InputError, match="2 inputs are known of 'one' or 'two' alone, such as id q3:"):
+        ex.CascadeTrace({"one": one, "two": model(["q1", "q1", "q3", "q1"], [1, 1, 0, 1])})
+    with pytest.raises(ex.InputError, match="such as id 7:"):
+        ex.CascadeTrace({"one": model([1, 2], [0, 1]), "two": model([1, 7], [0, 1])})
+    named = ex.ExitTrace.from_scores([[0.5], [0.5]], [[0], [1]], cost=cost, id=["a", "b"])
+    assert named.id.tolist() == model(["a", "b"], [0, 1]).id.tolist()
+
+
+def test_a_table_of_services_may_have_ids_that_come_again():
+    columns = {"id": ["q1", "q1", "q2", "q2"], "label": [0, 1, 0, 1]}
+    for name in "ab":
+        columns |= {f"prediction_{name}": [0, 1, 1, 0], f"confidence_{name}": [0.1, 0.2, 0.3, 0.4]}
+    models = ex.CascadeTrace.from_table(
+        pa.table(columns), prediction="prediction_{}", confidence="confidence_{}", label="label", id="id",
+        price={"a": 1, "b": 2},
+    )  # fmt: skip
+    assert len(np.unique(models.id)) == 2
+    assert models["b"].prediction[:, 0].tolist() == [0, 1, 1, 0]

@@ -24,7 +24,9 @@ class Tables:
     confidence: str | None = _column("The confidence columns, as 'conf_{}' or a list.")
     prediction: str | None = _column("The prediction columns, as 'pred_{}' or a list.")
     label: str = _column("The column of true classes.", default="label")
-    id: str | None = _column("A column that identifies inputs. Default: none.")
+    id: str | None = _column(
+        "A column that identifies inputs: texts or numbers, equal for copies of one. Default: none."
+    )
     cost: str | None = _column("The cost of each exit, such as 1,4,13.")
     cost_is: str = _column(
         "Cumulative (cost up to each exit), or per-call (price of each model; prices add up).",

@@ -23,6 +23,8 @@ from exeunt.cli.options import (
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exeunt.data import Dataset
     from exeunt.run.folder import RunFolder
 
@@ -57,7 +59,7 @@ class _Inputs:
     )
 
     def opened(
-        self, path: Path, execution: Execution, cluster: Cluster
+        self, path: Path, execution: Execution, cluster: Cluster, keep: Sequence[str] = ()
     ) -> tuple[RunFolder, Dataset, dict[str, Any]]:
         """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too."""
         from exeunt.data import open_inputs, open_lines
@@ -68,11 +70,16 @@ class _Inputs:
         own = {"strict": self.strict, "batch_size": self.batch_size, "workers": workers}
         options = {**own, **vars(execution), **cluster.given}
         if self.data == _STANDARD:
+            if keep:
+                raise InputError(
+                    f"the standard input has no column {keep[0]!r}: name a table with --data, or leave out --keep"
+                )
             content = b"" if sys.stdin is None else sys.stdin.buffer.read()
             return run, open_lines(content, run.manifest["inputs"]["kind"]), options
         trained_on, text = run.manifest["data"], column_names(self.text_column)
         known, label = trained_on.get("text", ()), trained_on.get("label")
-        return run, open_inputs(self.data, label=label, text=text or known, of_training=not text), options
+        inputs = open_inputs(self.data, label=label, text=text or known, of_training=not text, keep=keep)
+        return run, inputs, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +109,9 @@ class _Predictions:
         "Also write this number of most probable classes, with their probabilities.", default=0, min=0
     )
     probabilities: bool = _output("Also write the probability of every class.", default=False)
+    keep: list[str] | None = _output(
+        "Columns of the table that come back beside the predictions as they are, such as id,customer; may be repeated."
+    )
 
 
 @with_groups
@@ -120,8 +130,9 @@ def predict(
         raise InputError(f"one process writes a file, not {out}: add --engine ray, or name a file")
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
-        run, data, options = inputs.opened(path, execution, cluster)
-        options |= {**given(output, without=("out",)), "say": lambda text: echo(text, err=prints)}
+        keep = [name for text in output.keep or () for name in column_names(text)]
+        run, data, options = inputs.opened(path, execution, cluster, keep)
+        options |= {**given(output, without=("out", "keep")), "say": lambda text: echo(text, err=prints)}
         if cluster.is_ray:
             from exeunt.cluster.jobs import predict_on_cluster
 

@@ -97,7 +97,7 @@ def predict_on_cluster(
     """
     do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker, block_size)
     check_inputs(run, inputs)
-    job = predict_job(_with_absolute_path(run), **options)
+    job = predict_job(_with_absolute_path(run), kept=inputs.kept_types, **options)
     total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
     return PredictionSummary.of_job(total, job.policy, out)
 

@@ -91,7 +91,12 @@ def open_source(
 
 
 def open_inputs(
-    name: str | Path, *, label: str | None = None, text: Sequence[str] = (), of_training: bool = False
+    name: str | Path,
+    *,
+    label: str | None = None,
+    text: Sequence[str] = (),
+    of_training: bool = False,
+    keep: Sequence[str] = (),
 ) -> Dataset:
     """Open inputs to predict, with or without labels; a label that is missing or no class is -1.
 
@@ -99,9 +104,11 @@ def open_inputs(
     or anything that `open_source` opens: then the test data, or the training data if there are no others. All of it
     may lie in an object store, as "s3://bucket/folder".
     `label`, `text`: see `open_source`. `of_training`: they name columns of the network's training data, which inputs
-    other than tables may lack. Raises InputError if there are no inputs.
+    other than tables may lack. `keep`: columns of a table, such as its ids, that come back beside the predictions as
+    they are. Raises InputError if there are no inputs, or a column is missing.
     """
-    columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training)
+    kept = tuple(dict.fromkeys(keep))
+    columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training, keep=kept)
     path = place(name)
     if path.is_file() and path.suffix == ".txt":
         return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
@@ -151,9 +158,8 @@ def _read(name: str, columns: Columns) -> RawParts:
 
 def _without_columns(data: T, name: object, columns: Columns) -> T:
     """Return data that are no table. Raises InputError if a column was named for them."""
-    if columns.of_training:
-        return data
-    for column in (*columns.text, *([] if columns.label is None else [columns.label])):
+    named = (*columns.text, *([] if columns.label is None else [columns.label]))
+    for column in (*columns.keep, *(() if columns.of_training else named)):
         raise InputError(f"{name} is no table and has no column {column!r}: leave it out")
     return data
 

@@ -38,13 +38,15 @@ class Columns:
 
     `text`: the column of the texts, or two for pairs of texts; () for the usual names. `label`: the column of the
     classes; None for the usual names. `to_predict`: the table holds inputs to predict, so classes may be missing.
-    `of_training`: the names are those of the network's training data; the caller named none for these data.
+    `of_training`: these names are those of the network's training data; the caller named none for these data. `keep`:
+    columns that come back beside the predictions.
     """
 
     text: tuple[str, ...] = ()
     label: str | None = None
     to_predict: bool = False
     of_training: bool = False
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.text) > 2:
@@ -75,10 +77,10 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
     names = list(schema.names)
     possible_labels = _LABELS if wanted.label is None else (wanted.label,)
     label = next((name for name in possible_labels if name in names), None)
-    needed = [*wanted.text, *([] if wanted.label is None or wanted.to_predict else [wanted.label])]
-    for name in needed:
+    labels = [] if wanted.label is None or wanted.to_predict else [wanted.label]
+    options = {"--keep": wanted.keep, "--label-column": labels, "--text-column": wanted.text}
+    for name, option in {name: option for option, needed in options.items() for name in needed}.items():
         if name not in names:
-            option = "--text-column" if name in wanted.text else "--label-column"
             raise InputError(
                 f"{where} has no column {name!r}; its columns are {', '.join(names)} (name another with {option})"
             )

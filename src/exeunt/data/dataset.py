@@ -7,10 +7,11 @@ that are opened by name. Arrays that a runner gets without keys have keys from `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,15 @@ from numpy.typing import NDArray
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt._paths import RemotePath
 from exeunt.data.read_image import Pixels, read_rgb
-from exeunt.data.stored_inputs import SMALL_BYTES, BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts
+from exeunt.data.stored_inputs import (
+    SMALL_BYTES,
+    BadCell,
+    KeptColumn,
+    LabelCells,
+    PixelArray,
+    StoredInputs,
+    StoredTexts,
+)
 from exeunt.errors import UnreadableText
 
 if TYPE_CHECKING:
@@ -37,6 +46,7 @@ class Dataset:
     rows: the stored inputs that belong to the data set, in order; default all.
     keys: content keys of all stored inputs, shape (len(stored),) uint64, if known.
     base_fingerprint: the fingerprint of all stored inputs, if known.
+    kept: columns of the stored inputs that come back beside their predictions, by name.
     """
 
     kind = "any"
@@ -51,6 +61,7 @@ class Dataset:
         rows: Integers | None = None,
         keys: Keys | None = None,
         base_fingerprint: str | None = None,
+        kept: Mapping[str, KeptColumn] = MappingProxyType({}),
     ) -> None:
         if labels is not None:
             check_length(labels, "labels", len(stored))
@@ -61,6 +72,7 @@ class Dataset:
         self._keys = keys
         self._rows = rows
         self._base_fingerprint = base_fingerprint
+        self._kept = dict(kept)
 
     def _with(self, **changes: Any) -> Self:
         """Return a copy with other values of attributes, without what is derived from them."""
@@ -145,6 +157,15 @@ class Dataset:
         """Return the file name of input i, or its row such as "test.parquet#17"."""
         return self.stored.name(i if self._rows is None else int(self._rows[i]))
 
+    @property
+    def kept_types(self) -> dict[str, Any]:
+        """The columns that come back beside the predictions, and their types in Arrow."""
+        return {name: column.type for name, column in self._kept.items()}
+
+    def kept_values(self, name: str) -> list[Any]:
+        """Return the values (n,) of a column that comes back beside the predictions."""
+        return [self._kept[name].value(row) for row in self.rows.tolist()]
+
     def block(self, start: int, n: int) -> Self:
         """Return n inputs from `start` on, without the data of others: it can be sent to another machine."""
         rows = np.arange(start, start + n) if self._rows is None else self._rows[start : start + n]
@@ -156,6 +177,7 @@ class Dataset:
             _cells=None if self._cells is None else self._cells.part(first, last + 1 - first),
             _rows=rows - first,
             _keys=None if self._keys is None else self._keys[part],
+            _kept={name: column.part(first, last + 1 - first) for name, column in self._kept.items()},
             _base_fingerprint="of a block",
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_all import decoded, select_readable
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.stored_inputs import LabelCells, StoredInputs, TableColumn
+from exeunt.data.stored_inputs import KeptColumn, LabelCells, StoredInputs, TableColumn
 from exeunt.errors import InputError, UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
@@ -116,12 +116,14 @@ class RawData:
     kind: "image" or "text".
     labels: integers or strings, shape (n,), or None; for inputs to predict cells of any content, or a column of them.
     class_names: names of integer labels, if the data have any.
+    kept: columns that come back beside the predictions, by name.
     """
 
     kind: str
     stored: StoredInputs
     labels: Any = None
     class_names: tuple[str, ...] | None = None
+    kept: Mapping[str, KeptColumn] = field(default_factory=dict)
 
 
 class RawParts(NamedTuple):
@@ -188,9 +190,9 @@ def make_inputs(parts: RawParts) -> Dataset:
     """
     raw = next(part for part in (parts.test, parts.train) if part is not None)
     if (labels := raw.labels) is None:
-        return _KINDS[raw.kind](raw.stored)
+        return _KINDS[raw.kind](raw.stored, kept=raw.kept)
     cells = labels if hasattr(labels, "cell") else TableColumn(labels, name=raw.stored.name)
-    return _KINDS[raw.kind](raw.stored, cells=LabelCells(cells, raw.class_names))
+    return _KINDS[raw.kind](raw.stored, cells=LabelCells(cells, raw.class_names), kept=raw.kept)
 
 
 def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:

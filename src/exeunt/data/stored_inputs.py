@@ -219,6 +219,32 @@ class LabelCells:
         return LabelCells(self.cells.part(first, n), self.class_names)
 
 
+@dataclass(frozen=True)
+class KeptColumn:
+    """A column of a table that comes back beside the predictions, as it is. `type`: its type in Arrow."""
+
+    cells: Cells
+    type: Any
+
+    @classmethod
+    def of(cls, cells: Cells, type_: pa.DataType) -> KeptColumn:
+        """Return the column; values of a dictionary are kept as such, and a column of nothing as texts."""
+        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+        return cls(cells, pa.string() if pa.types.is_null(plain) else plain)
+
+    def value(self, row: int) -> Any:
+        """Return the value of a cell; None for one that is empty or cannot be read."""
+        try:
+            value = self.cells.cell(row)
+        except UnicodeDecodeError:
+            return None
+        return None if isinstance(value, BadCell) else value
+
+    def part(self, first: int, n: int) -> KeptColumn:
+        """Return n rows from `first` on."""
+        return KeptColumn(self.cells.part(first, n), self.type)
+
+
 def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
     """Return a function that names the rows of a table in several files, such as "train-00001.csv#17"."""
     ends = np.cumsum(counts)

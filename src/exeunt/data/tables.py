@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from exeunt._paths import AnyPath, open_arrow
 from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, ParquetColumn, check_names, find_columns
 from exeunt.data.source import RawData, RawParts, find_parts
-from exeunt.data.stored_inputs import BadCell, StoredTexts, TableColumn, row_names
+from exeunt.data.stored_inputs import BadCell, KeptColumn, StoredTexts, TableColumn, row_names
 from exeunt.errors import ArtefactError, InputError
 
 _NOT_UTF_8 = BadCell("it is not UTF-8")
@@ -54,10 +56,12 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
         if files[0].suffix == ".parquet":
             return _read_parquet(files, columns)
         if files[0].suffix in {".csv", ".tsv"}:
-            tables = [_read_csv(file, columns) for file in files]
+            tables = [_read_csv(file, columns.possible_texts) for file in files]
             names = row_names([file.name for file in files], [len(table) for table in tables])
             table = _joined(tables, files, columns)
-            return in_memory(table.schema, table, columns, where=files[0], name=names)
+            plain = replace(columns, keep=())
+            found = in_memory(table.schema, table, plain, where=files[0], name=names)
+            return replace(found, kept=_kept_of_csv(files, tables, columns, names) if columns.keep else {})
         return _read_json(files, columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
@@ -80,7 +84,11 @@ def in_memory(
     found = find_columns(schema, str(where), columns)
     inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in found.inputs]
     labels = None if found.label is None else cells[found.label]
-    return _raw_data(found, inputs, labels, class_names or {}, str(where), columns)
+    kept = {
+        column: KeptColumn.of(TableColumn(cells[column], name=name), schema.field(column).type)
+        for column in columns.keep
+    }
+    return replace(_raw_data(found, inputs, labels, class_names or {}, str(where), columns), kept=kept)
 
 
 def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
@@ -88,14 +96,15 @@ def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
         schema = pq.read_schema(file)
     found = find_columns(schema, str(files[0]), columns)
     others = [*found.inputs[1:], *([] if found.label is None else [found.label])]
-    first = ParquetColumn(files, found.inputs[0], others)
+    first = ParquetColumn(files, found.inputs[0], [*others, *columns.keep])
     inputs = [first, *(first.beside(column) for column in found.inputs[1:])]
     labels: Any = None
     if found.label is not None:
         labels = first.beside(found.label)
         if not columns.to_predict:
             labels = pa.concat_tables(_read_column(file, found.label) for file in files)[found.label]
-    return _raw_data(found, inputs, labels, _class_names(schema), str(files[0]), columns)
+    kept = {name: KeptColumn.of(first.beside(name), schema.field(name).type) for name in columns.keep}
+    return replace(_raw_data(found, inputs, labels, _class_names(schema), str(files[0]), columns), kept=kept)
 
 
 def _read_column(file: AnyPath, column: str) -> pa.Table:
@@ -103,11 +112,12 @@ def _read_column(file: AnyPath, column: str) -> pa.Table:
         return pq.read_table(opened, columns=[column], use_threads=False)
 
 
-def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
+def _read_csv(file: AnyPath, texts: Sequence[str], only: Sequence[str] = ()) -> pa.Table:
+    """Read a table. `texts`: columns that hold texts, even if they look like numbers. `only`: those to read, or ()."""
     delimiter = "\t" if file.suffix == ".tsv" else ","
     # Texts that look like numbers keep their leading zeros; a text that is not UTF-8 is an error of its row only.
     as_text = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(columns.possible_texts, pa.string()), check_utf8=False
+        column_types=dict.fromkeys(texts, pa.string()), check_utf8=False, include_columns=list(only)
     )
     # With one thread errors name the row.
     with open_arrow(file) as opened:
@@ -117,6 +127,25 @@ def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=as_text,
         )
+
+
+def _kept_of_csv(
+    files: Sequence[AnyPath], tables: Sequence[pa.Table], columns: Columns, name: Callable[[int], str]
+) -> dict[str, KeptColumn]:
+    """Return the columns to keep, as they are written: whole numbers, where that changes no character, or texts."""
+    find_columns(tables[0].schema, str(files[0]), columns)
+    for file, table in zip(files, tables, strict=True):
+        check_names(table.column_names, columns.keep, file, files[0])
+    whole = pa.concat_tables(_read_csv(file, columns.keep, columns.keep) for file in files)
+    kept = {}
+    for column in columns.keep:
+        cells = whole[column]
+        with suppress(pa.ArrowInvalid):
+            numbers = cells.cast(pa.int64())
+            if numbers.cast(pa.string()).equals(cells):
+                cells = numbers
+        kept[column] = KeptColumn(TableColumn(cells, name=name), cells.type)
+    return kept
 
 
 def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Columns) -> pa.Table:
@@ -190,11 +219,16 @@ def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
         name: [record.get(name) if isinstance(record, dict) else record for record in records]
         for name in names
     }
-    kinds = [
-        pa.field(name, _kind(values, texts=name in columns.possible_texts)) for name, values in cells.items()
-    ]
+    kinds = {name: _kind(values, texts=name in columns.possible_texts) for name, values in cells.items()}
+    for name in {*columns.keep} & {*cells}:
+        values = [None if isinstance(value, BadCell) else value for value in cells[name]]
+        try:
+            kinds[name] = pa.array(values).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types are kept as texts
+            cells[name] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+            kinds[name] = pa.string()
     names_of_rows = row_names([file.name for file in files], [len(part) for part in parts])
-    return in_memory(pa.schema(kinds), cells, columns, where=files[0], name=names_of_rows)
+    return in_memory(pa.schema(list(kinds.items())), cells, columns, where=files[0], name=names_of_rows)
 
 
 def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:

@@ -41,10 +41,11 @@ class Block(NamedTuple):
 
 
 class BlockEnd(NamedTuple):
-    """The end of a block: the names (n,) and true classes of its inputs."""
+    """The end of a block: the names (n,) and true classes of its inputs, and columns (n,) to write beside results."""
 
     names: list[str]
     truth: Truth
+    kept: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 class DoneBlock(NamedTuple):
@@ -148,7 +149,8 @@ class Job(ABC):
             self._preparation, inputs, batch_size=self.batch_size, workers=self.workers
         )
         names = [inputs.name(i) for i in range(len(inputs))]
-        yield BlockEnd(names, _true_classes(inputs, self.class_names))
+        kept = {name: inputs.kept_values(name) for name in inputs.kept_types}
+        yield BlockEnd(names, _true_classes(inputs, self.class_names), kept)
 
     @property
     @abstractmethod
@@ -237,6 +239,8 @@ def _identity(inputs: Dataset, *, by_content: bool) -> str:
         for i, key in enumerate(inputs.stored_keys().tolist()):
             digest.update(f"{inputs.name(i)}\n{key}\n".encode())
         digest.update(repr(inputs.true_names).encode())
+        for name in inputs.kept_types:
+            digest.update(repr((name, inputs.kept_values(name))).encode())
         return digest.hexdigest()
     for column in columns:
         for stamp in column.stamps():

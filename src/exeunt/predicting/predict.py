@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -54,7 +54,8 @@ def predict_inputs(
     `out`: a file in the format that its ending names: .parquet (or none), .csv, .jsonl; or an open stream, which gets
     CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that
     cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see
-    `PredictionColumns`. Of a file, the parts that an interrupted run of the same job has answered are kept.
+    `PredictionColumns`; and last the columns that `inputs` keep (see `open_inputs`). Of a file, the parts that an
+    interrupted run of the same job has answered are kept.
     `force`: replace a file that holds something else than predictions. `say`: gets the messages. `options`: those of
     `predict_job`.
 
@@ -64,7 +65,7 @@ def predict_inputs(
     check_inputs(run, inputs)
     if isinstance(out, Path):
         check_out(out, force=force)
-    job, blocks = predict_job(run, **options), blocks_of(len(inputs), BLOCK)
+    job, blocks = predict_job(run, kept=inputs.kept_types, **options), blocks_of(len(inputs), BLOCK)
 
     def progress(total: Tally) -> JobProgress:
         return JobProgress(job.policy, len(inputs), total, block_size=BLOCK, say=say)
@@ -87,14 +88,20 @@ def predict_inputs(
 
 
 def predict_job(
-    run: RunFolder, *, top: int = 0, probabilities: bool = False, executor: str | None = None, **options: Any
+    run: RunFolder,
+    *,
+    top: int = 0,
+    probabilities: bool = False,
+    kept: Mapping[str, Any] | None = None,
+    executor: str | None = None,
+    **options: Any,
 ) -> PredictJob:
     """Return the job that answers inputs with a run folder's network and policy.
 
-    `top`, `probabilities`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `options`: those of `Job`.
-    Raises InputError as these do, or for an executor that cannot run the network.
+    `top`, `probabilities`, `kept`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `options`: those of
+    `Job`. Raises InputError as these do, or for an executor that cannot run the network.
     """
-    written = PredictionColumns(run.manifest["class_names"], top, probabilities)
+    written = PredictionColumns(run.manifest["class_names"], top, probabilities, kept or {})
     executor = chosen_executor(run, executor)
     return PredictJob(run=run, policy=run.policy, written=written, executor=executor, **options)
 
@@ -187,7 +194,9 @@ class PredictJob(Job):
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
         errors = block.errors(np.flatnonzero(answered))
-        cells = self.written.cells(end.names, arrays, [errors.get(i) for i in range(n)], probabilities)
+        cells = self.written.cells(
+            end.names, arrays, [errors.get(i) for i in range(n)], probabilities, end.kept
+        )
         tally = Tally.of(
             block.block.start, cells["class_name"], end.truth, errors,
             n_borderline=int(arrays["borderline"][answered].sum()),

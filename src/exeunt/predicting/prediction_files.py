@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -38,19 +39,26 @@ class PredictionColumns:
 
     `top`: how many of the most probable classes are written, in columns top_1, top_1_probability, top_2, ...
     `probabilities`: also write the probability of every class k, in columns probability_0, probability_1, ...
-    Both are those of the exit that answered.
+    Both are those of the exit that answered. `kept`: columns of the inputs that are written as they are, and their
+    types in Arrow.
 
-    Raises InputError for a `top` above the number of classes.
+    Raises InputError for a `top` above the number of classes, or a column to keep that has the name of another.
     """
 
     class_names: Sequence[str]
     top: int = 0
     probabilities: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.top <= len(self.class_names):
             raise InputError(
                 f"top must be at most {len(self.class_names)}, the number of classes, got {self.top}"
+            )
+        if taken := [name for name in self.kept if name in self._own_types]:
+            raise InputError(
+                f"the column {taken[0]!r} cannot be kept, as predictions have a column of this name: rename it in the "
+                "table"
             )
 
     @property
@@ -59,8 +67,12 @@ class PredictionColumns:
         return self.probabilities or self.top > 0
 
     @property
-    def types(self) -> dict[str, str]:
-        """The types of the columns, by name and in order."""
+    def types(self) -> dict[str, Any]:
+        """The types of the columns in Arrow, by name and in order."""
+        return {name: pa.type_for_alias(kind) for name, kind in self._own_types.items()} | dict(self.kept)
+
+    @property
+    def _own_types(self) -> dict[str, str]:
         types = dict(_COLUMNS)
         for rank in range(1, self.top + 1):
             types |= {f"top_{rank}": "string", f"top_{rank}_probability": "double"}
@@ -71,7 +83,7 @@ class PredictionColumns:
     @property
     def schema(self) -> Any:
         """The schema of the columns in Arrow."""
-        return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in self.types.items()])
+        return pa.schema(list(self.types.items()))
 
     def cells(
         self,
@@ -79,15 +91,21 @@ class PredictionColumns:
         arrays: Mapping[str, NDArray[Any]],
         errors: Sequence[str | None],
         probabilities: Floats | None,
+        kept: Mapping[str, list[Any]],
     ) -> Cells:
         """Return the cells of inputs with these names.
 
         `arrays`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
-        no answer. `probabilities` (n, k): None if they are not needed.
+        no answer. `probabilities` (n, k): None if they are not needed. `kept`: the columns to keep, (n,) each.
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
-        cells |= {"name": list(names), "error": list(errors), "class_name": self._named(cells["label"])}
+        cells |= {
+            "name": list(names),
+            "error": list(errors),
+            "class_name": self._named(cells["label"]),
+            **kept,
+        }
         if probabilities is not None:
             order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
             sorted_ = np.take_along_axis(probabilities, order, axis=1)
@@ -154,7 +172,13 @@ def csv_lines(tables: Iterable[Cells]) -> Iterator[str]:
 def _json_lines(tables: Iterable[Cells]) -> Iterator[str]:
     for table in tables:
         for row in zip(*table.values(), strict=True):
-            yield json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False, allow_nan=False) + "\n"
+            values = {name: _json_value(value) for name, value in zip(table, row, strict=True)}
+            yield json.dumps(values, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value that JSON has: NaN and infinity, which a column that is kept may hold, are null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _holds_predictions(path: Path) -> bool:

@@ -287,7 +287,8 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     if not np.array_equal(trace.id, order.id):
         keys, wanted = (distinct_keys(one.id) for one in (trace, order))
         if len(missing := np.flatnonzero(~np.isin(keys, wanted))) or not np.isin(wanted, keys).all():
-            example = trace.id[missing[0]] if len(missing) else order.id[np.argmin(np.isin(wanted, keys))]
+            one, place = (trace, missing[0]) if len(missing) else (order, np.argmin(np.isin(wanted, keys)))
+            example = (one.id if one.id_text is None else one.id_text)[place]
             count = len(np.setxor1d(keys, wanted))
             raise InputError(
                 f"{counted(count, 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
@@ -23,6 +23,7 @@ from exeunt.trace.fields import (
     checked_score,
     content_keys,
     fields_of_outputs,
+    id_keys,
     probabilities_of_logits,
     read_archive,
     usual_rows,
@@ -47,6 +48,7 @@ class ExitTrace:
     `cost`: cumulative cost per exit. `label` (n,): true class, or None if there are no labels.
     `id` (n,): a 64-bit key of each input's content, equal for copies. It breaks ties between equal scores. Without ids,
     keys are made from the content of the whole trace and the row number: then ties change with the order of the rows.
+    `id` may be texts, too: their digests are the keys, and `id_text` (n,) keeps them for messages.
     `row` (n,): a key of each row, which copies do not share; parts that share one overlap. Made from the ids and the
     row numbers of the whole trace if not given.
     `log_probability` (n, m, k): of every class, for ensembles of exits. None if only confidences are known, or if
@@ -63,6 +65,7 @@ class ExitTrace:
     id: Keys = _NO_KEYS
     log_probability: LogProbability | None = None
     row: Keys = _NO_KEYS
+    id_text: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -73,7 +76,8 @@ class ExitTrace:
         check_cost(self.cost, n, m)
         label = None if self.label is None else checked_label(self.label, n)
         logs = self.log_probability
-        id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+        texts = np.asarray(self.id) if np.asarray(self.id).dtype.kind == "U" else self.id_text
+        id_ = content_keys(prediction, scores) if self.id is None else id_keys(self.id, n)
         fields = {
             "prediction": _arrays.frozen(prediction),
             "scores": {name: _arrays.frozen(value) for name, value in scores.items()},
@@ -83,6 +87,7 @@ class ExitTrace:
                 usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
             ),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
+            "id_text": texts,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -250,6 +255,7 @@ class ExitTrace:
             self.id[rows],
             None if self.log_probability is None else self.log_probability[rows][:, exits],
             self.row[rows],
+            None if self.id_text is None else self.id_text[rows],
         )
 
     def keys(self, ties: Ties) -> Keys:

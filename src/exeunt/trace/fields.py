@@ -63,6 +63,16 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
     return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
 
 
+def id_keys(id_: ArrayLike, n: int) -> Keys:
+    """Return 64-bit keys (n,) of ids: whole numbers unchanged, digests of texts."""
+    given = np.asarray(id_)
+    if given.dtype.kind != "U":
+        return _arrays.keys(given, "id", n=n)
+    _arrays.check_length(given, "id", n)
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in given.tolist()]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
 def usual_rows(id_: Keys) -> Keys:
     """Return the keys of the rows (n,) of a whole trace with these ids. Traces with other ids have other keys."""
     return row_keys(digest_of_ids([id_]), np.arange(len(id_), dtype=np.uint64))

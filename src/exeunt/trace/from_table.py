@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
-from exeunt._arrays import Floats, Keys
+from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
@@ -56,7 +55,7 @@ def read_columns(
         "score": np.stack([_numbers(data, name) for name in confidences], axis=1),
         "prediction": np.stack(codes[:m], axis=1),
         "label": None if label is None else codes[m],
-        "id": None if id_ is None else _keys(data, id_),
+        "id": None if id_ is None else _ids(data, id_),
         "name": "confidence",
     }
 
@@ -235,11 +234,9 @@ def _not_a_number(column: pa.Array) -> str:
     return f"{column[row].as_py()!r} in row {row} (rows count from 0)"
 
 
-def _keys(table: pa.Table, name: str) -> Keys:
-    """Return 64-bit keys (n,): integers unchanged, a digest of anything else."""
+def _ids(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return ids (n,): integers unchanged, anything else as texts."""
     column = _column(table, name)
     if pa.types.is_integer(column.type):
-        keys: Keys = column.to_numpy(zero_copy_only=False).astype(np.uint64)
-        return keys
-    digests = [hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in column.to_pylist()]
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+        return np.asarray(column.to_numpy(zero_copy_only=False).astype(np.uint64))
+    return np.array([str(value) for value in column.to_pylist()])
