@@ -71,7 +71,7 @@ class Engine:
             raise InputError(f"when_full must be one of refuse, degrade, got {when_full!r}")
         self.executor = executor
         self.table = RowTable()
-        self._started = token_bytes(16)  # tells its rows from those of all other engines
+        self._started, self._submitted = token_bytes(16), 0  # tell a row from those of all other engines
         self._deciders: dict[str, Decider] = {}
         check_segments(executor.segments, executor.n_exits)
         for name, policy in ({"": policies} if isinstance(policies, Policy) else policies).items():
@@ -169,12 +169,14 @@ class Engine:
         state, valid = self.executor.start(inputs)
         n = len(valid)
         signature = self.executor.signature(state)
+        if id is None:
+            rows = np.arange(self._submitted, self._submitted + n)
+            id = row_keys(self._started, rows) if self.ties == "row" else input_keys(inputs, n)  # noqa: A001
+        keys = _arrays.keys(id, "id", n=n)
+        self._submitted += n
         self._make_room(n)
         ticket = self._admit(n, now, deadline, soft)
         rows = np.arange(ticket.base, ticket.base + n)
-        if id is None:
-            id = row_keys(self._started, rows) if self.ties == "row" else input_keys(inputs, n)  # noqa: A001
-        keys = _arrays.keys(id, "id", n=n)
         group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
             group.keep(valid)
