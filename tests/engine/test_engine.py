@@ -12,7 +12,7 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pool
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.calibration import NEVER, Thresholds
+from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.errors import QueueFull
@@ -311,6 +311,28 @@ def test_a_ticket_that_is_not_done_has_no_answers(trace):
     with pytest.raises(ValueError, match="ticket 0 is not done: 3 of its 3 rows are in flight"):
         _ = ticket.answers
     assert ticket.policies == [None] * 3
+
+
+def test_copies_part_where_ties_are_broken_by_rows(trace):
+    logits = np.zeros_like(made_logits())  # no exit is sure of anything: ties alone decide
+    by_content = replace(
+        made_policy(trace, (0.3, 0.3, 0.2, 0.1, 0.1)),
+        limits=Thresholds.of([(0.0, 0.5)] * 2 + [(NEVER, NEVER)] * 2 + [(ALWAYS, ALWAYS)]),
+    )
+    by_row = replace(by_content, ties="row")
+
+    def exits(policy):
+        engine = Engine(TraceExecutor(logits), policy)
+        copies = None if policy.ties == "row" else np.zeros(N // 2, int)
+        tickets = [engine.submit(inputs(rows), id=copies) for rows in np.split(np.arange(N), 2)]
+        engine.drain()
+        return np.concatenate([ticket.answers.exit for ticket in tickets])
+
+    assert len(np.unique(exits(by_content))) == 1
+    assert len(np.unique(exits(by_row))) > 1
+    assert not np.array_equal(exits(by_row), exits(by_row))
+    with pytest.raises(ex.InputError, match="ties of the policy 'other' are broken by the keys of content"):
+        Engine(TraceExecutor(logits), by_row).add("other", by_content)
 
 
 def test_keys_must_be_one_per_row(trace):
