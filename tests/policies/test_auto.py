@@ -87,16 +87,6 @@ def test_gains_are_measured_near_the_budget():
         assert np.abs(gains - (at - at.mean())).max() < 0.02
 
 
-def test_gains_are_those_of_the_labels():
-    """Denoised correctness would credit what is learned from it with its own errors."""
-    data = trace(400)
-    right = _curves(data, None, 3, 0).right
-    assert set(np.unique(right)) == {0.0, 1.0}
-    always = (data.correct.all(axis=1), ~data.correct.any(axis=1))
-    assert (right[:, :, always[0]] == 1).all()
-    assert (right[:, :, always[1]] == 0).all()
-
-
 def test_what_cannot_be_told_apart_weighs_alike_and_what_fails_weighs_nothing():
     assert _weights(np.array([0.0, 0.0, 0.0]), 0.01, 1.0) == pytest.approx(1 / 3)
     assert _weights(np.array([0.0, 0.0, 0.0]), 0.01, 0.0).tolist() == [0, 0, 1]

@@ -222,8 +222,9 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
-    # Measured by the labels alone. Denoised correctness is less noisy, but what is learned from it repeats its errors,
-    # and would be credited for them.
+    # Measured by labels and by them without their noise in equal parts, as `stopping` learns. All rules rank inputs by
+    # one score here: a learned score repeats the errors of denoised correctness, and would be credited for them.
+    right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     for rest, rows in folds_of(fit.id, folds, seed):
         train, held = fit.take(rest), fit.take(rows)
@@ -233,5 +234,5 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
             scores = score_matrix(rule, held)
             for r, name in enumerate(_RULES):
                 exits = release_batch(scores, ties, allocations[name](float(amount)))
-                found[r, b, rows] = fit.correct[rows, exits]
+                found[r, b, rows] = right[rows, exits]
     return _Curves(budgets, found, span or 1.0)
