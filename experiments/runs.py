@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import exeunt as ex
-from exeunt.data import default_cache
+from exeunt.data.decode_all import default_cache
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.torch.devices import is_first_process

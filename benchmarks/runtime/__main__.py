@@ -29,7 +29,7 @@ from experiments.pages import RESULTS, ROOT, kept_numbers, parser, write_page
 
 from exeunt._files import read_json, write_json
 from exeunt._limits import usable_cores
-from exeunt.data import default_cache
+from exeunt.data.decode_all import default_cache
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measuring import describe_machine
 from exeunt.torch.to_onnx import export_run

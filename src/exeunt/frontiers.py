@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from exeunt.confidence_intervals import interval_columns
 from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
+from exeunt.policy import Policy
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_trace import CascadeTrace, single_exits
-
-if TYPE_CHECKING:
-    from exeunt.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
 
 def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):
     trace = make_logit_trace(300, 3)
-    monkeypatch.setattr(jobs, "package_digest", lambda: "another")
+    monkeypatch.setattr(jobs, "code_digest", lambda: "another")
     with (
         jobs.measuring_on_cluster() as measure,
         pytest.raises(ex.InputError, match="another version of exeunt"),

@@ -67,7 +67,7 @@ def test_machines_with_other_code_or_another_run_refuse_the_job(
     another = replace(job, run=replace(run, manifest={**run.manifest, "sha256": "another"}))
     with pytest.raises(ex.InputError, match="has another run at"):
         opened_job(packed_job(another))
-    monkeypatch.setattr(worker, "package_digest", lambda: "another")
+    monkeypatch.setattr(worker, "code_digest", lambda: "another")
     with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
         predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "out"), say=lambda _: None)
 

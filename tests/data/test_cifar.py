@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from exeunt.data import PARTS, Preprocess, open_source, plan_split
+from exeunt.data import Preprocess, open_source, plan_split
+from exeunt.data.splits import PARTS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -7,8 +7,8 @@ import pytest
 from made_data import array_images, noise, write_image_table
 from PIL import Image
 
-from exeunt.data import Preprocess, Texts, default_cache, open_inputs, open_source
-from exeunt.data.decode_all import decoded
+from exeunt.data import Preprocess, Texts, open_inputs, open_source
+from exeunt.data.decode_all import decoded, default_cache
 from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError, UnreadableImage
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from exeunt import _paths
-from exeunt.data import read_rgb
+from exeunt.data.read_image import read_rgb
 from exeunt.errors import FileError, UnreadableImage
 
 NO_DISK = Path("/proc/self/mem")  # reading it from its beginning is an input/output error

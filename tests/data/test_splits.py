@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from made_data import array_source, noise
 from scipy.stats import hypergeom
 
-from exeunt.data import PARTS, SplitPlan, plan_split
+from exeunt.data import SplitPlan, plan_split
+from exeunt.data.splits import PARTS
 from exeunt.errors import ArtefactError, InputError
 
 TRAIN, TEST = noise(100), noise(40, seed=1)

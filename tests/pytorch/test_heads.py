@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
+from exeunt.torch.exits.heads import Head, HeadOptions, layout_of, make_head
 
 
 def make(shape, layout="channels_first", **options):
@@ -194,5 +194,5 @@ def test_a_function_must_return_a_module():
     ("channels", "side"), [(16, 4), (64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)]
 )
 def test_a_grid_is_as_fine_as_2048_features_allow(channels, side):
-    head = Head((channels, 8, 8), 10, CHANNELS_FIRST, HeadOptions())
+    head = Head((channels, 8, 8), 10, "channels_first", HeadOptions())
     assert head.reduce(torch.zeros(1, channels, 8, 8)).shape == (1, 2 * channels, side, side)

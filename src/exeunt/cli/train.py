@@ -74,7 +74,7 @@ def train(
         return
     out = network.out
     require("torch", extra="torch")
-    from exeunt.data import default_cache
+    from exeunt.data.decode_all import default_cache
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from exeunt._text import counted
 from exeunt.cluster.scheduler import WINDOW, BlockScheduler
-from exeunt.cluster.worker import Worker, check_code, package_digest, packed_job
-from exeunt.comparison.cache import SplitCache
+from exeunt.cluster.worker import Worker, check_code, packed_job
+from exeunt.comparison.cache import SplitCache, code_digest
 from exeunt.comparison.compare import Measure
 from exeunt.comparison.one_split import Settings, measure_split
 from exeunt.comparison.processes import ONE_THREAD
@@ -216,7 +216,7 @@ def measuring_on_cluster(address: str | None = None) -> Iterator[Measure]:
             while left or waiting:
                 while left and len(waiting) < most:
                     cache, split = left.popleft()
-                    waiting[task.remote(sent[cache], split, package_digest())] = cache, split
+                    waiting[task.remote(sent[cache], split, code_digest())] = cache, split
                 done, _ = ray.wait(list(waiting), num_returns=1)
                 cache, split = waiting.pop(done[0])
                 cache.write(split, _record(ray, done[0]))

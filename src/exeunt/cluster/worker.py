@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import platform
 import queue
@@ -10,11 +9,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from exeunt._version import __version__
 from exeunt.cluster.scheduler import WINDOW
+from exeunt.comparison.cache import code_digest
 from exeunt.data import Dataset
 from exeunt.errors import InputError, require
 from exeunt.predicting.batches import PreparedBatch
@@ -29,18 +28,9 @@ _AHEAD = 4  # batches of a block that are read ahead
 _AGAIN = 3  # how often a block is read again after its reader died, or its store did not answer
 
 
-@lru_cache(maxsize=1)
-def package_digest() -> str:
-    """Return the digest of the version and of all source files, since a checkout changes without a new version."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
 def check_code(code: str) -> None:
     """Raise InputError unless this machine has the code of this digest."""
-    if package_digest() != code:
+    if code_digest() != code:
         raise InputError(
             f"the machine {platform.node()} of the cluster has another version of exeunt, {__version__} or a changed "
             "one: install the same on all"
@@ -49,7 +39,7 @@ def check_code(code: str) -> None:
 
 def packed_job(job: Job) -> bytes:
     """Return a job as bytes, for `opened_job`."""
-    return pickle.dumps((package_digest(), pickle.dumps(job)))
+    return pickle.dumps((code_digest(), pickle.dumps(job)))
 
 
 @lru_cache(maxsize=4)

@@ -116,5 +116,5 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     """
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()

@@ -42,9 +42,9 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
         fit=settings.fit, calibrate=settings.calibrate, test=settings.test, seed=settings.seed + split
     )
     options = {} if settings.delta is None else {"delta": settings.delta}
-    presets = {
-        name: partial(_made_by(name, trace), seed=settings.seed, **options) for name in settings.policies
-    }
+    models = isinstance(trace, CascadeTrace)
+    rules = {name: partial(cascade, policy=name) if models else preset(name) for name in settings.policies}
+    presets = {name: partial(rule, seed=settings.seed, **options) for name, rule in rules.items()}
     timed = {name: _TimedPreset(make) for name, make in presets.items()} if split == 0 else {}
     amounts = np.array(settings.amounts)
     measured = measure(timed or presets, parts, amounts)
@@ -59,10 +59,6 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
         parts=np.array([part.n for part in parts], dtype=np.float64),
         seconds=np.array([timed[name].seconds() if timed else (np.nan, np.nan) for name in presets]),
     )
-
-
-def _made_by(name: str, trace: ExitTrace | CascadeTrace) -> Callable[..., Policy]:
-    return partial(cascade, policy=name) if isinstance(trace, CascadeTrace) else preset(name)
 
 
 class _TimedPreset:

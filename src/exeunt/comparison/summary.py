@@ -79,9 +79,9 @@ def _accuracy(trace: TraceResult, p: int, q: int, delta: float | None) -> str:
         return f"no {policy} policy meets the budget."
     accuracy, cost = trace.accuracy[p, q, feasible].mean(), trace.mean_cost[p, q, feasible]
     below = trace.exits[-1, feasible].mean() - accuracy
-    text = f"{policy} answers {_percent(accuracy)} right, {_distance(below)} {trace.whole}, and "
+    text = f"{policy} answers {accuracy:.1%} right, {_distance(below)} {trace.whole}, and "
     if delta is None:  # half of the splits exceed the budget by design, so their number says nothing
-        return f"{text}costs {_percent(cost.mean() / trace.amounts[q])} of the budget on average."
+        return f"{text}costs {cost.mean() / trace.amounts[q]:.1%} of the budget on average."
     over = int(exceeds(cost, trace.amounts[q]).sum())
     return f"{text}exceeds the budget in {over} of {counted(len(cost), 'split')}."
 
@@ -92,9 +92,9 @@ def _oracle(trace: TraceResult, p: int, q: int) -> str:
         more = 100 * (trace.oracle[q, feasible] - trace.accuracy[p, q, feasible]).mean()
         room = f", {more:.1f} points more than {_named(trace.policies[p])}"
     return (
-        f"an oracle that knows which {trace.one_exit}s are right would answer {_percent(trace.oracle[q].mean())} "
+        f"an oracle that knows which {trace.one_exit}s are right would answer {trace.oracle[q].mean():.1%} "
         f"right{room}; the best random mixture of two {trace.one_exit}s answers "
-        f"{_percent(trace.mixture_accuracy[q].mean())} right."
+        f"{trace.mixture_accuracy[q].mean():.1%} right."
     )
 
 
@@ -161,7 +161,7 @@ def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
     guarantee = (
         f"Each policy guaranteed that its mean cost in the long run is within the budget with probability "
         f"{_share(1 - delta)}; a test part of this size may then exceed it in up to "
-        f"{_percent(share_over_budget(trace, delta))} of splits."
+        f"{share_over_budget(trace, delta):.1%} of splits."
     )
     if worst.p_value <= _LEVEL:
         verdict = "this guarantee looks broken"
@@ -209,10 +209,6 @@ def _two_digits(value: float) -> str:
 
 def _points(difference: float, sign: str = "+") -> str:
     return "-" if np.isnan(difference) else f"{100 * difference:{sign}.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def _share(share: float) -> str:

@@ -13,29 +13,11 @@ from numpy.typing import NDArray
 from exeunt._arrays import Integers
 from exeunt._hub import hub_access
 from exeunt._paths import place
+from exeunt.data import source, tables
 from exeunt.data.columns import Columns
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
-from exeunt.data.source import (
-    TEST_NAMES,
-    TRAIN_NAMES,
-    DataSource,
-    RawData,
-    RawParts,
-    find_parts,
-    make_inputs,
-    make_source,
-)
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, StoredTexts, TableColumn, row_names
-from exeunt.data.tables import (
-    TABLE_SUFFIXES,
-    in_memory,
-    read_lines,
-    read_table,
-    read_table_folder,
-    split_lines,
-    table_files,
-)
 from exeunt.errors import InputError, require
 
 _FORMS = (
@@ -58,7 +40,7 @@ def open_source(
     label: str | None = None,
     text: Sequence[str] = (),
     calibration_data: str | Path | None = None,
-) -> DataSource:
+) -> source.DataSource:
     """Open training and test data by their name.
 
     - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`), or shards `train-*.parquet`, in
@@ -80,14 +62,14 @@ def open_source(
     columns = Columns(text=tuple(text), label=label)
     parts = _read(str(name), columns)
     if calibration_data is None:
-        return make_source(str(name), parts)
+        return source.make_source(str(name), parts)
     given = _read(str(calibration_data), columns)
     held_out = given.test or given.train
     if held_out is None or held_out.labels is None:
         raise InputError(
             f"{calibration_data} has no labels, and policies are fitted on labelled inputs: add them"
         )
-    return make_source(str(name), parts._replace(validation=held_out), asked_for=True)
+    return source.make_source(str(name), parts._replace(validation=held_out), asked_for=True)
 
 
 def open_inputs(
@@ -112,9 +94,11 @@ def open_inputs(
     path = place(name)
     if path.is_file() and path.suffix == ".txt":
         return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
-    if path.is_file() and path.suffix not in TABLE_SUFFIXES:
+    if path.is_file() and path.suffix not in tables.TABLE_SUFFIXES:
         return _without_columns(Images(ImageFiles([path], root=path.parent)), name, columns)
-    if path.is_dir() and not any(table_files(path, stem) for stem in (*TEST_NAMES, *TRAIN_NAMES)):
+    if path.is_dir() and not any(
+        tables.table_files(path, stem) for stem in (*source.TEST_NAMES, *source.TRAIN_NAMES)
+    ):
         files = image_files(path)
         if not files:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
@@ -123,34 +107,34 @@ def open_inputs(
                 f"test-*.parquet; known endings of images are {endings}"
             )
         return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
-    return make_inputs(_read(str(name), columns))
+    return source.make_inputs(_read(str(name), columns))
 
 
 def open_lines(content: bytes, kind: str) -> Dataset:
     """Return the inputs in a list, one per line: paths of images, without empty lines, or texts."""
     if kind == "text":
         return _texts(content, "line")
-    paths = [Path(os.fsdecode(line)) for line in split_lines(content) if line.strip()]
+    paths = [Path(os.fsdecode(line)) for line in tables.split_lines(content) if line.strip()]
     return Images(ImageFiles(paths, root=None))
 
 
 def _texts(content: bytes, name: str) -> Texts:
-    lines = read_lines(content)
+    lines = tables.read_lines(content)
     return Texts(StoredTexts([TableColumn(lines, name=row_names([name], [len(lines)]))]))
 
 
-def _read(name: str, columns: Columns) -> RawParts:
+def _read(name: str, columns: Columns) -> source.RawParts:
     if name in _DIGITS:
         return _without_columns(_DIGITS[name](), name, columns)
     if name.startswith("hf:"):
         return _hugging_face(name, columns)
     path = place(name)
-    if path.is_file() and path.suffix in TABLE_SUFFIXES:
-        return RawParts(train=read_table([path], columns), test=None)
+    if path.is_file() and path.suffix in tables.TABLE_SUFFIXES:
+        return source.RawParts(train=tables.read_table([path], columns), test=None)
     if not path.is_dir():
         raise InputError(f"there is no data named {name!r}; data can be {_FORMS}")
-    if (tables := read_table_folder(path, columns)) is not None:
-        return tables
+    if (parts := tables.read_table_folder(path, columns)) is not None:
+        return parts
     if (images := read_image_folder(path)) is not None:
         return _without_columns(images, name, columns)
     raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
@@ -164,7 +148,7 @@ def _without_columns(data: T, name: object, columns: Columns) -> T:
     return data
 
 
-def _hugging_face(text: str, columns: Columns) -> RawParts:
+def _hugging_face(text: str, columns: Columns) -> source.RawParts:
     """Read `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one written by `save_to_disk`.
 
     Raises InputError without a name, or if `datasets` cannot load it, MissingExtra without `datasets`.
@@ -182,7 +166,7 @@ def _hugging_face(text: str, columns: Columns) -> RawParts:
         else:
             splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
-    parts = find_parts(
+    parts = source.find_parts(
         lambda part: _split(splits[part], f"{name}/{part}", columns) if part in splits else None,
         validation=not columns.to_predict,
     )
@@ -191,7 +175,7 @@ def _hugging_face(text: str, columns: Columns) -> RawParts:
     return parts
 
 
-def _split(split: Any, where: str, columns: Columns) -> RawData:
+def _split(split: Any, where: str, columns: Columns) -> source.RawData:
     names = {
         column: tuple(feature.names)
         for column, feature in split.features.items()
@@ -199,7 +183,7 @@ def _split(split: Any, where: str, columns: Columns) -> RawData:
     }
     table = split.with_format("arrow")[:]
     name = row_names([Path(where).name], [len(table)])
-    return in_memory(table.schema, table, columns, where=Path(where), name=name, class_names=names)
+    return tables.in_memory(table.schema, table, columns, where=Path(where), name=name, class_names=names)
 
 
 def _grey_digits() -> tuple[Bytes, Integers]:
@@ -208,17 +192,17 @@ def _grey_digits() -> tuple[Bytes, Integers]:
     return np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8), bunch.target
 
 
-def _digits() -> RawParts:
+def _digits() -> source.RawParts:
     """Return 500 of the digits to test on, and the others to train on."""
     grey, label = _grey_digits()
     order = np.random.default_rng(0).permutation(len(grey))
     train, test = np.sort(order[500:]), np.sort(order[:500])
-    return RawParts(
+    return source.RawParts(
         _digit_part("train", grey[train], label[train]), _digit_part("test", grey[test], label[test])
     )
 
 
-def _cluttered_digits() -> RawParts:
+def _cluttered_digits() -> source.RawParts:
     """Return images of a digit among pieces of others, after Cluttered MNIST (Mnih et al. 2014).
 
     Every image is an independent draw: a digit, its place, three pieces of 4x4 pixels and their places. So images to
@@ -227,7 +211,7 @@ def _cluttered_digits() -> RawParts:
     grey, label = _grey_digits()
     rng = np.random.default_rng(1)
 
-    def part(name: str, n: int) -> RawData:
+    def part(name: str, n: int) -> source.RawData:
         digits = rng.integers(len(grey), size=n)
         canvas = np.zeros((n, 20, 20), dtype=np.uint8)
         for image, digit in zip(canvas, digits, strict=True):
@@ -237,7 +221,7 @@ def _cluttered_digits() -> RawParts:
             _paste(image, grey[digit], rng)
         return _digit_part(name, canvas, label[digits])
 
-    return RawParts(part("train", 8_000), part("test", 4_000))
+    return source.RawParts(part("train", 8_000), part("test", 4_000))
 
 
 def _paste(image: Bytes, piece: Bytes, rng: np.random.Generator) -> None:
@@ -247,8 +231,8 @@ def _paste(image: Bytes, piece: Bytes, rng: np.random.Generator) -> None:
     np.maximum(there, piece, out=there)
 
 
-def _digit_part(name: str, grey: Bytes, label: Integers) -> RawData:
-    return RawData(
+def _digit_part(name: str, grey: Bytes, label: Integers) -> source.RawData:
+    return source.RawData(
         kind="image",
         stored=PixelArray(np.repeat(grey[..., None], 3, axis=3), name=f"digits-{name}#{{}}".format),
         labels=label,

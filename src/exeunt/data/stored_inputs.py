@@ -51,52 +51,50 @@ class BadCell:
     reason: str
 
 
+@dataclass(eq=False)
 class ImageFiles:
     """Image files, named by `names`, else by their path below `root`, else by their whole path."""
 
-    def __init__(
-        self, paths: Sequence[AnyPath], *, root: AnyPath | None, names: Sequence[str] | None = None
-    ) -> None:
-        self._paths = list(paths)
-        self._root = root
-        self._names = names
+    paths: Sequence[AnyPath]
+    root: AnyPath | None
+    names: Sequence[str] | None = None
 
     @cached_property
     def nbytes(self) -> int:
         """Size of the files, in bytes; for files in an object store more than SMALL_BYTES."""
-        if any(map(is_remote, self._paths)):
+        if any(map(is_remote, self.paths)):
             return SMALL_BYTES + 1
-        return sum(path.stat().st_size for path in self._paths if path.is_file())
+        return sum(path.stat().st_size for path in self.paths if path.is_file())
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, row: int) -> AnyPath:
-        return self._paths[row]
+        return self.paths[row]
 
     def name(self, row: int) -> str:
         """Return the name of a file. Bytes that are not UTF-8 are shown as escapes."""
-        if self._names is not None:
-            return self._names[row]
-        path: Any = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
+        if self.names is not None:
+            return self.names[row]
+        path: Any = self.paths[row] if self.root is None else self.paths[row].relative_to(self.root)
         return str(path.as_posix()).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     def part(self, first: int, n: int) -> ImageFiles:
         """Return n files from `first` on."""
-        paths = [path.absolute() for path in self._paths[first : first + n]]
+        paths = [path.absolute() for path in self.paths[first : first + n]]
         return ImageFiles(paths, root=None, names=_names(self, first, n))
 
     def stamps(self) -> Iterator[tuple[str, int, int | None] | None]:
         """Yield path, size and time of each file, None for a missing one: they tell contents apart."""
-        return (file_stamp(path) for path in self._paths)
+        return (file_stamp(path) for path in self.paths)
 
 
+@dataclass(eq=False)
 class PixelArray:
     """Decoded pixels, shape (n, h, w, 3), uint8. `name(row)` names each image."""
 
-    def __init__(self, pixels: NDArray[np.uint8], *, name: Callable[[int], str]) -> None:
-        self.pixels = pixels
-        self.name = name
+    pixels: NDArray[np.uint8]
+    name: Callable[[int], str]
 
     @property
     def nbytes(self) -> int:
@@ -116,47 +114,41 @@ class PixelArray:
         return PixelArray(self.pixels[first : first + n].copy(), name=names.__getitem__)
 
 
+@dataclass(eq=False)
 class TableColumn:
     """A column in memory: a list of cells, or an Arrow column.
 
     `name(row)` names each row. `root`: the folder of the image files that cells name.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Any] | pa.ChunkedArray[Any],
-        *,
-        name: Callable[[int], str],
-        root: AnyPath | None = None,
-    ) -> None:
-        self._cells: Any = cells
-        self.name = name
-        self._root = root or Path()
+    cells: Any
+    name: Callable[[int], str]
+    root: AnyPath = Path()
 
     @property
     def nbytes(self) -> int:
         """Size of the column in bytes; of a list, the characters of its texts."""
-        if isinstance(self._cells, pa.ChunkedArray):
-            return int(self._cells.nbytes)
-        return sum(len(cell) for cell in self._cells if isinstance(cell, str))
+        if isinstance(self.cells, pa.ChunkedArray):
+            return int(self.cells.nbytes)
+        return sum(len(cell) for cell in self.cells if isinstance(cell, str))
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return len(self.cells)
 
     def __getitem__(self, row: int) -> Any:
-        return cell_content(self.cell(row), self._root)
+        return cell_content(self.cell(row), self.root)
 
     def cell(self, row: int) -> Any:
         """Return the content of a cell. Raises UnicodeDecodeError for bytes that are not UTF-8."""
-        cell = self._cells[row]
+        cell = self.cells[row]
         return cell.as_py() if isinstance(cell, pa.Scalar) else cell
 
     def part(self, first: int, n: int) -> TableColumn:
         """Return n rows from `first` on, copied."""
-        rows = self._cells[first : first + n]
+        rows = self.cells[first : first + n]
         if isinstance(rows, pa.ChunkedArray):  # a slice would be sent with the whole column
-            rows = self._cells.take(pa.array(range(first, first + n), pa.int64()))
-        return TableColumn(rows, name=_names(self, first, n).__getitem__, root=self._root.absolute())
+            rows = self.cells.take(pa.array(range(first, first + n), pa.int64()))
+        return TableColumn(rows, name=_names(self, first, n).__getitem__, root=self.root.absolute())
 
 
 class StoredTexts:

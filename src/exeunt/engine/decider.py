@@ -65,10 +65,12 @@ class Decider:
         needs = policy.needs
         self.wanted = [[exits[own] for own in owns if needs[own]] for owns in inside]
         """Exits whose logits the policy needs, per segment."""
-        self._wanted = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
+        self.all_wanted = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
+        """Exits of the network whose logits the policy needs."""
         cost = policy.cost.cumulative
         ends = [owns[-1] for owns in inside for _ in owns]
-        self._cost: list[float] = cost[ends].tolist()
+        self.cost_at: dict[int, float] = dict(zip(exits, cost[ends].tolist(), strict=True))
+        """By exit of the network, the cost of a row that has come to it."""
         self.cost_without_output = [
             None if wants or not owns else float(cost[owns[-1]])
             for wants, owns in zip(self.wanted, inside, strict=True)
@@ -92,14 +94,6 @@ class Decider:
             None if in_steps or not math.isfinite(limit) else limit
             for limit in policy.limits.score.tolist()[:-1]
         ] + [None]
-
-    def wants(self, exit_: int) -> bool:
-        """Whether the policy needs the logits of an exit of the network."""
-        return exit_ in self._wanted
-
-    def cost_at(self, exit_: int) -> float:
-        """Return the cost of a row that has come to an exit of the network."""
-        return self._cost[self._own[exit_]]
 
     def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decisions:
         """Decide which rows leave at an exit of the network. `logits` (rows, k): finite."""

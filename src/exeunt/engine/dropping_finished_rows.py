@@ -172,9 +172,8 @@ def moves(keep: Integers) -> tuple[Integers, Integers, Integers]:
     return holes, movers, order
 
 
-def compacted(array: NDArray[Any], keep: Integers, *, axis: int = 0) -> NDArray[Any]:
+def compacted(array: NDArray[Any], keep: Integers) -> NDArray[Any]:
     """Return a view of an array's front, which now holds the rows `keep` in the order of `moves`."""
     holes, movers, _ = moves(keep)
-    rows = np.moveaxis(array, axis, 0)
-    rows[holes] = rows[movers]
-    return np.moveaxis(rows[: len(keep)], 0, axis)
+    array[holes] = array[movers]
+    return array[: len(keep)]

@@ -33,7 +33,7 @@ def input_keys(inputs: Any, n: int) -> Keys:
 
     Raises InputError for anything else, or another number of rows.
     """
-    arrays = {name: _plain(value) for name, value in _by_name(inputs).items()}
+    arrays = {name: _plain(value) for name, value in inputs_by_name(inputs).items()}
     if not arrays or any(array.ndim == 0 or len(array) != n for array in arrays.values()):
         shapes = [array.shape for array in arrays.values()]
         raise InputError(
@@ -46,7 +46,8 @@ def input_keys(inputs: Any, n: int) -> Keys:
     return np.array(keys, dtype=np.uint64)
 
 
-def _by_name(inputs: Any) -> dict[str, Any]:
+def inputs_by_name(inputs: Any) -> dict[str, Any]:
+    """Return arrays by name: those of a mapping in the order of their names, others as "0", "1", ..."""
     if hasattr(inputs, "items"):
         return dict(sorted(inputs.items()))
     if isinstance(inputs, (tuple, list)):

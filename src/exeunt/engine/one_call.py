@@ -144,7 +144,9 @@ class Calls:
                 if len(values) == 0:
                     return []
             asked = [
-                (part, part.decider) for part in group.parts if part.decider and part.decider.wants(exit_)
+                (part, part.decider)
+                for part in group.parts
+                if part.decider and exit_ in part.decider.all_wanted
             ]
             try:
                 found = [decider.decide(exit_, values[part.at], part.memory) for part, decider in asked]
@@ -184,7 +186,7 @@ class Calls:
         entered = slice(None) if self.keeps_outputs or leaving == len(leave) else leave
         self.table.record(
             rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
-            decider.cost_at(exit_), decider.number,
+            decider.cost_at[exit_], decider.number,
             class_probabilities(answer)[entered] if self._probabilities else None,
         )  # fmt: skip
         if leaving:
@@ -194,11 +196,11 @@ class Calls:
         """Reject the rows whose policies want this exit and whose logits are not finite."""
         finite: Any = np.isfinite(values).all(axis=1)
         for part in group.parts:
-            if part.decider is None or not part.decider.wants(exit_):
+            if part.decider is None or exit_ not in part.decider.all_wanted:
                 finite[part.at] = True
             elif not finite[part.at].all():
                 rejected = group.rows[part.at][~finite[part.at]]
-                self.table.reject(rejected, part.decider.cost_at(exit_), part.decider.number)
+                self.table.reject(rejected, part.decider.cost_at[exit_], part.decider.number)
         if not finite.all():
             group.keep(finite)
         kept: Floats = values[finite]

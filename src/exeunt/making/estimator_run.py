@@ -16,8 +16,6 @@ from exeunt._arrays import Integers
 from exeunt._files import atomic_folder, check_writable, write_json, write_text
 from exeunt.costs import CostModel
 from exeunt.data import Dataset, DataSource, Texts, open_source, plan_split
-from exeunt.data.preprocess import RawImages
-from exeunt.data.tokens import RawTexts
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, require
 from exeunt.estimator_executor import EstimatorExecutor, save_estimator
@@ -26,7 +24,7 @@ from exeunt.predicting.record import record_data
 from exeunt.run.file_digests import CONFIG, ESTIMATOR, OBJECT, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
-from exeunt.run.run_inputs import part_data
+from exeunt.run.run_inputs import part_data, restore_preparation
 
 _PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
 _BATCH = 256
@@ -62,7 +60,7 @@ def make_estimator_run(
     executor = EstimatorExecutor(
         classifier, n_classes=about["model"]["n_classes"], class_names=about["class_names"]
     )
-    raw = RawImages() if about["inputs"]["kind"] == "image" else RawTexts()
+    raw = restore_preparation(about["inputs"], folder)
     traces = {}
     for part in TRACED:
         say(f"recording its outputs for {len(parts[part]):,} inputs of {part}")

@@ -42,12 +42,11 @@ def make_precision(
     trusted: str | None = None,
     workers: int = 0,
     command: str = "",
-    seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Make the run RUN/`precision` of a run, in place of the one before.
 
-    "int8" quantises the exported stages. The ranges of activations are those on training inputs, drawn with `seed`, so
+    "int8" quantises the exported stages. The ranges of activations are those on training inputs, drawn at random, so
     that the network does not depend on the inputs that policies are fitted, calibrated and tested on. "bf16" and "fp16"
     run the network in PyTorch, with weights and activations of 16 bits.
     `data`: where the run's data are now, by default where they were. `workers`: threads that decode images. `trusted`:
@@ -65,7 +64,7 @@ def make_precision(
     with atomic_folder(run.path / precision) as folder:
         executor: Executor
         if precision == INT8:
-            executor, network = _quantised(run, folder, parts["train"], seed, say), ONNX
+            executor, network = _quantised(run, folder, parts["train"], say), ONNX
         else:
             executor, network = _in_16_bits(run, folder, precision, trusted), WEIGHTS
         traces = {part: _recorded(run, executor, parts[part], part, workers, say) for part in TRACED}
@@ -79,7 +78,7 @@ def make_precision(
             "precision": precision,
             "weights_digest": run.files.digests[weights.name],
         }
-        about["provenance"] = provenance(_PACKAGES, command=command, seed=seed)
+        about["provenance"] = provenance(_PACKAGES, command=command, seed=0)
         RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=network)
     return RunFolder.open(run.path / precision)
 
@@ -99,14 +98,12 @@ def other_precisions(run: RunFolder) -> dict[str, RunFolder]:
 _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")
 
 
-def _quantised(
-    run: RunFolder, folder: Path, training: Dataset, seed: int, say: Callable[[str], None]
-) -> OnnxExecutor:
+def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[str], None]) -> OnnxExecutor:
     """Write quantised stages and open them."""
     exported = cast("OnnxExecutor", open_executor(run, "onnx"))
     say(f"quantising {exported.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
     (folder / FOLDER).mkdir()
-    quantise_export(run.path / FOLDER, folder / FOLDER, _drawn(run, exported, training, seed))
+    quantise_export(run.path / FOLDER, folder / FOLDER, _drawn(run, exported, training))
     return OnnxExecutor(folder / FOLDER)
 
 
@@ -121,11 +118,9 @@ def _in_16_bits(run: RunFolder, folder: Path, precision: str, trusted: str | Non
     return open_executor(replace(run, manifest={**run.manifest, "model": model}), "eager", trusted=trusted)
 
 
-def _drawn(
-    run: RunFolder, executor: OnnxExecutor, data: Dataset, seed: int
-) -> Iterator[Mapping[str, NDArray[Any]]]:
+def _drawn(run: RunFolder, executor: OnnxExecutor, data: Dataset) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Yield training inputs drawn at random, prepared, by the name of the network's input."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:_RANGED])
+    rows = np.sort(np.random.default_rng(0).permutation(len(data))[:_RANGED])
     for batch in prepared_batches(load_preparation(run), data.take(rows), batch_size=_BATCH):
         if len(batch.positions):
             yield executor.start(batch.inputs)[0]

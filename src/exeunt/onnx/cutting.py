@@ -13,17 +13,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exeunt.engine.executor import Segments
 from exeunt.engine.inputs import padded_length
+from exeunt.onnx.manifest import OnnxManifest, OnnxTensor
 from exeunt.onnx.model_file import ELEMENT_TYPES, Node, OnnxGraph, join_graphs, value_info
-
-if TYPE_CHECKING:
-    from exeunt.engine.executor import Segments
-    from exeunt.onnx.manifest import OnnxManifest, OnnxTensor
 
 _MERGING = ["CommonSubexpressionElimination", "ShapeInputMerge"]
 """Optimisers of ONNX Runtime that read the number of rows once for all segments: no rows can be dropped from that."""

@@ -84,10 +84,9 @@ class OnnxManifest:
 
     def check_exported_from(self, run: RunFolder) -> None:
         """Raise InputError if another network was exported than the run's."""
-        n_exits = len(run.manifest["network"]["exits"]) + 1
         if run.network_file == ONNX:
             run.files.path(ONNX)
-        elif self.weights != run.files.digests[WEIGHTS] or self.n_exits != n_exits:
+        elif self.weights != run.files.digests[WEIGHTS] or self.n_exits != run.n_exits:
             raise InputError(
                 f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
             )

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, compose, helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, compose, helper
 from onnx.checker import check_model
 from onnx.utils import Extractor
 
@@ -27,9 +27,6 @@ from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
 from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.score.tie_breaking import tie_breaks
-
-if TYPE_CHECKING:
-    from onnx import GraphProto
 
 KEY = "key"
 """Name of the input that breaks ties."""

@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partialmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
-from onnx import helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exeunt.calibration import at_least
 from exeunt.score.confidence import margin, softmax
 from exeunt.score.learned import add_weighted, bent, larger, rank_between
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto, TensorProto
 
 
 @dataclass

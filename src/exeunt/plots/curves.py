@@ -12,16 +12,7 @@ from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import Result
 from exeunt.frontiers import Frontier
-from exeunt.plots.style import (
-    COLOURS,
-    errors_of,
-    every_exit,
-    label_shares,
-    legend_beside,
-    new_axes,
-    series_style,
-    styled,
-)
+from exeunt.plots import style
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
@@ -52,14 +43,14 @@ def accuracy_against_budget(
 
     Raises InputError for a result without accuracy.
     """
-    with styled():
-        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=8.6, height_in=4.8)
         for index, name in enumerate(frontier.names):
             _draw_line(axes, frontier, name, "mean_cost_share", "accuracy", index)
         oracle = _columns(frontier, "oracle")
         axes.plot(
-            oracle["budget_share"], oracle["accuracy"], color=COLOURS["black"], linewidth=1.1, linestyle=(0, (1, 2)),
-            zorder=2, label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}",
+            oracle["budget_share"], oracle["accuracy"], color=style.COLOURS["black"], linewidth=1.1, zorder=2,
+            linestyle=(0, (1, 2)), label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}",
         )  # fmt: skip
         _draw_exits_alone(axes, trace)
         for result in results:
@@ -67,10 +58,10 @@ def accuracy_against_budget(
         axes.set_xlim(0.0, 1.03)
         axes.set_ylim(*_judged_range(frontier, trace, results))
         full = frontier.cost.show(frontier.cost.full)
-        label_shares(
+        style.label_shares(
             axes, "Accuracy against budget", f"mean cost per input (% of {full})", "accuracy (% of inputs)"
         )
-        legend_beside(axes, title=_splits_note(frontier))
+        style.legend_beside(axes, title=_splits_note(frontier))
     return axes
 
 
@@ -79,20 +70,25 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
 
     On the diagonal the whole budget is used; above it a policy costs more.
     """
-    with styled():
-        axes = new_axes(ax, width_in=7.4, height_in=4.8)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=7.4, height_in=4.8)
         axes.plot(
-            [0, 1.03], [0, 1.03], color=COLOURS["black"], linewidth=1.0, label="mean cost = budget", zorder=1
+            [0, 1.03],
+            [0, 1.03],
+            color=style.COLOURS["black"],
+            linewidth=1.0,
+            label="mean cost = budget",
+            zorder=1,
         )
         axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
-        axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
+        axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=style.COLOURS["grey"])
         for index, name in enumerate(frontier.names):
             _draw_line(axes, frontier, name, "budget_share", "mean_cost", index, scale=1 / frontier.cost.full)
         full = frontier.cost.show(frontier.cost.full)
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
         x, y = (f"{what} per input (% of {full})" for what in ("budget", "mean cost"))
-        label_shares(axes, "Mean cost against budget", x, y)
-        legend_beside(axes, title=_splits_note(frontier))
+        style.label_shares(axes, "Mean cost against budget", x, y)
+        style.legend_beside(axes, title=_splits_note(frontier))
     return axes
 
 
@@ -107,33 +103,33 @@ def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax:
     """
     if not timed:
         raise InputError("there is nothing to draw: time at least one budget")
-    with styled():
-        axes = new_axes(ax, width_in=7.4, height_in=4.8)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=7.4, height_in=4.8)
         # One disturbed repeat must not flatten the figure: bars may end outside.
         policies = sorted((one for one in timed if one.on_line), key=lambda one: one.macs_share)
         top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in policies))
         axes.plot(
             [0, top],
             [0, top],
-            color=COLOURS["black"],
+            color=style.COLOURS["black"],
             linewidth=1.0,
             label="as multiply-adds (slower: above)",
         )
-        axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
+        axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=style.COLOURS["black"], zorder=5,
                   label="original model")  # fmt: skip
         for index, original in enumerate(one for one in timed if not one.on_line):
             here = [one for one in policies if one.batch_size == original.batch_size]
             shares = [one.share for one in here]
             axes.errorbar(
-                [one.macs_share for one in here], [share.median for share in shares], yerr=errors_of(shares),
+                [one.macs_share for one in here], [share.median for share in shares], yerr=style.errors_of(shares),
                 capsize=2.5, elinewidth=1.1, zorder=3,
                 label=f"batch {original.batch_size}: original {original.ms.median:.3g} ms per input",
-                **series_style(index),
+                **style.series_style(index),
             )  # fmt: skip
         axes.set(xlim=(0.0, max(1.05, *(1.05 * one.macs_share for one in policies))), ylim=(0.0, top))
         x, y = (f"{what} left (% of the original model)" for what in ("multiply-adds", "time"))
-        label_shares(axes, title or "Time against multiply-adds", x, y)
-        legend_beside(axes)
+        style.label_shares(axes, title or "Time against multiply-adds", x, y)
+        style.legend_beside(axes)
     return axes
 
 
@@ -145,32 +141,32 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
     """
     if not timed:
         raise InputError("there is nothing to draw: time at least one way to answer")
-    with styled():
-        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=8.6, height_in=4.8)
         names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
         for index, size in enumerate(sorted({one.batch_size for one in timed})):
-            style: dict[str, Any] = series_style(index)
+            look: dict[str, Any] = style.series_style(index)
             here = [one for one in timed if one.batch_size == size]
             line = sorted((one for one in here if one.on_line), key=lambda one: one.share.median)
             shares = [one.share for one in line]
             axes.errorbar(
-                [share.median for share in shares], [one.accuracy for one in line], xerr=errors_of(shares),
-                capsize=2.5, elinewidth=1.1, zorder=3, label=f"policies, batch {size}", **style,
+                [share.median for share in shares], [one.accuracy for one in line], xerr=style.errors_of(shares),
+                capsize=2.5, elinewidth=1.1, zorder=3, label=f"policies, batch {size}", **look,
             )  # fmt: skip
             for one in here:
                 if not one.on_line:
                     axes.errorbar(
-                        [one.share.median], [one.accuracy], xerr=errors_of([one.share]), capsize=2.5, zorder=4,
-                        marker=_mark(names, one.name), markersize=9, color=style["color"],
+                        [one.share.median], [one.accuracy], xerr=style.errors_of([one.share]), capsize=2.5, zorder=4,
+                        marker=_mark(names, one.name), markersize=9, color=look["color"],
                     )  # fmt: skip
         for name in names:  # for the legend alone
             axes.errorbar([np.nan], [np.nan], linestyle="none", marker=_mark(names, name), markersize=8,
-                          color=COLOURS["grey"], label=name)  # fmt: skip
+                          color=style.COLOURS["grey"], label=name)  # fmt: skip
         axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
         axes.margins(y=0.12)
         x = f"time per input (% of {timed[0].name})"
-        label_shares(axes, "Accuracy against time", x, "accuracy (% of inputs)")
-        legend_beside(axes)
+        style.label_shares(axes, "Accuracy against time", x, "accuracy (% of inputs)")
+        style.legend_beside(axes)
     return axes
 
 
@@ -196,14 +192,12 @@ def _draw_line(
 
     `index`: number of the series, which decides its style. The first one lies on top.
     """
-    found, style = _columns(frontier, name), series_style(index)
-    axes.plot(
-        found[x], found[y] * scale, label=name, zorder=4.0 if index == 0 else 3.0 - 0.1 * index, **style
-    )
+    found, look = _columns(frontier, name), style.series_style(index)
+    axes.plot(found[x], found[y] * scale, label=name, zorder=4.0 if index == 0 else 3.0 - 0.1 * index, **look)
     low, high = found[f"{y}_low"] * scale, found[f"{y}_high"] * scale
     if np.isfinite(low).any():
         alpha = 0.2 if index == 0 else 0.12
-        axes.fill_between(found[x], low, high, color=style["color"], alpha=alpha, linewidth=0, zorder=1)
+        axes.fill_between(found[x], low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
 
 
 def _judged_range(frontier: Frontier, trace: ExitTrace, results: Sequence[Result]) -> tuple[float, float]:
@@ -221,15 +215,17 @@ def _draw_exits_alone(axes: Axes, trace: ExitTrace) -> None:
     share, accuracy = trace.cost.cumulative / trace.cost.full, 1.0 - trace.risk
     axes.plot(
         share, accuracy, linestyle="none", marker="o", markersize=5.5, markerfacecolor="white",
-        markeredgecolor=COLOURS["grey"], label="each exit alone (numbered above)", zorder=5,
+        markeredgecolor=style.COLOURS["grey"], label="each exit alone (numbered above)", zorder=5,
     )  # fmt: skip
     numbered: list[int] = []
-    for exit_ in every_exit(trace.n_exits):
+    for exit_ in style.every_exit(trace.n_exits):
         if not numbered or share[exit_] - share[numbered[-1]] >= _APART:
             numbered.append(exit_)
     above = axes.secondary_xaxis("top")
-    above.set_xticks(share[numbered], [str(exit_) for exit_ in numbered], fontsize=7.5, color=COLOURS["grey"])
-    above.tick_params(length=2.5, color=COLOURS["grey"])
+    above.set_xticks(
+        share[numbered], [str(exit_) for exit_ in numbered], fontsize=7.5, color=style.COLOURS["grey"]
+    )
+    above.tick_params(length=2.5, color=style.COLOURS["grey"])
 
 
 def _draw_result(axes: Axes, result: Result) -> None:
@@ -240,6 +236,6 @@ def _draw_result(axes: Axes, result: Result) -> None:
         [result.cost / result.cost_model.full],
         [result.accuracy],
         yerr=[[result.accuracy - low], [high - result.accuracy]],
-        color=COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
+        color=style.COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
         label=f"{result.name} as calibrated, {counted(result.n, 'input')}",
     )  # fmt: skip

@@ -17,16 +17,8 @@ from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import InputError
 from exeunt.evaluation import Result, evaluate
 from exeunt.frontiers import frontier
+from exeunt.plots import style
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
-from exeunt.plots.style import (
-    COLOURS,
-    label_exits,
-    legend_above,
-    new_axes,
-    percent_ticks,
-    save_figure,
-    styled,
-)
 from exeunt.policies.catalogue import PRESETS, eero
 from exeunt.policies.common_threshold import common_threshold
 from exeunt.policy import Policy
@@ -63,7 +55,7 @@ def draw_evaluation(
 
     def draw(name: str, make: Callable[[], Axes]) -> None:
         progress(name)
-        written.extend(save_figure(make(), folder / name))
+        written.extend(style.save_figure(make(), folder / name))
 
     # A learned score was fitted on one of the parts that are split again here, so the rule must learn it anew.
     score = policy.score.name if policy.score.name in test.scores else None
@@ -95,26 +87,26 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
     m = policy.n_exits
     if len(result.shares) != m:
         raise InputError(f"the policy has {counted(m, 'exit')} but the result has {len(result.shares)}")
-    with styled():
-        axes = new_axes(ax, width_in=6.6, height_in=3.4)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=6.6, height_in=3.4)
         place, width = np.arange(m), 0.4
         axes.bar(
             place - width / 2, policy.rates, width, label="planned", facecolor="white",
-            edgecolor=COLOURS["grey"], hatch="////", linewidth=0.9,
+            edgecolor=style.COLOURS["grey"], hatch="////", linewidth=0.9,
         )  # fmt: skip
         axes.bar(
             place + width / 2, result.shares, width, yerr=_wilson_lengths(result.shares, result.n), ecolor="#444444",
-            error_kw={"elinewidth": 0.9}, facecolor=COLOURS["blue"], label="answered, 95% interval",
+            error_kw={"elinewidth": 0.9}, facecolor=style.COLOURS["blue"], label="answered, 95% interval",
         )  # fmt: skip
-        label_exits(axes, m)
+        style.label_exits(axes, m)
         axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
-        percent_ticks(axes.yaxis)
+        style.percent_ticks(axes.yaxis)
         full = policy.cost.full
         axes.set_title(
             f"{policy.name}: budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of "
             f"{policy.cost.show(full)}", pad=22,
         )  # fmt: skip
-        legend_above(axes)
+        style.legend_above(axes)
     return axes
 
 
@@ -123,30 +115,30 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
 
     An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
     """
-    with styled():
-        axes = new_axes(ax, width_in=6.6, height_in=3.6)
+    with style.styled():
+        axes = style.new_axes(ax, width_in=6.6, height_in=3.6)
         risk, place = trace.risk, np.arange(trace.n_exits)
         lengths = _wilson_lengths(risk, trace.n)
         low, high = float((risk - lengths[0]).min()), float((risk + lengths[1]).max())
         worse = risk > np.minimum.accumulate(risk)
         bars = axes.errorbar(
-            place, risk, yerr=lengths, color=COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
+            place, risk, yerr=lengths, color=style.COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
             capsize=2.5, label="error rate, 95% interval",
         )  # fmt: skip
         handles: list[Any] = [bars]
         if worse.any():
             handles += axes.plot(
                 place[worse], risk[worse], linestyle="none", marker="s", markersize=5.5, zorder=3,
-                color=COLOURS["vermillion"], label="worse than an earlier exit",
+                color=style.COLOURS["vermillion"], label="worse than an earlier exit",
             )  # fmt: skip
-        label_exits(axes, trace.n_exits)
+        style.label_exits(axes, trace.n_exits)
         # The axis begins at 0 unless all exits lie so far above it that they could not be told apart.
         bottom = 0.0 if low < high / 2 else low - 0.1 * (high - low)
         axes.set_ylim(bottom, min(1.0, high + 0.06 * (high - low)))
         axes.set_ylabel("error rate (% of inputs)")
-        percent_ticks(axes.yaxis)
+        style.percent_ticks(axes.yaxis)
         axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
-        legend_above(axes, handles)
+        style.legend_above(axes, handles)
     return axes
 
 

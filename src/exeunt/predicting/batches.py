@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exeunt._arrays import Booleans, Integers, Keys
-from exeunt.data import Dataset, Images, Preprocess, Texts, read_rgb
+from exeunt.data import Dataset, Images, Preprocess, Texts
 from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
-from exeunt.data.read_image import Pixels
+from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.tokens import by_length, readable_texts, text_batch
 from exeunt.errors import InputError, UnreadableImage, UnreadableInput
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, cast
@@ -145,14 +144,13 @@ def open_executor(
     if run.cascade or not run.steps:
         return kind.open(run, threads=threads, trusted=trusted, segments=segments)
     exits = run.steps[0].exits
-    own = None if run.runs_whole else _own_segments(segments, exits, run.n_exits)
+    own = None
+    if (
+        not run.runs_whole
+    ):  # segments between the exits, by default one for each, and one for the rest of the network
+        ends = list(exits) if segments is None else [exits[last] for _, last in segments]
+        own = segments_between([*ends, *([run.n_exits - 1] if ends[-1] < run.n_exits - 1 else [])])
     return SelectedExits(kind.open(run, threads=threads, trusted=trusted, segments=own), exits)
-
-
-def _own_segments(segments: Segments | None, exits: Sequence[int], n_exits: int) -> Segments:
-    """Return segments between selected exits, by default one for each, and one for the rest of the network."""
-    ends = list(exits) if segments is None else [exits[last] for _, last in segments]
-    return segments_between([*ends, *([n_exits - 1] if ends[-1] < n_exits - 1 else [])])
 
 
 def open_cascade(run: RunFolder, *, segments: Segments | None = None, **options: Any) -> CascadeExecutor:

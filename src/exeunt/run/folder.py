@@ -39,17 +39,7 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
-from exeunt.run.file_digests import (
-    CASCADE,
-    COSTS,
-    MANIFEST,
-    NETWORKS,
-    TRACED,
-    WEIGHTS,
-    RunFiles,
-    digests_of,
-    trace_file,
-)
+from exeunt.run import file_digests
 from exeunt.run.manifest import CascadeEntry, read_cascade, read_manifest, sealed_manifest
 from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
 from exeunt.run.saved_policies import SavedPolicies, remove_of_policy
@@ -77,7 +67,7 @@ class RunFolder(SavedPolicies):
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Return whether `path` is a complete run folder."""
-        return os.path.isfile(Path(path) / MANIFEST)  # noqa: PTH113 - without an error where access is denied
+        return os.path.isfile(Path(path) / file_digests.MANIFEST)  # noqa: PTH113 - without an error where access is denied
 
     @classmethod
     def create(
@@ -87,7 +77,7 @@ class RunFolder(SavedPolicies):
         cost: CostModel,
         traces: Mapping[str, ExitTrace],
         about: Mapping[str, Any],
-        network: str = WEIGHTS,
+        network: str = file_digests.WEIGHTS,
     ) -> RunFolder:
         """Complete the folder `path` to a run folder; it holds its network, and model and tokenizer if there are any.
 
@@ -98,14 +88,14 @@ class RunFolder(SavedPolicies):
         if not (root / network).is_file():
             raise InputError(f"{root} has no {network}: write it before the run folder is made")
         # A folder with a manifest is complete, and this one is being made again.
-        (root / MANIFEST).unlink(missing_ok=True)
+        (root / file_digests.MANIFEST).unlink(missing_ok=True)
         remove_of_policy(root)
         make_folder(root / "traces")
         for part, trace in traces.items():
-            trace.save(root / trace_file(part))
-        write_json(root / COSTS, cost.to_dict())
-        manifest = sealed_manifest(about, digests_of(root, traces, network))
-        write_json(root / MANIFEST, manifest)
+            trace.save(root / file_digests.trace_file(part))
+        write_json(root / file_digests.COSTS, cost.to_dict())
+        manifest = sealed_manifest(about, file_digests.digests_of(root, traces, network))
+        write_json(root / file_digests.MANIFEST, manifest)
         return cls(root, manifest)
 
     @classmethod
@@ -117,8 +107,10 @@ class RunFolder(SavedPolicies):
         root = at_precision(Path(path))
         if not cls.exists(root):
             raise InputError(why_not_a_run(root))
-        needed = (COSTS, *(trace_file(part) for part in TRACED))
-        run = cls(root, read_manifest(root / MANIFEST, files=needed, one_of=NETWORKS))
+        needed = (file_digests.COSTS, *(file_digests.trace_file(part) for part in file_digests.TRACED))
+        run = cls(
+            root, read_manifest(root / file_digests.MANIFEST, files=needed, one_of=file_digests.NETWORKS)
+        )
         check_precision(root, run.manifest)
         return run
 
@@ -128,14 +120,14 @@ class RunFolder(SavedPolicies):
         return str(self.manifest[DIGEST])
 
     @cached_property
-    def files(self) -> RunFiles:
+    def files(self) -> file_digests.RunFiles:
         """The files that the manifest names, each checked when it is first needed."""
-        return RunFiles(self.path, self.manifest["files"])
+        return file_digests.RunFiles(self.path, self.manifest["files"])
 
     @property
     def network_file(self) -> str:
         """The file that the network is in: one of `file_digests.NETWORKS`."""
-        return next(name for name in NETWORKS if name in self.files.digests)
+        return next(name for name in file_digests.NETWORKS if name in self.files.digests)
 
     @property
     def n_exits(self) -> int:
@@ -145,7 +137,11 @@ class RunFolder(SavedPolicies):
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network."""
-        return read_cascade(self.files.path(CASCADE)) if self.network_file == CASCADE else ()
+        return (
+            read_cascade(self.files.path(file_digests.CASCADE))
+            if self.network_file == file_digests.CASCADE
+            else ()
+        )
 
     def open_model(self, name: str) -> RunFolder:
         """Open the run of a model of the cascade. Raises ArtefactError if it was made anew since the cascade was."""
@@ -166,23 +162,23 @@ class RunFolder(SavedPolicies):
     @property
     def weights(self) -> Path:
         """The safetensors file of backbone and heads. Raises InputError if the network is in another file."""
-        if self.network_file != WEIGHTS:
+        if self.network_file != file_digests.WEIGHTS:
             raise InputError(
                 f"{self.path} has no weights for PyTorch, its network is in {self.network_file}: this takes runs that "
                 "PyTorch trained"
             )
-        return self.files.path(WEIGHTS)
+        return self.files.path(file_digests.WEIGHTS)
 
     @property
     def cost(self) -> CostModel:  # type: ignore[override]
         """Cumulative cost per exit."""
-        return CostModel.from_dict(read_json(self.files.path(COSTS)))
+        return CostModel.from_dict(read_json(self.files.path(file_digests.COSTS)))
 
     def trace(self, part: str) -> ExitTrace:
         """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row."""
-        if part not in TRACED:
-            raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
-        return ExitTrace.load(self.files.path(trace_file(part)))
+        if part not in file_digests.TRACED:
+            raise InputError(f"a run folder has traces of {', '.join(file_digests.TRACED)}, not of {part!r}")
+        return ExitTrace.load(self.files.path(file_digests.trace_file(part)))
 
     def recorded(self, part: str) -> ExitTrace | CascadeTrace:
         """Return the recorded outputs on a part: of a cascade, as the CascadeTrace that policies choose from."""

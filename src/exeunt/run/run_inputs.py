@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from exeunt.data import Dataset, SplitPlan, open_source
 from exeunt.data.preprocess import Preprocess, RawImages
 from exeunt.data.tokens import RawTexts, load_tokenizer, text_batch
 from exeunt.errors import ArtefactError, InputError
-
-if TYPE_CHECKING:
-    from exeunt.run.folder import RunFolder
+from exeunt.run.folder import RunFolder
 
 
 def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Dataset:
@@ -97,11 +95,10 @@ class InputPreparation:
 
     def _texts(self, texts: list[Any]) -> Any:
         columns = text_columns(self._run)
-        fits, takes = _is_text, "texts: give a list of str"
+        takes = "texts: give a list of str"
         if len(columns) == 2:
-            fits, takes = _is_pair, f"pairs of texts: give a list of ({', '.join(columns)})"
-        wrong = [text for text in texts if not fits(text)]
-        if wrong:
+            takes = f"pairs of texts: give a list of ({', '.join(columns)})"
+        if wrong := [text for text in texts if not holds_texts(text, len(columns))]:
             raise InputError(f"the network takes {takes}, got a {_kind(wrong[0])}")
         return text_batch(self._way, texts)[0]
 
@@ -128,12 +125,10 @@ def _is_pixels(inputs: Any, size: tuple[int, int] | None) -> bool:
     return array and inputs.shape[3] == 3 and inputs.shape[1:3] == size
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
+def holds_texts(value: Any, count: int) -> bool:
+    """Return whether a value is a text, or for `count` 2 a pair of texts."""
+    parts = [value] if count == 1 else value
+    return isinstance(parts, (tuple, list)) and len(parts) == count and all(isinstance(p, str) for p in parts)
 
 
 def _kind(value: Any) -> str:

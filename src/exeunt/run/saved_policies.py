@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt._files import read_json
+from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.run.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE
-
-if TYPE_CHECKING:
-    from exeunt.costs import CostModel
-    from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace import CascadeTrace, ExitTrace
 
 POLICY, POLICIES = "policy.json", "policies.json"
 
@@ -27,13 +25,10 @@ class SavedPolicies:
 
     path: Path
 
-    if TYPE_CHECKING:  # other attributes of a run folder
-        digest: str
-        cost: CostModel
-        cascade: Any
-
-        def recorded(self, part: str) -> ExitTrace | CascadeTrace:
-            """See `RunFolder`."""
+    digest: str
+    cost: CostModel
+    cascade: Any
+    recorded: Callable[[str], ExitTrace | CascadeTrace]  # these four: see `RunFolder`
 
     @property
     def policy(self) -> Policy:

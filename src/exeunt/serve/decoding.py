@@ -24,7 +24,7 @@ from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import RawTexts, text_batch
 from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation, text_columns
+from exeunt.run.run_inputs import holds_texts, load_preparation, text_columns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -247,11 +247,7 @@ class InputReader:
     def _text(self, text: Any, place: int) -> Any:
         wanted = len(self.text_columns)
         parts = [text] if wanted == 1 else text
-        if (
-            not isinstance(parts, (list, tuple))
-            or len(parts) != wanted
-            or not all(isinstance(p, str) for p in parts)
-        ):
+        if not holds_texts(text, wanted):
             what = "a text" if wanted == 1 else f"{wanted} texts ({', '.join(self.text_columns)})"
             raise InputError(f"input number {place} must be {what}")
         for part in parts:

@@ -206,7 +206,9 @@ class Controller:
         self._now = now
         self._measure(elapsed, load)
         if self._at and (not self._sustains(self._at, load.waiting) or self._too_late(now)):
-            self._lower(now, load.waiting)
+            soon = now - self._since < _SOON * self._pauses[self._at]
+            self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
+            self._activate(self._best_below(self._at, load.waiting), now)
         elif self._at < self._limit and self._may_rise(now - self._since, load.waiting):
             self._activate(self._at + 1, now)
         return self.active
@@ -256,11 +258,6 @@ class Controller:
 
     def _activate(self, at: int, now: float) -> None:
         self._at, self._since = at, now
-
-    def _lower(self, now: float, waiting: int) -> None:
-        soon = now - self._since < _SOON * self._pauses[self._at]
-        self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        self._activate(self._best_below(self._at, waiting), now)
 
     def _best_below(self, end: int, waiting: int) -> int:
         """Return the last point before `end` that sustains the load, else the first one."""

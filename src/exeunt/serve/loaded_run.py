@@ -60,7 +60,7 @@ class LoadedRun:
 
     def places(self, policy: str) -> list[int]:
         """Return the places of a policy's exits among those of the run."""
-        return _places(self.shared, policy)
+        return [self.shared.places[exit_] for exit_ in self.shared.exits[policy]]
 
     def at(self, budget: float | str) -> str:
         """Return the name of the policy with the largest budget that is not above this one.
@@ -168,11 +168,9 @@ def load_run(settings: Settings) -> LoadedRun:
         accuracy=dict.fromkeys(policies)
         | {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()},
         lost_at={
-            (name, place): lost
+            (name, shared.places[exit_]): lost
             for name, trace in traces.items()
-            for place, lost in zip(
-                _places(shared, name), lost_by_stopping(policies[name], trace), strict=True
-            )
+            for exit_, lost in zip(shared.exits[name], lost_by_stopping(policies[name], trace), strict=True)
         },
         reader=reader,
         shared=shared,
@@ -194,10 +192,6 @@ def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
         float(right[on].mean() - correct[on, exit_].mean()) if on.any() else 0.0
         for exit_, on in enumerate(going_on)
     ]
-
-
-def _places(shared: SharedExecutor, policy: str) -> list[int]:
-    return [shared.places[exit_] for exit_ in shared.exits[policy]]
 
 
 def _call_seconds(executor: Executor, inputs: Any) -> Floats:

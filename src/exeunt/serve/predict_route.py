@@ -16,22 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt.errors import InputError
+from exeunt.serve import prediction
 from exeunt.serve import request_bodies as bodies
 from exeunt.serve.decoding import InputReader
-from exeunt.serve.prediction import (
-    Answer,
-    Options,
-    PredictRequest,
-    PredictResponse,
-    in_thread_if_large,
-    predicted,
-)
 
 _MOST_FIELDS = 16
 router = APIRouter()
 
 
-class PredictBody(Options):
+class PredictBody(prediction.Options):
     """Inputs of one kind, and how they are to be answered."""
 
     images: list[str | None] | None = Described(
@@ -45,7 +38,7 @@ class PredictBody(Options):
 class Answers(BaseModel):
     """An answer per input, in order, and the unit of their costs."""
 
-    answers: list[Answer]
+    answers: list[prediction.Answer]
     unit: str
 
 
@@ -63,7 +56,7 @@ _BODY = {
 
 
 @router.post("/predict", response_model=Answers, openapi_extra={"requestBody": _BODY}, tags=["predict"])
-async def predict(request: Request, options: Annotated[Options, Query()]) -> Response:
+async def predict(request: Request, options: Annotated[prediction.Options, Query()]) -> Response:
     """Answer inputs: one or many images (JSON in base64, or files), or texts (JSON).
 
     Options in the query hold unless the body says otherwise.
@@ -72,15 +65,17 @@ async def predict(request: Request, options: Annotated[Options, Query()]) -> Res
     kind = given.partition(";")[0].strip().lower()
     if kind not in _READ:
         raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
-    response = await predicted(request, partial(_READ[kind], await request.body(), given, options))
-    body = await in_thread_if_large(_json, len(response.columns["label"]), response)
+    response = await prediction.predicted(request, partial(_READ[kind], await request.body(), given, options))
+    body = await prediction.in_thread_if_large(_json, len(response.columns["label"]), response)
     return Response(body, media_type="application/json")
 
 
 # -- reading requests, in a decoding thread ---------------------------------------------------------------
 
 
-def _read_form(body: bytes, content_type: str, options: Options, reader: InputReader) -> PredictRequest:
+def _read_form(
+    body: bytes, content_type: str, options: prediction.Options, reader: InputReader
+) -> prediction.PredictRequest:
     """Read the files of a form, in order; its other fields are options."""
     files: list[bytes] = []
     fields: dict[str, str] = {}
@@ -112,10 +107,12 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
         raise InputError("the form does not end: its last boundary is missing")
     if "images" in fields:
         raise InputError("images are files, with curl -F images=@cat.jpg; the form's are a text")
-    return PredictRequest(reader.images(files), _with(options, fields))
+    return prediction.PredictRequest(reader.images(files), _with(options, fields))
 
 
-def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> PredictRequest:
+def _read_json(
+    body: bytes, _: str, options: prediction.Options, reader: InputReader
+) -> prediction.PredictRequest:
     bodies.check_strings(body, reader.max_rows * reader.strings_each)
     given = bodies.fields(body)
     images, texts = (given.pop(name, bodies.NULL) for name in ("images", "texts"))
@@ -127,11 +124,11 @@ def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> Pr
         rows = reader.texts(bodies.strings(texts, width, name="texts"))
     else:
         rows = reader.images([bodies.from_base64(one) for one in bodies.strings(images, name="images")])
-    return PredictRequest(rows, _with(options, further))
+    return prediction.PredictRequest(rows, _with(options, further))
 
 
-def _with(options: Options, further: dict[str, Any]) -> Options:
-    return Options.model_validate(options.model_dump(exclude_unset=True) | further)
+def _with(options: prediction.Options, further: dict[str, Any]) -> prediction.Options:
+    return prediction.Options.model_validate(options.model_dump(exclude_unset=True) | further)
 
 
 _READ = {"application/json": _read_json, "multipart/form-data": _read_form}
@@ -140,7 +137,7 @@ _READ = {"application/json": _read_json, "multipart/form-data": _read_form}
 # -- writing responses ------------------------------------------------------------------------------------
 
 
-def _json(response: PredictResponse) -> bytes:
+def _json(response: prediction.PredictResponse) -> bytes:
     names = list(response.columns)
     rows = zip(*(column.tolist() for column in response.columns.values()), strict=True)
     answers = [dict(zip(names, row, strict=True)) for row in rows]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
+from exeunt.serve import prediction
 from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.decoding import DecodingThreads, InputReader
 from exeunt.serve.engine_thread import run_rows
@@ -17,13 +18,6 @@ from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
 from exeunt.serve.metrics import Metrics
-from exeunt.serve.prediction import (
-    Options,
-    PredictRequest,
-    PredictResponse,
-    answer_columns,
-    in_thread_if_large,
-)
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
@@ -94,8 +88,8 @@ class Service:
     # -- answers ----------------------------------------------------------------------------------------
 
     async def answer(
-        self, read: Callable[[InputReader], PredictRequest], begun: float, arrived: float
-    ) -> PredictResponse:
+        self, read: Callable[[InputReader], prediction.PredictRequest], begun: float, arrived: float
+    ) -> prediction.PredictResponse:
         """Answer a request, which `read` makes of its body in a decoding thread.
 
         `begun`, `arrived`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
@@ -120,13 +114,13 @@ class Service:
             except QueueFull:
                 self.metrics.refused()
                 raise
-            columns = await in_thread_if_large(
-                answer_columns, len(rows), rows, parts, loaded.class_names, loaded.shared.places
+            columns = await prediction.in_thread_if_large(
+                prediction.answer_columns, len(rows), rows, parts, loaded.class_names, loaded.shared.places
             )
             self.metrics.answered(columns, time.monotonic() - arrived, policy, own_deadline=own_deadline)
-            return PredictResponse(columns, loaded.unit)
+            return prediction.PredictResponse(columns, loaded.unit)
 
-    def _policy_for(self, loaded: LoadedRun, options: Options) -> str | None:
+    def _policy_for(self, loaded: LoadedRun, options: prediction.Options) -> str | None:
         """Return the name of the policy that the options ask for; None for the active one."""
         if options.budget is not None and options.tier is not None:
             raise InputError("give a budget or a tier, not both")
@@ -185,7 +179,7 @@ class Service:
         try:
             rows = await self._decoding(InputReader.warm_up, loaded.reader)
             warm = await run_rows(active.engine, rows)
-            answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
+            prediction.answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
             try:
                 await self._follow(active, budget)
                 if budget is not None:

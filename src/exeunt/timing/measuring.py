@@ -76,9 +76,7 @@ def time_interleaved(
                 break
             for place in range(len(names)):
                 name = names[(place + number) % len(names)]
-                began = clock()
-                calls[name](number)
-                seconds[name].append(clock() - began)
+                seconds[name].append(seconds_of(calls[name], number, clock))
     finally:
         if collecting:
             gc.enable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from exeunt._arrays import Integers
 from exeunt.errors import InputError
+from exeunt.torch.calls import map_tensors
 
 
 class BatchShare(NamedTuple):
@@ -184,7 +186,7 @@ class _Sliced:
                     "its incomplete last batch"
                 )
             rows = _part(n, self.rank, self.world_size)
-            yield tuple(_rows(part, rows) for part in batch)
+            yield tuple(map_tensors(itemgetter(rows), part) for part in batch)
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -193,14 +195,6 @@ class _Sliced:
 def _part(n: int, rank: int, world_size: int) -> slice:
     """Return process `rank`'s part of n rows; the parts cover all rows once and differ by at most one."""
     return slice(rank * n // world_size, (rank + 1) * n // world_size)
-
-
-def _rows(value: Any, rows: slice) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _rows(item, rows) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_rows(item, rows) for item in value)
-    return value[rows] if isinstance(value, Tensor) else value
 
 
 def _describe(batch: Any) -> str:

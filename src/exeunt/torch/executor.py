@@ -18,29 +18,14 @@ from exeunt.engine.dropping_finished_rows import moves
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.engine.plan import check_segments
 from exeunt.errors import NotCuttable, RunsWhole
+from exeunt.torch import named_inputs
 from exeunt.torch.calls import Inputs, first_tensor, logits_of
+from exeunt.torch.cutting import stage
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
-from exeunt.torch.cutting.stage import (
-    Stage,
-    StagedModel,
-    StateTensor,
-    compacted,
-    gathered,
-    memory_address,
-)
 from exeunt.torch.devices import device_name, wait_for
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.models.hugging_face import longest_text
-from exeunt.torch.named_inputs import (
-    Named,
-    arguments_of,
-    check_like,
-    finite_rows,
-    named_tensors,
-    padded,
-    size_key,
-)
 
 _CUTS_KEPT = 32  # a cut shares the model's weights, so it takes a few MB, and seconds to make
 
@@ -58,20 +43,20 @@ class _Executor:
         # the last place. Two are allowed.
         self.border = max(BORDER, float(2 * torch.finfo(self._like.dtype).eps))
         self.n_exits = network.n_exits
-        self._example = named_tensors(example, self._like)
+        self._example = named_inputs.named_tensors(example, self._like)
         stacked = [isinstance(head, Head) and head.options.stacked for head in network.heads]
         self._read_by_next = [*stacked[1:], False]
         config = getattr(network.backbone, "config", None)
         self._longest, self._pad_token = longest_text(network.backbone), getattr(config, "pad_token_id", 0)
 
-    def _read(self, inputs: Inputs) -> Named:
+    def _read(self, inputs: Inputs) -> named_inputs.Named:
         """Return a batch's inputs as the network takes them; texts are padded to few lengths."""
-        named = named_tensors(inputs, self._like)
-        check_like(named, self._example)
+        named = named_inputs.named_tensors(inputs, self._like)
+        named_inputs.check_like(named, self._example)
         return self._padded(named)
 
-    def _padded(self, named: Named) -> Named:
-        return padded(named, most=self._longest, token=self._pad_token or 0)
+    def _padded(self, named: named_inputs.Named) -> named_inputs.Named:
+        return named_inputs.padded(named, most=self._longest, token=self._pad_token or 0)
 
     def wait(self) -> None:
         """Return once all that was begun is computed."""
@@ -88,8 +73,8 @@ class _State:
     """
 
     key: Hashable
-    staged: StagedModel | None = None
-    kinds: tuple[StateTensor, ...] = ()
+    staged: stage.StagedModel | None = None
+    kinds: tuple[stage.StateTensor, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     for_heads: Mapping[str, Tensor] = field(default_factory=dict)
     borrowed: frozenset[int] = frozenset()
@@ -115,20 +100,20 @@ class StagedExecutor(_Executor):
         # A head made by the user's function may use its layers in any way, so it is not folded.
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: FoldedWeights = {}
-        self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
+        self._cuts: OrderedDict[Hashable, stage.StagedModel] = OrderedDict()
         self._cut_for(self._padded(self._example), slice(2))
 
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
         named = self._read(inputs)
-        valid, key = finite_rows(named), size_key(named)
+        valid, key = named_inputs.finite_rows(named), named_inputs.size_key(named)
         if not valid.any():
             return _State(key), valid
         staged = self._cut_for(named, np.flatnonzero(valid)[:2].tolist())
         tensors = tuple(named[name] for name in staged.input_names if name in named) or tuple(named.values())
         for_heads = {"mask": named["attention_mask"]} if "attention_mask" in named else {}
-        borrowed = frozenset(memory_address(tensor) for tensor in named.values())
-        kinds = cast("Stage", staged.stages[0]).inputs
+        borrowed = frozenset(stage.memory_address(tensor) for tensor in named.values())
+        kinds = cast("stage.Stage", staged.stages[0]).inputs
         return _State(key, staged, kinds, tensors, for_heads, borrowed), valid
 
     def signature(self, state: _State) -> Hashable:
@@ -149,15 +134,15 @@ class StagedExecutor(_Executor):
         return found, state
 
     def _run_stage(self, exit_: int, state: _State, *, with_head: bool) -> tuple[Tensor | None, _State]:
-        stages = cast("StagedModel", state.staged).stages
-        made = cast("Stage", stages[exit_]).body(*state.tensors)
+        stages = cast("stage.StagedModel", state.staged).stages
+        made = cast("stage.Stage", stages[exit_]).body(*state.tensors)
         if exit_ == self.n_exits - 1:
             return first_tensor(made), state
         logits = head_logits(self.heads[exit_], made[0], **state.for_heads) if with_head else None
         for_heads = {name: tensor for name, tensor in state.for_heads.items() if name != "previous"}
         if logits is not None:
             for_heads["previous"] = logits
-        kinds = cast("Stage", stages[exit_ + 1]).inputs
+        kinds = cast("stage.Stage", stages[exit_ + 1]).inputs
         return logits, replace(state, kinds=kinds, tensors=made, for_heads=for_heads)
 
     @torch.inference_mode()
@@ -165,11 +150,11 @@ class StagedExecutor(_Executor):
         """Join rows of several states."""
         states, rows = [state for state, _ in parts], [keep for _, keep in parts]
         tensors = tuple(
-            gathered([state.tensors[i] for state in states], rows, kind.batch_dim)
+            stage.gathered([state.tensors[i] for state in states], rows, kind.batch_dim)
             for i, kind in enumerate(states[0].kinds)
         )
         for_heads = {
-            name: gathered([state.for_heads[name] for state in states], rows, 0)
+            name: stage.gathered([state.for_heads[name] for state in states], rows, 0)
             for name in states[0].for_heads
         }
         return replace(states[0], tensors=tensors, for_heads=for_heads)
@@ -179,20 +164,20 @@ class StagedExecutor(_Executor):
         """Drop rows in place, except from the caller's tensors, which are copied."""
         order = moves(rows)[2]
         tensors = tuple(
-            gathered([tensor], [order], kind.batch_dim)
-            if kind.batch_dim is None or memory_address(tensor) in state.borrowed
-            else compacted(tensor, rows, kind.batch_dim)
+            stage.gathered([tensor], [order], kind.batch_dim)
+            if kind.batch_dim is None or stage.memory_address(tensor) in state.borrowed
+            else stage.compacted(tensor, rows, kind.batch_dim)
             for tensor, kind in zip(state.tensors, state.kinds, strict=True)
         )
-        for_heads = {name: gathered([tensor], [order], 0) for name, tensor in state.for_heads.items()}
+        for_heads = {name: stage.gathered([tensor], [order], 0) for name, tensor in state.for_heads.items()}
         return replace(state, tensors=tensors, for_heads=for_heads), order
 
-    def _cut_for(self, named: Named, rows: slice | list[int]) -> StagedModel:
+    def _cut_for(self, named: named_inputs.Named, rows: slice | list[int]) -> stage.StagedModel:
         """Return the network cut for inputs of this size. `rows`: two that can be answered, to cut it on."""
-        keys = [size_key(named, any_length=any_length) for any_length in (True, False)]
+        keys = [named_inputs.size_key(named, any_length=any_length) for any_length in (True, False)]
         key = next((key for key in keys if key in self._cuts), None)
         if key is None:
-            args, kwargs = arguments_of({name: tensor[rows] for name, tensor in named.items()})
+            args, kwargs = named_inputs.arguments_of({name: tensor[rows] for name, tensor in named.items()})
             staged = folded_stages(self._network.stages(kwargs or args), self._folded)
             key = keys[0] if staged.length_is_open else keys[1]
             self._cuts[key] = staged
@@ -212,24 +197,24 @@ class WholeExecutor(_Executor):
         super().__init__(network, example)
         self.segments: Segments = ((0, self.n_exits - 1),)
 
-    def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
+    def start(self, inputs: Inputs) -> tuple[named_inputs.Named, Booleans]:
         """Return the inputs, and which of them are finite."""
         named = self._read(inputs)
-        return named, finite_rows(named)
+        return named, named_inputs.finite_rows(named)
 
-    def signature(self, state: Named) -> Hashable:
+    def signature(self, state: named_inputs.Named) -> Hashable:
         """Return names, types and sizes of the inputs, without their number."""
-        return size_key(state)
+        return named_inputs.size_key(state)
 
     @torch.inference_mode()
     def run(
         self,
         segment: int,  # noqa: ARG002 - there is one
-        state: Named,
+        state: named_inputs.Named,
         wanted: Sequence[int],
-    ) -> tuple[list[NDArray[Any]], Named]:
+    ) -> tuple[list[NDArray[Any]], named_inputs.Named]:
         """Run the backbone, and the heads whose logits are wanted or read by the next head."""
-        args, kwargs = arguments_of(state)
+        args, kwargs = named_inputs.arguments_of(state)
         reduced, final = self._network.reduce(*args, **kwargs)
         logits: list[NDArray[Any]] = []
         previous: Tensor | None = None
@@ -243,12 +228,14 @@ class WholeExecutor(_Executor):
         return logits, state
 
     @torch.inference_mode()
-    def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
+    def gather(
+        self, parts: Sequence[tuple[named_inputs.Named, Integers | slice | None]]
+    ) -> named_inputs.Named:
         """Join rows of several batches of inputs."""
         rows = [keep for _, keep in parts]
-        return {name: gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
+        return {name: stage.gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
 
-    def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
+    def compact(self, state: named_inputs.Named, rows: Integers) -> tuple[named_inputs.Named, Integers]:
         """Copy the rows, because the state is the caller's inputs."""
         return self.gather([(state, rows)]), rows
 
@@ -270,7 +257,7 @@ def original(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
 
     @torch.inference_mode()
     def forward(inputs: Inputs) -> NDArray[Any]:
-        args, kwargs = arguments_of(named_tensors(inputs, like))
+        args, kwargs = named_inputs.arguments_of(named_inputs.named_tensors(inputs, like))
         return _numpy(logits_of(backbone(*args, **kwargs)))
 
     return forward

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt._arrays import Booleans
-from exeunt.engine.inputs import padded_length
+from exeunt.engine.inputs import inputs_by_name, padded_length
 from exeunt.errors import InputError
 from exeunt.torch.calls import ExitLogits, Inputs, logits_of
 
@@ -144,12 +144,7 @@ def named_tensors(inputs: Inputs, like: Tensor) -> Named:
 
     Raises InputError for anything that is no array, and for tensors with different numbers of rows.
     """
-    if isinstance(inputs, Mapping):
-        values = dict(sorted(inputs.items()))
-    else:
-        given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        values = {str(place): value for place, value in enumerate(given)}
-    named = {name: _tensor(value, like) for name, value in values.items()}
+    named = {name: _tensor(value, like) for name, value in inputs_by_name(inputs).items()}
     _check_rows(named, "inputs")
     return named
 

@@ -10,17 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from exeunt.errors import MixedBatchAxis, NotCuttable
 from exeunt.torch.cutting.torch_export import exported, placeholders
 from exeunt.torch.named_inputs import ExampleBatch
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
 _MAY_ALIAS = frozenset({

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,9 +12,7 @@ from torch import Tensor, fx, nn
 from exeunt._arrays import Integers
 from exeunt.engine.dropping_finished_rows import moves
 from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
-
-if TYPE_CHECKING:
-    from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.cutting.graph import ModelGraph
 
 
 @dataclass(frozen=True)

@@ -21,23 +21,9 @@ from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.devices import seeded
-from exeunt.torch.exits.heads import (
-    HeadFactory,
-    HeadOptions,
-    Layout,
-    complete_options,
-    layout_of,
-    make_head,
-)
+from exeunt.torch.exits import heads, placement
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
-from exeunt.torch.exits.placement import (
-    count_macs,
-    count_source,
-    find_candidates,
-    output_of,
-    place_exits,
-)
 from exeunt.torch.named_inputs import read_example
 
 _CLASSIFIER = "classifier"
@@ -48,7 +34,7 @@ def attach(
     example: Inputs,
     exits: int | Sequence[str] = 7,
     *,
-    head: str | HeadFactory | None = None,
+    head: str | heads.HeadFactory | None = None,
     n_classes: int | None = None,
     new_classifier: str = "",
     seed: int = 0,
@@ -91,45 +77,44 @@ def attach(
         own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 
-    def options_for(layouts: Sequence[Layout]) -> HeadOptions | HeadFactory:
-        return head if callable(head) else complete_options(given, layouts)
+    def options_for(layouts: Sequence[heads.Layout]) -> heads.HeadOptions | heads.HeadFactory:
+        return head if callable(head) else heads.complete_options(given, layouts)
 
-    bare, shape, layouts = model, _encoder_features(model, example), list[Layout]()
+    bare, shape, layouts = model, _encoder_features(model, example), list[heads.Layout]()
     if shape is not None:
-        layouts = [layout_of(model, shape)]
+        layouts = [heads.layout_of(model, shape)]
         classifier = _classifier(options_for(layouts), shape, layouts[0], n_classes, seed).to(device)
         model, new_classifier = _ClassifiedEncoder(model, classifier), _CLASSIFIER
     named = None if isinstance(exits, (int, np.integer)) else list(exits)
-    offered, full, width, graph = find_candidates(
+    offered, full, width, graph = placement.find_candidates(
         model, example, named, n_classes=n_classes, new_classifier=new_classifier
     )
-    points = offered if named else place_exits(offered, cast("int", exits), full=full)
-    of_points = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
+    points = offered if named else placement.place_exits(offered, cast("int", exits), full=full)
+    of_points = [heads.layout_of(model.get_submodule(point.name), point.shape) for point in points]
     made_of = options_for([*layouts, *of_points])
     if shape is not None and made_of != options_for(layouts):
-        again = asdict(
-            cast("HeadOptions", made_of)
-        )  # the classifier is a head like the others: make all anew
+        again = asdict(cast("heads.HeadOptions", made_of))  # the classifier is a head too: make all anew
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
-        heads = [
-            make_head(made_of, point.shape, width, layout)
+        made = [
+            heads.make_head(made_of, point.shape, width, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
     head_costs = [
-        count_macs(one, torch.zeros(2, *point.shape)) for one, point in zip(heads, points, strict=True)
+        placement.count_macs(one, torch.zeros(2, *point.shape))
+        for one, point in zip(made, points, strict=True)
     ]
     # Each exit costs the backbone up to it, and all heads up to and including its own.
     cumulative = np.array([*(p.cost for p in points), full]) + np.cumsum([*head_costs, 0.0])
-    source = count_source(read_example(model, example).n_tokens)
+    source = placement.count_source(read_example(model, example).n_tokens)
     network = EarlyExitNetwork(
         model,
-        [module.to(device).train(model.training) for module in heads],
+        [module.to(device).train(model.training) for module in made],
         points,
         cost=CostModel(cumulative, source=source, heads=[*head_costs, 0.0]),
         backbone_macs=full,
-        options=made_of if isinstance(made_of, HeadOptions) else None,
+        options=made_of if isinstance(made_of, heads.HeadOptions) else None,
         n_classes=width,
         new_classifier=new_classifier,
     )
@@ -205,7 +190,7 @@ def _encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | No
     Raises InputError if it fails on the example, or brings exits of its own.
     """
     with evaluating(model):
-        output = output_of(model, example)
+        output = placement.output_of(model, example)
     refuse_unasked(output)
     if getattr(output, "logits", None) is not None or (features := first_tensor(output)).ndim == 2:
         return None
@@ -213,7 +198,11 @@ def _encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | No
 
 
 def _classifier(
-    head: HeadOptions | HeadFactory, shape: tuple[int, ...], layout: Layout, n_classes: int | None, seed: int
+    head: heads.HeadOptions | heads.HeadFactory,
+    shape: tuple[int, ...],
+    layout: heads.Layout,
+    n_classes: int | None,
+    seed: int,
 ) -> nn.Module:
     """Return a new classifier of an encoder's features. Raises InputError without a number of classes."""
     if n_classes is None:
@@ -221,6 +210,6 @@ def _classifier(
             f"the network returns features of shape {shape} for an input and no logits: say how many classes its new "
             "classifier shall have (n_classes)"
         )
-    alone = replace(head, stacked=False) if isinstance(head, HeadOptions) else head
+    alone = replace(head, stacked=False) if isinstance(head, heads.HeadOptions) else head
     with seeded(seed, torch.device("cpu")):
-        return make_head(alone, shape, n_classes, layout)
+        return heads.make_head(alone, shape, n_classes, layout)

@@ -22,11 +22,6 @@ HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
 Layout: TypeAlias = Literal["channels_first", "channels_last", "tokens", "flat"]
 """How one input's features are laid out: a feature map (c, h, w) or (h, w, c), tokens (t, d), or a vector."""
 
-CHANNELS_FIRST: Layout = "channels_first"
-CHANNELS_LAST: Layout = "channels_last"
-TOKENS: Layout = "tokens"
-FLAT: Layout = "flat"
-
 _MOST_FEATURES = 2048
 """Pooled features that a head reads at most: a single input reads all its weights from memory, and those for 4x4 cells
 of 512 channels are as large as a block of the network."""
@@ -97,7 +92,7 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
 
     Heads on tokens read mean and standard deviation of the tokens; the rest is as in `HeadOptions`.
     """
-    default = TOKEN_HEAD if set(layouts) == {TOKENS} else {}
+    default = TOKEN_HEAD if set(layouts) == {"tokens"} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
@@ -119,15 +114,15 @@ def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
             "whose output is a vector, a sequence of tokens or a feature map, or give head= a function"
         )
     if len(shape) < 3:
-        return FLAT if len(shape) == 1 else TOKENS
+        return "flat" if len(shape) == 1 else "tokens"
     layers = list(module.modules())
     first = {layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)}
     first |= {layer.num_features for layer in layers if isinstance(layer, nn.BatchNorm2d)}
     last = {layer.out_features for layer in layers if isinstance(layer, nn.Linear)}
     last |= {layer.normalized_shape[-1] for layer in layers if isinstance(layer, nn.LayerNorm)}
     if shape[0] in first or shape[-1] in last:
-        return CHANNELS_FIRST if shape[0] in first else CHANNELS_LAST
-    return CHANNELS_LAST if shape[0] == shape[1] != shape[2] else CHANNELS_FIRST
+        return "channels_first" if shape[0] in first else "channels_last"
+    return "channels_last" if shape[0] == shape[1] != shape[2] else "channels_first"
 
 
 class Head(nn.Module):
@@ -163,11 +158,11 @@ class Head(nn.Module):
 
     def reduce(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return pooled features from features (n, ...); `mask` (n, t) is 1 where a token counts."""
-        if self.layout == FLAT:
+        if self.layout == "flat":
             return features.flatten(1)
-        if self.layout == TOKENS:
+        if self.layout == "tokens":
             return _pooled_tokens(features, mask, self.options.head)
-        if self.layout == CHANNELS_LAST:
+        if self.layout == "channels_last":
             features = features.movedim(-1, 1)
         if self.options.head != "grid":
             return features.flatten(2).mean(2)
@@ -221,7 +216,7 @@ def make_head(
     (n, k). Raises InputError if the function returns anything else, or if the head reads tokens of a feature map.
     """
     if isinstance(head, HeadOptions):
-        if head.head in _OF_TOKENS and layout in (CHANNELS_FIRST, CHANNELS_LAST):
+        if head.head in _OF_TOKENS and layout in ("channels_first", "channels_last"):
             raise InputError(
                 f"head {head.head!r} reads tokens, and an exit of this network has a feature map, of shape "
                 f"{tuple(shape)}: choose grid, paper or mean"
@@ -239,7 +234,7 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     """Return the layers from flat features (n, width) to logits (n, k)."""
     layers: list[nn.Module] = []
     # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
-    if layout == TOKENS and options.head not in _PAPER and options.input_norm == "layer":
+    if layout == "tokens" and options.head not in _PAPER and options.input_norm == "layer":
         layers.append(nn.LayerNorm(width))
     if not options.is_linear:
         layers += [nn.Linear(width, options.hidden), _NORMS[options.norm](options.hidden), nn.ReLU()]

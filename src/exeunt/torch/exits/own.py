@@ -14,15 +14,8 @@ from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.exits import placement
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.exits.placement import (
-    ExitPoint,
-    check_width,
-    count_macs,
-    count_source,
-    graph_macs,
-    output_of,
-)
 from exeunt.torch.named_inputs import read_example
 
 OWN = "own"
@@ -93,9 +86,9 @@ def open_own_exits(
     if isinstance(model, _OwnExits):
         model = model.network
     with evaluating(model):
-        logits = _checked_logits(output_of(model, example), rows_of(example))
+        logits = _checked_logits(placement.output_of(model, example), rows_of(example))
     width = logits[0].shape[1]
-    check_width(width, n_classes)
+    placement.check_width(width, n_classes)
     wrapped = _OwnExits(model, len(logits))
     names = [f"exits.{i}" for i in range(len(logits) - 1)]
     if exits not in (OWN, names):
@@ -104,11 +97,11 @@ def open_own_exits(
         )
     batch = read_example(wrapped, example)
     graph = try_graph(wrapped, batch.at_least_two())
-    full = count_macs(wrapped, example)
+    full = placement.count_macs(wrapped, example)
     if isinstance(graph, NotExportable):
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
-        costs = np.array([*graph_macs(graph, batch.at_least_two(), names), full])
+        costs = np.array([*placement.graph_macs(graph, batch.at_least_two(), names), full])
         late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
         if len(late):
             exit_ = int(late[0])
@@ -122,12 +115,14 @@ def open_own_exits(
                 f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
                 "leave, each from layers of its own, and not parts of one tensor"
             )
-    points = [ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)]
+    points = [
+        placement.ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)
+    ]
     network = OwnExitNetwork(
         wrapped,
         [nn.Identity() for _ in names],
         points,
-        cost=CostModel(costs, source=count_source(batch.n_tokens)),
+        cost=CostModel(costs, source=placement.count_source(batch.n_tokens)),
         backbone_macs=full,
         options=None,
         n_classes=width,

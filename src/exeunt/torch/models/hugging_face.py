@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from exeunt._files import atomic_folder, system_error
 from exeunt._hub import hub_access
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _WEIGHTS = "*.safetensors"
 _PICKLED = "*.bin"
@@ -145,12 +144,11 @@ def _quiet() -> Iterator[None]:
         show(*before)
 
 
-def _encoder(model: Any) -> nn.Module:
+def _encoder(model: nn.Module) -> nn.Module:
     """Return an encoder without its pooler, which reads the first token for a classifier."""
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    encoder: nn.Module = model
-    return encoder
+        model.register_module("pooler", None)
+    return model
 
 
 def _is_of_texts(config: Any) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from exeunt._limits import check_memory
 from exeunt.data import Dataset, Images, Preprocess
@@ -16,9 +17,6 @@ from exeunt.data.tokens import load_tokenizer, token_counts
 from exeunt.errors import InputError, UnreadableImage
 from exeunt.torch.calls import Inputs
 from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _NO_LIMIT = 10**12  # tokenisers without a limit say 10^30
 

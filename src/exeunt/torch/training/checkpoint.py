@@ -8,15 +8,13 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _FORMAT = "exeunt-training-1"
 _SHOWN = 8  # exits in a line, the first and the last among them

@@ -16,18 +16,11 @@ from exeunt.data import DataSource, Preprocess
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.exits.heads import TOKENS, Head
+from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.models import preparation
 from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
 from exeunt.torch.models.image_libraries import library_preprocess
-from exeunt.torch.models.preparation import (
-    check_batch_memory,
-    cut_long_texts,
-    example_inputs,
-    image_resizing,
-    text_preparation,
-    to_channels_last,
-)
 from exeunt.torch.models.weights import check_class_order
 from exeunt.torch.training.convex import check_linear, linear_layer
 from exeunt.torch.training.job import TrainingJob
@@ -99,21 +92,21 @@ class JobNetwork(NamedTuple):
 def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
     """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
     if source.kind == "text":
-        sizing = text_preparation(job.model)
+        sizing = preparation.text_preparation(job.model)
     else:
-        sizing = image_resizing(source.dataset("train"), size=job.size, library=library_of(job))
-        check_batch_memory(sizing, job.batch_size or _EXAMPLE)
+        sizing = preparation.image_resizing(source.dataset("train"), size=job.size, library=library_of(job))
+        preparation.check_batch_memory(sizing, job.batch_size or _EXAMPLE)
     built = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
     )
     if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
         raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
-    cut_long_texts(sizing, built.model)
+    preparation.cut_long_texts(sizing, built.model)
     # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
-    example = example_inputs(source.dataset(drawn_from), sizing)
+    example = preparation.example_inputs(source.dataset(drawn_from), sizing)
     network = attach(
-        to_channels_last(built.model, sizing), example, exits,
+        preparation.to_channels_last(built.model, sizing), example, exits,
         n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
         **job.head,
     )  # fmt: skip
@@ -127,7 +120,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     if settings.recipe.get("optimiser") == "lbfgs":
         check_linear(network, cached=job.augment == "none")
     if source.kind == "image":
-        check_batch_memory(sizing, settings.run_size)
+        preparation.check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings)
 
 
@@ -189,7 +182,7 @@ def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached
     Linear heads on tokens are solved, unless an option of gradient descent is given.
     """
     heads = network.learning_heads
-    if not any(isinstance(head, Head) and head.layout == TOKENS for head in heads):
+    if not any(isinstance(head, Head) and head.layout == "tokens" for head in heads):
         return dict(_CONVOLUTIONAL)
     solvable = cached and all(linear_layer(head) for head in heads)
     if solvable and not any(name in given for name in _OF_GRADIENTS):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,7 @@ from torch.nn import functional
 from exeunt.errors import InputError
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_path import at_precision
-
-if TYPE_CHECKING:
-    from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.network import EarlyExitNetwork
 
 TEACHERS = ("self", "original")
 """Teachers that are no run."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 from exeunt._text import counted
 from exeunt.data import Preprocess
@@ -21,9 +22,6 @@ from exeunt.torch.exits.placement import output_of
 from exeunt.torch.models.by_name import current_spec, runs_custom_code
 from exeunt.torch.open_run import load_network
 from exeunt.torch.training.recipe import TEACHERS, Recipe
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _PREPARE = "train this network with the teacher's --size, --mean and --std, or its tokeniser"
 
