@@ -284,8 +284,7 @@ def _checked(costs: Floats) -> Floats:
     if costs.size == 0:
         raise InputError(f"cost is empty, of shape {costs.shape}: give one cumulative cost per exit")
     before = np.concatenate([np.zeros_like(costs[..., :1]), costs[..., :-1]], axis=-1)
-    bad = np.argwhere(~(np.isfinite(costs) & (costs > before)))
-    if len(bad):
+    if len(bad := np.argwhere(~(np.isfinite(costs) & (costs > before)))):
         *row, exit_ = bad[0].tolist()
         wrong = costs[tuple(row)]
         raise InputError(

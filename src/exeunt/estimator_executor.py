@@ -110,8 +110,7 @@ def _columns(classes: Any, n_classes: int, names: Sequence[str]) -> Integers:
     """Return which class each column is. Raises InputError for one that the run does not have."""
     place: dict[Any, int] = {**{k: k for k in range(n_classes)}, **{name: k for k, name in enumerate(names)}}
     given = np.asarray(classes).tolist()
-    unknown = [one for one in given if one not in place]
-    if unknown:
+    if unknown := [one for one in given if one not in place]:
         raise InputError(
             f"the classifier knows the class {unknown[0]!r}, and the run has {n_classes} classes"
             f"{', ' + ', '.join(names[:5]) if names else ''}: train it on their numbers, from 0, or their names"
@@ -179,8 +178,7 @@ def check_estimator(run: RunFolder) -> str:
 
 def _skops() -> Any:
     """Import `skops.io`, which imports all of scikit-learn, without the part of it that imports PyTorch."""
-    keep_out = _NEEDS_TORCH not in sys.modules and "torch" not in sys.modules
-    if keep_out:
+    if keep_out := _NEEDS_TORCH not in sys.modules and "torch" not in sys.modules:
         sys.modules[_NEEDS_TORCH] = None  # type: ignore[assignment]
     try:
         return require("skops.io", extra="tfidf")

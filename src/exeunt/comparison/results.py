@@ -108,8 +108,7 @@ class TraceResult(SplitRecord):
     @property
     def shares(self) -> Floats:
         """Budgets as shares of the cost of the `whole`, (q,)."""
-        shares: Floats = self.cost.share(self.amounts)
-        return shares
+        return self.cost.share(self.amounts)  # type: ignore[no-any-return]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form."""

@@ -75,8 +75,7 @@ def trace_statistics(trace: TraceResult, reference: str, delta: float | None) ->
             for name, cost, accuracy in exits
         ],
     }
-    shown: dict[str, Any] = none_for_nan(statistics)
-    return shown
+    return none_for_nan(statistics)  # type: ignore[no-any-return]
 
 
 def _point(trace: TraceResult, reference: str, p: int, q: int) -> dict[str, Any]:

@@ -153,8 +153,7 @@ def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
 
 def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
     """Say whether the certified policies kept their guarantee."""
-    found = guarantees(traces, delta)
-    if not found:
+    if not (found := guarantees(traces, delta)):
         return []
     worst = found[0]
     trace = next(trace for trace in traces if trace.name == worst.trace)

@@ -245,8 +245,7 @@ class Texts(Dataset):
         found = self.stored[int(self.rows[i])]
         if isinstance(found, BadCell):
             raise UnreadableText(self.name(i), found.reason)
-        text: str | tuple[str, ...] = found
-        return text
+        return found  # type: ignore[no-any-return]
 
 
 def content_key(content: NDArray[np.uint8] | str | tuple[str, ...]) -> int:

@@ -56,8 +56,7 @@ def read_image_folder(folder: AnyPath) -> RawParts | None:
 
 def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath) -> RawData:
     """Return the images in folders of these classes below `folder`, named by their path below `root`."""
-    unknown = sorted(set(_class_folders(folder)) - set(classes))
-    if unknown:
+    if unknown := sorted(set(_class_folders(folder)) - set(classes)):
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
     files: list[AnyPath] = []
     labels: list[int] = []

@@ -237,8 +237,7 @@ def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:
         coded = np.array([code.get(str(label), -1) for label in labels], dtype=np.int64)
     else:
         coded = labels.astype(np.int64)
-    unknown = np.flatnonzero((coded < 0) | (coded >= len(classes)))
-    if len(unknown):
+    if len(unknown := np.flatnonzero((coded < 0) | (coded >= len(classes)))):
         row = int(unknown[0])
         known = ", ".join(classes) if len(classes) <= _SHOWN else f"{', '.join(classes[:_SHOWN])}, ..."
         others = f" ({len(unknown)} rows have such labels)" if len(unknown) > 1 else ""

@@ -105,8 +105,7 @@ class PixelArray:
         return len(self.pixels)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = self.pixels[row]
-        return pixels
+        return self.pixels[row]  # type: ignore[no-any-return]
 
     def part(self, first: int, n: int) -> PixelArray:
         """Return n images from `first` on, copied."""

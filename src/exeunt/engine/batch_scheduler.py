@@ -110,8 +110,7 @@ class BatchScheduler:
     def push(self, segment: int, signature: Hashable, group: RowGroup, due: float) -> None:
         """Queue a group before a segment. `due`: when its most urgent row should be done."""
         key = segment, signature, due < math.inf
-        queue = self._queues.get(key)
-        if queue is None:
+        if (queue := self._queues.get(key)) is None:
             queue = self._queues[key] = Queue(*key)
         rows = group.rows
         self._pushed += 1

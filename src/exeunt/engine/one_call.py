@@ -203,8 +203,7 @@ class Calls:
                 self.table.reject(rejected, part.decider.cost_at[exit_], part.decider.number)
         if not finite.all():
             group.keep(finite)
-        kept: Floats = values[finite]
-        return kept
+        return values[finite]  # type: ignore[no-any-return]
 
     def _routed(self, segment: int, signature: Hashable, group: RowGroup) -> Iterator[Survivors]:
         """Yield rows with the next segment that their policies run."""

@@ -219,8 +219,7 @@ class RowTable:
 
     def has_output(self, rows: Integers) -> Booleans:
         """Return which of these rows have an output of some exit."""
-        found: Booleans = self._columns["exit"][rows & self._mask] >= 0
-        return found
+        return self._columns["exit"][rows & self._mask] >= 0  # type: ignore[no-any-return]
 
     def with_output(self) -> Integers:
         """Return all unfinished rows that have an output, the oldest first."""
@@ -243,10 +242,7 @@ class RowTable:
     def expiring(self, rows: Integers, time: float) -> Booleans:
         """Return which of these rows have no answer yet, but an output, and a deadline up to a time."""
         at = rows & self._mask
-        found: Booleans = (
-            (self._unfinished[at] == rows) & self.has_output(rows) & (self._deadline[at] <= time)
-        )
-        return found
+        return (self._unfinished[at] == rows) & self.has_output(rows) & (self._deadline[at] <= time)  # type: ignore[no-any-return]
 
     def overdue(self, rows: Integers, time: float) -> bool:
         """Return whether one of these rows has no output and a deadline up to a time."""

@@ -236,5 +236,4 @@ def with_ids(trace: ExitTrace, ids: Keys) -> ExitTrace:
 def _places(keys: Keys, wanted: Keys) -> Integers:
     """Return the places of the wanted keys, in their order."""
     order = np.argsort(keys, kind="stable")
-    places: Integers = order[np.searchsorted(keys[order], wanted)]
-    return places
+    return order[np.searchsorted(keys[order], wanted)]  # type: ignore[no-any-return]

@@ -85,8 +85,7 @@ class OnnxExecutor:
         """Run a session that computes the logits of `wanted`, the state after the segment, and nothing else."""
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
         made = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
-        outputs = tuple(dict.fromkeys([*logits, *made]))
-        if outputs:
+        if outputs := tuple(dict.fromkeys([*logits, *made])):
             session = self._session(segment, outputs)
             found = session.run(outputs, {value.name: state[value.name] for value in session.get_inputs()})
             state = state | dict(zip(outputs, found, strict=True))
@@ -148,8 +147,7 @@ class OnnxExecutor:
                     f"the network takes {len(names)} array(s), {', '.join(names)}; got {len(values)}"
                 )
             named = dict(zip(names, values, strict=True))
-        absent = [name for name in names if name not in named]
-        if absent:
+        if absent := [name for name in names if name not in named]:
             raise InputError(f"the network takes {', '.join(names)}; missing: {', '.join(absent)}")
         return {name: named[name] for name in names}
 

@@ -272,14 +272,12 @@ def _add_weighted(total: TracedArray, weights: NDArray[Any], features: Sequence[
     whole = np.concatenate([feature.example for feature in features])
     joined = total.operated("Concat", [feature.name for feature in features], whole, axis=0)
     column = total.writer.constant(weights[:, None], total.dtype)
-    sum_: TracedArray = total + joined.operated("MatMul", [joined.name, column], total.example)
-    return sum_
+    return total + joined.operated("MatMul", [joined.name, column], total.example)  # type: ignore[no-any-return]
 
 
 def _at_least(score: TracedArray, tie: TracedArray, least_score: float, least_tie: float) -> TracedArray:
     with_less_tie = np.nextafter(least_score, np.inf)  # the score must then be larger
-    surer: TracedArray = score >= np.where(tie >= least_tie, least_score, with_less_tie)
-    return surer
+    return score >= np.where(tie >= least_tie, least_score, with_less_tie)  # type: ignore[no-any-return]
 
 
 _SHORTER: dict[Any, Callable[..., Any]] = {

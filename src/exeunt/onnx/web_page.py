@@ -48,8 +48,7 @@ def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
     found: list[Path] = []
     for package, names in _PACKAGES[kind]:
         files = [node_modules / package / "dist" / name for name in names]
-        absent = [file for file in files if not file.is_file()]
-        if absent:
+        if absent := [file for file in files if not file.is_file()]:
             raise InputError(
                 f"the page needs the npm package {package}, and there is no {absent[0]}: run `npm install {package}` "
                 "and give the folder node_modules by --node-modules"

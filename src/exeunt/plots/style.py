@@ -66,10 +66,9 @@ _STYLE: dict[str, Any] = {
 
 def styled() -> AbstractContextManager[None]:
     """Return a context with the common style, whatever the user's own. It leaves the settings outside unchanged."""
-    context: AbstractContextManager[None] = require("matplotlib.style", extra="plots").context(
+    return require("matplotlib.style", extra="plots").context(  # type: ignore[no-any-return]
         ["default", _STYLE]
     )
-    return context
 
 
 def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
@@ -77,14 +76,12 @@ def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
     if ax is not None:
         return ax
     figure = require("matplotlib.figure", extra="plots").Figure
-    axes: Axes = figure(figsize=(width_in, height_in), layout="constrained").subplots()
-    return axes
+    return figure(figsize=(width_in, height_in), layout="constrained").subplots()  # type: ignore[no-any-return]
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:
     """Return a figure, or that of axes. Raises InputError for axes that were removed from theirs."""
-    figure = drawn.get_figure(root=True)
-    if figure is None:
+    if (figure := drawn.get_figure(root=True)) is None:
         raise InputError("these axes no longer belong to a figure: make new ones, or leave ax out")
     return figure
 

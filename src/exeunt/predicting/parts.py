@@ -219,8 +219,7 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
     open; the lock ends with that process, however it ends.
     """
     folder = out.with_name(f".{out.name}.parts")
-    lock = _locked(folder)
-    if lock is None:
+    if (lock := _locked(folder)) is None:
         raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
     with lock:
         done = False

@@ -201,8 +201,7 @@ def compare_answers(first: Side, second: Side) -> ComparedAnswers:
 
 def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, NDArray[Any], Result]:
     """Return the exit (n,) and the class (n,), by name if there are names, of each answer to some test inputs."""
-    policy = side.policy
-    if policy is None:
+    if (policy := side.policy) is None:
         exits = np.full(trace.n, trace.n_exits - 1)
     else:
         exits, trace = policy.route(trace), policy.answer.on(trace)

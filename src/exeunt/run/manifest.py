@@ -53,8 +53,7 @@ def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) ->
             f"the cascade anew with `{again}`"
         )
     known = set(manifest["files"])
-    missing = sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known)
-    if missing:
+    if missing := sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known):
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest
 

@@ -102,8 +102,7 @@ class LoadedRun:
             return None
         points = []
         for name, policy in self.policies.items():
-            accuracy = self.accuracy[name]
-            if accuracy is None:
+            if (accuracy := self.accuracy[name]) is None:
                 raise InputError(
                     f"the traces of {self.run.path} on fit have no labels, from which a controller estimates what a "
                     "smaller budget costs: serve it without --slo-ms"

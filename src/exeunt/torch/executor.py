@@ -265,5 +265,4 @@ def original(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
 
 def _numpy(logits: Tensor) -> NDArray[Any]:
     """Return logits as float32 in NumPy."""
-    array: NDArray[Any] = logits.detach().float().cpu().numpy()
-    return array
+    return logits.detach().float().cpu().numpy()  # type: ignore[no-any-return]

@@ -195,8 +195,7 @@ def padded(named: Named, *, most: int | None, token: int) -> Named:
     `most`: tokens that the network takes, None for no limit. `token`: the filler of "input_ids".
     Raises InputError for texts longer than the network takes.
     """
-    texts = token_inputs(named)
-    if not texts:
+    if not (texts := token_inputs(named)):
         return named
     tokens = named[texts[0]].shape[1]
     more = padded_length(tokens, most) - tokens

@@ -204,8 +204,7 @@ def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference
 
 def _padding(prepare: Any) -> dict[str, int]:
     """Return what a tokeniser pads each of its outputs with; nothing for images."""
-    pad = getattr(prepare, "pad_token_id", None)
-    if pad is None:
+    if (pad := getattr(prepare, "pad_token_id", None)) is None:
         return {}
     return {"input_ids": int(pad), "attention_mask": 0, "token_type_ids": int(prepare.pad_token_type_id)}
 

@@ -75,8 +75,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _check(data: dict[str, Any]) -> None:
-    missing = [key for key in _KEYS if key not in data]
-    if missing:
+    if missing := [key for key in _KEYS if key not in data]:
         raise InputError(f"a report needs the parts {', '.join(_KEYS)}; missing: {', '.join(missing)}")
     if not data["traces"] or any(not (t["budgets"] and t["policies"]) for t in data["traces"]):
         raise InputError("a report needs at least one trace, each with at least one budget and one policy")

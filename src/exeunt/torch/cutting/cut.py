@@ -48,8 +48,7 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
     """
     if isinstance(at, str):
         raise InputError(f"at must be a list of module names: write at=[{at!r}]")
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
-    if training:
+    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
         raise InputError(
             f"cut works on a model in eval mode, {training[0]} is in training mode: call .eval() first"
         )

@@ -78,8 +78,7 @@ class ModelGraph:
     def batch_dim(self, node: fx.Node) -> int | None:
         """Return the axis of the rows, or None for a tensor that all rows share. Raises MixedBatchAxis."""
         shape = node.meta["val"].shape
-        row_dims = [i for i, size in enumerate(shape) if self.batch in _symbols(size)]
-        if not row_dims:
+        if not (row_dims := [i for i, size in enumerate(shape) if self.batch in _symbols(size)]):
             return None
         if len(row_dims) > 1 or shape[row_dims[0]].node.expr != self.batch:
             sizes = ", ".join(map(str, shape))
@@ -157,8 +156,7 @@ def _find_dependencies(graph: ModelGraph) -> None:
         if node.op != "call_function" or node.target is torch.ops.aten.sym_size.int:
             continue
         written = _mutated_arguments(node)
-        shared = written or ([node.all_input_nodes[0]] if _may_alias(node) else [])
-        if shared:
+        if shared := written or ([node.all_input_nodes[0]] if _may_alias(node) else []):
             graph.memory_of[node] = graph.memory_of[shared[0]]
         graph.mutated.update(graph.memory_of[target] for target in written)
         for users in (graph.uses_inputs, graph.uses_weights):

@@ -180,8 +180,7 @@ class Head(nn.Module):
         if self.options.stacked:
             before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
             flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
-        logits: Tensor = self.body(flat)
-        return logits
+        return self.body(flat)  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor, mask: Tensor | None = None, previous: Tensor | None = None) -> Tensor:
         """Return logits (n, k) from features (n, ...)."""
@@ -189,8 +188,7 @@ class Head(nn.Module):
 
     def before_last(self, reduced: Tensor) -> Tensor:
         """Return what the last layer of a head without `stacked` reads, (n, width), from reduced features."""
-        features: Tensor = self.body[:-1](self._flatten(reduced))
-        return features
+        return self.body[:-1](self._flatten(reduced))  # type: ignore[no-any-return]
 
     @property
     def last(self) -> nn.Linear:
@@ -203,8 +201,7 @@ class Head(nn.Module):
         return self.last.out_features
 
     def _flatten(self, reduced: Tensor) -> Tensor:
-        flat: Tensor = self.bottleneck(reduced).flatten(1)
-        return flat
+        return self.bottleneck(reduced).flatten(1)  # type: ignore[no-any-return]
 
 
 def make_head(

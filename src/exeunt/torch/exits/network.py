@@ -195,8 +195,7 @@ def head_logits(
 ) -> Tensor:
     """Return a head's logits (n, k) from features; `mask` and `previous` as in `Head`."""
     # A head made by the user's function may change what it reads, and the backbone goes on with it.
-    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
-    return logits
+    return head(features, mask, previous) if isinstance(head, Head) else head(features.clone())  # type: ignore[no-any-return]
 
 
 def record(

@@ -102,8 +102,7 @@ def open_own_exits(
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
         costs = np.array([*placement.graph_macs(graph, batch.at_least_two(), names), full])
-        late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
-        if len(late):
+        if len(late := np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)):
             exit_ = int(late[0])
             why = (
                 f"what output {exit_ - 1} needs computes it, too"

@@ -168,8 +168,7 @@ def _shapes(
     args, kwargs = as_call(example)
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
         model(*args, **kwargs)
-    idle = [name for name in names if name not in shapes]
-    if idle:
+    if idle := [name for name in names if name not in shapes]:
         raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
     return shapes, calls
 
@@ -226,8 +225,7 @@ def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np
             flops = _count(model, modules, shapes, {name: tensor.to("meta") for name, tensor in weights})
         except (RuntimeError, NotImplementedError):  # the model's code depends on values
             flops = _count(model, modules, batch, {})
-    absent = [name for name in names if name not in flops]
-    if absent:
+    if absent := [name for name in names if name not in flops]:
         raise InputError(f"module {absent[0]!r} did not run on the example: name one that does")
     return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * batch.n)
 

@@ -59,8 +59,7 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     if behind and all(name in behind or name.startswith(pooler) for name in random):
         if _is_of_texts(config):
             return BuiltModel(_encoder(model.base_model.float()))
-        new = _common_module(random)
-        if new:
+        if new := _common_module(random):
             return BuiltModel(model.float(), new_classifier=new)
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
 

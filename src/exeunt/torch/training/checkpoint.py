@@ -117,5 +117,4 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
             f"{path} belongs to a run with other arguments ({'; '.join(different)}): use these, or another "
             "checkpoint_dir"
         )
-    state: dict[str, Any] = content["state"]
-    return state
+    return content["state"]  # type: ignore[no-any-return]

@@ -83,8 +83,7 @@ def build_cache(
     """
     make_folder(folder)
     batches = iter(loader)
-    first = next(batches, None)
-    if first is None:
+    if (first := next(batches, None)) is None:
         raise InputError("the loader gave no batches: there is nothing to train on")
     marker = folder / "complete.json"
     key = _key(network, first, loader)

@@ -127,8 +127,7 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
         return
     before, now = flattened(_read_job(out / JOB_FILE)), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    others = [name for name in changed if name not in _DATA]
-    if others:
+    if others := [name for name in changed if name not in _DATA]:
         shown = "; ".join(
             f"{_option(name)} was {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in others
         )

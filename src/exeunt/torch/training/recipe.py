@@ -115,8 +115,7 @@ class Recipe:
 
 def make_recipe(**options: Any) -> Recipe:
     """Return the recipe with these fields. Raises InputError for others, and as `Recipe` does."""
-    unknown = sorted(set(options) - {field.name for field in fields(Recipe)})
-    if unknown:
+    if unknown := sorted(set(options) - {field.name for field in fields(Recipe)}):
         raise InputError(f"options of training that do not exist: {', '.join(unknown)}")
     return Recipe(**options)
 
