@@ -105,9 +105,7 @@ class CostModel:
 
     def of_inputs(self, n: int) -> Floats:
         """Return the cost of each of n inputs at each exit, (n, m)."""
-        return (
-            np.broadcast_to(self.cumulative, (n, self.n_exits)) if self.per_input is None else self.per_input
-        )
+        return np.broadcast_to(self._rows, (n, self.n_exits))
 
     def take(self, rows: Any) -> CostModel:
         """Return the costs of these inputs, and their means; shares refer to the same amount."""

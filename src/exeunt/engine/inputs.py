@@ -103,10 +103,7 @@ def raw_batch(inputs: Any) -> tuple[NDArray[Any], Booleans]:
 
 def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
     """Return values as an array of objects (n,)."""
-    rows = np.empty(len(values), dtype=object)
-    for place, value in enumerate(values):
-        rows[place] = value
-    return rows
+    return np.fromiter(values, dtype=object, count=len(values))
 
 
 def padded_length(tokens: int, most: int | None) -> int:

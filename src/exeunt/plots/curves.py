@@ -43,8 +43,7 @@ def accuracy_against_budget(
 
     Raises InputError for a result without accuracy.
     """
-    with style.styled():
-        axes = style.new_axes(ax, width_in=8.6, height_in=4.8)
+    with style.drawing(ax, width_in=8.6, height_in=4.8) as axes:
         for index, name in enumerate(frontier.names):
             _draw_line(axes, frontier, name, "mean_cost_share", "accuracy", index)
         oracle = _columns(frontier, "oracle")
@@ -70,8 +69,7 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
 
     On the diagonal the whole budget is used; above it a policy costs more.
     """
-    with style.styled():
-        axes = style.new_axes(ax, width_in=7.4, height_in=4.8)
+    with style.drawing(ax, width_in=7.4, height_in=4.8) as axes:
         axes.plot(
             [0, 1.03],
             [0, 1.03],
@@ -103,8 +101,7 @@ def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax:
     """
     if not timed:
         raise InputError("there is nothing to draw: time at least one budget")
-    with style.styled():
-        axes = style.new_axes(ax, width_in=7.4, height_in=4.8)
+    with style.drawing(ax, width_in=7.4, height_in=4.8) as axes:
         # One disturbed repeat must not flatten the figure: bars may end outside.
         policies = sorted((one for one in timed if one.on_line), key=lambda one: one.macs_share)
         top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in policies))
@@ -141,8 +138,7 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
     """
     if not timed:
         raise InputError("there is nothing to draw: time at least one way to answer")
-    with style.styled():
-        axes = style.new_axes(ax, width_in=8.6, height_in=4.8)
+    with style.drawing(ax, width_in=8.6, height_in=4.8) as axes:
         names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
         for index, size in enumerate(sorted({one.batch_size for one in timed})):
             look: dict[str, Any] = style.series_style(index)

@@ -87,8 +87,7 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
     m = policy.n_exits
     if len(result.shares) != m:
         raise InputError(f"the policy has {counted(m, 'exit')} but the result has {len(result.shares)}")
-    with style.styled():
-        axes = style.new_axes(ax, width_in=6.6, height_in=3.4)
+    with style.drawing(ax, width_in=6.6, height_in=3.4) as axes:
         place, width = np.arange(m), 0.4
         axes.bar(
             place - width / 2, policy.rates, width, label="planned", facecolor="white",
@@ -115,8 +114,7 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
 
     An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
     """
-    with style.styled():
-        axes = style.new_axes(ax, width_in=6.6, height_in=3.6)
+    with style.drawing(ax, width_in=6.6, height_in=3.6) as axes:
         risk, place = trace.risk, np.arange(trace.n_exits)
         lengths = _wilson_lengths(risk, trace.n)
         low, high = float((risk - lengths[0]).min()), float((risk + lengths[1]).max())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +71,14 @@ def styled() -> AbstractContextManager[None]:
     )
 
 
-def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
-    """Return `ax`, or the axes of a new figure without pyplot: it needs no display, and need not be closed."""
-    if ax is not None:
-        return ax
-    figure = require("matplotlib.figure", extra="plots").Figure
-    return figure(figsize=(width_in, height_in), layout="constrained").subplots()  # type: ignore[no-any-return]
+@contextmanager
+def drawing(ax: Axes | None, *, width_in: float, height_in: float) -> Iterator[Axes]:
+    """Yield, in the common style, `ax` or the axes of a new figure: without pyplot it needs no display, nor closing."""
+    with styled():
+        if ax is None:
+            figure = require("matplotlib.figure", extra="plots").Figure
+            ax = figure(figsize=(width_in, height_in), layout="constrained").subplots()
+        yield ax
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.engine import Engine
+from exeunt.engine.inputs import inputs_by_name
 from exeunt.errors import BatchFailed
 
 _LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
@@ -175,12 +176,7 @@ class StreamPool:
 
 def _rows(inputs: Any) -> int:
     """Return how many rows inputs that could not be submitted have, or 0 if that is unknown."""
-    first = inputs
-    if isinstance(inputs, Mapping):
-        first = next(iter(inputs.values()), ())
-    elif isinstance(inputs, (tuple, list)):
-        first = next(iter(inputs), ())
     try:
-        return len(first)
+        return len(next(iter(inputs_by_name(inputs).values()), ()))
     except TypeError:
         return 0

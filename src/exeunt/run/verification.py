@@ -128,12 +128,9 @@ def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
         raise ArtefactError(
             f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
         )
-    replayed = (
-        "replayed on the calibration inputs"
-        if whole
-        else "calibrated on a part of the calibration inputs, or on others"
-    )
-    return f"{names}, {replayed}"
+    if not whole:
+        return f"{names}, calibrated on a part of the calibration inputs, or on others"
+    return f"{names}, replayed on the calibration inputs"
 
 
 def _plan(run: RunFolder, name: str, device: str, file: str) -> str:

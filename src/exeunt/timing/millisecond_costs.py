@@ -217,10 +217,8 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
     order, cut = np.argsort(seconds.sum(axis=1), kind="stable"), len(seconds) // 10
     inner = order[cut : len(order) - cut]
     total, count = seconds[inner].sum(axis=0), rows[inner].sum(axis=0)
-    per_input = np.zeros(len(total))
-    for segment in range(len(total)):
-        if count[segment] > 0:
-            per_input[segment] = total[segment] / count[segment]
-        else:
-            per_input[segment] = per_input[segment - 1] if unreached is None else unreached[segment]
+    per_input: Floats = np.zeros(len(total)) if unreached is None else unreached.copy()
+    np.divide(total, count, out=per_input, where=count > 0)
+    for segment in np.flatnonzero(count == 0) if unreached is None else ():
+        per_input[segment] = per_input[segment - 1]
     return per_input

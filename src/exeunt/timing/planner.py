@@ -163,10 +163,5 @@ def _worth_a_call(profile: Profile, segment: int) -> int:
 
 def _seconds_per_row(profile: Profile, segment: int) -> dict[int, float]:
     """Return the seconds per row for each planned size of calls, as a mean over the sizes that calls really have."""
-    return {
-        size: sum(
-            float(profile.seconds(segment, np.array(part * size))) / part / size for part in _SIZES_AROUND
-        )
-        / len(_SIZES_AROUND)
-        for size in profile.sizes
-    }
+    of_sizes = {size: np.array(_SIZES_AROUND) * size for size in profile.sizes}
+    return {size: float(np.mean(profile.seconds(segment, rows) / rows)) for size, rows in of_sizes.items()}

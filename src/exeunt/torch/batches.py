@@ -7,7 +7,8 @@ the same batches as an uninterrupted one, and R processes together see the same 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class BatchShare(NamedTuple):
     n_all: int
 
 
+@dataclass(eq=False, repr=False)
 class Loader:
     """Iterates over a data set in batches; call `set_epoch` before each epoch of training.
 
@@ -41,26 +43,20 @@ class Loader:
     A subclass reads one share in `read`.
     """
 
-    def __init__(
-        self,
-        dataset: Sized,
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool | None = None,
-        workers: int = 0,
-    ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        self.dataset: Any = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = shuffle if drop_last is None else drop_last
-        self.workers = workers
-        self.epoch = 0
-        self.rank, self.world_size = 0, 1  # set by `shared`
+    dataset: Any
+    _: KW_ONLY
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool | None = None
+    workers: int = 0
+
+    epoch, rank, world_size = 0, 0, 1  # the last two are set by `shared`
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        self.drop_last = self.shuffle if self.drop_last is None else self.drop_last
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and random changes the next iteration uses."""
