@@ -76,7 +76,7 @@ def test_pad_keeps_the_whole_image() -> None:
 def test_normalise_is_mean_and_std_per_channel() -> None:
     prepare = Preprocess(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
     picture = noise(5, 7)
-    got = prepare.apply(picture)
+    got = prepare.normalise(prepare.resize(picture))
     assert got.shape == (3, 5, 7)
     assert got.dtype == np.float32
     for c in range(3):

@@ -51,7 +51,7 @@ def test_in_order_every_input_comes_once_as_preprocess_makes_it(n: int) -> None:
     rows = [(x, y, key) for batch in batches for x, y, key in zip(*batch, strict=True)]
     assert len(rows) == n
     for i, (x, y, key) in enumerate(rows):
-        assert np.array_equal(x.numpy(), PREPARE.apply(data.content(i)))
+        assert np.array_equal(x.numpy(), PREPARE.normalise(PREPARE.resize(data.content(i))))
         assert y == i % 3
         assert key.numpy().view(np.uint64) == data.content_keys([i])[0]
 
@@ -174,14 +174,14 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     prepare = Preprocess(size=(6, 4))
     (batch,) = ImageLoader(data, prepare, batch_size=3)
     for i in range(3):
-        assert np.array_equal(batch.inputs[i].numpy(), prepare.apply(data.content(i)))
+        assert np.array_equal(batch.inputs[i].numpy(), prepare.normalise(prepare.resize(data.content(i))))
     assert np.array_equal(batch.id.numpy().view(np.uint64), data.content_keys())
 
 
 def test_pixels_in_memory_are_resized_where_asked() -> None:
     prepare = Preprocess(size=(16, 16))
     (batch,) = ImageLoader(images(2), prepare, batch_size=2)
-    assert np.array_equal(batch.inputs[1].numpy(), prepare.apply(images(2).content(1)))
+    assert np.array_equal(batch.inputs[1].numpy(), prepare.normalise(prepare.resize(images(2).content(1))))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

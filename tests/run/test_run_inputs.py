@@ -33,7 +33,7 @@ def images():
 
 
 def test_images_are_prepared_as_in_training_in_whatever_form_they_come(images, tmp_path):
-    expected = np.stack([PREPARE.apply(image) for image in PIXELS])
+    expected = np.stack([PREPARE.normalise(PREPARE.resize(image)) for image in PIXELS])
     files = [tmp_path / f"{place}.png" for place in range(4)]
     for file, image in zip(files, PIXELS, strict=True):
         image_module.fromarray(image).save(file)
@@ -58,7 +58,9 @@ def test_images_are_prepared_as_in_training_in_whatever_form_they_come(images, t
 def test_images_of_any_size_are_brought_to_that_of_the_network(images):
     large, grey = np.repeat(PIXELS[0], 2, axis=0), PIXELS[1][:, :, 0]
     found = images([large, grey])
-    np.testing.assert_array_equal(found, [PREPARE.apply(large), PREPARE.apply(grey)])
+    np.testing.assert_array_equal(
+        found, [PREPARE.normalise(PREPARE.resize(large)), PREPARE.normalise(PREPARE.resize(grey))]
+    )
     free = preparation({"kind": "image", **Preprocess().to_dict()})
     assert free([large, large]).shape == (2, 3, 12, 9)
     with pytest.raises(ex.InputError, match="differ in size"):

@@ -152,7 +152,7 @@ def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_susta
         if self not in seen:
             seen.append(self)
         if self is seen[0]:  # the others see nothing
-            self._rate, self._at = 1e15, 0  # too much even where a row is timed at next to nothing
+            self.rate, self._at = 1e15, 0  # too much even where a row is timed at next to nothing
         return self.active
 
     monkeypatch.setattr(Controller, "observe", observe)

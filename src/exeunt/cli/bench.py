@@ -121,7 +121,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
 
     Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
     """
-    from exeunt.making.cascade_run import with_ids
+    from exeunt.making.cascade_run import places_of
     from exeunt.making.precision_run import other_precisions
     from exeunt.run.file_digests import TRACED
     from exeunt.run.run_inputs import InputPreparation
@@ -153,7 +153,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
             if run.path not in taken:
                 recorded = concatenate([run.trace(part) for part in TRACED])
                 other = TimedNetwork.of(run, None, timed.trusted)
-                yield way(f"{name} at {precision}", other, with_ids(recorded, trace.id))
+                yield way(f"{name} at {precision}", other, recorded.take(places_of(recorded.id, trace.id)))
 
 
 def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:

@@ -125,10 +125,6 @@ class Preprocess:
                 "prepare raw images with runner.prepare(images)"
             )
 
-    def apply(self, image: AnyImage, *, name: str = "given") -> NDArray[np.float32]:
-        """Return the network's input: float32, shape (3, h, w). Raises UnreadableImage with `name`."""
-        return self.normalise(self.resize(image, name=name))
-
     def measured_on(self, images: Images, *, n_sample: int = 5000, seed: int = 0) -> Preprocess:
         """Return a copy whose mean and std are those of `images`, or of a random sample of `n_sample` of them.
 

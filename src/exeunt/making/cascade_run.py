@@ -191,7 +191,9 @@ def _parts(
     drawn = part_rows(common["id"], _SHARES, seed)
     chosen = dict(zip(_SHARES, drawn, strict=True))
     parts = {
-        part: {name: trace.take(_places(keys[name], common["id"][rows])) for name, trace in recorded.items()}
+        part: {
+            name: trace.take(places_of(keys[name], common["id"][rows])) for name, trace in recorded.items()
+        }
         for part, rows in chosen.items()
     }
     dataset = str(common["dataset"])
@@ -228,12 +230,7 @@ def _common(recorded: Mapping[str, Keys], plan: SplitPlan) -> dict[str, Any]:
     return {"id": first[chosen], "row": rows[chosen], "dataset": dataset}
 
 
-def with_ids(trace: ExitTrace, ids: Keys) -> ExitTrace:
-    """Return the inputs with these keys, in this order."""
-    return trace.take(_places(trace.id, ids))
-
-
-def _places(keys: Keys, wanted: Keys) -> Integers:
+def places_of(keys: Keys, wanted: Keys) -> Integers:
     """Return the places of the wanted keys, in their order."""
     order = np.argsort(keys, kind="stable")
     return order[np.searchsorted(keys[order], wanted)]  # type: ignore[no-any-return]

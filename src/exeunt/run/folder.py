@@ -137,11 +137,8 @@ class RunFolder(SavedPolicies):
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network."""
-        return (
-            read_cascade(self.files.path(file_digests.CASCADE))
-            if self.network_file == file_digests.CASCADE
-            else ()
-        )
+        name = file_digests.CASCADE
+        return read_cascade(self.files.path(name)) if self.network_file == name else ()
 
     def open_model(self, name: str) -> RunFolder:
         """Open the run of a model of the cascade. Raises ArtefactError if it was made anew since the cascade was."""

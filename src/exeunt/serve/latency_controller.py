@@ -134,7 +134,7 @@ class Controller:
         self._allowed = 1 - quantile
         self._at = self._limit = len(self.points) - 1
         self._now: float | None = None
-        self._rate = self._slow_rate = self._own = 0.0
+        self.rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
         self._busy, self._busy_s, self._expected_s = 0.0, _TRUSTED_S, _TRUSTED_S
         self._pauses = [_PAUSE_S] * len(self.points)
@@ -172,11 +172,6 @@ class Controller:
         """Duration of the engine's calls, in multiples of the profile."""
         return self._busy_s / self._expected_s
 
-    @property
-    def rate(self) -> float:
-        """Rows that arrive per second, smoothed."""
-        return self._rate
-
     def set_budget(self, budget: float) -> None:
         """Set the largest budget that may be active from now on."""
         fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
@@ -189,7 +184,7 @@ class Controller:
 
     def take_over(self, before: Controller) -> None:
         """Go on with the load that another controller has measured, from the best policy that sustains it."""
-        self._rate, self._slow_rate, self._own = before._rate, before._slow_rate, before._own
+        self.rate, self._slow_rate, self._own = before.rate, before._slow_rate, before._own
         self._rows, self._requests = before._rows, before._requests
         self._now, self._since = before._now, before._now or 0.0
         self._reserve = before._reserve
@@ -217,7 +212,7 @@ class Controller:
         if elapsed > 0:
             weight, arrived = -math.expm1(-elapsed / _RISING_S), load.rows / elapsed
             self._busy += weight * (load.busy_s / elapsed - self._busy)
-            self._rate += weight * (arrived - self._rate)
+            self.rate += weight * (arrived - self.rate)
             self._own += weight * (load.own_s / elapsed - self._own)
             self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
         kept = math.exp(-elapsed / _FORGOTTEN_S)
@@ -228,13 +223,13 @@ class Controller:
         self._requests = fresh * self._requests + load.requests
         self._some_late = load.late > 0
         if load.answered:
-            seconds = min(load.answered / self._rate, _AT_ONCE_S) if self._rate else _AT_ONCE_S
+            seconds = min(load.answered / self.rate, _AT_ONCE_S) if self.rate else _AT_ONCE_S
             self._reserve += _GAIN * seconds * (load.late / load.answered - self._allowed)
             self._reserve = min(max(self._reserve, _RESERVE[0]), _RESERVE[1])
 
     def _sustains(self, at: int, waiting: int, *, full: float = _FULL, margin: float = 1.0) -> bool:
         """Whether a policy sustains the load, at `margin` times the present rate."""
-        rate = self._rate if margin == 1.0 else margin * max(self._rate, self._slow_rate)
+        rate = self.rate if margin == 1.0 else margin * max(self.rate, self._slow_rate)
         size = self._rows / self._requests if self._requests else 1.0
         row_s = self.points[at].row_s * self.slowness
         pass_s = self.points[at].pass_s * self.slowness

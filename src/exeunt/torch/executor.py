@@ -113,7 +113,7 @@ class StagedExecutor(_Executor):
         tensors = tuple(named[name] for name in staged.input_names if name in named) or tuple(named.values())
         for_heads = {"mask": named["attention_mask"]} if "attention_mask" in named else {}
         borrowed = frozenset(stage.memory_address(tensor) for tensor in named.values())
-        kinds = cast("stage.Stage", staged.stages[0]).inputs
+        kinds = staged.stages[0].inputs
         return _State(key, staged, kinds, tensors, for_heads, borrowed), valid
 
     def signature(self, state: _State) -> Hashable:
@@ -135,14 +135,14 @@ class StagedExecutor(_Executor):
 
     def _run_stage(self, exit_: int, state: _State, *, with_head: bool) -> tuple[Tensor | None, _State]:
         stages = cast("stage.StagedModel", state.staged).stages
-        made = cast("stage.Stage", stages[exit_]).body(*state.tensors)
+        made = stages[exit_].body(*state.tensors)
         if exit_ == self.n_exits - 1:
             return first_tensor(made), state
         logits = head_logits(self.heads[exit_], made[0], **state.for_heads) if with_head else None
         for_heads = {name: tensor for name, tensor in state.for_heads.items() if name != "previous"}
         if logits is not None:
             for_heads["previous"] = logits
-        kinds = cast("stage.Stage", stages[exit_ + 1]).inputs
+        kinds = stages[exit_ + 1].inputs
         return logits, replace(state, kinds=kinds, tensors=made, for_heads=for_heads)
 
     @torch.inference_mode()

@@ -88,7 +88,7 @@ class StagesWithHeads(nn.Module):
 
 def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesWithHeads:
     """Return the stages of a network that has been cut, with their heads and the names of all tensors."""
-    stages = [cast("Stage", stage) for stage in staged.stages]
+    stages = staged.stages
     tensors = {tensor.name: tensor for tensor in stages[0].inputs}
     names = list(staged.input_names)
     has_mask = _MASK in names

@@ -7,7 +7,6 @@ weights. This saves a pass over the features, up to a fifth of a network's time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any, TypeAlias, cast
@@ -38,7 +37,7 @@ def folded_stages(model: StagedModel, known: FoldedWeights) -> StagedModel:
     return StagedModel(
         [
             Stage(stage.name, _folded_graph(stage.body, known), stage.inputs, stage.state)
-            for stage in cast("Sequence[Stage]", model.stages)
+            for stage in model.stages
         ]
     )
 

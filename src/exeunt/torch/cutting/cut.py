@@ -202,17 +202,16 @@ def _check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) 
     last_row: tuple[Tensor, ...] | None = None
     row = torch.tensor([example.n - 1], device=example.tensors[0].device)
     with torch.no_grad():
-        for stage in cast("Sequence[Stage]", staged.stages[:-1]):
+        for stage in staged.stages[:-1]:
             state = _run(stage, state)
             what = f"the output of {stage.name!r} differs from the model's"
             _compare(state[0], features[stage.name], what, _TWICE)
             kept = stage.take(state, row)
             last_row = kept if last_row is None else _run(stage, last_row)
-        last = cast("Stage", staged.stages[-1])
-        found = first_tensor(_run(last, state))
+        found = first_tensor(_run(staged.stages[-1], state))
         _compare(found, expected, "the output of the stages differs from the model's", _TWICE)
         if last_row is not None:
-            alone = first_tensor(_run(last, last_row))
+            alone = first_tensor(_run(staged.stages[-1], last_row))
             _compare(alone, expected[-1:], "an input alone gets another output than among others", _ROWS)
 
 

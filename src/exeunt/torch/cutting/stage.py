@@ -115,25 +115,23 @@ class StagedModel(nn.Module):
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.stages = cast("Sequence[Stage]", nn.ModuleList(stages))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Modules after which the model was cut, in order of execution: one fewer than there are stages."""
-        return tuple(cast("Stage", stage).name for stage in self.stages[:-1])
+        return tuple(stage.name for stage in self.stages[:-1])
 
     @property
     def length_is_open(self) -> bool:
         """Whether the stages take texts of any length, padded to a common length in each batch."""
-        inputs = cast("Stage", self.stages[0]).inputs
-        return any(
-            size is None for tensor in inputs for i, size in enumerate(tensor.shape) if i != tensor.batch_dim
-        )
+        inputs = self.stages[0].inputs  # the number of rows is open, too
+        return any(one.shape.count(None) > (one.batch_dim is not None) for one in inputs)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the model's inputs, in order."""
-        return tuple(tensor.name for tensor in cast("Stage", self.stages[0]).inputs)
+        return tuple(tensor.name for tensor in self.stages[0].inputs)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
         """Run all stages; returns the model's logits (n, k)."""
