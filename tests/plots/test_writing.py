@@ -24,7 +24,7 @@ def drawn_once(monkeypatch):
         figure.draw_without_rendering()
         return [path.with_suffix(kind) for kind in (".png", ".svg")]
 
-    monkeypatch.setattr("exeunt.plots.evaluation.save_figure", drawn)
+    monkeypatch.setattr("exeunt.plots.style.save_figure", drawn)
 
 
 def test_both_formats_are_written_and_the_svg_is_reproducible(trace, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 
 from exeunt._arrays import Integers, Keys
 from exeunt._files import atomic_folder, check_writable, is_inside
+from exeunt._text import listed
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
@@ -163,16 +164,11 @@ def _check_alike(models: Mapping[str, RunFolder]) -> None:
             ("texts an input:", len(text_columns(models[first])), len(text_columns(models[name]))),
         ):
             if one != other:
+                shown = [listed(value, 5) if isinstance(value, list) else value for value in (one, other)]
                 raise InputError(
-                    f"{first} takes {what} {_short(one)}, {name} takes {_short(other)}: models of a cascade answer the "
+                    f"{first} takes {what} {shown[0]}, {name} takes {shown[1]}: models of a cascade answer the "
                     "same question"
                 )
-
-
-def _short(value: Any) -> str:
-    return (
-        f"{', '.join(map(str, value[:5]))}, ..." if isinstance(value, list) and len(value) > 5 else str(value)
-    )
 
 
 def _parts(

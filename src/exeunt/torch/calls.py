@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from exeunt._text import listed
 from exeunt.errors import InputError
 
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
@@ -99,10 +100,8 @@ def modules_named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            listed = ", ".join(list(known)[:20]) + (
-                f", and {len(known) - 20} more" if len(known) > 20 else ""
-            )
-            raise InputError(f"the model has no module {name!r}.{hint} The modules are: {listed}")
+            modules = listed(list(known), 20)
+            raise InputError(f"the model has no module {name!r}.{hint} The modules are: {modules}")
     return {name: known[name] for name in names}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from exeunt._files import atomic_path, system_error
+from exeunt._text import listed
 from exeunt.errors import ArtefactError, InputError, require
 
 EVERY_PART = "every part"
@@ -81,8 +82,8 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    problems = [f"lacks {_shortened(missing, 3)}"] if missing else []
-    problems += [f"has {_shortened(extra, 3)}, which the model does not"] if extra else []
+    problems = [f"lacks {listed(missing, 3)}"] if missing else []
+    problems += [f"has {listed(extra, 3)}, which the model does not"] if extra else []
     problems += wrong[:3]
     if problems:
         raise InputError(
@@ -135,7 +136,7 @@ def check_class_order(model: Sequence[str] | None, data: Sequence[str] | None) -
     first = next((i for i, pair in enumerate(zip(of_model, of_data, strict=False)) if len(set(pair)) > 1), 0)
     raise InputError(
         f"the model and the data use the same number for different classes, first {first}: "
-        f"the model's order is {_shortened(model, 10)}; the data's is {_shortened(data, 10)}. Rename the data's "
+        f"the model's order is {listed(model, 10)}; the data's is {listed(data, 10)}. Rename the data's "
         "classes so that their order is the model's, or train from weights without these names"
     )
 
@@ -146,8 +147,3 @@ def _generic(names: Sequence[str]) -> bool:
 
 def _bare(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.split(",")[0]).strip().casefold()
-
-
-def _shortened(names: Sequence[str], shown: int) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from exeunt._text import counted
+from exeunt._text import counted, listed
 from exeunt.data import Preprocess
 from exeunt.data.splits import SplitPlan
 from exeunt.errors import InputError
@@ -55,7 +55,8 @@ def check_can_teach(
     theirs, ours = RunFolder.open(teacher).manifest["class_names"], list(class_names or ())
     if theirs != ours:
         raise InputError(
-            f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(ours)}: they must be the same"
+            f"the teacher {teacher} has the classes {listed(theirs, 3)}, the data {listed(ours, 3)}: they must be the "
+            "same"
         )
     opened = _opened(teacher, network)
     try:
@@ -142,7 +143,3 @@ def _apart(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {theirs[name]} instead of {ours[name]}" for name in theirs if theirs[name] != ours[name]
     )
-
-
-def _few(names: Any) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
