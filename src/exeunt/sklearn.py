@@ -116,8 +116,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class of each row (n,). Then `exit_` is where each row was answered and `cost_` what it cost."""
-        answers = self.answers(X)
-        return self.classes_[answers.label]
+        return self.classes_[self.answers(X).label]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of the classes (n, k) at the exit that answers the row."""
@@ -180,8 +179,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return record(self.network_, [batch])
 
     def _tensor(self, rows: Floats) -> torch.Tensor:
-        dtype = next(self.network_.parameters()).dtype
-        return torch.from_numpy((rows - self._mean) / self._scale).to(dtype)
+        return torch.from_numpy((rows - self._mean) / self._scale).to(next(self.network_.parameters()).dtype)
 
     def _latest(self, name: str) -> Answers:
         answers: Answers | None = getattr(self, "_kept", {}).get("answers")
@@ -200,8 +198,7 @@ def _parts(n: int, shares: dict[str, float], random: Any) -> dict[str, Integers]
             f"fit and calibrate take {counts[0]} and {counts[1]} of n_samples = {n}, and leave none to train on: give "
             "more rows, or smaller shares"
         )
-    pieces = np.split(random.permutation(n), np.cumsum(counts))
-    return dict(zip((*shares, "train"), pieces, strict=True))
+    return dict(zip((*shares, "train"), np.split(random.permutation(n), np.cumsum(counts)), strict=True))
 
 
 def _budget(budget: Any) -> str:

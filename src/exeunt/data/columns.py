@@ -231,8 +231,7 @@ class ParquetColumn:
         return self._n
 
     def __getitem__(self, row: int) -> Any:
-        group = self._groups[self._group_of(row)]
-        return cell_content(self.cell(row), group.file.parent)
+        return cell_content(self.cell(row), self._groups[self._group_of(row)].file.parent)
 
     def cell(self, row: int) -> Any:
         """Return the content of a cell. Raises UnicodeDecodeError for bytes that are not UTF-8."""

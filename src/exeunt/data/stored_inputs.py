@@ -109,8 +109,7 @@ class PixelArray:
 
     def part(self, first: int, n: int) -> PixelArray:
         """Return n images from `first` on, copied."""
-        names = _names(self, first, n)
-        return PixelArray(self.pixels[first : first + n].copy(), name=names.__getitem__)
+        return PixelArray(self.pixels[first : first + n].copy(), name=_names(self, first, n).__getitem__)
 
 
 @dataclass(eq=False)

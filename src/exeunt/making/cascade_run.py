@@ -175,8 +175,7 @@ def _parts(
     models: Mapping[str, RunFolder], seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, ExitTrace]], SplitPlan]:
     """Return the traces of inputs that all models have recorded, by part and name, and the plan of the parts."""
-    runs = list(models.values())
-    splits = [run.manifest["split"] for run in runs]
+    splits = [run.manifest["split"] for run in models.values()]
     plan = SplitPlan.from_dict(splits[0])
     if all(_rows_of(split) == _rows_of(splits[0]) for split in splits):
         return {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}, plan
@@ -184,8 +183,7 @@ def _parts(
     recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in models.items()}
     keys = {name: distinct_keys(trace.id) for name, trace in recorded.items()}
     common = _common(keys, plan)
-    drawn = part_rows(common["id"], _SHARES, seed)
-    chosen = dict(zip(_SHARES, drawn, strict=True))
+    chosen = dict(zip(_SHARES, part_rows(common["id"], _SHARES, seed), strict=True))
     parts = {
         part: {
             name: trace.take(places_of(keys[name], common["id"][rows])) for name, trace in recorded.items()

@@ -253,6 +253,5 @@ def _loss(classifier: Any, features: Any, labels: Integers) -> float:
     """Return the mean cross-entropy; a class that was not learned has the smallest probability."""
     probability = classifier.predict_proba(features)
     place = np.searchsorted(classifier.classes_, labels).clip(max=len(classifier.classes_) - 1)
-    known = classifier.classes_[place] == labels
-    learned = np.where(known, probability[np.arange(len(labels)), place], 0.0)
+    learned = np.where(classifier.classes_[place] == labels, probability[np.arange(len(labels)), place], 0.0)
     return float(-np.log(np.maximum(learned, np.finfo(np.float32).tiny)).mean())

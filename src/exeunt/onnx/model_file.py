@@ -130,8 +130,7 @@ def value_info(name: str, dtype: str | None, *, output: bool = True) -> bytes:
     """Return the bytes of an output (or input) of a graph, of any shape. `dtype`: of NumPy; None for no type."""
     content = _field(1, name.encode())
     if dtype is not None:
-        tensor = _number(1 << 3 | _VARINT) + _number(ELEMENT_TYPES[dtype])
-        content += _field(2, _field(1, tensor))
+        content += _field(2, _field(1, _number(1 << 3 | _VARINT) + _number(ELEMENT_TYPES[dtype])))
     return _field(_OUTPUT if output else _INPUT, content)
 
 

@@ -106,6 +106,5 @@ def _way(run: RunFolder) -> Any:
 
 def _renamed(stage: ModelStage, prefix: str, inputs: Mapping[str, str]) -> ModelStage:
     """Return a stage with a prefix before every name, and the network's inputs renamed by `inputs`."""
-    graph = compose.add_prefix_graph(stage.model.graph, prefix, inplace=True)
-    rename_inputs(graph, inputs)
+    rename_inputs(compose.add_prefix_graph(stage.model.graph, prefix, inplace=True), inputs)
     return ModelStage(stage.model, prefix + stage.logits)

@@ -81,8 +81,7 @@ class Parts:
         table = done.results
         if done.schema is not None:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
-        tally = json.dumps(asdict(done.tally))
-        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
+        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: json.dumps(asdict(done.tally))}
         content = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
         write_bytes(self.folder / _name(done.block), content.getvalue())

@@ -208,8 +208,7 @@ def _model_segments(segments: Segments | None, first: int, n_exits: int) -> Segm
     """Return the segments of the model whose exits begin at `first`, counted in its own exits."""
     if segments is None:
         return None
-    last = first + n_exits - 1
-    own = tuple((a - first, b - first) for a, b in segments if b >= first and a <= last)
+    own = tuple((a - first, b - first) for a, b in segments if b >= first and a <= first + n_exits - 1)
     if not own or (own[0][0], own[-1][1]) != (0, n_exits - 1):
         raise InputError(f"a segment of {segments} goes from one model of the cascade into the next")
     return own

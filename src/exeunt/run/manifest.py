@@ -32,8 +32,7 @@ REMEDY = (
 
 def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """Return a manifest as it is read back from JSON: format, version, digest, `files` (name: digest) and `about`."""
-    body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
-    plain = json.loads(json.dumps(body))
+    plain = json.loads(json.dumps({"format": _FORMAT, "version": _VERSION, "files": files, **about}))
     return {**plain, DIGEST: content_digest(plain)}
 
 

@@ -87,8 +87,7 @@ class EngineThread:
         """
 
         def submit(engine: Engine) -> Ticket:
-            now = self._clock()
-            return engine.submit(inputs, now, policy=policy, deadline=deadline, soft=soft, id=id)
+            return engine.submit(inputs, self._clock(), policy=policy, deadline=deadline, soft=soft, id=id)
 
         job = self._enqueue(submit, submits=True)
         try:

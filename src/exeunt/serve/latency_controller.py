@@ -232,8 +232,7 @@ class Controller:
         rate = self.rate if margin == 1.0 else margin * max(self.rate, self._slow_rate)
         size = self._rows / self._requests if self._requests else 1.0
         row_s = self.points[at].row_s * self.slowness
-        pass_s = self.points[at].pass_s * self.slowness
-        alone_s = size * row_s + 2 * pass_s
+        alone_s = size * row_s + 2 * self.points[at].pass_s * self.slowness
         busy = rate * row_s + self._own * self.slowness
         return busy <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
 

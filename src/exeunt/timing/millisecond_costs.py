@@ -147,8 +147,7 @@ def self_consistent_cost(
     """
     n = max(len(executor.start(inputs)[1]), 1)
     repeats = max(_FEWEST_BATCHES, _FEWEST_INPUTS // n) if repeats is None else repeats
-    first = min(repeats, _FEWEST_BATCHES)
-    cost = measured_cost(executor, inputs, repeats=first, **options)
+    cost = measured_cost(executor, inputs, repeats=min(repeats, _FEWEST_BATCHES), **options)
     for _ in range(_MOST_ITERATIONS):
         policy = choose(cost)
         exits = route(policy)

@@ -43,8 +43,7 @@ class Profile:
         rows below 1 takes this fraction of a call with one row.
         """
         first, last = self.segments[segment]
-        heads = self.head[first : last + 1].sum(axis=0)
-        return _interpolated(self.sizes, self.run[segment] + heads, rows)
+        return _interpolated(self.sizes, self.run[segment] + self.head[first : last + 1].sum(axis=0), rows)
 
     def gather_seconds(self, segment: int, rows: Any) -> Any:
         """Return the seconds of copying `rows` rows before a segment, interpolated as in `seconds`."""

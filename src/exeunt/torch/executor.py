@@ -113,8 +113,7 @@ class StagedExecutor(_Executor):
         tensors = tuple(named[name] for name in staged.input_names if name in named) or tuple(named.values())
         for_heads = {"mask": named["attention_mask"]} if "attention_mask" in named else {}
         borrowed = frozenset(stage.memory_address(tensor) for tensor in named.values())
-        kinds = staged.stages[0].inputs
-        return _State(key, staged, kinds, tensors, for_heads, borrowed), valid
+        return _State(key, staged, staged.stages[0].inputs, tensors, for_heads, borrowed), valid
 
     def signature(self, state: _State) -> Hashable:
         """Return names, types and sizes of the inputs, without their number."""
@@ -142,8 +141,7 @@ class StagedExecutor(_Executor):
         for_heads = {name: tensor for name, tensor in state.for_heads.items() if name != "previous"}
         if logits is not None:
             for_heads["previous"] = logits
-        kinds = stages[exit_ + 1].inputs
-        return logits, replace(state, kinds=kinds, tensors=made, for_heads=for_heads)
+        return logits, replace(state, kinds=stages[exit_ + 1].inputs, tensors=made, for_heads=for_heads)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:

@@ -56,8 +56,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             f"the network of {run.path} costs {network.cost} when built here, but {cost} was recorded: "
             "it was made with another version of its library, which builds it differently"
         )
-    dtype = _DTYPES.get(about.get("precision", ""))
-    return network.to(best_device(), dtype).eval()
+    return network.to(best_device(), _DTYPES.get(about.get("precision", ""))).eval()
 
 
 def check_computes_in(precision: str) -> None:

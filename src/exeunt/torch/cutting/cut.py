@@ -206,8 +206,7 @@ def _check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) 
             state = _run(stage, state)
             what = f"the output of {stage.name!r} differs from the model's"
             _compare(state[0], features[stage.name], what, _TWICE)
-            kept = stage.take(state, row)
-            last_row = kept if last_row is None else _run(stage, last_row)
+            last_row = stage.take(state, row) if last_row is None else _run(stage, last_row)
         found = first_tensor(_run(staged.stages[-1], state))
         _compare(found, expected, "the output of the stages differs from the model's", _TWICE)
         if last_row is not None:

@@ -199,5 +199,4 @@ def _index(keep: Integers, view: Tensor) -> Tensor:
 def _axes_by_stride(tensor: Tensor, dim: int) -> list[int]:
     """Return the axes with `dim` first and the others in their order in memory, so that whole rows are copied."""
     others = [axis for axis in range(tensor.ndim) if axis != dim]
-    strides = tensor.stride()
-    return [dim, *sorted(others, key=lambda axis: -strides[axis])]
+    return [dim, *sorted(others, key=lambda axis: -tensor.stride()[axis])]

@@ -135,8 +135,7 @@ class Head(nn.Module):
         super().__init__()
         self.layout = layout
         self.options = options
-        sample = torch.zeros(2, *shape)
-        reduced = self.reduce(sample)
+        reduced = self.reduce(torch.zeros(2, *shape))
         self.bottleneck = self._make_bottleneck(reduced).eval()  # one pass to find the width
         with torch.no_grad():
             width = self._flatten(reduced).shape[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from exeunt._limits import check_memory
@@ -188,8 +188,7 @@ class _BoundedMemory(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self._makers and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             plain = {name: kwargs[name] for name in ("size", "fill_value", "dtype") if name in kwargs}
-            shape: Tensor = func(*args, **plain, device="meta")
-            self._total += shape.nbytes
+            self._total += func(*args, **plain, device="meta").nbytes
             check_memory(self._total, self._what, "choose a smaller one")
         return func(*args, **kwargs)
 

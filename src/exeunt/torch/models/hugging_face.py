@@ -118,8 +118,7 @@ def _transformers() -> Any:
 
 
 def _from_config(config: Any) -> nn.Module:
-    model: nn.Module = _auto_class(config).from_config(config, trust_remote_code=False)
-    return model.float()
+    return _auto_class(config).from_config(config, trust_remote_code=False).float()  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -113,8 +113,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     if job.brings_weights and not network.new_classifier:
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
-    trained = job.brings_weights and not built.random
-    settings = settings_for(job, network, inputs=source.kind, trained=trained)
+    settings = settings_for(job, network, inputs=source.kind, trained=job.brings_weights and not built.random)
     # There may be fewer exits than were asked for.
     exit_weights(make_recipe(**settings.recipe).exit_weights, network.n_exits)
     if settings.recipe.get("optimiser") == "lbfgs":
