@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -154,10 +154,9 @@ def _amounts(trace: ExitTrace | CascadeTrace, name: str, asked: Sequence[float |
 
 def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | None:
     """Return a budget in the unit of the costs, or None if it is below the cost of the first exit."""
-    try:
+    with suppress(InfeasibleBudget):
         return single_exits(trace).cost.budget(budget)
-    except InfeasibleBudget:
-        return None
+    return None
 
 
 def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:

@@ -64,7 +64,7 @@ class Parts:
 
     def _tally(self, block: Block) -> Tally | None:
         """Return the tally of a block's part; None if the part is not there, not whole or of another job."""
-        try:
+        with suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             with open_arrow(self.folder / _name(block)) as file:
                 found = pq.read_metadata(file)
             tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
@@ -72,8 +72,6 @@ class Parts:
             # A recording has no rows for inputs that could not be read.
             if mine and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
                 return tally
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            pass
         return None
 
     def keep(self, done: DoneBlock) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -82,8 +82,7 @@ class LiveBudgetFile:
             yield
 
     def _stamp(self) -> tuple[int, int, int] | None:
-        try:
+        with suppress(OSError):
             found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+            return found.st_mtime_ns, found.st_ino, found.st_size
+        return None
