@@ -58,17 +58,14 @@ def difference(
         both = [policy.answer.on(one) for one in (calibration, trace)]
         groups.append(_by_correctness(*both))
         groups += _by_score(*(score_matrix(policy.score, one) for one in both))
-    found = [min(tests) for group in groups if (tests := _corrected(group))]
-    if not found:
-        return None
-    least = min(found)
-    p_value = len(found) * least.p_value
-    return least._replace(p_value=p_value) if p_value < NOTICED else None
+    found = _least(test for group in groups for test in _least(group))
+    return found[0] if found and found[0].p_value < NOTICED else None
 
 
-def _corrected(group: Iterable[Difference]) -> list[Difference]:
-    tests = list(group)
-    return [test._replace(p_value=len(tests) * test.p_value) for test in tests]
+def _least(tests: Iterable[Difference]) -> list[Difference]:
+    """Return the test with the least p-value, corrected for the number of tests; nothing without tests."""
+    found = sorted(tests)
+    return [test._replace(p_value=len(found) * test.p_value) for test in found[:1]]
 
 
 def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
@@ -108,9 +105,8 @@ def _by_score(calibration: Floats, trace: Floats) -> list[list[Difference]]:
 
     def compare(values: Floats, where: str) -> Difference:
         test = ks_2samp(values[:n], values[n:])
-        more = (
-            "more" if test.statistic_sign > 0 else "less"
-        )  # the sign of F(calibration) - F(now) where it is largest
+        # The sign of F(calibration) - F(now) where it is largest.
+        more = "more" if test.statistic_sign > 0 else "less"
         return Difference(float(test.pvalue), f"{where} {more} sure of them than of the calibration inputs")
 
     each = [compare(column, f"exit {exit_} is") for exit_, column in enumerate(ranks.T)]

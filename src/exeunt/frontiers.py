@@ -134,11 +134,8 @@ def frontier(
         measured.append(measure(presets, parts, amounts))
         if progress is not None:
             progress(s + 1, splits)
-    results = (
-        np.stack([getattr(one, name) for one in measured], axis=-1)
-        for name in ("accuracy", "mean_cost", "oracle")
-    )
-    return Frontier(names, amounts, trace.cost, *results)
+    every = [(one.accuracy, one.mean_cost, one.oracle) for one in measured]
+    return Frontier(names, amounts, trace.cost, *(np.stack(one, axis=-1) for one in zip(*every, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

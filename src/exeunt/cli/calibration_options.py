@@ -13,7 +13,6 @@ from exeunt.errors import InputError, UnitError
 if TYPE_CHECKING:
     from exeunt.policy import Policy
 
-_CALIBRATIONS = ("sequential", "marginal")
 _guarantee, _policy = options_under("What is guaranteed"), options_under("The policy")
 
 
@@ -106,7 +105,7 @@ class Rule:
 
         if self.answer not in (None, *ANSWERS):
             raise InputError(f"--answer must be own, ensemble or auto, got {self.answer!r}")
-        if self.calibration not in _CALIBRATIONS:
+        if self.calibration not in ("sequential", "marginal"):
             raise InputError(f"--calibration must be sequential or marginal, got {self.calibration!r}")
         if self.calibration == "marginal" and certified:
             raise InputError(

@@ -73,9 +73,9 @@ def _is_table(path: Path) -> bool:
     from exeunt.trace.parquet import is_trace_file
 
     suffix = path.suffix.lower()
-    return suffix in (".csv", ".tsv", ".txt") or (
-        path.is_file() and suffix == ".parquet" and not is_trace_file(path)
-    )
+    if suffix == ".parquet":
+        return path.is_file() and not is_trace_file(path)
+    return suffix in (".csv", ".tsv", ".txt")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -44,8 +44,7 @@ class _Options:
     data: str | None = option("With --precision: where the run's data are now, if they were moved.")
     trusted: str | None = trusted_option()
 
-    def check(self) -> None:
-        """Raise InputError for unknown values, or options without those that they go with."""
+    def __post_init__(self) -> None:
         if self.node_modules is not None and not self.web:
             raise InputError("--node-modules goes with --web, which copies files from there")
         if self.data is not None and self.precision is None:
@@ -58,7 +57,6 @@ def export(path: RunPath, options: _Options) -> None:
 
     The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
-    options.check()
     precision, holds_policy = options.precision, options.one_file or options.web
     if precision is not None and holds_policy:
         own = quote(f"{path}@int8")

@@ -5,13 +5,13 @@ A command is a function `(path, group, ...)`. Each group is a dataclass whose fi
 
 from __future__ import annotations
 
-import inspect
 import math
 import shlex
 import sys
 from collections.abc import Callable, Container
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
@@ -59,9 +59,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     A parameter whose type is a dataclass becomes one parameter for each of its fields.
     """
-    spread, groups = list[inspect.Parameter](), dict[str, Any]()
+    spread, groups = list[Parameter](), dict[str, Any]()
     hints = get_type_hints(command, include_extras=True)
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in signature(command).parameters.items():
         if is_dataclass(group := hints[name]):
             groups[name] = group
             types = get_type_hints(group)  # type: ignore[arg-type]
@@ -71,14 +71,10 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
                 if not names and one.default is False:
                     names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
                 kind: Any = Annotated[types[one.name], typer.Option(*names, **limits)]
-                default = inspect.Parameter.empty if one.default is MISSING else one.default
-                spread.append(
-                    inspect.Parameter(
-                        one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-                    )
-                )
+                default = Parameter.empty if one.default is MISSING else one.default
+                spread.append(Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
         else:
-            spread.append(parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY))
+            spread.append(parameter.replace(annotation=group, kind=Parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def with_options(*arguments: Any, **options: Any) -> None:
@@ -87,7 +83,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             options[name] = group(**{one: options.pop(one) for one in named})
         command(*arguments, **options)
 
-    with_options.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    with_options.__signature__ = Signature(spread)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
     return with_options
 

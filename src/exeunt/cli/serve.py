@@ -78,9 +78,7 @@ class _Read:
         return {
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
             "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
-            "slo_quantile": share(
-                "99%" if self.slo_quantile is None else self.slo_quantile, "--slo-quantile"
-            ),
+            "slo_quantile": share(self.slo_quantile or "99%", "--slo-quantile"),
             "min_accuracy": 0.0 if self.min_accuracy is None else share(self.min_accuracy, "--min-accuracy"),
             "tiers": _tiers(self.tier or []),
             "max_body": self.max_body * 1_000_000,
@@ -96,10 +94,8 @@ def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read, executio
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 
-    settings = Settings(
-        **{**read.settings(), "run": RunFolder.open(path).path, **vars(plain), **vars(execution)}
-    )
-    run_server(settings, host=address.host, port=address.port)
+    options = {**read.settings(), **vars(plain), **vars(execution)}
+    run_server(Settings(run=RunFolder.open(path).path, **options), **vars(address))
 
 
 def _tiers(texts: list[str]) -> dict[str, str]:

@@ -14,11 +14,7 @@ from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("avif", "bmp", "gif", "ico", "j2k", "jfif", "jp2", "jpeg", "jpg"),
-        *("pbm", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
-    )
+    ".avif .bmp .gif .ico .j2k .jfif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
 )
 
 

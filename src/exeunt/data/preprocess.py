@@ -44,12 +44,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
             raise InputError(f"size must be (height, width), both at least 1, got {self.size!r}")
-        if self.mode not in MODES:
-            raise InputError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
-            )
+        for name, allowed in (("mode", MODES), ("interpolation", INTERPOLATIONS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         if not 0 < self.crop_share <= 1:
             raise InputError(f"crop_share must lie in (0, 1], got {self.crop_share!r}")
         if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):

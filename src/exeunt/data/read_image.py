@@ -95,10 +95,9 @@ def _rgb(image: Image, name: str) -> Pixels:
 
 def _on_white(image: Image) -> Image:
     """Blend a transparent image with white: the colour of fully transparent pixels is arbitrary."""
-    layer = image.convert("RGBA")
-    ground = require("PIL.Image", extra="onnx").new("RGBA", layer.size, (255, 255, 255, 255))
-    ground.alpha_composite(layer)
-    return ground  # type: ignore[no-any-return]
+    image_module = require("PIL.Image", extra="onnx")
+    ground = image_module.new("RGBA", image.size, "white")
+    return image_module.alpha_composite(ground, image.convert("RGBA"))  # type: ignore[no-any-return]
 
 
 def _eight_bits(image: Image, name: str) -> Image:

@@ -183,11 +183,6 @@ def plan_split(
     dropped. Data of up to 1 GiB are decoded to find them, larger data are compared as stored. Raises InputError if the
     data have too few inputs, or none of the kind that is needed.
     """
-    if source.validation is not None:
-        return _beside_validation(
-            source, fit=fit, calibrate=calibrate, test=test, seed=seed, pretrained=pretrained
-        )
-    drawn_from = "test" if pretrained else "train"
     if pretrained and source.test is None:
         raise InputError(
             f"{source.name} has no test data, and a pretrained network has seen its training data: add "
@@ -195,22 +190,43 @@ def plan_split(
         )
     if test is not None and source.test is not None:
         raise InputError(f"{source.name} has test data of its own: leave `test` out")
+    drawn_from, wanted = "test" if pretrained else "train", {"fit": fit, "calibrate": calibrate}
+    source.dataset(drawn_from)  # raises where there are none
+    rest_goes_to, left_alone = "", ""
+    if source.validation is not None:
+        n = len(source.validation)
+        if n < (least := _least_of_validation(source, wanted)):
+            left_alone = (
+                f"{counted(n, 'validation input')} left alone: to fit and calibrate on them takes {least:,}"
+            )
+            source = replace(source, validation=None)
+        else:
+            drawn_from = "validation"
+            wanted, rest_goes_to = _of_validation(fit, calibrate, n)
     by_content = all(data.is_small for data in source.datasets.values())
     keys = {
         name: data.content_keys() if by_content else data.stored_keys()
         for name, data in source.datasets.items()
     }
-    clean = _not_in_test(keys)
-    n_drawn_from = len(source.dataset(drawn_from))
-    wanted = {"fit": fit, "calibrate": calibrate}
+    none: Keys = np.zeros(0, dtype=np.uint64)
+    held_out = np.concatenate([keys.get(name, none) for name in ("test", "validation")])
+    clean = np.flatnonzero(~np.isin(keys.get("train", none), held_out))
+    draws = {drawn_from: wanted}
     if source.test is None:
-        wanted["test"] = test
-    counts = _counts(wanted, n_drawn_from, pretrained=pretrained)
-    drawn, rest = _draw(keys[drawn_from], counts, np.random.default_rng(seed))
-    rows = {part: (drawn_from, chosen) for part, chosen in drawn.items()}
-    rows["train"] = ("train", clean) if pretrained else ("train", np.intersect1d(rest, clean))
+        draws.setdefault("train", {})["test"] = test
+    rows, rest = dict[str, tuple[str, Integers]](), dict[str, Integers]()
+    for name, parts in draws.items():
+        counts = _counts(parts, len(keys[name]), pretrained=name != "train")
+        drawn, rest[name] = _draw(keys[name], counts, np.random.default_rng(seed))
+        rows |= {part: (name, chosen) for part, chosen in drawn.items()}
+    rows["train"] = ("train", np.intersect1d(rest.get("train", clean), clean))
     if source.test is not None:
-        rows["test"] = ("test", rest if pretrained else np.arange(len(source.test)))
+        rows["test"] = ("test", rest.get("test", np.arange(len(source.test))))
+    if rest_goes_to:
+        rows[rest_goes_to] = ("validation", rest["validation"])
+    elif drawn_from == "validation":
+        unused = counted(len(rest["validation"]), "validation input")
+        left_alone = f"{unused} left alone: more than --fit and --calibrate ask for"
     sizes = {name: len(k) for name, k in keys.items()}
     return SplitPlan(
         source=source.name,
@@ -222,58 +238,33 @@ def plan_split(
         parts={
             part: PartRows.of(rows[part][0], sizes.get(rows[part][0], 0), rows[part][1]) for part in PARTS
         },
-    )
-
-
-def _beside_validation(
-    source: DataSource, *, fit: float | None, calibrate: float | None, test: float | None, **options: Any
-) -> SplitPlan:
-    """Plan the parts of a source with validation data: policies are fitted and calibrated on these, if they are enough.
-
-    Without `fit` or `calibrate` one part gets what the other leaves, and without both the fit part gets 60%. The
-    validation data are left alone if they are fewer than would be drawn from the other data, unless they were asked
-    for.
-    """
-    others = replace(source, validation=None)
-    n = len(source.dataset("validation"))
-    counts = [value for value in (fit, calibrate) if value is not None and value >= 1]
-    least = sum(counts) or min(_ENOUGH, round(_ENOUGH_SHARE * max(map(len, others.datasets.values()))))
-    if n < least and not source.asked_for:
-        plan = plan_split(others, fit=fit, calibrate=calibrate, test=test, **options)
-        said = f"{counted(n, 'validation input')} left alone: to fit and calibrate on them takes {least:,}"
-        return replace(plan, left_alone=said)
-    plan = plan_split(others, fit=0, calibrate=0, test=test, **options)
-    alone = replace(source, test=source.validation, validation=None)
-    if fit is None and calibrate is None:
-        fit = _FIT_OF_VALIDATION
-    if sum(counts) == n and len(counts) == 2:
-        calibrate = None  # all that is left
-    inner = plan_split(alone, fit=fit or 0, calibrate=calibrate or 0, seed=plan.seed, pretrained=True)
-    found = {part: replace(inner.parts[part], dataset="validation") for part in ("fit", "calibrate", "test")}
-    rest = found.pop("test")
-    left_alone = ""
-    if fit is None or calibrate is None:
-        found["fit" if fit is None else "calibrate"] = rest
-    else:
-        left_alone = (
-            f"{counted(len(rest), 'validation input')} left alone: more than --fit and --calibrate ask for"
-        )
-    kept = np.intersect1d(plan.indices("train"), inner.indices("train"))
-    return replace(
-        plan,
-        fingerprint=source.fingerprint,
-        dropped=plan.dropped + plan.size("train") - len(kept),
-        parts={**plan.parts, **found, "train": PartRows.of("train", plan.parts["train"].n_dataset, kept)},
         left_alone=left_alone,
     )
 
 
-def _not_in_test(keys: Mapping[str, Keys]) -> Integers:
-    """Return the training rows that are not identical to any test row."""
-    train = keys.get("train", np.zeros(0, dtype=np.uint64))
-    if "test" not in keys:
-        return np.arange(len(train))
-    return np.flatnonzero(~np.isin(train, keys["test"]))
+def _least_of_validation(source: DataSource, wanted: Mapping[str, float | None]) -> int:
+    """Return how many validation inputs are enough to fit and calibrate on: as many as would be drawn from other data.
+
+    Those that were asked for are enough however few they are.
+    """
+    if source.asked_for:
+        return 0
+    others = replace(source, validation=None).datasets.values()
+    counts = [value for value in wanted.values() if value is not None and value >= 1]
+    return int(sum(counts)) or min(_ENOUGH, round(_ENOUGH_SHARE * max(map(len, others))))
+
+
+def _of_validation(fit: float | None, calibrate: float | None, n: int) -> tuple[dict[str, float | None], str]:
+    """Return what is drawn from n validation inputs, and the part that gets the rest of them, or "".
+
+    Without `fit` or `calibrate` one part gets what the other leaves, and without both the fit part gets 60%.
+    """
+    if fit is None and calibrate is None:
+        fit = _FIT_OF_VALIDATION
+    if fit and calibrate and fit >= 1 and fit + calibrate == n:
+        calibrate = None  # all that is left
+    rest_goes_to = "fit" if fit is None else "calibrate" if calibrate is None else ""
+    return {"fit": fit or 0, "calibrate": calibrate or 0}, rest_goes_to
 
 
 def _counts(wanted: Mapping[str, float | None], n_dataset: int, *, pretrained: bool) -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations
 from math import perm
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -239,17 +239,24 @@ class _Comparing:
 
     def own(self, steps: _Steps) -> _Answers:
         """Return how right the own answers of a cascade are."""
-        return _kept(self._own, steps, self._most, lambda: _Answers.of(self.models.along(steps), self.seed))
+
+        def measured() -> _Answers:
+            trace = self.models.along(steps)
+            right, first = RightWithin(trace, self.seed), trace.cost.first
+            return _Answers(right, first, can_be_ensembled(trace), trace.has_log_probability)
+
+        return _kept(self._own, steps, self._most, measured)
 
     def ensembled(self, steps: _Steps) -> RightWithin:
         """Return how right the ensemble answers of a cascade are, each by an ensemble fitted without its input."""
-        return _kept(self._ensembled, steps, self._most, lambda: self._ensemble_of(steps))
 
-    def _ensemble_of(self, steps: _Steps) -> RightWithin:
-        trace = self.models.along(steps)
-        logs = self.ensemble(steps, trace).held_out
-        answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
-        return RightWithin(answered, self.seed)
+        def measured() -> RightWithin:
+            trace = self.models.along(steps)
+            logs = self.ensemble(steps, trace).held_out
+            answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+            return RightWithin(answered, self.seed)
+
+        return _kept(self._ensembled, steps, self._most, measured)
 
     def ensemble(self, steps: _Steps, of: ExitTrace) -> EnsembleFit:
         """Return the ensemble of the first steps of a cascade, grown from the one with one exit fewer.
@@ -276,20 +283,13 @@ def _kept(cache: dict[_Key, _Value], key: _Key, most: int, make: Callable[[], _V
     return cache[key]
 
 
-@dataclass(frozen=True)
-class _Answers:
+class _Answers(NamedTuple):
     """How right the own answers of a cascade are, and what the choice between them and an ensemble goes by."""
 
     right: RightWithin
     first: float
     can_be_ensembled: bool
     has_log_probability: bool
-
-    @classmethod
-    def of(cls, trace: ExitTrace, seed: int) -> _Answers:
-        return cls(
-            RightWithin(trace, seed), trace.cost.first, can_be_ensembled(trace), trace.has_log_probability
-        )
 
 
 class _Search:

@@ -156,10 +156,8 @@ class Costed(NamedTuple):
 
     def counts(self, limits: Thresholds) -> Integers:
         """Return how many of these inputs answer at each exit under these thresholds, (m,)."""
-        found: Integers = np.bincount(
-            exits_under(self.scores, self.ties, limits), minlength=self.scores.shape[1]
-        )
-        return found
+        exits = exits_under(self.scores, self.ties, limits)
+        return np.asarray(np.bincount(exits, minlength=self.scores.shape[1]))
 
     def paid(self, limits: Thresholds) -> Floats:
         """Return what each input costs under these thresholds, (n,)."""
@@ -204,7 +202,12 @@ def plan_by_cost(
             break
         chosen = rates, limits
     if chosen is None:
-        raise _infeasible(cost, budget, delta, n, highest)
+        level = "in expectation" if delta is None else f"at delta={delta:g}"
+        raise InfeasibleBudget(
+            f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept {level}, "
+            f"not even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can "
+            f"cost {cost.show(highest)}): give more calibration inputs or a higher budget"
+        )
     rates, limits = chosen
     mean = float(calibrate.paid(limits).mean())
     fields: dict[str, Any] = {
@@ -245,11 +248,9 @@ def _plans(
 
     amounts = np.linspace(cost.first, cost.full, _WIDE)
     at = bisect_left(amounts.tolist(), budget, key=lambda amount: fit.paid(plan(amount)[1]).mean())
-    error = (
-        float(fit.paid(plan(float(amounts[min(at, _WIDE - 1)]))[1]).std())
-        * (1 / n + 1 / len(fit.ties)) ** 0.5
-    )
-    near = amounts[min(at, _WIDE - 1)] + error * np.linspace(*_DEVIATIONS, _NEAR)
+    middle = float(amounts[min(at, _WIDE - 1)])
+    error = float(fit.paid(plan(middle)[1]).std()) * (1 / n + 1 / len(fit.ties)) ** 0.5
+    near = middle + error * np.linspace(*_DEVIATIONS, _NEAR)
     for amount in np.unique(np.r_[amounts, near[(near > cost.first) & (near < cost.full)]]).tolist():
         yield plan(amount)
 
@@ -262,14 +263,3 @@ def _check_highest(cost: CostModel, most: float) -> None:
         )
     if most > cost.highest:
         raise InputError(f"a calibration input costs {cost.show(most)}, more than the highest cost given")
-
-
-def _infeasible(
-    cost: CostModel, budget: float, delta: float | None, n: int, highest: float
-) -> InfeasibleBudget:
-    level = "in expectation" if delta is None else f"at delta={delta:g}"
-    return InfeasibleBudget(
-        f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept {level}, "
-        f"not even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can "
-        f"cost {cost.show(highest)}): give more calibration inputs or a higher budget"
-    )

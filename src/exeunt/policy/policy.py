@@ -235,9 +235,7 @@ class Policy:
     def from_dict(cls, body: Mapping[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
         fields = dict(body)
-        thresholds, planned, counts = (
-            fields.pop(name) for name in ("thresholds", "planned_counts", "counts")
-        )
+        thresholds, planned, counts = map(fields.pop, ("thresholds", "planned_counts", "counts"))
         certificate, loss = fields["certificate"], fields["loss_certificate"]
         cost = CostModel.from_dict(fields["cost"])
         if fields["ties"] not in get_args(Ties):
@@ -249,13 +247,12 @@ class Policy:
             "rates": np.array(fields["rates"], dtype=np.float64),
             "limits": Thresholds.from_dict(thresholds),
             "counts": None if counts is None else np.array(counts, dtype=np.int64),
-            "distribution": None
-            if planned is None
-            else MeanCostDistribution(planned, cost.cumulative[: len(planned)]),
             "certificate": None if certificate is None else Certificate(**certificate),
             "loss_certificate": None if loss is None else LossCertificate(**loss),
             "cascade": tuple(CascadeStep(model, exits) for model, exits in fields["cascade"]),
         }
+        if planned is not None:
+            fields["distribution"] = MeanCostDistribution(planned, cost.cumulative[: len(planned)])
         return cls(**fields)
 
     def __eq__(self, other: object) -> bool:

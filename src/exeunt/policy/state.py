@@ -33,10 +33,8 @@ class PolicyState:
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""
-        memory, outputs = (
-            {name: value[keep] for name, value in one.items()} for one in (self.memory, self.outputs)
-        )
-        return PolicyState(self.tie[keep], memory, outputs)
+        kept = ({name: value[keep] for name, value in one.items()} for one in (self.memory, self.outputs))
+        return PolicyState(self.tie[keep], *kept)
 
     @staticmethod
     def joined(states: Sequence[PolicyState]) -> PolicyState:

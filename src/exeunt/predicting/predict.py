@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
@@ -67,8 +68,7 @@ def predict_inputs(
         check_out(out, force=force)
     job, blocks = predict_job(run, kept=inputs.kept_types, **options), blocks_of(len(inputs), BLOCK)
 
-    def progress(total: Tally) -> JobProgress:
-        return JobProgress(job.policy, len(inputs), total, block_size=BLOCK, say=say)
+    progress = partial(JobProgress, job.policy, len(inputs), block_size=BLOCK, say=say)
 
     def cells(shown: JobProgress) -> Iterator[Any]:
         for done in done_blocks(job, inputs, blocks, say):
@@ -116,7 +116,7 @@ class PredictJob(Job):
     @property
     def columns(self) -> list[str]:
         """Names of the columns that are written."""
-        return list(self.written.types)
+        return list(self.written.schema.names)
 
     def open(self, threads: int | None = None) -> SharedExecutor:
         """Open the network for the policy."""
@@ -194,9 +194,8 @@ class PredictJob(Job):
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
         errors = block.errors(np.flatnonzero(answered))
-        cells = self.written.cells(
-            end.names, arrays, [errors.get(i) for i in range(n)], probabilities, end.kept
-        )
+        why = [errors.get(i) for i in range(n)]
+        cells = self.written.cells(end.names, arrays, why, probabilities, end.kept)
         tally = Tally.of(
             block.block.start, cells["class_name"], end.truth, errors,
             n_borderline=int(arrays["borderline"][answered].sum()),

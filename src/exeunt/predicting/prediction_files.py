@@ -67,11 +67,6 @@ class PredictionColumns:
         return self.probabilities or self.top > 0
 
     @property
-    def types(self) -> dict[str, Any]:
-        """The types of the columns in Arrow, by name and in order."""
-        return {name: pa.type_for_alias(kind) for name, kind in self._own_types.items()} | dict(self.kept)
-
-    @property
     def _own_types(self) -> dict[str, str]:
         types = dict(_COLUMNS)
         for rank in range(1, self.top + 1):
@@ -83,7 +78,8 @@ class PredictionColumns:
     @property
     def schema(self) -> Any:
         """The schema of the columns in Arrow."""
-        return pa.schema(list(self.types.items()))
+        own = {name: pa.type_for_alias(kind) for name, kind in self._own_types.items()}
+        return pa.schema(list({**own, **self.kept}.items()))
 
     def cells(
         self,
@@ -100,22 +96,17 @@ class PredictionColumns:
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
-        cells |= {
-            "name": list(names),
-            "error": list(errors),
-            "class_name": self._named(cells["label"]),
-            **kept,
-        }
+        named = self._named(cells["label"])
+        cells |= {"name": list(names), "error": list(errors), "class_name": named, **kept}
         if probabilities is not None:
             order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
             sorted_ = np.take_along_axis(probabilities, order, axis=1)
             for rank in range(self.top):
                 cells[f"top_{rank + 1}"] = self._named(_shown(order[:, rank], answered))
                 cells[f"top_{rank + 1}_probability"] = _shown(sorted_[:, rank], answered)
-            cells |= {
-                f"probability_{k}": _shown(column, answered) for k, column in enumerate(probabilities.T)
-            }
-        return {name: cells[name] for name in self.types}
+            for k, column in enumerate(probabilities.T):
+                cells[f"probability_{k}"] = _shown(column, answered)
+        return {name: cells[name] for name in self.schema.names}
 
     def _named(self, labels: Sequence[int | None]) -> list[str | None]:
         return [None if label is None else self.class_names[label] for label in labels]
@@ -172,13 +163,10 @@ def csv_lines(tables: Iterable[Cells]) -> Iterator[str]:
 def _json_lines(tables: Iterable[Cells]) -> Iterator[str]:
     for table in tables:
         for row in zip(*table.values(), strict=True):
-            values = {name: _json_value(value) for name, value in zip(table, row, strict=True)}
-            yield json.dumps(values, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value that JSON has: NaN and infinity, which a column that is kept may hold, are null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            # JSON has no NaN or infinity, which a column that is kept may hold.
+            values = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row)
+            record = dict(zip(table, values, strict=True))
+            yield json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def _holds_predictions(path: Path) -> bool:
@@ -186,13 +174,11 @@ def _holds_predictions(path: Path) -> bool:
     if path.stat().st_size == 0:
         return True
     try:
-        if path.suffix.lower() in _PARQUET:
+        if (ending := path.suffix.lower()) in _PARQUET:
             names = list(pq.read_schema(path).names)
         else:
             with path.open(encoding="utf-8", newline="") as file:
-                names = (
-                    next(csv.reader(file)) if path.suffix.lower() == ".csv" else list(json.loads(next(file)))
-                )
+                names = next(csv.reader(file)) if ending == ".csv" else list(json.loads(next(file)))
     except (pa.ArrowException, OSError, ValueError, TypeError, StopIteration):  # it is of another format
         return False
     return names[: len(_COLUMNS)] == list(_COLUMNS)
