@@ -13,9 +13,8 @@ from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
 
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .ico .j2k .jfif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
-)
+_ENDINGS = "avif bmp gif ico j2k jfif jp2 jpeg jpg pbm pgm png ppm tga tif tiff webp"
+IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
 
 
 def image_files(folder: AnyPath) -> list[AnyPath]:

@@ -91,12 +91,7 @@ def cheapest(
     each = None if budget is None else delta / 2 / points
     amounts = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
     make = partial(make, fit, shaped, delta=each, seed=seed, **options)
-    family: list[Policy] = []
-    with suppress(InfeasibleBudget):  # then lower budgets are infeasible as well
-        for amount in amounts:
-            family.append(make(budget=amount))
-            if progress is not None:
-                progress(len(family), points)
+    family = _made(make, amounts, progress)
     on_fit = [_loss(one, fit, instead(fit)) for one in family]
     if max_loss == 0 and family:
         best = int(np.argmin([loss.mean() for loss in on_fit]))
@@ -120,6 +115,19 @@ def cheapest(
             proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference)
             return replace(alone, loss_certificate=proof, notes=notes)
     raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
+
+
+def _made(
+    make: Callable[..., Policy], budgets: Sequence[float], progress: Callable[[int, int], object] | None
+) -> list[Policy]:
+    """Return a policy for each budget, from the highest down to the first that is infeasible."""
+    family: list[Policy] = []
+    with suppress(InfeasibleBudget):  # then lower ones are infeasible as well
+        for amount in budgets:
+            family.append(make(budget=amount))
+            if progress is not None:
+                progress(len(family), len(budgets))
+    return family
 
 
 def _chosen(fit: CascadeTrace, reference: str) -> str:

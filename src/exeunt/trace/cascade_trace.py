@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,11 @@ class CascadeTrace:
             raise InputError(
                 f"the cascade {steps} has another number of exits than the trace: {cascaded.n_exits}"
             )
-        traces, start = {}, 0
-        for step in steps:
-            traces[step.model] = cascaded.exits(start, start + step.n_exits)
-            start += step.n_exits
-        return cls(traces)
+        ends = accumulate(step.n_exits for step in steps)
+        parts = [
+            (step, cascaded.exits(end - step.n_exits, end)) for step, end in zip(steps, ends, strict=True)
+        ]
+        return cls({step.model: part for step, part in parts})
 
     @classmethod
     def from_table(
@@ -92,12 +93,7 @@ class CascadeTrace:
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.from_table import (  # PyArrow: late
-            model_columns,
-            read_columns,
-            read_prices,
-            read_table,
-        )
+        from exeunt.trace import from_table  # PyArrow: late
 
         check_positive(price_per, "price_per")
         names, most = list(price), dict(highest or {})
@@ -105,17 +101,18 @@ class CascadeTrace:
             raise InputError(
                 f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
             )
-        data = read_table(table)
+        data = from_table.read_table(table)
         costs = {
             name: CostModel(
-                np.asarray(read_prices(data, one) / price_per)[..., None], unit=unit, source="price per call",
-                highest=most[name] / price_per if name in most else None,
+                np.asarray(from_table.read_prices(data, one) / price_per)[..., None],
+                unit=unit, source="price per call", highest=most[name] / price_per if name in most else None,
             )
             for name, one in price.items()
         }  # fmt: skip
-        columns = read_columns(
-            data, confidence=model_columns(confidence, names, "confidence"),
-            prediction=model_columns(prediction, names, "prediction"), label=label, id_=id, classes=classes,
+        columns = from_table.read_columns(
+            data, label=label, id_=id, classes=classes,
+            confidence=from_table.model_columns(confidence, names, "confidence"),
+            prediction=from_table.model_columns(prediction, names, "prediction"),
         )  # fmt: skip
         whole = ExitTrace.from_scores(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
         return cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
@@ -185,9 +182,8 @@ class CascadeTrace:
     @property
     def exit_names(self) -> tuple[str, ...]:
         """Names of the exits of `alone`: the model's name, and the exit's number if the model has several."""
-        return tuple(
-            name if self[name].n_exits == 1 else f"{name} exit {exit_}" for name, exit_ in self._order
-        )
+        several = {name for name in self.names if self[name].n_exits > 1}
+        return tuple(f"{name} exit {exit_}" if name in several else name for name, exit_ in self._order)
 
     def places(self, cascade: Sequence[CascadeStep]) -> Integers:
         """Return the positions (m,) in `alone` of the exits of a cascade."""
@@ -246,8 +242,8 @@ class CascadeTrace:
         whole = self[self.most_expensive if reference is None else reference].cost.reference
         outputs = joined_outputs(parts, axis=1)
         if not outputs["scores"]:
-            usual = np.hstack([trace.scores[trace.default_score] for trace in parts])
-            outputs["scores"] = {"confidence": usual}
+            usual = [trace.scores[trace.default_score] for trace in parts]
+            outputs["scores"] = {"confidence": np.hstack(usual)}
         cost = CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
         return ExitTrace(**outputs, cost=cost, label=self.label, id=self.id, row=self._first.row)
 
@@ -259,17 +255,15 @@ class CascadeTrace:
 
     def without_log_probability(self) -> CascadeTrace:
         """Return the traces without log-probabilities, which take long to copy."""
-        return CascadeTrace(
-            {name: replace(trace, log_probability=None) for name, trace in self._traces.items()}
-        )
+        bare = {name: replace(trace, log_probability=None) for name, trace in self._traces.items()}
+        return CascadeTrace(bare)
 
     def split(
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
     ) -> tuple[CascadeTrace, CascadeTrace, CascadeTrace]:
         """Return disjoint random parts to fit, calibrate and test on, as `ExitTrace.split` does."""
-        parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
-        first, second, third = (self.take(part) for part in parts)
-        return first, second, third
+        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
+        return self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
 
     def __repr__(self) -> str:
         shown = ", ".join(

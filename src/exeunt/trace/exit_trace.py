@@ -78,14 +78,13 @@ class ExitTrace:
         logs = self.log_probability
         texts = np.asarray(self.id) if np.asarray(self.id).dtype.kind == "U" else self.id_text
         id_ = content_keys(prediction, scores) if self.id is None else id_keys(self.id, n)
+        row = usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
         fields = {
             "prediction": _arrays.frozen(prediction),
             "scores": {name: _arrays.frozen(value) for name, value in scores.items()},
             "label": None if label is None else _arrays.frozen(label),
             "id": _arrays.frozen(id_),
-            "row": _arrays.frozen(
-                usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
-            ),
+            "row": _arrays.frozen(row),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
             "id_text": texts,
         }
@@ -227,14 +226,14 @@ class ExitTrace:
 
         Where an index occurs twice, the inputs are a sample of its own, drawn with replacement: its rows have new keys.
         """
-        index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
-        if not isinstance(rows, slice) and index.size == 0:
+        if isinstance(rows, slice):
+            return self._part(rows, slice(None), self.cost.take(rows))
+        index = np.asarray(rows)
+        if index.size == 0:
             index = index.astype(np.int64)  # an empty list has no type of its own
         part = self._part(index, slice(None), self.cost.take(index))
-        whole_numbers = not isinstance(index, slice) and index.dtype != np.bool_
-        if whole_numbers and len(np.unique(index)) < len(index):
-            return replace(part, row=usual_rows(part.id))
-        return part
+        repeats = index.dtype != np.bool_ and len(np.unique(index)) < len(index)
+        return replace(part, row=usual_rows(part.id)) if repeats else part
 
     def exits(self, start: int, stop: int) -> ExitTrace:
         """Return the trace of these exits alone; their costs count from the exit before them."""
@@ -284,9 +283,8 @@ class ExitTrace:
         Rows are drawn, so copies of an input may come into several parts, as they come among future inputs.
         Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
         """
-        parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
-        first, second, third = (self.take(part) for part in parts)
-        return first, second, third
+        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
+        return self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
 
     def save(self, path: str | Path) -> None:
         """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.parquet`)."""

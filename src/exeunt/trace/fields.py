@@ -173,13 +173,13 @@ def read_archive(path: str | Path) -> dict[str, Any]:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{file} is not a readable .npz archive: {error}") from None
-    found = []
-    for names in (("logits", "probabilities"), ("labels",), ("macs", "cost")):
-        if not (there := [name for name in names if name in arrays]):
-            raise InputError(
-                f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}"
-            )
-        found.append(there[0])
-    outputs, label, cost = found
+
+    def find(*names: str) -> str:
+        for name in names:
+            if name in arrays:
+                return name
+        raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
+
+    outputs, label, cost = find("logits", "probabilities"), find("labels"), find("macs", "cost")
     model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
     return {outputs: arrays[outputs], "label": arrays[label], "cost": model}

@@ -65,8 +65,7 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     if isinstance(price, str):
         _check_columns(table, [price])
     values = _numbers(table, price) if isinstance(price, str) else np.array(_arrays.finite(price, "price"))
-    bad = values <= 0
-    if bad.any():
+    if (bad := values <= 0).any():
         where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
         raise InputError(
             f"prices must be above 0, got {values[bad].flat[0]:g}{where}: give what is free a price that does not "
@@ -148,13 +147,14 @@ def matching_columns(pattern: str, there: Sequence[str]) -> list[str]:
     if "{}" in pattern:
         return list(_numbered(pattern, there).values())
     listed = [name.strip() for name in pattern.split(",")]
-    missing = [name for name in listed if name not in there]
-    if missing:
-        raise InputError(
-            f"the table has no column {', '.join(missing)}; it has {', '.join(there) or 'none'} "
-            "(a pattern has {} in place of the exit's number: conf_{})"
-        )
+    if missing := [name for name in listed if name not in there]:
+        hint = " (a pattern has {} in place of the exit's number: conf_{})"
+        raise InputError(_has_no_column(", ".join(missing), there) + hint)
     return listed
+
+
+def _has_no_column(name: str, there: Sequence[str], suffix: str = "") -> str:
+    return f"the table has no column {name}{suffix}; it has {', '.join(there) or 'none'}"
 
 
 def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
@@ -163,9 +163,7 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     matches = [match for name in there if (match := numbered.fullmatch(name))]
     found = {int(match[1]): match[0] for match in matches}
     if not found:
-        raise InputError(
-            f"the table has no column {pattern} with a number for {{}}; it has {', '.join(there) or 'none'}"
-        )
+        raise InputError(_has_no_column(pattern, there, " with a number for {}"))
     if len(found) < len(matches):
         raise InputError(
             f"two columns {pattern} have the same number: {', '.join(match[0] for match in matches)}; list them "
@@ -186,9 +184,8 @@ def model_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
 def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
     """Raise InputError unless the table has rows, and each wanted column once, wanted for one purpose."""
     there = table.column_names
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise InputError(f"the table has no column {', '.join(missing)}; it has {', '.join(there) or 'none'}")
+    if missing := [name for name in wanted if name not in there]:
+        raise InputError(_has_no_column(", ".join(missing), there))
     for name in wanted:
         if there.count(name) > 1:
             raise InputError(f"the table has {there.count(name)} columns named {name!r}: rename all but one")

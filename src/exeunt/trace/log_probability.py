@@ -149,8 +149,6 @@ def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
     tops = [part for part in parts if isinstance(part, TopClasses)]
     if not tops:
         return np.concatenate(parts, axis=axis)  # type: ignore[arg-type]
-    label, log, others = (
-        np.concatenate([getattr(part, name) for part in tops], axis=axis)
-        for name in ("label", "log", "others")
-    )
+    arrays = zip(*((top.label, top.log, top.others) for top in tops), strict=True)
+    label, log, others = (np.concatenate(each, axis=axis) for each in arrays)
     return TopClasses(label, log, others, tops[0].n_classes)

@@ -116,10 +116,8 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
     try:
         prediction = _matrix(table["prediction"])
         if _COST in table.column_names and table.num_rows:
-            rows = _matrix(table[_COST])
-            cost = CostModel(
-                rows, unit=cost.unit, source=cost.source, reference=cost.reference, highest=cost.highest
-            )
+            about = {name: getattr(cost, name) for name in ("unit", "source", "reference", "highest")}
+            cost = CostModel(_matrix(table[_COST]), **about)
         labelled = "label" in table.column_names and not table["label"].null_count
         return build(
             prediction=prediction,

@@ -30,9 +30,8 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
     position = _positions(id_, seed)
     ends = np.rint(np.cumsum(list(shares.values())) * len(id_)).astype(int)
-    parts = [
-        np.flatnonzero((position >= a) & (position < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    part_of = np.searchsorted(ends, position, side="right")
+    parts = [np.flatnonzero(part_of == part) for part in range(len(shares))]
     for name, part in zip(shares, parts, strict=True):
         if len(part) == 0:
             raise InputError(

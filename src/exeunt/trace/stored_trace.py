@@ -84,10 +84,7 @@ class StoredTrace:
                 raise InputError(
                     f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
                 )
-            if (
-                _columns(footer.schema) != _columns(first.schema)
-                or footer.header.classes != first.header.classes
-            ):
+            if footer.columns != first.columns:
                 raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
         if cost.varies:
             raise InputError(
@@ -122,19 +119,14 @@ class StoredTrace:
         """
         for file in self.files:
             footer = _footer(file)
-            schema = footer.schema
+            schema, named = footer.schema, {SCORE + name for name in scores or ()}
             wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
-            if (
-                scores is not None
-                and not self.changes
-                and {SCORE + name for name in scores} <= {*schema.names}
-            ):
-                wanted = [*{"id", ROW, "prediction"} & {*schema.names}, *(SCORE + name for name in scores)]
+            if scores is not None and not self.changes and named <= {*wanted}:
+                wanted = [name for name in wanted if name in {"id", ROW, "prediction", *named}]
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
             width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
-            for table in _with_rows(
-                file, schema.names, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
-            ):
+            most = max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
+            for table in _with_rows(file, schema.names, wanted, most):
                 chunk = trace_of(table, footer.header, file, ExitTrace)
                 for change in self.changes:
                     chunk = change(chunk)
@@ -144,10 +136,9 @@ class StoredTrace:
         """Return how many rows have one of these keys."""
         name = rows.tobytes()
         if name not in self._shared:
-            tables = (
-                table for file in self.files for table in _with_rows(file, self.columns, ["id"], _MOST_ROWS)
-            )
-            self._shared[name] = sum(int(np.isin(table[ROW].to_numpy(), rows).sum()) for table in tables)
+            blocks = (_with_rows(file, self.columns, ["id"], _MOST_ROWS) for file in self.files)
+            keys = (table[ROW].to_numpy() for tables in blocks for table in tables)
+            self._shared[name] = sum(int(np.isin(block, rows).sum()) for block in keys)
         return self._shared[name]
 
     def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
@@ -162,9 +153,8 @@ class StoredTrace:
                 return chunk.along(cascade)
             return CascadeTrace.of(chunk, self.models).along(cascade, reference=reference)
 
-        empty = ExitTrace(
-            np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
-        )
+        nothing = np.empty((0, self.n_exits))
+        empty = ExitTrace.from_scores(nothing, nothing, cost=self.cost, name="margin")
         return replace(self.mapped(change, change(empty).cost), models=())
 
     def with_cost(self, cost: CostModel) -> StoredTrace:
@@ -180,10 +170,10 @@ class _Footer(NamedTuple):
     schema: Any
     header: Header
 
-
-def _columns(schema: Any) -> dict[str, Any]:
-    """Return the type of each column that all files of a folder must have."""
-    return {field.name: field.type for field in schema if field.name != ROW}
+    @property
+    def columns(self) -> tuple[int, dict[str, Any]]:
+        """The number of many classes, and the type of each column that all files of a folder must have."""
+        return self.header.classes, {field.name: field.type for field in self.schema if field.name != ROW}
 
 
 def _footer(file: AnyPath) -> _Footer:
