@@ -136,7 +136,8 @@ class StoredTrace:
         """Return how many rows have one of these keys."""
         name = rows.tobytes()
         if name not in self._shared:
-            blocks = (_with_rows(file, self.columns, ["id"], _MOST_ROWS) for file in self.files)
+            names = (_footer(file).schema.names for file in self.files)  # not all files need hold the rows
+            blocks = (_with_rows(*one, ["id"], _MOST_ROWS) for one in zip(self.files, names, strict=True))
             keys = (table[ROW].to_numpy() for tables in blocks for table in tables)
             self._shared[name] = sum(int(np.isin(block, rows).sum()) for block in keys)
         return self._shared[name]
