@@ -196,10 +196,8 @@ def _digits() -> source.RawParts:
     """Return 500 of the digits to test on, and the others to train on."""
     grey, label = _grey_digits()
     order = np.random.default_rng(0).permutation(len(grey))
-    train, test = np.sort(order[500:]), np.sort(order[:500])
-    return source.RawParts(
-        _digit_part("train", grey[train], label[train]), _digit_part("test", grey[test], label[test])
-    )
+    parts = (("train", np.sort(order[500:])), ("test", np.sort(order[:500])))
+    return source.RawParts(*(_digit_part(name, grey[rows], label[rows]) for name, rows in parts))
 
 
 def _cluttered_digits() -> source.RawParts:
