@@ -6,7 +6,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -25,9 +25,8 @@ def is_reachable(url: str) -> bool:
 
     def ask() -> None:
         try:
-            urlopen(Request(url, method="HEAD"), timeout=_WAIT_S).close()  # noqa: S310 - a library's own address
-        except HTTPError:  # an answer, too
-            pass
+            with suppress(HTTPError):  # an answer, too
+                urlopen(Request(url, method="HEAD"), timeout=_WAIT_S).close()  # noqa: S310 - a library's own
         except Exception:
             return
         answered.set()

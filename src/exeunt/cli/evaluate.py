@@ -103,9 +103,8 @@ def _by_budget(run: RunFolder) -> list[Result]:
     table = text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
     echo(f"policies for several budgets, each on its own:\n{table}\n")
     if warned := [found for found in results if found.warning]:
-        echo(
-            f"WARNING, of {len(warned)} of {counted(len(results), 'policy', 'policies')}: {warned[0].warning}\n"
-        )
+        share = f"{len(warned)} of {counted(len(results), 'policy', 'policies')}"
+        echo(f"WARNING, of {share}: {warned[0].warning}\n")
     return results
 
 

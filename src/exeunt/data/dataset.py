@@ -132,10 +132,8 @@ class Dataset:
         64 evenly spaced inputs, and it starts with "sampled-".
         """
         if self._rows is not None:
-            rows = self.rows.astype("<i8").tobytes()
-            return hashlib.blake2b(
-                self._with(_rows=None).fingerprint.encode() + rows, digest_size=16
-            ).hexdigest()
+            text = self._with(_rows=None).fingerprint.encode() + self.rows.astype("<i8").tobytes()
+            return hashlib.blake2b(text, digest_size=16).hexdigest()
         if self._base_fingerprint is not None:
             return self._base_fingerprint
         n, size = len(self), None if self.is_small else self.stored.nbytes

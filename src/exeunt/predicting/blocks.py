@@ -99,9 +99,8 @@ class OpenBlock:
         Raises ConnectionError, so that a cluster does the block again, unless each input arrived exactly once.
         """
         n, unreadable = self.block.n, {place: str(error) for place, error in self.unreadable}
-        places = np.concatenate(
-            [*self.read, np.array([place for place, _ in self.unreadable], dtype=np.int64)]
-        )
+        unread = np.array([place for place, _ in self.unreadable], dtype=np.int64)
+        places = np.concatenate([*self.read, unread])
         if not np.array_equal(np.sort(places), np.arange(n)):
             once = len(np.unique(places))
             raise ConnectionError(

@@ -131,9 +131,8 @@ class RecordJob(Job):
         answers = [self.class_names[last[row]] if row in last else None for row in range(block.block.n)]
         n_truncated = sum(map(len, block.truncated))
         tally = Tally.of(block.block.start, answers, end.truth, errors, n_truncated=n_truncated)
-        messages = [
-            f"{end.names[i]}: {why}" if why == NOT_FINITE else why for i, why in sorted(errors.items())
-        ]
+        why_not = sorted(errors.items())
+        messages = [f"{end.names[i]}: {why}" if why == NOT_FINITE else why for i, why in why_not]
         return DoneBlock(block.block, table, tally, messages, options=writing_options(table))
 
 

@@ -67,14 +67,13 @@ class Tally:
         pairs = zip(answers, truth.names or (), strict=False)
         both = [(answer, name) for answer, name in pairs if answer is not None and name is not None]
         n_unknown = sum(name in set(truth.unknown) for _, name in both)
-        first = min(errors.items(), default=None)
         return cls(
             n=len(answers),
             n_unanswered=answers.count(None),
             n_labelled=len(both) - n_unknown,
             n_unknown=n_unknown,
             n_right=sum(answer == name for answer, name in both),
-            first_error=None if first is None else (start + first[0], first[1]),
+            first_error=min(((start + at, why) for at, why in errors.items()), default=None),
             unknown=truth.unknown[: _SHOWN + 1],
             comparable=truth.comparable,
             **counts,
@@ -96,9 +95,8 @@ class Tally:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Tally:
         """Rebuild from `dataclasses.asdict`, also after JSON."""
-        error = body["first_error"]
-        pair = None if error is None else (int(error[0]), str(error[1]))
-        return cls(**{**body, "first_error": pair, "unknown": tuple(body["unknown"])})
+        error = None if body["first_error"] is None else tuple(body["first_error"])
+        return cls(**{**body, "first_error": error, "unknown": tuple(body["unknown"])})
 
     @property
     def n_answered(self) -> int:
@@ -149,9 +147,8 @@ class PredictionSummary(Tally):
             lines[0] += " (the column 'error' says why not)"
         if self.mean_cost is not None:
             cost, budget = amount_text(self.mean_cost, self.unit), amount_text(self.budget, self.unit)
-            lines[0] += (
-                f"; mean cost {cost} of {budget} allowed ({self.mean_cost / self.budget:.1%} of the budget)"
-            )
+            used = f"{self.mean_cost / self.budget:.1%} of the budget"
+            lines[0] += f"; mean cost {cost} of {budget} allowed ({used})"
         if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
