@@ -188,8 +188,7 @@ def common_order(
 
     def right(order: tuple[str, ...]) -> float:
         found = [(amount, find_cascade(fit, amount, answer, seed, order)) for amount in amounts]
-        rights = (_Search(on, amount, answer).right(steps) for amount, steps in found)
-        return sum(float(one.mean()) for one in rights if one is not None)
+        return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in found)
 
     return max(orders, key=right)
 
@@ -322,6 +321,11 @@ class _Search:
             affordable = self._on.first[steps[0].model] <= self._amount * (1 + 1e-12)
             self._right[steps] = self._measured(steps) if affordable else None
         return self._right[steps]
+
+    def accuracy(self, steps: _Steps) -> float:
+        """Return the share of inputs answered right; 0 if the budget is below the first exit."""
+        right = self.right(steps)
+        return 0.0 if right is None else float(right.mean())
 
     def _measured(self, steps: _Steps) -> Floats:
         answers = self._on.own(steps)
