@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 
 import exeunt as ex
 from exeunt.p_values import betting, hoeffding_bentkus
-from exeunt.policy import LossCertificate
+from exeunt.policy import Certificate, LossCertificate
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 
@@ -155,3 +155,8 @@ def test_a_policy_keeps_its_loss_certificate(parts):
         "Guarantee: with probability 95% over the 800 labelled inputs tested on, the accuracy is at most 1.5 points "
         "below that of the full network (measured: 3.42 points lost; p = 0.012, hoeffding-bentkus bound)."
     )
+    cost = Certificate(2e9, 0.05, "MACs", 0.96, 1.5e9, 1.9e9, 800)
+    assert "at most 2 GMACs (expected: 1.5). It assumes" in str(cost)
+    assert "at most 2e+09 ms (expected: 1.5e+09). It" in str(replace(cost, unit="ms"))
+    assert "(measured: 1.20 points gained; p" in str(replace(certificate, loss=-0.012))
+    assert "(measured: 0.00 points lost; p" in str(replace(certificate, loss=0.0))

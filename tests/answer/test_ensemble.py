@@ -12,6 +12,7 @@ import exeunt as ex
 from exeunt.answer import EnsembleAnswer, answer_from_dict
 from exeunt.answer.ensemble import EnsembleFit, fit_ensemble
 from exeunt.answer.kinds import LogTerm, Stage, TableTerm
+from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, log_softmax, of_top_classes
 
 
 def noisy_trace(
@@ -279,3 +280,11 @@ def test_terms_of_single_precision_are_computed_in_double():
     term = TableTerm("score", (0.0, 0.3), np.array([[[0.0, 0.0], [1.0, 3.0]]]))
     share = float(score[0]) / 0.3
     assert term({"prediction": np.array([0]), "score": score}).tolist() == [[share, share * 3]]
+
+
+def test_of_many_classes_the_likeliest_count():
+    logs = log_softmax(np.random.default_rng(0).normal(size=(3, MANY_CLASSES + 1)))
+    term = LogTerm(1.5)
+    np.testing.assert_array_equal(term({LOG_PROBABILITY: logs}), 1.5 * of_top_classes(logs))
+    few = logs[:, 1:]
+    np.testing.assert_array_equal(term({LOG_PROBABILITY: few}), 1.5 * few)

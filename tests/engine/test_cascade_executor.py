@@ -100,8 +100,34 @@ def test_what_a_cascade_takes():
     assert valid.tolist() == [True, True]
     assert executor.gather([(state, np.array([1]))]).raw.tolist() == [("two", "three")]
     assert executor.device == "cpu"
+    executors = [TraceExecutor(made_logits(), device=name) for name in ("cpu", "cuda:0", "cpu")]
+    mixed = CascadeExecutor([CascadeModel(one, lambda raw: raw) for one in executors])
+    assert mixed.device == "cpu and cuda:0"
     assert executor.segments == tuple((i, i) for i in range(M))
     assert case.trace.n_exits == executor.n_exits
+
+
+def test_rows_that_skip_the_rest_of_a_model_are_joined_with_rows_that_ran_it():
+    case, executor = trace_case(), cascaded(lambda raw: raw)
+    ran, skipped = (executor.start(case.inputs(rows))[0] for rows in (np.arange(2), np.arange(2, 5)))
+    for segment in range(FIRST):
+        _, ran = executor.run(segment, ran, [])
+    skipped = executor.skip(executor.run(0, skipped, [])[1])
+    assert executor.signature(skipped) == executor.signature(ran)
+    joined = executor.gather([(skipped, None), (ran, None)])
+    (logits,), _ = executor.run(FIRST, joined, [FIRST])
+    np.testing.assert_array_equal(logits, made_logits()[[2, 3, 4, 0, 1], FIRST])
+
+
+def test_raw_inputs_of_two_sizes_are_of_one_kind_where_models_resize_or_tokenise_them():
+    executor = cascaded(lambda raw: raw)
+
+    def kind(*shape, dtype):
+        return executor.signature(executor.start(np.zeros(shape, dtype=dtype))[0])
+
+    assert kind(2, 3, 3, 1, dtype=np.uint8) == kind(5, 4, 3, 1, dtype=np.uint8) == kind(2, dtype=object)
+    assert kind(2, 3, dtype=np.uint8) != kind(2, 4, dtype=np.uint8)
+    assert kind(2, 3, 3, 1, dtype=np.float32) != kind(2, 4, 3, 1, dtype=np.float32)
 
 
 def test_selected_exits_must_be_where_rows_are_dropped():

@@ -10,7 +10,7 @@ from trace_executor import TraceExecutor
 from xxhash import xxh3_64_intdigest
 
 import exeunt as ex
-from exeunt.engine.inputs import input_keys
+from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.policies.catalogue import PRESETS
 from exeunt.run.runner import Runner
 
@@ -58,6 +58,25 @@ def test_type_and_layout_do_not_count():
         np.testing.assert_array_equal(input_keys(TOKENS.astype(kind), 6), input_keys(TOKENS, 6))
     half = IMAGES.astype(np.float16)
     np.testing.assert_array_equal(input_keys(half, 9), input_keys(half.astype(np.float32), 9))
+
+
+def test_keys_of_raw_inputs_are_those_of_their_texts_or_pixels():
+    """Raw inputs are objects: texts, tuples of texts, images whose sizes may differ."""
+    images = [np.arange(6, dtype=np.uint8).reshape(shape) for shape in ((2, 3), (3, 2), (3, 2))]
+    images[2] = np.asfortranarray(images[2])
+    values = raw_rows(["one", "two", ("one", "two"), "('one', 'two')", ("two", "one"), *images, "one"])
+    keys = input_keys(values, 9).tolist()
+    assert len(set(keys)) == 7
+    assert keys[0] == keys[8]
+    assert keys[6] == keys[7]  # of one content, whatever its layout
+    assert keys[:3] == [xxh3_64_intdigest(text.encode()) for text in ("'one'", "'two'", "('one', 'two')")]
+    assert keys[5] == xxh3_64_intdigest(b"(2, 3)" + bytes(range(6)))
+
+
+@pytest.mark.parametrize("value", [3, ("one", 2), ["one"], np.array(["one", None])])
+def test_raw_inputs_of_other_types_have_no_keys(value):
+    with pytest.raises(ex.InputError, match=f"of type {type(value).__name__} have no keys .*: give id"):
+        input_keys(raw_rows([value]), 1)
 
 
 def test_tensors_have_the_keys_of_arrays():

@@ -162,7 +162,10 @@ def test_a_plan_of_nothing_measured_always_drops():
 
 def test_a_plan_comes_back_from_json():
     plan = Plan("made", ((0, 0), (1, 2)), (8, 4), (1, 16), ((1, 9), (0, 3)), {"cores": 2})
-    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    body = json.loads(json.dumps(plan.to_dict()))
+    assert Plan.from_dict(body) == plan
+    body["company"] = body.pop("min_batch")  # as older versions named it
+    assert Plan.from_dict(body) == plan
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -34,6 +35,21 @@ class Scripted:
 
     def close(self):
         self.closed = True
+
+
+def test_two_batches_are_read_ahead():
+    """One lies in the queue and one waits for its place; a third is not read before one of them is taken."""
+    read = []
+    reader = streaming.ReadAheadReader(read.append(number) or number for number in range(9))
+    for taken in range(3):
+        deadline = time.monotonic() + 20
+        while len(read) < taken + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert len(read) == taken + 2
+        assert reader.next(20) == taken
+    reader.close()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from exeunt.calibration import Thresholds
 from exeunt.policy import Certificate, PolicyState
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace.cascade_step import CascadeStep
 
 
 def hand_made(scores, ties, *, seed=0):
@@ -310,6 +311,18 @@ def test_the_run_and_the_answer_are_kept():
     assert body == own.to_dict() | {"run": "12ab", "answer": policy.answer.to_dict()}
     again = ex.Policy.from_dict(body)
     assert (again.run, again.answer) == (policy.run, policy.answer)
+
+
+def test_the_models_of_a_cascade_are_kept():
+    policy = replace(hand_made([0.5], [0.25]), cascade=(CascadeStep("small", [1]), CascadeStep("large", 1)))
+    again = ex.Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
+    assert again.cascade == policy.cascade
+
+
+def test_a_policy_breaks_ties_by_keys_that_this_version_knows():
+    body = hand_made([0.5], [0.25]).to_dict()
+    with pytest.raises(ex.InputError, match="^ties must be one of content, row, got 'place'$"):
+        ex.Policy.from_dict(body | {"ties": "place"})
 
 
 def test_exits_that_nobody_leaves_need_no_evidence_but_the_last_does():

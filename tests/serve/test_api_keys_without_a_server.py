@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -103,7 +104,8 @@ def test_what_may_pass(made):
         assert some(b"12345", b"67890") == (200, [], b"well")
     assert b"".join(some.read) == b"1234567890" * 3
     assert some.counted(200) == 3
-    assert some.scope["state"]["begun"] > 0
+    state = some.scope["state"]
+    assert 0 < state["begun"] <= state["read"] <= time.monotonic()
     assert some(b"", headers=[(b"content-length", b"10"), (b"content-encoding", b"identity")])[0] == 200
     assert some(b"", headers=[(b"content-length", b"ten")])[0] == 200
 
@@ -295,8 +297,12 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, 
 
     refused, *others = asyncio.run(both())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.detail == "the bodies of open requests have 10 bytes, which is the limit: try again soon"
     assert [status for status, *_ in others] == [200, 200, 401]
     assert some.metrics._since.problems["refused"] == 1
+    assert [some(b"12345678", **key)[0] for _ in range(3)] == [200] * 3  # what is over is not held any more
+    assert some(b"1")[0] == 401  # what was never held is not given back
+    assert some.middleware._held == 0
 
 
 def test_what_is_no_request_passes_untouched(made):

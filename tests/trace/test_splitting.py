@@ -35,6 +35,18 @@ def test_parts_have_their_shares_and_no_row_twice():
     assert len(np.unique(np.concatenate(parts))) == 160
 
 
+def test_parts_that_cannot_be_are_refused():
+    keys = np.arange(3, dtype=np.uint64)
+    assert [len(rows) for rows in part_rows(keys, {"a": 0.4, "b": 0.6}, 0)] == [1, 2]
+    assert sum(len(rows) for rows in part_rows(keys, dict.fromkeys("abc", 1 / 3), 0)) == 3
+    with pytest.raises(InputError, match=r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a': 0\.5"):
+        part_rows(keys, {"a": 0.5, "b": 0.6}, 0)
+    with pytest.raises(InputError, match=r"^b must lie in \(0, 1\), got 1\.5"):
+        part_rows(keys, {"a": 0.5, "b": 1.5}, 0)
+    with pytest.raises(InputError, match=r"^the part 'a' is empty: 0\.1 of 3 inputs is none$"):
+        part_rows(keys, {"a": 0.1, "b": 0.5}, 0)
+
+
 def test_copies_come_into_all_parts_and_folds():
     keys = np.repeat(np.arange(100, dtype=np.uint64), 2)
     first, second = part_rows(keys, {"a": 0.5, "b": 0.5}, seed=1)
@@ -118,6 +130,6 @@ def test_rows_that_shape_and_rows_that_test_are_drawn_at_random(share):
     # The order of the tests is random, too: neighbours are not neighbours in the data.
     _, testing = shaping_and_testing_rows(10_000, share, 0)
     assert abs(np.corrcoef(testing[:-1], testing[1:])[0, 1]) < 0.08
-    for n in (0, 1):
-        with pytest.raises(InputError, match="too few to calibrate on some and test on others"):
+    for n, given in ((0, "0 calibration inputs are"), (1, "1 calibration input is")):
+        with pytest.raises(InputError, match=f"^{given} too few to calibrate on some and test on others"):
             shaping_and_testing_rows(n, share, 0)

@@ -204,10 +204,8 @@ class EnsembleAnswer:
     def from_dict(cls, body: dict[str, Any]) -> EnsembleAnswer:
         """Rebuild an answer from `to_dict`."""
         kinds: dict[str, Any] = {"log": LogTerm, "table": TableTerm}
-        terms = [kinds[stage["term"]["kind"]].from_dict(stage["term"]) for stage in body["stages"]]
-        return cls(
-            tuple(Stage(float(s["keep"]), term) for s, term in zip(body["stages"], terms, strict=True))
-        )
+        stages = [(float(stage["keep"]), stage["term"]) for stage in body["stages"]]
+        return cls(tuple(Stage(keep, kinds[term["kind"]].from_dict(term)) for keep, term in stages))
 
 
 @cached_on_trace

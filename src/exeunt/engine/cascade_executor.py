@@ -30,7 +30,8 @@ class CascadeModel(NamedTuple):
 class _State:
     """Rows before a segment of a model. `raw`: inputs of the models that have not begun; None in the last model.
 
-    `inner`: the state of the model's executor; None if the model has not begun. `signature`: see `Executor.signature`.
+    `inner`: the state of the executor of model number `model`; None if the next model has not begun. `signature`: see
+    `Executor.signature`.
     """
 
     raw: NDArray[Any] | None
@@ -52,8 +53,8 @@ class CascadeExecutor:
         self.n_exits = before[-1]
         self._first = before[:-1]
         self.segments: Segments = tuple(
-            (first + shift, last + shift)
-            for shift, one in zip(before, executors, strict=False)
+            (first + self._first[j], last + self._first[j])
+            for j, one in enumerate(executors)
             for first, last in one.segments
         )
         self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
@@ -79,7 +80,7 @@ class CascadeExecutor:
             signature = (j, model.executor.signature(inner), None if raw is None else _kind(raw))
         logits, inner = model.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
         if raw is not None and self._places[segment + 1][0] != j:
-            return logits, self.skip(_State(raw, None, j + 1, signature))
+            inner, signature = None, _kind(raw)
         return logits, _State(raw, inner, j, signature)
 
     def skip(self, state: _State) -> _State:
