@@ -321,7 +321,7 @@ def test_the_models_of_a_cascade_are_kept():
 
 def test_a_policy_breaks_ties_by_keys_that_this_version_knows():
     body = hand_made([0.5], [0.25]).to_dict()
-    with pytest.raises(ex.InputError, match="^ties must be one of content, row, got 'place'$"):
+    with pytest.raises(ex.InputError, match=r"^ties must be one of content, row, got 'place'$"):
         ex.Policy.from_dict(body | {"ties": "place"})
 
 

@@ -39,7 +39,9 @@ def test_parts_that_cannot_be_are_refused():
     keys = np.arange(3, dtype=np.uint64)
     assert [len(rows) for rows in part_rows(keys, {"a": 0.4, "b": 0.6}, 0)] == [1, 2]
     assert sum(len(rows) for rows in part_rows(keys, dict.fromkeys("abc", 1 / 3), 0)) == 3
-    with pytest.raises(InputError, match=r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a': 0\.5"):
+    with pytest.raises(
+        InputError, match=r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a': 0\.5"
+    ):
         part_rows(keys, {"a": 0.5, "b": 0.6}, 0)
     with pytest.raises(InputError, match=r"^b must lie in \(0, 1\), got 1\.5"):
         part_rows(keys, {"a": 0.5, "b": 1.5}, 0)
