@@ -2,17 +2,14 @@
 
     python -m experiments.comparison
     python -m experiments.comparison --measure --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 10]
-    python -m experiments.comparison --few-labels [--splits 20]
 
 Writes the page and the interactive report again from the kept measurements. With --measure it replays the traces in
-docs/results/traces, and a ResNet-20 recorded elsewhere. --few-labels measures auto against EERO alone,
-with 100 to 3,000 labels to fit, on every trace in the folder. An interrupted command goes on where it was.
+docs/results/traces, and a ResNet-20 recorded elsewhere; an interrupted command goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -22,17 +19,14 @@ from experiments.pages import RESULTS, TRACES, Measurements, parser, points, tab
 
 import exeunt as ex
 from exeunt._files import write_text
-from exeunt.answer.ensemble import can_be_ensembled
 from exeunt.comparison import Comparison, TraceResult
 from exeunt.comparison.compare import open_trace
 from exeunt.confidence_intervals import mean_interval
-from exeunt.policies.catalogue import preset
 
 FOLDER = RESULTS / "comparison"
 MEASURED = FOLDER / "results.json"
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
 ENSEMBLE_AT = (0.3, 0.5, 0.7, 0.9)
-LABELS, LEFT, FEW_AT = (100, 300, 1000, 3000), 2000, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 RESNET20 = "ResNet-20, CIFAR-10, frozen"
 NETWORKS = {
     "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
@@ -129,56 +123,6 @@ def ensemble_gains(found: Comparison, kept: Measurements, traces: dict[str, ex.E
     return table(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"), rows)
 
 
-def eero_gains(trace: ex.ExitTrace, labels: int, seed: int) -> dict[str, list[float]]:
-    """Return auto minus EERO at each budget, by answer: both with it, or of "auto" against EERO's own answers."""
-    rows = np.random.default_rng(seed).permutation(trace.n)
-    fit, calibrate, test = (trace.take(part) for part in np.split(rows, [labels, labels + LEFT // 2]))
-    budgets = [f"{share:.0%}" for share in FEW_AT if share >= trace.cost.share(trace.cost.first)]
-
-    def accuracy(policy: str, budget: str, answer: str) -> float:
-        return ex.evaluate(preset(policy)(fit, calibrate, budget=budget, answer=answer), test).accuracy
-
-    pairs = {"own": "own", "ensemble": "ensemble", "auto": "own"} if can_be_ensembled(fit) else {"own": "own"}
-    return {
-        answer: [accuracy("auto", one, answer) - accuracy("eero", one, of_eero) for one in budgets]
-        for answer, of_eero in pairs.items()
-    }
-
-
-def few_labels(splits: int) -> str:
-    """Return the page on auto against EERO with few labels, of kept measurements and new ones."""
-    kept, found = Measurements(FOLDER / "few-labels.jsonl"), defaultdict(list)
-    traces = {path.stem: ex.ExitTrace.load(path) for path in sorted(TRACES.glob("*.parquet"))}
-    for seed in range(splits):
-        for name, trace in traces.items():
-            for labels in (n for n in LABELS if trace.n >= n + LEFT):
-                one = kept.of(name, labels, seed, measure=partial(eero_gains, trace, labels, seed))
-                for answer, gains in one.items():
-                    found[name, f"{labels:,}", answer].append(gains)
-        print(f"{seed + 1} of {splits} splits", flush=True)
-    means = {key: np.mean(gains, axis=1) for key, gains in found.items()}
-    cells = {key: np.transpose(gains) for key, gains in found.items()}
-    n_cells = sum(map(len, cells.values()))
-    sure = min(mean_interval(cell, 1 - 0.1 / n_cells)[2] for of_key in cells.values() for cell in of_key)
-    lowest = {key: f"{100 * of_key.mean(axis=1).min():+.2f}" for key, of_key in cells.items()}
-    rows = [[*key, points(mean_interval(mean)), lowest[key]] for key, mean in means.items()]
-    return f"""# auto with few labels
-
-Made by `python -m experiments.comparison --few-labels`; gains of every split in
-[few-labels.jsonl](few-labels.jsonl). {splits} random splits of each trace: so many labels to fit, {LEFT // 2:,} inputs
-to calibrate, the others to test. Accuracy of `auto` minus that of EERO, in points, mean over budgets of
-{", ".join(f"{share:.0%}" for share in FEW_AT)} of the cost; 95% intervals over splits of the same inputs. Both have the
-same answers, the exits' own or those of their ensemble; or `auto` chooses (auto), and EERO has the exits' own.
-
-- Mean over all rows: {points(mean_interval(np.mean(list(means.values()), axis=0)), 3)}.
-- Lowest lower end of a row's interval: {100 * min(mean_interval(one)[1] for one in means.values()):+.2f}.
-- Of {n_cells:,} cells (a row at a budget) the lowest upper end is {100 * sure:+.2f}, with one-sided intervals that hold
-  for all cells together at 95%: no cell is certainly lower than that.
-
-{table(("trace", "labels", "answers", "mean over budgets", "worst budget"), rows)}
-"""
-
-
 def write_measured(found: Comparison) -> None:
     """Write what every split measured, a line per network, to seven digits: a fifth of what `Comparison.save` takes."""
     plain = {one.name: getattr(found, one.name) for one in fields(found)}
@@ -246,11 +190,7 @@ def main() -> None:
     options.add_argument("--splits", type=int, default=10)
     options.add_argument("--workers", type=int)
     options.add_argument("--cache", type=Path, default=Path("runs/comparison"))
-    options.add_argument("--few-labels", action="store_true")
     given = options.parse_args()
-    if given.few_labels:
-        write_page(FOLDER / "few-labels.md", few_labels(given.splits))
-        return
     traces: dict[str, ex.ExitTrace] = {}
     if given.measure:
         files = {RESNET20: given.resnet20} if given.resnet20 else {}

@@ -32,22 +32,12 @@ ABOUT = {
 @pytest.fixture
 def run(tmp_path):
     """A run folder of 3 exits, the last of which is hardly better than the second."""
-    return made_run_of(tmp_path, [2.0, 4.0, 4.2])
-
-
-@pytest.fixture
-def overthinking_run(tmp_path):
-    """A run folder of 3 exits, the last of which is worse than the second."""
-    return made_run_of(tmp_path, [2.0, 4.0, 2.5])
-
-
-def made_run_of(folder, skill):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 5, 5000)
     logits = rng.normal(size=(5000, 3, 5))
-    logits[np.arange(5000), :, y] += skill
+    logits[np.arange(5000), :, y] += [2.0, 4.0, 4.2]
     trace = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1e6, 2e6, 4e6]), label=y)
     fit, calibrate, test = trace.split(fit=0.2, calibrate=0.4, test=0.4)
-    (folder / "weights.safetensors").write_bytes(b"weights")
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
     parts = {"fit": fit, "calibrate": calibrate, "test": test}
-    return RunFolder.create(folder, cost=trace.cost, traces=parts, about=ABOUT)
+    return RunFolder.create(tmp_path, cost=trace.cost, traces=parts, about=ABOUT)

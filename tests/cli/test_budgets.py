@@ -56,9 +56,8 @@ def test_a_number_beyond_all_is_refused(budget):
         _check_budget(MACS, MACS, budget)
 
 
-def test_budgets_that_coincide_are_told(overthinking_run):
+def test_budgets_that_coincide_are_told(run):
     """Under `auto` more is not spent than helps, so that large budgets have one policy."""
-    run = overthinking_run
     budgets = ("--budgets", "40%,50%,90%,95%,100%")
     done = called("calibrate", run.path, *budgets, "--policy", "auto", "--answer", "own", "--delta", "none")
     kept = {f"{policy.budget / policy.cost.full:.0%}" for policy in run.policy_set}

@@ -21,8 +21,7 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
-_FEW_FOR_RATES, _FEW_FOR_SCORES = 500, 1000
-"""So many labels are trusted half. A score has some 15 weights at every exit, an allocation one number."""
+_FEW = 300
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12
 _WIDTH = 0.08
@@ -40,8 +39,8 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
     before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
-    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them is
-    right on any fit input that it gets wrong, and the labels are enough to tell, they answer nothing.
+    only. Exits beyond the last useful one are left out: where none of them is right on any fit input that it gets
+    wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -106,14 +105,13 @@ def _exits(first: int, last: int) -> str:
     return f"Exits {first} {'and' if last == first + 1 else 'to'} {last} are"
 
 
-def trust(n: int, few: int) -> float:
-    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at `few`.
+def trust(n: int) -> float:
+    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 300.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
-    labels are few, and cross-validation cannot tell: if two policies differ on 5% of 1,000 inputs, the standard error
-    of their difference is 0.7 points, which is more than there is to gain as a rule.
+    labels are few.
     """
-    return n / (n + few)
+    return n / (n + _FEW)
 
 
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
@@ -130,7 +128,7 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     intercept = np.zeros_like(advantage.intercept)
     plain = replace(advantage, main=np.zeros_like(main), further=further.copy())
     plain.main[:, :1] = 1.0  # the rank of the main confidence
-    share = trust(fit.n, _FEW_FOR_SCORES)
+    share = trust(fit.n)
     for rule, weight in ((advantage, share / 2), (correctness, share / 2), (plain, 1 - share)):
         for exit_ in range(len(intercept)):
             values = columns[exit_] @ np.concatenate([rule.main[exit_], rule.further[exit_]])
@@ -193,20 +191,19 @@ class _Curves:
     def most_useful_cost(self) -> float:
         """The mean cost beyond which a higher one makes answers worse; infinite where the data do not show one.
 
-        Late exits may get wrong what earlier ones had right. If the best budget beats the largest by t standard errors
-        of their difference, and t > 1, the cost is the share 1 - 1 / t^2 of the way from the largest to the best one:
-        the best of many budgets often seems better by one and a half.
+        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest by
+        more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets often
+        seems better by two.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        t = float(lost.mean() / (lost.std() / lost.size**0.5 + 1e-9))
-        last = float(self.budgets[-1])
-        return last - (1 - t**-2) * (last - float(self.budgets[best])) if t > 1 else float("inf")
+        shows = lost.mean() > (3 - 2 * trust(lost.size)) * lost.std() / lost.size**0.5
+        return float(self.budgets[best]) if shows else float("inf")
 
     def weights(self, budget: float) -> Floats:
         """Return the weight of each rule near a budget, (rules,)."""
-        return _weights(*self.around(budget), trust(self.right.shape[2], _FEW_FOR_RATES))
+        return _weights(*self.around(budget), trust(self.right.shape[2]))
 
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
@@ -222,8 +219,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
-    # Measured by labels and by them without their noise in equal parts, as `stopping` learns. All rules rank inputs by
-    # one score here: a learned score repeats the errors of denoised correctness, and would be credited for them.
+    # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
     right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     for rest, rows in folds_of(fit.id, folds, seed):
