@@ -10,7 +10,7 @@ from sklearn.svm import SVC
 
 import exeunt as ex
 from exeunt.plots import save_figure
-from exeunt.plots.style import new_axes, percent_ticks, styled
+from exeunt.plots.style import drawing, percent_ticks
 
 BUDGETS = ("15%", "20%", "30%", "40%", "60%", "80%")
 
@@ -38,8 +38,7 @@ def main() -> None:
             f"{budget}: accuracy {result.accuracy:.1%} for {result.cost / full:.0%} of the large model's time"
         )
 
-    with styled():
-        axes = new_axes(None, width_in=7, height_in=4)
+    with drawing(None, width_in=7, height_in=4) as axes:
         axes.plot(
             [r.cost / full for r in results],
             [r.accuracy for r in results],

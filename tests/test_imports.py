@@ -129,7 +129,7 @@ def test_scripts_import_each_other_without_circles():
 
 SCRIPTS = [
     file
-    for folder in ("experiments", "benchmarks")
+    for folder in ("experiments", "benchmarks", "examples")
     for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
 ]
 
