@@ -149,7 +149,9 @@ def test_a_policy_keeps_its_loss_certificate(parts):
     policy = ex.eero(parts[0], parts[1], budget="50%")
     assert policy.loss_certificate is None
     certified = replace(policy, loss_certificate=certificate, notes={"other": {"text": "kept"}})
-    assert ex.Policy.from_dict(certified.to_dict()) == certified != policy
+    again = ex.Policy.from_dict(certified.to_dict())
+    assert again == certified != policy
+    assert again.loss_certificate == certificate
     assert f"kept\n{certificate}\n" in str(certified)
     assert str(certificate) == (
         "Guarantee: with probability 95% over the 800 labelled inputs tested on, the accuracy is at most 1.5 points "

@@ -105,7 +105,10 @@ class CostModel:
 
     def of_inputs(self, n: int) -> Floats:
         """Return the cost of each of n inputs at each exit, (n, m)."""
-        return np.broadcast_to(self._rows, (n, self.n_exits))
+        # Rows of other inputs than these must not be repeated: a trace would not notice.
+        return (
+            np.broadcast_to(self.cumulative, (n, self.n_exits)) if self.per_input is None else self.per_input
+        )
 
     def take(self, rows: Any) -> CostModel:
         """Return the costs of these inputs, and their means; shares refer to the same amount."""

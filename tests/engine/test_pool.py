@@ -41,6 +41,7 @@ def test_two_batches_are_read_ahead():
     """One lies in the queue and one waits for its place; a third is not read before one of them is taken."""
     read = []
     reader = streaming.ReadAheadReader(read.append(number) or number for number in range(9))
+    assert reader._thread.daemon  # a source that blocks for good does not keep the process from ending
     for taken in range(3):
         deadline = time.monotonic() + 20
         while len(read) < taken + 2:

@@ -215,6 +215,7 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
     inputs = np.column_stack([np.arange(200.0)] * 2)
     engine = Engine(TraceExecutor(logits, noise=1e-7), made_limits(policy, close))
     found = engine.answer(inputs, id=np.arange(200))
+    assert found.batch == 0
     assert found.borderline[away < 0.9e-5].all()
     assert not found.borderline[away > 1.1e-5].any()
     assert found.n_borderline == found.borderline.sum()

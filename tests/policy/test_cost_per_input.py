@@ -13,6 +13,8 @@ from scipy.stats import binom, norm
 import exeunt as ex
 from exeunt import allocation
 from exeunt.p_values import betting
+from exeunt.policy import certificate_search
+from exeunt.policy.certificate_search import Costed, plan_by_cost
 from exeunt.trace.splitting import random_order
 
 UNIT = np.array([1.0, 4.0, 12.0])
@@ -163,6 +165,8 @@ def test_a_trace_and_its_parts_keep_the_costs_of_their_inputs(tmp_path):
     assert np.array_equal(kept.take(rows).cost.per_input, trace.cost.per_input[rows])
     with pytest.raises(ex.InputError, match="50 inputs but the costs are of 2"):
         trace.with_cost(trace.cost.take(rows))
+    with pytest.raises(ex.InputError, match="50 inputs but the costs are of 1"):
+        trace.with_cost(trace.cost.take([7]))
     with pytest.raises(ex.InputError, match="needs a row for each"):
         trace.with_cost(trace.cost.means)
 
@@ -196,8 +200,31 @@ def test_where_the_highest_cost_is_not_known_the_highest_of_all_known_inputs_sta
     assert paid(ex.eero(*known, budget=budget), calibrate).tolist() == costs.tolist()
 
 
+def test_the_highest_cost_given_counts_though_no_input_costs_it():
+    fit, calibrate = texts(300, 3, highest=4000.0), texts(40, 4, highest=4000.0)
+    budget = float(0.6 * fit.cost.full)
+    costs = paid(ex.eero(fit, calibrate, budget=budget), calibrate)
+    assert (costs.sum() + 4000) / 41 <= budget * (1 + 1e-12)
+
+
+def test_calibration_inputs_that_cost_more_than_any_input_are_refused():
+    some = Costed(np.ones((2, 2)), np.ones(2), np.array([[1.0, 2.0], [1.0, 7.0]]))
+    cost = ex.CostModel(some.costs[:1], unit="tokens", highest=5.0)
+    with pytest.raises(
+        ex.InputError, match=r"^a calibration input costs 7 tokens, more than the highest cost given$"
+    ):
+        plan_by_cost(lambda _: np.array([0.5, 0.5]), cost, 1.5, some, some, 0.1, 0)
+
+
 @pytest.mark.parametrize("delta", [0.01, 0.2])
-def test_a_certificate_says_what_was_tested(delta):
+def test_a_certificate_says_what_was_tested(delta, monkeypatch):
+    """Each plan is tested at `delta`: the bets aim at 1 / delta."""
+
+    def noted(losses, bound, **options):
+        assert options == {"delta": delta}
+        return betting(losses, bound, **options)
+
+    monkeypatch.setattr(certificate_search, "betting", noted)
     calibrate = texts(900, 7)
     made = ex.eero(FIT, calibrate, budget=BUDGET, delta=delta, seed=3)
     costs, highest = paid(made, calibrate), calibrate.cost.highest

@@ -315,8 +315,9 @@ def test_the_run_and_the_answer_are_kept():
 
 def test_the_models_of_a_cascade_are_kept():
     policy = replace(hand_made([0.5], [0.25]), cascade=(CascadeStep("small", [1]), CascadeStep("large", 1)))
-    again = ex.Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
-    assert again.cascade == policy.cascade
+    body = json.loads(json.dumps(policy.to_dict()))
+    assert body["cascade"] == [["small", [1]], ["large", 1]]
+    assert ex.Policy.from_dict(body).cascade == policy.cascade
 
 
 def test_a_policy_breaks_ties_by_keys_that_this_version_knows():
@@ -450,6 +451,13 @@ def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(parts, b
         here, reached = np.count_nonzero(exits == exit_), np.count_nonzero(exits >= exit_)
         asked = f"{here / reached:.1%}" if reached else "-"
         assert line.split()[2:5] == [f"{policy.rates[exit_]:.1%}", f"{here / calibrate.n:.1%}", asked]
+
+
+def test_the_table_shows_costs_in_the_unit_that_suits_them():
+    policy = replace(hand_made([0.5], [0.25]), cost=ex.CostModel([1.5e6, 2e6], unit="MACs"))
+    header, rows = policy._table()
+    assert header == ["exit", "cost (MMACs)", "planned", "answered", "of those asked", "answers if score >="]
+    assert rows == [["0", "1.5", "50.0%", "-", "-", "0.5"], ["1", "2", "50.0%", "-", "-", "always"]]
 
 
 def test_always_beside_a_planned_share_shows_that_all_were_answered():
