@@ -10,7 +10,7 @@ from trace_executor import TraceExecutor
 from xxhash import xxh3_64_intdigest
 
 import exeunt as ex
-from exeunt.engine.inputs import input_keys, raw_rows
+from exeunt.engine.inputs import input_keys, padded_length, raw_rows
 from exeunt.policies.catalogue import PRESETS
 from exeunt.run.runner import Runner
 
@@ -71,6 +71,24 @@ def test_keys_of_raw_inputs_are_those_of_their_texts_or_pixels():
     assert keys[6] == keys[7]  # of one content, whatever its layout
     assert keys[:3] == [xxh3_64_intdigest(text.encode()) for text in ("'one'", "'two'", "('one', 'two')")]
     assert keys[5] == xxh3_64_intdigest(b"(2, 3)" + bytes(range(6)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most", "length"),
+    [
+        (0, None, 8), (1, None, 8), (8, None, 8), (9, None, 16), (63, None, 64), (64, None, 64), (65, None, 96),
+        (97, None, 128), (9, 12, 12), (12, 12, 12), (9, 16, 16), (100, 512, 128),
+    ],
+)  # fmt: skip
+def test_texts_are_padded_to_few_lengths(tokens, most, length):
+    assert padded_length(tokens, most) == length
+
+
+def test_longer_texts_than_the_network_takes_are_refused():
+    with pytest.raises(
+        ex.InputError, match=r"^these texts have 13 tokens and the network takes 12: truncate them"
+    ):
+        padded_length(13, 12)
 
 
 @pytest.mark.parametrize("value", [3, ("one", 2), ["one"], np.array(["one", None])])

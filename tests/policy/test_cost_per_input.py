@@ -216,6 +216,31 @@ def test_calibration_inputs_that_cost_more_than_any_input_are_refused():
         plan_by_cost(lambda _: np.array([0.5, 0.5]), cost, 1.5, some, some, 0.1, 0)
 
 
+@pytest.mark.parametrize("share", [0.7, 0.9, 1.5])
+def test_plans_are_tried_evenly_and_close_together_near_the_budget(share):
+    """Near: from five standard errors of a mean cost below the plan that costs the budget to two above it."""
+    rng, asked = np.random.default_rng(0), []
+    length = rng.lognormal(0.0, 0.8, 400)  # long ones leave late, so that plans cost more than they say
+    cost = ex.CostModel(length[:, None] * [1.0, 2.0], highest=100.0)
+    fit = Costed(np.stack([-length, np.ones(400)], axis=1), rng.random(400), cost.per_input)
+
+    def allocate(amount):
+        asked.append(amount)
+        last = (amount - cost.first) / (cost.full - cost.first)
+        return np.array([1 - last, last])
+
+    plans = list(certificate_search._plans(allocate, cost, share * cost.full, fit, 100))
+    amounts = np.array(asked[-len(plans) :])
+    evenly = np.linspace(cost.first, cost.full, 129)
+    paid_by = dict(zip(amounts.tolist(), (fit.paid(limits) for _, limits in plans), strict=True))
+    enough = [amount for amount in evenly.tolist() if paid_by[amount].mean() >= share * cost.full]
+    middle = enough[0] if enough else evenly[-1]
+    error = paid_by[middle].std() * (1 / 100 + 1 / 400) ** 0.5
+    near = middle + error * np.linspace(-5, 2, 64)
+    near = near[(near > cost.first) & (near < cost.full)]
+    np.testing.assert_array_equal(amounts, np.unique(np.r_[evenly, near]))
+
+
 @pytest.mark.parametrize("delta", [0.01, 0.2])
 def test_a_certificate_says_what_was_tested(delta, monkeypatch):
     """Each plan is tested at `delta`: the bets aim at 1 / delta."""

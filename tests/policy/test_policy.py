@@ -99,6 +99,13 @@ def test_the_seed_moves_tied_inputs_only(make_trace):
     assert (b[clear] == 0).all()
 
 
+def test_the_answers_are_those_of_the_exits(policy_and_trace):
+    policy, trace = policy_and_trace
+    np.testing.assert_array_equal(
+        policy.answers(trace), trace.prediction[np.arange(trace.n), policy.route(trace)]
+    )
+
+
 def test_sizes_0_1_2(policy_and_trace):
     policy, trace = policy_and_trace
     for n in (0, 1, 2):

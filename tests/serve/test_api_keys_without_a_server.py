@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from exeunt.errors import InputError
 from exeunt.serve import api_keys_and_limits
-from exeunt.serve.api_keys_and_limits import SecurityMiddleware
+from exeunt.serve.api_keys_and_limits import SecurityMiddleware, read_api_keys
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
 
@@ -143,6 +144,20 @@ def test_what_needs_no_key_and_what_has_one(made):
         assert some(path=path)[0] == 401
     for key in (b"Bearer one", b"bearer two", b"BEARER one", b"Bearer with space"):
         assert some(headers=bearer(key))[0] == 200
+
+
+def test_keys_are_read_from_a_file(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# for the team\n  one \n\ntwo\u00fc\n", encoding="utf-8")
+    assert read_api_keys(file) == ("one", "two\u00fc")
+    file.write_text("# none yet\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"keys holds no API key: write one on a line$"):
+        read_api_keys(file)
+    file.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"^cannot read the API keys in .*keys: .*utf-8"):
+        read_api_keys(file)
+    with pytest.raises(InputError, match="No such file"):
+        read_api_keys(tmp_path / "missing")
 
 
 def test_too_large_by_its_own_word(made):

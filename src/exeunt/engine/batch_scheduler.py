@@ -93,9 +93,6 @@ class BatchScheduler:
         """Iterate over the queues that hold rows."""
         return iter(list(self._queues.values()))
 
-    def __bool__(self) -> bool:
-        return bool(self._queues)
-
     def first(self) -> Queue:
         """Return the queue before the first segment at which rows wait."""
         return min(self._queues.values(), key=lambda queue: queue.segment)
