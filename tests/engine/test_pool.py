@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from exeunt.engine.engine import Engine
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
-from exeunt.run.streaming import END, NOTHING, Batch, answer_stream
+from exeunt.run.streaming import END, NOTHING, Batch, StreamPool, answer_stream
 
 
 def rows_by_exit(case, policy):
@@ -51,6 +52,37 @@ def test_two_batches_are_read_ahead():
         assert len(read) == taken + 2
         assert reader.next(20) == taken
     reader.close()
+
+
+class ScriptedEngine:
+    """Batches are numbers of rows; one of several rows is done at the next step, one of a single row when flushed."""
+
+    def __init__(self):
+        self.tickets, self.flushed = [], False
+
+    def submit(self, rows, now, id=None):  # noqa: A002
+        base = sum(ticket.n for ticket in self.tickets)
+        self.tickets.append(SimpleNamespace(base=base, n=rows, done=rows > 1, error=None))
+        return self.tickets[-1]
+
+    def ready(self, now):
+        return False
+
+    def step(self, now, flush=None):
+        if flush is not None:
+            self.flushed = flush.done = True
+            return [flush]
+        return [ticket for ticket in self.tickets if ticket.done]
+
+
+@pytest.mark.parametrize(("rows", "flushed"), [(7, False), (8, True)])
+def test_a_batch_falls_behind_others_by_eight_times_the_rows_that_are_held(rows, flushed):
+    engine = ScriptedEngine()
+    pool = StreamPool(engine, 1, ordered=False)
+    for batch in (1, rows):
+        pool.take_in(batch, 0.0)
+    pool.work(0.0)
+    assert engine.flushed == flushed
 
 
 @pytest.fixture
