@@ -151,7 +151,8 @@ def test_a_policy_keeps_its_loss_certificate(parts):
     certified = replace(policy, loss_certificate=certificate, notes={"other": {"text": "kept"}})
     again = ex.Policy.from_dict(certified.to_dict())
     assert again == certified != policy
-    assert again.loss_certificate == certificate
+    assert again.certificate == again.loss_certificate == certificate
+    assert policy.certificate is None
     assert f"kept\n{certificate}\n" in str(certified)
     assert str(certificate) == (
         "Guarantee: with probability 95% over the 800 labelled inputs tested on, the accuracy is at most 1.5 points "
