@@ -20,6 +20,7 @@ from exeunt.calibration import (
     last_exit,
     marginal_thresholds,
     planned_counts,
+    release,
     sequential_thresholds,
 )
 from exeunt.calibration import _released_by_quantile as released_by_quantile
@@ -284,3 +285,9 @@ def test_rates_may_miss_their_sum_by_a_rounding_only():
     for rates in ([0.25, 0.75 + 3e-9], [0.25, 0.75 - 3e-9]):
         with pytest.raises(ex.InputError, match="sum"):
             checked_rates(rates, 2)
+
+
+def test_a_threshold_of_zero_has_no_sign():
+    """0 and -0 are equal, and are written differently."""
+    least, _ = release(np.array([-0.0, -0.0]), np.array([0.2, 0.7]), 1)
+    assert math.copysign(1.0, least) == 1.0
