@@ -158,7 +158,7 @@ def sequential_thresholds(inputs: Ranked, counts: Integers, last: int) -> Thresh
     (score, tie), the shares released equal those planned, and the mean cost of future inputs follows
     `MeanCostDistribution(counts, cost)`. Equal inputs leave together. What leaves too early is made up for at the next
     exits, so at least the planned number has left by each exit, and the mean cost is stochastically at most that of the
-    distribution (METHOD 11).
+    distribution (docs/explanation/guarantees.md, "Inputs that repeat").
     """
     reached = np.cumsum(counts)
     pairs = [inputs.leave(exit_, int(reached[exit_])) for exit_ in range(last)]

@@ -141,9 +141,8 @@ class _RankedInFiles:
                 least, most, before = max(least, low), min(most, high), (low, high)
                 low, high = _around(scores, ties, count - above, n_between)
                 low, high = max(least, low), min(most, high)
-                if (low, high) == before and len(
-                    scores
-                ):  # very many copies of a few inputs: look at one alone
+                # Very many copies of a few inputs: look at one alone.
+                if (low, high) == before and len(scores):
                     low = high = release(scores, ties, 1)
         self._trace.say(
             f"exit {exit_}: threshold found among {counted(self._n_here, 'input')} in "
@@ -188,10 +187,8 @@ class _RankedInFiles:
         names = [rule.name] if isinstance(rule, NamedScore) else None
         sampled: dict[int, list[Floats]] = {exit_: [] for exit_ in self._scores}
         ties: list[Floats] = []
-        start, progress = (
-            0,
-            Progress("inputs scored", total=self._trace.n, say=self._trace.say, every_s=_SECONDS),
-        )
+        progress = Progress("inputs scored", total=self._trace.n, say=self._trace.say, every_s=_SECONDS)
+        start = 0
         for chunk in self._trace.chunks(names):
             taken = np.flatnonzero(self._rng.random(chunk.n) < _SAMPLE / self._trace.n)
             memory = rule.init(chunk.n)

@@ -4,9 +4,10 @@ An input that reaches exit l has outputs of exits 1..l. The ensemble of these ex
 
     log p_l(y | x)  =  keep_l * log p_{l-1}(y | x)  +  term_l(y, output of exit l)      (up to a constant)
 
-(METHOD 7, with weights w_li = a_l * w_{l-1,i}: a running sum, so that a policy remembers one distribution per input
-and not one per exit.) The term of an exit with class probabilities is a multiple of their logarithms. The term of an
-exit that gives a label and a confidence alone is a table of log-odds by label and confidence.
+(docs/explanation/method.md, with weights w_li = a_l * w_{l-1,i}: a running sum, so that a policy remembers one
+distribution per input and not one per exit.) The term of an exit with class probabilities is a multiple of their
+logarithms. The term of an exit that gives a label and a confidence alone is a table of log-odds by label and
+confidence.
 
 An answer of your own implements `Answer`. To be read back from a policy file, its kind needs an entry in `_KINDS`.
 """

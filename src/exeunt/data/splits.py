@@ -17,6 +17,7 @@ import numpy as np
 from exeunt._arrays import Integers, Keys
 from exeunt._text import counted
 from exeunt.errors import ArtefactError, InputError
+from exeunt.trace.splitting import shuffled
 
 if TYPE_CHECKING:
     from exeunt.data.dataset import Dataset
@@ -295,12 +296,7 @@ def _count(part: str, value: object, n_dataset: int) -> int:
 def _draw(
     keys: Keys, counts: Mapping[str, int], rng: np.random.Generator
 ) -> tuple[dict[str, Integers], Integers]:
-    """Draw rows at random until each part has its count; return the parts and the rest, ascending.
-
-    Where all keys differ the order of the rows makes no difference; see `exeunt.trace.splitting`.
-    """
-    shuffled, order = rng.permutation(len(keys)), np.argsort(keys, kind="stable")
-    if (np.diff(keys[order]) != 0).all():
-        shuffled = order[shuffled]
-    *drawn, rest = np.split(shuffled, np.cumsum(list(counts.values())))
+    """Draw rows at random until each part has its count; return the parts and the rest, ascending."""
+    rows = shuffled(keys, rng.permutation(len(keys)))
+    *drawn, rest = np.split(rows, np.cumsum(list(counts.values())))
     return {part: np.sort(rows) for part, rows in zip(counts, drawn, strict=True)}, np.sort(rest)

@@ -1,4 +1,4 @@
-"""Cascades: which models answer, in which order, and how many exits of each, within a budget (METHOD 8)."""
+"""Cascades: which models answer, in which order, and how many exits of each, within a budget."""
 
 from __future__ import annotations
 

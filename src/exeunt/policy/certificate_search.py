@@ -42,7 +42,7 @@ from exeunt.trace.splitting import random_order
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
 _WIDE, _NEAR = 129, 64
-"""How many plans are tried in all, and near the budget, where inputs differ in what they cost."""
+"""How many plans lie between the lowest and the full cost, and near the budget, where inputs differ in cost."""
 _DEVIATIONS = (-5.0, 2.0)
 """What is near the budget, in standard errors of a mean cost."""
 
@@ -154,11 +154,6 @@ class Costed(NamedTuple):
     ties: Floats
     costs: Floats
 
-    def counts(self, limits: Thresholds) -> Integers:
-        """Return how many of these inputs answer at each exit under these thresholds, (m,)."""
-        exits = exits_under(self.scores, self.ties, limits)
-        return np.asarray(np.bincount(exits, minlength=self.scores.shape[1]))
-
     def paid(self, limits: Thresholds) -> Floats:
         """Return what each input costs under these thresholds, (n,)."""
         return np.asarray(self.costs[np.arange(len(self.ties)), exits_under(self.scores, self.ties, limits)])
@@ -189,7 +184,7 @@ def plan_by_cost(
         _check_highest(cost, most)
     highest = cost.highest if np.isfinite(cost.highest) else max(most, float(fit.costs.max()))
     order, n = random_order(len(calibrate.ties), seed), len(calibrate.ties)
-    chosen: tuple[Floats, Thresholds] | None = None
+    chosen: tuple[Floats, Thresholds, Floats] | None = None
     dearest = np.zeros(n)
     for rates, limits in _plans(allocate, cost, budget, fit, n):
         paid = calibrate.paid(limits)
@@ -200,7 +195,7 @@ def plan_by_cost(
             passes = betting(paid[order] / highest, budget / highest, delta=delta) <= delta
         if not passes:
             break
-        chosen = rates, limits
+        chosen = rates, limits, paid
     if chosen is None:
         level = "in expectation" if delta is None else f"at delta={delta:g}"
         raise InfeasibleBudget(
@@ -208,12 +203,12 @@ def plan_by_cost(
             f"not even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can "
             f"cost {cost.show(highest)}): give more calibration inputs or a higher budget"
         )
-    rates, limits = chosen
-    mean = float(calibrate.paid(limits).mean())
+    rates, limits, paid = chosen
+    mean = float(paid.mean())
     fields: dict[str, Any] = {
         "rates": rates,
         "limits": limits,
-        "counts": calibrate.counts(limits),
+        "counts": RankedInMemory(calibrate.scores, calibrate.ties).counts(limits),
         "calibration_cost": mean,
         "calibration": "cost-per-input",
     }

@@ -4,7 +4,7 @@ The paper adds uniform noise to the class probabilities (Eq. 4-5) so that scores
 the same without changing a score, and gives an input the same number in calibration, replay and serving, in any batch
 or order. Inputs are compared by (score, tie), first by score.
 
-There are two kinds of keys, and a policy uses one kind in calibration and in use (METHOD 11). Keys of the content are
+There are two kinds of keys, and a policy uses one kind in calibration and in use. Keys of the content are
 equal for copies of an input, so copies leave together. Keys of rows, or of requests, differ between copies.
 """
 

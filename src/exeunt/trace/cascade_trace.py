@@ -27,7 +27,7 @@ _KEPT = 8  # traces of cascades in the cache
 
 
 class CascadeTrace:
-    """Recorded outputs of several classifiers on the same inputs, from which cascades are made (METHOD 8).
+    """Recorded outputs of several classifiers on the same inputs, from which cascades are made.
 
     `traces`: one `ExitTrace` per model, by name, with the costs of the model alone. A model is a network with exits,
     or anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`, and copies

@@ -1,8 +1,7 @@
 """Random parts of a data set, drawn row by row.
 
 Rows are independent draws from the inputs to come, whatever contents they share. So copies of an input may lie in
-several parts: a part that held all copies of a frequent input, or none, would be no sample of the inputs to come
-(METHOD 11).
+several parts: a part that held all copies of a frequent input, or none, would be no sample of the inputs to come.
 """
 
 from __future__ import annotations
@@ -28,10 +27,8 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
         _arrays.check_between(share, name, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
-    position = _positions(id_, seed)
     ends = np.rint(np.cumsum(list(shares.values())) * len(id_)).astype(int)
-    part_of = np.searchsorted(ends, position, side="right")
-    parts = [np.flatnonzero(part_of == part) for part in range(len(shares))]
+    parts = [np.sort(part) for part in np.split(_in_random_order(id_, seed), ends)[: len(shares)]]
     for name, part in zip(shares, parts, strict=True):
         if len(part) == 0:
             raise InputError(
@@ -50,8 +47,9 @@ def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]
             f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {len(id_)}: give more "
             "labelled inputs to fit"
         )
-    fold_of = _positions(id_, seed) % folds
-    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+    order = _in_random_order(id_, seed)
+    own = [np.sort(order[fold::folds]) for fold in range(folds)]
+    return [(np.delete(np.arange(len(id_)), rows), rows) for rows in own]
 
 
 def shaping_and_testing_rows(n: int, share: float, seed: int) -> tuple[Integers, Integers]:
@@ -76,12 +74,16 @@ def random_order(n: int, seed: int) -> Integers:
     return np.random.default_rng([seed, _ORDER]).permutation(n)
 
 
-def _positions(id_: Keys, seed: int) -> Integers:
-    """Return the position (n,) of each row in a random order.
+def shuffled(keys: Keys, permutation: Integers) -> Integers:
+    """Return the rows (n,) with these keys in the order of a random permutation.
 
-    Where all keys differ the order does not depend on that of the rows. Where some are equal it must not depend on the
-    keys: a frequent input would come at the same places in every sample.
+    Where all keys differ the result does not depend on the order of the rows. Where some are equal it must not depend
+    on the keys: a frequent input would come at the same places in every sample.
     """
-    position: Integers = np.random.default_rng(seed).permutation(len(id_))
-    _, rank, count = np.unique(id_, return_inverse=True, return_counts=True)
-    return position[rank] if (count == 1).all() else position
+    by_key = np.argsort(keys, kind="stable")
+    all_differ = (np.diff(keys[by_key]) != 0).all()
+    return by_key[permutation] if all_differ else permutation
+
+
+def _in_random_order(id_: Keys, seed: int) -> Integers:
+    return shuffled(id_, np.argsort(np.random.default_rng(seed).permutation(len(id_))))

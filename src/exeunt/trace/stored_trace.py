@@ -55,6 +55,7 @@ class StoredTrace:
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
     _shared: dict[bytes, int] = field(default_factory=dict)
+    _digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -126,7 +127,7 @@ class StoredTrace:
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
             width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
             most = max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
-            for table in _with_rows(file, schema.names, wanted, most):
+            for table in self._with_rows(file, footer, wanted, most):
                 chunk = trace_of(table, footer.header, file, ExitTrace)
                 for change in self.changes:
                     chunk = change(chunk)
@@ -136,11 +137,24 @@ class StoredTrace:
         """Return how many rows have one of these keys."""
         name = rows.tobytes()
         if name not in self._shared:
-            names = (_footer(file).schema.names for file in self.files)  # not all files need hold the rows
-            blocks = (_with_rows(*one, ["id"], _MOST_ROWS) for one in zip(self.files, names, strict=True))
+            blocks = (self._with_rows(file, _footer(file), ["id"], _MOST_ROWS) for file in self.files)
             keys = (table[ROW].to_numpy() for tables in blocks for table in tables)
             self._shared[name] = sum(int(np.isin(block, rows).sum()) for block in keys)
         return self._shared[name]
+
+    def _with_rows(self, file: AnyPath, footer: _Footer, columns: Sequence[str], most: int) -> Iterator[Any]:
+        """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""
+        if ROW in footer.schema.names:  # not all files of a folder need hold them
+            yield from _tables(file, [*dict.fromkeys([*columns, ROW])], most)
+            return
+        if str(file) not in self._digests:
+            ids = (table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS))
+            self._digests[str(file)] = digest_of_ids(ids)
+        start = 0
+        for table in _tables(file, columns, most):
+            rows = row_keys(self._digests[str(file)], np.arange(start, start + table.num_rows))
+            yield table.append_column(ROW, pa.array(rows))
+            start += table.num_rows
 
     def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
         """Return a trace that applies `change` to each chunk. `cost`: of the changed chunks, if it differs."""
@@ -189,17 +203,6 @@ def _footer(file: AnyPath) -> _Footer:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
-
-
-def _with_rows(file: AnyPath, names: Collection[str], columns: Sequence[str], most: int) -> Iterator[Any]:
-    """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""
-    if ROW in names:
-        yield from _tables(file, [*dict.fromkeys([*columns, ROW])], most)
-        return
-    whole, start = digest_of_ids(table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS)), 0
-    for table in _tables(file, columns, most):
-        yield table.append_column(ROW, pa.array(row_keys(whole, np.arange(start, start + table.num_rows))))
-        start += table.num_rows
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
