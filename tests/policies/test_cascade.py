@@ -257,6 +257,35 @@ def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
         assert find_cascade(fit, fit["one"].cost.first, "own") == (CascadeStep("one", 1),)
 
 
+def log_of_texts(n, seed):
+    """A log of two language models, whose prices go with the length of a text and differ by more than 100."""
+    rng = np.random.default_rng(seed)
+    length, label = np.exp(rng.uniform(0, np.log(100), n)), rng.integers(0, 4, n)
+    hard = rng.normal(size=n) + 0.3 * np.log(length)
+
+    def model(skill, price):
+        right, sure = (1 / (1 + np.exp(hard + noise - skill)) for noise in (0.0, rng.normal(0, 0.5, n)))
+        costs = price * length[:, None] * np.exp(rng.normal(0, 0.1, (n, 1)))
+        return answering(
+            rng.random(n) < right, sure, price=1, label=label, id_=np.arange(n) + 10**6 * seed, seed=seed
+        ).with_cost(ex.CostModel(costs, unit="usd", highest=200 * price))
+
+    return ex.CascadeTrace({"small": model(1.5, 1e-5), "large": model(3.0, 3e-4)})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_prices_that_vary_by_a_hundred_refuse_no_budget_that_can_be_kept(seed):
+    """The mean price of a part is above or below that of another, by as much as some of the budgets differ."""
+    fit, calibrate, _ = log_of_texts(1200, seed).split(fit=0.4, calibrate=0.4, test=0.2, seed=seed)
+    every = log_of_texts(20_000, 99)
+    for budget, delta in (("10%", None), ("40%", 0.05), ("100%", None), ("100%", 0.05)):
+        policy = ex.cascade(fit, calibrate, budget=budget, delta=delta, policy="auto" if delta else "eero")
+        if delta:
+            assert ex.evaluate(policy, every).cost <= 1.02 * policy.budget
+    policy = ex.cheapest(fit, calibrate, max_loss=0.12, points=5)
+    assert policy.models[0] == "small"
+
+
 def test_no_model_is_asked_twice():
     with pytest.raises(ex.InputError, match="order names a model twice, got good, cheap, good"):
         find_cascade(world(600), 6.0, "own", 0, ("good", "cheap", "good"))

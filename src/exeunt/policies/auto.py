@@ -11,6 +11,7 @@ from exeunt import allocation
 from exeunt._arrays import Floats
 from exeunt.allocation_search import RatePath, price_path
 from exeunt.calibration import release_batch
+from exeunt.costs import CostModel
 from exeunt.policies.learned_correctness import correctness_score, denoised_correctness, features_of
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
@@ -222,6 +223,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
     right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
+    fit = fit.with_cost(CostModel(cost.cumulative))  # a fold plans with the mean costs of all inputs, as its budgets do
     for rest, rows in folds_of(fit.id, folds, seed):
         train, held = fit.take(rest), fit.take(rows)
         ties = distinct_tie_breaks(held.id, seed)

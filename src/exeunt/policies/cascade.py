@@ -215,7 +215,23 @@ def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
             "a cascade is chosen by its accuracy, and the fit part has no labels: give label=..."
         )
     n = min(_MOST, max(_LEAST, _OUTPUTS // _most_classes(fit)))
-    return _Comparing(some_inputs(fit, seed, n), {name: fit[name].cost.first for name in fit.names}, seed)
+    return _Comparing(some_inputs(fit, seed, n), _first_costs(fit), seed)
+
+
+def _first_costs(fit: CascadeTrace) -> dict[str, float]:
+    """Return what the first exit of each model costs, such that a budget of that much can be kept.
+
+    Where inputs differ in cost, the mean over calibration inputs may be higher than over fit inputs. A model that is
+    asked about all inputs must be affordable by both, so three standard errors of the difference between two such parts
+    are added, and the share of one more input of the highest known cost. The cheapest model is asked in any case.
+    """
+    cheapest = min(fit.names, key=lambda name: fit[name].cost.first)
+    found = {}
+    for name in fit.names:
+        costs = fit[name].cost.of_inputs(fit.n)[:, 0]
+        room = 3 * costs.std() * (2 / fit.n) ** 0.5 + np.ptp(costs) / fit.n
+        found[name] = fit[name].cost.first + (0.0 if name == cheapest else float(room))
+    return found
 
 
 def _most_classes(models: CascadeTrace) -> int:
@@ -227,7 +243,7 @@ def _most_classes(models: CascadeTrace) -> int:
 class _Comparing:
     """What cascades are compared on. Their ensembles are kept; the oldest are dropped where they are too many.
 
-    `first`: mean cost of the first exit of each model over all fit inputs.
+    `first`: what the first exit of each model costs, see `_first_costs`.
     """
 
     def __init__(self, models: CascadeTrace, first: Mapping[str, float], seed: int) -> None:

@@ -120,13 +120,19 @@ def cheapest(
 def _made(
     make: Callable[..., Policy], budgets: Sequence[float], progress: Callable[[int, int], object] | None
 ) -> list[Policy]:
-    """Return a policy for each budget, from the highest down to the first that is infeasible."""
+    """Return a policy for each budget, from the highest that is feasible down to the lowest.
+
+    The highest may not be: where inputs differ in cost, the calibration inputs may cost more than the fit inputs.
+    """
     family: list[Policy] = []
-    with suppress(InfeasibleBudget):  # then lower ones are infeasible as well
-        for amount in budgets:
+    for tried, amount in enumerate(budgets, start=1):
+        try:
             family.append(make(budget=amount))
-            if progress is not None:
-                progress(len(family), len(budgets))
+        except InfeasibleBudget:
+            if family:  # then lower ones are infeasible as well
+                break
+        if progress is not None:
+            progress(tried, len(budgets))
     return family
 
 
