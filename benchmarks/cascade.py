@@ -221,8 +221,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     place = {row["way"]: (row["of_fp32"]["median"], row["accuracy"]) for row in rows if row["batch"] == 256}
     cascade = np.array([place[f"cascade, {share:.0%}"] for share in SHARES])
     small, large = place["ResNet-20, int8"], place["ResNet-56, int8"]
-    # The title names the budgets at which the cascade is as accurate as the int8 ResNet-56, in clearly less time.
-    times = [time for time, accuracy in cascade if accuracy >= large[1] and time < 0.8 * large[0]]
+    least = min(time for time, accuracy in cascade if accuracy >= large[1])
     blue, grey, black = COLOURS["blue"], COLOURS["grey"], COLOURS["black"]
     ours = "Exeunt: ResNet-20 with early exits,\nthen ResNet-56, both int8"
     labels = (
@@ -246,8 +245,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         axes.set(xlim=(0, 1.05), ylim=(0.905, 0.955), ylabel="accuracy, with 95% interval")
         axes.set_xlabel("time per image (% of the fp32 ResNet-56's)")
         axes.set_title(
-            f"CIFAR-10 on two CPU cores: int8 takes {large[0]:.0%} of the time,\n"
-            f"a cascade of int8 networks {100 * min(times):.0f} to {max(times):.0%}"
+            f"CIFAR-10 on two CPU cores: the large network's accuracy\nin {least:.0%} of its time; int8 alone takes {large[0]:.0%}"
         )
         percent_ticks(axes.xaxis)
         percent_ticks(axes.yaxis)

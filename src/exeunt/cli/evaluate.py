@@ -109,7 +109,7 @@ def _by_budget(run: RunFolder) -> list[Result]:
 
 
 def _gap(accuracy: float, full: float) -> str:
-    points = 100 * (full - accuracy)
+    points = round(100 * full, 2) - round(100 * accuracy, 2)  # the difference of the numbers that are printed
     if abs(points) < 0.005:
         return "answering early changes nothing"
     return f"answering early {'costs' if points > 0 else 'gains'} {abs(points):.2f} points"
