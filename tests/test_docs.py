@@ -223,6 +223,14 @@ def test_the_map_names_what_there_is():
     assert missing == ["src/exeunt/"]  # the heading
 
 
+def test_each_guarantee_names_tests_that_there_are():
+    page = (DOCS / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", page)
+    assert len(named) > 10
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {name}"
+
+
 def test_the_table_of_policies_is_whole():
     from exeunt.policies.catalogue import PRESETS
 

@@ -66,6 +66,7 @@ def test_columns_of_the_table_come_back(cluster, run, pictures, tmp_path):
     assert [row["id"] for row in stored_rows(tmp_path / "out")] == ids
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_all_inputs_are_answered_once(
     cluster, bucket, run, pictures, tmp_path, monkeypatch
 ):
