@@ -245,7 +245,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         axes.set(xlim=(0, 1.05), ylim=(0.905, 0.955), ylabel="accuracy, with 95% interval")
         axes.set_xlabel("time per image (% of the fp32 ResNet-56's)")
         axes.set_title(
-            f"CIFAR-10 on two CPU cores: the large network's accuracy\nin {least:.0%} of its time; int8 alone takes {large[0]:.0%}"
+            "CIFAR-10 on two CPU cores: the large network's accuracy\n"
+            f"in {least:.0%} of its time; int8 alone takes {large[0]:.0%}"
         )
         percent_ticks(axes.xaxis)
         percent_ticks(axes.yaxis)
