@@ -25,7 +25,7 @@ OPTIONS = {
 (TRAIN,) = [one.callback for one in app.registered_commands if one.callback.__name__ == "train"]
 KINDS = get_type_hints(TRAIN)
 TEXTS = {
-    "exits": "blocks.0,blocks.1", "exit_weights": "1,2,3", "mean": "0.1,0.2,0.3", "std": "1,2,3", "fit": "5%",
+    "exits": "blocks.0,blocks.1", "mean": "0.1,0.2,0.3", "std": "1,2,3", "fit": "5%",
     "calibrate": "200", "test": "0.25", "head": "global", "label_column": "fine label: é",
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_an_empty_file_gives_nothing(file):
         ("{model: m, data: d, out: o, epochs: many}", "'--epochs'"),
         ("{model: m, data: d, out: o, epochs: 0}", "'--epochs'"),
         ("{model: m, data: d, out: o, hidden: 1.5}", "'--hidden'"),
-        ("{model: m, data: d, out: o, stacked: perhaps}", "'--stacked'"),
+        ("{model: m, data: d, out: o, skip_unreadable: perhaps}", "'--skip-unreadable'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_place(file, text, told):

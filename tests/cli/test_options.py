@@ -55,7 +55,7 @@ def test_every_option_of_recipes_and_heads_can_be_given():
 
 def test_options_left_out_have_the_librarys_defaults(job):
     plain = job()
-    assert not {"momentum", "exit_weights", "distill_weight", "teacher", "smoothing"} & set(plain.recipe)
+    assert not {"momentum", "distill_weight", "teacher", "smoothing"} & set(plain.recipe)
     assert not {"norm", "dropout"} & set(plain.head)
 
 
@@ -77,19 +77,6 @@ def test_options_given_are_passed_on(job):
     }  # fmt: skip
     assert {name: given.recipe[name] for name in expected} == expected
     assert (given.head["norm"], given.head["dropout"], given.workers) == ("layer", 0.5, 2)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("linear", "linear"), ("1,1,2", (1.0, 1.0, 2.0)), ("0.5, 1e-2", (0.5, 0.01)), ("3", (3.0,))],
-)
-def test_exit_weights_are_a_name_or_numbers(job, text, value):
-    assert job("--exit-weights", text).recipe["exit_weights"] == value
-
-
-def test_exit_weights_that_are_neither_are_refused(job):
-    with pytest.raises(InputError, match="1,1,2"):
-        job("--exit-weights", "1,x")
 
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):

@@ -93,7 +93,6 @@ def test_texts_are_not_augmented_and_the_run_says_so(run):
             "leave out what is for images (size, mean, std)",
         ),
         (["--skip-unreadable"], "leave out what is for images (skip_unreadable)"),
-        (["--optimiser", "lbfgs"], "solves linear heads: take hidden=0"),
         (["--label-column", "class"], "its columns are text, label (name another with --label-column)"),
         (["--text-column", "body"], "its columns are text, label (name another with --text-column)"),
         (["--label-column", "label", "--data", "train.csv"], "has not seen these data (--unseen)"),

@@ -245,7 +245,7 @@ def text_classifier():
 
 @lru_cache
 def made_text_network():
-    """A network with five exits, whose heads read the mask and each other; texts in two lengths, and what it says."""
+    """A network with five exits, whose heads read the mask; texts in two lengths, and what it says."""
     torch = pytest.importorskip("torch")
     from exeunt.torch import attach, record
 
@@ -253,7 +253,7 @@ def made_text_network():
     texts = [made_texts(length) for length in (7, 14)]
     example = {name: tensor[:2] for name, tensor in texts[1].items()}
     places = [f"blocks.{i}" for i in range(M - 1)]
-    network = attach(text_classifier(), example, places, head="mean", stacked=True, verbose=False).eval()
+    network = attach(text_classifier(), example, places, head="mean", verbose=False).eval()
     spread_answers(network, **texts[1])
     traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in texts]
     return network, texts, traces

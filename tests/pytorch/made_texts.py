@@ -1,4 +1,4 @@
-"""A BERT with early exits whose heads read the mask and each other, and texts for it."""
+"""A BERT with early exits whose heads read the mask, and texts for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def network():
         num_labels=3, max_position_embeddings=LONGEST,
     )  # fmt: skip
     model = transformers.BertForSequenceClassification(config).eval()
-    return attach(model, some(2, LONGEST), 2, head="statistics", stacked=True, verbose=False).eval()
+    return attach(model, some(2, LONGEST), 2, head="statistics", verbose=False).eval()
 
 
 @cache

@@ -140,9 +140,7 @@ def test_describe_tells_places_costs_and_what_the_heads_add(capsys):
 
 
 def test_a_network_is_rebuilt_from_its_config_and_weights():
-    network = net(
-        exits=2, head="grid", grid=2, hidden=8, norm="layer", bottleneck=3, stacked=True, seed=5
-    ).eval()
+    network = net(exits=2, head="grid", grid=2, hidden=8, norm="layer", seed=5).eval()
     config = json.loads(json.dumps(network.config()))
     again = attach(DigitsNet(channels=1), example(), verbose=False, **config).eval()
     again.load_state_dict(network.state_dict())

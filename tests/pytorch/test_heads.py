@@ -102,8 +102,8 @@ def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
     x = torch.randn(3, 6, 4)
     for norm, expected in (("layer", functional.layer_norm(x.mean(1), (4,))), ("none", x.mean(1))):
         head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm)
-        assert torch.equal(head.before_last(head.reduce(x)), expected)
-        torch.testing.assert_close(head(x), functional.linear(expected, head.last.weight, head.last.bias))
+        assert torch.equal(head.body[:-1](head.reduce(x)), expected)
+        torch.testing.assert_close(head(x), head.body[-1](expected))
     with pytest.raises(InputError, match="choose one of layer, none"):
         HeadOptions(input_norm="batch")
 
@@ -115,24 +115,6 @@ def test_padding_does_not_change_a_masked_answer(kind):
     padded = torch.cat([x, 1e3 * torch.randn(2, 3, 4)], dim=1)
     longer = torch.cat([mask, torch.zeros(2, 3)], dim=1)
     assert torch.allclose(head(x, mask), head(padded, longer), atol=1e-5)
-
-
-def test_a_head_of_a_stacked_reads_the_logits_before_it():
-    head = make((3, 8, 8), stacked=True)
-    x, before = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
-    assert not torch.allclose(head(x, None, before), head(x))
-    assert torch.equal(head(x), head(x, None, torch.zeros(2, 5)))  # the first has none before it
-
-
-@pytest.mark.parametrize("side", [2, 8, 32])
-def test_a_bottleneck_works_at_every_size_and_can_be_split_for_the_cache(side):
-    head = make((3, side, side), bottleneck=6)
-    assert isinstance(head.bottleneck[0], nn.Conv2d)
-    assert head.bottleneck[0].out_channels == 6
-    x = torch.randn(2, 3, side, side)
-    assert head(x).shape == (2, 5)
-    assert torch.equal(head(x), head.classify(head.reduce(x)))
-    assert head.train().bottleneck.training
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
@@ -177,7 +159,6 @@ def test_a_feature_volume_is_refused():
         {"grid": 0},
         {"hidden": -1},
         {"dropout": 1.0},
-        {"bottleneck": -1},
     ],
 )
 def test_options_that_do_not_exist_are_refused(options):

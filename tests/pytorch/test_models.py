@@ -50,10 +50,6 @@ def fails():
     raise KeyError("first line\nsecond line")
 
 
-def enormous(width=10**6):
-    return nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))
-
-
 @pytest.mark.parametrize(
     ("spec", "shape"),
     [
@@ -208,17 +204,6 @@ def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_b
     for attempt in (build_model, lambda spec: check_model(spec, None)):
         with pytest.raises(InputError, match=f"cannot be built: {message}"):
             attempt(f"mod_{message[:4].lower()}:net")
-
-
-def test_a_network_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr("exeunt._limits.usable_memory", lambda: 2**20)
-    with pytest.raises(
-        InputError, match=r"enormous' takes 3.73e[+]03 GiB of memory, and there are 0.000977 GiB"
-    ):
-        build_model(f"{__name__}:enormous")
-    with pytest.raises(InputError, match=r"takes 0.0010. GiB"):  # of the third layer
-        build_model(f"{__name__}:enormous?width=300")
-    build_model(f"{__name__}:enormous?width=250")
 
 
 @pytest.mark.parametrize(

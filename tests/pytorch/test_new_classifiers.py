@@ -126,7 +126,7 @@ def test_a_new_classifier_learns_at_the_rate_of_the_heads():
     network = images(new_classifier="classifier")
     recipe = make_recipe(
         mode="joint", epochs=1, optimiser="adamw", learning_rate=1.0, schedule="constant", warm_up=0.25,
-        weight_decay=0.1, momentum=0.9, exit_weights=None, distill_weight=0.5, temperature=2.0, teacher="self",
+        weight_decay=0.1, momentum=0.9, distill_weight=0.5, temperature=2.0, teacher="self",
         smoothing=0.0, backbone_rate=0.25, precision="fp32", seed=0,
     )  # fmt: skip
     scale = {

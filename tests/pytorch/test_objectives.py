@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn import functional
 
-from exeunt.errors import InputError
-from exeunt.torch.training.recipe import cross_entropies, distillations, exit_weights, objective
+from exeunt.torch.training.recipe import cross_entropies, distillations, objective
 
 
 def some_logits(m=3, n=5, k=4):
@@ -15,18 +13,17 @@ def some_logits(m=3, n=5, k=4):
     return [torch.randn(n, k, requires_grad=True) for _ in range(m)], torch.randint(0, k, (n,))
 
 
-def test_the_joint_objective_is_the_weighted_sum_of_cross_entropies():
+def test_the_joint_objective_is_the_sum_of_cross_entropies():
     logits, label = some_logits()
-    weights = torch.tensor([1.0, 0.0, 3.0])
-    loss, entropies = objective(logits, label, weights=weights)
+    loss, entropies = objective(logits, label)
     expected = [-(x.log_softmax(1)[range(5), label]).mean() for x in logits]
     assert torch.allclose(entropies, torch.stack(expected).detach())
-    assert torch.allclose(loss, expected[0] + 3 * expected[2])
+    assert torch.allclose(loss, sum(expected))
 
 
 def test_distillation_is_the_divergence_from_the_last_exit_which_learns_from_labels_alone():
     logits, label = some_logits()
-    loss, _ = objective(logits, label, weights=torch.ones(3), distill_weight=0.25, temperature=3.0)
+    loss, _ = objective(logits, label, distill_weight=0.25, temperature=3.0)
     target = (logits[-1].detach() / 3).softmax(1)
     expected = functional.cross_entropy(logits[-1], label)
     for x in logits[:-1]:
@@ -41,26 +38,9 @@ def test_distillation_is_the_divergence_from_the_last_exit_which_learns_from_lab
 def test_another_teacher_teaches_the_last_exit_too():
     logits, label = some_logits()
     teacher = torch.randn(5, 4)
-    loss, _ = objective(logits, label, weights=torch.ones(3), teacher=teacher, distill_weight=1.0)
+    loss, _ = objective(logits, label, teacher=teacher, distill_weight=1.0)
     assert torch.allclose(loss, distillations(logits, teacher, temperature=2.0).sum())
     assert distillations([teacher], teacher, temperature=2.0).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("m", [1, 2, 5])
-def test_named_exit_weights_have_mean_one(m):
-    for kind in (None, "uniform", "linear"):
-        assert exit_weights(kind, m).mean() == pytest.approx(1)
-    if m > 1:
-        weights = exit_weights("last", m)
-        assert weights.mean() == pytest.approx(1)
-        assert weights[-1] == pytest.approx(m / 2)
-    assert (exit_weights("linear", m).diff() > 0).all()
-
-
-@pytest.mark.parametrize("weights", ["middle", [1.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0]])
-def test_exit_weights_that_make_no_sense_are_refused(weights):
-    with pytest.raises(InputError, match="exit_weights"):
-        exit_weights(weights, 3)
 
 
 def test_entropies_are_those_of_torch():

@@ -94,7 +94,6 @@ def test_a_trained_network_is_recorded_as_it_is(tmp_path):
         ((), "would have random weights, and heads alone cannot make up for that"),
         (("--mode", "joint", "--heads-first", "1"), "there are no heads"),
         (("--mode", "joint", "--hidden", "8"), "leave out: hidden"),
-        (("--mode", "joint", "--exit-weights", "1,2"), "exit_weights must be 3 finite numbers"),
     ],
 )
 def test_options_that_need_heads_are_refused_before_training(tmp_path, options, printed):

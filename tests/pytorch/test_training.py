@@ -126,8 +126,6 @@ def test_with_the_original_network_as_only_teacher_labels_play_no_part():
         {"schedule": "cosine"},
         {"schedule": "constant", "momentum": 0.0},
         {"precision": "bf16"},
-        {"exit_weights": "linear"},
-        {"exit_weights": [0.0, 0.5, 1.0]},
         {"smoothing": 0.1, "backbone_rate": 0.1},
     ],
 )

@@ -141,10 +141,8 @@ def test_a_changed_option_is_named_with_its_old_and_new_value(small, tmp_path, m
 
 
 def test_another_number_of_workers_finishes_the_run(small, tmp_path, monkeypatch):
-    """What is read does not depend on it (see the tests of loaders), also where an earlier version noted it."""
+    """What is read does not depend on it (see the tests of loaders)."""
     killed_after_training(replace(small, workers=2), tmp_path / "run", monkeypatch)
-    file = tmp_path / "run" / "project.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "workers": 2}))
     assert run(small, tmp_path / "run") is not None
 
 
@@ -161,9 +159,6 @@ def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, count
         ({"recipe": {"mode": "jiont"}}, "mode 'jiont' is not known"),
         ({"recipe": {"schedule": "linear"}}, "schedule 'linear' is not known"),
         ({"recipe": {"momentun": 0.9}}, "do not exist: momentun"),
-        ({"recipe": {"exit_weights": "first"}}, "exit_weights 'first' is not known"),
-        ({"recipe": {"exit_weights": (1.0, 1.0)}}, "exit_weights must be 3 finite numbers"),
-        ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
         ({"augment": "crop"}, "augment must be one of none"),
         ({"head": {"head": "gird"}}, "gird"),
         ({"model": "exeunt.zoo:digit"}, "digit"),
@@ -218,13 +213,8 @@ def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_pat
         ({"model": "torch.nn:Identity"}, "offers no place for an exit"),
         ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
         ({"model": f"{__name__}:wants_16_pixels"}, r"fails on a batch of shape \(2, 3, 8, 8\): RuntimeError"),
-        (
-            {"recipe": {"mode": "joint", "exit_weights": (1.0,) * 10}, "exits": 9},
-            "exit_weights must be 5 finite",
-        ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:9 exits do not fit")
 def test_everything_else_is_checked_before_the_data_are_read(small, tmp_path, monkeypatch, changes, said):
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data are read")
@@ -514,34 +504,29 @@ def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_see
     assert any("was trained on other data" in line for line in said)
 
 
-# What bundle.json and project.json held when the option `stacked` had another name.
-OLD_NETWORK = {
-    "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
-    "dropout": 0.0, "bottleneck": 0,
-}  # fmt: skip
-OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid"}}
-OLD_NAMES = pytest.mark.parametrize("old", ["chain", "cascade"])
+# What earlier versions kept of heads, in bundle.json and project.json: options that no longer exist.
+GONE = {"bottleneck": 0, "stacked": False}
 
 
-@OLD_NAMES
-def test_a_run_made_when_stacked_had_another_name_opens(small, tmp_path, old):
-    made = run(replace(small, head={"stacked": True}), tmp_path / "run")
-    assert made.manifest["network"].keys() ^ OLD_NETWORK.keys() | {old} == {old, "stacked", "input_norm"}
-    network = load_network(RunFolder(made.path, {**made.manifest, "network": {**OLD_NETWORK, old: True}}))
-    assert network.options.stacked
-    assert network.config() == made.manifest["network"]
+def test_a_run_with_heads_of_an_earlier_version_opens_unless_they_were_of_a_kind_that_is_gone(
+    small, tmp_path
+):
+    made = run(small, tmp_path / "run")
+    network = {**made.manifest["network"], **GONE}
+    opened = load_network(RunFolder(made.path, {**made.manifest, "network": network}))
+    assert opened.config() == made.manifest["network"]
+    for name in ("chain", "cascade", "stacked"):
+        old = RunFolder(made.path, {**made.manifest, "network": {**network, name: True}})
+        with pytest.raises(InputError, match=f"trained with the option .{name}., .* train them again"):
+            load_network(old)
 
 
-@OLD_NAMES
-def test_a_run_begun_when_stacked_had_another_name_is_finished(small, tmp_path, monkeypatch, old):
-    job = replace(small, head={"head": "grid", "stacked": True})
-    killed_after_training(job, tmp_path / "run", monkeypatch)
+def test_a_run_begun_by_an_earlier_version_is_finished(small, tmp_path, monkeypatch):
+    killed_after_training(small, tmp_path / "run", monkeypatch)
     file = tmp_path / "run" / "project.json"
-    job_then = {**OLD_JOB, "head": {**OLD_JOB["head"], old: True}}
-    file.write_text(json.dumps({**json.loads(file.read_text()), **job_then}))
-    with pytest.raises(InputError, match=r"project\.json says \(--stacked was on, now off\)"):
-        run(replace(job, head={"head": "grid", "stacked": False}), tmp_path / "run")
-    assert run(job, tmp_path / "run") is not None
+    job = json.loads(file.read_text())
+    file.write_text(json.dumps({**job, "head": {**job["head"], **GONE}}))
+    assert run(small, tmp_path / "run") is not None
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"model": 3, "head": []}', "{"])
@@ -550,8 +535,3 @@ def test_a_damaged_record_of_the_job_is_refused(small, tmp_path, content):
     (tmp_path / "run" / "project.json").write_text(content)
     with pytest.raises(ArtefactError, match=r"project\.json .*damaged.*; choose another --out, or remove"):
         run(small, tmp_path / "run")
-
-
-def test_a_network_of_the_zoo_under_its_old_name_is_refused_with_the_new_one(small, tmp_path):
-    with pytest.raises(InputError, match=r"another name: write --model exeunt\.zoo:digits"):
-        run(replace(small, model="exeunt.torch.zoo:digits"), tmp_path / "run")

@@ -79,9 +79,6 @@ def train(
     from exeunt.torch.training.run import run_training
 
     recipe = given(training, without=("heads_first", "batch_size"))
-    if any(map(str.isdigit, training.exit_weights or "")):
-        allowed = "exit-weights must be uniform, linear, last, or numbers such as 1,1,2"
-        recipe["exit_weights"] = numbers(training.exit_weights, allowed)
     # A frozen network sees images unchanged, so that its features are computed once.
     augment = "none" if training.mode == "frozen" else "crop-flip"
     asked = TrainingJob(

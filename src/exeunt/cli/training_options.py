@@ -59,15 +59,11 @@ class Heads:
     hidden: int | None = _exits(
         "Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256.", min=0, max=100_000
     )
-    bottleneck: int | None = _exits(
-        "Channels of a 3x3 convolution before a grid head pools; 0 for none. Default: 0.", min=0, max=100_000
-    )
     norm: str | None = _exits("Normalisation of a head's hidden layer: batch, layer or none. Default: batch.")
     input_norm: str | None = _exits(
         "Normalisation of what a head pools from tokens: layer or none. Default: layer."
     )
     dropout: float | None = _exits("Dropout before a head's last layer, 0 to 1. Default: 0.")
-    stacked: bool = _exits("Let each head read the output of the head before.", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +77,13 @@ class Training:
     )
     heads_first: int | None = _training(
         "Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the network "
-        "comes with weights, else 0. Heads that are solved (lbfgs) need no epochs.",
+        "comes with weights, else 0.",
         min=0,
         max=1_000_000,
     )
     epochs: int | None = _training(f"Passes over the training inputs. {_BY_NETWORK}", min=1, max=1_000_000)
     batch_size: int | None = _training(f"Inputs per batch. {_BY_NETWORK}", min=1, max=1_000_000)
-    optimiser: str | None = _optimiser(
-        f"sgd, adamw, or lbfgs, which solves linear heads on a frozen network. {_BY_NETWORK}"
-    )
+    optimiser: str | None = _optimiser(f"sgd or adamw. {_BY_NETWORK}")
     learning_rate: float | None = _optimiser(f"Peak learning rate. {_BY_NETWORK}")
     schedule: str | None = _optimiser(
         "Learning rate over time: one_cycle, cosine or constant. Default: one_cycle."
@@ -97,10 +91,6 @@ class Training:
     warm_up: float | None = _optimiser(f"Share of a one-cycle run in which the rate rises. {_BY_NETWORK}")
     weight_decay: float | None = _optimiser(f"Weight decay of weight matrices. {_BY_NETWORK}", min=0)
     momentum: float | None = _optimiser("Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
-    exit_weights: str | None = _loss(
-        "Weight of each exit's loss: uniform, linear (later exits count more), last, or one number per exit such as "
-        "1,1,2. Default: uniform."
-    )
     distill_weight: float | None = _loss("With distill: weight of the teacher, 0 to 1. Default: 0.5.")
     temperature: float | None = _loss("With distill: temperature of the softmax, above 0. Default: 2.")
     teacher: str | None = _loss(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -44,8 +44,6 @@ class _Executor:
         self.border = max(BORDER, float(2 * torch.finfo(self._like.dtype).eps))
         self.n_exits = network.n_exits
         self._example = named_inputs.named_tensors(example, self._like)
-        stacked = [isinstance(head, Head) and head.options.stacked for head in network.heads]
-        self._read_by_next = [*stacked[1:], False]
         config = getattr(network.backbone, "config", None)
         self._longest, self._pad_token = longest_text(network.backbone), getattr(config, "pad_token_id", 0)
 
@@ -65,18 +63,18 @@ class _Executor:
 
 @dataclass(frozen=True)
 class _State:
-    """The tensors between two stages, and what heads read besides features.
+    """The tensors between two stages, and the mask that heads read besides features.
 
     `key`: sizes of the inputs. `staged`: the model cut for these sizes; None if no row can be answered. `kinds`: what
-    is known of `tensors`. `for_heads`: the attention mask and the previous head's logits, by argument of `Head`.
-    `borrowed`: memory addresses of the caller's inputs.
+    is known of `tensors`. `mask`: the attention mask, which heads read, if there is one. `borrowed`: addresses of the
+    caller's inputs in memory.
     """
 
     key: Hashable
     staged: stage.StagedModel | None = None
     kinds: tuple[stage.StateTensor, ...] = ()
     tensors: tuple[Tensor, ...] = ()
-    for_heads: Mapping[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
     borrowed: frozenset[int] = frozenset()
 
 
@@ -111,9 +109,9 @@ class StagedExecutor(_Executor):
             return _State(key), valid
         staged = self._cut_for(named, np.flatnonzero(valid)[:2].tolist())
         tensors = tuple(named[name] for name in staged.input_names if name in named) or tuple(named.values())
-        for_heads = {"mask": named["attention_mask"]} if "attention_mask" in named else {}
         borrowed = frozenset(stage.memory_address(tensor) for tensor in named.values())
-        return _State(key, staged, staged.stages[0].inputs, tensors, for_heads, borrowed), valid
+        mask = named.get("attention_mask")
+        return _State(key, staged, staged.stages[0].inputs, tensors, mask, borrowed), valid
 
     def signature(self, state: _State) -> Hashable:
         """Return names, types and sizes of the inputs, without their number."""
@@ -121,27 +119,20 @@ class StagedExecutor(_Executor):
 
     @torch.inference_mode()
     def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
-        """Run the stages of a segment, and the heads whose logits are wanted or read by the next head."""
+        """Run the stages of a segment, and the heads whose logits are wanted."""
+        stages = cast("stage.StagedModel", state.staged).stages
         first, last = self.segments[segment]
         found = []
         for exit_ in range(first, last + 1):
-            logits, state = self._run_stage(
-                exit_, state, with_head=exit_ in wanted or self._read_by_next[exit_]
-            )
-            if logits is not None and exit_ in wanted:
+            made, is_last = stages[exit_].body(*state.tensors), exit_ == self.n_exits - 1
+            if exit_ in wanted:
+                logits = (
+                    first_tensor(made) if is_last else head_logits(self.heads[exit_], made[0], state.mask)
+                )
                 found.append(_numpy(logits))
+            if not is_last:
+                state = replace(state, kinds=stages[exit_ + 1].inputs, tensors=made)
         return found, state
-
-    def _run_stage(self, exit_: int, state: _State, *, with_head: bool) -> tuple[Tensor | None, _State]:
-        stages = cast("stage.StagedModel", state.staged).stages
-        made = stages[exit_].body(*state.tensors)
-        if exit_ == self.n_exits - 1:
-            return first_tensor(made), state
-        logits = head_logits(self.heads[exit_], made[0], **state.for_heads) if with_head else None
-        for_heads = {name: tensor for name, tensor in state.for_heads.items() if name != "previous"}
-        if logits is not None:
-            for_heads["previous"] = logits
-        return logits, replace(state, kinds=stages[exit_ + 1].inputs, tensors=made, for_heads=for_heads)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
@@ -151,11 +142,9 @@ class StagedExecutor(_Executor):
             stage.gathered([state.tensors[i] for state in states], rows, kind.batch_dim)
             for i, kind in enumerate(states[0].kinds)
         )
-        for_heads = {
-            name: stage.gathered([state.for_heads[name] for state in states], rows, 0)
-            for name in states[0].for_heads
-        }
-        return replace(states[0], tensors=tensors, for_heads=for_heads)
+        masks = [state.mask for state in states if state.mask is not None]
+        mask = stage.gathered(masks, rows, 0) if masks else None
+        return replace(states[0], tensors=tensors, mask=mask)
 
     @torch.inference_mode()
     def compact(self, state: _State, rows: Integers) -> tuple[_State, Integers]:
@@ -167,8 +156,8 @@ class StagedExecutor(_Executor):
             else stage.compacted(tensor, rows, kind.batch_dim)
             for tensor, kind in zip(state.tensors, state.kinds, strict=True)
         )
-        for_heads = {name: stage.gathered([tensor], [order], 0) for name, tensor in state.for_heads.items()}
-        return replace(state, tensors=tensors, for_heads=for_heads), order
+        mask = None if state.mask is None else stage.gathered([state.mask], [order], 0)
+        return replace(state, tensors=tensors, mask=mask), order
 
     def _cut_for(self, named: named_inputs.Named, rows: slice | list[int]) -> stage.StagedModel:
         """Return the network cut for inputs of this size. `rows`: two that can be answered, to cut it on."""
@@ -211,16 +200,13 @@ class WholeExecutor(_Executor):
         state: named_inputs.Named,
         wanted: Sequence[int],
     ) -> tuple[list[NDArray[Any]], named_inputs.Named]:
-        """Run the backbone, and the heads whose logits are wanted or read by the next head."""
+        """Run the backbone, and the heads whose logits are wanted."""
         args, kwargs = named_inputs.arguments_of(state)
         reduced, final = self._network.reduce(*args, **kwargs)
         logits: list[NDArray[Any]] = []
-        previous: Tensor | None = None
         for exit_, (head, features) in enumerate(zip(self._network.heads, reduced, strict=False)):
-            if exit_ in wanted or self._read_by_next[exit_]:
-                previous = head.classify(features, previous) if isinstance(head, Head) else head(features)
             if exit_ in wanted:
-                logits.append(_numpy(cast("Tensor", previous)))
+                logits.append(_numpy(head.classify(features) if isinstance(head, Head) else head(features)))
         if self.n_exits - 1 in wanted:
             logits.append(_numpy(final))
         return logits, state

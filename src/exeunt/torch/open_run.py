@@ -16,7 +16,7 @@ from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
+from exeunt.torch.models.by_name import rebuild_model, runs_custom_code
 from exeunt.torch.models.preparation import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
 
@@ -33,8 +33,8 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     """
     limit_threads()
     about, weights = run.manifest["model"], run.weights
-    spec = current_spec(about["spec"])
-    if runs_custom_code(spec) and (trusted is None or current_spec(trusted) != spec):
+    spec = about["spec"]
+    if runs_custom_code(spec) and trusted != spec:
         raise InputError(
             f"the network of {run.path} is made by {spec}, and loading it runs that code: "
             f"if you trust it, say so with --model {spec}"

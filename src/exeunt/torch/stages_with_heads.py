@@ -24,7 +24,7 @@ _MASK = "attention_mask"
 class StageWithHead(nn.Module):
     """One stage with its head, and the names in the whole network of the tensors that go in and come out.
 
-    `takes`: the stage's inputs, then the mask and the previous logits if its head reads them.
+    `takes`: the stage's inputs, then the mask if its head reads it.
     `gives`: the logits and the tensors that it computes for later stages, without tensors that only pass through.
     `logits`: name of the exit's logits (n, k). `given_state`: which entries of the stage's state are in `gives`.
     """
@@ -41,9 +41,8 @@ class StageWithHead(nn.Module):
         made = self.stage.body(*(tensors[name] for name in self.takes[: len(self.stage.inputs)]))
         if self.head is None:
             return {self.logits: first_tensor(made)}
-        previous = next((tensors[name] for name in self.takes if name.endswith("/logits")), None)
         mask = tensors[_MASK] if _MASK in self.takes else None
-        given = (head_logits(self.head, made[0], mask, previous), *(made[i] for i in self.given_state))
+        given = (head_logits(self.head, made[0], mask), *(made[i] for i in self.given_state))
         return dict(zip(self.gives, given, strict=True))
 
 
@@ -96,11 +95,8 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
     for i, stage in enumerate(stages):
         head = network.heads[i] if i < len(network.heads) else None
         part = StageWithHead(stage, head, names, f"exit{i}/logits")
-        if isinstance(head, Head):
-            if has_mask and _MASK not in names:
-                part.takes.append(_MASK)
-            if head.options.stacked and parts:
-                part.takes.append(parts[-1].logits)
+        if isinstance(head, Head) and has_mask and _MASK not in names:
+            part.takes.append(_MASK)
         names = _name_state(part, i, tensors)
         tensors[part.logits] = StateTensor(part.logits, 0, (None, network.n_classes), torch.float32)
         parts.append(part)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
@@ -210,6 +210,5 @@ def _classifier(
             f"the network returns features of shape {shape} for an input and no logits: say how many classes its new "
             "classifier shall have (n_classes)"
         )
-    alone = replace(head, stacked=False) if isinstance(head, heads.HeadOptions) else head
     with seeded(seed, torch.device("cpu")):
-        return heads.make_head(alone, shape, n_classes, layout)
+        return heads.make_head(head, shape, n_classes, layout)

@@ -30,6 +30,8 @@ _LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens a
 _HEADS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
 _PAPER = ("paper", "global")
 _OF_TOKENS = ("token", "both", "statistics")
+_GONE = ("bottleneck", "stacked", "cascade", "chain")
+"""Options of heads that earlier versions had; the last two are older names of "stacked"."""
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "layer": nn.LayerNorm,
@@ -50,8 +52,6 @@ class HeadOptions:
     hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
     "layer" or "none". `dropout`: before the last layer.
-    `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
-    `stacked`: also read the logits of the previous head.
     """
 
     head: str = "grid"
@@ -60,8 +60,6 @@ class HeadOptions:
     norm: str = "batch"
     input_norm: str = "layer"
     dropout: float = 0.0
-    bottleneck: int = 0
-    stacked: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("head", _HEADS), ("norm", tuple(_NORMS)), ("input_norm", ("layer", "none"))):
@@ -69,18 +67,12 @@ class HeadOptions:
                 raise InputError(
                     f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
                 )
-        if self.grid < 1 or self.hidden < 0 or self.bottleneck < 0:
+        if self.grid < 1 or self.hidden < 0:
             raise InputError(
-                f"a head needs grid >= 1, hidden >= 0 and bottleneck >= 0, got grid={self.grid}, "
-                f"hidden={self.hidden}, bottleneck={self.bottleneck}"
+                f"a head needs grid >= 1 and hidden >= 0, got grid={self.grid}, hidden={self.hidden}"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), got {self.dropout!r}")
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether the head is one linear layer on pooled features, as the paper's is."""
-        return self.head in _PAPER or not self.hidden
 
 
 TOKEN_HEAD = {"head": "statistics", "hidden": 256}
@@ -97,8 +89,16 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
 
 
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of heads under their current names: older run folders store `stacked` as `chain` or `cascade`."""
-    return {"stacked" if name in ("chain", "cascade") else name: value for name, value in options.items()}
+    """Return options of heads without those that no longer exist, which older run folders store.
+
+    Raises InputError if the heads were made with one of these.
+    """
+    for name in _GONE:
+        if options.get(name):
+            raise InputError(
+                f"its heads were trained with the option {name!r}, which this version does not have: train them again"
+            )
+    return {name: value for name, value in options.items() if name not in _GONE}
 
 
 def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
@@ -135,25 +135,8 @@ class Head(nn.Module):
         super().__init__()
         self.layout = layout
         self.options = options
-        reduced = self.reduce(torch.zeros(2, *shape))
-        self.bottleneck = self._make_bottleneck(reduced).eval()  # one pass to find the width
-        with torch.no_grad():
-            width = self._flatten(reduced).shape[1]
-        self.bottleneck.train()
-        if options.stacked:
-            width += n_classes
+        width = self.reduce(torch.zeros(2, *shape)).flatten(1).shape[1]
         self.body = _body(width, n_classes, layout, options)
-
-    def _make_bottleneck(self, reduced: Tensor) -> nn.Module:
-        if not self.options.bottleneck or reduced.ndim != 4:
-            return nn.Identity()
-        channels, side = reduced.shape[1], max(reduced.shape[2:])
-        stride = 2 if side > self.options.grid else 1
-        return nn.Sequential(
-            nn.Conv2d(channels, self.options.bottleneck, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(self.options.bottleneck),
-            nn.ReLU(),
-        )
 
     def reduce(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return pooled features from features (n, ...); `mask` (n, t) is 1 where a token counts."""
@@ -165,42 +148,16 @@ class Head(nn.Module):
             features = features.movedim(-1, 1)
         if self.options.head != "grid":
             return features.flatten(2).mean(2)
-        return _grid(features, self._side(features.shape[1]))
+        most = max(1, math.isqrt(_MOST_FEATURES // (2 * features.shape[1])))
+        return _grid(features, min(self.options.grid, most))
 
-    def _side(self, channels: int) -> int:
-        """Return the side of the grid for this number of channels."""
-        if self.options.bottleneck:
-            return 2 * self.options.grid  # the convolution that follows leaves few channels
-        return min(self.options.grid, max(1, math.isqrt(_MOST_FEATURES // (2 * channels))))
+    def classify(self, reduced: Tensor) -> Tensor:
+        """Return logits (n, k) from reduced features."""
+        return self.body(reduced.flatten(1))  # type: ignore[no-any-return]
 
-    def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the previous head."""
-        flat = self._flatten(reduced)
-        if self.options.stacked:
-            before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
-            flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
-        return self.body(flat)  # type: ignore[no-any-return]
-
-    def forward(self, features: Tensor, mask: Tensor | None = None, previous: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return logits (n, k) from features (n, ...)."""
-        return self.classify(self.reduce(features, mask), previous)
-
-    def before_last(self, reduced: Tensor) -> Tensor:
-        """Return what the last layer of a head without `stacked` reads, (n, width), from reduced features."""
-        return self.body[:-1](self._flatten(reduced))  # type: ignore[no-any-return]
-
-    @property
-    def last(self) -> nn.Linear:
-        """The last layer, which gives the logits."""
-        return self.body[-1]  # type: ignore[return-value]
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes k."""
-        return self.last.out_features
-
-    def _flatten(self, reduced: Tensor) -> Tensor:
-        return self.bottleneck(reduced).flatten(1)  # type: ignore[no-any-return]
+        return self.classify(self.reduce(features, mask))
 
 
 def make_head(
@@ -232,7 +189,7 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
     if layout == "tokens" and options.head not in _PAPER and options.input_norm == "layer":
         layers.append(nn.LayerNorm(width))
-    if not options.is_linear:
+    if options.hidden and options.head not in _PAPER:
         layers += [nn.Linear(width, options.hidden), _NORMS[options.norm](options.hidden), nn.ReLU()]
         width = options.hidden
     if options.dropout:

@@ -86,7 +86,7 @@ class EarlyExitNetwork(nn.Module):
         logits: list[Tensor] = []
 
         def visit(i: int, features: Tensor) -> None:
-            logits.append(head_logits(self.heads[i], features, mask, logits[-1] if logits else None))
+            logits.append(head_logits(self.heads[i], features, mask))
 
         with self._hooked(visit):
             final = logits_of(self.backbone(*args, **kwargs))
@@ -113,11 +113,10 @@ class EarlyExitNetwork(nn.Module):
 
     def classify(self, reduced: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits (n, k) of every head, and of a new classifier, from what `reduce` returns."""
-        logits: list[Tensor] = []
-        for head, value in zip(self.learning_heads, reduced, strict=True):
-            previous = logits[-1] if logits else None
-            logits.append(head.classify(value, previous) if isinstance(head, Head) else head(value))
-        return logits
+        return [
+            head.classify(value) if isinstance(head, Head) else head(value)
+            for head, value in zip(self.learning_heads, reduced, strict=True)
+        ]
 
     def stages(self, example: Inputs) -> StagedModel:
         """Return the backbone cut after each module that carries a head. The network stays in eval mode.
@@ -190,12 +189,10 @@ class EarlyExitNetwork(nn.Module):
             yield
 
 
-def head_logits(
-    head: nn.Module, features: Tensor, mask: Tensor | None = None, previous: Tensor | None = None
-) -> Tensor:
-    """Return a head's logits (n, k) from features; `mask` and `previous` as in `Head`."""
+def head_logits(head: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return a head's logits (n, k) from features; `mask` as in `Head`."""
     # A head made by the user's function may change what it reads, and the backbone goes on with it.
-    return head(features, mask, previous) if isinstance(head, Head) else head(features.clone())  # type: ignore[no-any-return]
+    return head(features, mask) if isinstance(head, Head) else head(features.clone())  # type: ignore[no-any-return]
 
 
 def record(

@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from exeunt._limits import check_memory
 from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.torch.devices import seeded
 from exeunt.torch.models import hugging_face, image_libraries
@@ -100,12 +98,6 @@ def runs_custom_code(spec: str) -> bool:
     return parsed.kind not in _LIBRARIES and f"{parsed.kind}:{parsed.name}" not in _OUR_FACTORIES
 
 
-def current_spec(spec: str) -> str:
-    """Return a model's name as it is written today: until 0.1 `exeunt.zoo` was `exeunt.torch.zoo`."""
-    old = "exeunt.torch.zoo:"
-    return f"exeunt.zoo:{spec.removeprefix(old)}" if spec.startswith(old) else spec
-
-
 def build_model(spec: str, **options: Any) -> nn.Module:
     """Build the classifier that `spec` names, in eval mode; for the options see `build_model_and_report`."""
     return build_model_and_report(spec, **options).model
@@ -130,8 +122,8 @@ def build_model_and_report(
     `trained`: refuse a model that is known to have a random part. A user's function is called twice, with two seeds:
     the weights that differ are random.
 
-    Raises InputError for a name that does not exist, weights that do not fit, a model that cannot be built or takes
-    more memory than there is; MissingExtra for a library that is not installed.
+    Raises InputError for a name that does not exist, weights that do not fit, or a model that cannot be built;
+    MissingExtra for a library that is not installed.
     """
     parsed, pretrained = ModelSpec.parse(spec), weights == PRETRAINED
     if pretrained and parsed.kind not in _LIBRARIES:
@@ -153,8 +145,7 @@ def build_model_and_report(
 
 
 def _built(spec: ModelSpec, n_classes: int | None, pretrained: bool, seed: int) -> BuiltModel:
-    memory = _BoundedMemory(f"the network {spec.text!r}")
-    with _input_errors(spec), seeded(seed, torch.device("cpu")), memory:
+    with _input_errors(spec), seeded(seed, torch.device("cpu")):
         if spec.kind not in _LIBRARIES:
             return _made_by_function(spec, n_classes)
         return _LIBRARIES[spec.kind][1](spec.name, n_classes, pretrained, **spec.options)
@@ -169,28 +160,6 @@ def _input_errors(spec: ModelSpec) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a module that is a script may even exit
         raise InputError(f"{spec.text!r} cannot be built: {one_line(error)}") from error
-
-
-class _BoundedMemory(TorchFunctionMode):
-    """Raises InputError before the tensors made inside the block take more memory than this process may use.
-
-    Otherwise the system would end the process without a message. The meta device tells a tensor's size before it is
-    made. Tensors that are given up inside the block count, too.
-    """
-
-    _makers = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
-
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        self._what, self._total = what, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._makers and torch.device(kwargs.get("device") or "cpu").type == "cpu":
-            plain = {name: kwargs[name] for name in ("size", "fill_value", "dtype") if name in kwargs}
-            self._total += func(*args, **plain, device="meta").nbytes
-            check_memory(self._total, self._what, "choose a smaller one")
-        return func(*args, **kwargs)
 
 
 def _made_by_function(spec: ModelSpec, n_classes: int | None) -> BuiltModel:

@@ -16,7 +16,7 @@ from torch import Tensor
 from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError
 
-_FORMAT = "exeunt-training-1"
+_FORMAT = "exeunt-training-2"
 _SHOWN = 8  # exits in a line, the first and the last among them
 
 
@@ -25,7 +25,7 @@ class EpochMetrics:
     """One epoch: mean cross-entropy in nats and accuracy of each of the m exits.
 
     Training values are measured while the weights change; validation values after the epoch, in eval mode, if there
-    is a validation loader. `penalties`: one per head, where heads were solved.
+    is a validation loader.
     """
 
     epoch: int
@@ -35,7 +35,6 @@ class EpochMetrics:
     train_accuracy: list[float]
     validation_loss: list[float] | None = None
     validation_accuracy: list[float] | None = None
-    penalties: list[float] | None = None
 
     def summary(self) -> str:
         """Return loss, accuracy of up to 8 exits (validation if measured, else training) and time in one line."""

@@ -45,12 +45,6 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.label)
 
-    def part(self, head: int) -> Tensor:
-        """Return the features that one head reads, (n, *shape)."""
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
-        columns = self.features[:, ends[head] - math.prod(self.shapes[head]) : ends[head]]
-        return torch.from_numpy(columns.astype(np.float32)).reshape(len(self), *self.shapes[head])
-
 
 class FeatureLoader(Loader):
     """Batches from a feature cache: inputs (logits of the last exit, input of each head), and labels (b,)."""

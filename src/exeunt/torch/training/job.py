@@ -14,8 +14,8 @@ from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
-from exeunt.torch.models.by_name import brings_weights, current_spec
-from exeunt.torch.training.recipe import exit_weights, make_recipe
+from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.training.recipe import make_recipe
 
 JOB_FILE = "project.json"
 
@@ -97,13 +97,7 @@ class TrainingJob:
         """Raise InputError for fields that are wrong with any data, MissingExtra for missing packages."""
         for package in ("lightning_fabric", "safetensors"):
             require(package, extra="torch")
-        if (renamed := current_spec(self.model)) != self.model:
-            raise InputError(f"since version 0.1 {self.model!r} has another name: write --model {renamed}")
-        recipe = make_recipe(**self.recipe)
-        if self.exits != OWN:
-            exit_weights(
-                recipe.exit_weights, 1 + (self.exits if isinstance(self.exits, int) else len(self.exits))
-            )
+        make_recipe(**self.recipe)
         if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen or self.exits == OWN):
             raise InputError(
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
@@ -173,15 +167,8 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 
 
 def _read_job(file: Path) -> dict[str, Any]:
-    """Return the job in a file, with current names and with the options that versions before 0.1 did not have."""
+    """Return the job in a file."""
     value = _files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
-    changed = {"head": current_options(value["head"]), "model": current_spec(str(value["model"]))}
-    return {
-        "skip_unreadable": False,
-        "text": [],
-        "calibration_data": None,
-        **{name: one for name, one in value.items() if name != "workers"},
-        **changed,
-    }
+    return {**value, "head": current_options(value["head"])}

@@ -22,9 +22,7 @@ from exeunt.torch.models import preparation
 from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
 from exeunt.torch.models.image_libraries import library_preprocess
 from exeunt.torch.models.weights import check_class_order
-from exeunt.torch.training.convex import check_linear, linear_layer
 from exeunt.torch.training.job import TrainingJob
-from exeunt.torch.training.recipe import exit_weights, make_recipe
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
 _CONVOLUTIONAL = {
@@ -40,9 +38,7 @@ _TRANSFORMER = {
 }  # fmt: skip
 _TRANSFORMER_TUNED = {"learning_rate": 3e-4, "weight_decay": 0.01, "backbone_rate": 0.3}
 _TOKEN_HEADS = {"learning_rate": 2e-3, "weight_decay": 0.01, "warm_up": 0.25}
-_SOLVED = {"optimiser": "lbfgs"}
 
-_OF_GRADIENTS = ("epochs", "learning_rate", "schedule", "warm_up", "weight_decay", "momentum", "smoothing")
 _OF_AN_OPTIMISER = ("optimiser", "learning_rate", "weight_decay", "momentum")
 _HEADS_FIRST = 10
 _TUNED_EPOCHS = {"text": 3, "image": 10}
@@ -114,10 +110,6 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
     settings = settings_for(job, network, inputs=source.kind, trained=job.brings_weights and not built.random)
-    # There may be fewer exits than were asked for.
-    exit_weights(make_recipe(**settings.recipe).exit_weights, network.n_exits)
-    if settings.recipe.get("optimiser") == "lbfgs":
-        check_linear(network, cached=job.augment == "none")
     if source.kind == "image":
         preparation.check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings)
@@ -141,14 +133,12 @@ def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, tr
     if not job.is_frozen:
         recipe, run_size = _network_recipe(network, parts, inputs=inputs, trained=trained)
         recipe, batch_size = _with(recipe, job.recipe), run_size
-        heads_recipe = _heads_recipe(network, {}, cached=True)
-        if trained and network.learning_heads:
-            heads_first = 1 if heads_recipe == _SOLVED else _HEADS_FIRST
+        heads_recipe = _heads_recipe(network)
+        heads_first = _HEADS_FIRST if trained and network.learning_heads else 0
         heads_first = heads_first if job.heads_first is None else job.heads_first
     elif network.learning_heads:
-        cached = job.augment == "none"
-        recipe = _with(_heads_recipe(network, job.recipe, cached=cached), job.recipe)
-        batch_size = _BATCH_OF_FEATURES if cached and recipe["optimiser"] != "lbfgs" else _BATCH
+        recipe = _with(_heads_recipe(network), job.recipe)
+        batch_size = _BATCH_OF_FEATURES if job.augment == "none" else _BATCH
     teaches = (recipe.get("mode"), recipe.get("teacher")) == ("distill", "original")
     if teaches and network.new_classifier and not heads_first:
         raise InputError(
@@ -175,26 +165,16 @@ def _network_recipe(
     return {**recipe, **_TRANSFORMER_TUNED, "epochs": _TUNED_EPOCHS[inputs], **teacher}, _TUNED_BATCH[inputs]
 
 
-def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached: bool) -> dict[str, Any]:
-    """Return the options for heads on a frozen network.
-
-    Linear heads on tokens are solved, unless an option of gradient descent is given.
-    """
-    heads = network.learning_heads
-    if not any(isinstance(head, Head) and head.layout == "tokens" for head in heads):
-        return dict(_CONVOLUTIONAL)
-    solvable = cached and all(linear_layer(head) for head in heads)
-    if solvable and not any(name in given for name in _OF_GRADIENTS):
-        return dict(_SOLVED)
-    return {**_TRANSFORMER, **_TOKEN_HEADS}
+def _heads_recipe(network: EarlyExitNetwork) -> dict[str, Any]:
+    """Return the options for heads on a frozen network."""
+    if any(isinstance(head, Head) and head.layout == "tokens" for head in network.learning_heads):
+        return {**_TRANSFORMER, **_TOKEN_HEADS}
+    return dict(_CONVOLUTIONAL)
 
 
 def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe in which given options win; the rates are left out for another optimiser."""
-    optimiser = given.get("optimiser", recipe["optimiser"])
-    if optimiser == "lbfgs":
-        return dict(given) | {"optimiser": optimiser}
-    if optimiser != recipe["optimiser"]:
+    if given.get("optimiser", recipe["optimiser"]) != recipe["optimiser"]:
         recipe = {name: value for name, value in recipe.items() if name not in _OF_AN_OPTIMISER}
     return {**recipe, **given}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 TEACHERS = ("self", "original")
 """Teachers that are no run."""
 
-_USUAL_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
+_USUAL_RATES = {"sgd": 0.1, "adamw": 2e-3}
 _CHOICES = {
     "mode": ("frozen", "joint", "distill"),
     "optimiser": tuple(_USUAL_RATES),
@@ -40,11 +40,9 @@ class Recipe:
 
     `mode`: "frozen" trains the heads alone and leaves the backbone as it is, to the last bit. "joint" trains everything
     on the sum of the exits' cross-entropies. "distill" is joint, and the exits also learn from a teacher's soft output.
-    `optimiser`: "sgd" (Nesterov `momentum`), "adamw", or "lbfgs", which solves linear heads on cached features (see
-    `convex`) and needs no epochs, rates and batches. `learning_rate`: the peak; by default 0.1 for sgd, 0.002 for
+    `optimiser`: "sgd" (Nesterov `momentum`) or "adamw". `learning_rate`: the peak; by default 0.1 for sgd, 0.002 for
     adamw. `schedule`: "one_cycle", "cosine" or "constant". `warm_up`: share of a one-cycle run in which the rate rises.
     `weight_decay`: of weight matrices.
-    `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
     `distill_weight`, `temperature`: weight in [0, 1] and softness of the teacher, in mode "distill". `teacher`: "self"
     (the network's own last exit as it learns), "original" (the network as it was given), or the folder of a run with
     the same classes, whose network gets the same batches.
@@ -62,7 +60,6 @@ class Recipe:
     warm_up: float = 0.25
     weight_decay: float = 5e-4
     momentum: float = 0.9
-    exit_weights: str | Sequence[float] | None = None
     distill_weight: float = 0.5
     temperature: float = 2.0
     teacher: str = "self"
@@ -85,8 +82,6 @@ class Recipe:
             value = getattr(self, name)
             if not (0 <= value <= high and math.isfinite(value)):
                 raise InputError(f"{name} must lie in [0, {high}] and be finite, got {value!r}")
-        if self.optimiser == "lbfgs" and self.mode != "frozen":
-            raise InputError(f"optimiser 'lbfgs' is for mode 'frozen' alone, got mode {self.mode!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature must be above 0, got {self.temperature!r}")
         if self.mode != "distill":
@@ -104,13 +99,6 @@ class Recipe:
                 f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}: ask for "
                 "that mode, or leave the teacher out"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        value = asdict(self)
-        if not isinstance(self.exit_weights, (str, type(None))):
-            value["exit_weights"] = [float(w) for w in self.exit_weights]
-        return value
 
 
 def make_recipe(**options: Any) -> Recipe:
@@ -191,13 +179,12 @@ def objective(
     logits: Sequence[Tensor],
     label: Tensor,
     *,
-    weights: Tensor,
     teacher: Tensor | None = None,
     distill_weight: float = 0.0,
     temperature: float = 2.0,
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted sum of the exits' losses (a scalar), and their cross-entropies (m,), detached.
+    """Return the sum of the exits' losses (a scalar), and their cross-entropies (m,), detached.
 
     An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`.
     `teacher` (n, k): logits; by default those of the last exit, which then learns from labels alone.
@@ -210,31 +197,4 @@ def objective(
         losses = (1 - distill_weight) * entropies + distill_weight * divergences
         if teacher is None:
             losses = torch.cat([losses[:-1], entropies[-1:]])
-    return (weights * losses).sum(), entropies.detach()
-
-
-def exit_weights(kind: str | Sequence[float] | None, n_exits: int) -> Tensor:
-    """Return each exit's weight in the sum of losses, (m,).
-
-    "uniform" (or None): 1 each. "linear": growing from 2 / (m + 1) to 2 m / (m + 1), mean 1. "last": half of
-    the total weight m on the last exit, the rest shared evenly. Or m non-negative numbers.
-    """
-    position = torch.arange(1, n_exits + 1, dtype=torch.float32)
-    if kind is None or kind == "uniform":
-        return torch.ones(n_exits)
-    if kind == "linear":
-        return 2 * position / (n_exits + 1)
-    if kind == "last":
-        share = n_exits / 2 / max(n_exits - 1, 1)
-        return torch.where(position == n_exits, n_exits / 2, share)
-    if isinstance(kind, str):
-        raise InputError(
-            f"exit_weights {kind!r} is not known: 'uniform', 'linear', 'last', or a list of numbers"
-        )
-    weights = torch.tensor([float(value) for value in kind])
-    if len(weights) != n_exits or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-        raise InputError(
-            f"exit_weights must be {n_exits} finite numbers >= 0, one per exit (the last one included), "
-            f"got {list(kind)}"
-        )
-    return weights
+    return losses.sum(), entropies.detach()

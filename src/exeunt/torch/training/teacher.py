@@ -19,7 +19,7 @@ from exeunt.run.run_inputs import load_preparation
 from exeunt.torch.calls import Inputs, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of
-from exeunt.torch.models.by_name import current_spec, runs_custom_code
+from exeunt.torch.models.by_name import runs_custom_code
 from exeunt.torch.open_run import load_network
 from exeunt.torch.training.recipe import TEACHERS, Recipe
 
@@ -118,7 +118,7 @@ def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
         raise InputError(
             f"the teacher {teacher} is a run at {precision}, for answering alone: name the run that it was made from"
         )
-    if runs_custom_code(current_spec(about["spec"])):
+    if runs_custom_code(about["spec"]):
         raise InputError(
             f"the teacher {teacher} is a network of {about['spec']}, and opening it would run that code: a teacher "
             "must be one of torchvision, timm, hf or exeunt.zoo"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,6 @@ from exeunt.torch.batches import length_of, shared, start_epoch
 from exeunt.torch.devices import epoch_seed, make_fabric, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import History, digest
-from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import make_recipe
 from exeunt.torch.training.teacher import make_teacher, teacher_digest
@@ -57,9 +57,7 @@ def train(
             "mode 'frozen' trains heads, and this network has none: its exits are its own. Train all of it "
             "(mode 'joint' or 'distill'); exits that are trained already are recorded as they are"
         )
-    solved, cached = recipe.optimiser == "lbfgs", cache and recipe.mode == "frozen"
-    if solved:
-        check_linear(network, cached=cached)
+    cached = cache and recipe.mode == "frozen"
     fabric = make_fabric(recipe.precision, device)
     show = progress and fabric.global_rank == 0
     with ExitStack() as stack:
@@ -70,20 +68,13 @@ def train(
             folder = Path(checkpoint_dir)
             make_folder(folder)
         stack.enter_context(_on_device(network, fabric.device))
-        common: dict[str, Any] = {
-            "learner": _HeadsAlone(network, cached=cached) if recipe.mode == "frozen" else network,
-            "network": network,
-            "arguments": {
-                **recipe.to_dict(),
-                **teacher_digest(recipe.teacher),
-                "exits": network.exit_names,
-                "batches": length_of(loader),
-                "cached": batch_size if cached else None,
-                "initial_weights": digest(network.state_dict()),
-            },
-            "folder": None if checkpoint_dir is None or fabric.global_rank else folder,
-            "fabric": fabric,
-            "show": show,
+        arguments = {
+            **asdict(recipe),
+            **teacher_digest(recipe.teacher),
+            "exits": network.exit_names,
+            "batches": length_of(loader),
+            "cached": batch_size if cached else None,
+            "initial_weights": digest(network.state_dict()),
         }
 
         def prepared(name: str, source: Any) -> Any:
@@ -91,20 +82,23 @@ def train(
                 return None
             if cached:
                 where = folder / "features" / name
-                source = _features(network, source, where, fabric, recipe.seed, show=show)
-                if solved:
-                    return source
+                kept = _features(network, source, where, fabric, recipe.seed, show=show)
                 shuffle = name == "training"
-                source = FeatureLoader(source, batch_size=batch_size, seed=recipe.seed, shuffle=shuffle)
+                source = FeatureLoader(kept, batch_size=batch_size, seed=recipe.seed, shuffle=shuffle)
             return shared(source, fabric.global_rank, fabric.world_size)
 
-        common |= {
-            name: prepared(name, source)
-            for name, source in (("training", loader), ("validation", validation))
-        }
-        if solved:
-            return Solver(seed=recipe.seed, **common).fit()
-        return Trainer(recipe=recipe, teacher=make_teacher(network, recipe), **common).fit()
+        return Trainer(
+            recipe=recipe,
+            learner=_HeadsAlone(network, cached=cached) if recipe.mode == "frozen" else network,
+            network=network,
+            training=prepared("training", loader),
+            validation=prepared("validation", validation),
+            teacher=make_teacher(network, recipe),
+            arguments=arguments,
+            folder=None if checkpoint_dir is None or fabric.global_rank else folder,
+            fabric=fabric,
+            show=show,
+        ).fit()
 
 
 class _HeadsAlone(nn.Module):

@@ -1,4 +1,4 @@
-"""The epochs of a training: steps of the optimiser, checkpoints, metrics. The same for every way to train."""
+"""The epochs of a training: steps of the optimiser, checkpoints, metrics. The same for every mode."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ from exeunt.torch.calls import as_call, logits_of, to_device
 from exeunt.torch.devices import epoch_seed, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
-from exeunt.torch.training.recipe import (
-    Recipe,
-    cross_entropies,
-    exit_weights,
-    make_optimiser,
-    objective,
-    rate_factor,
-)
+from exeunt.torch.training.recipe import Recipe, cross_entropies, make_optimiser, objective, rate_factor
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -36,57 +29,68 @@ _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What every training has, however it learns.
+class Trainer:
+    """A training by steps of an optimiser, which `recipe` describes.
 
     `learner`: module from a batch's inputs to the logits of all m exits. `network`: the network that it belongs to.
-    `training`, `validation`: the data to learn from, and to measure on or None.
+    `training`, `validation`: loaders of this process's share of every batch, to learn from, and to measure on or None.
+    `teacher`: another classifier that the exits learn from, or None.
     `arguments`: a checkpoint with other arguments belongs to another training. `folder`: for the checkpoint; None for
     no checkpoint, and in all processes but the first. `fabric`: see `make_fabric`. `show`: show the progress.
     """
 
+    recipe: Recipe
     learner: nn.Module
     network: EarlyExitNetwork
     training: Any
     validation: Any
+    teacher: nn.Module | None
     arguments: Mapping[str, Any]
     folder: Path | None
     fabric: Any
     show: bool
 
-    def resumed(self) -> dict[str, Any] | None:
-        """Return the state that an earlier run left, and set the learner's weights to it; None if there is none.
+    def fit(self) -> History:
+        """Train until the last epoch, resuming from a checkpoint where there is one."""
+        optimiser = make_optimiser(self.network, self.recipe)
+        history = History(())
+        if (state := self._resumed()) is not None:
+            self.learner.load_state_dict(state["learner"])
+            optimiser.load_state_dict(state["optimiser"])
+            history = History.from_list(state["history"])
+        module, optimiser = self.fabric.setup(self.learner, optimiser)
+        epochs, done = self.recipe.epochs, len(history.epochs)
+        with Progress("epochs", total=epochs, done=done, every_s=math.inf, show=self.show) as show:
+            if done:
+                show.say(f"resumes after epoch {done} of {epochs}")
+            for epoch in range(done, epochs):
+                metrics = self._epoch(module, optimiser, epoch)
+                self._check_loss(metrics)
+                history = History((*history.epochs, metrics))
+                self._keep(optimiser, history)
+                show.step(metrics.summary())
+        self.fabric.barrier()
+        return history
+
+    def _resumed(self) -> dict[str, Any] | None:
+        """Return the state that an earlier run left; None if there is none.
 
         The first process reads it for all, as it alone writes it: other machines may not see its folder.
         """
         state: dict[str, Any] | None = None
         if self.folder is not None:
             state = load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
-        state = self.fabric.broadcast(state)
-        if state is not None:
-            self.learner.load_state_dict(state["learner"])
-        return state
+        return self.fabric.broadcast(state)  # type: ignore[no-any-return]
 
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Write the learner's weights and `state`, for `resumed`."""
+    def _keep(self, optimiser: Any, history: History) -> None:
+        """Write the state, for `_resumed`, and the metrics for people to read, a JSON object per line and epoch."""
         if self.folder is not None:
-            weights = {"learner": self.learner.state_dict()}
-            save_checkpoint(self.folder / _CHECKPOINT, self.arguments, {**weights, **state})
+            weights, epochs = self.learner.state_dict(), history.to_list()
+            state = {"learner": weights, "optimiser": optimiser.state_dict(), "history": epochs}
+            save_checkpoint(self.folder / _CHECKPOINT, self.arguments, state)
+            write_text(self.folder / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
-    def keep_history(self, history: History) -> None:
-        """Write the metrics of the epochs for people to read, one JSON object per line and epoch."""
-        if self.folder is not None:
-            lines = [json.dumps(epoch) + "\n" for epoch in history.to_list()]
-            write_text(self.folder / "history.jsonl", "".join(lines))
-
-    def progress(self, unit: str, total: int, done: int) -> Progress:
-        """Return a counter of epochs, or of another `unit`, of which an earlier run has done `done`."""
-        show = Progress(f"{unit}s", total=total, done=done, every_s=math.inf, show=self.show)
-        if done:
-            show.say(f"resumes after {unit} {done} of {total}")
-        return show
-
-    def measured(self, batches: Iterable[tuple[Any, Tensor]]) -> tuple[list[float], list[float]]:
+    def _measured(self, batches: Iterable[tuple[Any, Tensor]]) -> tuple[list[float], list[float]]:
         """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: inputs and labels (b,)."""
         sums = _Sums(self.network.n_exits, self.fabric.device)
         self.learner.eval()
@@ -97,42 +101,10 @@ class Training:
                 sums.add(cross_entropies(logits, label), logits, label)
         return sums.means(self.fabric)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer(Training):
-    """A training by steps of an optimiser.
-
-    `training`, `validation`: loaders of this process's share of every batch. `teacher`: another classifier that
-    the exits learn from, or None.
-    """
-
-    recipe: Recipe
-    teacher: nn.Module | None
-
-    def fit(self) -> History:
-        """Train until the last epoch, resuming from a checkpoint where there is one."""
-        optimiser = make_optimiser(self.network, self.recipe)
-        history = History(())
-        if (state := self.resumed()) is not None:
-            optimiser.load_state_dict(state["optimiser"])
-            history = History.from_list(state["history"])
-        module, optimiser = self.fabric.setup(self.learner, optimiser)
-        with self.progress("epoch", self.recipe.epochs, len(history.epochs)) as show:
-            for epoch in range(len(history.epochs), self.recipe.epochs):
-                metrics = self._epoch(module, optimiser, epoch)
-                self._check_loss(metrics)
-                history = History((*history.epochs, metrics))
-                self.keep({"optimiser": optimiser.state_dict(), "history": history.to_list()})
-                self.keep_history(history)
-                show.step(metrics.summary())
-        self.fabric.barrier()
-        return history
-
     def _epoch(self, module: nn.Module, optimiser: Any, epoch: int) -> EpochMetrics:
         """Train for one epoch, then measure."""
         started = time.monotonic()
         sums = _Sums(self.network.n_exits, self.fabric.device)
-        weights = exit_weights(self.recipe.exit_weights, self.network.n_exits).to(self.fabric.device)
         length = length_of(self.training)
         batches = self._batches(self.training, epoch)
         module.train()
@@ -147,12 +119,12 @@ class Trainer(Training):
                 rate = self.recipe.learning_rate * share
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
-                self._learn(module, optimiser, inputs, label, weights, sums)
+                self._learn(module, optimiser, inputs, label, sums)
         if sums.n == 0:
             raise InputError("the loader gave no batches: there is nothing to train on")
         loss, accuracy = sums.means(self.fabric)
         held_out = (
-            (None, None) if self.validation is None else self.measured(self._batches(self.validation, 0))
+            (None, None) if self.validation is None else self._measured(self._batches(self.validation, 0))
         )
         return EpochMetrics(
             epoch=epoch,
@@ -168,10 +140,10 @@ class Trainer(Training):
         """Raise InputError if the loss is not finite, or after the last epoch far above that of guessing."""
         ended = metrics.epoch + 1 == self.recipe.epochs
         guessing = math.log(max(self.network.n_classes, 2))
-        learns = exit_weights(self.recipe.exit_weights, self.network.n_exits) > 0
-        learns[-1] &= self.recipe.mode != "frozen" or bool(self.network.new_classifier)
+        all_learn = self.recipe.mode != "frozen" or bool(self.network.new_classifier)
         for exit_, loss in enumerate(metrics.train_loss):
-            if not math.isfinite(loss) or (ended and learns[exit_] and loss > _FAR_ABOVE * guessing):
+            learns = all_learn or exit_ < self.network.n_exits - 1
+            if not math.isfinite(loss) or (ended and learns and loss > _FAR_ABOVE * guessing):
                 at = f"epoch {metrics.epoch + 1} of {self.recipe.epochs}"
                 raise InputError(
                     f"training diverged in {at}, at a learning rate of up to {self.recipe.learning_rate:g}: "
@@ -191,9 +163,7 @@ class Trainer(Training):
                 raise InputError("training needs labels, and the loader gives none")
             yield to_device(inputs, self.fabric.device), label.to(self.fabric.device)
 
-    def _learn(
-        self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor, weights: Tensor, sums: _Sums
-    ) -> None:
+    def _learn(self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor, sums: _Sums) -> None:
         """Update the weights by one batch."""
         optimiser.zero_grad()
         args, kwargs = as_call(inputs)
@@ -204,7 +174,7 @@ class Trainer(Training):
                 target = logits_of(self.teacher(*args, **kwargs))
         recipe = self.recipe
         loss, entropies = objective(
-            logits, label, weights=weights, teacher=target, distill_weight=recipe.distill_weight,
+            logits, label, teacher=target, distill_weight=recipe.distill_weight,
             temperature=recipe.temperature, smoothing=recipe.smoothing,
         )  # fmt: skip
         self.fabric.backward(loss * self._share(len(label)))
