@@ -266,7 +266,7 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan
-    assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
+    assert (folder / "figures" / f"accuracy_against_time-{executor}.svg").is_file()
     with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
         bench(folder, profile=False, batch_size="0,x", **once)
 

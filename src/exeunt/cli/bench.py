@@ -53,9 +53,9 @@ class _Options:
 def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     """Time a run on this machine: policies for several budgets against the original model.
 
-    Prints accuracy, multiply-adds and time of each, and draws them into RUN/figures. The original model is timed at
-    every precision it was exported at, each model of a cascade alone. Other work on the machine disturbs the times;
-    their spread is shown.
+    Prints accuracy, multiply-adds and time of each, and draws accuracy against time into RUN/figures. The original
+    model is timed at every precision it was exported at, each model of a cascade alone. Other work on the machine
+    disturbs the times; their spread is shown.
     """
     from exeunt._files import check_writable
     from exeunt.run.folder import RunFolder
@@ -85,7 +85,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
         echo(
             f"there is no plan for this machine yet: exeunt bench {quote(str(run.path))} --profile makes one"
         )
-    for figure in _draw(timed, found, alone[0].name):
+    for figure in _draw(timed, found):
         echo(f"written to {figure}")
 
 
@@ -184,17 +184,12 @@ def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
     return "\n" + text_table(header, rows)
 
 
-def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], first: str) -> Iterator[Path]:
+def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative]) -> list[Path]:
     """Draw the times; a policy that was run both in stages and by the plan is drawn by the plan."""
     from exeunt.plots import save_figure
-    from exeunt.plots.curves import accuracy_against_time, time_against_macs
+    from exeunt.plots.curves import accuracy_against_time
 
     names = {one.name for one in found}
     shown = [one for one in found if one.name + _PLANNED not in names]
-    folder = timed.run.folder("figures")
-    if not timed.run.cascade:
-        policies = [one for one in shown if one.on_line or one.name == first]
-        macs = time_against_macs(policies, title=f"Time against multiply-adds: {timed.name}")
-        yield from save_figure(macs, folder / f"time_against_macs-{timed.name}")
-    accuracy = accuracy_against_time(shown)
-    yield from save_figure(accuracy, folder / f"accuracy_against_time-{timed.name}")
+    file = timed.run.folder("figures") / f"accuracy_against_time-{timed.name}"
+    return save_figure(accuracy_against_time(shown), file)

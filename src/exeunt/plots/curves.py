@@ -1,4 +1,4 @@
-"""Curves: accuracy and mean cost against the budget (Figures 2 and 3 of the paper), time and accuracy as timed."""
+"""Curves: accuracy and mean cost against the budget (Figures 2 and 3 of the paper), accuracy against time."""
 
 from __future__ import annotations
 
@@ -90,54 +90,12 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def time_against_macs(timed: Sequence[TimedAlternative], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the share of time left against the share of multiply-adds left, both as shares of the original model's.
-
-    `timed`: for each batch size the original model first, then policies of several budgets, which are on its line.
-    The bars are the 10% to 90% range of the repeats. On the diagonal, time falls as multiply-adds do; above it, part
-    of what is saved is lost; below it, the stages are faster than the whole.
-
-    Raises InputError if `timed` is empty.
-    """
-    if not timed:
-        raise InputError("there is nothing to draw: time at least one budget")
-    with style.drawing(ax, width_in=7.4, height_in=4.8) as axes:
-        # One disturbed repeat must not flatten the figure: bars may end outside.
-        policies = sorted((one for one in timed if one.on_line), key=lambda one: one.macs_share)
-        top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in policies))
-        axes.plot(
-            [0, top],
-            [0, top],
-            color=style.COLOURS["black"],
-            linewidth=1.0,
-            label="as multiply-adds (slower: above)",
-        )
-        axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=style.COLOURS["black"], zorder=5,
-                  label="original model")  # fmt: skip
-        for index, original in enumerate(one for one in timed if not one.on_line):
-            here = [one for one in policies if one.batch_size == original.batch_size]
-            shares = [one.share for one in here]
-            axes.errorbar(
-                [one.macs_share for one in here], [share.median for share in shares], yerr=style.errors_of(shares),
-                capsize=2.5, elinewidth=1.1, zorder=3,
-                label=f"batch {original.batch_size}: original {original.ms.median:.3g} ms per input",
-                **style.series_style(index),
-            )  # fmt: skip
-        axes.set(xlim=(0.0, max(1.05, *(1.05 * one.macs_share for one in policies))), ylim=(0.0, top))
-        x, y = (f"{what} left (% of the original model)" for what in ("multiply-adds", "time"))
-        style.label_shares(axes, title or "Time against multiply-adds", x, y)
-        style.legend_beside(axes)
-    return axes
-
-
 def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
     """Draw accuracy against time as a share of the first alternative's: policies as a line, the others as marks.
 
     Each batch size has a colour of its own; an alternative has the same mark in all. Bars are the 10% to 90% range of
-    the repeats. Raises InputError if `timed` is empty.
+    the repeats.
     """
-    if not timed:
-        raise InputError("there is nothing to draw: time at least one way to answer")
     with style.drawing(ax, width_in=8.6, height_in=4.8) as axes:
         names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
         for index, size in enumerate(sorted({one.batch_size for one in timed})):
