@@ -47,7 +47,6 @@ def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, mon
             (inputs, {"executor": "sklearn"}, "cannot be run by 'sklearn'"),
             (inputs, {"executor": "tpu"}, "there is no executor 'tpu'"),
             (inputs, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-            (inputs, {"gpus_per_worker": -1}, "gpus_per_worker must be at least 0"),
             (texts, {}, "takes inputs of kind 'image', got 'text'"),
         ]:
             with pytest.raises(ex.InputError, match=told):

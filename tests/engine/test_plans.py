@@ -207,8 +207,3 @@ def test_segments_must_hold_all_exits():
     for n_exits in (2, 4):
         with pytest.raises(ex.InputError, match=f"segments must hold {n_exits} exits, got"):
             check_segments(((0, 1), (2, 2)), n_exits)
-
-
-def test_segments_are_joined_for_a_batch_of_at_least_one_row():
-    with pytest.raises(ex.InputError, match="rows"):
-        joined_segments(profile([1.0, 2.0]), rows=0)

@@ -268,8 +268,6 @@ def test_a_cascade_takes_the_place_of_a_cascade_alone(models, tmp_path):
     first.save_policy(both(first))
     again = make_cascade(first.path, runs, say=quiet, seed=1)
     assert not again.has_policy
-    (again.path / "cascade.json").rename(again.path / "chain.json")  # as one of the format before
-    assert make_cascade(first.path, runs, say=quiet).cascade
 
 
 def test_models_are_found_from_a_folder_behind_a_link(models, tmp_path):

@@ -107,15 +107,6 @@ def test_tokenisers_lie_in_the_page_whatever_the_models_are_called(tmp_path, mon
     assert all((folder / way["folder"] / "tokenizer.json").is_file() for way in about["prepare"])
 
 
-def test_inputs_of_another_kind_have_no_page(tmp_path):
-    run = made_web_run(tmp_path / "run")
-    run.manifest["inputs"]["kind"] = "table"
-    with pytest.raises(
-        ex.InputError, match="for images and for texts, the network takes inputs of kind 'table'"
-    ):
-        write_web_page(run, tmp_path)
-
-
 # -- in the browser ------------------------------------------------------------------------------------------
 
 

@@ -182,14 +182,6 @@ def test_plans_of_another_machine_and_policies_of_half_the_inputs_pass_with_a_re
     assert "a part of the calibration inputs" in texts["policy"]
 
 
-def test_files_without_digests_are_unknown_not_ok(run):
-    known = {name: d for name, d in run.manifest["files"].items() if "model" not in name}
-    body = {k: v for k, v in {**run.manifest, "files": known}.items() if k != "sha256"}
-    (run.path / "bundle.json").write_text(json.dumps(body | {"sha256": content_digest(body)}))
-    (model,) = (part for part in verify(run.path) if part.part == "model")
-    assert (model.state, "repeat" in model.text) == ("unknown", True)
-
-
 def test_nothing_to_verify_is_an_error(tmp_path):
     with pytest.raises(ex.InputError, match="does not exist"):
         verify(tmp_path / "nowhere")

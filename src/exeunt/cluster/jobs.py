@@ -95,7 +95,7 @@ def predict_on_cluster(
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
     """
-    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker, block_size)
+    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker)
     check_inputs(run, inputs)
     job = predict_job(_with_absolute_path(run), kept=inputs.kept_types, **options)
     total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
@@ -120,7 +120,7 @@ def record_on_cluster(
 
     Raises as `record_inputs` does, and MissingExtra without Ray.
     """
-    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker, block_size)
+    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker)
     run = _with_absolute_path(run)
     return record_inputs(run, inputs, out, block_size=block_size, do_blocks=do_blocks, **options)
 
@@ -129,17 +129,11 @@ def _with_absolute_path(run: RunFolder) -> RunFolder:
     return replace(run, path=run.path.absolute())  # workers have working folders of their own
 
 
-def _on_cluster(
-    address: str | None, workers: int, cpus_per_worker: int, gpus_per_worker: float, block_size: int
-) -> DoBlocks:
-    """Return a function that does blocks on a cluster. Raises InputError for wrong sizes, MissingExtra without Ray."""
+def _on_cluster(address: str | None, workers: int, cpus_per_worker: int, gpus_per_worker: float) -> DoBlocks:
+    """Return a function that does blocks on a cluster. Raises InputError without workers, MissingExtra without Ray."""
     ray_module()
-    if not gpus_per_worker >= 0:
-        raise InputError(f"gpus_per_worker must be at least 0, got {gpus_per_worker}")
-    sizes = {"workers": workers, "cpus_per_worker": cpus_per_worker, "block_size": block_size}
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
 
     def do_blocks(
         job: Job,

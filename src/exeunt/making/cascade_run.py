@@ -16,7 +16,7 @@ from exeunt._text import listed
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
-from exeunt.run.file_digests import CASCADE, OLD_CASCADE, TRACED
+from exeunt.run.file_digests import CASCADE, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.run.run_inputs import text_columns
@@ -139,7 +139,7 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
             raise InputError(
                 f"the model {name!r} lies in {out}, which the cascade replaces: choose another --out"
             )
-    is_cascade = any((out / name).is_file() for name in (CASCADE, OLD_CASCADE))
+    is_cascade = (out / CASCADE).is_file()
     if os.path.lexists(out) and not is_cascade and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
 

@@ -36,15 +36,8 @@ _PICTURE = (
 
 
 def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
-    """Return the files of npm packages that a run's page needs.
-
-    Raises InputError if one is missing, or if there is no page for the run's inputs.
-    """
+    """Return the files of npm packages that a run's page needs. Raises InputError if one is missing."""
     kind = run.manifest["inputs"]["kind"]
-    if kind not in _PACKAGES:
-        raise InputError(
-            f"there is a page for images and for texts, the network takes inputs of kind {kind!r}"
-        )
     found: list[Path] = []
     for package, names in _PACKAGES[kind]:
         files = [node_modules / package / "dist" / name for name in names]

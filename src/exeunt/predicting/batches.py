@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exeunt._arrays import Booleans, Integers, Keys
-from exeunt.data import Dataset, Images, Preprocess, Texts
+from exeunt.data import Dataset, Images, Preprocess
 from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.tokens import by_length, readable_texts, text_batch
-from exeunt.errors import InputError, UnreadableImage, UnreadableInput
+from exeunt.errors import UnreadableImage, UnreadableInput
 
 
 class PreparedBatch(NamedTuple):
@@ -43,12 +43,10 @@ def prepared_batches(
     """
     if isinstance(data, Images):
         return _image_batches(data, preparation, batch_size, workers)
-    if not isinstance(data, Texts):
-        raise InputError(f"cannot answer inputs of kind {data.kind!r}: give images or texts")
     return _text_batches(preparation, data, batch_size)
 
 
-def _text_batches(preparation: Any, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
+def _text_batches(preparation: Any, texts: Dataset, batch_size: int) -> Iterator[PreparedBatch]:
     order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
         rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())

@@ -14,7 +14,7 @@ from exeunt.errors import ArtefactError
 
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
-CASCADE, OLD_CASCADE = "cascade.json", "chain.json"
+CASCADE = "cascade.json"
 ESTIMATOR, OBJECT = "model.skops", "object.json"
 NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT)
 """Files that hold a run's network: weights of PyTorch, stages for ONNX Runtime alone (another precision), the models of
@@ -26,13 +26,10 @@ EVALUATED = (
     EVALUATION,
     *(
         f"figures/{name}.{kind}"
-        for name in (
-            "accuracy_against_budget", "cost_against_budget", "rates_and_shares", "risk_per_exit",
-            "head_pairs", "inputs_by_exit", "rates_for_budgets", "spent_against_allowed",  # of earlier versions
-        )
+        for name in ("accuracy_against_budget", "cost_against_budget", "rates_and_shares", "risk_per_exit")
         for kind in ("png", "svg")
     ),
-)  # fmt: skip
+)
 """Files that `exeunt evaluate` writes about the policy."""
 ONE_FILE, WEB = "one-file.onnx", "web"
 POLICY_INSIDE = (ONE_FILE, f"{WEB}/model.onnx")
@@ -112,15 +109,11 @@ class RunFiles:
         return [name for name in self.digests if name.startswith(f"{folder}/")]
 
     def check_folder(self, name: str) -> None:
-        """Raise as `path` does unless the subfolder `name` holds the files that it was written with, and no others.
-
-        In a run that was made before they had digests, nothing is known of its files and nothing is checked.
-        """
+        """Raise as `path` does unless the subfolder `name` holds the files that it was written with, and no others."""
         known = self.names_below(name)
         for file in known:
             self.path(file)
-        added = sorted(set(_files_below(self.root, name)) - set(known))
-        if known and added:
+        if added := sorted(set(_files_below(self.root, name)) - set(known)):
             raise ArtefactError(
                 f"{self.root / added[0]} was added to {_WHAT[name]} after training: move it away"
             )

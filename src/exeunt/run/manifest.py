@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from exeunt._sealed import DIGEST, check_digest, content_digest, read_document, read_sealed, write_sealed
@@ -19,12 +18,6 @@ from exeunt.trace.cascade_step import CascadeStep
 
 _FORMAT, _VERSION = "exeunt-bundle", 1
 _CASCADE_FORMAT, _CASCADE_VERSION = "exeunt-cascade", 1
-_OLD_CASCADE = "chain"  # the model that the manifest of an old cascade names; its models are in chain.json
-_SHAPE: dict[str, type] = {
-    "model": dict, "model.spec": str, "model.n_classes": int, "network": dict, "network.exits": list,
-    "inputs": dict, "inputs.kind": str, "class_names": list, "data": dict, "data.name": str, "split": dict,
-    "training": dict, "provenance": dict, "files": dict,
-}  # fmt: skip
 REMEDY = (
     "restore it from a copy of the run, or remove it and repeat what made the run, such as `exeunt train`"
 )
@@ -39,38 +32,15 @@ def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[
 def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) -> dict[str, Any]:
     """Read a manifest that names at least `files`, and `one_of` others.
 
-    Raises ArtefactError if it is of another kind, newer, edited, lacks an entry, or is that of an old cascade.
+    Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
     """
     manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY)
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
-    _check_shape(path, manifest)
-    if manifest["model"]["spec"] == _OLD_CASCADE:
-        again = f"exeunt cascade RUN RUN --out {quote(str(path.parent))}"
-        raise ArtefactError(
-            f"{path.parent} is a cascade of {', '.join(manifest['training'])} in a format that is no longer read: make "
-            f"the cascade anew with `{again}`"
-        )
     known = set(manifest["files"])
     if missing := sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known):
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest
-
-
-def _check_shape(path: Path, manifest: Mapping[str, Any]) -> None:
-    for name, kind in _SHAPE.items():
-        value: Any = manifest
-        for key in name.split("."):
-            value = value.get(key)
-        if not isinstance(value, kind):
-            found = "nothing" if value is None else type(value).__name__
-            raise ArtefactError(
-                f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}; {REMEDY}"
-            )
-    lists = {"class_names": manifest["class_names"], "network.exits": manifest["network"]["exits"]}
-    for name, values in {**lists, "files": manifest["files"].values()}.items():
-        if not all(isinstance(value, str) for value in values):
-            raise ArtefactError(f"{path} is damaged: {name!r} should hold nothing but texts; {REMEDY}")
 
 
 def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:
@@ -132,10 +102,7 @@ def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:
 
 def read_cascade(file: Path) -> tuple[CascadeEntry, ...]:
     """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
-    models: tuple[CascadeEntry, ...] = read_sealed(
+    return read_sealed(
         file, "models", lambda body: tuple(CascadeEntry(**model) for model in body),
         kind="cascade", format_=_CASCADE_FORMAT, version=_CASCADE_VERSION, remedy="make the cascade anew",
     )  # fmt: skip
-    if not models:
-        raise ArtefactError(f"{file} names no models: make the cascade anew with `exeunt cascade`")
-    return models

@@ -25,7 +25,7 @@ from exeunt.run.saved_policies import POLICIES, POLICY
 class CheckedPart:
     """A part of a run folder: what is in it, or what is wrong with it and how to mend it.
 
-    `state`: "ok", "FAILED", or "unknown" for files that have no digests.
+    `state`: "ok" or "FAILED".
     """
 
     part: str
@@ -48,16 +48,9 @@ def verify(path: str | Path) -> list[CheckedPart]:
 
 def _checked(part: str, check: Callable[[], str]) -> CheckedPart:
     try:
-        text = check()
+        return CheckedPart(part, check())
     except (ExeuntError, OSError) as error:
         return CheckedPart(part, str(error), "FAILED")
-    return CheckedPart(part, text or _UNKNOWN, "ok" if text else "unknown")
-
-
-_UNKNOWN = (
-    "written by a version that gave these files no digests: remove bundle.json and repeat the run's `exeunt train` "
-    "to give them some"
-)
 
 
 def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -110,8 +103,7 @@ def _trace(run: RunFolder, part: str) -> str:
 
 def _folder(run: RunFolder, name: str) -> str:
     run.files.check_folder(name)
-    known = run.files.names_below(name)
-    return counted(len(known), "file") if known else ""
+    return counted(len(run.files.names_below(name)), "file")
 
 
 def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from exeunt._arrays import Floats, check_length, floats
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
-from exeunt.errors import InputError
 from exeunt.timing.profile import Profile, measure_profile
 
 _FRACTIONS = np.arange(1, 33) / 32  # of a state's rows: how many have not answered
@@ -69,10 +68,7 @@ def joined_segments(profile: Profile, *, rows: int = 64, leaving: ArrayLike | No
     """Return the profile's segments, joined wherever a batch of `rows` inputs should drop no rows between two.
 
     The profile does not contain what executors gain by running joined segments in one call.
-    Raises InputError for fewer than one row.
     """
-    if rows < 1:
-        raise InputError(f"rows must be at least 1, got {rows}")
     reach = _reach(profile, leaving)
     in_state, joined = float(rows), [profile.segments[0]]
     for segment in range(1, len(profile.segments)):

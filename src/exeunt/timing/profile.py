@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import Floats
-from exeunt._text import counted
 from exeunt.engine.executor import Executor, Segments
-from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measuring import describe_machine, seconds_of, waiting_clock
 
@@ -78,16 +76,9 @@ def measure_profile(
     call. Each of the `repeats` rounds measures everything, so that other work on the machine slows all alike; the
     profile holds medians. A first round is not counted. No round starts after `max_seconds`, once three are done.
     Calls of up to 16 rows are made four times a round.
-
-    Raises InputError for sizes below 1, no inputs, or fewer than one repeat.
     """
     wanted, clock = sorted({int(size) for size in sizes}), waiting_clock(executor, clock)
     state, valid = executor.start(inputs)
-    if not wanted or wanted[0] < 1 or repeats < 1 or not len(valid):
-        raise InputError(
-            f"measuring needs inputs, sizes and repeats of at least 1, got {counted(len(valid), 'input')}, "
-            f"sizes {wanted}, repeats {repeats}"
-        )
     states = [_state_of_size(executor, state, len(valid), size) for size in wanted]
     samples: list[list[Floats]] = [[] for _ in wanted]
     end = clock() + max_seconds
