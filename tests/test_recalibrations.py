@@ -1,4 +1,4 @@
-"""What certificates say is true often enough on populations in which inputs repeat: see `tests.recalibrations`."""
+"""What certificates say is true often enough where inputs repeat or come in groups: see `tests.recalibrations`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ def test_few_recalibrations(certificate: str, population: str) -> None:
     count, n = violations(certificate, population, 8)
     allowed = 0.0 if "quota" in certificate else DELTA
     assert n == 0 or interval(count, n, 2e-6)[0] <= allowed
+
+
+@pytest.mark.parametrize(("certificate", "n"), [("cost", 12), ("cost per input", 3), ("loss", 3)])
+@pytest.mark.parametrize("population", ["groups, mean over groups", "groups, at most 20 inputs count"])
+def test_few_recalibrations_by_groups(certificate: str, n: int, population: str) -> None:
+    count, certified = violations(certificate, population, n)
+    assert certified >= n // 2
+    assert interval(count, certified, 2e-6)[0] <= DELTA
+
+
+def test_certificates_are_broken_where_groups_are_not_named() -> None:
+    count, certified = violations("cost", "unnamed", 60)
+    assert certified == 60
+    assert interval(count, certified, 2e-6)[0] > DELTA
 
 
 @pytest.mark.slow

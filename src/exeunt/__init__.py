@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from exeunt.policy.compose import compose as compose
     from exeunt.trace import CascadeTrace as CascadeTrace
     from exeunt.trace import ExitTrace as ExitTrace
+    from exeunt.trace import Groups as Groups
     from exeunt.trace import StoredTrace as StoredTrace
 
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
@@ -68,7 +69,7 @@ _HOMES = {
     "policies.stopping": "stopping",
     "policy": "Policy PolicySet",
     "policy.compose": "compose",
-    "trace": "CascadeTrace ExitTrace StoredTrace",
+    "trace": "CascadeTrace ExitTrace Groups StoredTrace",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME_OF)

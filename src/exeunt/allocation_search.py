@@ -20,7 +20,7 @@ from exeunt.calibration import release_batch
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
-from exeunt.trace.splitting import folds_of
+from exeunt.trace.splitting import bootstrap_rows, folds_of
 
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score
@@ -172,7 +172,7 @@ def line_search_paths(fit: ExitTrace, score: str | Score, resamples: int, seed: 
     """Return one path of rates per bootstrap sample, cached because the paths serve every budget."""
     scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(0, fit.n, fit.n) for _ in range(resamples))
+    drawn = (bootstrap_rows(fit.n, rng, fit.groups) for _ in range(resamples))
     return tuple(price_path(scores[rows], correct[rows], fit.cost.cumulative) for rows in drawn)
 
 
@@ -192,7 +192,7 @@ class RightWithin:
 
         self._halves = [
             (rows, half(rows), half(rest), price_path(scores[rest], correct[rest], self._cost))
-            for rest, rows in folds_of(trace.id, 2, seed)
+            for rest, rows in folds_of(trace.id, 2, seed, trace.groups)
         ]
         self._reached: dict[tuple[int, int], float] = {}
 

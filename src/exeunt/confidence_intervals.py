@@ -11,7 +11,7 @@ from exeunt._arrays import Floats
 NORMAL_95 = float(ndtri(0.975))  # half the width of a 95% interval, in standard errors
 
 
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
     share, weight = right / n, NORMAL_95**2 / n
     centre = (share + weight / 2) / (1 + weight)
@@ -30,6 +30,22 @@ def mean_interval(
     if n < 2:
         return mean, float("nan"), float("nan")
     half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return mean, float(np.clip(mean - half, *within)), float(np.clip(mean + half, *within))
+
+
+def weighted_interval(
+    values: Floats, weight: Floats, *, within: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Return (mean, low, high) of a weighted mean over groups: the t interval of a ratio estimator.
+
+    `values`, `weight` (g,): the mean and the weight of each group. `within`: as for `mean_interval`, and the interval
+    of a single group, of which nothing is known.
+    """
+    mean, n = float(np.average(values, weights=weight)), len(values)
+    if n < 2:
+        return mean, *within
+    error = float(np.sum((weight * (values - mean)) ** 2) * n / (n - 1)) ** 0.5 / float(weight.sum())
+    half = float(student.ppf(0.975, n - 1)) * error
     return mean, float(np.clip(mean - half, *within)), float(np.clip(mean + half, *within))
 
 

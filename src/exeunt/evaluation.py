@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted, html_table, text_table
-from exeunt.confidence_intervals import NORMAL_95, wilson_interval
+from exeunt.confidence_intervals import NORMAL_95, weighted_interval, wilson_interval
 from exeunt.errors import InputError
 from exeunt.exchangeability import difference
+from exeunt.trace.groups import Groups, counts_of, weights_text
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel
@@ -35,6 +36,8 @@ class Result:
     unit of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
     input. `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ from the calibration
     inputs, so that the policy's guarantee does not describe them; "" if they do not (see `evaluate`).
+    `groups`: of the inputs, if they come in groups. All means are then weighted as the guarantees are, and intervals
+    are t intervals over groups (cluster-robust).
     """
 
     name: str
@@ -47,6 +50,7 @@ class Result:
     cost_model: CostModel
     budget: float | None = None
     warning: str = ""
+    groups: Groups | None = None
 
     @property
     def n(self) -> int:
@@ -64,6 +68,7 @@ class Result:
         return {
             "policy": self.name,
             **{name: getattr(self, name) for name in names},
+            **counts_of(self.groups),
             "unit": self.cost_model.unit,
             "shares": self.shares.tolist(),
             "warning": self.warning,
@@ -91,7 +96,10 @@ class Result:
             f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
             f"{round(self.saved, 3) + 0.0:.1%} of {model.whole} saved"  # the mean of equal costs is not quite one
         )
-        return [f"{self.name} on {counted(self.n, 'input')}: {accuracy}", cost]
+        on = counted(self.n, "input")
+        if self.groups is not None:
+            on += f" in {counted(self.groups.n, 'group')} ({weights_text(self.groups.rows_per_group)})"
+        return [f"{self.name} on {on}: {accuracy}", cost]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         size, unit = self.cost_model.scale
@@ -146,24 +154,37 @@ def score_exits(
     if (bad := (exits < 0) | (exits >= trace.n_exits)).any():
         row = int(np.argmax(bad))
         raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {exits[row]} at row {row}")
-    costs = trace.cost.of_inputs(trace.n)
-    paid = costs[np.arange(trace.n), exits]
-    half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
-    mean = float(paid.mean())
-    accuracy, interval = None, None
-    if trace.label is not None:
-        right = int(trace.correct[np.arange(trace.n), exits].sum())
-        accuracy, interval = right / trace.n, wilson_interval(right, trace.n)
+    costs, groups, rows = trace.cost.of_inputs(trace.n), trace.groups, np.arange(trace.n)
+    paid, within = costs[rows, exits], (float(costs[:, 0].min()), float(costs[:, -1].max()))
+    right = None if trace.label is None else trace.correct[rows, exits]
+    weight, accuracy, interval = None, None, None
+    if groups is None:
+        half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+        mean = float(paid.mean())
+        cost_interval = max(mean - half, within[0]), min(mean + half, within[1])
+        if right is not None:
+            accuracy, interval = int(right.sum()) / trace.n, wilson_interval(int(right.sum()), trace.n)
+    else:
+        weight = groups.row_weight
+        mean, *ends = weighted_interval(groups.means(paid), groups.weight, within=within)
+        cost_interval = ends[0], ends[1]
+        if right is not None:
+            accuracy, *ends = weighted_interval(groups.means(right), groups.weight, within=(0.0, 1.0))
+            # Groups that are all alike still do not show what other groups are like.
+            interval = (
+                (ends[0], ends[1]) if ends[0] < ends[1] else wilson_interval(accuracy * groups.n, groups.n)
+            )
     return Result(
         name=name,
         exits=exits,
-        shares=np.bincount(exits, minlength=trace.n_exits) / trace.n,
+        shares=np.bincount(exits, weight, trace.n_exits) / (trace.n if weight is None else weight.sum()),
         cost=mean,
-        cost_interval=(max(mean - half, costs[:, 0].min()), min(mean + half, costs[:, -1].max())),
+        cost_interval=cost_interval,
         accuracy=accuracy,
         accuracy_interval=interval,
         cost_model=trace.cost,
         budget=budget,
+        groups=groups,
     )
 
 
@@ -181,9 +202,11 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
         return score_exits(trace, cheapest, name="oracle")
     allowed = trace.cost.budget(budget)
     extra = cost[np.arange(trace.n), cheapest] - cost[:, 0]
-    order = np.argsort(extra, kind="stable")
-    total = cost[:, 0].sum() + np.cumsum(extra[order])
-    affordable = total <= allowed * trace.n * (1 + 1e-12)
+    order, weight = np.argsort(extra, kind="stable"), np.ones(trace.n)
+    if trace.groups is not None:
+        weight = trace.groups.row_weight
+    total = (weight * cost[:, 0]).sum() + np.cumsum((weight * extra)[order])
+    affordable = total <= allowed * weight.sum() * (1 + 1e-12)
     exits = np.zeros(trace.n, dtype=np.int64)
     exits[order[affordable]] = cheapest[order[affordable]]
     return score_exits(trace, exits, name="oracle", budget=allowed)

@@ -1,18 +1,20 @@
 """Whether inputs look exchangeable with the calibration inputs, as every guarantee of a policy assumes.
 
 Rows that are exchangeable can be divided anew at random, and nothing is changed. The tests here hold under such
-permutations alone: equal scores and inputs that repeat make them speak less often, never more often.
+permutations alone: equal scores and inputs that repeat make them speak less often, never more often. Where rows come
+in groups, the means of groups are permuted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
 from exeunt.trace.derived import score_matrix
+from exeunt.trace.groups import Groups
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
@@ -49,16 +51,18 @@ def difference(
     ranks of an input's scores among all inputs, averaged over the exits), and (4) of the scores of each exit.
 
     `exits` (n,): where the policy answers the inputs. `trace`, `calibration`: of the exits that the policy runs;
-    without `calibration` only its counts are known, for (1).
+    without `calibration` only its counts are known, for (1). Where rows come in groups, the means of groups are
+    compared: (1) is left out, and (2) is a Kolmogorov-Smirnov test.
     """
-    groups: list[Iterable[Difference]] = []
-    if policy.counts is not None:
-        groups.append(_by_exit(policy.counts, exits))
+    tests: list[Iterable[Difference]] = []
+    if policy.counts is not None and trace.groups is None:
+        tests.append(_by_exit(policy.counts, exits))
     if calibration is not None:
         both = [policy.answer.on(one) for one in (calibration, trace)]
-        groups.append(_by_correctness(*both))
-        groups += _by_score(*(score_matrix(policy.score, one) for one in both))
-    found = _least(test for group in groups for test in _least(group))
+        tests.append(_by_correctness(*both))
+        Groups.joined(groups := [one.groups for one in both])  # of one kind
+        tests += _by_score([score_matrix(policy.score, one) for one in both], groups)
+    found = _least(test for some in tests for test in _least(some))
     return found[0] if found and found[0].p_value < NOTICED else None
 
 
@@ -84,9 +88,13 @@ def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
 def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Difference]:
     """Compare how often the last exit is right."""
     if calibration.label is not None and trace.label is not None:
-        right = [int(one.correct[:, -1].sum()) for one in (calibration, trace)]
+        right = [one.correct[:, -1] for one in (calibration, trace)]
         text = "the last exit is right on {:.1%} of the calibration inputs and on {:.1%} of these"
-        yield _fisher(text, right, [calibration.n, trace.n])
+        if trace.groups is None:
+            yield _fisher(text, [int(one.sum()) for one in right], [calibration.n, trace.n])
+        else:
+            p_value = _kolmogorov_smirnov(right, [calibration.groups, trace.groups]).pvalue
+            yield Difference(float(p_value), text.format(*(one.mean() for one in right)))
 
 
 def _fisher(text: str, counts: list[int], of: list[int]) -> Difference:
@@ -96,15 +104,23 @@ def _fisher(text: str, counts: list[int], of: list[int]) -> Difference:
     return Difference(float(p_value), text.format(*np.divide(counts, of)))
 
 
-def _by_score(calibration: Floats, trace: Floats) -> list[list[Difference]]:
-    """Compare scores (c, m) and (n, m), over all exits and at each."""
-    from scipy.stats import ks_2samp, rankdata
+def _kolmogorov_smirnov(values: Sequence[Any], groups: Sequence[Groups | None]) -> Any:
+    """Compare two samples of values (n,), or of the means of groups."""
+    from scipy.stats import ks_2samp
 
-    n, scores = len(calibration), np.concatenate([calibration, trace])
+    pairs = zip(values, groups, strict=True)
+    return ks_2samp(*(one if of is None else of.means(one) for one, of in pairs))
+
+
+def _by_score(both: Sequence[Floats], groups: Sequence[Groups | None]) -> list[list[Difference]]:
+    """Compare scores of calibration and now, (c, m) and (n, m), over all exits and at each."""
+    from scipy.stats import rankdata
+
+    n, scores = len(both[0]), np.concatenate(both)
     ranks = rankdata(np.where(np.isnan(scores), -np.inf, scores), axis=0)
 
     def compare(values: Floats, where: str) -> Difference:
-        test = ks_2samp(values[:n], values[n:])
+        test = _kolmogorov_smirnov([values[:n], values[n:]], groups)
         # The sign of F(calibration) - F(now) where it is largest.
         more = "more" if test.statistic_sign > 0 else "less"
         return Difference(float(test.pvalue), f"{where} {more} sure of them than of the calibration inputs")

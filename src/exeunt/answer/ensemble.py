@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import numpy as np
 from scipy.optimize import minimize
 
-from exeunt._arrays import Floats, Integers, Keys
+from exeunt._arrays import Floats, Integers
 from exeunt.allocation_search import beats, rights_of
 from exeunt.answer.kinds import Answer, EnsembleAnswer, LogTerm, OwnAnswer, Stage, TableTerm, ramps, row_of
 from exeunt.errors import InputError
@@ -72,12 +72,12 @@ class EnsembleFit:
     by_exit: tuple[Floats, ...] = ()
 
     @classmethod
-    def of(
-        cls, label: Integers, id_: Keys, n_classes: int, *, seed: int = 0, held_out_only: bool = False
-    ) -> EnsembleFit:
+    def of(cls, fit: ExitTrace, n_classes: int, *, seed: int = 0, held_out_only: bool = False) -> EnsembleFit:
         """Return the fit of an ensemble that has no exit yet. `held_out_only`: it has no `answer`."""
-        rest, held = zip(*folds_of(id_, _FOLDS, seed), strict=True)
-        return cls(label, n_classes, rest if held_out_only else (*rest, slice(None)), held)
+        rest, held = zip(*folds_of(fit.id, _FOLDS, seed, fit.groups), strict=True)
+        return cls(
+            cast("Integers", fit.label), n_classes, rest if held_out_only else (*rest, slice(None)), held
+        )
 
     @property
     def answer(self) -> EnsembleAnswer:
@@ -124,7 +124,7 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     """
     if fit.label is None:
         raise InputError("an ensemble is fitted to labels, and the fit part has none: make it with label=...")
-    fitted = EnsembleFit.of(fit.label, fit.id, classes_of(fit))
+    fitted = EnsembleFit.of(fit, classes_of(fit))
     for exit_ in range(fit.n_exits):
         fitted = fitted.with_exit(fit.evidence(exit_))
     return fitted
@@ -150,11 +150,12 @@ def classes_of(fit: ExitTrace) -> int:
 def can_be_ensembled(fit: ExitTrace) -> bool:
     """Return whether an ensemble can be fitted within the memory of a usual machine, and on enough inputs.
 
-    It takes an input for each fold and, where there are tables, one for every entry (predicted label, class); and
-    labels of more than one class.
+    It takes an input or group for each fold and, where there are tables, an input for every entry (predicted label,
+    class); and labels of more than one class.
     """
     k = _n_classes(fit)
-    if len(np.unique(fit.id)) < _FOLDS or one_class_remark(fit):
+    units = len(np.unique(fit.id)) if fit.groups is None else fit.groups.n
+    if units < _FOLDS or one_class_remark(fit):
         return False
     if fit.log_probability is not None:
         return fit.n * k <= _MOST_OUTPUTS
@@ -335,4 +336,6 @@ def ensemble_pays(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool
 def _fitted(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     """Return the ensemble, and its outputs for the fit inputs, each from folds without it."""
     fitted = fit_ensemble(fit)
-    return fitted.answer, ExitTrace.from_logits(fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id)
+    return fitted.answer, ExitTrace.from_logits(
+        fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id, groups=fit.groups
+    )

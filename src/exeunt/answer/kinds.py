@@ -223,7 +223,9 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
             yield evidence
 
     fields = fields_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
-    return ExitTrace(**fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row)
+    return ExitTrace(
+        **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups
+    )
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {

@@ -27,6 +27,15 @@ class Tables:
     id: str | None = _column(
         "A column that identifies inputs: texts or numbers, equal for copies of one. Default: none."
     )
+    group_column: str | None = _column(
+        "A column that names the group of each input, such as its document, video or user, where inputs of a group are "
+        "alike: parts, certificates and intervals then count groups. Default: none."
+    )
+    rows_per_group: int = _column(
+        "With --group-column: means are over inputs, and those of larger groups than this weigh N/size; 1 is the mean "
+        "over groups.",
+        default=1, min=1,
+    )  # fmt: skip
     cost: str | None = _column("The cost of each exit, such as 1,4,13.")
     cost_is: str = _column(
         "Cumulative (cost up to each exit), or per-call (price of each model; prices add up).",
@@ -62,6 +71,8 @@ def open_traces(
         )
     if tables.price_per != 1 and not tables.price:
         raise InputError("--price-per is about --price: give a --model and its --price for each")
+    if tables.rows_per_group != 1 and tables.group_column is None:
+        raise InputError("--rows-per-group is about groups: name their column with --group-column")
     found: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
         read = _read_models if tables.model or tables.price else _read_table
@@ -106,6 +117,8 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
         prediction=options.prediction,
         label=options.label,
         id=options.id,
+        groups=options.group_column,
+        rows_per_group=options.rows_per_group,
         cost=numbers(options.cost, "--cost must be numbers such as 1,4,13"),
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit or "MACs",
@@ -149,6 +162,8 @@ def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], No
         price_per=options.price_per,
         unit=options.unit or "usd",
         id=options.id,
+        groups=options.group_column,
+        rows_per_group=options.rows_per_group,
     )
     shown = ", ".join(
         f"{one} at {models[one].cost.show(models[one].cost.full)} is right on {1 - models[one].risk[0]:.1%}"

@@ -18,6 +18,7 @@ from exeunt.policies.catalogue import preset
 from exeunt.policy import Policy
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
+from exeunt.trace.groups import mean
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
     amounts = np.array(settings.amounts)
     measured = measure(timed or presets, parts, amounts)
     fit, _, test = (single_exits(part) for part in parts)
-    exits = test.correct.mean(axis=0)
-    mixture = mixture_curve(fit.cost.cumulative, fit.correct.mean(axis=0), exits, amounts)
+    exits = mean(test.correct, test.groups)
+    mixture = mixture_curve(fit.cost.cumulative, mean(fit.correct, fit.groups), exits, amounts)
     return SplitRecord(
         **vars(measured),
         exits=exits,

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.frontiers import Measured
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
-from exeunt.trace.derived import one_class_remark
+from exeunt.trace.derived import alike_neighbours, one_class_remark
+from exeunt.trace.groups import weights_text
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,7 +51,7 @@ class TraceResult(SplitRecord):
     splits, and `parts` and `seconds` are those of the first split. `n`: number of inputs. `left_out`: how many budgets
     that were asked for lie below the cost of the first exit. `amounts` (q,): the other budgets, in the unit of `cost`.
     `exit_names`: names of the exits, for a cascade those of all models alone. `models`: names of the models of a
-    cascade, the most expensive last; () for a network. `remark`: what is wrong with its labels.
+    cascade, the most expensive last; () for a network. `remark`: what is wrong with its labels, or its groups.
     """
 
     name: str
@@ -79,14 +81,19 @@ class TraceResult(SplitRecord):
         with np.errstate(invalid="ignore"):  # NaN where nothing is known
             stacked["rates"] = np.nansum(stacked["rates"], axis=-1) / known
         stacked |= {"parts": records[0].parts, "seconds": records[0].seconds}
+        single = single_exits(trace)
+        remarks = [one_class_remark(single), alike_neighbours(single)]
+        if trace.groups is not None:
+            drawn = f"{counted(trace.groups.n, 'group')} were drawn to the parts"
+            remarks.append(f"{drawn}; {weights_text(trace.groups.rows_per_group)}.")
         exit_names = tuple(map(str, range(len(records[0].exits))))
         models: tuple[str, ...] = ()
         if isinstance(trace, CascadeTrace):
             exit_names = trace.exit_names
             models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
         return cls(
-            name=name, n=trace.n, policies=policies, cost=single_exits(trace).cost, amounts=np.array(amounts),
-            left_out=left_out, exit_names=exit_names, models=models, remark=one_class_remark(single_exits(trace)),
+            name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),
+            left_out=left_out, exit_names=exit_names, models=models, remark=" ".join(filter(None, remarks)),
             **stacked,
         )  # fmt: skip
 

@@ -226,7 +226,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     fit = fit.with_cost(
         CostModel(cost.cumulative)
     )  # a fold plans with the mean costs of all inputs, as its budgets do
-    for rest, rows in folds_of(fit.id, folds, seed):
+    for rest, rows in folds_of(fit.id, folds, seed, fit.groups):
         train, held = fit.take(rest), fit.take(rows)
         ties = distinct_tie_breaks(held.id, seed)
         for b, amount in enumerate(budgets):

@@ -269,7 +269,9 @@ class _Comparing:
         def measured() -> RightWithin:
             trace = self.models.along(steps)
             logs = self.ensemble(steps, trace).held_out
-            answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+            answered = ExitTrace.from_logits(
+                logs, cost=trace.cost, label=trace.label, id=trace.id, groups=trace.groups
+            )
             return RightWithin(answered, self.seed)
 
         return _kept(self._ensembled, steps, self._most, measured)
@@ -281,7 +283,7 @@ class _Comparing:
         """
         n_classes = classes_of(of)
         if not steps:
-            return EnsembleFit.of(of.label, of.id, n_classes, seed=self.seed, held_out_only=True)  # type: ignore[arg-type]
+            return EnsembleFit.of(of, n_classes, seed=self.seed, held_out_only=True)
         key = (steps, n_classes, of.has_log_probability, tuple(of.scores))
         *before, last = steps
         shorter = (*before, CascadeStep(last.model, last.exits[:-1])) if last.n_exits > 1 else tuple(before)

@@ -24,6 +24,7 @@ from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.groups import Groups, counts_of, mean, per_unit, units_text
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 
@@ -81,7 +82,7 @@ def cheapest(
         return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
     check_disjoint(instead(fit), instead(calibrate))
-    rows = shaping_and_testing_rows(calibrate.n, 0.5, seed)
+    rows = shaping_and_testing_rows(calibrate.n, 0.5, seed, calibrate.groups)
     shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
     share, cost = delta if budget is None else delta / 2, instead(fit).cost
     if isinstance(fit, CascadeTrace):  # budgets lie between these costs
@@ -94,18 +95,20 @@ def cheapest(
     family = _made(make, amounts, progress)
     on_fit = [_loss(one, fit, instead(fit)) for one in family]
     if max_loss == 0 and family:
-        best = int(np.argmin([loss.mean() for loss in on_fit]))
+        best = int(np.argmin([mean(loss, fit.groups) for loss in on_fit]))
         family, on_fit = family[best:], on_fit[best:]
-    bound = _tighter(on_fit, max_loss, share)
+    groups = tested.groups
+    bound = _tighter([per_unit(loss, fit.groups, max_loss) for loss in on_fit], max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
-    p_values = [LOSS_BOUNDS[bound](loss, max_loss, share) for loss in losses]
+    p_values = [LOSS_BOUNDS[bound](per_unit(loss, groups, max_loss), max_loss, share) for loss in losses]
     passed = _passed(p_values, share)
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
     if within:
         k = within[-1]
+        lost = float(mean(losses[k], groups))
         proof = LossCertificate(
-            max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference
+            max_loss, share, p_values[k], bound, lost, tested.n, reference, **counts_of(groups)
         )
         return replace(family[k], loss_certificate=proof, notes={**family[k].notes, **notes})
     if max_loss == 0 and allowed >= cost.full:
@@ -114,7 +117,7 @@ def cheapest(
             alone = _alone(instead(fit), instead(shaped), of_cascade, delta=each, seed=seed)
             proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference)
             return replace(alone, loss_certificate=proof, notes=notes)
-    raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
+    raise _infeasible(cost, family, losses, groups, bound, share, max_loss, passed, allowed, reference)
 
 
 def _made(
@@ -176,6 +179,7 @@ def _infeasible(
     cost: CostModel,
     family: Sequence[Policy],
     losses: Sequence[Floats],
+    groups: Groups | None,
     bound: str,
     delta: float,
     max_loss: float,
@@ -207,7 +211,9 @@ def _infeasible(
     at = bisect_left(
         steps,
         True,
-        key=lambda step: all(LOSS_BOUNDS[bound](x, step, delta) <= delta for x in losses[: reached + 1]),
+        key=lambda step: all(
+            LOSS_BOUNDS[bound](per_unit(x, groups, step), step, delta) <= delta for x in losses[: reached + 1]
+        ),
     )
     nearest_loss = steps[at] if at < len(steps) else None
     nearest_budget = family[passed - 1].budget if passed else None
@@ -216,10 +222,11 @@ def _infeasible(
         could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {share(nearest_budget)}")
     if nearest_loss is not None:
         could.append(f"a loss of {100 * nearest_loss:.4g}% at {share(family[reached].budget)}")
+    tested = units_text(len(losses[0]), counts_of(groups).get("n_groups"), "labelled")
     return Infeasible(
-        f"the loss stands in the way: {counted(len(losses[0]), 'labelled input')} cannot show that at most "
-        f"{100 * max_loss:.4g}% is lost at {share(allowed)} by answering early; what can be shown: "
-        f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
+        f"the loss stands in the way: {tested} cannot show that at most {100 * max_loss:.4g}% is lost at "
+        f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. More "
+        f"{'labelled inputs' if groups is None else 'groups'} show more. {instead_of} loses nothing, "
         "at its full cost: it is what max_loss=0 gives where nothing better is found",
         binding="max_loss",
         nearest_budget=nearest_budget,

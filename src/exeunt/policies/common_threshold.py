@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, check_between
-from exeunt._text import counted
 from exeunt.allocation_search import common_threshold_path
 from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
@@ -19,6 +18,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
+from exeunt.trace.groups import counts_of, mean, per_unit, units_text
 from exeunt.trace.splitting import random_order
 
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
@@ -81,21 +81,23 @@ def risk_controlled(
     notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
-    order = random_order(calibrate.n, seed)
+    groups = calibrate.groups
+    order = random_order(calibrate.n if groups is None else groups.n, seed)
     passed: tuple[float, Integers, LossCertificate] | None = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
         exits = leaves.argmax(axis=1)
-        loss = (last - right[np.arange(len(right)), exits])[order]
-        p = LOSS_BOUNDS[_BOUND_OF[method]](loss, max_loss, delta)
+        loss = last - right[np.arange(len(right)), exits]
+        p = LOSS_BOUNDS[_BOUND_OF[method]](per_unit(loss, groups, max_loss)[order], max_loss, delta)
         if p > delta:
             break
-        proof = LossCertificate(max_loss, delta, p, method, float(loss.mean()), calibrate.n)
+        lost = float(mean(loss, groups))
+        proof = LossCertificate(max_loss, delta, p, method, lost, calibrate.n, **counts_of(groups))
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(
-            f"{counted(calibrate.n, 'labelled input')} cannot show a loss within {max_loss:g} at delta={delta:g}: "
-            "give more of them, or allow more loss",
+            f"{units_text(calibrate.n, counts_of(groups).get('n_groups'), 'labelled')} cannot show a loss within "
+            f"{max_loss:g} at delta={delta:g}: give more of them, or allow more loss",
             binding="max_loss",
         )
     threshold, exits, proof = passed

@@ -7,7 +7,7 @@ the expected mean cost is within the budget, with `delta` so much that the mean 
 
 Where inputs differ in what they cost, the mean cost does not follow from shares: inputs that leave late may be more
 expensive than others. Then the fit inputs give the thresholds of many plans, and calibration inputs choose one of them
-by what they cost under it (`plan_by_cost`). Labels are not needed.
+by what they cost under it (`plan_by_cost`). Labels are not needed. Where inputs come in groups, groups choose it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
+from exeunt.trace.groups import Groups, counts_of, mean, per_unit
 from exeunt.trace.splitting import random_order
 
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
 _WIDE, _NEAR = 129, 64
 """How many plans lie between the lowest and the full cost, and near the budget, where inputs differ in cost."""
+_MORE_GROUPS = 20_000
+"""Up to so many more groups are tried where those there are certify nothing."""
 _DEVIATIONS = (-5.0, 2.0)
 """What is near the budget, in standard errors of a mean cost."""
 
@@ -148,11 +151,17 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
 
 
 class Costed(NamedTuple):
-    """Inputs that differ in what they cost: scores (n, m), ties (n,), and cumulative costs (n, m)."""
+    """Inputs with scores (n, m), ties (n,), cumulative costs (n, m), and groups if they come in groups."""
 
     scores: Floats
     ties: Floats
     costs: Floats
+    groups: Groups | None = None
+
+    @property
+    def n_units(self) -> int:
+        """Number of groups, or of inputs without groups."""
+        return len(self.ties) if self.groups is None else self.groups.n
 
     def paid(self, limits: Thresholds) -> Floats:
         """Return what each input costs under these thresholds, (n,)."""
@@ -175,7 +184,7 @@ def plan_by_cost(
     highest cost, where an input's cost counts as the highest of those under this plan and all cheaper ones (conformal
     risk control: Angelopoulos et al. 2024). Then the expected cost is within the budget, if the highest is known. With
     `delta`, betting tests at this level go up the plans; the first that fails ends them (a fixed sequence, so no
-    correction is needed).
+    correction is needed). Where inputs come in groups, `per_unit` gives a cost to each group, and these are tested.
 
     Raises InfeasibleBudget if no plan passes, InputError for a `delta` where the highest cost is not known.
     """
@@ -183,47 +192,62 @@ def plan_by_cost(
     if delta is not None:
         _check_highest(cost, most)
     highest = cost.highest if np.isfinite(cost.highest) else max(most, float(fit.costs.max()))
-    order, n = random_order(len(calibrate.ties), seed), len(calibrate.ties)
+    groups, n = calibrate.groups, calibrate.n_units
+    order, unit = random_order(n, seed), "input" if groups is None else "group"
     chosen: tuple[Floats, Thresholds, Floats] | None = None
     dearest = np.zeros(n)
+
+    def passes(tested: Floats) -> bool:
+        if delta is None:
+            return bool((tested.sum() + highest) / (len(tested) + 1) <= budget * (1 + 1e-12))
+        return betting(np.minimum(tested / highest, 1.0), budget / highest, delta=delta) <= delta
+
     for rates, limits in _plans(allocate, cost, budget, fit, n):
         paid = calibrate.paid(limits)
-        if delta is None:
-            dearest = np.maximum(dearest, paid)
-            passes = (dearest.sum() + highest) / (n + 1) <= budget
-        else:
-            passes = betting(paid[order] / highest, budget / highest, delta=delta) <= delta
-        if not passes:
+        tested = per_unit(paid, groups, budget)
+        dearest = np.maximum(dearest, tested)
+        tested = dearest if delta is None else tested[order]
+        if not passes(tested):
             break
         chosen = rates, limits, paid
     if chosen is None:
         level = "in expectation" if delta is None else f"at delta={delta:g}"
-        raise InfeasibleBudget(
-            f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept {level}, "
-            f"not even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can "
-            f"cost {cost.show(highest)}): give more calibration inputs or a higher budget"
+        at_least = (
+            f"that a mean cost of {cost.show(budget)} is kept {level}, not even if everything is answered at the first "
+            f"exit ({cost.show(cost.first)} on average; an input can cost {cost.show(highest)})"
         )
+        if groups is None:
+            text = f"cannot show {at_least}: give more calibration inputs or a higher budget"
+        else:
+            sizes = np.unique(np.geomspace(n + 1, n + _MORE_GROUPS, 50).astype(int)).tolist()
+            enough = next((size for size in sizes if passes(np.resize(tested, size))), None)
+            remedy = f"about {enough:,} groups like these would do" if enough else "ask for a higher budget"
+            text = f"certify nothing {level}: {remedy}. They cannot show {at_least}"
+        raise InfeasibleBudget(f"{counted(n, f'calibration {unit}')} {text}")
     rates, limits, paid = chosen
-    mean = float(paid.mean())
+    expected = float(mean(paid, groups))
     fields: dict[str, Any] = {
         "rates": rates,
         "limits": limits,
         "counts": RankedInMemory(calibrate.scores, calibrate.ties).counts(limits),
-        "calibration_cost": mean,
-        "calibration": "cost-per-input",
+        "calibration_cost": expected,
+        "calibration": f"cost-per-{unit}",
     }
     if delta is None:
         return fields
+    assumption = f"future {unit}s are exchangeable with these, {{}}that nothing else was fitted on them"
     certificate = Certificate(
         budget=budget,
         delta=delta,
         unit=cost.unit,
         probability=1 - delta,
-        expected_cost=mean,
+        expected_cost=expected,
         cost_quantile=budget,
-        n_calibration=n,
-        assumption="future inputs are exchangeable with these, that nothing else was fitted on them, and that no "
-        f"input costs more than {cost.show(highest)}",
+        n_calibration=len(calibrate.ties),
+        assumption=f"{assumption.format('')}, and that no input costs more than {cost.show(highest)}"
+        if cost.varies
+        else assumption.format("and "),
+        **counts_of(groups),
     )
     return {**fields, "certificate": certificate}
 
@@ -241,10 +265,14 @@ def _plans(
         ranked, counts = RankedInMemory(fit.scores, fit.ties), planned_counts(rates, len(fit.ties))
         return rates, sequential_thresholds(ranked, counts, last_exit(rates))
 
+    def tested(amount: float) -> Floats:
+        return per_unit(fit.paid(plan(amount)[1]), fit.groups, budget)
+
     amounts = np.linspace(cost.first, cost.full, _WIDE)
-    at = bisect_left(amounts.tolist(), budget, key=lambda amount: fit.paid(plan(amount)[1]).mean())
+    at = bisect_left(amounts.tolist(), budget, key=lambda amount: tested(amount).mean())
     middle = float(amounts[min(at, _WIDE - 1)])
-    error = float(fit.paid(plan(middle)[1]).std()) * (1 / n + 1 / len(fit.ties)) ** 0.5
+    error = float(tested(middle).std()) * (1 / n + 1 / fit.n_units) ** 0.5
+    error /= 1.0 if fit.groups is None else float(fit.groups.weight.mean())
     near = middle + error * np.linspace(*_DEVIATIONS, _NEAR)
     for amount in np.unique(np.r_[amounts, near[(near > cost.first) & (near < cost.full)]]).tolist():
         yield plan(amount)

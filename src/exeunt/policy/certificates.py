@@ -5,15 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from exeunt._text import counted
 from exeunt.budget_text import amount_text, readable_unit
+from exeunt.trace.groups import mean_text, units_text
 
 CERTAIN = "certain"
 """The `bound` of a `LossCertificate` that needs no test: the policy gives the answers of the reference."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OfGroups:
+    """How many groups the inputs come in, and how these weigh (see `Groups`); None without groups."""
+
+    n_groups: int | None = None
+    rows_per_group: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form, without groups if there are none."""
+        without = () if self.n_groups else ("n_groups", "rows_per_group")
+        return {name: value for name, value in asdict(self).items() if name not in without}
+
+
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(_OfGroups):
     """The guarantee P(mean cost per input <= budget) >= 1 - delta, over calibration and future inputs.
 
     The mean cost is that of the policy in the long run, given its thresholds; `MeanCostDistribution.batch_quantile`
@@ -30,22 +43,19 @@ class Certificate:
     n_calibration: int
     assumption: str = "future inputs are exchangeable with these, and that nothing else was fitted on them"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        return asdict(self)
-
     def __str__(self) -> str:
         size, _ = readable_unit(self.budget, self.unit)
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{counted(self.n_calibration, 'calibration input')}, the long-run mean cost is at most "
+            f"{units_text(self.n_calibration, self.n_groups, 'calibration')}, the long-run "
+            f"{mean_text('mean cost', self.rows_per_group)} is at most "
             f"{amount_text(self.budget, self.unit)} (expected: {self.expected_cost / size:.4g}). "
             f"It assumes that {self.assumption}."
         )
 
 
 @dataclass(frozen=True)
-class LossCertificate:
+class LossCertificate(_OfGroups):
     """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta.
 
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
@@ -62,18 +72,15 @@ class LossCertificate:
     n_test: int
     reference: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        return asdict(self)
-
     def __str__(self) -> str:
         reference = self.reference or "the full network"
         if self.bound == CERTAIN:
             return f"Guarantee: no accuracy is lost, because every input gets the answer of {reference}."
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
-            f"Guarantee: with probability {_percent(self.delta)} over the {counted(self.n_test, 'labelled input')} "
-            f"tested on, the accuracy is at most {100 * self.max_loss:.4g} points below that of "
+            f"Guarantee: with probability {_percent(self.delta)} over the "
+            f"{units_text(self.n_test, self.n_groups, 'labelled')} tested on, the "
+            f"{mean_text('accuracy', self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
             f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
             f"{self.bound.replace('_', '-')} bound)."
         )

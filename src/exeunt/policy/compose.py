@@ -16,7 +16,14 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers, check_between
 from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
-from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
+from exeunt.calibration import (
+    Calibration,
+    Slack,
+    checked_rates,
+    last_exit,
+    marginal_thresholds,
+    sequential_thresholds,
+)
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
@@ -26,7 +33,7 @@ from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Derived, Score
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
-from exeunt.trace.derived import as_score, cached_on_trace, score_matrix
+from exeunt.trace.derived import alike_neighbours, as_score, cached_on_trace, score_matrix
 
 Allocation: TypeAlias = Callable[[float], Floats]
 """Maps a mean cost per input to rates (m,) that cost at most that on average."""
@@ -117,7 +124,7 @@ def composed(
         if ties not in get_args(Ties):
             raise InputError(f"ties must be broken by the keys of 'content' or 'row', got {ties!r}")
         check_disjoint(fit, calibrate)
-        labels = remark_on_labels(fit)
+        remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate)}
         amount = fit.cost.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
@@ -134,7 +141,7 @@ def composed(
             n_calibration=calibrate.n,
             seed=seed,
             answer=chosen,
-            notes={**learned.notes, **labels, **fields.pop("notes", {})},
+            notes={**learned.notes, **remarks, **fields.pop("notes", {})},
             ties=ties,
             **fields,
         )
@@ -218,9 +225,15 @@ def _calibrated(
         )
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
-    if cost.varies and isinstance(calibrate, ExitTrace):  # a StoredTrace's costs never do
+    grouped = part.trace.groups is not None and last_exit(checked_rates(allocate(budget), cost.n_exits)) > 0
+    if (cost.varies or grouped) and isinstance(calibrate, ExitTrace):  # a StoredTrace has neither
         fit, tested = (
-            Costed(score_matrix(score, one), tie_breaks(one.keys(ties), seed), one.cost.of_inputs(one.n))
+            Costed(
+                score_matrix(score, one),
+                tie_breaks(one.keys(ties), seed),
+                one.cost.of_inputs(one.n),
+                one.groups,
+            )
             for one in (part.trace, calibrate)
         )
         return plan_by_cost(allocate, cost, budget, fit, tested, delta, seed)
@@ -237,6 +250,12 @@ def _calibrated(
         "distribution": plan.distribution(cost),
         "certificate": None if delta is None else plan.certificate(cost, budget, delta),
     }
+
+
+def _neighbours_note(*parts: ExitTrace | StoredTrace) -> dict[str, Any]:
+    """Return the note that rows seem to come in groups, which nobody named."""
+    texts = [text for one in parts if isinstance(one, ExitTrace) and (text := alike_neighbours(one))]
+    return {"neighbours": {"text": texts[0]}} if texts else {}
 
 
 def _copies_note(

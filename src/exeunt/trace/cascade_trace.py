@@ -18,6 +18,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
+from exeunt.trace.groups import Groups
 from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class CascadeTrace:
     or anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`, and copies
     by how many came before them; they have the order of the first model.
 
-    Raises InputError if there are no models, their units or labels differ, or an input is missing for a model.
+    Raises InputError if there are no models, their units, labels or groups differ, or an input is missing for a model.
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
@@ -82,6 +83,8 @@ class CascadeTrace:
         price_per: float = 1,
         highest: Mapping[str, float] | None = None,
         id: str | None = None,  # noqa: A002 - the name of the field
+        groups: str | None = None,
+        rows_per_group: int = 1,
         classes: Sequence[Any] | None = None,
     ) -> CascadeTrace:
         """Make the traces of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
@@ -89,7 +92,8 @@ class CascadeTrace:
         `price`: by model, the price of `price_per` answers, in `unit`; or the name of a column with the price of each
         input, where the price depends on the input's length. Then `highest` is the most that `price_per` answers of
         this model can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in
-        place of the model's name; `label`, `id`: a column each. `classes`: as for `ExitTrace.from_table`.
+        place of the model's name; `label`, `id`, `groups`: a column each. `classes`, `rows_per_group`: as for
+        `ExitTrace.from_table`.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
@@ -110,7 +114,7 @@ class CascadeTrace:
             for name, one in price.items()
         }  # fmt: skip
         columns = from_table.read_columns(
-            data, label=label, id_=id, classes=classes,
+            data, label=label, id_=id, classes=classes, groups=groups, rows_per_group=rows_per_group,
             confidence=from_table.model_columns(confidence, names, "confidence"),
             prediction=from_table.model_columns(prediction, names, "prediction"),
         )  # fmt: skip
@@ -142,6 +146,11 @@ class CascadeTrace:
     def label(self) -> Integers | None:
         """True classes (n,), or None."""
         return self._first.label
+
+    @property
+    def groups(self) -> Groups | None:
+        """The group of each input, or None."""
+        return self._first.groups
 
     @property
     def unit(self) -> str:
@@ -176,7 +185,7 @@ class CascadeTrace:
             np.stack([model.prediction[:, exit_] for model, exit_ in exits], axis=1),
             {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in exits], axis=1)},
             CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
-            row=self._first.row,
+            row=self._first.row, groups=self.groups,
         )  # fmt: skip
 
     @property
@@ -245,7 +254,11 @@ class CascadeTrace:
             usual = [trace.scores[trace.default_score] for trace in parts]
             outputs["scores"] = {"confidence": np.hstack(usual)}
         cost = CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
-        return ExitTrace(**outputs, cost=cost, label=self.label, id=self.id, row=self._first.row)
+        made = ExitTrace(
+            **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups
+        )
+        vars(made)["neighbours"] = self._first.neighbours
+        return made
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
         """Return the traces of these inputs: indices, a boolean mask, or a slice."""
@@ -262,8 +275,11 @@ class CascadeTrace:
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
     ) -> tuple[CascadeTrace, CascadeTrace, CascadeTrace]:
         """Return disjoint random parts to fit, calibrate and test on, as `ExitTrace.split` does."""
-        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
-        return self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
+        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed, self.groups)
+        parts = self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
+        for part in parts:
+            vars(part._first)["neighbours"] = self._first.neighbours
+        return parts
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -276,13 +292,13 @@ class CascadeTrace:
 def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
     """Return a model's trace with its inputs in the order of the first model's.
 
-    Raises InputError if an input is missing for one of the two, or their labels differ.
+    Raises InputError if an input is missing for one of the two, or their labels or groups differ.
     """
     if not np.array_equal(trace.id, order.id):
         keys, wanted = (distinct_keys(one.id) for one in (trace, order))
         if len(missing := np.flatnonzero(~np.isin(keys, wanted))) or not np.isin(wanted, keys).all():
-            one, place = (trace, missing[0]) if len(missing) else (order, np.argmin(np.isin(wanted, keys)))
-            example = (one.id if one.id_text is None else one.id_text)[place]
+            known, place = (trace, missing[0]) if len(missing) else (order, np.argmin(np.isin(wanted, keys)))
+            example = (known.id if known.id_text is None else known.id_text)[place]
             count = len(np.setxor1d(keys, wanted))
             raise InputError(
                 f"{counted(count, 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
@@ -292,6 +308,9 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
+    one, other = order.groups, trace.groups
+    if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
+        raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")
     return trace
 
 

@@ -11,12 +11,13 @@ from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs, usual_rows
+from exeunt.trace.groups import Groups
 from exeunt.trace.log_probability import keeps_log_probability
 from exeunt.trace.stored_trace import StoredTrace
 
 
 def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
-    """Raise InputError if the two traces share a row, are empty, or are not of the same exits.
+    """Raise InputError if the two traces share a row or a group, are empty, or are not of the same exits.
 
     Rows that differ may have the same content.
     """
@@ -37,13 +38,19 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
             f"fit and calibrate share {counted(common, 'row')}; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give other traces other id=..."
         )
+    one, other = fit.groups, None if isinstance(calibrate, StoredTrace) else calibrate.groups
+    if Groups.joined([one, other]) is not None and (shared := len(np.intersect1d(one.key, other.key))):  # type: ignore[union-attr]
+        raise InputError(
+            f"fit and calibrate share {counted(shared, 'group')}; guarantees hold only for disjoint groups: use "
+            "trace.split(...), or give other groups other names"
+        )
 
 
 def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
     """Return the inputs of several traces of one network as one trace, with the scores that all of them have.
 
     Labels and log-probabilities are kept only if all traces have them. Raises InputError without traces, or if their
-    costs differ.
+    costs or kinds of groups differ.
     """
     if not traces or any(trace.cost != traces[0].cost for trace in traces):
         raise InputError(
@@ -56,6 +63,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         label=np.concatenate(labels) if len(labels) == len(traces) else None,
         id=np.concatenate([trace.id for trace in traces]),
         row=np.concatenate([trace.row for trace in traces]),
+        groups=Groups.joined([trace.groups for trace in traces]),
     )
 
 

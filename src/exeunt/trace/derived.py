@@ -92,6 +92,17 @@ def cached_on_trace(learn: _Function) -> _Function:
     return cast("_Function", cached)
 
 
+def alike_neighbours(trace: ExitTrace) -> str:
+    """Return that neighbouring rows are much more alike than others, and the remedy; "" if not, or with groups."""
+    if trace.groups is not None or not (correlation := trace.neighbours):
+        return ""
+    return (
+        f"Neighbouring rows are much more alike than others (correlation {correlation:.2f}). Are they rows of one "
+        "document, video or user? Then name the groups (groups=..., --group-column COLUMN): otherwise certificates do "
+        "not hold."
+    )
+
+
 @cached_on_trace
 def one_class_remark(trace: ExitTrace) -> str:
     """Return what is wrong with labels that are of one class, or nearly so, and what such a table needs; else "".

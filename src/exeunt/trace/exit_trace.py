@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +29,7 @@ from exeunt.trace.fields import (
     read_archive,
     usual_rows,
 )
+from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
 
@@ -53,6 +55,7 @@ class ExitTrace:
     row numbers of the whole trace if not given.
     `log_probability` (n, m, k): of every class, for ensembles of exits. None if only confidences are known, or if
     there are more than 2^28 numbers. Of more than 256 classes the likeliest 32 are stored (`TopClasses`).
+    `groups`: the group of each row, where rows come in groups (`Groups`; names (n,) are taken as well), or None.
 
     Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
     Raises InputError if shapes disagree, a score is NaN, or a label is negative.
@@ -66,6 +69,7 @@ class ExitTrace:
     log_probability: LogProbability | None = None
     row: Keys = _NO_KEYS
     id_text: NDArray[Any] | None = None
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -87,6 +91,7 @@ class ExitTrace:
             "row": _arrays.frozen(row),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
             "id_text": texts,
+            "groups": Groups.checked(self.groups, n),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -99,13 +104,15 @@ class ExitTrace:
         cost: CostModel,
         label: ArrayLike | None = None,
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        groups: Groups | ArrayLike | None = None,
     ) -> ExitTrace:
         """Make a trace from class probabilities (n, m, k), which it keeps; every score by name is computed.
 
         Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
         0..k-1.
         """
-        return cls(**fields_of_outputs(probabilities, checked_probabilities, label), cost=cost, id=id)  # type: ignore[arg-type]
+        fields = fields_of_outputs(probabilities, checked_probabilities, label)
+        return cls(**fields, cost=cost, id=id, groups=groups)  # type: ignore[arg-type]
 
     @classmethod
     def from_logits(
@@ -115,9 +122,11 @@ class ExitTrace:
         cost: CostModel,
         label: ArrayLike | None = None,
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        groups: Groups | ArrayLike | None = None,
     ) -> ExitTrace:
         """Make a trace from logits (n, m, k) by a softmax in double precision."""
-        return cls(**fields_of_outputs(logits, probabilities_of_logits, label), cost=cost, id=id)  # type: ignore[arg-type]
+        fields = fields_of_outputs(logits, probabilities_of_logits, label)
+        return cls(**fields, cost=cost, id=id, groups=groups)  # type: ignore[arg-type]
 
     @classmethod
     def from_scores(
@@ -128,10 +137,11 @@ class ExitTrace:
         cost: CostModel,
         label: ArrayLike | None = None,
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        groups: Groups | ArrayLike | None = None,
         name: str = "score",
     ) -> ExitTrace:
         """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
-        return cls(prediction, {name: _arrays.floats(score, name, ndim=2)}, cost, label, id)  # type: ignore[arg-type]
+        return cls(prediction, {name: _arrays.floats(score, name, ndim=2)}, cost, label, id, groups=groups)  # type: ignore[arg-type]
 
     @classmethod
     def from_table(
@@ -145,13 +155,16 @@ class ExitTrace:
         cost_is: CostIs = "cumulative",
         unit: str = "MACs",
         id: str | None = None,  # noqa: A002 - the name of the field
+        groups: str | None = None,
+        rows_per_group: int = 1,
         classes: Sequence[Any] | None = None,
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
         `confidence`, `prediction`: one column per exit, in order, or a pattern such as "conf_{}" with {} for the
-        exit's number. `label`, `id`: a column each. `cost` (m,): cumulative, or with cost_is="per-call" the price of
-        each call in a cascade of models, which adds up from exit to exit. `unit`: of the costs.
+        exit's number. `label`, `id`, `groups`: a column each. `rows_per_group`: see `Groups`. `cost` (m,): cumulative,
+        or with cost_is="per-call" the price of each call in a cascade of models, which adds up from exit to exit.
+        `unit`: of the costs.
 
         Classes may be names or numbers, alike in all columns. Names are numbered in order of the labels' text, or
         in the order of `classes`: a policy needs the same numbers on other tables. A prediction that is no label is
@@ -161,8 +174,9 @@ class ExitTrace:
         from exeunt.trace.from_table import read_columns, table_cost  # PyArrow is imported late
 
         columns = read_columns(
-            table, confidence=confidence, prediction=prediction, label=label, id_=id, classes=classes
-        )
+            table, confidence=confidence, prediction=prediction, label=label, id_=id, classes=classes,
+            groups=groups, rows_per_group=rows_per_group,
+        )  # fmt: skip
         model = table_cost(cost, cost_is, unit, n_exits=columns["score"].shape[1])
         return cls.from_scores(**columns, cost=model)
 
@@ -202,7 +216,7 @@ class ExitTrace:
         """Error rate of each exit, (m,) (the paper's R_l)."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
-        return np.asarray(1.0 - self.correct.mean(axis=0))
+        return np.asarray(1.0 - mean(self.correct, self.groups))
 
     @property
     def default_score(self) -> str:
@@ -212,6 +226,15 @@ class ExitTrace:
                 f"the trace has several scores and none is 'margin': choose one of {sorted(self.scores)}"
             )
         return "margin" if "margin" in self.scores else next(iter(self.scores))
+
+    @cached_property
+    def neighbours(self) -> float:
+        """The correlation of neighbouring rows if they are much more alike than others, else 0.
+
+        Parts of `split` have that of the whole trace: between the rows of a part lie those of others.
+        """
+        score = self.scores["margin" if "margin" in self.scores else next(iter(self.scores))]
+        return neighbours_alike(score, self.prediction[:, -1] if self.label is None else self.label, self.id)
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
         """Return the outputs of an exit for these rows: scores (rows,) by name, "prediction", "log_probability"."""
@@ -255,6 +278,7 @@ class ExitTrace:
             None if self.log_probability is None else self.log_probability[rows][:, exits],
             self.row[rows],
             None if self.id_text is None else self.id_text[rows],
+            None if self.groups is None else self.groups.take(rows),
         )
 
     def keys(self, ties: Ties) -> Keys:
@@ -278,13 +302,17 @@ class ExitTrace:
     def split(
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
     ) -> tuple[ExitTrace, ExitTrace, ExitTrace]:
-        """Return disjoint random parts to fit, calibrate and test on. Shares are of all inputs.
+        """Return disjoint random parts to fit, calibrate and test on. Shares are of all inputs, or of all groups.
 
-        Rows are drawn, so copies of an input may come into several parts, as they come among future inputs.
+        Rows are drawn, so copies of an input may come into several parts, as they come among future inputs. Where rows
+        come in groups, groups are drawn.
         Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
         """
-        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
-        return self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
+        rows = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed, self.groups)
+        parts = self.take(rows[0]), self.take(rows[1]), self.take(rows[2])
+        for part in parts:
+            vars(part)["neighbours"] = self.neighbours
+        return parts
 
     def save(self, path: str | Path) -> None:
         """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.parquet`)."""
@@ -304,5 +332,6 @@ class ExitTrace:
 
     def __repr__(self) -> str:
         labels = "unlabelled" if self.label is None else "labelled"
-        size = f"{counted(self.n, 'input')}, {counted(self.n_exits, 'exit')}"
+        grouped = "" if self.groups is None else f" in {counted(self.groups.n, 'group')}"
+        size = f"{counted(self.n, 'input')}{grouped}, {counted(self.n_exits, 'exit')}"
         return f"ExitTrace({size}, {labels}, scores: {', '.join(self.scores)})"

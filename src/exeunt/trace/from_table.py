@@ -20,6 +20,7 @@ from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import class_codes
+from exeunt.trace.groups import Groups
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -32,6 +33,8 @@ def read_columns(
     label: str | None,
     id_: str | None,
     classes: Sequence[Any] | None,
+    groups: str | None = None,
+    rows_per_group: int = 1,
 ) -> dict[str, Any]:
     """Return the arguments of `ExitTrace.from_scores` but for the cost (see `ExitTrace.from_table`)."""
     data = read_table(table)
@@ -41,7 +44,7 @@ def read_columns(
             f"give one confidence and one prediction column per exit, got {len(confidences)} and "
             f"{len(predictions)}: {', '.join(confidences) or 'none'}; {', '.join(predictions) or 'none'}"
         )
-    _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_) if name is not None)])
+    _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_, groups) if name)])
     named = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
     codes = class_codes(named, labelled=label is not None, classes=classes)
     m = len(predictions)
@@ -56,6 +59,7 @@ def read_columns(
         "prediction": np.stack(codes[:m], axis=1),
         "label": None if label is None else codes[m],
         "id": None if id_ is None else _ids(data, id_),
+        "groups": None if groups is None else Groups(_ids(data, groups), rows_per_group),
         "name": "confidence",
     }
 
@@ -191,7 +195,8 @@ def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
             raise InputError(f"the table has {there.count(name)} columns named {name!r}: rename all but one")
         if wanted.count(name) > 1:
             raise InputError(
-                f"the column {name!r} is named twice: confidences, predictions, labels and ids each have their own"
+                f"the column {name!r} is named twice: confidences, predictions, labels, ids and groups each have "
+                "their own"
             )
     if table.num_rows == 0:
         raise InputError("the table has no rows")

@@ -2,10 +2,10 @@
 
 Columns: `id` (uint64); `row` (uint64), of a part of a trace; `label` (int64, if there are labels; null for an unknown
 one); `prediction` and one column per score, each a fixed-size list with one entry per exit; `log_probability`, if kept,
-a list of exits times classes (numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost. Of
-many classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value
-of each other class, by exit. The costs, or their means, and the number of many classes are JSON in the schema's
-metadata, under "exeunt".
+a list of exits times classes (numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost;
+`group` (uint64), if rows come in groups. Of many classes `log_probability` holds the likeliest, `top_class` names them,
+and `other_log_probability` holds the value of each other class, by exit. The costs, or their means, the number of many
+classes and `rows_per_group` are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.fields import usual_rows
+from exeunt.trace.groups import Groups
 from exeunt.trace.log_probability import LogProbability, TopClasses
 
 T = TypeVar("T")
 
-_VERSION = 3
-"""Version 3: traces with many classes. Version 2: other traces whose inputs differ in cost. Version 1: all others."""
+_VERSION = 4
+"""Version 4: traces with groups. 3: others with many classes. 2: others whose inputs differ in cost. 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """Prefix of the columns of scores."""
 LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
-_COST = "cost"
+_COST, _GROUP = "cost", "group"
 ROW = "row"
 """Name of the column of the keys of rows, which a part of a trace has."""
 
@@ -45,10 +46,12 @@ class Header(NamedTuple):
     """The metadata of a trace's file.
 
     `cost`: the costs, or their means. `classes`: the number of classes if only the likeliest are stored, else 0.
+    `rows_per_group`: as in `Groups`, None without groups.
     """
 
     cost: CostModel
     classes: int
+    rows_per_group: int | None
 
 
 def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
@@ -77,6 +80,9 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
         header |= {"version": 3, "classes": logs.n_classes}
     elif logs is not None:
         columns[_LOGS] = _floats(logs)
+    if (groups := fields["groups"]) is not None:
+        columns[_GROUP] = pa.array(groups.key)
+        header |= {"version": 4, "rows_per_group": groups.rows_per_group}
     return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
@@ -127,6 +133,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             id=table["id"].to_numpy(),
             log_probability=_log_probability(table, prediction.shape, header.classes),
             row=table[ROW].to_numpy() if ROW in table.column_names else None,
+            groups=Groups(table[_GROUP].to_numpy(), header.rows_per_group) if header.rows_per_group else None,
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
@@ -151,7 +158,7 @@ def read_header(schema: Any, file: object) -> Header:
         if not isinstance(classes, int) or classes < 0:
             raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")
         if version <= _VERSION:
-            return Header(CostModel.from_dict(header["cost"]), classes)
+            return Header(CostModel.from_dict(header["cost"]), classes, header.get("rows_per_group"))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")

@@ -1,7 +1,8 @@
-"""Random parts of a data set, drawn row by row.
+"""Random parts of a data set, drawn row by row, or group by group.
 
 Rows are independent draws from the inputs to come, whatever contents they share. So copies of an input may lie in
 several parts: a part that held all copies of a frequent input, or none, would be no sample of the inputs to come.
+Where rows come in groups, groups are the independent draws, and no group lies in two parts.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from exeunt import _arrays
 from exeunt._arrays import Integers, Keys
 from exeunt._text import counted
 from exeunt.errors import InputError
+from exeunt.trace.groups import Groups
 
 _ORDER = 0x7E57  # keeps the order of tests apart from other random choices of the same seed
 
 
-def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
-    """Return the rows of disjoint random parts with these shares of all inputs, ascending.
+def part_rows(
+    id_: Keys, shares: Mapping[str, float], seed: int, groups: Groups | None = None
+) -> list[Integers]:
+    """Return the rows of disjoint random parts with these shares of all inputs, or of all groups, ascending.
 
     Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
     """
@@ -27,50 +31,63 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
         _arrays.check_between(share, name, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
-    ends = np.rint(np.cumsum(list(shares.values())) * len(id_)).astype(int)
-    parts = [np.sort(part) for part in np.split(_in_random_order(id_, seed), ends)[: len(shares)]]
+    units, kind = _units(id_, groups)
+    ends = np.rint(np.cumsum(list(shares.values())) * len(units)).astype(int)
+    parts = np.split(_in_random_order(units, seed), ends)[: len(shares)]
     for name, part in zip(shares, parts, strict=True):
         if len(part) == 0:
             raise InputError(
-                f"the part {name!r} is empty: {shares[name]:g} of {counted(len(id_), 'input')} is none"
+                f"the part {name!r} is empty: {shares[name]:g} of {counted(len(units), kind)} is none"
             )
-    return parts
+    return [np.sort(_rows(part, groups)) for part in parts]
 
 
-def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]]:
+def folds_of(
+    id_: Keys, folds: int, seed: int, groups: Groups | None = None
+) -> list[tuple[Integers, Integers]]:
     """Return (all other rows, its own rows) of each fold, ascending, for cross-validation.
 
-    Raises InputError for fewer than 2 folds, or fewer inputs than folds.
+    Raises InputError for fewer than 2 folds, or fewer inputs or groups than folds.
     """
-    if folds < 2 or len(id_) < folds:
+    units, kind = _units(id_, groups)
+    if folds < 2 or len(units) < folds:
         raise InputError(
-            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {len(id_)}: give more "
-            "labelled inputs to fit"
+            f"cross-validation needs at least 2 folds and as many {kind}s, got {folds} folds for {len(units)}: give "
+            f"more labelled {kind}s to fit"
         )
-    order = _in_random_order(id_, seed)
-    own = [np.sort(order[fold::folds]) for fold in range(folds)]
+    order = _in_random_order(units, seed)
+    own = [np.sort(_rows(order[fold::folds], groups)) for fold in range(folds)]
     return [(np.delete(np.arange(len(id_)), rows), rows) for rows in own]
 
 
-def shaping_and_testing_rows(n: int, share: float, seed: int) -> tuple[Integers, Integers]:
+def shaping_and_testing_rows(
+    n: int, share: float, seed: int, groups: Groups | None = None
+) -> tuple[Integers, Integers]:
     """Divide n calibration inputs at random into rows that shape a policy, `share` of them, and rows that test it.
 
-    Both are in random order: the tests bet on one input after the other, and the given rows may be sorted, or hold
-    copies side by side.
+    Both are in random order, with groups group by group: the tests bet on one input or group after the other, and the
+    given rows may be sorted, or hold copies side by side.
 
     Raises InputError if either part is empty.
     """
-    order, shaping = random_order(n, seed), round(share * n)
-    if shaping in (0, n):
+    size, kind = (n, "input") if groups is None else (groups.n, "group")
+    order, shaping = random_order(size, seed), round(share * size)
+    if shaping in (0, size):
         raise InputError(
-            f"{counted(n, 'calibration input is', 'calibration inputs are')} too few to calibrate on some "
+            f"{counted(size, f'calibration {kind} is', f'calibration {kind}s are')} too few to calibrate on some "
             "and test on others"
         )
-    return order[:shaping], order[shaping:]
+    return _rows(order[:shaping], groups), _rows(order[shaping:], groups)
+
+
+def bootstrap_rows(n: int, rng: np.random.Generator, groups: Groups | None = None) -> Integers:
+    """Return the rows of a bootstrap sample of n rows, or of their groups: as many, drawn with replacement."""
+    size = n if groups is None else groups.n
+    return _rows(rng.integers(0, size, size), groups)
 
 
 def random_order(n: int, seed: int) -> Integers:
-    """Return a random order of n rows to test on, which no other random choice of the same seed shares."""
+    """Return a random order of n rows or groups to test on, which no other random choice of the same seed shares."""
     return np.random.default_rng([seed, _ORDER]).permutation(n)
 
 
@@ -83,6 +100,15 @@ def shuffled(keys: Keys, permutation: Integers) -> Integers:
     by_key = np.argsort(keys, kind="stable")
     all_differ = (np.diff(keys[by_key]) != 0).all()
     return by_key[permutation] if all_differ else permutation
+
+
+def _units(id_: Keys, groups: Groups | None) -> tuple[Keys, str]:
+    """Return the keys of what is exchangeable, and its name."""
+    return (id_, "input") if groups is None else (groups.names, "group")
+
+
+def _rows(units: Integers, groups: Groups | None) -> Integers:
+    return units if groups is None else groups.rows(units)
 
 
 def _in_random_order(id_: Keys, seed: int) -> Integers:

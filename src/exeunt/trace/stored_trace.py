@@ -67,7 +67,8 @@ class StoredTrace:
     ) -> StoredTrace:
         """Open the Parquet files in a folder or at an address, in the order of their names.
 
-        Raises InputError if there are none, they differ in their costs or columns, or inputs differ in cost;
+        Raises InputError if there are none, they differ in their costs or columns, inputs differ in cost, or
+        rows come in groups;
         ArtefactError for a file that is damaged, foreign or newer.
         """
         found = place(folder)
@@ -80,6 +81,10 @@ class StoredTrace:
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers slowly
             footers = list(pool.map(_footer, files))
         first, cost = footers[0], footers[0].header.cost
+        if any(footer.header.rows_per_group for footer in footers):
+            raise InputError(
+                f"the inputs in {folder} come in groups: such a trace must fit in memory, see ExitTrace.load"
+            )
         for file, footer in zip(files, footers, strict=True):
             if footer.header.cost != cost:
                 raise InputError(

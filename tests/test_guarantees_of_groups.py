@@ -1,0 +1,258 @@
+"""Certificates, evaluation and warnings where inputs come in groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from scipy.stats import t as student
+
+import exeunt as ex
+from exeunt.exchangeability import NOTICED
+from exeunt.p_values import betting
+from exeunt.trace.derived import alike_neighbours
+from exeunt.trace.groups import per_unit
+from exeunt.trace.splitting import random_order
+
+COST = ex.CostModel([1.0, 2.0, 4.0])
+
+
+def videos(n_groups, seed, *, most=1, alike=0.8, sizes=(3, 60), cost=COST):
+    """Frames of videos: many short ones, and one in ten long; frames of a video are about as easy as each other."""
+    rng = np.random.default_rng(seed)
+    size = np.where(rng.random(n_groups) < 0.1, sizes[1], sizes[0])
+    key = np.repeat(np.arange(n_groups) + 10**4 * seed, size)
+    easy = np.repeat(rng.normal(size=n_groups), size) * alike**0.5
+    easy = easy + rng.normal(size=len(key)) * (1 - alike) ** 0.5
+    label = rng.integers(0, 3, len(key))
+    right = rng.normal(size=(len(key), 3)) + easy[:, None] + [0.5, 1.0, 1.5] > 0
+    score = easy[:, None] + 0.3 * rng.normal(size=(len(key), 3))
+    prediction = np.where(right, label[:, None], (label[:, None] + 1) % 3)
+    return ex.ExitTrace.from_scores(
+        score,
+        prediction,
+        cost=cost,
+        label=label,
+        id=np.arange(len(key)) + 10**7 * seed,
+        groups=ex.Groups(key, most),
+    )
+
+
+FIT = videos(80, 1)
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_a_cost_certificate_is_that_of_the_groups(most):
+    """The test that it rests on, again from its definition, and no more expensive plan that could pass."""
+    fit, calibrate = videos(80, 1, most=most), videos(120, 2, most=most)
+    policy = ex.eero(fit, calibrate, budget=2.0, delta=0.05, seed=3)
+    proof, paid = policy.certificate, COST.cumulative[policy.route(calibrate)]
+    groups = calibrate.groups
+    weight = np.minimum(most, groups.sizes)
+    means = np.array([paid[groups.index == group].mean() for group in range(groups.n)])
+    assert policy.calibration == "cost-per-group"
+    assert (proof.n_groups, proof.rows_per_group, proof.n_calibration) == (120, most, calibrate.n)
+    assert proof.expected_cost == policy.calibration_cost == pytest.approx(weight @ means / weight.sum())
+    values = 2.0 + weight / most * (means - 2.0)
+    np.testing.assert_allclose(per_unit(paid, groups, 2.0), values)
+    assert betting(values[random_order(120, 3)] / 4.0, 0.5, delta=0.05) <= 0.05
+    assert 1.5 < proof.expected_cost < 2.0
+    assert ex.Policy.from_dict(policy.to_dict()) == policy
+    over = f"Guarantee: with probability 95% over the 120 calibration groups ({calibrate.n:,} inputs), the long-run "
+    assert str(proof).startswith(over + {
+        1: "mean over groups of their mean cost is at most 2 MACs (expected: ",
+        20: "mean cost, where inputs of groups of more than 20 weigh 20/size, is at most 2 MACs (expected: ",
+    }[most])  # fmt: skip
+    assert "future groups are exchangeable with these, and that nothing else was fitted on them." in str(
+        proof
+    )
+    assert str(proof) in str(policy)
+
+
+def test_without_delta_the_expected_cost_is_kept_with_one_more_group_of_the_highest_cost():
+    calibrate = videos(40, 2)
+    policy = ex.eero(FIT, calibrate, budget=2.0)
+    means = calibrate.groups.means(COST.cumulative[policy.route(calibrate)])
+    assert (means.sum() + 4.0) / 41 <= 2.0 < (means.sum() + 4.0) / 41 + 0.1
+
+
+@pytest.mark.parametrize("budget", [1.0, 4.0])
+def test_the_least_and_the_largest_budget_are_certain(budget):
+    policy = ex.eero(FIT, videos(20, 2), budget=budget, delta=0.05)
+    assert policy.expected_cost <= budget
+    assert policy.guarantee.startswith("The budget is kept for certain")
+
+
+def test_a_group_of_each_input_is_tested_as_inputs_are():
+    """Rows that are groups of their own, at costs that differ: the same thresholds and test as without groups."""
+    fit, calibrate = (videos(n, n, sizes=(1, 1)) for n in (300, 301))
+    costs = [
+        np.random.default_rng(one.n).uniform(1, 2, (one.n, 1)) * COST.cumulative for one in (fit, calibrate)
+    ]
+    grouped = [
+        one.with_cost(ex.CostModel(cost, highest=8.0))
+        for one, cost in zip((fit, calibrate), costs, strict=True)
+    ]
+    bare = [replace(one, groups=None) for one in grouped]
+    for delta in (None, 0.1):
+        one, other = (ex.eero(*parts, budget=3.0, delta=delta) for parts in (grouped, bare))
+        np.testing.assert_array_equal(one.thresholds, other.thresholds)
+        assert one.expected_cost == pytest.approx(other.expected_cost)
+
+
+def test_four_groups_certify_nothing():
+    """As many as there are drives in CamVid: 700 frames, and still four independent observations."""
+    drives = videos(4, 2, sizes=(175, 175))
+    with pytest.raises(ex.InfeasibleBudget) as raised:
+        ex.eero(FIT, drives, budget=1.5, delta=0.05)
+    text = str(raised.value)
+    assert text.startswith("4 calibration groups certify nothing at delta=0.05: about ")
+    enough = int(text.split("about ")[1].split()[0])
+    assert 8 <= enough <= 40
+    ex.eero(FIT, videos(enough, 3), budget=1.5, delta=0.05)
+    for make, message in (
+        (ex.risk_controlled, r"4 labelled groups \(700 inputs\) cannot show"),
+        (ex.cheapest, "2 "),
+    ):
+        with pytest.raises(ex.Infeasible, match=message):
+            make(FIT, drives, max_loss=0.02)
+
+
+@pytest.mark.parametrize("most", [1, 20])
+@pytest.mark.parametrize("make", [ex.cheapest, ex.risk_controlled])
+def test_a_loss_certificate_is_that_of_the_groups(make, most):
+    fit, calibrate = videos(150, 1, most=most), videos(300, 2, most=most)
+    options = {"policy": "eero", "points": 5} if make is ex.cheapest else {}
+    policy = make(fit, calibrate, max_loss=0.1, **options)
+    proof = policy.loss_certificate
+    assert (proof.n_groups, proof.rows_per_group) == (150 if make is ex.cheapest else 300, most)
+    assert proof.p_value <= 0.05
+    assert f"over the {proof.n_groups} labelled groups ({proof.n_test:,} inputs) tested on, the " in str(
+        proof
+    )
+    assert {1: "mean over groups of their accuracy is", 20: "accuracy, where inputs of groups"}[most] in str(
+        proof
+    )
+    if make is ex.risk_controlled:
+        right = calibrate.correct.astype(float)
+        lost = right[:, -1] - right[np.arange(calibrate.n), policy.route(calibrate)]
+        weight = np.minimum(1, most / calibrate.groups.sizes)[calibrate.groups.index]
+        assert proof.loss == pytest.approx(weight @ lost / weight.sum())
+
+
+def test_budgets_and_cascades_keep_groups():
+    trace = replace(videos(200, 5), log_probability=None)
+    models = ex.CascadeTrace({
+        "small": trace.exits(0, 1), "large": trace.exits(2, 3).with_cost(ex.CostModel([3.0])),
+    })  # fmt: skip
+    fit, calibrate, test = models.split(fit=0.4, calibrate=0.4, test=0.2)
+    policy = ex.cascade(fit, calibrate, budget=2.0, policy="eero", delta=0.1)
+    assert policy.certificate.n_groups == 80
+    assert ex.evaluate(policy, test).groups.n == 40
+    found = ex.PolicySet.make(ex.eero, FIT, videos(120, 2), budgets=[2.0, 3.0], delta=0.1, jointly=True)
+    assert [one.certificate.n_groups for one in found] == [120, 120]
+    auto = ex.auto(FIT, videos(120, 2), budget=2.0, delta=0.1)
+    assert auto.certificate.n_groups == 120
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_results_are_weighted_as_guarantees_are(most):
+    """The interval is that of a ratio estimator: weighted residuals of groups, Student's t with groups - 1."""
+    trace = videos(60, 4, most=most)
+    exits = np.random.default_rng(0).integers(0, 3, trace.n)
+    found = ex.evaluation.score_exits(trace, exits)
+    right, paid = trace.correct[np.arange(trace.n), exits].astype(float), COST.cumulative[exits]
+    groups = trace.groups
+    weight = np.minimum(most, groups.sizes)
+    for values, value, interval in (
+        (right, found.accuracy, found.accuracy_interval),
+        (paid, found.cost, found.cost_interval),
+    ):
+        means = np.array([values[groups.index == group].mean() for group in range(60)])
+        ratio = weight @ means / weight.sum()
+        error = (np.sum((weight * (means - ratio)) ** 2) * 60 / 59) ** 0.5 / weight.sum()
+        assert value == pytest.approx(ratio)
+        np.testing.assert_allclose(interval, ratio + error * student.ppf([0.025, 0.975], 59))
+    assert found.shares @ COST.cumulative == pytest.approx(found.cost)
+    how = "mean over groups" if most == 1 else "inputs of groups of more than 20 weigh 20/size"
+    assert str(found).startswith(f"routing on {trace.n:,} inputs in 60 groups ({how}): accuracy ")
+    assert (found.to_dict()["n_groups"], found.to_dict()["rows_per_group"]) == (60, most)
+    best = ex.oracle(trace, 2.0)
+    assert found.cost > best.cost <= 2.0 * (1 + 1e-9)
+    assert best.accuracy > found.accuracy
+
+
+def test_groups_that_show_no_spread_have_intervals_all_the_same():
+    trace = videos(30, 4)
+    sure = replace(trace, prediction=np.repeat(trace.label[:, None], 3, axis=1))
+    low, high = ex.evaluation.score_exits(sure, np.zeros(trace.n, dtype=int)).accuracy_interval
+    assert low < 0.9
+    assert high == pytest.approx(1)
+    one = ex.evaluation.score_exits(
+        trace.take(trace.groups.index == 0), np.zeros(trace.groups.sizes[0], dtype=int)
+    )
+    assert (one.accuracy_interval, one.cost_interval) == ((0.0, 1.0), (1.0, 4.0))
+
+
+def test_alike_rows_of_a_group_are_no_reason_to_warn():
+    warned = 0
+    policy = ex.eero(FIT, videos(40, 9), budget=2.0)
+    for seed in range(60):
+        calibration, test = videos(40, 2 * seed + 10), videos(60, 2 * seed + 11)
+        warned += bool(ex.evaluate(policy, test, calibration=calibration).warning)
+    assert warned <= binom.ppf(1 - 1e-6, 60, NOTICED)
+    other = replace(test, scores={"score": test.scores["score"] + 2.0})
+    assert "more sure of them" in ex.evaluate(policy, other, calibration=calibration).warning
+    wrong = replace(test, prediction=(test.label[:, None] + 1) % 3 + np.zeros((1, 3), dtype=int))
+    assert "the last exit is right on" in ex.evaluate(policy, wrong, calibration=calibration).warning
+
+
+def rows_in(order, n, seed):
+    """Rows that are independent of each other, as a file holds them."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice(8, n, p=np.arange(1, 9) / 36)
+    right = rng.random((n, 2)) < (0.5 + 0.05 * label)[:, None]  # some classes are harder than others
+    score = np.where(right, 1.0, 0.5) * rng.random((n, 2))
+    prediction = np.where(right, label[:, None], rng.integers(0, 8, (n, 2)))
+    rows = np.argsort(label, kind="stable") if "sorted" in order else np.arange(n)
+    copies = np.sort(rng.integers(0, n, n)) if order == "copies" else rows
+    return ex.ExitTrace.from_scores(
+        score[copies], prediction[copies], cost=ex.CostModel([1.0, 2.0]), id=copies,
+        label=None if "unlabelled" in order else label[copies],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sorted", "copies", "shuffled, unlabelled"])
+def test_independent_rows_are_not_taken_for_groups(order):
+    """Also where a file is sorted by class, or holds copies side by side."""
+    alarms = sum(bool(alike_neighbours(rows_in(order, 40 if seed % 2 else 400, seed))) for seed in range(500))
+    assert alarms <= binom.ppf(1 - 1e-6, 500, 0.01)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rows_of_groups_are_noticed(labelled):
+    """Groups of two rows as well, also in the parts that policies see, and not once the groups are named."""
+    for seed in range(20):
+        named = videos(200, seed, sizes=(2, 3))
+        trace = replace(named, groups=None, label=named.label if labelled else None)
+        models = ex.CascadeTrace({"a": trace.exits(0, 1), "b": trace.exits(1, 3)})
+        parts = [*trace.split(seed=seed), *(part["a"] for part in models.split(seed=seed))]
+        assert all(alike_neighbours(one) for one in (trace, *parts))
+        assert not alike_neighbours(named)
+
+
+def test_policies_and_comparisons_ask_for_groups():
+    trace = replace(videos(80, 3), groups=None)
+    asked = "Are they rows of one document, video or user? Then name the groups (groups=..., --group-column COLUMN)"
+    policy = ex.eero(*trace.split()[:2], budget=2.0)
+    assert asked in str(policy)
+    assert "neighbours" not in ex.eero(FIT, videos(20, 2), budget=2.0).notes
+    options = {"policies": ["eero"], "budgets": "50%", "splits": 2, "workers": 0}
+    assert asked in ex.compare(trace, **options).summary()[0]
+    named = ex.compare(videos(80, 3, most=20), delta=0.1, **options)
+    assert named.summary()[0].endswith(
+        "80 groups were drawn to the parts; inputs of groups of more than 20 weigh 20/size."
+    )
+    assert named.traces[0].parts.sum() == trace.n

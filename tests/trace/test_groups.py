@@ -1,0 +1,201 @@
+"""Rows that come in groups: parts, folds and files keep groups together, and a group has one value."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from same_traces import same_trace
+
+import exeunt as ex
+from exeunt.trace import check_disjoint, concatenate
+from exeunt.trace.groups import mean, mean_text, per_unit, units_text
+from exeunt.trace.splitting import bootstrap_rows, folds_of, shaping_and_testing_rows
+
+COST = ex.CostModel([1.0, 3.0])
+SIZES = [1, 5, 2, 9, 1, 4, 3, 7, 2, 6]
+
+
+def grouped(sizes=SIZES, most=1, seed=0, names=None):
+    """A trace with groups of these sizes, whose rows are mixed."""
+    rng = np.random.default_rng(seed)
+    key = rng.permutation(np.repeat(np.arange(len(sizes)) + 100 * seed, sizes))
+    n = len(key)
+    groups = ex.Groups(key if names is None else names[key], most)
+    return ex.ExitTrace.from_scores(
+        rng.random((n, 2)), rng.integers(0, 2, (n, 2)), cost=COST, label=rng.integers(0, 2, n), groups=groups
+    )
+
+
+def test_groups_are_numbered_in_the_order_in_which_they_appear():
+    groups = ex.Groups(np.array(["b", "a", "b", "c", "a", "b"]), 2)
+    assert (groups.n, groups.index.tolist(), groups.sizes.tolist()) == (3, [0, 1, 0, 2, 1, 0], [3, 2, 1])
+    assert groups.weight.tolist() == [1.0, 1.0, 0.5]
+    assert groups.row_weight.tolist() == [1 / 3, 1 / 2, 1 / 3, 1 / 2, 1 / 2, 1 / 3]
+    assert groups.means(np.array([1.0, 2, 3, 4, 6, 8])).tolist() == [4.0, 4.0, 4.0]
+    assert groups.rows(np.array([2, 0, 2])).tolist() == [3, 0, 2, 5, 3]
+    assert groups.take([1, 2, 4]).index.tolist() == [0, 1, 0]
+    assert groups.names.tolist() == ex.Groups(np.array(["b", "a", "c"])).key.tolist()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1)), min_size=1, max_size=30),
+    st.integers(1, 6),
+    st.floats(0, 1),
+)
+def test_the_values_of_groups_are_within_a_bound_where_the_weighted_mean_is(rows, most, bound):
+    """Oracle: the definition, row by row. Row weights are min(1, most / size), relative to a group of `most` rows."""
+    key, values = np.array([k for k, _ in rows]), np.array([x for _, x in rows])
+    groups = ex.Groups(key, most)
+    size = np.array([np.count_nonzero(key == k) for k in key])
+    weight = np.minimum(1.0, most / size)
+    found = per_unit(values, groups, bound)
+    np.testing.assert_allclose(found.sum() - groups.n * bound, weight @ (values - bound) / most, atol=1e-12)
+    assert mean(values, groups) == pytest.approx(weight @ values / weight.sum())
+    assert found.min() >= min(values.min(), bound) - 1e-12
+    assert found.max() <= max(values.max(), bound) + 1e-12
+    assert per_unit(values, None, bound) is values
+    assert mean(values, None) == values.mean()
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "2"])
+def test_a_size_that_is_none_is_refused(most):
+    with pytest.raises(ex.InputError, match="rows_per_group must be a whole number of 1 or more"):
+        ex.Groups(np.arange(3), most)
+
+
+def test_groups_of_another_number_of_rows_are_refused():
+    with pytest.raises(ex.InputError, match="groups must have shape"):
+        ex.ExitTrace.from_scores(np.ones((3, 2)), np.ones((3, 2)), cost=COST, groups=[1, 2])
+
+
+def test_no_group_lies_in_two_parts():
+    trace = grouped()
+    assert repr(trace).startswith("ExitTrace(40 inputs in 10 groups, 2 exits, labelled")
+    for parts in (
+        trace.split(fit=0.3, calibrate=0.3, test=0.4, seed=2),
+        ex.CascadeTrace({"a": trace.exits(0, 1), "b": trace.exits(1, 2)}).split(
+            fit=0.3, calibrate=0.3, test=0.4, seed=2
+        ),
+    ):
+        assert [part.groups.n for part in parts] == [3, 3, 4]
+        assert sum(part.n for part in parts) == trace.n
+    for rest, rows in folds_of(trace.id, 5, 1, trace.groups):
+        keys = [set(trace.groups.key[one].tolist()) for one in (rest, rows)]
+        assert not keys[0] & keys[1]
+        assert len(keys[1]) == 2
+        assert sorted([*rest, *rows]) == list(range(trace.n))
+    with pytest.raises(ex.InputError, match="as many groups, got 11 folds for 10: give more labelled groups"):
+        folds_of(trace.id, 11, 1, trace.groups)
+    with pytest.raises(ex.InputError, match=r"0\.01 of 10 groups is none"):
+        trace.split(fit=0.01, calibrate=0.3, test=0.4)
+
+
+def test_parts_depend_on_the_names_of_groups_and_not_on_the_order_of_rows():
+    trace = grouped()
+    turned = trace.take(np.arange(trace.n)[::-1])
+    for one, other in zip(trace.split(seed=4), turned.split(seed=4), strict=True):
+        assert set(one.groups.key.tolist()) == set(other.groups.key.tolist())
+
+
+def test_tests_take_groups_in_random_order():
+    trace = grouped([3] * 200)
+    rows = shaping_and_testing_rows(trace.n, 0.25, 3, trace.groups)
+    shaped, tested = (trace.take(one) for one in rows)
+    assert (shaped.groups.n, tested.groups.n) == (50, 150)
+    assert sorted(np.concatenate(rows).tolist()) == list(range(600))
+    assert tested.groups.index.tolist() == np.repeat(np.arange(150), 3).tolist()
+    assert abs(np.corrcoef(tested.groups.names.astype(int), np.arange(150))[0, 1]) < 0.4
+    with pytest.raises(ex.InputError, match="1 calibration group is too few"):
+        shaping_and_testing_rows(3, 0.5, 0, ex.Groups(np.zeros(3, dtype=int)))
+
+
+def test_a_bootstrap_draws_whole_groups():
+    trace = grouped()
+    rows = bootstrap_rows(trace.n, np.random.default_rng(0), trace.groups)
+    drawn = trace.groups.index[rows]
+    times = np.bincount(drawn, minlength=10) / trace.groups.sizes
+    assert times.sum() == 10
+    assert set(times.tolist()) <= set(range(10))
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_files_keep_groups(tmp_path, most):
+    trace = grouped(most=most, names=np.array([f"drive {i}" for i in range(10)]))
+    trace.save(tmp_path / "a.parquet")
+    read = ex.ExitTrace.load(tmp_path / "a.parquet")
+    assert same_trace(read, trace)
+    assert (read.groups.key.tolist(), read.groups.rows_per_group) == (trace.groups.key.tolist(), most)
+    assert json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"exeunt"])["version"] == 4
+    with pytest.raises(
+        ex.InputError, match=r"come in groups: such a trace must fit in memory, see ExitTrace.load"
+    ):
+        ex.StoredTrace.open(tmp_path)
+
+
+def test_tables_name_groups_by_a_column():
+    table = pa.table({
+        "p_0": [1, 1, 0], "p_1": [1, 0, 0], "c_0": [0.1, 0.2, 0.3], "c_1": [0.4, 0.5, 0.6], "y": [1, 0, 0],
+        "user": ["ann", "bob", "ann"],
+    })  # fmt: skip
+    options = {"label": "y", "groups": "user", "rows_per_group": 5}
+    trace = ex.ExitTrace.from_table(table, confidence="c_{}", prediction="p_{}", cost=[1, 2], **options)
+    models = ex.CascadeTrace.from_table(
+        table, confidence="c_{}", prediction="p_{}", price={"0": 1, "1": 2}, **options
+    )
+    for one in (trace, models, models.alone, models["0"]):
+        assert one.groups.index.tolist() == [0, 1, 0]
+        assert one.groups.rows_per_group == 5
+    with pytest.raises(ex.InputError, match="the table has no column users"):
+        ex.ExitTrace.from_table(table, confidence="c_{}", prediction="p_{}", cost=[1, 2], groups="users")
+
+
+def test_traces_are_joined_with_their_groups():
+    a, b = grouped(seed=1), grouped(seed=2)
+    assert concatenate([a, b]).groups.n == 20
+    with pytest.raises(ex.InputError, match="either all traces have groups or none"):
+        concatenate([a, grouped(seed=2, most=3)])
+    bare = ex.ExitTrace.from_scores(b.scores["score"], b.prediction, cost=COST, label=b.label)
+    with pytest.raises(ex.InputError, match="either all traces have groups or none"):
+        concatenate([a, bare])
+
+
+def test_parts_that_share_a_group_are_refused():
+    trace = grouped()
+    halves = trace.take(np.arange(20)), trace.take(np.arange(20, 40))
+    with pytest.raises(
+        ex.InputError, match=r"fit and calibrate share \d+ groups; guarantees hold only for disjoint"
+    ):
+        check_disjoint(*halves)
+    check_disjoint(*trace.split()[:2])
+    with pytest.raises(ex.InputError, match="either all traces have groups or none"):
+        check_disjoint(halves[0], ex.ExitTrace(halves[1].prediction, halves[1].scores, COST))
+
+
+def test_models_with_other_groups_are_refused():
+    trace = grouped()
+    models = {"a": trace.exits(0, 1), "b": trace.exits(1, 2)}
+    order = np.random.default_rng(1).permutation(trace.n)
+    assert (
+        ex.CascadeTrace({**models, "b": models["b"].take(order)}).groups.key.tolist()
+        == trace.groups.key.tolist()
+    )
+    other = ex.ExitTrace(
+        models["b"].prediction, models["b"].scores, models["b"].cost, trace.label, trace.id,
+        groups=np.zeros(trace.n, dtype=int),
+    )  # fmt: skip
+    with pytest.raises(ex.InputError, match="the groups of 'a' and 'b' differ"):
+        ex.CascadeTrace({**models, "b": other})
+
+
+def test_texts():
+    assert units_text(3400, None, "calibration") == "3,400 calibration inputs"
+    assert units_text(3400, 120, "calibration") == "120 calibration groups (3,400 inputs)"
+    assert mean_text("mean cost", None) == "mean cost"
+    assert mean_text("mean cost", 1) == "mean over groups of their mean cost"
+    assert mean_text("accuracy", 20) == "accuracy, where inputs of groups of more than 20 weigh 20/size,"
