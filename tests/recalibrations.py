@@ -100,9 +100,7 @@ def videos(seed: int, rows_per_group: int) -> ex.ExitTrace:
 def by_groups(seed: int, rows_per_group: int, n: int, order: str = "groups") -> Population:
     """Return a population of which logs hold n groups. Order "unnamed": a log does not say which."""
     trace = videos(seed, rows_per_group)
-    return Population(
-        trace, trace.groups.row_weight / trace.groups.row_weight.sum(), n, order, max_loss=0.1
-    )
+    return Population(trace, trace.groups.row_weight / trace.groups.row_weight.sum(), n, order, max_loss=0.1)
 
 
 def atom(n: int, share: float) -> Any:

@@ -109,6 +109,8 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, shown):
         ({"confidence": "pred_{}", "prediction": "conf_{}"}, "'conf_1' must hold classes, .* got 0.3"),
         ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
         ({"cost": None}, "--cost 1,4,13"),
+        ({"group_column": "video"}, "no column video"),
+        ({"rows_per_group": 5}, "--rows-per-group is about groups: name their column with --group-column"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(cascade, changes, shown):
@@ -119,6 +121,20 @@ def test_tables_that_make_no_sense_are_refused(cascade, changes, shown):
     }  # fmt: skip
     with pytest.raises(ex.InputError, match=shown):
         open_traces([folder / "cascade of models.csv"], Tables(**{**given, **changes}), say=print)
+
+
+def test_a_column_names_groups(cascade):
+    folder, trace = cascade
+    columns = {"confidence": "conf_{}", "prediction": "pred_{}", "label": "truth"}
+    groups = {"group_column": "truth_of", "rows_per_group": 5}
+    table = pyarrow.csv.read_csv(folder / "cascade of models.csv")
+    table = table.append_column("truth_of", pa.array([f"user {k}" for k in np.arange(240) // 7]))
+    pyarrow.csv.write_csv(table, folder / "users.csv")
+    models = {"model": ["1", "3"], "price": ["1", "9"]}
+    for more in ({"cost": "1,3,9"}, models):
+        read = open_traces([folder / "users.csv"], Tables(**columns, **groups, **more), say=print)["users"]
+        assert read.groups.index.tolist() == (np.arange(240) // 7).tolist()
+        assert read.groups.rows_per_group == 5
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
-_column = options_under("Tables: what their columns mean")
+_column, _group = options_under("Tables: what their columns mean"), options_under("Tables: groups of inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,12 @@ class Tables:
     id: str | None = _column(
         "A column that identifies inputs: texts or numbers, equal for copies of one. Default: none."
     )
-    group_column: str | None = _column(
-        "A column that names the group of each input, such as its document, video or user, where inputs of a group are "
-        "alike: parts, certificates and intervals then count groups. Default: none."
+    group_column: str | None = _group(
+        "The column of groups, such as documents, videos or users, whose inputs are alike. Parts, certificates and "
+        "intervals then count groups. Default: none."
     )
-    rows_per_group: int = _column(
-        "With --group-column: means are over inputs, and those of larger groups than this weigh N/size; 1 is the mean "
-        "over groups.",
+    rows_per_group: int = _group(
+        "Means are over inputs, and those of groups of more than N weigh N/size; with 1, means are over groups.",
         default=1, min=1,
     )  # fmt: skip
     cost: str | None = _column("The cost of each exit, such as 1,4,13.")
