@@ -124,7 +124,7 @@ def test_tables_that_make_no_sense_are_refused(cascade, changes, shown):
 
 
 def test_a_column_names_groups(cascade):
-    folder, trace = cascade
+    folder, _ = cascade
     columns = {"confidence": "conf_{}", "prediction": "pred_{}", "label": "truth"}
     groups = {"group_column": "truth_of", "rows_per_group": 5}
     table = pyarrow.csv.read_csv(folder / "cascade of models.csv")
