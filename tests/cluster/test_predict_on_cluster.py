@@ -17,14 +17,20 @@ from ray_processes import below
 import exeunt as ex
 from cli.command import called
 from exeunt._paths import open_arrow, place
-from exeunt.cluster.jobs import connected, predict_on_cluster
+from exeunt.cluster.jobs import RayWorkers, connected
 from exeunt.data import open_inputs
 from exeunt.errors import UnreadableImage
 from exeunt.predicting import predict_inputs
+from exeunt.predicting.predict import predict_folder
 from exeunt.run.folder import RunFolder
 from object_store import put_folder
 
 UNKNOWN = "it is not an image in a format that Pillow knows"
+
+
+def predict_on_cluster(run, inputs, out, *, address=None, workers=1, **options):
+    do_blocks = RayWorkers(address=address, workers=workers)
+    return predict_folder(run, inputs, out, do_blocks=do_blocks, **options)
 
 
 def alone(run, inputs, out):

@@ -10,7 +10,7 @@ import pytest
 import exeunt as ex
 from exeunt._paths import open_arrow, place
 from exeunt.cli.app import run as command
-from exeunt.cluster.jobs import record_on_cluster
+from exeunt.cluster.jobs import RayWorkers
 from exeunt.predicting.record import record_inputs
 from exeunt.run.run_inputs import part_data
 from exeunt.trace import concatenate
@@ -20,7 +20,7 @@ def test_parts_are_those_of_one_process_and_calibrate_from_a_store(cluster, buck
     inputs, out = part_data(run, "calibrate"), f"{bucket}/recorded"
     options = {"block_size": 64, "batch_size": 32, "say": lambda _: None}
     alone = record_inputs(run, inputs, str(tmp_path / "alone"), **options)
-    assert record_on_cluster(run, inputs, out, workers=2, **options) == alone
+    assert record_inputs(run, inputs, out, do_blocks=RayWorkers(workers=2), **options) == alone
     files = sorted((tmp_path / "alone").glob("*.parquet"))
     assert len(files) == len(inputs) // 64 + 1
     for file in files:

@@ -9,10 +9,11 @@ import pytest
 import exeunt as ex
 from cli.command import called
 from exeunt.cluster import jobs, worker
-from exeunt.cluster.jobs import connected, predict_on_cluster, record_on_cluster
+from exeunt.cluster.jobs import RayWorkers, connected
 from exeunt.cluster.worker import opened_job, packed_job
 from exeunt.data import open_inputs, open_lines
-from exeunt.predicting.predict import predict_job
+from exeunt.predicting.predict import predict_folder, predict_job
+from exeunt.predicting.record import record_inputs
 
 
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):
@@ -41,7 +42,7 @@ def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, mon
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     texts = open_lines(b"a text\n", "text")
-    for work in (predict_on_cluster, record_on_cluster):
+    for work in (predict_folder, record_inputs):
         for given, options, told in [
             (inputs, {}, r"holds other files, such as mine\.txt"),
             (inputs, {"executor": "sklearn"}, "cannot be run by 'sklearn'"),
@@ -50,7 +51,7 @@ def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, mon
             (texts, {}, "takes inputs of kind 'image', got 'text'"),
         ]:
             with pytest.raises(ex.InputError, match=told):
-                work(run, given, str(out), **options)
+                work(run, given, str(out), do_blocks=RayWorkers(), **options)
 
 
 def test_machines_with_other_code_or_another_run_refuse_the_job(
@@ -68,7 +69,9 @@ def test_machines_with_other_code_or_another_run_refuse_the_job(
         opened_job(packed_job(another))
     monkeypatch.setattr(worker, "code_digest", lambda: "another")
     with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
-        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "out"), say=lambda _: None)
+        predict_folder(
+            run, open_inputs(pictures), str(tmp_path / "out"), do_blocks=RayWorkers(), say=lambda _: None
+        )
 
 
 @pytest.mark.parametrize(

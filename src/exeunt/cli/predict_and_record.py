@@ -59,16 +59,15 @@ class _Inputs:
     )
 
     def opened(
-        self, path: Path, execution: Execution, cluster: Cluster, keep: Sequence[str] = ()
+        self, path: Path, execution: Execution, cluster: _Workers, keep: Sequence[str] = ()
     ) -> tuple[RunFolder, Dataset, dict[str, Any]]:
         """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too."""
         from exeunt.data import open_inputs, open_lines
         from exeunt.run.folder import RunFolder
 
         run = RunFolder.open(path)
-        workers = int(cluster.is_ray) if self.workers is None else self.workers
-        own = {"strict": self.strict, "batch_size": self.batch_size, "workers": workers}
-        options = {**own, **vars(execution), **cluster.given}
+        own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
+        options = {**own, **vars(execution)}
         if self.data == _STANDARD:
             if keep:
                 raise InputError(
@@ -90,6 +89,16 @@ class _Workers(Cluster):
         "Cores that each worker computes on.", min=1, max=4096, show_default="1"
     )
     gpus_per_worker: float | None = cluster_option("GPUs of each worker.", min=0, max=64, show_default="0")
+
+    def of_job(self, workers: int | None) -> dict[str, Any]:
+        """Return the options of a job: what does its blocks and their size, or threads that decode images."""
+        if not self.is_ray:
+            return {"workers": workers or 0}
+        from exeunt.cluster.jobs import RayWorkers
+
+        options = self.given
+        size = {name: options.pop(name) for name in ("block_size",) if name in options}
+        return {"do_blocks": RayWorkers(workers=1 if workers is None else workers, **options), **size}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +143,9 @@ def predict(
         run, data, options = inputs.opened(path, execution, cluster, keep)
         options |= {**given(output, without=("out", "keep")), "say": lambda text: echo(text, err=prints)}
         if cluster.is_ray:
-            from exeunt.cluster.jobs import predict_on_cluster
+            from exeunt.predicting.predict import predict_folder
 
-            summary = predict_on_cluster(run, data, out, **options)
+            summary = predict_folder(run, data, out, **options)
         else:
             from exeunt.predicting import predict_inputs
 
@@ -166,20 +175,14 @@ def record(
 
     If interrupted, the same command resumes.
     """
+    from exeunt.predicting.record import record_inputs
     from exeunt.predicting.summary import recorded_text
 
     out = output.out
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
         run, data, options = inputs.opened(path, execution, cluster)
         options |= {**given(output, without=("out",)), "say": echo}
-        if cluster.is_ray:
-            from exeunt.cluster.jobs import record_on_cluster
-
-            total = record_on_cluster(run, data, out, **options)
-        else:
-            from exeunt.predicting.record import record_inputs
-
-            total = record_inputs(run, data, out, **options)
+        total = record_inputs(run, data, out, **options)
     echo(recorded_text(total, out, run))
     if total.n_answered == 0 and total.first_error is not None:
         raise InputError(f"no input could be recorded; the first: {total.first_error[1]}")

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exeunt._text import counted
@@ -19,13 +19,9 @@ from exeunt.comparison.processes import ONE_THREAD
 from exeunt.comparison.results import SplitRecord
 from exeunt.data import Dataset
 from exeunt.errors import ExeuntError, InputError, one_line, require
-from exeunt.predicting.blocks import Block, Job, check_inputs
-from exeunt.predicting.parts import DoBlocks, Parts, fill_folder
-from exeunt.predicting.predict import BLOCK, predict_job
-from exeunt.predicting.record import BLOCK as RECORDED_BLOCK
-from exeunt.predicting.record import record_inputs
-from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
-from exeunt.run.folder import RunFolder
+from exeunt.predicting.blocks import Block, Job
+from exeunt.predicting.parts import Parts
+from exeunt.predicting.summary import JobProgress
 from exeunt.trace import CascadeTrace, ExitTrace
 
 _AGAIN = 20  # how often a split is measured again after its machine or process died
@@ -71,71 +67,28 @@ def connected(address: str | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def predict_on_cluster(
-    run: RunFolder,
-    inputs: Dataset,
-    out: str,
-    *,
-    address: str | None = None,
-    workers: int = 1,
-    cpus_per_worker: int = 1,
-    gpus_per_worker: float = 0,
-    block_size: int = BLOCK,
-    force: bool = False,
-    say: Callable[[str], None] = print,
-    **options: Any,
-) -> PredictionSummary:
-    """Answer every input as `exeunt.predicting.predict_inputs` does, with a Ray cluster.
+@dataclass(frozen=True, kw_only=True)
+class RayWorkers:
+    """Workers of a Ray cluster, which do the blocks of a job; see `DoBlocks`.
 
-    `out`: a folder, here or in an object store. It gets one Parquet part per block of inputs, and a manifest once all
-    parts are there. Whatever dies, the same call goes on with the missing blocks.
     `address`: of the cluster, see `connected`. `workers`: number of workers; each holds the network, and takes
-    `cpus_per_worker` cores and `gpus_per_worker` GPUs. Other processes read and prepare the inputs. `block_size`:
-    inputs per part. `options`: those of `predict_job`.
+    `cpus_per_worker` cores and `gpus_per_worker` GPUs. Other processes read and prepare the inputs.
 
-    Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
+    Raises InputError without workers, MissingExtra without Ray.
     """
-    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker)
-    check_inputs(run, inputs)
-    job = predict_job(_with_absolute_path(run), kept=inputs.kept_types, **options)
-    total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
-    return PredictionSummary.of_job(total, job.policy, out)
 
+    address: str | None = None
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0
 
-def record_on_cluster(
-    run: RunFolder,
-    inputs: Dataset,
-    out: str,
-    *,
-    address: str | None = None,
-    workers: int = 1,
-    cpus_per_worker: int = 1,
-    gpus_per_worker: float = 0,
-    block_size: int = RECORDED_BLOCK,
-    **options: Any,
-) -> Tally:
-    """Record inputs as `record_inputs` does, whose options these are, with workers of a Ray cluster.
+    def __post_init__(self) -> None:
+        ray_module()
+        if self.workers < 1:
+            raise InputError(f"workers must be at least 1, got {self.workers}")
 
-    `address`, `workers`, `cpus_per_worker`, `gpus_per_worker`: as for `predict_on_cluster`.
-
-    Raises as `record_inputs` does, and MissingExtra without Ray.
-    """
-    do_blocks = _on_cluster(address, workers, cpus_per_worker, gpus_per_worker)
-    run = _with_absolute_path(run)
-    return record_inputs(run, inputs, out, block_size=block_size, do_blocks=do_blocks, **options)
-
-
-def _with_absolute_path(run: RunFolder) -> RunFolder:
-    return replace(run, path=run.path.absolute())  # workers have working folders of their own
-
-
-def _on_cluster(address: str | None, workers: int, cpus_per_worker: int, gpus_per_worker: float) -> DoBlocks:
-    """Return a function that does blocks on a cluster. Raises InputError without workers, MissingExtra without Ray."""
-    ray_module()
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
-
-    def do_blocks(
+    def __call__(
+        self,
         job: Job,
         inputs: Dataset,
         blocks: Sequence[Block],
@@ -143,23 +96,27 @@ def _on_cluster(address: str | None, workers: int, cpus_per_worker: int, gpus_pe
         progress: JobProgress,
         say: Callable[[str], None],
     ) -> None:
+        """Do blocks. A cluster is started, or connected to, if there are any."""
         if not blocks:
-            return  # and no cluster is needed
-        with connected(address) as ray:
-            tell_lack(ray, workers, {"CPU": cpus_per_worker, "GPU": gpus_per_worker}, say)
-            left = ray.cluster_resources().get("CPU", 1) - workers * cpus_per_worker
-            readers = min(WINDOW, max(2, int(left / workers)))  # with two, one begins while the other ends
-            sent = ray.put(packed_job(job))
+            return
+        with connected(self.address) as ray:
+            tell_lack(ray, self.workers, {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}, say)
+            left = ray.cluster_resources().get("CPU", 1) - self.workers * self.cpus_per_worker
+            readers = min(
+                WINDOW, max(2, int(left / self.workers))
+            )  # with two, one begins while the other ends
+            run = replace(job.run, path=job.run.path.absolute())  # workers have working folders of their own
+            sent = ray.put(packed_job(replace(job, run=run)))
             make = ray.remote(
-                num_cpus=cpus_per_worker,
-                num_gpus=gpus_per_worker,
+                num_cpus=self.cpus_per_worker,
+                num_gpus=self.gpus_per_worker,
                 max_concurrency=WINDOW + 2,
                 scheduling_strategy="SPREAD",
             )(Worker)
             scheduler = BlockScheduler(
                 ray,
-                workers,
-                start=lambda: make.remote(sent, parts, readers=readers, threads=cpus_per_worker),
+                self.workers,
+                start=lambda: make.remote(sent, parts, readers=readers, threads=self.cpus_per_worker),
                 give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
             )
             try:
@@ -169,8 +126,6 @@ def _on_cluster(address: str | None, workers: int, cpus_per_worker: int, gpus_pe
                     progress.add(tally)
             finally:
                 scheduler.close()
-
-    return do_blocks
 
 
 def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ from exeunt.predicting.blocks import (
     check_inputs,
     done_blocks,
 )
-from exeunt.predicting.parts import do_here, open_parts
+from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
 from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.executors import chosen_executor
@@ -85,6 +85,31 @@ def predict_inputs(
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
+
+
+def predict_folder(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    block_size: int = BLOCK,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+    do_blocks: DoBlocks = do_here,
+    **options: Any,
+) -> PredictionSummary:
+    """Answer every input as `predict_inputs` does, and write a Parquet part per block of inputs.
+
+    `out`: a folder, here or in an object store. It gets a manifest once all parts are there. Whatever dies, the same
+    call goes on with the missing blocks. `block_size`: inputs per part. `do_blocks`: does the blocks in place of this
+    process. `options`: those of `predict_job`.
+
+    Raises InputError as `predict_inputs` does, or for a folder that holds something else.
+    """
+    check_inputs(run, inputs)
+    job = predict_job(run, kept=inputs.kept_types, **options)
+    total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
+    return PredictionSummary.of_job(total, job.policy, out)
 
 
 def predict_job(
