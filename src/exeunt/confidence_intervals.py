@@ -35,18 +35,18 @@ def mean_interval(
 
 def weighted_interval(
     values: Floats, weight: Floats, *, within: tuple[float, float]
-) -> tuple[float, float, float]:
-    """Return (mean, low, high) of a weighted mean over groups: the t interval of a ratio estimator.
+) -> tuple[float, tuple[float, float]]:
+    """Return a weighted mean over groups, and its 95% t interval, as of a ratio estimator.
 
     `values`, `weight` (g,): the mean and the weight of each group. `within`: as for `mean_interval`, and the interval
     of a single group, of which nothing is known.
     """
     mean, n = float(np.average(values, weights=weight)), len(values)
     if n < 2:
-        return mean, *within
+        return mean, within
     error = float(np.sum((weight * (values - mean)) ** 2) * n / (n - 1)) ** 0.5 / float(weight.sum())
     half = float(student.ppf(0.975, n - 1)) * error
-    return mean, float(np.clip(mean - half, *within)), float(np.clip(mean + half, *within))
+    return mean, (max(mean - half, within[0]), min(mean + half, within[1]))
 
 
 def interval_columns(

@@ -154,10 +154,15 @@ def score_exits(
     if (bad := (exits < 0) | (exits >= trace.n_exits)).any():
         row = int(np.argmax(bad))
         raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {exits[row]} at row {row}")
-    costs, groups, rows = trace.cost.of_inputs(trace.n), trace.groups, np.arange(trace.n)
+    costs, groups, rows, weight = (
+        trace.cost.of_inputs(trace.n),
+        trace.groups,
+        np.arange(trace.n),
+        _weights(trace),
+    )
     paid, within = costs[rows, exits], (float(costs[:, 0].min()), float(costs[:, -1].max()))
     right = None if trace.label is None else trace.correct[rows, exits]
-    weight, accuracy, interval = None, None, None
+    accuracy, interval = None, None
     if groups is None:
         half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
         mean = float(paid.mean())
@@ -165,19 +170,15 @@ def score_exits(
         if right is not None:
             accuracy, interval = int(right.sum()) / trace.n, wilson_interval(int(right.sum()), trace.n)
     else:
-        weight = groups.row_weight
-        mean, *ends = weighted_interval(groups.means(paid), groups.weight, within=within)
-        cost_interval = ends[0], ends[1]
+        mean, cost_interval = weighted_interval(groups.means(paid), groups.weight, within=within)
         if right is not None:
-            accuracy, *ends = weighted_interval(groups.means(right), groups.weight, within=(0.0, 1.0))
-            # Groups that are all alike still do not show what other groups are like.
-            interval = (
-                (ends[0], ends[1]) if ends[0] < ends[1] else wilson_interval(accuracy * groups.n, groups.n)
-            )
+            accuracy, interval = weighted_interval(groups.means(right), groups.weight, within=(0.0, 1.0))
+            if interval[0] == interval[1]:  # groups that are all alike do not show what others are like
+                interval = wilson_interval(accuracy * groups.n, groups.n)
     return Result(
         name=name,
         exits=exits,
-        shares=np.bincount(exits, weight, trace.n_exits) / (trace.n if weight is None else weight.sum()),
+        shares=np.bincount(exits, weight, trace.n_exits) / weight.sum(),
         cost=mean,
         cost_interval=cost_interval,
         accuracy=accuracy,
@@ -186,6 +187,11 @@ def score_exits(
         budget=budget,
         groups=groups,
     )
+
+
+def _weights(trace: ExitTrace) -> Floats:
+    """Return the weight of each input in a mean, (n,)."""
+    return np.ones(trace.n) if trace.groups is None else trace.groups.row_weight
 
 
 def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
@@ -202,9 +208,7 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
         return score_exits(trace, cheapest, name="oracle")
     allowed = trace.cost.budget(budget)
     extra = cost[np.arange(trace.n), cheapest] - cost[:, 0]
-    order, weight = np.argsort(extra, kind="stable"), np.ones(trace.n)
-    if trace.groups is not None:
-        weight = trace.groups.row_weight
+    order, weight = np.argsort(extra, kind="stable"), _weights(trace)
     total = (weight * cost[:, 0]).sum() + np.cumsum((weight * extra)[order])
     affordable = total <= allowed * weight.sum() * (1 + 1e-12)
     exits = np.zeros(trace.n, dtype=np.int64)

@@ -84,8 +84,8 @@ class TraceResult(SplitRecord):
         single = single_exits(trace)
         remarks = [one_class_remark(single), alike_neighbours(single)]
         if trace.groups is not None:
-            drawn = f"{counted(trace.groups.n, 'group')} were drawn to the parts"
-            remarks.append(f"{drawn}; {weights_text(trace.groups.rows_per_group)}.")
+            how = weights_text(trace.groups.rows_per_group)
+            remarks.append(f"Parts are drawn from {counted(trace.groups.n, 'group')} ({how}).")
         exit_names = tuple(map(str, range(len(records[0].exits))))
         models: tuple[str, ...] = ()
         if isinstance(trace, CascadeTrace):

@@ -235,7 +235,11 @@ def plan_by_cost(
     }
     if delta is None:
         return fields
-    assumption = f"future {unit}s are exchangeable with these, {{}}that nothing else was fitted on them"
+    known = ", and that nothing else was fitted on them"
+    if cost.varies:
+        known = (
+            f", that nothing else was fitted on them, and that no input costs more than {cost.show(highest)}"
+        )
     certificate = Certificate(
         budget=budget,
         delta=delta,
@@ -244,9 +248,7 @@ def plan_by_cost(
         expected_cost=expected,
         cost_quantile=budget,
         n_calibration=len(calibrate.ties),
-        assumption=f"{assumption.format('')}, and that no input costs more than {cost.show(highest)}"
-        if cost.varies
-        else assumption.format("and "),
+        assumption=f"future {unit}s are exchangeable with these{known}",
         **counts_of(groups),
     )
     return {**fields, "certificate": certificate}

@@ -228,14 +228,9 @@ def _calibrated(
     grouped = part.trace.groups is not None and last_exit(checked_rates(allocate(budget), cost.n_exits)) > 0
     if (cost.varies or grouped) and isinstance(calibrate, ExitTrace):  # a StoredTrace has neither
         fit, tested = (
-            Costed(
-                score_matrix(score, one),
-                tie_breaks(one.keys(ties), seed),
-                one.cost.of_inputs(one.n),
-                one.groups,
-            )
+            Costed(score_matrix(score, one), tie_breaks(one.keys(ties), seed), one.cost.of_inputs(one.n), one.groups)
             for one in (part.trace, calibrate)
-        )
+        )  # fmt: skip
         return plan_by_cost(allocate, cost, budget, fit, tested, delta, seed)
     plan = plan_cost(allocate, cost, budget, calibrate.n, delta)
     with ranked(score, calibrate, ties, seed, np.flatnonzero(plan.counts[: plan.last]).tolist()) as inputs:

@@ -38,10 +38,10 @@ class Groups:
 
     def __post_init__(self) -> None:
         most = self.rows_per_group
-        if not isinstance(most, int) or most < 1:
+        if not isinstance(most, int | np.integer) or most < 1:
             raise InputError(f"rows_per_group must be a whole number of 1 or more, got {most!r}")
         key = id_keys(self.key, len(np.atleast_1d(self.key)))
-        object.__setattr__(self, "key", _arrays.frozen(key))
+        self.__dict__.update(key=_arrays.frozen(key), rows_per_group=int(most))
 
     @classmethod
     def checked(cls, groups: Groups | ArrayLike | None, n: int) -> Groups | None:
@@ -54,9 +54,11 @@ class Groups:
     @classmethod
     def joined(cls, parts: Sequence[Groups | None]) -> Groups | None:
         """Return the groups of the rows of several parts. Raises InputError if they are grouped in different ways."""
-        ways = {None if part is None else part.rows_per_group for part in parts}
+        ways = {"none" if part is None else f"rows_per_group={part.rows_per_group}" for part in parts}
         if len(ways) > 1:
-            raise InputError(f"either all traces have groups or none, with one rows_per_group, got {ways}")
+            raise InputError(
+                f"either all traces have groups or none, of one rows_per_group, got {', '.join(sorted(ways))}"
+            )
         known = [part for part in parts if part is not None]
         return cls(np.concatenate([part.key for part in known]), known[0].rows_per_group) if known else None
 
