@@ -16,14 +16,7 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers, check_between
 from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
-from exeunt.calibration import (
-    Calibration,
-    Slack,
-    checked_rates,
-    last_exit,
-    marginal_thresholds,
-    sequential_thresholds,
-)
+from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
@@ -225,7 +218,8 @@ def _calibrated(
         )
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
-    grouped = part.trace.groups is not None and last_exit(checked_rates(allocate(budget), cost.n_exits)) > 0
+    # Where everything is answered at the first exit, the cost is certain.
+    grouped = part.trace.groups is not None and checked_rates(allocate(budget), cost.n_exits)[0] < 1
     if (cost.varies or grouped) and isinstance(calibrate, ExitTrace):  # a StoredTrace has neither
         fit, tested = (
             Costed(score_matrix(score, one), tie_breaks(one.keys(ties), seed), one.cost.of_inputs(one.n), one.groups)
