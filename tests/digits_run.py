@@ -63,5 +63,5 @@ def exported(trained, tmp_path_factory) -> RunFolder:
     from exeunt.torch.to_onnx import export_run
 
     run = RunFolder.open(shutil.copytree(trained.path, tmp_path_factory.mktemp("exported") / "run"))
-    export_run(run, opset=18, trusted="exeunt.zoo:digits", say=lambda _: None)
+    export_run(run, trusted="exeunt.zoo:digits", say=lambda _: None)
     return run

@@ -191,7 +191,6 @@ def test_mistakes(folder):
         ),
         (("export", "run", "--precision", "int3"), "precision must be one of int8, bf16, fp16, got 'int3'"),
         (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
-        (("export", "run", "--precision", "int8", "--opset", "20"), "exported now, and none are"),
         (
             ("export", "run", "--precision", "int8", "--one-file"),
             "--one-file and --web go without --precision",

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     from exeunt.torch.to_onnx import export_run
 
     run = trained_digits(tmp_path_factory.mktemp("clustered") / "run")
-    export_run(run, opset=18, trusted=FACTORY, say=lambda _: None)
+    export_run(run, trusted=FACTORY, say=lambda _: None)
     return run
 
 

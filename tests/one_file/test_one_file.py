@@ -180,7 +180,7 @@ def test_operators_of_several_versions_are_refused(four):
     stages, fit, calibrate, _ = four
     newer = type(stages[3].model).FromString(stages[3].model.SerializeToString())
     newer.opset_import[0].version = 20
-    with pytest.raises(ex.InputError, match="opset 18 and 20: export them again with the same --opset"):
+    with pytest.raises(ex.InputError, match="opset 18 and 20: export them again"):
         model_with_policy(
             [*stages[:3], ModelStage(newer, stages[3].logits)], ex.eero(fit, calibrate, budget="60%")
         )

@@ -33,9 +33,6 @@ class _Options:
         "Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies.",
         show_default="node_modules",
     )
-    opset: int | None = option(
-        "Version of the ONNX operators, for stages that are exported now: 18 if not given."
-    )
     precision: str | None = option(
         "int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network in "
         "PyTorch with 16 bits. The network and its recorded outputs become a run of its own, RUN/int8, which every "
@@ -85,26 +82,21 @@ def export(path: RunPath, options: _Options) -> None:
         )
     keeps_stages = (holds_policy or precision == INT8) and (run.cascade or EXECUTORS["onnx"].exported(run))
     if not keeps_stages and precision in (None, INT8):
-        _export_stages(run, 18 if options.opset is None else options.opset, options.trusted)
-    elif options.opset is not None:
-        raise InputError(
-            "--opset is for stages that are exported now, and none are: run `exeunt export RUN --opset "
-            f"{options.opset}` first, for each model of a cascade"
-        )
+        _export_stages(run, options.trusted)
     if precision is not None:
         _at_precision(run, precision, options)
     if holds_policy:
         _with_policy(run, options, node_modules)
 
 
-def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
+def _export_stages(run: RunFolder, trusted: str | None) -> None:
     require("torch", extra="export")
-    from exeunt.torch.to_onnx import export_run
+    from exeunt.torch.to_onnx import OPSET, export_run
 
-    manifest = export_run(run, opset=opset, trusted=trusted, say=echo)
+    manifest = export_run(run, trusted=trusted, say=echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     echo(
-        f"{counted(manifest.n_exits, 'stage')} written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch "
+        f"{counted(manifest.n_exits, 'stage')} written to {run.path / 'onnx'}, opset {OPSET}; they differ from PyTorch "
         f"by at most {worst:.1g}"
     )
 

@@ -234,7 +234,7 @@ def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:
     if len(used) > 1:
         raise InputError(
             f"one file has operators of one version, the networks were exported with opset "
-            f"{' and '.join(map(str, sorted(used)))}: export them again with the same --opset"
+            f"{' and '.join(map(str, sorted(used)))}: export them again with one version of Exeunt"
         )
     return {
         "opset_imports": list(opsets.values()),

@@ -30,7 +30,7 @@ from exeunt.torch.open_run import load_network, run_example
 from exeunt.torch.stages_with_heads import StagesWithHeads, stages_with_heads
 
 OPSET = 18
-_OPSETS = range(18, 24)
+"""Version of the ONNX operators."""
 BATCHES = (1, 2, 5)  # rows of the batches that stages are compared with PyTorch on
 TOLERANCE = 1e-4
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")
@@ -39,7 +39,6 @@ _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")
 def export_run(
     run: RunFolder,
     *,
-    opset: int = OPSET,
     trusted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> OnnxManifest:
@@ -48,7 +47,8 @@ def export_run(
     Images have the size that they are resized to; texts have any length that the network takes.
     Raises InputError if the network cannot be cut or exported, or if ONNX Runtime computes other values.
     """
-    _check_possible(opset)
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="export")
     check_writable(run.path, f"cannot export {run.path}")
     refuse_precision(run.path, run.manifest)
     prepare = load_preparation(run)
@@ -58,7 +58,6 @@ def export_run(
             network,
             run_example(run, prepare),
             folder,
-            opset=opset,
             prepare=run.manifest["inputs"],
             weights=run.manifest["files"][run.weights.name],
             padding=_padding(prepare),
@@ -71,7 +70,6 @@ def export_network(
     example: Inputs,
     folder: Path,
     *,
-    opset: int = OPSET,
     prepare: Mapping[str, Any] | None = None,
     weights: str = "",
     padding: Mapping[str, int] | None = None,
@@ -83,7 +81,6 @@ def export_network(
     `prepare`, `weights`: copied into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
     Raises InputError (see `export_run`).
     """
-    _check_possible(opset)
     staged = network.stages(example)
     batch = read_example(network.backbone, example).at_least_two()
     if batch.n_tokens is not None and not staged.length_is_open:
@@ -93,7 +90,7 @@ def export_network(
         )
     stages = stages_with_heads(network, staged)
     say(f"translating {counted(len(stages.parts), 'stage')}")
-    models = _split(stages, _translate(stages, batch.named, opset=opset))
+    models = _split(stages, _translate(stages, batch.named))
     say(f"comparing each with PyTorch, in batches of {', '.join(map(str, BATCHES))}")
     differences = differences_from_pytorch(network, stages, models, batch.named)
     refuse_differences(differences)
@@ -112,21 +109,13 @@ def export_network(
         weights=weights,
         longest_text=None if batch.n_tokens is None else longest_text(network.backbone),
         prepare=prepare or {},
-        provenance={"opset": opset, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
+        provenance={"opset": OPSET, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
     )
     manifest.save(folder)
     return manifest
 
 
-def _check_possible(opset: int) -> None:
-    """Raise InputError for operators of a version that cannot be written, MissingExtra for packages."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        require(package, extra="export")
-    if opset not in _OPSETS:
-        raise InputError(f"opset must be one of {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
-
-
-def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: int) -> Any:
+def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor]) -> Any:
     """Return one ONNX model of all stages side by side, each with its own inputs."""
     with torch.no_grad():
         known = stages.run_in_sequence(inputs)
@@ -145,7 +134,7 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
                 input_names=[_own(i, name) for i, part in enumerate(stages.parts) for name in part.takes],
                 output_names=[name for part in stages.parts for name in part.gives],
                 dynamic_shapes=stages.dynamic_shapes(),
-                opset_version=opset,
+                opset_version=OPSET,
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
@@ -246,8 +235,8 @@ def refuse_differences(differences: Sequence[float]) -> None:
         if not difference <= TOLERANCE:
             raise InputError(
                 f"exit {exit_} computes other values in ONNX Runtime than in PyTorch: they differ by "
-                f"{difference:.2g}, allowed are {TOLERANCE:g}; nothing was exported. Try another --opset, or "
-                "other versions of onnxruntime and torch"
+                f"{difference:.2g}, allowed are {TOLERANCE:g}; nothing was exported. Try other versions "
+                "of onnxruntime and torch"
             )
 
 
