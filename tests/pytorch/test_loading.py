@@ -350,16 +350,3 @@ def test_a_hugging_face_tokeniser(tmp_path: Path) -> None:
 def test_make_loader_goes_by_the_kind_of_data() -> None:
     assert isinstance(make_loader(images(2), PREPARE, batch_size=1), ImageLoader)
     assert isinstance(make_loader(texts(), Words(), batch_size=1), TextLoader)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 4, "augment": "mixup"}, "none, crop-flip, resized-crop"),
-        ({"batch_size": 4, "augment": "resized-crop"}, "needs a Preprocess with a size"),
-    ],
-)
-def test_wrong_options_are_named(options: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        ImageLoader(images(4), PREPARE, **options)

@@ -54,8 +54,6 @@ class Loader:
     epoch, rank, world_size = 0, 0, 1  # the last two are set by `shared`
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         self.drop_last = self.shuffle if self.drop_last is None else self.drop_last
 
     def set_epoch(self, epoch: int) -> None:

@@ -66,10 +66,6 @@ class ImageLoader(_DatasetLoader):
         workers: int = 0,
         **options: Any,
     ) -> None:
-        if augment not in AUGMENTS:
-            raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {augment!r}")
-        if augment == "resized-crop" and preprocess.size is None:
-            raise InputError('augment="resized-crop" needs a Preprocess with a size')
         pixels, size = dataset.pixels, preprocess.size
         fits = pixels is not None and (size is None or pixels.shape[1:3] == size)
         self._in_memory = fits and augment != "resized-crop"
