@@ -212,18 +212,20 @@ def plan_by_cost(
         chosen = rates, limits, paid
     if chosen is None:
         level = "in expectation" if delta is None else f"at delta={delta:g}"
-        at_least = (
-            f"that a mean cost of {cost.show(budget)} is kept {level}, not even if everything is answered at the first "
-            f"exit ({cost.show(cost.first)} on average; an input can cost {cost.show(highest)})"
+        kept = f"that a mean cost of {cost.show(budget)} is kept"
+        cheapest = (
+            f"if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
+            f"{cost.show(highest)})"
         )
-        if groups is None:
-            text = f"cannot show {at_least}: give more calibration inputs or a higher budget"
-        else:
+        text = f"{counted(n, 'calibration input')} cannot show {kept} {level}, not even {cheapest}"
+        remedy = "give more calibration inputs or a higher budget"
+        if groups is not None:
+            certify = counted(n, "calibration group certifies", "calibration groups certify")
+            text = f"{certify} nothing {level}, not even {kept} {cheapest}"
             sizes = np.unique(np.geomspace(n + 1, n + _MORE_GROUPS, 50).astype(int)).tolist()
             enough = next((size for size in sizes if passes(np.resize(tested, size))), None)
             remedy = f"about {enough:,} groups like these would do" if enough else "ask for a higher budget"
-            text = f"certify nothing {level}: {remedy}. They cannot show {at_least}"
-        raise InfeasibleBudget(f"{counted(n, f'calibration {unit}')} {text}")
+        raise InfeasibleBudget(f"{text}: {remedy}")
     rates, limits, paid = chosen
     expected = float(mean(paid, groups))
     fields: dict[str, Any] = {
