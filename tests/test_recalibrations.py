@@ -16,17 +16,25 @@ def test_few_recalibrations(certificate: str, population: str) -> None:
     assert n == 0 or interval(count, n, 2e-6)[0] <= allowed
 
 
-@pytest.mark.parametrize(("certificate", "n"), [("cost", 12), ("cost per input", 3), ("loss", 3)])
-@pytest.mark.parametrize("population", ["groups, mean over groups", "groups, at most 20 inputs count"])
-def test_few_recalibrations_by_groups(certificate: str, n: int, population: str) -> None:
+@pytest.mark.parametrize(
+    ("certificate", "population", "n"),
+    [
+        ("cost", "groups, mean over groups", 12),
+        ("cost", "groups, at most 20 inputs count", 8),
+        ("cost per input", "groups, mean over groups", 3),
+        ("loss", "groups, mean over groups", 2),
+        ("loss", "groups, at most 20 inputs count", 3),
+    ],
+)
+def test_few_recalibrations_by_groups(certificate: str, population: str, n: int) -> None:
     count, certified = violations(certificate, population, n)
     assert certified >= n // 2
     assert interval(count, certified, 2e-6)[0] <= DELTA
 
 
 def test_certificates_are_broken_where_groups_are_not_named() -> None:
-    count, certified = violations("cost", "unnamed", 60)
-    assert certified == 60
+    count, certified = violations("cost", "unnamed", 50)
+    assert certified == 50
     assert interval(count, certified, 2e-6)[0] > DELTA
 
 
