@@ -11,6 +11,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 import exeunt as ex
+from exeunt.comparison.cache import _trace_digest
 from exeunt.exchangeability import NOTICED
 from exeunt.p_values import betting
 from exeunt.trace.derived import alike_neighbours
@@ -175,6 +176,20 @@ def test_a_loss_certificate_is_that_of_the_groups(make, most):
         assert proof.loss == pytest.approx(weight @ lost / weight.sum())
 
 
+def test_files_of_rows_say_nothing_of_groups():
+    fit, calibrate = (replace(one, groups=None) for one in (FIT, videos(120, 2)))
+    made = ex.eero(fit, calibrate, budget=2.0, delta=0.05)
+    assert not {"n_groups", "rows_per_group"} & made.to_dict()["certificate"].keys()
+    assert "n_groups" not in ex.evaluate(made, calibrate).to_dict()
+
+
+def test_comparisons_of_other_groups_are_measured_anew():
+    trace = videos(30, 2)
+    others = [trace, replace(trace, groups=None), replace(trace, groups=ex.Groups(trace.groups.key, 5))]
+    others.append(replace(trace, groups=np.arange(trace.n) // 5))
+    assert len({_trace_digest(one) for one in others}) == 4
+
+
 def test_budgets_and_cascades_keep_groups():
     trace = replace(videos(200, 5), log_probability=None)
     models = ex.CascadeTrace({
@@ -238,6 +253,9 @@ def test_alike_rows_of_a_group_are_no_reason_to_warn():
     assert warned <= binom.ppf(1 - 1e-6, 60, NOTICED)
     other = replace(test, scores={"score": test.scores["score"] + 2.0})
     assert "more sure of them" in ex.evaluate(policy, other, calibration=calibration).warning
+    assert not ex.evaluate(policy, replace(test, groups=None)).warning  # not compared by rows
+    with pytest.raises(ex.InputError, match="got none, rows_per_group=1"):
+        ex.evaluate(policy, replace(test, groups=None), calibration=calibration)
     wrong = replace(test, prediction=(test.label[:, None] + 1) % 3 + np.zeros((1, 3), dtype=int))
     assert "the last exit is right on" in ex.evaluate(policy, wrong, calibration=calibration).warning
 
