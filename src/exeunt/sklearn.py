@@ -116,7 +116,8 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class of each row (n,). Then `exit_` is where each row was answered and `cost_` what it cost."""
-        return self.classes_[self.answers(X).label]
+        label = self.answers(X).label  # first: it says so if nothing was fitted
+        return self.classes_[label]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of the classes (n, k) at the exit that answers the row."""
