@@ -185,6 +185,7 @@ def test_rows_of_one_model_of_a_cascade_are_not_starved_by_those_that_skip_it(tr
         exits={"first": [0, 1, 2], "second": [3, 4]},
         min_batch=(1,) * 5,
     )
+    assert (engine.segments_run("first"), engine.segments_run("second")) == ([0, 1, 2], [3, 4])
     ticket = engine.submit(inputs(ROWS[:20]), policy="first", id=ROWS[:20])
     for i in range(60):
         engine.submit(inputs(N + 128 * i + np.arange(128)), policy="second")
