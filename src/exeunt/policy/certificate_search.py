@@ -184,7 +184,8 @@ def plan_by_cost(
     highest cost, where an input's cost counts as the highest of those under this plan and all cheaper ones (conformal
     risk control: Angelopoulos et al. 2024). Then the expected cost is within the budget, if the highest is known, and a
     refused calibration counts as no cost. With `delta`, betting tests at this level go up the plans; the first that
-    fails ends them (a fixed sequence, so no correction is needed). Where inputs come in groups, `per_unit` gives a cost to each group, and these are tested.
+    fails ends them (a fixed sequence, so no correction is needed). Where inputs come in groups, `per_unit` gives a cost
+    to each group, and these are tested.
 
     Raises InfeasibleBudget if no plan passes, InputError for a `delta` where the highest cost is not known.
     """
