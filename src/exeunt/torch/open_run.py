@@ -41,7 +41,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         )
     run.files.check_folder("model")  # all files before the network is built, which takes longer
     cost, prepare = run.cost, load_preparation(run)
-    config = current_options(run.manifest["network"])
+    config = current_options(run.manifest["network"], run.path)
     model = rebuild_model(
         spec, n_classes=about["n_classes"], folder=run.path, new_classifier="new_classifier" in config
     )

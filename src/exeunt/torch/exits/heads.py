@@ -88,15 +88,16 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
-def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of heads without those that no longer exist, which older run folders store.
+def current_options(options: Mapping[str, Any], run: object) -> dict[str, Any]:
+    """Return options of the heads of a run without those that no longer exist, which older run folders store.
 
     Raises InputError if the heads were made with one of these.
     """
     for name in _GONE:
         if options.get(name):
             raise InputError(
-                f"its heads were trained with the option {name!r}, which this version does not have: train them again"
+                f"the heads of {run} were trained with the option {name!r}, which this version does not have: train "
+                "them again"
             )
     return {name: value for name, value in options.items() if name not in _GONE}
 

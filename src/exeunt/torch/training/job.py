@@ -171,4 +171,4 @@ def _read_job(file: Path) -> dict[str, Any]:
     value = _files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
-    return {**value, "head": current_options(value["head"])}
+    return {**value, "head": current_options(value["head"], file.parent)}
