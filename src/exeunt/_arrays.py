@@ -50,12 +50,12 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
     return array.astype(np.int64)
 
 
-def keys(value: ArrayLike, name: str, *, n: int) -> Keys:
+def keys(value: ArrayLike, name: str, *, n: int, kind: str = "integers") -> Keys:
     """Return `value` as n unsigned 64-bit keys; signed integers keep their bits, others raise InputError."""
     array = np.asarray(value)
     check_length(array, name, n)
     if array.dtype.kind not in "iu":
-        raise InputError(f"{name} must be {n} integers (64-bit keys), got {_short(value)}")
+        raise InputError(f"{name} must be {n} {kind} (64-bit keys), got {_short(value)}")
     return array.astype(np.uint64)
 
 

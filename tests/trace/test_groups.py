@@ -69,6 +69,16 @@ def test_a_size_that_is_none_is_refused(most):
         ex.Groups(np.arange(3), most)
 
 
+def test_groups_are_texts_or_whole_numbers():
+    names = ["b", "a", "b"]
+    assert (
+        ex.Groups(np.array(names, dtype=object)).key.tolist() == ex.Groups(names).key.tolist()
+    )  # as of pandas
+    for wrong in ([0.5, 1.5], [None, "a"]):
+        with pytest.raises(ex.InputError, match="groups must be 2 texts or integers"):
+            ex.Groups(wrong)
+
+
 def test_groups_of_another_number_of_rows_are_refused():
     with pytest.raises(ex.InputError, match="groups must have shape"):
         ex.ExitTrace.from_scores(np.ones((3, 2)), np.ones((3, 2)), cost=COST, groups=[1, 2])

@@ -9,7 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
@@ -63,13 +63,20 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
     return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
 
 
-def id_keys(id_: ArrayLike, n: int) -> Keys:
-    """Return 64-bit keys (n,) of ids: whole numbers unchanged, digests of texts."""
+def id_texts(id_: Any) -> NDArray[Any] | None:
+    """Return ids (n,) that are texts, also if they are objects as in a column of pandas; None for others."""
     given = np.asarray(id_)
-    if given.dtype.kind != "U":
-        return _arrays.keys(given, "id", n=n)
-    _arrays.check_length(given, "id", n)
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in given.tolist()]
+    if given.dtype.kind in "OT" and given.size and all(isinstance(one, str) for one in given.flat):
+        given = given.astype(np.str_)
+    return given if given.dtype.kind == "U" else None
+
+
+def id_keys(id_: ArrayLike, n: int, name: str = "id") -> Keys:
+    """Return 64-bit keys (n,) of ids: whole numbers unchanged, digests of texts. `name`: for messages."""
+    if (texts := id_texts(id_)) is None:
+        return _arrays.keys(id_, name, n=n, kind="texts or integers")
+    _arrays.check_length(texts, name, n)
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.tolist()]
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 

@@ -42,7 +42,7 @@ class Groups:
         most = self.rows_per_group
         if not isinstance(most, int | np.integer) or most < 1:
             raise InputError(f"rows_per_group must be a whole number of 1 or more, got {most!r}")
-        key = id_keys(self.key, len(np.atleast_1d(self.key)))
+        key = id_keys(self.key, np.size(self.key), "groups")
         self.__dict__.update(key=_arrays.frozen(key), rows_per_group=int(most))
 
     @classmethod
