@@ -93,6 +93,41 @@ def test_groups_that_cost_too_much_cannot_do():
         ex.eero(fit, dear, budget=1.5, delta=0.05)
 
 
+def priced_by_size(n_groups, seed, most=1):
+    """Frames of short videos cost ten times as much as frames of long ones; the network has the full cost in `COST`."""
+    trace = videos(n_groups, seed, most=most)
+    price = np.where(trace.groups.sizes[trace.groups.index] > 3, 1.0, 10.0) * (
+        1 + np.arange(trace.n) % 7 / 10
+    )
+    return trace.with_cost(ex.CostModel(price[:, None] * COST.cumulative, unit="usd", highest=80.0))
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_shares_and_budgets_are_of_the_mean_cost_that_is_guaranteed(most):
+    """The mean cost of inputs and that of groups differ by a factor of two and more where prices go with sizes."""
+    fit, calibrate = priced_by_size(150, 1, most), priced_by_size(300, 2, most)
+    weight, size = np.minimum(most, fit.groups.sizes), fit.groups.sizes
+    rows = (weight / size)[fit.groups.index]
+    for exits in range(3):
+        paid = fit.cost.per_input[:, exits]
+        assert fit.cost.cumulative[exits] == pytest.approx(rows @ paid / rows.sum())
+    assert fit.cost.full > 1.2 * fit.cost.per_input[:, 2].mean()
+    whole = ex.evaluation.score_exits(fit, np.full(fit.n, 2))
+    assert whole.saved == pytest.approx(0.0, abs=1e-12)
+    assert whole.cost == pytest.approx(fit.cost.full)
+    policy = ex.eero(fit, calibrate, budget="60%", delta=0.05)
+    assert policy.budget == pytest.approx(0.6 * fit.cost.full)
+    assert 0.45 < policy.certificate.expected_cost / fit.cost.full < 0.6
+    models = {name: ex.CascadeTrace({"a": one.exits(0, 1), "b": one.exits(2, 3)})
+              for name, one in (("fit", fit), ("calibrate", calibrate))}  # fmt: skip
+    made = ex.cascade(models["fit"], models["calibrate"], budget="90%", policy="eero", delta=0.1)
+    assert made.certificate.n_groups == 300
+    risk = ex.risk_controlled(fit, calibrate, max_loss=0.3)
+    found = ex.evaluate(risk, calibrate)
+    assert risk.budget == risk.expected_cost == pytest.approx(found.cost)
+    np.testing.assert_allclose(risk.rates, found.shares)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 20])
 def test_without_delta_the_budget_is_kept_on_average_over_draws_of_few_groups(most):

@@ -145,6 +145,14 @@ class CostModel:
         """Return the same costs, with shares that refer to `reference`."""
         return self._with(reference=reference)
 
+    def weighted(self, weight: Floats) -> CostModel:
+        """Return the same costs, whose means are those of inputs with these weights (n,)."""
+        if self.per_input is None or not len(weight):
+            return self
+        means = _means(self.per_input, weight)
+        reference = float(means[-1]) if self.reference == self.full else self.reference
+        return self._with(cumulative=_arrays.frozen(means), reference=reference)
+
     @property
     def means(self) -> CostModel:
         """The same costs without `per_input`."""
@@ -270,9 +278,10 @@ class CostModel:
         return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r}{most})"
 
 
-def _means(rows: Floats) -> Floats:
-    """Return mean costs (m,) of rows (n, m): rounding must not lift them above the highest."""
-    return np.asarray(np.minimum(rows.mean(axis=0), rows.max(axis=0)))
+def _means(rows: Floats, weight: Floats | None = None) -> Floats:
+    """Return mean costs (m,) of rows (n, m), by weight (n,): rounding must not lift them above the highest."""
+    means = rows.mean(axis=0) if weight is None else np.average(rows, axis=0, weights=weight)
+    return np.asarray(np.minimum(means, rows.max(axis=0)))
 
 
 def checked_costs(cost: ArrayLike | CostModel) -> Floats:

@@ -154,12 +154,8 @@ def score_exits(
     if (bad := (exits < 0) | (exits >= trace.n_exits)).any():
         row = int(np.argmax(bad))
         raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {exits[row]} at row {row}")
-    costs, groups, rows, weight = (
-        trace.cost.of_inputs(trace.n),
-        trace.groups,
-        np.arange(trace.n),
-        _weights(trace),
-    )
+    costs, groups = trace.cost.of_inputs(trace.n), trace.groups
+    rows, weight = np.arange(trace.n), _weights(trace)
     paid, within = costs[rows, exits], (float(costs[:, 0].min()), float(costs[:, -1].max()))
     right = None if trace.label is None else trace.correct[rows, exits]
     accuracy, interval = None, None

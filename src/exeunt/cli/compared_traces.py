@@ -124,7 +124,7 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
     )
     size, unit = trace.cost.scale
     costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
-    right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
+    right = ", ".join(f"{1 - share:.1%}" for share in trace.risk)
     say(
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
         f"{unit} up to each, and are "

@@ -223,9 +223,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
     right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
-    fit = fit.with_cost(
-        CostModel(cost.cumulative)
-    )  # a fold plans with the mean costs of all inputs, as its budgets do
+    # A fold plans with the mean costs of all inputs, as its budgets do.
+    fit = fit.with_cost(CostModel(cost.cumulative))
     for rest, rows in folds_of(fit.id, folds, seed, fit.groups):
         train, held = fit.take(rest), fit.take(rows)
         ties = distinct_tie_breaks(held.id, seed)

@@ -30,6 +30,7 @@ from exeunt.policy import Policy, PolicySet
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import cached_on_trace
+from exeunt.trace.groups import per_unit
 
 _ENUMERATED = 100
 """Cascades of all models and orders are tried where there are at most so many; four models make 64."""
@@ -224,13 +225,16 @@ def _first_costs(fit: CascadeTrace) -> dict[str, float]:
     Where inputs differ in cost, the mean over calibration inputs may be higher than over fit inputs. A model that is
     asked about all inputs must be affordable by both, so three standard errors of the difference between two such parts
     are added, and the share of one more input of the highest known cost. The cheapest model is asked in any case.
+    Groups, if there are some, are what is drawn.
     """
     cheapest = min(fit.names, key=lambda name: fit[name].cost.first)
     found = {}
     for name in fit.names:
-        costs = fit[name].cost.of_inputs(fit.n)[:, 0]
-        room = 3 * costs.std() * (2 / fit.n) ** 0.5 + np.ptp(costs) / fit.n
-        found[name] = fit[name].cost.first + (0.0 if name == cheapest else float(room))
+        costs, first = fit[name].cost.of_inputs(fit.n)[:, 0], fit[name].cost.first
+        drawn = per_unit(costs, fit.groups, first)
+        scale = 1.0 if fit.groups is None else float(fit.groups.weight.mean())
+        room = (3 * drawn.std() * (2 / len(drawn)) ** 0.5 + np.ptp(drawn) / len(drawn)) / scale
+        found[name] = first + (0.0 if name == cheapest else float(room))
     return found
 
 

@@ -103,7 +103,8 @@ def risk_controlled(
     threshold, exits, proof = passed
     m = calibrate.n_exits
     counts = np.bincount(exits, minlength=m)
-    rates = counts / calibrate.n
+    rates = mean(np.eye(m)[exits], groups)
+    paid = float(mean(calibrate.cost.of_inputs(calibrate.n)[np.arange(calibrate.n), exits], groups))
     least = (NEVER, NEVER) if threshold == NEVER else (threshold, ALWAYS)
     return Policy(
         name="risk_controlled",
@@ -111,11 +112,12 @@ def risk_controlled(
         rates=rates,
         limits=Thresholds.of([least] * (m - 1) + [(ALWAYS, ALWAYS)]),
         cost=calibrate.cost,
-        budget=float(rates @ calibrate.cost.cumulative),
+        budget=paid,
         calibration="risk",
         n_calibration=calibrate.n,
         seed=seed,
         counts=counts,
+        calibration_cost=paid,
         loss_certificate=proof,
         notes=notes,
         answer=chosen,

@@ -25,6 +25,7 @@ from exeunt.trace.fields import (
     content_keys,
     fields_of_outputs,
     id_keys,
+    id_texts,
     probabilities_of_logits,
     read_archive,
     usual_rows,
@@ -55,7 +56,8 @@ class ExitTrace:
     row numbers of the whole trace if not given.
     `log_probability` (n, m, k): of every class, for ensembles of exits. None if only confidences are known, or if
     there are more than 2^28 numbers. Of more than 256 classes the likeliest 32 are stored (`TopClasses`).
-    `groups`: the group of each row, where rows come in groups (`Groups`; names (n,) are taken as well), or None.
+    `groups`: the group of each row, where rows come in groups (`Groups`; names (n,) are taken as well), or None. Mean
+    costs are then weighted as guarantees are.
 
     Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
     Raises InputError if shapes disagree, a score is NaN, or a label is negative.
@@ -80,8 +82,9 @@ class ExitTrace:
         check_cost(self.cost, n, m)
         label = None if self.label is None else checked_label(self.label, n)
         logs = self.log_probability
-        texts = np.asarray(self.id) if np.asarray(self.id).dtype.kind == "U" else self.id_text
+        texts = self.id_text if (named := id_texts(self.id)) is None else named
         id_ = content_keys(prediction, scores) if self.id is None else id_keys(self.id, n)
+        groups = Groups.checked(self.groups, n)
         row = usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
         fields = {
             "prediction": _arrays.frozen(prediction),
@@ -91,7 +94,8 @@ class ExitTrace:
             "row": _arrays.frozen(row),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
             "id_text": texts,
-            "groups": Groups.checked(self.groups, n),
+            "groups": groups,
+            "cost": self.cost if groups is None else self.cost.weighted(groups.row_weight),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
