@@ -56,9 +56,8 @@ class Population:
         if (groups := trace.groups) is None:
             return trace.take(self.log(seed))
         drawn = np.random.default_rng([seed, 1]).integers(0, groups.n, self.n)
-        number = np.repeat(
-            np.arange(self.n), groups.sizes[drawn]
-        )  # a group that is drawn twice is two groups
+        # A group that is drawn twice is two groups.
+        number = np.repeat(np.arange(self.n), groups.sizes[drawn])
         named = None if self.order == "unnamed" else ex.Groups(number, groups.rows_per_group)
         return replace(trace.take(groups.rows(drawn)), groups=named)
 

@@ -71,9 +71,8 @@ def test_a_size_that_is_none_is_refused(most):
 
 def test_groups_are_texts_or_whole_numbers():
     names = ["b", "a", "b"]
-    assert (
-        ex.Groups(np.array(names, dtype=object)).key.tolist() == ex.Groups(names).key.tolist()
-    )  # as of pandas
+    as_in_pandas = ex.Groups(np.array(names, dtype=object))
+    assert as_in_pandas.key.tolist() == ex.Groups(names).key.tolist()
     for wrong in ([0.5, 1.5], [None, "a"]):
         with pytest.raises(ex.InputError, match="groups must be 2 texts or integers"):
             ex.Groups(wrong)

@@ -102,9 +102,8 @@ class RayWorkers:
         with connected(self.address) as ray:
             tell_lack(ray, self.workers, {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}, say)
             left = ray.cluster_resources().get("CPU", 1) - self.workers * self.cpus_per_worker
-            readers = min(
-                WINDOW, max(2, int(left / self.workers))
-            )  # with two, one begins while the other ends
+            # With two readers, one begins while the other ends.
+            readers = min(WINDOW, max(2, int(left / self.workers)))
             run = replace(job.run, path=job.run.path.absolute())  # workers have working folders of their own
             sent = ray.put(packed_job(replace(job, run=run)))
             make = ray.remote(
