@@ -295,6 +295,20 @@ def test_alike_rows_of_a_group_are_no_reason_to_warn():
     assert "the last exit is right on" in ex.evaluate(policy, wrong, calibration=calibration).warning
 
 
+def test_a_policy_of_groups_is_never_compared_by_rows():
+    """By rows, most test parts would be said to differ, since rows of a group leave alike."""
+    for seed in range(20):
+        calibrate, test = videos(60, 2 * seed + 20), replace(videos(60, 2 * seed + 21), groups=None)
+        for policy in (
+            ex.eero(FIT, calibrate, budget=2.0, calibration="marginal"),
+            ex.risk_controlled(FIT, calibrate, max_loss=0.3),
+        ):
+            assert policy.n_groups == 60
+            assert f"calibration on 60 groups ({calibrate.n:,} inputs)" in str(policy)
+            assert ex.Policy.from_dict(policy.to_dict()) == policy
+            assert not ex.evaluate(policy, test).warning
+
+
 def rows_in(order, n, seed):
     """Rows that are independent of each other, as a file holds them."""
     rng = np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def difference(
     compared: (1) is left out, and (2) is a Kolmogorov-Smirnov test.
     """
     tests: list[Iterable[Difference]] = []
-    if policy.counts is not None and trace.groups is None and policy.calibration != "cost-per-group":
+    if policy.counts is not None and trace.groups is None and policy.n_groups is None:
         tests.append(_by_exit(policy.counts, exits))
     if calibration is not None:
         both = [policy.answer.on(one) for one in (calibration, trace)]

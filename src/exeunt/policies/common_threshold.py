@@ -115,6 +115,7 @@ def risk_controlled(
         budget=paid,
         calibration="risk",
         n_calibration=calibrate.n,
+        n_groups=None if groups is None else groups.n,
         seed=seed,
         counts=counts,
         calibration_cost=paid,

@@ -136,6 +136,9 @@ def composed(
             answer=chosen,
             notes={**learned.notes, **remarks, **fields.pop("notes", {})},
             ties=ties,
+            n_groups=None
+            if isinstance(calibrate, StoredTrace) or calibrate.groups is None
+            else calibrate.groups.n,
             **fields,
         )
 

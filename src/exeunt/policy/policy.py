@@ -28,6 +28,7 @@ from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import CascadeTrace
+from exeunt.trace.groups import units_text
 
 VERSION = 3
 """Version of policy files and of files of policy sets."""
@@ -47,7 +48,8 @@ class Policy:
     rule, as JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit,
     by default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
-    that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
+    that it was calibrated for, see `RunFolder.save_policy`; None if made from traces. `n_groups`: of the calibration
+    inputs, if they come in groups.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Policy:
     cascade: tuple[CascadeStep, ...] = ()
     calibration_cost: float | None = None
     ties: Ties = "content"
+    n_groups: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -218,6 +221,7 @@ class Policy:
         names = ("name", "budget", "calibration", "n_calibration", "seed", "run", "calibration_cost", "ties")
         return {
             **{name: getattr(self, name) for name in names},
+            **({} if self.n_groups is None else {"n_groups": self.n_groups}),
             "score": self.score.to_dict(),
             "rates": self.rates.tolist(),
             "thresholds": self.limits.to_dict(),
@@ -274,7 +278,7 @@ class Policy:
         return (
             f"{self.name}: {counted(self.n_exits, 'exit')}, budget {cost.show(self.budget)} "
             f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
-            f"{self.calibration} calibration on {counted(self.n_calibration, 'input')}"
+            f"{self.calibration} calibration on {units_text(self.n_calibration, self.n_groups)}"
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
