@@ -257,8 +257,8 @@ def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
         assert find_cascade(fit, fit["one"].cost.first, "own") == (CascadeStep("one", 1),)
 
 
-def log_of_texts(n, seed):
-    """A log of two language models, whose prices go with the length of a text and differ by more than 100."""
+def log_of_texts(n, seed, longest=200, names=("small", "large")):
+    """A log of language models, whose prices go with the length of a text and differ by more than 100."""
     rng = np.random.default_rng(seed)
     length, label = np.exp(rng.uniform(0, np.log(100), n)), rng.integers(0, 4, n)
     hard = rng.normal(size=n) + 0.3 * np.log(length)
@@ -268,9 +268,10 @@ def log_of_texts(n, seed):
         costs = price * length[:, None] * np.exp(rng.normal(0, 0.1, (n, 1)))
         return answering(
             rng.random(n) < right, sure, price=1, label=label, id_=np.arange(n) + 10**6 * seed, seed=seed
-        ).with_cost(ex.CostModel(costs, unit="usd", highest=200 * price))
+        ).with_cost(ex.CostModel(costs, unit="usd", highest=longest * price))
 
-    return ex.CascadeTrace({"small": model(1.5, 1e-5), "large": model(3.0, 3e-4)})
+    skills = {"small": (1.5, 1e-5), "large": (3.0, 3e-4), "middle": (2.3, 1e-4)}
+    return ex.CascadeTrace({name: model(*skills[name]) for name in names})
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -286,9 +287,26 @@ def test_prices_that_vary_by_a_hundred_refuse_no_budget_that_can_be_kept(seed):
     assert policy.models[0] == "small"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cascade_is_one_that_can_be_certified(seed):
+    """The highest price is far above those seen. To ask "middle" first costs less than the budget, but too little."""
+    log = log_of_texts(1200, seed, longest=1500, names=("small", "large", "middle"))
+    fit, calibrate, _ = log.split(fit=0.4, calibrate=0.4, test=0.2, seed=seed)
+    for budget in ("40%", "50%", "60%"):
+        policy = ex.cascade(fit, calibrate, budget=budget, delta=0.05, policy="eero")
+        assert policy.models[0] == "small"
+        assert policy.certificate.budget == pytest.approx(policy.budget)
+    with pytest.raises(ex.InfeasibleBudget, match="calibration inputs cannot show that a mean cost"):
+        ex.cascade(fit, calibrate, budget="40%", delta=0.05, policy="eero", order=["middle"])
+    uncertified = ex.cascade(fit, calibrate, budget="60%", policy="eero", order=["middle", "large"])
+    assert uncertified.models[0] == "middle"
+
+
 def test_no_model_is_asked_twice():
     with pytest.raises(ex.InputError, match="order names a model twice, got good, cheap, good"):
         find_cascade(world(600), 6.0, "own", 0, ("good", "cheap", "good"))
+    with pytest.raises(ex.InputError, match="order names no model"):
+        find_cascade(world(600), 6.0, "own", 0, ())
 
 
 def test_every_order_is_tried_where_they_are_few(monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations
-from math import perm
+from math import log, perm
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -40,6 +40,9 @@ _LEAST, _MOST = 3_000, 10_000
 """Cascades are compared on so many inputs: more take longer, fewer do not show which of two is more accurate."""
 _OUTPUTS = 1 << 19
 """And, between these, on so many inputs times classes."""
+_SPARE = 1.15
+"""How far below the budget the mean cost must be to be certified, in highest costs times log(1/delta)/n: as `betting`
+needs where costs are small beside the highest. What their spread needs is in `_first_costs`."""
 _KEPT = 1 << 24
 """Ensembles of cascades are kept for so many inputs times classes, 50 bytes each."""
 
@@ -79,7 +82,8 @@ def cascade(
     _check_models(fit, calibrate)
     check_answer(answer)
     amount = fit.budget(budget, reference=reference)
-    steps = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order))
+    spare = _spare(calibrate, options.get("delta"))
+    steps = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
     return replace(preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options), cascade=steps)
 
@@ -105,7 +109,7 @@ def cascades(
     amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budget_list(budgets)}))
     if not amounts:
         raise InputError("a set of cascades needs at least one budget, got none")
-    order = common_order(fit, amounts, answer, seed)
+    order = common_order(fit, amounts, answer, seed, _spare(calibrate, options.get("delta")))
     made = partial(cascade, answer=answer, reference=reference, order=order, seed=seed)
     return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
 
@@ -129,6 +133,14 @@ def policy_set(
     return PolicySet.make(policy, fit, calibrate, **options)
 
 
+def _spare(calibrate: CascadeTrace | StoredTrace, delta: Any) -> float:
+    """Return how much of the highest cost a certificate at `delta` must leave spare, see `_SPARE`."""
+    if not isinstance(delta, float) or not 0 < delta < 1:
+        return 0.0
+    groups = None if isinstance(calibrate, StoredTrace) else calibrate.groups
+    return _SPARE * log(1 / delta) / max(1, calibrate.n if groups is None else groups.n)
+
+
 def _check_models(fit: object, calibrate: object) -> None:
     stored = isinstance(calibrate, StoredTrace) and calibrate.models
     if not isinstance(fit, CascadeTrace) or not (stored or isinstance(calibrate, CascadeTrace)):
@@ -147,17 +159,21 @@ def find_cascade(
     answer: AnswerChoice = "auto",
     seed: int = 0,
     order: tuple[str, ...] | None = None,
+    spare: float = 0.0,
 ) -> _Steps:
     """Return the cascade that is most accurate on `fit` within this mean cost.
 
     Where all orders of all models are few, they are compared, else all pairs. From the best on, the search changes one
     model at a time, or how many of its exits are used, until nothing is better. With `order`, only cascades of these
-    models in this order are compared.
+    models in this order are compared. `spare`: where inputs differ in cost or come in groups, the first exit must cost
+    so much of the highest cost less than the budget, if any cascade can.
     """
     names = fit.names if order is None else order
+    if not names:
+        raise InputError("order names no model: name those that a cascade may ask, or leave it out")
     if len(set(names)) < len(names):
         raise InputError(f"order names a model twice, got {', '.join(names)}: a cascade asks each once")
-    search = _Search(_comparing(fit, seed), amount, answer)
+    search = _Search(_comparing(fit, seed), amount, answer, spare)
     models = [CascadeStep(name, fit[name].n_exits) for name in names]
     few = sum(perm(len(models), k) for k in range(1, len(models) + 1)) <= _ENUMERATED
     lengths = range(1, (len(models) if few else 2) + 1)
@@ -177,18 +193,20 @@ def find_cascade(
 
 
 def common_order(
-    fit: CascadeTrace, amounts: Sequence[float], answer: AnswerChoice, seed: int
+    fit: CascadeTrace, amounts: Sequence[float], answer: AnswerChoice, seed: int, spare: float = 0.0
 ) -> tuple[str, ...]:
     """Return the order of models that is most accurate on `fit`, on average over several budgets."""
     by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
-    best = [[step.model for step in find_cascade(fit, amount, answer, seed)] for amount in amounts]
+    best = [
+        [step.model for step in find_cascade(fit, amount, answer, seed, None, spare)] for amount in amounts
+    ]
     orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
     if len(orders) == 1:
         return orders[0]
     on = _comparing(fit, seed)
 
     def right(order: tuple[str, ...]) -> float:
-        found = [(amount, find_cascade(fit, amount, answer, seed, order)) for amount in amounts]
+        found = [(amount, find_cascade(fit, amount, answer, seed, order, spare)) for amount in amounts]
         return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in found)
 
     return max(orders, key=right)
@@ -267,6 +285,19 @@ class _Comparing:
 
         return _kept(self._own, steps, self._most, measured)
 
+    def highest(self, steps: _Steps) -> float:
+        """Return the most that an input can cost, if certificates depend on it; else 0."""
+        parts = [self.models[step.model] for step in steps]
+        several = (
+            sum(step.n_exits for step in steps) > 1
+        )  # of one exit that costs the same, the cost is certain
+        depends = any(part.cost.varies or (several and part.groups is not None) for part in parts)
+        return float(sum(part.cost.highest for part in parts)) if depends else 0.0
+
+    def full(self, steps: _Steps) -> float:
+        """Return the mean cost of inputs that are answered at the last exit."""
+        return float(sum(self.models[step.model].cost.cumulative[step.exits[-1]] for step in steps))
+
     def ensembled(self, steps: _Steps) -> RightWithin:
         """Return how right the ensemble answers of a cascade are, each by an ensemble fitted without its input."""
 
@@ -317,16 +348,21 @@ class _Answers(NamedTuple):
 class _Search:
     """How accurate cascades are within a mean cost, each measured once."""
 
-    def __init__(self, comparing: _Comparing, amount: float, answer: AnswerChoice) -> None:
-        self._on, self._amount = comparing, amount
+    def __init__(
+        self, comparing: _Comparing, amount: float, answer: AnswerChoice, spare: float = 0.0
+    ) -> None:
+        self._on, self._amount, self._spare = comparing, amount, spare
+        self._in_any_case = ""  # the model that may be asked first whatever it costs
         self._answer = "own" if isinstance(answer, OwnAnswer) else answer
         self._right: dict[_Steps, Floats | None] = {}
 
-    def best(self, cascades: Iterable[_Steps]) -> _Steps:
+    def best(self, cascades: Sequence[_Steps]) -> _Steps:
         """Return the plainest of the cascades that the most accurate one does not beat by half a standard error."""
         found = {one: right for one in cascades if one and (right := self.right(one)) is not None}
-        if not found:
-            raise InputError("no cascade fits the budget")
+        if not found:  # calibration says what is lacking
+            self._in_any_case = min((one[0].model for one in cascades if one), key=self._on.first.__getitem__)
+            self._right.clear()
+            return self.best(cascades)
         top = max(found.values(), key=lambda right: float(right.mean()))
         near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
 
@@ -340,7 +376,11 @@ class _Search:
     def right(self, steps: _Steps) -> Floats | None:
         """Return whether each input is answered right, (n,); None if the budget is below the first exit."""
         if steps not in self._right:
-            affordable = self._on.first[steps[0].model] <= self._amount * (1 + 1e-12)
+            amount, least = self._amount, self._on.first[steps[0].model]
+            if self._spare and (highest := self._on.highest(steps)):
+                # What is certified is never more than the full cost of the cascade.
+                amount, least = min(amount, self._on.full(steps)), least + self._spare * highest
+            affordable = steps[0].model == self._in_any_case or least <= amount * (1 + 1e-12)
             self._right[steps] = self._measured(steps) if affordable else None
         return self._right[steps]
 
