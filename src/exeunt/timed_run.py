@@ -76,8 +76,7 @@ class TimedNetwork:
 
     def original_macs(self) -> float:
         """Return the multiply-adds of the original model; of a cascade those of its most expensive model."""
-        counted = self.run.manifest["model"].get("macs")  # runs of earlier versions lack it
-        return float(self.network.backbone_macs if counted is None else counted)
+        return float(self.run.manifest["model"]["macs"])
 
     @cached_property
     def network(self) -> EarlyExitNetwork:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -28,7 +27,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import sealed_manifest
 from exeunt.run.verification import verify
 from exeunt.torch.exits.placement import output_of
-from exeunt.torch.open_run import load_network
 from exeunt.torch.training import run as module
 from exeunt.torch.training import teacher as teachers
 from exeunt.torch.training.job import TrainingJob
@@ -504,32 +502,6 @@ def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_see
     assert any("was trained on other data" in line for line in said)
 
 
-# What earlier versions kept of heads, in bundle.json and project.json: options that no longer exist.
-GONE = {"bottleneck": 0, "stacked": False}
-
-
-def test_a_run_with_heads_of_an_earlier_version_opens_unless_they_were_of_a_kind_that_is_gone(
-    small, tmp_path
-):
-    made = run(small, tmp_path / "run")
-    network = {**made.manifest["network"], **GONE}
-    opened = load_network(RunFolder(made.path, {**made.manifest, "network": network}))
-    assert opened.config() == made.manifest["network"]
-    for name in ("chain", "cascade", "stacked"):
-        old = RunFolder(made.path, {**made.manifest, "network": {**network, name: True}})
-        with pytest.raises(InputError, match=f"trained with the option .{name}., .* train them again"):
-            load_network(old)
-
-
-def test_a_run_begun_by_an_earlier_version_is_finished(small, tmp_path, monkeypatch):
-    killed_after_training(small, tmp_path / "run", monkeypatch)
-    file = tmp_path / "run" / "project.json"
-    job = json.loads(file.read_text())
-    file.write_text(json.dumps({**job, "head": {**job["head"], **GONE}}))
-    assert run(small, tmp_path / "run") is not None
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", '{"model": 3, "head": []}', "{"])
 def test_a_damaged_record_of_the_job_is_refused(small, tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "project.json").write_text(content)

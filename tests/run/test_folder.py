@@ -93,6 +93,16 @@ def _touch(file):
         ("training/checkpoint.pt", r"unfinished run.*the `exeunt train` command that began it"),
         ("weights.safetensors", r"lost its bundle\.json.*restore the file from a copy"),
         (".hidden", "it is empty: make one with `exeunt train"),
+        (
+            "train.parquet",
+            r"seems to hold data \(train\.parquet\): make one with `exeunt train --data \S+ --out RUN`$",
+        ),
+        ("train/cats/1.png", r"seems to hold data \(train\): .* --data "),
+        ("cat.JPG", r"seems to hold data \(cat\.JPG\)"),
+        (
+            "config.json",
+            r"Hugging Face model, not a run folder: make one with `exeunt train --model hf:\S+ --out RUN`$",
+        ),
         ("digits/bundle.json", "it holds some: give one of digits$"),
         ("bundle.json/nested", r"a bundle\.json that is not a file: move it away"),
         ("notes.txt", r"not a run folder \(it has no bundle\.json\): make one"),
@@ -175,6 +185,14 @@ def _edit_manifest(run, **changes):
     """Change the manifest and make its digest fit."""
     body = {name: value for name, value in {**run.manifest, **changes}.items() if name != "sha256"}
     _rewrite(run, body | {"sha256": content_digest(body)})
+
+
+def test_a_run_of_before_0_1_is_refused_with_what_to_do(run):
+    _edit_manifest(run, version=1)
+    with pytest.raises(
+        ex.ArtefactError, match=r"of the old format 1, not of format 2: .* repeat what made the run"
+    ):
+        RunFolder.open(run.path)
 
 
 def test_refuses_newer_version(run):

@@ -16,7 +16,7 @@ from exeunt._sealed import DIGEST, check_digest, content_digest, read_document, 
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.cascade_step import CascadeStep
 
-_FORMAT, _VERSION = "exeunt-bundle", 1
+_FORMAT, _VERSION = "exeunt-bundle", 2
 _CASCADE_FORMAT, _CASCADE_VERSION = "exeunt-cascade", 1
 REMEDY = (
     "restore it from a copy of the run, or remove it and repeat what made the run, such as `exeunt train`"
@@ -32,9 +32,11 @@ def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[
 def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) -> dict[str, Any]:
     """Read a manifest that names at least `files`, and `one_of` others.
 
-    Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
+    Raises ArtefactError if it is of another kind, older, newer, edited, or lacks an entry.
     """
-    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY)
+    manifest = read_document(
+        path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY, oldest=_VERSION
+    )
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
     known = set(manifest["files"])

@@ -16,6 +16,8 @@ INT8 = "int8"
 PRECISIONS = (INT8, "bf16", "fp16")
 _MAKE = "make one with `exeunt train --out RUN`"
 _SHOWN = 3  # names in a message
+_DATA_NAMES = ("train", "test", "validation", "val")
+_DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".png", ".jpg", ".jpeg")
 
 
 def at_precision(path: Path) -> Path:
@@ -87,6 +89,10 @@ def why_not_a_run(path: Path) -> str:
     if runs := [name for name in names if _is_run(path / name)]:
         more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
         return f"{path} is not a run folder, it holds some: give one of {', '.join(runs[:_SHOWN])}{more}"
+    if "config.json" in names:
+        return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"
+    if data := [name for name in names if name in _DATA_NAMES or name.lower().endswith(_DATA_SUFFIXES)]:
+        return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_make_with('--data', path)}"
     return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
 
 
@@ -95,6 +101,10 @@ def how_to_resume(path: Path, names: Collection[str]) -> str:
     if CONFIG in names:
         return f"`exeunt train --config {path / CONFIG} --out {path}`"
     return "the `exeunt train` command that began it"
+
+
+def _make_with(option: str, value: object) -> str:
+    return f"make one with `exeunt train {option} {quote(str(value))} --out RUN`"
 
 
 def _is_run(folder: Path) -> bool:

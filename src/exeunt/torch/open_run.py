@@ -14,7 +14,6 @@ from exeunt.torch.calls import Inputs
 from exeunt.torch.devices import best_device, device_name, limit_threads
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models.by_name import rebuild_model, runs_custom_code
 from exeunt.torch.models.preparation import synthetic_inputs, to_channels_last
@@ -41,7 +40,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         )
     run.files.check_folder("model")  # all files before the network is built, which takes longer
     cost, prepare = run.cost, load_preparation(run)
-    config = current_options(run.manifest["network"], run.path)
+    config = run.manifest["network"]
     model = rebuild_model(
         spec, n_classes=about["n_classes"], folder=run.path, new_classifier="new_classifier" in config
     )

@@ -30,8 +30,6 @@ _LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens a
 _HEADS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
 _PAPER = ("paper", "global")
 _OF_TOKENS = ("token", "both", "statistics")
-_GONE = ("bottleneck", "stacked", "cascade", "chain")
-"""Options of heads that earlier versions had; the last two are older names of "stacked"."""
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "layer": nn.LayerNorm,
@@ -86,20 +84,6 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
     """
     default = TOKEN_HEAD if set(layouts) == {"tokens"} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
-
-
-def current_options(options: Mapping[str, Any], run: object) -> dict[str, Any]:
-    """Return options of the heads of a run without those that no longer exist, which older run folders store.
-
-    Raises InputError if the heads were made with one of these.
-    """
-    for name in _GONE:
-        if options.get(name):
-            raise InputError(
-                f"the heads of {run} were trained with the option {name!r}, which this version does not have: train "
-                "them again"
-            )
-    return {name: value for name, value in options.items() if name not in _GONE}
 
 
 def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:

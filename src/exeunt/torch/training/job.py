@@ -11,7 +11,7 @@ from typing import Any
 from exeunt import _files
 from exeunt._sealed import flattened
 from exeunt.errors import ArtefactError, InputError, require
-from exeunt.torch.exits.heads import HeadOptions, current_options
+from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights
@@ -171,4 +171,4 @@ def _read_job(file: Path) -> dict[str, Any]:
     value = _files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
-    return {**value, "head": current_options(value["head"], file.parent)}
+    return value
