@@ -22,7 +22,7 @@ def test_a_line_for_each_part_and_a_status(tmp_path):
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
     status, lines = verify(run.path)
     assert status == 0
-    assert lines[0].split() == ["manifest", "ok", "format", "1,", "3", "exits"]
+    assert lines[0].split() == ["manifest", "ok", "format", "2,", "3", "exits"]
     assert lines[-1] == "9 of 9 parts are as they were written"
     assert len(lines) == 10
     (run.path / "traces" / "test.parquet").write_bytes(b"damaged")
