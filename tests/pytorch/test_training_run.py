@@ -502,6 +502,7 @@ def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_see
     assert any("was trained on other data" in line for line in said)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": 3, "head": []}', "{"])
 def test_a_damaged_record_of_the_job_is_refused(small, tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "project.json").write_text(content)
