@@ -17,7 +17,7 @@ from exeunt import allocation
     st.integers(1, 5),
     st.integers(0, 10**6),
 )
-def test_the_spend_is_the_plan_within_one_input_per_exit(n, weights, values, seed):
+def test_the_cost_is_the_plan_within_one_input_per_exit(n, weights, values, seed):
     rng, m = np.random.default_rng(seed), len(weights)
     cost = ex.CostModel(np.cumsum(rng.uniform(0.1, 1, m)))
     trace = ex.ExitTrace.from_scores(

@@ -125,7 +125,7 @@ def test_the_plan_is_the_largest_that_keeps_the_guarantee(n, delta):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 100, 10_000])
 @pytest.mark.parametrize("budget", [1.0, 1.0 + 1e-9, 1.001, 1.5, 4.0, 7.999, 8.0])
-def test_without_delta_the_expected_spend_is_within_the_budget(n, budget):
+def test_without_delta_the_expected_cost_is_within_the_budget(n, budget):
     plan = plan_cost(allocate, COST, budget, n, None)
     assert plan.counts.sum() == n
     mean = plan.distribution(COST).mean
