@@ -216,8 +216,9 @@ class CostModel:
         """Return a budget in this model's unit, between the cheapest exit and the full network.
 
         `value`: a number in this unit, "50%" of the full cost, or a quantity such as "30 MMACs" or "4ms".
-        A value above the full cost becomes the full cost. Raises InfeasibleBudget below the first exit, and the errors
-        of `amount`.
+        A value above the full cost becomes the full cost; where inputs differ in cost, one above the highest becomes
+        the highest, since other inputs may cost more on average than these. Raises InfeasibleBudget below the first
+        exit, and the errors of `amount`.
         """
         amount = self.amount(value)
         if amount < self.first * (1 - 1e-12):
@@ -229,7 +230,7 @@ class CostModel:
                 f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): {remedy}",
                 smallest_budget=self.first,
             )
-        return min(max(amount, self.first), self.full)
+        return min(max(amount, self.first), self.highest)
 
     def amount(self, value: float | str) -> float:
         """Return a budget as a number in this model's unit, without comparing it with the costs.

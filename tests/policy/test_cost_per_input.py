@@ -147,6 +147,18 @@ def test_what_cannot_be_certified_is_refused():
         ex.eero(FIT, texts(12, 2), budget=1.2 * FIT.cost.first)
 
 
+def test_a_budget_above_the_mean_full_cost_certifies_that_everything_runs_to_the_end():
+    """The full cost is a mean over the fit inputs. It can be certified under a higher budget, not under itself."""
+    fit, calibrate = (
+        one.exits(2, 3).with_cost(ex.CostModel(one.cost.of_inputs(one.n)[:, 2:], highest=LONGEST * UNIT[-1]))
+        for one in (texts(500, 1), texts(500, 2))
+    )
+    with pytest.raises(ex.InfeasibleBudget):
+        ex.eero(fit, calibrate, budget=fit.cost.full, delta=0.05)
+    policy = ex.eero(fit, calibrate, budget=1.2 * fit.cost.full, delta=0.05)
+    assert policy.budget == policy.certificate.budget == 1.2 * fit.cost.full
+
+
 def test_labels_of_the_calibration_inputs_are_not_needed():
     calibrate = texts(400, 2)
     unlabelled = ex.ExitTrace(calibrate.prediction, calibrate.scores, calibrate.cost, None, calibrate.id)
