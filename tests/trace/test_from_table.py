@@ -176,7 +176,7 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
         ({"c1": [0.5, 1.0, np.inf]}, "'c1' must be finite, got inf in row 2"),
         ({"c0": [0.5, None, None]}, "'c0' has 2 empty cells, the first in row 1"),
         ({"y": ["cat", None, "dog"]}, "'y' has 1 empty cell in row 1"),
-        ({"y": ["cat", "", "dog"]}, "'y' has 1 empty cell, the first in row 1"),
+        ({"y": ["cat", "", "dog"]}, "'y' has 1 empty cell in row 1"),
         ({"p1": [None, "a", "b"]}, "'p1' has 1 empty cell in row 0"),
         ({"c0": ["0.5", "1e-3", "high"]}, "must hold numbers, got 'high' in row 2"),
         ({"p0": [1.0, 0.5, 2.0]}, "'p0' must hold classes, as names or whole numbers, got 0.5 in row 1"),

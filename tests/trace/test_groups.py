@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -208,3 +209,16 @@ def test_texts():
     assert mean_text("mean cost", None) == "mean cost"
     assert mean_text("mean cost", 1) == "mean over groups of their mean cost"
     assert mean_text("accuracy", 20) == "accuracy, where inputs of groups of more than 20 weigh 20/size,"
+
+
+def test_groups_are_named_where_they_are_read():
+    columns = {"c": [0.1, 0.2], "p": ["a", "b"], "y": ["a", "b"]}
+    read = partial(ex.ExitTrace.from_table, confidence="c", prediction="p", label="y", cost=[1.0])
+    with pytest.raises(ex.InputError, match="rows_per_group is about groups: name their column"):
+        read(pa.table(columns), rows_per_group=5)
+    with pytest.raises(ex.InputError, match="groups must name a column of the table, got ndarray"):
+        read(pa.table(columns), groups=np.array(["u", "v"]))
+    with pytest.raises(ex.InputError, match="column 'user' has 1 empty cell in row 1"):
+        read(pa.table({**columns, "user": ["u", ""]}), groups="user")
+    with pytest.raises(ex.InputError, match="got the text 'user': from_table alone takes columns"):
+        ex.Groups("user", rows_per_group=5)

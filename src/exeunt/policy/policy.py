@@ -130,7 +130,7 @@ class Policy:
         if self.cost_certificate is not None:
             return str(self.cost_certificate)
         expected = self.cost.show(self.expected_cost)
-        if self.distribution is not None:
+        if self.distribution is not None or self.calibration.startswith("cost-per-"):
             reason = (
                 f"a mean cost of {expected} is expected, but it may be higher. Give a delta to certify it."
             )

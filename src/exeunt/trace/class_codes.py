@@ -11,7 +11,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
-from exeunt._text import counted
 from exeunt.errors import InputError
 
 
@@ -58,13 +57,18 @@ def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
     return np.array([typed(text) for text in there.tolist()], dtype=np.str_)[at]
 
 
+def check_filled(filled: NDArray[np.bool_], name: str) -> None:
+    """Raise InputError unless all cells (n,) of a column are filled."""
+    if len(empty := np.flatnonzero(~filled)):
+        cells = "1 empty cell" if len(empty) == 1 else f"{len(empty)} empty cells, the first"
+        raise InputError(
+            f"column {name!r} has {cells} in row {empty[0]} (rows count from 0): drop these inputs"
+        )
+
+
 def _check_labels(labels: NDArray[np.str_], name: str, classes: NDArray[np.str_]) -> None:
     """Raise InputError for an empty label, or for one that is not among the classes, if they are given."""
-    if len(empty := np.flatnonzero(labels == "")):
-        raise InputError(
-            f"column {name!r} has {counted(len(empty), 'empty cell')}, the first in row {empty[0]} "
-            "(rows count from 0): drop these inputs"
-        )
+    check_filled(labels != "", name)
     if len(classes) and len(other := np.flatnonzero(~np.isin(labels, classes))):
         raise InputError(
             f"column {name!r} has the label {str(labels[other[0]])!r} in row {other[0]} (rows count from 0), which is "

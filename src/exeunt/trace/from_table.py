@@ -19,7 +19,7 @@ from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.trace.class_codes import class_codes
+from exeunt.trace.class_codes import check_filled, class_codes
 from exeunt.trace.groups import Groups
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
@@ -37,6 +37,11 @@ def read_columns(
     rows_per_group: int = 1,
 ) -> dict[str, Any]:
     """Return the arguments of `ExitTrace.from_scores` but for the cost (see `ExitTrace.from_table`)."""
+    for what, named in {"label": label, "id": id_, "groups": groups}.items():
+        if not isinstance(named, str | None):
+            raise InputError(f"{what} must name a column of the table, got {type(named).__name__}")
+    if rows_per_group != 1 and groups is None:
+        raise InputError("rows_per_group is about groups: name their column with groups=...")
     data = read_table(table)
     confidences, predictions = exit_columns(confidence, prediction, data.column_names)
     if not confidences or len(confidences) != len(predictions):
@@ -208,9 +213,7 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):  # of no chunks, or too long for one
         column = pa.concat_arrays(column.chunks)
     if column.null_count:
-        row = pc.index(column.is_null(), value=True).as_py()
-        cells = "1 empty cell" if column.null_count == 1 else f"{column.null_count} empty cells, the first"
-        raise InputError(f"column {name!r} has {cells} in row {row} (rows count from 0): drop these inputs")
+        check_filled(column.is_valid().to_numpy(zero_copy_only=False), name)
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -241,4 +244,6 @@ def _ids(table: pa.Table, name: str) -> NDArray[Any]:
     column = _column(table, name)
     if pa.types.is_integer(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False).astype(np.uint64))
-    return np.array([str(value) for value in column.to_pylist()])
+    texts = np.array([str(value) for value in column.to_pylist()])
+    check_filled(texts != "", name)
+    return texts

@@ -42,13 +42,17 @@ class Groups:
         most = self.rows_per_group
         if not isinstance(most, int | np.integer) or most < 1:
             raise InputError(f"rows_per_group must be a whole number of 1 or more, got {most!r}")
+        if isinstance(self.key, str):
+            raise InputError(
+                f"groups must hold a name for each row, got the text {self.key!r}: from_table alone takes columns"
+            )
         key = id_keys(self.key, np.size(self.key), "groups")
         self.__dict__.update(key=_arrays.frozen(key), rows_per_group=int(most))
 
     @classmethod
     def checked(cls, groups: Groups | ArrayLike | None, n: int) -> Groups | None:
         """Return the groups of n rows, made from their names if need be. Raises InputError for another number."""
-        found = groups if groups is None or isinstance(groups, Groups) else cls(np.asarray(groups))
+        found = groups if groups is None or isinstance(groups, Groups) else cls(groups)  # type: ignore[arg-type]
         if found is not None:
             _arrays.check_length(found.key, "groups", n)
         return found
