@@ -220,5 +220,5 @@ def test_groups_are_named_where_they_are_read():
         read(pa.table(columns), groups=np.array(["u", "v"]))
     with pytest.raises(ex.InputError, match="column 'user' has 1 empty cell in row 1"):
         read(pa.table({**columns, "user": ["u", ""]}), groups="user")
-    with pytest.raises(ex.InputError, match="got the text 'user': from_table alone takes columns"):
+    with pytest.raises(ex.InputError, match="got 'user': from_table alone takes columns"):
         ex.Groups("user", rows_per_group=5)

@@ -37,9 +37,9 @@ def read_columns(
     rows_per_group: int = 1,
 ) -> dict[str, Any]:
     """Return the arguments of `ExitTrace.from_scores` but for the cost (see `ExitTrace.from_table`)."""
-    for what, named in {"label": label, "id": id_, "groups": groups}.items():
-        if not isinstance(named, str | None):
-            raise InputError(f"{what} must name a column of the table, got {type(named).__name__}")
+    for what, given in {"label": label, "id": id_, "groups": groups}.items():
+        if not isinstance(given, str | None):
+            raise InputError(f"{what} must name a column of the table, got {type(given).__name__}")
     if rows_per_group != 1 and groups is None:
         raise InputError("rows_per_group is about groups: name their column with groups=...")
     data = read_table(table)

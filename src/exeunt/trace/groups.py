@@ -42,9 +42,9 @@ class Groups:
         most = self.rows_per_group
         if not isinstance(most, int | np.integer) or most < 1:
             raise InputError(f"rows_per_group must be a whole number of 1 or more, got {most!r}")
-        if isinstance(self.key, str):
+        if np.ndim(self.key) == 0:
             raise InputError(
-                f"groups must hold a name for each row, got the text {self.key!r}: from_table alone takes columns"
+                f"groups must hold a name for each row, got {self.key!r}: from_table alone takes columns"
             )
         key = id_keys(self.key, np.size(self.key), "groups")
         self.__dict__.update(key=_arrays.frozen(key), rows_per_group=int(most))
