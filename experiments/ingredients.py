@@ -52,23 +52,17 @@ VARIANTS = {
     "joint": Variant("**baseline**: heads start at random, plain sum of the losses"),
     "joint-heads-first": Variant("`--heads-first 10`: the heads first learn alone", heads_first=10),
     "joint-distill": Variant(
-        "`--mode distill`: exits also learn from the last exit", {}, {"mode": "distill", "teacher": "self"}
-    ),
+        "`--mode distill`: exits also learn from the last exit", {}, {"mode": "distill", "teacher": "self"}),
     "joint-original": Variant(
         "`--mode distill --teacher original`: exits also learn from the original model",
-        {}, {"mode": "distill", "teacher": "original"},
-    ),
-    "joint-late": Variant(
-        "later exits count more (not an option any more)", {}, {"exit_weights": "linear"}
-    ),
+        {}, {"mode": "distill", "teacher": "original"}),
+    "joint-late": Variant("later exits count more (not an option any more)", {}, {"exit_weights": "linear"}),
     "joint-best": Variant(
         "all that pays", {"hidden": 256},
         {"mode": "distill", "teacher": "original", "backbone_rate": 0.05, "epochs": 10}, heads_first=10,
     ),
 }  # fmt: skip
-
-GONE = ("frozen-bottleneck", "frozen-stacked", "joint-late")
-"""Variants by options that Exeunt had when they were measured. They are not trained again: their numbers are kept."""
+GONE = ("frozen-bottleneck", "frozen-stacked", "joint-late")  # their numbers are kept
 
 
 # -- training and measuring ------------------------------------------------------------------------------------------
@@ -126,9 +120,8 @@ def train_all(given: Any) -> dict[str, Any]:
 
     own, own56 = (float(count_macs(net(), torch.zeros(2, 3, 32, 32))) for net in (resnet20, resnet56))
     runs: dict[str, Measured] = {}
-    for name, variant in VARIANTS.items():
-        if name in GONE:
-            continue
+    for name in (one for one in VARIANTS if one not in GONE):
+        variant = VARIANTS[name]
         frozen = name.startswith("frozen")
         job = TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(given.models / "resnet20_cifar10.safetensors"), data=given.data,
@@ -147,10 +140,8 @@ def train_all(given: Any) -> dict[str, Any]:
     return {
         "recipes": {name: variant._asdict() for name, variant in VARIANTS.items()},
         "splits": given.splits,
-        "runs": {
-            **{name: kept_numbers(PAGE)["runs"][name] for name in GONE},
-            **{name: numbers(run, network, runs[bases[name]]) for name, run in runs.items()},
-        },
+        "runs": {name: kept_numbers(PAGE)["runs"][name] for name in GONE}
+        | {name: numbers(run, network, runs[bases[name]]) for name, run in runs.items()},
         "resnet56": numbers(found, found.correct[:, -1].astype(float)),
     }
 
