@@ -67,7 +67,7 @@ def run(tmp_path_factory, images) -> Path:
     trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
     parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
     about = {
-        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
+        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10, "macs": network.backbone_macs},
         "network": network.config(),
         "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),

@@ -53,9 +53,8 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "swin" else pytest.mark.slow) for name in NETWORKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_cut_at_every_block_and_exported(name, tmp_path):
     torch.manual_seed(0)
     images = torch.randn(5, 3, 32, 32)
