@@ -15,7 +15,7 @@ from exeunt.policies.catalogue import PRESETS
 from exeunt.score.kinds import ConstantScore
 
 COST = ex.CostModel([1.0, 2.0, 4.0])
-PAIRS = 100
+PAIRS = 60
 
 
 def population(n, seed, *, saturated=False, edge=(1.0, 2.0, 3.0)):

@@ -27,6 +27,7 @@ def kept(folder) -> dict:
     return records
 
 
+@pytest.mark.slow
 def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
     trace = make_logit_trace(300, 3)
     models = ex.CascadeTrace({"small": trace.exits(0, 1), "large": make_logit_trace(300, 3)})

@@ -16,6 +16,7 @@ from exeunt.run.run_inputs import part_data
 from exeunt.trace import concatenate
 
 
+@pytest.mark.slow
 def test_parts_are_those_of_one_process_and_calibrate_from_a_store(cluster, bucket, run, tmp_path):
     inputs, out = part_data(run, "calibrate"), f"{bucket}/recorded"
     options = {"block_size": 64, "batch_size": 32, "say": lambda _: None}

@@ -274,7 +274,7 @@ def log_of_texts(n, seed, longest=200, names=("small", "large")):
     return ex.CascadeTrace({name: model(*skills[name]) for name in names})
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_prices_that_vary_by_a_hundred_refuse_no_budget_that_can_be_kept(seed):
     """The mean price of a part is above or below that of another, by as much as some of the budgets differ."""
     fit, calibrate, _ = log_of_texts(1200, seed).split(fit=0.4, calibrate=0.4, test=0.2, seed=seed)

@@ -248,7 +248,8 @@ def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_pa
     assert load(run, plan=elsewhere).plan == elsewhere  # asked for
 
 
-@pytest.mark.parametrize("executor", [pytest.param("eager", marks=pytest.mark.slow), "onnx"])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["eager", "onnx"])
 def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     folder = shutil.copytree(run, tmp_path / "run")
     once = {"executor": executor, "repeats": 1, "max_seconds": 0.0, "trusted": None}

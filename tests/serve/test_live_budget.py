@@ -47,6 +47,7 @@ def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_pat
     until(lambda: client.get("/budget").json()["policy"] == "36%")
 
 
+@pytest.mark.slow
 def test_a_link_that_leads_to_run_after_run_is_followed_each_time(tmp_path):
     """Each of the runs has a file of its own, in which nobody has asked before."""
     link = tmp_path / "link"
