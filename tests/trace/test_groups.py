@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from same_traces import same_trace
 
 import exeunt as ex
+from exeunt.policy.certificates import Certificate
 from exeunt.trace import check_disjoint, concatenate
 from exeunt.trace.groups import mean, mean_text, per_unit, units_text
 from exeunt.trace.splitting import bootstrap_rows, folds_of, shaping_and_testing_rows
@@ -222,3 +224,18 @@ def test_groups_are_named_where_they_are_read():
         read(pa.table({**columns, "user": ["u", ""]}), groups="user")
     with pytest.raises(ex.InputError, match="got 'user': from_table alone takes columns"):
         ex.Groups("user", rows_per_group=5)
+
+
+def test_a_bootstrap_without_groups_draws_every_row():
+    drawn = [bootstrap_rows(3, np.random.default_rng(seed)) for seed in range(50)]
+    assert {len(rows) for rows in drawn} == {3}
+    assert set(np.concatenate(drawn)) == {0, 1, 2}
+
+
+def test_a_certificate_keeps_how_many_groups_there_were_and_how_they_weigh():
+    certificate = Certificate(
+        budget=2.0, delta=0.1, unit="MACs", probability=0.9, expected_cost=1.5, cost_quantile=2.0, n_calibration=60,
+        n_groups=20, rows_per_group=4,
+    )  # fmt: skip
+    assert Certificate(**certificate.to_dict()) == certificate
+    assert "n_groups" not in replace(certificate, n_groups=None, rows_per_group=None).to_dict()

@@ -78,7 +78,9 @@ class _Read:
         return {
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
             "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
-            "slo_quantile": share(self.slo_quantile or "99%", "--slo-quantile"),
+            "slo_quantile": share(
+                "99%" if self.slo_quantile is None else self.slo_quantile, "--slo-quantile"
+            ),
             "min_accuracy": 0.0 if self.min_accuracy is None else share(self.min_accuracy, "--min-accuracy"),
             "tiers": _tiers(self.tier or []),
             "max_body": self.max_body * 1_000_000,

@@ -30,7 +30,7 @@ from exeunt.policy import Policy, PolicySet
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import cached_on_trace
-from exeunt.trace.groups import per_unit
+from exeunt.trace.groups import mean_weight, n_units, per_unit
 
 _ENUMERATED = 100
 """Cascades of all models and orders are tried where there are at most so many; four models make 64."""
@@ -137,8 +137,7 @@ def _spare(calibrate: CascadeTrace | StoredTrace, delta: Any) -> float:
     """Return how much of the highest cost a certificate at `delta` must leave spare, see `_SPARE`."""
     if not isinstance(delta, float) or not 0 < delta < 1:
         return 0.0
-    groups = None if isinstance(calibrate, StoredTrace) else calibrate.groups
-    return _SPARE * log(1 / delta) / max(1, calibrate.n if groups is None else groups.n)
+    return _SPARE * log(1 / delta) / max(1, n_units(calibrate.n, calibrate.groups))
 
 
 def _check_models(fit: object, calibrate: object) -> None:
@@ -243,16 +242,15 @@ def _first_costs(fit: CascadeTrace) -> dict[str, float]:
     Where inputs differ in cost, the mean over calibration inputs may be higher than over fit inputs. A model that is
     asked about all inputs must be affordable by both, so three standard errors of the difference between two such parts
     are added, and the share of one more input of the highest known cost. The cheapest model is asked in any case.
-    Groups, if there are some, are what is drawn.
+    Where rows come in groups, groups are drawn.
     """
     cheapest = min(fit.names, key=lambda name: fit[name].cost.first)
     found = {}
     for name in fit.names:
         costs, first = fit[name].cost.of_inputs(fit.n)[:, 0], fit[name].cost.first
         drawn = per_unit(costs, fit.groups, first)
-        scale = 1.0 if fit.groups is None else float(fit.groups.weight.mean())
-        room = (3 * drawn.std() * (2 / len(drawn)) ** 0.5 + np.ptp(drawn) / len(drawn)) / scale
-        found[name] = first + (0.0 if name == cheapest else float(room))
+        room = 3 * drawn.std() * (2 / len(drawn)) ** 0.5 + np.ptp(drawn) / len(drawn)
+        found[name] = first + (0.0 if name == cheapest else float(room / mean_weight(fit.groups)))
     return found
 
 
@@ -288,9 +286,8 @@ class _Comparing:
     def highest(self, steps: _Steps) -> float:
         """Return the most that an input can cost, if certificates depend on it; else 0."""
         parts = [self.models[step.model] for step in steps]
-        several = (
-            sum(step.n_exits for step in steps) > 1
-        )  # of one exit that costs the same, the cost is certain
+        # Of a single exit that costs the same for all inputs, the cost is certain.
+        several = sum(step.n_exits for step in steps) > 1
         depends = any(part.cost.varies or (several and part.groups is not None) for part in parts)
         return float(sum(part.cost.highest for part in parts)) if depends else 0.0
 

@@ -24,7 +24,7 @@ from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
-from exeunt.trace.groups import Groups, counts_of, mean, per_unit, units_text
+from exeunt.trace.groups import Groups, counts_of, mean, n_groups, per_unit, units_text
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 
@@ -222,7 +222,7 @@ def _infeasible(
         could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {share(nearest_budget)}")
     if nearest_loss is not None:
         could.append(f"a loss of {100 * nearest_loss:.4g}% at {share(family[reached].budget)}")
-    tested = units_text(len(losses[0]), counts_of(groups).get("n_groups"), "labelled")
+    tested = units_text(len(losses[0]), n_groups(groups), "labelled")
     return Infeasible(
         f"the loss stands in the way: {tested} cannot show that at most {100 * max_loss:.4g}% is lost at "
         f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. More "

@@ -18,7 +18,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
-from exeunt.trace.groups import counts_of, mean, per_unit, units_text
+from exeunt.trace.groups import counts_of, mean, n_groups, n_units, per_unit, units_text
 from exeunt.trace.splitting import random_order
 
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
@@ -82,7 +82,7 @@ def risk_controlled(
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
     groups = calibrate.groups
-    order = random_order(calibrate.n if groups is None else groups.n, seed)
+    order = random_order(n_units(calibrate.n, groups), seed)
     passed: tuple[float, Integers, LossCertificate] | None = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
@@ -96,7 +96,7 @@ def risk_controlled(
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(
-            f"{units_text(calibrate.n, counts_of(groups).get('n_groups'), 'labelled')} cannot show a loss within "
+            f"{units_text(calibrate.n, n_groups(groups), 'labelled')} cannot show a loss within "
             f"{max_loss:g} at delta={delta:g}: give more of them, or allow more loss",
             binding="max_loss",
         )
@@ -115,7 +115,7 @@ def risk_controlled(
         budget=paid,
         calibration="risk",
         n_calibration=calibrate.n,
-        n_groups=None if groups is None else groups.n,
+        n_groups=n_groups(groups),
         seed=seed,
         counts=counts,
         calibration_cost=paid,

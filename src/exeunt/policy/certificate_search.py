@@ -37,7 +37,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
-from exeunt.trace.groups import Groups, counts_of, mean, per_unit
+from exeunt.trace.groups import Groups, counts_of, mean, mean_weight, n_units, per_unit
 from exeunt.trace.splitting import random_order
 
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
@@ -161,7 +161,7 @@ class Costed(NamedTuple):
     @property
     def n_units(self) -> int:
         """Number of groups, or of inputs without groups."""
-        return len(self.ties) if self.groups is None else self.groups.n
+        return n_units(len(self.ties), self.groups)
 
     def paid(self, limits: Thresholds) -> Floats:
         """Return what each input costs under these thresholds, (n,)."""
@@ -276,8 +276,7 @@ def _plans(
     amounts = np.linspace(cost.first, cost.full, _WIDE)
     at = bisect_left(amounts.tolist(), budget, key=lambda amount: tested(amount).mean())
     middle = float(amounts[min(at, _WIDE - 1)])
-    error = float(tested(middle).std()) * (1 / n + 1 / fit.n_units) ** 0.5
-    error /= 1.0 if fit.groups is None else float(fit.groups.weight.mean())
+    error = float(tested(middle).std()) * (1 / n + 1 / fit.n_units) ** 0.5 / mean_weight(fit.groups)
     near = middle + error * np.linspace(*_DEVIATIONS, _NEAR)
     for amount in np.unique(np.r_[amounts, near[(near > cost.first) & (near < cost.full)]]).tolist():
         yield plan(amount)

@@ -27,6 +27,7 @@ from exeunt.score.kinds import Derived, Score
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.derived import alike_neighbours, as_score, cached_on_trace, score_matrix
+from exeunt.trace.groups import n_groups
 
 Allocation: TypeAlias = Callable[[float], Floats]
 """Maps a mean cost per input to rates (m,) that cost at most that on average."""
@@ -136,9 +137,7 @@ def composed(
             answer=chosen,
             notes={**learned.notes, **remarks, **fields.pop("notes", {})},
             ties=ties,
-            n_groups=None
-            if isinstance(calibrate, StoredTrace) or calibrate.groups is None
-            else calibrate.groups.n,
+            n_groups=n_groups(calibrate.groups),
             **fields,
         )
 

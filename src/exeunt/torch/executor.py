@@ -24,7 +24,7 @@ from exeunt.torch.cutting import stage
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
 from exeunt.torch.devices import device_name, wait_for
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
+from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, classified, head_logits
 from exeunt.torch.models.hugging_face import longest_text
 
 _CUTS_KEPT = 32  # a cut shares the model's weights, so it takes a few MB, and seconds to make
@@ -206,7 +206,7 @@ class WholeExecutor(_Executor):
         logits: list[NDArray[Any]] = []
         for exit_, (head, features) in enumerate(zip(self._network.heads, reduced, strict=False)):
             if exit_ in wanted:
-                logits.append(_numpy(head.classify(features) if isinstance(head, Head) else head(features)))
+                logits.append(_numpy(classified(head, features)))
         if self.n_exits - 1 in wanted:
             logits.append(_numpy(final))
         return logits, state

@@ -38,7 +38,7 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
             f"fit and calibrate share {counted(common, 'row')}; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give other traces other id=..."
         )
-    one, other = fit.groups, None if isinstance(calibrate, StoredTrace) else calibrate.groups
+    one, other = fit.groups, calibrate.groups
     if Groups.joined([one, other]) is not None and (shared := len(np.intersect1d(one.key, other.key))):  # type: ignore[union-attr]
         raise InputError(
             f"fit and calibrate share {counted(shared, 'group')}; guarantees hold only for disjoint groups: use "

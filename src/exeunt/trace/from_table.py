@@ -49,7 +49,9 @@ def read_columns(
             f"give one confidence and one prediction column per exit, got {len(confidences)} and "
             f"{len(predictions)}: {', '.join(confidences) or 'none'}; {', '.join(predictions) or 'none'}"
         )
-    _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_, groups) if name)])
+    _check_columns(
+        data, [*confidences, *predictions, *(name for name in (label, id_, groups) if name is not None)]
+    )
     named = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
     codes = class_codes(named, labelled=label is not None, classes=classes)
     m = len(predictions)

@@ -154,6 +154,21 @@ def per_unit(values: Floats, groups: Groups | None, bound: float) -> Floats:
     return values if groups is None else groups.weight * groups.means(values) + (1 - groups.weight) * bound
 
 
+def n_units(n: int, groups: Groups | None) -> int:
+    """Return how many exchangeable units n rows are: the groups, or without groups the rows."""
+    return n if groups is None else groups.n
+
+
+def mean_weight(groups: Groups | None) -> float:
+    """Return the mean weight of a unit: `per_unit` is closer to its bound by this factor than means are."""
+    return 1.0 if groups is None else float(groups.weight.mean())
+
+
+def n_groups(groups: Groups | None) -> int | None:
+    """Return the number of groups, None without groups."""
+    return None if groups is None else groups.n
+
+
 def counts_of(groups: Groups | None) -> dict[str, Any]:
     """Return what certificates and results keep of groups, by name: nothing without groups."""
     return {} if groups is None else {"n_groups": groups.n, "rows_per_group": groups.rows_per_group}

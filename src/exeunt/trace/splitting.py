@@ -15,7 +15,7 @@ from exeunt import _arrays
 from exeunt._arrays import Integers, Keys
 from exeunt._text import counted
 from exeunt.errors import InputError
-from exeunt.trace.groups import Groups
+from exeunt.trace.groups import Groups, n_units
 
 _ORDER = 0x7E57  # keeps the order of tests apart from other random choices of the same seed
 
@@ -70,7 +70,7 @@ def shaping_and_testing_rows(
 
     Raises InputError if either part is empty.
     """
-    size, kind = (n, "input") if groups is None else (groups.n, "group")
+    size, kind = n_units(n, groups), "input" if groups is None else "group"
     order, shaping = random_order(size, seed), round(share * size)
     if shaping in (0, size):
         raise InputError(
@@ -82,7 +82,7 @@ def shaping_and_testing_rows(
 
 def bootstrap_rows(n: int, rng: np.random.Generator, groups: Groups | None = None) -> Integers:
     """Return the rows of a bootstrap sample of n rows, or of their groups: as many, drawn with replacement."""
-    size = n if groups is None else groups.n
+    size = n_units(n, groups)
     return _rows(rng.integers(0, size, size), groups)
 
 

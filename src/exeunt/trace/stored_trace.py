@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,9 @@ class StoredTrace:
     trace takes the place of a `CascadeTrace`. `changes` are applied to each chunk when it is read. `say` reports the
     progress of a calibration.
     """
+
+    groups: ClassVar[None] = None
+    """None: inputs that come in groups must fit in memory, see `open`."""
 
     files: tuple[AnyPath, ...]
     n: int

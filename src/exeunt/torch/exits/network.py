@@ -113,10 +113,7 @@ class EarlyExitNetwork(nn.Module):
 
     def classify(self, reduced: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits (n, k) of every head, and of a new classifier, from what `reduce` returns."""
-        return [
-            head.classify(value) if isinstance(head, Head) else head(value)
-            for head, value in zip(self.learning_heads, reduced, strict=True)
-        ]
+        return [classified(head, value) for head, value in zip(self.learning_heads, reduced, strict=True)]
 
     def stages(self, example: Inputs) -> StagedModel:
         """Return the backbone cut after each module that carries a head. The network stays in eval mode.
@@ -187,6 +184,11 @@ class EarlyExitNetwork(nn.Module):
 
         with on_return(dict(enumerate(map(self.backbone.get_submodule, self.exit_names))), count):
             yield
+
+
+def classified(head: nn.Module, reduced: Tensor) -> Tensor:
+    """Return a head's logits (n, k) from what `EarlyExitNetwork.reduce` returns for it."""
+    return head.classify(reduced) if isinstance(head, Head) else head(reduced)  # type: ignore[no-any-return]
 
 
 def head_logits(head: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
