@@ -189,6 +189,19 @@ def test_four_groups_certify_nothing():
         ex.cheapest(FIT, drives, max_loss=0.02, policy="eero", points=3)
 
 
+def test_about_how_many_groups_would_do_is_what_the_test_takes():
+    """Each costs 1 of at most 4 at the first exit; the mean must be shown to be at most 1.05."""
+    with pytest.raises(ex.InfeasibleBudget) as raised:
+        ex.eero(FIT, videos(1, 2, sizes=(5, 5)), budget=1.05, delta=0.05)
+    assert str(raised.value).startswith("1 calibration group certifies nothing at delta=0.05, ")
+    enough = int(re.search(r"about (\d+) groups like these would do", str(raised.value))[1])
+
+    def shows(n):
+        return betting(np.full(n, 0.25), 1.05 / 4, delta=0.05) <= 0.05
+
+    assert (shows(enough), shows(int(0.8 * enough))) == (True, False)
+
+
 @pytest.mark.parametrize("most", [1, 20])
 @pytest.mark.parametrize("make", [ex.cheapest, ex.risk_controlled])
 def test_a_loss_certificate_is_that_of_the_groups(make, most):

@@ -17,7 +17,7 @@ from same_traces import same_trace
 import exeunt as ex
 from exeunt.policy.certificates import Certificate
 from exeunt.trace import check_disjoint, concatenate
-from exeunt.trace.groups import mean, mean_text, per_unit, units_text
+from exeunt.trace.groups import mean, mean_text, mean_weight, neighbours_alike, per_unit, units_text
 from exeunt.trace.splitting import bootstrap_rows, folds_of, shaping_and_testing_rows
 
 COST = ex.CostModel([1.0, 3.0])
@@ -44,6 +44,28 @@ def test_groups_are_numbered_in_the_order_in_which_they_appear():
     assert groups.rows(np.array([2, 0, 2])).tolist() == [3, 0, 2, 5, 3]
     assert groups.take([1, 2, 4]).index.tolist() == [0, 1, 0]
     assert groups.names.tolist() == ex.Groups(np.array(["b", "a", "c"])).key.tolist()
+    assert (mean_weight(groups), mean_weight(None)) == (2.5 / 3, 1.0)
+    assert type(ex.Groups([1, 2], np.int64(2)).rows_per_group) is int  # as files hold it
+
+
+def test_rows_of_groups_are_in_their_order():
+    groups = ex.Groups(np.random.default_rng(0).integers(0, 3, 1000))
+    rows = groups.rows(np.array([2, 0]))
+    assert rows.tolist() == [*np.flatnonzero(groups.index == 2), *np.flatnonzero(groups.index == 0)]
+    none = groups.rows(np.array([], dtype=int))
+    assert (none.tolist(), none.dtype) == ([], np.int64)
+
+
+@pytest.mark.parametrize(("correlation", "found"), [(0.5, 0.5), (0.05, 0.0)])
+def test_the_correlation_of_neighbours_is_measured_where_it_matters(correlation, found):
+    """A stationary sequence whose ranks have about the correlation of its values."""
+    noise = np.random.default_rng(0).normal(size=50_000)
+    values = np.zeros(50_000)
+    for i in range(1, 50_000):
+        values[i] = correlation * values[i - 1] + (1 - correlation**2) ** 0.5 * noise[i]
+    assert neighbours_alike(values[:, None], np.zeros(50_000), np.arange(50_000)) == pytest.approx(
+        found, abs=0.03
+    )
 
 
 @given(
@@ -170,6 +192,9 @@ def test_tables_name_groups_by_a_column():
 def test_traces_are_joined_with_their_groups():
     a, b = grouped(seed=1), grouped(seed=2)
     assert concatenate([a, b]).groups.n == 20
+    for parts in ([grouped(most=3)], [grouped(most=3), grouped(seed=2, most=3)]):
+        assert ex.Groups.joined([part.groups for part in parts]).rows_per_group == 3
+    assert ex.Groups.joined([None]) is None
     with pytest.raises(ex.InputError, match="either all traces have groups or none"):
         concatenate([a, grouped(seed=2, most=3)])
     bare = ex.ExitTrace.from_scores(b.scores["score"], b.prediction, cost=COST, label=b.label)

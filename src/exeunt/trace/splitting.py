@@ -97,7 +97,7 @@ def shuffled(keys: Keys, permutation: Integers) -> Integers:
     Where all keys differ the result does not depend on the order of the rows. Where some are equal it must not depend
     on the keys: a frequent input would come at the same places in every sample.
     """
-    by_key = np.argsort(keys, kind="stable")
+    by_key = np.argsort(keys)
     all_differ = (np.diff(keys[by_key]) != 0).all()
     return by_key[permutation] if all_differ else permutation
 
