@@ -257,7 +257,7 @@ def test_plans_are_tried_evenly_and_close_together_near_the_budget(share, most):
 
 
 def test_without_delta_an_input_costs_as_much_as_under_any_cheaper_plan():
-    """An allocation under which some inputs leave sooner where more is spent. Oracle: all plans, one after the other."""
+    """An allocation under which some inputs leave sooner where more is spent. Oracle: all plans in turn."""
     rng, held_back = np.random.default_rng(2), 0
     for _ in range(20):
         fit, tested = (
