@@ -65,7 +65,7 @@ def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int
     save_weights(network, folder / "weights.safetensors")
     save_model_config(spec, network.backbone, folder)
     about = {
-        "model": {"spec": spec, "weights": None, "n_classes": n_classes},
+        "model": {"spec": spec, "weights": None, "n_classes": n_classes, "macs": network.backbone_macs},
         "network": network.config(),
         "inputs": save_preparation(prepare, folder, example),
         "class_names": [f"class {k}" for k in range(n_classes)],
