@@ -145,7 +145,8 @@ class Measured:
     `accuracy`, `mean_cost` (p, q) and `rates` (p, q, m), the share of inputs answered at each exit: NaN where a budget
     was infeasible. `oracle` (q,): the highest accuracy within the budget of any policy that answers with the
     prediction of a single exit. `chance` (p, q): the probability that a certified policy exceeds the budget on a test
-    part of this size, by the distribution of its mean cost; NaN where nothing is certified.
+    part of this size, by the distribution of its mean cost; NaN where nothing is certified. `refusals` (p,): why the
+    last infeasible budget was; "" where all were feasible.
     """
 
     accuracy: Floats
@@ -153,6 +154,7 @@ class Measured:
     rates: Floats
     oracle: Floats
     chance: Floats
+    refusals: tuple[str, ...] = ()
 
 
 def measure(
@@ -171,12 +173,13 @@ def measure(
     shape = (len(presets), len(amounts))
     accuracy, mean_cost, chance = np.full((3, *shape), np.nan)
     alone = single_exits(test)
-    rates = np.full((*shape, alone.n_exits), np.nan)
+    rates, refusals = np.full((*shape, alone.n_exits), np.nan), [""] * len(presets)
     for p, preset in enumerate(presets.values()):
         for q, amount in enumerate(amounts):
             try:
                 policy = preset(fit, calibrate, budget=float(amount))
-            except InfeasibleBudget:
+            except InfeasibleBudget as error:
+                refusals[p] = str(error)
                 continue
             result = evaluate(policy, test)
             accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
@@ -185,7 +188,7 @@ def measure(
             if policy.cost_certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [oracle(alone, float(amount)).accuracy for amount in amounts]
-    return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance)
+    return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance, tuple(refusals))
 
 
 def exceeds(mean_cost: Floats, budget: float | Floats) -> Booleans:

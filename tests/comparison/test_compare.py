@@ -204,7 +204,11 @@ def test_certified_policies_that_cannot_meet_a_budget_are_empty(trace):
     assert np.isnan(found.traces[0].accuracy[:, 0]).all()
     assert not np.isnan(found.traces[0].accuracy[:, 1]).any()
     said = " ".join(found.summary())
-    assert "cannot meet" in said
+    assert "`eero` cannot meet 17% of the cost" in said
+    assert f"The reason: {found.traces[0].refusals[0]}. " in said
+    assert re.match(
+        r"\d+ calibration inputs cannot certify a budget of .* at delta=1e-06", found.traces[0].refusals[0]
+    )
     assert "no guarantee is seen to be broken" in said
     json.dumps(found.to_dict(), allow_nan=False)
 

@@ -40,7 +40,7 @@ class SplitRecord(Measured):
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> SplitRecord:
         """Rebuild a record from `to_dict`, to the last bit."""
-        return cls(**_arrays(value))
+        return cls(**_arrays(value), refusals=tuple(value["refusals"]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,10 +48,11 @@ class TraceResult(SplitRecord):
     """p policies at q budgets over s splits of one trace with m exits.
 
     The arrays are those of the splits, stacked along a last axis of length s; but `rates` (p, q, m) are means over
-    splits, and `parts` and `seconds` are those of the first split. `n`: number of inputs. `left_out`: how many budgets
-    that were asked for lie below the cost of the first exit. `amounts` (q,): the other budgets, in the unit of `cost`.
-    `exit_names`: names of the exits, for a cascade those of all models alone. `models`: names of the models of a
-    cascade, the most expensive last; () for a network. `remark`: what is wrong with its labels, or its groups.
+    splits, `parts` and `seconds` are those of the first split, and `refusals` each policy's first. `n`: number of
+    inputs. `left_out`: how many budgets that were asked for lie below the cost of the first exit. `amounts` (q,): the
+    other budgets, in the unit of `cost`. `exit_names`: names of the exits, for a cascade those of all models alone.
+    `models`: names of the models of a cascade, the most expensive last; () for a network. `remark`: what is wrong with
+    its labels, or its groups.
     """
 
     name: str
@@ -81,6 +82,9 @@ class TraceResult(SplitRecord):
         with np.errstate(invalid="ignore"):  # NaN where nothing is known
             stacked["rates"] = np.nansum(stacked["rates"], axis=-1) / known
         stacked |= {"parts": records[0].parts, "seconds": records[0].seconds}
+        refusals = tuple(
+            next(filter(None, texts), "") for texts in zip(*(one.refusals for one in records), strict=True)
+        )
         single = single_exits(trace)
         remarks = [one_class_remark(single), alike_neighbours(single)]
         if trace.groups is not None:
@@ -94,7 +98,7 @@ class TraceResult(SplitRecord):
         return cls(
             name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),
             left_out=left_out, exit_names=exit_names, models=models, remark=" ".join(filter(None, remarks)),
-            **stacked,
+            refusals=refusals, **stacked,
         )  # fmt: skip
 
     @property
@@ -124,12 +128,14 @@ class TraceResult(SplitRecord):
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
-        lists = {name: tuple(value[name]) for name in ("policies", "exit_names", "models")}
+        lists = {
+            name: tuple(value.get(name, ())) for name in ("policies", "exit_names", "models", "refusals")
+        }
         arrays = _arrays(value) | {"amounts": np.array(value["amounts"], dtype=np.float64)}
         return cls(**value | lists | arrays | {"cost": CostModel.from_dict(value["cost"])})
 
 
-_ARRAYS = [one.name for one in fields(SplitRecord)]
+_ARRAYS = [one.name for one in fields(SplitRecord) if one.name != "refusals"]
 
 
 def _arrays(value: dict[str, Any]) -> dict[str, Floats]:

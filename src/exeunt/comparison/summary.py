@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -137,16 +138,20 @@ def _below_mixture(traces: Sequence[TraceResult]) -> list[str]:
 
 
 def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
-    """Say which policies cannot meet which budgets."""
+    """Say which policies cannot meet which budgets, and why not the highest of these."""
     sentences = []
-    policies = ((trace, *one) for trace in traces for one in zip(trace.policies, trace.accuracy, strict=True))
-    for trace, policy, accuracy in policies:
+    policies = (
+        (trace, *one)
+        for trace in traces
+        for one in zip_longest(trace.policies, trace.accuracy, trace.refusals, fillvalue="")
+    )
+    for trace, policy, accuracy, refusal in policies:
         missing = np.isnan(accuracy).sum(axis=-1)
         if missing.any():
             sentences.append(
                 f"On {trace.name}, {_named(policy)} cannot meet {', '.join(map(_share, trace.shares[missing > 0]))} of "
                 f"{_cost(trace)} in up to {missing.max()} of {counted(trace.splits, 'split')}; its figures there are "
-                "those of the other splits."
+                f"those of the other splits.{f' The reason: {refusal}.' if refusal else ''}"
             )
     return sentences
 
