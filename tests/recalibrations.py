@@ -2,10 +2,13 @@
 
     python -m tests.recalibrations     # 2,000 of each, and the table in docs/explanation/guarantees.md
 
+Five hours of one core. What was measured is kept in runs/recalibrations.jsonl: an interrupted command goes on where it
+was, and several may run at once. Remove the file when the code changes.
+
 A population is a list of contents with their frequencies, so the true mean cost and the true accuracy of a policy are
 sums over contents. A log is a sample of rows from it, in which contents repeat, or of groups of contents, and the truth
-is the mean that the guarantee is about. `tests/test_recalibrations.py` does few
-recalibrations of each by default, and all of them in the slow set.
+is the mean that the guarantee is about. `tests/test_recalibrations.py` does few recalibrations of each by default, and
+all of them in the slow set.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -296,19 +300,25 @@ def interval(count: int, n: int, level: float) -> tuple[float, float]:
 
 def main() -> None:
     """Recalibrate, and write the table."""
+    from experiments.pages import Measurements
+
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--recalibrations", type=int, default=2_000)
+    options.add_argument("--only", choices=CERTIFICATES, help="measure this certificate, and write no table")
     given = options.parse_args()
     rows = []
-    for certificate in CERTIFICATES:
-        row = []
+    for certificate in [given.only] if given.only else CERTIFICATES:
+        row, kept = [], Measurements(Path("runs/recalibrations.jsonl"))
         for population in POPULATIONS:
             started = time.monotonic()
-            count, n = violations(certificate, population, given.recalibrations)
+            asked = certificate, population, given.recalibrations
+            count, n = kept.of(*asked, measure=partial(violations, *asked))
             low, high = interval(count, n, 0.05) if n else (0.0, 1.0)
             row.append(f"{count / n:.1%} ({low:.1%} to {high:.1%})" if n else "none certified")
             print(f"{certificate}; {population}: {row[-1]}, {time.monotonic() - started:.0f} s", flush=True)
         rows.append(row)
+    if given.only:
+        return
     header = ["inputs", *CERTIFICATES]
     lines = [
         header,
