@@ -49,7 +49,7 @@ READS = {
 READS_ON_ONNX = {
     **READS,
     "predict": {*TOKENS, *ON_ONNX},
-    "bench": {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX} - {"plan-eager.json"},
+    "bench": {*TRACES, "costs.json", *TOKENS, *ON_ONNX},
     "load": ON_ONNX,
 }
 

@@ -71,7 +71,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
     timed = TimedNetwork.of(run, **vars(execution))
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
-    policies = _policies(timed)  # files that cannot be read are found before minutes of measuring
+    policies, unit = _policies(timed), run.cost.unit  # what cannot be read is found before minutes of measuring
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
     if options.profile:
         _measure(timed, options)
@@ -80,7 +80,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     found = time_alternatives([*alone, *_under(policies, timed, whole)], inputs, **options.limits)
     echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
-        echo(_table(size, run.cost.unit, [one for one in found if one.batch_size == size]))
+        echo(_table(size, unit, [one for one in found if one.batch_size == size]))
     if timed.plan is None and not run.cascade:
         echo(
             f"there is no plan for this machine yet: exeunt bench {quote(str(run.path))} --profile makes one"
