@@ -71,7 +71,8 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
         raise InputError("--profile is for one network: profile the models of a cascade, each alone")
     timed = TimedNetwork.of(run, **vars(execution))
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
-    policies, unit = _policies(timed), run.cost.unit  # what cannot be read is found before minutes of measuring
+    # Files that cannot be read are found before minutes of measuring.
+    policies, unit = _policies(timed), run.cost.unit
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
     if options.profile:
         _measure(timed, options)
