@@ -22,7 +22,7 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
-_FEW = 300
+_FEW = 700
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12
 _WIDTH = 0.08
@@ -40,8 +40,8 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
     before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
-    only. Exits beyond the last useful one are left out: where none of them is right on any fit input that it gets
-    wrong, and the labels are enough to tell, they answer nothing.
+    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them is
+    right on any fit input that it gets wrong, and the labels are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -107,12 +107,13 @@ def _exits(first: int, last: int) -> str:
 
 
 def trust(n: int) -> float:
-    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 300.
+    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 700.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
-    labels are few.
+    labels are few, and cross-validation cannot tell: if two policies differ on 5% of 300 inputs, the standard error of
+    their difference is 1.3 points, which is more than there is to gain as a rule.
     """
-    return n / (n + _FEW)
+    return n**2 / (n**2 + _FEW**2)
 
 
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
@@ -192,15 +193,16 @@ class _Curves:
     def most_useful_cost(self) -> float:
         """The mean cost beyond which a higher one makes answers worse; infinite where the data do not show one.
 
-        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest by
-        more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets often
-        seems better by two.
+        Late exits may get wrong what earlier ones had right. If the best budget beats the largest by t standard errors
+        of their difference, and t > 1, the cost is the share 1 - 1 / t^2 of the way from the largest to the best one:
+        the best of many budgets often seems better by one and a half.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        shows = lost.mean() > (3 - 2 * trust(lost.size)) * lost.std() / lost.size**0.5
-        return float(self.budgets[best]) if shows else float("inf")
+        t = float(lost.mean() / (lost.std() / lost.size**0.5 + 1e-9))
+        last = float(self.budgets[-1])
+        return last - (1 - t**-2) * (last - float(self.budgets[best])) if t > 1 else float("inf")
 
     def weights(self, budget: float) -> Floats:
         """Return the weight of each rule near a budget, (rules,)."""
@@ -220,7 +222,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
-    # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
+    # Measured by labels and by them without their noise in equal parts, as `stopping` learns. All rules rank inputs by
+    # one score here: a learned score repeats the errors of denoised correctness, and would be credited for them.
     right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     # A fold plans with the mean costs of all inputs, as its budgets do.
