@@ -2,14 +2,17 @@
 
     python -m experiments.comparison
     python -m experiments.comparison --measure --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 10]
+    python -m experiments.comparison --few-labels [--splits 20]
 
 Writes the page and the interactive report again from the kept measurements. With --measure it replays the traces in
-docs/results/traces, and a ResNet-20 recorded elsewhere; an interrupted command goes on where it was.
+docs/results/traces, and a ResNet-20 recorded elsewhere. --few-labels compares auto with EERO alone, on every trace
+there, with 100 to 3,000 labels and answers of ensembles too. An interrupted command goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,14 +22,16 @@ from experiments.pages import RESULTS, TRACES, Measurements, parser, points, tab
 
 import exeunt as ex
 from exeunt._files import write_text
+from exeunt.answer.ensemble import can_be_ensembled
 from exeunt.comparison import Comparison, TraceResult
 from exeunt.comparison.compare import open_trace
 from exeunt.confidence_intervals import mean_interval
+from exeunt.policies.catalogue import preset
 
 FOLDER = RESULTS / "comparison"
 MEASURED = FOLDER / "results.json"
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
-ENSEMBLE_AT = (0.3, 0.5, 0.7, 0.9)
+LABELS, LEFT, FEW_AT = (100, 300, 1000, 3000), 2000, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 RESNET20 = "ResNet-20, CIFAR-10, frozen"
 NETWORKS = {
     "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
@@ -88,39 +93,55 @@ def at_budgets(found: Comparison, one: TraceResult) -> str:
     return table(columns, rows)
 
 
-def ensemble_accuracies(trace: ex.ExitTrace, seed: int, answer: str) -> list[float]:
-    """Return the accuracy of auto with these answers at each budget, on one of the comparison's splits."""
-    fit, calibrate, test = trace.split(seed=seed)
-    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer=answer) for share in ENSEMBLE_AT)
-    return [ex.evaluate(policy, test).accuracy for policy in policies]
+def accuracies(trace: ex.ExitTrace, labels: int, seed: int) -> dict[str, list[float]]:
+    """Return the accuracies of EERO and auto at each budget, by policy and answer."""
+    rows = np.random.default_rng(seed).permutation(trace.n)
+    fit, calibrate, test = (trace.take(part) for part in np.split(rows, [labels, labels + LEFT // 2]))
+    budgets = [f"{share:.0%}" for share in FEW_AT if share >= trace.cost.share(trace.cost.first)]
+    ways = ["eero own", "auto own"]
+    ways += ["eero ensemble", "auto ensemble", "auto auto"] if can_be_ensembled(fit) else []
+
+    def accuracy(policy: str, answer: str, budget: str) -> float:
+        made = preset(policy)(fit, calibrate, budget=budget, answer=answer)
+        return round(ex.evaluate(made, test).accuracy, 6)
+
+    return {way: [accuracy(*way.split(), budget) for budget in budgets] for way in ways}
 
 
-def ensemble_gains(found: Comparison, kept: Measurements, traces: dict[str, ex.ExitTrace]) -> str:
-    """Return auto minus auto with own answers, on the same splits, where a trace has log-probabilities."""
-    rows, means = [], []
-    for one in found.traces:
-        trace, measured = traces.get(one.name), (one.name, "auto", 0) in kept.known
-        if not measured and (trace is None or not trace.has_log_probability):
-            continue
-        auto, own = (
-            np.array([
-                kept.of(one.name, answer, seed, measure=partial(ensemble_accuracies, trace, seed, answer))
-                for seed in range(found.splits)
-            ])
-            for answer in ("auto", "own")
-        )  # fmt: skip
-        gains = (auto - own).T
-        worst = int(gains.mean(axis=1).argmin())
-        means.append(gains.mean(axis=0))
-        rows.append(
-            [
-                one.name,
-                *map(points, map(mean_interval, (means[-1], gains[worst]))),
-                f"{ENSEMBLE_AT[worst]:.0%}",
-            ]
-        )
-    rows.append(["all of them", points(mean_interval(np.mean(means, axis=0))), "", ""])
-    return table(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"), rows)
+def few_labels(splits: int) -> str:
+    """Return the page on auto against EERO with few labels, of kept measurements and new ones."""
+    kept, gains = Measurements(FOLDER / "few-labels.jsonl"), defaultdict(list)
+    traces = {path.stem: ex.ExitTrace.load(path) for path in sorted(TRACES.glob("*.parquet"))}
+    for seed in range(splits):
+        for name, trace in traces.items():
+            for n in (n for n in LABELS if trace.n >= n + LEFT):
+                one = kept.of(name, n, seed, measure=partial(accuracies, trace, n, seed))
+                for way, right in one.items():
+                    if way.startswith("auto"):
+                        rival = one.get(way.replace("auto ", "eero "), one["eero own"])
+                        gains[name, f"{n:,}", way[5:]].append(np.subtract(right, rival))
+        print(f"{seed + 1} of {splits} splits", flush=True)
+    means = {key: mean_interval(np.mean(found, axis=1)) for key, found in gains.items()}
+    cells = [cell for found in gains.values() for cell in np.transpose(found)]
+    highest = min(mean_interval(cell, 1 - 0.1 / len(cells))[2] for cell in cells)
+    overall = mean_interval(np.mean([np.mean(found, axis=1) for found in gains.values()], axis=0))
+    worst = {key: f"{100 * np.mean(found, axis=0).min():+.2f}" for key, found in gains.items()}
+    rows = [[*key, points(mean), worst[key]] for key, mean in means.items()]
+    return f"""# auto with few labels
+
+Made by `python -m experiments.comparison --few-labels`; accuracies of every split in
+[few-labels.jsonl](few-labels.jsonl). {splits} random splits of each trace: so many labels to fit, {LEFT // 2:,} inputs
+to calibrate, the others to test. Accuracy of `auto` minus that of EERO, in points, mean over budgets of
+{", ".join(f"{share:.0%}" for share in FEW_AT)} of the cost; 95% intervals over splits of the same inputs. Both have the
+same answers, the exits' own or those of their ensemble; or `auto` chooses (auto), and EERO has the exits' own.
+
+- Mean over all rows: {points(overall)}.
+- Lowest lower end of a row's interval: {100 * min(low for _, low, _ in means.values()):+.2f}.
+- Of {len(cells):,} cells (a row at a budget) the lowest upper end is {100 * highest:+.2f}, with one-sided intervals that
+  hold for all cells together at 95%: no cell is certainly lower than that.
+
+{table(("trace", "labels", "answers", "mean over budgets", "worst budget"), rows)}
+"""
 
 
 def write_measured(found: Comparison) -> None:
@@ -139,7 +160,7 @@ def read_measured() -> Comparison:
     return Comparison(**{**kept, "traces": traces})
 
 
-def page(found: Comparison, ensemble: str) -> str:
+def page(found: Comparison) -> str:
     networks = "\n\n".join(
         f"### {one.name}\n\n{one.n:,} inputs, {one.cost.n_exits} exits.\n\n{at_budgets(found, one)}"
         for one in found.traces
@@ -169,13 +190,7 @@ Against the policy that turned out best at each budget, which nobody knows befor
 
 {against_best(found)}
 
-## What ensemble answers bring
-
-Where a trace holds log-probabilities, `auto` may answer with the ensemble of the exits so far. Budgets of
-{", ".join(f"{share:.0%}" for share in ENSEMBLE_AT)}. Traces of 100 classes with log-probabilities are too large for the
-repository, so their networks are not here.
-
-{ensemble}
+With few labels, and with answers of ensembles: [auto with few labels](few-labels.md).
 
 ## Network by network
 
@@ -187,11 +202,14 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--measure", action="store_true")
     options.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
-    options.add_argument("--splits", type=int, default=10)
+    options.add_argument("--few-labels", action="store_true")
+    options.add_argument("--splits", type=int)
     options.add_argument("--workers", type=int)
     options.add_argument("--cache", type=Path, default=Path("runs/comparison"))
     given = options.parse_args()
-    traces: dict[str, ex.ExitTrace] = {}
+    if given.few_labels:
+        write_page(FOLDER / "few-labels.md", few_labels(given.splits or 20))
+        return
     if given.measure:
         files = {RESNET20: given.resnet20} if given.resnet20 else {}
         files |= {name: TRACES / file for name, file in NETWORKS.items()}
@@ -199,16 +217,15 @@ def main() -> None:
         measured = ex.compare(
             traces,
             budgets=BUDGETS,
-            splits=given.splits,
+            splits=given.splits or 10,
             workers=given.workers,
             cache=given.cache,
             progress=print,
         )
         write_measured(measured)
     found = read_measured()
-    ensemble = ensemble_gains(found, Measurements(FOLDER / "ensemble.jsonl"), traces)
     found.report(FOLDER / "report.html", command="python -m experiments.comparison --measure")
-    write_page(FOLDER / "README.md", page(found, ensemble))
+    write_page(FOLDER / "README.md", page(found))
 
 
 if __name__ == "__main__":
