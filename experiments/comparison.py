@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from experiments.pages import RESULTS, TRACES, Measurements, parser, points, table, write_page
+from experiments.pages import RESULTS, TRACES, Measurements, parser, points, rounded, table, write_page
 
 import exeunt as ex
 from exeunt._files import write_text
@@ -135,29 +135,26 @@ to calibrate, the others to test. Accuracy of `auto` minus that of EERO, in poin
 {", ".join(f"{share:.0%}" for share in FEW_AT)} of the cost; 95% intervals over splits of the same inputs. Both have the
 same answers, the exits' own or those of their ensemble; or `auto` chooses (auto), and EERO has the exits' own.
 
-- Mean over all rows: {points(overall)}.
-- Lowest lower end of a row's interval: {100 * min(low for _, low, _ in means.values()):+.2f}.
-- Of {len(cells):,} cells (a row at a budget) the lowest upper end is {100 * highest:+.2f}, with one-sided intervals that
-  hold for all cells together at 95%: no cell is certainly lower than that.
+- Mean over all rows: {points(overall)}. Lowest lower end: {100 * min(low for _, low, _ in means.values()):+.2f}.
+- Of {len(cells):,} cells (a row at a budget) the lowest upper end is {100 * highest:+.2f}, with one-sided intervals
+  that hold for all cells together at 95%: no cell is certainly lower than that.
 
 {table(("trace", "labels", "answers", "mean over budgets", "worst budget"), rows)}
 """
 
 
 def write_measured(found: Comparison) -> None:
-    """Write what every split measured, a line per network, to seven digits: a fifth of what `Comparison.save` takes."""
+    """Write what every split measured, a line per network: a fifth of what `Comparison.save` takes."""
     plain = {one.name: getattr(found, one.name) for one in fields(found)}
-    whole = json.dumps({**plain, "traces": [one.to_dict() for one in found.traces]})
-    short = json.loads(whole, parse_float=lambda text: float(f"{float(text):.7g}"))
-    traces = ",\n".join(json.dumps(one, separators=(",", ":")) for one in short.pop("traces"))
-    write_text(MEASURED, json.dumps(short)[:-1] + f',\n"traces": [\n{traces}\n]}}\n')
+    plain["traces"] = [one.to_dict() for one in plain.pop("traces")]
+    text = json.dumps(rounded(plain), separators=(",", ":"))
+    write_text(MEASURED, text.replace('{"accuracy":', '\n{"accuracy":') + "\n")
 
 
 def read_measured() -> Comparison:
     """Read what `write_measured` wrote."""
     kept = json.loads(MEASURED.read_text(encoding="utf-8"))
-    traces = tuple(TraceResult.from_dict(one) for one in kept["traces"])
-    return Comparison(**{**kept, "traces": traces})
+    return Comparison(**{**kept, "traces": tuple(map(TraceResult.from_dict, kept["traces"]))})
 
 
 def page(found: Comparison) -> str:
@@ -214,15 +211,8 @@ def main() -> None:
         files = {RESNET20: given.resnet20} if given.resnet20 else {}
         files |= {name: TRACES / file for name, file in NETWORKS.items()}
         traces = {name: open_trace(file) for name, file in files.items()}
-        measured = ex.compare(
-            traces,
-            budgets=BUDGETS,
-            splits=given.splits or 10,
-            workers=given.workers,
-            cache=given.cache,
-            progress=print,
-        )
-        write_measured(measured)
+        how = {"splits": given.splits or 10, "workers": given.workers, "cache": given.cache}
+        write_measured(ex.compare(traces, budgets=BUDGETS, progress=print, **how))
     found = read_measured()
     found.report(FOLDER / "report.html", command="python -m experiments.comparison --measure")
     write_page(FOLDER / "README.md", page(found))

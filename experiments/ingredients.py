@@ -169,15 +169,8 @@ def worth(runs: Mapping[str, Any], base: str) -> str:
         ]
         last = f"{runs[name]['accuracy_per_exit'][-1]:.4f}"
         heads = f"{runs[name]['cost_share'][-1] - 1:.1%}"
-        rows.append(
-            [
-                VARIANTS[name].label,
-                heads,
-                *cells,
-                last,
-                ", ".join(f"{eero[b]['accuracy']:.3f}" for b in THREE),
-            ]
-        )
+        with_eero = ", ".join(f"{eero[b]['accuracy']:.3f}" for b in THREE)
+        rows.append([VARIANTS[name].label, heads, *cells, last, with_eero])
     budgets = (f"at {budget:.0%}, points (95%)" for budget in THREE)
     return table(("variant", "heads cost", *budgets, "own classifier", "with EERO"), rows)
 
@@ -188,16 +181,10 @@ def together(runs: Mapping[str, Any]) -> str:
     rows = []
     for budget, best in found[BEST].items():
         own = [f"{one[budget]['accuracy']:.4f}" for one in found.values()]
-        rows.append(
-            [f"{budget:.0%}", *own, gain(best, "minus_baseline"), gain(best, "minus_network_as_given")]
-        )
-    columns = (
-        "budget",
-        *(f"`{name}`" for name in COMPARED),
-        f"`{BEST}` minus `{RIVAL}`",
-        "minus the original model",
-    )
-    return table(columns, rows)
+        gains = (gain(best, rival) for rival in ("minus_baseline", "minus_network_as_given"))
+        rows.append([f"{budget:.0%}", *own, *gains])
+    minus = (f"`{BEST}` minus `{RIVAL}`", "minus the original model")
+    return table(("budget", *(f"`{name}`" for name in COMPARED), *minus), rows)
 
 
 def page(found: dict[str, Any]) -> str:
