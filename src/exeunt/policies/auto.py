@@ -22,7 +22,7 @@ from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.splitting import folds_of
 
-_FEW = 700
+_FEW = 1000
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12
 _WIDTH = 0.08
@@ -107,7 +107,7 @@ def _exits(first: int, last: int) -> str:
 
 
 def trust(n: int) -> float:
-    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 700.
+    """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 1,000.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
     labels are few, and cross-validation cannot tell: if two policies differ on 5% of 300 inputs, the standard error of
@@ -209,11 +209,15 @@ class _Curves:
         return _weights(*self.around(budget), trust(self.right.shape[2]))
 
     def around(self, budget: float) -> tuple[Floats, float]:
-        """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
+        """Return each rule's gain over their mean near a budget, and the standard error of a gain.
+
+        It is never below what one input weighs: labels without their noise hardly vary, though they err together.
+        """
         near = self.near(budget)
         apart = near - near.mean(axis=0)
         gains: Floats = apart.mean(axis=1)
-        return gains, float(apart.std(axis=1).mean() / apart.shape[1] ** 0.5) + 1e-9
+        n = apart.shape[1]
+        return gains, float(np.hypot(apart.std(axis=1).mean() / n**0.5, 1 / n))
 
 
 @cached_on_trace
