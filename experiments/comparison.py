@@ -124,6 +124,7 @@ def few_labels(splits: int) -> str:
     means = {key: mean_interval(np.mean(found, axis=1)) for key, found in gains.items()}
     cells = [cell for found in gains.values() for cell in np.transpose(found)]
     highest = min(mean_interval(cell, 1 - 0.1 / len(cells))[2] for cell in cells)
+    lowest = min(low for _, low, _ in means.values())
     overall = mean_interval(np.mean([np.mean(found, axis=1) for found in gains.values()], axis=0))
     worst = {key: f"{100 * np.mean(found, axis=0).min():+.2f}" for key, found in gains.items()}
     rows = [[*key, points(mean), worst[key]] for key, mean in means.items()]
@@ -135,9 +136,9 @@ to calibrate, the others to test. Accuracy of `auto` minus that of EERO, in poin
 {", ".join(f"{share:.0%}" for share in FEW_AT)} of the cost; 95% intervals over splits of the same inputs. Both have the
 same answers, the exits' own or those of their ensemble; or `auto` chooses (auto), and EERO has the exits' own.
 
-- Mean over all rows: {points(overall)}. Lowest lower end: {100 * min(low for _, low, _ in means.values()):+.2f}.
-- Of {len(cells):,} cells (a row at a budget) the lowest upper end is {100 * highest:+.2f}, with one-sided intervals
-  that hold for all cells together at 95%: no cell is certainly lower than that.
+- Mean over all rows: {points(overall)}. Lowest lower end of a row: {100 * lowest:+.2f}.
+- Of {len(cells):,} cells (a row at a budget), none is significantly below {round(100 * highest, 2) + 0.0:.2f}, by
+  one-sided intervals that hold for all cells together at 95%.
 
 {table(("trace", "labels", "answers", "mean over budgets", "worst budget"), rows)}
 """

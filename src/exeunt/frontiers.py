@@ -154,7 +154,7 @@ class Measured:
     rates: Floats
     oracle: Floats
     chance: Floats
-    refusals: tuple[str, ...] = ()
+    refusals: tuple[str, ...]
 
 
 def measure(

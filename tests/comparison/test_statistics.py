@@ -36,7 +36,7 @@ def _result(name: str, q: int, *, seed: int) -> ex.comparison.TraceResult:
         rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),
         mixture_accuracy=rng.random((q, SPLITS)), mixture_cost=rng.random((q, SPLITS)),
         parts=np.array([60.0, 40.0, 100.0]), seconds=rng.random((len(POLICIES), 2)),
-        chance=np.full(shape, np.nan), exit_names=("0", "1", "2"), policies=POLICIES,
+        chance=np.full(shape, np.nan), refusals=("",) * len(POLICIES), exit_names=("0", "1", "2"), policies=POLICIES,
     )  # fmt: skip
 
 

@@ -332,9 +332,8 @@ def test_copies_part_where_ties_are_broken_by_rows(trace):
     assert len(np.unique(exits(by_content))) == 1
     assert len(np.unique(exits(by_row))) > 1
     assert not np.array_equal(exits(by_row), exits(by_row))
-    engine = Engine(
-        TraceExecutor(logits), by_row
-    )  # every row has a key of its own, whichever call it came with
+    # Every row has a key of its own, whichever call it came with.
+    engine = Engine(TraceExecutor(logits), by_row)
     tickets = [engine.submit(inputs(rows)) for rows in np.split(np.arange(N // 3 * 3), 3)]
     engine.drain()
     assert len({tuple(ticket.answers.exit) for ticket in tickets}) == 3

@@ -128,8 +128,9 @@ class TraceResult(SplitRecord):
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
+        unknown = {"refusals": [""] * len(value["policies"])}  # of files without them
         lists = {
-            name: tuple(value.get(name, ())) for name in ("policies", "exit_names", "models", "refusals")
+            name: tuple((unknown | value)[name]) for name in ("policies", "exit_names", "models", "refusals")
         }
         arrays = _arrays(value) | {"amounts": np.array(value["amounts"], dtype=np.float64)}
         return cls(**value | lists | arrays | {"cost": CostModel.from_dict(value["cost"])})

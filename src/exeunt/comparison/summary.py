@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -143,7 +142,7 @@ def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
     policies = (
         (trace, *one)
         for trace in traces
-        for one in zip_longest(trace.policies, trace.accuracy, trace.refusals, fillvalue="")
+        for one in zip(trace.policies, trace.accuracy, trace.refusals, strict=True)
     )
     for trace, policy, accuracy, refusal in policies:
         missing = np.isnan(accuracy).sum(axis=-1)
