@@ -288,7 +288,7 @@ def violations(certificate: str, population: str, recalibrations: int) -> tuple[
     drawn_from = UNNAMED if population == "unnamed" else POPULATIONS[population]
     found = [CERTIFICATES[certificate](drawn_from, seed) for seed in range(recalibrations)]
     certified = [one for one in found if one is not None]
-    return sum(certified), len(certified)
+    return sum(map(int, certified)), len(certified)
 
 
 def interval(count: int, n: int, level: float) -> tuple[float, float]:
