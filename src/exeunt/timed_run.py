@@ -17,6 +17,7 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.policy import Policy
+from exeunt.policy.policy_set import feasible
 from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
@@ -157,7 +158,8 @@ def choose_by_time(
     """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
 
     `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the original model's
-    time, in any order. The exits answer best within the middle budget, and the first exit takes no more than the least.
+    time, in any order. The exits answer best within the middle one of those that can be kept, and the first exit takes
+    no more than the least of these.
     `inputs`: a batch of the size that will be used, as the run's executor takes them. Models of a cascade are timed
     each alone. Then the chosen exits are timed at the numbers of rows that reach each stage.
 
@@ -175,9 +177,9 @@ def choose_by_time(
                 f"budget of MACs. {one.runs_whole}"
             )
     timed, original = _timed(network, models, inputs, say)
-    ordered = sorted(budgets, key=timed.budget)
-    budget, least = ordered[len(ordered) // 2], timed.budget(ordered[0])
-    steps = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
+    kept = [*feasible(timed.budget, budgets).items()]
+    (least, _), (amount, budget) = kept[0], kept[len(kept) // 2]
+    steps = worthwhile_exits(timed, amount, least=least, seed=seed)
     named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]
     say(f"exits that pay for their time: {'; '.join(named)}")
     opened = open_executor(replace(run, steps=steps), network.name, trusted=trusted)

@@ -13,7 +13,9 @@ from made_runs import made_run
 
 pytest.importorskip("typer")
 
+from exeunt._files import read_json
 from exeunt.cli.calibrate import _check_budget, _coinciding
+from exeunt.run.folder import RunFolder
 
 from .command import called
 
@@ -101,6 +103,56 @@ def test_what_was_evaluated_goes_with_its_policy(run):
     assert called("calibrate", run.path, "--budget", "70%", "--policy", "eero").status == 0
     assert not (run.path / "evaluation.json").exists()
     assert [file.name for file in (run.path / "figures").iterdir()] == ["mine.png"]
+
+
+def test_the_latest_calibration_counts_and_says_what_it_removed(run):
+    calibrate = ("calibrate", run.path, "--policy", "eero")
+    assert "removed" not in called(*calibrate, "--budget", "60%").out
+    called("evaluate", run.path, "--no-figures")
+    done = called(*calibrate, "--budgets", "40%,50%,80%")
+    assert "removed, since they were of the policy before: policy.json, evaluation.json" in done.out
+    assert f"active: the policy for 80%; for another give {run.path}@40% as the run" in done.out
+    assert run.policy == run.policy_set.at("80%")
+    done = called(*calibrate, "--budget", "70%")
+    assert "removed, since they were of the policy before: policies.json" in done.out
+    assert run.policy.budget == 0.7 * run.cost.full
+    assert not run.has_policy_set
+
+
+def test_of_several_policies_the_largest_is_active_unless_one_is_named(run):
+    assert called("calibrate", run.path, "--budgets", "40%,60%,80%", "--policy", "eero").status == 0
+    for path, share in ((run.path, 0.8), (f"{run.path}@60%", 0.6), (f"{run.path}@2.9 MMACs", 0.6)):
+        policy = RunFolder.open(path).policy
+        assert policy.budget == pytest.approx(share * run.cost.full)
+        evaluated = called("evaluate", path, "--no-figures").out
+        shown = called("show", path).out
+        assert policy.guarantee in evaluated
+        assert policy.guarantee in shown
+        assert policy._title() in shown
+        several = share == 0.8
+        assert ("policies for several budgets" in evaluated) == several
+        assert ("active: the policy for 80%" in shown) == several
+        found = read_json(run.path / "evaluation.json")
+        assert found["budget"] == policy.budget
+        assert ("budgets" in found) == several
+    done = called("evaluate", f"{run.path}@20%", "--no-figures")
+    assert done.status == 2
+    assert "the smallest budget of this set is 1.6 MMACs" in done.err
+    called("calibrate", run.path, "--budget", "60%", "--policy", "eero")
+    done = called("evaluate", f"{run.path}@60%")
+    assert done.status == 2
+    assert "has no policies for several budgets yet" in done.err
+
+
+def test_the_least_budgets_that_cannot_be_kept_are_left_out(run):
+    """The first exit costs 25%; 26% leaves too little room for a certificate."""
+    done = called("calibrate", run.path, "--budgets", "10%,20%,25.01%,50%,80%", "--policy", "stopping")
+    assert done.status == 0, done.err
+    assert "left out, since no policy can keep so little: 10%, 20%, 25.01%" in done.out.splitlines()
+    assert [round(policy.budget / run.cost.full, 3) for policy in run.policy_set] == [0.5, 0.8]
+    done = called("calibrate", run.path, "--budgets", "10%,20%")
+    assert done.status == 2
+    assert "is below the cheapest exit" in done.err
 
 
 def test_a_file_in_place_of_the_figures_does_not_matter(run):

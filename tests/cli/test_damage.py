@@ -32,12 +32,12 @@ ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.j
 TOKENS = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
 STAGES = {f"onnx/stage-{i:02d}.onnx" for i in range(3)}
 ON_ONNX = {"policy.json", "onnx/manifest.json", *STAGES, "plan-onnx.json"}
-EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "policies.json", "plan-onnx.json"}
+EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "plan-onnx.json"}
 
 READS = {
-    "show": {"costs.json", "traces/fit.parquet", "policy.json", "policies.json"},
+    "show": {"costs.json", "traces/fit.parquet", "policy.json"},
     "calibrate": {"costs.json", "traces/fit.parquet", "traces/calibrate.parquet"},
-    "evaluate": {"traces/calibrate.parquet", "traces/test.parquet", "policy.json", "policies.json"},
+    "evaluate": {"traces/calibrate.parquet", "traces/test.parquet", "policy.json"},
     "predict": {*ANSWERING, *TOKENS},
     "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
     "bench": {*TRACES, *ANSWERING, *TOKENS},
@@ -53,7 +53,7 @@ READS_ON_ONNX = {
     "load": ON_ONNX,
 }
 
-MAY_LACK = {"policies.json", "plan-eager.json", "plan-onnx.json"}
+MAY_LACK = {"plan-eager.json", "plan-onnx.json"}
 """Files that no command needs."""
 REMEDIES = (
     "again",
@@ -183,7 +183,7 @@ def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, mo
 
 def _may_be_missed(name: str, file: str, harm: str) -> bool:
     """Return whether a command goes on without a file that is not there."""
-    needs_policy = name in ("predict", "load")
+    needs_policy = name in ("predict", "load", "evaluate")
     return harm == "remove" and (file in MAY_LACK or (file == "policy.json" and not needs_policy))
 
 

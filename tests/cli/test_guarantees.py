@@ -62,7 +62,6 @@ def test_many_budgets_in_one_file(run, options):
     assert [policy.budget / run.cost.full for policy in policies] == pytest.approx([0.4, 0.6, 0.8])
     assert policies.at("70%").certificate.delta == pytest.approx(0.05 / 3 if options else 0.05)
     assert str(policies) in told
-    assert not run.has_policy
     found = exeunt("evaluate", run.path, "--no-figures")
     accuracy = ex.evaluate(policies.at("40%"), run.trace("test")).accuracy
     assert f"{accuracy:.2%}" in found

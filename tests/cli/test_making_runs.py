@@ -75,10 +75,10 @@ def test_a_cascade_is_a_run(folder):
     said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout
     assert "500 of 500" in said
     assert "FAILED" not in exeunt("verify", "both", cwd=folder).stdout
+    run = RunFolder.open(folder / "both")
     for guarantee in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
         exeunt("calibrate", "both", *guarantee, "--answer", "own", cwd=folder)
-    run = RunFolder.open(folder / "both")
-    assert {policy.answer.name for policy in (run.policy, *run.policy_set)} == {"own"}
+        assert {policy.answer.name for policy in run.policies} == {"own"}
 
 
 @pytest.mark.parametrize("run", ["run", "both"])

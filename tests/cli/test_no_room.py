@@ -56,7 +56,6 @@ def whole(tmp_path_factory) -> Path:
     """A run with everything but an export, and pictures in two classes."""
     folder = tmp_path_factory.mktemp("whole")
     run = image_run(folder / "run")
-    (run.path / "policies.json").unlink()
     (run.path / "evaluation.json").write_text("{}")
     rng = np.random.default_rng(0)
     for part in ("train", "test"):

@@ -35,9 +35,12 @@ def policies_of(run: RunFolder) -> ex.PolicySet:
 
 
 def test_a_policy_of_another_run_is_refused_and_the_remedy_told(here, other):
-    other.save_policy(calibrated(other))
-    other.save_policy_set(policies_of(other))
-    for name, read in (("policy.json", "policy"), ("policies.json", "policy_set")):
+    made = (
+        ("policy.json", "policy", lambda: other.save_policy(calibrated(other))),
+        ("policies.json", "policy_set", lambda: other.save_policy_set(policies_of(other))),
+    )
+    for name, read, save in made:
+        save()
         shutil.copy(other.path / name, here.path)
         with pytest.raises(ex.ArtefactError, match=rf"{name} was calibrated for another.*exeunt calibrate"):
             getattr(here, read)
@@ -45,11 +48,13 @@ def test_a_policy_of_another_run_is_refused_and_the_remedy_told(here, other):
 
 
 def test_a_run_that_was_moved_or_copied_keeps_its_policy(here, tmp_path):
-    here.save_policy(calibrated(here))
-    here.save_policy_set(policies_of(here))
-    moved = RunFolder.open(shutil.copytree(here.path, tmp_path / "moved"))
-    assert moved.policy == here.policy
-    assert list(moved.policy_set) == list(here.policy_set)
+    for name, save in (
+        ("one", lambda: here.save_policy(calibrated(here))),
+        ("several", lambda: here.save_policy_set(policies_of(here))),
+    ):
+        save()
+        moved = RunFolder.open(shutil.copytree(here.path, tmp_path / name))
+        assert moved.policies == here.policies
 
 
 def test_a_policy_cannot_be_rebound_by_saving_it_in_another_run(here, other):
@@ -74,16 +79,18 @@ def test_a_file_that_names_no_run_is_replayed(here, other):
     """As `Policy.save` in Python writes it."""
     policy = calibrated(here)
     for run, expected in ((here, policy), (other, None)):
-        policy.save(run.path / "policy.json")
-        ex.PolicySet((policy,)).save(run.path / "policies.json")
-        for read in (lambda run: run.policy, lambda run: run.policy_set.policies[0]):
+        for save in (
+            lambda run: policy.save(run.path / "policy.json"),
+            lambda run: ex.PolicySet((policy,)).save(run.path / "policies.json"),
+        ):
+            save(run)
             if expected is None:
                 with pytest.raises(
                     ex.ArtefactError, match=r"does not say.*exeunt calibrate \S+ --budget 60%"
                 ):
-                    read(run)
+                    _ = run.policy
             else:
-                assert read(run) == expected
+                assert run.policy == expected
 
 
 def test_a_file_that_names_no_run_and_cannot_be_replayed_is_refused(here):

@@ -47,7 +47,6 @@ def whole(tmp_path_factory) -> RunFolder:
     """A run with everything that a command writes."""
     run = made_run(tmp_path_factory.mktemp("runs") / "run")
     run.save_policy(policy_of(run))
-    run.save_policy_set(ex.PolicySet((policy_of(run), policy_of(run, "80%"))))
     run.save_plan(PLAN)
     export(run)
     return run
@@ -68,7 +67,6 @@ PART_OF = {
     "model/config.json": "model",
     "tokenizer/nested/words.json": "tokenizer",
     "policy.json": "policy",
-    "policies.json": "policies",
     "onnx/manifest.json": "onnx",
     "onnx/stage-01.onnx": "onnx",
     "plan-onnx.json": "plan onnx",
@@ -102,13 +100,24 @@ def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
             verify(run.path)
         return
     found = failed(run)
-    if harm == "remove" and name in ("policy.json", "policies.json", "plan-onnx.json"):
+    if harm == "remove" and name in ("policy.json", "plan-onnx.json"):
         assert not found  # these need not be there
         return
     part = PART_OF[name]
     assert name.rpartition("/")[2] in found[part]
     assert any(word in found[part] for word in ("again", "restore", "repeat"))
     assert set(found) == {part}  # whatever is damaged, the other parts are checked
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "folder", "link"])
+def test_damaged_policies_for_several_budgets_are_found(run, harm):
+    run.save_policy_set(ex.PolicySet((policy_of(run), policy_of(run, "80%"))))
+    (part,) = (part for part in verify(run.path) if part.part in ("policy", "policies"))
+    assert part.text == "eero, of this run, replayed on the calibration inputs"
+    damage(run.path / "policies.json", harm)
+    (found,) = failed(run).items()
+    assert found[0] == "policies"
+    assert "policies.json" in found[1]
 
 
 def test_unreadable_files_are_told_from_damaged_ones(run, monkeypatch):

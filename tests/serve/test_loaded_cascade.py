@@ -112,7 +112,7 @@ def test_an_exported_run_and_the_same_in_pytorch(exported, trained):
         assert opened.reader.size == (8, 8)
         assert (min(opened.seconds), max(opened.seconds)) == (1, 64)
         assert all((seconds > 0).all() for seconds in opened.seconds.values())
-        (run.path / "policies.json").unlink()
+    exported.save_policy(ex.eero(fit, calibrate, budget="60%"))
     assert list(load_run(Settings(run=exported.path)).policies) == ["60%"]  # its one policy
     with pytest.raises(ex.InfeasibleBudget, match="smallest budget"):
         load_run(Settings(run=exported.path, budget="30%"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt._progress import Progress
-from exeunt._text import echo
+from exeunt._text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.options import Execution, RunPath, option, seed_option, share, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
@@ -69,15 +69,14 @@ def calibrate(
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
         reference = timed.steps[-1].model or None  # the model of the last exit that is run
-    for amount in amounts:
-        _check_budget(fit, costs, str(amount))
+    _check_budgets(fit, costs, amounts)
     common: dict[str, Any] = {"delta": delta, "seed": options.seed, **answer}
     if guarantee.budgets is not None:
         policies = policy_set(
             fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **common
         )
-        run.save_policy_set(policies)
-        echo("\n".join([str(policies), *_coinciding(policies, fit, amounts)]))
+        removed = run.save_policy_set(policies)
+        echo("\n".join([str(policies), *_coinciding(policies, fit, amounts), run.active_text]))
     elif guarantee.max_loss is not None:
         loss = share(guarantee.max_loss, "max-loss", or_zero=True)
         with Progress("policies made") as bar:
@@ -85,13 +84,15 @@ def calibrate(
                 fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference,
                 progress=bar.report, **common,
             )  # fmt: skip
-        run.save_policy(policy)
+        removed = run.save_policy(policy)
         saved = 1 - policy.expected_cost / policy.cost.full
         echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")
     else:
         policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
-        run.save_policy(policy)
+        removed = run.save_policy(policy)
         echo(policy)
+    if removed:
+        echo(f"\nremoved, since they were of the policy before: {listed(removed, 3)}")
     echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
 
 
@@ -121,17 +122,30 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
 def _coinciding(
     policies: PolicySet, fit: ExitTrace | CascadeTrace, budgets: Sequence[str | float]
 ) -> list[str]:
-    """Return a sentence for each policy that also serves larger budgets, which would not be used."""
+    """Return a sentence for each policy that also serves larger budgets, and one for budgets that were left out."""
     cost = policies.policies[0].cost  # of a cascade, perhaps a shorter one than those of larger budgets
-    kept = {policy.budget for policy in policies}
-    served: dict[float, list[str]] = {}
-    for amount, budget in sorted((fit.budget(budget), str(budget)) for budget in budgets):
-        if amount not in kept:
-            served.setdefault(policies.at(amount).budget, []).append(budget)
-    return [
+    served: dict[float, list[str]] = {policy.budget: [] for policy in policies}
+    left_out = []
+    for amount, budget in sorted((_amount(fit, budget), str(budget)) for budget in budgets):
+        if amount < policies.policies[0].budget:
+            left_out.append(budget)
+        elif amount not in served:
+            served[policies.at(amount).budget].append(budget)
+    sentences = [
         f"the policy for {cost.show(budget)} also serves {', '.join(others)}: a larger budget would not be used"
         for budget, others in served.items()
+        if others
     ]
+    if left_out:
+        sentences.append(f"left out, since no policy can keep so little: {', '.join(left_out)}")
+    return sentences
+
+
+def _amount(fit: ExitTrace | CascadeTrace, budget: str | float) -> float:
+    """Return a budget in the unit of the costs; 0 if it is below the first exit."""
+    with suppress(InfeasibleBudget):
+        return fit.budget(budget)
+    return 0.0
 
 
 def _timed(
@@ -168,6 +182,13 @@ def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:
         "training and counts the costs anew",
         smallest_budget=costs.first,
     )
+
+
+def _check_budgets(fit: ExitTrace | CascadeTrace, costs: CostModel, budgets: Sequence[str | float]) -> None:
+    """Check each budget; of several, those that cannot be kept are left out."""
+    for budget in budgets:
+        with suppress(InfeasibleBudget) if len(budgets) > 1 else nullcontext():
+            _check_budget(fit, costs, str(budget))
 
 
 def _check_budget(fit: ExitTrace | CascadeTrace, costs: CostModel, budget: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class _Options:
 def evaluate(path: RunPath, options: _Options) -> None:
     """Replay the policy on the test part: accuracy, mean cost against the budget, share of each exit, figures.
 
+    Of policies for several budgets, a table of all comes first; RUN@50% evaluates the one for this budget alone.
     Warns if the test part is not exchangeable with the calibration part, which every guarantee assumes.
     """
     from exeunt._files import write_json
@@ -33,14 +35,13 @@ def evaluate(path: RunPath, options: _Options) -> None:
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    by_budget = _by_budget(run)
-    about_budgets = {"budgets": [one.to_dict() for one in by_budget]} if by_budget else {}
-    if not run.has_policy and by_budget:
-        warning = next((one.warning for one in by_budget if one.warning), "")
-        write_json(run.path / EVALUATION, {"warning": warning, **about_budgets})
-        return
-    policy = run.policy
-    result = _evaluated(run, policy)
+    policies, about_budgets = run.policies, dict[str, Any]()
+    results = [_evaluated(run, policy) for policy in policies]
+    policy, result = policies[-1], results[-1]
+    if len(policies) > 1:
+        about_budgets["budgets"] = [one.to_dict() for one in results]
+        about_budgets["warning"] = next((one.warning for one in results if one.warning), "")
+        echo(f"{_by_budget(policies, results)}{run.active_text}\n")
     original: Any = run.recorded("test")
     name = "the full network"
     if run.cascade:
@@ -86,26 +87,21 @@ def _evaluated(run: RunFolder, policy: Policy) -> Result:
     return ex.evaluate(policy, run.replayed(policy, "test"), calibration=calibration)
 
 
-def _by_budget(run: RunFolder) -> list[Result]:
-    """Print a table of accuracy and mean cost on the test part, of the policy for each budget; return the results."""
+def _by_budget(policies: Sequence[Policy], results: Sequence[Result]) -> str:
+    """Return a table of accuracy and mean cost on the test part, of the policy for each budget."""
     from exeunt.policy.policy_set import KEPT_WITH, kept_with
 
-    if not run.has_policy_set:
-        return []
-    policies = run.policy_set
-    cost = policies.policies[0].cost
-    results = [_evaluated(run, policy) for policy in policies]
+    cost = policies[0].cost
     rows = [
         [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
          cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
         for policy, found in zip(policies, results, strict=True)
     ]  # fmt: skip
     table = text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
-    echo(f"policies for several budgets, each on its own:\n{table}\n")
-    if warned := [found for found in results if found.warning]:
-        share = f"{len(warned)} of {counted(len(results), 'policy', 'policies')}"
-        echo(f"WARNING, of {share}: {warned[0].warning}\n")
-    return results
+    warned = [found for found in results if found.warning]
+    share = f"{len(warned)} of {counted(len(results), 'policy', 'policies')}"
+    warning = f"WARNING, of {share}: {warned[0].warning}\n" if warned else ""
+    return f"policies for several budgets, each on its own:\n{table}\n{warning}"
 
 
 def _gap(accuracy: float, full: float) -> str:

@@ -23,7 +23,13 @@ _MOST_INPUTS = 10**12
 _ENGINES = ("local", "ray")
 
 RunPath: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Run folder that `exeunt train` made.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="Run folder that `exeunt train` made; RUN@int8 is the run at this precision, RUN@50% the run with its "
+        "policy for this budget.",
+        show_default=False,
+    ),
 ]
 
 

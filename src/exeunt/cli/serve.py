@@ -96,8 +96,10 @@ def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read, executio
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 
+    run = RunFolder.open(path)
     options = {**read.settings(), **vars(plain), **vars(execution)}
-    run_server(Settings(run=RunFolder.open(path).path, **options), **vars(address))
+    options["budget"] = options["budget"] or run.budget
+    run_server(Settings(run=run.path, **options), **vars(address))
 
 
 def _tiers(texts: list[str]) -> dict[str, str]:

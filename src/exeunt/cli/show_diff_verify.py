@@ -39,12 +39,13 @@ def show(path: RunPath, options: _Options) -> None:
 
 def _sections(run: RunFolder) -> list[tuple[str, str]]:
     about = run.manifest
+    several = run.has_policy and len(run.policies) > 1
     return [
         ("network", _lines(about["model"]) + "\n" + _exits(run)),
         ("data", _data(about)),
         ("training", _lines(about["training"])),
-        ("policy", str(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
-        *([("policies for several budgets", str(run.policy_set))] if run.has_policy_set else []),
+        *([("policies for several budgets", f"{run.policy_set}\n{run.active_text}")] if several else []),
+        ("active policy", str(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
         ("provenance", _lines(about["provenance"])),
     ]
 

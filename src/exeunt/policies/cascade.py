@@ -22,11 +22,11 @@ from exeunt.answer.ensemble import (
     classes_of,
     ensemble_pays,
 )
-from exeunt.budget_text import budget_list
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.useful_exits import some_inputs
 from exeunt.policy import Policy, PolicySet
+from exeunt.policy.policy_set import feasible
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import cached_on_trace
@@ -106,7 +106,7 @@ def cascades(
     """
     _check_models(fit, calibrate)
     check_answer(answer)
-    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budget_list(budgets)}))
+    amounts = tuple(feasible(partial(fit.budget, reference=reference), budgets))
     if not amounts:
         raise InputError("a set of cascades needs at least one budget, got none")
     order = common_order(fit, amounts, answer, seed, _spare(calibrate, options.get("delta")))

@@ -74,18 +74,26 @@ class PolicySet:
     ) -> PolicySet:
         """Make one policy per budget. `budgets` may be a text such as "20%:80%:20%" (`budget_grid`).
 
-        A budget whose policy would cost no more than the one before shares that one. With `delta` each policy carries
-        its own certificate, which holds for a budget that is chosen before calibration. With `jointly` all of them hold
-        together with probability 1 - delta. Then the choice may also depend on the result of the calibration and on the
-        cost of earlier inputs, but not on the inputs to be answered.
+        A budget whose policy would cost no more than the one before shares that one. The smallest budgets are left out
+        if they cannot be kept, or not be certified. With `delta` each policy carries its own certificate, which holds
+        for a budget that is chosen before calibration. With `jointly` all of them hold together with probability
+        1 - delta. Then the choice may also depend on the result of the calibration and on the cost of earlier inputs,
+        but not on the inputs to be answered.
+
+        Raises InfeasibleBudget if no budget can be kept.
         """
-        amounts = sorted({fit.budget(budget) for budget in budget_list(budgets)})
+        amounts = [*feasible(fit.budget, budgets)]
         if jointly and delta is None:
             raise InputError("jointly is about guarantees: give a delta between 0 and 1, got None")
         each = delta / max(len(amounts), 1) if delta is not None and jointly else delta
         kept: list[Policy] = []
         for amount in amounts:
-            policy = preset(fit, calibrate, budget=amount, delta=each, **options)
+            try:
+                policy = preset(fit, calibrate, budget=amount, delta=each, **options)
+            except InfeasibleBudget:
+                if kept or amount == amounts[-1]:
+                    raise
+                continue
             if not kept or policy.expected_cost > kept[-1].expected_cost:
                 kept.append(policy)
         return cls(tuple(kept))
@@ -138,6 +146,24 @@ class PolicySet:
             return cls(tuple(Policy.from_dict(policy) for policy in body))
 
         return read_policies(path, "policies", build, kind="policy set", format_="exeunt-policy-set")
+
+
+def feasible(
+    amount_of: Callable[[float | str], float], budgets: str | Iterable[float | str]
+) -> dict[float, float | str]:
+    """Return the budgets that can be kept, by ascending amounts. `amount_of`: such as `CostModel.budget`.
+
+    Raises InfeasibleBudget if there is none.
+    """
+    found, refused = dict[float, float | str](), None
+    for budget in budget_list(budgets):
+        try:
+            found.setdefault(amount_of(budget), budget)
+        except InfeasibleBudget as error:  # noqa: PERF203
+            refused = error
+    if refused is not None and not found:
+        raise refused
+    return dict(sorted(found.items()))
 
 
 def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from exeunt.errors import InputError
 from exeunt.evaluation import Result, score_exits
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
-from exeunt.run.run_path import PRECISIONS
 from exeunt.trace import ExitTrace
 
 _REST = "details"  # a digest of everything: shown where nothing else differs
@@ -75,7 +74,7 @@ def _run_of(name: str) -> RunFolder | None:
     path = Path(name)
     if path.is_file():
         return RunFolder.open(path.parent) if RunFolder.exists(path.parent) else None
-    return RunFolder.open(_split(name)[0])
+    return RunFolder.open(name)
 
 
 def _side(name: str, run: RunFolder | None) -> Side:
@@ -86,16 +85,7 @@ def _side(name: str, run: RunFolder | None) -> Side:
         policy = Policy.load(path)
         run.check_policy(policy, name)
         return Side(name, run, policy)
-    _, budget = _split(name)
-    if budget is None:
-        return Side(name, run, run.policy if run.has_policy else None)
-    return Side(name, run, run.policy_set.at(budget))
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """Return the run that a name starts with, which may be at another precision, and the budget after it, if any."""
-    before, at, after = name.rpartition("@")
-    return (before, after) if at and not Path(name).exists() and after not in PRECISIONS else (name, None)
+    return Side(name, run, run.policy if run.has_policy or run.budget else None)
 
 
 def differences(first: Side, second: Side) -> dict[str, list[Difference]]:

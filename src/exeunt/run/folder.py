@@ -9,7 +9,7 @@
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     model/, tokenizer/      of Hugging Face models: configuration and tokenizer
     policy.json             the calibrated policy, after `exeunt calibrate`
-    policies.json           policies for several budgets, after `exeunt calibrate --budgets`
+    policies.json           in its place, after `exeunt calibrate --budgets`: policies for several budgets
     plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
     plan-EXECUTOR-cuda.json the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
@@ -41,7 +41,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
 from exeunt.run import file_digests
 from exeunt.run.manifest import CascadeEntry, read_cascade, read_manifest, sealed_manifest
-from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
+from exeunt.run.run_path import at_precision, check_precision, split_budget, why_not_a_run
 from exeunt.run.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.measuring import is_this_machine
 from exeunt.trace import CascadeTrace, ExitTrace
@@ -55,12 +55,14 @@ _PLAN_FORMAT: dict[str, Any] = {"format_": "exeunt-plan", "version": 1}
 class RunFolder(SavedPolicies):
     """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
 
+    `budget`: which of its policies for several budgets is active, see `SavedPolicies`.
     `steps`: which models of a cascade are run, and which exits of each or of one network; by default all.
     `objects`: by name, the models of a cascade that no file holds.
     """
 
     path: Path
     manifest: Mapping[str, Any] = field(repr=False)
+    budget: str | None = None
     steps: tuple[CascadeStep, ...] = ()
     objects: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,16 +102,19 @@ class RunFolder(SavedPolicies):
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Read the manifest of a run folder; "RUN@int8" is the run RUN at this precision.
+        """Read the manifest of a run folder: "RUN@int8" is RUN at this precision, "RUN@50%" with this policy active.
 
         Raises InputError if there is none, ArtefactError if the manifest is damaged, of another kind or newer.
         """
-        root = at_precision(Path(path))
+        name, budget = split_budget(Path(path))
+        root = at_precision(name)
         if not cls.exists(root):
             raise InputError(why_not_a_run(root))
         needed = (file_digests.COSTS, *(file_digests.trace_file(part) for part in file_digests.TRACED))
         run = cls(
-            root, read_manifest(root / file_digests.MANIFEST, files=needed, one_of=file_digests.NETWORKS)
+            root,
+            read_manifest(root / file_digests.MANIFEST, files=needed, one_of=file_digests.NETWORKS),
+            budget,
         )
         check_precision(root, run.manifest)
         return run

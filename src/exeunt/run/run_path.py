@@ -1,4 +1,4 @@
-"""Paths of runs: "RUN@int8" is the folder RUN/int8; and what a path holds that is no run folder."""
+"""Paths of runs: "RUN@int8" is the folder RUN/int8, "RUN@50%" RUN with a policy; and what is no run folder."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ _DATA_NAMES = ("train", "test", "validation", "val")
 _DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".png", ".jpg", ".jpeg")
 
 
+def split_budget(path: Path) -> tuple[Path, str | None]:
+    """Return the run and the budget of a path such as "RUN@50%"; any other path, and None."""
+    run, at, budget = path.name.rpartition("@")
+    if not at or not budget[:1].isdigit() or os.path.lexists(path):
+        return path, None
+    return path.parent / run, budget
+
+
 def at_precision(path: Path) -> Path:
     """Return the folder that a path such as "RUN@int8" stands for; any other path as it is.
 
@@ -31,7 +39,8 @@ def at_precision(path: Path) -> Path:
     run = path.parent / name  # which may be "" or "."
     if precision not in PRECISIONS:
         raise InputError(
-            f"{path} asks for the precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
+            f"{path} asks for the precision {precision!r}: choose one of {', '.join(PRECISIONS)}; or for one of its "
+            "policies, by a budget such as 50%"
         )
     folder = run / precision
     if not os.path.lexists(folder) and os.path.isfile(run / MANIFEST):  # noqa: PTH113 - without an error

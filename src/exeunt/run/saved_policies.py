@@ -1,4 +1,8 @@
-"""The policies of a run folder. A policy is calibrated for one run, and means nothing for another."""
+"""The policies of a run folder. A policy is calibrated for one run, and means nothing for another.
+
+A run has the policy, or the policies for several budgets, of its latest `exeunt calibrate`. Of several, the one of the
+largest budget is active, unless another is named: "RUN@50%".
+"""
 
 from __future__ import annotations
 
@@ -24,36 +28,53 @@ class SavedPolicies:
     """The policies of the run folder at `path`, which `RunFolder` inherits."""
 
     path: Path
+    budget: str | None
 
     digest: str
     cost: CostModel
     cascade: Any
-    recorded: Callable[[str], ExitTrace | CascadeTrace]  # these four: see `RunFolder`
+    recorded: Callable[[str], ExitTrace | CascadeTrace]  # see `RunFolder`
 
     @property
     def policy(self) -> Policy:
-        """The calibrated policy. Raises InputError before `exeunt calibrate`."""
+        """The active policy. Raises InputError before `exeunt calibrate`."""
+        return self.policies[-1]
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies to choose from, for ascending budgets; one if it is named or alone."""
+        if self.budget is not None:
+            return (self.policy_set.at(self.budget),)
+        if self.has_policy_set:
+            return self.policy_set.policies
         if not self.has_policy:
             budget = f"{self.cost.share_to_try(0.5):.0%}"
             mended = f"run `exeunt calibrate {quote(str(self.path))} --budget {budget}` first"
             raise InputError(f"{self.path} has no policy yet: {mended}")
         policy = Policy.load(self.path / POLICY)
         self._check_own(policy, self.path / POLICY)
-        return policy
+        return (policy,)
 
     @property
     def has_policy(self) -> bool:
         """Whether there is a calibrated policy."""
-        return os.path.lexists(self.path / POLICY)
+        return self.has_policy_set or os.path.lexists(self.path / POLICY)
 
-    def save_policy(self, policy: Policy) -> None:
-        """Write the policy, bound to this run, in place of the one before; what was made with that one is removed.
+    @property
+    def active_text(self) -> str:
+        """Which of the policies is active, in a sentence, and how another is named."""
+        *others, largest = named_by_budget(self.policies)
+        another = f"; for another give {quote(f'{self.path}@{others[0]}')} as the run" if others else ""
+        return f"active: the policy for {largest}{another}"
 
-        Raises as `check_policy` does.
+    def save_policy(self, policy: Policy) -> list[str]:
+        """Write the policy, bound to this run, in place of those before.
+
+        Removes what was made with those, and returns the names of these files. Raises as `check_policy` does.
         """
         self.check_policy(policy)
         replace(policy, run=self.digest).save(self.path / POLICY)
-        remove_of_policy(self.path)
+        return remove_of_policy(self.path, POLICIES)
 
     @property
     def policy_set(self) -> PolicySet:
@@ -71,15 +92,12 @@ class SavedPolicies:
         """Whether there are policies for several budgets."""
         return os.path.lexists(self.path / POLICIES)
 
-    def save_policy_set(self, policies: PolicySet) -> None:
-        """Write policies for several budgets, bound to this run, in place of those before.
-
-        Raises as `check_policy` does.
-        """
+    def save_policy_set(self, policies: PolicySet) -> list[str]:
+        """Write policies for several budgets, as `save_policy` does."""
         for policy in policies:
             self.check_policy(policy)
         PolicySet(tuple(replace(policy, run=self.digest) for policy in policies)).save(self.path / POLICIES)
-        (self.path / EVALUATION).unlink(missing_ok=True)  # it is about the set before as well
+        return remove_of_policy(self.path, POLICY)
 
     @property
     def evaluation_warning(self) -> str:
@@ -125,11 +143,14 @@ class SavedPolicies:
         return f"run `exeunt calibrate {quote(str(self.path))} --budget {percent:.4g}%` again"
 
 
-def remove_of_policy(run: Path) -> None:
-    """Remove the files that are about the policy of a run, or hold it."""
-    for name in (*EVALUATED, *POLICY_INSIDE):
+def remove_of_policy(run: Path, *others: str) -> list[str]:
+    """Remove the files that are about the policy of a run, or hold it, and these others; return the names of all."""
+    removed = []
+    for name in (*others, *EVALUATED, *POLICY_INSIDE):
         with suppress(FileNotFoundError, NotADirectoryError):
             (run / name).unlink()
+            removed.append(name)
+    return removed
 
 
 def named_by_budget(policies: Iterable[Policy]) -> dict[str, Policy]:

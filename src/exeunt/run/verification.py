@@ -6,7 +6,7 @@ Opening a run checks what it reads, each file once. This reads everything.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,10 +62,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
     for name in FOLDERS:
         if os.path.lexists(run.path / name) or run.files.names_below(name):
             yield name, partial(_folder, run, name)
-    if os.path.lexists(run.path / POLICY):
-        yield "policy", lambda: _policies(run, POLICY, [run.policy])
-    if os.path.lexists(run.path / POLICIES):
-        yield "policies", lambda: _policies(run, POLICIES, list(run.policy_set))
+    if run.has_policy:
+        file = POLICIES if run.has_policy_set else POLICY
+        yield file.removesuffix(".json"), lambda: _policies(run, file, run.policies)
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(_executor, run, kind)
@@ -106,7 +105,7 @@ def _folder(run: RunFolder, name: str) -> str:
     return counted(len(run.files.names_below(name)), "file")
 
 
-def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
+def _policies(run: RunFolder, file: str, policies: Sequence[Policy]) -> str:
     """Replay the policies on the calibration inputs; reading them has checked that they are this run's."""
     names = f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run"
     try:

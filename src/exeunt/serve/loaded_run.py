@@ -124,7 +124,7 @@ def load_run(settings: Settings) -> LoadedRun:
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)
-    policies = named_by_budget(run.policy_set if run.has_policy_set else [run.policy])
+    policies = named_by_budget(run.policies)
     if settings.budget is not None:
         name_at(policies, settings.budget)
     for tier, budget in settings.tiers.items():
