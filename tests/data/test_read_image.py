@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,28 @@ def test_truncated_files_are_named(tmp_path: Path, ending: str, share: float) ->
     with pytest.raises(UnreadableImage, match="half") as caught:
         read_rgb(path, name=path.name)
     assert caught.value.name == path.name
+
+
+def test_a_flipped_byte_of_a_png_is_an_error(tmp_path: Path) -> None:
+    """Pillow does not check the checksums of the pixels: it reads other ones."""
+    smooth = Image.fromarray(COLOUR[:4, :4]).resize((32, 32), Image.Resampling.BICUBIC)
+    whole = saved(smooth, tmp_path / "a.png").read_bytes()
+    changed = 0
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]
+        with pytest.raises(UnreadableImage):
+            read_rgb(flipped)
+        with suppress(Exception):
+            changed += np.any(np.asarray(Image.open(io.BytesIO(flipped))) != np.asarray(smooth))
+    assert changed > 5
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 11])
+def test_a_png_without_its_end_is_refused(tmp_path: Path, cut: int) -> None:
+    whole = saved(Image.fromarray(COLOUR), tmp_path / "a.png").read_bytes()
+    assert np.array_equal(read_rgb(whole + b"what follows is not read"), COLOUR)
+    with pytest.raises(UnreadableImage, match="damaged or cut off"):
+        read_rgb(whole[: -12 + cut])
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:

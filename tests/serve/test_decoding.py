@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ class Body:
 
 
 async def all_free(decoders):
-    while decoders._free._value != 4:
+    while decoders._lanes[0].free._value != 4:
         await asyncio.sleep(0)
 
 
@@ -30,7 +31,7 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client():
     """
 
     async def test():
-        decoders, go, begun = DecodingThreads(2), threading.Event(), []
+        decoders, go, begun, reader = DecodingThreads(2), threading.Event(), [], SimpleNamespace(place=7)
 
         def read(body, _):
             begun.append(weakref.ref(body))
@@ -38,7 +39,7 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client():
 
         bodies = [Body() for _ in range(50)]
         refs = [weakref.ref(body) for body in bodies]
-        tasks = [asyncio.ensure_future(decoders(partial(read, body), None)) for body in bodies]
+        tasks = [asyncio.ensure_future(decoders(partial(read, body), reader)) for body in bodies]
         del bodies
         await asyncio.sleep(0.05)
         for task in tasks:
@@ -49,13 +50,13 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client():
         gc.collect()
         assert sum(ref() is not None for ref in refs) <= 4
         go.set()
-        assert await decoders(lambda reader: (reader, "read"), 7) == (7, "read")
+        assert await decoders(lambda reader: (reader.place, "read"), reader) == (7, "read")
         assert len(begun) <= 4
         await asyncio.wait_for(all_free(decoders), 20)  # another thread may be about to say that it is done
         with pytest.raises(ZeroDivisionError):
-            await decoders(lambda _: 1 / 0, None)
+            await decoders(lambda _: 1 / 0, reader)
         await asyncio.sleep(0)
-        assert decoders._free._value == 4
+        assert decoders._lanes[0].free._value == 4
         decoders.close()
 
     asyncio.run(test())

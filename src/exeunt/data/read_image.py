@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -23,6 +25,7 @@ AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image | BadCell"
 """An image as a file's path (here or in an object store), its encoded bytes, uint8 pixels (h, w), (h, w, 1) or
 (h, w, 3), a PIL image, or an empty cell of a table."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COMMON = ("JPEG", "PNG", "WEBP")
 """Formats that are tried first. Pillow tries one after the other, WebP as one of the last."""
 
@@ -47,7 +50,7 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
         if not isinstance(image, bytes):
             path = image if isinstance(image, RemotePath) else Path(cast("Path", image))
             image = read_patiently(path, path.read_bytes)
-        with open_image(io.BytesIO(image)) as opened:
+        with open_image(image) as opened:
             return _rgb(opened, name)
     except (UnreadableImage, FileError):
         raise
@@ -66,18 +69,36 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
 
 
-def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
-    """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises.
+def open_image(encoded: bytes, *, formats: Iterable[str] | None = None) -> Image:
+    """Open an encoded image without decoding it. Raises what Pillow raises, ValueError for a PNG with a wrong checksum.
 
     `formats`: names in Pillow of the formats to try after the common ones; None for all.
     """
     image_module = require("PIL.Image", extra="onnx")
+    for _ in png_chunks(encoded) if encoded.startswith(PNG_SIGNATURE) else ():
+        pass
+    file = io.BytesIO(encoded)
     try:
         return image_module.open(file, formats=_COMMON)  # type: ignore[no-any-return]
     except image_module.UnidentifiedImageError:
         image_module.init()  # some are missing where Pillow was built without them
         tried = [one for one in (image_module.ID if formats is None else formats) if one in image_module.OPEN]
         return image_module.open(file, formats=tried)  # type: ignore[no-any-return]
+
+
+def png_chunks(png: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield name and length of a PNG's chunks. Raises ValueError for a wrong checksum: Pillow ignores the pixels'."""
+    at, name, whole = len(PNG_SIGNATURE), b"", memoryview(png)
+    while name != b"IEND":
+        length, name = struct.unpack_from(">I4s", png, at) if at + 8 <= len(png) else (0, b"")
+        end = at + 8 + length
+        if (
+            zlib.crc32(whole[at + 4 : end]) != int.from_bytes(whole[end : end + 4], "big")
+            or len(png) < end + 4
+        ):
+            raise ValueError(f"it is damaged or cut off: the checksum at byte {end:,} is wrong")
+        yield name, length
+        at = end + 4
 
 
 def _rgb(image: Image, name: str) -> Pixels:

@@ -9,10 +9,13 @@ import asyncio
 import io
 import math
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +23,23 @@ from numpy.typing import NDArray
 from exeunt._arrays import Integers, Keys
 from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
-from exeunt.data.read_image import Pixels, open_image, read_rgb
+from exeunt.data.read_image import Pixels
 from exeunt.data.tokens import RawTexts, text_batch
 from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import holds_texts, load_preparation, text_columns
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+from exeunt.serve.image_decoding import Allowance, ImageReader, SentImage, is_bounded
+from exeunt.serve.limited_processes import LimitedProcesses
 
 T = TypeVar("T")
 
 _ROOM, _MOST_ROWS = 1 << 30, 1 << 16
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
-"""Files in other formats may hold images larger than they say (TIFF in tiles, AVIF, icons, IPTC), compressed ones
-(FITS), or programs (PostScript)."""
 _TOGETHER = 10
 """A request may hold as much as this many of the largest images, or of the longest texts."""
+_MOST_ERRORS = 1000
+"""Inputs of a request that cannot be read: after more of them, the request is refused."""
+_SECONDS, _PROCESS_BYTES = 5.0, 4 << 30
+"""Processor time of a request for images that may take long, and address space of a process that reads them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,24 +60,50 @@ class Rows:
 
 
 class DecodingThreads:
-    """A pool of threads that read requests. A request that waits for a thread is dropped if its client disconnects:
-    such requests would fill the memory.
+    """Threads that read requests, and as many others for those whose images may take long, in processes.
+
+    A request that waits for a thread is dropped if its client disconnects: such requests would fill the memory.
     """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="exeunt-decode")
-        self._free = asyncio.Semaphore(2 * threads)  # two each, so that no thread waits for the event loop
+        self._lanes = [_Lane(threads, name) for name in ("exeunt-decode", "exeunt-decode-slowly")]
+        self._processes = LimitedProcesses(_PROCESS_BYTES)
 
     async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
         """Return what `read` returns, called in a thread. Raises what it raises."""
-        await self._free.acquire()
-        work = asyncio.get_running_loop().run_in_executor(self._pool, read, reader)
-        work.add_done_callback(lambda _: self._free.release())
-        return await asyncio.shield(work)  # a thread cannot be broken off
+        asked = copy(reader)
+        asked.left = threading.Event()
+        quick, slow = self._lanes
+        try:
+            try:
+                return await quick(read, asked)
+            except _MayTakeLong:
+                asked.processes = self._processes
+                return await slow(read, asked)
+        finally:
+            asked.left.set()  # a thread cannot be broken off
 
     def close(self) -> None:
-        """End the threads once they have read their current request."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the processes, and the threads once they have read their current image."""
+        self._processes.close()
+        for lane in self._lanes:
+            lane.pool.shutdown(cancel_futures=True)
+
+
+class _Lane:
+    def __init__(self, threads: int, name: str) -> None:
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.free = asyncio.Semaphore(2 * threads)  # two each, so that no thread waits for the event loop
+
+    async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
+        await self.free.acquire()
+        work = asyncio.get_running_loop().run_in_executor(self.pool, read, reader)
+        work.add_done_callback(lambda _: self.free.release())
+        return await asyncio.shield(work)
+
+
+class _MayTakeLong(Exception):  # noqa: N818 - no error
+    """A request holds an image whose headers do not bound the time that it takes to decode."""
 
 
 class InputReader:
@@ -86,7 +114,12 @@ class InputReader:
     all inputs of a request together.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
+    `left`: is set once the client disconnects. `processes`: read the images that may take long; without them such a
+    request is given back.
     """
+
+    left = threading.Event()
+    processes: LimitedProcesses | None = None
 
     def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: float, max_chars: int) -> None:
         self.kind: str = run.manifest["inputs"]["kind"]
@@ -96,15 +129,14 @@ class InputReader:
         self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not thread-safe
         if self.kind == "image":
-            pillow: Any = require("PIL.Image", extra="onnx")
-            pillow.MAX_IMAGE_PIXELS = None  # a larger image would be reported as no image
-            ways = self._ways = [load_preparation(run.open_model(entry.name)) for entry in run.cascade] or [
-                self._way
-            ]
+            warnings.filterwarnings(
+                "ignore", module="PIL"
+            )  # of damaged images, which would all be remembered
+            ways = [load_preparation(run.open_model(entry.name)) for entry in run.cascade] or [self._way]
             self.size = ways[0].size
             # If all models resize alike, it is done here, in many threads, and rows of all sizes can be joined.
             alike = len({getattr(way, "geometry", None) for way in ways}) == 1
-            self._resize = ways[0].resize if alike else self._way.resize
+            self._read_image = ImageReader(ways[0].resize if alike else self._way.resize, ways, max_pixels)
             if self.size is None:
                 raise InputError(
                     f"the network of {run.path} takes images of any size, and a server needs one: train it with "
@@ -160,28 +192,40 @@ class InputReader:
         if not 0 < n <= self.max_rows:
             raise InputError(f"a request must hold 1 to {self.max_rows} inputs, got {n}")
 
-    def images(self, images: Sequence[bytes | Pixels | None]) -> Rows:
+    def images(self, images: Sequence[SentImage]) -> Rows:
         """Read encoded images, or pixels (h, w, 3), uint8. Anything else is an error of its row."""
         if self.kind != "image":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got images")
-
-        left = most = _TOGETHER * self._max_pixels
+        self.check_count(len(images))
+        if self.processes is None and not all(map(is_bounded, images)):
+            raise _MayTakeLong
+        allowance = Allowance(_TOGETHER * self._max_pixels, _SECONDS)
 
         def read(place: int) -> tuple[Pixels, int]:
-            nonlocal left
             name, image = f"number {place}", images[place]
-            opened, size = self._opened(image, name)
-            left -= size
-            if left < 0:
-                why = f"the images of a request may have {most:,.0f} pixels together: send fewer at a time"
-                raise UnreadableImage(name, why)
-            pixels = read_rgb(opened, name=name)
-            return self._resize(pixels, name=name), content_key(pixels)
+            if self.processes is None or is_bounded(image):
+                return self._read_image(image, name, allowance)[:2]
+            return self._read_apart(self.processes, image, name, allowance)
 
         found, places, errors = self._each(read, len(images))
         keys = np.array([key for _, key in found], dtype=np.uint64)
         inputs = self._way.batch([pixels for pixels, _ in found]) if found else None
         return Rows(inputs, keys, places, errors)
+
+    def _read_apart(
+        self, processes: LimitedProcesses, image: SentImage, name: str, allowance: Allowance
+    ) -> tuple[Pixels, int]:
+        seconds, allowance.seconds = allowance.seconds, 0.0
+        if seconds > 0:
+            with suppress(TimeoutError):
+                read, taken = processes.call(seconds, self._read_image, image, name, allowance)
+                allowance.seconds = seconds - taken
+                if isinstance(read, Exception):
+                    raise read
+                allowance.taken = read[2].taken
+                return read[:2]  # type: ignore[no-any-return]
+        why = f"decoding the images of a request may take {_SECONDS:g} s where headers do not bound the time"
+        raise UnreadableImage(name, f"{why}: send a smaller image, or a plain JPEG or PNG")
 
     def texts(self, texts: Sequence[Any]) -> Rows:
         """Read texts, or pairs of texts if the network was trained on such."""
@@ -216,34 +260,6 @@ class InputReader:
         found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
 
-    def _opened(self, image: bytes | Pixels | None, name: str) -> tuple[Pixels | Image, int]:
-        """Return an image, not decoded yet, and its number of pixels, or of those that it is scaled to.
-
-        Raises UnreadableImage for too many pixels, and for what is no image in one of `_FORMATS`.
-        """
-        if isinstance(image, np.ndarray):
-            opened: Pixels | Image = image
-            sides = image.shape[:2]
-        elif not isinstance(image, bytes):  # a text would be opened as a file of the server
-            raise UnreadableImage(name, "it is no encoded image, or not in base64, which JSON needs")
-        else:
-            try:
-                opened = open_image(io.BytesIO(image), formats=_FORMATS)
-            except Exception as error:  # for damaged files, decoders raise almost anything
-                why = f"it is damaged, or not an image in a format that is served: {', '.join(_FORMATS)}"
-                raise UnreadableImage(name, why) from error
-            sides = opened.height, opened.width
-        most = sides
-        for way in self._ways if min(sides) else ():
-            most = max(most, way.scaled_sides(*sides), key=math.prod)
-        if math.prod(most) > self._max_pixels:
-            scaled = "" if most == sides else f", scaled to {most[0]} x {most[1]}"
-            raise UnreadableImage(
-                name,
-                f"it has {sides[0]} x {sides[1]} pixels{scaled}, at most {self._max_pixels:,.0f} are taken",
-            )
-        return opened, math.prod(most)
-
     def _text(self, text: Any, place: int) -> Any:
         wanted = len(self.text_columns)
         parts = [text] if wanted == 1 else text
@@ -265,11 +281,16 @@ class InputReader:
         places: list[int] = []
         errors: list[str | None] = [None] * n
         for place in range(n):
+            if self.left.is_set():
+                raise InputError("the client disconnected")  # nobody hears it
             try:
                 found.append(read(place))
                 places.append(place)
-            except ValueError as error:  # noqa: PERF203 - each row has its own; also for undecodable text
+            except ValueError as error:
                 errors[place] = str(error)
+                if place + 1 - len(found) > _MOST_ERRORS:
+                    why = f"more than {_MOST_ERRORS:,} inputs of the request cannot be read; {error}"
+                    raise InputError(why) from error
         return found, np.array(places, dtype=np.int64), errors
 
 
