@@ -27,7 +27,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 _SLOW = (b"GIF8", b"P", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """How files begin whose headers do not bound the time: GIF and PPM are read in Python, JPEG 2000 in one call."""
 _SEGMENTS, _CHUNKS, _EXTRAS, _EXTRA_BYTES = 100, 10_000, 64, 1 << 20
-"""At most: segments before the pixels of a JPEG; chunks of a PNG; its chunks beside the pixels, of up to 1 MiB each once
+"""At most: segments before the pixels of a JPEG; chunks of a PNG; its chunks beside the pixels, of up to 1 MiB once
 decompressed; bytes beside the pixels of either, such as EXIF."""
 _FEW_SCANS, _SCANS = 16, 40
 """Passes over all pixels of a JPEG that are no matter; and as many of the largest image at most."""
