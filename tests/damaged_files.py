@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError if the block takes longer, as when it waits for a pipe."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it hangs: no answer in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def damage(file: Path, harm: str) -> None:
-    """Flip a bit of a file, cut it in half, empty it, put a folder or a broken link in its place, or remove it."""
+    """Flip a bit of a file, cut it in half, empty it, remove it, or put something else in its place.
+
+    That is a folder, a broken link, a pipe that nobody writes to, or JSON that is nested too deeply.
+    """
     content = file.read_bytes()
     file.unlink()
     middle = len(content) // 2
@@ -23,5 +48,9 @@ def damage(file: Path, harm: str) -> None:
         file.mkdir()
     elif harm == "link":
         file.symlink_to(file.parent / "nowhere")
+    elif harm == "pipe":
+        os.mkfifo(file)
+    elif harm == "deep":
+        file.write_bytes(DEEP)
     elif harm != "remove":
         raise ValueError(harm)

@@ -8,7 +8,18 @@ import os
 import pytest
 
 import exeunt as ex
-from exeunt._files import atomic_folder, atomic_path, check_file, file_digest, read_json, temporary_name
+from damaged_files import within
+from exeunt._files import (
+    atomic_folder,
+    atomic_path,
+    check_file,
+    file_digest,
+    open_regular,
+    read_json,
+    temporary_name,
+)
+from exeunt._paths import open_arrow
+from exeunt._sealed import read_sealed
 from exeunt.errors import FileError
 
 
@@ -115,3 +126,39 @@ def test_files_are_told_apart_by_digest(tmp_path):
         check_file(tmp_path, "0", what="a thing", remedy="mend it")
     with pytest.raises(ex.ArtefactError, match="is missing, a file is in place of its folder: mend it"):
         check_file(file / "inside", "0", what="a thing", remedy="mend it")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    folder.mkdir()
+    for place in (pipe, link, folder):
+        with within(20):
+            with pytest.raises(OSError, match=r"device|directory"):
+                open_regular(place)
+            with pytest.raises(FileError, match="move it away"):
+                read_json(place)
+            with pytest.raises(OSError, match=r"device|directory"):
+                open_arrow(place)
+    with within(20), pytest.raises(OSError, match="device"):
+        open_regular(pipe, "ab")
+    with open_regular(tmp_path / "new", "ab") as file:
+        file.write(b"1")
+    with open_regular(tmp_path / "new") as file:
+        assert file.read() == b"1"
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
+    file = tmp_path / "policy.json"
+    for depth in (900, 100_000):  # the first can be read, and is too deep to be written again for its digest
+        file.write_bytes(b'{"format": "f", "version": 1, "x": %s}' % (b"[" * depth + b"]" * depth))
+        with pytest.raises(ex.errors.ArtefactError, match=r"policy\.json"):
+            read_sealed(file, "x", len, kind="policy", format_="f", version=1, remedy="calibrate again")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -118,21 +119,44 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
     """Read JSON. A missing, unreadable or damaged file raises an error that names it and ends with `remedy`."""
     file, mend = Path(path), f"; {remedy}" if remedy else ""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        with open_regular(file) as stream:
+            return parse_json(stream.read().decode())
     except FileNotFoundError:
         raise InputError(f"there is no file {file}{mend}") from None
     except OSError as error:
         raise FileError(f"cannot read {file}: {why_it_failed(error)}{mend}") from error
-    except (ValueError, RecursionError) as error:  # also for bytes that are no text
+    except ValueError as error:  # also for bytes that are no text
         raise ArtefactError(
             f"{file} is not complete JSON ({error}): it is damaged or truncated{mend}"
         ) from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what `json.loads` does. Raises ValueError for what is no JSON, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def open_regular(path: str | Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file as `open` does. A pipe, socket or device, which may never answer, raises OSError instead."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # `open` refuses folders
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), name)
+
+    return open(path, mode, opener=opener)
+
+
 def file_digest(file: Path) -> str:
     """Return the SHA-256 of a file's content: about 0.1 s for 100 MB."""
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -182,6 +206,7 @@ _REMEDIES = {
     errno.EEXIST: "a file is in its place, move it away",
     errno.EPERM: "change its permissions",
     errno.EISDIR: "a folder is in its place, move it away",
+    errno.ENXIO: "a pipe, a socket or a device is in its place, move it away",
     errno.ENOSPC: "free some space or choose another place",
     errno.EDQUOT: "free some space or choose another place",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f) or choose another place",

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs
 
-from exeunt._files import atomic_path, make_folder
+from exeunt._files import atomic_path, make_folder, open_regular
 from exeunt.errors import FileError, InputError, one_line, require
 
 T = TypeVar("T")
@@ -182,9 +182,10 @@ def _by_fsspec(text: str) -> tuple[Any, str]:
 
 
 def open_arrow(path: AnyPath) -> Any:
-    """Open a file for Arrow's readers. Raises FileNotFoundError."""
+    """Open a file for Arrow's readers. Raises FileNotFoundError, OSError for what is no regular file."""
     if isinstance(path, RemotePath):
         return path.system.open_input_file(str(path.path))
+    open_regular(path).close()
     return pa.OSFile(str(path))
 
 
@@ -203,6 +204,14 @@ def read_patiently(path: AnyPath, read: Callable[[], T]) -> T:
             if (pause := next(pauses, None)) is None:
                 raise FileError(f"cannot read {path}: {one_line(error)}") from error
             time.sleep(pause)
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """Return the content of a file. Raises as `open_arrow` does."""
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def write_bytes(path: AnyPath, content: bytes | memoryview) -> None:

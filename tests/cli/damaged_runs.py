@@ -84,7 +84,7 @@ def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int
     return run
 
 
-DAMAGE = ("flip", "truncate", "empty", "folder", "link", "unreadable", "remove")
+DAMAGE = ("flip", "truncate", "empty", "folder", "link", "unreadable", "remove", "pipe")
 
 
 @contextmanager

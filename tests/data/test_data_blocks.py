@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
+from damaged_files import within
 from exeunt import _paths
 from exeunt._paths import RemotePath, open_arrow, place, write_bytes
 from exeunt.data import open_inputs, open_lines, open_source
@@ -244,3 +247,26 @@ def test_other_addresses(tmp_path):
         ex.InputError, match=r"cannot open zz://x: .*name a path, s3://, gs:// or what fsspec opens"
     ):
         place("zz://x")
+
+
+def test_a_pipe_among_inputs_is_told_and_not_waited_for(tmp_path):
+    for name in ("test-0.csv", "test-0.parquet", "test-0.jsonl", "cat.png"):
+        os.mkfifo(tmp_path / name)
+        read = partial(open_inputs, tmp_path)
+        if name == "cat.png":
+            read = partial(open_lines(bytes(tmp_path / name), "image").content, 0)
+        with within(20), pytest.raises((OSError, UnreadableImage), match=name):
+            read()
+        (tmp_path / name).unlink()
+
+
+def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
+    file, texts = tmp_path / "texts.parquet", [f"text {i}" for i in range(100)]
+    pq.write_table(
+        pa.table({"text": texts}), file, write_page_checksum=True, compression="none", use_dictionary=False
+    )
+    content = file.read_bytes()
+    assert content.count(b"text 57") == 1
+    file.write_bytes(content.replace(b"text 57", b"text 75"))
+    with pytest.raises(ex.errors.ArtefactError, match=r"texts\.parquet is damaged.*[Cc][Rr][Cc]"):
+        open_inputs(file).content(3)

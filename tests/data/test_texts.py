@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from damaged_files import DEEP
 from exeunt.data import open_inputs, open_source
 from exeunt.errors import ArtefactError, InputError, UnreadableText
 
@@ -107,7 +108,7 @@ def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["good", None, ""]}), tmp_path / "a.parquet")
     assert contents(open_inputs(tmp_path / "a.parquet")) == ["good", ("a.parquet#1", empty), ""]
     lines = [b'{"text": "good"}', b'{"text": 7}', b'{"body": ""}', b'{"text', b"", b"3", b'{"text": "\xff"}']
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "half \\ud800", "label": [1]}']))
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "half \\ud800", "label": [1]}', DEEP]))
     assert contents(open_inputs(tmp_path / "a.jsonl")) == [
         "good",
         ("a.jsonl#1", "it is no text but int"),
@@ -116,6 +117,7 @@ def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
         ("a.jsonl#4", "its line is not a JSON object"),
         ("a.jsonl#5", encoding),
         ("a.jsonl#6", encoding),
+        ("a.jsonl#7", "its line is not JSON"),
     ]
     data = open_inputs(tmp_path / "a.jsonl")
     assert len(set(data.stored_keys().tolist())) >= 5  # predictions know them apart, to resume

@@ -171,7 +171,7 @@ def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
     def fails(_):
         raise OSError("timed out")
 
-    monkeypatch.setattr(Path, "read_bytes", fails)
+    monkeypatch.setattr("exeunt.predicting.parts.read_bytes", fails)
     for force in (False, True):
         with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json: OSError: timed out"):
             open_folder(out, {**ABOUT, "run": "s"}, force=force)

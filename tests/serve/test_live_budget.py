@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from made_server import in_base64, made_images, made_run, running, until
 from test_admin import own
 
 import exeunt as ex
+from damaged_files import within
 from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
 from exeunt.serve import events, live_budget, service
@@ -144,6 +146,17 @@ def test_a_file_whose_folder_is_gone_is_an_error_of_the_caller(tmp_path):
     for change in (live.request_reload, lambda: live.set_budget("50%")):
         with pytest.raises(FileError, match=r"cannot write .*serving.json.lock"):
             change()
+
+
+def test_pipes_in_the_place_of_its_files_are_told_and_not_waited_for(tmp_path):
+    live = LiveBudgetFile(tmp_path / "serving.json")
+    os.mkfifo(live.path)
+    with within(20), pytest.raises(FileError, match=r"serving\.json: .* move it away"):
+        live.read()
+    live.path.unlink()
+    os.mkfifo(tmp_path / "serving.json.lock")
+    with within(20), pytest.raises(FileError, match=r"serving\.json\.lock: .* move it away"):
+        live.set_budget("40%")
 
 
 def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_sustains_it(tmp_path, monkeypatch):

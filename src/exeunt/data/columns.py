@@ -150,7 +150,10 @@ class _Kept:
 
         def read() -> pa.ChunkedArray[Any]:
             # One thread: Arrow's pool does not survive a fork into worker processes.
-            with open_arrow(group.file) as opened, pq.ParquetFile(opened) as file:
+            with (
+                open_arrow(group.file) as opened,
+                pq.ParquetFile(opened, page_checksum_verification=True) as file,
+            ):
                 return file.read_row_group(group.number, [column], use_threads=False)[column]
 
         try:

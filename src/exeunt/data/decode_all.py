@@ -129,6 +129,8 @@ def _cached(
 
 def _load(file: Path, n: int, ndim: int, dtype: type) -> NDArray[Any] | None:
     """Return a kept array of n entries, images mapped from the file; None if it is missing or damaged."""
+    if not file.is_file():
+        return None
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r" if n and ndim > 1 else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):

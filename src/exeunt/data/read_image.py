@@ -7,13 +7,14 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._paths import AnyPath, RemotePath, read_patiently
+from exeunt._paths import AnyPath, RemotePath, read_bytes, read_patiently
 from exeunt.data.stored_inputs import BadCell
 from exeunt.errors import FileError, UnreadableImage, require
 
@@ -49,7 +50,7 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
             return _rgb(image, name)
         if not isinstance(image, bytes):
             path = image if isinstance(image, RemotePath) else Path(cast("Path", image))
-            image = read_patiently(path, path.read_bytes)
+            image = read_patiently(path, partial(read_bytes, path))
         with open_image(image) as opened:
             return _rgb(opened, name)
     except (UnreadableImage, FileError):

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from exeunt._paths import AnyPath, open_arrow
+from exeunt._files import parse_json
+from exeunt._paths import AnyPath, open_arrow, read_bytes
 from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, ParquetColumn, check_names, find_columns
 from exeunt.data.source import RawData, RawParts, find_parts
@@ -109,7 +110,7 @@ def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
 
 def _read_column(file: AnyPath, column: str) -> pa.Table:
     with open_arrow(file) as opened:
-        return pq.read_table(opened, columns=[column], use_threads=False)
+        return pq.read_table(opened, columns=[column], use_threads=False, page_checksum_verification=True)
 
 
 def _read_csv(file: AnyPath, texts: Sequence[str], only: Sequence[str] = ()) -> pa.Table:
@@ -188,11 +189,11 @@ def _json_records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
 
     A line that is no JSON object is a BadCell. Raises ArtefactError for a file that starts as an array and is none.
     """
-    content = file.read_bytes()
+    content = read_bytes(file)
     lines = [line for line in split_lines(content) if line.strip()]
     if lines and lines[0].lstrip().startswith(b"["):
         try:
-            return [_record(value) for value in json.loads(content.decode("utf-8-sig"))]
+            return [_record(value) for value in parse_json(content.decode("utf-8-sig"))]
         except ValueError as error:
             raise ArtefactError(f"cannot read {file}: {error}; write one JSON object per line") from error
     return [_parsed(line) for line in lines]
@@ -200,7 +201,7 @@ def _json_records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
 
 def _parsed(line: bytes) -> dict[str, Any] | BadCell:
     try:
-        return _record(json.loads(line.decode()))
+        return _record(parse_json(line.decode()))
     except UnicodeDecodeError:
         return _NOT_UTF_8
     except ValueError:
@@ -289,7 +290,7 @@ def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     if raw is None:
         return {}
     try:
-        features = json.loads(raw)["info"]["features"]
+        features = parse_json(raw)["info"]["features"]
         return {c: tuple(f["names"]) for c, f in features.items() if f.get("names")}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # other tools write other things under this key

@@ -21,8 +21,8 @@ from typing import IO, Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import check_writable, locks, make_folder, remove_half_written
-from exeunt._paths import AnyPath, RemotePath, open_arrow, place, write_bytes
+from exeunt._files import check_writable, locks, make_folder, open_regular, parse_json, remove_half_written
+from exeunt._paths import AnyPath, RemotePath, open_arrow, place, read_bytes, write_bytes
 from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import Dataset
@@ -67,7 +67,7 @@ class Parts:
         with suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             with open_arrow(self.folder / _name(block)) as file:
                 found = pq.read_metadata(file)
-            tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
+            tally = Tally.from_dict(parse_json(found.metadata[_TALLY]))
             mine = found.metadata[_OF].decode() == self.job
             # A recording has no rows for inputs that could not be read.
             if mine and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
@@ -81,7 +81,9 @@ class Parts:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
         noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: json.dumps(asdict(done.tally))}
         content = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
+        pq.write_table(
+            table.replace_schema_metadata(noted), content, write_page_checksum=True, **done.options
+        )
         write_bytes(self.folder / _name(done.block), content.getvalue())
 
     @property
@@ -239,7 +241,7 @@ def _locked(folder: Path) -> IO[bytes] | None:
     while True:
         make_folder(folder)
         with suppress(FileNotFoundError), ExitStack() as opened:
-            file = opened.enter_context((folder / _LOCK).open("ab"))
+            file = opened.enter_context(open_regular(folder / _LOCK, "ab"))
             if not locks(file):
                 return None
             if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
@@ -258,7 +260,7 @@ def _text(value: Any) -> bytes:
 def _json(file: AnyPath) -> Any:
     """Return the content of a JSON file; None if it is missing or damaged. Raises FileError if it cannot be read."""
     try:
-        return json.loads(file.read_bytes())
+        return parse_json(read_bytes(file))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:  # a store out of reach does not mean that the folder has no job

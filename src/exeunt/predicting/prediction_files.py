@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats
-from exeunt._files import atomic_path, check_writable
+from exeunt._files import atomic_path, check_writable, parse_json
 from exeunt._paths import AnyPath
 from exeunt.errors import InputError
 
@@ -138,10 +138,12 @@ def check_out(out: Path, *, force: bool) -> None:
 
 def write_predictions(out: Path, schema: Any, parts: Sequence[AnyPath]) -> None:
     """Write the rows of Parquet files of this schema, one file after the other, to `out`."""
-    tables = (pq.read_table(part).replace_schema_metadata(None) for part in parts)
+    tables = (
+        pq.read_table(part, page_checksum_verification=True).replace_schema_metadata(None) for part in parts
+    )
     with atomic_path(out) as temporary:
         if out.suffix.lower() in _PARQUET:
-            with pq.ParquetWriter(temporary, schema) as writer:
+            with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
                 for table in tables:
                     writer.write_table(table)
             return
@@ -178,7 +180,7 @@ def _holds_predictions(path: Path) -> bool:
             names = list(pq.read_schema(path).names)
         else:
             with path.open(encoding="utf-8", newline="") as file:
-                names = next(csv.reader(file)) if ending == ".csv" else list(json.loads(next(file)))
+                names = next(csv.reader(file)) if ending == ".csv" else list(parse_json(next(file)))
     except (pa.ArrowException, OSError, ValueError, TypeError, StopIteration):  # it is of another format
         return False
     return names[: len(_COLUMNS)] == list(_COLUMNS)

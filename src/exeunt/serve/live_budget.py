@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from exeunt._files import locks, read_json, why_it_failed, write_json
+from exeunt._files import locks, open_regular, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
 
 _AGAIN_S, _PATIENCE_S = 0.01, 10.0
@@ -70,7 +70,7 @@ class LiveBudgetFile:
         """Let no other process change the file meanwhile: one of both changes would be lost."""
         lock = self.path.with_name(f"{self.path.name}.lock")
         try:
-            file = lock.open("ab")
+            file = open_regular(lock, "ab")
         except OSError as error:
             raise FileError(f"cannot write {lock}: {why_it_failed(error)}") from error
         with file:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from exeunt._files import atomic_path
+from exeunt._files import atomic_path, parse_json
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.fields import usual_rows
@@ -58,7 +58,7 @@ def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
     """Write the fields of an `ExitTrace` as Parquet, atomically. Floats keep every bit."""
     table = trace_table(fields)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, **writing_options(table))
+        pq.write_table(table, temporary, write_page_checksum=True, **writing_options(table))
 
 
 def trace_table(fields: Mapping[str, Any]) -> Any:
@@ -106,7 +106,7 @@ def load_trace(path: str | Path, build: Callable[..., T]) -> T:
     if not file.is_file():
         raise InputError(f"there is no trace file {file}")
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
     return trace_of(table, read_header(table.schema, file), file, build)
@@ -153,7 +153,7 @@ def read_header(schema: Any, file: object) -> Header:
     if _KEY not in metadata:
         raise ArtefactError(f"{file} was not written by ExitTrace.save: its metadata has no 'exeunt' entry")
     try:
-        header = json.loads(metadata[_KEY])
+        header = parse_json(metadata[_KEY])
         version, classes = int(header["version"]), header.get("classes", 0)
         if not isinstance(classes, int) or classes < 0:
             raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")

@@ -216,7 +216,10 @@ def _footer(file: AnyPath) -> _Footer:
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
     """Yield columns of a file, at most `rows` rows at a time."""
     try:
-        with open_arrow(file) as source, pq.ParquetFile(source) as opened:
+        with (
+            open_arrow(file) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as opened,
+        ):
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:

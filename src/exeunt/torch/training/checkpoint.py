@@ -98,7 +98,7 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
     if not path.exists():
         return None
     try:
-        if not zipfile.is_zipfile(path):
+        if not (path.is_file() and zipfile.is_zipfile(path)):
             raise ValueError("no zip file")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:

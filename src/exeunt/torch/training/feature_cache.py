@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exeunt._files import atomic_path, make_folder, read_json, write_json
+from exeunt._files import atomic_path, make_folder, open_regular, read_json, write_json
 from exeunt._progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
@@ -176,8 +176,9 @@ def _half(reduced: list[Tensor]) -> Tensor:
 
 
 def _open(folder: Path, shapes: Sequence[Sequence[int]]) -> FeatureCache:
-    with np.load(folder / "rest.npz") as rest:
+    with open_regular(folder / "rest.npz") as file, np.load(file) as rest:
         final, label = rest["final"], rest["label"]
     width = sum(math.prod(shape) for shape in shapes)
-    features = np.memmap(folder / "features.f16", np.float16, "r", shape=(len(label), width))
+    with open_regular(folder / "features.f16") as file:
+        features = np.memmap(file, np.float16, "r", shape=(len(label), width))
     return FeatureCache(features, tuple(map(tuple, shapes)), final, label)
