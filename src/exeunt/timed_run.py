@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from exeunt.costs import CostModel
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
+from exeunt.policies.cascade import with_unasked
 from exeunt.policies.useful_exits import worthwhile_exits
 from exeunt.policy import Policy
 from exeunt.policy.policy_set import feasible
@@ -125,11 +126,13 @@ class TimedNetwork:
 class TimedExits:
     """Exits that pay for their time: `steps`, and the milliseconds `cost` of answering at each of them.
 
-    Shares of the cost are of the original model; of a cascade, of the model that takes longest.
+    Shares of the cost are of the original model; of a cascade, of the model that takes longest. `unasked`: why a model
+    of a cascade has none.
     """
 
     steps: tuple[CascadeStep, ...]
     cost: CostModel
+    unasked: Mapping[str, str]
 
     def trace(self, recorded: ExitTrace | CascadeTrace | StoredTrace) -> Any:
         """Return the trace of these exits, from a trace of all exits, at their costs."""
@@ -139,7 +142,7 @@ class TimedExits:
         """Return the rule whose policies run these exits."""
 
         def make(fit: ExitTrace, calibrate: ExitTrace, **options: Any) -> Policy:
-            return replace(rule(fit, calibrate, **options), cascade=self.steps)
+            return with_unasked(replace(rule(fit, calibrate, **options), cascade=self.steps), self.unasked)
 
         return make
 
@@ -191,7 +194,12 @@ def choose_by_time(
     def route(policy: Policy) -> Integers:
         return policy.route(calibrate.with_cost(policy.cost))
 
-    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original))
+    unasked = {
+        name: f"{name} is not asked: none of its exits pays for its time."
+        for name in models
+        if name not in {step.model for step in steps}
+    }
+    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original), unasked)
 
 
 def _timed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import permutations
 
@@ -15,7 +16,8 @@ import exeunt as ex
 from exeunt.allocation_search import price_path
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import fit_ensemble
-from exeunt.policies.cascade import _comparing, _Search, find_cascade
+from exeunt.calibration import ALWAYS, Thresholds
+from exeunt.policies.cascade import _comparing, _Search, find_cascade, with_unasked
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -506,3 +508,73 @@ def test_an_order_that_is_given_is_kept(order):
     search = _Search(_comparing(fit, 0), 11.0, "own")
     alone = [search.accuracy((CascadeStep(name, 1),)) for name in order]
     assert search.accuracy(find_cascade(fit, 11.0, "own", 0, order)) >= max(alone)
+
+
+def with_an_idle_model(n=2400):
+    """A cheap model that is right by chance alone, beside two good ones."""
+    rng = np.random.default_rng(5)
+    label = rng.integers(0, 4, n)
+
+    def model(skill, cost):
+        logits = rng.normal(size=(n, 1, 4))
+        logits[np.arange(n), 0, label] += skill
+        return ex.ExitTrace.from_logits(logits, cost=ex.CostModel([cost]), label=label, id=np.arange(n))
+
+    return ex.CascadeTrace({"chance": model(0.0, 3), "small": model(2.5, 10), "large": model(4, 100)})
+
+
+def test_a_model_that_is_never_asked_is_named_with_the_reason(tmp_path):
+    models = with_an_idle_model()
+    fit, calibrate, _ = models.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
+    policy = ex.cascade(fit, calibrate, budget="40%", answer="own", policy="eero")
+    assert policy.models == ("small", "large")
+    (name, why), *others = policy.unasked.items()
+    assert (name, others) == ("chance", [])
+    found = re.fullmatch(
+        r"chance is not asked: for its 3\.0% of the cost of large, the best cascade with it \((.*)\) lies (.*) small, "
+        r"large, within 40 MACs on 960 inputs\.",
+        why,
+    )
+    search = _Search(_comparing(fit, 0), 40.0, "own")
+    names = found[1].split(", ")
+    assert "chance" in names
+    gain = search.accuracy(tuple(CascadeStep(name, 1) for name in names)) - search.accuracy(policy.cascade)
+    told = f"{100 * abs(gain):.1f} points {'below' if gain < 0 else 'above, too little to tell from'}"
+    assert found[2] == ("level with" if abs(gain) < 5e-4 else told)
+    assert why in str(policy)
+    policy.save(tmp_path / "policy.json")
+    assert ex.Policy.load(tmp_path / "policy.json").unasked == policy.unasked
+    everything = ex.cascade(
+        fit, calibrate, budget="40%", order=["small", "large"], answer="own", policy="eero"
+    )
+    assert not everything.unasked  # the order leaves it out
+
+
+def test_a_set_of_cascades_names_models_that_none_of_them_asks():
+    models = with_an_idle_model()
+    fit, calibrate, _ = models.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
+    policies = ex.cascades(fit, calibrate, budgets=["10%", "40%"], answer="own", policy="eero")
+    assert [policy.models for policy in policies] == [("small",), ("small", "large")]
+    assert set(policies.policies[0].unasked) == {"chance", "large"}
+    assert [*policies.unasked] == ["chance"]
+    assert policies.unasked["chance"] in str(policies)
+
+
+def test_a_model_after_one_that_answers_everything_is_named():
+    models = with_an_idle_model()
+    fit, calibrate, _ = models.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
+    both = ex.cascade(fit, calibrate, budget="40%", answer="own", policy="eero")
+    always = replace(both, limits=Thresholds.of([(ALWAYS, ALWAYS)] * 2), notes={})
+    assert with_unasked(both, {}) is both
+    assert with_unasked(always, {}).unasked == {
+        "large": "large is not asked: small or a model before it answers everything."
+    }
+
+
+def test_the_comparison_names_a_model_that_never_answers():
+    found = ex.compare(
+        {"services": with_an_idle_model(1200)}, budgets="15%,20%", policies="eero", splits=2, workers=0
+    )
+    (sentence,) = (one for one in found.summary() if "is not asked" in one)
+    assert sentence.startswith("On services: chance is not asked: for its 3.0% of the cost of large, ")
+    assert sentence.endswith(" on 1,200 inputs.")

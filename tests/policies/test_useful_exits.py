@@ -80,8 +80,9 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
 
     assert first(5, 4.0, 4.7) == first(4.7) > first(4.5) > 2
     assert first(5, 2, "90%") <= 2
+    assert first(5, 1, 4.5) == first(4.5, 5)  # what cannot be kept is left out
     with pytest.raises(ex.InfeasibleBudget):
-        first(5, 1, 4.5)
+        first(1, 0.5)
 
 
 def test_heads_that_take_much_are_few():

@@ -12,7 +12,9 @@ from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.frontiers import Measured
+from exeunt.policies.cascade import searched
 from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import single_exits
 from exeunt.trace.derived import alike_neighbours, one_class_remark
 from exeunt.trace.groups import weights_text
@@ -52,7 +54,7 @@ class TraceResult(SplitRecord):
     inputs. `left_out`: how many budgets that were asked for lie below the cost of the first exit. `amounts` (q,): the
     other budgets, in the unit of `cost`. `exit_names`: names of the exits, for a cascade those of all models alone.
     `models`: names of the models of a cascade, the most expensive last; () for a network. `remark`: what is wrong with
-    its labels, or its groups.
+    its labels, or its groups, and why a model never answers.
     """
 
     name: str
@@ -95,6 +97,14 @@ class TraceResult(SplitRecord):
         if isinstance(trace, CascadeTrace):
             exit_names = trace.exit_names
             models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
+            answering = np.nansum(stacked["rates"], axis=(0, 1)) > 0
+            idle = [
+                name
+                for name in models
+                if not answering[trace.places([CascadeStep(name, trace[name].n_exits)])].any()
+            ]
+            reasons = searched(trace, max(amounts))[1] if idle else {}
+            remarks += [reasons[name] for name in idle if name in reasons]
         return cls(
             name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),
             left_out=left_out, exit_names=exit_names, models=models, remark=" ".join(filter(None, remarks)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from math import log, perm
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from exeunt._arrays import Floats
+from exeunt._text import counted
 from exeunt.allocation_search import RightWithin, beats
 from exeunt.answer import OwnAnswer
 from exeunt.answer.ensemble import (
@@ -22,6 +23,7 @@ from exeunt.answer.ensemble import (
     classes_of,
     ensemble_pays,
 )
+from exeunt.budget_text import amount_text
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.useful_exits import some_inputs
@@ -74,7 +76,7 @@ def cascade(
     `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `compose`; "auto" lets cross-validation decide.
     `order`: names of models; the cascade asks some of them, in this order. `calibrate`: a `StoredTrace` of these
     models where it does not fit in memory; the policy is the same. The other options, such as `delta`, go to
-    the policy. `policy.models` names the models that are asked, in order.
+    the policy. `policy.models` names the models that are asked, in order; `policy.unasked` says why others are not.
 
     Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
     meet.
@@ -83,9 +85,28 @@ def cascade(
     check_answer(answer)
     amount = fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
-    steps = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
+    steps, unasked = searched(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
-    return replace(preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options), cascade=steps)
+    made = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
+    return with_unasked(replace(made, cascade=steps), unasked)
+
+
+def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:
+    """Return a policy of a cascade with notes on the models that it never asks: `unasked`, and those beyond its last.
+
+    `unasked`: the reasons by name, for models that its cascade does not hold.
+    """
+    first, reasons = 0, dict(unasked)
+    for before, step in pairwise(policy.cascade):
+        first += before.n_exits
+        if first > policy.last:
+            reasons[step.model] = (
+                f"{step.model} is not asked: {before.model} or a model before it answers everything."
+            )
+    if not reasons:
+        return policy
+    note = {"unasked": reasons, "text": " ".join(reasons.values())}
+    return replace(policy, notes={**policy.notes, "cascade": note})
 
 
 def cascades(
@@ -151,7 +172,6 @@ def _check_models(fit: object, calibrate: object) -> None:
         raise InputError("the fit part is empty: it needs at least one input")
 
 
-@cached_on_trace
 def find_cascade(
     fit: CascadeTrace,
     amount: float,
@@ -167,6 +187,19 @@ def find_cascade(
     models in this order are compared. `spare`: where inputs differ in cost or come in groups, the first exit must cost
     so much of the highest cost less than the budget, if any cascade can.
     """
+    return searched(fit, amount, answer, seed, order, spare)[0]
+
+
+@cached_on_trace
+def searched(
+    fit: CascadeTrace,
+    amount: float,
+    answer: AnswerChoice = "auto",
+    seed: int = 0,
+    order: tuple[str, ...] | None = None,
+    spare: float = 0.0,
+) -> tuple[_Steps, dict[str, str]]:
+    """Return what `find_cascade` finds, and why it leaves out each of the other models."""
     names = fit.names if order is None else order
     if not names:
         raise InputError("order names no model: name those that a cascade may ask, or leave it out")
@@ -188,7 +221,8 @@ def find_cascade(
             if order is None or (at := [order.index(step.model) for step in steps]) == sorted(at)
         ]
         following = search.best([best, *near])
-    return best
+    asked = {step.model for step in best}
+    return best, {name: search.why_without(name, best, near) for name in names if name not in asked}
 
 
 def common_order(
@@ -380,6 +414,22 @@ class _Search:
             affordable = steps[0].model == self._in_any_case or least <= amount * (1 + 1e-12)
             self._right[steps] = self._measured(steps) if affordable else None
         return self._right[steps]
+
+    def why_without(self, name: str, chosen: _Steps, near: Sequence[_Steps]) -> str:
+        """Return a sentence that compares the best cascade with a model with the one chosen, which is without it."""
+        right = {steps: self.accuracy(steps) for steps in near if any(step.model == name for step in steps)}
+        models, whole = self._on.models, self._on.models.most_expensive
+        share = models[name].cost.full / models[whole].cost.full
+        paid = "" if name == whole else f"for its {share:.1%} of the cost of {whole}, "
+        best = max(right, key=right.__getitem__)
+        points = 100 * (right[best] - self.accuracy(chosen))
+        told = f"{abs(points):.1f} points {'above, too little to tell from' if points > 0 else 'below'}"
+        told = "level with" if abs(points) < 0.05 else told
+        with_it, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
+        return (
+            f"{name} is not asked: {paid}the best cascade with it ({with_it}) lies "
+            f"{told} {without}, within {amount_text(self._amount, models.unit)} on {counted(models.n, 'input')}."
+        )
 
     def accuracy(self, steps: _Steps) -> float:
         """Return the share of inputs answered right; 0 if the budget is below the first exit."""

@@ -100,6 +100,11 @@ class Policy:
         return tuple(step.model for step in self.cascade if step.model)
 
     @property
+    def unasked(self) -> Mapping[str, str]:
+        """Why a model of its cascade is never asked, by name."""
+        return self.notes.get("cascade", {}).get("unasked", {})  # type: ignore[no-any-return]
+
+    @property
     def active(self) -> Booleans:
         """Which exits can answer anything, (m,)."""
         return np.asarray(self.limits.tie < NEVER)
@@ -143,8 +148,12 @@ class Policy:
     @property
     def costliest(self) -> float:
         """The most that an input can cost: the cost of the first exit that answers everything which reaches it."""
-        always = (self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)
-        return self.cost.highest if self.cost.varies else float(self.cost.cumulative[int(np.argmax(always))])
+        return self.cost.highest if self.cost.varies else float(self.cost.cumulative[self.last])
+
+    @property
+    def last(self) -> int:
+        """The first exit that answers everything which reaches it."""
+        return int(np.argmax((self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)))
 
     def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
         """Return the state of n inputs before the first exit. `id` (n,): their keys, whole numbers of 64 bits.

@@ -60,6 +60,14 @@ class PolicySet:
         """Names of all models that any policy asks, in the order that all keep to; none for one network."""
         return models_in_order(policy.models for policy in self.policies)
 
+    @property
+    def unasked(self) -> dict[str, str]:
+        """Why a model is asked by none of the policies, by name; the reason is that of the largest budget."""
+        *others, largest = self.policies
+        return {
+            name: why for name, why in largest.unasked.items() if all(name in one.unasked for one in others)
+        }
+
     @classmethod
     def make(
         cls,
@@ -129,7 +137,7 @@ class PolicySet:
             costs = [cost.show(one.budget), f"{cost.share(one.budget):.1%}", cost.show(one.expected_cost)]
             rows.append([*costs, one.name, *[", ".join(one.models)] * cascades, kept_with(one)])
         header = ["budget", "of full", "expected cost", "policy", *["asks"] * cascades, KEPT_WITH]
-        return text_table(header, rows)
+        return "\n".join([text_table(header, rows), *self.unasked.values()])
 
     __repr__ = __str__
 
