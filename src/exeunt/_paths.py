@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -139,6 +139,11 @@ class RemotePath:
 
 
 AnyPath: TypeAlias = "Path | RemotePath"
+
+
+def unlisted(path: AnyPath) -> AnyPath:
+    """Return a path that asks its store for size and time, where these are known from a listing."""
+    return replace(path, listed=None) if isinstance(path, RemotePath) else path
 
 
 def is_remote(path: object) -> bool:

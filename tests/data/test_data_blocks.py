@@ -270,3 +270,41 @@ def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
     file.write_bytes(content.replace(b"text 57", b"text 75"))
     with pytest.raises(ex.errors.ArtefactError, match=r"texts\.parquet is damaged.*[Cc][Rr][Cc]"):
         open_inputs(file).content(3)
+
+
+def test_a_table_that_is_replaced_by_one_of_the_same_size_and_time_is_told_by_its_footer(tmp_path):
+    """Also where it is read, by a process that the block was sent to."""
+    file, texts = tmp_path / "in.parquet", [f"text {i}" for i in range(10, 22)]
+    options = {"row_group_size": 4, "compression": "none", "use_dictionary": False}
+    pq.write_table(pa.table({"text": texts}), file, **options)
+    size, seen = file.stat().st_size, file.stat()
+    data = open_inputs(file)
+    assert data.content(0) == "text 10"
+    sent = pickle.dumps(data.block(4, 8))
+    pq.write_table(pa.table({"text": [*texts[5:], *texts[:5]]}), file, **options)
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert file.stat().st_size == size
+    data.check_unchanged()
+    for read in (partial(data.content, 4), partial(pickle.loads(sent).content, 7)):
+        with pytest.raises(ex.InputError, match=r"in\.parquet was changed or replaced while it was read"):
+            read()
+    assert data.content(1) == "text 11"  # of the row group that was read before
+    file.unlink()
+    with pytest.raises(ex.InputError, match=r"in\.parquet was changed"):
+        data.check_unchanged()
+
+
+def test_images_in_a_store_that_are_replaced_are_told_from_a_new_list(store):
+    folder = place(f"{store}/changing")
+    for name in ("a.png", "b.png"):
+        write_bytes(folder / name, b"first")
+    data = open_inputs(f"{store}/changing")
+    assert len(data.stored.found) == 2
+    data.check_unchanged()
+    write_bytes(folder / "b.png", b"another")
+    with pytest.raises(ex.InputError, match=r"changing/b\.png was changed"):
+        data.check_unchanged()
+    for name in ("a.png", "b.png"):
+        (folder / name).unlink()
+    with pytest.raises(ex.InputError, match=r"changing/a\.png was changed"):
+        data.check_unchanged()

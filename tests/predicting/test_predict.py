@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,6 +80,56 @@ def test_a_part_of_the_same_job_is_kept(run, tmp_path):
     table = pq.read_table(part).to_pydict() | {"cost": [-1.0] * 4}
     pq.write_table(pa.table(table, schema=pq.read_schema(part)), part)
     assert _predict(run, folder, out)["cost"][:5].count(-1.0) == 4
+
+
+def _rotated(folder: Path, by: int = 0) -> Path:
+    """The pictures in a table, in which the first `by` come last: as long, with as many rows."""
+    files = sorted(folder.glob("*.bmp"))
+    images = [file.read_bytes() for file in (*files[by:], *files[:by])]
+    made = folder.parent / "new.parquet"
+    pq.write_table(pa.table({"image": images}), made, row_group_size=4, compression="none")
+    return made.replace(folder.parent / "in.parquet")
+
+
+def _replaced(kind: str, folder: Path) -> None:
+    if kind == "files":
+        _pictures(folder, 1)
+        os.utime(folder / "11.bmp", (1, 1))
+    elif kind == "table":
+        _rotated(folder, 5)
+    else:
+        (folder.parent / "in.parquet").write_bytes(b"PAR1")
+
+
+@pytest.mark.parametrize("kind", ["files", "table", "half a table"])
+@pytest.mark.parametrize("after", [4, 12])
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_inputs_that_are_replaced_while_they_are_answered_end_the_job(
+    run, tmp_path, monkeypatch, kind, after, form
+):
+    """Without an answer to what came later. `after`: how many inputs were answered before."""
+    folder = _pictures(tmp_path / "in", 0)
+    inputs, out = (folder if kind == "files" else _rotated(folder)), tmp_path / "out"
+    _predict(run, inputs, tmp_path / "whole.parquet")
+    whole = pq.read_table(tmp_path / "whole.parquet")
+    options = {"trusted": "exeunt.zoo:digits", "batch_size": 4}
+    if form == "folder":
+        answer = partial(predicting.predict_folder, run, open_inputs(inputs), str(out), block_size=4)
+    else:
+        answer = partial(predicting.predict_inputs, run, open_inputs(inputs), out.with_suffix(".parquet"))
+
+    def replace_inputs(said: str) -> None:
+        if said.startswith(f"{after} of 12 inputs"):
+            _replaced(kind, folder)
+
+    with pytest.raises(ex.InputError, match=r"in(/11\.bmp|\.parquet) was changed or replaced"):
+        answer(**options, say=replace_inputs)
+    assert not (out / "_manifest.json").exists()
+    assert not out.with_suffix(".parquet").exists()
+    parts = sorted((out if form == "folder" else tmp_path / ".out.parquet.parts").glob("*.parquet"))
+    assert len(parts) >= after // 4
+    kept = pa.concat_tables(pq.read_table(part).replace_schema_metadata(None) for part in parts)
+    assert kept["label"].equals(whole["label"].slice(0, len(kept)))
 
 
 def test_a_part_under_a_plan_is_kept(run, tmp_path):

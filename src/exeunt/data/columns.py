@@ -6,19 +6,20 @@ an object store.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._paths import AnyPath, is_remote, open_arrow, read_patiently
-from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
+from exeunt._paths import AnyPath, is_remote, open_arrow, read_patiently, unlisted
+from exeunt.data.stored_inputs import CHANGED, SMALL_BYTES, cell_content, size_and_time
 from exeunt.errors import ArtefactError, FileError, InputError
 
 _IMAGES = ("img", "image")
@@ -121,14 +122,27 @@ def _holds_texts(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
 
 
+_Stamp: TypeAlias = tuple[str, int, int, str]
+
+
 class _Group(NamedTuple):
-    """A row group: its file and number within it, its first row within the file, and how many rows it has."""
+    """A row group: its file and number within it, its first row within the file, and how many rows it has.
+
+    `stamp`: path, size and time of the file, and the digest of its footer.
+    """
 
     file: AnyPath
-    stamp: Hashable
+    stamp: _Stamp
     number: int
     first: int
     n: int
+
+
+def _stamp(file: AnyPath, footer: Any) -> _Stamp:
+    content = pa.BufferOutputStream()
+    footer.write_metadata_file(content)
+    digest = hashlib.blake2b(content.getvalue(), digest_size=16).hexdigest()
+    return str(file.absolute()), *size_and_time(file), digest
 
 
 class _Kept:
@@ -154,13 +168,18 @@ class _Kept:
                 open_arrow(group.file) as opened,
                 pq.ParquetFile(opened, page_checksum_verification=True) as file,
             ):
-                return file.read_row_group(group.number, [column], use_threads=False)[column]
+                found = file.read_row_group(group.number, [column], use_threads=False)[column]
+                if _stamp(group.file, file.metadata) != group.stamp:
+                    raise InputError(CHANGED.format(group.file))
+                return found
 
         try:
             found = read_patiently(group.file, read)
         except FileError:
             raise
         except (pa.ArrowException, OSError) as error:
+            if size_and_time(group.file) != group.stamp[1:3]:
+                raise InputError(CHANGED.format(group.file)) from error
             raise ArtefactError(f"{group.file} is damaged: {error}") from error
         self._kept[key] = found
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
@@ -183,13 +202,13 @@ class ParquetColumn:
         """Read the footers. Raises InputError for a file without the column or one of `others` (see `beside`)."""
         groups = []
         for file in files:
-            stamp = file_stamp(file)
             with open_arrow(file) as opened:
                 footer = pq.read_metadata(opened)
+            stamp = _stamp(file, footer)
             check_names(footer.schema.to_arrow_schema().names, [column, *others], file, files[0])
             first = 0
             for number in range(footer.num_row_groups):
-                groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
+                groups.append(_Group(unlisted(file), stamp, number, first, footer.row_group(number).num_rows))
                 first += groups[-1].n
         self._column, self._kept = column, _Kept(MEMORY_BYTES)
         self._hold(groups, skipped=0, n=sum(group.n for group in groups))
@@ -229,6 +248,11 @@ class ParquetColumn:
         """Yield column and rows, and size, time and rows of each row group: they tell contents apart."""
         yield self._column, self._skipped, self._n
         yield from ((*group[1:],) for group in self._groups)
+
+    def changed(self) -> AnyPath | None:
+        """Return the first file whose size or time is another one than when it was opened."""
+        files = {group.stamp: group.file for group in self._groups}
+        return next((file for stamp, file in files.items() if size_and_time(file) != stamp[1:3]), None)
 
     def __len__(self) -> int:
         return self._n

@@ -21,6 +21,7 @@ from exeunt._arrays import Integers, Keys, check_length
 from exeunt._paths import RemotePath
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import (
+    CHANGED,
     SMALL_BYTES,
     BadCell,
     KeptColumn,
@@ -29,7 +30,7 @@ from exeunt.data.stored_inputs import (
     StoredInputs,
     StoredTexts,
 )
-from exeunt.errors import UnreadableText
+from exeunt.errors import InputError, UnreadableText
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -178,6 +179,12 @@ class Dataset:
             _kept={name: column.part(first, last + 1 - first) for name, column in self._kept.items()},
             _base_fingerprint="of a block",
         )
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if a file of the stored inputs was changed or replaced since it was opened."""
+        for column in getattr(self.stored, "columns", (self.stored,)):
+            if hasattr(column, "changed") and (file := column.changed()) is not None:
+                raise InputError(CHANGED.format(file))
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""

@@ -12,10 +12,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exeunt._paths import AnyPath, is_remote
+from exeunt._paths import AnyPath, RemotePath, is_remote, unlisted
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""
+
+
+CHANGED = (
+    "{} was changed or replaced while it was read (its size, time or footer is another one): leave inputs as they are "
+    "until the job ends, and start it anew"
+)
+"""What is said of a file of inputs that was changed or replaced while it was read."""
 
 
 class StoredInputs(Protocol):
@@ -60,11 +67,14 @@ class ImageFiles:
     names: Sequence[str] | None = None
 
     @cached_property
+    def found(self) -> NDArray[np.int64]:
+        """Size and time of each file when they were first asked for, (n, 2); -1 for a missing one."""
+        return _sizes_and_times(self.paths)
+
+    @property
     def nbytes(self) -> int:
         """Size of the files, in bytes; for files in an object store more than SMALL_BYTES."""
-        if any(map(is_remote, self.paths)):
-            return SMALL_BYTES + 1
-        return sum(path.stat().st_size for path in self.paths if path.is_file())
+        return SMALL_BYTES + 1 if any(map(is_remote, self.paths)) else int(self.found[:, 0].clip(0).sum())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,11 +92,28 @@ class ImageFiles:
     def part(self, first: int, n: int) -> ImageFiles:
         """Return n files from `first` on."""
         paths = [path.absolute() for path in self.paths[first : first + n]]
-        return ImageFiles(paths, root=None, names=_names(self, first, n))
+        made = ImageFiles(paths, root=None, names=_names(self, first, n))
+        made.found = self.found[first : first + n]
+        return made
 
-    def stamps(self) -> Iterator[tuple[str, int, int | None] | None]:
-        """Yield path, size and time of each file, None for a missing one: they tell contents apart."""
-        return (file_stamp(path) for path in self.paths)
+    def stamps(self) -> Iterator[tuple[str, int, int]]:
+        """Yield path, size and time of each file: they tell contents apart."""
+        return (
+            (str(path.absolute()), *found)
+            for path, found in zip(self.paths, self.found.tolist(), strict=True)
+        )
+
+    def changed(self) -> AnyPath | None:
+        """Return the first file whose size or time is another one than `found`.
+
+        In an object store, files of a folder are listed anew, but not those of a part.
+        """
+        now: Sequence[AnyPath] = self.paths
+        if isinstance(self.root, RemotePath) and any(getattr(path, "listed", None) for path in now):
+            there: dict[str, AnyPath] = {str(path): path for path in self.root.rglob("*")}
+            now = [there.get(str(path)) or unlisted(path) for path in now]
+        differ = np.flatnonzero((_sizes_and_times(now) != self.found).any(axis=1))
+        return self.paths[differ[0]] if len(differ) else None
 
 
 @dataclass(eq=False)
@@ -246,13 +273,16 @@ def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], st
     return name
 
 
-def file_stamp(path: AnyPath) -> tuple[str, int, int | None] | None:
-    """Return path, size and time of a file; None if it is missing."""
+def size_and_time(path: AnyPath) -> tuple[int, int]:
+    """Return the size of a file and when it was written, in ns; in an object store to the second. -1 if missing."""
     try:
         found = path.stat()
     except OSError:
-        return None
-    return str(path.absolute()), found.st_size, found.st_mtime_ns
+        return -1, -1
+    time = found.st_mtime_ns or 0
+    return found.st_size, time // 10**9 if is_remote(
+        path
+    ) else time  # listings tell more digits than requests
 
 
 def cell_content(value: Any, root: AnyPath) -> Any:
@@ -262,6 +292,10 @@ def cell_content(value: Any, root: AnyPath) -> Any:
             return value["bytes"]
         value = None if value.get("path") is None else root / value["path"]
     return BadCell("it is empty") if value is None else value
+
+
+def _sizes_and_times(paths: Sequence[AnyPath]) -> NDArray[np.int64]:
+    return np.array([size_and_time(path) for path in paths], np.int64).reshape(-1, 2)
 
 
 def _names(stored: StoredInputs, first: int, n: int) -> list[str]:

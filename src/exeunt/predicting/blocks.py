@@ -149,6 +149,7 @@ class Job(ABC):
         )
         names = [inputs.name(i) for i in range(len(inputs))]
         kept = {name: inputs.kept_values(name) for name in inputs.kept_types}
+        inputs.check_unchanged()
         yield BlockEnd(names, _true_classes(inputs, self.class_names), kept)
 
     @property

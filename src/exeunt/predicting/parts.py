@@ -125,6 +125,7 @@ def fill_folder(
     total, left = done_in(parts, blocks)
     with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
         do_blocks(job, inputs, left, parts, progress, say)
+    inputs.check_unchanged()
     return finish_folder(parts, blocks)
 
 

@@ -80,6 +80,7 @@ def predict_inputs(
             total, left = parts.done(blocks)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
+            inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
     with progress(Tally()) as shown:
