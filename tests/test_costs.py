@@ -276,3 +276,24 @@ def test_a_share_to_try_is_one_that_a_budget_can_be(costs, asked, tried):
 def test_an_integer_beyond_all_floats_is_no_budget():
     with pytest.raises(ex.InputError, match="budget must be finite, got 1000"):
         MODEL.budget(10**400)
+
+
+@pytest.mark.parametrize("asked", ["60MMAC", "60 mmacs", "3 potatoes"])
+def test_a_unit_that_there_is_not_is_told_with_those_that_there_are(asked):
+    with pytest.raises(
+        UnitError, match="which is no unit of these costs: write MACs, kMACs, MMACs, GMACs, or a share"
+    ):
+        ex.CostModel([1e6, 1e8]).budget(asked)
+    with pytest.raises(UnitError, match="which is no unit of these costs: write calls, or a share"):
+        ex.CostModel([1, 2], unit="calls").budget(asked)
+    with pytest.raises(UnitError, match="units do not mix"):
+        ex.CostModel([1, 2], unit="calls").budget("4ms")
+
+
+def test_small_sums_of_money_are_shown_for_a_million_inputs():
+    cost = ex.CostModel([1e-7, 1.1e-6], unit="usd")
+    assert cost.show(1e-7) == "0.1 usd per 1M"
+    assert cost.budget(cost.show(4e-7)) == pytest.approx(4e-7)
+    assert cost.scale == (1e-6, "usd per 1M")
+    assert ex.CostModel([0.0002, 0.003], unit="usd").show(0.0002) == "0.0002 usd"
+    assert ex.CostModel([1e-7], unit="J").show(1e-7) == "1e-07 J"

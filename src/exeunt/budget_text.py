@@ -18,6 +18,7 @@ _UNITS: dict[str, tuple[str, float]] = {
 }
 # A number, a unit, and for how many inputs it is: "7.5 usd per 10k".
 _QUANTITY = re.compile(r"\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(%|[^\s:,%]*)(?:\s+per\s+(\d+)([kM]?))?\s*")
+_MONEY = ("usd", "cent")
 _INPUTS = {"": 1, "k": 1_000, "M": 1_000_000}
 _MOST_BUDGETS = 1000
 
@@ -64,7 +65,13 @@ def amount_text(amount: float, unit: str, *, digits: int = 4) -> str:
 
 
 def readable_unit(amount: float, unit: str) -> tuple[float, str]:
-    """Return the (size, unit) for amounts like this, (1e6, "MMACs") for 4e7 MACs. Divide amounts by the size."""
+    """Return the (size, unit) for amounts like this. Divide amounts by the size.
+
+    >>> readable_unit(4e7, "MACs"), readable_unit(1e-7, "usd")
+    ((1000000.0, 'MMACs'), (1e-06, 'usd per 1M'))
+    """
+    if unit in _MONEY and 0 < amount < 1e-4:
+        return 1e-6, f"{unit} per 1M"
     for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if unit == "MACs" and amount >= size:
             return size, f"{prefix}MACs"
@@ -76,7 +83,13 @@ def _conversion(given: str, unit: str, text: str) -> float:
     if given in ("", unit):
         return 1.0
     mine, theirs = _UNITS.get(unit), _UNITS.get(given)
-    if mine is None or theirs is None or mine[0] != theirs[0]:
+    if theirs is None:
+        known = [name for name, (dimension, _) in _UNITS.items() if mine and dimension == mine[0]] or [unit]
+        raise UnitError(
+            f"budget {text!r} is in {given!r}, which is no unit of these costs: write {', '.join(known)}, or a share "
+            "such as '50%'"
+        )
+    if mine is None or mine[0] != theirs[0]:
         raise UnitError(
             f"budget {text!r} is in {given!r} but the costs are in {unit!r}: units do not mix; "
             "give a share such as '50%' or measure the costs in the unit of the budget"

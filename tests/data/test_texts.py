@@ -99,12 +99,24 @@ def test_a_file_of_lines_is_a_text_each(tmp_path: Path) -> None:
     assert len(open_inputs(path)) == 0
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_of_spreadsheets_are_read_as_they_are(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes(
+        'label;text\r\n1;"a film, and; a good one"\r\n0;bäd\r\n'.encode(encoding)
+    )
+    data = open_source(tmp_path / "a.csv").train
+    assert contents(data) == ["a film, and; a good one", "bäd"]
+    assert data.labels.tolist() == [1, 0]
+    (tmp_path / "a.txt").write_bytes("bäd\r\ngood".encode(encoding))
+    assert contents(open_inputs(tmp_path / "a.txt")) == ["bäd", "good"]
+
+
 def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
     empty, encoding = "it is empty", "it is not UTF-8"
     (tmp_path / "a.txt").write_bytes(b"good\ncaf\xe9\nbad")
     assert contents(open_inputs(tmp_path / "a.txt")) == ["good", ("a.txt#1", encoding), "bad"]
     (tmp_path / "a.csv").write_bytes(b"text,label\ngood,1\ncaf\xe9,\n,0\n")
-    assert contents(open_inputs(tmp_path / "a.csv")) == ["good", ("a.csv#1", encoding), ""]
+    assert contents(open_inputs(tmp_path / "a.csv")) == ["good", ("a.csv#1", encoding), ("a.csv#2", empty)]
     pq.write_table(pa.table({"text": ["good", None, ""]}), tmp_path / "a.parquet")
     assert contents(open_inputs(tmp_path / "a.parquet")) == ["good", ("a.parquet#1", empty), ""]
     lines = [b'{"text": "good"}', b'{"text": 7}', b'{"body": ""}', b'{"text', b"", b"3", b'{"text": "\xff"}']

@@ -558,3 +558,30 @@ def test_planned_counts_make_the_distribution_and_arrays_are_frozen():
     # JSON has one kind of number: 1 and 1.0 are the same.
     again = ex.Policy.from_dict(body | {"rates": [1, 0, 0], "counts": [3.0, 2.0, 0.0]})
     assert (again.counts.dtype, again.rates.dtype) == (np.int64, np.float64)
+
+
+def test_classes_as_texts_are_refused_where_they_are_computed_with():
+    fit, calibrate = (made_of_labels(seed) for seed in (0, 1))
+    policy = ex.eero(fit, calibrate, budget="60%", answer="ensemble")
+    evidence = {"prediction": np.array(["cat", "dog"]), "confidence": np.array([0.5, 0.7])}
+    with pytest.raises(ex.InputError, match="must be class numbers, got 'cat'"):
+        policy.decide(0, evidence, policy.init(2, id=np.arange(2)))
+    numbered = {**evidence, "prediction": np.array([0, 1])}
+    assert len(policy.decide(0, numbered, policy.init(2, id=np.arange(2))).leave) == 2
+    own = ex.eero(fit, calibrate, budget="60%", answer="own")
+    assert own.decide(0, evidence, own.init(2, id=np.arange(2))).answer["prediction"].tolist() == [
+        "cat",
+        "dog",
+    ]
+    with pytest.raises(TypeError):  # not about texts
+        policy.decide(0, {**numbered, "confidence": np.array([None, {}])}, policy.init(2, id=np.arange(2)))
+
+
+def made_of_labels(seed, n=400):
+    """A trace of two exits that give a label and a confidence alone."""
+    rng = np.random.default_rng(seed)
+    label, sure = rng.integers(0, 2, n), rng.uniform(0.5, 1, (n, 2))
+    predicted = np.where(rng.uniform(size=(n, 2)) < sure, label[:, None], 1 - label[:, None])
+    return ex.ExitTrace.from_scores(
+        sure, predicted, cost=ex.CostModel([1, 3]), label=label, id=np.arange(n) + n * seed, name="confidence"
+    )

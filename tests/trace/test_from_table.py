@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt.trace.from_table import exit_columns, matching_columns
+from exeunt.trace.from_table import exit_columns, matching_columns, read_table
 from exeunt.trace.parquet import is_trace_file
 
 COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
@@ -206,21 +206,87 @@ def test_tables_without_rows_and_files_that_are_none_are_refused(tmp_path):
         read(table().slice(0, 0))
     with pytest.raises(ex.InputError, match="there is no file"):
         read(tmp_path / "absent.csv")
-    (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ex.InputError, match=r"a table is a \.csv or"):
-        read(tmp_path / "a.txt")
+    (tmp_path / "a.xls").write_text("x")
+    with pytest.raises(ex.InputError, match=r"a table is a \.csv, \.tsv, \.txt or \.parquet file, got"):
+        read(tmp_path / "a.xls")
     (tmp_path / "a.parquet").write_text("x")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.parquet")
-    for mark in (";", "\t"):
-        (tmp_path / "a.csv").write_text(f"c0{mark}p0\n0.5{mark}cat\n")
-        with pytest.raises(ex.InputError, match=r"one column, 'c0.+p0': separate columns by commas"):
-            read(tmp_path / "a.csv")
     (tmp_path / "A.CSV").write_text("c0,c1,p0,p1,y\n0.1,0.2,cat,dog,dog\n")
     assert read(tmp_path / "A.CSV").n == 1
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("mark", "suffix", "point"),
+    [(",", "csv", "."), (";", "csv", "."), (";", "csv", ","), ("\t", "tsv", ","), ("|", "txt", ".")],
+)
+def test_delimiters_decimal_points_and_encodings_are_told_by_the_first_lines(
+    tmp_path, encoding, mark, suffix, point
+):
+    rows = [
+        ["y", "c0", "c1", "p0", "p1"],
+        ["dög", 0.934, 12.5, "cat", "dög; or not"],
+        ["cat", -1.25, 3.0, "cat", "cat"],
+    ]
+    text = "\r\n".join(
+        mark.join(str(cell).replace(".", point) if isinstance(cell, float) else f'"{cell}"' for cell in row)
+        for row in rows
+    )
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(text.encode(encoding))
+    found = read_table(file)
+    assert found.to_pydict() == {name: list(values) for name, *values in zip(*rows, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "expected"),
+    [
+        ("a;b\n1,234;x\n", {}, "1,234"),  # 1.234 or 1234
+        ("a;b\n1,234;x\n", {"decimal": ","}, 1.234),
+        ("a;b\n1,234;x\n0,5;y\n", {}, 1.234),
+        ("a;b\n0,5;1.25\n", {}, "0,5"),  # both points
+        ("a|b;c\n1|2;3\n", {"delimiter": "|"}, 1),
+        ("a;b,c\n1;2,3\n4;5\n", {}, 1),  # a comma in some of the rows
+        ("a\n1\n", {}, 1),
+    ],
+)
+def test_what_the_first_lines_do_not_tell_is_an_option(tmp_path, text, option, expected):
+    file = tmp_path / "a.csv"
+    file.write_text(text)
+    assert read_table(file, **option)["a"][0].as_py() == expected
+
+
+def test_what_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("a|b;c\n1|2;3\n")
+    with pytest.raises(ex.InputError, match=r"separated by ';' or '\|': name the mark with --delimiter"):
+        read_table(file)
+    file.write_text("a;b\n1;2\n")
+    for option, said in (
+        ({"delimiter": ";;"}, "--delimiter is one character, got ';;'"),
+        ({"encoding": "klingon"}, "there is no encoding 'klingon'"),
+    ):
+        with pytest.raises(ex.InputError, match=said):
+            read_table(file, **option)
+    file.write_bytes("y;c0;c1;p0;p1\nAffe;0,1;0,2;Bär;Affe\nBär;0,1;0,2;Bär;Affe\n".encode("cp1252"))
+    with pytest.raises(ex.InputError, match="add --encoding, such as cp1252"):
+        read(file)
+    assert read_table(file, encoding="cp1252")["y"].to_pylist() == ["Affe", "Bär"]
+
+
+def test_percentages_are_numbers():
+    found = read(table(c0=["12%", " 99.5 % ", "7,25%"], c1=["0%", "100%", "-5%"]))
+    np.testing.assert_allclose(found.scores["confidence"], [[0.12, 0], [0.995, 1], [0.0725, -0.05]])
+    with pytest.raises(ex.InputError, match="must hold numbers, got '12%' in row 1"):
+        read(table(c0=["0.1", "12%", "0.3"]))
+    with pytest.raises(
+        ex.InputError, match=r"got '1,234' in row 2.*: if the comma is a decimal point, add --decimal ,"
+    ):
+        read(table(c0=["0.1", "0.2", "1,234"]))
 
 
 def test_one_class_spelled_in_two_ways_is_refused_and_two_classes_that_look_alike_are_not():

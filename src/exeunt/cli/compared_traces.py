@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
 _column, _group = options_under("Tables: what their columns mean"), options_under("Tables: groups of inputs")
+_csv = options_under("Tables: CSV files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,16 @@ class Tables:
         "be, such as cost_b:300."
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
+    delimiter: str | None = _csv("The mark between columns. Default: told by the first lines.")
+    encoding: str | None = _csv(
+        "The encoding, such as cp1252. Default: UTF-8 or UTF-16, told by the first bytes."
+    )
+    decimal: str | None = _csv("The decimal point, such as ','. Default: told by the first lines.")
+
+    @property
+    def format(self) -> dict[str, str | None]:
+        """How CSV files are written."""
+        return {name: getattr(self, name) for name in ("delimiter", "encoding", "decimal")}
 
 
 def open_traces(
@@ -104,7 +115,7 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
             f"{path} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
             "NAME, and what each exit costs with --cost 1,4,13; or the models of cascades with --model and --price"
         )
-    table = read_table(path)
+    table = read_table(path, **options.format)
     if options.label not in table.column_names:
         raise InputError(
             f"the table has no column {options.label}: name the column of true classes with --label; it has "
@@ -141,6 +152,7 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
 def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
     """Read a table with columns of several models, and print what each model costs and how often it is right."""
     from exeunt.trace import CascadeTrace
+    from exeunt.trace.from_table import read_table
 
     names, prices = options.model or [], options.price or []
     if len(names) != len(prices) or len(set(names)) < len(names):
@@ -152,7 +164,7 @@ def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], No
         raise InputError("--cost is of the exits of one network: models have a --price each")
     priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
     models = CascadeTrace.from_table(
-        path,
+        read_table(path, **options.format),
         confidence=options.confidence or "confidence_{}",
         prediction=options.prediction or "prediction_{}",
         label=options.label,

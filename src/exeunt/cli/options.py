@@ -101,13 +101,19 @@ def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What runs the network of a run."""
+    """What runs the network of a run. Raises InputError for an executor that there is not."""
 
     executor: str | None = option(
         "What runs the network: eager (PyTorch) or onnx (ONNX Runtime). Default: onnx if the run was exported, else "
         "eager."
     )
     trusted: str | None = trusted_option()
+
+    def __post_init__(self) -> None:
+        from exeunt.run.executors import check_name
+
+        if self.executor is not None:
+            check_name(self.executor)
 
 
 cluster_option = options_under("Many machines")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from exeunt._csv import read_csv, text_encoding
 from exeunt._files import parse_json
 from exeunt._paths import AnyPath, open_arrow, read_bytes
 from exeunt._text import counted
@@ -115,19 +116,14 @@ def _read_column(file: AnyPath, column: str) -> pa.Table:
 
 def _read_csv(file: AnyPath, texts: Sequence[str], only: Sequence[str] = ()) -> pa.Table:
     """Read a table. `texts`: columns that hold texts, even if they look like numbers. `only`: those to read, or ()."""
-    delimiter = "\t" if file.suffix == ".tsv" else ","
     # Texts that look like numbers keep their leading zeros; a text that is not UTF-8 is an error of its row only.
-    as_text = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(texts, pa.string()), check_utf8=False, include_columns=list(only)
-    )
-    # With one thread errors name the row.
-    with open_arrow(file) as opened:
-        return pyarrow.csv.read_csv(
-            opened,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=as_text,
-        )
+    as_text = dict.fromkeys(texts, pa.string())
+    table = read_csv(file, column_types=as_text, check_utf8=False, include_columns=list(only))
+    for name in {*table.column_names} & {*texts} - {*only}:  # an empty cell is no text
+        place = table.column_names.index(name)
+        cells = table.column(place)
+        table = table.set_column(place, name, pc.if_else(pc.equal(cells, ""), None, cells))
+    return table
 
 
 def _kept_of_csv(
@@ -179,7 +175,9 @@ def read_lines(content: bytes) -> list[str | BadCell]:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """Return lines without their ends, and without a byte order mark."""
+    """Return lines without their ends, and without a byte order mark; of UTF-16 as UTF-8."""
+    if (encoding := text_encoding(content)) != "utf-8":
+        content = content.decode(encoding, errors="replace").encode()
     lines = [line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     return lines[:-1] if lines[-1] == b"" else lines
 

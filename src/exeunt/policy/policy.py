@@ -176,9 +176,18 @@ class Policy:
         return decision.leave, decision.state
 
     def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
-        """Decide as `step` does, and return the score and the answer too."""
-        answer, outputs = self.answer(exit_, evidence, state.outputs)
-        score, memory = self.score(exit_, answer, state.memory)
+        """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts."""
+        try:
+            answer, outputs = self.answer(exit_, evidence, state.outputs)
+            score, memory = self.score(exit_, answer, state.memory)
+        except TypeError:
+            classes = evidence.get("prediction")
+            if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "UO":
+                raise
+            raise InputError(
+                f"this policy computes with predictions, which must be class numbers, got {str(classes[0])!r}: give "
+                "its place among the classes that the traces were made with"
+            ) from None
         if exit_ == self.n_exits - 1:
             leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
         else:

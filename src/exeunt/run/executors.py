@@ -195,9 +195,14 @@ def _checked(run: RunFolder, name: str) -> ExecutorKind:
     return kind
 
 
-def _installed(name: str) -> ExecutorKind:
+def check_name(name: str) -> None:
+    """Raise InputError for a name of no executor."""
     if name not in EXECUTORS:
         raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
+
+
+def _installed(name: str) -> ExecutorKind:
+    check_name(name)
     kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
         raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')

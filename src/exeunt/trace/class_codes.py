@@ -103,7 +103,8 @@ def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
     try:
         return np.asarray(column.cast(pa.string()).to_pylist(), dtype=np.str_)
     except pa.ArrowException:
-        remedy = ": save the file as UTF-8" if pa.types.is_binary(column.type) else ""
+        as_utf_8 = ": save the file as UTF-8, or add --encoding, such as cp1252"
+        remedy = as_utf_8 if pa.types.is_binary(column.type) else ""
         raise InputError(
             f"column {name!r} must hold classes, as names or whole numbers, got {column.type}{remedy}"
         ) from None

@@ -10,17 +10,19 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
+from exeunt._csv import read_csv
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import check_filled, class_codes
 from exeunt.trace.groups import Groups
+
+_PERCENT = r"^\s*-?\d+(\.\d+|,\d{1,2})?\s*%\s*$"  # 12,345% may be twelve or twelve thousand
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -85,25 +87,23 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     return values
 
 
-def read_table(table: Any) -> pa.Table:
-    """Return a table, read from a CSV or Parquet file if it is a path. Raises InputError for anything else."""
+def read_table(table: Any, **format_: str | None) -> pa.Table:
+    """Return a table, read from a CSV or Parquet file if it is a path. Raises InputError for anything else.
+
+    `format_`: of CSV, see `read_csv`.
+    """
     if isinstance(table, pa.Table):
         return table
     file = Path(table)
     suffix = file.suffix.lower()
     if not file.is_file():
         raise InputError(f"there is no file {file}")
-    if suffix not in (".csv", ".parquet"):
-        raise InputError(f"a table is a .csv or .parquet file, got {file}")
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise InputError(f"a table is a .csv, .tsv, .txt or .parquet file, got {file}")
     try:
-        table = pyarrow.csv.read_csv(file) if suffix == ".csv" else pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        return pq.read_table(file) if suffix == ".parquet" else read_csv(file, **format_)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
-    names = table.column_names
-    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
-    if suffix == ".csv" and other is not None:  # else every later message would miss the point
-        raise InputError(f"{file} has one column, {names[0]!r}: separate columns by commas, not by {other!r}")
-    return table
 
 
 def table_cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int) -> CostModel:
@@ -220,8 +220,11 @@ def _column(table: pa.Table, name: str) -> pa.Array:
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
-    """Return a column of finite numbers (n,). Raises InputError, naming the row, for anything else."""
+    """Return a column of finite numbers (n,), also percentages. Raises InputError, naming the row, for others."""
     column = _column(table, name)
+    if pa.types.is_string(column.type) and pc.all(pc.match_substring_regex(column, _PERCENT)).as_py():
+        digits = pc.replace_substring(pc.replace_substring_regex(column, r"[%\s]", ""), ",", ".")
+        column = pc.divide(digits.cast(pa.float64()), 100.0)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise InputError(f"column {name!r} must hold numbers, got {_not_a_number(column)}")
     values: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
@@ -238,7 +241,9 @@ def _not_a_number(column: pa.Array) -> str:
         return f"{column.type}"
     number = pc.match_substring_regex(column, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
     row = max(pc.index(number, value=False).as_py(), 0)
-    return f"{column[row].as_py()!r} in row {row} (rows count from 0)"
+    cell = column[row].as_py()
+    hint = ": if the comma is a decimal point, add --decimal ," if re.search(r"\d,\d", cell) else ""
+    return f"{cell!r} in row {row} (rows count from 0){hint}"
 
 
 def _ids(table: pa.Table, name: str) -> NDArray[Any]:

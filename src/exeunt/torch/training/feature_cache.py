@@ -86,7 +86,10 @@ def build_cache(
     marker.unlink(missing_ok=True)
     _check_space(network, first, loader, folder, device)
     counted = Progress(
-        f"batches of {folder.name}", chain([first], batches), total=length_of(loader), show=show
+        f"batches of {folder.name} features extracted",
+        chain([first], batches),
+        total=length_of(loader),
+        show=show,
     )
     shapes = _write(network, counted, folder, device)
     write_json(marker, {"key": key, "shapes": shapes})

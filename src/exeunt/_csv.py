@@ -1,0 +1,94 @@
+"""Reading CSV files as spreadsheets and other programs write them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from exeunt._paths import AnyPath, open_arrow
+from exeunt.errors import InputError
+
+_HEAD = 1 << 16  # bytes that are looked at
+
+
+def read_csv(
+    file: AnyPath,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    **options: Any,
+) -> pa.Table:
+    """Read a table. What is not given of `delimiter`, `encoding` and `decimal` point is told by the first lines.
+
+    `options`: of `pyarrow.csv.ConvertOptions`. Raises InputError if the first lines can be read in two ways, and the
+    errors of `pyarrow.csv.read_csv`.
+    """
+    for name, mark in (("delimiter", delimiter), ("decimal", decimal)):
+        if mark is not None and len(mark) != 1:
+            raise InputError(f"--{name} is one character, got {mark!r}")
+    with open_arrow(file) as opened:
+        head = opened.read(_HEAD)
+    encoding = encoding or text_encoding(head)
+    try:
+        text = head.decode(encoding, errors="replace").replace("\0", "")
+    except LookupError:
+        raise InputError(
+            f"there is no encoding {encoding!r}: give one such as utf-8, utf-16 or cp1252"
+        ) from None
+    lines = list(io.StringIO(text, newline=""))
+    delimiter = delimiter or ("\t" if file.suffix == ".tsv" else _delimiter(lines, file))
+    # With one thread errors name the row.
+    with open_arrow(file) as opened:
+        return pyarrow.csv.read_csv(
+            opened,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                decimal_point=decimal or _decimal_point(lines, delimiter), **options
+            ),
+        )
+
+
+def text_encoding(head: bytes) -> str:
+    """Return the encoding of a file by its first bytes: UTF-16, with a byte order mark or without, else UTF-8."""
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    if b"\0" in head[:2]:
+        return "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    return "utf-8"
+
+
+def _first_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the first rows, without empty ones."""
+    return list(islice(filter(None, csv.reader(lines, delimiter=delimiter)), 100))
+
+
+def _delimiter(lines: Sequence[str], file: AnyPath) -> str:
+    """Return the mark that divides the header, and all rows alike; a comma where nothing divides it."""
+    rows = {mark: _first_rows(lines, mark) for mark in ",;\t|"}
+    dividing = [mark for mark, found in rows.items() if found and len(found[0]) > 1]
+    alike = [mark for mark in dividing if len({*map(len, rows[mark])}) == 1]
+    likely = alike or dividing or [","]
+    if len(likely) > 1:
+        raise InputError(
+            f"the columns of {file} may be separated by {' or '.join(map(repr, likely))}: name the mark with "
+            "--delimiter, or separate them by tabs in a .tsv file"
+        )
+    return likely[0]
+
+
+def _decimal_point(lines: Sequence[str], delimiter: str) -> str:
+    """Return "," if there are numbers such as 0,93, and none such as 0.93; 1,234 may be either."""
+    cells = [cell.strip() for row in _first_rows(lines, delimiter)[1:] for cell in row]
+    numbers = [cell for cell in cells if re.fullmatch(r"[-+]?\d*[.,]\d+", cell)]
+    clear = [number for number in numbers if not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", number)]
+    return "," if clear and "." not in "".join(numbers) else "."
