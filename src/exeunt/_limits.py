@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from exeunt.errors import InputError
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -31,6 +34,15 @@ def usable_memory() -> int:
     known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
     return min([machine, *_memory_limits()])
+
+
+def return_large_blocks() -> None:
+    """Let glibc return blocks of 4 MiB or more to the system once they are freed.
+
+    By itself it raises that limit to 32 MiB, and then each thread that has decoded large images keeps their memory.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_MMAP_THRESHOLD, 4 << 20)
 
 
 def check_memory(n_bytes: float, what: str, remedy: str) -> None:

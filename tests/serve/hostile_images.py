@@ -142,3 +142,27 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a huge PNG": lambda: huge("PNG"),
     "a huge JPEG": lambda: huge("JPEG"),
 }
+
+SMALL_BOMBS: tuple[Callable[[], bytes], ...] = (
+    lambda: many_scans(1000, 1000, 500),
+    lambda: many_scans(300, 300, 30),
+    lambda: many_segments(5000),
+    lambda: hidden_segments(5000),
+    lambda: many_profiles(100),
+    lambda: many_texts(100),
+    lambda: empty_chunks(12_000),
+    lambda: many_tags(1 << 17),
+    lambda: many_frames("GIF", 3),
+    lambda: many_frames("PNG", 3),
+    lambda: many_frames("WEBP", 3),
+    lambda: gif_comments(5000),
+    lambda: plain_numbers(100),
+    lambda: packed_bmp(100),
+    lambda: saved("JPEG2000", (300, 300), num_resolutions=1, tile_size=(8, 8)),
+    lambda: huge("PNG"),
+    lambda: huge("JPEG"),
+    lambda: saved("PNG", (5000, 4990), "1"),
+    lambda: saved("TIFF"),
+    lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n",
+)
+"""The same in little time, for requests by the thousand."""

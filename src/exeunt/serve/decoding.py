@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys
+from exeunt._limits import return_large_blocks
 from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels
@@ -68,6 +69,7 @@ class DecodingThreads:
     def __init__(self, threads: int) -> None:
         self._lanes = [_Lane(threads, name) for name in ("exeunt-decode", "exeunt-decode-slowly")]
         self._processes = LimitedProcesses(_PROCESS_BYTES)
+        return_large_blocks()
 
     async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
         """Return what `read` returns, called in a thread. Raises what it raises."""
@@ -98,8 +100,13 @@ class _Lane:
     async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
         await self.free.acquire()
         work = asyncio.get_running_loop().run_in_executor(self.pool, read, reader)
-        work.add_done_callback(lambda _: self.free.release())
+        work.add_done_callback(self._ended)
         return await asyncio.shield(work)
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self.free.release()
+        if not work.cancelled():
+            work.exception()  # else it is logged if its client has left
 
 
 class _MayTakeLong(Exception):  # noqa: N818 - no error

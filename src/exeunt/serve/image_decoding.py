@@ -24,11 +24,12 @@ SentImage: TypeAlias = "bytes | Pixels | None"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 """Files in other formats may hold images larger than they say (TIFF in tiles, AVIF, icons, IPTC), compressed ones
 (FITS), or programs (PostScript)."""
-_SLOW = (b"GIF8", b"P", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-"""How files begin whose headers do not bound the time: GIF and PPM are read in Python, JPEG 2000 in one call."""
+_SLOW = (b"P", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+"""How files begin whose headers do not bound the time: most of PPM is read in Python, JPEG 2000 in one long call."""
+_PPM = re.compile(rb"P[56]\s+\d{1,9}\s+\d{1,9}\s+255\s")
 _SEGMENTS, _CHUNKS, _EXTRAS, _EXTRA_BYTES = 100, 10_000, 64, 1 << 20
-"""At most: segments before the pixels of a JPEG; chunks of a PNG; its chunks beside the pixels, of up to 1 MiB once
-decompressed; bytes beside the pixels of either, such as EXIF."""
+"""At most: segments before the pixels of a JPEG or GIF; chunks of a PNG; its chunks beside the pixels, each of up to 1
+MiB once decompressed; bytes beside the pixels of a JPEG or PNG, such as EXIF."""
 _FEW_SCANS, _SCANS = 16, 40
 """Passes over all pixels of a JPEG that are no matter; and as many of the largest image at most."""
 _SCAN = b"\xff\xda"
@@ -111,7 +112,9 @@ def is_bounded(image: SentImage) -> bool:
         return image[12:16] != b"VP8X" or not (image[20:21] or b"\0")[0] & 2  # not animated
     if image.startswith(b"BM"):
         return image[14:15] >= b"\x28" and image[30:34] == bytes(4)  # not compressed
-    return not image.startswith(_SLOW)
+    if image.startswith(b"GIF8"):
+        return _is_bounded_gif(image)
+    return not image.startswith(_SLOW) or _PPM.match(image) is not None
 
 
 def _is_bounded_jpeg(image: bytes) -> bool:
@@ -133,6 +136,19 @@ def _is_bounded_png(image: bytes) -> bool:
         return True
     extras = [length for name, length in chunks if name[:1].islower()]
     return len(chunks) <= _CHUNKS and len(extras) <= _EXTRAS and sum(extras) < _EXTRA_BYTES
+
+
+def _is_bounded_gif(image: bytes) -> bool:
+    at, inside = 13, False
+    if len(image) > at and image[10] & 0x80:
+        at += 6 << (image[10] & 7)  # colours
+    for _ in range(_SEGMENTS):
+        kind = image[at : at + 1]
+        if not inside and kind != b"!":
+            return kind == b","  # pixels
+        at += 1 + (kind or b"\0")[0] if inside else 2
+        inside = not inside or kind > b"\0"
+    return False
 
 
 def _scans(image: bytes) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import signal
+import subprocess
+import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Any
+
+from exeunt._limits import return_large_blocks
 
 _NICE = 5
 
@@ -25,8 +26,8 @@ class LimitedProcesses:
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
-        self._idle: list[tuple[SpawnProcess, Connection]] = []
-        self._all: set[SpawnProcess] = set()
+        self._idle: list[tuple[subprocess.Popen[bytes], Connection]] = []
+        self._all: set[subprocess.Popen[bytes]] = set()
 
     def call(self, seconds: float, function: Callable[..., Any], *given: Any) -> tuple[Any, float]:
         """Return what a function returns or raises, and the processor time that it took (s).
@@ -38,8 +39,9 @@ class LimitedProcesses:
             pipe.send((seconds, function, given))
             answer = pipe.recv()
         except (EOFError, OSError):
-            self._all.discard(process)
             pipe.close()
+            process.wait()
+            self._all.discard(process)
             raise TimeoutError from None
         self._idle.append((process, pipe))
         return answer  # type: ignore[no-any-return]
@@ -48,16 +50,21 @@ class LimitedProcesses:
         """End all processes. Calls raise TimeoutError."""
         for process in tuple(self._all):
             process.kill()
-            process.join()
+            process.wait()
         for _, pipe in self._idle:
             pipe.close()
 
-    def _started(self) -> tuple[SpawnProcess, Connection]:
-        spawn = get_context("spawn")
-        pipe, other_end = spawn.Pipe()
-        process = spawn.Process(target=_answer_calls, args=(other_end, self._memory), daemon=True)
-        process.start()
-        other_end.close()
+    def _started(self) -> tuple[subprocess.Popen[bytes], Connection]:
+        """Start a process. One of multiprocessing would run the main module of this one again."""
+        pipe, other_end = Pipe()
+        with other_end:
+            numbers = map(str, (other_end.fileno(), self._memory))
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-W", "ignore", "-m", __name__, *numbers],
+                pass_fds=[other_end.fileno()],
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # ctrl-C is not for it
+            )
         self._all.add(process)
         return process, pipe
 
@@ -67,8 +74,7 @@ def _answer_calls(pipe: Connection, memory: int) -> None:
     import resource
 
     os.nice(_NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes
-    warnings.simplefilter("ignore")
+    return_large_blocks()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows no such limit
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -83,3 +89,7 @@ def _answer_calls(pipe: Connection, memory: int) -> None:
             except Exception as error:
                 result = error
             pipe.send((result, time.process_time() - begun))
+
+
+if __name__ == "__main__":
+    _answer_calls(Connection(int(sys.argv[1])), int(sys.argv[2]))
