@@ -234,6 +234,8 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "--max-pixels must be above 0 and finite, got 0" in said(run, "--max-pixels", "0")
     assert "--live-file must be a file" in said(run, "--live-file", tmp_path)
     assert "the smallest budget" in said(run, "--budget", "1%", "--workers", 2)
+    assert "--host 0.0.0.0 opens the server to every network" in said(run, "--host", "0.0.0.0")
+    assert "--allowed-host must be a name" in said(run, "--host", "0.0.0.0", "--allowed-host", "a:80")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

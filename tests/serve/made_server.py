@@ -206,7 +206,8 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     from exeunt.serve.settings import Settings
 
     executor = PixelExecutor() if executor is None else executor
-    config = uvicorn_config(lambda: make_app(Settings(run=run.path, **settings)), host="127.0.0.1", port=0)
+    all_settings = Settings(run=run.path, port=0, **settings)
+    config = uvicorn_config(lambda: make_app(all_settings), all_settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:

@@ -208,7 +208,7 @@ def breaks(segment, state, wanted):
         raise BaseException("what no engine expects")
     return run(segment, state, wanted)
 executor.run, server.load_run = breaks, lambda settings: opened
-server.serve(Settings(run=Path(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+server.serve(Settings(run=Path(sys.argv[1]), port=int(sys.argv[2])))
 """
 
 
@@ -221,10 +221,13 @@ def test_a_server_ends_with_its_engine(run):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", ENDING, str(run.path), str(port)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        url = f"http://127.0.0.1:{port}"
-        until(lambda: _live(url) or process.poll() is not None)
-        assert httpx.post(f"{url}/predict", json=ANSWERABLE).status_code == 503
-        message = process.communicate(timeout=20)[1]
+        try:
+            url = f"http://127.0.0.1:{port}"
+            until(lambda: _live(url) or process.poll() is not None, seconds=60)
+            assert httpx.post(f"{url}/predict", json=ANSWERABLE, timeout=20).status_code == 503
+            message = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()  # else a failure waits for it without end
     assert process.returncode == 1
     assert "what no engine expects" in message
     assert all(json.loads(line) for line in message.splitlines())

@@ -28,7 +28,7 @@ def connected(server):
 
 def posted(body: bytes, *, length: int | None = None, path: str = "/predict") -> bytes:
     """A request as bytes; `length`: what it says of its body."""
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
     return head.encode() + str(len(body) if length is None else length).encode() + b"\r\n\r\n" + body
 
 
@@ -291,13 +291,12 @@ def test_more_open_requests_than_there_may_be(limited):
 def test_who_is_refused_while_it_sends_hears_of_it(limited):
     """An answer that comes before the end of a request is lost with the connection, if that is closed."""
     body = json.dumps(ANSWERABLE).encode() + b" " * 15_000
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with ThreadPoolExecutor(3) as pool, held(limited.executor) as go, connected(limited) as late:
         busy = [
             pool.submit(httpx.post, f"{limited.url}/predict", json=ANSWERABLE, timeout=20) for _ in range(3)
         ]
         until(lambda: limited.layer("_open")._open == 3)
-        late.sendall(head.encode() + body[:5_000])
+        late.sendall(posted(body[:5_000], length=len(body)))
         time.sleep(0.05)
         late.sendall(body[5_000:10_000])
         time.sleep(0.05)

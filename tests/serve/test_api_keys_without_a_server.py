@@ -16,6 +16,7 @@ from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
 
 CLOSE = (b"connection", b"close")
+NAMED = (b"host", b"localhost:8000")
 
 
 class Asked:
@@ -59,7 +60,7 @@ class Asked:
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+        scope = {"type": "http", "method": method, "path": path, "headers": [NAMED, *headers]}
         await self.middleware(scope, receive, send)
         self.scope = scope
         start, *rest = sent
@@ -97,6 +98,153 @@ def test_a_page_of_another_site_changes_nothing(made, site):
 )
 def test_the_servers_own_page_and_programs_may_ask(made, headers):
     assert made()(b"{}", path="/reload", headers=headers)[0] == 200
+
+
+def asks(some, host=b"localhost:8000", *headers, path="/reload", method="POST"):
+    """Return status and body of a request that calls the server by this name."""
+    status, _, body = some(b"{}", path=path, method=method, headers=[(b"host", host), *headers])
+    return status, body.decode()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
+def test_a_name_that_was_made_to_lead_here_is_refused(made, method):
+    """The page of a stranger's name could read answers and set the budget: to its browser all is of one site."""
+    some = made(host="10.0.0.5", allowed_hosts=("Models.example.com", "*.inside.net", "[fe80::1]"))
+    own = (
+        b"localhost",
+        b"LOCALHOST:8000",
+        b"127.0.0.1:1",
+        b"[::1]:8000",
+        b"[::1]",
+        b"10.0.0.5:80",
+        b"localhost:",
+    )
+    given = (
+        b"models.example.com",
+        b"models.EXAMPLE.com:443",
+        b"a.inside.net",
+        b"a.b.inside.net:1",
+        b"[fe80::1]:80",
+    )
+    for host in (*own, *given):
+        assert asks(some, host, method=method)[0] == 200, host
+    others = (b"evil.example", b"evil.example:8000", b"xlocalhost", b"localhost.evil.example", b"inside.net", b"",
+              b"127.0.0.1.evil.example", b"models.example.com.evil.example:80", b"localhost:80:80", b"10.0.0.6",
+              b"localhost@evil.example", b"evil.example/localhost", b"\xff")  # fmt: skip
+    for host in others:
+        assert asks(some, host, method=method)[0] == 403, host
+    status, why = asks(some, b"Evil.example:8000", method=method)
+    told = "this server does not answer as 'evil.example:8000': if clients may call it so, start it with --allowed-host"
+    assert (status, why) == (403, f'{{"error":"{told}"}}')
+    assert CLOSE in some(headers=[(b"host", b"evil.example")])[1]
+
+
+def test_a_request_without_a_host_is_refused_but_for_health(made):
+    some = made()
+    scope = {"type": "http", "method": "GET", "headers": []}
+
+    def status(path):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request"}
+
+        asyncio.run(some.middleware({**scope, "path": path}, receive, send))
+        return sent[0]["status"]
+
+    assert [status(path) for path in ("/budget", "/", "/v2/health/live", "/v2/health/ready")] == [
+        403,
+        403,
+        200,
+        200,
+    ]
+
+
+def test_the_address_that_a_request_came_to_is_a_name_of_the_server(made):
+    """What scrapes metrics names a machine by its address. A page cannot have an address of the server as its name."""
+    some = made(host="0.0.0.0", allowed_hosts=("models.example.com",))
+
+    async def at(address, host):
+        some.left, sent = [b""], []
+
+        async def receive():
+            return {"type": "http.request"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/metrics",
+            "headers": [(b"host", host)],
+            "server": address,
+        }
+        await some.middleware(scope, receive, send)
+        return sent[0]["status"]
+
+    assert asyncio.run(at(("10.1.2.3", 8000), b"10.1.2.3:8000")) == 200
+    assert asyncio.run(at(("fe80::2", 8000), b"[fe80::2]:8000")) == 200
+    assert asyncio.run(at(("10.1.2.3", 8000), b"10.1.2.4:8000")) == 403
+    assert asyncio.run(at(None, b"10.1.2.3:8000")) == 403
+
+
+def test_with_keys_alone_a_server_of_every_address_may_be_called_anything(made):
+    some = made(host="::", api_keys=("one",))
+    assert asks(some, b"whatever:1", *bearer(b"Bearer one"))[0] == 200
+    assert asks(some, b"whatever:1")[0] == 401
+    assert (
+        asks(made(host="::", api_keys=("one",), allowed_hosts=("a",)), b"b", *bearer(b"Bearer one"))[0] == 403
+    )
+    assert asks(made(api_keys=("one",)), b"whatever", *bearer(b"Bearer one"))[0] == 403
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+def test_a_server_of_every_address_needs_keys_or_names(tmp_path, host):
+    with pytest.raises(
+        InputError, match="opens the server to every network: require keys with --api-key-file, or"
+    ):
+        Settings(run=tmp_path, host=host)
+    Settings(run=tmp_path, host=host, api_keys=("one",))
+    Settings(run=tmp_path, host=host, allowed_hosts=("models.example.com",))
+
+
+@pytest.mark.parametrize("name", ["", "http://models.example.com", "models.example.com:8000", "a/b"])
+def test_a_name_of_the_server_has_no_port(tmp_path, name):
+    with pytest.raises(
+        InputError, match=f"--allowed-host must be a name or an address without port, .*, got '{name}'"
+    ):
+        Settings(run=tmp_path, allowed_hosts=(name,))
+
+
+@pytest.mark.parametrize("origin", [
+    b"http://evil.example", b"null", b"http://localhost", b"http://localhost:8001", b"https://localhost:8000.evil.example",
+    b"http://127.0.0.1:8000", b"localhost:8000", b"",
+])  # fmt: skip
+@pytest.mark.parametrize("fetched", [(), ((b"sec-fetch-site", b"same-origin"),)])
+def test_an_origin_that_is_not_the_hosts_changes_nothing(made, origin, fetched):
+    """A browser leaves Sec-Fetch-Site out for plain HTTP."""
+    some = made()
+    for method in ("POST", "PUT", "OPTIONS", "DELETE"):
+        status, why = asks(some, b"localhost:8000", (b"origin", origin), *fetched, method=method)
+        assert (status, "a page of another site may not ask" in why) == (403, True)
+    assert "a proxy in front of the server must pass on the Host header" in why
+    assert some.read == []
+    assert asks(some, b"localhost:8000", (b"origin", origin), method="GET")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"localhost:8000", b"http://localhost:8000"), (b"Models.example.com", b"https://models.Example.com"),
+        (b"[::1]:8000", b"http://[::1]:8000"),
+    ],
+)  # fmt: skip
+def test_the_servers_own_page_names_the_host_as_its_origin(made, host, origin):
+    assert asks(made(allowed_hosts=("models.example.com",)), host, (b"origin", origin))[0] == 200
 
 
 def test_what_may_pass(made):
@@ -236,7 +384,7 @@ def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(made):
         late.append(message["status"])
 
     asyncio.run(
-        some.middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+        some.middleware({"type": "http", "method": "POST", "path": "/", "headers": [NAMED]}, receive, send)
     )
     assert late == [1, 1, 200]
 
@@ -259,7 +407,7 @@ def test_more_than_may_be_open(made):
             async def send(message):
                 codes.append(message["status"])
 
-            scope = {"type": "http", "method": method, "path": "/stays", "headers": []}
+            scope = {"type": "http", "method": method, "path": "/stays", "headers": [NAMED]}
             await some.middleware(scope | {"arrived": event, "leave": leave}, None, send)
 
         methods = ["GET", "POST", "POST"]
@@ -364,5 +512,7 @@ def test_a_client_that_disconnects_before_there_is_an_answer(made):
         pass
 
     some = made(app)
-    asyncio.run(some.middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, None, None))
+    asyncio.run(
+        some.middleware({"type": "http", "method": "POST", "path": "/", "headers": [NAMED]}, None, None)
+    )
     assert some.counted(499) == 1

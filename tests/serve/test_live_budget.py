@@ -22,10 +22,11 @@ import exeunt as ex
 from damaged_files import within
 from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
-from exeunt.serve import events, live_budget, service
+from exeunt.serve import events, live_budget, server, service
 from exeunt.serve.latency_controller import Controller
 from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile
 from exeunt.serve.metrics import Counts
+from exeunt.serve.settings import Settings
 
 __all__ = ["own"]
 
@@ -246,3 +247,31 @@ def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
         with running(run, budget="45%") as started:
             wanted = "60%" if "60%" in body else "45%"
             assert httpx.get(f"{started.url}/budget").json()["policy"] == wanted
+
+
+def test_a_budget_of_the_command_replaces_the_one_that_was_set_earlier(tmp_path, caplog, monkeypatch):
+    run = made_run(tmp_path / "pixels")
+    monkeypatch.setattr(server, "_check_address", lambda *_: None)
+    monkeypatch.setattr(server, "load_run", lambda _: SimpleNamespace(controller=lambda _: None))
+    monkeypatch.setattr(server, "make_app", lambda *_, **__: None)
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self: setattr(self, "started", True))
+    monkeypatch.setattr(server, "_LOGS", None)
+
+    def started(**options):
+        caplog.clear()
+        server.serve(Settings(run=run.path, port=0, **options))
+        return [record.fields for record in caplog.records if "replaces" in record.message]
+
+    file = run.path / "serving.json"
+    assert started(budget="60%") == []
+    assert not file.exists()  # there was nothing to replace
+    LiveBudgetFile(file).set_budget("45%")
+    LiveBudgetFile(file).request_reload()
+    loads = LiveBudgetFile(file).read().loads
+    assert started() == []
+    assert LiveBudgetFile(file).read() == LiveBudget("45%", loads)
+    assert started(budget="60%") == [{"budget": "60%", "replaces": "45%", "file": str(file)}]
+    assert LiveBudgetFile(file).read() == LiveBudget("60%", loads)
+    assert started(budget="60%") == []
+    file.write_text("{")
+    assert started(budget="80%") == []  # the service says that it is damaged

@@ -14,15 +14,14 @@ _budget, _limit = options_under("Budget"), options_under("Limits")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Address:
-    host: str = option("Address to listen at; 0.0.0.0 is every one.", default="127.0.0.1")
-    port: int = option("Port to listen at; 0 takes a free one.", default=8000, min=0, max=65535)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Plain:
     """Options that are settings of the server under the same name and in the same unit."""
 
+    host: str = option(
+        "Address to listen at; 0.0.0.0 is every one, and needs --api-key-file or --allowed-host.",
+        default="127.0.0.1",
+    )
+    port: int = option("Port to listen at; 0 takes a free one.", default=8000, min=0, max=65535)
     workers: int = option("Processes behind the address, each with its own model.", default=1, min=1)
     name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
     log_requests: bool = option("Log every request, not only those that fail.", default=False)
@@ -50,6 +49,10 @@ class _Read:
     """Options that are read or converted first."""
 
     api_key_file: Path | None = option("File of keys, one on a line; requests must then carry one of them.")
+    allowed_host: list[str] | None = option(
+        "A name by which requests may call the server, such as that of a proxy, beside --host and localhost; "
+        "*.example.com is every name that ends so. May be repeated."
+    )
     slo_ms: float | None = _budget(
         "Deadline of each input in milliseconds. To meet it under load, the server lowers the budget and returns the "
         "predictions of earlier exits."
@@ -77,6 +80,7 @@ class _Read:
                 raise InputError(f"{name} says how --slo-ms is to be kept: give --slo-ms, too")
         return {
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
+            "allowed_hosts": tuple(self.allowed_host or ()),
             "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
             "slo_quantile": share(
                 "99%" if self.slo_quantile is None else self.slo_quantile, "--slo-quantile"
@@ -89,7 +93,7 @@ class _Read:
 
 
 @with_groups
-def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read, execution: Execution) -> None:
+def serve(path: RunPath, plain: _Plain, read: _Read, execution: Execution) -> None:
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder
@@ -99,7 +103,7 @@ def serve(path: RunPath, address: _Address, plain: _Plain, read: _Read, executio
     run = RunFolder.open(path)
     options = {**read.settings(), **vars(plain), **vars(execution)}
     options["budget"] = options["budget"] or run.budget
-    run_server(Settings(run=run.path, **options), **vars(address))
+    run_server(Settings(run=run.path, **options))
 
 
 def _tiers(texts: list[str]) -> dict[str, str]:

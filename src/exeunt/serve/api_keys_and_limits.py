@@ -1,4 +1,6 @@
-"""Security, before every request: API keys, no pages of other sites, limits on number, size and time. Request log."""
+"""Security, before every request: names of the server, pages of other sites, API keys, limits of number, size and time.
+Request log.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -20,8 +23,11 @@ from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve.requests")
-_WITHOUT_KEY = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
-"""Paths that need no key: health, and the page, which asks for one."""
+_HEALTH = re.compile(r"/v2/health/(live|ready)")
+"""Paths that everybody may ask, by any name of the server: what watches it calls it by an address of its own."""
+_PAGE = re.compile(r"/(page/.*)?")
+"""Paths that need no key: the page asks for one."""
+_PORT = re.compile(r":\d*$")
 _INPUTS = re.compile(r"/predict|/v2/models/.*/infer")
 """Paths that take inputs. Requests to all others are small."""
 _OTHER = 100_000
@@ -44,7 +50,7 @@ class SecurityMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("state", {}).get("internal"):
             await self._app(scope, receive, send)
             return
         begun = time.monotonic()
@@ -78,12 +84,20 @@ class SecurityMiddleware:
             self._log(scope, status, time.monotonic() - begun)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = dict(scope["headers"])
-        if self._keys and not _WITHOUT_KEY.fullmatch(scope["path"]) and not self._has_key(headers):
+        headers, public = dict(scope["headers"]), _HEALTH.fullmatch(scope["path"]) is not None
+        host = headers.get(b"host", b"").lower()
+        if not (public or self._has_name(host, scope)):
+            name = host.decode("latin-1")
+            why = f"this server does not answer as {name!r}: if clients may call it so, start it with --allowed-host"
+            return _error(403, why, _CLOSE)
+        if self._keys and not (public or _PAGE.fullmatch(scope["path"]) or self._has_key(headers)):
             why = "give an API key, as `Authorization: Bearer KEY`"
             return _error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
-        if scope["method"] != "GET" and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITE:
-            why = "a page of another site may not ask this server: ask it from your own program"
+        if scope["method"] != "GET" and not _of_own_page(headers, host):
+            why = (
+                "a page of another site may not ask this server: ask it from your own program; a proxy in front of the "
+                "server must pass on the Host header"
+            )
             return _error(403, why, _CLOSE)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > (most := self._most(scope)):
@@ -135,6 +149,14 @@ class SecurityMiddleware:
         most = self._settings.max_body
         return most if _INPUTS.fullmatch(scope["path"]) else min(most, _OTHER)
 
+    def _has_name(self, host: bytes, scope: Scope) -> bool:
+        """Whether a Host header is a name of the server, or the address that the request came to. A page whose name
+        was made to lead here has its own name there.
+        """
+        name = _PORT.sub("", host.decode("latin-1")).strip("[]")
+        address, _ = scope.get("server") or (None, None)
+        return name == address or any(fnmatchcase(name, pattern) for pattern in self._settings.hosts)
+
     def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
@@ -149,6 +171,12 @@ class SecurityMiddleware:
             ms = round(1e3 * seconds, 3)
             fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
             _log.log(level, "request", extra={"fields": fields})
+
+
+def _of_own_page(headers: Mapping[bytes, bytes], host: bytes) -> bool:
+    """Whether a request comes from the server's own page or from a program: only browsers send these headers."""
+    origin = headers.get(b"origin", b"//" + host).lower()
+    return headers.get(b"sec-fetch-site", b"none") in _OWN_SITE and origin.partition(b"//")[2] == host
 
 
 async def _drain(receive: Receive) -> None:

@@ -5,8 +5,10 @@ For operators it has the budget, reloading, metrics, the page, and the events th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Message
 
 from exeunt._version import __version__
 from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
@@ -118,6 +121,7 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(settings, metrics)
         await service.start(first.pop())  # no reference stays here: the run may be replaced
+        await _warm_up(app)
         with around(service):
             yield
         await service.stop()
@@ -135,6 +139,26 @@ def make_app(
     app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False))
     app.add_middleware(SecurityMiddleware, settings=settings, metrics=metrics)
     return app
+
+
+async def _warm_up(app: FastAPI) -> None:
+    """Ask each route of predictions for nothing, which it refuses and nobody counts. FastAPI builds a route when it is
+    first asked: the first client would wait for longer than a latency target.
+    """
+
+    async def send(_: Message) -> None:
+        pass
+
+    now = time.monotonic()
+    for path in ("/predict", f"/v2/models/{app.state.service.settings.model_name}/infer"):
+        received: asyncio.Queue[Message] = asyncio.Queue()
+        received.put_nowait({"type": "http.request"})
+        scope = {
+            "type": "http", "method": "POST", "path": path, "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+            "state": {"begun": now, "read": now, "internal": True},
+        }  # fmt: skip
+        await app(scope, received.get, send)
 
 
 # -- errors ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,8 +28,9 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from exeunt.errors import InputError
+from exeunt.errors import ArtefactError, InputError
 from exeunt.serve.app import make_app
+from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import load_run
 from exeunt.serve.metrics import SHARED_FOLDER
 from exeunt.serve.service import Service
@@ -47,23 +48,22 @@ SIGHUP has this time for both."""
 _LOOK_S = 0.5
 
 
-def serve(settings: Settings, *, host: str, port: int) -> None:
+def serve(settings: Settings) -> None:
     """Serve until a signal ends it. Open requests are answered first.
 
     Raises InputError for an address that cannot be had, and what loading the run raises.
     """
-    _check_address(host, port)
+    _check_address(settings.host, settings.port)
     loaded = load_run(settings)  # here, so that what is wrong with it is an error of the command
     controller = loaded.controller(settings)
     if controller is not None and settings.budget is not None:
         controller.set_budget(loaded.policies[loaded.at(settings.budget)].cost.amount(settings.budget))
     if settings.workers > 1:
         del loaded, controller  # each worker has its own
-        config = uvicorn_config(
-            partial(make_app, settings, around=_own_process), host=host, port=port, workers=settings.workers
-        )
+        config = uvicorn_config(partial(make_app, settings, around=_own_process), settings)
         address = config.bind_socket()
         address.listen(config.backlog)  # else another server could take the same address unnoticed
+        _replace_live_budget(settings)
         supervisor = _Workers(config, sockets=[address])
         with TemporaryDirectory(prefix="exeunt-") as folder:
             os.environ[SHARED_FOLDER] = folder
@@ -73,7 +73,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
             sys.exit(1)
         return
     app = make_app(settings, loaded, around=_own_process)
-    server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
+    server = uvicorn.Server(uvicorn_config(lambda: app, settings))
+    _replace_live_budget(settings)
     server.run()
     if not server.started:
         sys.exit(1)
@@ -88,14 +89,27 @@ def _check_address(host: str, port: int) -> None:
         raise InputError(f"cannot listen at {host}, port {port}: {error}") from error
 
 
-def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers: int = 1) -> uvicorn.Config:
+def _replace_live_budget(settings: Settings) -> None:
+    """Let a budget of the command replace the one that was set earlier, here and on all servers of the run."""
+    live = LiveBudgetFile(settings.live_budget_file)
+    with suppress(
+        ArtefactError
+    ):  # the file is damaged: the service says so, and has the budget of the command
+        earlier = live.read().budget
+        if settings.budget is not None and earlier not in (None, settings.budget):
+            live.set_budget(settings.budget)
+            fields = {"budget": settings.budget, "replaces": earlier, "file": str(live.path)}
+            _log.warning("--budget replaces the budget that was set earlier", extra={"fields": fields})
+
+
+def uvicorn_config(app: Callable[[], FastAPI], settings: Settings) -> uvicorn.Config:
     """Return how uvicorn is to run an application. `app`: makes it."""
     return uvicorn.Config(
         app,
         factory=True,
-        host=host,
-        port=port,
-        workers=workers,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
         http=_Connection,
         ws="none",
         lifespan="on",

@@ -12,6 +12,8 @@ from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 
 _LIVE_FILE = "serving.json"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _PER_CORE = 4  # threads and workers at most
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
@@ -28,6 +30,8 @@ class Settings:
     `slo_s`: the latency target: the share `slo_quantile` of rows is to be answered within so many seconds. Under load,
     rows then return the predictions of earlier exits, and policies below the budget become active, down to
     `min_accuracy`, as estimated. None leaves both as they are.
+    `host`, `port`: where to listen. `allowed_hosts`: names, beside that and those of the machine itself, by which
+    requests may call the server; `*` stands for any letters.
     `tiers`: budgets by a name that requests may give.
     `workers`: processes behind one address. They share nothing but the run folder and the counts for /metrics.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
@@ -40,6 +44,9 @@ class Settings:
     """
 
     run: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allowed_hosts: tuple[str, ...] = ()
     name: str | None = None
     executor: str | None = None
     threads: int | None = None
@@ -73,6 +80,17 @@ class Settings:
                 raise InputError(
                     f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
                 )
+        for name in self.allowed_hosts:
+            if not name or "/" in name or name.count(":") == 1:
+                raise InputError(
+                    "--allowed-host must be a name or an address without port, such as models.example.com, got "
+                    f"{name!r}"
+                )
+        if self.host in _EVERY_ADDRESS and not (self.api_keys or self.allowed_hosts):
+            raise InputError(
+                f"--host {self.host} opens the server to every network: require keys with --api-key-file, or say with "
+                "--allowed-host by which names it may be called, such as models.example.com"
+            )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         file = self.live_budget_file
@@ -82,6 +100,13 @@ class Settings:
             raise InputError(f"--live-file must be a file, {file} is a folder")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names by which requests may call the server, as patterns: any name if only keys protect it."""
+        if self.host in _EVERY_ADDRESS and not self.allowed_hosts:
+            return ("*",)
+        return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, self.host, *self.allowed_hosts))
 
     @property
     def model_name(self) -> str:

@@ -7,7 +7,7 @@ export class Refused extends Error {}
 
 async function request(path, options = {}) {
   const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  if (response.status === 401 || response.status === 403) throw new Refused("The server needs an API key.");
+  if (response.status === 401) throw new Refused("The server needs an API key.");
   if (!response.ok) throw new Error(await problemOf(response));
   return response;
 }
