@@ -13,7 +13,7 @@ from exeunt.errors import InputError
 
 _LIVE_FILE = "serving.json"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104
 _PER_CORE = 4  # threads and workers at most
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
@@ -80,6 +80,18 @@ class Settings:
                 raise InputError(
                     f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
                 )
+        self._check_hosts()
+        if "/" in self.model_name:
+            raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
+        file = self.live_budget_file
+        if not file.parent.is_dir():
+            raise InputError(f"there is no folder {file.parent} for the file of the live budget")
+        if file.is_dir():
+            raise InputError(f"--live-file must be a file, {file} is a folder")
+        if self.when_full not in ("refuse", "degrade"):
+            raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
+
+    def _check_hosts(self) -> None:
         for name in self.allowed_hosts:
             if not name or "/" in name or name.count(":") == 1:
                 raise InputError(
@@ -91,15 +103,6 @@ class Settings:
                 f"--host {self.host} opens the server to every network: require keys with --api-key-file, or say with "
                 "--allowed-host by which names it may be called, such as models.example.com"
             )
-        if "/" in self.model_name:
-            raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
-        file = self.live_budget_file
-        if not file.parent.is_dir():
-            raise InputError(f"there is no folder {file.parent} for the file of the live budget")
-        if file.is_dir():
-            raise InputError(f"--live-file must be a file, {file} is a folder")
-        if self.when_full not in ("refuse", "degrade"):
-            raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
 
     @property
     def hosts(self) -> tuple[str, ...]:
