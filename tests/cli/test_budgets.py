@@ -189,3 +189,17 @@ def test_the_command_that_a_message_names_can_be_run_as_it_stands(tmp_path):
     found = re.search(r"run `exeunt (.*)` first", called("evaluate", folder).err)
     assert called(*shlex.split(found[1])).status == 0
     assert called("evaluate", folder).status == 0
+
+
+def test_a_server_begins_with_the_policy_that_is_named(run, monkeypatch):
+    pytest.importorskip("fastapi")
+    served = []
+    monkeypatch.setattr("exeunt.serve.server.serve", lambda settings, *_, **__: served.append(settings))
+    called("calibrate", run.path, "--budgets", "40%,80%", "--policy", "eero")
+    for path, options, budget in (
+        (run.path, [], None),
+        (f"{run.path}@40%", [], "40%"),
+        (f"{run.path}@40%", ["--budget", "80%"], "80%"),
+    ):
+        assert called("serve", path, *options).status == 0
+        assert (served[-1].run, served[-1].budget) == (run.path, budget)

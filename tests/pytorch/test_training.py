@@ -15,6 +15,7 @@ from exeunt.errors import InputError
 from exeunt.torch import train
 from exeunt.torch.batches import unpack
 from exeunt.torch.exits import heads
+from exeunt.torch.training import feature_cache
 from exeunt.torch.training.recipe import rate_factor
 
 EVERY_MODE = pytest.mark.parametrize("mode", ["frozen", "joint", "distill"])
@@ -275,3 +276,16 @@ def test_the_cache_is_not_trusted_once_heads_read_fewer_features(tmp_path, monke
         attached.__wrapped__(batch_norm=True), checkpoint_dir=tmp_path
     )  # not a copy, whose heads were made before
     assert (tmp_path / "features" / "training" / "features.f16").stat().st_size < before
+
+
+def test_feature_extraction_is_called_so_with_its_total(monkeypatch):
+    shown = []
+
+    def progress(what, batches, *, total, show):
+        shown.append((what, total))
+        return batches
+
+    monkeypatch.setattr(feature_cache, "Progress", progress)
+    loader = DataLoader(data(), batch_size=40)
+    quick(network(), loader)
+    assert shown[0] == ("batches of training features extracted", len(loader))
