@@ -30,20 +30,16 @@ def read_csv(
     """Read a table. What is not given of `delimiter`, `encoding` and `decimal` point is told by the first lines.
 
     `options`: of `pyarrow.csv.ConvertOptions`. Raises InputError if the first lines can be read in two ways, and the
-    errors of `pyarrow.csv.read_csv`.
+    errors of `pyarrow.csv.read_csv`, and of `codecs` and `csv` for what is none.
     """
-    for name, mark in (("delimiter", delimiter), ("decimal", decimal)):
-        if mark is not None and len(mark) != 1:
-            raise InputError(f"--{name} is one character, got {mark!r}")
+    if any(len(mark) != 1 for mark in (delimiter, decimal) if mark is not None):
+        raise InputError(
+            f"--delimiter and --decimal are one character each, got {delimiter!r} and {decimal!r}"
+        )
     with open_arrow(file) as opened:
         head = opened.read(_HEAD)
     encoding = encoding or text_encoding(head)
-    try:
-        text = head.decode(encoding, errors="replace").replace("\0", "")
-    except LookupError:
-        raise InputError(
-            f"there is no encoding {encoding!r}: give one such as utf-8, utf-16 or cp1252"
-        ) from None
+    text = head.decode(encoding, errors="replace").replace("\0", "")
     lines = list(io.StringIO(text, newline=""))
     delimiter = delimiter or ("\t" if file.suffix == ".tsv" else _delimiter(lines, file))
     # With one thread errors name the row.

@@ -91,7 +91,7 @@ def test_a_cascade_of_more_models_is_not_taken_for_one_of_fewer():
     policies = ex.cascades(fit, calibrate, budgets=budgets)
     assert [policy.models for policy in policies][:2] == [("small",), ("small", "large")]
     assert [policy.budget for policy in policies] == [10, 40, 70]
-    assert _coinciding(policies, fit, budgets) == []
+    assert _coinciding(policies, budgets) == []
 
 
 def test_what_was_evaluated_goes_with_its_policy(run):

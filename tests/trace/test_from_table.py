@@ -267,8 +267,12 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path):
         read_table(file)
     file.write_text("a;b\n1;2\n")
     for option, said in (
-        ({"delimiter": ";;"}, "--delimiter is one character, got ';;'"),
-        ({"encoding": "klingon"}, "there is no encoding 'klingon'"),
+        (
+            {"delimiter": ";;"},
+            "not a readable table: .*delimiter.* must be a (1-character|unicode character)",
+        ),
+        ({"decimal": "points"}, "not a readable table: "),
+        ({"encoding": "klingon"}, "not a readable table: unknown encoding: klingon"),
     ):
         with pytest.raises(ex.InputError, match=said):
             read_table(file, **option)

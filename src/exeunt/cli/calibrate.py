@@ -76,7 +76,7 @@ def calibrate(
             fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **common
         )
         removed = run.save_policy_set(policies)
-        echo("\n".join([str(policies), *_coinciding(policies, fit, amounts), run.active_text]))
+        echo("\n".join([str(policies), *_coinciding(policies, amounts), run.active_text]))
     elif guarantee.max_loss is not None:
         loss = share(guarantee.max_loss, "max-loss", or_zero=True)
         with Progress("policies made") as bar:
@@ -119,14 +119,12 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
     return StoredTrace.open(folder, models=[entry.step for entry in run.cascade], say=partial(echo, err=True))
 
 
-def _coinciding(
-    policies: PolicySet, fit: ExitTrace | CascadeTrace, budgets: Sequence[str | float]
-) -> list[str]:
+def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str]:
     """Return a sentence for each policy that also serves larger budgets, and one for budgets that were left out."""
     cost = policies.policies[0].cost  # of a cascade, perhaps a shorter one than those of larger budgets
     served: dict[float, list[str]] = {policy.budget: [] for policy in policies}
     left_out = []
-    for amount, budget in sorted((_amount(fit, budget), str(budget)) for budget in budgets):
+    for amount, budget in sorted((cost.amount(budget), str(budget)) for budget in budgets):
         if amount < policies.policies[0].budget:
             left_out.append(budget)
         elif amount not in served:
@@ -139,13 +137,6 @@ def _coinciding(
     if left_out:
         sentences.append(f"left out, since no policy can keep so little: {', '.join(left_out)}")
     return sentences
-
-
-def _amount(fit: ExitTrace | CascadeTrace, budget: str | float) -> float:
-    """Return a budget in the unit of the costs; 0 if it is below the first exit."""
-    with suppress(InfeasibleBudget):
-        return fit.budget(budget)
-    return 0.0
 
 
 def _timed(

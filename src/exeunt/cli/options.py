@@ -110,10 +110,10 @@ class Execution:
     trusted: str | None = trusted_option()
 
     def __post_init__(self) -> None:
-        from exeunt.run.executors import check_name
+        from exeunt.run.executors import executor_kind
 
         if self.executor is not None:
-            check_name(self.executor)
+            executor_kind(self.executor)
 
 
 cluster_option = options_under("Many machines")

@@ -179,11 +179,11 @@ def executor_device(name: str) -> str:
 
     Raises InputError for an unknown name, MissingExtra if the package is not installed.
     """
-    return _installed(name).computes_on()
+    return executor_kind(name).computes_on()
 
 
 def _checked(run: RunFolder, name: str) -> ExecutorKind:
-    kind = _installed(name)
+    kind = executor_kind(name)
     if not kind.exported(run):
         remedy = kind.remedy.format(run=run.path)
         if run.network_file not in (WEIGHTS, ONNX):  # one executor of its own
@@ -195,14 +195,10 @@ def _checked(run: RunFolder, name: str) -> ExecutorKind:
     return kind
 
 
-def check_name(name: str) -> None:
-    """Raise InputError for a name of no executor."""
+def executor_kind(name: str) -> ExecutorKind:
+    """Return an executor by its name. Raises InputError for an unknown one, MissingExtra if it is not installed."""
     if name not in EXECUTORS:
         raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
-
-
-def _installed(name: str) -> ExecutorKind:
-    check_name(name)
     kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
         raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')

@@ -102,7 +102,9 @@ def read_table(table: Any, **format_: str | None) -> pa.Table:
         raise InputError(f"a table is a .csv, .tsv, .txt or .parquet file, got {file}")
     try:
         return pq.read_table(file) if suffix == ".parquet" else read_csv(file, **format_)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
 
 
