@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,7 @@ from exeunt._files import (
     atomic_path,
     check_file,
     file_digest,
+    locked,
     open_regular,
     read_json,
     temporary_name,
@@ -162,3 +165,65 @@ def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
         file.write_bytes(b'{"format": "f", "version": 1, "x": %s}' % (b"[" * depth + b"]" * depth))
         with pytest.raises(ex.errors.ArtefactError, match=r"policy\.json"):
             read_sealed(file, "x", len, kind="policy", format_="f", version=1, remedy="calibrate again")
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from exeunt._files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "stage").write_text("half")
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_folder_is_replaced_by_one_process_at_a_time_and_killed_ones_leave_nothing(tmp_path):
+    target = tmp_path / "onnx"
+    with atomic_folder(target) as folder:
+        (folder / "stage").write_text("first")
+    command = [sys.executable, "-c", HOLDS, str(target)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "holds\n"
+    refused = pytest.raises(ex.InputError, match=r"another process is writing \S+onnx: wait until it is done")
+    with refused, atomic_folder(target):
+        pass
+    assert _files(target) == {"stage": "first"}
+    process.kill()
+    process.communicate()
+    assert [file.suffix for file in sorted(tmp_path.iterdir())] == [".new", ".lock", ""]
+    with atomic_folder(target) as folder:
+        (folder / "stage").write_text("second")
+    assert list(tmp_path.iterdir()) == [target]
+    # A process that is killed between its two renames has moved the old folder away.
+    target.rename(tmp_path / f".onnx.{'0f' * 16}.old")
+    with pytest.raises(ex.InputError), atomic_folder(target):
+        raise ex.InputError("it cannot be exported")
+    assert _files(tmp_path) == {"stage": "second"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from exeunt._files import locked
+lock = Path(sys.argv[1])
+with locked(lock, "run"):
+    if os.fork() == 0:
+        sys.stdin.readline()
+        os._exit(0)
+    print("holds", flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_child_that_outlives_its_parent_does_not_hold_its_lock(tmp_path):
+    lock = tmp_path / ".lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKS, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "holds\n"
+    assert process.wait() == -9
+    with locked(lock, "run"):
+        assert lock.exists()
+    process.communicate("the child ends")

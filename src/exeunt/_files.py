@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,7 @@ from exeunt.errors import ArtefactError, FileError, InputError
 
 # Errors of a disk without locks, such as Lustre unless it is mounted with `flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_UNIQUE = "[0-9a-f]" * 32  # what is unique in a temporary name
 
 
 @contextmanager
@@ -47,25 +48,76 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`, which replaces `path` when the block ends without an error.
 
-    After an error the temporary folder is removed and `path` is unchanged. An OSError becomes a FileError.
+    After an error the temporary folder is removed and `path` is unchanged; what a process that was killed left beside
+    `path` is removed. An OSError becomes a FileError. Raises InputError while another process replaces `path`.
     """
     temporary, old = (temporary_name(path, word) for word in ("new", "old"))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if os.path.lexists(path):
-            path.rename(old)
-        temporary.rename(path)
+        with locked(path.with_name(f".{path.name}.lock"), path):
+            _tidy(path)
+            try:
+                temporary.mkdir()
+                yield temporary
+                if os.path.lexists(path):
+                    path.rename(old)
+                temporary.rename(path)
+            finally:
+                _tidy(path)
     except OSError as error:
         raise FileError(f"cannot write {path}: {why_it_failed(error)}") from error
-    finally:
-        if not os.path.lexists(path):
-            with suppress(OSError):
-                old.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(path: Path) -> None:
+    """Remove the temporary folders beside `path`; if it is missing, put back the one that was about to be replaced."""
+    for left in path.parent.glob(f".{escape(path.name)}.{_UNIQUE}.*"):
         with suppress(OSError):
-            old.unlink()  # it was no folder
+            if left.suffix == ".old" and not os.path.lexists(path):
+                left.rename(path)
+            elif left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
+
+
+@contextmanager
+def locked(lock: Path, written: object) -> Iterator[None]:
+    """Hold the file `lock` while the block runs; its folder is made. Raises InputError if another process holds it.
+
+    `written`: the file or folder that only one process may write. The system frees a lock when its process ends, so the
+    file of a killed one may stay behind.
+    """
+    check_writable(lock.parent, f"cannot write {written}")
+    while True:
+        made = not lock.parent.exists()
+        make_folder(lock.parent)
+        with suppress(FileNotFoundError), ExitStack() as opened:
+            file = opened.enter_context(open_regular(lock, "ab"))
+            if not locks(file):
+                raise InputError(
+                    f"another process is writing {written}: wait until it is done, or name another place"
+                )
+            # The process before may have removed the file, or its folder, after it was opened here.
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                opened.pop_all()
+                break
+    _held.add(file)
+    with file:
+        try:
+            yield
+        finally:
+            _held.discard(file)
+            with suppress(OSError):
+                lock.unlink()
+            if made:
+                with suppress(OSError):
+                    lock.parent.rmdir()  # if nothing was written
+
+
+_held: set[IO[bytes]] = set()
+if hasattr(
+    os, "register_at_fork"
+):  # a child that outlives its parent, such as a loader of data, must not hold a lock
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 
 def make_folder(folder: Path) -> Path:
@@ -87,9 +139,9 @@ def temporary_name(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name}.{uuid4().hex}.{ending}")
 
 
-def remove_half_written(target: Path) -> None:
-    """Remove the temporary files that killed processes left beside `target`."""
-    for half in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 32}.tmp"):
+def remove_half_written(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed processes left in `folder`, of the file `name` or of all at any depth."""
+    for half in folder.glob(f"{'**/.*' if name is None else f'.{escape(name)}'}.{_UNIQUE}.tmp"):
         half.unlink()
 
 

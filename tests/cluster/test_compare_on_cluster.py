@@ -49,6 +49,30 @@ def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_a_comparison_that_ends_early_takes_nothing_with_it_and_goes_on(cluster, make_logit_trace, tmp_path):
+    """Splits that are being measured end on their own: Ray may abort the process where one is cancelled as it ends."""
+    trace, settings = make_logit_trace(300, 3), {**OPTIONS, "splits": 8}
+
+    class Ended(BaseException):
+        pass
+
+    for splits in (1, 3, 2, 1, 2):
+
+        def end(done: int, _: int, at: int = splits) -> None:
+            if done == at:
+                raise Ended
+
+        cache = tmp_path / str(len(list(tmp_path.iterdir())))
+        with jobs.measuring_on_cluster() as measure, pytest.raises(Ended):
+            ex.compare(trace, **settings, cache=cache, measure=measure, progress=end)
+        assert len(kept(cache)) == splits
+    with jobs.measuring_on_cluster() as measure:
+        whole = ex.compare(trace, **settings, cache=cache, measure=measure)
+    here = ex.compare(trace, **settings, workers=0)
+    np.testing.assert_array_equal(whole.traces[0].accuracy, here.traces[0].accuracy)
+
+
 def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):
     trace = make_logit_trace(300, 3)
     monkeypatch.setattr(jobs, "code_digest", lambda: "another")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -235,3 +239,29 @@ def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(cluster, run, pic
     table.write_bytes(content)
     with pytest.raises(ex.errors.ArtefactError, match=r"t\.parquet is damaged"):
         predict_on_cluster(run, open_inputs(table), str(tmp_path / "damaged"), **options)
+
+
+CONNECTS = """
+import sys
+from exeunt.cluster.jobs import connected
+with connected():
+    print("connected", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_nothing_of_a_cluster_outlives_its_killed_command_for_long():
+    """Two agents of Ray stay for the 60 s in which they try to reach the head."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONNECTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "connected\n"
+    started = below(process.pid, named="")
+    assert len(started) >= 5
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 180
+    while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(1.0)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt._files import locked
 from exeunt._paths import write_bytes
 from exeunt.predicting.blocks import Block, DoneBlock, blocks_of
 from exeunt.predicting.parts import check_complete, done_in, finish_folder, open_folder
@@ -200,11 +201,11 @@ def test_a_folder_that_is_being_emptied_is_not_complete(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to_is_told(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(ex.InputError, match="may not be written to"):
-        open_folder(str(tmp_path / "out"), ABOUT)
+    with pytest.raises(ex.InputError, match="may not be written to"), locked(tmp_path / "out" / "x", "out"):
+        pass
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ex.InputError, match="out is not a folder"):
-        open_folder(str(tmp_path / "out"), ABOUT)
+    with pytest.raises(ex.InputError, match="out is not a folder"), locked(tmp_path / "out" / "x", "out"):
+        pass

@@ -216,20 +216,21 @@ with open_parts(Path({str(out)!r}), {{"job": 1}}):
     assert process.stdout.readline() == "holds\n"
     done = predict(exported, pictures, out)
     assert (done.status, done.out) == (2, "")
-    assert f"another process is writing {out}: wait until it is done, or name another file" in done.err
+    assert f"another process is writing {out}: wait until it is done, or name another place" in done.err
     process.kill()
     process.communicate()
     parts = tmp_path / f".{name}.parts"
-    assert (parts / "lock").exists()  # left behind, and in nobody's way
+    assert (parts / ".lock").exists()  # left behind, and in nobody's way
     assert predict(exported, pictures, out).status == 0
     assert not parts.exists()
 
 
 def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
     """The owner may end, and remove the folder, after another process opened the lock and before it has it."""
+    from exeunt import _files
     from exeunt.predicting import parts
 
-    locks = parts.locks
+    locks = _files.locks
     removed = []
 
     def remove_first(file):
@@ -237,8 +238,8 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
             removed.append(Path(file.name).unlink())
         return locks(file)
 
-    monkeypatch.setattr(parts, "locks", remove_first)
-    lock = tmp_path / ".a.csv.parts" / "lock"
+    monkeypatch.setattr(_files, "locks", remove_first)
+    lock = tmp_path / ".a.csv.parts" / ".lock"
     with parts.open_parts(tmp_path / "a.csv", {}), lock.open("ab") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert removed

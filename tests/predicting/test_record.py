@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
+from exeunt._files import locked
 from exeunt.cli.app import run as command
 from exeunt.data import Images, open_inputs
 from exeunt.data.stored_inputs import PixelArray
@@ -105,6 +106,15 @@ def test_an_interrupted_recording_goes_on_and_is_the_same(exported, data, tmp_pa
     files = sorted(whole.iterdir())
     assert [file.name for file in files] == sorted(file.name for file in again.iterdir())
     assert all(file.read_bytes() == (again / file.name).read_bytes() for file in files)
+
+
+def test_two_processes_do_not_record_in_one_folder(exported, data, tmp_path):
+    out = tmp_path / "out"
+    with locked(out / ".lock", out), pytest.raises(ex.InputError, match="is writing"):
+        record_inputs(exported, data[0], str(out), say=quiet)
+    assert not out.exists()
+    record_inputs(exported, data[0], str(out), say=quiet)
+    assert not (out / ".lock").exists()
 
 
 def test_a_recording_under_a_plan_goes_on(exported, data, tmp_path):

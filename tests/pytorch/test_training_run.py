@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import exeunt as ex
-from exeunt._files import write_json
+from exeunt._files import locked, write_json
 from exeunt._progress import Progress
 from exeunt._sealed import DIGEST
 from exeunt.data import DataSource, SplitPlan
@@ -90,6 +90,27 @@ def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path
         run(small, tmp_path / "run")
     extra.unlink()
     assert run(small, tmp_path / "run") is not None
+
+
+def test_two_processes_do_not_train_in_one_folder(small, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "run"
+    with (
+        locked(out / ".lock", out),
+        pytest.raises(InputError, match=f"another process is writing {out}: wait until it is done"),
+    ):
+        run(small, out)
+    assert not out.exists()
+    with pytest.raises(InputError, match="no function"):
+        run(replace(small, model="exeunt.zoo:nothing"), out)
+    assert not out.exists()  # nothing was written
+    killed_after_training(small, out, monkeypatch)
+    half = out / "training" / f".last.ckpt.{'0f' * 16}.tmp"
+    half.touch()
+    (out / ".lock").touch()  # as a killed process leaves it
+    made = run(small, out)
+    assert not [*out.rglob("*.tmp"), *out.rglob("*.lock")]
+    with locked(out / ".lock", out):
+        assert run(small, out) == made  # a finished run is opened
 
 
 def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):

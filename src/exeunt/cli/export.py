@@ -104,13 +104,16 @@ def _export_stages(run: RunFolder, trusted: str | None) -> None:
 def _with_policy(run: RunFolder, options: _Options, node_modules: Path) -> None:
     """Write the files that have the policy inside: one file, a page, or both."""
     require("onnx", extra="export")
+    from exeunt._files import locked, remove_half_written
     from exeunt.onnx.one_file import RunInOneFile
     from exeunt.onnx.web_page import write_web_page
     from exeunt.run.file_digests import ONE_FILE
 
     if options.one_file:
         file = run.path / ONE_FILE
-        RunInOneFile(run).save(file)
+        with locked(run.path / f".{ONE_FILE}.lock", file):
+            remove_half_written(run.path, ONE_FILE)
+            RunInOneFile(run).save(file)
         echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
     if options.web:
         folder = write_web_page(run, node_modules)

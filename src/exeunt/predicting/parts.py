@@ -7,21 +7,20 @@ in a hidden folder beside it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import check_writable, locks, make_folder, open_regular, parse_json, remove_half_written
+from exeunt._files import locked, parse_json, remove_half_written
 from exeunt._paths import AnyPath, RemotePath, open_arrow, place, read_bytes, write_bytes
 from exeunt._sealed import content_digest
 from exeunt._text import counted
@@ -32,7 +31,7 @@ from exeunt.predicting.summary import JobProgress, Tally
 from exeunt.run.folder import RunFolder
 
 # Readers of folders of Parquet files skip names that begin with an underscore or a dot.
-_JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", "lock"
+_JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", ".lock"
 _HALF = ".*.tmp"  # files of processes that were killed while they wrote them
 _OF, _TALLY = b"exeunt.job", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read in parallel, and that are queued for reading
@@ -118,15 +117,19 @@ def fill_folder(
 ) -> Tally:
     """Fill a folder with the parts of a job, and return its tally. Parts of the same job that are there are kept.
 
-    Raises as `open_folder` and `finish_folder` do.
+    Raises as `locked`, `open_folder` and `finish_folder` do.
     """
     about = {**job.describe(inputs, by_content=False), "block": block_size}
-    parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
-    total, left = done_in(parts, blocks)
-    with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
-        do_blocks(job, inputs, left, parts, progress, say)
-    inputs.check_unchanged()
-    return finish_folder(parts, blocks)
+    folder = place(out).absolute()
+    with (
+        nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out)
+    ):  # stores have no locks
+        parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
+        total, left = done_in(parts, blocks)
+        with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
+            do_blocks(job, inputs, left, parts, progress, say)
+        inputs.check_unchanged()
+        return finish_folder(parts, blocks)
 
 
 def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Parts:
@@ -135,8 +138,6 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
     `force`: remove the parts that another job left. Raises InputError for a folder that holds anything else.
     """
     folder = place(out).absolute()
-    if not isinstance(folder, RemotePath):
-        check_writable(folder, f"cannot write {out}")
     there: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
     found = [file for file in there if file.name != _LOCK and not fnmatch(file.name, _HALF)]
     before = _json(folder / _JOB)
@@ -219,35 +220,16 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
     open; the lock ends with that process, however it ends.
     """
     folder = out.with_name(f".{out.name}.parts")
-    if (lock := _locked(folder)) is None:
-        raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
-    with lock:
+    with locked(folder / _LOCK, out):
         done = False
         try:
             parts = open_folder(str(folder), job, force=True)
-            remove_half_written(out)
+            remove_half_written(out.parent, out.name)
             yield parts
             done = True
         finally:
             if done or not list(folder.glob("*.parquet")):
                 shutil.rmtree(folder, ignore_errors=True)  # on Windows the open lock stays, and its folder
-
-
-def _locked(folder: Path) -> IO[bytes] | None:
-    """Make a folder and return its open lock file, or None if another process holds the lock.
-
-    The system frees the lock when the process ends, so the file may stay behind. A process that ends may remove the
-    folder, with the lock file, at any moment.
-    """
-    while True:
-        make_folder(folder)
-        with suppress(FileNotFoundError), ExitStack() as opened:
-            file = opened.enter_context(open_regular(folder / _LOCK, "ab"))
-            if not locks(file):
-                return None
-            if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
-                opened.pop_all()
-                return file
 
 
 def _name(block: Block) -> str:

@@ -138,7 +138,6 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
 
 def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
     """Make `out` the folder of this run. Raises InputError if it belongs to another run or cannot be made."""
-    _files.check_writable(out, f"cannot make the run folder {out}")
     _files.make_folder(out)
     refuse_other_run(out, job, data)
     _files.write_json(out / JOB_FILE, _as_json(job, data))

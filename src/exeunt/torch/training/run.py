@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import check_writable, write_text
+from exeunt._files import check_writable, locked, remove_half_written, write_text
 from exeunt._progress import Progress
 from exeunt._sealed import content_digest
 from exeunt._text import counted
@@ -107,7 +107,25 @@ def _says_how_to_skip() -> Iterator[None]:
 
 
 @_says_how_to_skip()
-def run_training(
+def run_training(job: TrainingJob, out: Path, **options: Any) -> RunFolder | None:
+    """Train a job into the folder `out`. After a kill, the same call resumes the training.
+
+    `options`: `command`, the command line; `config`, the options of `exeunt train` as YAML, kept in the run; `say`,
+    which gets the messages; `cache`, a folder of decoded images; `progress`, whether it is shown.
+
+    A finished run is opened and returned as it is. Under `torchrun` the processes train together;
+    the first one records and writes, the others return None.
+
+    Raises InputError if `out` holds another run, if another process trains one there, or if the data have changed since
+    the run began.
+    """
+    check_writable(out, f"cannot make the run folder {out}")
+    writes = is_first_process() and not RunFolder.exists(out)
+    with locked(out / ".lock", out) if writes else nullcontext():
+        return _run_training(job, out, **options)
+
+
+def _run_training(
     job: TrainingJob,
     out: Path,
     *,
@@ -117,18 +135,8 @@ def run_training(
     cache: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
-    """Train a job into the folder `out`. After a kill, the same call resumes the training.
-
-    `config`: options of `exeunt train` as YAML, kept in the run. `cache`: folder of decoded images.
-
-    A finished run is opened and returned as it is. Under `torchrun` the processes train together;
-    the first one records and writes, the others return None.
-
-    Raises InputError if `out` holds another run, or if the data have changed since the run began.
-    """
     say = say if is_first_process() else lambda _: None
     job.check()
-    check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
     refuse_other_run(out, job)
@@ -153,8 +161,10 @@ def run_training(
         say(f"the heads alone learn: {job.model} must return a trained network\n")
     split = content_digest(data.plan.to_dict())
     begin_run(out, asked, {"data_fingerprint": data.plan.fingerprint, "split_digest": split})
-    if config and is_first_process():
-        write_text(out / CONFIG, config)
+    if is_first_process():
+        remove_half_written(out)
+        if config:
+            write_text(out / CONFIG, config)
     _train(data, out, say=say, progress=progress)
     if not is_first_process():
         return None
