@@ -387,27 +387,21 @@ def complaint(request: Hostile, answer: bytes) -> str:
 
 
 @contextmanager
-def served(run: Path, *options: str) -> Iterator[tuple[int, int]]:
+def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
     """Serve a run in a process with an API key, and yield its port and process id."""
     with tempfile.TemporaryDirectory() as folder:
         (keys := Path(folder, "keys")).write_text(KEY)
-        log = Path(folder, "log")
-        command = [
-            sys.executable,
-            "-m",
-            "exeunt",
-            "serve",
-            str(run),
-            "--port",
-            "0",
-            "--api-key-file",
-            str(keys),
-        ]
-        with log.open("w") as stderr, subprocess.Popen([*command, *options], stderr=stderr) as process:
+        log, due = Path(folder, "log"), time.monotonic() + 120
+        command = [sys.executable, "-m", "exeunt", "serve", str(run), "--api-key-file", str(keys)]
+        command += ["--port", "0", "--workers", str(workers)]
+        with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as process:
             try:
-                while not (found := re.search(r"running on http://127.0.0.1:(\d+)", log.read_text())):
+                while log.read_text().count("Application startup complete") < workers:
                     assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < due, log.read_text()
                     time.sleep(0.05)
+                found = re.search(r"running on http://127.0.0.1:(\d+)", log.read_text())
+                assert found is not None
                 yield int(found[1]), process.pid
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
@@ -433,10 +427,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    given, more = parser.parse_known_args()
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
     wanted = alone(given.run)
     begun = time.monotonic()
-    with served(given.run, *more) as (port, pid):
+    with served(given.run, given.workers) as (port, pid):
         model = given.run.resolve().name
         report = attack(
             port, pid, wanted, model=model, n=given.requests, seed=given.seed, clients=given.clients

@@ -26,7 +26,7 @@ def test_a_generator_makes_the_same_requests_again():
 def test_three_thousand_hostile_requests(exported, workers):
     """No crash, no way around the keys, no wrong answer for good requests, and no more memory at the end."""
     wanted = alone(exported.path)
-    with served(exported.path, "--workers", str(workers)) as (port, pid):
+    with served(exported.path, workers) as (port, pid):
         report = attack(port, pid, wanted, model=exported.path.name, n=3000, seed=38 + workers, clients=4)
     assert report.wrong == []
     assert report.statuses["good", 200] == report.good == 300
@@ -46,7 +46,7 @@ def test_scan_bombs_to_two_workers_hold_up_neither_answers_nor_the_end(exported,
     def asked(image):
         return generator.request(body=json.dumps({"images": [base64.b64encode(image).decode()]}).encode())
 
-    with served(exported.path, "--workers", "2") as (port, _):
+    with served(exported.path, 2) as (port, _):
         generator = Generator(0, "run", port)
         good, bomb = asked(good_images()[0]), asked(many_scans(scans=scans))
         for _ in range(6):
