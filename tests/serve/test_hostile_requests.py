@@ -13,6 +13,7 @@ from hostile_images import many_scans
 from hostile_requests import Generator, Hostile, alone, attack, exchanged, good_images, served, status_of
 
 
+@pytest.mark.slow
 def test_a_generator_makes_the_same_requests_again():
     first, again, other = (Generator(seed, "m", 80) for seed in (3, 3, 4))
     made = [first() for _ in range(60)]

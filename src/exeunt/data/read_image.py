@@ -37,8 +37,9 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     The first frame of an animation is read. EXIF rotation is applied, transparent pixels are blended with white,
     16-bit grey is scaled to 8 bits, CMYK is converted. Colour profiles are not applied. `name`: for messages.
 
-    Raises UnreadableImage, naming the file, if it is missing, truncated, not an image, or has pixels whose range
-    is unknown (32-bit integers above 65535, floats outside [0, 1]). FileError if its disk or store does not answer.
+    Raises UnreadableImage, naming the file, if it is missing, truncated, not an image, a PNG with a wrong checksum, or
+    has pixels whose range is unknown (32-bit integers above 65535, floats outside [0, 1]). FileError if its disk or
+    store does not answer.
     """
     if isinstance(image, np.ndarray):
         return _rgb_array(image, name)

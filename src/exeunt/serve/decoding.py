@@ -136,9 +136,7 @@ class InputReader:
         self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not thread-safe
         if self.kind == "image":
-            warnings.filterwarnings(
-                "ignore", module="PIL"
-            )  # of damaged images, which would all be remembered
+            warnings.filterwarnings("ignore", module="PIL")  # Python remembers each, and they quote the image
             ways = [load_preparation(run.open_model(entry.name)) for entry in run.cascade] or [self._way]
             self.size = ways[0].size
             # If all models resize alike, it is done here, in many threads, and rows of all sizes can be joined.
@@ -227,12 +225,15 @@ class InputReader:
             with suppress(TimeoutError):
                 read, taken = processes.call(seconds, self._read_image, image, name, allowance)
                 allowance.seconds = seconds - taken
-                if isinstance(read, Exception):
+                if isinstance(read, UnreadableImage):
                     raise read
-                allowance.taken = read[2].taken
-                return read[:2]  # type: ignore[no-any-return]
-        why = f"decoding the images of a request may take {_SECONDS:g} s where headers do not bound the time"
-        raise UnreadableImage(name, f"{why}: send a smaller image, or a plain JPEG or PNG")
+                if not isinstance(read, Exception):  # such as MemoryError
+                    allowance.taken = read[2].taken
+                    return read[:2]  # type: ignore[no-any-return]
+        why = f"where headers do not bound it, decoding the images of a request may take {_SECONDS:g} s"
+        raise UnreadableImage(
+            name, f"{why} and {_PROCESS_BYTES / 2**30:g} GB: send a smaller image, or a plain JPEG or PNG"
+        )
 
     def texts(self, texts: Sequence[Any]) -> Rows:
         """Read texts, or pairs of texts if the network was trained on such."""

@@ -63,6 +63,10 @@ class LimitedProcesses:
                 [sys.executable, "-W", "ignore", "-m", __name__, *numbers],
                 pass_fds=[other_end.fileno()],
                 stderr=subprocess.DEVNULL,
+                env={
+                    **os.environ,
+                    "OPENBLAS_NUM_THREADS": "1",
+                },  # the buffers of many would exceed its memory
                 start_new_session=True,  # ctrl-C is not for it
             )
         self._all.add(process)
