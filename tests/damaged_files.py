@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
+class Hangs(BaseException):
+    """Something takes too long. Nothing catches it by mistake, as it is no error."""
+
+
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError if the block takes longer, as when it waits for a pipe."""
+    """Raise Hangs if the block takes longer, as when it waits for a pipe."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"it hangs: no answer in {seconds} s")
+        raise Hangs(f"no answer in {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)

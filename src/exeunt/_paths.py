@@ -34,6 +34,13 @@ _PATIENCE = "retry_limit_seconds=60"
 """Default for Google's store: PyArrow would wait a quarter of an hour for an answer."""
 
 
+CHANGED = (
+    "{} was changed or replaced while it was read (its size, time or footer is another one): leave files as they are "
+    "until the command ends, and start it anew"
+)
+"""What is said of a file that was changed or replaced while it was read."""
+
+
 class _Stat(NamedTuple):
     st_size: int
     st_mtime_ns: int | None
@@ -184,6 +191,18 @@ def _by_fsspec(text: str) -> tuple[Any, str]:
             f"cannot open {text}: {one_line(error)}; name a path, s3://, gs:// or what fsspec opens"
         ) from error
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), path
+
+
+def size_and_time(path: AnyPath) -> tuple[int, int]:
+    """Return the size of a file and when it was written, in ns; in an object store to the second. -1 if missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    time = found.st_mtime_ns or 0
+    return found.st_size, time // 10**9 if is_remote(
+        path
+    ) else time  # listings tell more digits than requests
 
 
 def open_arrow(path: AnyPath) -> Any:

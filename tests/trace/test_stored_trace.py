@@ -41,6 +41,16 @@ def test_chunks_are_the_inputs_in_order(folder, monkeypatch):
     assert "100 inputs in 3 files" in repr(found)
 
 
+def test_a_file_that_is_replaced_between_two_passes_is_told(folder):
+    whole, path = folder
+    found = StoredTrace.open(path)
+    assert sum(chunk.n for chunk in found.chunks()) == 100
+    whole.take(np.roll(np.arange(60, 100), 1)).save(path / "part-2.parquet")
+    for read in (lambda: list(found.chunks(["margin"])), lambda: found.n_shared(whole.row[:3])):
+        with pytest.raises(ex.InputError, match=r"part-2\.parquet was changed or replaced while it was read"):
+            read()
+
+
 def test_rows_of_a_whole_trace_are_those_of_memory_whatever_the_chunks(
     make_logit_trace, tmp_path, monkeypatch
 ):

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._paths import AnyPath, is_remote, open_arrow, read_patiently, unlisted
-from exeunt.data.stored_inputs import CHANGED, SMALL_BYTES, cell_content, size_and_time
+from exeunt._paths import CHANGED, AnyPath, is_remote, open_arrow, read_patiently, size_and_time, unlisted
+from exeunt.data.stored_inputs import SMALL_BYTES, cell_content
 from exeunt.errors import ArtefactError, FileError, InputError
 
 _IMAGES = ("img", "image")

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
-from exeunt._paths import RemotePath
+from exeunt._paths import CHANGED, RemotePath
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import (
-    CHANGED,
     SMALL_BYTES,
     BadCell,
     KeptColumn,

@@ -12,17 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exeunt._paths import AnyPath, RemotePath, is_remote, unlisted
+from exeunt._paths import AnyPath, RemotePath, is_remote, size_and_time, unlisted
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""
-
-
-CHANGED = (
-    "{} was changed or replaced while it was read (its size, time or footer is another one): leave inputs as they are "
-    "until the job ends, and start it anew"
-)
-"""What is said of a file of inputs that was changed or replaced while it was read."""
 
 
 class StoredInputs(Protocol):
@@ -271,18 +264,6 @@ def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], st
         return f"{files[number]}#{row - (int(ends[number - 1]) if number else 0)}"
 
     return name
-
-
-def size_and_time(path: AnyPath) -> tuple[int, int]:
-    """Return the size of a file and when it was written, in ns; in an object store to the second. -1 if missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return -1, -1
-    time = found.st_mtime_ns or 0
-    return found.st_size, time // 10**9 if is_remote(
-        path
-    ) else time  # listings tell more digits than requests
 
 
 def cell_content(value: Any, root: AnyPath) -> Any:

@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._arrays import Keys
-from exeunt._paths import AnyPath, is_remote, open_arrow, place, read_patiently
+from exeunt._paths import (
+    CHANGED,
+    AnyPath,
+    is_remote,
+    open_arrow,
+    place,
+    read_patiently,
+    size_and_time,
+    unlisted,
+)
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
@@ -57,6 +66,7 @@ class StoredTrace:
     models: tuple[CascadeStep, ...] = ()
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
+    _found: tuple[tuple[int, int], ...] = ()
     _shared: dict[bytes, int] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
 
@@ -76,13 +86,13 @@ class StoredTrace:
         """
         found = place(folder)
         listed: Iterator[AnyPath] = found.glob("*.parquet") if found.is_dir() else iter(())
-        if not (files := tuple(sorted(listed, key=str))):
+        if not (files := tuple(map(unlisted, sorted(listed, key=str)))):
             raise InputError(
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
                 "ExitTrace.save writes them"
             )
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers slowly
-            footers = list(pool.map(_footer, files))
+            footers, stamps = list(pool.map(_footer, files)), tuple(pool.map(size_and_time, files))
         first, cost = footers[0], footers[0].header.cost
         if any(footer.header.rows_per_group for footer in footers):
             raise InputError(
@@ -100,7 +110,7 @@ class StoredTrace:
                 f"inputs differ in what they cost in {folder}: such a trace must fit in memory, see ExitTrace.load"
             )
         n, columns = sum(footer.rows for footer in footers), tuple(first.schema.names)
-        opened = cls(files, n, cost, columns, tuple(models), say=say)
+        opened = cls(files, n, cost, columns, tuple(models), say=say, _found=stamps)
         if models and sum(step.n_exits for step in models) != opened.n_exits:
             raise InputError(
                 f"{folder} holds the outputs of {counted(opened.n_exits, 'exit')}, and the models have "
@@ -124,9 +134,10 @@ class StoredTrace:
 
         `scores`: names of the scores to read, by default all. All are read as well if the files lack one of them, or
         if there are changes, which may need any. Log-probabilities are read together with all scores.
-        Raises ArtefactError for a damaged file, FileError if its store does not answer.
+        Raises ArtefactError for a damaged file, InputError for one that has changed, FileError if its store does not
+        answer.
         """
-        for file in self.files:
+        for file in self._each():
             footer = _footer(file)
             schema, named = footer.schema, {SCORE + name for name in scores or ()}
             wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
@@ -145,10 +156,17 @@ class StoredTrace:
         """Return how many rows have one of these keys."""
         name = rows.tobytes()
         if name not in self._shared:
-            blocks = (self._with_rows(file, _footer(file), ["id"], _MOST_ROWS) for file in self.files)
+            blocks = (self._with_rows(file, _footer(file), ["id"], _MOST_ROWS) for file in self._each())
             keys = (table[ROW].to_numpy() for tables in blocks for table in tables)
             self._shared[name] = sum(int(np.isin(block, rows).sum()) for block in keys)
         return self._shared[name]
+
+    def _each(self) -> Iterator[AnyPath]:
+        """Yield the files. Raises InputError after one whose size or time is another one than when it was opened."""
+        for file, found in zip(self.files, self._found, strict=True):
+            yield file
+            if size_and_time(file) != found:
+                raise InputError(CHANGED.format(file))
 
     def _with_rows(self, file: AnyPath, footer: _Footer, columns: Sequence[str], most: int) -> Iterator[Any]:
         """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""

@@ -1,0 +1,352 @@
+"""Files of runs and inputs, mutated by the hundred, under the commands that read them: a test, or a campaign.
+
+    python tests/cli/mutated_files.py --seed 38
+
+mutates one file after the other and prints what the commands made of it. A mutated file may be refused, with a line
+that says why, or change nothing. It must not hang a command, end it with an unexpected error, run code, or change an
+answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import faulthandler
+import io
+import os
+import pickle
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import zlib
+from collections import Counter
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # where it runs as a program
+
+from damaged_runs import WORDS, image_run, text_run  # noqa: E402
+
+from damaged_files import DEEP, Hangs, within  # noqa: E402 - after the path
+from exeunt.errors import ExeuntError  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KINDS = ("image", "text", "cascade")
+COMMANDS = ("verify", "show", "predict", "serve")
+CONTENTS = ("flip",) * 7 + ("burst", "cut", "cut", "cut", "headless", "twice", "zeros", "empty", "noise")
+CONTENTS += ("other run", "sibling", "deep", "header", "pickle")
+PLACES = ("folder", "link", "loop", "pipe", "device", "socket", "gone")
+LONGEST_S = 60
+UNSEALED = {"serving.json", "evaluation.json"}
+"""Files of a run that change no answer, and have no digest."""
+
+
+class _Bomb:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def content_of(how: str, content: bytes, rng: Any, other: bytes, sibling: bytes, marker: Path) -> bytes:
+    """Return a file's content, mutated."""
+    middle = int(rng.integers(len(content)))
+    if how == "flip":
+        return (
+            content[:middle] + bytes([content[middle] ^ (1 << int(rng.integers(8)))]) + content[middle + 1 :]
+        )
+    if how == "burst":
+        return content[:middle] + rng.bytes(64) + content[middle + 64 :]
+    made: dict[str, Callable[[], bytes]] = {
+        "cut": lambda: content[:middle],
+        "headless": lambda: content[middle + 1 :],
+        "twice": lambda: content * 2,
+        "zeros": lambda: bytes(len(content)),
+        "empty": lambda: b"",
+        "noise": lambda: rng.bytes(len(content)),
+        "other run": lambda: other,
+        "sibling": lambda: sibling,
+        "deep": lambda: DEEP,
+        "header": lambda: with_absurd_header(content),
+        "pickle": lambda: pickle.dumps(_Bomb(marker)),
+    }
+    return made[how]()
+
+
+def with_absurd_header(content: bytes) -> bytes:
+    """Return content that announces more than any machine holds."""
+    if content.startswith(b"PAR1"):
+        return content[:-8] + struct.pack("<I", 0x7FFFFFF0) + b"PAR1"
+    if content.startswith(b"\x89PNG"):
+        header = b"IHDR" + struct.pack(">II", 2**31 - 1, 2**31 - 1) + content[24:29]
+        return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    if content.startswith(b"{"):
+        return content.replace(b'"version": ', b'"version": ' + b"9" * 5000)
+    return struct.pack("<Q", 2**62) + content[8:]
+
+
+@contextmanager
+def in_place_of(file: Path, how: str, content: bytes | None) -> Iterator[None]:
+    """Put something else in the place of a file for a while."""
+    whole, before = file.read_bytes(), file.stat()
+    file.unlink()
+    made: dict[str, Callable[[], Any]] = {
+        "folder": file.mkdir,
+        "link": lambda: file.symlink_to(file.parent / "nowhere"),
+        "loop": lambda: file.symlink_to(file),
+        "pipe": lambda: os.mkfifo(file),
+        "device": lambda: file.symlink_to("/dev/zero"),
+        "socket": lambda: _bind(file),
+        "gone": lambda: None,
+    }
+    if content is None:
+        made[how]()
+    else:
+        file.write_bytes(content)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+        file.write_bytes(whole)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _bind(file: Path) -> None:
+    here = Path.cwd()
+    os.chdir(file.parent)  # addresses of sockets are short
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(file.name)
+    finally:
+        os.chdir(here)
+
+
+def made_network(path: Path, kind: str) -> None:
+    """Make the run of an untrained network of images or texts, which ONNX Runtime answers."""
+    from exeunt.torch.to_onnx import export_run
+
+    export_run(image_run(path) if kind == "image" else text_run(path), say=lambda _: None)
+
+
+def made_cascade(root: Path, seed: int) -> None:
+    """Make the run of a cascade of two classifiers of texts."""
+    from exeunt.making.cascade_run import make_cascade
+    from exeunt.making.estimator_run import train_tfidf
+
+    rng, source = np.random.default_rng(seed), root / "source"
+    source.mkdir()
+    for part, n in (("train", 600), ("test", 300)):
+        drawn = [rng.choice(WORDS, 5).tolist() for _ in range(n)]
+        lines = [f"{' '.join(words)} {i},{int('good' in words)}" for i, words in enumerate(drawn)]
+        (source / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    quiet: dict[str, Any] = {"say": lambda _: None}
+    models = {name: train_tfidf(str(source), root / name, **quiet) for name in ("first", "second")}
+    make_cascade(root / "run", models, **quiet)
+    assert called("calibrate", str(root / "run"), "--budget", "100%", "--policy", "eero")[0] == 0
+
+
+class Case:
+    """A run with inputs for it, another run of the same kind, and what the commands answer while all is whole."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder, self.data, self.texts = (
+            kind,
+            folder,
+            folder / "data",
+            ["good plot", "bad film"],
+        )
+        self.data.mkdir(parents=True)
+        self.root, self.other = folder / "run", folder / "other"
+        self.path = self.root / "run"
+        for seed, root in enumerate((self.root, self.other)):
+            root.mkdir()
+            made_cascade(root, seed) if kind == "cascade" else made_network(root / "run", kind)
+            (root / "run" / "serving.json").write_text(
+                '{"budget": "%s", "loads": 0}' % ("90%" if seed else "95%")
+            )
+            (root / "run" / "evaluation.json").write_text('{"warning": ""}')
+        self.inputs = self._write_inputs(np.random.default_rng(1))
+        self.whole = {command: self.answer(command) for command in COMMANDS}
+        assert all(status == 0 for status, _ in self.whole.values()), self.whole
+
+    def _write_inputs(self, rng: Any) -> list[Path]:
+        if self.kind == "image":
+            from PIL import Image
+
+            self.png = []
+            for i in range(3):
+                file = self.folder / f"{i}.png"
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file)
+                self.png.append(file.read_bytes())
+                file.replace(self.data / file.name)
+            return sorted(self.data.iterdir())
+        file, table = self.data / "test.parquet", pa.table({"text": self.texts * 4})
+        pq.write_table(table, file, write_page_checksum=True, compression="none", use_dictionary=False)
+        return [file]
+
+    def files(self) -> list[Path]:
+        """What is mutated: files of the run, of the models of a cascade, and inputs."""
+        made = [file for file in self.root.rglob("*") if file.is_file() and "source" not in file.parts]
+        return sorted(made) + self.inputs
+
+    def answer(self, command: str) -> tuple[int, Any]:
+        """Return a command's status, as the shell has it, and what it answered."""
+        if command == "serve":
+            return self._served()
+        out = self.folder / "out.parquet"
+        out.unlink(missing_ok=True)
+        more = ["--data", str(self.data), "--out", str(out)] if command == "predict" else []
+        status, said, err = called(command, str(self.path), *more)
+        if command == "predict" and out.exists():
+            return status, pq.read_table(out).drop_columns(["confidence"]).to_pylist()
+        return status, said if status == 0 or command == "verify" else err
+
+    def _served(self) -> tuple[int, Any]:
+        from fastapi.testclient import TestClient
+
+        from exeunt.serve.app import make_app
+        from exeunt.serve.settings import Settings
+
+        body = {"texts": self.texts}
+        if self.kind == "image":
+            body = {"images": [base64.b64encode(one).decode() for one in self.png]}
+        try:
+            with TestClient(make_app(Settings(run=self.path)), base_url="http://127.0.0.1:8000") as client:
+                answered = client.post("/predict", json=body)
+        except (ExeuntError, OSError) as error:
+            return 2, f"exeunt: {error}"
+        kept = ("label", "class_name", "exit", "cost", "policy", "error")
+        found = answered.json()
+        rows = [{name: row[name] for name in kept} for row in found.get("answers", ())]
+        return (0, rows) if answered.status_code == 200 else (1, found)
+
+    def problem(self, command: str, file: Path, *, is_whole: bool) -> tuple[str, str]:
+        """Return what a command made of a mutated file, and what is wrong with that, or ""."""
+        try:
+            with within(LONGEST_S):
+                status, answer = self.answer(command)
+        except Hangs as hangs:
+            return "hung", str(hangs)
+        except Exception as error:
+            return "failed", repr(error)
+        if command == "verify":
+            told = status in (1, 2) and "exeunt: unexpected" not in answer
+            may_pass = is_whole or file in self.inputs or file.name in UNSEALED
+            return ("refused", "") if told else ("same", "" if may_pass else "it was not noticed")
+        if status == 2:
+            return "refused", "" if answer.startswith("exeunt: ") else answer
+        if status:
+            return "failed", str(answer)
+        if answer == self.whole[command][1]:
+            return "same", ""
+        if command == "predict" and file in self.inputs:
+            return self._of_inputs(answer)
+        if command == "show" and is_whole:  # it says that there is no policy
+            return "another answer", ""
+        return "another answer", str(answer)
+
+    def _of_inputs(self, answer: list[dict[str, Any]]) -> tuple[str, str]:
+        """Inputs that cannot be read are told, or left out if their file is gone."""
+        whole = {row["name"]: row for row in self.whole["predict"][1]}
+        wrong = [row for row in answer if row.get("error") is None and row != whole.get(row["name"])]
+        return ("another answer", str(wrong)) if wrong else ("told in a row", "")
+
+
+def called(*arguments: str) -> tuple[int, str, str]:
+    """Run the command line; an error that it does not turn into a line is raised."""
+    from exeunt.cli import main
+
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["exeunt", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        return int(ended.code or 0), out.getvalue(), err.getvalue()
+    finally:
+        sys.argv = before
+    return 0, out.getvalue(), err.getvalue()
+
+
+def mutations(case: Case, seed: int) -> Iterator[tuple[Path, str, bytes | None]]:
+    """Yield files, what is done to each, and its new content; None where something else takes its place."""
+    marker = case.folder / "code was run"
+    rng = np.random.default_rng(seed)
+    for file in case.files():
+        content, siblings = (
+            file.read_bytes(),
+            [one for one in case.files() if one.parent == file.parent != file],
+        )
+        others = [one for one in siblings if one.read_bytes() != content] or case.files()
+        sibling = others[int(rng.integers(len(others)))].read_bytes()
+        other = sibling if file in case.inputs else (case.other / file.relative_to(case.root)).read_bytes()
+        for how in CONTENTS:
+            yield file, how, content_of(how, content, rng, other, sibling, marker)
+        for how in PLACES:
+            yield file, how, None
+
+
+def campaign(
+    kind: str, folder: Path, seed: int, say: Callable[[str], None] = print
+) -> tuple[Counter[Any], list[str]]:
+    """Return how often commands did what, and what was wrong."""
+    case, counts, problems = Case(kind, folder / kind), Counter(), []
+    for file, how, content in mutations(case, seed):
+        is_whole = content == file.read_bytes() or (
+            how == "gone" and file.stem.startswith(("plan-", "policy"))
+        )
+        counts["mutations"] += 1
+        with in_place_of(file, how, content):
+            for command in COMMANDS:
+                if command == "serve" and file in case.inputs:
+                    continue
+                faulthandler.dump_traceback_later(
+                    3 * LONGEST_S, exit=True
+                )  # where even a signal is not looked at
+                what, wrong = case.problem(command, file, is_whole=is_whole)
+                faulthandler.cancel_dump_traceback_later()
+                counts[command, what] += 1
+                if wrong:
+                    name = file.relative_to(case.folder)
+                    problems.append(f"{command}, {name}, {how}: {what}, {wrong[:300]}")
+                    say(problems[-1])
+        if (case.folder / "code was run").exists():
+            problems.append(f"{file.relative_to(case.folder)}, {how}: code was run")
+            (case.folder / "code was run").unlink()
+    after = {command: case.answer(command) for command in COMMANDS}
+    if after != case.whole:
+        problems.append("the whole run answers otherwise at the end")
+    return counts, problems
+
+
+def main() -> int:
+    """Mutate the files of a run of images and of a run of texts. Returns how many commands did something wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=38)
+    seed, total, problems = parser.parse_args().seed, Counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            counts, wrong = campaign(kind, Path(folder), seed)
+            total += counts
+            problems += wrong
+    print(f"{total.pop('mutations')} mutations, {len(problems)} problems")
+    for (command, what), n in sorted(total.items()):
+        print(f"{command:8} {what:16} {n:5}")
+    return len(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 99))
