@@ -135,6 +135,48 @@ def test_what_workers_count_is_added_up_and_outlives_them(folder, tmp_path, monk
 
 
 @pytest.mark.slow
+def test_a_worker_that_cannot_start_leaves_the_others_in_service_and_a_killed_server_no_folder(
+    folder, tmp_path, monkeypatch
+):
+    import httpx
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    policy, away = folder / "run" / "policy.json", tmp_path / "policy.json"
+
+    def answering(url):
+        return (
+            httpx.get(f"{url}/v2/health/ready", timeout=60).raise_for_status().json()["workers"]["answering"]
+        )
+
+    def until(condition):
+        end = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    with serving(folder, workers=2) as (process, url, lines):
+        started = [re.search(r"process \[(\d+)\]", line["what"]) for line in lines]
+        policy.rename(away)
+        try:
+            os.kill(int(next(found for found in started if found)[1]), signal.SIGKILL)
+            until(
+                lambda: (
+                    [line["next_start_s"] for line in lines if "died" in line["what"]][:3] == [0.0, 1.0, 2.0]
+                )
+            )
+            assert process.poll() is None
+            assert answering(url) == 1
+            assert "exeunt_workers 1.0" in httpx.get(f"{url}/metrics", timeout=60).text
+            assert httpx.post(f"{url}/predict", json=TEXTS, timeout=60).status_code == 200
+        finally:
+            away.rename(policy)
+        until(lambda: answering(url) == 2)
+        (left,) = tmp_path.glob("exeunt-*")
+    with serving(folder, workers=2):
+        assert not left.exists()
+
+
+@pytest.mark.slow
 def test_workers_end_with_what_looks_after_them(folder):
     import httpx
 

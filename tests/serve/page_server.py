@@ -26,6 +26,7 @@ EXITS = [f"resnet20 exit {i}" for i in (2, 5, 8)] + ["resnet56 exit 2"]
 
 def made_about() -> dict[str, Any]:
     return {"model": "cifar10-cascade", "budget": POLICIES[6]["budget"], "unit": "MACs", "full_cost": 1.257e8,
+            "budget_active": POLICIES[6]["budget"],
             "policies": POLICIES, "exit_names": EXITS, "policy": "45%", "slo_ms": 50.0, "slo_quantile": 0.99,
             "tiers": {}, "workers": 1, "warning": ""}  # fmt: skip
 
@@ -44,12 +45,12 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             "t": 1000.0 + t, "requests_per_s": rows / 16, "rows_per_s": rows,
             "latency_ms": {"p50": p50, "p95": p50 * 1.9, "p99": p50 * 2.6},
             "mean_cost": policy["budget"] * rng.normal(0.97, 0.01),
-            "budget": policy["budget"], "unit": "MACs", "exits_now": [0.3, 0.21, 0.37, 0.12],
+            "budget_active": policy["budget"], "workers": 1, "unit": "MACs", "exits_now": [0.3, 0.21, 0.37, 0.12],
             "exits_plan": [0.31, 0.2, 0.36, 0.13], "policy": policy["name"], "estimated_accuracy": policy["accuracy"],
             "accuracy_without_load": POLICIES[6]["accuracy"], "rows_waiting": int(20 + 200 * busy),
             "degraded_per_s": 0.0, "expired_per_s": 0.0, "refused_per_s": 0.0,
             "errors_per_s": 0.4 if t == n - 1 else 0.0,
-            "budget_limit": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
+            "budget": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
             "policy_without_load": POLICIES[6]["name"],
         })  # fmt: skip
     return made

@@ -262,11 +262,8 @@ def test_events_show_the_last_seconds(client, server):
     accuracy = {one["name"]: one["accuracy"] for one in about["policies"]}
     assert found["estimated_accuracy"] == pytest.approx(accuracy["45%"])
     assert found["accuracy_without_load"] == pytest.approx(accuracy["45%"])  # it is what they asked for
-    assert (found["policy"], found["policy_without_load"], found["budget"]) == (
-        "80%",
-        "80%",
-        found["budget_limit"],
-    )
+    assert (found["policy"], found["policy_without_load"], found["workers"]) == ("80%", "80%", 1)
+    assert found["budget"] == found["budget_active"] == about["budget"] == about["budget_active"]
 
 
 def test_what_happens_in_the_first_seconds_is_told_by_the_second(own):

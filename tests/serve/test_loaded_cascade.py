@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.making.cascade_run import make_cascade
 from exeunt.policy import PolicySet
+from exeunt.predicting.predict import predict_inputs
+from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
 
 pytest.importorskip("fastapi")
 
 from exeunt.serve.loaded_run import load_run
+from exeunt.serve.prediction import answer_columns
 from exeunt.serve.settings import Settings
 
 DATA = open_inputs("sklearn:digits")
@@ -87,6 +92,32 @@ def test_a_cascade_whose_policies_ask_different_models(cascade):
     fit = cascade.recorded("fit")
     for name, policy in opened.policies.items():
         assert opened.accuracy[name] == ex.evaluate(policy, fit.along(policy.cascade)).accuracy
+
+
+def test_predict_and_serve_number_exits_alike(cascade, tmp_path):
+    """Those of all models in a row, although the policy asks the second model alone."""
+    steps = (cascade.cascade[1].step,)
+    fit, calibrate = (cascade.recorded(part).along(steps) for part in ("fit", "calibrate"))
+    policy = replace(ex.eero(fit, calibrate, budget="80%"), cascade=steps)
+    run = RunFolder.open(shutil.copytree(cascade.path, cascade.path.with_name("second")))
+    run.save_policy(policy)
+    predict_inputs(run, DATA, tmp_path / "answers.parquet", say=lambda _: None)
+    written = pq.read_table(tmp_path / "answers.parquet").slice(0, 200)
+    opened = load_run(Settings(run=run.path))
+    rows = opened.reader.images([DATA.content(i) for i in range(200)])
+    (name,) = opened.policies
+    engine = opened.engine
+    ticket = engine.submit(rows.inputs, 0.0, policy=name, id=rows.keys)
+    engine.drain()
+    served = answer_columns(rows, [(rows.places, ticket)], opened.class_names, opened.shared.places)
+    sure = ~(served["borderline"] | np.array(written["borderline"].to_pylist()))
+    first = cascade.cascade[0].n_exits
+    assert len(set(served["exit"].tolist())) > 1
+    assert served["exit"].min() >= first
+    for column in ("exit", "label"):
+        np.testing.assert_array_equal(np.array(written[column])[sure], served[column][sure])
+    cost = policy.cost.cumulative[np.array(written["exit"]) - first]
+    np.testing.assert_allclose(np.array(written["cost"]), cost)
 
 
 def test_images_of_other_sizes_are_brought_to_one_before_they_wait(cascade):

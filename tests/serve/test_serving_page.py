@@ -70,6 +70,8 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert "Load costs an estimated 2.17 points of accuracy." in text
     assert shown(browser, "model") == "cifar10-cascade"
     assert shown(browser, "active-budget") == "22% (27.7 MMACs)"
+    assert shown(browser, "set-budget") == "45% (56.6 MMACs)"
+    assert browser.execute_script("return document.getElementById('workers').hidden")
     assert shown(browser, "lost-now") == "2.17 points"
     assert "Target: 99% of the answers within 50 ms. The controller has lowered the budget." in shown(
         browser, "controller"
@@ -104,6 +106,17 @@ def test_the_controller_says_what_it_does(opened, browser, message, budget, expi
     opened([event | changed], width=390, about={"slo_quantile": 0.999})
     live(browser)
     assert message in shown(browser, "controller")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_it_shows_all_workers_together_and_says_which_do_not_answer(opened, browser):
+    (event,) = made_events(1)
+    opened([event | {"workers": 4}], width=390, about={"workers": 4})
+    live(browser)
+    assert shown(browser, "workers") == "All 4 workers together."
+    opened([event | {"workers": 3}], width=390, about={"workers": 4})
+    live(browser)
+    assert shown(browser, "workers") == "Only 3 of 4 workers answer: see the log of the server."
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 

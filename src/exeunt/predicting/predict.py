@@ -187,7 +187,7 @@ class PredictJob(Job):
         def take_done() -> Iterator[DoneBlock]:
             for start, block in list(blocks.items()):
                 if block.end is not None and block.waits == 0:
-                    yield self._done(blocks.pop(start), block.end)
+                    yield self._done(blocks.pop(start), block.end, np.array(opened.places))
                 elif ordered:
                     return
 
@@ -204,7 +204,7 @@ class PredictJob(Job):
             return batch.keys
         return row_keys(("predict", block.start, batch.keys[:64].tolist()), batch.positions)
 
-    def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
+    def _done(self, block: OpenBlock, end: BlockEnd, places: Integers) -> DoneBlock:
         n, k = block.block.n, len(self.class_names)
         arrays = {
             "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
@@ -219,6 +219,8 @@ class PredictJob(Job):
         for positions in block.truncated:
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
+        cost_apart = self.policy.cost.cumulative[arrays["exit"][answered]].sum()
+        arrays["exit"] = places[arrays["exit"]]  # among those of the run, whatever exits the policy asks
         errors = block.errors(np.flatnonzero(answered))
         why = [errors.get(i) for i in range(n)]
         cells = self.written.cells(end.names, arrays, why, probabilities, end.kept)
@@ -227,7 +229,7 @@ class PredictJob(Job):
             n_borderline=int(arrays["borderline"][answered].sum()),
             n_truncated=int(arrays["truncated"][answered].sum()),
             cost=float(arrays["cost"][answered].sum()),
-            cost_apart=float(self.policy.cost.cumulative[arrays["exit"][answered]].sum()),
+            cost_apart=float(cost_apart),
         )  # fmt: skip
         unreadable = [str(error) for _, error in block.unreadable]
         return DoneBlock(block.block, cells, tally, unreadable, self.written.schema)

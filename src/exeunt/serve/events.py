@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from exeunt.serve.active_run import ActiveRun
-from exeunt.serve.metrics import Counts, Metrics
+from exeunt.serve.metrics import Counts, Recent
 from exeunt.serve.settings import Settings
 
-_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_QUANTILES = ("p50", "p95", "p99")
 _PROBLEMS = ("degraded", "expired", "refused", "errors")
 
 
@@ -40,7 +40,7 @@ class EventStream:
 
 
 def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
-    """Return the budget, the active policy, and the policies to choose from, JSON-able.
+    """Return the budget, the active policy and its budget, and the policies to choose from, JSON-able.
 
     `full_cost`: what shares of the budget refer to. `warning`: why the guarantees may not hold, found by
     `exeunt evaluate`.
@@ -59,6 +59,7 @@ def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
     return {
         "model": settings.model_name,
         "budget": active.limit,
+        "budget_active": loaded.policies[active.policy].budget,
         "unit": cost.unit,
         "full_cost": cost.reference,
         "policy": active.policy,
@@ -72,44 +73,47 @@ def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
     }
 
 
-def snapshot(active: ActiveRun, metrics: Metrics, now: float) -> dict[str, Any]:
+def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
     """Return what happened in the last ten seconds, and what is active, JSON-able; None for what is unknown.
 
-    `latency_ms`: of requests, from their last byte. `mean_cost`: per row, in `unit`, as are `budget`, that of the
-    active policy, and `budget_limit`, the one that was set. `exits_now`, `exits_plan`: shares per exit of the run, as
-    `exit_names`. `policy`: the active one; `policy_without_load`; `policies`: names of all.
+    `latency_ms`: of requests, from their last byte. `mean_cost`: per row, in `unit`, as are `budget`, the one that was
+    set, and `budget_active`, that of the active policy. `exits_now`, `exits_plan`: shares per exit of the run, as
+    `exit_names`. `policy`: the active one; `policy_without_load`; `policies`: names of all. `workers`: that answer.
     `estimated_accuracy`: of the rows answered, from the traces on fit, less what rows lost that were degraded or
     expired; `accuracy_without_load`: under the policies that rows named, or else under `policy_without_load`.
     """
     loaded = active.loaded
-    counts, elapsed = metrics.last_seconds(now)
-    seconds = [one for one, *_ in counts.seconds]
-    latency = {
-        name: 1e3 * float(np.quantile(seconds, q)) if seconds else None for name, q in _QUANTILES.items()
-    }
+    counts, elapsed = recent.counts, recent.elapsed
+    latencies = counts.latency_quantiles(0.5, 0.95, 0.99)
     rows = counts.answered.total()
-    policy = loaded.policies[active.policy]
+    # A worker that loads the run again may have a policy that this one lacks.
+    name = recent.policy if recent.policy in loaded.policies else active.policy
+    policy = loaded.policies[name]
     exits_plan = [0.0] * len(loaded.exit_names)
-    for place, rate in zip(loaded.places(active.policy), policy.rates.tolist(), strict=True):
+    for place, rate in zip(loaded.places(name), policy.rates.tolist(), strict=True):
         exits_plan[place] += rate
     return {
         "t": time.time(),
-        "requests_per_s": len(seconds) / elapsed,
+        "workers": recent.workers,
+        "requests_per_s": counts.latencies.total() / elapsed,
         "rows_per_s": rows / elapsed,
-        "latency_ms": latency,
+        "latency_ms": {
+            name: None if seconds is None else 1e3 * seconds
+            for name, seconds in zip(_QUANTILES, latencies, strict=True)
+        },
         "mean_cost": counts.cost / rows if rows else None,
-        "budget": policy.budget,
-        "budget_limit": active.limit,
+        "budget": active.limit,
+        "budget_active": policy.budget,
         "unit": loaded.unit,
         "exit_names": loaded.exit_names,
         "exits_now": _exits_now(active, counts),
         "exits_plan": exits_plan,
-        "policy": active.policy,
+        "policy": name,
         "policy_without_load": active.policy_without_load,
         "policies": list(loaded.policies),
         "estimated_accuracy": _accuracy_now(active, counts),
         "accuracy_without_load": _accuracy_without_load(active, counts),
-        "rows_waiting": metrics.waiting,
+        "rows_waiting": recent.waiting,
         **{f"{problem}_per_s": counts.problems[problem] / elapsed for problem in _PROBLEMS},
     }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from exeunt._version import __version__
 from exeunt.errors import InputError
@@ -77,16 +77,21 @@ async def server() -> dict[str, Any]:
 
 @router.get("/health/live")
 async def live(request: Request) -> Response:
-    """Whether the server works; 503 if it should be restarted."""
-    return Response(status_code=200 if service_of(request).alive else 503)
+    """Whether the server works; 503 if it should be restarted. The body says how many of its workers answer."""
+    return _health(service := service_of(request), service.alive)
 
 
 @router.get("/health/ready")
 @router.get("/models/{model}/ready")
 @router.get("/models/{model}/versions/{version}/ready")
 async def ready(request: Request) -> Response:
-    """Whether requests are answered; 503 while the server drains."""
-    return Response(status_code=200 if service_of(request).ready else 503)
+    """Whether requests are answered; 503 while the server drains. The body says how many of its workers answer."""
+    return _health(service := service_of(request), service.ready)
+
+
+def _health(service: Service, well: bool) -> Response:
+    workers = {"answering": service.workers, "wanted": service.settings.workers}
+    return JSONResponse({"workers": workers}, 200 if well else 503)
 
 
 @router.get("/models/{model}")

@@ -1,22 +1,28 @@
 """Counts of requests and rows: for Prometheus since the start, for the page over the last seconds, and for the
-controller since it last asked.
+controller since it last asked. The workers of a server tell each other of the last seconds in files.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import prometheus_client as prometheus
 from numpy.typing import NDArray
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
+_FINE = 100
+"""Latencies are counted to 1%: so many of their whole logarithms are a factor of e."""
 
 _WINDOW_S = 10
 _LATEST = 0.05
@@ -31,8 +37,9 @@ class Counts:
     `arrived`: rows of requests that were read and name no policy; `own`: rows of the others, by policy. `requests`:
     of the former, those without a deadline of their own; `together`: their rows. `exits`: rows answered, by policy and
     exit; `ended_early`: those of them that were degraded or expired; `own_answered`: by policy, if the request names
-    it. `problems`: rows that were degraded or expired, rows with errors, requests that were refused. `seconds`: of
-    each request that was answered, from its last byte, with its rows and whether it had a deadline of its own.
+    it. `problems`: rows that were degraded or expired, rows with errors, requests that were refused. `latencies`:
+    requests that were answered, by the logarithm of their seconds from the last byte, see `latency_quantiles`.
+    `seconds`: the seconds of each, for the controller, with its rows and whether it had a deadline of its own.
     """
 
     requests: int = 0
@@ -44,6 +51,7 @@ class Counts:
     ended_early: Counter[tuple[str, int]] = field(default_factory=Counter)
     own_answered: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
     seconds: list[tuple[float, int, bool]] = field(default_factory=list)
 
     @property
@@ -54,10 +62,61 @@ class Counts:
             rows[policy] += count
         return rows
 
+    def latency_quantiles(self, *shares: float) -> list[float | None]:
+        """Return quantiles of the seconds of requests, to 1%; None if there were none."""
+        if not self.latencies:
+            return [None] * len(shares)
+        logarithms = sorted(self.latencies)
+        reached = np.cumsum([self.latencies[one] for one in logarithms])
+        places = np.searchsorted(reached, np.array(shares) * reached[-1])
+        return [math.exp(logarithms[place] / _FINE) for place in places]
+
     def add(self, other: Counts) -> None:
         """Add the counts of another period."""
         for name, theirs in vars(other).items():
             setattr(self, name, getattr(self, name) + theirs)
+
+
+@dataclass
+class Recent:
+    """The last seconds of one worker, or of several: `elapsed` seconds, with so many rows `waiting` at their end.
+
+    `policy`: the active one; `budget_active`: its budget. Of several workers it is the one with the smallest budget.
+    """
+
+    counts: Counts
+    elapsed: float
+    waiting: int
+    policy: str
+    budget_active: float
+    workers: int = 1
+
+    def of_all_workers(self) -> Recent:
+        """Return the last seconds of all workers of the server, who tell each other once a second."""
+        if SHARED_FOLDER not in os.environ:
+            return self
+        own = Path(os.environ[SHARED_FOLDER], f"{os.getpid()}.recent")
+        own.with_suffix(".new").write_bytes(msgspec.msgpack.encode(self))
+        own.with_suffix(".new").replace(own)
+        found = [self]
+        for path in own.parent.glob("*.recent"):
+            with suppress(FileNotFoundError):  # it has ended meanwhile
+                if path != own:
+                    body = path.read_bytes()
+                    found.append(
+                        msgspec.msgpack.decode(body, type=Recent, dec_hook=lambda kind, given: kind(given))
+                    )
+        counts, least = Counts(), min(found, key=lambda one: one.budget_active)
+        for one in found:
+            counts.add(one.counts)
+        elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
+        return Recent(counts, elapsed, waiting, least.policy, least.budget_active, len(found))
+
+
+def forget_worker(pid: int) -> None:
+    """Leave a worker that has ended out of what all count together now; what it has counted since the start stays."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    Path(os.environ[SHARED_FOLDER], f"{pid}.recent").unlink(missing_ok=True)
 
 
 class Metrics:
@@ -81,10 +140,14 @@ class Metrics:
         self._waiting = prometheus.Gauge(
             "rows_waiting", "Rows that are not answered yet.", multiprocess_mode="livesum", **named
         )
+        self.workers = prometheus.Gauge(
+            "workers", "Workers that answer requests.", multiprocess_mode="livesum", **named
+        )
         about = "The largest mean cost per row, in the unit of the costs. With --slo-ms, load may lower it."
         self.budget = prometheus.Gauge("budget", about, multiprocess_mode="livemostrecent", **named)
         about = "The budget of the active policy, in the unit of the costs."
         self._active = prometheus.Gauge("budget_active", about, multiprocess_mode="livemin", **named)
+        self._active.set(math.inf)  # else a worker that still loads the run would have the smallest one
         about = "Estimated accuracy that the answers of the last seconds lost to load: 0.01 is a point."
         self._lost = prometheus.Gauge("accuracy_lost", about, multiprocess_mode="livemax", **named)
 
@@ -159,7 +222,8 @@ class Metrics:
             if policy is not None:
                 counts.own_answered[policy] += sum(exits.values())
             counts.problems.update(problems)
-            counts.seconds.append((seconds, n, own_deadline))
+            counts.latencies[round(_FINE * math.log(max(seconds, 1e-6)))] += 1
+        self._since.seconds.append((seconds, n, own_deadline))
         self._seconds.observe(seconds)
         self._cost.inc(cost)
         for (answering, exit_), rows in exits.items():
@@ -176,7 +240,7 @@ class Metrics:
 
     def set_estimates(self, event: Mapping[str, Any]) -> None:
         """Take over what the page shows of the active policy (see `exeunt.serve.events.snapshot`)."""
-        self._active.set(event["budget"])
+        self._active.set(event["budget_active"])
         best, now = event["accuracy_without_load"], event["estimated_accuracy"]
         self._lost.set(0.0 if best is None or now is None else max(best - now, 0.0))
 

@@ -9,6 +9,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,26 +18,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client.multiprocess import mark_process_dead
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
+from exeunt._files import locks
 from exeunt.errors import ArtefactError, InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import load_run
-from exeunt.serve.metrics import SHARED_FOLDER
+from exeunt.serve.metrics import SHARED_FOLDER, forget_worker
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
+_SHARED = "exeunt-serve-"
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _IDLE_S = 75
 """Longer than load balancers keep connections open: a request is lost if its connection is closed while it comes in."""
@@ -46,6 +48,8 @@ _START_S = 60
 """A worker answers once it has imported what it needs; then it loads the run. A worker that replaces another one after
 SIGHUP has this time for both."""
 _LOOK_S = 0.5
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+"""Workers that do not start are started again after pauses that double."""
 
 
 def serve(settings: Settings) -> None:
@@ -65,11 +69,11 @@ def serve(settings: Settings) -> None:
         address.listen(config.backlog)  # else another server could take the same address unnoticed
         _replace_live_budget(settings)
         supervisor = _Workers(config, sockets=[address])
-        with TemporaryDirectory(prefix="exeunt-") as folder:
+        with _shared_folder() as folder:
             os.environ[SHARED_FOLDER] = folder
             supervisor.run()
             del os.environ[SHARED_FOLDER]
-        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        if supervisor.failed:
             sys.exit(1)
         return
     app = make_app(settings, loaded, around=_own_process)
@@ -126,6 +130,19 @@ def uvicorn_config(app: Callable[[], FastAPI], settings: Settings) -> uvicorn.Co
 
 
 @contextmanager
+def _shared_folder() -> Iterator[str]:
+    """A folder for what workers count together. Those of servers that were killed, whose locks nobody holds, go."""
+    for lock in Path(gettempdir()).glob(f"{_SHARED}*/lock"):
+        with suppress(OSError), lock.open("r+b") as file:
+            if locks(file):
+                shutil.rmtree(lock.parent)
+    with TemporaryDirectory(prefix=_SHARED) as folder, (new := Path(folder, "lock.new")).open("wb") as file:
+        locks(file)  # before it has its name
+        new.rename(new.with_suffix(""))
+        yield folder
+
+
+@contextmanager
 def _own_process(service: Service) -> Iterator[None]:
     """Run a service in a process that does nothing else.
 
@@ -176,44 +193,74 @@ async def _end_with_engine(service: Service) -> None:
 
 
 class _Workers(Multiprocess):
-    """Worker processes. One that dies is replaced, and its waiting rows are no longer counted.
+    """Worker processes. One that dies is replaced, and its waiting rows are no longer counted. If it does not start,
+    because the run was damaged meanwhile or memory is short, the others go on, and it is tried again after pauses that
+    grow. `failed`: no worker is left, and none starts.
 
     uvicorn's supervisor waits for a worker that does not answer, and meanwhile handles no signal and no other worker.
+    It ends with the first that does not start.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._pinged: dict[int | None, float] = {}  # when each was pinged that has not answered
-        self._seen: set[int | None] = set()
+        self.failed = False
+        self._pinged: dict[int, float] = {}  # when each was pinged that has not answered
+        self._seen: set[int] = set()
+        self._started: set[int] = set()
+        self._pause_s, self._next_start = 0.0, 0.0
 
     def keep_subprocess_alive(self) -> None:
         """Look after all workers; called twice a second."""
+        now = time.monotonic()
         for place, worker in enumerate(self.processes):
-            if self.should_exit.is_set() or (worker.process.is_alive() and self._answers(worker)):
-                continue
-            worker.kill()
-            worker.join()
-            if worker.exitcode == STARTUP_FAILURE:  # another one would fail likewise
-                self.should_exit.set()
+            if self.should_exit.is_set():
                 return
-            _log.error("a worker died", extra={"fields": {"pid": worker.pid, "exitcode": worker.exitcode}})
-            self.processes[place] = Process(self.config, self.sockets)
-            self.processes[place].start()
-        there = {worker.pid for worker in self.processes}
+            dead = worker.parent_conn.closed
+            if not dead and worker.process.is_alive() and self._answers(worker):
+                continue
+            if not dead:
+                self._bury(worker, now)
+            if now >= self._next_start:
+                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place].start()
+        there = {_pid(worker) for worker in self.processes if not worker.parent_conn.closed}
         for pid in self._seen - there:
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            forget_worker(pid)
             self._pinged.pop(pid, None)
+            self._started.discard(pid)
         self._seen = there
+        if not there:
+            self.failed = True
+            self.should_exit.set()
+
+    def _bury(self, worker: Process, now: float) -> None:
+        worker.kill()
+        worker.join()
+        if (
+            _pid(worker) not in self._started and now >= self._next_start
+        ):  # workers that fail together count once
+            self._pause_s = min(2 * self._pause_s or _PAUSE_S, _LONGEST_PAUSE_S)
+            self._next_start = now + self._pause_s
+        next_start_s = round(max(self._next_start - now, 0.0), 1)
+        fields = {"pid": worker.pid, "exitcode": worker.exitcode, "next_start_s": next_start_s}
+        _log.error("a worker died", extra={"fields": fields})
 
     def _answers(self, worker: Process) -> bool:
-        """Whether a worker has answered lately."""
-        if worker.pid not in self._pinged:
+        """Whether a worker has answered lately. It answers with whether it has started."""
+        pid = _pid(worker)
+        if pid not in self._pinged:
             worker.parent_conn.send(b"ping")
-            self._pinged[worker.pid] = time.monotonic()
+            self._pinged[pid] = time.monotonic()
         elif worker.parent_conn.poll(0):
-            worker.parent_conn.recv()
-            del self._pinged[worker.pid]
-        return time.monotonic() - self._pinged.get(worker.pid, math.inf) < _START_S
+            if worker.parent_conn.recv() and pid not in self._started:
+                self._started.add(pid)
+                self._pause_s = 0.0
+            del self._pinged[pid]
+        return time.monotonic() - self._pinged.get(pid, math.inf) < _START_S
+
+
+def _pid(worker: Process) -> int:
+    return worker.pid or 0
 
 
 # -- connections --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
-from exeunt.serve.metrics import Metrics
+from exeunt.serve.metrics import Metrics, Recent
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
@@ -31,13 +31,14 @@ class Service:
     """Answers rows with the run of its settings. All methods are for the thread of the event loop.
 
     `active`: the run in service. `events`: what the page shows, once a second. `draining`: no new requests are wanted.
+    `workers`: of the server that answer, this one included.
     """
 
     active: ActiveRun
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.draining = False
+        self.draining, self.workers = False, 1
         self.events = EventStream()
         self._live = LiveBudgetFile(settings.live_budget_file)
         self._decoding = DecodingThreads(settings.decoders)
@@ -59,6 +60,7 @@ class Service:
             name: whole[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
         }
         _log.info("ready", extra={"fields": fields | {"policies": list(self.active.loaded.policies)}})
+        self.metrics.workers.set(1)
         self._in_background(self._follow_load())
         self._in_background(self._follow_file())
 
@@ -182,7 +184,7 @@ class Service:
             prediction.answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
             try:
                 await self._follow(active, budget)
-                if budget is not None:
+                if budget not in (None, self.settings.budget):
                     fields = {"budget": budget, "file": str(self._live.path), "policy": active.policy}
                     _log.info("budget set earlier", extra={"fields": fields})
             except ExeuntError as error:  # the budget may have been set for another run
@@ -227,9 +229,16 @@ class Service:
                 )
                 if now >= due:
                     due = now + _POLL_S
-                    event = snapshot(self.active, self.metrics, now)
+                    recent = self._recent(now).of_all_workers()
+                    self.workers = recent.workers
+                    event = snapshot(self.active, recent)
                     self.metrics.set_estimates(event)
                     self.events.send(event)
+
+    def _recent(self, now: float) -> Recent:
+        policy = self.active.policy
+        budget = self.active.loaded.policies[policy].budget
+        return Recent(*self.metrics.last_seconds(now), self.metrics.waiting, policy, budget)
 
     async def _follow_file(self) -> None:
         """Follow the live budget. Loading a run takes long; meanwhile the previous one follows the load."""

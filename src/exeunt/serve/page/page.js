@@ -28,8 +28,6 @@ function showBudget(changes) {
   const { policies } = about;
   set("model", about.model ?? "");
   document.title = `${about.model ?? "Exeunt"} \u00b7 Exeunt server`;
-  $("workers").hidden = !(about.workers > 1);
-  set("workers", `The server has ${about.workers} workers. This page shows one of them; /metrics adds up all.`);
   $("warning").hidden = !about.warning;
   set("warning", about.warning ? `The budget may not be kept. Evaluation on the test part found: ${about.warning}` : "");
   const slider = $("budget");
@@ -89,7 +87,12 @@ function sentence(event) {
 
 function showNumbers(event) {
   set("lead", sentence(event));
-  set("active-budget", cost(event.budget, event.unit));
+  $("workers").hidden = !(about.workers > 1);
+  set("workers", event.workers < about.workers
+    ? `Only ${event.workers} of ${about.workers} workers answer: see the log of the server.`
+    : `All ${about.workers} workers together.`);
+  set("set-budget", cost(event.budget, event.unit));
+  set("active-budget", cost(event.budget_active, event.unit));
   set("cost-now", cost(event.mean_cost, event.unit));
   set("accuracy-now", percent(event.estimated_accuracy, 2));
   set("lost-now", points(lost(event)));
@@ -121,7 +124,7 @@ function showCharts(event) {
       name: `${name} ${latency(event.latency_ms[name] ?? 0)}`, tone, of: (e) => e.latency_ms[name] })) });
   drawTimes($("cost"), history, { label: "mean cost and budget", write,
     series: [
-      { name: "budget", tone: "tone-soft", of: (e) => of(e.budget), dashed: true },
+      { name: "budget", tone: "tone-soft", of: (e) => of(e.budget_active), dashed: true },
       { name: "cost", tone: "tone-0", of: (e) => of(e.mean_cost), area: true }] });
   drawTimes($("lost"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
     series: [{ name: points(lost(event)).replace("points", "pts"), tone: "tone-1", of: lost, area: true }] });
@@ -133,7 +136,7 @@ function show(event) {
   if (history.length > KEPT) history.shift();
   const names = about.policies.map(({ name }) => name);
   if (`${event.policies ?? names}` !== `${names}` && !changing) readBudget().then(showBudget, () => {});  // of another run
-  if (known(event.budget_limit) && event.budget_limit !== about.budget && !changing) showBudget({ budget: event.budget_limit });
+  if (event.budget !== about.budget && !changing) showBudget({ budget: event.budget });
   showNumbers(event);
   showCharts(event);
 }
