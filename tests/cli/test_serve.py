@@ -149,7 +149,7 @@ def test_a_worker_that_cannot_start_leaves_the_others_in_service_and_a_killed_se
         )
 
     def until(condition):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < end
             time.sleep(0.1)
