@@ -329,7 +329,7 @@ def attack(
     port: int, pid: int, wanted: list[dict[str, Any]], *, model: str, n: int, seed: int, clients: int
 ) -> Report:
     """Send n requests from so many clients, of which every tenth is good and must get its part of `wanted`."""
-    report, lock = Report(), threading.Lock()
+    report, lock = Report(memory=[(0, *memory_of(pid))]), threading.Lock()
 
     def client(number: int) -> None:
         generator = Generator(seed * 1000 + number, model, port)

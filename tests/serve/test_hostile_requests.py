@@ -34,9 +34,8 @@ def test_three_thousand_hostile_requests(exported, workers):
     assert sum(report.statuses.values()) == 3000
     assert max(report.slowest_s.values()) < 40
     if workers == 1:
-        held = np.array([server for _, server, _ in report.memory])
-        early, late = held[5:25], held[25:]
-        assert np.median(late) < 1.1 * np.median(early) + 16
+        first, *held = (server for _, server, _ in report.memory)
+        assert np.median(held[len(held) // 2 :]) < first + 100  # glibc alone would keep 250 MiB
 
 
 @pytest.mark.slow
