@@ -365,6 +365,10 @@ def attack(
                 done = sum(report.statuses.values())
                 if done % max(1, n // 50) == 0:
                     report.memory.append((done, *memory_of(pid)))
+                    print(
+                        "after {:,} requests: {} MiB, and {} in processes".format(*report.memory[-1]),
+                        flush=True,
+                    )
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -396,13 +400,14 @@ def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
         command += ["--port", "0", "--workers", str(workers)]
         with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as process:
             try:
-                while log.read_text().count("Application startup complete") < workers:
+                while (text := log.read_text()).count(
+                    "startup complete"
+                ) < workers or "running on" not in text:
                     assert process.poll() is None, log.read_text()
                     assert time.monotonic() < due, log.read_text()
                     time.sleep(0.05)
-                found = re.search(r"running on http://127.0.0.1:(\d+)", log.read_text())
-                assert found is not None
-                yield int(found[1]), process.pid
+                (port,) = re.findall(r"running on http://127.0.0.1:(\d+)", text)
+                yield int(port), process.pid
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
             finally:
@@ -438,8 +443,6 @@ def main() -> None:
         )
     for (kind, status), count in sorted(report.statuses.items(), key=str):
         print(f"{kind:10} {status}: {count:,}")
-    for done, server, others in report.memory:
-        print(f"after {done:,} requests: {server} MiB, and {others} in processes that decode")
     print("slowest:", ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in report.slowest_s.items()))
     print(f"{time.monotonic() - begun:.0f} s; {report.good:,} good; wrong:")
     print("\n".join(report.wrong[:20]) or "none")

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -27,6 +28,7 @@ AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image | BadCell"
 (h, w, 3), a PIL image, or an empty cell of a table."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112  # of EXIF
 _COMMON = ("JPEG", "PNG", "WEBP")
 """Formats that are tried first. Pillow tries one after the other, WebP as one of the last."""
 
@@ -105,15 +107,17 @@ def png_chunks(png: bytes) -> Iterator[tuple[bytes, int]]:
 
 def _rgb(image: Image, name: str) -> Pixels:
     image.load()
-    try:
-        upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
-    except Exception:  # EXIF is damaged: Pillow raises SyntaxError, KeyError, struct.error and more
-        upright = image
+    upright = image
+    with suppress(
+        Exception
+    ):  # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+            upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)
     elif upright.has_transparency_data:
         upright = _on_white(upright)
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)
 
 
 def _on_white(image: Image) -> Image:
