@@ -2,12 +2,14 @@
 #   make demo        a small network learns to answer within half of its cost, in about a minute
 #   make test        style, types, layers and tests
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
+#   make test-lowest the same with the lowest versions that pyproject.toml names
 #   make mutants     changes the code that the guarantees rest on, one place at a time: the tests must notice
 #   make docs        the documentation, into docs/_build/html, and every snippet of it
 #   make dist        the package, into dist/, checked, installed in an empty environment, and tried there with the demo
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
+LOWEST := .venv-lowest
 DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -20,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 # Tests start hundreds of processes: compile the code once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-core mutants lint docs dist dist-demo clean
+.PHONY: demo test test-core test-lowest mutants lint docs dist dist-demo clean
 
 $(READY): pyproject.toml
 	@echo "installing into $(VENV): some minutes, the first time only"
@@ -59,6 +61,17 @@ $(CORE)/.ready: pyproject.toml
 test-core: $(CORE)/.ready
 	$(CORE)/bin/python -m pytest $(PARALLEL)
 
+# pip takes the lowest versions as constraints: "numpy==1.26" of "numpy>=1.26".
+$(LOWEST)/.ready: pyproject.toml
+	@echo "installing into $(LOWEST): some minutes, the first time only"
+	$(PYTHON) -m venv $(LOWEST)
+	sed -nE 's/^(dependencies|test) = //p' pyproject.toml | grep -oE '[a-z-]+>=[0-9.]+' | sed 's/>=/==/' >$(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lowest.txt --editable ".[test]"
+	touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest $(PARALLEL)
+
 # Which and with what tests: pyproject.toml. A few mutants would take all memory, hence the limit of 8 GB. Look at the
 # survivors with `.venv/bin/mutmut results` and `show NAME`.
 mutants: $(READY)
@@ -85,4 +98,4 @@ dist-demo:
 	$(call run_demo,../bin,.)
 
 clean:
-	rm -rf $(VENV) $(CORE) $(DIST) dist demo-out docs/_build mutants
+	rm -rf $(VENV) $(CORE) $(LOWEST) $(DIST) dist demo-out docs/_build mutants
