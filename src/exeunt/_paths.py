@@ -149,7 +149,7 @@ AnyPath: TypeAlias = "Path | RemotePath"
 
 
 def unlisted(path: AnyPath) -> AnyPath:
-    """Return a path that asks its store for size and time, where these are known from a listing."""
+    """Return a path that asks its store for size and time, even if a listing told them: it may have other digits."""
     return replace(path, listed=None) if isinstance(path, RemotePath) else path
 
 
@@ -194,15 +194,12 @@ def _by_fsspec(text: str) -> tuple[Any, str]:
 
 
 def size_and_time(path: AnyPath) -> tuple[int, int]:
-    """Return the size of a file and when it was written, in ns; in an object store to the second. -1 if missing."""
+    """Return the size of a file and when it was written, in ns or 0 if unknown; -1 for both if it is missing."""
     try:
         found = path.stat()
     except OSError:
         return -1, -1
-    time = found.st_mtime_ns or 0
-    return found.st_size, time // 10**9 if is_remote(
-        path
-    ) else time  # listings tell more digits than requests
+    return found.st_size, found.st_mtime_ns or 0
 
 
 def open_arrow(path: AnyPath) -> Any:

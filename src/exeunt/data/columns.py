@@ -201,14 +201,14 @@ class ParquetColumn:
     def __init__(self, files: Sequence[AnyPath], column: str, others: Sequence[str] = ()) -> None:
         """Read the footers. Raises InputError for a file without the column or one of `others` (see `beside`)."""
         groups = []
-        for file in files:
+        for file in map(unlisted, files):
             with open_arrow(file) as opened:
                 footer = pq.read_metadata(opened)
             stamp = _stamp(file, footer)
             check_names(footer.schema.to_arrow_schema().names, [column, *others], file, files[0])
             first = 0
             for number in range(footer.num_row_groups):
-                groups.append(_Group(unlisted(file), stamp, number, first, footer.row_group(number).num_rows))
+                groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
                 first += groups[-1].n
         self._column, self._kept = column, _Kept(MEMORY_BYTES)
         self._hold(groups, skipped=0, n=sum(group.n for group in groups))
