@@ -32,7 +32,6 @@ def test_three_thousand_hostile_requests(exported, workers):
     assert report.wrong == []
     assert report.statuses["good", 200] == report.good == 300
     assert sum(report.statuses.values()) == 3000
-    assert max(report.slowest_s.values()) < 40
     if workers == 1:
         first, *held = (server for _, server, _ in report.memory)
         assert np.median(held[len(held) // 2 :]) < first + 100  # glibc alone would keep 250 MiB
