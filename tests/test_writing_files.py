@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -95,14 +96,18 @@ def test_a_folder_stays_as_it_was_where_it_cannot_be_replaced(tmp_path, monkeypa
 
 def test_a_folder_takes_the_place_of_whatever_was_there(tmp_path):
     target = tmp_path / "onnx"
-    for make in (lambda: target.write_text("file"), lambda: target.symlink_to("nowhere"), target.mkdir):
+    for make in (
+        lambda: target.write_text("file"),
+        lambda: target.symlink_to("nowhere"),
+        lambda: target.symlink_to(tmp_path.parent),
+        target.mkdir,
+    ):
         make()
         with atomic_folder(target) as folder:
             (folder / "stage").write_text("new")
-        assert _files(tmp_path) == {"stage": "new"}
-        (target / "stage").unlink()
-        target.rmdir()
-        assert not list(tmp_path.iterdir())
+        assert _files(target) == {"stage": "new"}
+        assert list(tmp_path.iterdir()) == [target]
+        shutil.rmtree(target)
 
 
 def test_json_that_python_cannot_take_in_is_damaged_too(tmp_path):
@@ -162,7 +167,7 @@ def _umask() -> int:
 def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
     file = tmp_path / "policy.json"
     for depth in (900, 100_000):  # the first can be read, and is too deep to be written again for its digest
-        file.write_bytes(b'{"format": "f", "version": 1, "x": %s}' % (b"[" * depth + b"]" * depth))
+        file.write_bytes(b'{"format": "f", "version": 1, "sha256": "", "x": %s}' % (b"[" * depth + b"]" * depth))
         with pytest.raises(ex.errors.ArtefactError, match=r"policy\.json"):
             read_sealed(file, "x", len, kind="policy", format_="f", version=1, remedy="calibrate again")
 

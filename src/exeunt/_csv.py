@@ -6,9 +6,8 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.csv
@@ -17,6 +16,7 @@ from exeunt._paths import AnyPath, open_arrow
 from exeunt.errors import InputError
 
 _HEAD = 1 << 16  # bytes that are looked at
+_Rows: TypeAlias = Sequence[Sequence[str]]
 
 
 def read_csv(
@@ -27,21 +27,27 @@ def read_csv(
     decimal: str | None = None,
     **options: Any,
 ) -> pa.Table:
-    """Read a table. What is not given of `delimiter`, `encoding` and `decimal` point is told by the first lines.
+    """Read a table. The first lines tell delimiter, encoding and decimal point, as far as they are not given.
 
-    `options`: of `pyarrow.csv.ConvertOptions`. Raises InputError if the first lines can be read in two ways, and the
-    errors of `pyarrow.csv.read_csv`, and of `codecs` and `csv` for what is none.
+    `options`: of `pyarrow.csv.ConvertOptions`. Raises InputError if the first lines can be read in two ways, and what
+    `pyarrow.csv.read_csv` and `codecs` raise.
     """
     if any(len(mark) != 1 for mark in (delimiter, decimal) if mark is not None):
         raise InputError(
-            f"--delimiter and --decimal are one character each, got {delimiter!r} and {decimal!r}"
+            f"--delimiter and --decimal are one character each, got {delimiter!r} and {decimal!r}; tabs are read from "
+            "a .tsv file"
         )
     with open_arrow(file) as opened:
         head = opened.read(_HEAD)
     encoding = encoding or text_encoding(head)
     text = head.decode(encoding, errors="replace").replace("\0", "")
-    lines = list(io.StringIO(text, newline=""))
-    delimiter = delimiter or ("\t" if file.suffix == ".tsv" else _delimiter(lines, file))
+
+    def rows(mark: str) -> _Rows:
+        """Return the first rows, without empty ones, and without one that is cut off."""
+        found = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark) if row]
+        return found[:-1] if len(head) == _HEAD and len(found) > 1 else found
+
+    delimiter = delimiter or ("\t" if file.suffix.lower() == ".tsv" else _delimiter(rows, file))
     # With one thread errors name the row.
     with open_arrow(file) as opened:
         return pyarrow.csv.read_csv(
@@ -49,7 +55,7 @@ def read_csv(
             read_options=pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                decimal_point=decimal or _decimal_point(lines, delimiter), **options
+                decimal_point=decimal or _decimal_point(rows(delimiter)), **options
             ),
         )
 
@@ -63,28 +69,23 @@ def text_encoding(head: bytes) -> str:
     return "utf-8"
 
 
-def _first_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the first rows, without empty ones."""
-    return list(islice(filter(None, csv.reader(lines, delimiter=delimiter)), 100))
-
-
-def _delimiter(lines: Sequence[str], file: AnyPath) -> str:
+def _delimiter(rows: Callable[[str], _Rows], file: AnyPath) -> str:
     """Return the mark that divides the header, and all rows alike; a comma where nothing divides it."""
-    rows = {mark: _first_rows(lines, mark) for mark in ",;\t|"}
-    dividing = [mark for mark, found in rows.items() if found and len(found[0]) > 1]
-    alike = [mark for mark in dividing if len({*map(len, rows[mark])}) == 1]
+    widths = {mark: [len(row) for row in rows(mark)] for mark in ",;\t|"}
+    dividing = [mark for mark, found in widths.items() if found and found[0] > 1]
+    alike = [mark for mark in dividing if len({*widths[mark]}) == 1]
     likely = alike or dividing or [","]
     if len(likely) > 1:
         raise InputError(
-            f"the columns of {file} may be separated by {' or '.join(map(repr, likely))}: name the mark with "
-            "--delimiter, or separate them by tabs in a .tsv file"
+            f"the columns of {file} may be separated by {' or '.join(map(repr, likely))}: separate them by tabs in a "
+            ".tsv file, or name the mark with --delimiter, where the command has it"
         )
     return likely[0]
 
 
-def _decimal_point(lines: Sequence[str], delimiter: str) -> str:
+def _decimal_point(rows: _Rows) -> str:
     """Return "," if there are numbers such as 0,93, and none such as 0.93; 1,234 may be either."""
-    cells = [cell.strip() for row in _first_rows(lines, delimiter)[1:] for cell in row]
+    cells = [cell.strip() for row in rows[1:] for cell in row]
     numbers = [cell for cell in cells if re.fullmatch(r"[-+]?\d*[.,]\d+", cell)]
     clear = [number for number in numbers if not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", number)]
     return "," if clear and "." not in "".join(numbers) else "."

@@ -73,18 +73,16 @@ def _tidy(path: Path) -> None:
         with suppress(OSError):
             if left.suffix == ".old" and not os.path.lexists(path):
                 left.rename(path)
-            elif left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink()
+            shutil.rmtree(left, ignore_errors=True)
+            left.unlink()  # it is no folder
 
 
 @contextmanager
 def locked(lock: Path, written: object) -> Iterator[None]:
     """Hold the file `lock` while the block runs; its folder is made. Raises InputError if another process holds it.
 
-    `written`: the file or folder that only one process may write. The system frees a lock when its process ends, so the
-    file of a killed one may stay behind.
+    `written`: what only one process may write. The system frees a lock when its process ends, so the file of a killed
+    process may stay behind.
     """
     check_writable(lock.parent, f"cannot write {written}")
     while True:
@@ -96,7 +94,7 @@ def locked(lock: Path, written: object) -> Iterator[None]:
                 raise InputError(
                     f"another process is writing {written}: wait until it is done, or name another place"
                 )
-            # The process before may have removed the file, or its folder, after it was opened here.
+            # Another process may have removed the file, or its folder, after it was opened here.
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 opened.pop_all()
                 break
@@ -114,9 +112,8 @@ def locked(lock: Path, written: object) -> Iterator[None]:
 
 
 _held: set[IO[bytes]] = set()
-if hasattr(
-    os, "register_at_fork"
-):  # a child that outlives its parent, such as a loader of data, must not hold a lock
+if hasattr(os, "register_at_fork"):
+    # A child that outlives its parent, such as a loader of data, must not hold a lock.
     os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,12 +54,10 @@ def read_document(
 
 def check_digest(path: str | Path, document: dict[str, Any], body: Any, *, remedy: str) -> None:
     """Raise ArtefactError unless the document's digest is that of `body`."""
-    try:
-        found = content_digest(body)
-    except RecursionError:  # it is nested too deeply to be written
-        found = ""
-    if document.get(DIGEST) != found:
-        raise ArtefactError(f"{path} was edited or damaged: its digest does not match; {remedy}")
+    with suppress(RecursionError):  # it is nested too deeply to be written
+        if document.get(DIGEST) == content_digest(body):
+            return
+    raise ArtefactError(f"{path} was edited or damaged: its digest does not match; {remedy}")
 
 
 def write_sealed(path: str | Path, key: str, body: Any, *, format_: str, version: int) -> None:

@@ -111,6 +111,12 @@ def test_tables_of_spreadsheets_are_read_as_they_are(tmp_path: Path, encoding: s
     assert contents(open_inputs(tmp_path / "a.txt")) == ["bäd", "good"]
 
 
+def test_a_table_in_utf_16_that_is_cut_off_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text;label\r\ngood;1\r\n".encode("utf-16")[:-1])
+    with pytest.raises(ArtefactError, match=r"cannot read .*a\.csv: .* truncated data"):
+        open_source(tmp_path / "a.csv")
+
+
 def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
     empty, encoding = "it is empty", "it is not UTF-8"
     (tmp_path / "a.txt").write_bytes(b"good\ncaf\xe9\nbad")

@@ -202,7 +202,7 @@ def test_with_keys_alone_a_server_of_every_address_may_be_called_anything(made):
     assert asks(made(api_keys=("one",)), b"whatever", *bearer(b"Bearer one"))[0] == 403
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "0", "0x0", "0:0::0", "::ffff:0.0.0.0"])
 def test_a_server_of_every_address_needs_keys_or_names(tmp_path, host):
     with pytest.raises(
         InputError, match="opens the server to every network: require keys with --api-key-file, or"

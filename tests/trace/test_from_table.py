@@ -260,10 +260,17 @@ def test_what_the_first_lines_do_not_tell_is_an_option(tmp_path, text, option, e
     assert read_table(file, **option)["a"][0].as_py() == expected
 
 
+def test_a_row_that_the_look_ahead_cuts_off_does_not_count(tmp_path):
+    rows = [f'"{"x" * 900}; {i}",{i}' for i in range(200)]
+    for name, text in (("a.csv", "\n".join(["text;id,n", *rows])), ("a.TSV", "a,b\tn\n1,2\t3\n")):
+        (tmp_path / name).write_text(text)
+        assert read_table(tmp_path / name).column_names[-1] == "n"
+
+
 def test_what_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("a|b;c\n1|2;3\n")
-    with pytest.raises(ex.InputError, match=r"separated by ';' or '\|': name the mark with --delimiter"):
+    with pytest.raises(ex.InputError, match=r"separated by ';' or '\|': separate them .* --delimiter"):
         read_table(file)
     file.write_text("a;b\n1;2\n")
     for option, said in (

@@ -65,7 +65,7 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
             found = in_memory(table.schema, table, plain, where=files[0], name=names)
             return replace(found, kept=_kept_of_csv(files, tables, columns, names) if columns.keep else {})
         return _read_json(files, columns)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
         raise ArtefactError(f"cannot read {shown}: {error}") from error
 
@@ -119,10 +119,9 @@ def _read_csv(file: AnyPath, texts: Sequence[str], only: Sequence[str] = ()) -> 
     # Texts that look like numbers keep their leading zeros; a text that is not UTF-8 is an error of its row only.
     as_text = dict.fromkeys(texts, pa.string())
     table = read_csv(file, column_types=as_text, check_utf8=False, include_columns=list(only))
-    for name in {*table.column_names} & {*texts} - {*only}:  # an empty cell is no text
-        place = table.column_names.index(name)
-        cells = table.column(place)
-        table = table.set_column(place, name, pc.if_else(pc.equal(cells, ""), None, cells))
+    for place, (name, cells) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if name in texts and not only:  # an empty cell is no text
+            table = table.set_column(place, name, pc.if_else(pc.equal(cells, ""), None, cells))
     return table
 
 

@@ -34,7 +34,10 @@ class LimitedProcesses:
 
         Raises TimeoutError if it takes more than `seconds`, or if its process dies.
         """
-        process, pipe = self._idle.pop() if self._idle else self._started()
+        try:
+            process, pipe = self._idle.pop()
+        except IndexError:
+            process, pipe = self._started()
         try:
             pipe.send((seconds, function, given))
             answer = pipe.recv()
@@ -51,24 +54,20 @@ class LimitedProcesses:
         for process in tuple(self._all):
             process.kill()
             process.wait()
-        for _, pipe in self._idle:
-            pipe.close()
 
     def _started(self) -> tuple[subprocess.Popen[bytes], Connection]:
-        """Start a process. One of multiprocessing would run the main module of this one again."""
+        """Start a process. One of multiprocessing would run the main module of this one again.
+
+        OpenBLAS gets one thread, since the buffers of many would exceed its memory. Ctrl-C is not for it.
+        """
         pipe, other_end = Pipe()
         with other_end:
-            numbers = map(str, (other_end.fileno(), self._memory))
+            number = other_end.fileno()
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-W", "ignore", "-m", __name__, *numbers],
-                pass_fds=[other_end.fileno()],
-                stderr=subprocess.DEVNULL,
-                env={
-                    **os.environ,
-                    "OPENBLAS_NUM_THREADS": "1",
-                },  # the buffers of many would exceed its memory
-                start_new_session=True,  # ctrl-C is not for it
-            )
+                [sys.executable, "-W", "ignore", "-m", __name__, str(number), str(self._memory)],
+                pass_fds=[number], stderr=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )  # fmt: skip
         self._all.add(process)
         return process, pipe
 

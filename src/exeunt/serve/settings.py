@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from exeunt.errors import InputError
 
 _LIVE_FILE = "serving.json"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104
+_EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
+"""Hosts that stand for every address: 0.0.0.0, 0, ::, and no host at all."""
 _PER_CORE = 4  # threads and workers at most
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
@@ -95,10 +97,9 @@ class Settings:
         for name in self.allowed_hosts:
             if not name or "/" in name or name.count(":") == 1:
                 raise InputError(
-                    "--allowed-host must be a name or an address without port, such as models.example.com, got "
-                    f"{name!r}"
+                    f"--allowed-host must be a name or an address without port, such as models.example.com, got {name!r}"
                 )
-        if self.host in _EVERY_ADDRESS and not (self.api_keys or self.allowed_hosts):
+        if _EVERY_ADDRESS.fullmatch(self.host) and not (self.api_keys or self.allowed_hosts):
             raise InputError(
                 f"--host {self.host} opens the server to every network: require keys with --api-key-file, or say with "
                 "--allowed-host by which names it may be called, such as models.example.com"
@@ -107,7 +108,7 @@ class Settings:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names by which requests may call the server, as patterns: any name if only keys protect it."""
-        if self.host in _EVERY_ADDRESS and not self.allowed_hosts:
+        if _EVERY_ADDRESS.fullmatch(self.host) and not self.allowed_hosts:
             return ("*",)
         return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, self.host, *self.allowed_hosts))
 
