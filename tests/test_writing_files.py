@@ -167,7 +167,9 @@ def _umask() -> int:
 def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
     file = tmp_path / "policy.json"
     for depth in (900, 100_000):  # the first can be read, and is too deep to be written again for its digest
-        file.write_bytes(b'{"format": "f", "version": 1, "sha256": "", "x": %s}' % (b"[" * depth + b"]" * depth))
+        file.write_bytes(
+            b'{"format": "f", "version": 1, "sha256": "", "x": %s}' % (b"[" * depth + b"]" * depth)
+        )
         with pytest.raises(ex.errors.ArtefactError, match=r"policy\.json"):
             read_sealed(file, "x", len, kind="policy", format_="f", version=1, remedy="calibrate again")
 

@@ -140,7 +140,7 @@ def test_late_exits_that_only_spoil_answer_next_to_nothing():
         label=data.label, id=data.id, name="margin",
     )  # fmt: skip
     models = ex.CascadeTrace({"network": network, "other": other})
-    assert find_cascade(models, float(data.cost.full), "own")[0].model == "network"
+    assert find_cascade(models, float(data.cost.full), "own")[0][0].model == "network"
     fit, calibrate, _ = models.split()
     policy = ex.cascade(fit, calibrate, budget=float(data.cost.full), answer="own")
     assert policy.models == ("network",)
@@ -149,9 +149,9 @@ def test_late_exits_that_only_spoil_answer_next_to_nothing():
 
 def test_a_search_among_many_models_finds_what_all_orders_hold(monkeypatch):
     fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
-    found = {amount: find_cascade(fit, amount, "own") for amount in (3.0, 6.0, 12.0)}
+    found = {amount: find_cascade(fit, amount, "own")[0] for amount in (3.0, 6.0, 12.0)}
     monkeypatch.setattr("exeunt.policies.cascade._ENUMERATED", 0)
-    assert {amount: find_cascade(fit, amount, "own") for amount in found} == found
+    assert {amount: find_cascade(fit, amount, "own")[0] for amount in found} == found
 
 
 def test_cascades_are_compared_on_as_many_inputs_as_tell_them_apart():
@@ -165,7 +165,7 @@ def test_cascades_are_compared_on_as_many_inputs_as_tell_them_apart():
             )
             for name, right in (("worse", 0.82), ("better", 0.84))
         })  # fmt: skip
-        assert find_cascade(fit, 1.0, "own") == (CascadeStep("better", 1),)
+        assert find_cascade(fit, 1.0, "own")[0] == (CascadeStep("better", 1),)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
 
 
 def test_ensemble_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
-    found = [find_cascade(world(600), amount, "ensemble") for amount in (3.0, 12.0)]
+    found = [find_cascade(world(600), amount, "ensemble")[0] for amount in (3.0, 12.0)]
     monkeypatch.setattr("exeunt.policies.cascade._KEPT", 0)
     fit = world(600)
-    assert [find_cascade(fit, amount, "ensemble") for amount in (3.0, 12.0)] == found
+    assert [find_cascade(fit, amount, "ensemble")[0] for amount in (3.0, 12.0)] == found
     assert len(_comparing(fit, 0)._ensembles) == 1
 
 
@@ -256,7 +256,7 @@ def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
         fit = ex.CascadeTrace(
             {"one": one.with_cost(ex.CostModel(rng.uniform(0.1, 1.0, (400, 1)), unit="usd"))}
         )
-        assert find_cascade(fit, fit["one"].cost.first, "own") == (CascadeStep("one", 1),)
+        assert find_cascade(fit, fit["one"].cost.first, "own")[0] == (CascadeStep("one", 1),)
 
 
 def log_of_texts(n, seed, longest=200, names=("small", "large")):
@@ -503,11 +503,11 @@ def test_cascades_of_two_orders_are_no_set():
 @pytest.mark.parametrize("order", [*permutations(("cheap", "good", "poor"))])
 def test_an_order_that_is_given_is_kept(order):
     fit = world(900).split()[0]
-    names = [step.model for step in find_cascade(fit, 11.0, "own", 0, order)]
+    names = [step.model for step in find_cascade(fit, 11.0, "own", 0, order)[0]]
     assert names == [name for name in order if name in names]
     search = _Search(_comparing(fit, 0), 11.0, "own")
     alone = [search.accuracy((CascadeStep(name, 1),)) for name in order]
-    assert search.accuracy(find_cascade(fit, 11.0, "own", 0, order)) >= max(alone)
+    assert search.accuracy(find_cascade(fit, 11.0, "own", 0, order)[0]) >= max(alone)
 
 
 def with_an_idle_model(n=2400):
@@ -548,6 +548,13 @@ def test_a_model_that_is_never_asked_is_named_with_the_reason(tmp_path):
         fit, calibrate, budget="40%", order=["small", "large"], answer="own", policy="eero"
     )
     assert not everything.unasked  # the order leaves it out
+
+
+def test_a_model_that_would_come_first_and_costs_too_much_is_not_compared():
+    _, reasons = find_cascade(world(600), 3.0, "own", 0, ("good", "cheap"))
+    assert reasons == {
+        "good": "good is not asked: no cascade with it, in this order, keeps a budget of 3 usd."
+    }
 
 
 def test_a_set_of_cascades_names_models_that_none_of_them_asks():

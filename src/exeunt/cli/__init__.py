@@ -93,9 +93,7 @@ def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     status = 2
     if isinstance(error, ExeuntError):
         message, status = str(error), 3 if isinstance(error, MissingExtra) else 2
-    elif hasattr(
-        error, "format_message"
-    ):  # of the parser: which class that is depends on the version of typer
+    elif hasattr(error, "format_message"):  # of the parser, whose class depends on the version of typer
         message = _usage(error, arguments)
     elif (refused := system_error(error)) is not None:
         message = _refusal(refused)

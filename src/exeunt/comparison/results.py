@@ -12,7 +12,7 @@ from exeunt._arrays import Floats
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.frontiers import Measured
-from exeunt.policies.cascade import searched
+from exeunt.policies.cascade import find_cascade
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import single_exits
@@ -103,7 +103,7 @@ class TraceResult(SplitRecord):
                 for name in models
                 if not answering[trace.places([CascadeStep(name, trace[name].n_exits)])].any()
             ]
-            reasons = searched(trace, max(amounts))[1] if idle else {}
+            reasons = find_cascade(trace, max(amounts))[1] if idle else {}
             remarks += [reasons[name] for name in idle if name in reasons]
         return cls(
             name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),

@@ -96,10 +96,7 @@ def png_chunks(png: bytes) -> Iterator[tuple[bytes, int]]:
     while name != b"IEND":
         length, name = struct.unpack_from(">I4s", png, at) if at + 8 <= len(png) else (0, b"")
         end = at + 8 + length
-        if (
-            zlib.crc32(whole[at + 4 : end]) != int.from_bytes(whole[end : end + 4], "big")
-            or len(png) < end + 4
-        ):
+        if whole[end : end + 4] != zlib.crc32(whole[at + 4 : end]).to_bytes(4, "big"):
             raise ValueError(f"it is damaged or cut off: the checksum at byte {end:,} is wrong")
         yield name, length
         at = end + 4
@@ -108,9 +105,8 @@ def png_chunks(png: bytes) -> Iterator[tuple[bytes, int]]:
 def _rgb(image: Image, name: str) -> Pixels:
     image.load()
     upright = image
-    with suppress(
-        Exception
-    ):  # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more
+    # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more.
+    with suppress(Exception):
         if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
             upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":

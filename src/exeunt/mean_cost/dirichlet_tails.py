@@ -26,9 +26,7 @@ ULPS = 8 * float(np.finfo(np.float64).eps)
 _STEP = 0.2  # of the trapezoidal rule in u, to begin with
 _STEADY = 1e-7  # relative change at which its halving ends
 _MOST_HALVINGS = 6
-_BENDS = np.array(
-    [0.0, 2 / 3, -2 / 3]
-)  # 2/3 is the most that the path of steepest descent bends to third order
+_BENDS = np.array([0.0, 2 / 3, -2 / 3])  # the most that the path of steepest descent bends to third order
 _OFF_POLE = 1e-12  # relative: a saddle point closer to a singularity than this cannot be located
 _NEGLIGIBLE = 44.0  # the integrand is dropped below exp(-44) = 8e-20 of its peak
 

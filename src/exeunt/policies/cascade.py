@@ -85,7 +85,7 @@ def cascade(
     check_answer(answer)
     amount = fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
-    steps, unasked = searched(fit, amount, answer, seed, None if order is None else tuple(order), spare)
+    steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
     made = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
     return with_unasked(replace(made, cascade=steps), unasked)
@@ -172,6 +172,7 @@ def _check_models(fit: object, calibrate: object) -> None:
         raise InputError("the fit part is empty: it needs at least one input")
 
 
+@cached_on_trace
 def find_cascade(
     fit: CascadeTrace,
     amount: float,
@@ -179,27 +180,14 @@ def find_cascade(
     seed: int = 0,
     order: tuple[str, ...] | None = None,
     spare: float = 0.0,
-) -> _Steps:
-    """Return the cascade that is most accurate on `fit` within this mean cost.
+) -> tuple[_Steps, dict[str, str]]:
+    """Return the cascade that is most accurate on `fit` within this mean cost, and why it leaves out other models.
 
     Where all orders of all models are few, they are compared, else all pairs. From the best on, the search changes one
     model at a time, or how many of its exits are used, until nothing is better. With `order`, only cascades of these
     models in this order are compared. `spare`: where inputs differ in cost or come in groups, the first exit must cost
     so much of the highest cost less than the budget, if any cascade can.
     """
-    return searched(fit, amount, answer, seed, order, spare)[0]
-
-
-@cached_on_trace
-def searched(
-    fit: CascadeTrace,
-    amount: float,
-    answer: AnswerChoice = "auto",
-    seed: int = 0,
-    order: tuple[str, ...] | None = None,
-    spare: float = 0.0,
-) -> tuple[_Steps, dict[str, str]]:
-    """Return what `find_cascade` finds, and why it leaves out each of the other models."""
     names = fit.names if order is None else order
     if not names:
         raise InputError("order names no model: name those that a cascade may ask, or leave it out")
@@ -231,7 +219,7 @@ def common_order(
     """Return the order of models that is most accurate on `fit`, on average over several budgets."""
     by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
     best = [
-        [step.model for step in find_cascade(fit, amount, answer, seed, None, spare)] for amount in amounts
+        [step.model for step in find_cascade(fit, amount, answer, seed, None, spare)[0]] for amount in amounts
     ]
     orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
     if len(orders) == 1:
@@ -239,7 +227,7 @@ def common_order(
     on = _comparing(fit, seed)
 
     def right(order: tuple[str, ...]) -> float:
-        found = [(amount, find_cascade(fit, amount, answer, seed, order, spare)) for amount in amounts]
+        found = [(amount, find_cascade(fit, amount, answer, seed, order, spare)[0]) for amount in amounts]
         return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in found)
 
     return max(orders, key=right)
@@ -416,19 +404,23 @@ class _Search:
         return self._right[steps]
 
     def why_without(self, name: str, chosen: _Steps, near: Sequence[_Steps]) -> str:
-        """Return a sentence that compares the best cascade with a model with the one chosen, which is without it."""
-        right = {steps: self.accuracy(steps) for steps in near if any(step.model == name for step in steps)}
+        """Return a sentence that compares the chosen cascade with the best of those `near` it that ask a model."""
         models, whole = self._on.models, self._on.models.most_expensive
+        budget = amount_text(self._amount, models.unit)
+        with_it = [steps for steps in near if any(step.model == name for step in steps)]
+        right = {steps: float(each.mean()) for steps in with_it if (each := self.right(steps)) is not None}
+        if not right:
+            return f"{name} is not asked: no cascade with it, in this order, keeps a budget of {budget}."
         share = models[name].cost.full / models[whole].cost.full
         paid = "" if name == whole else f"for its {share:.1%} of the cost of {whole}, "
         best = max(right, key=right.__getitem__)
         points = 100 * (right[best] - self.accuracy(chosen))
         told = f"{abs(points):.1f} points {'above, too little to tell from' if points > 0 else 'below'}"
         told = "level with" if abs(points) < 0.05 else told
-        with_it, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
+        asking, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
         return (
-            f"{name} is not asked: {paid}the best cascade with it ({with_it}) lies "
-            f"{told} {without}, within {amount_text(self._amount, models.unit)} on {counted(models.n, 'input')}."
+            f"{name} is not asked: {paid}the best cascade with it ({asking}) lies {told} {without}, within {budget} on "
+            f"{counted(models.n, 'input')}."
         )
 
     def accuracy(self, steps: _Steps) -> float:

@@ -121,9 +121,8 @@ def fill_folder(
     """
     about = {**job.describe(inputs, by_content=False), "block": block_size}
     folder = place(out).absolute()
-    with (
-        nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out)
-    ):  # stores have no locks
+    # Stores have no locks.
+    with nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out):
         parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
         total, left = done_in(parts, blocks)
         with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:

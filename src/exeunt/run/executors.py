@@ -145,9 +145,8 @@ def open_executor(
         return kind.open(run, threads=threads, trusted=trusted, segments=segments)
     exits = run.steps[0].exits
     own = None
-    if (
-        not run.runs_whole
-    ):  # segments between the exits, by default one for each, and one for the rest of the network
+    if not run.runs_whole:
+        # Segments between the exits, by default one for each, and one for the rest of the network.
         ends = list(exits) if segments is None else [exits[last] for _, last in segments]
         own = segments_between([*ends, *([run.n_exits - 1] if ends[-1] < run.n_exits - 1 else [])])
     return SelectedExits(kind.open(run, threads=threads, trusted=trusted, segments=own), exits)

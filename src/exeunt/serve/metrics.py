@@ -19,6 +19,8 @@ import prometheus_client as prometheus
 from numpy.typing import NDArray
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from exeunt._files import atomic_path
+
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
 _FINE = 100
@@ -96,16 +98,12 @@ class Recent:
         if SHARED_FOLDER not in os.environ:
             return self
         own = Path(os.environ[SHARED_FOLDER], f"{os.getpid()}.recent")
-        own.with_suffix(".new").write_bytes(msgspec.msgpack.encode(self))
-        own.with_suffix(".new").replace(own)
-        found = [self]
+        with atomic_path(own) as temporary:
+            temporary.write_bytes(msgspec.msgpack.encode(self))
+        found = []
         for path in own.parent.glob("*.recent"):
             with suppress(FileNotFoundError):  # it has ended meanwhile
-                if path != own:
-                    body = path.read_bytes()
-                    found.append(
-                        msgspec.msgpack.decode(body, type=Recent, dec_hook=lambda kind, given: kind(given))
-                    )
+                found.append(_DECODER.decode(path.read_bytes()))
         counts, least = Counts(), min(found, key=lambda one: one.budget_active)
         for one in found:
             counts.add(one.counts)
@@ -113,7 +111,10 @@ class Recent:
         return Recent(counts, elapsed, waiting, least.policy, least.budget_active, len(found))
 
 
-def forget_worker(pid: int) -> None:
+_DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, given: kind(given))
+
+
+def forget_worker(pid: int | None) -> None:
     """Leave a worker that has ended out of what all count together now; what it has counted since the start stays."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
     Path(os.environ[SHARED_FOLDER], f"{pid}.recent").unlink(missing_ok=True)

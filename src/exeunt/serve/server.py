@@ -96,9 +96,8 @@ def _check_address(host: str, port: int) -> None:
 def _replace_live_budget(settings: Settings) -> None:
     """Let a budget of the command replace the one that was set earlier, here and on all servers of the run."""
     live = LiveBudgetFile(settings.live_budget_file)
-    with suppress(
-        ArtefactError
-    ):  # the file is damaged: the service says so, and has the budget of the command
+    # If the file is damaged, the service says so, and has the budget of the command.
+    with suppress(ArtefactError):
         earlier = live.read().budget
         if settings.budget is not None and earlier not in (None, settings.budget):
             live.set_budget(settings.budget)
@@ -204,9 +203,9 @@ class _Workers(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self.failed = False
-        self._pinged: dict[int, float] = {}  # when each was pinged that has not answered
-        self._seen: set[int] = set()
-        self._started: set[int] = set()
+        self._pinged: dict[int | None, float] = {}  # when each was pinged that has not answered
+        self._seen: set[int | None] = set()
+        self._started: set[int | None] = set()
         self._pause_s, self._next_start = 0.0, 0.0
 
     def keep_subprocess_alive(self) -> None:
@@ -223,7 +222,7 @@ class _Workers(Multiprocess):
             if now >= self._next_start:
                 self.processes[place] = Process(self.config, self.sockets)
                 self.processes[place].start()
-        there = {_pid(worker) for worker in self.processes if not worker.parent_conn.closed}
+        there = {worker.pid for worker in self.processes if not worker.parent_conn.closed}
         for pid in self._seen - there:
             forget_worker(pid)
             self._pinged.pop(pid, None)
@@ -236,9 +235,8 @@ class _Workers(Multiprocess):
     def _bury(self, worker: Process, now: float) -> None:
         worker.kill()
         worker.join()
-        if (
-            _pid(worker) not in self._started and now >= self._next_start
-        ):  # workers that fail together count once
+        # Workers that fail together count once.
+        if worker.pid not in self._started and now >= self._next_start:
             self._pause_s = min(2 * self._pause_s or _PAUSE_S, _LONGEST_PAUSE_S)
             self._next_start = now + self._pause_s
         next_start_s = round(max(self._next_start - now, 0.0), 1)
@@ -247,20 +245,15 @@ class _Workers(Multiprocess):
 
     def _answers(self, worker: Process) -> bool:
         """Whether a worker has answered lately. It answers with whether it has started."""
-        pid = _pid(worker)
-        if pid not in self._pinged:
+        if worker.pid not in self._pinged:
             worker.parent_conn.send(b"ping")
-            self._pinged[pid] = time.monotonic()
+            self._pinged[worker.pid] = time.monotonic()
         elif worker.parent_conn.poll(0):
-            if worker.parent_conn.recv() and pid not in self._started:
-                self._started.add(pid)
+            if worker.parent_conn.recv() and worker.pid not in self._started:
+                self._started.add(worker.pid)
                 self._pause_s = 0.0
-            del self._pinged[pid]
-        return time.monotonic() - self._pinged.get(pid, math.inf) < _START_S
-
-
-def _pid(worker: Process) -> int:
-    return worker.pid or 0
+            del self._pinged[worker.pid]
+        return time.monotonic() - self._pinged.get(worker.pid, math.inf) < _START_S
 
 
 # -- connections --------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class Settings:
         for name in self.allowed_hosts:
             if not name or "/" in name or name.count(":") == 1:
                 raise InputError(
-                    f"--allowed-host must be a name or an address without port, such as models.example.com, got {name!r}"
+                    f"--allowed-host must be a name or an address without port, such as example.com, got {name!r}"
                 )
         if _EVERY_ADDRESS.fullmatch(self.host) and not (self.api_keys or self.allowed_hosts):
             raise InputError(
