@@ -31,31 +31,32 @@ def test_a_bare_number_that_must_be_a_share_is_refused_with_the_share(costs, bud
     with pytest.raises(
         ex.InputError, match=rf"write {share} for a share.* or {budget}(MACs|ms) for a quantity"
     ):
-        _check_budget(costs, costs, budget)
+        _check_budget(costs, budget)
 
 
 @pytest.mark.parametrize("budget", ["100%", "250%", "4 MMACs", "9000000"])
 def test_a_budget_that_saves_nothing_is_remarked_upon(capsys, budget):
-    _check_budget(MACS, MACS, budget)
+    _check_budget(MACS, budget)
     assert f"note: a budget of {budget} is all that the full network costs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("costs", "budget"), [(MACS, "50%"), (MACS, "3000000"), (MS, "0.5ms"), (MS, "1.5")])
 def test_other_budgets_pass_in_silence(capsys, costs, budget):
-    _check_budget(costs, costs, budget)
+    _check_budget(costs, budget)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("budget", ["-5", "0", "101", "999999"])
-def test_bare_numbers_that_are_no_share_either_are_told_as_quantities(budget):
-    with pytest.raises(ex.InfeasibleBudget, match="below the cheapest exit"):
-        _check_budget(MACS, MACS, budget)
+def test_bare_numbers_that_are_no_share_either_are_told_as_quantities(run, budget):
+    done = called("calibrate", run.path, f"--budget={budget}")
+    assert done.status == 2
+    assert "below the cheapest exit" in done.err
 
 
 @pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
 def test_a_number_beyond_all_is_refused(budget):
     with pytest.raises(ex.InputError, match="is beyond any number: the full network costs 4 MMACs"):
-        _check_budget(MACS, MACS, budget)
+        _check_budget(MACS, budget)
 
 
 def test_budgets_that_coincide_are_told(run):
@@ -110,11 +111,11 @@ def test_the_latest_calibration_counts_and_says_what_it_removed(run):
     assert "removed" not in called(*calibrate, "--budget", "60%").out
     called("evaluate", run.path, "--no-figures")
     done = called(*calibrate, "--budgets", "40%,50%,80%")
-    assert "removed, since they were of the policy before: policy.json, evaluation.json" in done.out
+    assert "removed, because they come from an earlier calibration: policy.json, evaluation.json" in done.out
     assert f"active: the policy for 80%; for another give {run.path}@40% as the run" in done.out
     assert run.policy == run.policy_set.at("80%")
     done = called(*calibrate, "--budget", "70%")
-    assert "removed, since they were of the policy before: policies.json" in done.out
+    assert "removed, because they come from an earlier calibration: policies.json" in done.out
     assert run.policy.budget == 0.7 * run.cost.full
     assert not run.has_policy_set
 
@@ -138,6 +139,9 @@ def test_of_several_policies_the_largest_is_active_unless_one_is_named(run):
     done = called("evaluate", f"{run.path}@20%", "--no-figures")
     assert done.status == 2
     assert "the smallest budget of this set is 1.6 MMACs" in done.err
+    done = called("calibrate", f"{run.path}@60%", "--budget", "60%")
+    assert done.status == 2
+    assert f"@60% is one policy of a run, and calibrate makes all anew: give {run.path}" in done.err
     called("calibrate", run.path, "--budget", "60%", "--policy", "eero")
     done = called("evaluate", f"{run.path}@60%")
     assert done.status == 2

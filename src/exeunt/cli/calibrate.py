@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
     from exeunt.timed_run import TimedExits
-    from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
+    from exeunt.trace import StoredTrace
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
@@ -69,7 +69,8 @@ def calibrate(
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
         reference = timed.steps[-1].model or None  # the model of the last exit that is run
-    _check_budgets(fit, costs, amounts)
+    for amount in amounts:
+        _check_budget(costs, str(amount))
     common: dict[str, Any] = {"delta": delta, "seed": options.seed, **answer}
     if guarantee.budgets is not None:
         policies = policy_set(
@@ -92,16 +93,21 @@ def calibrate(
         removed = run.save_policy(policy)
         echo(policy)
     if removed:
-        echo(f"\nremoved, since they were of the policy before: {listed(removed, 3)}")
+        echo(f"\nremoved, because they come from an earlier calibration: {listed(removed, 3)}")
     echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
 
 
 def _opened(path: Path) -> RunFolder:
-    """Open a run that can be written. Raises ArtefactError if a model of a cascade was made anew since the cascade."""
+    """Open a run that can be written. Raises ArtefactError if a model of a cascade was made anew since the cascade.
+
+    Raises InputError for a path that names a policy.
+    """
     from exeunt._files import check_writable
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
+    if run.budget is not None:
+        raise InputError(f"{path} is one policy of a run, and calibrate makes all anew: give {run.path}")
     check_writable(run.path, f"cannot calibrate {path}")
     for entry in run.cascade:
         with suppress(InputError):  # a model that is not there is needed only to answer
@@ -129,14 +135,12 @@ def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str
             left_out.append(budget)
         elif amount not in served:
             served[policies.at(amount).budget].append(budget)
-    sentences = [
+    left = [f"left out, since no policy can keep so little: {', '.join(left_out)}"] if left_out else []
+    return [
         f"the policy for {cost.show(budget)} also serves {', '.join(others)}: a larger budget would not be used"
         for budget, others in served.items()
         if others
-    ]
-    if left_out:
-        sentences.append(f"left out, since no policy can keep so little: {', '.join(left_out)}")
-    return sentences
+    ] + left
 
 
 def _timed(
@@ -175,14 +179,7 @@ def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:
     )
 
 
-def _check_budgets(fit: ExitTrace | CascadeTrace, costs: CostModel, budgets: Sequence[str | float]) -> None:
-    """Check each budget; of several, those that cannot be kept are left out."""
-    for budget in budgets:
-        with suppress(InfeasibleBudget) if len(budgets) > 1 else nullcontext():
-            _check_budget(fit, costs, str(budget))
-
-
-def _check_budget(fit: ExitTrace | CascadeTrace, costs: CostModel, budget: str) -> None:
+def _check_budget(costs: CostModel, budget: str) -> None:
     """Raise InputError for a bare number that was meant as a share; print a note if a budget saves nothing."""
     try:
         number = float(budget)
@@ -195,7 +192,7 @@ def _check_budget(fit: ExitTrace | CascadeTrace, costs: CostModel, budget: str) 
             f"costs {costs.show(costs.first)}: write {percent:g}% for a share of the full network, or "
             f"{number:g}{costs.unit} for a quantity"
         )
-    if fit.budget(budget) >= costs.full:
+    if costs.amount(budget) >= costs.full:
         echo(
             f"note: a budget of {budget} is all that the full network costs, or more: the policy gets "
             f"{costs.show(costs.full)} and saves nothing",
