@@ -32,10 +32,10 @@ def read_csv(
     `options`: of `pyarrow.csv.ConvertOptions`. Raises InputError if the first lines can be read in two ways, and what
     `pyarrow.csv.read_csv` and `codecs` raise.
     """
-    if any(len(mark) != 1 for mark in (delimiter, decimal) if mark is not None):
+    if any(len(mark.encode()) != 1 for mark in (delimiter, decimal) if mark is not None):
         raise InputError(
-            f"--delimiter and --decimal are one character each, got {delimiter!r} and {decimal!r}; tabs are read from "
-            "a .tsv file"
+            f"--delimiter and --decimal are one ASCII character each, got {delimiter!r} and {decimal!r}; tabs are read "
+            "from a .tsv file"
         )
     with open_arrow(file) as opened:
         head = opened.read(_HEAD)

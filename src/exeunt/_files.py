@@ -106,8 +106,7 @@ def locked(lock: Path, written: object) -> Iterator[None]:
             _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
-            if made:
-                with suppress(OSError):
+                if made:
                     lock.parent.rmdir()  # if nothing was written
 
 

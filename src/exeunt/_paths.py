@@ -34,13 +34,6 @@ _PATIENCE = "retry_limit_seconds=60"
 """Default for Google's store: PyArrow would wait a quarter of an hour for an answer."""
 
 
-CHANGED = (
-    "{} was changed or replaced while it was read (its size, time or footer is another one): leave files as they are "
-    "until the command ends, and start it anew"
-)
-"""What is said of a file that was changed or replaced while it was read."""
-
-
 class _Stat(NamedTuple):
     st_size: int
     st_mtime_ns: int | None
@@ -149,7 +142,7 @@ AnyPath: TypeAlias = "Path | RemotePath"
 
 
 def unlisted(path: AnyPath) -> AnyPath:
-    """Return a path that asks its store for size and time, even if a listing told them: it may have other digits."""
+    """Return a path that asks its store for size and time: the time in a listing may be rounded."""
     return replace(path, listed=None) if isinstance(path, RemotePath) else path
 
 
@@ -200,6 +193,14 @@ def size_and_time(path: AnyPath) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns or 0
+
+
+def changed(path: AnyPath) -> InputError:
+    """Return the error for a file that was changed or replaced while it was read."""
+    return InputError(
+        f"{path} was changed or replaced while it was read (its size, time or footer differs): leave files as they are "
+        "until the command ends, and start it anew"
+    )
 
 
 def open_arrow(path: AnyPath) -> Any:

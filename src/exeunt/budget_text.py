@@ -83,16 +83,11 @@ def _conversion(given: str, unit: str, text: str) -> float:
     if given in ("", unit):
         return 1.0
     mine, theirs = _UNITS.get(unit), _UNITS.get(given)
-    if theirs is None:
+    if mine is None or theirs is None or mine[0] != theirs[0]:
         known = [name for name, (dimension, _) in _UNITS.items() if mine and dimension == mine[0]] or [unit]
         raise UnitError(
             f"budget {text!r} is in {given!r}, which is no unit of these costs: write {', '.join(known)}, or a share "
-            "such as '50%'"
-        )
-    if mine is None or mine[0] != theirs[0]:
-        raise UnitError(
-            f"budget {text!r} is in {given!r} but the costs are in {unit!r}: units do not mix; "
-            "give a share such as '50%' or measure the costs in the unit of the budget"
+            "such as '50%', or measure the costs in the unit of the budget"
         )
     return theirs[1] / mine[1]
 

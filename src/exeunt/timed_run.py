@@ -194,11 +194,8 @@ def choose_by_time(
     def route(policy: Policy) -> Integers:
         return policy.route(calibrate.with_cost(policy.cost))
 
-    unasked = {
-        name: f"{name} is not asked: none of its exits pays for its time."
-        for name in models
-        if name not in {step.model for step in steps}
-    }
+    idle = [name for name in models if name not in {step.model for step in steps}]
+    unasked = {name: f"{name} is not asked: none of its exits pays for its time." for name in idle}
     return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original), unasked)
 
 

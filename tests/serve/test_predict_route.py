@@ -178,7 +178,7 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
         ({"texts": ["one"]}, "kind 'image', got texts"),
         ({"images": ["a"], "budget": "1%"}, "the smallest budget"),
         ({"images": ["a"], "budget": "half"}, "not understood"),
-        ({"images": ["a"], "budget": "4ms"}, "units do not mix"),
+        ({"images": ["a"], "budget": "4ms"}, "no unit of these costs"),
         ({"images": ["a"], "tier": "lead"}, "choose one of gold"),
         ({"images": ["a"], "tier": "gold", "budget": "45%"}, "not both"),
         ({"images": ["a"], "deadline_ms": -1}, "deadline_ms: .*greater than 0"),

@@ -94,7 +94,7 @@ def test_shares_are_of_the_most_expensive_model_or_of_the_one_named(pair):
         ex.InfeasibleBudget, match="is below the cheapest model, small, which costs 1 MACs: ask for"
     ):
         models.budget(0.5)
-    with pytest.raises(UnitError, match="'usd' but the costs are in 'MACs'"):
+    with pytest.raises(UnitError, match="'usd', which is no unit of these costs: write MACs, kMACs"):
         models.budget("3 usd")
 
 

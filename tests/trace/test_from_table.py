@@ -274,8 +274,8 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path):
         read_table(file)
     file.write_text("a;b\n1;2\n")
     for option, said in (
-        ({"delimiter": ";;"}, "are one character each, got ';;' and None"),
-        ({"decimal": "points"}, "are one character each, got None and 'points'"),
+        ({"delimiter": ";;"}, "are one ASCII character each, got ';;' and None"),
+        ({"decimal": "points"}, "are one ASCII character each, got None and 'points'"),
         ({"encoding": "klingon"}, "not a readable table: unknown encoding: klingon"),
     ):
         with pytest.raises(ex.InputError, match=said):

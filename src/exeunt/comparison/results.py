@@ -98,11 +98,8 @@ class TraceResult(SplitRecord):
             exit_names = trace.exit_names
             models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
             answering = np.nansum(stacked["rates"], axis=(0, 1)) > 0
-            idle = [
-                name
-                for name in models
-                if not answering[trace.places([CascadeStep(name, trace[name].n_exits)])].any()
-            ]
+            whole = {name: trace.places([CascadeStep(name, trace[name].n_exits)]) for name in models}
+            idle = [name for name, exits in whole.items() if not answering[exits].any()]
             reasons = find_cascade(trace, max(amounts))[1] if idle else {}
             remarks += [reasons[name] for name in idle if name in reasons]
         return cls(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._paths import CHANGED, AnyPath, is_remote, open_arrow, read_patiently, size_and_time, unlisted
+from exeunt._paths import AnyPath, changed, is_remote, open_arrow, read_patiently, size_and_time, unlisted
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content
 from exeunt.errors import ArtefactError, FileError, InputError
 
@@ -164,13 +164,10 @@ class _Kept:
 
         def read() -> pa.ChunkedArray[Any]:
             # One thread: Arrow's pool does not survive a fork into worker processes.
-            with (
-                open_arrow(group.file) as opened,
-                pq.ParquetFile(opened, page_checksum_verification=True) as file,
-            ):
+            with open_arrow(group.file) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
                 found = file.read_row_group(group.number, [column], use_threads=False)[column]
                 if _stamp(group.file, file.metadata) != group.stamp:
-                    raise InputError(CHANGED.format(group.file))
+                    raise changed(group.file)
                 return found
 
         try:
@@ -179,7 +176,7 @@ class _Kept:
             raise
         except (pa.ArrowException, OSError) as error:
             if size_and_time(group.file) != group.stamp[1:3]:
-                raise InputError(CHANGED.format(group.file)) from error
+                raise changed(group.file) from error
             raise ArtefactError(f"{group.file} is damaged: {error}") from error
         self._kept[key] = found
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
@@ -250,7 +247,7 @@ class ParquetColumn:
         yield from ((*group[1:],) for group in self._groups)
 
     def changed(self) -> AnyPath | None:
-        """Return the first file whose size or time is another one than when it was opened."""
+        """Return the first file whose size or time differs from when it was opened."""
         files = {group.stamp: group.file for group in self._groups}
         return next((file for stamp, file in files.items() if size_and_time(file) != stamp[1:3]), None)
 

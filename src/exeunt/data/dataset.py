@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
-from exeunt._paths import CHANGED, RemotePath
+from exeunt._paths import RemotePath, changed
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import (
     SMALL_BYTES,
@@ -29,7 +29,7 @@ from exeunt.data.stored_inputs import (
     StoredInputs,
     StoredTexts,
 )
-from exeunt.errors import InputError, UnreadableText
+from exeunt.errors import UnreadableText
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -183,7 +183,7 @@ class Dataset:
         """Raise InputError if a file of the stored inputs was changed or replaced since it was opened."""
         for column in getattr(self.stored, "columns", (self.stored,)):
             if hasattr(column, "changed") and (file := column.changed()) is not None:
-                raise InputError(CHANGED.format(file))
+                raise changed(file)
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""

@@ -97,7 +97,7 @@ class ImageFiles:
         )
 
     def changed(self) -> AnyPath | None:
-        """Return the first file whose size or time is another one than `found`.
+        """Return the first file whose size or time differs from `found`.
 
         In an object store, files of a folder are listed anew, but not those of a part.
         """

@@ -60,7 +60,7 @@ class DoneBlock(NamedTuple):
     tally: Tally
     unreadable: list[str]
     schema: Any = None
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({"write_page_checksum": True})
 
 
 def blocks_of(n: int, size: int) -> list[Block]:

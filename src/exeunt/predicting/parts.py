@@ -80,9 +80,7 @@ class Parts:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
         noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: json.dumps(asdict(done.tally))}
         content = pa.BufferOutputStream()
-        pq.write_table(
-            table.replace_schema_metadata(noted), content, write_page_checksum=True, **done.options
-        )
+        pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
         write_bytes(self.folder / _name(done.block), content.getvalue())
 
     @property

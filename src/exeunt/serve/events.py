@@ -13,7 +13,6 @@ from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.metrics import Counts, Recent
 from exeunt.serve.settings import Settings
 
-_QUANTILES = ("p50", "p95", "p99")
 _PROBLEMS = ("degraded", "expired", "refused", "errors")
 
 
@@ -84,7 +83,6 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
     """
     loaded = active.loaded
     counts, elapsed = recent.counts, recent.elapsed
-    latencies = counts.latency_quantiles(0.5, 0.95, 0.99)
     rows = counts.answered.total()
     # A worker that loads the run again may have a policy that this one lacks.
     name = recent.policy if recent.policy in loaded.policies else active.policy
@@ -97,10 +95,7 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
         "workers": recent.workers,
         "requests_per_s": counts.latencies.total() / elapsed,
         "rows_per_s": rows / elapsed,
-        "latency_ms": {
-            name: None if seconds is None else 1e3 * seconds
-            for name, seconds in zip(_QUANTILES, latencies, strict=True)
-        },
+        "latency_ms": counts.latency_ms(),
         "mean_cost": counts.cost / rows if rows else None,
         "budget": active.limit,
         "budget_active": policy.budget,

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _FINE = 100
 """Latencies are counted to 1%: so many of their whole logarithms are a factor of e."""
 
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _WINDOW_S = 10
 _LATEST = 0.05
 """Weight of the latest request in the mean number of rows."""
@@ -40,7 +42,7 @@ class Counts:
     of the former, those without a deadline of their own; `together`: their rows. `exits`: rows answered, by policy and
     exit; `ended_early`: those of them that were degraded or expired; `own_answered`: by policy, if the request names
     it. `problems`: rows that were degraded or expired, rows with errors, requests that were refused. `latencies`:
-    requests that were answered, by the logarithm of their seconds from the last byte, see `latency_quantiles`.
+    requests that were answered, by the logarithm of their seconds from the last byte, see `latency_ms`.
     `seconds`: the seconds of each, for the controller, with its rows and whether it had a deadline of its own.
     """
 
@@ -64,14 +66,14 @@ class Counts:
             rows[policy] += count
         return rows
 
-    def latency_quantiles(self, *shares: float) -> list[float | None]:
-        """Return quantiles of the seconds of requests, to 1%; None if there were none."""
+    def latency_ms(self) -> dict[str, float | None]:
+        """Return quantiles of the milliseconds of requests, to 1%; None if there were none."""
         if not self.latencies:
-            return [None] * len(shares)
+            return dict.fromkeys(_QUANTILES)
         logarithms = sorted(self.latencies)
         reached = np.cumsum([self.latencies[one] for one in logarithms])
-        places = np.searchsorted(reached, np.array(shares) * reached[-1])
-        return [math.exp(logarithms[place] / _FINE) for place in places]
+        places = {name: np.searchsorted(reached, share * reached[-1]) for name, share in _QUANTILES.items()}
+        return {name: 1e3 * math.exp(logarithms[place] / _FINE) for name, place in places.items()}
 
     def add(self, other: Counts) -> None:
         """Add the counts of another period."""
@@ -138,19 +140,17 @@ class Metrics:
         self._problems = prometheus.Counter(
             "problems", "Rows degraded, expired or with errors; requests refused.", ["problem"], **named
         )
-        self._waiting = prometheus.Gauge(
-            "rows_waiting", "Rows that are not answered yet.", multiprocess_mode="livesum", **named
-        )
-        self.workers = prometheus.Gauge(
-            "workers", "Workers that answer requests.", multiprocess_mode="livesum", **named
-        )
+        gauge: Any = partial(prometheus.Gauge, **named)
+        about = "Rows that are not answered yet."
+        self._waiting = gauge("rows_waiting", about, multiprocess_mode="livesum")
+        self.workers = gauge("workers", "Workers that answer requests.", multiprocess_mode="livesum")
         about = "The largest mean cost per row, in the unit of the costs. With --slo-ms, load may lower it."
-        self.budget = prometheus.Gauge("budget", about, multiprocess_mode="livemostrecent", **named)
+        self.budget = gauge("budget", about, multiprocess_mode="livemostrecent")
         about = "The budget of the active policy, in the unit of the costs."
-        self._active = prometheus.Gauge("budget_active", about, multiprocess_mode="livemin", **named)
+        self._active = gauge("budget_active", about, multiprocess_mode="livemin")
         self._active.set(math.inf)  # else a worker that still loads the run would have the smallest one
         about = "Estimated accuracy that the answers of the last seconds lost to load: 0.01 is a point."
-        self._lost = prometheus.Gauge("accuracy_lost", about, multiprocess_mode="livemax", **named)
+        self._lost = gauge("accuracy_lost", about, multiprocess_mode="livemax")
 
     def restart_window(self, now: float) -> None:
         """Forget the last seconds: they belong to another run, or to none."""

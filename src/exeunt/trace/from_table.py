@@ -102,9 +102,7 @@ def read_table(table: Any, **format_: str | None) -> pa.Table:
         raise InputError(f"a table is a .csv, .tsv, .txt or .parquet file, got {file}")
     try:
         return pq.read_table(file) if suffix == ".parquet" else read_csv(file, **format_)
-    except InputError:
-        raise
-    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
+    except (pa.ArrowException, OSError, LookupError, UnicodeError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
 
 

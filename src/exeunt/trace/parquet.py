@@ -58,7 +58,7 @@ def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
     """Write the fields of an `ExitTrace` as Parquet, atomically. Floats keep every bit."""
     table = trace_table(fields)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True, **writing_options(table))
+        pq.write_table(table, temporary, **writing_options(table))
 
 
 def trace_table(fields: Mapping[str, Any]) -> Any:
@@ -94,7 +94,8 @@ def writing_options(table: Any) -> dict[str, Any]:
         if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type)
     ]
     labels = ["label", "prediction.list.element"]
-    return {"compression": "zstd", "use_dictionary": labels, "use_byte_stream_split": floats}
+    whole = {"compression": "zstd", "write_page_checksum": True}
+    return {**whole, "use_dictionary": labels, "use_byte_stream_split": floats}
 
 
 def load_trace(path: str | Path, build: Callable[..., T]) -> T:

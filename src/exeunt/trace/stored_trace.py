@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from exeunt._arrays import Keys
 from exeunt._paths import (
-    CHANGED,
     AnyPath,
+    changed,
     is_remote,
     open_arrow,
     place,
@@ -162,11 +162,11 @@ class StoredTrace:
         return self._shared[name]
 
     def _each(self) -> Iterator[AnyPath]:
-        """Yield the files. Raises InputError after one whose size or time is another one than when it was opened."""
+        """Yield the files. Raises InputError after one whose size or time differs from when it was opened."""
         for file, found in zip(self.files, self._found, strict=True):
             yield file
             if size_and_time(file) != found:
-                raise InputError(CHANGED.format(file))
+                raise changed(file)
 
     def _with_rows(self, file: AnyPath, footer: _Footer, columns: Sequence[str], most: int) -> Iterator[Any]:
         """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""
@@ -234,10 +234,7 @@ def _footer(file: AnyPath) -> _Footer:
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
     """Yield columns of a file, at most `rows` rows at a time."""
     try:
-        with (
-            open_arrow(file) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as opened,
-        ):
+        with open_arrow(file) as source, pq.ParquetFile(source, page_checksum_verification=True) as opened:
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:

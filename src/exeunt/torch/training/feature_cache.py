@@ -85,12 +85,8 @@ def build_cache(
         return _open(folder, kept["shapes"])
     marker.unlink(missing_ok=True)
     _check_space(network, first, loader, folder, device)
-    counted = Progress(
-        f"batches of {folder.name} features extracted",
-        chain([first], batches),
-        total=length_of(loader),
-        show=show,
-    )
+    what = f"batches of {folder.name} features extracted"
+    counted = Progress(what, chain([first], batches), total=length_of(loader), show=show)
     shapes = _write(network, counted, folder, device)
     write_json(marker, {"key": key, "shapes": shapes})
     return _open(folder, shapes)
