@@ -147,9 +147,7 @@ def check_writable(folder: Path, what: str) -> None:
     if not there.is_dir():
         raise InputError(f"{what}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{what}: {there} may not be written to, change its permissions or choose another place"
-        )
+        raise InputError(f"{what}: {there} is not writable, change its permissions or choose another place")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -174,9 +172,7 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
     except OSError as error:
         raise FileError(f"cannot read {file}: {why_it_failed(error)}{mend}") from error
     except ValueError as error:  # also for bytes that are no text
-        raise ArtefactError(
-            f"{file} is not complete JSON ({error}): it is damaged or truncated{mend}"
-        ) from None
+        raise ArtefactError(f"{file} is not complete JSON ({error}): it is damaged{mend}") from None
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -46,9 +46,7 @@ def read_document(
             f"{path} has {kind} format {found!r}, this version reads {version}: upgrade exeunt"
         )
     if found < oldest:
-        raise ArtefactError(
-            f"{path} is a {kind} of the old format {found}, not of format {version}: {remedy}"
-        )
+        raise ArtefactError(f"{path} is a {kind} of the old format {found}, not of {version}: {remedy}")
     return document
 
 

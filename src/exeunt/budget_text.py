@@ -36,9 +36,7 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
         )
     number, given = float(match[1]) / _inputs(match), match[2]
     if not math.isfinite(number):
-        raise InputError(
-            f"budget {text!r} is beyond any number: the full network costs {amount_text(full, unit)}"
-        )
+        raise InputError(f"budget {text!r} is too large: the full network costs {amount_text(full, unit)}")
     if given == "%":
         return number / 100 * full
     return number * _conversion(given, unit, text)

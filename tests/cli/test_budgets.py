@@ -55,7 +55,7 @@ def test_bare_numbers_that_are_no_share_either_are_told_as_quantities(run, budge
 
 @pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
 def test_a_number_beyond_all_is_refused(budget):
-    with pytest.raises(ex.InputError, match="is beyond any number: the full network costs 4 MMACs"):
+    with pytest.raises(ex.InputError, match="is too large: the full network costs 4 MMACs"):
         _check_budget(MACS, budget)
 
 

@@ -119,7 +119,7 @@ def test_nothing_is_copied_where_nobody_leaves(case):
 
 def test_what_does_not_go_together_is_refused(case, policy):
     other = Plan.unmeasured("trace", ((0, 4),))
-    with pytest.raises(ex.InputError, match=r"the policy has 5 exits but the network has 4"):
+    with pytest.raises(ex.InputError, match=r"the policy has 5 exits, the network 4"):
         Engine(TraceExecutor(made_logits()[:, :4]), policy)
     with pytest.raises(
         ex.InputError, match=r"for the segments \(\(0, 4\),\), the network .*: make a plan for these"

@@ -90,7 +90,7 @@ def test_what_cannot_be_a_model_is_refused(exported, tmp_path):
         ({"mine": object(), "large": exported}, {"mine": 1}, "must have predict_proba"),
         ({"mine": Brightness(), "large": exported}, {"mine": "dear"}, "a price above 0.*got 'dear'"),
         ({"mine": "runs/r18", "large": exported}, {}, "'mine' is a path, 'runs/r18': open a run there"),
-        ({"a": Brightness(), "b": Brightness()}, {"a": 1, "b": 2}, "one model of a cascade must be a run"),
+        ({"a": Brightness(), "b": Brightness()}, {"a": 1, "b": 2}, "at least one model must be a run"),
     ):
         with pytest.raises(ex.InputError, match=says):
             make_cascade(tmp_path / "run", models, price=price, say=quiet)

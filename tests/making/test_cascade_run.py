@@ -255,7 +255,7 @@ def test_models_that_run_whole_are_not_timed(models, trained, tmp_path):
 
 def test_a_cascade_takes_the_place_of_a_cascade_alone(models, tmp_path):
     runs = {name: copied(run, tmp_path / name) for name, run in models.items()}
-    with pytest.raises(ex.InputError, match=r"the model 'large' lies in .*large, which the cascade replaces"):
+    with pytest.raises(ex.InputError, match=r"model 'large' lies in .*large, which the cascade replaces"):
         make_cascade(runs["large"].path, runs, say=quiet)
     with pytest.raises(ex.InputError, match="lies in"):
         make_cascade(tmp_path, runs, say=quiet)

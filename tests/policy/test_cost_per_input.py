@@ -82,7 +82,7 @@ def test_without_delta_the_budget_is_kept_on_average():
     assert means.mean() > 0.9 * BUDGET
     assert all(policy.certificate is None and policy.distribution is None for policy in policies)
     assert policies[0].expected_cost <= BUDGET
-    assert "is expected, but it may be higher. Give a delta to certify it." in str(policies[0])
+    assert "is expected, but may be higher. Give a delta to certify it." in str(policies[0])
 
 
 def test_a_distribution_of_mean_costs_would_overspend():

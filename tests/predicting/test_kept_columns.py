@@ -77,10 +77,10 @@ def test_they_belong_to_their_rows_after_resuming_and_in_blocks_that_are_sent(
 
     write = predicting.PredictJob._done
 
-    def killed(job, block, end):
+    def killed(job, block, *rest):
         if block.block.start == 8:
             raise Killed
-        return write(job, block, end)
+        return write(job, block, *rest)
 
     monkeypatch.setattr(predicting.PredictJob, "_done", killed)
     with pytest.raises(Killed):

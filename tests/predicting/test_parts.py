@@ -201,7 +201,7 @@ def test_a_folder_that_is_being_emptied_is_not_complete(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to_is_told(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(ex.InputError, match="may not be written to"), locked(tmp_path / "out" / "x", "out"):
+    with pytest.raises(ex.InputError, match="is not writable"), locked(tmp_path / "out" / "x", "out"):
         pass
 
 

@@ -117,7 +117,7 @@ def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
 def test_another_network_is_refused(executor, trace):
     two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
     fit, calibrate, _ = two.split()
-    with pytest.raises(ex.InputError, match="2 exits but the network has 4"):
+    with pytest.raises(ex.InputError, match="2 exits, the network 4"):
         Engine(executor, ex.eero(fit, calibrate, budget="80%")).answer(torch.zeros(1, 3, 8, 8))
 
 

@@ -98,7 +98,7 @@ def test_an_export_of_an_old_format_is_refused(folder, tmp_path):
     """Format 1 had one length of texts."""
     body = asdict(OnnxManifest.load(folder))
     write_sealed(tmp_path / "manifest.json", "export", body, format_="exeunt-onnx", version=1)
-    with pytest.raises(ex.errors.ArtefactError, match="old format 1, not of format 2: export it again"):
+    with pytest.raises(ex.errors.ArtefactError, match="old format 1, not of 2: export it again"):
         OnnxExecutor(tmp_path, threads=1)
 
 

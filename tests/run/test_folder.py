@@ -189,9 +189,7 @@ def _edit_manifest(run, **changes):
 
 def test_a_run_of_before_0_1_is_refused_with_what_to_do(run):
     _edit_manifest(run, version=1)
-    with pytest.raises(
-        ex.ArtefactError, match=r"of the old format 1, not of format 2: .* repeat what made the run"
-    ):
+    with pytest.raises(ex.ArtefactError, match=r"of the old format 1, not of 2: .* repeat what made the run"):
         RunFolder.open(run.path)
 
 

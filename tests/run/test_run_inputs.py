@@ -78,7 +78,7 @@ def test_images_of_any_size_are_brought_to_that_of_the_network(images):
     ],
 )
 def test_one_image_is_not_taken_for_many(images, one, kind):
-    with pytest.raises(ex.InputError, match=rf"takes a list of images, got a {kind}: put it into a list"):
+    with pytest.raises(ex.InputError, match=rf"takes a list of images, got a {kind}: put it in a list"):
         images(one)
 
 

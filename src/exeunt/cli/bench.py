@@ -83,9 +83,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     for size in sizes:
         echo(_table(size, unit, [one for one in found if one.batch_size == size]))
     if timed.plan is None and not run.cascade:
-        echo(
-            f"there is no plan for this machine yet: exeunt bench {quote(str(run.path))} --profile makes one"
-        )
+        echo(f"there is no plan for this machine: exeunt bench {quote(str(run.path))} --profile makes one")
     for figure in _draw(timed, found):
         echo(f"written to {figure}")
 

@@ -62,9 +62,7 @@ class Guarantee:
         if self.budget is None and self.max_loss is None and self.budgets is None:
             raise InputError("give a budget or a loss: --budget 50%, --max-loss 1%, or --budgets 20%:95%:5%")
         if self.budgets is not None and (self.budget is not None or self.max_loss is not None):
-            raise InputError(
-                "--budgets goes with neither --budget nor --max-loss: calibrate twice to have both"
-            )
+            raise InputError("--budgets goes with neither --budget nor --max-loss: calibrate twice for both")
         if self.jointly and self.budgets is None:
             raise InputError("--jointly is about the guarantees of several budgets: give them with --budgets")
         if delta is None and (self.max_loss is not None or self.jointly):

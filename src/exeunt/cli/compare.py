@@ -29,9 +29,7 @@ class _Options:
         "as 30%,50% or '2 usd per 10k'.",
         default="20%:95%:5%",
     )
-    splits: int = option(
-        "Number of random splits into fit, calibrate and test.", default=50, min=1, max=10_000
-    )
+    splits: int = option("Random splits into fit, calibrate and test.", default=50, min=1, max=10_000)
     policies: str | None = option(
         "Policies separated by commas, the reference first. Default: all, with eero as the reference."
     )
@@ -43,9 +41,7 @@ class _Options:
     workers: int | None = option(
         "Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
     )
-    cache: Path | None = option(
-        f"Folder that keeps the result of each split. Default: {_CACHE} beside --out."
-    )
+    cache: Path | None = option(f"Folder for the result of each split. Default: {_CACHE} beside --out.")
     seed: int = seed_option()
 
 

@@ -52,9 +52,7 @@ class Tables:
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
     delimiter: str | None = _csv("The mark between columns. Default: told by the first lines.")
-    encoding: str | None = _csv(
-        "The encoding, such as cp1252. Default: UTF-8 or UTF-16, told by the first bytes."
-    )
+    encoding: str | None = _csv("The encoding, such as cp1252. Default: UTF-8 or UTF-16, by the first bytes.")
     decimal: str | None = _csv("The decimal point, such as ','. Default: told by the first lines.")
 
     @property

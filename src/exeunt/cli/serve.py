@@ -58,12 +58,8 @@ class _Read:
         "predictions of earlier exits."
     )
     slo_quantile: str | None = _budget("Share of inputs that must meet the deadline. Default: 99%.")
-    min_accuracy: str | None = _budget(
-        "Lowest estimated accuracy that the budget may be lowered to, such as 90%."
-    )
-    tier: list[str] | None = _budget(
-        "A budget by a name that requests may give, as gold=90%. May be repeated."
-    )
+    min_accuracy: str | None = _budget("Lowest estimated accuracy to lower the budget to, such as 90%.")
+    tier: list[str] | None = _budget("A budget by a name that requests give, as gold=90%. May be repeated.")
     max_body: int = _limit("Largest request, in MB.", default=64, min=1)
     max_pixels: float = _limit("Largest image, in millions of pixels.", default=25.0)
 
@@ -82,9 +78,7 @@ class _Read:
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
             "allowed_hosts": tuple(self.allowed_host or ()),
             "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
-            "slo_quantile": share(
-                "99%" if self.slo_quantile is None else self.slo_quantile, "--slo-quantile"
-            ),
+            "slo_quantile": share(self.slo_quantile or "99%", "--slo-quantile"),
             "min_accuracy": 0.0 if self.min_accuracy is None else share(self.min_accuracy, "--min-accuracy"),
             "tiers": _tiers(self.tier or []),
             "max_body": self.max_body * 1_000_000,

@@ -132,15 +132,11 @@ def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[
     found = ray.cluster_resources()
     for what, n in each.items():
         if (lack := workers * n - found.get(what, 0)) > 0:
-            say(
-                f"{what}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some will wait"
-            )
+            say(f"{what}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some wait")
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(has.get(what, 0) >= n for what, n in each.items()) for has in machines):
         takes = ", ".join(f"{what}: {n:g}" for what, n in each.items() if n)
-        say(
-            f"no machine of the cluster has what a worker takes ({takes}): nothing is done until one joins it"
-        )
+        say(f"no machine of the cluster has what a worker takes ({takes}): nothing is done until one joins")
 
 
 @contextmanager

@@ -172,9 +172,7 @@ def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
     else:
         paths = [traces] if isinstance(traces, str | Path) else list(traces)
         if any(isinstance(path, ExitTrace | CascadeTrace) for path in paths):
-            raise InputError(
-                "several traces need a name each: give a mapping, such as {'resnet': trace, ...}"
-            )
+            raise InputError("several traces need a name each: give a mapping such as {'resnet': trace, ...}")
         whole = [Path(path).resolve() for path in paths]
         pairs = [
             (one.name if one.is_dir() else one.stem, path) for one, path in zip(whole, paths, strict=True)

@@ -66,9 +66,7 @@ def open_source(
     given = _read(str(calibration_data), columns)
     held_out = given.test or given.train
     if held_out is None or held_out.labels is None:
-        raise InputError(
-            f"{calibration_data} has no labels, and policies are fitted on labelled inputs: add them"
-        )
+        raise InputError(f"{calibration_data} has no labels, which policies are fitted with: add them")
     return source.make_source(str(name), parts._replace(validation=held_out), asked_for=True)
 
 

@@ -40,9 +40,7 @@ def load_tokenizer(name: str) -> Any:
     folder = Path(name)
     # Without these files the library silently makes a tokeniser without a vocabulary.
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise InputError(
-            f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
-        )
+        raise InputError(f"{name} has no tokeniser: put it there with tokenizer.save_pretrained({name!r})")
     with hub_access(name, f"there is no tokeniser {name!r} here"):
         return auto.from_pretrained(name, trust_remote_code=False)
 

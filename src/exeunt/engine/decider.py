@@ -49,9 +49,7 @@ class Decider:
     ) -> None:
         n_exits = segments[-1][1] + 1
         if exits is None and policy.n_exits != n_exits:
-            raise InputError(
-                f"the policy has {counted(policy.n_exits, 'exit')} but the network has {n_exits}"
-            )
+            raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, the network {n_exits}")
         exits = range(n_exits) if exits is None else exits
         if len(exits) != policy.n_exits:
             raise InputError(

@@ -113,9 +113,7 @@ def padded_length(tokens: int, most: int | None) -> int:
     InputError for more tokens than that.
     """
     if most is not None and tokens > most:
-        raise InputError(
-            f"these texts have {tokens} tokens and the network takes {most}: truncate them first"
-        )
+        raise InputError(f"these texts have {tokens} tokens and the network takes {most}: truncate them")
     multiple = 8 if tokens <= 64 else 32
     rounded = max(1, -(-tokens // multiple)) * multiple
     return rounded if most is None else min(rounded, most)

@@ -72,13 +72,9 @@ def make_cascade(
             f"price is for models that are no runs, which have costs of their own: {unknown[0]!r} is none of these"
         )
     if any(run.cascade for run in runs.values()):
-        raise InputError(
-            "a model of a cascade must be one network: name the models of the other cascade instead"
-        )
+        raise InputError("a model of a cascade must be one network: name the models of the other cascade")
     if not runs:
-        raise InputError(
-            "at least one model of a cascade must be a run, whose recorded inputs the others answer"
-        )
+        raise InputError("at least one model must be a run, whose recorded inputs the others answer")
     _check_place(out, runs)
     _check_alike(runs)
     like = next(iter(runs.values()))
@@ -136,9 +132,7 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
     check_writable(out.parent, f"cannot make {out}")
     for name, run in runs.items():
         if is_inside(run.path, out):
-            raise InputError(
-                f"the model {name!r} lies in {out}, which the cascade replaces: choose another --out"
-            )
+            raise InputError(f"model {name!r} lies in {out}, which the cascade replaces: use another --out")
     is_cascade = (out / CASCADE).is_file()
     if os.path.lexists(out) and not is_cascade and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else: choose another --out, or remove the folder")

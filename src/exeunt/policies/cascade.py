@@ -218,9 +218,7 @@ def common_order(
 ) -> tuple[str, ...]:
     """Return the order of models that is most accurate on `fit`, on average over several budgets."""
     by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
-    best = [
-        [step.model for step in find_cascade(fit, amount, answer, seed, None, spare)[0]] for amount in amounts
-    ]
+    best = [[step.model for step in find_cascade(fit, one, answer, seed, None, spare)[0]] for one in amounts]
     orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
     if len(orders) == 1:
         return orders[0]

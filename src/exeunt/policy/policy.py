@@ -136,9 +136,7 @@ class Policy:
             return str(self.cost_certificate)
         expected = self.cost.show(self.expected_cost)
         if self.distribution is not None or self.calibration.startswith("cost-per-"):
-            reason = (
-                f"a mean cost of {expected} is expected, but it may be higher. Give a delta to certify it."
-            )
+            reason = f"a mean cost of {expected} is expected, but may be higher. Give a delta to certify it."
         else:
             reason = f"{self.calibration} calibration has no exact distribution of the mean cost."
             if self.counts is not None:
@@ -201,9 +199,7 @@ class Policy:
         """
         trace = inputs.along(self.cascade)
         if trace.cost.n_exits != self.n_exits:
-            raise InputError(
-                f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
-            )
+            raise InputError(f"the policy has {counted(self.n_exits, 'exit')}, the trace {trace.n_exits}")
         exits = np.empty(trace.n, dtype=np.int64)  # the last exit answers the rest
         alive, state = np.arange(trace.n), self.init(trace.n, id=trace.keys(self.ties))
         for exit_ in range(self.n_exits):

@@ -63,10 +63,8 @@ class PolicySet:
     @property
     def unasked(self) -> dict[str, str]:
         """Why a model is asked by none of the policies, by name; the reason is that of the largest budget."""
-        *others, largest = self.policies
-        return {
-            name: why for name, why in largest.unasked.items() if all(name in one.unasked for one in others)
-        }
+        *others, last = self.policies
+        return {name: why for name, why in last.unasked.items() if all(name in one.unasked for one in others)}
 
     @classmethod
     def make(

@@ -202,9 +202,7 @@ def check_complete(folder: AnyPath, run: RunFolder) -> None:
     if (job := _json(folder / _JOB)) is None:
         return
     if job.get("run") != run.digest:
-        raise InputError(
-            f"{folder} was recorded with another network than that of {run.path}: record it anew"
-        )
+        raise InputError(f"{folder} was recorded with another network than {run.path}: record it anew")
     if _json(folder / _MANIFEST) is None:
         raise InputError(f"the recording in {folder} is not complete: run its command again, which goes on")
 

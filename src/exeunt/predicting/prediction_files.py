@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -138,9 +139,8 @@ def check_out(out: Path, *, force: bool) -> None:
 
 def write_predictions(out: Path, schema: Any, parts: Sequence[AnyPath]) -> None:
     """Write the rows of Parquet files of this schema, one file after the other, to `out`."""
-    tables = (
-        pq.read_table(part, page_checksum_verification=True).replace_schema_metadata(None) for part in parts
-    )
+    read = partial(pq.read_table, page_checksum_verification=True)
+    tables = (read(part).replace_schema_metadata(None) for part in parts)
     with atomic_path(out) as temporary:
         if out.suffix.lower() in _PARQUET:
             with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:

@@ -18,9 +18,7 @@ from exeunt.trace.cascade_step import CascadeStep
 
 _FORMAT, _VERSION = "exeunt-bundle", 2
 _CASCADE_FORMAT, _CASCADE_VERSION = "exeunt-cascade", 1
-REMEDY = (
-    "restore it from a copy of the run, or remove it and repeat what made the run, such as `exeunt train`"
-)
+REMEDY = "restore it from a copy, or remove it and repeat what made the run, such as `exeunt train`"
 
 
 def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:

@@ -113,9 +113,7 @@ def _listed(inputs: Any, kind: str) -> list[Any]:
     if not alone and isinstance(inputs, np.ndarray):
         alone = inputs.ndim == 3 and inputs.shape[2] in (1, 3)
     if alone or not hasattr(inputs, "__iter__") or hasattr(inputs, "items"):
-        raise InputError(
-            f"prepare takes a list of {kind}s, got a {type(inputs).__name__}: put it into a list"
-        )
+        raise InputError(f"prepare takes a list of {kind}s, got a {type(inputs).__name__}: put it in a list")
     return list(inputs)
 
 

@@ -84,9 +84,7 @@ def why_not_a_run(path: Path) -> str:
     if not names:
         return f"{path} is not a run folder, it is empty: {_MAKE}"
     if MANIFEST in names:
-        return (
-            f"{path} has a {MANIFEST} that is not a file: move it away, and repeat the run's `exeunt train`"
-        )
+        return f"{path} has a {MANIFEST} that is not a file: move it away and repeat the run's `exeunt train`"
     if {CONFIG, WEIGHTS, "training"} & {*names}:
         return (
             f"{path} is an unfinished run, or one that lost its {MANIFEST}: finish it with "

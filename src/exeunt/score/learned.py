@@ -107,9 +107,7 @@ def features(
     """
     missing = [name for name in grid.knots if name not in evidence]
     if missing:
-        raise InputError(
-            f"this policy decides by the scores {list(grid.knots)}; the evidence lacks {missing}"
-        )
+        raise InputError(f"this policy decides by scores {list(grid.knots)}; the evidence lacks {missing}")
     first, *others = grid.knots
     rank = grid.rank(first, evidence[first])
     main = [rank, *bent(rank, _BENDS)]

@@ -56,9 +56,7 @@ class Service:
         self.active = await self._loaded(loaded)
         self.metrics.restart_window(time.monotonic())
         whole = about(self.active, self.settings)
-        fields = {
-            name: whole[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
-        }
+        fields = {key: whole[key] for key in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")}
         _log.info("ready", extra={"fields": fields | {"policies": list(self.active.loaded.policies)}})
         self.metrics.workers.set(1)
         self._in_background(self._follow_load())

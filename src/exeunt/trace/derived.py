@@ -40,9 +40,7 @@ def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
             raise InputError(f"there is no score {score!r} in this trace; it has {sorted(trace.scores)}")
         return NamedScore(score)
     if not (callable(score) and hasattr(score, "init")):
-        raise InputError(
-            f"score must be a name, an object like exeunt.score.kinds.Score, or None, got {score!r}"
-        )
+        raise InputError(f"score must be a name, an exeunt.score.kinds.Score, or None, got {score!r}")
     return score
 
 

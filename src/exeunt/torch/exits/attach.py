@@ -71,9 +71,7 @@ def attach(
     if OWN in (exits, head):
         options = [name for name, one in given.items() if not (one is None or one is False or one == OWN)]
         if options:
-            raise InputError(
-                f"with exits={OWN!r} the network gets no heads, so leave out: {', '.join(options)}"
-            )
+            raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(options)}")
         own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 

@@ -201,9 +201,7 @@ def _train(data: JobData, out: Path, *, say: Callable[[str], None], progress: bo
     """Train the network; where the settings say so, its heads alone first."""
     job, made, settings = data.job, data.made, data.made.settings
     if job.is_frozen and not made.network.learning_heads:
-        say(
-            "nothing to train: the exits are the network's own, and mode 'frozen' does not change the network\n"
-        )
+        say("nothing to train: the exits are the network's own, and mode 'frozen' does not change it\n")
         return
     say(f"training of a network with {settings.describe()}\n")
     shared: dict[str, Any] = {"validation": data.loader("fit"), "seed": job.seed, "progress": progress}
