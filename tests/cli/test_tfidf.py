@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.making import estimator_run
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import part_data
 from exeunt.run.runner import load
@@ -100,6 +101,20 @@ def test_policies_are_made_on_other_data_that_are_named(folder, monkeypatch):
         assert run.trace(part).n == len(data)
     assert len(part_data(run, "train")) == 700
     assert "finished already" in exeunt(*train, cwd=folder).stdout
+
+
+def test_what_another_process_wrote_meanwhile_is_not_replaced(folder, monkeypatch):
+    fitted, out = estimator_run._fitted, folder / "taken"
+
+    def meanwhile(*given):
+        out.mkdir()
+        (out / "of another").touch()
+        return fitted(*given)
+
+    monkeypatch.setattr(estimator_run, "_fitted", meanwhile)
+    with pytest.raises(ex.InputError, match="taken holds something else: choose another --out"):
+        estimator_run.train_tfidf(str(folder / "data"), out, say=lambda _: None)
+    assert [file.name for file in out.iterdir()] == ["of another"]
 
 
 def test_it_imports_no_torch(folder):

@@ -185,6 +185,7 @@ def train_tfidf(
         "provenance": provenance(_PACKAGES, command=command, seed=seed),
     }
     with atomic_folder(out) as folder:
+        _is_finished(out, config)  # raises if another process has written there meanwhile
         if config:
             write_text(folder / CONFIG, config)
         make_estimator_run(folder, estimator, parts, cost=cost, about=about, say=say)

@@ -32,7 +32,9 @@ function seconds(value) {
 
 // 40.8 MMACs rather than 4.08e+07 MACs, and 0.1 usd per 1M rather than 1e-7 usd.
 function amount(value, unit) {
-  if (unit === "usd" && value > 0 && value < 1e-4) return `${Number((1e6 * value).toPrecision(3))}${GAP}usd per 1M`;
+  if (["usd", "cent"].includes(unit) && value > 0 && value < 1e-4) {
+    return `${Number((1e6 * value).toPrecision(3))}${GAP}${unit} per 1M`;
+  }
   const scales = unit === "MACs" ? [[1e9, "G"], [1e6, "M"], [1e3, "k"]] : [];
   const [size, prefix] = scales.find(([least]) => value >= least) ?? [1, ""];
   return `${Number((value / size).toPrecision(3))}${GAP}${prefix}${unit}`;
