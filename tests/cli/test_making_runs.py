@@ -201,7 +201,7 @@ def test_mistakes(folder):
             ("calibrate", "run", "--budget", "30kMACs", "--of", "time"),
             "budgets of time are shares such as 60% or times such as 4ms, got 30kMACs",
         ),
-        (("show", "run@int3"), "choose one of int8, bf16, fp16"),
+        (("show", "run@int3"), "choose a precision, int8, bf16, fp16"),
     ):
         done = exeunt(*arguments, cwd=folder, ok=False)
         assert done.returncode, arguments

@@ -186,7 +186,7 @@ def test_a_policy_of_another_precision_is_refused(exported, quantised):
 def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
     from exeunt.making.precision_run import make_precision
 
-    with pytest.raises(ex.InputError, match="choose one of int8"):
+    with pytest.raises(ex.InputError, match="choose a precision, int8"):
         RunFolder.open(f"{quantised.path.parent}@int4")
     with pytest.raises(ex.InputError, match=r"has no int8 yet: run `exeunt export .* --precision int8`"):
         RunFolder.open(f"{trained.path}@int8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted
 from exeunt.cli.options import numbers, options_under
@@ -69,6 +69,8 @@ def open_traces(
     Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
     named, or options of tables without a table.
     """
+    from exeunt.trace.from_table import read_table
+
     are_tables = [_is_table(path) for path in paths]
     given = [one.name for one in fields(tables) if (getattr(tables, one.name) or None) != one.default]
     if given and not any(are_tables):
@@ -83,8 +85,8 @@ def open_traces(
         raise InputError("--rows-per-group is about groups: name their column with --group-column")
     found: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        read = _read_models if tables.model or tables.price else _read_table
-        found[name] = read(path, name, tables, say) if is_table else path
+        read = _models if tables.model or tables.price else _trace
+        found[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
     return found
 
 
@@ -102,18 +104,16 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
-def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
-    """Read a table and print its costs and accuracies, so that columns in a wrong order show at once."""
+def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
+    """Make the trace of a table and print its costs and accuracies, so that columns in a wrong order show at once."""
     from exeunt.trace import ExitTrace
     from exeunt.trace.derived import inverted_exits
-    from exeunt.trace.from_table import read_table
 
     if options.confidence is None or options.prediction is None or options.cost is None:
         raise InputError(
-            f"{path} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
+            f"{name} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
             "NAME, and what each exit costs with --cost 1,4,13; or the models of cascades with --model and --price"
         )
-    table = read_table(path, **options.format)
     if options.label not in table.column_names:
         raise InputError(
             f"the table has no column {options.label}: name the column of true classes with --label; it has "
@@ -147,10 +147,9 @@ def _read_table(path: Path, name: str, options: Tables, say: Callable[[str], Non
     return trace
 
 
-def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
-    """Read a table with columns of several models, and print what each model costs and how often it is right."""
+def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
+    """Make the trace of several models of a table, and print what each model costs and how often it is right."""
     from exeunt.trace import CascadeTrace
-    from exeunt.trace.from_table import read_table
 
     names, prices = options.model or [], options.price or []
     if len(names) != len(prices) or len(set(names)) < len(names):
@@ -162,7 +161,7 @@ def _read_models(path: Path, name: str, options: Tables, say: Callable[[str], No
         raise InputError("--cost is of the exits of one network: models have a --price each")
     priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
     models = CascadeTrace.from_table(
-        read_table(path, **options.format),
+        table,
         confidence=options.confidence or "confidence_{}",
         prediction=options.prediction or "prediction_{}",
         label=options.label,

@@ -39,8 +39,8 @@ def at_precision(path: Path) -> Path:
     run = path.parent / name  # which may be "" or "."
     if precision not in PRECISIONS:
         raise InputError(
-            f"{path} asks for the precision {precision!r}: choose one of {', '.join(PRECISIONS)}; or for one of its "
-            "policies, by a budget such as 50%"
+            f"{path} asks for {precision!r}: choose a precision, {', '.join(PRECISIONS)}, or a policy by its budget, "
+            "such as 50%"
         )
     folder = run / precision
     if not os.path.lexists(folder) and os.path.isfile(run / MANIFEST):  # noqa: PTH113 - without an error

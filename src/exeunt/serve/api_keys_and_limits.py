@@ -1,6 +1,4 @@
-"""Security, before every request: names of the server, pages of other sites, API keys, limits of number, size and time.
-Request log.
-"""
+"""Security, before every request: Host and Origin, API keys, limits on number, size and time. The log of requests."""
 
 from __future__ import annotations
 
@@ -150,8 +148,8 @@ class SecurityMiddleware:
         return most if _INPUTS.fullmatch(scope["path"]) else min(most, _OTHER)
 
     def _has_name(self, host: bytes, scope: Scope) -> bool:
-        """Whether a Host header is a name of the server, or the address that the request came to. A page whose name
-        was made to lead here has its own name there.
+        """Whether a Host header is a name of the server, or the address that the request came to. The page of another
+        site that lets its name lead to this server still sends that name.
         """
         name = _PORT.sub("", host.decode("latin-1")).strip("[]")
         address, _ = scope.get("server") or (None, None)

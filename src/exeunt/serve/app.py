@@ -142,8 +142,8 @@ def make_app(
 
 
 async def _warm_up(app: FastAPI) -> None:
-    """Ask each route of predictions for nothing, which it refuses and nobody counts. FastAPI builds a route when it is
-    first asked: the first client would wait for longer than a latency target.
+    """Send an empty request to each route of predictions, which refuses it. FastAPI builds a route when it is first
+    asked, and that may take longer than a latency target.
     """
 
     async def send(_: Message) -> None:

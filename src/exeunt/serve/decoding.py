@@ -121,8 +121,8 @@ class InputReader:
     all inputs of a request together.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
-    `left`: is set once the client disconnects. `processes`: read the images that may take long; without them such a
-    request is given back.
+    `left` is set once the client disconnects. `processes` read the images that may take long; without them
+    `_MayTakeLong` is raised.
     """
 
     left = threading.Event()
@@ -230,10 +230,8 @@ class InputReader:
                 if not isinstance(read, Exception):  # such as MemoryError
                     allowance.taken = read[2].taken
                     return read[:2]  # type: ignore[no-any-return]
-        why = f"where headers do not bound it, decoding the images of a request may take {_SECONDS:g} s"
-        raise UnreadableImage(
-            name, f"{why} and {_PROCESS_BYTES / 2**30:g} GB: send a smaller image, or a plain JPEG or PNG"
-        )
+        why = f"it may take long; all such images of a request may take {_SECONDS:g} s and {_PROCESS_BYTES >> 30} GB"
+        raise UnreadableImage(name, f"{why}: send a smaller image, or a plain JPEG or PNG")
 
     def texts(self, texts: Sequence[Any]) -> Rows:
         """Read texts, or pairs of texts if the network was trained on such."""

@@ -31,7 +31,7 @@ _SEGMENTS, _CHUNKS, _EXTRAS, _EXTRA_BYTES = 100, 10_000, 64, 1 << 20
 """At most: segments before the pixels of a JPEG or GIF; chunks of a PNG; its chunks beside the pixels, each of up to 1
 MiB once decompressed; bytes beside the pixels of a JPEG or PNG, such as EXIF."""
 _FEW_SCANS, _SCANS = 16, 40
-"""Passes over all pixels of a JPEG that are no matter; and as many of the largest image at most."""
+"""A JPEG may have so many scans in any case; if it has more, no more pixels in all than so many largest images."""
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 

@@ -25,7 +25,7 @@ from exeunt._files import atomic_path
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
 _FINE = 100
-"""Latencies are counted to 1%: so many of their whole logarithms are a factor of e."""
+"""Latencies are counted by their logarithm, in steps of one hundredth, so that they are right to 1%."""
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _WINDOW_S = 10

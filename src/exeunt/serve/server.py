@@ -130,7 +130,7 @@ def uvicorn_config(app: Callable[[], FastAPI], settings: Settings) -> uvicorn.Co
 
 @contextmanager
 def _shared_folder() -> Iterator[str]:
-    """A folder for what workers count together. Those of servers that were killed, whose locks nobody holds, go."""
+    """Yield a folder for the counts of all workers. Remove those of killed servers, whose locks nobody holds."""
     for lock in Path(gettempdir()).glob(f"{_SHARED}*/lock"):
         with suppress(OSError), lock.open("r+b") as file:
             if locks(file):
