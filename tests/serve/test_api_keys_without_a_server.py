@@ -212,7 +212,7 @@ def test_a_server_of_every_address_needs_keys_or_names(tmp_path, host):
     Settings(run=tmp_path, host=host, allowed_hosts=("models.example.com",))
 
 
-@pytest.mark.parametrize("name", ["", "http://models.example.com", "models.example.com:8000", "a/b"])
+@pytest.mark.parametrize("name", ["", "http://a.example", "a.example:8000", "a/b", "\u2603", "a b"])
 def test_a_name_of_the_server_has_no_port(tmp_path, name):
     with pytest.raises(
         InputError, match=f"--allowed-host must be a name or an address without port, .*, got '{name}'"

@@ -16,6 +16,8 @@ _LIVE_FILE = "serving.json"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
 """Hosts that stand for every address: 0.0.0.0, 0, ::, and no host at all."""
+_HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
+"""Names, patterns of names, and addresses of IPv6."""
 _PER_CORE = 4  # threads and workers at most
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
@@ -95,7 +97,7 @@ class Settings:
 
     def _check_hosts(self) -> None:
         for name in self.allowed_hosts:
-            if not name or "/" in name or name.count(":") == 1:
+            if not _HOST.fullmatch(name):
                 raise InputError(
                     f"--allowed-host must be a name or an address without port, such as example.com, got {name!r}"
                 )
