@@ -34,22 +34,11 @@ def test_each_package_has_one_lowest_version():
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_passes_with_the_lowest_versions(extra, tmp_path):
-    python, uv = tmp_path / "bin" / "python", tmp_path / "bin" / "uv"
+    python, uv, package = tmp_path / "bin" / "python", tmp_path / "bin" / "uv", f"{ROOT}[{extra},test]"
     for command in (
         (sys.executable, "-m", "venv", tmp_path),
         (python, "-m", "pip", "install", "--quiet", "uv"),
-        (
-            uv,
-            "pip",
-            "install",
-            "-p",
-            tmp_path,
-            "-q",
-            "--resolution",
-            "lowest-direct",
-            "-e",
-            f"{ROOT}[{extra},test]",
-        ),
+        (uv, "pip", "install", "-q", "--resolution", "lowest-direct", "-p", tmp_path, "-e", package),
         # Old packages warn of what new ones deprecate.
         (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *EXTRAS[extra]),
     ):
