@@ -144,9 +144,9 @@ def test_what_cannot_be_kept_is_an_error_before_the_server_starts(
     monkeypatch.setattr(loaded_run, "open_shared", shared_of(PixelExecutor()))
     monkeypatch.setattr("uvicorn.Server.run", lambda _: pytest.fail("it started"))
     best = max(evaluate(policy, made.trace("fit")).accuracy for policy in made.policy_set)
-    settings = Settings(run=made.path, slo_s=0.05, min_accuracy=best + above, budget=budget)
+    settings = Settings(run=made.path, slo_s=0.05, min_accuracy=best + above, budget=budget, port=0)
     with pytest.raises(InputError, match=message):
-        serve(settings, host="127.0.0.1", port=0)
+        serve(settings)
 
 
 # -- on a simulated server ----------------------------------------------------------------------------------

@@ -73,9 +73,7 @@ class Runner:
         run folder.
         """
         if self.preparation is None:
-            raise InputError(
-                "this runner has no run folder to prepare inputs by: make it with exeunt.run.load"
-            )
+            raise InputError("this runner has no run folder to prepare inputs: make it with exeunt.run.load")
         return self.preparation(inputs)
 
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002

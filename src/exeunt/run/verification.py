@@ -112,9 +112,7 @@ def _policies(run: RunFolder, file: str, policies: Sequence[Policy]) -> str:
         calibrate = run.recorded("calibrate")
     except ExeuntError:
         return f"{names}, not replayed without the calibrate trace"  # whose own line says why
-    whole = [
-        policy for policy in policies if policy.n_calibration == calibrate.n and policy.counts is not None
-    ]
+    whole = [one for one in policies if one.n_calibration == calibrate.n and one.counts is not None]
     if not all(policy.was_calibrated_on(calibrate) for policy in whole):
         raise ArtefactError(
             f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
