@@ -169,9 +169,7 @@ def test_calibration_data_are_named_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no data named 'nowhere'"):
         open_source(tmp_path, calibration_data="nowhere")
     write_image_table(log, PIXELS[5:], [-1] * 3)
-    with pytest.raises(
-        InputError, match=r"log.parquet has no labels, and policies are fitted on labelled inputs"
-    ):
+    with pytest.raises(InputError, match=r"log.parquet has no labels, which policies are fitted with"):
         open_source(tmp_path, calibration_data=log)
 
 
