@@ -122,7 +122,7 @@ def test_a_score_of_ones_own_is_taken_by_every_policy_that_takes_one(name):
         with pytest.raises(ex.InputError, match=f"{name} has a score of its own"):
             make(fit, calibrate, budget="60%", score="margin")
         return
-    with pytest.raises(ex.InputError, match="score must be a name, an exeunt.score.kinds.Score, or None"):
+    with pytest.raises(ex.InputError, match=r"score must be a name, an exeunt\.score\.kinds\.Score, or None"):
         make(fit, calibrate, budget="60%", score=lambda exit_, evidence, memory: (evidence["margin"], memory))
     policy = make(fit, calibrate, budget="60%", score=weighted(0.5))
     assert np.bincount(policy.route(calibrate), minlength=4).tolist() == policy.counts.tolist()
