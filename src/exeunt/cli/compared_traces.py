@@ -76,7 +76,7 @@ def open_traces(
     if given and not any(are_tables):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{options}: such options are about tables (.csv, .parquet), and there is none among "
+            f"{options}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
     if tables.price_per != 1 and not tables.price:
