@@ -286,6 +286,15 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path):
     assert read_table(file, encoding="cp1252")["y"].to_pylist() == ["Affe", "Bär"]
 
 
+def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
+    file = tmp_path / "a.parquet"
+    options = {"write_page_checksum": True, "compression": "none", "use_dictionary": False}
+    pq.write_table(pa.table({"name": ["cat 10", "cat 57", "cat 99"]}), file, **options)
+    file.write_bytes(file.read_bytes().replace(b"cat 57", b"cat 75"))
+    with pytest.raises(ex.InputError, match=r"a\.parquet is not a readable table: .*[Cc][Rr][Cc]"):
+        read_table(file)
+
+
 def test_percentages_are_numbers():
     found = read(table(c0=["12%", " 99.5 % ", "7,25%"], c1=["0%", "100%", "-5%"]))
     np.testing.assert_allclose(found.scores["confidence"], [[0.12, 0], [0.995, 1], [0.0725, -0.05]])

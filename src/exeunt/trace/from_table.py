@@ -101,7 +101,9 @@ def read_table(table: Any, **format_: str | None) -> pa.Table:
     if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
         raise InputError(f"a table is a .csv, .tsv, .txt or .parquet file, got {file}")
     try:
-        return pq.read_table(file) if suffix == ".parquet" else read_csv(file, **format_)
+        if suffix == ".parquet":
+            return pq.read_table(file, page_checksum_verification=True)
+        return read_csv(file, **format_)
     except (pa.ArrowException, OSError, LookupError, UnicodeError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
 
