@@ -531,16 +531,17 @@ def test_a_model_that_is_never_asked_is_named_with_the_reason(tmp_path):
     (name, why), *others = policy.unasked.items()
     assert (name, others) == ("chance", [])
     found = re.fullmatch(
-        r"chance is not asked: for its 3\.0% of the cost of large, the best cascade with it \((.*)\) lies (.*) small, "
-        r"large, within 40 MACs on 960 inputs\.",
+        r"chance is not asked: for its 3\.0% of the cost of large, the best cascade found with it \((.*)\) is (.*) "
+        r"small, large, within 40 MACs on 960 inputs\.",
         why,
     )
     search = _Search(_comparing(fit, 0), 40.0, "own")
     names = found[1].split(", ")
     assert "chance" in names
     gain = search.accuracy(tuple(CascadeStep(name, 1) for name in names)) - search.accuracy(policy.cascade)
-    told = f"{100 * abs(gain):.1f} points {'below' if gain < 0 else 'above, too little to tell from'}"
-    assert found[2] == ("level with" if abs(gain) < 5e-4 else told)
+    how = "less accurate than" if gain < 0 else "more accurate (too little to tell) than"
+    told = f"{100 * abs(gain):.1f} points {how}"
+    assert found[2] == ("as accurate as" if abs(gain) < 5e-4 else told)
     assert why in str(policy)
     policy.save(tmp_path / "policy.json")
     assert ex.Policy.load(tmp_path / "policy.json").unasked == policy.unasked

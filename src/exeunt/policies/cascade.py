@@ -411,12 +411,12 @@ class _Search:
         paid = "" if name == whole else f"for its {share:.1%} of the cost of {whole}, "
         best = max(right, key=right.__getitem__)
         points = 100 * (right[best] - self.accuracy(chosen))
-        told = f"{abs(points):.1f} points {'above, too little to tell from' if points > 0 else 'below'}"
-        told = "level with" if abs(points) < 0.05 else told
+        how = "more accurate (too little to tell) than" if points > 0 else "less accurate than"
+        told = "as accurate as" if abs(points) < 0.05 else f"{abs(points):.1f} points {how}"
         asking, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
         return (
-            f"{name} is not asked: {paid}the best cascade with it ({asking}) lies {told} {without}, within {budget} on "
-            f"{counted(models.n, 'input')}."
+            f"{name} is not asked: {paid}the best cascade found with it ({asking}) is {told} {without}, within {budget} "
+            f"on {counted(models.n, 'input')}."
         )
 
     def accuracy(self, steps: _Steps) -> float:
