@@ -415,8 +415,8 @@ class _Search:
         told = "as accurate as" if abs(points) < 0.05 else f"{abs(points):.1f} points {how}"
         asking, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
         return (
-            f"{name} is not asked: {paid}the best cascade found with it ({asking}) is {told} {without}, within {budget} "
-            f"on {counted(models.n, 'input')}."
+            f"{name} is not asked: {paid}the best cascade found with it ({asking}) is {told} {without}, within "
+            f"{budget} on {counted(models.n, 'input')}."
         )
 
     def accuracy(self, steps: _Steps) -> float:
