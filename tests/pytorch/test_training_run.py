@@ -211,7 +211,7 @@ def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_pat
         "a locked cache": (tmp_path / "run", tmp_path / "locked" / "cache"),
     }[what]
     with pytest.raises(
-        InputError, match=r"cannot (make|keep).*/(file is not a folder|locked may not be written)"
+        InputError, match=r"cannot (make|keep).*/(file is not a folder|locked is not writable)"
     ):
         run(small, out, cache=cache)
     assert (tmp_path / "file").read_text() == "mine"
