@@ -211,16 +211,17 @@ def test_a_folder_is_replaced_by_one_process_at_a_time_and_killed_ones_leave_not
 
 
 FORKS = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from exeunt._files import locked
 lock = Path(sys.argv[1])
 with locked(lock, "run"):
     if os.fork() == 0:
+        os.kill(os.getppid(), 9)
+        print("lives", flush=True)
         sys.stdin.readline()
         os._exit(0)
-    print("holds", flush=True)
-    os.kill(os.getpid(), 9)
+    time.sleep(60)
 """
 
 
@@ -229,7 +230,7 @@ def test_a_child_that_outlives_its_parent_does_not_hold_its_lock(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", FORKS, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == "holds\n"
+    assert process.stdout.readline() == "lives\n"
     assert process.wait() == -9
     with locked(lock, "run"):
         assert lock.exists()
