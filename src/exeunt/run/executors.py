@@ -187,7 +187,7 @@ def _checked(run: RunFolder, name: str) -> ExecutorKind:
         remedy = kind.remedy.format(run=run.path)
         if run.network_file not in (WEIGHTS, ONNX):  # one executor of its own
             only = next(one for one, other in EXECUTORS.items() if other.needs == run.network_file)
-            remedy = f"its network is in {run.network_file}, which {only!r} alone runs: leave it out"
+            remedy = f"its network is in {run.network_file}, which only {only!r} runs: leave the executor out"
         raise InputError(f"{run.path} cannot be run by {name!r}: {remedy}")
     return kind
 
