@@ -228,9 +228,7 @@ def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(c
     said = []
     with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in cascade\.json"):
         make_precision(cascade, "int8", say=said.append)
-    with pytest.raises(
-        ex.InputError, match=r"by 'onnx': .* cascade\.json, which only 'cascade' runs: leave"
-    ):
+    with pytest.raises(ex.InputError, match=r"by 'onnx': .* cascade\.json, which only 'cascade' runs: leave"):
         choose_by_time(
             cascade, ex.eero, ["60%"], np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
         )
