@@ -169,7 +169,7 @@ def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
     [
         (["calibrate", "nowhere", "--budget", "50%"], ["nowhere", "does not exist"]),
         (["calibrate", "run", "--budget", "1%"], ["below the cheapest exit", "add an earlier exit"]),
-        (["calibrate", "run", "--budget", "4J"], ["'J'", "'MACs'"]),
+        (["calibrate", "run", "--budget", "4J"], ["'J'", "write MACs"]),
         (["calibrate", "run", "--budget", "half"], ["'half'", "50%"]),
         (["calibrate", "run", "--budget", "50%", "--policy", "magic"], ["magic", "eero"]),
         (["calibrate", "run", "--budget", "50%", "--delta", "7"], ["delta", "'7'"]),
