@@ -10,18 +10,18 @@ from typing import Any
 from exeunt.cli.options import Execution, RunPath, option, options_under, share, with_groups
 from exeunt.errors import InputError, require
 
-_budget, _limit = options_under("Budget"), options_under("Limits")
+_access, _budget, _limit = map(options_under, ("Access", "Budget", "Limits"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plain:
     """Options that are settings of the server under the same name and in the same unit."""
 
-    host: str = option(
+    host: str = _access(
         "Address to listen at; 0.0.0.0 is every one, and needs --api-key-file or --allowed-host.",
         default="127.0.0.1",
     )
-    port: int = option("Port to listen at; 0 takes a free one.", default=8000, min=0, max=65535)
+    port: int = _access("Port to listen at; 0 takes a free one.", default=8000, min=0, max=65535)
     workers: int = option("Processes behind the address, each with its own model.", default=1, min=1)
     name: str | None = option("Name of the model in the Open Inference Protocol. Default: the folder's.")
     log_requests: bool = option("Log every request, not only those that fail.", default=False)
@@ -48,9 +48,9 @@ class _Plain:
 class _Read:
     """Options that are read or converted first."""
 
-    api_key_file: Path | None = option("File of keys, one on a line; requests must then carry one of them.")
-    allowed_host: list[str] | None = option(
-        "A name by which requests may call the server, such as that of a proxy, beside --host and localhost; "
+    api_key_file: Path | None = _access("File of keys, one on a line; requests must then carry one of them.")
+    allowed_host: list[str] | None = _access(
+        "A name by which requests may call the server beside --host and localhost, such as that of a proxy; "
         "*.example.com is every name that ends so. May be repeated."
     )
     slo_ms: float | None = _budget(
