@@ -25,6 +25,8 @@ EXTRAS = {
     "timm": ("tests/pytorch/test_models.py",),
     "hf": ("tests/pytorch/test_texts.py", "tests/cli/test_texts.py"),
 }
+LOWEST = ("--resolution", "lowest-direct")
+CLIENT = "httpx>=0.27"  # the tests of a server call it
 
 
 def test_each_package_has_one_lowest_version():
@@ -34,11 +36,11 @@ def test_each_package_has_one_lowest_version():
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_passes_with_the_lowest_versions(extra, tmp_path):
-    python, uv, package = tmp_path / "bin" / "python", tmp_path / "bin" / "uv", f"{ROOT}[{extra},test]"
+    python, uv = tmp_path / "bin" / "python", tmp_path / "bin" / "uv"
     for command in (
         (sys.executable, "-m", "venv", tmp_path),
         (python, "-m", "pip", "install", "--quiet", "uv"),
-        (uv, "pip", "install", "-q", "--resolution", "lowest-direct", "-p", tmp_path, "-e", package),
+        (uv, "pip", "install", "-p", tmp_path, "-q", *LOWEST, "-e", f"{ROOT}[{extra},test]", CLIENT),
         # Old packages warn of what new ones deprecate.
         (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *EXTRAS[extra]),
     ):
