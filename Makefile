@@ -2,7 +2,7 @@
 #   make demo        a small network learns to answer within half of its cost, in about a minute
 #   make test        style, types, layers and tests
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
-#   make test-lowest the same with the lowest versions that pyproject.toml names
+#   make test-lowest the same with the lowest versions that pyproject.toml names; with EXTRA=dev those of every extra
 #   make mutants     changes the code that the guarantees rest on, one place at a time: the tests must notice
 #   make docs        the documentation, into docs/_build/html, and every snippet of it
 #   make dist        the package, into dist/, checked, installed in an empty environment, and tried there with the demo
@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
 LOWEST := .venv-lowest
+EXTRA  := test
 DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -61,16 +62,17 @@ $(CORE)/.ready: pyproject.toml
 test-core: $(CORE)/.ready
 	$(CORE)/bin/python -m pytest $(PARALLEL)
 
-# pip takes the lowest versions as constraints: "numpy==1.26" of "numpy>=1.26".
+# The lowest versions that have a wheel for this Python.
 $(LOWEST)/.ready: pyproject.toml
 	@echo "installing into $(LOWEST): some minutes, the first time only"
 	$(PYTHON) -m venv $(LOWEST)
-	sed -nE 's/^(dependencies|test) = //p' pyproject.toml | grep -oE '[a-z-]+>=[0-9.]+' | sed 's/>=/==/' >$(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lowest.txt --editable ".[test]"
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST) --resolution lowest-direct --only-binary :all: --extra $(EXTRA) --output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt --editable .
 	touch $@
 
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest $(PARALLEL)
+	$(LOWEST)/bin/python -m pytest -W default $(PARALLEL)
 
 # Which and with what tests: pyproject.toml. A few mutants would take all memory, hence the limit of 8 GB. Look at the
 # survivors with `.venv/bin/mutmut results` and `show NAME`.
