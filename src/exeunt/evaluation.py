@@ -34,8 +34,9 @@ class Result:
 
     `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the
     unit of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
-    input. `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ from the calibration
-    inputs, so that the policy's guarantee does not describe them; "" if they do not (see `evaluate`).
+    input. `exit_names` (m,): as tables show them. `budget`: the mean cost allowed, if there was a limit. `warning`: how
+    the inputs differ from the calibration inputs, so that the policy's guarantee does not describe them; "" if they do
+    not (see `evaluate`).
     `groups`: of the inputs, if they come in groups. All means are then weighted as the guarantees are, and intervals
     are t intervals over groups (cluster-robust).
     """
@@ -48,6 +49,7 @@ class Result:
     accuracy: float | None
     accuracy_interval: Interval | None
     cost_model: CostModel
+    exit_names: tuple[str, ...]
     budget: float | None = None
     warning: str = ""
     groups: Groups | None = None
@@ -105,8 +107,10 @@ class Result:
         size, unit = self.cost_model.scale
         header = ["exit", f"cost ({unit})", "share", " " * _BAR]
         rows = [
-            [str(exit_), f"{cost / size:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
-            for exit_, (cost, share) in enumerate(zip(self.cost_model.cumulative, self.shares, strict=True))
+            [name, f"{cost / size:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
+            for name, cost, share in zip(
+                self.exit_names, self.cost_model.cumulative, self.shares, strict=True
+            )
         ]
         return header, rows
 
@@ -137,7 +141,7 @@ def evaluate(
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
     calibrated_on = None if calibration is None else calibration.along(policy.cascade)
     found = difference(policy, result.exits, trace, calibrated_on)
-    return result if found is None else replace(result, warning=str(found))
+    return replace(result, exit_names=policy.exit_names, warning="" if found is None else str(found))
 
 
 def score_exits(
@@ -180,6 +184,7 @@ def score_exits(
         accuracy=accuracy,
         accuracy_interval=interval,
         cost_model=trace.cost,
+        exit_names=tuple(map(str, range(trace.n_exits))),
         budget=budget,
         groups=groups,
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from damaged_files import within
 from exeunt.errors import InputError
 from exeunt.serve import api_keys_and_limits
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware, read_api_keys
@@ -302,10 +305,14 @@ def test_keys_are_read_from_a_file(tmp_path):
     with pytest.raises(InputError, match=r"keys holds no API key: write one on a line$"):
         read_api_keys(file)
     file.write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"^cannot read the API keys in .*keys: .*utf-8"):
+    with pytest.raises(InputError, match=r"^cannot read the API keys in .*keys: it is not UTF-8 text"):
         read_api_keys(file)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_api_keys(tmp_path / "missing")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with within(20), pytest.raises(InputError, match=r"is in its place, move it away$"):
+            read_api_keys(Path(path))
 
 
 def test_too_large_by_its_own_word(made):

@@ -160,6 +160,15 @@ def test_pipes_in_the_place_of_its_files_are_told_and_not_waited_for(tmp_path):
         live.set_budget("40%")
 
 
+def test_a_damaged_file_is_replaced_by_whoever_changes_it(tmp_path):
+    live = LiveBudgetFile(tmp_path / "serving.json")
+    live.path.write_text('{"bud')
+    live.set_budget("50%")
+    assert live.read() == LiveBudget("50%", 0)
+    live.path.write_text('{"bud')
+    assert live.request_reload() == live.read().loads > 0
+
+
 def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_sustains_it(tmp_path, monkeypatch):
     seen = []
 
@@ -254,7 +263,12 @@ def test_a_budget_of_the_command_replaces_the_one_that_was_set_earlier(tmp_path,
     monkeypatch.setattr(server, "_check_address", lambda *_: None)
     monkeypatch.setattr(server, "load_run", lambda _: SimpleNamespace(controller=lambda _: None))
     monkeypatch.setattr(server, "make_app", lambda *_, **__: None)
-    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self: setattr(self, "started", True))
+
+    def run_uvicorn(self, sockets):
+        sockets[0].close()
+        self.started = True
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", run_uvicorn)
     monkeypatch.setattr(server, "_LOGS", None)
 
     def started(**options):

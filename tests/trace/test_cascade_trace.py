@@ -232,10 +232,9 @@ def test_a_column_of_equal_prices_is_a_price():
 
 
 def test_links_name_their_exits():
-    assert CascadeStep("small", 2).exit_names == ("small", "small")
+    assert CascadeStep("small", 2).exit_names == ("small exit 0", "small exit 1")
     assert CascadeStep("small", (0, 2)).exit_names == ("small exit 0", "small exit 2")
-    assert CascadeStep("", (1, 4)).exit_names == ("exit 1", "exit 4")
-    assert CascadeStep("", 2).exit_names == ("", "")
+    assert CascadeStep("", (1, 4)).exit_names == ("1", "4")
 
 
 def test_ids_that_come_again_are_matched_by_occurrence_and_named_as_given():

@@ -95,6 +95,12 @@ class Policy:
         return self.cost.n_exits
 
     @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names of the exits for tables, (m,): their numbers, or with a cascade each model's name and its exits'."""
+        names = tuple(name for step in self.cascade for name in step.exit_names)
+        return names or tuple(map(str, range(self.n_exits)))
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Names of the models of its cascade, in the order in which they are asked; none for one network."""
         return tuple(step.model for step in self.cascade if step.model)
@@ -298,14 +304,13 @@ class Policy:
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows, one per exit. A score has no unit: "of those asked" shows how strict it is."""
         size, unit = self.cost.scale
-        names = [name for step in self.cascade for name in step.exit_names] or [""] * self.n_exits
         answered = asked = ["-"] * self.n_exits
         if self.counts is not None:
             reached = self.counts[::-1].cumsum()[::-1]
             answered = [f"{count / reached[0]:.1%}" for count in self.counts]
             asked = [f"{n / of:.1%}" if of else "-" for n, of in zip(self.counts, reached, strict=True)]
         columns = {
-            "exit": [f"{exit_} {name}".strip() for exit_, name in enumerate(names)],
+            "exit": list(self.exit_names),
             f"cost ({unit})": [f"{amount / size:.4g}" for amount in self.cost.cumulative],
             "planned": [f"{rate:.1%}" for rate in self.rates],
             "answered": answered,

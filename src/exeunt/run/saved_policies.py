@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -154,8 +155,14 @@ def remove_of_policy(run: Path, *others: str) -> list[str]:
 
 
 def named_by_budget(policies: Iterable[Policy]) -> dict[str, Policy]:
-    """Name policies by their budgets, as "45%", in their order."""
-    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
+    """Name policies by their budgets, as "45%", in their order. Shares are rounded up: `PolicySet.at` finds them."""
+    six_digits = Context(prec=6, rounding=ROUND_CEILING)
+
+    def name(policy: Policy) -> str:
+        share = 100 * float(policy.cost.share(policy.budget))
+        return f"{six_digits.create_decimal_from_float(share * (1 - 1e-12)).normalize():f}%"
+
+    return {name(policy): policy for policy in policies}
 
 
 def name_at(policies: Mapping[str, Policy], budget: float | str) -> str:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exeunt._files import open_regular, why_it_failed
 from exeunt.errors import InputError
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
@@ -195,9 +196,14 @@ def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSON
 def read_api_keys(file: Path) -> tuple[str, ...]:
     """Return the keys of a file, one on a line; lines that start with # are comments. Raises InputError without any."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the API keys in {file}: {error}") from error
+        with open_regular(file) as stream:
+            lines = [line.strip() for line in stream.read().decode().splitlines()]
+    except OSError as error:
+        raise InputError(f"cannot read the API keys in {file}: {why_it_failed(error)}") from error
+    except UnicodeDecodeError:
+        raise InputError(
+            f"cannot read the API keys in {file}: it is not UTF-8 text, save it as such"
+        ) from None
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise InputError(f"{file} holds no API key: write one on a line")

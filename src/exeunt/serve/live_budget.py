@@ -52,7 +52,7 @@ class LiveBudgetFile:
     def set_budget(self, budget: str | float | None) -> None:
         """Write another budget."""
         with self._locked():
-            write_json(self.path, asdict(replace(self.read(), budget=budget)))
+            write_json(self.path, asdict(replace(self._before(), budget=budget)))
 
     def request_reload(self) -> int:
         """Ask all servers to reload their run; returns a number that none of them has seen.
@@ -60,10 +60,17 @@ class LiveBudgetFile:
         A count would not do: if the run folder is a link, every folder that it has led to has a file of its own.
         """
         with self._locked():
-            now = self.read()
+            now = self._before()
             loads = max(now.loads + 1, time.time_ns() // 1_000_000)
             write_json(self.path, asdict(replace(now, loads=loads)))
         return loads
+
+    def _before(self) -> LiveBudget:
+        """Return what the file says; nothing if it is damaged, for it is to be replaced."""
+        try:
+            return self.read()
+        except ArtefactError:
+            return LiveBudget()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

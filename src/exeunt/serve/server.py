@@ -62,25 +62,25 @@ def serve(settings: Settings) -> None:
     controller = loaded.controller(settings)
     if controller is not None and settings.budget is not None:
         controller.set_budget(loaded.policies[loaded.at(settings.budget)].cost.amount(settings.budget))
-    if settings.workers > 1:
-        del loaded, controller  # each worker has its own
-        config = uvicorn_config(partial(make_app, settings, around=_own_process), settings)
-        address = config.bind_socket()
-        address.listen(config.backlog)  # else another server could take the same address unnoticed
-        _replace_live_budget(settings)
+    alone = settings.workers == 1
+    app = partial(make_app, settings, loaded if alone else None, around=_own_process)
+    del loaded, controller  # each worker has its own
+    config = uvicorn_config(app, settings)
+    address = config.bind_socket()
+    address.listen(config.backlog)  # else another server could take the same address unnoticed
+    _replace_live_budget(settings)
+    if alone:
+        server = uvicorn.Server(config)
+        server.run(sockets=[address])
+        failed = not server.started
+    else:
         supervisor = _Workers(config, sockets=[address])
         with _shared_folder() as folder:
             os.environ[SHARED_FOLDER] = folder
             supervisor.run()
             del os.environ[SHARED_FOLDER]
-        if supervisor.failed:
-            sys.exit(1)
-        return
-    app = make_app(settings, loaded, around=_own_process)
-    server = uvicorn.Server(uvicorn_config(lambda: app, settings))
-    _replace_live_budget(settings)
-    server.run()
-    if not server.started:
+        failed = supervisor.failed
+    if failed:
         sys.exit(1)
 
 

@@ -27,10 +27,8 @@ class CascadeStep:
 
     @property
     def exit_names(self) -> tuple[str, ...]:
-        """Names of the exits for tables: the model's name, and the exit's own number if exits are left out."""
-        if self.is_prefix:
-            return (self.model,) * self.n_exits
-        return tuple(f"{self.model} exit {exit_}".strip() for exit_ in self.exits)
+        """Names of the exits for tables: the model's name, if it has one, and the number of the exit in it."""
+        return tuple(f"{self.model} exit {exit_}" if self.model else str(exit_) for exit_ in self.exits)
 
     @property
     def is_prefix(self) -> bool:
