@@ -131,6 +131,7 @@ def test_of_several_policies_the_largest_is_active_unless_one_is_named(run):
         assert policy.guarantee in shown
         assert policy._title() in shown
         several = share == 0.8
+        assert ("the policy for 60%, the largest within" in evaluated) != several
         assert ("policies for several budgets" in evaluated) == several
         assert ("active: the policy for 80%" in shown) == several
         found = read_json(run.path / "evaluation.json")

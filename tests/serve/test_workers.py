@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from types import SimpleNamespace
@@ -216,3 +217,11 @@ def test_folders_of_servers_that_were_killed_are_removed(monkeypatch, tmp_path):
                 second.rpartition("/")[2],
             }
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_start_that_fails_is_a_line_of_the_log_with_its_cause():
+    text = "Traceback (most recent call last):\n  File ...\nexeunt.errors.InputError: the run has no policy yet\n"
+    record = logging.makeLogRecord({"msg": text, "levelname": "ERROR"})
+    line = json.loads(server.JsonLines().format(record))
+    assert line["what"] == "exeunt.errors.InputError: the run has no policy yet"
+    assert line["traceback"] == text

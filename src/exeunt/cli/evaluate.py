@@ -33,6 +33,7 @@ def evaluate(path: RunPath, options: _Options) -> None:
     from exeunt._files import write_json
     from exeunt.run.file_digests import EVALUATION
     from exeunt.run.folder import RunFolder
+    from exeunt.run.saved_policies import named_by_budget
 
     run = RunFolder.open(path)
     policies, about_budgets = run.policies, dict[str, Any]()
@@ -42,6 +43,8 @@ def evaluate(path: RunPath, options: _Options) -> None:
         about_budgets["budgets"] = [one.to_dict() for one in results]
         about_budgets["warning"] = next((one.warning for one in results if one.warning), "")
         echo(f"{_by_budget(policies, results)}{run.active_text}\n")
+    if run.budget is not None:
+        echo(f"the policy for {next(iter(named_by_budget(policies)))}, the largest within {run.budget}\n")
     original: Any = run.recorded("test")
     name = "the full network"
     if run.cascade:

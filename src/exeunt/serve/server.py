@@ -63,9 +63,12 @@ def serve(settings: Settings) -> None:
     if controller is not None and settings.budget is not None:
         controller.set_budget(loaded.policies[loaded.at(settings.budget)].cost.amount(settings.budget))
     alone = settings.workers == 1
-    app = partial(make_app, settings, loaded if alone else None, around=_own_process)
-    del loaded, controller  # each worker has its own
-    config = uvicorn_config(app, settings)
+    new_app: Callable[..., FastAPI] = partial(make_app, settings, around=_own_process)
+    if alone:
+        app = new_app(loaded)
+        new_app = lambda: app  # noqa: E731
+    del loaded, controller  # each worker has its own, and the run may be replaced
+    config = uvicorn_config(new_app, settings)
     address = config.bind_socket()
     address.listen(config.backlog)  # else another server could take the same address unnoticed
     _replace_live_budget(settings)
@@ -321,8 +324,11 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": record.getMessage()}
+        what = record.getMessage()
+        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": what}
         line |= getattr(record, "fields", {})
+        if what.startswith("Traceback"):  # Starlette's, of a start that failed
+            line |= {"what": what.strip().splitlines()[-1], "traceback": what}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
