@@ -254,6 +254,9 @@ def test_a_plan_is_read_back(run):
     run.save_plan(PLAN)
     assert run.plan("onnx") == PLAN
     assert run.plan("eager") is None
+    (run.path / "plan-eager.json").write_bytes((run.path / "plan-onnx.json").read_bytes())
+    with pytest.raises(ex.ArtefactError, match=r"plan-eager\.json is the plan for onnx: measure it again$"):
+        run.plan("eager")
 
 
 def test_a_plan_of_version_0_1_opens(run):

@@ -103,6 +103,19 @@ def test_the_servers_own_page_and_programs_may_ask(made, headers):
     assert made()(b"{}", path="/reload", headers=headers)[0] == 200
 
 
+def test_the_servers_own_requests_pass_all_checks(made):
+    async def unread(*_):
+        raise AssertionError
+
+    async def app(scope, *_):
+        reached.append(scope)
+
+    reached, middleware = [], made(app, api_keys=("key",)).middleware
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "state": {"internal": True}}
+    asyncio.run(middleware(scope, unread, unread))
+    assert reached == [scope]
+
+
 def asks(some, host=b"localhost:8000", *headers, path="/reload", method="POST"):
     """Return status and body of a request that calls the server by this name."""
     status, _, body = some(b"{}", path=path, method=method, headers=[(b"host", host), *headers])

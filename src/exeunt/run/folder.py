@@ -201,6 +201,8 @@ class RunFolder(SavedPolicies):
         if not os.path.lexists(file):
             return None
         plan = read_sealed(file, _PLAN, Plan.from_dict, kind=_PLAN, remedy="measure it again", **_PLAN_FORMAT)
+        if plan.executor != executor:
+            raise ArtefactError(f"{file} is the plan for {plan.executor}: measure it again")
         return plan if not plan.machine or is_this_machine(plan.machine, device) else None
 
     def save_plan(self, plan: Plan) -> None:
