@@ -193,12 +193,9 @@ def filled(word: str, places: dict[str, str]) -> str:
 
 
 def listed(root: Path) -> dict[str, tuple[int, int]]:
-    """Return when each file below was written, and its size. A folder counts by its files: a lock may come and go."""
+    """Return when each file below was written, and its size."""
     entries = [entry for folder, _, _ in os.walk(root) for entry in os.scandir(folder)]
-    files = {entry.path: entry.stat() for entry in entries if entry.is_file()}
-    return dict.fromkeys((entry.path for entry in entries), (0, 0)) | {
-        path: (found.st_mtime_ns, found.st_size) for path, found in files.items()
-    }
+    return {entry.path: (entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries}
 
 
 @pytest.fixture

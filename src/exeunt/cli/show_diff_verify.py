@@ -38,14 +38,17 @@ def show(path: RunPath, options: _Options) -> None:
 
 
 def _sections(run: RunFolder) -> list[tuple[str, str]]:
+    from exeunt.policy import PolicySet
+
     about = run.manifest
-    several = run.has_policy and len(run.policies) > 1
+    policies = run.policies if run.has_policy else ()
+    several = len(policies) > 1
     return [
         ("network", _lines(about["model"]) + "\n" + _exits(run)),
         ("data", _data(about)),
         ("training", _lines(about["training"])),
-        *([("policies for several budgets", f"{run.policy_set}\n{run.active_text}")] if several else []),
-        ("active policy", str(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
+        *([("policies for several budgets", f"{PolicySet(policies)}\n{run.active_text}")] if several else []),
+        ("active policy", str(policies[-1]) if policies else "none yet: run `exeunt calibrate`"),
         ("provenance", _lines(about["provenance"])),
     ]
 

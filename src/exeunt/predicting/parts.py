@@ -119,6 +119,9 @@ def fill_folder(
     """
     about = {**job.describe(inputs, by_content=False), "block": block_size}
     folder = place(out).absolute()
+    _left_by_others(
+        folder, out, about, force=force
+    )  # here also, since the lock would touch a folder that is refused
     # Stores have no locks.
     with nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out):
         parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
@@ -135,31 +138,36 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
     `force`: remove the parts that another job left. Raises InputError for a folder that holds anything else.
     """
     folder = place(out).absolute()
+    gone = _left_by_others(folder, out, job, force=force)
+    for file in sorted(gone, key=lambda file: file.name != _MANIFEST):  # the manifest says "complete"
+        file.unlink()
+    # If it is the same, it is not written again: a crash could leave it empty.
+    if _json(folder / _JOB) != job:
+        write_bytes(folder / _JOB, _text(job))
+    return Parts(folder, content_digest(job))
+
+
+def _left_by_others(folder: AnyPath, out: str, job: Mapping[str, Any], *, force: bool) -> list[AnyPath]:
+    """Return the files of another job, which are to be removed. Raises InputError as `open_folder` does."""
     there: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
     found = [file for file in there if file.name != _LOCK and not fnmatch(file.name, _HALF)]
     before = _json(folder / _JOB)
-    if before != job and found:
-        if before is None and not force:
-            raise InputError(
-                f"{out} holds other files, such as {found[0].name}: name another folder, or --force"
-            )
-        if not force:
-            differs = ", ".join(name for name in job if before.get(name) != job[name])
-            raise InputError(
-                f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
-                "or replace them with --force"
-            )
-        data = [file for file in found if file.suffix == ".parquet"]
-        if foreign := [file.name for file in data if not re.fullmatch(r"[0-9]{12,}\.parquet", file.name)]:
-            raise InputError(
-                f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
-            )
-        gone = [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
-        for file in sorted(gone, key=lambda file: file.name != _MANIFEST):  # the manifest says "complete"
-            file.unlink()
-    if before != job:  # if it is the same, it is not written again: a crash could leave it empty
-        write_bytes(folder / _JOB, _text(job))
-    return Parts(folder, content_digest(job))
+    if before == job or not found:
+        return []
+    if before is None and not force:
+        raise InputError(f"{out} holds other files, such as {found[0].name}: name another folder, or --force")
+    if not force:
+        differs = ", ".join(name for name in job if before.get(name) != job[name])
+        raise InputError(
+            f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
+            "or replace them with --force"
+        )
+    data = [file for file in found if file.suffix == ".parquet"]
+    if foreign := [file.name for file in data if not re.fullmatch(r"[0-9]{12,}\.parquet", file.name)]:
+        raise InputError(
+            f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
+        )
+    return [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
 
 
 def done_in(parts: Parts, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:

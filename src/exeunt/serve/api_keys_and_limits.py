@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exeunt._files import open_regular, why_it_failed
+from exeunt._files import why_it_failed
+from exeunt._paths import read_bytes
 from exeunt.errors import InputError
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
@@ -196,8 +197,7 @@ def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSON
 def read_api_keys(file: Path) -> tuple[str, ...]:
     """Return the keys of a file, one on a line; lines that start with # are comments. Raises InputError without any."""
     try:
-        with open_regular(file) as stream:
-            lines = [line.strip() for line in stream.read().decode().splitlines()]
+        lines = [line.strip() for line in read_bytes(file).decode().splitlines()]
     except OSError as error:
         raise InputError(f"cannot read the API keys in {file}: {why_it_failed(error)}") from error
     except UnicodeDecodeError:
