@@ -116,7 +116,8 @@ CHECKED = {
     "attention between rows": (lambda net, x: (x @ x.T).softmax(-1) @ x, MIXING),
     "vmap": (
         lambda net, x: torch.vmap(lambda row: row * 2)(x),
-        "the stage that ends at 'b' fails where the model does not",
+        # As PyTorch 2.8 says it, and later versions.
+        r"cannot be exported with a variable batch size: its code fails|stage that ends at 'b' fails where the model",
     ),
 }
 
@@ -124,5 +125,5 @@ CHECKED = {
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_graph_that_computes_something_else_is_refused(name):
     middle, message = CHECKED[name]
-    with pytest.raises(NotCuttable, match=re.escape(message)):
+    with pytest.raises(NotCuttable, match=message):
         cut(Net(middle).eval(), torch.randn(2, 4), at=["a", "b"])

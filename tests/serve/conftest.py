@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from made_server import Running, made_run, running
 
 from digits_run import exported, trained
 
 __all__ = ["client", "exported", "run", "server", "trained"]
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_the_test(monkeypatch):
+    """A test that serves in this process keeps the logs of the server from all others."""
+    monkeypatch.setattr(logging.getLogger("exeunt.serve"), "propagate", True)
 
 
 @pytest.fixture(scope="module")
