@@ -117,10 +117,10 @@ def ascend(
     return found, best
 
 
-def price_path(score: Floats, correct: Floats, cost: Floats) -> RatePath:
+def price_path(score: Floats, quality: Floats, cost: Floats) -> RatePath:
     """Return the best rates found for each price of computation.
 
-    `score`, `correct` (n, m), `cost` (m,). The search for the first price starts with everything at the last exit, the
+    `score`, `quality` (n, m), `cost` (m,). The search for the first price starts with everything at the last exit, the
     search for each other price with the thresholds found for the price before.
     """
     # Infinite scores would meet the thresholds "never" and "always".
@@ -131,7 +131,7 @@ def price_path(score: Floats, correct: Floats, cost: Floats) -> RatePath:
     found[m - 1] = -np.inf
     rates = []
     for price in _PRICES:
-        found, _ = ascend(score, order, correct - price * cost / cost[-1], found)
+        found, _ = ascend(score, order, quality - price * cost / cost[-1], found)
         rates.append(shares(score >= found))
     return RatePath.through(np.array(rates), cost)
 
@@ -170,10 +170,10 @@ def _best_cut(falling: Floats, gain: Floats) -> float:
 @cached_on_trace
 def line_search_paths(fit: ExitTrace, score: str | Score, resamples: int, seed: int) -> tuple[RatePath, ...]:
     """Return one path of rates per bootstrap sample, cached because the paths serve every budget."""
-    scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
+    scores, quality = score_matrix(score, fit), fit.quality
     rng = np.random.default_rng(seed)
     drawn = (bootstrap_rows(fit.n, rng, fit.groups) for _ in range(resamples))
-    return tuple(price_path(scores[rows], correct[rows], fit.cost.cumulative) for rows in drawn)
+    return tuple(price_path(scores[rows], quality[rows], fit.cost.cumulative) for rows in drawn)
 
 
 class RightWithin:
@@ -183,15 +183,15 @@ class RightWithin:
     """
 
     def __init__(self, trace: ExitTrace, seed: int) -> None:
-        scores, correct = score_matrix(None, trace), trace.correct.astype(np.float64)
+        scores, quality = score_matrix(None, trace), trace.quality
         ties, self._cost = distinct_tie_breaks(trace.id, seed), trace.cost.cumulative
         self._n = trace.n
 
         def half(rows: Integers) -> _Half:
-            return _Half(scores[rows], ties[rows], correct[rows])
+            return _Half(scores[rows], ties[rows], quality[rows])
 
         self._halves = [
-            (rows, half(rows), half(rest), price_path(scores[rest], correct[rest], self._cost))
+            (rows, half(rows), half(rest), price_path(scores[rest], quality[rest], self._cost))
             for rest, rows in folds_of(trace.id, 2, seed, trace.groups)
         ]
         self._reached: dict[tuple[int, int], float] = {}
@@ -215,12 +215,12 @@ class _Half(NamedTuple):
 
     scores: Floats
     ties: Floats
-    correct: Floats
+    quality: Floats
 
     def right(self, rates: Floats) -> Floats:
         """Return whether each input is answered right, (n,), as a batch with these rates."""
-        released: Floats = self.correct[
-            np.arange(len(self.correct)), release_batch(self.scores, self.ties, rates)
+        released: Floats = self.quality[
+            np.arange(len(self.quality)), release_batch(self.scores, self.ties, rates)
         ]
         return released
 

@@ -81,7 +81,7 @@ def _evolved(fit: ExitTrace, score: str, budget: float, seed: int) -> RatePath:
     scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)
-    correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)
+    quality, rows = fit.quality, np.arange(fit.n)
     # Scores as ranks, so that the search space is a cube at every exit.
     rank = np.ascontiguousarray(scores[:, :-1].argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
     leaves = np.ones((fit.n, m), dtype=bool)  # one array for all trials; the last column stays
@@ -91,7 +91,7 @@ def _evolved(fit: ExitTrace, score: str, budget: float, seed: int) -> RatePath:
         np.greater_equal(rank, thresholds, out=leaves[:, :-1])
         exits = leaves.argmax(axis=1)
         over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
-        return float(_OVERSPENT * over - correct[rows, exits].mean())
+        return float(_OVERSPENT * over - quality[rows, exits].mean())
 
     found = differential_evolution(
         loss,

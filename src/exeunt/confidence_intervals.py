@@ -11,6 +11,11 @@ from exeunt._arrays import Floats
 NORMAL_95 = float(ndtri(0.975))  # half the width of a 95% interval, in standard errors
 
 
+def is_right_or_wrong(quality: Floats) -> bool:
+    """Whether all qualities are 0 or 1: tests and intervals of shares apply to them."""
+    return bool(((quality == 0) | (quality == 1)).all())
+
+
 def wilson_interval(right: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
     share, weight = right / n, NORMAL_95**2 / n

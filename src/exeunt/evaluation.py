@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted, html_table, text_table
-from exeunt.confidence_intervals import NORMAL_95, weighted_interval, wilson_interval
+from exeunt.confidence_intervals import NORMAL_95, is_right_or_wrong, weighted_interval, wilson_interval
 from exeunt.errors import InputError
 from exeunt.exchangeability import difference
 from exeunt.trace.groups import Groups, counts_of, weights_text
@@ -32,11 +32,11 @@ _BAR = 24  # characters
 class Result:
     """The result of answering `n` inputs at given exits.
 
-    `accuracy` in [0, 1] and its 95% Wilson interval, None on unlabelled traces. `cost`: mean cost per input, in the
-    unit of the costs, with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each
-    input. `exit_names` (m,): as tables show them. `budget`: the mean cost allowed, if there was a limit. `warning`: how
-    the inputs differ from the calibration inputs, so that the policy's guarantee does not describe them; "" if they do
-    not (see `evaluate`).
+    `accuracy` in [0, 1] and its 95% interval, None on unlabelled traces; where answers are graded, it is their mean
+    quality, which `measure` names. `cost`: mean cost per input, in the unit of the costs, with its 95% normal interval.
+    `shares` (m,): share answered per exit. `exits` (n,): exit of each input. `exit_names` (m,): as tables show them.
+    `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ from the calibration inputs,
+    so that the policy's guarantee does not describe them; "" if they do not (see `evaluate`).
     `groups`: of the inputs, if they come in groups. All means are then weighted as the guarantees are, and intervals
     are t intervals over groups (cluster-robust).
     """
@@ -53,6 +53,7 @@ class Result:
     budget: float | None = None
     warning: str = ""
     groups: Groups | None = None
+    measure: str = "accuracy"
 
     @property
     def n(self) -> int:
@@ -71,6 +72,7 @@ class Result:
             "policy": self.name,
             **{name: getattr(self, name) for name in names},
             **counts_of(self.groups),
+            "measure": self.measure,
             "unit": self.cost_model.unit,
             "shares": self.shares.tolist(),
             "warning": self.warning,
@@ -92,7 +94,7 @@ class Result:
         accuracy = "unlabelled"
         if self.accuracy is not None and self.accuracy_interval is not None:
             a, b = self.accuracy_interval
-            accuracy = f"accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+            accuracy = f"{self.measure} {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         cost = (
             f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
@@ -161,20 +163,14 @@ def score_exits(
     costs, groups = trace.cost.of_inputs(trace.n), trace.groups
     rows, weight = np.arange(trace.n), _weights(trace)
     paid, within = costs[rows, exits], (float(costs[:, 0].min()), float(costs[:, -1].max()))
-    right = None if trace.label is None else trace.correct[rows, exits]
-    accuracy, interval = None, None
+    quality = trace.quality[rows, exits] if trace.has_loss else None
     if groups is None:
         half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
         mean = float(paid.mean())
         cost_interval = max(mean - half, within[0]), min(mean + half, within[1])
-        if right is not None:
-            accuracy, interval = int(right.sum()) / trace.n, wilson_interval(int(right.sum()), trace.n)
     else:
         mean, cost_interval = weighted_interval(groups.means(paid), groups.weight, within=within)
-        if right is not None:
-            accuracy, interval = weighted_interval(groups.means(right), groups.weight, within=(0.0, 1.0))
-            if interval[0] == interval[1]:  # groups that are all alike do not show what others are like
-                interval = wilson_interval(accuracy * groups.n, groups.n)
+    accuracy, interval = (None, None) if quality is None else _mean_quality(quality, groups)
     return Result(
         name=name,
         exits=exits,
@@ -187,7 +183,21 @@ def score_exits(
         exit_names=tuple(map(str, range(trace.n_exits))),
         budget=budget,
         groups=groups,
+        measure=trace.measure,
     )
+
+
+def _mean_quality(quality: Floats, groups: Groups | None) -> tuple[float, Interval]:
+    """Return the mean of qualities (n,) with its 95% interval: Wilson's where inputs are answered right or wrong."""
+    if groups is None and is_right_or_wrong(quality):
+        return float(quality.sum()) / len(quality), wilson_interval(float(quality.sum()), len(quality))
+    means, weight = (
+        (quality, np.ones(len(quality))) if groups is None else (groups.means(quality), groups.weight)
+    )
+    mean, interval = weighted_interval(means, weight, within=(0.0, 1.0))
+    if interval[0] == interval[1]:  # units that are all alike do not show what others are like
+        interval = wilson_interval(mean * len(means), len(means))
+    return mean, interval
 
 
 def _weights(trace: ExitTrace) -> Floats:
@@ -196,22 +206,54 @@ def _weights(trace: ExitTrace) -> Floats:
 
 
 def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
-    """Return what the best possible policy would reach: it knows which exits are right (Figure 8).
+    """Return what the best possible policy would reach: it knows how good each exit's answer is (Figure 8).
 
-    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With one,
-    inputs run on to their cheapest correct exit in order of what that costs, as far as the mean cost allows. No policy
-    that answers with the prediction of a single exit can be more accurate within the budget on this trace; an ensemble
-    can.
+    Without a budget every input answers at its cheapest best exit: the cheapest correct one, or the first if none is
+    correct. With one, inputs run on to better exits in order of what that costs per quality gained, as far as the mean
+    cost allows. Where gains differ, as those of graded answers do, the last step that is not affordable is taken in
+    part: an upper bound. No policy that answers with the prediction of a single exit can be more accurate within the
+    budget on this trace; an ensemble can.
     """
-    correct, cost = trace.correct, trace.cost.of_inputs(trace.n)
-    cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)
+    quality, cost = trace.quality, trace.cost.of_inputs(trace.n)
     if budget is None:
-        return score_exits(trace, cheapest, name="oracle")
-    allowed = trace.cost.budget(budget)
-    extra = cost[np.arange(trace.n), cheapest] - cost[:, 0]
-    order, weight = np.argsort(extra, kind="stable"), _weights(trace)
-    total = (weight * cost[:, 0]).sum() + np.cumsum((weight * extra)[order])
-    affordable = total <= allowed * weight.sum() * (1 + 1e-12)
+        return score_exits(trace, quality.argmax(axis=1), name="oracle")
+    allowed, weight = trace.cost.budget(budget), _weights(trace)
+    row, to, gain, extra = _steps_up(quality, cost)
+    order = np.argsort(extra / gain, kind="stable")
+    row, to, gain, paid = row[order], to[order], gain[order], (weight[row] * extra)[order]
+    spent = (weight * cost[:, 0]).sum() + np.cumsum(paid)
+    most = allowed * weight.sum() * (1 + 1e-12)
+    taken = int(np.searchsorted(spent, most, side="right"))
     exits = np.zeros(trace.n, dtype=np.int64)
-    exits[order[affordable]] = cheapest[order[affordable]]
-    return score_exits(trace, exits, name="oracle", budget=allowed)
+    np.maximum.at(exits, row[:taken], to[:taken])
+    found = score_exits(trace, exits, name="oracle", budget=allowed)
+    if taken == len(row) or np.ptp(gain) == 0:
+        return found
+    part = (most - spent[taken]) / paid[taken] + 1
+    more = float(part * weight[row[taken]] * gain[taken] / weight.sum())
+    low, high = found.accuracy_interval or (0.0, 1.0)
+    return replace(
+        found, accuracy=(found.accuracy or 0.0) + more, accuracy_interval=(min(low + more, 1.0), min(high + more, 1.0)),
+        cost=allowed,
+    )  # fmt: skip
+
+
+def _steps_up(quality: Floats, cost: Floats) -> tuple[Integers, Integers, Floats, Floats]:
+    """Return the steps of each input from exit to exit along the upper hull of (cost, quality), from the first exit on.
+
+    `quality`, `cost` (n, m). A step is a row, the exit that it leads to, the quality gained, and the cost paid for it.
+    The steps of a row are in order, and each gains less per cost than the one before.
+    """
+    rows, here = np.arange(len(quality)), np.zeros(len(quality), dtype=np.int64)
+    found = []
+    for _ in range(quality.shape[1]):
+        gain = quality[rows] - quality[rows, here][:, None]
+        extra = cost[rows] - cost[rows, here][:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rate = np.where(gain > 0, extra / gain, np.inf)  # no exit before `here` gains anything
+        there = rate.argmin(axis=1)
+        up = np.isfinite(rate[np.arange(len(rows)), there])
+        place = np.flatnonzero(up), there[up]
+        rows, here = rows[up], there[up]
+        found.append((rows, here, gain[place], extra[place]))
+    return tuple(np.concatenate(one) for one in zip(*found, strict=True))  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
+from exeunt.confidence_intervals import is_right_or_wrong
 from exeunt.trace.derived import score_matrix
 from exeunt.trace.groups import Groups
 
@@ -47,7 +48,8 @@ def difference(
 
     The p-value is of the hypothesis that both are exchangeable. Four groups of tests share it equally (Bonferroni, also
     within a group): Fisher's exact tests (1) of the shares that leave at each exit, of the inputs that reached it, and
-    (2) of how often the last exit is right; Kolmogorov-Smirnov tests (3) of how sure exits are altogether (of the
+    (2) of how often the last exit is right (where answers are graded, a Kolmogorov-Smirnov test of their quality);
+    Kolmogorov-Smirnov tests (3) of how sure exits are altogether (of the
     ranks of an input's scores among all inputs, averaged over the exits), and (4) of the scores of each exit.
 
     `exits` (n,): where the policy answers the inputs. `trace`, `calibration`: of the exits that the policy runs;
@@ -86,15 +88,15 @@ def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
 
 
 def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Difference]:
-    """Compare how often the last exit is right."""
-    if calibration.label is not None and trace.label is not None:
-        right = [one.correct[:, -1] for one in (calibration, trace)]
-        text = "the last exit is right on {:.1%} of the calibration inputs and on {:.1%} of these"
-        if trace.groups is None:
-            yield _fisher(text, [int(one.sum()) for one in right], [calibration.n, trace.n])
+    """Compare how good the last exit's answers are."""
+    if calibration.has_loss and trace.has_loss:
+        quality = [one.quality[:, -1] for one in (calibration, trace)]
+        text = f"the last exit's {trace.measure} is {{:.1%}} on the calibration inputs and {{:.1%}} on these"
+        if trace.groups is None and all(map(is_right_or_wrong, quality)):
+            yield _fisher(text, [int(one.sum()) for one in quality], [calibration.n, trace.n])
         else:
-            p_value = _kolmogorov_smirnov(right, [calibration.groups, trace.groups]).pvalue
-            yield Difference(float(p_value), text.format(*(one.mean() for one in right)))
+            p_value = _kolmogorov_smirnov(quality, [calibration.groups, trace.groups]).pvalue
+            yield Difference(float(p_value), text.format(*(one.mean() for one in quality)))
 
 
 def _fisher(text: str, counts: list[int], of: list[int]) -> Difference:

@@ -168,8 +168,10 @@ def measure(
     Raises InputError without labels.
     """
     fit, calibrate, test = parts
-    if test.label is None:
-        raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
+    if not test.has_loss:
+        raise InputError(
+            "policies are compared by accuracy, which needs labels or losses, and the trace has none"
+        )
     shape = (len(presets), len(amounts))
     accuracy, mean_cost, chance = np.full((3, *shape), np.nan)
     alone = single_exits(test)

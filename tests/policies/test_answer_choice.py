@@ -236,7 +236,7 @@ def test_no_ensemble_learns_the_constant_of_labels_of_one_class(others, answer):
     """A judge's "good" for every input: a table of log-odds would make every answer right."""
     fit, calibrate, test = judged(4000, others).split()
     if answer == "ensemble":
-        with pytest.raises(ex.errors.InputError, match="a loss for each answer"):
+        with pytest.raises(ex.errors.InputError, match="give the loss of each answer instead"):
             ex.cascade(fit, calibrate, budget="60%", answer=answer)
         return
     policies = [
@@ -247,14 +247,14 @@ def test_no_ensemble_learns_the_constant_of_labels_of_one_class(others, answer):
         assert isinstance(policy.answer, OwnAnswer)
         assert 0.4 < ex.evaluate(policy, test).accuracy < 0.55
         assert "of class 1, so no ensemble of exits is fitted" in str(policy)
-        assert "a loss for each answer, which a later version will read" in str(policy)
+        assert "give the loss of each answer instead (loss=..., --loss)" in str(policy)
     controlled = risk_controlled(fit["dear"], calibrate["dear"], max_loss=0.2, delta=0.05, answer=answer)
-    assert "a loss for each answer" in str(controlled)
+    assert "give the loss of each answer instead" in str(controlled)
 
 
 def test_the_comparison_says_what_labels_of_one_class_mean():
     found = ex.compare({"judged": judged(1200, 0)}, budgets=["60%"], policies=["eero"], splits=2, workers=0)
-    (said,) = [one for one in found.summary() if "a loss for each answer" in one]
+    (said,) = [one for one in found.summary() if "give the loss of each answer instead" in one]
     assert said.startswith("On judged: All labels of 1,200 inputs are of class 1")
     assert not [one for one in compared_without_remark().summary() if "a loss" in one]
 

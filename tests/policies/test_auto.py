@@ -223,7 +223,7 @@ def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, consta
     policy = auto(fit, calibrate, budget="90%", answer="own")
     assert policy.route(test).max() == last
     assert policy.expected_cost <= fit.cost.cumulative[last]
-    assert f"unused: no fit input that exit {last} gets wrong is answered correctly later." in str(policy)
+    assert f"unused: no fit input is answered better there than at exit {last}." in str(policy)
     assert {0: "Exits 1 to 3 are", 1: "Exits 2 and 3 are", 2: "Exit 3 is"}[last] in str(policy)
     assert policy.notes["auto"]["most_useful_cost"] <= fit.cost.cumulative[last]
     assert "The budget is kept for certain: no input costs more than" in str(policy)

@@ -381,7 +381,7 @@ def test_the_reference_is_the_most_accurate_model_unless_named():
     policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, budget="60%")
     assert policy.loss_certificate.reference == "good"
     assert policy.cost_certificate.budget <= 6
-    assert "against good, the most accurate model on the 160 fit inputs (" in str(policy)
+    assert "against good, the model of the highest accuracy on the 160 fit inputs (" in str(policy)
     dearer = ex.CascadeTrace({"best": fit["good"], "dear": fit["poor"].with_cost(fit["copy"].cost)})
     assert (dearer.most_accurate, dearer.most_expensive) == ("best", "dear")
     named = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, reference="copy")

@@ -123,7 +123,9 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     more than 200 classes where a table is needed.
     """
     if fit.label is None:
-        raise InputError("an ensemble is fitted to labels, and the fit part has none: make it with label=...")
+        raise InputError(
+            "an ensemble is fitted to labels, and the fit part has none: make it with label=..., or answer='own'"
+        )
     fitted = EnsembleFit.of(fit, classes_of(fit))
     for exit_ in range(fit.n_exits):
         fitted = fitted.with_exit(fit.evidence(exit_))
@@ -151,8 +153,10 @@ def can_be_ensembled(fit: ExitTrace) -> bool:
     """Return whether an ensemble can be fitted within the memory of a usual machine, and on enough inputs.
 
     It takes an input or group for each fold and, where there are tables, an input for every entry (predicted label,
-    class); and labels of more than one class.
+    class); and labels, of more than one class.
     """
+    if fit.label is None:
+        return False
     k = _n_classes(fit)
     units = len(np.unique(fit.id)) if fit.groups is None else fit.groups.n
     if units < _FOLDS or one_class_remark(fit):
@@ -165,7 +169,7 @@ def can_be_ensembled(fit: ExitTrace) -> bool:
 def _n_classes(fit: ExitTrace) -> int:
     if fit.log_probability is not None:
         return int(fit.log_probability.shape[2])
-    return 0 if fit.label is None else int(fit.label.max()) + 1
+    return int(cast("Integers", fit.label).max()) + 1
 
 
 def _best(losses: list[Floats]) -> int:
@@ -290,7 +294,8 @@ def choose_answer(
         rule, answered = answer, answer.on(fit)
     else:
         check_answer(answer)
-        rule, answered = OwnAnswer(), fit
+        rule = OwnAnswer.for_(fit)
+        answered = rule.on(fit)
         # An ensemble has scores of its own. A score by another name, or a computed one, is of the exits' own answers.
         possible = score in (None, *PROBABILITY_SCORES) and can_be_ensembled(fit)
         possible &= calibrate.has_log_probability or not fit.has_log_probability
@@ -298,11 +303,11 @@ def choose_answer(
             ensemble, held_out = _fitted(fit)
             if answer == "ensemble" or ensemble_pays(
                 rights_of(held_out, seed=0)(amount),
-                rights_of(fit, seed=0)(amount),
+                rights_of(answered, seed=0)(amount),
                 probabilities=fit.has_log_probability,
             ):
                 rule, answered = ensemble, held_out
-    if isinstance(rule, OwnAnswer):
+    if rule == OwnAnswer():
         return rule, answered, calibrate  # of a StoredTrace, only the scores need be read
     other = calibrate.mapped(rule.on) if isinstance(calibrate, StoredTrace) else rule.on(calibrate)
     return rule, answered, cast("_Calibrate", other)

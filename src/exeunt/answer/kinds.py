@@ -15,7 +15,7 @@ An answer of your own implements `Answer`. To be read back from a policy file, i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace
 from exeunt.trace.fields import fields_of_evidence
+from exeunt.trace.grades import NO_ANSWER, Grades
 
 
 class Answer(Protocol):
@@ -58,30 +59,54 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class OwnAnswer:
-    """The exit's own answer, as in the paper: the outputs of earlier exits are not used."""
+    """The exit's own answer, as in the paper: the outputs of earlier exits are not used.
+
+    `carries`: where an exit gives no answer, that of the last exit before it which gave one.
+    """
 
     name: str = "own"
+    carries: bool = False
+
+    @classmethod
+    def for_(cls, trace: ExitTrace) -> OwnAnswer:
+        """Return the own answers of exits like these, which carries answers if some give none."""
+        return cls(carries=bool((trace.prediction == NO_ANSWER).any()))
 
     def needs(self, exit_: int) -> bool:  # noqa: ARG002 - part of the protocol
-        """No exit is needed for the answer at another one."""
-        return False
+        """Whether an exit is needed for the answer at a later one."""
+        return self.carries
 
     def __call__(
         self,
         exit_: int,  # noqa: ARG002 - part of the protocol
         evidence: Mapping[str, Any],
-        memory: Mapping[str, Any],  # noqa: ARG002 - part of the protocol
+        memory: Mapping[str, Any],
     ) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """Return the evidence unchanged."""
-        return evidence, {}
+        """Return the evidence, but for the prediction unchanged."""
+        if not self.carries:
+            return evidence, {}
+        given = evidence["prediction"]
+        carried = np.where(given == NO_ANSWER, memory.get("prediction", given), given)
+        return {**evidence, "prediction": carried}, {"prediction": carried}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
-        """Return the trace unchanged."""
-        return trace
+        """Return what would be answered at every exit, as a trace of the same inputs and costs."""
+        return _carried(trace) if self.carries else trace
 
     def to_dict(self) -> dict[str, Any]:
-        """Return {"kind": "own"}."""
-        return {"kind": "own"}
+        """Return a JSON-able form with the kind "own"."""
+        return {"kind": "own", **({"carries": True} if self.carries else {})}
+
+
+@cached_on_trace
+def _carried(trace: ExitTrace) -> ExitTrace:
+    own = np.where(trace.prediction == NO_ANSWER, 0, np.arange(trace.n_exits))
+    exits = np.maximum.accumulate(own, axis=1)
+    grades = trace.grades
+    carried = (
+        None if grades is None else Grades(np.take_along_axis(grades.loss, exits, axis=1), grades.measure)
+    )
+    return replace(trace, prediction=np.take_along_axis(trace.prediction, exits, axis=1), grades=carried)
 
 
 @dataclass(frozen=True)
@@ -229,7 +254,7 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {
-    "own": lambda _: OwnAnswer(),
+    "own": lambda body: OwnAnswer(carries=bool(body.get("carries", False))),
     "ensemble": EnsembleAnswer.from_dict,
 }
 

@@ -101,6 +101,7 @@ def _trace_digest(trace: ExitTrace) -> str:
     digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
     arrays += [] if trace.label is None else [trace.label]
+    arrays += [] if trace.grades is None else [trace.grades.loss, np.array(trace.measure)]
     arrays += [] if trace.groups is None else [trace.groups.key, np.array(trace.groups.rows_per_group)]
     arrays += [] if trace.log_probability is None else arrays_of(trace.log_probability)
     for array in arrays:

@@ -182,9 +182,9 @@ def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
         if name in found:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
         found[name] = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
-        if found[name].label is None:
+        if not found[name].has_loss:
             raise InputError(
-                f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them"
+                f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them, or losses"
             )
     if not found:
         raise InputError("there is no trace to compare policies on")

@@ -50,8 +50,8 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
     amounts = np.array(settings.amounts)
     measured = measure(timed or presets, parts, amounts)
     fit, _, test = (single_exits(part) for part in parts)
-    exits = mean(test.correct, test.groups)
-    mixture = mixture_curve(fit.cost.cumulative, mean(fit.correct, fit.groups), exits, amounts)
+    exits = mean(test.quality, test.groups)
+    mixture = mixture_curve(fit.cost.cumulative, mean(fit.quality, fit.groups), exits, amounts)
     return SplitRecord(
         **vars(measured),
         exits=exits,

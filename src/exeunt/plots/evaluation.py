@@ -62,10 +62,10 @@ def draw_evaluation(
     compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: rates_and_shares(policy, result))
-    if test.label is not None:
+    if test.has_loss:
         draw("risk_per_exit", lambda: risk_per_exit(test))
     whole = concatenate([fit, calibrate, test])
-    if whole.label is None:
+    if not whole.has_loss:
         return written
     progress("comparing policies")
     found = frontier(

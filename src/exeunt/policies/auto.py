@@ -40,8 +40,8 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
     before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
-    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them is
-    right on any fit input that it gets wrong, and the labels are enough to tell, they answer nothing.
+    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them
+    answers any fit input better, and the inputs are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -73,8 +73,7 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     sentences = [_mixture(table, error) if last else "auto answers at exit 0 alone."]
     if last < fit.n_exits - 1:
         sentences.append(
-            f"{_exits(last + 1, fit.n_exits - 1)} unused: no fit input that exit {last} gets wrong is answered "
-            "correctly later."
+            f"{_exits(last + 1, fit.n_exits - 1)} unused: no fit input is answered better there than at exit {last}."
         )
     if most < useful.cost.full:
         so = ", so the policy costs no more" if most < part.budget else ""
@@ -228,7 +227,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
     # Measured by labels and by them without their noise in equal parts, as `stopping` learns. All rules rank inputs by
     # one score here: a learned score repeats the errors of denoised correctness, and would be credited for them.
-    right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
+    right = 0.5 * fit.quality + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     # A fold plans with the mean costs of all inputs, as its budgets do.
     fit = fit.with_cost(CostModel(cost.cumulative))

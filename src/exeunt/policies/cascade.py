@@ -248,8 +248,8 @@ def _neighbours(cascade: _Steps, models: Sequence[CascadeStep]) -> Iterator[_Ste
 @cached_on_trace
 def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
     """Return what cascades are compared on, for every budget: some of the fit inputs, fewer of more than 52 classes."""
-    if fit.label is None:
-        raise InputError("a cascade is chosen by accuracy, and the fit part has no labels: give label=...")
+    if not fit.has_loss:
+        raise InputError("a cascade is chosen by accuracy, and the fit part has no labels: give label=... or losses")
     n = min(_MOST, max(_LEAST, _OUTPUTS // _most_classes(fit)))
     return _Comparing(some_inputs(fit, seed, n), _first_costs(fit), seed)
 
@@ -274,7 +274,7 @@ def _first_costs(fit: CascadeTrace) -> dict[str, float]:
 
 def _most_classes(models: CascadeTrace) -> int:
     logs = [models[name].log_probability for name in models.names]
-    labels = int(models.label.max()) + 1  # type: ignore[union-attr]
+    labels = 1 if models.label is None else int(models.label.max()) + 1
     return max(labels, *(0 if one is None else one.shape[2] for one in logs))
 
 
@@ -296,7 +296,7 @@ class _Comparing:
 
         def measured() -> _Answers:
             trace = self.models.along(steps)
-            right, first = RightWithin(trace, self.seed), trace.cost.first
+            right, first = RightWithin(OwnAnswer.for_(trace).on(trace), self.seed), trace.cost.first
             return _Answers(right, first, can_be_ensembled(trace), trace.has_log_probability)
 
         return _kept(self._own, steps, self._most, measured)
@@ -389,7 +389,7 @@ class _Search:
         return min(near, key=plainness)
 
     def right(self, steps: _Steps) -> Floats | None:
-        """Return whether each input is answered right, (n,); None if the budget is below the first exit."""
+        """Return how well each input is answered, (n,); None if the budget is below the first exit."""
         if steps not in self._right:
             amount, least = self._amount, self._on.first[steps[0].model]
             if self._spare and (highest := self._on.highest(steps)):
@@ -420,7 +420,7 @@ class _Search:
         )
 
     def accuracy(self, steps: _Steps) -> float:
-        """Return the share of inputs answered right; 0 if the budget is below the first exit."""
+        """Return the mean quality of the answers; 0 if the budget is below the first exit."""
         right = self.right(steps)
         return 0.0 if right is None else float(right.mean())
 

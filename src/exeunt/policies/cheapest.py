@@ -44,8 +44,10 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
+    Where answers are graded, the same holds of their mean quality.
+
     From a `CascadeTrace` it makes cascades (see `cascade`) and measures the loss against the model `reference` alone,
-    by default the one that is right most often on `fit`; of equally good ones, the cheapest. With a trace of a cascade,
+    by default the one that answers best on `fit`; of equally good ones, the cheapest. With a trace of a cascade,
     `reference` names the model of its last exit.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
@@ -108,14 +110,22 @@ def cheapest(
         k = within[-1]
         lost = float(mean(losses[k], groups))
         proof = LossCertificate(
-            max_loss, share, p_values[k], bound, lost, tested.n, reference, **counts_of(groups)
+            max_loss,
+            share,
+            p_values[k],
+            bound,
+            lost,
+            tested.n,
+            reference,
+            **counts_of(groups),
+            measure=fit.measure,
         )
         return replace(family[k], loss_certificate=proof, notes={**family[k].notes, **notes})
     if max_loss == 0 and allowed >= cost.full:
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None
             alone = _alone(instead(fit), instead(shaped), of_cascade, delta=each, seed=seed)
-            proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference)
+            proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference, measure=fit.measure)
             return replace(alone, loss_certificate=proof, notes=notes)
     raise _infeasible(cost, family, losses, groups, bound, share, max_loss, passed, allowed, reference)
 
@@ -142,7 +152,8 @@ def _made(
 def _chosen(fit: CascadeTrace, reference: str) -> str:
     right = [f"{name} {1 - float(fit[name].risk[-1]):.1%}" for name in fit.names]
     return (
-        f"The loss is measured against {reference}, the most accurate model on the {counted(fit.n, 'fit input')} "
+        f"The loss is measured against {reference}, the model of the highest {fit.measure} on the "
+        f"{counted(fit.n, 'fit input')} "
         f"({', '.join(right)}); another can be named as the reference."
     )
 
@@ -155,9 +166,9 @@ def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **option
 
 
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:
-    """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
-    answered = policy.answers(inputs) == instead.label
-    lost: Floats = instead.correct[:, -1].astype(np.float64) - answered
+    """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
+    answered = policy.answer.on(inputs.along(policy.cascade)).quality
+    lost: Floats = instead.quality[:, -1] - answered[np.arange(len(answered)), policy.route(inputs)]
     return lost
 
 

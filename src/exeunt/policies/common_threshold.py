@@ -77,22 +77,24 @@ def risk_controlled(
     check_between(max_loss, "max_loss", 0.0, 1.0)
     check_between(delta, "delta", 0.0, 1.0)
     check_disjoint(fit, calibrate)
-    last = calibrate.correct[:, -1].astype(np.float64)  # the full network's own answers
+    last = calibrate.quality[:, -1]  # the full network's own answers
     notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
-    scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
+    scores, quality = score_matrix(score, calibrate), calibrate.quality
     groups = calibrate.groups
     order = random_order(n_units(calibrate.n, groups), seed)
     passed: tuple[float, Integers, LossCertificate] | None = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
         exits = leaves.argmax(axis=1)
-        loss = last - right[np.arange(len(right)), exits]
+        loss = last - quality[np.arange(len(quality)), exits]
         p = LOSS_BOUNDS[_BOUND_OF[method]](per_unit(loss, groups, max_loss)[order], max_loss, delta)
         if p > delta:
             break
         lost = float(mean(loss, groups))
-        proof = LossCertificate(max_loss, delta, p, method, lost, calibrate.n, **counts_of(groups))
+        proof = LossCertificate(
+            max_loss, delta, p, method, lost, calibrate.n, **counts_of(groups), measure=calibrate.measure
+        )
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(

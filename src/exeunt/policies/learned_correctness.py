@@ -75,10 +75,10 @@ def features_of(fit: ExitTrace, score: str | None = None) -> Features:
 @cached_on_trace
 def correctness_score(fit: ExitTrace, score: str | None = None) -> LearnedScore:
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
-    learned, correct = features_of(fit, score), fit.correct.astype(np.float64)
+    learned, quality = features_of(fit, score), fit.quality
     spread = learned.spread
     rows = [
-        _logistic(columns / spread, correct[:, exit_])
+        _logistic(columns / spread, quality[:, exit_])
         for exit_, columns in enumerate(learned.columns[: fit.n_exits - 1])
     ]
     weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), len(spread))
@@ -98,18 +98,18 @@ def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
     name = fit.default_score if score is None else score
     grid = Grid.of(fit.scores, name)
     rank = np.stack([grid.rank(name, column) for column in fit.scores[name].T], axis=1)
-    correct = fit.correct.astype(np.float64)
-    chance = np.empty_like(correct)
+    quality = fit.quality
+    chance = np.empty_like(quality)
     for exit_ in range(fit.n_exits):
         x = _evidence(rank, fit.prediction == fit.prediction[:, [exit_]], exit_)
         x /= x.std(axis=0) + 1e-9
-        weights = _logistic(x, correct[:, exit_])
+        weights = _logistic(x, quality[:, exit_])
         chance[:, exit_] = expit(weights[0] + x @ weights[1:])
     return chance
 
 
 def _logistic(x: Floats, right: Floats) -> Floats:
-    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in {0, 1} on x (n, f) of unit spread."""
+    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in [0, 1] on x (n, f) of unit spread."""
     centre = x.mean(axis=0)
     z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
     penalty = np.full(z.shape[1], _SHRINK)

@@ -91,7 +91,7 @@ def _solve(
 def learned(fit: ExitTrace, score: str | None = None) -> Stopping:
     """Return what stopping learns from labelled inputs, cached because it serves every budget."""
     return Stopping(
-        features_of(fit, score), (fit.correct + denoised_correctness(fit, score)) / 2, fit.cost.cumulative
+        features_of(fit, score), (fit.quality + denoised_correctness(fit, score)) / 2, fit.cost.cumulative
     )
 
 

@@ -1,4 +1,4 @@
-"""Which exits are worth using: those that pay for their heads, and those after which no exit corrects an answer."""
+"""Which exits are worth using: those that pay for their heads, and those after which no exit answers better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exeunt.trace.derived import cached_on_trace
 _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
 _MENDED = 0.001
-"""Share of all inputs that later exits may be expected to correct, where they corrected no labelled input."""
+"""Share of all inputs that later exits may be expected to answer better, where they did so on no fit input."""
 
 
 def worthwhile_exits(
@@ -75,17 +75,18 @@ def some_inputs(fit: CascadeTrace, seed: int, most: int) -> CascadeTrace:
 
 
 def last_useful_exit(fit: ExitTrace) -> int:
-    """Return the first exit such that no later one is right on any labelled input that it gets wrong.
+    """Return the first exit such that no later one answers any fit input better.
 
-    The labels must be enough to tell. Of n inputs w are wrong, and none of them is corrected: by Laplace's rule of
-    succession (w + 1) / (n + 2) of all inputs are wrong, and 1 / (w + 2) of these are corrected. That must be at most
-    0.1% of all inputs. It takes 498 labels where an exit is always right, and up to 998 where it is often wrong.
+    The inputs must be enough to tell. Of n inputs w are answered less than perfectly, and none of them better later: by
+    Laplace's rule of succession (w + 1) / (n + 2) of all inputs could be mended, and 1 / (w + 2) of these are. That
+    must be at most 0.1% of all inputs. It takes 498 inputs where an exit is always right, and up to 998 where it is
+    often wrong.
     """
-    correct = fit.correct
-    later = np.logical_or.accumulate(correct[:, :0:-1], axis=1)[:, ::-1]  # whether any later exit is right
-    wrong = (~correct[:, :-1]).sum(axis=0)
+    quality = fit.quality
+    later = np.maximum.accumulate(quality[:, :0:-1], axis=1)[:, ::-1]  # of the best later exit
+    wrong = (quality[:, :-1] < 1).sum(axis=0)
     may_mend = (wrong + 1) / (fit.n + 2) / (wrong + 2) > _MENDED
-    helps = np.append((later & ~correct[:, :-1]).any(axis=0) | may_mend, False)
+    helps = np.append((later > quality[:, :-1]).any(axis=0) | may_mend, False)
     return int(helps.argmin())
 
 

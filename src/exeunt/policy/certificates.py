@@ -20,9 +20,11 @@ class _OfGroups:
     rows_per_group: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form, without groups if there are none."""
-        without = () if self.n_groups else ("n_groups", "rows_per_group")
-        return {name: value for name, value in asdict(self).items() if name not in without}
+        """Return a JSON-able form, without groups if there are none, and without the usual measure."""
+        usual = {"n_groups": None, "rows_per_group": None, "measure": "accuracy"}
+        return {
+            name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]
+        }
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Certificate(_OfGroups):
 
 @dataclass(frozen=True)
 class LossCertificate(_OfGroups):
-    """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta.
+    """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta; or the same of another measure.
 
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
@@ -71,16 +73,19 @@ class LossCertificate(_OfGroups):
     loss: float
     n_test: int
     reference: str | None = None
+    measure: str = "accuracy"
 
     def __str__(self) -> str:
         reference = self.reference or "the full network"
         if self.bound == CERTAIN:
-            return f"Guarantee: no accuracy is lost, because every input gets the answer of {reference}."
+            return (
+                f"Guarantee: no {self.measure} is lost, because every input gets the answer of {reference}."
+            )
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
             f"{units_text(self.n_test, self.n_groups, 'labelled')} tested on, the "
-            f"{mean_text('accuracy', self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
+            f"{mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
             f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
             f"{self.bound.replace('_', '-')} bound)."
         )

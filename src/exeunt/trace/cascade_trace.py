@@ -18,6 +18,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
+from exeunt.trace.grades import Grades, joined_predictions
 from exeunt.trace.groups import Groups
 from exeunt.trace.splitting import part_rows
 
@@ -148,6 +149,16 @@ class CascadeTrace:
         return self._first.label
 
     @property
+    def has_loss(self) -> bool:
+        """Whether it is known how good answers are, by labels or grades."""
+        return self._first.has_loss
+
+    @property
+    def measure(self) -> str:
+        """What the quality of answers is called, see `ExitTrace.measure`."""
+        return self._first.measure
+
+    @property
     def groups(self) -> Groups | None:
         """The group of each input, or None."""
         return self._first.groups
@@ -168,7 +179,7 @@ class CascadeTrace:
 
     @property
     def most_accurate(self) -> str:
-        """The model whose last exit is right most often; of equally good ones, the cheapest. Needs labels."""
+        """The model whose last exit answers best; of equally good ones, the cheapest. Needs labels or losses."""
         return min(self._traces, key=lambda name: (self[name].risk[-1], self[name].cost.full))
 
     @cached_property
@@ -182,10 +193,11 @@ class CascadeTrace:
         for i in range(1, len(costs)):
             costs[i] = max(costs[i], costs[i - 1] * (1 + LEAST_RISE))
         return ExitTrace(
-            np.stack([model.prediction[:, exit_] for model, exit_ in exits], axis=1),
+            joined_predictions([model.prediction[:, [exit_]] for model, exit_ in exits], axis=1),
             {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in exits], axis=1)},
             CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
             row=self._first.row, groups=self.groups,
+            grades=Grades.joined([model.exits(e, e + 1).grades for model, e in exits], axis=1),
         )  # fmt: skip
 
     @property
@@ -308,6 +320,7 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
+    Grades.joined([order.grades, trace.grades], axis=1)  # of one measure
     one, other = order.groups, trace.groups
     if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
         raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")

@@ -56,18 +56,20 @@ def score_matrix(score: str | Score | None, trace: ExitTrace) -> Floats:
 
 
 def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
-    """Return the exits whose score is lower where they are right than where they are wrong.
+    """Return the exits whose score is lower where they answer well than where they do not.
 
-    Most likely the score is an uncertainty, such as an entropy, and no policy can use it. Needs labels.
+    Most likely the score is an uncertainty, such as an entropy, and no policy can use it. Needs labels or losses.
     """
     from scipy.stats import rankdata
 
-    ranks, correct = rankdata(trace.scores[name], axis=0), trace.correct
+    ranks, quality = rankdata(trace.scores[name], axis=0), trace.quality
     found = []
     for exit_ in range(trace.n_exits):
-        right, wrong = (ranks[correct[:, exit_] == is_right, exit_] for is_right in (True, False))
-        if min(len(right), len(wrong)) >= _FEW and right.mean() < wrong.mean() - 0.1 * trace.n:
-            found.append(exit_)
+        weights = quality[:, exit_], 1.0 - quality[:, exit_]
+        if min(one.sum() for one in weights) >= _FEW:
+            right, wrong = (float(one @ ranks[:, exit_] / one.sum()) for one in weights)
+            if right < wrong - 0.1 * trace.n:
+                found.append(exit_)
     return found
 
 
@@ -122,6 +124,6 @@ def one_class_remark(trace: ExitTrace) -> str:
         f"{share} labels of {counted(trace.n, 'input')} are of class {classes[counts.argmax()]}, so no ensemble of "
         "exits is fitted: it would learn to answer this class whatever the exits predict. If the labels are verdicts "
         "on answers, such as a judge's 'good', then accuracies, losses and their certificates do not say how good "
-        "answers are: such a table needs a loss for each answer, which a later version will read. Until then, label "
-        "each input with its right answer."
+        "answers are: give the loss of each answer instead (loss=..., --loss), or label each input with its right "
+        "answer."
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,8 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.fields import (
     check_cost,
+    check_grades,
+    checked_answers,
     checked_label,
     checked_probabilities,
     checked_score,
@@ -26,10 +28,13 @@ from exeunt.trace.fields import (
     fields_of_outputs,
     id_keys,
     id_texts,
+    loss_of_numbers,
     probabilities_of_logits,
     read_archive,
     usual_rows,
+    where_answered,
 )
+from exeunt.trace.grades import Better, Grades
 from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
@@ -58,8 +63,12 @@ class ExitTrace:
     there are more than 2^28 numbers. Of more than 256 classes the likeliest 32 are stored (`TopClasses`).
     `groups`: the group of each row, where rows come in groups (`Groups`; names (n,) are taken as well), or None. Mean
     costs are then weighted as guarantees are.
+    `grades`: the loss of every answer, where answers are graded (`Grades`), not right or wrong by a label.
 
-    Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
+    Where an exit gives no answer (`exeunt.trace.grades.NO_ANSWER`) its scores are -inf, so that the input leaves last.
+
+    Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_losses`, `from_numbers`, `from_table` or
+    `from_archive`.
     Raises InputError if shapes disagree, a score is NaN, or a label is negative.
     """
 
@@ -72,10 +81,11 @@ class ExitTrace:
     row: Keys = _NO_KEYS
     id_text: NDArray[Any] | None = None
     groups: Groups | None = None
+    grades: Grades | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
-        scores = {name: checked_score(name, value, prediction.shape) for name, value in self.scores.items()}
+        scores = {name: checked_score(name, value, prediction) for name, value in self.scores.items()}
         if not scores:
             raise InputError("a trace needs at least one score, got none")
         n, m = prediction.shape
@@ -85,6 +95,7 @@ class ExitTrace:
         texts = self.id_text if (named := id_texts(self.id)) is None else named
         id_ = content_keys(prediction, scores) if self.id is None else id_keys(self.id, n)
         groups = Groups.checked(self.groups, n)
+        check_grades(self.grades, prediction, label)
         row = usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
         fields = {
             "prediction": _arrays.frozen(prediction),
@@ -140,12 +151,69 @@ class ExitTrace:
         *,
         cost: CostModel,
         label: ArrayLike | None = None,
+        no_answer: ArrayLike | None = None,
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
         groups: Groups | ArrayLike | None = None,
         name: str = "score",
     ) -> ExitTrace:
-        """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
-        return cls(prediction, {name: _arrays.floats(score, name, ndim=2)}, cost, label, id, groups=groups)  # type: ignore[arg-type]
+        """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin.
+
+        `no_answer`: as for `from_losses`.
+        """
+        predicted, silent = checked_answers(prediction, no_answer, np.shape(prediction))
+        scores = {name: _arrays.floats(where_answered(score, silent, name), name, ndim=2)}
+        return cls(predicted, scores, cost, label, id, groups=groups)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_losses(
+        cls,
+        score: ArrayLike,
+        loss: ArrayLike,
+        *,
+        cost: CostModel,
+        prediction: ArrayLike | None = None,
+        no_answer: ArrayLike | None = None,
+        better: Better = "lower",
+        measure: str = "quality",
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        groups: Groups | ArrayLike | None = None,
+        name: str = "score",
+    ) -> ExitTrace:
+        """Make a trace of graded answers, from one confidence (n, m) and one loss in [0, 1] (n, m) per exit.
+
+        Policies then lose as little as they can on average, where with labels they are right as often as they can.
+        `better`: "higher" if the values are qualities, such as grades or IoU. `measure`: what reports call them.
+        `prediction` (n, m): whole numbers, equal for equal answers, where answers can be compared. `no_answer` (n, m):
+        where an exit timed out or refused, whatever the other values there. It then has loss 1, and the input gets the
+        answer of the exit before it.
+        Raises InputError for a loss that is NaN or outside [0, 1], naming row and exit.
+        """
+        predicted, silent = checked_answers(prediction, no_answer, np.shape(loss))
+        scores = {name: _arrays.floats(where_answered(score, silent, name), name, ndim=2)}
+        grades = Grades.of(loss, measure, better, silent)
+        return cls(predicted, scores, cost, id=id, groups=groups, grades=grades)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_numbers(
+        cls,
+        score: ArrayLike,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        worst: float,
+        error: Literal["absolute", "squared"] = "absolute",
+        **options: Any,
+    ) -> ExitTrace:
+        """Make a trace of a regression, from one confidence (n, m) and one predicted number (n, m) per exit.
+
+        The loss is min(1, |prediction - target| / worst), or its square for error="squared". `target` (n,): the true
+        numbers. `worst`: the error from which on an answer is worth nothing. The other options are those of
+        `from_losses`: `cost`, `no_answer`, `measure`, `id`, `groups` and `name`.
+        Raises InputError for a number that is NaN or infinite, naming row and exit.
+        """
+        loss = loss_of_numbers(prediction, target, worst, error, options.get("no_answer", False))
+        named = {"measure": f"{error} error / {worst:g}"} | options
+        return cls.from_losses(score, loss, **named)
 
     @classmethod
     def from_table(
@@ -209,18 +277,39 @@ class ExitTrace:
         return self.log_probability is not None
 
     @property
+    def has_loss(self) -> bool:
+        """Whether it is known how good answers are, by labels or grades."""
+        return self.label is not None or self.grades is not None
+
+    @property
+    def measure(self) -> str:
+        """What the quality of answers is called in reports: "accuracy" where they are right or wrong."""
+        return "accuracy" if self.grades is None else self.grades.measure
+
+    @property
+    def quality(self) -> Floats:
+        """How good the answer of each exit is, (n, m) in [0, 1]: 1 - loss; 1 if right and 0 if wrong, with labels.
+
+        Raises InputError if it is not known.
+        """
+        return self.correct.astype(np.float64) if self.grades is None else np.asarray(1.0 - self.grades.loss)
+
+    @property
     def correct(self) -> _arrays.Booleans:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:
-            raise InputError("this needs labels, and the trace has none: make it with label=...")
+            raise InputError(
+                "this needs labels, and the trace has none: make it with label=..., or with from_losses where answers "
+                "are graded"
+            )
         return np.asarray(self.prediction == self.label[:, None])
 
     @property
     def risk(self) -> Floats:
-        """Error rate of each exit, (m,) (the paper's R_l)."""
+        """Mean loss of each exit, (m,) (the paper's R_l): with labels its error rate."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
-        return np.asarray(1.0 - mean(self.correct, self.groups))
+        return np.asarray(1.0 - mean(self.quality, self.groups))
 
     @property
     def default_score(self) -> str:
@@ -283,6 +372,7 @@ class ExitTrace:
             self.row[rows],
             None if self.id_text is None else self.id_text[rows],
             None if self.groups is None else self.groups.take(rows),
+            None if self.grades is None else self.grades.take(rows, exits),
         )
 
     def keys(self, ties: Ties) -> Keys:
@@ -335,7 +425,9 @@ class ExitTrace:
         return load_trace(path, cls)
 
     def __repr__(self) -> str:
-        labels = "unlabelled" if self.label is None else "labelled"
+        labels = (
+            f"graded by {self.measure}" if self.grades else "unlabelled" if self.label is None else "labelled"
+        )
         grouped = "" if self.groups is None else f" in {counted(self.groups.n, 'group')}"
         size = f"{counted(self.n, 'input')}{grouped}, {counted(self.n_exits, 'exit')}"
         return f"ExitTrace({size}, {labels}, scores: {', '.join(self.scores)})"

@@ -18,6 +18,7 @@ from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.score.tie_breaking import row_keys, scramble
+from exeunt.trace.grades import NO_ANSWER, Grades, joined_predictions, own_answers
 from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
 
 
@@ -35,12 +36,77 @@ def check_cost(cost: Any, n: int, m: int) -> None:
         raise InputError(f"the trace has {counted(n, 'input')} but the costs are of {len(rows)}")
 
 
-def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    """Return a score (n, m). Raises InputError for another shape, or NaN."""
+def checked_score(name: str, value: ArrayLike, prediction: Integers) -> Floats:
+    """Return a score (n, m), -inf where there is no answer. Raises InputError for another shape, or NaN."""
     score = _arrays.floats(value, f"score {name!r}", ndim=2)
-    if score.shape != shape:
-        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
-    return score
+    if score.shape != prediction.shape:
+        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {prediction.shape}")
+    silent = prediction == NO_ANSWER
+    return np.where(silent, -np.inf, score) if silent.any() else score
+
+
+def check_grades(grades: Any, prediction: Integers, label: Integers | None) -> None:
+    """Raise InputError unless grades, if any, are a `Grades` of these inputs and exits, in place of labels."""
+    if grades is None:
+        return
+    if not isinstance(grades, Grades):
+        raise InputError(
+            f"grades must be Grades, got {type(grades).__name__}: make the trace with from_losses"
+        )
+    if label is not None:
+        raise InputError("answers are graded, or right or wrong by labels: give a loss or a label, not both")
+    if grades.loss.shape != prediction.shape:
+        raise InputError(f"the losses have shape {grades.loss.shape} but prediction has {prediction.shape}")
+
+
+def checked_answers(
+    prediction: ArrayLike | None, no_answer: ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[Integers, Any]:
+    """Return predictions (n, m) and where they are no answer, (n, m). Raises InputError for another shape.
+
+    Without predictions no answer equals another.
+    """
+    silent = np.asarray(False if no_answer is None else no_answer)
+    if silent.shape not in {(), shape} or silent.dtype != np.bool_:
+        raise InputError(
+            f"no_answer must be True or False for each input and exit, {shape}, got {silent.dtype} {silent.shape}"
+        )
+    if prediction is None:
+        return own_answers(*shape, silent) if len(shape) == 2 else np.empty(shape, np.int64), silent
+    classes = _arrays.integers(prediction, "prediction", ndim=2)
+    if classes.shape != shape:
+        raise InputError(f"prediction has shape {classes.shape}, but the losses have {shape}")
+    predicted = np.where(silent, NO_ANSWER, classes)
+    return predicted, predicted == NO_ANSWER
+
+
+def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
+    """Return values (n, m) with 0 in place of what is given where there is no answer."""
+    if not np.any(silent):
+        return values
+    if np.shape(values) != np.shape(silent):
+        raise InputError(f"{name} has shape {np.shape(values)} but no_answer has {np.shape(silent)}")
+    return np.where(silent, 0.0, values)
+
+
+def loss_of_numbers(
+    prediction: ArrayLike, target: ArrayLike, worst: float, error: str, no_answer: Any
+) -> Floats:
+    """Return the losses (n, m) of predicted numbers (n, m) for true ones (n,), see `ExitTrace.from_numbers`."""
+    if error not in ("absolute", "squared"):
+        raise InputError(f"error must be 'absolute' or 'squared', got {error!r}")
+    _arrays.check_positive(worst, "worst")
+    given = where_answered(prediction, False if no_answer is None else no_answer, "prediction")
+    numbers, true = _arrays.floats(given, "prediction", ndim=2), _arrays.floats(target, "target", ndim=1)
+    _arrays.check_length(true, "target", len(numbers))
+    for name, values in (("prediction", numbers), ("target", true)):
+        if len(bad := np.argwhere(~np.isfinite(values))):
+            place = f"row {bad[0][0]}" + (f" of exit {bad[0][1]}" if len(bad[0]) == 2 else "")
+            raise InputError(
+                f"{name} must be finite, got {values[tuple(bad[0])]:g} in {place} (rows count from 0): drop the input"
+            )
+    relative = np.minimum(1.0, np.abs(numbers - true[:, None]) / worst)
+    return relative if error == "absolute" else relative**2
 
 
 def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
@@ -141,9 +207,10 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
     logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
     kept = len(logs) == len(traces) and (axis == 0 or len({one.shape[2] for one in logs}) == 1)
     return {
-        "prediction": np.concatenate([trace.prediction for trace in traces], axis=axis),
+        "prediction": joined_predictions([trace.prediction for trace in traces], axis),
         "scores": {name: np.concatenate([one.scores[name] for one in traces], axis=axis) for name in names},
         "log_probability": joined(logs, axis=axis) if kept else None,
+        "grades": Grades.joined([trace.grades for trace in traces], axis),
     }
 
 

@@ -1,11 +1,12 @@
 """The Parquet form of a trace: one row per input, readable by anyone with PyArrow.
 
 Columns: `id` (uint64); `row` (uint64), of a part of a trace; `label` (int64, if there are labels; null for an unknown
-one); `prediction` and one column per score, each a fixed-size list with one entry per exit; `log_probability`, if kept,
-a list of exits times classes (numbers in half precision as their 16 bits, uint16); `cost`, if inputs differ in cost;
-`group` (uint64), if rows come in groups. Of many classes `log_probability` holds the likeliest, `top_class` names them,
-and `other_log_probability` holds the value of each other class, by exit. The costs, or their means, the number of many
-classes and `rows_per_group` are JSON in the schema's metadata, under "exeunt".
+one); `loss` (a list of one number per exit, if answers are graded); `prediction` and one column per score, each a
+fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes (numbers in half
+precision as their 16 bits, uint16); `cost`, if inputs differ in cost; `group` (uint64), if rows come in groups. Of many
+classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of
+each other class, by exit. The costs, or their means, the number of many classes, `rows_per_group` and the `measure` of
+the grades are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from exeunt._files import atomic_path, parse_json
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.fields import usual_rows
+from exeunt.trace.grades import Grades
 from exeunt.trace.groups import Groups
 from exeunt.trace.log_probability import LogProbability, TopClasses
 
 T = TypeVar("T")
 
-_VERSION = 4
-"""Version 4: traces with groups. 3: others with many classes. 2: others whose inputs differ in cost. 1: all others."""
+_VERSION = 5
+"""Version 5: traces with grades. 4: others with groups. 3: others with many classes. 2: others whose inputs differ in
+cost. 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """Prefix of the columns of scores."""
 LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
-_COST, _GROUP = "cost", "group"
+_COST, _GROUP, _LOSS = "cost", "group", "loss"
 ROW = "row"
 """Name of the column of the keys of rows, which a part of a trace has."""
 
@@ -46,12 +49,13 @@ class Header(NamedTuple):
     """The metadata of a trace's file.
 
     `cost`: the costs, or their means. `classes`: the number of classes if only the likeliest are stored, else 0.
-    `rows_per_group`: as in `Groups`, None without groups.
+    `rows_per_group`: as in `Groups`, None without groups. `measure`: as in `Grades`, None without grades.
     """
 
     cost: CostModel
     classes: int
     rows_per_group: int | None
+    measure: str | None
 
 
 def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
@@ -83,6 +87,9 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
     if (groups := fields["groups"]) is not None:
         columns[_GROUP] = pa.array(groups.key)
         header |= {"version": 4, "rows_per_group": groups.rows_per_group}
+    if (grades := fields["grades"]) is not None:
+        columns[_LOSS] = _lists(grades.loss)
+        header |= {"version": 5, "measure": grades.measure}
     return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
@@ -125,6 +132,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
         if _COST in table.column_names and table.num_rows:
             about = {name: getattr(cost, name) for name in ("unit", "source", "reference", "highest")}
             cost = CostModel(_matrix(table[_COST]), **about)
+        graded = header.measure is not None and _LOSS in table.column_names
         labelled = "label" in table.column_names and not table["label"].null_count
         return build(
             prediction=prediction,
@@ -135,6 +143,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             log_probability=_log_probability(table, prediction.shape, header.classes),
             row=table[ROW].to_numpy() if ROW in table.column_names else None,
             groups=Groups(table[_GROUP].to_numpy(), header.rows_per_group) if header.rows_per_group else None,
+            grades=Grades(_matrix(table[_LOSS]), header.measure) if graded else None,  # type: ignore[arg-type]
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
@@ -159,7 +168,8 @@ def read_header(schema: Any, file: object) -> Header:
         if not isinstance(classes, int) or classes < 0:
             raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")
         if version <= _VERSION:
-            return Header(CostModel.from_dict(header["cost"]), classes, header.get("rows_per_group"))
+            cost = CostModel.from_dict(header["cost"])
+            return Header(cost, classes, header.get("rows_per_group"), header.get("measure"))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")

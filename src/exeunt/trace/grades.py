@@ -1,0 +1,113 @@
+"""Answers that are graded: a loss in [0, 1] for each answer, where answers are not right or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exeunt import _arrays
+from exeunt._arrays import Floats, Integers
+from exeunt.errors import InputError
+
+NO_ANSWER = int(np.iinfo(np.int64).min)
+"""The prediction of an exit that gave no answer, because it timed out or refused."""
+_UNLIKE = NO_ANSWER // 2
+"""Predictions between these two numbers are answers that equal no other."""
+
+Better: TypeAlias = Literal["lower", "higher"]
+"""Whether lower or higher values are better: a loss or a quality."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grades:
+    """The loss in [0, 1] of the answer of each of m exits to each of n inputs, `loss` (n, m).
+
+    `measure`: what 1 - loss is called in reports and messages, such as "IoU".
+    """
+
+    loss: Floats
+    measure: str = "quality"
+
+    def __post_init__(self) -> None:
+        loss = _numbers(self.loss, "losses")
+        check_range(loss, "losses")
+        if not isinstance(self.measure, str) or not self.measure:
+            raise InputError(f"a measure is named by a text such as 'IoU', got {self.measure!r}")
+        object.__setattr__(self, "loss", _arrays.frozen(loss))
+
+    @classmethod
+    def of(cls, values: ArrayLike, measure: str, better: Better, no_answer: Any = False) -> Grades:
+        """Make grades of losses, or with better="higher" of qualities. The loss of no answer is 1.
+
+        Raises InputError for a value that is NaN or outside [0, 1], naming its row and exit.
+        """
+        if better not in get_args(Better):
+            raise InputError(
+                f"better must be 'lower' for losses or 'higher' for qualities such as grades, got {better!r}"
+            )
+        if better == "lower":
+            named = f"1 - {measure}" if measure not in ("", "quality") else measure
+            return cls(np.where(no_answer, 1.0, _numbers(values, "losses")), named)
+        qualities = np.where(no_answer, 0.0, _numbers(values, "qualities"))
+        check_range(qualities, "qualities")
+        return cls(1.0 - qualities, measure)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Grades | None], axis: int) -> Grades | None:
+        """Return the grades of several parts: of all their inputs (axis 0) or all their exits (axis 1).
+
+        Raises InputError if they are of different measures, or only some are graded.
+        """
+        measures = {"none" if part is None else part.measure for part in parts}
+        if len(measures) > 1:
+            raise InputError(
+                f"either all answers are graded by one measure or none, got {', '.join(sorted(measures))}"
+            )
+        known = [part for part in parts if part is not None]
+        return (
+            cls(np.concatenate([part.loss for part in known], axis=axis), known[0].measure) if known else None
+        )
+
+    def take(self, rows: Any, exits: Any = slice(None)) -> Grades:
+        """Return the grades of these rows and exits."""
+        return Grades(self.loss[rows][:, exits], self.measure)
+
+
+def _numbers(values: ArrayLike, what: str) -> Floats:
+    """Return values as numbers (n, m). Raises InputError for anything else."""
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} must be numbers, one for each input and exit, got {values!r:.80}") from None
+    if numbers.ndim != 2:
+        raise InputError(f"{what} must have shape (inputs, exits), got {numbers.shape}")
+    return numbers
+
+
+def check_range(values: Floats, what: str, columns: Sequence[str] = ()) -> None:
+    """Raise InputError unless all values (n, m) lie in [0, 1]. `columns`: their names in a table."""
+    if (bad := ~((values >= 0) & (values <= 1))).any():
+        row, exit_ = (int(place[0]) for place in np.nonzero(bad))
+        where = f"column {columns[exit_]!r}" if columns else f"exit {exit_}"
+        value = float(values[row, exit_])
+        scale = "divide by the highest value there can be, or clip"
+        mend = "drop the input, or say that there is no answer" if np.isnan(value) else scale
+        raise InputError(
+            f"{what} must lie in [0, 1], got {value:g} in row {row} of {where} (rows count from 0): {mend}"
+        )
+
+
+def own_answers(n: int, m: int, no_answer: Any = False) -> Integers:
+    """Return predictions (n, m) that equal no other, for answers that cannot be compared."""
+    return np.where(no_answer, NO_ANSWER, np.broadcast_to(NO_ANSWER + 1 + np.arange(m), (n, m)))
+
+
+def joined_predictions(parts: Sequence[Integers], axis: int) -> Integers:
+    """Return the predictions of several parts. Answers of different models that equal no other stay so."""
+    joined = np.concatenate(parts, axis=axis)
+    unlike = (joined > NO_ANSWER) & (joined < _UNLIKE)
+    return np.where(unlike, own_answers(*joined.shape), joined) if axis == 1 and unlike.any() else joined

@@ -1,0 +1,229 @@
+"""Graded answers go the way of right and wrong ones: the same policies, results and guarantees."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.allocation_search import RightWithin
+from exeunt.p_values import betting
+from exeunt.policies.catalogue import PRESETS
+from exeunt.policies.useful_exits import last_useful_exit
+from exeunt.trace.derived import inverted_exits
+from exeunt.trace.grades import Grades
+
+
+def population(n, seed, m=3, keyed=0):
+    """Answers that get better with depth; confidence tells roughly how good one is."""
+    rng = np.random.default_rng(seed)
+    ease = rng.random(n)[:, None]
+    quality = np.clip(np.linspace(0.35, 0.75, m) + 0.5 * (ease - 0.5) + rng.normal(0, 0.15, (n, m)), 0, 1)
+    quality[rng.random(n) < 0.1, m - 1] = 0.0  # overthinking
+    score = 0.7 * quality + 0.3 * rng.random((n, m))
+    cost = ex.CostModel(np.arange(1, m + 1) ** 1.5, unit="MMACs")
+    ids = rng.permutation(n) + 10**6 * (seed + 1) + keyed
+    return ex.ExitTrace.from_losses(score, 1 - quality, cost=cost, id=ids)
+
+
+def as_grades(trace):
+    """The same trace with losses of 0 and 1 in place of labels."""
+    return replace(trace, label=None, grades=Grades(1.0 - trace.correct, "accuracy"))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_losses_of_0_and_1_give_the_policy_of_the_labels(make_trace, name, grouped):
+    """Bit by bit, with its certificate; also where rows come in groups."""
+    whole = make_trace(1500, 4, seed=3)
+    if grouped:
+        whole = replace(whole, groups=ex.Groups(np.arange(1500) // 3))
+    labelled = whole.split(fit=0.4, calibrate=0.3, test=0.3)
+    graded = as_grades(whole).split(fit=0.4, calibrate=0.3, test=0.3)
+    options = {"budget": "60%", "answer": "own", "delta": 0.1}
+    made = [PRESETS[name](one[0], one[1], **options) for one in (labelled, graded)]
+    assert made[0].to_dict() == made[1].to_dict()
+    results = [ex.evaluate(made[0], one[2], calibration=one[1]).to_dict() for one in (labelled, graded)]
+    assert results[0] == results[1]
+    for budget in (None, "50%", "80%"):
+        assert ex.oracle(labelled[2], budget).to_dict() == ex.oracle(graded[2], budget).to_dict()
+
+
+@pytest.mark.parametrize("name", ["eero", "stopping"])
+def test_losses_of_0_and_1_give_the_certificates_of_the_labels(make_trace, name):
+    whole = make_trace(2400, 3, seed=5)
+    labelled, graded = (one.split(fit=0.4, calibrate=0.4, test=0.2)[:2] for one in (whole, as_grades(whole)))
+    made = [ex.cheapest(*one, max_loss=0.06, policy=name, points=6) for one in (labelled, graded)]
+    assert made[0].to_dict() == made[1].to_dict()
+    controlled = [ex.risk_controlled(*one, max_loss=0.08).to_dict() for one in (labelled, graded)]
+    assert controlled[0] == controlled[1]
+    assert [last_useful_exit(one[0]) for one in (labelled, graded)] == [2, 2]
+    assert inverted_exits(labelled[0], "score") == inverted_exits(graded[0], "score") == []
+    turned = [replace(one[0], scores={"score": -one[0].scores["score"]}) for one in (labelled, graded)]
+    assert inverted_exits(turned[0], "score") == inverted_exits(turned[1], "score") == [0, 1, 2]
+
+
+@given(st.data())
+def test_the_oracle_is_the_best_fractional_assignment(data):
+    """Without a budget the first exit of least loss; with one what a linear programme finds."""
+    n, m = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    levels = data.draw(st.sampled_from([2, 4, 1000]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    loss = rng.integers(0, levels, (n, m)) / (levels - 1)
+    cost = np.cumsum(rng.uniform(0.1, 2, m))
+    trace = ex.ExitTrace.from_losses(rng.random((n, m)), loss, cost=ex.CostModel(cost))
+    least = ex.oracle(trace)
+    assert least.exits.tolist() == [row.index(min(row)) for row in loss.tolist()]
+    budget = float(rng.uniform(cost[0], cost[-1] * 1.1))
+    found = ex.oracle(trace, budget)
+    bounds = linprog(
+        loss.ravel() / n, A_ub=[np.tile(cost, n) / n], b_ub=[budget], A_eq=np.kron(np.eye(n), np.ones(m)),
+        b_eq=np.ones(n), bounds=(0, 1),
+    )  # fmt: skip
+    assert found.cost <= budget * (1 + 1e-9)
+    assert found.accuracy <= 1 - bounds.fun + 1e-9
+    if found.cost == budget:
+        assert found.accuracy == pytest.approx(1 - bounds.fun, abs=1e-7)
+    else:  # nothing to gain is left, or all gains are alike, and inputs are whole
+        rows, whole = np.arange(n), [np.array(one) for one in product(range(m), repeat=n)]
+        within = [1 - loss[rows, one].mean() for one in whole if cost[one].mean() <= budget * (1 + 1e-12)]
+        assert found.accuracy == pytest.approx(max(within))
+
+
+def test_evaluate_measures_the_mean_quality():
+    fit, calibrate, test = population(3000, 0).split(fit=0.4, calibrate=0.3, test=0.3)
+    policy = ex.eero(fit, calibrate, budget="60%")
+    result = ex.evaluate(policy, test, calibration=calibrate)
+    quality = [1 - test.grades.loss[row, exit_] for row, exit_ in enumerate(policy.route(test))]
+    assert result.accuracy == pytest.approx(np.mean(quality))
+    half = 1.96 * np.std(quality, ddof=1) / len(quality) ** 0.5
+    assert result.accuracy_interval == pytest.approx(
+        (np.mean(quality) - half, np.mean(quality) + half), rel=1e-3
+    )
+    assert str(result).startswith(f"eero on 900 inputs: quality {result.accuracy:.2%} [")
+    assert not result.warning
+    worse = replace(test, grades=Grades(np.minimum(1, test.grades.loss + 0.2), "quality"))
+    warning = ex.evaluate(policy, worse, calibration=calibrate).warning
+    assert "the last exit's quality is" in warning
+
+
+def test_policies_learn_from_grades():
+    """They come closer to the oracle than chance does, and the learned ones do not fall behind."""
+    fit, calibrate, test = population(6000, 1).split(fit=0.5, calibrate=0.2, test=0.3)
+    reached = {
+        name: ex.evaluate(PRESETS[name](fit, calibrate, budget="60%"), test).accuracy for name in PRESETS
+    }
+    best = ex.oracle(test, "60%").accuracy
+    assert all(value <= best + 1e-12 for value in reached.values())
+    for name in ("eero", "auto", "stopping", "learned_correctness", "optimised"):
+        assert reached[name] > reached["random_routing"] + 0.02
+    assert reached["auto"] > max(reached.values()) - 0.01
+    assert last_useful_exit(fit) == 2
+
+
+def test_losses_within_a_budget_are_those_of_the_released_inputs():
+    trace = population(400, 2)
+    quality = RightWithin(trace, seed=0)(trace.cost.full)
+    assert set(np.round(quality, 9)) <= set(np.round(trace.quality.ravel(), 9))
+
+
+def test_ensembles_are_for_classes():
+    fit, calibrate, _ = population(900, 3).split(fit=0.4, calibrate=0.3, test=0.3)
+    with pytest.raises(ex.InputError, match="an ensemble is fitted to labels"):
+        ex.eero(fit, calibrate, budget="60%", answer="ensemble")
+    assert ex.auto(fit, calibrate, budget="60%", answer="auto").answer.name == "own"
+
+
+def test_a_cascade_of_graded_models_is_chosen_and_certified():
+    whole = population(4000, 4, m=4)
+    costs = {"weak": 1.0, "late": 1.5, "good": 5.0}
+    models = ex.CascadeTrace(
+        {name: whole.exits(exit_, exit_ + 1).with_cost(ex.CostModel([price], unit="usd"))
+         for exit_, (name, price) in enumerate(costs.items())}
+    )  # fmt: skip
+    fit, calibrate, test = models.split(fit=0.4, calibrate=0.4, test=0.2)
+    policy = ex.cascade(fit, calibrate, budget=3.5)
+    assert len(policy.models) > 1
+    result = ex.evaluate(policy, test)
+    assert result.measure == "quality"
+    assert result.accuracy > max(1 - test[name].risk[0] for name in ("weak", "late"))
+    certified = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=8)
+    assert "against good, the model of the highest quality" in str(certified)
+    assert "the quality is at most 5 points below that of good" in str(certified)
+    back = ex.Policy.from_dict(certified.to_dict())
+    assert back.loss_certificate == certified.loss_certificate
+    assert back.loss_certificate.measure == "quality"
+
+
+def lost(policy, inputs):
+    """What each input loses."""
+    return inputs.quality[:, -1] - inputs.quality[np.arange(inputs.n), policy.route(inputs)]
+
+
+def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says():
+    """Over calibrations drawn from a population that is the truth, within a binomial bound at 1e-6."""
+    truth, fit = population(20_000, 10), population(500, 11)
+    trials, made, broken = 60, 0, 0
+    for seed in range(trials):
+        with suppress(ex.errors.Infeasible):
+            policy = ex.cheapest(
+                fit, population(600, 100 + seed), max_loss=0.06, delta=0.2, policy="eero", points=8
+            )
+            made += 1
+            broken += lost(policy, truth).mean() > 0.06
+    assert made > trials / 2
+    assert broken <= binom.ppf(1 - 1e-6, trials, 0.2)
+
+
+def test_betting_certifies_less_loss_than_empirical_bernstein():
+    """Both bounds hold for graded losses; betting is the tighter one (Maurer and Pontil 2009, Theorem 4)."""
+    truth = lost(ex.eero(population(500, 11), population(500, 12), budget="60%"), population(20_000, 10))
+    mean, delta, n = truth.mean(), 0.05, 1000
+    log, broken = np.log(2 / delta), 0
+    for seed in range(40):
+        losses = np.random.default_rng(seed).choice(truth, n)
+        wide = 2 * 7 * log / (3 * (n - 1))  # the range of the losses is 2
+        upper = losses.mean() + np.sqrt(2 * losses.var(ddof=1) * log / n) + wide
+        assert upper >= mean
+        assert betting(losses, upper, delta=delta) <= delta
+        broken += betting(losses, mean, delta=delta) <= delta
+    assert broken <= binom.ppf(1 - 1e-6, 40, delta)
+
+
+def test_no_answer_is_paid_for_and_never_chosen():
+    """Timeouts of the middle exit: their inputs run on to the last, whose own timeouts get the answer before them."""
+    base = population(3000, 20)
+    rng = np.random.default_rng(1)
+    silent = rng.random((3000, 3)) < [0.0, 0.2, 0.2]
+    made = ex.ExitTrace.from_losses(
+        base.scores["score"],
+        np.where(silent, np.nan, base.grades.loss),
+        cost=base.cost,
+        no_answer=silent,
+        id=base.id,
+    )
+    fit, calibrate, test = made.split(fit=0.4, calibrate=0.3, test=0.3)
+    for name in ("eero", "auto", "stopping", "optimised"):
+        policy = PRESETS[name](fit, calibrate, budget="80%")
+        exits = policy.route(test)
+        result = ex.evaluate(policy, test)
+        assert result.cost == pytest.approx(test.cost.cumulative[exits].mean())
+        quality = []
+        for row, exit_ in enumerate(exits):
+            given = [e for e in range(exit_ + 1) if test.scores["score"][row, e] > -np.inf]
+            quality.append(test.quality[row, given[-1]] if given else 0.0)
+        assert result.accuracy == pytest.approx(np.mean(quality)), name
+    plain = ex.eero(fit, calibrate, budget="80%")
+    left_at_1 = plain.route(test) == 1
+    assert left_at_1.any()
+    assert np.isfinite(test.scores["score"][left_at_1, 1]).all()
+    again = ex.Policy.from_dict(plain.to_dict())
+    assert np.array_equal(again.answers(test), plain.answers(test))

@@ -1,0 +1,163 @@
+"""Traces of graded answers: what is checked, what is kept, and answers that are missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from same_traces import same_trace
+
+import exeunt as ex
+from exeunt.answer import OwnAnswer
+from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.grades import NO_ANSWER
+
+COST = ex.CostModel([1.0, 3.0, 7.0], unit="usd")
+RNG = np.random.default_rng(0)
+SCORE, LOSS = RNG.random((40, 3)), RNG.random((40, 3))
+
+
+def graded(loss=LOSS, score=SCORE, **options):
+    return ex.ExitTrace.from_losses(score, loss, **{"cost": COST, **options})
+
+
+def test_losses_qualities_and_labels_are_read_alike():
+    losses = graded()
+    assert losses.measure == "quality"
+    assert np.allclose(losses.risk, LOSS.mean(axis=0))
+    qualities = graded(1 - LOSS, better="higher", measure="IoU")
+    assert qualities.measure == "IoU"
+    assert np.array_equal(qualities.quality, 1 - qualities.grades.loss)
+    assert np.allclose(qualities.risk, losses.risk)
+    assert graded(measure="word errors").measure == "1 - word errors"
+    assert "graded by IoU" in str(qualities)
+    prediction, label = RNG.integers(0, 3, (40, 3)), RNG.integers(0, 3, 40)
+    labelled = ex.ExitTrace.from_scores(SCORE, prediction, cost=COST, label=label)
+    assert labelled.measure == "accuracy"
+    assert np.array_equal(labelled.quality, prediction == label[:, None])
+    unknown = ex.ExitTrace.from_scores(SCORE, prediction, cost=COST)
+    assert not unknown.has_loss
+    with pytest.raises(ex.InputError, match="from_losses where answers are graded"):
+        _ = unknown.risk
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"loss": np.where(np.arange(40)[:, None] == [7, 50, 50], np.nan, LOSS)}, "got nan in row 7 of exit 0.*drop"),
+        ({"loss": LOSS + (np.arange(40)[:, None] == [50, 9, 50])}, r"got 1\.\d+ in row 9 of exit 1 .*: divide by"),
+        ({"loss": LOSS - 2 * (np.arange(40)[:, None] == 3)}, "losses must lie in .0, 1., got -1"),
+        ({"loss": 1 + LOSS, "better": "higher"}, "qualities must lie"),
+        ({"loss": LOSS[0]}, r"losses must have shape \(inputs, exits\), got \(3,\)"),
+        ({"loss": [["good", "bad", "ugly"]] * 40}, "losses must be numbers"),
+        ({"loss": LOSS[:9]}, r"score 'score' has shape \(40, 3\) but prediction has \(9, 3\)"),
+        ({"prediction": np.zeros((9, 3), int)}, r"\(9, 3\)"),
+        ({"better": "up"}, "better must be 'lower' for losses or 'higher'"),
+        ({"measure": ""}, "a measure is named by a text"),
+        ({"no_answer": np.zeros(40, bool)}, "no_answer must be True or False for each input and exit"),
+        ({"no_answer": np.zeros((40, 3))}, "no_answer must be True or False"),
+    ],
+)  # fmt: skip
+def test_what_is_no_loss_is_refused_by_its_place(options, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        graded(**options)
+
+
+def test_a_trace_has_labels_or_losses():
+    trace = graded()
+    with pytest.raises(ex.InputError, match="give a loss or a label, not both"):
+        ex.ExitTrace(trace.prediction, trace.scores, COST, np.zeros(40, int), grades=trace.grades)
+
+
+def test_grades_go_where_their_answers_go(tmp_path):
+    trace = graded(id=np.arange(40), measure="judge", better="higher")
+    rows = np.array([5, 2, 30])
+    assert np.array_equal(trace.take(rows).quality, trace.quality[rows])
+    assert np.array_equal(trace.exits(1, 3).quality, trace.quality[:, 1:])
+    assert np.array_equal(trace.selected([0, 2]).quality, trace.quality[:, [0, 2]])
+    halves = trace.take(slice(0, 10)), trace.take(slice(10, 40))
+    assert np.array_equal(ex.trace.concatenate(halves).quality, trace.quality)
+    with pytest.raises(ex.InputError, match="graded by one measure or none, got judge, quality"):
+        ex.trace.concatenate([halves[0], graded(id=np.arange(40)).take(slice(10, 40))])
+    trace.save(tmp_path / "trace.parquet")
+    back = ex.ExitTrace.load(tmp_path / "trace.parquet")
+    assert same_trace(back, trace)
+    assert np.array_equal(back.grades.loss, trace.grades.loss)
+    assert back.measure == "judge"
+    stored = ex.StoredTrace.open(tmp_path)
+    assert np.array_equal(next(iter(stored.chunks())).scores["score"], SCORE)
+
+
+def test_models_of_a_cascade_are_graded_by_one_measure():
+    """Answers that cannot be compared equal no other, also those of other models."""
+    first, second = graded(id=np.arange(40)), graded(1 - LOSS, id=np.arange(40)).exits(0, 1)
+    models = ex.CascadeTrace({"first": first, "second": second})
+    whole = models.along([CascadeStep(name, models[name].n_exits) for name in models.names])
+    assert np.array_equal(whole.quality, np.hstack([first.quality, second.quality]))
+    assert len(np.unique(whole.prediction[0])) == 4
+    assert np.allclose(np.sort(models.alone.risk), np.sort(whole.risk))
+    assert len(np.unique(models.alone.prediction[0])) == 4
+    with pytest.raises(ex.InputError, match="graded by one measure"):
+        ex.CascadeTrace({"first": first, "second": graded(id=np.arange(40), measure="IoU", better="higher")})
+
+
+def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
+    silent = RNG.random((40, 3)) < 0.3
+    silent[:2] = [[True, True, True], [False, True, True]]
+    loss = np.where(silent, np.nan, LOSS)
+    score = np.where(silent, np.nan, SCORE)
+    trace = graded(loss, score, no_answer=silent)
+    assert (trace.grades.loss[silent] == 1).all()
+    assert (trace.scores["score"][silent] == -np.inf).all()
+    given = OwnAnswer.for_(trace)
+    answered = given.on(trace)
+    for row in range(40):
+        last = None
+        for exit_ in range(3):
+            last = last if silent[row, exit_] else exit_
+            assert answered.grades.loss[row, exit_] == (1.0 if last is None else LOSS[row, last])
+            assert answered.prediction[row, exit_] == (
+                NO_ANSWER if last is None else trace.prediction[row, last]
+            )
+    assert OwnAnswer.for_(graded()).on(trace) is trace
+    assert given.to_dict() == {"kind": "own", "carries": True}
+
+
+def test_labelled_answers_may_be_missing_too():
+    label = RNG.integers(0, 3, 40)
+    silent = RNG.random((40, 3)) < 0.3
+    prediction = np.tile(label[:, None], 3)
+    trace = ex.ExitTrace.from_scores(SCORE, prediction, cost=COST, label=label, no_answer=silent)
+    assert np.array_equal(trace.correct, ~silent)
+    assert np.array_equal(OwnAnswer.for_(trace).on(trace).correct, np.logical_or.accumulate(~silent, axis=1))
+
+
+@pytest.mark.parametrize("error", ["absolute", "squared"])
+def test_numbers_lose_by_their_clipped_error(error):
+    target = RNG.normal(0, 3, 40)
+    prediction = target[:, None] + RNG.normal(0, 2, (40, 3))
+    trace = ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=2.5, error=error)
+    for row in range(40):
+        for exit_ in range(3):
+            share = min(abs(prediction[row, exit_] - target[row]) / 2.5, 1.0)
+            assert trace.grades.loss[row, exit_] == pytest.approx(share if error == "absolute" else share**2)
+    assert trace.measure == f"1 - {error} error / 2.5"
+    assert (
+        ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=1, measure="m").measure
+        == "1 - m"
+    )
+
+
+def test_bad_numbers_are_refused():
+    def made(prediction=LOSS, target=LOSS[:, 0], **options):
+        return ex.ExitTrace.from_numbers(SCORE, prediction, target, **{"cost": COST, "worst": 1.0, **options})
+
+    with pytest.raises(ex.InputError, match="worst must be above 0"):
+        made(worst=0)
+    with pytest.raises(ex.InputError, match="error must be 'absolute' or 'squared'"):
+        made(error="cubic")
+    with pytest.raises(ex.InputError, match="prediction must be finite, got inf in row 3 of exit 1"):
+        made(np.where(np.arange(40)[:, None] == [50, 3, 50], np.inf, LOSS))
+    with pytest.raises(ex.InputError, match=r"target must have shape \(40,\)"):
+        made(target=LOSS[:5, 0])
+    silent = np.arange(40)[:, None] == [50, 3, 50]
+    assert made(np.where(silent, np.nan, LOSS), no_answer=silent).grades.loss[3, 1] == 1.0
