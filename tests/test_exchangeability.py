@@ -85,7 +85,7 @@ def test_labels_alone_show_it_where_scores_do_not():
     policy = ex.eero(fit, calibration, budget="50%")
     assert not ex.evaluate(policy, test, calibration=calibration).warning
     warning = ex.evaluate(policy, wrong, calibration=calibration).warning
-    assert "the last exit's accuracy is 8" in warning or "the last exit's accuracy is 9" in warning
+    assert "the last exit is right on 8" in warning or "the last exit is right on 9" in warning
     unlabelled = ex.evaluate(policy, replace(wrong, label=None), calibration=calibration)
     assert unlabelled.warning == ""
 

@@ -15,6 +15,7 @@ import numpy as np
 from exeunt._arrays import Floats, Integers
 from exeunt.confidence_intervals import is_right_or_wrong
 from exeunt.trace.derived import score_matrix
+from exeunt.trace.grades import how_good
 from exeunt.trace.groups import Groups
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Differ
     """Compare how good the last exit's answers are."""
     if calibration.has_loss and trace.has_loss:
         quality = [one.quality[:, -1] for one in (calibration, trace)]
-        text = f"the last exit's {trace.measure} is {{:.1%}} on the calibration inputs and {{:.1%}} on these"
+        of_each = how_good(trace.measure)
+        text = f"the last exit {of_each} of the calibration inputs, and it {of_each} of these"
         if trace.groups is None and all(map(is_right_or_wrong, quality)):
             yield _fisher(text, [int(one.sum()) for one in quality], [calibration.n, trace.n])
         else:

@@ -25,7 +25,8 @@ class Frontier:
 
     `accuracy`, `mean_cost` (p, q, s): on each split's test part; NaN where a budget was infeasible. `oracle` (q, s):
     the highest accuracy within the budget of any policy that answers with the prediction of a single exit. Every policy
-    saw the same splits, so differences are paired: the first policy is the reference.
+    saw the same splits, so differences are paired: the first policy is the reference. `measure`: what `accuracy` is
+    called where answers are graded.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class Frontier:
     accuracy: Floats
     mean_cost: Floats
     oracle: Floats
+    measure: str = "accuracy"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per policy and budget: means, 95% t intervals over splits, paired differences.
@@ -63,7 +65,9 @@ class Frontier:
 
     def _repr_html_(self) -> str:
         splits = counted(self.accuracy.shape[2], "split")
-        return html_table(f"accuracy @ mean cost (share of the full cost), mean of {splits}", *self._table())
+        return html_table(
+            f"{self.measure} @ mean cost (share of the full cost), mean of {splits}", *self._table()
+        )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return a row per budget: accuracy @ mean cost as a share of the full cost, for each policy."""
@@ -135,7 +139,8 @@ def frontier(
         if progress is not None:
             progress(s + 1, splits)
     every = [(one.accuracy, one.mean_cost, one.oracle) for one in measured]
-    return Frontier(names, amounts, trace.cost, *(np.stack(one, axis=-1) for one in zip(*every, strict=True)))
+    accuracy, mean_cost, best = (np.stack(one, axis=-1) for one in zip(*every, strict=True))
+    return Frontier(names, amounts, trace.cost, accuracy, mean_cost, best, trace.measure)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from exeunt.comparison import processes
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.statistics import guarantees
 from exeunt.policies.catalogue import PRESETS
+from exeunt.trace.grades import Grades
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
 OPTIONS = {"budgets": "40%,60%,80%", "policies": POLICIES, "splits": 3, "seed": 7}
@@ -287,3 +288,25 @@ def test_what_a_policy_refuses_in_a_process_comes_back_as_itself(make_trace):
     two = replace(found, scores={"one": found.scores["score"], "other": found.scores["score"]})
     with pytest.raises(ex.InputError, match="several scores and none is 'margin'"):
         ex.compare(two, budgets="60%", policies=["auto"], splits=1, workers=1)
+
+
+def test_graded_answers_are_compared_by_their_measure(trace, tmp_path):
+    """Sentences, files and the report call it by its name; losses of 0 and 1 give the numbers of the labels."""
+    graded = replace(trace, label=None, grades=Grades(1.0 - trace.correct, "IoU"))
+    options = {"budgets": "50%,80%", "splits": 2, "policies": ["eero", "stopping"], "workers": 0}
+    found = ex.compare({"a": graded}, cache=tmp_path / "cache", **options)
+    usual = ex.compare({"a": trace}, cache=tmp_path / "cache", **options)
+    for name in ("accuracy", "mean_cost", "oracle", "exits", "mixture_accuracy"):
+        np.testing.assert_array_equal(getattr(found.traces[0], name), getattr(usual.traces[0], name))
+    text = " ".join(found.summary())
+    assert re.search(r"`\w+` has IoU \d", text)
+    assert re.search(r"an oracle that knows how good each answer is would have IoU \d", text)
+    assert "points of IoU, mean over budgets" in str(found)
+    assert " right" not in text
+    found.save(tmp_path / "found.json")
+    assert ex.Comparison.load(tmp_path / "found.json").traces[0].measure == "IoU"
+    found.report(tmp_path / "found.html")
+    page = (tmp_path / "found.html").read_text(encoding="utf-8")
+    assert "<h1>IoU within a compute budget</h1>" in page
+    shown = ex.frontier({"eero": ex.eero}, graded, ["50%"], splits=1)
+    assert shown.measure == "IoU"

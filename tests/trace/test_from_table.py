@@ -10,6 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.trace.from_table import exit_columns, matching_columns, read_table
+from exeunt.trace.grades import NO_ANSWER
 from exeunt.trace.parquet import is_trace_file
 
 COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
@@ -331,6 +332,76 @@ def test_patterns_must_number_the_exits_alike():
     with pytest.raises(
         ex.InputError, match=r"c_\{\} are numbered 1, 2 and the columns p_\{\} are numbered 0, 1"
     ):
-        exit_columns("c_{}", "p_{}", there)
-    assert exit_columns("c_{}", ["p_0", "p_1"], there) == (["c_1", "c_2"], ["p_0", "p_1"])
-    assert exit_columns("c_1,c_2", "p_{}", there) == (["c_1", "c_2"], ["p_0", "p_1"])
+        exit_columns(["c_{}", "p_{}"], there)
+    assert exit_columns(["c_{}", ["p_0", "p_1"]], there) == [["c_1", "c_2"], ["p_0", "p_1"]]
+    assert exit_columns(["c_1,c_2", "p_{}"], there) == [["c_1", "c_2"], ["p_0", "p_1"]]
+
+
+GRADED = {"confidence": "c{}", "loss": "l{}", "cost": [1, 3]}
+
+
+def graded_table(**changes):
+    return table(l0=[0.5, 1.0, 0.0], l1=[0.25, 0, 1], **changes)
+
+
+def test_columns_of_losses_take_the_place_of_labels(tmp_path):
+    read_as = {"prediction": "p{}", **GRADED}
+    trace = ex.ExitTrace.from_table(graded_table(), **read_as)
+    assert trace.grades.loss.tolist() == [[0.5, 0.25], [1, 0], [0, 1]]
+    assert trace.prediction.tolist() == [[2, 0], [0, 0], [2, 1]]
+    assert trace.scores["confidence"].tolist() == [[0.5, 1], [0.9, 2], [0.1, 3]]
+    for name, write in (("t.csv", pyarrow.csv.write_csv), ("t.parquet", pq.write_table)):
+        write(graded_table(), tmp_path / name)
+        back = ex.ExitTrace.from_table(tmp_path / name, **read_as)
+        assert back.grades.loss.tolist() == trace.grades.loss.tolist()
+    iou = ex.ExitTrace.from_table(graded_table(), **GRADED, better="higher", measure="IoU")
+    assert iou.quality.tolist() == trace.grades.loss.tolist()
+    assert iou.measure == "IoU"
+    assert len(np.unique(iou.prediction[0])) == 2
+    alone = ex.ExitTrace.from_table(graded_table(), loss=["l1", "l0"], cost=[1, 3])
+    assert alone.grades.loss[:, 0].tolist() == [0.25, 0, 1]
+    percent = pa.table({"l0": ["50 %", "100%", "0%"]})
+    assert ex.ExitTrace.from_table(percent, loss=["l0"], cost=[1]).grades.loss[0].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "shown"),
+    [
+        ({}, {"label": "y"}, "name columns of losses or of labels, not both"),
+        ({}, {"loss": None}, "name the columns of confidences and predictions, or those of losses"),
+        ({}, {"loss": "l0"}, "give one confidence and one loss column per exit, got 2 and 1: c0, c1; l0"),
+        ({"l0": [0.5, 2, 0]}, {}, "losses must lie in .*, got 2 in row 1 of column 'l0' .*: divide by the highest"),
+        ({"l1": [0.5, 0.1, -3]}, {"better": "higher"}, "qualities must lie in .* got -3 in row 2 of column 'l1'"),
+        ({"l1": [0.5, None, 0]}, {}, "'l1' has 1 empty cell in row 1 .* no answer was given .*--empty-is-no-answer"),
+        ({"l1": [0.5, np.nan, 0]}, {}, "'l1' must be finite, got nan in row 1"),
+        ({"l1": pa.nulls(3)}, {"empty_is_no_answer": True}, "'l1' is empty in all rows: leave out this exit"),
+    ],
+)  # fmt: skip
+def test_losses_that_make_no_sense_are_refused_by_their_place(changes, options, shown):
+    columns = {**dict(zip(graded_table().column_names, graded_table().columns, strict=True)), **changes}
+    with pytest.raises(ex.InputError, match=shown):
+        ex.ExitTrace.from_table(pa.table(columns), **{**GRADED, **options})
+
+
+def test_an_empty_cell_may_be_no_answer(tmp_path):
+    """Of labelled and of graded tables, where the user says so; what is empty in CSV is so in Parquet."""
+    rows = "p0,c0,p1,c1,y,l0,l1\ndog,.1,,.2,dog,0,\n,,dog,.4,dog,,1\ncat,.5,cat,.6,cat,.5,.5\n"
+    (tmp_path / "a.csv").write_text(rows)
+    labelled = {"confidence": "c{}", "prediction": "p{}", "label": "y", "cost": [1, 3]}
+    with pytest.raises(ex.InputError, match="'c0' has 1 empty cell in row 1"):
+        ex.ExitTrace.from_table(tmp_path / "a.csv", **labelled)
+    trace = ex.ExitTrace.from_table(tmp_path / "a.csv", **labelled, empty_is_no_answer=True)
+    assert trace.correct.tolist() == [[True, False], [False, True], [True, True]]
+    assert trace.scores["confidence"].tolist() == [[0.1, -np.inf], [-np.inf, 0.4], [0.5, 0.6]]
+    assert (trace.prediction == NO_ANSWER).tolist() == [[False, True], [True, False], [False, False]]
+    graded = ex.ExitTrace.from_table(tmp_path / "a.csv", **GRADED, empty_is_no_answer=True)
+    assert graded.grades.loss.tolist() == [[0, 1], [1, 1], [0.5, 0.5]]
+    pq.write_table(read_table(tmp_path / "a.csv"), tmp_path / "a.parquet")
+    again = ex.ExitTrace.from_table(tmp_path / "a.parquet", **GRADED, empty_is_no_answer=True)
+    assert again.grades.loss.tolist() == graded.grades.loss.tolist()
+    models = ex.CascadeTrace.from_table(
+        tmp_path / "a.csv", loss="l{}", confidence="c{}", price={"0": 1, "1": 2}, empty_is_no_answer=True
+    )
+    assert models["1"].grades.loss.tolist() == [[1], [1], [0.5]]
+    assert models["1"].cost.full == 2
+    assert models.measure == "quality"

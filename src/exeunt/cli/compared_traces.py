@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
 _column, _group = options_under("Tables: what their columns mean"), options_under("Tables: groups of inputs")
-_csv = options_under("Tables: CSV files")
+_graded, _csv = options_under("Tables: graded answers"), options_under("Tables: CSV files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,34 @@ class Tables:
         "be, such as cost_b:300."
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
+    loss: str | None = _graded(
+        "The columns of the loss in [0, 1] of each answer, as 'loss_{}' or a list, in place of --label. --prediction "
+        "and --confidence may then be left out."
+    )
+    better: str = _graded("Whether lower or higher values of --loss are better.", default="lower")
+    measure: str = _graded("What the report calls them, such as IoU.", default="quality")
+    empty_is_no_answer: bool = _graded(
+        "A model whose cell is empty gave no answer: its loss is 1, and it is paid.", default=False
+    )
     delimiter: str | None = _csv("The mark between columns. Default: told by the first lines.")
     encoding: str | None = _csv("The encoding, such as cp1252. Default: UTF-8 or UTF-16, by the first bytes.")
     decimal: str | None = _csv("The decimal point, such as ','. Default: told by the first lines.")
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns of answers, but for confidences and predictions, as `from_table` takes them."""
+        if self.loss is not None and self.label != "label":
+            raise InputError(
+                "--label is of answers that are right or wrong, --loss of graded ones: give one of them"
+            )
+        graded = {"loss": self.loss, "better": self.better, "measure": self.measure}
+        return {
+            **({"label": self.label} if self.loss is None else graded),
+            "empty_is_no_answer": self.empty_is_no_answer,
+            "id": self.id,
+            "groups": self.group_column,
+            "rows_per_group": self.rows_per_group,
+        }
 
     @property
     def format(self) -> dict[str, str | None]:
@@ -72,7 +97,7 @@ def open_traces(
     from exeunt.trace.from_table import read_table
 
     are_tables = [_is_table(path) for path in paths]
-    given = [one.name for one in fields(tables) if (getattr(tables, one.name) or None) != one.default]
+    given = [one.name for one in fields(tables) if getattr(tables, one.name) not in (one.default, [])]
     if given and not any(are_tables):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
@@ -105,44 +130,44 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -> ExitTrace:
-    """Make the trace of a table and print its costs and accuracies, so that columns in a wrong order show at once."""
+    """Make the trace of a table and print its costs and how good its exits are, so that a wrong order shows at once."""
     from exeunt.trace import ExitTrace
     from exeunt.trace.derived import inverted_exits
+    from exeunt.trace.grades import how_good
 
-    if options.confidence is None or options.prediction is None or options.cost is None:
+    named = options.loss or (options.confidence and options.prediction)
+    if not named or options.cost is None:
         raise InputError(
             f"{name} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
-            "NAME, and what each exit costs with --cost 1,4,13; or the models of cascades with --model and --price"
+            "NAME (or --loss 'loss_{}'), and what each exit costs with --cost 1,4,13; or the models of cascades with "
+            "--model and --price"
         )
-    if options.label not in table.column_names:
+    if options.loss is None and options.label not in table.column_names:
         raise InputError(
             f"the table has no column {options.label}: name the column of true classes with --label; it has "
-            f"{', '.join(table.column_names)}"
+            f"{', '.join(table.column_names)} (where answers are graded, name the columns of losses with --loss)"
         )
     trace = ExitTrace.from_table(
         table,
+        **options.columns,
         confidence=options.confidence,
         prediction=options.prediction,
-        label=options.label,
-        id=options.id,
-        groups=options.group_column,
-        rows_per_group=options.rows_per_group,
         cost=numbers(options.cost, "--cost must be numbers such as 1,4,13"),
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit or "MACs",
     )
     size, unit = trace.cost.scale
     costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
-    right = ", ".join(f"{1 - share:.1%}" for share in trace.risk)
+    first, *others = 1 - trace.risk
+    good = how_good(trace.measure).replace("is ", "are ").replace("has ", "have ").format(first)
     say(
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
-        f"{unit} up to each, and are "
-        f"right on {right}"
+        f"{unit} up to each, and {', '.join([good, *(f'{share:.1%}' for share in others)])}"
     )
     for exit_ in inverted_exits(trace, "confidence"):
         say(
-            f"note: the confidence of exit {exit_} (0 = first) is lower where it is right than where it is wrong: if "
-            "it is an uncertainty, such as an entropy, give its negative"
+            f"note: the confidence of exit {exit_} (0 = first) is lower for good answers than for bad ones: if it is "
+            "an uncertainty, such as an entropy, give its negative"
         )
     return trace
 
@@ -150,6 +175,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
 def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) -> CascadeTrace:
     """Make the trace of several models of a table, and print what each model costs and how often it is right."""
     from exeunt.trace import CascadeTrace
+    from exeunt.trace.grades import how_good
 
     names, prices = options.model or [], options.price or []
     if len(names) != len(prices) or len(set(names)) < len(names):
@@ -162,19 +188,17 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
     priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
     models = CascadeTrace.from_table(
         table,
-        confidence=options.confidence or "confidence_{}",
-        prediction=options.prediction or "prediction_{}",
-        label=options.label,
+        **options.columns,
+        confidence=options.confidence or (None if options.loss else "confidence_{}"),
+        prediction=options.prediction or (None if options.loss else "prediction_{}"),
         price={one: price for one, (price, _) in priced.items()},
         highest={one: most for one, (_, most) in priced.items() if most is not None},
         price_per=options.price_per,
         unit=options.unit or "usd",
-        id=options.id,
-        groups=options.group_column,
-        rows_per_group=options.rows_per_group,
     )
+    good = how_good(models.measure)
     shown = ", ".join(
-        f"{one} at {models[one].cost.show(models[one].cost.full)} is right on {1 - models[one].risk[0]:.1%}"
+        f"{one} at {models[one].cost.show(models[one].cost.full)} {good.format(1 - models[one].risk[0])}"
         for one in names
     )
     say(f"{name}: {counted(models.n, 'input')}; {shown}")

@@ -54,7 +54,7 @@ class TraceResult(SplitRecord):
     inputs. `left_out`: how many budgets that were asked for lie below the cost of the first exit. `amounts` (q,): the
     other budgets, in the unit of `cost`. `exit_names`: names of the exits, for a cascade those of all models alone.
     `models`: names of the models of a cascade, the most expensive last; () for a network. `remark`: what is wrong with
-    its labels, or its groups, and why a model never answers.
+    its labels, or its groups, and why a model never answers. `measure`: what the quality of answers is called.
     """
 
     name: str
@@ -66,6 +66,7 @@ class TraceResult(SplitRecord):
     exit_names: tuple[str, ...]
     models: tuple[str, ...] = ()
     remark: str = ""
+    measure: str = "accuracy"
 
     @classmethod
     def of(
@@ -105,7 +106,7 @@ class TraceResult(SplitRecord):
         return cls(
             name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),
             left_out=left_out, exit_names=exit_names, models=models, remark=" ".join(filter(None, remarks)),
-            refusals=refusals, **stacked,
+            refusals=refusals, measure=trace.measure, **stacked,
         )  # fmt: skip
 
     @property

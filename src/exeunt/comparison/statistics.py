@@ -51,6 +51,7 @@ def trace_statistics(trace: TraceResult, reference: str, delta: float | None) ->
         "models": list(trace.models),
         "one_exit": trace.one_exit,
         "whole": trace.whole,
+        "measure": trace.measure,
         "unit": trace.cost.unit,
         "full_cost": trace.cost.full,
         "full_accuracy": {"mean": mean, "low": low, "high": high},

@@ -12,6 +12,7 @@ from exeunt.comparison.results import TraceResult
 from exeunt.comparison.statistics import CHOOSER, guarantees, overall_rows, share_over_budget
 from exeunt.confidence_intervals import mean_interval
 from exeunt.frontiers import exceeds
+from exeunt.trace.grades import answers
 
 _LEVEL = 0.01  # the share of comparisons that seem to show a broken guarantee though all guarantees are kept
 
@@ -62,9 +63,10 @@ def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | N
         ]
         for row in overall_rows(traces, reference)
     ]  # fmt: skip
+    measures = dict.fromkeys(trace.measure for trace in traces)
     title = (
         f"{counted(len(traces[0].policies), 'policy', 'policies')} on {counted(len(traces), 'trace')}, "
-        f"{counted(traces[0].splits, 'split')}: points of accuracy, mean over budgets"
+        f"{counted(traces[0].splits, 'split')}: points of {' or '.join(measures)}, mean over budgets"
     )
     if delta is None:
         title += (
@@ -79,7 +81,7 @@ def _accuracy(trace: TraceResult, p: int, q: int, delta: float | None) -> str:
         return f"no {policy} policy meets the budget."
     accuracy, cost = trace.accuracy[p, q, feasible].mean(), trace.mean_cost[p, q, feasible]
     below = trace.exits[-1, feasible].mean() - accuracy
-    text = f"{policy} answers {accuracy:.1%} right, {_distance(below)} {trace.whole}, and "
+    text = f"{policy} {answers(trace.measure, accuracy)}, {_distance(below)} {trace.whole}, and "
     if delta is None:  # half of the splits exceed the budget by design, so their number says nothing
         return f"{text}costs {cost.mean() / trace.amounts[q]:.1%} of the budget on average."
     over = int(exceeds(cost, trace.amounts[q]).sum())
@@ -91,10 +93,11 @@ def _oracle(trace: TraceResult, p: int, q: int) -> str:
     if feasible.any():
         more = 100 * (trace.oracle[q, feasible] - trace.accuracy[p, q, feasible]).mean()
         room = f", {more:.1f} points more than {_named(trace.policies[p])}"
+    best, mixture = float(trace.oracle[q].mean()), float(trace.mixture_accuracy[q].mean())
+    knows = f"which {trace.one_exit}s are right" if trace.measure == "accuracy" else "how good each answer is"
     return (
-        f"an oracle that knows which {trace.one_exit}s are right would answer {trace.oracle[q].mean():.1%} "
-        f"right{room}; the best random mixture of two {trace.one_exit}s answers "
-        f"{trace.mixture_accuracy[q].mean():.1%} right."
+        f"an oracle that knows {knows} {answers(trace.measure, best, would=True)}{room}; the best random mixture of "
+        f"two {trace.one_exit}s {answers(trace.measure, mixture)}."
     )
 
 

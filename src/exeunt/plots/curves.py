@@ -37,7 +37,7 @@ def accuracy_against_budget(
     There is one line per policy of `frontier` (mean over its splits) with its 95% interval as a band, against the
     mean cost as a share of the full cost. The first policy stands out. The oracle is known only at the budget. Each
     exit of the labelled `trace` is a point; the upper axis has its number. `results`: measured policies to mark, with
-    the 95% Wilson interval of their accuracy.
+    the 95% interval of their accuracy.
     The y axis holds what policies reach at budgets from 30% on, so that they can be told apart. The oracle and the
     accuracies at small budgets may lie outside.
 
@@ -57,9 +57,8 @@ def accuracy_against_budget(
         axes.set_xlim(0.0, 1.03)
         axes.set_ylim(*_judged_range(frontier, trace, results))
         full = frontier.cost.show(frontier.cost.full)
-        style.label_shares(
-            axes, "Accuracy against budget", f"mean cost per input (% of {full})", "accuracy (% of inputs)"
-        )
+        title, y = f"{frontier.measure} against budget", style.shares_of(frontier.measure)
+        style.label_shares(axes, title[:1].upper() + title[1:], f"mean cost per input (% of {full})", y)
         style.legend_beside(axes, title=_splits_note(frontier))
     return axes
 

@@ -15,7 +15,7 @@ from exeunt._text import counted
 from exeunt.baselines import msdnet
 from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import InputError
-from exeunt.evaluation import Result, evaluate
+from exeunt.evaluation import Result, evaluate, score_exits
 from exeunt.frontiers import frontier
 from exeunt.plots import style
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
@@ -110,18 +110,21 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
 
 
 def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
-    """Draw the error rate of each exit over all inputs, with 95% Wilson intervals (Figure 7).
+    """Draw the error rate, or mean loss, of each exit over all inputs, with 95% intervals (Figure 7).
 
-    An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
+    An exit with a higher one than some exit before it is marked: there, depth does harm (overthinking).
     """
     with style.drawing(ax, width_in=6.6, height_in=3.6) as axes:
         risk, place = trace.risk, np.arange(trace.n_exits)
-        lengths = _wilson_lengths(risk, trace.n)
+        every = [score_exits(trace, np.full(trace.n, exit_)) for exit_ in place]
+        ends = 1 - np.array([one.accuracy_interval for one in every])
+        lengths = np.clip([risk - ends[:, 1], ends[:, 0] - risk], 0.0, None)  # rounding may make one negative
+        what = "error rate" if trace.measure == "accuracy" else "mean loss"
         low, high = float((risk - lengths[0]).min()), float((risk + lengths[1]).max())
         worse = risk > np.minimum.accumulate(risk)
         bars = axes.errorbar(
             place, risk, yerr=lengths, color=style.COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
-            capsize=2.5, label="error rate, 95% interval",
+            capsize=2.5, label=f"{what}, 95% interval",
         )  # fmt: skip
         handles: list[Any] = [bars]
         if worse.any():
@@ -133,7 +136,7 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         # The axis begins at 0 unless all exits lie so far above it that they could not be told apart.
         bottom = 0.0 if low < high / 2 else low - 0.1 * (high - low)
         axes.set_ylim(bottom, min(1.0, high + 0.06 * (high - low)))
-        axes.set_ylabel("error rate (% of inputs)")
+        axes.set_ylabel(style.shares_of(what))
         style.percent_ticks(axes.yaxis)
         axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
         style.legend_above(axes, handles)

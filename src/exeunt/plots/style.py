@@ -112,6 +112,11 @@ def percent_ticks(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
 
 
+def shares_of(what: str) -> str:
+    """Return the label of an axis of shares of inputs, or of a mean quality."""
+    return f"{what} (% of inputs)" if what in ("accuracy", "error rate") else f"{what} (%)"
+
+
 def label_shares(ax: Axes, title: str, x: str, y: str) -> None:
     """Label a figure of shares, with ticks in percent."""
     ax.set(title=title, xlabel=x, ylabel=y)

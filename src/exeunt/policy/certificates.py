@@ -75,6 +75,10 @@ class LossCertificate(_OfGroups):
     reference: str | None = None
     measure: str = "accuracy"
 
+    @property
+    def _known(self) -> str:
+        return "labelled" if self.measure == "accuracy" else "graded"
+
     def __str__(self) -> str:
         reference = self.reference or "the full network"
         if self.bound == CERTAIN:
@@ -84,7 +88,7 @@ class LossCertificate(_OfGroups):
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, 'labelled')} tested on, the "
+            f"{units_text(self.n_test, self.n_groups, self._known)} tested on, the "
             f"{mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
             f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
             f"{self.bound.replace('_', '-')} bound)."

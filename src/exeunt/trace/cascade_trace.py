@@ -18,7 +18,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
-from exeunt.trace.grades import Grades, joined_predictions
+from exeunt.trace.grades import Better, Grades, joined_predictions
 from exeunt.trace.groups import Groups
 from exeunt.trace.splitting import part_rows
 
@@ -76,10 +76,14 @@ class CascadeTrace:
         cls,
         table: Any,
         *,
-        prediction: str,
-        confidence: str,
         price: Mapping[str, float | str],
+        confidence: str | None = None,
+        prediction: str | None = None,
         label: str | None = None,
+        loss: str | None = None,
+        better: Better = "lower",
+        measure: str = "quality",
+        empty_is_no_answer: bool = False,
         unit: str = "usd",
         price_per: float = 1,
         highest: Mapping[str, float] | None = None,
@@ -92,9 +96,9 @@ class CascadeTrace:
 
         `price`: by model, the price of `price_per` answers, in `unit`; or the name of a column with the price of each
         input, where the price depends on the input's length. Then `highest` is the most that `price_per` answers of
-        this model can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in
-        place of the model's name; `label`, `id`, `groups`: a column each. `classes`, `rows_per_group`: as for
-        `ExitTrace.from_table`.
+        this model can ever cost, which a certificate needs. `prediction`, `confidence`, `loss`: names of columns with
+        {} in place of the model's name; `label`, `id`, `groups`: a column each. The others are as for
+        `ExitTrace.from_table`. The price of a model that gave no answer is paid.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
@@ -115,11 +119,13 @@ class CascadeTrace:
             for name, one in price.items()
         }  # fmt: skip
         columns = from_table.read_columns(
-            data, label=label, id_=id, classes=classes, groups=groups, rows_per_group=rows_per_group,
+            data, label=label, better=better, measure=measure, empty_is_no_answer=empty_is_no_answer, id_=id,
+            classes=classes, groups=groups, rows_per_group=rows_per_group,
             confidence=from_table.model_columns(confidence, names, "confidence"),
             prediction=from_table.model_columns(prediction, names, "prediction"),
+            loss=from_table.model_columns(loss, names, "loss"),
         )  # fmt: skip
-        whole = ExitTrace.from_scores(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
+        whole = ExitTrace.of_columns(columns, CostModel(np.arange(1, len(names) + 1)))
         return cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
 
     @property

@@ -57,13 +57,11 @@ def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
     return np.array([typed(text) for text in there.tolist()], dtype=np.str_)[at]
 
 
-def check_filled(filled: NDArray[np.bool_], name: str) -> None:
-    """Raise InputError unless all cells (n,) of a column are filled."""
+def check_filled(filled: NDArray[np.bool_], name: str, remedy: str = "drop these inputs") -> None:
+    """Raise InputError, with a remedy, unless all cells (n,) of a column are filled."""
     if len(empty := np.flatnonzero(~filled)):
         cells = "1 empty cell" if len(empty) == 1 else f"{len(empty)} empty cells, the first"
-        raise InputError(
-            f"column {name!r} has {cells} in row {empty[0]} (rows count from 0): drop these inputs"
-        )
+        raise InputError(f"column {name!r} has {cells} in row {empty[0]} (rows count from 0): {remedy}")
 
 
 def _check_labels(labels: NDArray[np.str_], name: str, classes: NDArray[np.str_]) -> None:

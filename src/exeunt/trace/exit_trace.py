@@ -167,7 +167,7 @@ class ExitTrace:
     @classmethod
     def from_losses(
         cls,
-        score: ArrayLike,
+        score: ArrayLike | None,
         loss: ArrayLike,
         *,
         cost: CostModel,
@@ -182,6 +182,7 @@ class ExitTrace:
         """Make a trace of graded answers, from one confidence (n, m) and one loss in [0, 1] (n, m) per exit.
 
         Policies then lose as little as they can on average, where with labels they are right as often as they can.
+        `score` None: nothing is known of how good an answer is, and inputs leave at random.
         `better`: "higher" if the values are qualities, such as grades or IoU. `measure`: what reports call them.
         `prediction` (n, m): whole numbers, equal for equal answers, where answers can be compared. `no_answer` (n, m):
         where an exit timed out or refused, whatever the other values there. It then has loss 1, and the input gets the
@@ -189,7 +190,8 @@ class ExitTrace:
         Raises InputError for a loss that is NaN or outside [0, 1], naming row and exit.
         """
         predicted, silent = checked_answers(prediction, no_answer, np.shape(loss))
-        scores = {name: _arrays.floats(where_answered(score, silent, name), name, ndim=2)}
+        sure = np.zeros(predicted.shape) if score is None else where_answered(score, silent, name)
+        scores = {name: _arrays.floats(sure, name, ndim=2)}
         grades = Grades.of(loss, measure, better, silent)
         return cls(predicted, scores, cost, id=id, groups=groups, grades=grades)  # type: ignore[arg-type]
 
@@ -220,10 +222,14 @@ class ExitTrace:
         cls,
         table: Any,
         *,
-        confidence: str | Sequence[str],
-        prediction: str | Sequence[str],
         cost: CostModel | ArrayLike,
+        confidence: str | Sequence[str] | None = None,
+        prediction: str | Sequence[str] | None = None,
         label: str | None = None,
+        loss: str | Sequence[str] | None = None,
+        better: Better = "lower",
+        measure: str = "quality",
+        empty_is_no_answer: bool = False,
         cost_is: CostIs = "cumulative",
         unit: str = "MACs",
         id: str | None = None,  # noqa: A002 - the name of the field
@@ -233,8 +239,10 @@ class ExitTrace:
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `confidence`, `prediction`: one column per exit, in order, or a pattern such as "conf_{}" with {} for the
-        exit's number. `label`, `id`, `groups`: a column each. `rows_per_group`: see `Groups`. `cost` (m,): cumulative,
+        `confidence`, `prediction`, `loss`: one column per exit, in order, or a pattern such as "conf_{}" with {} for
+        the exit's number. `loss` takes the place of `label` where answers are graded; `better`, `measure`, and what may
+        be left out are as in `from_losses`. `empty_is_no_answer`: where a cell of an exit is empty, it gave no answer.
+        `label`, `id`, `groups`: a column each. `rows_per_group`: see `Groups`. `cost` (m,): cumulative,
         or with cost_is="per-call" the price of each call in a cascade of models, which adds up from exit to exit.
         `unit`: of the costs.
 
@@ -246,11 +254,17 @@ class ExitTrace:
         from exeunt.trace.from_table import read_columns, table_cost  # PyArrow is imported late
 
         columns = read_columns(
-            table, confidence=confidence, prediction=prediction, label=label, id_=id, classes=classes,
-            groups=groups, rows_per_group=rows_per_group,
+            table, confidence=confidence, prediction=prediction, label=label, loss=loss, better=better, measure=measure,
+            empty_is_no_answer=empty_is_no_answer, id_=id, classes=classes, groups=groups,
+            rows_per_group=rows_per_group,
         )  # fmt: skip
-        model = table_cost(cost, cost_is, unit, n_exits=columns["score"].shape[1])
-        return cls.from_scores(**columns, cost=model)
+        model = table_cost(cost, cost_is, unit, n_exits=columns["no_answer"].shape[1])
+        return cls.of_columns(columns, model)
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Any], cost: CostModel) -> ExitTrace:
+        """Make a trace of the arguments of `from_losses`, or of `from_scores` if there are no losses."""
+        return (cls.from_losses if "loss" in columns else cls.from_scores)(**columns, cost=cost)
 
     @classmethod
     def from_archive(cls, path: str | Path) -> ExitTrace:

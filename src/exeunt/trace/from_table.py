@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,15 +15,20 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
-from exeunt._arrays import Floats
+from exeunt._arrays import Booleans, Floats
 from exeunt._csv import read_csv
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import check_filled, class_codes
+from exeunt.trace.grades import Better, check_range
 from exeunt.trace.groups import Groups
 
 _PERCENT = r"^\s*-?\d+(\.\d+|,\d{1,2})?\s*%\s*$"  # 12,345% may be twelve or twelve thousand
+
+_NO_ANSWER = (
+    "drop these inputs, or say that no answer was given there (empty_is_no_answer, --empty-is-no-answer)"
+)
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -30,47 +36,90 @@ CostIs: TypeAlias = Literal["cumulative", "per-call"]
 def read_columns(
     table: Any,
     *,
-    confidence: str | Sequence[str],
-    prediction: str | Sequence[str],
+    confidence: str | Sequence[str] | None,
+    prediction: str | Sequence[str] | None,
     label: str | None,
+    loss: str | Sequence[str] | None,
+    better: Better,
+    measure: str,
+    empty_is_no_answer: bool,
     id_: str | None,
     classes: Sequence[Any] | None,
     groups: str | None = None,
     rows_per_group: int = 1,
 ) -> dict[str, Any]:
-    """Return the arguments of `ExitTrace.from_scores` but for the cost (see `ExitTrace.from_table`)."""
-    for what, given in {"label": label, "id": id_, "groups": groups}.items():
-        if not isinstance(given, str | None):
-            raise InputError(f"{what} must name a column of the table, got {type(given).__name__}")
+    """Return the arguments of `ExitTrace.from_losses`, or with labels of `from_scores`, but for the cost.
+
+    See `ExitTrace.from_table`.
+    """
+    if loss is None and (prediction is None or confidence is None):
+        raise InputError(
+            "name the columns of confidences and predictions, or those of losses where answers are graded"
+        )
+    if label is not None and loss is not None:
+        raise InputError(
+            "answers are graded, or right or wrong by labels: name columns of losses or of labels, not both"
+        )
+    for what, name in {"label": label, "id": id_, "groups": groups}.items():
+        if not isinstance(name, str | None):
+            raise InputError(f"{what} must name a column of the table, got {type(name).__name__}")
     if rows_per_group != 1 and groups is None:
         raise InputError("rows_per_group is about groups: name their column with groups=...")
     data = read_table(table)
-    confidences, predictions = exit_columns(confidence, prediction, data.column_names)
-    if not confidences or len(confidences) != len(predictions):
+    given = {"confidence": confidence, "prediction": prediction, "loss": loss}
+    asked = {what: names for what, names in given.items() if names is not None}
+    found = dict(zip(asked, exit_columns(list(asked.values()), data.column_names), strict=True))
+    m = len(next(iter(found.values())))
+    if {len(names) for names in found.values()} != {m} or m == 0:
         raise InputError(
-            f"give one confidence and one prediction column per exit, got {len(confidences)} and "
-            f"{len(predictions)}: {', '.join(confidences) or 'none'}; {', '.join(predictions) or 'none'}"
+            f"give one {' and one '.join(found)} column per exit, got "
+            f"{' and '.join(str(len(names)) for names in found.values())}: "
+            f"{'; '.join(', '.join(names) or 'none' for names in found.values())}"
         )
     _check_columns(
-        data, [*confidences, *predictions, *(name for name in (label, id_, groups) if name is not None)]
+        data, [*(name for names in found.values() for name in names), *filter(None, (label, id_, groups))]
     )
-    named = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
-    codes = class_codes(named, labelled=label is not None, classes=classes)
-    m = len(predictions)
+    empty = np.zeros((data.num_rows, m), dtype=bool)
+    columns_of_exits = partial(_of_exits, data, found, empty if empty_is_no_answer else None)
+    named = dict(zip(found.get("prediction", []), columns_of_exits("prediction", _column), strict=True))
+    if label is not None:
+        named[label] = _column(data, label)
+    codes = class_codes(named, labelled=label is not None, classes=classes) if named else []
     if label is not None and not any((codes[exit_] == codes[m]).any() for exit_ in range(m)):
-        predicted, meant = data[predictions[-1]][0].as_py(), data[label][0].as_py()
+        last = found["prediction"][-1]
+        predicted, meant = data[last][0].as_py(), data[label][0].as_py()
         raise InputError(
-            f"no prediction equals its label in any row (row 0: {predictions[-1]!r} is {predicted!r}, {label!r} is "
+            f"no prediction equals its label in any row (row 0: {last!r} is {predicted!r}, {label!r} is "
             f"{meant!r}): write classes alike in both, or name the right column of labels"
         )
-    return {
-        "score": np.stack([_numbers(data, name) for name in confidences], axis=1),
-        "prediction": np.stack(codes[:m], axis=1),
-        "label": None if label is None else codes[m],
+    numbers = {what: columns_of_exits(what, _numbers) for what in found if what != "prediction"}
+    columns: dict[str, Any] = {
+        "score": np.stack(numbers["confidence"], axis=1) if confidence is not None else None,
+        "prediction": np.stack(codes[:m], axis=1) if prediction is not None else None,
+        "no_answer": empty,
         "id": None if id_ is None else _ids(data, id_),
         "groups": None if groups is None else Groups(_ids(data, groups), rows_per_group),
         "name": "confidence",
     }
+    if loss is None:
+        return {**columns, "label": None if label is None else codes[m]}
+    values = np.stack(numbers["loss"], axis=1)
+    check_range(np.where(empty, 0.0, values), "losses" if better == "lower" else "qualities", found["loss"])
+    return {**columns, "loss": values, "better": better, "measure": measure}
+
+
+def _of_exits(
+    data: pa.Table,
+    found: Mapping[str, Sequence[str]],
+    empty: Booleans | None,
+    what: str,
+    read: Callable[..., Any],
+) -> list[Any]:
+    """Return the columns of one kind. `empty` (n, m): set to True where cells are empty, if they may be."""
+    return [
+        read(data, name, remedy=_NO_ANSWER, empty=None if empty is None else empty[:, exit_])
+        for exit_, name in enumerate(found.get(what, []))
+    ]
 
 
 def read_prices(table: pa.Table, price: float | str) -> float | Floats:
@@ -131,25 +180,19 @@ def table_cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits:
     return CostModel(np.cumsum(prices), unit=unit, source="price per call")
 
 
-def exit_columns(
-    confidence: str | Sequence[str], prediction: str | Sequence[str], there: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Return the columns of confidences and of predictions, in the order of the exits: listed, or named by patterns.
+def exit_columns(kinds: Sequence[str | Sequence[str]], there: Sequence[str]) -> list[list[str]]:
+    """Return the columns of each kind, such as confidences, in the order of the exits: listed, or named by a pattern.
 
     Raises InputError for patterns that number the exits differently: each pair would mix two exits.
     """
-    patterns = [text for text in (confidence, prediction) if isinstance(text, str) and "{}" in text]
-    numbers = [", ".join(map(str, _numbered(pattern, there))) for pattern in patterns]
-    if len(set(numbers)) > 1:
+    patterns = [text for text in kinds if isinstance(text, str) and "{}" in text]
+    numbers = {pattern: ", ".join(map(str, _numbered(pattern, there))) for pattern in patterns}
+    if len(set(numbers.values())) > 1:
         raise InputError(
-            f"the columns {confidence} are numbered {numbers[0]} and the columns {prediction} are numbered "
-            f"{numbers[1]}: rename them, or list them in the order of the exits"
+            " and ".join(f"the columns {pattern} are numbered {those}" for pattern, those in numbers.items())
+            + ": rename them, or list them in the order of the exits"
         )
-    confidences, predictions = (
-        matching_columns(names, there) if isinstance(names, str) else list(names)
-        for names in (confidence, prediction)
-    )
-    return confidences, predictions
+    return [matching_columns(names, there) if isinstance(names, str) else list(names) for names in kinds]
 
 
 def matching_columns(pattern: str, there: Sequence[str]) -> list[str]:
@@ -185,8 +228,10 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def model_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
+def model_columns(pattern: str | None, names: Sequence[str], what: str) -> list[str] | None:
     """Return the columns of models, from a pattern with {} in place of a model's name. `what`: for messages."""
+    if pattern is None:
+        return None
     if "{}" not in pattern:
         raise InputError(f"{what} must hold {{}} in place of a model's name, got {pattern!r}")
     if other := [name for name in names if not isinstance(name, str)]:
@@ -204,26 +249,44 @@ def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
             raise InputError(f"the table has {there.count(name)} columns named {name!r}: rename all but one")
         if wanted.count(name) > 1:
             raise InputError(
-                f"the column {name!r} is named twice: confidences, predictions, labels, ids and groups each have "
-                "their own"
+                f"the column {name!r} is named twice: confidences, predictions, losses, labels, ids and groups each "
+                "have their own"
             )
     if table.num_rows == 0:
         raise InputError("the table has no rows")
 
 
-def _column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column, decoded if it is a dictionary. Raises InputError for empty cells."""
+def _column(
+    table: pa.Table, name: str, *, empty: Booleans | None = None, remedy: str = "drop these inputs"
+) -> pa.Array:
+    """Return a column, decoded if it is a dictionary. Raises InputError for empty cells, with a remedy.
+
+    With `empty` (n,) they are allowed: it is set to True there, and the column has its first value there.
+    """
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # of no chunks, or too long for one
         column = pa.concat_arrays(column.chunks)
-    if column.null_count:
-        check_filled(column.is_valid().to_numpy(zero_copy_only=False), name)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    missing = column.is_null(nan_is_null=empty is not None).to_numpy(zero_copy_only=False)
+    if empty is None:
+        check_filled(~missing, name, remedy)
+        return column
+    if pa.types.is_string(column.type):
+        blank = pc.equal(pc.utf8_trim_whitespace(column), "")
+        missing = missing | pc.fill_null(blank, False).to_numpy(zero_copy_only=False)
+    if missing.all():
+        raise InputError(f"column {name!r} is empty in all rows: leave out this exit")
+    empty |= missing
+    return pc.if_else(pa.array(missing), column[int(np.argmin(missing))], column)
 
 
-def _numbers(table: pa.Table, name: str) -> Floats:
-    """Return a column of finite numbers (n,), also percentages. Raises InputError, naming the row, for others."""
-    column = _column(table, name)
+def _numbers(table: pa.Table, name: str, **about_gaps: Any) -> Floats:
+    """Return a column of finite numbers (n,), also percentages. Raises InputError, naming the row, for others.
+
+    `about_gaps`: as for `_column`.
+    """
+    column = _column(table, name, **about_gaps)
     if pa.types.is_string(column.type) and pc.all(pc.match_substring_regex(column, _PERCENT)).as_py():
         digits = pc.replace_substring(pc.replace_substring_regex(column, r"[%\s]", ""), ",", ".")
         column = pc.divide(digits.cast(pa.float64()), 100.0)

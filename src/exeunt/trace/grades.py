@@ -22,6 +22,18 @@ Better: TypeAlias = Literal["lower", "higher"]
 """Whether lower or higher values are better: a loss or a quality."""
 
 
+def how_good(measure: str) -> str:
+    """Return a template of how good answers are: "is right on {:.1%}" of the inputs, or "has IoU {:.1%}"."""
+    return "is right on {:.1%}" if measure == "accuracy" else f"has {measure.replace('{', '{{')} {{:.1%}}"
+
+
+def answers(measure: str, share: float, *, would: bool = False) -> str:
+    """Return how good answers are, as a verb: "answers 92.1% right", "would have IoU 71.3%"."""
+    if measure == "accuracy":
+        return f"{'would answer' if would else 'answers'} {share:.1%} right"
+    return f"{'would have' if would else 'has'} {measure} {share:.1%}"
+
+
 @dataclass(frozen=True, eq=False)
 class Grades:
     """The loss in [0, 1] of the answer of each of m exits to each of n inputs, `loss` (n, m).

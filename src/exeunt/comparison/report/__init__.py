@@ -58,7 +58,11 @@ def render(data: dict[str, Any]) -> str:
     script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
     style = _part("page.css")
+    measures = {trace.get("measure", "accuracy") for trace in data["traces"]}
+    measure = escape(measures.pop() if len(measures) == 1 else "quality")
     fill = {
+        "measure": measure,
+        "Measure": measure[:1].upper() + measure[1:],
         "script": script,
         "script_hash": _hash(script),
         "style": style,

@@ -5,7 +5,7 @@ const TYPICAL = 0.5;  // of the cost: the accuracy axis starts where differences
 function pointTooltip(name, mark, point) {
   return { title: name, mark, rows: [
     ["budget", share(point.budget)],
-    ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)],
+    [MEASURE, withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)],
     ["gain", withInterval(point.gain, point.gain_low, point.gain_high, points)],
     ["mean cost", withInterval(point.mean_cost, point.mean_cost_low, point.mean_cost_high, percent)],
     ["over budget", `${overBudget(point)} splits`],
@@ -31,7 +31,7 @@ function referenceSeries() {
     points: found[key].map(([x, p, rows]) => ({
       x, y: p.accuracy, low: p.accuracy_low, high: p.accuracy_high, budget: p.budget,
       tooltip: { title: referenceName(key), mark: REFERENCE_MARKS[key], rows: [
-        ...rows, ["accuracy", withInterval(p.accuracy, p.accuracy_low, p.accuracy_high, percent)]] },
+        ...rows, [MEASURE, withInterval(p.accuracy, p.accuracy_low, p.accuracy_high, percent)]] },
     })),
   }));
 }
@@ -47,8 +47,8 @@ const budgetAxis = () => ({ domain: extent(trace().budgets, 0.1), title: `budget
 function drawFrontier() {
   const gain = state.view === "gain";
   byId("frontier-caption").textContent = gain
-    ? `Points of accuracy above ${data.reference} at the same budget, on the same splits. ${SHADED}`
-    : `Accuracy against the mean cost per input. Up and to the left is better. ${SHADED} The dotted upright line is the `
+    ? `Points of ${MEASURE} above ${data.reference} at the same budget, on the same splits. ${SHADED}`
+    : `${MEASURE_FIRST} against the mean cost per input. Up and to the left is better. ${SHADED} The dotted upright line is the `
       + "chosen budget.";
   lineChart(byId("frontier"), gain ? gainSpec() : accuracySpec());
   if (!gain) byId("frontier-caption").append(outside());
@@ -84,10 +84,10 @@ function accuracySpec() {
   const oracle = references.filter((one) => one.key === "oracle");
   const curves = [...policies, ...references.filter((one) => one.key !== "exits")];
   return {
-    label: `Accuracy against mean cost, ${trace().name}`,
+    label: `${MEASURE_FIRST} against mean cost, ${trace().name}`,
     x: { domain: extent([...values(curves, "x"), 1], 0.1), title: `mean cost per input, share of ${wholeCost()}` },
     y: { domain: accuracyDomain(policies.length ? policies : references, oracle, full),
-      title: "accuracy, %", write: (v, digits) => (100 * v).toFixed(digits) },
+      title: `${MEASURE}, %`, write: (v, digits) => (100 * v).toFixed(digits) },
     series: [...policies, ...references],
     levels: known(full) ? [{ value: full, text: `${trace().whole} ${percent(full)}` }] : [],
     guides: (drawn) => [chosenBudget(drawn)],
@@ -100,7 +100,7 @@ function gainSpec() {
     label: `Gain over ${data.reference} against budget, ${trace().name}`,
     x: budgetAxis(),
     y: { domain: extent([...values(policies, "y", "low", "high"), 0], 0.002),
-      title: `points of accuracy above ${data.reference}`, write: (v, digits) => points(v, digits) },
+      title: `points of ${MEASURE} above ${data.reference}`, write: (v, digits) => points(v, digits) },
     series: policies, levels: [], guides: (drawn) => [chosenBudget(drawn)],
   };
 }

@@ -31,8 +31,8 @@ function drawNotes() {
       + "this procedure varies on this recording, not what new data would give.",
     "The column over budget counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
       + "the long run; the mean cost of a finite test part varies around it.",
-    `The oracle knows which ${exit}s are right: no policy that answers with the prediction of a single ${exit} can be more `
-      + `accurate within the budget. A policy that averages the predictions of several ${exit}s can. A random mixture of two `
+    `The oracle knows how good each ${exit}'s answer is: no policy that answers with the prediction of a single ${exit} can `
+      + `be better within the budget. A policy that averages the predictions of several ${exit}s can. A random mixture of two `
       + `${exit}s sends each input to one or the other at random; each ${exit} alone answers all inputs.`,
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));

@@ -83,7 +83,7 @@ function segment(policy, point, j, box) {
   const tooltip = { title: policy.name, mark: markOf(policy.name), rows: [
     ["budget", share(point.budget)], [trace().one_exit, exitName(j)], ["answered here", percent(point.rates[j])],
     [isOfModels() ? "cost alone" : "cost here", `${share(exit.cost)} of ${wholeCost()}`],
-    [`this ${trace().one_exit} alone`, `${percent(exit.accuracy)} right`]] };
+    [`this ${trace().one_exit} alone`, MEASURE === "accuracy" ? `${percent(exit.accuracy)} right` : `${MEASURE} ${percent(exit.accuracy)}`]] };
   const number = String(j);
   const shown = Math.max(0.5, box.width - (box.width > 3 ? 1 : 0));  // a gap between neighbours
   const mark = svg("g", { class: "segment", role: "img", "aria-label": tooltipText(tooltip), "data-exit": j,

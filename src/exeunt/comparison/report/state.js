@@ -3,6 +3,11 @@ const data = JSON.parse(byId("data").textContent);
 const PRODUCT = "auto";
 const REFERENCES = ["oracle", "mixture", "exits"];
 
+// What the quality of answers is called: "accuracy" where they are right or wrong.
+const measures = new Set(data.traces.map((one) => one.measure ?? "accuracy"));
+const MEASURE = measures.size === 1 ? [...measures][0] : "quality";
+const MEASURE_FIRST = MEASURE[0].toUpperCase() + MEASURE.slice(1);  // at the beginning of a sentence
+
 const gains = new Map(data.overall.map((row) => [row.policy, row.mean_gain ?? -Infinity]));
 const names = [...new Set(data.traces.flatMap((trace) => trace.policies.map((policy) => policy.name)))];
 

@@ -90,7 +90,7 @@ function whisker(row, { middle }, rows) {
 
 const POINT_COLUMNS = [
   named,
-  numeric("accuracy", "accuracy", percent, { range: ranged("accuracy_low", "accuracy_high", bare) }),
+  numeric("accuracy", MEASURE, percent, { range: ranged("accuracy_low", "accuracy_high", bare) }),
   numeric("gain", "gain, points", points,
     { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
   picture("gain"),
@@ -117,7 +117,7 @@ function drawTables() {
   const q = budgetIndex();
   const { budgets, full_cost: full, unit } = trace();
   byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of ${wholeCost()} `
-    + `(${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
+    + `(${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of ${MEASURE} above `
     + `${data.reference} on the same splits. Over budget: splits whose test part cost more than the budget. Time to fit: `
     + "making one policy, in processor time on one thread. Ranges: 95% intervals.";
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
