@@ -159,7 +159,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
     size, unit = trace.cost.scale
     costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
     first, *others = 1 - trace.risk
-    good = how_good(trace.measure).replace("is ", "are ").replace("has ", "have ").format(first)
+    good = how_good(trace.measure, several=True).format(first)
     say(
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
         f"{unit} up to each, and {', '.join([good, *(f'{share:.1%}' for share in others)])}"

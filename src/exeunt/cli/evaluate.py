@@ -53,7 +53,8 @@ def evaluate(path: RunPath, options: _Options) -> None:
         name, original = f"{model} alone", original[model]
     full = 1.0 - float(original.risk[-1])
     echo(result)
-    echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
+    good = f"is {full:.2%} right" if result.measure == "accuracy" else f"has {result.measure} {full:.2%}"
+    echo(f"{name} {good}: {_gap(result.accuracy or 0.0, full)}")
     echo(_verdict(policy, result))
     if result.warning:
         echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
@@ -100,7 +101,8 @@ def _by_budget(policies: Sequence[Policy], results: Sequence[Result]) -> str:
          cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
         for policy, found in zip(policies, results, strict=True)
     ]  # fmt: skip
-    table = text_table(["budget", "of full", "accuracy", "mean cost", "of budget", "policy", KEPT_WITH], rows)
+    columns = ["budget", "of full", results[0].measure, "mean cost", "of budget", "policy", KEPT_WITH]
+    table = text_table(columns, rows)
     warned = [found for found in results if found.warning]
     share = f"{len(warned)} of {counted(len(results), 'policy', 'policies')}"
     warning = f"WARNING, of {share}: {warned[0].warning}\n" if warned else ""

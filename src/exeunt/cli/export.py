@@ -130,7 +130,7 @@ def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
         command=this_command(), say=echo,
     )  # fmt: skip
     before, after = run.trace("test"), made.trace("test")
-    gone = before.correct[:, -1].astype(float) - after.correct[:, -1]
+    gone = before.quality[:, -1] - after.quality[:, -1]
     lost, low, high = (100 * value for value in mean_interval(gone))
     echo(
         f"written to {made.path}. The last exit is right on {1 - after.risk[-1]:.2%} of {after.n:,} test inputs, "

@@ -128,7 +128,7 @@ def _answers(a: Side, b: Side) -> str:
     return (
         f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
         f"{found.left_elsewhere:.2%} at another exit\n"
-        + text_table(["", "accuracy", "mean cost", "of full"], rows)
+        + text_table(["", found.results[0].measure, "mean cost", "of full"], rows)
     )
 
 

@@ -249,7 +249,9 @@ def _neighbours(cascade: _Steps, models: Sequence[CascadeStep]) -> Iterator[_Ste
 def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
     """Return what cascades are compared on, for every budget: some of the fit inputs, fewer of more than 52 classes."""
     if not fit.has_loss:
-        raise InputError("a cascade is chosen by accuracy, and the fit part has no labels: give label=... or losses")
+        raise InputError(
+            "a cascade is chosen by accuracy, and the fit part has no labels: give label=... or losses"
+        )
     n = min(_MOST, max(_LEAST, _OUTPUTS // _most_classes(fit)))
     return _Comparing(some_inputs(fit, seed, n), _first_costs(fit), seed)
 

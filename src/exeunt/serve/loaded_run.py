@@ -157,7 +157,7 @@ def load_run(settings: Settings) -> LoadedRun:
     *_, engine.active = policies
     fit = run.recorded("fit")
     fitted = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
-    traces = {name: trace for name, trace in fitted.items() if trace.label is not None}
+    traces = {name: trace for name, trace in fitted.items() if trace.has_loss}
     last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
     return LoadedRun(
         run=run,
@@ -182,13 +182,13 @@ def load_run(settings: Settings) -> LoadedRun:
 def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
     """Return by exit how much less accurate it is than the policy, for the inputs that would go on after it.
 
-    It is 0 where none would. `trace`: with labels.
+    It is 0 where none would. `trace`: with labels or losses.
     """
-    exits, correct = policy.route(trace), policy.answer.on(trace).correct
-    right = np.take_along_axis(correct, exits[:, None], axis=1)[:, 0]
+    exits, quality = policy.route(trace), policy.answer.on(trace).quality
+    reached = np.take_along_axis(quality, exits[:, None], axis=1)[:, 0]
     going_on = [exits > exit_ for exit_ in range(trace.n_exits)]
     return [
-        float(right[on].mean() - correct[on, exit_].mean()) if on.any() else 0.0
+        float(reached[on].mean() - quality[on, exit_].mean()) if on.any() else 0.0
         for exit_, on in enumerate(going_on)
     ]
 

@@ -22,9 +22,12 @@ Better: TypeAlias = Literal["lower", "higher"]
 """Whether lower or higher values are better: a loss or a quality."""
 
 
-def how_good(measure: str) -> str:
+def how_good(measure: str, *, several: bool = False) -> str:
     """Return a template of how good answers are: "is right on {:.1%}" of the inputs, or "has IoU {:.1%}"."""
-    return "is right on {:.1%}" if measure == "accuracy" else f"has {measure.replace('{', '{{')} {{:.1%}}"
+    if measure == "accuracy":
+        return f"{'are' if several else 'is'} right on {{:.1%}}"
+    shown = measure.replace("{", "{{").replace("}", "}}")
+    return f"{'have' if several else 'has'} {shown} {{:.1%}}"
 
 
 def answers(measure: str, share: float, *, would: bool = False) -> str:
