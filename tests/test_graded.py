@@ -18,8 +18,8 @@ from exeunt.allocation_search import RightWithin
 from exeunt.p_values import betting
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.useful_exits import last_useful_exit
-from exeunt.trace.derived import inverted_exits
-from exeunt.trace.grades import Grades
+from exeunt.trace.derived import inverted_exits, score_matrix
+from exeunt.trace.grades import NO_ANSWER, Grades
 
 
 def population(n, seed, m=3, keyed=0):
@@ -200,16 +200,7 @@ def test_betting_certifies_less_loss_than_empirical_bernstein():
 
 def test_no_answer_is_paid_for_and_never_chosen():
     """Timeouts of the middle exit: their inputs run on to the last, whose own timeouts get the answer before them."""
-    base = population(3000, 20)
-    rng = np.random.default_rng(1)
-    silent = rng.random((3000, 3)) < [0.0, 0.2, 0.2]
-    made = ex.ExitTrace.from_losses(
-        base.scores["score"],
-        np.where(silent, np.nan, base.grades.loss),
-        cost=base.cost,
-        no_answer=silent,
-        id=base.id,
-    )
+    made = with_gaps(population(3000, 20))
     fit, calibrate, test = made.split(fit=0.4, calibrate=0.3, test=0.3)
     for name in ("eero", "auto", "stopping", "optimised"):
         policy = PRESETS[name](fit, calibrate, budget="80%")
@@ -227,3 +218,70 @@ def test_no_answer_is_paid_for_and_never_chosen():
     assert np.isfinite(test.scores["score"][left_at_1, 1]).all()
     again = ex.Policy.from_dict(plain.to_dict())
     assert np.array_equal(again.answers(test), plain.answers(test))
+
+
+def with_gaps(trace, seed=1):
+    silent = np.random.default_rng(seed).random((trace.n, trace.n_exits)) < [0.0, 0.2, 0.2]
+    return ex.ExitTrace.from_losses(
+        trace.scores["score"], trace.grades.loss, cost=trace.cost, no_answer=silent, id=trace.id
+    )
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_best_answer_so_far_is_that_of_the_highest_predicted_quality(gaps):
+    """By a loop; step by step as in use; and better than the last exit's own where that overthinks."""
+    whole = population(3000, 30)
+    whole = with_gaps(whole) if gaps else whole
+    fit, calibrate, test = whole.split(fit=0.4, calibrate=0.3, test=0.3)
+    policy = ex.stopping(fit, calibrate, budget="90%", answer="best")
+    rule = policy.answer.rule
+    predicted, answered = score_matrix(rule, test), policy.answer.on(test)
+    for row in range(200):
+        best = None
+        for exit_ in range(3):
+            given = test.prediction[row, exit_] != NO_ANSWER
+            if best is None or (given and predicted[row, exit_] >= predicted[row, best]):
+                best = exit_
+            assert answered.grades.loss[row, exit_] == test.grades.loss[row, best]
+            assert answered.scores["score"][row, exit_] == test.scores["score"][row, best]
+    exits, answers = policy.route(test), policy.answers(test)
+    left, state = np.arange(test.n), policy.init(test.n, id=test.id)
+    for exit_ in range(3):
+        decision = policy.decide(exit_, test.evidence(exit_, left), state)
+        gone = left[decision.leave]
+        assert (exits[gone] == exit_).all()
+        assert np.array_equal(decision.answer["prediction"][decision.leave], answers[gone])
+        left, state = left[~decision.leave], decision.state.take(~decision.leave)
+    own = ex.stopping(fit, calibrate, budget="90%")
+    assert ex.evaluate(policy, test).accuracy > ex.evaluate(own, test).accuracy + 0.01
+    back = ex.Policy.from_dict(policy.to_dict())
+    assert back == policy
+    assert np.array_equal(back.answers(test), answers)
+    certified = ex.cheapest(fit, calibrate, max_loss=0.02, policy="eero", points=5, answer="best")
+    assert certified.loss_certificate.measure == "quality"
+
+
+def test_a_cascade_may_answer_with_the_best_so_far():
+    whole = population(3000, 31)
+    models = ex.CascadeTrace(
+        {name: whole.exits(i, i + 1).with_cost(ex.CostModel([10.0**i])) for i, name in enumerate("abc")}
+    )
+    fit, calibrate, test = models.split(fit=0.4, calibrate=0.3, test=0.3)
+    made = {answer: ex.cascade(fit, calibrate, budget="60%", answer=answer) for answer in ("own", "best")}
+    assert made["best"].answer.name == "best"
+    assert ex.evaluate(made["best"], test).accuracy > ex.evaluate(made["own"], test).accuracy - 0.005
+
+
+def test_services_with_labels_may_give_no_answer(make_trace):
+    """Ensembles take no answer as evidence, too: what is said is that of the exits so far."""
+    base = make_trace(3000, 3, seed=9)
+    silent = np.random.default_rng(0).random((3000, 3)) < [0.05, 0.1, 0.1]
+    whole = ex.ExitTrace.from_scores(
+        base.scores["score"], base.prediction, cost=base.cost, label=base.label, no_answer=silent, id=base.id
+    )
+    fit, calibrate, test = whole.split(fit=0.4, calibrate=0.3, test=0.3)
+    for answer in ("own", "best", "ensemble", "auto"):
+        policy = ex.auto(fit, calibrate, budget="70%", answer=answer, delta=0.1)
+        result = ex.evaluate(policy, test)
+        assert result.accuracy > 0.5
+        assert np.array_equal(ex.Policy.from_dict(policy.to_dict()).answers(test), policy.answers(test))

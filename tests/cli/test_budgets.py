@@ -182,9 +182,9 @@ def test_the_answer_is_a_choice(run, asked, answer):
 
 
 def test_an_unknown_answer_names_those_that_there_are(run):
-    done = called("calibrate", run.path, "--budget", "60%", "--answer", "best")
+    done = called("calibrate", run.path, "--budget", "60%", "--answer", "voted")
     assert done.status == 2
-    assert "--answer must be own, ensemble or auto, got 'best'" in done.err
+    assert "--answer must be own, best, ensemble or auto, got 'voted'" in done.err
 
 
 def test_the_command_that_a_message_names_can_be_run_as_it_stands(tmp_path):

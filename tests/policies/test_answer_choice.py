@@ -211,7 +211,9 @@ def test_an_answer_fitted_elsewhere_is_used_as_it_is(parts):
 
 def test_unknown_answers_are_refused(parts):
     fit, calibrate, _ = parts
-    with pytest.raises(ex.InputError, match="answer must be 'own', 'ensemble' or 'auto', got 'voted'"):
+    with pytest.raises(
+        ex.InputError, match="answer must be 'own', 'best', 'ensemble' or 'auto', got 'voted'"
+    ):
         ex.eero(fit, calibrate, budget="50%", answer="voted")
 
 

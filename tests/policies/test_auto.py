@@ -12,8 +12,8 @@ from made_traces import parts, trace
 from scipy.stats import spearmanr
 
 import exeunt as ex
+from exeunt.learned_quality import correctness_score, denoised_correctness
 from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, trust
-from exeunt.policies.learned_correctness import correctness_score, denoised_correctness
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.derived import score_matrix

@@ -437,7 +437,7 @@ def test_mistakes_are_named():
     with pytest.raises(ex.InputError, match="no policy 'cascade'"):
         ex.cascade(fit, calibrate, budget="50%", policy="cascade")
     with pytest.raises(ex.InputError, match="answer must be"):
-        ex.cascade(fit, calibrate, budget="50%", answer="best")
+        ex.cascade(fit, calibrate, budget="50%", answer="voted")
     with pytest.raises(ex.InputError, match="share 60 rows"):
         ex.cascade(fit, fit, budget="50%")
     with pytest.raises(ex.InputError, match="the fit part is empty"):

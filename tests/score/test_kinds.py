@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.learned_correctness import correctness_score
+from exeunt.learned_quality import correctness_score
 from exeunt.policies.stopping import learned
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore

@@ -1,5 +1,5 @@
-"""What is answered at an exit: its own prediction, or that of the ensemble of the exits so far."""
+"""What is answered at an exit: its own answer, that of the best exit so far, or that of their ensemble."""
 
-from exeunt.answer.kinds import Answer, EnsembleAnswer, OwnAnswer, answer_from_dict
+from exeunt.answer.kinds import Answer, BestAnswer, EnsembleAnswer, OwnAnswer, answer_from_dict
 
-__all__ = ["Answer", "EnsembleAnswer", "OwnAnswer", "answer_from_dict"]
+__all__ = ["Answer", "BestAnswer", "EnsembleAnswer", "OwnAnswer", "answer_from_dict"]

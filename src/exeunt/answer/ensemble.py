@@ -15,19 +15,31 @@ from scipy.optimize import minimize
 
 from exeunt._arrays import Floats, Integers
 from exeunt.allocation_search import beats, rights_of
-from exeunt.answer.kinds import Answer, EnsembleAnswer, LogTerm, OwnAnswer, Stage, TableTerm, ramps, row_of
+from exeunt.answer.kinds import (
+    Answer,
+    BestAnswer,
+    EnsembleAnswer,
+    LogTerm,
+    OwnAnswer,
+    Stage,
+    TableTerm,
+    best_so_far,
+    ramps,
+    row_of,
+)
 from exeunt.errors import InputError
+from exeunt.learned_quality import correctness_score
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, log_softmax
 from exeunt.score.learned import quantile_knots
 from exeunt.trace import ExitTrace, StoredTrace
-from exeunt.trace.derived import cached_on_trace, one_class_remark
+from exeunt.trace.derived import cached_on_trace, one_class_remark, score_matrix
 from exeunt.trace.splitting import folds_of
 
 _Calibrate = TypeVar("_Calibrate", bound="ExitTrace | StoredTrace")
 
 AnswerChoice: TypeAlias = "str | Answer"
-"""What policies take as `answer`: "own", "ensemble", "auto", or an answer fitted on other data."""
-ANSWERS = ("own", "ensemble", "auto")
+"""What policies take as `answer`: "own", "best", "ensemble", "auto", or an answer fitted on other data."""
+ANSWERS = ("own", "best", "ensemble", "auto")
 """The choices by name."""
 
 _Rows: TypeAlias = Integers | slice
@@ -287,8 +299,8 @@ def choose_answer(
 ) -> tuple[Answer, ExitTrace, _Calibrate]:
     """Return the answer, and both parts with the outputs that this answer gives at each exit.
 
-    An ensemble is fitted on `fit`. The outputs returned for `fit` come from folds: each input's from an ensemble that
-    was fitted without its fold. `score`: the one asked for, None for the usual one. `amount`: the budget.
+    Ensembles and predicted qualities are fitted on `fit`. The outputs returned for `fit` come from folds: each input's
+    from what was fitted without its fold. `score`: the one asked for, None for the usual one. `amount`: the budget.
     """
     if not isinstance(answer, str):
         rule, answered = answer, answer.on(fit)
@@ -299,7 +311,9 @@ def choose_answer(
         # An ensemble has scores of its own. A score by another name, or a computed one, is of the exits' own answers.
         possible = score in (None, *PROBABILITY_SCORES) and can_be_ensembled(fit)
         possible &= calibrate.has_log_probability or not fit.has_log_probability
-        if answer == "ensemble" or (answer == "auto" and possible):
+        if answer == "best":
+            rule, answered = _best_fitted(fit)
+        elif answer == "ensemble" or (answer == "auto" and possible):
             ensemble, held_out = _fitted(fit)
             if answer == "ensemble" or ensemble_pays(
                 rights_of(held_out, seed=0)(amount),
@@ -322,7 +336,7 @@ def remark_on_labels(fit: ExitTrace) -> dict[str, Any]:
 def check_answer(answer: AnswerChoice | None) -> None:
     """Raise InputError for a word that is no choice."""
     if isinstance(answer, str) and answer not in ANSWERS:
-        raise InputError(f"answer must be 'own', 'ensemble' or 'auto', got {answer!r}")
+        raise InputError(f"answer must be 'own', 'best', 'ensemble' or 'auto', got {answer!r}")
 
 
 def ensemble_pays(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool:
@@ -344,3 +358,12 @@ def _fitted(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     return fitted.answer, ExitTrace.from_logits(
         fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id, groups=fit.groups
     )
+
+
+@cached_on_trace
+def _best_fitted(fit: ExitTrace) -> tuple[BestAnswer, ExitTrace]:
+    """Return the answer of the best exit so far, and its outputs for the fit inputs, each from folds without it."""
+    quality = np.empty((fit.n, fit.n_exits))
+    for rest, rows in folds_of(fit.id, _FOLDS, 0, fit.groups):
+        quality[rows] = score_matrix(correctness_score(fit.take(rest), last=True), fit.take(rows))
+    return BestAnswer(correctness_score(fit, last=True)), best_so_far(fit, quality)

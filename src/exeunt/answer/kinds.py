@@ -1,4 +1,4 @@
-"""The kinds of answer: the exit's own, and the ensemble of the exits so far.
+"""The kinds of answer: the exit's own, that of the best exit so far, and the ensemble of the exits so far.
 
 An input that reaches exit l has outputs of exits 1..l. The ensemble of these exits answers by
 
@@ -25,8 +25,9 @@ from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import ExitTrace
-from exeunt.trace.derived import cached_on_trace
+from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.fields import fields_of_evidence
 from exeunt.trace.grades import NO_ANSWER, Grades
 
@@ -101,12 +102,66 @@ class OwnAnswer:
 @cached_on_trace
 def _carried(trace: ExitTrace) -> ExitTrace:
     own = np.where(trace.prediction == NO_ANSWER, 0, np.arange(trace.n_exits))
-    exits = np.maximum.accumulate(own, axis=1)
-    grades = trace.grades
-    carried = (
-        None if grades is None else Grades(np.take_along_axis(grades.loss, exits, axis=1), grades.measure)
-    )
-    return replace(trace, prediction=np.take_along_axis(trace.prediction, exits, axis=1), grades=carried)
+    return _given_by(np.maximum.accumulate(own, axis=1), trace)
+
+
+def _given_by(exits: Integers, trace: ExitTrace, **fields: Any) -> ExitTrace:
+    """Return a trace with the answers of these exits (n, m), and other fields as given."""
+    prediction, grades = np.take_along_axis(trace.prediction, exits, axis=1), trace.grades
+    if grades is not None:
+        grades = Grades(np.take_along_axis(grades.loss, exits, axis=1), grades.measure)
+    return replace(trace, prediction=prediction, grades=grades, **fields)
+
+
+@dataclass(frozen=True, eq=False)
+class BestAnswer:
+    """The answer of the exit so far whose predicted quality is highest, and the last of equals.
+
+    `rule`: predicts the quality of the exit's own answer from the outputs so far, on one scale for all exits.
+    """
+
+    rule: LearnedScore
+    name: str = "best"
+
+    def needs(self, exit_: int) -> bool:  # noqa: ARG002 - part of the protocol
+        """An exit's answer may be the best one later."""
+        return True
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """Return the evidence of the best exit so far, which the memory holds beside that of the rule."""
+        of_rule = {name: value for name, value in memory.items() if not name.startswith(_BEST)}
+        quality, kept = self.rule(exit_, evidence, of_rule)
+        quality = np.where(np.asarray(evidence["prediction"]) == NO_ANSWER, -np.inf, quality)
+        found = {name: np.asarray(value) for name, value in evidence.items() if name != LOG_PROBABILITY}
+        found[_QUALITY] = quality
+        if memory:
+            earlier = memory[_BEST + _QUALITY] > quality
+            found = {name: np.where(earlier, memory[_BEST + name], value) for name, value in found.items()}
+        remembered = {**kept, **{_BEST + name: value for name, value in found.items()}}
+        del found[_QUALITY]
+        return found, remembered
+
+    def on(self, trace: ExitTrace) -> ExitTrace:
+        """Return what would be answered at every exit, as a trace of the same inputs and costs."""
+        return best_so_far(trace, score_matrix(self.rule, trace))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back the same answer to the last bit."""
+        return {"kind": "best", "rule": self.rule.to_dict()}
+
+
+_BEST, _QUALITY = "best: ", "predicted quality"
+
+
+def best_so_far(trace: ExitTrace, quality: Floats) -> ExitTrace:
+    """Return the trace of the best answers up to each exit, by predicted qualities (n, m)."""
+    quality = np.where(trace.prediction == NO_ANSWER, -np.inf, quality)
+    best = np.maximum.accumulate(quality, axis=1)
+    exits = np.maximum.accumulate(np.where(quality == best, np.arange(trace.n_exits), 0), axis=1)
+    scores = {name: np.take_along_axis(value, exits, axis=1) for name, value in trace.scores.items()}
+    return _given_by(exits, trace, scores=scores, log_probability=None)
 
 
 @dataclass(frozen=True)
@@ -256,6 +311,7 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "own": lambda body: OwnAnswer(carries=bool(body.get("carries", False))),
     "ensemble": EnsembleAnswer.from_dict,
+    "best": lambda body: BestAnswer(LearnedScore.from_dict(body["rule"])),
 }
 
 

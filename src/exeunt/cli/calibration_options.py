@@ -85,8 +85,8 @@ class Rule:
         "Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
     )
     answer: str | None = _policy(
-        "What is answered: own (the exit's own), ensemble (of the exits so far), or auto, what cross-validation "
-        "advises. Default: the policy's own; auto for cascades."
+        "What is answered: own (the exit's own), best (of the exits so far), ensemble (of them), or auto, what "
+        "cross-validation advises. Default: the policy's own; auto for cascades."
     )
     calibration: str = _policy(
         "How thresholds are set: sequential, or marginal as in the paper.", default="sequential"
@@ -102,7 +102,7 @@ class Rule:
         from exeunt.answer.ensemble import ANSWERS
 
         if self.answer not in (None, *ANSWERS):
-            raise InputError(f"--answer must be own, ensemble or auto, got {self.answer!r}")
+            raise InputError(f"--answer must be own, best, ensemble or auto, got {self.answer!r}")
         if self.calibration not in ("sequential", "marginal"):
             raise InputError(f"--calibration must be sequential or marginal, got {self.calibration!r}")
         if self.calibration == "marginal" and certified:

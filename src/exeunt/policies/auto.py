@@ -12,7 +12,7 @@ from exeunt._arrays import Floats
 from exeunt.allocation_search import RatePath, price_path
 from exeunt.calibration import release_batch
 from exeunt.costs import CostModel
-from exeunt.policies.learned_correctness import correctness_score, denoised_correctness, features_of
+from exeunt.learned_quality import correctness_score, denoised_correctness, features_of
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.policy.compose import Allocation, Composition, FitPart, composed

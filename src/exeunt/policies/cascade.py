@@ -430,7 +430,7 @@ class _Search:
         answers = self._on.own(steps)
         amount = max(self._amount, answers.first)  # of these inputs, which may cost more than others
         own = answers.right(amount)
-        if self._answer == "own" or (self._answer == "auto" and not answers.can_be_ensembled):
+        if self._answer in ("own", "best") or (self._answer == "auto" and not answers.can_be_ensembled):
             return own
         ensemble = self._on.ensembled(steps)(amount)
         pays = ensemble_pays(ensemble, own, probabilities=answers.has_log_probability)

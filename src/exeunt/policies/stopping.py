@@ -15,7 +15,7 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.allocation_search import RatePath, common_threshold_path, shares
-from exeunt.policies.learned_correctness import Features, denoised_correctness, features_of
+from exeunt.learned_quality import Features, denoised_correctness, features_of
 from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import ExitTrace

@@ -169,8 +169,9 @@ def compose(
     or 0. `delta`: with it the policy carries a certificate P(mean cost <= budget) >= 1 - delta. `seed`: breaks ties.
     `ties`: they are broken by the keys of an input's "content", so that copies leave together, or of its "row": then
     copies may part, and all of the budget is used where inputs repeat.
-    `answer`: "own", each exit's own prediction, as in the paper; "ensemble", the prediction of all exits so far
-    together; "auto", whichever is right more often within the budget, cross-validated on `fit`.
+    `answer`: "own", each exit's own prediction, as in the paper; "best", that of the exit so far whose predicted
+    quality is highest; "ensemble", the prediction of all exits so far together; "auto", own or ensemble, whichever is
+    right more often within the budget, cross-validated on `fit`.
 
     Raises InputError for parts that overlap or are empty, InfeasibleBudget for a budget that cannot be met or
     certified.

@@ -125,7 +125,8 @@ class CascadeTrace:
             prediction=from_table.model_columns(prediction, names, "prediction"),
             loss=from_table.model_columns(loss, names, "loss"),
         )  # fmt: skip
-        whole = ExitTrace.of_columns(columns, CostModel(np.arange(1, len(names) + 1)))
+        make = ExitTrace.from_scores if loss is None else ExitTrace.from_losses
+        whole = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
         return cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
 
     @property

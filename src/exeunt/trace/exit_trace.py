@@ -259,12 +259,7 @@ class ExitTrace:
             rows_per_group=rows_per_group,
         )  # fmt: skip
         model = table_cost(cost, cost_is, unit, n_exits=columns["no_answer"].shape[1])
-        return cls.of_columns(columns, model)
-
-    @classmethod
-    def of_columns(cls, columns: Mapping[str, Any], cost: CostModel) -> ExitTrace:
-        """Make a trace of the arguments of `from_losses`, or of `from_scores` if there are no losses."""
-        return (cls.from_losses if "loss" in columns else cls.from_scores)(**columns, cost=cost)
+        return (cls.from_scores if loss is None else cls.from_losses)(**columns, cost=model)
 
     @classmethod
     def from_archive(cls, path: str | Path) -> ExitTrace:
