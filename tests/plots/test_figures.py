@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from exeunt.baselines import msdnet
 from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import InputError
 from exeunt.evaluation import score_exits
+from exeunt.trace.grades import Grades
 
 
 def line(ax, label):
@@ -195,3 +197,19 @@ def test_the_style_leaves_global_settings_alone(trace):
     before = dict(matplotlib.rcParams)
     plots.risk_per_exit(trace)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_of_graded_answers_show_their_measure(trace):
+    grades = Grades(np.random.default_rng(0).beta(2, 3, (trace.n, 4)), "IoU")
+    graded = replace(trace, label=None, log_probability=None, grades=grades)
+    found = ex.frontier({"mine": ex.eero}, graded, ["60%", "90%"], splits=2)
+    ax = plots.accuracy_against_budget(found, graded, results=[score_exits(graded, np.full(trace.n, 1))])
+    assert ax.get_title(loc="left") == "IoU against budget"
+    assert ax.get_ylabel() == "IoU (%)"
+    risk = plots.risk_per_exit(graded)
+    assert risk.get_ylabel() == "mean loss (%)"
+    bars = risk.containers[0]
+    np.testing.assert_allclose(bars[0].get_ydata(), grades.loss.mean(axis=0))
+    low, high = bars[2][0].get_segments()[2][:, 1]
+    half = 1.96 * grades.loss[:, 2].std(ddof=1) / trace.n**0.5
+    assert (high - low) / 2 == pytest.approx(half, rel=0.01)
