@@ -24,6 +24,7 @@ from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.grades import known_by
 from exeunt.trace.groups import Groups, counts_of, mean, n_groups, per_unit, units_text
 from exeunt.trace.splitting import shaping_and_testing_rows
 
@@ -127,7 +128,10 @@ def cheapest(
             alone = _alone(instead(fit), instead(shaped), of_cascade, delta=each, seed=seed)
             proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference, measure=fit.measure)
             return replace(alone, loss_certificate=proof, notes=notes)
-    raise _infeasible(cost, family, losses, groups, bound, share, max_loss, passed, allowed, reference)
+    raise _infeasible(
+        cost, family, losses, groups, bound, share, max_loss, passed, allowed, reference,
+        known_by(fit.measure),
+    )  # fmt: skip
 
 
 def _made(
@@ -197,8 +201,12 @@ def _infeasible(
     passed: int,
     allowed: float,
     reference: str | None,
+    known: str,
 ) -> Infeasible:
-    """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
+    """Return the error that names the guarantee in the way and the nearest pair that can be certified.
+
+    `known`: "labelled" or "graded" inputs.
+    """
     instead_of, whole = "The full network", "the full cost"
     if reference is not None:
         instead_of, whole = f"{reference} alone", f"the cost of {reference} alone"
@@ -233,11 +241,11 @@ def _infeasible(
         could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {share(nearest_budget)}")
     if nearest_loss is not None:
         could.append(f"a loss of {100 * nearest_loss:.4g}% at {share(family[reached].budget)}")
-    tested = units_text(len(losses[0]), n_groups(groups), "labelled")
+    tested = units_text(len(losses[0]), n_groups(groups), known)
     return Infeasible(
         f"the loss stands in the way: {tested} cannot show that at most {100 * max_loss:.4g}% is lost at "
         f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. More "
-        f"{'labelled inputs' if groups is None else 'groups'} show more. {instead_of} loses nothing, "
+        f"{f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} loses nothing, "
         "at its full cost: it is what max_loss=0 gives where nothing better is found",
         binding="max_loss",
         nearest_budget=nearest_budget,

@@ -18,6 +18,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
+from exeunt.trace.grades import known_by
 from exeunt.trace.groups import counts_of, mean, n_groups, n_units, per_unit, units_text
 from exeunt.trace.splitting import random_order
 
@@ -98,7 +99,7 @@ def risk_controlled(
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(
-            f"{units_text(calibrate.n, n_groups(groups), 'labelled')} cannot show a loss within "
+            f"{units_text(calibrate.n, n_groups(groups), known_by(calibrate.measure))} cannot show a loss within "
             f"{max_loss:g} at delta={delta:g}: give more of them, or allow more loss",
             binding="max_loss",
         )

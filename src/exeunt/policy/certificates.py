@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exeunt.budget_text import amount_text, readable_unit
+from exeunt.trace.grades import known_by
 from exeunt.trace.groups import mean_text, units_text
 
 CERTAIN = "certain"
@@ -75,10 +76,6 @@ class LossCertificate(_OfGroups):
     reference: str | None = None
     measure: str = "accuracy"
 
-    @property
-    def _known(self) -> str:
-        return "labelled" if self.measure == "accuracy" else "graded"
-
     def __str__(self) -> str:
         reference = self.reference or "the full network"
         if self.bound == CERTAIN:
@@ -88,7 +85,7 @@ class LossCertificate(_OfGroups):
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, self._known)} tested on, the "
+            f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, the "
             f"{mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
             f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
             f"{self.bound.replace('_', '-')} bound)."

@@ -22,6 +22,11 @@ Better: TypeAlias = Literal["lower", "higher"]
 """Whether lower or higher values are better: a loss or a quality."""
 
 
+def known_by(measure: str) -> str:
+    """Return what inputs are called whose answers' quality is known: "labelled" or "graded"."""
+    return "labelled" if measure == "accuracy" else "graded"
+
+
 def how_good(measure: str, *, several: bool = False) -> str:
     """Return a template of how good answers are: "is right on {:.1%}" of the inputs, or "has IoU {:.1%}"."""
     if measure == "accuracy":
