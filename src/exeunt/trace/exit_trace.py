@@ -34,7 +34,7 @@ from exeunt.trace.fields import (
     usual_rows,
     where_answered,
 )
-from exeunt.trace.grades import Better, Grades
+from exeunt.trace.grades import Better, Grades, matrix
 from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
@@ -160,7 +160,8 @@ class ExitTrace:
 
         `no_answer`: as for `from_losses`.
         """
-        predicted, silent = checked_answers(prediction, no_answer, np.shape(prediction))
+        given = _arrays.integers(prediction, "prediction", ndim=2)
+        predicted, silent = checked_answers(given, no_answer, given.shape)
         scores = {name: _arrays.floats(where_answered(score, silent, name), name, ndim=2)}
         return cls(predicted, scores, cost, label, id, groups=groups)  # type: ignore[arg-type]
 
@@ -189,10 +190,11 @@ class ExitTrace:
         answer of the exit before it.
         Raises InputError for a loss that is NaN or outside [0, 1], naming row and exit.
         """
-        predicted, silent = checked_answers(prediction, no_answer, np.shape(loss))
+        values = matrix(loss, "losses")
+        predicted, silent = checked_answers(prediction, no_answer, values.shape)
         sure = np.zeros(predicted.shape) if score is None else where_answered(score, silent, name)
         scores = {name: _arrays.floats(sure, name, ndim=2)}
-        grades = Grades.of(loss, measure, better, silent)
+        grades = Grades.of(values, measure, better, silent)
         return cls(predicted, scores, cost, id=id, groups=groups, grades=grades)  # type: ignore[arg-type]
 
     @classmethod

@@ -18,7 +18,7 @@ from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.score.tie_breaking import row_keys, scramble
-from exeunt.trace.grades import NO_ANSWER, Grades, joined_predictions, own_answers
+from exeunt.trace.grades import NO_ANSWER, Grades, joined_predictions, matrix, own_answers
 from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
 
 
@@ -72,7 +72,8 @@ def checked_answers(
             f"no_answer must be True or False for each input and exit, {shape}, got {silent.dtype} {silent.shape}"
         )
     if prediction is None:
-        return own_answers(*shape, silent) if len(shape) == 2 else np.empty(shape, np.int64), silent
+        n, m = shape
+        return own_answers(n, m, silent), silent
     classes = _arrays.integers(prediction, "prediction", ndim=2)
     if classes.shape != shape:
         raise InputError(f"prediction has shape {classes.shape}, but the losses have {shape}")
@@ -84,9 +85,9 @@ def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
     """Return values (n, m) with 0 in place of what is given where there is no answer."""
     if not np.any(silent):
         return values
-    if np.shape(values) != np.shape(silent):
-        raise InputError(f"{name} has shape {np.shape(values)} but no_answer has {np.shape(silent)}")
-    return np.where(silent, 0.0, values)
+    if (given := matrix(values, name)).shape != np.shape(silent):
+        raise InputError(f"{name} has shape {given.shape} but no_answer has {np.shape(silent)}")
+    return np.where(silent, 0.0, given)
 
 
 def loss_of_numbers(

@@ -53,7 +53,7 @@ class Grades:
     measure: str = "quality"
 
     def __post_init__(self) -> None:
-        loss = _numbers(self.loss, "losses")
+        loss = matrix(self.loss, "losses")
         check_range(loss, "losses")
         if not isinstance(self.measure, str) or not self.measure:
             raise InputError(f"a measure is named by a text such as 'IoU', got {self.measure!r}")
@@ -71,8 +71,8 @@ class Grades:
             )
         if better == "lower":
             named = f"1 - {measure}" if measure not in ("", "quality") else measure
-            return cls(np.where(no_answer, 1.0, _numbers(values, "losses")), named)
-        qualities = np.where(no_answer, 0.0, _numbers(values, "qualities"))
+            return cls(np.where(no_answer, 1.0, matrix(values, "losses")), named)
+        qualities = np.where(no_answer, 0.0, matrix(values, "qualities"))
         check_range(qualities, "qualities")
         return cls(1.0 - qualities, measure)
 
@@ -97,7 +97,7 @@ class Grades:
         return Grades(self.loss[rows][:, exits], self.measure)
 
 
-def _numbers(values: ArrayLike, what: str) -> Floats:
+def matrix(values: ArrayLike, what: str) -> Floats:
     """Return values as numbers (n, m). Raises InputError for anything else."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
