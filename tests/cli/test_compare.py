@@ -247,3 +247,34 @@ def test_json_is_readable_by_anyone(cascade):
     folder, _ = cascade
     document = json.loads((folder / "numbers.json").read_text())
     assert document["comparison"]["statistics"]["traces"][0]["budgets"] == pytest.approx([0.5, 0.8])
+
+
+def test_a_table_of_graded_answers_end_to_end(tmp_path):
+    """Without predictions or confidences, with empty cells; options that contradict each other are refused."""
+    rng = np.random.default_rng(0)
+    columns = {
+        f"{name}_iou": rng.beta(skill, 2, 240).round(3) for name, skill in {"small": 3, "large": 8}.items()
+    }
+    table = pa.table(
+        {name: pa.array(values, mask=rng.random(240) < 0.05) for name, values in columns.items()}
+    )
+    pyarrow.csv.write_csv(table, tmp_path / "graded.csv")
+    command = [
+        "compare", "graded.csv", *FEW, "--model", "small", "--model", "large", "--price", "1", "--price", "9",
+        "--loss", "{}_iou", "--better", "higher", "--measure", "IoU",
+    ]  # fmt: skip
+    done = exeunt(*command, "--empty-is-no-answer", cwd=tmp_path)
+    means = [f"{table[name].fill_null(0).to_numpy().mean():.1%}" for name in columns]
+    assert (
+        f"240 inputs; small at 1 usd has IoU {means[0]}, large at 9 usd has IoU {means[1]}\n" in done.stdout
+    )
+    assert " has IoU " in done.stdout.partition("At half")[2]
+    for more, shown in (
+        ([], "say that no answer was given there"),
+        (["--label", "small_iou"], "--label is of answers that are right or wrong, --loss of graded ones"),
+        (["--loss", "{}_best"], "the table has no column small_best, large_best"),
+    ):
+        failed = exeunt(*command, *more, cwd=tmp_path, ok=False)
+        assert shown in " ".join(failed.stderr.split())
+    failed = exeunt(*command[:-6], "--measure", "IoU", cwd=tmp_path, ok=False)
+    assert "--better and --measure are about --loss" in failed.stderr

@@ -71,6 +71,8 @@ class Tables:
             raise InputError(
                 "--label is of answers that are right or wrong, --loss of graded ones: give one of them"
             )
+        if self.loss is None and (self.better, self.measure) != ("lower", "quality"):
+            raise InputError("--better and --measure are about --loss: name the columns of losses")
         graded = {"loss": self.loss, "better": self.better, "measure": self.measure}
         return {
             **({"label": self.label} if self.loss is None else graded),
