@@ -15,6 +15,7 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.allocation_search import RightWithin
+from exeunt.learned_quality import _logistic
 from exeunt.p_values import betting
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.useful_exits import last_useful_exit
@@ -40,7 +41,7 @@ def as_grades(trace):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("grouped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_losses_of_0_and_1_give_the_policy_of_the_labels(make_trace, name, grouped):
     """Bit by bit, with its certificate; also where rows come in groups."""
     whole = make_trace(1500, 4, seed=3)
@@ -129,6 +130,45 @@ def test_policies_learn_from_grades():
     assert last_useful_exit(fit) == 2
 
 
+def test_a_fractional_target_is_so_many_right_answers_and_so_many_wrong_ones():
+    """Of four copies of an input that are right with grade 3/4, three are right."""
+    rng = np.random.default_rng(0)
+    x, quarters = rng.normal(size=(300, 3)), rng.integers(0, 5, 300)
+    right = np.concatenate([np.arange(4) < k for k in quarters]).astype(float)
+    weights, of_copies = _logistic(x, quarters / 4), _logistic(np.repeat(x, 4, axis=0), right)
+    assert weights == pytest.approx(of_copies, abs=1e-4)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 5, 100]))
+def test_an_exit_is_the_last_useful_one_if_none_after_it_is_ever_better(seed, levels):
+    rng = np.random.default_rng(seed)
+    quality = rng.integers(0, levels, (1200, 4)) / (levels - 1)
+    top = int(rng.integers(0, 4))
+    quality[:, top] = 1.0  # nothing is better than this exit
+    quality[:, : int(rng.integers(0, top + 1))] *= 0.5
+    trace = ex.ExitTrace.from_losses(quality, 1 - quality, cost=ex.CostModel(np.arange(1.0, 5.0)))
+    useful = [
+        exit_
+        for exit_ in range(4)
+        if not any((quality[:, e] > quality[:, exit_]).any() for e in range(exit_, 4))
+    ]
+    assert last_useful_exit(trace) == useful[0]
+
+
+def test_losses_of_0_and_1_give_the_cascade_of_the_labels(make_trace):
+    whole = make_trace(2500, 3, seed=7)
+    made = []
+    for one in (whole, as_grades(whole)):
+        models = ex.CascadeTrace(
+            {name: one.exits(i, i + 1).with_cost(ex.CostModel([4.0**i])) for i, name in enumerate("abc")}
+        )
+        fit, calibrate, test = models.split(fit=0.4, calibrate=0.3, test=0.3)
+        policy = ex.cascade(fit, calibrate, budget="50%", answer="own", delta=0.1)
+        certified = ex.cheapest(fit, calibrate, max_loss=0.1, policy="eero", points=5, answer="own")
+        made.append([policy.to_dict(), ex.evaluate(policy, test).to_dict(), certified.to_dict()])
+    assert made[0] == made[1]
+
+
 def test_losses_within_a_budget_are_those_of_the_released_inputs():
     trace = population(400, 2)
     quality = RightWithin(trace, seed=0)(trace.cost.full)
@@ -168,15 +208,20 @@ def lost(policy, inputs):
     return inputs.quality[:, -1] - inputs.quality[np.arange(inputs.n), policy.route(inputs)]
 
 
-def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says():
+@pytest.mark.parametrize(
+    "method", ["cheapest", *(pytest.param(one, marks=pytest.mark.slow) for one in ("learn_then_test", "ucb"))]
+)
+def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says(method):
     """Over calibrations drawn from a population that is the truth, within a binomial bound at 1e-6."""
     truth, fit = population(20_000, 10), population(500, 11)
     trials, made, broken = 60, 0, 0
     for seed in range(trials):
+        parts, options = (fit, population(600, 100 + seed)), {"max_loss": 0.06, "delta": 0.2}
         with suppress(ex.errors.Infeasible):
-            policy = ex.cheapest(
-                fit, population(600, 100 + seed), max_loss=0.06, delta=0.2, policy="eero", points=8
-            )
+            if method == "cheapest":
+                policy = ex.cheapest(*parts, **options, policy="eero", points=8)
+            else:
+                policy = ex.risk_controlled(*parts, **options, method=method)
             made += 1
             broken += lost(policy, truth).mean() > 0.06
     assert made > trials / 2
@@ -280,7 +325,7 @@ def test_services_with_labels_may_give_no_answer(make_trace):
         base.scores["score"], base.prediction, cost=base.cost, label=base.label, no_answer=silent, id=base.id
     )
     fit, calibrate, test = whole.split(fit=0.4, calibrate=0.3, test=0.3)
-    for answer in ("own", "best", "ensemble", "auto"):
+    for answer in ("own", "best", "ensemble"):
         policy = ex.auto(fit, calibrate, budget="70%", answer=answer, delta=0.1)
         result = ex.evaluate(policy, test)
         assert result.accuracy > 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from same_traces import same_trace
@@ -164,3 +166,16 @@ def test_bad_numbers_are_refused():
         made(target=LOSS[:5, 0])
     silent = np.arange(40)[:, None] == [50, 3, 50]
     assert made(np.where(silent, np.nan, LOSS), no_answer=silent).grades.loss[3, 1] == 1.0
+
+
+def test_recorded_outputs_are_graded_afterwards(make_logit_trace):
+    """They keep everything but their labels; losses that are the errors give the same qualities."""
+    trace = make_logit_trace(50, 3)
+    graded = trace.graded(~trace.correct, measure="errors")
+    assert np.array_equal(graded.quality, trace.quality)
+    assert graded.measure == "1 - errors"
+    assert same_trace(replace(graded, grades=None), replace(trace, label=None))
+    agreement = trace.graded(
+        trace.prediction == trace.prediction[:, [-1]], better="higher", measure="agreement"
+    )
+    assert agreement.risk[-1] == 0

@@ -34,7 +34,7 @@ from exeunt.trace.fields import (
     usual_rows,
     where_answered,
 )
-from exeunt.trace.grades import Better, Grades, matrix
+from exeunt.trace.grades import NO_ANSWER, Better, Grades, matrix
 from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
@@ -399,6 +399,11 @@ class ExitTrace:
         if len(cascade) != 1 or cascade[0].n_exits == self.n_exits or cascade[0].exits[-1] >= self.n_exits:
             return self
         return self.selected(cascade[0].exits)
+
+    def graded(self, loss: ArrayLike, *, better: Better = "lower", measure: str = "quality") -> ExitTrace:
+        """Return the same outputs with a loss (n, m) of every answer in place of labels, see `from_losses`."""
+        grades = Grades.of(loss, measure, better, self.prediction == NO_ANSWER)
+        return replace(self, label=None, grades=grades)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""
