@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.stats import binom
@@ -44,9 +44,9 @@ def as_grades(trace):
 @pytest.mark.parametrize("grouped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_losses_of_0_and_1_give_the_policy_of_the_labels(make_trace, name, grouped):
     """Bit by bit, with its certificate; also where rows come in groups."""
-    whole = make_trace(1500, 4, seed=3)
+    whole = make_trace(1000, 4, seed=3)
     if grouped:
-        whole = replace(whole, groups=ex.Groups(np.arange(1500) // 3))
+        whole = replace(whole, groups=ex.Groups(np.arange(1000) // 3))
     labelled = whole.split(fit=0.4, calibrate=0.3, test=0.3)
     graded = as_grades(whole).split(fit=0.4, calibrate=0.3, test=0.3)
     options = {"budget": "60%", "answer": "own", "delta": 0.1}
@@ -72,6 +72,7 @@ def test_losses_of_0_and_1_give_the_certificates_of_the_labels(make_trace, name)
     assert inverted_exits(turned[0], "score") == inverted_exits(turned[1], "score") == [0, 1, 2]
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_the_oracle_is_the_best_fractional_assignment(data):
     """Without a budget the first exit of least loss; with one what a linear programme finds."""
@@ -118,9 +119,10 @@ def test_evaluate_measures_the_mean_quality():
 
 def test_policies_learn_from_grades():
     """They come closer to the oracle than chance does, and the learned ones do not fall behind."""
-    fit, calibrate, test = population(6000, 1).split(fit=0.5, calibrate=0.2, test=0.3)
+    fit, calibrate, test = population(4000, 1).split(fit=0.5, calibrate=0.2, test=0.3)
     reached = {
-        name: ex.evaluate(PRESETS[name](fit, calibrate, budget="60%"), test).accuracy for name in PRESETS
+        name: ex.evaluate(PRESETS[name](fit, calibrate, budget="60%"), test).accuracy
+        for name in sorted({*PRESETS} - {"genetic"})
     }
     best = ex.oracle(test, "60%").accuracy
     assert all(value <= best + 1e-12 for value in reached.values())
@@ -139,6 +141,7 @@ def test_a_fractional_target_is_so_many_right_answers_and_so_many_wrong_ones():
     assert weights == pytest.approx(of_copies, abs=1e-4)
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from([2, 5, 100]))
 def test_an_exit_is_the_last_useful_one_if_none_after_it_is_ever_better(seed, levels):
     rng = np.random.default_rng(seed)
@@ -156,7 +159,7 @@ def test_an_exit_is_the_last_useful_one_if_none_after_it_is_ever_better(seed, le
 
 
 def test_losses_of_0_and_1_give_the_cascade_of_the_labels(make_trace):
-    whole = make_trace(2500, 3, seed=7)
+    whole = make_trace(1200, 3, seed=7)
     made = []
     for one in (whole, as_grades(whole)):
         models = ex.CascadeTrace(
@@ -213,13 +216,13 @@ def lost(policy, inputs):
 )
 def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says(method):
     """Over calibrations drawn from a population that is the truth, within a binomial bound at 1e-6."""
-    truth, fit = population(20_000, 10), population(500, 11)
-    trials, made, broken = 60, 0, 0
+    truth, fit = population(10_000, 10), population(300, 11)
+    trials, made, broken = 30, 0, 0
     for seed in range(trials):
-        parts, options = (fit, population(600, 100 + seed)), {"max_loss": 0.06, "delta": 0.2}
+        parts, options = (fit, population(500, 100 + seed)), {"max_loss": 0.06, "delta": 0.2}
         with suppress(ex.errors.Infeasible):
             if method == "cheapest":
-                policy = ex.cheapest(*parts, **options, policy="eero", points=8)
+                policy = ex.cheapest(*parts, **options, policy="eero", points=5)
             else:
                 policy = ex.risk_controlled(*parts, **options, method=method)
             made += 1
@@ -233,14 +236,14 @@ def test_betting_certifies_less_loss_than_empirical_bernstein():
     truth = lost(ex.eero(population(500, 11), population(500, 12), budget="60%"), population(20_000, 10))
     mean, delta, n = truth.mean(), 0.05, 1000
     log, broken = np.log(2 / delta), 0
-    for seed in range(40):
+    for seed in range(20):
         losses = np.random.default_rng(seed).choice(truth, n)
         wide = 2 * 7 * log / (3 * (n - 1))  # the range of the losses is 2
         upper = losses.mean() + np.sqrt(2 * losses.var(ddof=1) * log / n) + wide
         assert upper >= mean
         assert betting(losses, upper, delta=delta) <= delta
         broken += betting(losses, mean, delta=delta) <= delta
-    assert broken <= binom.ppf(1 - 1e-6, 40, delta)
+    assert broken <= binom.ppf(1 - 1e-6, 20, delta)
 
 
 def test_no_answer_is_paid_for_and_never_chosen():
@@ -319,8 +322,8 @@ def test_a_cascade_may_answer_with_the_best_so_far():
 
 def test_services_with_labels_may_give_no_answer(make_trace):
     """Ensembles take no answer as evidence, too: what is said is that of the exits so far."""
-    base = make_trace(3000, 3, seed=9)
-    silent = np.random.default_rng(0).random((3000, 3)) < [0.05, 0.1, 0.1]
+    base = make_trace(1200, 3, seed=9)
+    silent = np.random.default_rng(0).random((1200, 3)) < [0.05, 0.1, 0.1]
     whole = ex.ExitTrace.from_scores(
         base.scores["score"], base.prediction, cost=base.cost, label=base.label, no_answer=silent, id=base.id
     )
