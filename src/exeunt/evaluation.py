@@ -15,6 +15,7 @@ from exeunt._text import counted, html_table, text_table
 from exeunt.confidence_intervals import NORMAL_95, is_right_or_wrong, weighted_interval, wilson_interval
 from exeunt.errors import InputError
 from exeunt.exchangeability import difference
+from exeunt.trace.grades import named
 from exeunt.trace.groups import Groups, counts_of, weights_text
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Result:
             "policy": self.name,
             **{name: getattr(self, name) for name in names},
             **counts_of(self.groups),
-            "measure": self.measure,
+            **named(self.measure),
             "unit": self.cost_model.unit,
             "shares": self.shares.tolist(),
             "warning": self.warning,

@@ -23,6 +23,7 @@ from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.confidence_intervals import interval_columns, mean_interval
 from exeunt.frontiers import exceeds
+from exeunt.trace.grades import named
 
 CHOOSER = "auto"  # it chooses among the other policies, so it is measured against the best of them
 
@@ -51,7 +52,7 @@ def trace_statistics(trace: TraceResult, reference: str, delta: float | None) ->
         "models": list(trace.models),
         "one_exit": trace.one_exit,
         "whole": trace.whole,
-        "measure": trace.measure,
+        **named(trace.measure),
         "unit": trace.cost.unit,
         "full_cost": trace.cost.full,
         "full_accuracy": {"mean": mean, "low": low, "high": high},

@@ -27,6 +27,11 @@ def known_by(measure: str) -> str:
     return "labelled" if measure == "accuracy" else "graded"
 
 
+def named(measure: str) -> dict[str, str]:
+    """Return what files and statistics keep of a measure: nothing of accuracy."""
+    return {} if measure == "accuracy" else {"measure": measure}
+
+
 def how_good(measure: str, *, several: bool = False) -> str:
     """Return a template of how good answers are: "is right on {:.1%}" of the inputs, or "has IoU {:.1%}"."""
     if measure == "accuracy":
@@ -70,8 +75,8 @@ class Grades:
                 f"better must be 'lower' for losses or 'higher' for qualities such as grades, got {better!r}"
             )
         if better == "lower":
-            named = f"1 - {measure}" if measure not in ("", "quality") else measure
-            return cls(np.where(no_answer, 1.0, matrix(values, "losses")), named)
+            shown = f"1 - {measure}" if measure not in ("", "quality") else measure
+            return cls(np.where(no_answer, 1.0, matrix(values, "losses")), shown)
         qualities = np.where(no_answer, 0.0, matrix(values, "qualities"))
         check_range(qualities, "qualities")
         return cls(1.0 - qualities, measure)
