@@ -31,7 +31,16 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("[!_]*/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name != "results"]
 # These train networks, or use that of the tutorial, for a minute in all: `make docs` runs them.
-WITH_A_NETWORK = {"deployment", "own-data", "own-model", "policies", "run-folder", "scikit-learn", "texts"}
+WITH_A_NETWORK = {
+    "deployment",
+    "own-data",
+    "own-model",
+    "policies",
+    "run-folder",
+    "scikit-learn",
+    "texts",
+    "without-labels",
+}
 BLOCK = re.compile(
     r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*).*?\n(?P<body>.*?)^```$", re.M | re.S
 )

@@ -11,6 +11,7 @@ from scipy.stats import binom, binomtest
 
 import exeunt as ex
 from exeunt import baselines
+from exeunt.confidence_intervals import wilson_interval
 from exeunt.evaluation import score_exits
 
 
@@ -68,6 +69,14 @@ def test_the_accuracy_interval_is_wilsons(right, n):
     low, high = score_exits(trace, np.zeros(n, dtype=int)).accuracy_interval
     expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_an_interval_holds_its_share_to_the_last_digit():
+    """Bars of a figure have no negative length."""
+    for n in range(1, 400):
+        for right in (0, n):
+            low, high = wilson_interval(right, n)
+            assert 0.0 <= low <= right / n <= high <= 1.0
 
 
 def test_the_oracle_is_brute_force_on_tiny_traces():

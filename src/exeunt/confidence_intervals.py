@@ -21,7 +21,7 @@ def wilson_interval(right: float, n: int) -> tuple[float, float]:
     share, weight = right / n, NORMAL_95**2 / n
     centre = (share + weight / 2) / (1 + weight)
     half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)  # rounding
 
 
 def mean_interval(

@@ -33,11 +33,12 @@ _BAR = 24  # characters
 class Result:
     """The result of answering `n` inputs at given exits.
 
-    `accuracy` in [0, 1] and its 95% interval, None on unlabelled traces; where answers are graded, it is their mean
-    quality, which `measure` names. `cost`: mean cost per input, in the unit of the costs, with its 95% normal interval.
-    `shares` (m,): share answered per exit. `exits` (n,): exit of each input. `exit_names` (m,): as tables show them.
-    `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ from the calibration inputs,
-    so that the policy's guarantee does not describe them; "" if they do not (see `evaluate`).
+    `accuracy` in [0, 1] and its 95% interval, None on unlabelled traces; where answers are graded, or compared with a
+    reference, it is their mean quality, which `measure` names. `cost`: mean cost per input, in the unit of the costs,
+    with its 95% normal interval. `shares` (m,): share answered per exit. `exits` (n,): exit of each input. `exit_names`
+    (m,): as tables show them. `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ
+    from the calibration inputs, so that the policy's guarantee does not describe them; "" if they do not (see
+    `evaluate`).
     `groups`: of the inputs, if they come in groups. All means are then weighted as the guarantees are, and intervals
     are t intervals over groups (cluster-robust).
     """

@@ -80,6 +80,25 @@ def test_texts_end_to_end(folder, run):
     assert len(found["label"]) == test.n
 
 
+def test_lines_of_text_without_labels_end_to_end(folder):
+    with (folder / "train.csv").open() as file:
+        lines = [row["text"] for row in csv.DictReader(file)]
+    (folder / "log.txt").write_text("\n".join(lines))
+    done = exeunt(
+        "train", "--model", "hf:model", "--data", "log.txt", "--exits", "2", "--epochs", "1", "--unlabelled",
+        "--out", "unlabelled", cwd=folder,
+    )  # fmt: skip
+    assert "the network is taken not to have learned from log.txt" in done.stdout
+    assert "agreement of each exit with the full network on the test part" in done.stdout
+    exeunt("calibrate", "unlabelled", "--budget", "80%", "--delta", "none", cwd=folder)
+    assert "agreement" in exeunt("evaluate", "unlabelled", "--no-figures", cwd=folder).stdout
+    answers = exeunt("predict", "unlabelled", "--data", "log.txt", cwd=folder).stdout.splitlines()
+    assert len(answers) == len(lines) + 1
+    manifest = RunFolder.open(folder / "unlabelled").manifest
+    assert manifest["class_names"] == ["LABEL_0", "LABEL_1"]
+    assert manifest["split"]["parts"]["fit"]["file"] == "train"
+
+
 def test_texts_are_not_augmented_and_the_run_says_so(run):
     assert json.loads((run / "bundle.json").read_text())["training"]["augment"] == "none"
 

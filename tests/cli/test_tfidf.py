@@ -186,7 +186,10 @@ def test_mistakes(folder):
             "holds pairs of texts",
         ),
         ((*train, "--fit", "0", "--out", "new"), "no inputs for fit"),
-        (("train", "--model", "tfidf", "--data", "alike.csv", "--out", "new"), "are all of one class"),
+        (
+            ("train", "--model", "tfidf", "--data", "alike.csv", "--out", "new"),
+            "and one class teaches nothing",
+        ),
         (("export", "run"), "no weights for PyTorch"),
         (("bench", "run"), "has one exit"),
         (("calibrate", "run", "--budget", "100%", "--of", "time"), "has one exit"),

@@ -266,9 +266,15 @@ def test_the_budget_that_a_refusal_names_is_met(trace):
     assert comparison.traces[0].amounts == pytest.approx([trace.cost.first], rel=0.01)
 
 
-def test_traces_that_cannot_be_compared_are_refused(make_trace, trace, tmp_path):
-    with pytest.raises(ex.InputError, match="'trace' has no labels"):
-        ex.compare(make_trace(50, labelled=False))
+def test_without_labels_policies_are_compared_by_their_agreement_with_the_last_exit(make_trace):
+    trace = make_trace(200, labelled=False)
+    options = {"budgets": ["60%"], "policies": ["eero", "optimised"], "splits": 2, "workers": 0}
+    found, said = (ex.compare(one, **options).traces[0] for one in (trace, trace.with_reference()))
+    assert np.array_equal(found.accuracy, said.accuracy)
+    assert (found.exits[-1] == 1.0).all()
+
+
+def test_traces_that_cannot_be_compared_are_refused(trace, tmp_path):
     with pytest.raises(ex.InputError, match="no trace"):
         ex.compare([])
     with pytest.raises(ex.InputError, match="a name each"):

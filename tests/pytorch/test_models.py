@@ -349,6 +349,13 @@ def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
         build_model(SPEC, weights="pretrained")
 
 
+@pytest.mark.parametrize("spec", ["exeunt.zoo:digits", "torchvision:resnet18"])
+def test_without_a_number_of_classes_the_weights_say_it(tmp_path, spec):
+    torch.save(build_model(spec, n_classes=7).state_dict(), tmp_path / "seven.pt")
+    built = build_model(spec, weights=tmp_path / "seven.pt")
+    assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
 def test_weights_files_cannot_run_code_and_damaged_ones_are_refused(tmp_path):
     marker, file = tmp_path / "ran", tmp_path / "w.pt"
 

@@ -39,11 +39,36 @@ def test_another_teacher_teaches_the_last_exit_too():
     logits, label = some_logits()
     teacher = torch.randn(5, 4)
     loss, _ = objective(logits, label, teacher=teacher, distill_weight=1.0)
-    assert torch.allclose(loss, distillations(logits, teacher, temperature=2.0).sum())
+    assert torch.allclose(loss, distillations(logits, teacher, temperature=2.0).mean(1).sum())
     assert distillations([teacher], teacher, temperature=2.0).abs().max() < 1e-6
 
 
 def test_entropies_are_those_of_torch():
     logits, label = some_logits()
-    expected = [functional.cross_entropy(x, label) for x in logits]
+    expected = [functional.cross_entropy(x, label, reduction="none") for x in logits]
     assert torch.allclose(cross_entropies(logits, label), torch.stack(expected))
+
+
+def test_inputs_without_a_label_learn_the_teachers_output_and_the_others_their_label():
+    logits, label = some_logits()
+    label[[1, 3]] = -1
+    teacher = torch.randn(5, 4)
+    loss, _ = objective(logits, label, unlabelled=True, teacher=teacher, temperature=3.0)
+    target = (teacher / 3).softmax(1)
+    expected = 0.0
+    for x in logits:
+        for row in range(5):
+            if label[row] < 0:
+                expected += (target[row] * (target[row].log() - (x[row] / 3).log_softmax(0))).sum() * 9 / 5
+            else:
+                expected += functional.cross_entropy(x[row], label[row]) / 5
+    assert torch.allclose(loss, expected, atol=1e-6)
+
+
+def test_without_any_label_exits_learn_the_last_exits_output_alone():
+    logits, _ = some_logits()
+    loss, entropies = objective(logits, None, unlabelled=True)
+    said = logits[-1].argmax(1)
+    heads = distillations(logits, logits[-1], temperature=2.0)[:-1].mean(1).sum()
+    assert torch.allclose(loss, heads + functional.cross_entropy(logits[-1], said))
+    assert torch.allclose(entropies, cross_entropies(logits, said).mean(1))

@@ -289,3 +289,68 @@ def test_feature_extraction_is_called_so_with_its_total(monkeypatch):
     loader = DataLoader(data(), batch_size=40)
     quick(network(), loader)
     assert shown[0] == ("batches of training features extracted", len(loader))
+
+
+class Unlabelled(DataLoader):
+    """Batches whose label is None, or -1 for all but the first so many inputs."""
+
+    known = 0
+
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield x, torch.where(torch.arange(len(y)) < self.known, y, -1) if self.known else None
+
+
+@pytest.mark.parametrize("known", [0, 10])
+@pytest.mark.parametrize("cache", [True, False])
+def test_heads_learn_the_networks_own_output_where_there_are_no_labels(known, cache):
+    net, (trained, _) = network(), job(None, "joint", epochs=8)
+    net.backbone.load_state_dict(trained.backbone.state_dict())
+    loader = Unlabelled(data(), batch_size=40)
+    loader.known = known
+    history = quick(net, loader, unlabelled=True, cache=cache, epochs=10)
+    with torch.no_grad():
+        *exits, last = [x.argmax(1) for x in net(data().tensors[0])]
+    agreement = [(said == last).float().mean().item() for said in exits]
+    assert min(agreement) > 0.8
+    assert history.last.train_accuracy[-1] == (1.0 if not known else pytest.approx(1.0, abs=0.2))
+
+
+def test_a_mixture_learns_from_labels_where_there_are_some():
+    """The network answers class 0 alone, and the labels of some inputs say otherwise."""
+    net = network()
+    nn.init.zeros_(net.backbone.classifier.weight)
+    net.backbone.classifier.bias.data = torch.tensor([1.0, 0.0, 0.0])
+    loader = Unlabelled(data(), batch_size=40)
+    loader.known = 20
+    quick(net, loader, unlabelled=True, epochs=10)
+    right = [(x.argmax(1) == data().tensors[1]).float().mean() for x in net(data().tensors[0])]
+    assert right[0] > right[-1] + 0.1
+
+
+def test_the_whole_network_learns_from_a_teacher_without_labels():
+    net = network()
+    before = copy.deepcopy(net.backbone).eval()
+    loader = Unlabelled(data(), batch_size=40)
+    options = {"mode": "distill", "teacher": "original", "learning_rate": 0.01, "backbone_rate": 0.1}
+    quick(net, loader, unlabelled=True, **options)
+    assert not same(net.backbone, before)
+    x = data().tensors[0]
+    moved = (net(x)[-1].softmax(1) - before(x).softmax(1)).abs().mean()
+    assert moved < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "gives none for some inputs: heads learn without them from .* unlabelled=True"),
+        ({"unlabelled": True, "mode": "joint"}, "nothing to learn from in mode 'joint'"),
+        ({"unlabelled": True, "mode": "distill"}, "--mode distill --teacher original"),
+    ],
+)
+@pytest.mark.parametrize("known", [0, 10])
+def test_missing_labels_are_refused_where_something_learns_from_labels_alone(options, said, known):
+    loader = Unlabelled(data(), batch_size=40)
+    loader.known = known
+    with pytest.raises(InputError, match=said):
+        quick(network(), loader, **options)

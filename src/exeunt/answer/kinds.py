@@ -304,8 +304,9 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
 
     fields = fields_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
     return ExitTrace(
-        **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups
-    )
+        **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups,
+        reference=trace.reference,
+    )  # fmt: skip
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {

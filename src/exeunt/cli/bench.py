@@ -79,12 +79,13 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     inputs = {size: timed.batch(size) for size in sizes}
     alone = list(_alone(timed, sizes, whole))
     found = time_alternatives([*alone, *_under(policies, timed, whole)], inputs, **options.limits)
+    measure = run.trace("test").measure
     echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
-        echo(_table(size, unit, [one for one in found if one.batch_size == size]))
+        echo(_table(size, unit, [one for one in found if one.batch_size == size], measure))
     if timed.plan is None and not run.cascade:
         echo(f"there is no plan for this machine: exeunt bench {quote(str(run.path))} --profile makes one")
-    for figure in _draw(timed, found):
+    for figure in _draw(timed, found, measure):
         echo(f"written to {figure}")
 
 
@@ -152,7 +153,9 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
             if run.path not in taken:
                 recorded = concatenate([run.trace(part) for part in TRACED])
                 other = TimedNetwork.of(run, None, timed.trusted)
-                yield way(f"{name} at {precision}", other, recorded.take(places_of(recorded.id, trace.id)))
+                same = recorded.take(places_of(recorded.id, trace.id))
+                same = replace(same, label=trace.label, reference=trace.reference)  # not its own full network
+                yield way(f"{name} at {precision}", other, same)
 
 
 def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:
@@ -173,8 +176,8 @@ def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) ->
             yield policy_alternative(planned, replace(mix, name=name + _PLANNED), plan)
 
 
-def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
-    header = [f"batch {size}", "accuracy", f"{unit} left", "ms per input", "time left", "efficiency"]
+def _table(size: int, unit: str, timed: Sequence[TimedAlternative], measure: str) -> str:
+    header = [f"batch {size}", measure, f"{unit} left", "ms per input", "time left", "efficiency"]
     rows = [
         [one.name, f"{one.accuracy:.2%}", f"{one.macs_share:.1%}", str(one.ms), one.share.percent,
          f"{one.efficiency:.2f}"]
@@ -183,7 +186,7 @@ def _table(size: int, unit: str, timed: Sequence[TimedAlternative]) -> str:
     return "\n" + text_table(header, rows)
 
 
-def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative]) -> list[Path]:
+def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], measure: str) -> list[Path]:
     """Draw the times; a policy that was run both in stages and by the plan is drawn by the plan."""
     from exeunt.plots import save_figure
     from exeunt.plots.curves import accuracy_against_time
@@ -191,4 +194,4 @@ def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative]) -> list[Path]:
     names = {one.name for one in found}
     shown = [one for one in found if one.name + _PLANNED not in names]
     file = timed.run.folder("figures") / f"accuracy_against_time-{timed.name}"
-    return save_figure(accuracy_against_time(shown), file)
+    return save_figure(accuracy_against_time(shown, measure=measure), file)

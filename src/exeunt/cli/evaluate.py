@@ -45,16 +45,10 @@ def evaluate(path: RunPath, options: _Options) -> None:
         echo(f"{_by_budget(policies, results)}{run.active_text}\n")
     if run.budget is not None:
         echo(f"the policy for {next(iter(named_by_budget(policies)))}, the largest within {run.budget}\n")
-    original: Any = run.recorded("test")
-    name = "the full network"
-    if run.cascade:
-        proof = policy.loss_certificate
-        model = original.most_expensive if proof is None or proof.reference is None else proof.reference
-        name, original = f"{model} alone", original[model]
-    full = 1.0 - float(original.risk[-1])
     echo(result)
-    good = f"is {full:.2%} right" if result.measure == "accuracy" else f"has {result.measure} {full:.2%}"
-    echo(f"{name} {good}: {_gap(result.accuracy or 0.0, full)}")
+    if reference := run.trace("test").reference:
+        echo(f"answering early changes {1 - (result.accuracy or 0.0):.2%} of the answers of {reference}")
+    full = _compare_with_full(run, policy)
     echo(_verdict(policy, result))
     if result.warning:
         echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
@@ -76,6 +70,25 @@ def evaluate(path: RunPath, options: _Options) -> None:
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
+
+
+def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:
+    """Print what answering early costs in quality, and return that of the full network; None if it is not known."""
+    import exeunt as ex
+
+    test: Any = run.by_model(run.labelled_trace("test"))
+    if not test.has_loss:
+        return None
+    name, original = "the full network", test
+    if run.cascade:
+        proof = policy.loss_certificate
+        model = test.most_expensive if proof is None or proof.reference is None else proof.reference
+        name, original = f"{model} alone", test[model]
+    full = 1.0 - float(original.risk[-1])
+    early = ex.evaluate(policy, test.along(policy.cascade).with_cost(policy.cost))
+    good = f"is {full:.2%} right" if test.measure == "accuracy" else f"has {test.measure} {full:.2%}"
+    echo(f"{name} {good}: {_gap(early.accuracy or 0.0, full)}")
+    return full
 
 
 def _evaluated(run: RunFolder, policy: Policy) -> Result:

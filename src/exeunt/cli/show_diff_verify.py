@@ -63,7 +63,8 @@ def _exits(run: RunFolder) -> str:
         [str(exit_), name, f"{up_to / size:.4g}", f"{up_to / cost.full:.1%}", f"{risk:.4f}"]
         for exit_, (name, up_to, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
     ]
-    return text_table(["exit", "after", f"cost ({unit})", "of full", "risk"], rows)
+    risk = "disagreement" if trace.reference else "risk"
+    return text_table(["exit", "after", f"cost ({unit})", "of full", risk], rows)
 
 
 def _data(about: Any) -> str:
@@ -128,7 +129,9 @@ def _answers(a: Side, b: Side) -> str:
     return (
         f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
         f"{found.left_elsewhere:.2%} at another exit\n"
-        + text_table(["", found.results[0].measure, "mean cost", "of full"], rows)
+        + text_table(
+            ["", "/".join({one.measure: None for one in found.results}), "mean cost", "of full"], rows
+        )
     )
 
 

@@ -94,8 +94,13 @@ def train(
         run = run_training(asked, out, command=command, config=options, say=echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
-    risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
-    echo(f"error rate of each exit on the test part: {risks}")
+    trace = run.trace("test")
+    if trace.reference:
+        agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
+        echo(f"agreement of each exit with {trace.reference} on the test part: {agree}")
+    else:
+        risks = ", ".join(f"{risk:.3f}" for risk in trace.risk)
+        echo(f"error rate of each exit on the test part: {risks}")
     if run.runs_whole:
         echo(
             f"written to {out}, but its network runs whole, so that no budget can be kept. {run.runs_whole}. "

@@ -75,6 +75,11 @@ class Training:
         "teacher).",
         default="frozen",
     )
+    unlabelled: bool | None = _training(
+        "Some or all inputs have no label: from those, exits learn the trained network's own output, and agreement "
+        "with it is measured. Data may then also be a folder of images, or a .txt file with a text per line.",
+        "--unlabelled",
+    )
     heads_first: int | None = _training(
         "Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the network "
         "comes with weights, else 0.",
@@ -135,7 +140,10 @@ class Parts:
     text_column: str | None = _parts(
         "Column of the texts, or two for pairs of texts: premise,hypothesis. Default: text or sentence."
     )
-    label_column: str | None = _parts("Column of the classes. Default: label, fine_label or labels.")
+    label_column: str | None = _parts(
+        "Column of the classes. With --unlabelled also none (no labels), or folder (images outside folders of classes "
+        "have no label). Default: label, fine_label or labels."
+    )
     calibration_data: str | None = _parts(
         "Other data, named as for --data, to fit and calibrate policies on: labelled inputs like those to come, which "
         "nothing was trained on. Default: a validation part beside the test part, if it is large enough."

@@ -50,8 +50,10 @@ def compare(
     progress: Callable[[int, int], None] | None = None,
     measure: Measure | None = None,
 ) -> Comparison:
-    """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
+    """Compare policies on traces; every one is fitted, calibrated and tested on the same splits.
 
+    Without labels, answers are measured by their agreement with the last exit, of a cascade with that of the most
+    expensive model.
     `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). On a
     `CascadeTrace` every policy is that of a cascade (see `cascade`), compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
@@ -62,7 +64,7 @@ def compare(
     `progress(done, all)` is called after each split. `measure`: measures the splits in place of processes of this
     machine, see `exeunt.cluster.jobs`.
 
-    Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
+    Raises InputError for unknown policies, or settings that make no sense, InfeasibleBudget
     where no budget is left.
     """
     found = _named_traces(traces)
@@ -160,9 +162,9 @@ def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | Non
 
 
 def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
-    """Return labelled traces by name; a path is named for its file or folder.
+    """Return traces by name, unlabelled ones measured by agreement; a path is named for its file or folder.
 
-    Raises InputError for none, for an unlabelled one, or for two of one name.
+    Raises InputError for none, or for two of one name.
     """
     pairs: list[tuple[str, _Trace]]
     if isinstance(traces, ExitTrace | CascadeTrace):
@@ -183,9 +185,7 @@ def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
         found[name] = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
         if not found[name].has_loss:
-            raise InputError(
-                f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them, or losses"
-            )
+            found[name] = found[name].with_reference()
     if not found:
         raise InputError("there is no trace to compare policies on")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 from exeunt._hub import hub_access
-from exeunt._paths import place
+from exeunt._paths import AnyPath, place, read_bytes
 from exeunt.data import source, tables
-from exeunt.data.columns import Columns
+from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, StoredTexts, TableColumn, row_names
@@ -22,7 +23,8 @@ from exeunt.errors import InputError, require
 
 _FORMS = (
     "a folder with train.parquet (or .csv, .jsonl; shards train-*.parquet) and test.parquet, "
-    "a folder train/CLASS/*.png and test/CLASS/*.png, one table, hf:NAME, sklearn:digits, or sklearn:cluttered-digits"
+    "a folder train/CLASS/*.png and test/CLASS/*.png, one table, hf:NAME, sklearn:digits, sklearn:cluttered-digits, "
+    "or without labels (--unlabelled) a folder of images or a .txt file with a text per line"
 )
 
 # Folders and tables are read by code of our own, not by `datasets` 5.2. Measured in processor time, first image
@@ -30,6 +32,7 @@ _FORMS = (
 # table of 30 MB in 0.37 s, against 0.26 s and a copy of 30 MB in its Arrow cache. `datasets` also takes 0.9 s to
 # import and 119 MiB of packages beyond NumPy and PyArrow, and would lose messages that name the row or the file.
 
+_TEXTS = ".txt"
 T = TypeVar("T")
 Bytes: TypeAlias = "NDArray[np.uint8]"
 
@@ -40,6 +43,7 @@ def open_source(
     label: str | None = None,
     text: Sequence[str] = (),
     calibration_data: str | Path | None = None,
+    unlabelled: bool = False,
 ) -> source.DataSource:
     """Open training and test data by their name.
 
@@ -52,22 +56,29 @@ def open_source(
     - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
     - `sklearn:cluttered-digits`: the same digits among pieces of others, 20x20 pixels, 8,000 and 4,000
 
-    label: the column of the classes, if there are several.
+    With `unlabelled` also images that lie in no folder of a class, in FOLDER or in `train` and `test` below it; a file
+    `.txt` with a text per line, or a folder with `train.txt` and `test.txt`; and tables in which some or all cells of
+    the label column are empty, or that have none.
+
+    label: the column of the classes, if there are several; "none" if there are no labels, "folder" if some images lie
+        in folders of their classes.
     text: the column of the texts, or two columns for pairs of texts; default `text` or `sentence`.
     calibration_data: the name of other data, with labels, to fit and calibrate policies on; their test part if they
         have one. They take the place of a validation part (`validation`, `val`, `dev` beside `test`).
-    Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
-    that `hf:` or `sklearn:` needs.
+    unlabelled: some or all inputs to train on have no label.
+    Raises InputError if there are no such data, or `unlabelled` ones have all labels, ArtefactError for a damaged
+    table, MissingExtra without the package that `hf:` or `sklearn:` needs.
     """
-    columns = Columns(text=tuple(text), label=label)
+    columns = Columns(text=tuple(text), label=label, unlabelled=unlabelled)
     parts = _read(str(name), columns)
     if calibration_data is None:
-        return source.make_source(str(name), parts)
+        return source.make_source(str(name), parts, unlabelled=unlabelled)
     given = _read(str(calibration_data), columns)
     held_out = given.test or given.train
-    if held_out is None or held_out.labels is None:
+    if held_out is None or (held_out.labels is None and not unlabelled):
         raise InputError(f"{calibration_data} has no labels, which policies are fitted with: add them")
-    return source.make_source(str(name), parts._replace(validation=held_out), asked_for=True)
+    parts = parts._replace(validation=held_out)
+    return source.make_source(str(name), parts, asked_for=True, unlabelled=unlabelled)
 
 
 def open_inputs(
@@ -90,38 +101,56 @@ def open_inputs(
     kept = tuple(dict.fromkeys(keep))
     columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training, keep=kept)
     path = place(name)
-    if path.is_file() and path.suffix == ".txt":
-        return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
-    if path.is_file() and path.suffix not in tables.TABLE_SUFFIXES:
+    if path.is_file() and path.suffix not in (*tables.TABLE_SUFFIXES, _TEXTS):
         return _without_columns(Images(ImageFiles([path], root=path.parent)), name, columns)
     if path.is_dir() and not any(
         tables.table_files(path, stem) for stem in (*source.TEST_NAMES, *source.TRAIN_NAMES)
     ):
         files = image_files(path)
-        if not files:
+        if not files and _text_folder(path) is None:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(
                 f"there are no image files in {path}, and no table called test.parquet (or .csv, .jsonl), or shards "
                 f"test-*.parquet; known endings of images are {endings}"
             )
-        return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
+        if files:
+            return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
     return source.make_inputs(_read(str(name), columns))
 
 
 def open_lines(content: bytes, kind: str) -> Dataset:
     """Return the inputs in a list, one per line: paths of images, without empty lines, or texts."""
     if kind == "text":
-        return _texts(content, "line")
+        return Texts(_texts(content, "line"))
     paths = [Path(os.fsdecode(line)) for line in tables.split_lines(content) if line.strip()]
     return Images(ImageFiles(paths, root=None))
 
 
-def _texts(content: bytes, name: str) -> Texts:
+def _texts(content: bytes, name: str) -> StoredTexts:
     lines = tables.read_lines(content)
-    return Texts(StoredTexts([TableColumn(lines, name=row_names([name], [len(lines)]))]))
+    return StoredTexts([TableColumn(lines, name=row_names([name], [len(lines)]))])
+
+
+def _text_file(file: AnyPath) -> source.RawData:
+    return source.RawData(kind="text", stored=_texts(read_bytes(file), file.name))
+
+
+def _text_folder(folder: AnyPath) -> source.RawParts | None:
+    """Return the texts in `train.txt`, `test.txt` and the like; None without such files."""
+    parts = source.find_parts(
+        lambda part: _text_file(file) if (file := folder / f"{part}{_TEXTS}").is_file() else None
+    )
+    return parts if any(parts) else None
 
 
 def _read(name: str, columns: Columns) -> source.RawParts:
+    parts = _read_any(name, columns)
+    if columns.label != NO_LABELS:
+        return parts
+    return source.RawParts(*(raw and replace(raw, labels=None, class_names=None) for raw in parts))
+
+
+def _read_any(name: str, columns: Columns) -> source.RawParts:
     if name in _DIGITS:
         return _without_columns(_DIGITS[name](), name, columns)
     if name.startswith("hf:"):
@@ -129,18 +158,25 @@ def _read(name: str, columns: Columns) -> source.RawParts:
     path = place(name)
     if path.is_file() and path.suffix in tables.TABLE_SUFFIXES:
         return source.RawParts(train=tables.read_table([path], columns), test=None)
+    if path.is_file() and path.suffix == _TEXTS:
+        return _without_columns(source.RawParts(train=_text_file(path), test=None), name, columns)
     if not path.is_dir():
         raise InputError(f"there is no data named {name!r}; data can be {_FORMS}")
     if (parts := tables.read_table_folder(path, columns)) is not None:
         return parts
-    if (images := read_image_folder(path)) is not None:
-        return _without_columns(images, name, columns)
+    if (images := read_image_folder(path, columns)) is not None:
+        return _without_columns(images, name, columns, may_be=FOLDERS)
+    if (texts := _text_folder(path)) is not None:
+        return _without_columns(texts, name, columns)
     raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
 
 
-def _without_columns(data: T, name: object, columns: Columns) -> T:
-    """Return data that are no table. Raises InputError if a column was named for them."""
-    named = (*columns.text, *([] if columns.label is None else [columns.label]))
+def _without_columns(data: T, name: object, columns: Columns, *, may_be: str = NO_LABELS) -> T:
+    """Return data that are no table. Raises InputError if a column was named for them.
+
+    `may_be`: what may stand in place of a label column, besides NO_LABELS.
+    """
+    named = (*columns.text, *([] if columns.label in (None, NO_LABELS, may_be) else [columns.label]))
     for column in (*columns.keep, *(() if columns.of_training else named)):
         raise InputError(f"{name} is no table and has no column {column!r}: leave it out")
     return data

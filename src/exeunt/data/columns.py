@@ -26,6 +26,9 @@ _IMAGES = ("img", "image")
 _TEXTS = ("text", "sentence")
 _LABELS = ("label", "fine_label", "labels")
 
+NO_LABELS, FOLDERS = "none", "folder"
+"""Names in place of a label column: no input has a label; the folders that images lie in are their labels."""
+
 MEMORY_BYTES = 1 << 30
 """Row groups are kept in memory up to this size."""
 
@@ -38,7 +41,8 @@ class Columns:
     """Columns that a caller asks for.
 
     `text`: the column of the texts, or two for pairs of texts; () for the usual names. `label`: the column of the
-    classes; None for the usual names. `to_predict`: the table holds inputs to predict, so classes may be missing.
+    classes; None for the usual names, NO_LABELS for none. `to_predict`: the table holds inputs to predict, so classes
+    may be missing. `unlabelled`: some or all inputs to train on have no class.
     `of_training`: these names are those of the network's training data; the caller named none for these data. `keep`:
     columns that come back beside the predictions.
     """
@@ -46,6 +50,7 @@ class Columns:
     text: tuple[str, ...] = ()
     label: str | None = None
     to_predict: bool = False
+    unlabelled: bool = False
     of_training: bool = False
     keep: tuple[str, ...] = ()
 
@@ -78,7 +83,7 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
     names = list(schema.names)
     possible_labels = _LABELS if wanted.label is None else (wanted.label,)
     label = next((name for name in possible_labels if name in names), None)
-    labels = [] if wanted.label is None or wanted.to_predict else [wanted.label]
+    labels = [] if wanted.label in (None, NO_LABELS) or wanted.to_predict else [wanted.label]
     options = {"--keep": wanted.keep, "--label-column": labels, "--text-column": wanted.text}
     for name, option in {name: option for option, needed in options.items() for name in needed}.items():
         if name not in names:

@@ -189,6 +189,16 @@ class Dataset:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""
         return self._with(_rows=self.rows[np.asarray(indices)] if np.size(indices) else self.rows[:0])
 
+    def with_classes(self, names: tuple[str, ...], code: Integers) -> Self:
+        """Return a copy with other classes. `code`: the number (k,) that each class gets."""
+        labels = None if self._labels is None else np.append(code, -1)[self._labels]  # -1 stays
+        return self._with(_labels=labels, _class_names=names, _base_fingerprint=None)
+
+    def without_some_labels(self) -> Self:
+        """Return the data set, without any labels if some inputs have none."""
+        labels = self.labels
+        return self if labels is None or (labels >= 0).all() else self._with(_labels=None, _cells=None)
+
     def with_keys(self, keys: Keys) -> Self:
         """Return a copy that knows the content keys (n,) of its inputs."""
         check_length(keys, "keys", len(self))

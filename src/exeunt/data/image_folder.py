@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exeunt._paths import AnyPath, RemotePath
+from exeunt._text import listed
+from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.read_image import is_dangling
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, find_parts
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
 
@@ -25,12 +27,15 @@ def image_files(folder: AnyPath) -> list[AnyPath]:
     return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_image_folder(folder: AnyPath) -> RawParts | None:
+def read_image_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
     """Return the images in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
 
     Where `test` holds files without classes, as competitions have it, `val` is the test data; otherwise the validation
-    data.
+    data. With `columns.unlabelled` images in no folder of a class have no label; raises InputError if there are
+    folders, and `columns.label` does not say whether they are classes.
     """
+    if columns.unlabelled and columns.label != FOLDERS:
+        return _unlabelled(folder, columns)
     train = next(iter(_existing(folder, TRAIN_NAMES)), None)
     if train is None and not _existing(folder, TEST_NAMES):
         train = folder
@@ -38,19 +43,41 @@ def read_image_folder(folder: AnyPath) -> RawParts | None:
     # The first folder with a folder of one of these classes; else the first with any class.
     found = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
     known = [test for test, names in found.items() if not set(names).isdisjoint(classes)]
-    test = next(iter([*known, *(test for test, names in found.items() if names)]), None)
+    test = next(iter([*known, *(test for test, names in found.items() if names or columns.unlabelled)]), None)
     classes = classes or _class_folders(test)
     if not classes:
         return None
     return RawParts(
-        train=None if train is None else _read(train, classes, folder),
-        test=None if test is None else _read(test, classes, folder),
+        train=None if train is None else _read(train, classes, folder, loose=columns.unlabelled),
+        test=None if test is None else _read(test, classes, folder, loose=columns.unlabelled),
         validation=_read(known[1], classes, folder) if len(known) > 1 else None,
     )
 
 
-def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath) -> RawData:
-    """Return the images in folders of these classes below `folder`, named by their path below `root`."""
+def _unlabelled(folder: AnyPath, columns: Columns) -> RawParts | None:
+    """Return the images in `train` and `test` (or `val`), or in the folder itself; None if there is none."""
+
+    def read(part: AnyPath) -> RawData | None:
+        if columns.label != NO_LABELS and (names := _class_folders(part)):
+            raise InputError(
+                f"{part} has folders of images, {listed(names, 3)}, and --unlabelled was given. If they are classes, "
+                f"leave out --unlabelled, or add --label-column {FOLDERS} where images beside them have no label; if "
+                f"not, add --label-column {NO_LABELS}"
+            )
+        files = image_files(part)
+        return RawData(kind="image", stored=ImageFiles(files, root=folder)) if files else None
+
+    parts = find_parts(lambda name: read(folder / name) if (folder / name).is_dir() else None)
+    if not any(parts):
+        parts = RawParts(train=read(folder), test=None)
+    return parts if any(parts) else None
+
+
+def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath, *, loose: bool = False) -> RawData:
+    """Return the images in folders of these classes below `folder`, named by their path below `root`.
+
+    `loose`: also those directly in `folder`, without a label (-1).
+    """
     if unknown := sorted(set(_class_folders(folder)) - set(classes)):
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
     files: list[AnyPath] = []
@@ -59,6 +86,11 @@ def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath) -> RawData:
         found = image_files(folder / name) if (folder / name).is_dir() else []
         files += found
         labels += [k] * len(found)
+    if loose:
+        labelled = set(files)
+        others = [file for file in image_files(folder) if file not in labelled]
+        files += others
+        labels += [-1] * len(others)
     stored = ImageFiles(files, root=root)
     return RawData(kind="image", stored=stored, labels=labels, class_names=tuple(classes))
 

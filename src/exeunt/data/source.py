@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from exeunt._arrays import Integers
+from exeunt._arrays import Booleans, Integers
+from exeunt._text import listed
+from exeunt.data.columns import NO_LABELS
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_all import decoded, select_readable
 from exeunt.data.preprocess import Preprocess
@@ -45,12 +48,42 @@ class DataSource:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes. Raises InputError for unlabelled data."""
+        """Number of classes. Raises InputError for unlabelled data, and for training data of one class."""
         if self.class_names is None:
             raise InputError(
-                f"{self.name} has no labels, so it has no classes: if a column holds them, name it (--label-column)"
+                f"{self.name} has no labels, so it has no classes: if a column holds them, name it (--label-column); "
+                "heads learn without labels from a trained network's own outputs (--unlabelled)"
+            )
+        labels = None if self.train is None else self.train.labels
+        known = [] if labels is None else labels[labels >= 0].tolist()
+        if len(known) > 1 and len({*known}) == 1:
+            raise InputError(
+                f"all labels of the training data of {self.name} are {self.class_names[known[0]]!r}, and one class "
+                "teaches nothing: name the column of the classes (--label-column), or learn from a trained network's "
+                f"own outputs (--unlabelled --label-column {NO_LABELS})"
             )
         return len(self.class_names)
+
+    def with_classes(self, names: Sequence[str]) -> DataSource:
+        """Return the source with the classes of a network, for data that lack some or all labels.
+
+        Labels are matched by name, or else by number. Raises InputError for a label that is neither.
+        """
+        names, own = tuple(names), self.class_names or ()
+        if own == names:
+            return self
+        numbers = tuple(map(str, range(len(names))))
+        place = {name: k for k, name in enumerate(names if {*own} <= {*names} else numbers)}
+        if other := [name for name in own if name not in place]:
+            raise InputError(
+                f"{self.name} has the label {other[-1]!r}, and the network's classes are {listed(names, 5)}: write "
+                "labels as the network names or numbers its classes"
+            )
+        code = np.array([place[name] for name in own], dtype=np.int64)
+        renamed: dict[str, Any] = {
+            which: data.with_classes(names, code) for which, data in self.datasets.items()
+        }
+        return replace(self, class_names=names, **renamed)
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +147,8 @@ class RawData:
     """Inputs and labels as read, before training and test data agree on the classes.
 
     kind: "image" or "text".
-    labels: integers or strings, shape (n,), or None; for inputs to predict cells of any content, or a column of them.
+    labels: integers or strings, shape (n,), or None; unknown ones are -1 or "". For inputs to predict cells of any
+        content, or a column of them.
     class_names: names of integer labels, if the data have any.
     kept: columns that come back beside the predictions, by name.
     """
@@ -157,22 +191,38 @@ def find_parts(read: Callable[[str], RawData | None], *, validation: bool = True
     return RawParts(train, test, others if validation and labelled else None)
 
 
-def make_source(name: str, parts: RawParts, *, asked_for: bool = False) -> DataSource:
+def make_source(
+    name: str, parts: RawParts, *, asked_for: bool = False, unlabelled: bool = False
+) -> DataSource:
     """Return the source of these training, test and validation data, with labels coded in 0..k-1.
 
     Classes are those that the data name; else the sorted text labels of the training data, or of the test data if
-    there are no others; else "0", "1", ... up to the highest label.
-    Raises InputError if the parts differ in kind or in the kind of their labels, or a label has no class.
+    there are no others; else "0", "1", ... up to the highest label. With `unlabelled` some labels may be unknown, and
+    those of all parts are looked at.
+    Raises InputError if the parts differ in kind or in the kind of their labels, a label has no class, or with
+    `unlabelled` all inputs to train on have one.
     """
     given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
+    first = next(iter(given.values()))
+    if (
+        unlabelled
+        and first.labels is not None
+        and len(first.labels)
+        and _known(np.asarray(first.labels)).all()
+    ):
+        raise InputError(
+            f"every input of {name} has a label, and --unlabelled was given. To learn from the labels, leave out "
+            f"--unlabelled; to leave them alone, add --label-column {NO_LABELS}"
+        )
     kinds = {raw.kind for raw in given.values()}
     if len(kinds) > 1:
         raise InputError(f"{name} mixes images and texts: give two sources")
-    classes = _class_names([raw for raw in given.values() if raw.labels is not None], name)
+    labelled = [raw for raw in given.values() if raw.labels is not None]
+    classes = _class_names(labelled, name, all_parts=unlabelled)
     made = {
         which: _KINDS[raw.kind](
             raw.stored,
-            labels=None if raw.labels is None else _coded(raw, classes or ()),
+            labels=None if raw.labels is None else _coded(raw, classes or (), unlabelled=unlabelled),
             class_names=classes,
         )
         for which, raw in given.items()
@@ -195,7 +245,12 @@ def make_inputs(parts: RawParts) -> Dataset:
     return _KINDS[raw.kind](raw.stored, cells=LabelCells(cells, raw.class_names), kept=raw.kept)
 
 
-def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
+def _known(labels: NDArray[Any]) -> Booleans:
+    """Return which labels are known, (n,)."""
+    return np.asarray(labels != ("" if labels.dtype.kind in "UO" else -1))
+
+
+def _class_names(labelled: list[RawData], name: str, *, all_parts: bool) -> tuple[str, ...] | None:
     if not labelled:
         return None
     named = {raw.class_names for raw in labelled if raw.class_names is not None}
@@ -219,7 +274,10 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
         return ()
     raw, first = filled[0]
     if texts:
-        return tuple(sorted({str(label) for label in first}))
+        found = filled if all_parts else filled[:1]
+        return tuple(sorted({str(label) for _, labels in found for label in labels[_known(labels)]}))
+    if all_parts:
+        raw, first = max(filled, key=lambda one: int(one[1].max()))
     row = int(first.argmax())
     if first[row] >= _MOST_NUMBERED:
         raise InputError(
@@ -229,15 +287,21 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
     return tuple(str(k) for k in range(int(first[row]) + 1))
 
 
-def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:
-    """Return labels as int64 in 0..k-1. Raises InputError, naming the row, for a label that is no class."""
+def _coded(raw: RawData, classes: tuple[str, ...], *, unlabelled: bool) -> Integers:
+    """Return labels as int64 in 0..k-1. Raises InputError, naming the row, for a label that is no class.
+
+    With `unlabelled`, unknown labels are -1.
+    """
     labels = np.asarray(raw.labels)
     if labels.dtype.kind in "UO":
         code = {name: k for k, name in enumerate(classes)}
         coded = np.array([code.get(str(label), -1) for label in labels], dtype=np.int64)
     else:
         coded = labels.astype(np.int64)
-    if len(unknown := np.flatnonzero((coded < 0) | (coded >= len(classes)))):
+    wrong = (coded < 0) | (coded >= len(classes))
+    if unlabelled:
+        wrong &= _known(labels)
+    if len(unknown := np.flatnonzero(wrong)):
         row = int(unknown[0])
         known = ", ".join(classes) if len(classes) <= _SHOWN else f"{', '.join(classes[:_SHOWN])}, ..."
         others = f" ({len(unknown)} rows have such labels)" if len(unknown) > 1 else ""

@@ -256,15 +256,26 @@ def _raw_data(
             cells = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
         except UnicodeDecodeError as error:
             raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None
-        labels = _labels(cells, label, where, stored.name)
+        labels = _labels(cells, label, where, stored.name, unlabelled=wanted.unlabelled)
     names = None if labels is None else class_names.get(label)
     return RawData(kind=found.kind, stored=stored, labels=labels, class_names=names)
 
 
-def _labels(cells: Sequence[Any], label: str, where: str, name: Callable[[int], str]) -> Any:
-    """Return labels as integers or strings; None if all are -1, which marks hidden labels."""
+def _labels(
+    cells: Sequence[Any], label: str, where: str, name: Callable[[int], str], *, unlabelled: bool
+) -> Any:
+    """Return labels as integers or strings; None if all are -1, which marks hidden labels.
+
+    With `unlabelled`, empty cells are unknown labels, -1 or among strings "", and numbers may be stored as floats.
+    """
     bad = [row for row, cell in enumerate(cells) if cell is None or cell == "" or isinstance(cell, BadCell)]
-    if bad:
+    if bad and unlabelled:
+        cells = list(cells)
+        unknown = "" if any(isinstance(cell, str) and cell for cell in cells) else -1
+        for row in bad:
+            cells[row] = unknown
+        cells = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells]
+    elif bad:
         raise InputError(
             f"{where}: {len(bad)} of {counted(len(cells), 'cell')} of {label!r} are empty or cannot be read, the "
             f"first in {name(bad[0])}: fill them in, or drop these rows"

@@ -101,7 +101,7 @@ def make_cascade(
         whole = CascadeTrace(parts["fit"]).most_expensive
         steps = [CascadeStep(name, run.n_exits) for name, run in made.items()]
         traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
-        about = _about(made, whole) | {
+        about = _about(made, whole, labelled=all(trace.label is not None for trace in traces.values())) | {
             "split": split.to_dict(),
             "provenance": provenance(_PACKAGES, command=command, seed=seed),
         }
@@ -109,8 +109,11 @@ def make_cascade(
     return RunFolder.open(out)
 
 
-def _about(models: Mapping[str, RunFolder], whole: str) -> dict[str, Any]:
-    """Return the entries of the manifest that the models determine; `whole`: the most expensive one."""
+def _about(models: Mapping[str, RunFolder], whole: str, *, labelled: bool) -> dict[str, Any]:
+    """Return the entries of the manifest that the models determine; `whole`: the most expensive one.
+
+    `labelled`: the traces have labels; else the most expensive model is the reference, of equal ones the last.
+    """
     first = next(iter(models.values())).manifest
     exits = [
         f"{name}: {exit_}"
@@ -118,8 +121,13 @@ def _about(models: Mapping[str, RunFolder], whole: str) -> dict[str, Any]:
         for exit_ in (*run.manifest["network"]["exits"], "last exit")
     ]
     n_classes, macs = first["model"]["n_classes"], models[whole].cost.full
+    data = {name: value for name, value in first["data"].items() if name != "reference"}
+    if not labelled:
+        name = max(reversed(list(models)), key=lambda one: models[one].cost.full)
+        data["reference"] = {"exit": exits.index(f"{name}: last exit"), "name": name}
     return {
-        **{name: first[name] for name in ("class_names", "data")},
+        "class_names": first["class_names"],
+        "data": data,
         "model": {"spec": "cascade", "n_classes": n_classes, "macs": macs},
         "network": {"exits": exits[:-1]},
         "inputs": {"kind": first["inputs"]["kind"], "raw": True},
@@ -172,22 +180,35 @@ def _parts(
     splits = [run.manifest["split"] for run in models.values()]
     plan = SplitPlan.from_dict(splits[0])
     if all(_rows_of(split) == _rows_of(splits[0]) for split in splits):
-        return {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}, plan
+        return {
+            part: _labelled_alike({name: run.labelled_trace(part) for name, run in models.items()})
+            for part in TRACED
+        }, plan
     say("the models' parts differ: the inputs that all have recorded are divided anew")
-    recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in models.items()}
+    recorded = {
+        name: concatenate([run.labelled_trace(part) for part in TRACED]) for name, run in models.items()
+    }
     keys = {name: distinct_keys(trace.id) for name, trace in recorded.items()}
     common = _common(keys, plan)
     chosen = dict(zip(_SHARES, part_rows(common["id"], _SHARES, seed), strict=True))
     parts = {
-        part: {
-            name: trace.take(places_of(keys[name], common["id"][rows])) for name, trace in recorded.items()
-        }
+        part: _labelled_alike(
+            {name: trace.take(places_of(keys[name], common["id"][rows])) for name, trace in recorded.items()}
+        )
         for part, rows in chosen.items()
     }
     dataset = str(common["dataset"])
     n_dataset = next(rows.n_dataset for rows in plan.parts.values() if rows.dataset == dataset)
     rows_of = {part: PartRows.of(dataset, n_dataset, common["row"][rows]) for part, rows in chosen.items()}
     return parts, replace(plan, seed=seed, parts={**plan.parts, **rows_of})
+
+
+def _labelled_alike(traces: dict[str, ExitTrace]) -> dict[str, ExitTrace]:
+    """Return traces of the same inputs in one order, of which all have the labels that any has."""
+    label = next((trace.label for trace in traces.values() if trace.label is not None), None)
+    return {
+        name: replace(trace, label=label) if trace.label is None else trace for name, trace in traces.items()
+    }
 
 
 def _rows_of(split: Mapping[str, Any]) -> Any:

@@ -89,11 +89,13 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
+def accuracy_against_time(
+    timed: Sequence[TimedAlternative], *, measure: str = "accuracy", ax: Axes | None = None
+) -> Axes:
     """Draw accuracy against time as a share of the first alternative's: policies as a line, the others as marks.
 
     Each batch size has a colour of its own; an alternative has the same mark in all. Bars are the 10% to 90% range of
-    the repeats.
+    the repeats. `measure`: what the accuracies are, see `ExitTrace`.
     """
     with style.drawing(ax, width_in=8.6, height_in=4.8) as axes:
         names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
@@ -118,7 +120,7 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
         axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
         axes.margins(y=0.12)
         x = f"time per input (% of {timed[0].name})"
-        style.label_shares(axes, "Accuracy against time", x, "accuracy (% of inputs)")
+        style.label_shares(axes, f"{measure.capitalize()} against time", x, f"{measure} (% of inputs)")
         style.legend_beside(axes)
     return axes
 

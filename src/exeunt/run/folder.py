@@ -174,7 +174,15 @@ class RunFolder(SavedPolicies):
         return CostModel.from_dict(read_json(self.files.path(file_digests.COSTS)))
 
     def trace(self, part: str) -> ExitTrace:
-        """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row."""
+        """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row.
+
+        In a run without labels, answers are measured by their agreement with the full network.
+        """
+        trace, reference = self.labelled_trace(part), self.manifest["data"].get("reference")
+        return trace if reference is None else trace.with_reference(reference["exit"], reference["name"])
+
+    def labelled_trace(self, part: str) -> ExitTrace:
+        """Return the recorded outputs as `trace` does, with the labels of the data, or None."""
         if part not in file_digests.TRACED:
             raise InputError(f"a run folder has traces of {', '.join(file_digests.TRACED)}, not of {part!r}")
         return ExitTrace.load(self.files.path(file_digests.trace_file(part)))

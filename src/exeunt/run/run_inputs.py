@@ -16,6 +16,7 @@ from exeunt.data import Dataset, SplitPlan, open_source
 from exeunt.data.preprocess import Preprocess, RawImages
 from exeunt.data.tokens import RawTexts, load_tokenizer, text_batch
 from exeunt.errors import ArtefactError, InputError
+from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 
 
@@ -26,15 +27,20 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     or have changed.
     """
     about = run.manifest["data"]
+    unlabelled = bool(about.get("unlabelled"))
     source = open_source(
         moved_to or about["name"],
         label=about["label"],
         text=about.get("text") or (),
         calibration_data=about.get("calibration_data"),
+        unlabelled=unlabelled,
     )
+    if unlabelled:
+        source = source.with_classes(run.manifest["class_names"])
     if about.get("unreadable"):
         source, _ = source.without_unreadable()
-    return SplitPlan.from_dict(run.manifest["split"]).select(source, part)
+    data = SplitPlan.from_dict(run.manifest["split"]).select(source, part)
+    return data.without_some_labels() if part in TRACED else data
 
 
 def load_preparation(run: RunFolder) -> Any:

@@ -118,6 +118,15 @@ def unpack(batch: Any) -> tuple[Any, Tensor | None, Any]:
     )
 
 
+def check_labels(label: Tensor | None) -> None:
+    """Raise InputError unless all labels of a batch are known."""
+    if label is None or bool((label < 0).any()):
+        raise InputError(
+            "training needs labels, and the loader gives none for some inputs: heads learn without them from the "
+            "network's own outputs with unlabelled=True"
+        )
+
+
 def rows_of(inputs: Any) -> int:
     """Return the number of inputs in a batch. Raises InputError where it holds no tensor."""
     values = inputs.values() if isinstance(inputs, Mapping) else inputs

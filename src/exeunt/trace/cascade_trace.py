@@ -161,8 +161,13 @@ class CascadeTrace:
         return self._first.has_loss
 
     @property
+    def reference(self) -> str:
+        """What the labels are, see `ExitTrace`."""
+        return self._first.reference
+
+    @property
     def measure(self) -> str:
-        """What the quality of answers is called, see `ExitTrace.measure`."""
+        """What is measured of answers, see `ExitTrace`."""
         return self._first.measure
 
     @property
@@ -205,6 +210,7 @@ class CascadeTrace:
             CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
             row=self._first.row, groups=self.groups,
             grades=Grades.joined([model.exits(e, e + 1).grades for model, e in exits], axis=1),
+            reference=self.reference,
         )  # fmt: skip
 
     @property
@@ -284,6 +290,17 @@ class CascadeTrace:
         part = CascadeTrace({name: trace.take(rows) for name, trace in self._traces.items()})
         part._order = self._order  # the same for all parts, whatever the costs of their inputs
         return part
+
+    def with_reference(self, model: str = "") -> CascadeTrace:
+        """Return the traces measured by their agreement with a model's last exit.
+
+        By default it is the most expensive model; of equally expensive ones the last.
+        """
+        name = model or max(reversed(self.names), key=lambda one: self[one].cost.full)
+        said = self[name].prediction[:, -1]
+        return CascadeTrace(
+            {one: replace(trace, label=said, reference=name) for one, trace in self._traces.items()}
+        )
 
     def without_log_probability(self) -> CascadeTrace:
         """Return the traces without log-probabilities, which take long to copy."""

@@ -50,11 +50,15 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
     """Return the inputs of several traces of one network as one trace, with the scores that all of them have.
 
     Labels and log-probabilities are kept only if all traces have them. Raises InputError without traces, or if their
-    costs or kinds of groups differ.
+    costs, references or kinds of groups differ.
     """
     if not traces or any(trace.cost != traces[0].cost for trace in traces):
         raise InputError(
             f"concatenate at least one trace, all of the same costs, got {[t.cost for t in traces]}"
+        )
+    if len(references := {trace.reference or "true classes" for trace in traces}) > 1:
+        raise InputError(
+            f"concatenate traces measured alike, got labels from {' and '.join(sorted(references))}"
         )
     labels = [trace.label for trace in traces if trace.label is not None]
     return ExitTrace(

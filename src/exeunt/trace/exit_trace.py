@@ -64,6 +64,7 @@ class ExitTrace:
     `groups`: the group of each row, where rows come in groups (`Groups`; names (n,) are taken as well), or None. Mean
     costs are then weighted as guarantees are.
     `grades`: the loss of every answer, where answers are graded (`Grades`), not right or wrong by a label.
+    `reference`: what the labels are: "" for true classes, else the name of an exit or model whose answers they are.
 
     Where an exit gives no answer (`exeunt.trace.grades.NO_ANSWER`) its scores are -inf, so that the input leaves last.
 
@@ -82,6 +83,7 @@ class ExitTrace:
     id_text: NDArray[Any] | None = None
     groups: Groups | None = None
     grades: Grades | None = None
+    reference: str = ""
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -294,8 +296,10 @@ class ExitTrace:
 
     @property
     def measure(self) -> str:
-        """What the quality of answers is called in reports: "accuracy" where they are right or wrong."""
-        return "accuracy" if self.grades is None else self.grades.measure
+        """What the quality of answers is called: "accuracy", "agreement" with a reference, or the name of grades."""
+        if self.grades is not None:
+            return self.grades.measure
+        return "agreement" if self.reference else "accuracy"
 
     @property
     def quality(self) -> Floats:
@@ -310,8 +314,8 @@ class ExitTrace:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:
             raise InputError(
-                "this needs labels, and the trace has none: make it with label=..., or with from_losses where answers "
-                "are graded"
+                "this needs labels, and the trace has none: make it with label=..., with from_losses where answers are "
+                "graded, or measure agreement with the last exit: trace.with_reference()"
             )
         return np.asarray(self.prediction == self.label[:, None])
 
@@ -384,6 +388,7 @@ class ExitTrace:
             None if self.id_text is None else self.id_text[rows],
             None if self.groups is None else self.groups.take(rows),
             None if self.grades is None else self.grades.take(rows, exits),
+            self.reference,
         )
 
     def keys(self, ties: Ties) -> Keys:
@@ -404,6 +409,15 @@ class ExitTrace:
         """Return the same outputs with a loss (n, m) of every answer in place of labels, see `from_losses`."""
         grades = Grades.of(loss, measure, better, self.prediction == NO_ANSWER)
         return replace(self, label=None, grades=grades)
+
+    def with_reference(self, exit_: int = -1, name: str = "") -> ExitTrace:
+        """Return the trace measured by its agreement with an exit, by default the last: its predictions are the labels.
+
+        `name`: what messages call the exit.
+        """
+        place = range(self.n_exits)[exit_]
+        usual = "the last exit" if place == self.n_exits - 1 else f"exit {place}"
+        return replace(self, label=self.prediction[:, place], grades=None, reference=name or usual)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""
@@ -441,9 +455,8 @@ class ExitTrace:
         return load_trace(path, cls)
 
     def __repr__(self) -> str:
-        labels = (
-            f"graded by {self.measure}" if self.grades else "unlabelled" if self.label is None else "labelled"
-        )
+        known = f"{self.measure} with {self.reference}" if self.reference else "labelled"
+        labels = f"graded by {self.measure}" if self.grades else "unlabelled" if self.label is None else known
         grouped = "" if self.groups is None else f" in {counted(self.groups.n, 'group')}"
         size = f"{counted(self.n, 'input')}{grouped}, {counted(self.n_exits, 'exit')}"
         return f"ExitTrace({size}, {labels}, scores: {', '.join(self.scores)})"

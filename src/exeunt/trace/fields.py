@@ -212,6 +212,7 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
         "scores": {name: np.concatenate([one.scores[name] for one in traces], axis=axis) for name in names},
         "log_probability": joined(logs, axis=axis) if kept else None,
         "grades": Grades.joined([trace.grades for trace in traces], axis),
+        "reference": traces[0].reference,
     }
 
 

@@ -23,8 +23,8 @@ Better: TypeAlias = Literal["lower", "higher"]
 
 
 def known_by(measure: str) -> str:
-    """Return what inputs are called whose answers' quality is known: "labelled" or "graded"."""
-    return "labelled" if measure == "accuracy" else "graded"
+    """Return what inputs are called whose answers' quality is known; that of agreement is known of all."""
+    return {"accuracy": "labelled", "agreement": "calibration"}.get(measure, "graded")
 
 
 def named(measure: str) -> dict[str, str]:

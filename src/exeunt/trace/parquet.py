@@ -5,8 +5,8 @@ one); `loss` (a list of one number per exit, if answers are graded); `prediction
 fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes (numbers in half
 precision as their 16 bits, uint16); `cost`, if inputs differ in cost; `group` (uint64), if rows come in groups. Of many
 classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of
-each other class, by exit. The costs, or their means, the number of many classes, `rows_per_group` and the `measure` of
-the grades are JSON in the schema's metadata, under "exeunt".
+each other class, by exit. The costs, or their means, the number of many classes, `rows_per_group`, and the `measure` of
+the grades or the `reference` of labels that are no true classes, are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from exeunt.trace.log_probability import LogProbability, TopClasses
 T = TypeVar("T")
 
 _VERSION = 5
-"""Version 5: traces with grades. 4: others with groups. 3: others with many classes. 2: others whose inputs differ in
-cost. 1: all others."""
+"""Version 5: traces with grades or a reference. 4: others with groups. 3: others with many classes. 2: others whose
+inputs differ in cost. 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """Prefix of the columns of scores."""
@@ -50,12 +50,14 @@ class Header(NamedTuple):
 
     `cost`: the costs, or their means. `classes`: the number of classes if only the likeliest are stored, else 0.
     `rows_per_group`: as in `Groups`, None without groups. `measure`: as in `Grades`, None without grades.
+    `reference`: as in `ExitTrace`.
     """
 
     cost: CostModel
     classes: int
     rows_per_group: int | None
     measure: str | None
+    reference: str = ""
 
 
 def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
@@ -90,6 +92,8 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
     if (grades := fields["grades"]) is not None:
         columns[_LOSS] = _lists(grades.loss)
         header |= {"version": 5, "measure": grades.measure}
+    if fields["reference"]:
+        header |= {"version": 5, "reference": fields["reference"]}
     return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
@@ -144,6 +148,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             row=table[ROW].to_numpy() if ROW in table.column_names else None,
             groups=Groups(table[_GROUP].to_numpy(), header.rows_per_group) if header.rows_per_group else None,
             grades=Grades(_matrix(table[_LOSS]), header.measure) if graded else None,  # type: ignore[arg-type]
+            reference=header.reference,
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
@@ -168,8 +173,11 @@ def read_header(schema: Any, file: object) -> Header:
         if not isinstance(classes, int) or classes < 0:
             raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")
         if version <= _VERSION:
-            cost = CostModel.from_dict(header["cost"])
-            return Header(cost, classes, header.get("rows_per_group"), header.get("measure"))
+            cost, more = (
+                CostModel.from_dict(header["cost"]),
+                (header.get("rows_per_group"), header.get("measure")),
+            )
+            return Header(cost, classes, *more, str(header.get("reference", "")))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")

@@ -78,7 +78,7 @@ def attach(
     def options_for(layouts: Sequence[heads.Layout]) -> heads.HeadOptions | heads.HeadFactory:
         return head if callable(head) else heads.complete_options(given, layouts)
 
-    bare, shape, layouts = model, _encoder_features(model, example), list[heads.Layout]()
+    bare, shape, layouts = model, encoder_features(model, example), list[heads.Layout]()
     if shape is not None:
         layouts = [heads.layout_of(model, shape)]
         classifier = _classifier(options_for(layouts), shape, layouts[0], n_classes, seed).to(device)
@@ -182,7 +182,7 @@ class _ClassifiedEncoder(nn.Module):
         return head_logits(self.classifier, features, kwargs.get("attention_mask"))
 
 
-def _encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | None:
+def encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | None:
     """Return the shape of an encoder's features for one input; None for a model that returns logits (n, k).
 
     Raises InputError if it fails on the example, or brings exits of its own.

@@ -18,7 +18,13 @@ from torch import nn
 from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.torch.devices import seeded
 from exeunt.torch.models import hugging_face, image_libraries
-from exeunt.torch.models.weights import EVERY_PART, BuiltModel, load_weights_file, random_part
+from exeunt.torch.models.weights import (
+    EVERY_PART,
+    BuiltModel,
+    classes_of_weights,
+    load_weights_file,
+    random_part,
+)
 
 PRETRAINED = "pretrained"
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
@@ -116,7 +122,7 @@ def build_model_and_report(
     `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
     "package.module:factory", a function that returns a module and may take `n_classes` or `num_classes`. Keyword
     arguments follow a question mark: "timm:vit_tiny_patch16_224?img_size=64&depth=6" (not for "hf:").
-    `n_classes`: width of the classifier; by default the architecture's own.
+    `n_classes`: width of the classifier; by default that of the weights in a file, else the architecture's own.
     `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
     hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
     `trained`: refuse a model that is known to have a random part. A user's function is called twice, with two seeds:
@@ -130,6 +136,8 @@ def build_model_and_report(
         raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
     built = _built(parsed, n_classes, pretrained, seed)
     if weights is not None and not pretrained:
+        if n_classes is None and (width := classes_of_weights(built.model, Path(weights))) is not None:
+            built = _built(parsed, width, pretrained, seed)
         load_weights_file(built.model, Path(weights))
         built = BuiltModel(built.model)
     elif trained and runs_custom_code(spec):
@@ -138,7 +146,7 @@ def build_model_and_report(
     if trained and built.random:
         raise InputError(
             f"{built.random} of {spec!r} would have random weights, and heads alone cannot make up for that: "
-            "give trained weights (--weights FILE, or pretrained), or train the whole network (--mode joint)"
+            "give trained weights (--weights FILE, or pretrained), or train the whole network on labels (--mode joint)"
         )
     built.model.eval()
     return built

@@ -122,13 +122,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+def classes_of_weights(model: nn.Module, path: Path) -> int | None:
+    """Return how many classes a file's weights have, for a model whose last linear layer is the classifier, or None."""
+    last = [name for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1:]
+    weight = read_weights(path).get(f"{last[0]}.weight") if last else None
+    return None if weight is None else len(weight)
+
+
 def check_class_order(model: Sequence[str] | None, data: Sequence[str] | None) -> None:
     """Raise InputError, showing both orders, if the model and the data name their classes differently.
 
     Case does not count, nor do synonyms after a comma. Nothing is compared if either has no names, or names without
     meaning (LABEL_0, 3, n01440764).
     """
-    if not model or not data or _generic(model) or _generic(data):
+    if not model or not data or is_generic(model) or is_generic(data):
         return
     of_model, of_data = ([_bare(name) for name in names] for names in (model, data))
     if of_model == of_data:
@@ -141,7 +148,8 @@ def check_class_order(model: Sequence[str] | None, data: Sequence[str] | None) -
     )
 
 
-def _generic(names: Sequence[str]) -> bool:
+def is_generic(names: Sequence[str]) -> bool:
+    """Return whether names of classes are without meaning."""
     return all(_GENERIC.fullmatch(name.strip().lower()) for name in names)
 
 

@@ -36,8 +36,11 @@ class EpochMetrics:
     validation_loss: list[float] | None = None
     validation_accuracy: list[float] | None = None
 
-    def summary(self) -> str:
-        """Return loss, accuracy of up to 8 exits (validation if measured, else training) and time in one line."""
+    def summary(self, measure: str = "accuracy") -> str:
+        """Return loss, accuracy of up to 8 exits (validation if measured, else training) and time in one line.
+
+        `measure`: what the accuracies are, such as "agreement" with the last exit where there are no labels.
+        """
         kind = "train" if self.validation_accuracy is None else "validation"
         accuracy = self.train_accuracy if self.validation_accuracy is None else self.validation_accuracy
         loss, last = sum(self.train_loss) / len(self.train_loss), len(accuracy) - 1
@@ -45,7 +48,7 @@ class EpochMetrics:
             accuracy if last < _SHOWN else [accuracy[round(i * last / (_SHOWN - 1))] for i in range(_SHOWN)]
         )
         values = " ".join(f"{value:.3f}" for value in shown)
-        return f"loss {loss:.3f}, {kind} accuracy {values}, {self.seconds:.0f} s"
+        return f"loss {loss:.3f}, {kind} {measure} {values}, {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from exeunt._files import atomic_path, make_folder, open_regular, read_json, write_json
 from exeunt._progress import Progress
 from exeunt.errors import InputError
-from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
+from exeunt.torch.batches import BatchShare, Loader, check_labels, length_of, unpack
 from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import digest
@@ -34,7 +34,7 @@ class FeatureCache:
 
     `features` (n, width) float16: the inputs of all heads side by side, so that reading a shuffled batch
     touches one stretch of disk per input. `shapes`: of each head's part, without the batch axis.
-    `final` (n, k) float32: the last exit's logits. `label` (n,).
+    `final` (n, k) float32: the last exit's logits. `label` (n,): -1 for an unknown one.
     """
 
     features: NDArray[np.float16]
@@ -67,18 +67,21 @@ def build_cache(
     folder: Path,
     *,
     device: torch.device,
+    unlabelled: bool = False,
     show: bool = False,
 ) -> FeatureCache:
     """Run the backbone once over `loader` and keep what the heads read; or open what an earlier run kept.
 
     The content of the folder is used if it is complete and belongs to the same backbone, heads and data (see `_key`).
-    `show`: show the progress.
+    `unlabelled`: inputs may lack labels. `show`: show the progress.
     Raises InputError for a loader without batches or labels, and for features too large for half precision or the disk.
     """
     make_folder(folder)
     batches = iter(loader)
     if (first := next(batches, None)) is None:
         raise InputError("the loader gave no batches: there is nothing to train on")
+    if not unlabelled:
+        check_labels(unpack(first)[1])
     marker = folder / "complete.json"
     key = _key(network, first, loader)
     if marker.exists() and (kept := read_json(marker))["key"] == key:
@@ -116,8 +119,8 @@ def _check_space(
     network: EarlyExitNetwork, batch: Any, loader: Iterable[Any], folder: Path, device: torch.device
 ) -> None:
     """Raise InputError if the features would not fit on the disk, judged by the first batch."""
-    reduced, _, label = next(_outputs(network, [batch], device))
-    n = len(label) * (length_of(loader) or 0)
+    reduced, logits, _ = next(_outputs(network, [batch], device))
+    n = len(logits) * (length_of(loader) or 0)
     needed = n * sum(value[0].numel() for value in reduced) * np.dtype(np.float16).itemsize
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -153,11 +156,10 @@ def _outputs(
     network.eval()
     for batch in loader:
         inputs, label, _ = unpack(batch)
-        if label is None:
-            raise InputError("training needs labels, and the loader gives none")
         args, kwargs = as_call(to_device(inputs, device))
         with torch.inference_mode():
             reduced, logits = network.reduce(*args, **kwargs)
+        label = logits.new_full((len(logits),), -1, dtype=torch.long) if label is None else label
         yield [value.cpu() for value in reduced], logits.cpu(), label.cpu()
 
 

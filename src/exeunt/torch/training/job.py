@@ -29,6 +29,7 @@ _OPTIONS = {"label": "label-column", "text": "text-column", "pretrained": "seen"
 class TrainingJob:
     """What `exeunt train` is asked for. All fields but `workers` decide the result.
 
+    With `unlabelled` in `recipe`, inputs may lack labels: the network must be trained, and its classes are its own.
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`).
@@ -66,6 +67,11 @@ class TrainingJob:
     seed: int = 0
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether some or all inputs have no label."""
+        return bool(self.recipe.get("unlabelled"))
+
+    @property
     def has_seen_training_data(self) -> bool:
         """Whether fit and calibrate must come from the test data."""
         return self.brings_weights if self.pretrained is None else self.pretrained
@@ -97,7 +103,8 @@ class TrainingJob:
         """Raise InputError for fields that are wrong with any data, MissingExtra for missing packages."""
         for package in ("lightning_fabric", "safetensors"):
             require(package, extra="torch")
-        make_recipe(**self.recipe)
+        teacher = {"teacher": "original"} if self.unlabelled else {}  # as `settings_for` chooses
+        make_recipe(**{**teacher, **self.recipe})
         if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen or self.exits == OWN):
             raise InputError(
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "

@@ -15,13 +15,13 @@ from torch import nn
 from exeunt.data import DataSource, Preprocess
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs
-from exeunt.torch.exits.attach import attach
+from exeunt.torch.exits.attach import attach, encoder_features
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models import preparation
 from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
 from exeunt.torch.models.image_libraries import library_preprocess
-from exeunt.torch.models.weights import check_class_order
+from exeunt.torch.models.weights import check_class_order, is_generic
 from exeunt.torch.training.job import TrainingJob
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
@@ -76,13 +76,14 @@ class JobNetwork(NamedTuple):
     """The network of a job, made before the data are read, since reading can take long.
 
     `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the shape of the data. `settings`: the
-    options of the training.
+    options of the training. `class_names`: those of the data, or of the network where inputs lack labels.
     """
 
     network: EarlyExitNetwork
     sizing: Any
     example: Inputs
     settings: Settings
+    class_names: tuple[str, ...]
 
 
 def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
@@ -92,8 +93,13 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     else:
         sizing = preparation.image_resizing(source.dataset("train"), size=job.size, library=library_of(job))
         preparation.check_batch_memory(sizing, job.batch_size or _EXAMPLE)
+    n_classes = None if job.unlabelled else source.n_classes
     built = build_model_and_report(
-        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
+        job.model,
+        n_classes=n_classes,
+        weights=job.weights,
+        trained=job.is_frozen or job.unlabelled,
+        seed=job.seed,
     )
     if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
         raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
@@ -101,18 +107,27 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = preparation.example_inputs(source.dataset(drawn_from), sizing)
+    if job.unlabelled and (built.new_classifier or encoder_features(built.model, example)):
+        raise InputError(
+            f"{job.model} has no trained classifier, so that there is nothing to learn from without labels: give a "
+            "trained classifier, or labels"
+        )
     network = attach(
         preparation.to_channels_last(built.model, sizing), example, exits,
-        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
+        n_classes=n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
         **job.head,
     )  # fmt: skip
+    known, class_names = None, source.class_names or ()
     if job.brings_weights and not network.new_classifier:
-        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
-        check_class_order(names, source.class_names)
+        known = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
+    if job.unlabelled:
+        own = tuple(known or map(str, range(network.n_classes)))
+        class_names = class_names if len(class_names) == len(own) and is_generic(own) else own
+    check_class_order(known, class_names)
     settings = settings_for(job, network, inputs=source.kind, trained=job.brings_weights and not built.random)
     if source.kind == "image":
         preparation.check_batch_memory(sizing, settings.run_size)
-    return JobNetwork(network, sizing, example, settings)
+    return JobNetwork(network, sizing, example, settings, class_names)
 
 
 def library_of(job: TrainingJob) -> Preprocess | None:
@@ -133,7 +148,7 @@ def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, tr
     if not job.is_frozen:
         recipe, run_size = _network_recipe(network, parts, inputs=inputs, trained=trained)
         recipe, batch_size = _with(recipe, job.recipe), run_size
-        heads_recipe = _heads_recipe(network)
+        heads_recipe = {**_heads_recipe(network), **({"unlabelled": True} if job.unlabelled else {})}
         heads_first = _HEADS_FIRST if trained and network.learning_heads else 0
         heads_first = heads_first if job.heads_first is None else job.heads_first
     elif network.learning_heads:

@@ -31,6 +31,8 @@ _RANGES = {
     "learning_rate": math.inf, "weight_decay": math.inf, "momentum": 1, "warm_up": 1, "distill_weight": 1,
     "smoothing": 1, "backbone_rate": math.inf,
 }  # fmt: skip
+_NEED_LABELS = [*(("joint", teacher) for teacher in TEACHERS), ("distill", "self")]
+"""Modes and teachers with which the last exit learns from labels alone."""
 _FIRST_RATE = 0.04  # of a one-cycle run, as a share of its peak
 
 
@@ -46,6 +48,8 @@ class Recipe:
     `distill_weight`, `temperature`: weight in [0, 1] and softness of the teacher, in mode "distill". `teacher`: "self"
     (the network's own last exit as it learns), "original" (the network as it was given), or the folder of a run with
     the same classes, whose network gets the same batches.
+    `unlabelled`: some or all inputs have no label. From these, exits learn the teacher's soft output alone, in mode
+    "frozen" that of the network (self-supervised exits, Valade 2024).
     `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
     `precision`: "fp32", or "bf16" for mixed precision. `seed`: of all randomness, the order of a DataLoader included.
 
@@ -63,6 +67,7 @@ class Recipe:
     distill_weight: float = 0.5
     temperature: float = 2.0
     teacher: str = "self"
+    unlabelled: bool = False
     smoothing: float = 0.0
     backbone_rate: float = 1.0
     precision: str = "fp32"
@@ -88,6 +93,11 @@ class Recipe:
             object.__setattr__(self, "distill_weight", 0.0)
 
     def _check_teacher(self) -> None:
+        if self.unlabelled and (self.mode, self.teacher) in _NEED_LABELS:
+            raise InputError(
+                f"without labels, the last exit has nothing to learn from in mode {self.mode!r}: train the heads alone "
+                "(--mode frozen), or all with another teacher (--mode distill --teacher original)"
+            )
         if self.teacher in TEACHERS:
             return
         if not RunFolder.exists(at_precision(Path(self.teacher))):
@@ -156,45 +166,60 @@ def _groups(parameters: Sequence[nn.Parameter], scale: float, weight_decay: floa
     return [{"params": part, "weight_decay": decay, "scale": scale} for part, decay in parts if part]
 
 
+def known_or_said(label: Tensor | None, output: Tensor) -> Tensor:
+    """Return labels (n,), and in place of unknown ones (None, or -1) the likeliest class of an output (n, k)."""
+    said = output.detach().argmax(1)
+    return said if label is None else torch.where(label < 0, said, label)
+
+
 def cross_entropies(logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Return each exit's mean cross-entropy (m,) in nats. `logits`: m tensors (n, k); `label` (n,)."""
+    """Return each exit's cross-entropies (m, n) in nats. `logits`: m tensors (n, k); `label` (n,)."""
     return torch.stack(
-        [functional.cross_entropy(x.float(), label, label_smoothing=smoothing) for x in logits]
+        [
+            functional.cross_entropy(x.float(), label, label_smoothing=smoothing, reduction="none")
+            for x in logits
+        ]
     )
 
 
 def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: float) -> Tensor:
-    """Return each exit's Kullback-Leibler divergence (m,) from the teacher's softened output, in nats.
+    """Return each exit's Kullback-Leibler divergences (m, n) from the teacher's softened output, in nats.
 
-    KL(softmax(teacher / T) || softmax(logits / T)) * T^2, averaged over inputs; no gradient reaches the
-    teacher (Hinton et al. 2015, section 2).
+    KL(softmax(teacher / T) || softmax(logits / T)) * T^2; no gradient reaches the teacher (Hinton et al. 2015,
+    section 2).
     """
     target = functional.log_softmax(teacher.detach().float() / temperature, dim=1)
     softened = [functional.log_softmax(x.float() / temperature, dim=1) for x in logits]
-    divergences = [functional.kl_div(x, target, log_target=True, reduction="batchmean") for x in softened]
+    divergences = [functional.kl_div(x, target, log_target=True, reduction="none").sum(1) for x in softened]
     return torch.stack(divergences) * temperature**2
 
 
 def objective(
     logits: Sequence[Tensor],
-    label: Tensor,
+    label: Tensor | None,
     *,
+    unlabelled: bool = False,
     teacher: Tensor | None = None,
     distill_weight: float = 0.0,
     temperature: float = 2.0,
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of the exits' losses (a scalar), and their cross-entropies (m,), detached.
+    """Return the sum of the exits' mean losses (a scalar), and their mean cross-entropies (m,), detached.
 
-    An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`.
+    An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`; 1 for inputs
+    without a label, whose cross-entropy is that from the teacher's likeliest class. `label`: None without any; with
+    `unlabelled` some may be -1.
     `teacher` (n, k): logits; by default those of the last exit, which then learns from labels alone.
     """
-    entropies = cross_entropies(logits, label, smoothing=smoothing)
+    target = logits[-1] if teacher is None else teacher
+    entropies = cross_entropies(logits, known_or_said(label, target), smoothing=smoothing)
     losses = entropies
-    if distill_weight > 0:
-        target = logits[-1] if teacher is None else teacher
+    if distill_weight > 0 or unlabelled:
+        weight = torch.full_like(entropies, distill_weight)
+        if unlabelled:
+            weight[:, slice(None) if label is None else label < 0] = 1.0
         divergences = distillations(logits, target, temperature=temperature)
-        losses = (1 - distill_weight) * entropies + distill_weight * divergences
+        losses = (1 - weight) * entropies + weight * divergences
         if teacher is None:
             losses = torch.cat([losses[:-1], entropies[-1:]])
-    return losses.sum(), entropies.detach()
+    return losses.mean(1).sum(), entropies.mean(1).detach()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class JobData:
     def loader(self, part: str, **options: Any) -> ImageLoader | TextLoader:
         """Return the loader of one part."""
         data = self.plan.select(self.source, part)
+        if part in TRACED:
+            data = data.without_some_labels()
         kind = {"workers": self.job.workers} if isinstance(data, Images) else {"by_length": True}
         return make_loader(data, self.prepare, batch_size=self.made.settings.run_size, **kind, **options)
 
@@ -144,14 +146,25 @@ def _run_training(
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
-    source = open_source(job.data, label=job.label, text=job.text, calibration_data=job.calibration_data)
+    source = open_source(
+        job.data,
+        label=job.label,
+        text=job.text,
+        calibration_data=job.calibration_data,
+        unlabelled=job.unlabelled,
+    )
+    if not any(map(len, source.datasets.values())):
+        raise InputError(f"{job.data} holds no inputs: give data with some")
     asked, job = job, job.on_texts() if source.kind == "text" else job
+    if job.unlabelled:
+        job = _without_labels(job, source, say)
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
     made = make_network(job, source, placed or job.exits)
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
+    source = source.with_classes(made.class_names)
     check_can_teach(teacher, made.network, made.example, source.class_names)
     data = read_data(job, made, source, cache=cache, say=say)
     check_teacher(teacher, data.plan, data.prepare, say=say)
@@ -174,11 +187,29 @@ def _run_training(
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
     about = {
-        **_about(data),
+        **_about(data, traces),
         "inputs": save_preparation(data.prepare, out, made.example),
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
+
+
+def _without_labels(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> TrainingJob:
+    """Return the job for data of which some or all inputs have no label.
+
+    Raises InputError for options that are about labels, if there is none at all.
+    """
+    about_labels = [name for name in ("smoothing", "distill_weight") if job.recipe.get(name)]
+    if about_labels and source.class_names is None:
+        option = about_labels[0].replace("_", "-")
+        raise InputError(f"--{option} is about labels, and {source.name} has none: leave it out")
+    if job.has_seen_training_data and job.pretrained is None and source.test is None:
+        say(
+            f"the network is taken not to have learned from {source.name}, on parts of which policies are calibrated "
+            "and tested; if it has, give --seen and test data of their own\n"
+        )
+        return replace(job, pretrained=False)
+    return job
 
 
 def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
@@ -231,8 +262,9 @@ def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bo
     return trace
 
 
-def _about(data: JobData) -> dict[str, Any]:
+def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
+    labelled = all(trace.label is not None for trace in traces.values())
     job, network, settings = data.job, data.made.network, data.made.settings
     return {
         "model": {
@@ -251,6 +283,8 @@ def _about(data: JobData) -> dict[str, Any]:
             "calibration_data": job.calibration_data,
             "fingerprint": data.plan.fingerprint,
             **({"unreadable": data.unreadable} if data.unreadable else {}),
+            **({"unlabelled": True} if job.unlabelled else {}),
+            **({} if labelled else {"reference": {"exit": network.n_exits - 1, "name": "the full network"}}),
         },
         "split": data.plan.to_dict(),
         "training": {

@@ -31,7 +31,8 @@ def make_teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
 
     Raises InputError as `check_can_teach` does.
     """
-    if recipe.distill_weight == 0 or recipe.teacher == "self":
+    learns = recipe.mode == "distill" and (recipe.distill_weight > 0 or recipe.unlabelled)
+    if not learns or recipe.teacher == "self":
         return None
     if recipe.teacher == "original":
         return copy.deepcopy(network.backbone).eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from exeunt.torch.devices import epoch_seed, make_fabric, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import History, digest
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
-from exeunt.torch.training.recipe import make_recipe
+from exeunt.torch.training.recipe import Recipe, make_recipe
 from exeunt.torch.training.teacher import make_teacher, teacher_digest
 from exeunt.torch.training.trainer import Trainer
 
@@ -38,8 +38,9 @@ def train(
 ) -> History:
     """Train a network's exits in place; return the metrics of each epoch.
 
-    `loader`: gives batches (inputs, label) or (inputs, label, id) each time it is iterated over.
-    `options`: how the exits learn, the fields of `Recipe`: mode, epochs, optimiser, learning_rate, teacher, seed, ...
+    `loader`: gives batches (inputs, label) or (inputs, label, id) each time it is iterated over. With `unlabelled`,
+    label may be None, or -1 for some inputs: exits then learn from the network's own output.
+    `options`: how the exits learn, the fields of `Recipe`: mode, epochs, optimiser, learning_rate, unlabelled, ...
     `validation`: a loader to measure on after each epoch.
     `checkpoint_dir`: a folder for a checkpoint after every epoch and `history.jsonl`. The same call, made
     again after the process was killed, resumes from there and ends with the weights of an uninterrupted run.
@@ -82,7 +83,7 @@ def train(
                 return None
             if cached:
                 where = folder / "features" / name
-                kept = _features(network, source, where, fabric, recipe.seed, show=show)
+                kept = _features(network, source, where, fabric, recipe, show=show)
                 shuffle = name == "training"
                 source = FeatureLoader(kept, batch_size=batch_size, seed=recipe.seed, shuffle=shuffle)
             return shared(source, fabric.global_rank, fabric.world_size)
@@ -148,16 +149,16 @@ def _on_device(network: EarlyExitNetwork, device: torch.device) -> Iterator[None
 
 
 def _features(
-    network: EarlyExitNetwork, loader: Iterable[Any], folder: Path, fabric: Any, seed: int, *, show: bool
+    network: EarlyExitNetwork, loader: Iterable[Any], folder: Path, fabric: Any, recipe: Recipe, *, show: bool
 ) -> FeatureCache:
     """Run the backbone over a loader's data: once on each machine, or only once if all machines share the folder."""
-    seed = epoch_seed(seed, 0)
+    seed, options = epoch_seed(recipe.seed, 0), {"unlabelled": recipe.unlabelled, "show": show}
     start_epoch(loader, 0, seed)
     cache = None
     for turn in (fabric.global_rank == 0, fabric.local_rank == 0, True):
         if turn and cache is None:  # later processes find it complete
             with seeded(seed, fabric.device):
-                cache = build_cache(network, loader, folder, device=fabric.device, show=show)
+                cache = build_cache(network, loader, folder, device=fabric.device, **options)
         fabric.barrier()
     assert cache is not None  # noqa: S101 - the last turn is everybody's
     return cache

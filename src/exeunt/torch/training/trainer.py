@@ -16,12 +16,19 @@ from torch import Tensor, nn
 from exeunt._files import write_text
 from exeunt._progress import Progress
 from exeunt.errors import InputError
-from exeunt.torch.batches import length_of, start_epoch, unpack
+from exeunt.torch.batches import check_labels, length_of, start_epoch, unpack
 from exeunt.torch.calls import as_call, logits_of, to_device
 from exeunt.torch.devices import epoch_seed, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
-from exeunt.torch.training.recipe import Recipe, cross_entropies, make_optimiser, objective, rate_factor
+from exeunt.torch.training.recipe import (
+    Recipe,
+    cross_entropies,
+    known_or_said,
+    make_optimiser,
+    objective,
+    rate_factor,
+)
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -68,7 +75,7 @@ class Trainer:
                 self._check_loss(metrics)
                 history = History((*history.epochs, metrics))
                 self._keep(optimiser, history)
-                show.step(metrics.summary())
+                show.step(metrics.summary("agreement" if self.recipe.unlabelled else "accuracy"))
         self.fabric.barrier()
         return history
 
@@ -90,7 +97,7 @@ class Trainer:
             save_checkpoint(self.folder / _CHECKPOINT, self.arguments, state)
             write_text(self.folder / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
-    def _measured(self, batches: Iterable[tuple[Any, Tensor]]) -> tuple[list[float], list[float]]:
+    def _measured(self, batches: Iterable[tuple[Any, Tensor | None]]) -> tuple[list[float], list[float]]:
         """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: inputs and labels (b,)."""
         sums = _Sums(self.network.n_exits, self.fabric.device)
         self.learner.eval()
@@ -98,7 +105,8 @@ class Trainer:
             for inputs, label in batches:
                 args, kwargs = as_call(inputs)
                 logits = [x.float() for x in self.learner(*args, **kwargs)]
-                sums.add(cross_entropies(logits, label), logits, label)
+                label = known_or_said(label, logits[-1])
+                sums.add(cross_entropies(logits, label).mean(1), logits, label)
         return sums.means(self.fabric)
 
     def _epoch(self, module: nn.Module, optimiser: Any, epoch: int) -> EpochMetrics:
@@ -151,7 +159,7 @@ class Trainer:
                     "Begin again with a lower learning rate, in another folder"
                 )
 
-    def _batches(self, loader: Iterable[Any], epoch: int) -> Iterator[tuple[Any, Tensor]]:
+    def _batches(self, loader: Iterable[Any], epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
         """Yield inputs and labels (b,) of one epoch; order and random changes follow from seed and epoch alone."""
         seed = epoch_seed(self.recipe.seed, epoch)
         start_epoch(loader, epoch, seed)
@@ -159,11 +167,16 @@ class Trainer:
             batches = iter(loader)  # a DataLoader draws its order here, from the global generator
         for batch in batches:
             inputs, label, _ = unpack(batch)
-            if label is None:
-                raise InputError("training needs labels, and the loader gives none")
-            yield to_device(inputs, self.fabric.device), label.to(self.fabric.device)
+            if not self.recipe.unlabelled:
+                check_labels(label)
+            yield (
+                to_device(inputs, self.fabric.device),
+                None if label is None else label.to(self.fabric.device),
+            )
 
-    def _learn(self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor, sums: _Sums) -> None:
+    def _learn(
+        self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor | None, sums: _Sums
+    ) -> None:
         """Update the weights by one batch."""
         optimiser.zero_grad()
         args, kwargs = as_call(inputs)
@@ -174,12 +187,12 @@ class Trainer:
                 target = logits_of(self.teacher(*args, **kwargs))
         recipe = self.recipe
         loss, entropies = objective(
-            logits, label, teacher=target, distill_weight=recipe.distill_weight,
+            logits, label, unlabelled=recipe.unlabelled, teacher=target, distill_weight=recipe.distill_weight,
             temperature=recipe.temperature, smoothing=recipe.smoothing,
         )  # fmt: skip
-        self.fabric.backward(loss * self._share(len(label)))
+        self.fabric.backward(loss * self._share(len(logits[0])))
         optimiser.step()
-        sums.add(entropies, logits, label)
+        sums.add(entropies, logits, known_or_said(label, logits[-1] if target is None else target))
 
     def _share(self, n: int) -> float:
         """Return the factor that makes the mean over processes of mean losses the mean over all inputs."""

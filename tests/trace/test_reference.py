@@ -1,0 +1,77 @@
+"""Traces without labels, measured by their agreement with what an exit or a model says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.policies.cheapest import cheapest
+from exeunt.trace import concatenate
+
+
+@pytest.fixture
+def trace(make_trace):
+    return make_trace(400, 4, labelled=False)
+
+
+def test_the_labels_are_the_predictions_of_the_reference(trace):
+    said = trace.with_reference()
+    assert (said.reference, said.measure, said.risk[-1]) == ("the last exit", "agreement", 0.0)
+    assert said.risk == pytest.approx((trace.prediction != trace.prediction[:, [3]]).mean(axis=0))
+    assert "agreement with the last exit" in repr(said)
+    other = trace.with_reference(1, "small")
+    assert (other.reference, other.risk[1]) == ("small", 0.0)
+    assert trace.with_reference(1).reference == "exit 1"
+    with pytest.raises(ex.InputError, match=r"trace.with_reference\(\)"):
+        trace.risk  # noqa: B018
+
+
+def test_a_reference_stays_with_parts_and_copies(trace, tmp_path):
+    said = trace.with_reference()
+    said.save(tmp_path / "said.parquet")
+    parts = [*said.split(), said.selected([0, 1]), said.exits(1, 3), said.with_cost(said.cost)]
+    for part in (*parts, ex.ExitTrace.load(tmp_path / "said.parquet")):
+        assert part.reference == "the last exit"
+    assert np.array_equal(said.selected([0, 1]).label, trace.prediction[:, -1])  # that of all exits
+    trace.save(tmp_path / "plain.parquet")
+    assert ex.ExitTrace.load(tmp_path / "plain.parquet").measure == "accuracy"
+
+
+def test_traces_of_two_references_are_not_one(trace):
+    with pytest.raises(ex.InputError, match="measured alike, got labels from exit 1 and the last exit"):
+        concatenate([trace.with_reference(), trace.with_reference(1)])
+
+
+@pytest.mark.parametrize("policy", [ex.auto, ex.eero, ex.stopping, ex.optimised, ex.learned_correctness])
+def test_policies_learn_from_what_the_reference_says_as_from_labels(trace, policy):
+    labelled = replace(trace, label=trace.prediction[:, -1])
+    made = [policy(*one.split()[:2], budget="60%") for one in (labelled, trace.with_reference())]
+    assert made[0].thresholds.tolist() == made[1].thresholds.tolist()
+
+
+def test_results_and_certificates_speak_of_agreement(trace):
+    fit, calibrate, test = trace.with_reference().split()
+    result = ex.evaluate(ex.eero(fit, calibrate, budget="60%"), test)
+    assert result.measure == "agreement"
+    assert f": agreement {result.accuracy:.2%} [" in str(result)
+    policy = cheapest(fit, calibrate, max_loss=0.6, policy="eero")
+    assert "calibration inputs tested on, the agreement is at most 60 points below" in str(policy)
+    assert "labelled" not in str(policy)
+    again = ex.Policy.from_dict(policy.to_dict())
+    assert again.loss_certificate == policy.loss_certificate
+
+
+def test_models_agree_with_the_most_expensive_one(make_trace):
+    traces = {
+        name: replace(make_trace(50, seed=seed), label=None, cost=ex.CostModel(np.arange(1, 5) * price))
+        for seed, (name, price) in enumerate([("small", 1.0), ("large", 5.0), ("same", 5.0)])
+    }
+    ids = traces["small"].id
+    models = ex.CascadeTrace({name: replace(one, id=ids) for name, one in traces.items()})
+    said = models.with_reference()
+    assert (said.reference, said.measure, said["same"].risk[-1]) == ("same", "agreement", 0.0)
+    assert models.with_reference("large")["large"].risk[-1] == 0.0
+    assert said.alone.reference == "same"
