@@ -222,3 +222,37 @@ def test_a_damaged_evaluation_names_the_remedy(run):
     (run.path / "evaluation.json").write_text("{")
     with pytest.raises(ex.ArtefactError, match="repeat `exeunt evaluate`"):
         _ = run.evaluation_warning
+
+
+def test_an_agreement_with_the_full_network(run):
+    told = exeunt("calibrate", run.path, "--agree", "95%", "--policy", "eero")
+    proof, test = run.policy.loss_certificate, run.recorded("test")
+    assert (proof.max_loss, proof.measure, proof.reference) == (0.05, "agreement", "the full network")
+    assert "at most 5% of the answers differ from those of the full network" in told
+    said = exeunt("evaluate", run.path, "--no-figures")
+    agree = float((run.policy.answers(test) == test.prediction[:, -1]).mean())
+    assert f"answering early changes {1 - agree:.2%} of the answers of the full network" in said
+    assert f"accuracy {ex.evaluate(run.policy, test).accuracy:.2%}" in said  # the run has labels as well
+    assert "the full network is " in said
+    assert str(proof) in said
+    found = read_json(run.path / "evaluation.json")
+    assert (found["agreement"], found["reference"]) == (pytest.approx(agree), "the full network")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--agree", "102%"], r"--agree must be a share above 0% and at most 100%, such as 98%, got '102%'"),
+        (["--agree", "0%"], r"--agree must be a share above 0% and at most 100%, such as 98%, got '0%'"),
+        (["--agree", "98"], "such as 98%, got '98'"),
+        (["--agree", "98%", "--max-loss", "2%"], "--agree and --max-loss are two guarantees of answers: give one"),
+        (["--agree", "98%", "--reference", "huge"], "is one network, which agrees with its last exit: leave out"),
+        (["--budget", "50%", "--reference", "huge"], "--reference names the model to agree with"),
+        (["--agree", "98%", "--delta", "none"], "--agree is a guarantee"),
+        (["--agree", "98%", "--budgets", "50%,60%"], "neither --budget nor --agree"),
+        (["--agree", "98%", "--traces", "more"], "--agree is tested on calibration inputs in memory"),
+    ],
+)  # fmt: skip
+def test_an_agreement_that_cannot_be_asked_is_refused(run, options, told):
+    with pytest.raises(ex.InputError, match=told):
+        exeunt("calibrate", run.path, *options)

@@ -79,6 +79,17 @@ def test_a_cascade_is_a_run(folder):
     for guarantee in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
         exeunt("calibrate", "both", *guarantee, "--answer", "own", cwd=folder)
         assert {policy.answer.name for policy in run.policies} == {"own"}
+    said = exeunt(
+        "calibrate", "both", "--agree", "80%", "--reference", "small", "--policy", "eero", cwd=folder
+    )
+    assert "at most 20% of the answers differ from those of small" in said.stdout
+    said = exeunt("evaluate", "both", "--no-figures", cwd=folder).stdout
+    assert "of the answers of small" in said
+    assert "small alone is" in said
+    refused = exeunt(
+        "calibrate", "both", "--agree", "80%", "--reference", "huge", cwd=folder, ok=False
+    ).stderr
+    assert "there is no model 'huge': choose one of small, run" in refused
 
 
 @pytest.mark.parametrize("run", ["run", "both"])

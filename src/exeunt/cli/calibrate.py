@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._progress import Progress
 from exeunt._text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
-from exeunt.cli.options import Execution, RunPath, option, seed_option, share, with_groups
+from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -48,13 +48,20 @@ def calibrate(
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
+    from exeunt.trace.cascade_trace import agreeing
 
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
     in_time = is_of_time(options.of, amounts)
-    if options.traces is not None and guarantee.max_loss is not None:
-        raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
+    loss = guarantee.loss
+    if options.traces is not None and loss is not None:
+        what = (
+            "--max-loss is tested on labelled"
+            if guarantee.agree is None
+            else "--agree is tested on calibration"
+        )
+        raise InputError(f"{what} inputs in memory: leave out --traces")
     run = _opened(path)
     make = rule.made()
     answer = {"answer": rule.answer or "auto"} if rule.answer or run.cascade else {}
@@ -62,6 +69,13 @@ def calibrate(
         _refuse_whole(run, amounts)
     fit: Any = run.recorded("fit")
     held_out: Any = run.recorded("calibrate") if options.traces is None else _stored(options.traces, run)
+    if guarantee.agree is not None:
+        if guarantee.reference is not None and not run.cascade:
+            raise InputError(
+                f"{path} is one network, which agrees with its last exit: leave out --reference "
+                f"{guarantee.reference}, which names a model of a cascade"
+            )
+        fit, held_out = (agreeing(inputs, guarantee.reference) for inputs in (fit, held_out))
     costs, reference = run.cost, None
     if in_time:
         seeded, how = partial(make, seed=options.seed, **answer), {"seed": options.seed, **vars(execution)}
@@ -78,8 +92,7 @@ def calibrate(
         )
         removed = run.save_policy_set(policies)
         echo("\n".join([str(policies), *_coinciding(policies, amounts), run.active_text]))
-    elif guarantee.max_loss is not None:
-        loss = share(guarantee.max_loss, "max-loss", or_zero=True)
+    elif loss is not None:
         with Progress("policies made") as bar:
             policy = cheapest(
                 fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference,

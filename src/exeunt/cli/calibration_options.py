@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from exeunt.cli.options import delta_or_none, options_under
+from exeunt.cli.options import delta_or_none, options_under, share
 from exeunt.errors import InputError, UnitError
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ class Guarantee:
         "Accuracy that may be lost against the full network, or the most accurate model of a cascade, such as 1%: "
         "chooses the cheapest policy that provably loses no more. With --budget, both are guaranteed."
     )
+    agree: str | None = _guarantee(
+        "Share of answers that must be those of the full network, or the most expensive model of a cascade, such as "
+        "98%: chooses the cheapest policy that provably keeps it. Needs no labels. With --budget, both are guaranteed."
+    )
+    reference: str | None = _guarantee("With --agree: the model of a cascade to agree with.")
     budgets: str | None = _guarantee(
         "Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy each, in one "
         "file. Choose among them by time, price or load, not by the inputs to be answered."
@@ -50,6 +55,13 @@ class Guarantee:
             return [*budget_grid(self.budgets)]
         return [] if self.budget is None else [self.budget]
 
+    @property
+    def loss(self) -> float | None:
+        """The largest loss of accuracy or of agreement; None if none is asked for. Raises InputError for others."""
+        if self.agree is not None:
+            return round(1 - share(self.agree, "--agree", example="98%", or_one=True), 12)
+        return None if self.max_loss is None else share(self.max_loss, "max-loss", or_zero=True)
+
     def checked_delta(self, *, certifies: bool) -> float | None:
         """Return the probability with which the guarantee may be broken; None without a guarantee.
 
@@ -57,17 +69,28 @@ class Guarantee:
         be combined.
         """
         # A guarantee of a loss is tested, whatever the calibration.
-        usual = "0.05" if certifies or self.max_loss is not None else "none"
+        if self.agree is not None and self.max_loss is not None:
+            raise InputError("--agree and --max-loss are two guarantees of answers: give one of them")
+        if self.reference is not None and self.agree is None:
+            raise InputError(
+                "--reference names the model to agree with: give it with --agree, such as --agree 98%"
+            )
+        answers = "--agree" if self.agree is not None else "--max-loss" if self.max_loss is not None else ""
+        usual = "0.05" if certifies or answers else "none"
         delta = delta_or_none(usual if self.delta is None else self.delta)
-        if self.budget is None and self.max_loss is None and self.budgets is None:
-            raise InputError("give a budget or a loss: --budget 50%, --max-loss 1%, or --budgets 20%:95%:5%")
-        if self.budgets is not None and (self.budget is not None or self.max_loss is not None):
-            raise InputError("--budgets goes with neither --budget nor --max-loss: calibrate twice for both")
+        if self.budget is None and not answers and self.budgets is None:
+            raise InputError(
+                "give a budget, a loss or an agreement: --budget 50%, --max-loss 1%, --agree 98%, or --budgets "
+                "20%:95%:5%"
+            )
+        if self.budgets is not None and (self.budget is not None or answers):
+            raise InputError(
+                f"--budgets goes with neither --budget nor {answers or '--max-loss'}: calibrate twice for both"
+            )
         if self.jointly and self.budgets is None:
             raise InputError("--jointly is about the guarantees of several budgets: give them with --budgets")
-        if delta is None and (self.max_loss is not None or self.jointly):
-            named = "--max-loss" if self.max_loss is not None else "--jointly"
-            raise InputError(f"{named} is a guarantee and needs a --delta")
+        if delta is None and (answers or self.jointly):
+            raise InputError(f"{answers or '--jointly'} is a guarantee and needs a --delta")
         return delta
 
 

@@ -46,8 +46,7 @@ def evaluate(path: RunPath, options: _Options) -> None:
     if run.budget is not None:
         echo(f"the policy for {next(iter(named_by_budget(policies)))}, the largest within {run.budget}\n")
     echo(result)
-    if reference := run.trace("test").reference:
-        echo(f"answering early changes {1 - (result.accuracy or 0.0):.2%} of the answers of {reference}")
+    agreement = _compare_with_reference(run, policy)
     full = _compare_with_full(run, policy)
     echo(_verdict(policy, result))
     if result.warning:
@@ -58,7 +57,13 @@ def evaluate(path: RunPath, options: _Options) -> None:
     guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()
     write_json(
         run.path / EVALUATION,
-        {**result.to_dict(), "full_network_accuracy": full, "certificate": guaranteed, **about_budgets},
+        {
+            **result.to_dict(),
+            "full_network_accuracy": full,
+            "certificate": guaranteed,
+            **agreement,
+            **about_budgets,
+        },
     )
     if options.figures:
         from exeunt.plots import draw_evaluation
@@ -70,6 +75,24 @@ def evaluate(path: RunPath, options: _Options) -> None:
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
+
+
+def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:
+    """Print how many answers differ from those of the reference of the policy's guarantee, or of the run's.
+
+    Returns what a file keeps of that: nothing if answers are compared with labels alone.
+    """
+    import exeunt as ex
+    from exeunt.trace.cascade_trace import agreeing
+
+    test, proof = run.recorded("test"), policy.loss_certificate
+    if proof is not None and proof.measure == "agreement" and proof.reference != test.reference:
+        test = agreeing(test, proof.reference)
+    if not test.reference:
+        return {}
+    agree = ex.evaluate(policy, test.along(policy.cascade).with_cost(policy.cost)).accuracy
+    echo(f"answering early changes {1 - (agree or 0.0):.2%} of the answers of {test.reference}")
+    return {"agreement": agree, "reference": test.reference}
 
 
 def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:

@@ -169,11 +169,14 @@ def count_or_share(text: str | None, name: str) -> float | None:
     return value if is_share else int(value)
 
 
-def share(text: str, name: str, *, or_zero: bool = False) -> float:
+def share(
+    text: str, name: str, *, or_zero: bool = False, or_one: bool = False, example: str = "5% or 0.05"
+) -> float:
     """Read "5%" or "0.05" as a number between 0 and 1."""
     value = _number(text)
-    if not 0 < value < 1 and not (or_zero and value == 0):
-        raise InputError(f"{name} must be a share between 0 and 1, such as 5% or 0.05, got {text!r}")
+    if not 0 < value < 1 and not (or_zero and value == 0) and not (or_one and value == 1):
+        most = "above 0% and at most 100%" if or_one else "between 0 and 1"
+        raise InputError(f"{name} must be a share {most}, such as {example}, got {text!r}")
     return value
 
 

@@ -24,6 +24,7 @@ from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_trace import agreeing, single_exits
 from exeunt.trace.grades import known_by
 from exeunt.trace.groups import Groups, counts_of, mean, n_groups, per_unit, units_text
 from exeunt.trace.splitting import shaping_and_testing_rows
@@ -33,7 +34,8 @@ def cheapest(
     fit: ExitTrace | CascadeTrace,
     calibrate: ExitTrace | CascadeTrace,
     *,
-    max_loss: float = 0.01,
+    max_loss: float | None = None,
+    agree: float | None = None,
     delta: float = 0.05,
     budget: float | str | None = None,
     policy: str | Callable[..., Policy] = "auto",
@@ -45,17 +47,21 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
-    Where answers are graded, the same holds of their mean quality.
+    `max_loss` is 0.01 by default. Where answers are graded, the same holds of their mean quality.
+
+    `agree`, in its place, needs no labels: at most the share 1 - `agree` of the answers differ from those of the last
+    exit, or of the model `reference`, by default the most expensive one. The same holds of traces that are measured by
+    agreement (`with_reference`), of which at most `max_loss` differ.
 
     From a `CascadeTrace` it makes cascades (see `cascade`) and measures the loss against the model `reference` alone,
     by default the one that answers best on `fit`; of equally good ones, the cheapest. With a trace of a cascade,
     `reference` names the model of its last exit.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
-    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost of the
-    network or of the reference down; the other half tests them in this order, and the first that fails ends the test
-    (fixed-sequence testing, so no correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is
-    tighter on `fit`.
+    labelled or graded unless agreement is measured. One half of it gives the thresholds of policies at `points`
+    budgets, from the full cost of the network or of the reference down; the other half tests them in this order, and
+    the first that fails ends the test (fixed-sequence testing, so no correction is needed). The bound, betting or
+    Hoeffding-Bentkus, is the one that is tighter on `fit`.
 
     `max_loss` 0: only a policy that is better than the last exit, or the reference, can pass, so the test begins with
     the best policy on `fit`. If none passes, the result always gives the answers of the last exit, or asks the
@@ -68,13 +74,14 @@ def cheapest(
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    if max_loss != 0:
-        _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
+    max_loss = _checked_loss(max_loss, agree)
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
+    fit, calibrate = _measured(fit, reference, agree), _measured(calibrate, reference, agree)
     make, notes = preset(policy), {}
     if isinstance(fit, CascadeTrace):
+        reference = fit.reference or reference
         if reference is None:
             reference = fit.most_accurate
             notes = {"cheapest": {"reference": reference, "text": _chosen(fit, reference)}}
@@ -117,21 +124,51 @@ def cheapest(
             bound,
             lost,
             tested.n,
-            reference,
+            fit.reference or reference,
             **counts_of(groups),
             measure=fit.measure,
         )
         return replace(family[k], loss_certificate=proof, notes={**family[k].notes, **notes})
-    if max_loss == 0 and allowed >= cost.full:
+    is_reference = not fit.reference or bool(instead(fit).quality[:, -1].all())
+    if max_loss == 0 and allowed >= cost.full and is_reference:
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None
             alone = _alone(instead(fit), instead(shaped), of_cascade, delta=each, seed=seed)
-            proof = LossCertificate(0.0, share, 0.0, CERTAIN, 0.0, tested.n, reference, measure=fit.measure)
+            proof = LossCertificate(
+                0.0, share, 0.0, CERTAIN, 0.0, tested.n, fit.reference or reference, measure=fit.measure
+            )
             return replace(alone, loss_certificate=proof, notes=notes)
     raise _infeasible(
         cost, family, losses, groups, bound, share, max_loss, passed, allowed, reference,
-        known_by(fit.measure),
+        fit.measure,
     )  # fmt: skip
+
+
+def _checked_loss(max_loss: float | None, agree: float | None) -> float:
+    """Return the loss that is allowed, of accuracy or of agreement."""
+    if agree is not None:
+        if max_loss is not None:
+            raise InputError("give agree or max_loss, not both: agreement of 98% is a loss of 2% of it")
+        if not 0 < agree <= 1:
+            raise InputError(f"agree must be above 0 and at most 1, which is 100%, got {agree!r}")
+        return round(1 - agree, 12)
+    if max_loss != 0:
+        _arrays.check_between(0.01 if max_loss is None else max_loss, "max_loss", 0.0, 1.0)
+    return 0.01 if max_loss is None else max_loss
+
+
+def _measured(
+    inputs: ExitTrace | CascadeTrace, reference: str | None, agree: float | None
+) -> ExitTrace | CascadeTrace:
+    """Return the trace that measures the loss; where agreement is asked for, or measured, that with the reference."""
+    if agree is None and not inputs.reference:
+        return inputs
+    if single_exits(inputs).n_exits == 1:
+        raise InputError(
+            "there is a single exit, which always agrees with itself: add an exit, or a cheaper model to ask first"
+        )
+    of_models = isinstance(inputs, CascadeTrace) and reference not in (None, inputs.reference)
+    return agreeing(inputs, reference) if of_models or not inputs.reference else inputs
 
 
 def _made(
@@ -172,7 +209,9 @@ def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **option
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:
     """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
     answered = policy.answer.on(inputs.along(policy.cascade)).quality
-    lost: Floats = instead.quality[:, -1] - answered[np.arange(len(answered)), policy.route(inputs)]
+    # The reference agrees with itself, also where it is no exit of the trace.
+    best = 1.0 if instead.reference else instead.quality[:, -1]
+    lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
     return lost
 
 
@@ -201,18 +240,19 @@ def _infeasible(
     passed: int,
     allowed: float,
     reference: str | None,
-    known: str,
+    measure: str,
 ) -> Infeasible:
-    """Return the error that names the guarantee in the way and the nearest pair that can be certified.
-
-    `known`: "labelled" or "graded" inputs.
-    """
+    """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
+    known, agrees = known_by(measure), measure == "agreement"
     instead_of, whole = "The full network", "the full cost"
     if reference is not None:
         instead_of, whole = f"{reference} alone", f"the cost of {reference} alone"
 
     def share(amount: float) -> str:
         return f"{cost.show(amount)} ({cost.share(amount):.1%} of {whole})"
+
+    def at_most(loss: float) -> str:
+        return f"an agreement of {100 * (1 - loss):.4g}%" if agrees else f"a loss of {100 * loss:.4g}%"
 
     reached = next((k for k, policy in enumerate(family) if policy.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
@@ -238,15 +278,17 @@ def _infeasible(
     nearest_budget = family[passed - 1].budget if passed else None
     could = []
     if nearest_budget is not None:
-        could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {share(nearest_budget)}")
+        could.append(f"{at_most(max_loss)} at a budget of {share(nearest_budget)}")
     if nearest_loss is not None:
-        could.append(f"a loss of {100 * nearest_loss:.4g}% at {share(family[reached].budget)}")
+        could.append(f"{at_most(nearest_loss)} at {share(family[reached].budget)}")
     tested = units_text(len(losses[0]), n_groups(groups), known)
     return Infeasible(
-        f"the loss stands in the way: {tested} cannot show that at most {100 * max_loss:.4g}% is lost at "
+        f"the {'agreement' if agrees else 'loss'} stands in the way: {tested} cannot show that at most "
+        f"{100 * max_loss:.4g}% {'of the answers differ' if agrees else 'is lost'} at "
         f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. More "
-        f"{f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} loses nothing, "
-        "at its full cost: it is what max_loss=0 gives where nothing better is found",
+        f"{f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} "
+        + ("agrees with itself" if agrees else "loses nothing")
+        + f", at its full cost: it is what {'agree=1' if agrees else 'max_loss=0'} gives where nothing better is found",
         binding="max_loss",
         nearest_budget=nearest_budget,
         nearest_max_loss=nearest_loss,

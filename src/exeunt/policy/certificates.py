@@ -7,7 +7,7 @@ from typing import Any
 
 from exeunt.budget_text import amount_text, readable_unit
 from exeunt.trace.grades import known_by
-from exeunt.trace.groups import mean_text, units_text
+from exeunt.trace.groups import mean_text, units_text, weights_text
 
 CERTAIN = "certain"
 """The `bound` of a `LossCertificate` that needs no test: the policy gives the answers of the reference."""
@@ -61,6 +61,8 @@ class Certificate(_OfGroups):
 class LossCertificate(_OfGroups):
     """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta; or the same of another measure.
 
+    Of agreement: P(share of answers that differ from those of `reference` <= max_loss) >= 1 - delta.
+
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
     inputs that the policy was tested on. They had no part in the policy. Where `bound` is `CERTAIN`, the policy gives
@@ -77,18 +79,23 @@ class LossCertificate(_OfGroups):
     measure: str = "accuracy"
 
     def __str__(self) -> str:
-        reference = self.reference or "the full network"
+        reference, agrees = self.reference or "the full network", self.measure == "agreement"
         if self.bound == CERTAIN:
-            return (
-                f"Guarantee: no {self.measure} is lost, because every input gets the answer of {reference}."
-            )
+            nothing = "no answer differs" if agrees else f"no {self.measure} is lost"
+            return f"Guarantee: {nothing}, because every input gets the answer of {reference}."
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
+        kept = (
+            f"the {mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below "
+            f"that of {reference}"
+        )
+        if agrees:
+            change = f"{self.loss:.2%}"
+            kept = f"at most {100 * self.max_loss:.4g}% of the answers differ from those of {reference}"
+            kept += "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group)})"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, the "
-            f"{mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below that of "
-            f"{reference} (measured: {change}; p = {self.p_value:.2g}, "
-            f"{self.bound.replace('_', '-')} bound)."
+            f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, {kept} "
+            f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound)."
         )
 
 

@@ -299,7 +299,10 @@ class CascadeTrace:
         name = model or max(reversed(self.names), key=lambda one: self[one].cost.full)
         said = self[name].prediction[:, -1]
         return CascadeTrace(
-            {one: replace(trace, label=said, reference=name) for one, trace in self._traces.items()}
+            {
+                one: replace(trace, label=said, grades=None, reference=name)
+                for one, trace in self._traces.items()
+            }
         )
 
     def without_log_probability(self) -> CascadeTrace:
@@ -349,6 +352,16 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
         raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")
     return trace
+
+
+def agreeing(inputs: ExitTrace | CascadeTrace, reference: str | None = None) -> ExitTrace | CascadeTrace:
+    """Return a trace measured by its agreement with its last exit, called `reference`, or with this model of several.
+
+    By default the last exit is the full network, and the model the most expensive one.
+    """
+    if isinstance(inputs, CascadeTrace):
+        return inputs.with_reference(reference or "")
+    return inputs.with_reference(name=reference or "the full network")
 
 
 def single_exits(inputs: ExitTrace | CascadeTrace) -> ExitTrace:

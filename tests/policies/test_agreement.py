@@ -1,0 +1,144 @@
+"""The cheapest policy whose answers are almost all those of the full network, or of another model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_traces import trace
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.policies.cheapest import cheapest
+from exeunt.trace.splitting import shaping_and_testing_rows
+
+
+def unlabelled(n, seed):
+    return replace(trace(n, seed=seed), label=None)
+
+
+def models(n, seed):
+    """Two models of two exits each; the large one costs more."""
+    whole = replace(unlabelled(n, seed), log_probability=None)
+    return ex.CascadeTrace(
+        {
+            "small": whole.exits(0, 2).with_cost(ex.CostModel([1.0, 2.0])),
+            "large": whole.exits(2, 4).with_cost(ex.CostModel([4.0, 8.0])),
+        }
+    )
+
+
+def differ(policy, inputs, reference):
+    return float((policy.answers(inputs) != reference.prediction[:, -1]).mean())
+
+
+def test_answers_that_differ_from_those_of_the_last_exit_are_counted():
+    fit, calibrate, test = (unlabelled(n, seed) for n, seed in ((1500, 1), (3000, 2), (20_000, 3)))
+    policy = cheapest(fit, calibrate, agree=0.85, policy="eero")
+    proof = policy.loss_certificate
+    tested = calibrate.take(shaping_and_testing_rows(calibrate.n, 0.5, 0)[1])
+    assert proof.loss == differ(policy, tested, tested)
+    assert (proof.measure, proof.max_loss, proof.n_test) == ("agreement", 0.15, 1500)
+    assert policy.budget < fit.cost.full
+    assert differ(policy, test, test) < 0.16
+    assert (
+        "over the 1,500 calibration inputs tested on, at most 15% of the answers differ from those of the full "
+        f"network (measured: {proof.loss:.2%}; p = "
+    ) in str(policy)
+    stricter = cheapest(fit, calibrate, agree=0.92, policy="eero")
+    assert stricter.budget > policy.budget
+
+
+def test_labels_have_no_say():
+    fit, calibrate = trace(1500, seed=1), trace(1500, seed=2)
+    bare = [replace(one, label=None) for one in (fit, calibrate)]
+    made = [cheapest(*parts, agree=0.8, policy="eero") for parts in ((fit, calibrate), bare)]
+    said = cheapest(*(one.with_reference() for one in bare), max_loss=0.2, policy="eero")
+    for one in (made[1], said):
+        assert made[0].thresholds.tolist() == one.thresholds.tolist()
+    assert said.loss_certificate.reference == "the last exit"
+
+
+def test_a_cascade_agrees_with_its_most_expensive_model_or_the_one_named():
+    fit, calibrate, test = (models(n, seed) for n, seed in ((1000, 1), (1000, 2), (5000, 3)))
+    policy = cheapest(fit, calibrate, agree=0.8, policy="eero", points=5)
+    assert policy.loss_certificate.reference == "large"
+    assert "at most 20% of the answers differ from those of large" in str(policy)
+    assert differ(policy, test, test["large"]) < 0.23
+    small = cheapest(fit, calibrate, agree=0.8, reference="small", policy="eero", points=5)
+    assert small.loss_certificate.reference == "small"
+    assert differ(small, test, test["small"]) < 0.23
+    again = cheapest(
+        *(one.with_reference("small") for one in (fit, calibrate)), max_loss=0.2, policy="eero", points=5
+    )
+    assert again.thresholds.tolist() == small.thresholds.tolist()
+
+
+def test_both_guarantees_hold_together():
+    fit, calibrate = unlabelled(1500, 1), unlabelled(3000, 2)
+    policy = cheapest(fit, calibrate, agree=0.8, budget="90%", policy="eero")
+    assert policy.cost_certificate.budget <= 0.9 * fit.cost.full * (1 + 1e-9)
+    assert policy.loss_certificate.delta == 0.025
+    with pytest.raises(ex.Infeasible, match=r"the agreement stands in the way: .*cannot show that at most 2% of the "
+                       r"answers differ at .*an agreement of [0-9.]+% at .*it is what agree=1 gives"):  # fmt: skip
+        cheapest(fit, calibrate, agree=0.98, budget="40%", policy="eero")
+
+
+def test_all_answers_are_those_of_the_full_network():
+    fit, calibrate, test = (unlabelled(600, seed) for seed in (1, 2, 3))
+    policy = cheapest(fit, calibrate, agree=1, policy="eero")
+    assert "no answer differs, because every input gets the answer of the full network" in str(policy)
+    assert differ(policy, test, test) == 0
+    shorter = [
+        one.with_reference().selected([0, 1]) for one in (fit, calibrate)
+    ]  # the reference is no exit of these
+    with pytest.raises(ex.Infeasible, match="the agreement stands in the way"):
+        cheapest(*shorter, max_loss=0, policy="eero")
+    loose = cheapest(*shorter, max_loss=0.9, policy="eero")
+    rows = shaping_and_testing_rows(600, 0.5, 0)[1]
+    assert loose.loss_certificate.loss == differ(loose, shorter[1].take(rows), calibrate.take(rows))
+
+
+def test_the_guarantee_is_kept():
+    """Over many draws, more answers differ in a large test part no more often than delta."""
+    fit, test = unlabelled(400, 1), unlabelled(10_000, 2)
+    trials, broken, cheaper = 25, 0, 0
+    for seed in range(trials):
+        policy = cheapest(fit, unlabelled(800, 10 + seed), agree=0.85, delta=0.2, policy="eero", points=5)
+        cheaper += policy.budget < fit.cost.full
+        broken += differ(policy, test, test) > 0.15
+    assert cheaper > trials / 2
+    assert broken <= binom.ppf(1 - 1e-6, trials, 0.2)
+
+
+def test_graded_answers_that_can_be_compared_agree():
+    fit, calibrate = (models(800, seed) for seed in (1, 2))
+    graded = [
+        ex.CascadeTrace({name: one[name].graded(np.full((800, 2), 0.5)) for name in one.names})
+        for one in (fit, calibrate)
+    ]
+    made = [cheapest(*parts, agree=0.8, policy="eero", points=5) for parts in ((fit, calibrate), graded)]
+    assert made[0].loss_certificate == made[1].loss_certificate
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"agree": 1.2}, "agree must be above 0 and at most 1, which is 100%, got 1.2"),
+        ({"agree": 0}, "agree must be above 0 and at most 1, which is 100%, got 0"),
+        ({"agree": float("nan")}, "agree must be above 0"),
+        ({"agree": 0.9, "max_loss": 0.1}, "give agree or max_loss, not both"),
+        ({"agree": 0.9, "reference": "huge"}, "there is no model 'huge': choose one of small, large"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(options, told):
+    with pytest.raises(ex.InputError, match=told):
+        cheapest(models(200, 1), models(200, 2), **options)
+
+
+def test_a_single_exit_agrees_with_itself():
+    one = [unlabelled(100, seed).selected([3]) for seed in (1, 2)]
+    for parts in (one, [ex.CascadeTrace({"only": part}) for part in one]):
+        with pytest.raises(ex.InputError, match="a single exit, which always agrees with itself"):
+            cheapest(*parts, agree=0.98)
