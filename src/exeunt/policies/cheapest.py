@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,10 @@ from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
 from exeunt.trace.grades import known_by
 from exeunt.trace.groups import Groups, counts_of, mean, n_groups, per_unit, units_text
-from exeunt.trace.splitting import shaping_and_testing_rows
+from exeunt.trace.splitting import rows_to_test, shaping_and_testing_rows
+
+_SHAPING = 0.2
+"""The share of the fit inputs that thresholds come from, without a budget."""
 
 
 def cheapest(
@@ -58,19 +62,21 @@ def cheapest(
     `reference` names the model of its last exit.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
-    labelled or graded unless agreement is measured. One half of it gives the thresholds of policies at `points`
-    budgets, from the full cost of the network or of the reference down; the other half tests them in this order, and
-    the first that fails ends the test (fixed-sequence testing, so no correction is needed). The bound, betting or
-    Hoeffding-Bentkus, is the one that is tighter on `fit`.
+    labelled or graded unless agreement is measured. Inputs set aside from `fit` give the thresholds of policies at
+    `points` budgets, from the full cost of the network or of the reference down, closer together where the loss on
+    `fit` is near the limit; `calibrate` tests them in this order, and the first that fails ends the test (fixed-
+    sequence testing, so no correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is tighter
+    on `fit`.
 
     `max_loss` 0: only a policy that is better than the last exit, or the reference, can pass, so the test begins with
     the best policy on `fit`. If none passes, the result always gives the answers of the last exit, or asks the
     reference alone: that loses nothing, for certain.
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
-    which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`:
-    called with (policies made, points). The other options, such as `answer`, go to the policy or to `cascade`. The
-    result carries the certificate, `policy.loss_certificate`.
+    which goes to each; one half of `calibrate` then gives the thresholds, and the other tests. `policy`: the name of
+    one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`: called with (policies made, points). The other
+    options, such as `answer`, go to the policy or to `cascade`. The result carries the certificate,
+    `policy.loss_certificate`.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
@@ -92,18 +98,20 @@ def cheapest(
         return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
     check_disjoint(instead(fit), instead(calibrate))
-    rows = shaping_and_testing_rows(calibrate.n, 0.5, seed, calibrate.groups)
-    shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
+    fit, shaped, tested = _parts(fit, calibrate, budget is None, seed)
     share, cost = delta if budget is None else delta / 2, instead(fit).cost
     if isinstance(fit, CascadeTrace):  # budgets lie between these costs
         ends = [fit.alone.cost.first, cost.full]
         cost = CostModel(ends if ends[0] < ends[1] else ends[1:], unit=fit.unit)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
-    amounts = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
     make = partial(make, fit, shaped, delta=each, seed=seed, **options)
-    family = _made(make, amounts, progress)
-    on_fit = [_loss(one, fit, instead(fit)) for one in family]
+    lowest = cost.full + (cost.first - cost.full) * (1 - 1 / points)
+    coarse = points if budget is not None else min(points, max(2, points // 2))
+    family, on_fit = _made(
+        make, np.linspace(cost.full, lowest, coarse).tolist(), points, lambda one: _loss(one, fit, instead(fit)),
+        0.0 if coarse == points else max_loss, progress,
+    )  # fmt: skip
     if max_loss == 0 and family:
         best = int(np.argmin([mean(loss, fit.groups) for loss in on_fit]))
         family, on_fit = family[best:], on_fit[best:]
@@ -171,23 +179,58 @@ def _measured(
     return agreeing(inputs, reference) if of_models or not inputs.reference else inputs
 
 
+def _parts(fit: Any, calibrate: Any, all_test: bool, seed: int) -> tuple[Any, Any, Any]:
+    """Return what policies learn from, what gives their thresholds, and what tests them.
+
+    Where a budget is certified, calibration inputs give the thresholds, half of them; else fit inputs do.
+    """
+    if not all_test:
+        rows = shaping_and_testing_rows(calibrate.n, 0.5, seed, calibrate.groups)
+        return fit, calibrate.take(rows[0]), calibrate.take(rows[1])
+    shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups)
+    return (
+        fit.take(learning),
+        fit.take(shaping),
+        calibrate.take(rows_to_test(calibrate.n, seed, calibrate.groups)),
+    )
+
+
 def _made(
-    make: Callable[..., Policy], budgets: Sequence[float], progress: Callable[[int, int], object] | None
-) -> list[Policy]:
-    """Return a policy for each budget, from the highest that is feasible down to the lowest.
+    make: Callable[..., Policy],
+    budgets: Sequence[float],
+    points: int,
+    lost: Callable[[Policy], Floats],
+    limit: float,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[list[Policy], list[Floats]]:
+    """Return a policy for each budget, from the highest that is feasible down to the lowest, and what each loses.
 
     The highest may not be: where inputs differ in cost, the calibration inputs may cost more than the fit inputs.
+    With a `limit`, further policies follow, up to `points`: between those whose losses differ most near it.
     """
     family: list[Policy] = []
-    for tried, amount in enumerate(budgets, start=1):
+    for amount in budgets:
         try:
             family.append(make(budget=amount))
         except InfeasibleBudget:
             if family:  # then lower ones are infeasible as well
                 break
         if progress is not None:
-            progress(tried, len(budgets))
-    return family
+            progress(len(family), points)
+    losses = [lost(one) for one in family]
+    while limit and len(family) < points and (k := _widest([float(loss.mean()) for loss in losses], limit)):
+        family.insert(k, make(budget=(family[k - 1].budget + family[k].budget) / 2))
+        losses.insert(k, lost(family[k]))
+        if progress is not None:
+            progress(len(family), points)
+    return family, losses
+
+
+def _widest(losses: Sequence[float], limit: float) -> int:
+    """Return before which policy one is missing, between two whose losses differ most near the limit; 0 for none."""
+    low, high = limit / 4, 1.25 * limit
+    steps = [min(max(pair), high) - max(min(pair), low) for pair in pairwise(losses)]
+    return int(np.argmax(steps)) + 1 if steps and max(steps) > 0 else 0
 
 
 def _chosen(fit: CascadeTrace, reference: str) -> str:

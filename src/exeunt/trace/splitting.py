@@ -80,6 +80,11 @@ def shaping_and_testing_rows(
     return _rows(order[:shaping], groups), _rows(order[shaping:], groups)
 
 
+def rows_to_test(n: int, seed: int, groups: Groups | None = None) -> Integers:
+    """Return all n rows in random order, with groups group by group, see `shaping_and_testing_rows`."""
+    return _rows(random_order(n_units(n, groups), seed), groups)
+
+
 def bootstrap_rows(n: int, rng: np.random.Generator, groups: Groups | None = None) -> Integers:
     """Return the rows of a bootstrap sample of n rows, or of their groups: as many, drawn with replacement."""
     size = n_units(n, groups)
