@@ -107,7 +107,7 @@ def cheapest(
     each = None if budget is None else delta / 2 / points
     make = partial(make, fit, shaped, delta=each, seed=seed, **options)
     lowest = cost.full + (cost.first - cost.full) * (1 - 1 / points)
-    coarse = points if budget is not None else min(points, max(2, points // 2))
+    coarse = points if budget is not None or max_loss == 0 else min(points, max(2, points // 2))
     family, on_fit = _made(
         make, np.linspace(cost.full, lowest, coarse).tolist(), points, lambda one: _loss(one, fit, instead(fit)),
         0.0 if coarse == points else max_loss, progress,
