@@ -50,12 +50,14 @@ class Candidates:
         delta: float,
         points: int,
         evenly: bool,
+        n_tests: int,
         reference: str | None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Candidates:
         """Return policies at up to `points` budgets: `evenly` spaced, or closer together near the limit on `fit`.
 
-        `make`: returns a policy for a `budget`. With `max_loss` 0 the best on `fit` comes first.
+        `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. With `max_loss` 0 the
+        best on `fit` comes first.
         """
         cost = instead(fit, reference).cost
         if isinstance(fit, CascadeTrace):
@@ -71,7 +73,8 @@ class Candidates:
         if max_loss == 0 and policies:
             best = int(np.argmin([mean(loss, fit.groups) for loss in losses]))
             policies, losses = policies[best:], losses[best:]
-        bound = _tighter([per_unit(loss, fit.groups, max_loss) for loss in losses], max_loss, delta)
+        on_units = [np.resize(per_unit(loss, fit.groups, max_loss), n_tests) for loss in losses]
+        bound = _tighter(on_units, max_loss, delta)
         return cls(policies, max_loss, delta, bound, cost, fit.reference or reference, fit.measure)
 
     def cheapest(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Policy | None:

@@ -22,6 +22,7 @@ from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
+from exeunt.trace.groups import n_units
 from exeunt.trace.splitting import rows_to_test, shaping_and_testing_rows
 
 _SHAPING = 0.2
@@ -92,8 +93,8 @@ def cheapest(
     each = None if budget is None else delta / 2 / points
     found = Candidates.made(
         fit, partial(make, fit, shaped, delta=each, seed=seed, **options), max_loss=max_loss,
-        delta=delta if budget is None else delta / 2, points=points, evenly=budget is not None, reference=reference,
-        progress=progress,
+        delta=delta if budget is None else delta / 2, points=points, evenly=budget is not None,
+        n_tests=n_units(tested.n, tested.groups), reference=reference, progress=progress,
     )  # fmt: skip
     allowed = found.cost.full if budget is None else found.cost.budget(budget)
     made = found.cheapest(tested, allowed)
