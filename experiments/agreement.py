@@ -70,11 +70,14 @@ def recalibrated(models: ex.CascadeTrace, agree: float, seed: int, times: int) -
     for policy in candidates.policies:
         result, said = ex.evaluate(policy, truth), policy.answers(truth)
         share = result.cost / truth[LARGE].cost.full
-        known[policy.budget] = [1 - result.accuracy, share, own - float(np.mean(said == label))]
+        known[str(policy.limits)] = [1 - result.accuracy, share, own - float(np.mean(said == label))]
     draws = (np.random.default_rng((seed, one)).integers(0, truth.n, N_CALIBRATE) for one in range(times))
-    found = [candidates.cheapest(truth.take(rows), np.inf) for rows in draws]
+    found = [candidates.cheapest(truth.take(rows), None) for rows in draws]
     print(f"{agree:.0%}, fit {seed + 1}", flush=True)
-    return {"certified": [known[one.budget] for one in found if one], "hindsight": hindsight(truth, agree)}
+    return {
+        "certified": [known[str(one.limits)] for one in found if one],
+        "hindsight": hindsight(truth, agree),
+    }
 
 
 def hindsight(truth: ex.CascadeTrace, agree: float) -> float:

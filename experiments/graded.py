@@ -76,7 +76,11 @@ def language_models(file: Path, encoder: str, splits: int) -> dict[str, Any]:
     read = pq.read_table(file)
     price = json.loads(read.schema.metadata[b"usd_per_million_tokens"])
     grade = np.column_stack([read[name].to_numpy() for name in price])
-    features = embeddings(read["question"].to_pylist(), encoder)
+    kept = Path("runs/graded-embeddings.npy")
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        np.save(kept, embeddings(read["question"].to_pylist(), encoder))
+    features = np.load(kept)
 
     folds = np.array_split(np.random.default_rng(0).permutation(len(grade)), splits)
     rows = []
@@ -109,7 +113,7 @@ def models_of(price: dict[str, float], grade: Any, score: Any) -> ex.CascadeTrac
     return ex.CascadeTrace({
         name: ex.ExitTrace.from_losses(
             None if score is None else score[:, [k]], grade[:, [k]], better="higher", measure="grade",
-            cost=ex.CostModel([dollars], unit="usd"),
+            cost=ex.CostModel([dollars], unit="usd"), id=np.arange(len(grade)),
         )
         for k, (name, dollars) in enumerate(price.items())
     })  # fmt: skip

@@ -142,7 +142,7 @@ def evaluate(
         )
     # Shares of a cost refer to the same model as the policy's.
     answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
-    result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
+    result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
     calibrated_on = None if calibration is None else calibration.along(policy.cascade)
     found = difference(policy, result.exits, trace, calibrated_on)
     return replace(result, exit_names=policy.exit_names, warning="" if found is None else str(found))

@@ -34,7 +34,7 @@ def test_the_cheapest_within_a_loss(run):
     assert guarantee.max_loss == 0.05
     assert guarantee.delta == 0.05
     assert str(guarantee) in told
-    assert f"expected to save {1 - run.policy.distribution.mean / run.cost.full:.1%}" in told
+    assert f"expected to save {1 - run.policy.expected_cost / run.cost.full:.1%}" in told
     assert run.policy.name == "auto"
     assert str(guarantee) in exeunt("evaluate", run.path, "--no-figures")
 
@@ -121,7 +121,7 @@ def test_a_loss_is_tested_whatever_the_calibration(run):
     assert run.policy.calibration == "marginal"
     told = exeunt("show", run.path)
     assert str(run.policy.loss_certificate) in told
-    assert "The budget is not certified" in told
+    assert "The mean cost is not certified" in told
 
 
 @pytest.mark.parametrize(

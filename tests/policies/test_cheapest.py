@@ -213,3 +213,19 @@ def test_it_tells_how_far_it_is():
     seen = []
     cheapest(fit, calibrate, max_loss=0.3, policy="eero", points=5, progress=lambda *at: seen.append(at))
     assert seen == [(k, 5) for k in range(1, 6)]
+
+
+def test_without_a_budget_all_calibration_inputs_say_what_it_costs():
+    """Thresholds come from fewer, fit inputs, whose mean cost says little."""
+    fit, calibrate, test = parts(6000, seed=2)
+    policy = cheapest(fit, calibrate, max_loss=0.05, policy="eero")
+    cost = calibrate.cost.cumulative[policy.route(calibrate)].mean()
+    assert policy.budget == pytest.approx(cost)
+    assert policy.expected_cost == pytest.approx(cost)
+    assert policy.was_calibrated_on(calibrate)
+    assert policy.n_calibration == calibrate.n
+    assert policy.limit is None
+    assert "allowed" not in str(ex.evaluate(policy, test))
+    both = cheapest(fit, calibrate, max_loss=0.05, budget="90%", policy="eero")
+    assert both.limit == both.budget
+    assert "allowed" in str(ex.evaluate(both, test))

@@ -509,7 +509,7 @@ def test_a_policy_says_what_is_certified_and_what_is_not(parts):
     )
     assert ex.Policy.from_dict(paper.to_dict()) == paper
     loss = ex.risk_controlled(fit, calibrate, max_loss=0.2)
-    assert f"\n{loss.loss_certificate}\nThe budget is not certified: risk" in str(loss)
+    assert f"\n{loss.loss_certificate}\nThe mean cost is not certified: " in str(loss)
     assert loss.counts.tolist() == np.bincount(loss.route(calibrate), minlength=4).tolist()
 
 

@@ -77,15 +77,20 @@ class Candidates:
         bound = _tighter(on_units, max_loss, delta)
         return cls(policies, max_loss, delta, bound, cost, fit.reference or reference, fit.measure)
 
-    def cheapest(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Policy | None:
-        """Return the cheapest policy that passes and whose budget is at most `allowed`, with its certificate."""
+    def cheapest(self, tested: ExitTrace | CascadeTrace, allowed: float | None) -> Policy | None:
+        """Return the cheapest policy that passes and whose budget is at most `allowed`, with its certificate.
+
+        With None, where no budget was asked for, the mean cost of the tested inputs is the policy's budget.
+        """
         losses, p_values, passed = self._tests(tested)
-        within = [k for k in range(passed) if self.policies[k].budget <= allowed * (1 + 1e-12)]
+        most = np.inf if allowed is None else allowed * (1 + 1e-12)
+        within = [k for k in range(passed) if self.policies[k].budget <= most]
         if not within:
             return None
         k = within[-1]
-        lost = float(mean(losses[k], tested.groups))
-        return replace(self.policies[k], loss_certificate=self.certificate(tested, p_values[k], lost))
+        proof = self.certificate(tested, p_values[k], float(mean(losses[k], tested.groups)))
+        found = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
+        return replace(found, loss_certificate=proof)
 
     def certificate(
         self, tested: ExitTrace | CascadeTrace, p_value: float, lost: float, bound: str | None = None
@@ -200,6 +205,17 @@ def _widest(losses: Sequence[float], limit: float) -> int:
     low, high = limit / 4, 1.25 * limit
     steps = [min(max(pair), high) - max(min(pair), low) for pair in pairwise(losses)]
     return int(np.argmax(steps)) + 1 if steps and max(steps) > 0 else 0
+
+
+def _measured_on(tested: ExitTrace | CascadeTrace, policy: Policy) -> Policy:
+    """Return the policy with what the tested inputs cost and where they were answered, in place of what was planned."""
+    exits, cost, groups = policy.route(tested), tested.along(policy.cascade).cost, tested.groups
+    paid = float(mean(cost.of_inputs(tested.n)[np.arange(tested.n), exits], groups))
+    counts = np.bincount(exits, minlength=policy.n_exits)
+    return replace(
+        policy, budget=paid, calibration_cost=paid, counts=counts, n_calibration=tested.n, n_groups=n_groups(groups),
+        distribution=None,
+    )  # fmt: skip
 
 
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:

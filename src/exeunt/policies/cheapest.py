@@ -97,7 +97,7 @@ def cheapest(
         n_tests=n_units(tested.n, tested.groups), reference=reference, progress=progress,
     )  # fmt: skip
     allowed = found.cost.full if budget is None else found.cost.budget(budget)
-    made = found.cheapest(tested, allowed)
+    made = found.cheapest(tested, None if budget is None else allowed)
     if made is not None:
         return replace(made, notes={**made.notes, **notes})
     is_reference = not fit.reference or bool(instead(fit, reference).quality[:, -1].all())

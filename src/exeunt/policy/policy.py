@@ -124,6 +124,11 @@ class Policy:
         return needed
 
     @property
+    def limit(self) -> float | None:
+        """The mean cost that was asked for; None where a loss alone was limited, and `budget` is what that costs."""
+        return None if self.loss_certificate and not self.cost_certificate else self.budget
+
+    @property
     def expected_cost(self) -> float:
         """Expected mean cost per input: by the distribution, else of the calibration inputs, else as planned."""
         if self.distribution is not None:
@@ -141,6 +146,8 @@ class Policy:
         if self.cost_certificate is not None:
             return str(self.cost_certificate)
         expected = self.cost.show(self.expected_cost)
+        if self.limit is None:
+            return f"The mean cost is not certified: {expected} is expected. Give a budget to certify it."
         if self.distribution is not None or self.calibration.startswith("cost-per-"):
             reason = f"a mean cost of {expected} is expected, but may be higher. Give a delta to certify it."
         else:
