@@ -171,6 +171,9 @@ def test_what_has_no_form_in_onnx_is_named(four):
     ):
         with pytest.raises(ex.InputError, match=f"the score 'mine' with own answers cannot be.*{why}"):
             model_with_policy(stages, replace(policy, score=Bad("mine", function)))
+    best = ex.eero(fit, calibrate, budget="60%", answer="best")
+    with pytest.raises(ex.InputError, match=r"with best answers cannot be.* choose another --answer"):
+        model_with_policy(stages, best)
     with pytest.raises(ex.InputError, match="4 exits but the network has 3"):
         model_with_policy(stages[:3], policy)
 

@@ -48,34 +48,20 @@ def calibrate(
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
-    from exeunt.trace.cascade_trace import agreeing
 
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
     in_time = is_of_time(options.of, amounts)
     loss = guarantee.loss
-    if options.traces is not None and loss is not None:
-        what = (
-            "--max-loss is tested on labelled"
-            if guarantee.agree is None
-            else "--agree is tested on calibration"
-        )
-        raise InputError(f"{what} inputs in memory: leave out --traces")
+    if options.traces is not None and loss is not None and guarantee.agree is None:
+        raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = _opened(path)
     make = rule.made()
     answer = {"answer": rule.answer or "auto"} if rule.answer or run.cascade else {}
     if run.runs_whole:
         _refuse_whole(run, amounts)
-    fit: Any = run.recorded("fit")
-    held_out: Any = run.recorded("calibrate") if options.traces is None else _stored(options.traces, run)
-    if guarantee.agree is not None:
-        if guarantee.reference is not None and not run.cascade:
-            raise InputError(
-                f"{path} is one network, which agrees with its last exit: leave out --reference "
-                f"{guarantee.reference}, which names a model of a cascade"
-            )
-        fit, held_out = (agreeing(inputs, guarantee.reference) for inputs in (fit, held_out))
+    fit, held_out = _inputs(run, guarantee, options.traces)
     costs, reference = run.cost, None
     if in_time:
         seeded, how = partial(make, seed=options.seed, **answer), {"seed": options.seed, **vars(execution)}
@@ -136,6 +122,28 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
 
     check_complete(place(folder), run)
     return StoredTrace.open(folder, models=[entry.step for entry in run.cascade], say=partial(echo, err=True))
+
+
+def _inputs(run: RunFolder, guarantee: Guarantee, traces: str | None) -> tuple[Any, Any]:
+    """Return the inputs to fit and to calibrate on, measured by agreement if that is to be certified."""
+    from exeunt.trace import concatenate
+    from exeunt.trace.cascade_trace import agreeing
+
+    held_out: Any = run.recorded("calibrate") if traces is None else _stored(traces, run)
+    if guarantee.agree is None:
+        return run.recorded("fit"), held_out
+    if guarantee.reference is not None and not run.cascade:
+        raise InputError(
+            f"{run.path} is one network, which agrees with its last exit: leave out --reference "
+            f"{guarantee.reference}, which names a model of a cascade"
+        )
+    if traces is not None:
+        if run.cascade:
+            raise InputError(
+                "--agree of a cascade is tested on its own calibration inputs: leave out --traces"
+            )
+        held_out = concatenate(list(held_out.chunks()))
+    return agreeing(run.recorded("fit"), guarantee.reference), agreeing(held_out, guarantee.reference)
 
 
 def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str]:

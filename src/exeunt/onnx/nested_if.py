@@ -135,7 +135,7 @@ class _ModelWriter:
         except Exception as error:  # a score of the user may do anything
             raise InputError(
                 f"the score {policy.score.name!r} with {policy.answer.name} answers cannot be written as ONNX: "
-                f"{one_line(error)}"
+                f"{one_line(error)}; choose another --answer or --policy"
             ) from error
         finite = np.abs(logits.sum(axis=1)) < np.inf
         finite = finite if finite_before is None else finite & finite_before
