@@ -272,6 +272,13 @@ def test_without_labels_policies_are_compared_by_their_agreement_with_the_last_e
     found, said = (ex.compare(one, **options).traces[0] for one in (trace, trace.with_reference()))
     assert np.array_equal(found.accuracy, said.accuracy)
     assert (found.exits[-1] == 1.0).all()
+    labelled = make_trace(200)
+    found, said = (
+        ex.compare(one, **options, agreement=asked).traces[0]
+        for one, asked in ((labelled, True), (labelled.with_reference(), False))
+    )
+    assert found.measure == "agreement"
+    assert np.array_equal(found.accuracy, said.accuracy)
 
 
 def test_traces_that_cannot_be_compared_are_refused(trace, tmp_path):

@@ -37,6 +37,11 @@ class _Options:
         "Largest probability with which a policy may break its budget; 'none' keeps budgets on average.",
         default="none",
     )
+    agreement: bool = option(
+        "Measure answers by their agreement with the full network, of a cascade with the most expensive model, also "
+        "where there are labels.",
+        default=False,
+    )
     out: Path | None = option("File to write: a report (.html) or the numbers (.json).")
     workers: int | None = option(
         "Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
@@ -74,7 +79,7 @@ def compare(
     kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
     with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:
         comparison = ex.compare(
-            found, budgets=options.budgets, splits=options.splits, seed=options.seed,
+            found, agreement=options.agreement, budgets=options.budgets, splits=options.splits, seed=options.seed,
             policies=None if policies is None else [name.strip() for name in policies.split(",")],
             delta=delta_or_none(options.delta), workers=options.workers, cache=cache, progress=bar.report,
             measure=measure,

@@ -37,6 +37,7 @@ _LEAST_FIT = 3  # the folds of a cross-validation
 def compare(
     traces: _Traces,
     *,
+    agreement: bool = False,
     budgets: str | Iterable[float | str] = "20%:95%:5%",
     policies: Iterable[str] | None = None,
     splits: int = 50,
@@ -52,8 +53,8 @@ def compare(
 ) -> Comparison:
     """Compare policies on traces; every one is fitted, calibrated and tested on the same splits.
 
-    Without labels, answers are measured by their agreement with the last exit, of a cascade with that of the most
-    expensive model.
+    Without labels, or with `agreement`, answers are measured by their agreement with the last exit, of a cascade with
+    that of the most expensive model.
     `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). On a
     `CascadeTrace` every policy is that of a cascade (see `cascade`), compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
@@ -67,7 +68,7 @@ def compare(
     Raises InputError for unknown policies, or settings that make no sense, InfeasibleBudget
     where no budget is left.
     """
-    found = _named_traces(traces)
+    found = _named_traces(traces, agreement)
     names = (
         tuple(PRESETS) if policies is None else (policies,) if isinstance(policies, str) else tuple(policies)
     )
@@ -161,8 +162,8 @@ def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | Non
     return None
 
 
-def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
-    """Return traces by name, unlabelled ones measured by agreement; a path is named for its file or folder.
+def _named_traces(traces: _Traces, agreement: bool) -> dict[str, ExitTrace | CascadeTrace]:
+    """Return traces by name, measured by `agreement` or if unlabelled; a path is named for its file or folder.
 
     Raises InputError for none, or for two of one name.
     """
@@ -184,7 +185,7 @@ def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
         if name in found:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
         found[name] = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
-        if not found[name].has_loss:
+        if agreement or not found[name].has_loss:
             found[name] = found[name].with_reference()
     if not found:
         raise InputError("there is no trace to compare policies on")
