@@ -151,7 +151,7 @@ def truth(policy: ex.Policy, population: Population, trace: ex.ExitTrace) -> Tru
     """
     weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
     trace = policy.answer.on(trace.along(policy.cascade))
-    paid, right = trace.cost.of_inputs(trace.n), trace.correct
+    paid, right = trace.cost.of_inputs(trace.n), trace.quality
     edges = (
         [0.0, 1.0]
         if policy.ties == "content"
@@ -225,7 +225,7 @@ def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **o
         return None
     weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
     found = truth(policy, population, trace)
-    lost = float(weights @ trace.correct[:, -1]) - found.accuracy
+    lost = float(weights @ trace.quality[:, -1]) - found.accuracy
     over = "budget" in options and found.cost > options["budget"] * (1 + 1e-12)
     return lost > population.max_loss + 1e-12 or over
 
@@ -233,6 +233,14 @@ def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **o
 def loss(population: Population, seed: int) -> bool | None:
     """The accuracy lost by `cheapest`."""
     return _loss(population, seed, ex.cheapest, policy="eero", points=6)
+
+
+def loss_of_graded(population: Population, seed: int) -> bool | None:
+    """The quality lost by `cheapest`, where answers have grades between right and wrong."""
+    bare = population.contents
+    noise = np.random.default_rng(0).beta(0.5, 0.5, bare.correct.shape)
+    graded = bare.graded(0.7 * ~bare.correct + 0.3 * noise)
+    return loss(replace(population, contents=graded), seed)
 
 
 def loss_and_cost(population: Population, seed: int) -> bool | None:
@@ -278,6 +286,7 @@ CERTIFICATES: dict[str, Callable[[Population, int], bool | None]] = {
     "cost of a cascade": cascade,
     "cost of a batch (quota)": quota,
     "loss": loss,
+    "loss, graded answers": loss_of_graded,
     "loss, one threshold": loss_of_one_threshold,
     "loss and cost together": loss_and_cost,
 }
