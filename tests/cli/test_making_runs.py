@@ -212,6 +212,7 @@ def test_mistakes(folder):
             ("calibrate", "run", "--budget", "30kMACs", "--of", "time"),
             "budgets of time are shares such as 60% or times such as 4ms, got 30kMACs",
         ),
+        (("calibrate", "run", "--budgets", "30%,4ms"), "30%, 4ms may mean either: add --of time"),
         (("show", "run@int3"), "choose a precision, int8, bf16, fp16"),
     ):
         done = exeunt(*arguments, cwd=folder, ok=False)

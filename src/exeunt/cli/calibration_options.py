@@ -148,8 +148,14 @@ def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
 
     if of not in ("auto", "macs", "time"):
         raise InputError(f"--of must be macs or time, got {of!r}")
-    if of == "macs" or (of == "auto" and not any(is_duration(str(budget)) for budget in budgets)):
+    timed = [is_duration(str(budget)) for budget in budgets]
+    if of == "macs" or (of == "auto" and not any(timed)):
         return False
+    if of == "auto" and not all(timed):
+        raise UnitError(
+            f"shares of time and of multiply-adds are not the same, and {', '.join(map(str, budgets))} may mean either: "
+            "add --of time"
+        )
     try:  # before anything is timed
         for budget in budgets:
             parse_budget(str(budget), full=1.0, unit="ms")
