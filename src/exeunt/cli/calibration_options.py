@@ -153,7 +153,7 @@ def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
         return False
     if of == "auto" and not all(timed):
         raise UnitError(
-            f"shares of time and of multiply-adds are not the same, and {', '.join(map(str, budgets))} may mean either: "
+            f"shares of time and of multiply-adds differ, and {', '.join(map(str, budgets))} may mean either: "
             "add --of time"
         )
     try:  # before anything is timed
