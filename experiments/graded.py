@@ -20,6 +20,7 @@ from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
 from experiments.services import PARTS, service_models
 
 import exeunt as ex
+from exeunt.comparison.one_split import mixture_curve
 
 PAGE = RESULTS / "graded.md"
 DOLLARS = (0.15, 0.3, 0.36, 0.43, 0.65, 0.9)
@@ -89,18 +90,16 @@ def language_models(file: Path, encoder: str, splits: int) -> dict[str, Any]:
         fit, calibrate = rest[len(rest) // 4 :], rest[: len(rest) // 4]
         say = predicted(features, grade, fit)
         say -= say.max(axis=1, keepdims=True)
-        scored, blind = (models_of(price, grade, score) for score in (say, None))
-        parts = [[models.take(part) for part in (fit, calibrate, test)] for models in (scored, blind)]
-        rows += [
-            {
-                "budget": budget,
-                "way": way,
-                **answers(ex.cascade(*part[:2], budget=budget, seed=fold), part[2]),
-            }
-            for budget in DOLLARS
-            for way, part in zip(("cascade", "mixture"), parts, strict=True)
-        ]
-        rows.append({"budget": None, "way": "certified", **certified(*parts[0], seed=fold)})
+        parts = [models_of(price, grade, say).take(part) for part in (fit, calibrate, test)]
+        alone = parts[0].alone, parts[2].alone
+        mixed, paid = mixture_curve(
+            alone[0].cost.cumulative, *(1 - one.risk for one in alone), np.array(DOLLARS)
+        )
+        for budget, at_random, cost in zip(DOLLARS, mixed.tolist(), paid.tolist(), strict=True):
+            policy = ex.cascade(*parts[:2], budget=budget, seed=fold)
+            rows.append({"budget": budget, "way": "cascade", **answers(policy, parts[2])})
+            rows.append({"budget": budget, "way": "mixture", "grade": at_random, "cost": cost})
+        rows.append({"budget": None, "way": "certified", **certified(*parts, seed=fold)})
         print(f"fold {fold + 1} of {splits}", flush=True)
     return {
         "n": len(grade), "folds": splits, "alone": dict(zip(price, grade.mean(axis=0).tolist(), strict=True)),
@@ -109,10 +108,10 @@ def language_models(file: Path, encoder: str, splits: int) -> dict[str, Any]:
 
 
 def models_of(price: dict[str, float], grade: Any, score: Any) -> ex.CascadeTrace:
-    """`score`: the confidence in each model, (n, models); None where nothing is known before an answer is graded."""
+    """`score`: the confidence in each model, (n, models)."""
     return ex.CascadeTrace({
         name: ex.ExitTrace.from_losses(
-            None if score is None else score[:, [k]], grade[:, [k]], better="higher", measure="grade",
+            score[:, [k]], grade[:, [k]], better="higher", measure="grade",
             cost=ex.CostModel([dollars], unit="usd"), id=np.arange(len(grade)),
         )
         for k, (name, dollars) in enumerate(price.items())
@@ -185,8 +184,8 @@ Made by `python -m experiments.graded`; numbers in [graded.json](graded.json).
 confidences. A regression on an embedding of the question (the mean of ridge and of 40 nearest neighbours) predicts each
 model's grade before it is asked, and what a model lacks to the best prediction is its confidence. `ex.cascade` then
 asks one model after the other. What has been asked is paid, so that a second model costs its price on top. *Mixture*:
-the same without confidences, which is the best mixture by lot. Budgets are dollars per million tokens, the price of
-the embedding left out; {asked["folds"]} folds.
+the best mixture of two models by lot, each of which is asked alone. Budgets are dollars per million tokens, the price
+of the embedding left out; {asked["folds"]} folds.
 
 {table(("model", "usd", "mean grade"), [[n, p, f"{asked['alone'][n]:.3f}"] for n, p in asked["price"].items()])}
 
@@ -236,8 +235,8 @@ def _certified(rows: list[dict[str, Any]]) -> str:
     share = np.mean([one["cost"] / one["price"] for one in made])
     lost = [100 * (one["best"] - one["grade"]) for one in made]
     return (
-        f"`ex.cheapest(..., max_loss={MAX_LOSS:g})` certifies a loss of at most {100 * MAX_LOSS:g} points against the "
-        f"best model in {len(made)} of {len(every)} parts, at {share:.1%} of its price on average; on the test inputs "
+        f"`ex.cheapest(..., max_loss={MAX_LOSS:g})` certifies a loss of at most {100 * MAX_LOSS:g} points against the\n"
+        f"best model in {len(made)} of {len(every)} parts, at {share:.1%} of its price on average; on the test inputs\n"
         f"it loses {np.mean(lost):.2f} points, {max(lost):.2f} at most."
     )
 
