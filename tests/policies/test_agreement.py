@@ -119,6 +119,61 @@ def test_graded_answers_that_can_be_compared_agree():
     assert made[0].loss_certificate == made[1].loss_certificate
 
 
+def test_the_reference_of_the_fit_inputs_is_that_of_the_calibration_inputs():
+    """Where inputs differ in cost, each part may have another most expensive model."""
+
+    def part(seed, highest):
+        rng = np.random.default_rng(seed)
+        true, ids = rng.integers(0, 4, 600), np.arange(600) + 1000 * seed
+
+        def model(right, most):
+            said = np.where(rng.random(600) < right, true, rng.integers(0, 4, 600))[:, None]
+            cost = ex.CostModel(rng.uniform(0.5, most, (600, 1)), highest=10)
+            return ex.ExitTrace.from_scores(rng.random((600, 1)), said, cost=cost, id=ids)
+
+        return ex.CascadeTrace({"small": model(0.7, 0.6), "a": model(0.9, highest), "b": model(0.9, 3)})
+
+    fit, calibrate = part(1, 4), part(2, 2)
+    assert [one.with_reference().reference for one in (fit, calibrate)] == ["a", "b"]
+    policy = cheapest(fit, calibrate, agree=0.5, policy="eero", points=4)
+    assert policy.loss_certificate.reference == "a"
+    assert policy.loss_certificate.loss == pytest.approx(differ(policy, calibrate, calibrate["a"]))
+
+
+def test_parts_are_measured_alike():
+    fit, calibrate = trace(300, seed=1), trace(300, seed=2)
+    for parts, told in (
+        ((fit, calibrate.with_reference()), "got accuracy and agreement with the last exit"),
+        (
+            (fit.with_reference(1), calibrate.with_reference(2)),
+            "got agreement with exit 1 and agreement with exit 2",
+        ),
+        ((fit, calibrate.graded(np.zeros((300, 4)), measure="IoU", better="higher")), "got IoU and accuracy"),
+    ):
+        for make in (cheapest, ex.risk_controlled):
+            with pytest.raises(ex.InputError, match=f"answers must be measured alike in all parts, {told}"):
+                make(*parts, max_loss=0.5)
+    with pytest.raises(ex.InputError, match="agreement with exit 1 and agreement with the full network"):
+        cheapest(fit.with_reference(1), calibrate, agree=0.9)
+
+
+def test_an_exit_that_agrees_with_the_reference_on_fit_inputs_alone_is_not_it():
+    """The reference is exit 1. On these fit inputs the last exit agrees with it."""
+    fit, calibrate = unlabelled(300, 1), unlabelled(300, 2)
+    fit = fit.take(np.flatnonzero(fit.prediction[:, 1] == fit.prediction[:, 3]))
+    parts = [one.with_reference(1).selected([0, 3]) for one in (fit, calibrate)]
+    with pytest.raises(ex.Infeasible, match="the agreement stands in the way"):
+        cheapest(*parts, max_loss=0, policy="eero")
+
+
+def test_risk_control_names_its_reference():
+    fit, calibrate = (unlabelled(2000, seed).with_reference(2, "large") for seed in (1, 2))
+    proof = ex.risk_controlled(fit, calibrate, max_loss=0.4).loss_certificate
+    assert "at most 40% of the answers differ from those of large" in str(proof)
+    policy = ex.risk_controlled(fit, calibrate, max_loss=0.4)
+    assert proof.loss == float((policy.answers(calibrate) != calibrate.prediction[:, 2]).mean())
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

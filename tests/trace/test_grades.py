@@ -81,7 +81,7 @@ def test_grades_go_where_their_answers_go(tmp_path):
     assert np.array_equal(trace.selected([0, 2]).quality, trace.quality[:, [0, 2]])
     halves = trace.take(slice(0, 10)), trace.take(slice(10, 40))
     assert np.array_equal(ex.trace.concatenate(halves).quality, trace.quality)
-    with pytest.raises(ex.InputError, match="graded by one measure or none, got judge, quality"):
+    with pytest.raises(ex.InputError, match="measured alike in all parts, got judge and quality"):
         ex.trace.concatenate([halves[0], graded(id=np.arange(40)).take(slice(10, 40))])
     trace.save(tmp_path / "trace.parquet")
     back = ex.ExitTrace.load(tmp_path / "trace.parquet")
@@ -101,7 +101,7 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
     assert len(np.unique(whole.prediction[0])) == 4
     assert np.allclose(np.sort(models.alone.risk), np.sort(whole.risk))
     assert len(np.unique(models.alone.prediction[0])) == 4
-    with pytest.raises(ex.InputError, match="graded by one measure"):
+    with pytest.raises(ex.InputError, match="measured alike"):
         ex.CascadeTrace({"first": first, "second": graded(id=np.arange(40), measure="IoU", better="higher")})
 
 

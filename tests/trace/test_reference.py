@@ -41,7 +41,7 @@ def test_a_reference_stays_with_parts_and_copies(trace, tmp_path):
 
 
 def test_traces_of_two_references_are_not_one(trace):
-    with pytest.raises(ex.InputError, match="measured alike, got labels from exit 1 and the last exit"):
+    with pytest.raises(ex.InputError, match="got agreement with exit 1 and agreement with the last exit"):
         concatenate([trace.with_reference(), trace.with_reference(1)])
 
 
@@ -50,6 +50,30 @@ def test_policies_learn_from_what_the_reference_says_as_from_labels(trace, polic
     labelled = replace(trace, label=trace.prediction[:, -1])
     made = [policy(*one.split()[:2], budget="60%") for one in (labelled, trace.with_reference())]
     assert made[0].thresholds.tolist() == made[1].thresholds.tolist()
+
+
+def test_a_reference_answers_every_input_with_a_class(trace):
+    """Where it gave no answer, or none that can be compared, there is no agreement to measure."""
+    silent = np.zeros((400, 4), dtype=bool)
+    silent[[3, 5], 3] = True
+    fields = {"cost": trace.cost, "id": trace.id}
+    parts = {
+        "the last exit gave no answer to 2 inputs, the first in row 3: drop these inputs": ex.ExitTrace.from_scores(
+            trace.scores["score"], trace.prediction, no_answer=silent, **fields
+        ),
+        "it is not known which answers equal those of the last exit: give predictions": ex.ExitTrace.from_losses(
+            None, np.full((400, 4), 0.5), **fields
+        ),
+        "classes must be 0 or above, got -1 from the last exit in row ": replace(
+            trace, prediction=trace.prediction - 1, log_probability=None
+        ),
+    }
+    for told, part in parts.items():
+        with pytest.raises(ex.InputError, match=told):
+            part.with_reference()
+        with pytest.raises(ex.InputError, match=told.replace("the last exit", "all")):
+            ex.CascadeTrace({"all": part}).with_reference()
+    assert parts[next(iter(parts))].with_reference(0).risk[0] == 0.0
 
 
 def test_results_and_certificates_speak_of_agreement(trace):

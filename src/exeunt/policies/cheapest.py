@@ -22,6 +22,7 @@ from exeunt.policy.compose import compose
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
+from exeunt.trace.grades import check_measured_alike
 from exeunt.trace.groups import n_units
 from exeunt.trace.splitting import rows_to_test, shaping_and_testing_rows
 
@@ -79,7 +80,11 @@ def cheapest(
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
-    fit, calibrate = _measured(fit, reference, agree), _measured(calibrate, reference, agree)
+    fit = _measured(fit, reference, agree)
+    # Where inputs differ in cost, another model may be the most expensive one on the calibration inputs.
+    of_models = isinstance(fit, CascadeTrace) and fit.reference
+    calibrate = _measured(calibrate, fit.reference if of_models else reference, agree)
+    check_measured_alike(fit, calibrate)
     make, notes = preset(policy), {}
     if isinstance(fit, CascadeTrace):
         reference = fit.reference or reference
@@ -100,7 +105,9 @@ def cheapest(
     made = found.cheapest(tested, None if budget is None else allowed)
     if made is not None:
         return replace(made, notes={**made.notes, **notes})
-    is_reference = not fit.reference or bool(instead(fit, reference).quality[:, -1].all())
+    is_reference = not fit.reference or all(
+        instead(part, reference).quality[:, -1].all() for part in (fit, tested)
+    )
     if max_loss == 0 and allowed >= found.cost.full and is_reference:
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None

@@ -18,7 +18,7 @@ from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import Score
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
-from exeunt.trace.grades import known_by
+from exeunt.trace.grades import check_measured_alike, known_by
 from exeunt.trace.groups import counts_of, mean, n_groups, n_units, per_unit, units_text
 from exeunt.trace.splitting import random_order
 
@@ -78,7 +78,9 @@ def risk_controlled(
     check_between(max_loss, "max_loss", 0.0, 1.0)
     check_between(delta, "delta", 0.0, 1.0)
     check_disjoint(fit, calibrate)
-    last = calibrate.quality[:, -1]  # the full network's own answers
+    check_measured_alike(fit, calibrate)
+    # The full network's own answers; a reference agrees with itself, also where it is no exit of the trace.
+    best = 1.0 if calibrate.reference else calibrate.quality[:, -1]
     notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
     scores, quality = score_matrix(score, calibrate), calibrate.quality
@@ -88,14 +90,15 @@ def risk_controlled(
     for threshold in _tried(score_matrix(score, fit)):
         leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
         exits = leaves.argmax(axis=1)
-        loss = last - quality[np.arange(len(quality)), exits]
+        loss = best - quality[np.arange(len(quality)), exits]
         p = LOSS_BOUNDS[_BOUND_OF[method]](per_unit(loss, groups, max_loss)[order], max_loss, delta)
         if p > delta:
             break
         lost = float(mean(loss, groups))
         proof = LossCertificate(
-            max_loss, delta, p, method, lost, calibrate.n, **counts_of(groups), measure=calibrate.measure
-        )
+            max_loss, delta, p, method, lost, calibrate.n, calibrate.reference or None, **counts_of(groups),
+            measure=calibrate.measure,
+        )  # fmt: skip
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(

@@ -18,7 +18,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
-from exeunt.trace.grades import Better, Grades, joined_predictions
+from exeunt.trace.grades import Better, Grades, as_labels, check_measured_alike, joined_predictions
 from exeunt.trace.groups import Groups
 from exeunt.trace.splitting import part_rows
 
@@ -297,7 +297,7 @@ class CascadeTrace:
         By default it is the most expensive model; of equally expensive ones the last.
         """
         name = model or max(reversed(self.names), key=lambda one: self[one].cost.full)
-        said = self[name].prediction[:, -1]
+        said = as_labels(self[name].prediction[:, -1], name)
         return CascadeTrace(
             {
                 one: replace(trace, label=said, grades=None, reference=name)
@@ -347,7 +347,7 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
-    Grades.joined([order.grades, trace.grades], axis=1)  # of one measure
+    check_measured_alike(order, trace)
     one, other = order.groups, trace.groups
     if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
         raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")

@@ -11,6 +11,7 @@ from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs, usual_rows
+from exeunt.trace.grades import check_measured_alike
 from exeunt.trace.groups import Groups
 from exeunt.trace.log_probability import keeps_log_probability
 from exeunt.trace.stored_trace import StoredTrace
@@ -56,10 +57,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         raise InputError(
             f"concatenate at least one trace, all of the same costs, got {[t.cost for t in traces]}"
         )
-    if len(references := {trace.reference or "true classes" for trace in traces}) > 1:
-        raise InputError(
-            f"concatenate traces measured alike, got labels from {' and '.join(sorted(references))}"
-        )
+    check_measured_alike(*traces)
     labels = [trace.label for trace in traces if trace.label is not None]
     return ExitTrace(
         **joined_outputs(traces, axis=0),

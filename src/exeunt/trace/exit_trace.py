@@ -34,7 +34,7 @@ from exeunt.trace.fields import (
     usual_rows,
     where_answered,
 )
-from exeunt.trace.grades import NO_ANSWER, Better, Grades, matrix
+from exeunt.trace.grades import NO_ANSWER, Better, Grades, as_labels, matrix
 from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
@@ -416,8 +416,8 @@ class ExitTrace:
         `name`: what messages call the exit.
         """
         place = range(self.n_exits)[exit_]
-        usual = "the last exit" if place == self.n_exits - 1 else f"exit {place}"
-        return replace(self, label=self.prediction[:, place], grades=None, reference=name or usual)
+        name = name or ("the last exit" if place == self.n_exits - 1 else f"exit {place}")
+        return replace(self, label=as_labels(self.prediction[:, place], name), grades=None, reference=name)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
+from exeunt._text import counted
 from exeunt.errors import InputError
 
 NO_ANSWER = int(np.iinfo(np.int64).min)
@@ -83,15 +84,7 @@ class Grades:
 
     @classmethod
     def joined(cls, parts: Sequence[Grades | None], axis: int) -> Grades | None:
-        """Return the grades of several parts: of all their inputs (axis 0) or all their exits (axis 1).
-
-        Raises InputError if they are of different measures, or only some are graded.
-        """
-        measures = {"none" if part is None else part.measure for part in parts}
-        if len(measures) > 1:
-            raise InputError(
-                f"either all answers are graded by one measure or none, got {', '.join(sorted(measures))}"
-            )
+        """Return the grades of parts measured alike: of all their inputs (axis 0) or all their exits (axis 1)."""
         known = [part for part in parts if part is not None]
         return (
             cls(np.concatenate([part.loss for part in known], axis=axis), known[0].measure) if known else None
@@ -100,6 +93,13 @@ class Grades:
     def take(self, rows: Any, exits: Any = slice(None)) -> Grades:
         """Return the grades of these rows and exits."""
         return Grades(self.loss[rows][:, exits], self.measure)
+
+
+def check_measured_alike(*traces: Any) -> None:
+    """Raise InputError unless all traces are measured alike: by labels, by one reference, or by grades of a name."""
+    ways = {f"{one.measure} with {one.reference}" if one.reference else one.measure for one in traces}
+    if len(ways) > 1:
+        raise InputError(f"answers must be measured alike in all parts, got {' and '.join(sorted(ways))}")
 
 
 def matrix(values: ArrayLike, what: str) -> Floats:
@@ -129,6 +129,21 @@ def check_range(values: Floats, what: str, columns: Sequence[str] = ()) -> None:
 def own_answers(n: int, m: int, no_answer: Any = False) -> Integers:
     """Return predictions (n, m) that equal no other, for answers that cannot be compared."""
     return np.where(no_answer, NO_ANSWER, np.broadcast_to(NO_ANSWER + 1 + np.arange(m), (n, m)))
+
+
+def as_labels(answers: Integers, whose: str) -> Integers:
+    """Return the answers (n,) of a reference as labels for others. Raises InputError for an answer that is no class."""
+    if not (bad := answers < 0).any():
+        return answers
+    row = int(np.argmax(bad))
+    if answers[row] == NO_ANSWER:
+        silent = counted(int((answers == NO_ANSWER).sum()), "input")
+        why = f"{whose} gave no answer to {silent}, the first in row {row}: drop these inputs"
+    elif answers[row] < _UNLIKE:
+        why = f"it is not known which answers equal those of {whose}: give predictions beside the losses"
+    else:
+        why = f"classes must be 0 or above, got {answers[row]} from {whose} in row {row}"
+    raise InputError(f"no agreement can be measured, because {why}")
 
 
 def joined_predictions(parts: Sequence[Integers], axis: int) -> Integers:
