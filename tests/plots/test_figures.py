@@ -126,6 +126,11 @@ def test_rates_and_shares_are_the_bars(parts, policy):
     np.testing.assert_allclose(ends, [wilson_interval(round(each * result.n), result.n) for each in shares])
 
 
+def test_shares_of_weighted_inputs_may_be_1_but_for_rounding(parts, policy):
+    shares = np.eye(policy.n_exits)[0] * (1 + 2**-52)
+    plots.rates_and_shares(policy, replace(ex.evaluate(policy, parts[2]), shares=shares))
+
+
 def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):
     pair = trace.selected([1, 3])
     with pytest.raises(InputError, match="4 exits"):

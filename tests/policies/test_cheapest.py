@@ -10,6 +10,7 @@ from exeunt.errors import Infeasible
 from exeunt.evaluation import score_exits
 from exeunt.policies.cheapest import cheapest
 from exeunt.policies.common_threshold import risk_controlled
+from exeunt.predicting.summary import PredictionSummary, Tally, planned_cost
 
 
 def _loss(policy, data):
@@ -229,3 +230,16 @@ def test_without_a_budget_all_calibration_inputs_say_what_it_costs():
     both = cheapest(fit, calibrate, max_loss=0.05, budget="90%", policy="eero")
     assert both.limit == both.budget
     assert "allowed" in str(ex.evaluate(both, test))
+
+
+@pytest.mark.parametrize("made", [cheapest, risk_controlled])
+def test_without_a_budget_nothing_is_said_to_be_allowed(made):
+    fit, calibrate, _ = parts(900)
+    policy = made(fit, calibrate, max_loss=0.3)
+    cost = policy.cost.show(policy.budget)
+    assert f" exits, mean cost {cost} (" in str(policy)
+    assert planned_cost(policy, 10).endswith(f" for 10 inputs, {cost} each")
+    done = PredictionSummary.of_job(
+        Tally(n=2, cost=2 * policy.budget, cost_apart=2 * policy.budget), policy, None
+    )
+    assert str(done) == f"2 of 2 inputs answered; mean cost {cost}"

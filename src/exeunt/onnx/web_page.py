@@ -111,8 +111,9 @@ def _about(run: RunFolder, ways: list[dict[str, Any]]) -> dict[str, Any]:
 def _slots(run: RunFolder) -> dict[str, str]:
     """Return the HTML that fills the slots of the page."""
     policy = run.policy
+    asked = "mean cost" if policy.limit is None else "budget"
     facts = (
-        f"{policy.n_exits} exits; the budget is {policy.cost.share(policy.budget):.0%} of the full network's cost, on "
+        f"{policy.n_exits} exits; the {asked} is {policy.cost.share(policy.budget):.0%} of the full network's cost, on "
         f"average ({policy.name})."
     )
     names = text_columns(run) if run.manifest["inputs"]["kind"] == "text" else ()

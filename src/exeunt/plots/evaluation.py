@@ -101,9 +101,9 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
         axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
         style.percent_ticks(axes.yaxis)
         full = policy.cost.full
+        asked = "" if policy.limit is None else f"budget {policy.limit / full:.1%}, "
         axes.set_title(
-            f"{policy.name}: budget {policy.budget / full:.1%}, mean cost {result.cost / full:.1%} of "
-            f"{policy.cost.show(full)}", pad=22,
+            f"{policy.name}: {asked}mean cost {result.cost / full:.1%} of {policy.cost.show(full)}", pad=22,
         )  # fmt: skip
         style.legend_above(axes)
     return axes
@@ -147,7 +147,7 @@ def _wilson_lengths(shares: Floats, n: int) -> Floats:
     """Return the lengths of the 95% Wilson intervals below and above shares (m,) of n inputs, (2, m)."""
     counts = np.rint(shares * n).astype(int).tolist()
     low, high = np.array([wilson_interval(count, n) for count in counts]).T
-    return np.stack([shares - low, high - shares])
+    return np.clip([shares - low, high - shares], 0.0, None)  # rounding may make one negative
 
 
 def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]:

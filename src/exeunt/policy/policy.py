@@ -303,7 +303,8 @@ class Policy:
     def _title(self) -> str:
         cost = self.cost
         return (
-            f"{self.name}: {counted(self.n_exits, 'exit')}, budget {cost.show(self.budget)} "
+            f"{self.name}: {counted(self.n_exits, 'exit')}, "
+            f"{'mean cost' if self.limit is None else 'budget'} {cost.show(self.budget)} "
             f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
             f"{self.calibration} calibration on {units_text(self.n_calibration, self.n_groups)}"
         )

@@ -122,19 +122,19 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSummary(Tally):
-    """The tally of a prediction, with the `budget` per input and its `unit`.
+    """The tally of a prediction, with the `budget` per input, None if there is none, and its `unit`.
 
     `out`: the file or folder that was written; None for standard output.
     """
 
-    budget: float
+    budget: float | None
     unit: str
     out: Path | str | None
 
     @classmethod
     def of_job(cls, total: Tally, policy: Policy, out: Path | str | None) -> PredictionSummary:
         """Return the summary of inputs that were answered under a policy."""
-        return cls(**vars(total), budget=policy.budget, unit=policy.cost.unit, out=out)
+        return cls(**vars(total), budget=policy.limit, unit=policy.cost.unit, out=out)
 
     @property
     def mean_cost(self) -> float | None:
@@ -146,9 +146,10 @@ class PredictionSummary(Tally):
         if self.n_unanswered:
             lines[0] += " (the column 'error' says why not)"
         if self.mean_cost is not None:
-            cost, budget = amount_text(self.mean_cost, self.unit), amount_text(self.budget, self.unit)
-            used = f"{self.mean_cost / self.budget:.1%} of the budget"
-            lines[0] += f"; mean cost {cost} of {budget} allowed ({used})"
+            lines[0] += f"; mean cost {amount_text(self.mean_cost, self.unit)}"
+            if self.budget is not None:
+                used = f"{self.mean_cost / self.budget:.1%} of the budget"
+                lines[0] += f" of {amount_text(self.budget, self.unit)} allowed ({used})"
         if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
@@ -198,10 +199,10 @@ def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
 def planned_cost(policy: Policy, n: int) -> str:
     """Say the expected cost of n inputs, and the bound that their mean cost keeps with probability 95%, if known."""
     show, expected = policy.cost.show, policy.expected_cost
-    text = (
-        f"planned: {show(expected * n)} for {counted(n, 'input')}, {show(expected)} each of {show(policy.budget)} "
-        "allowed"
-    )
+    text = f"planned: {show(expected * n)} for {counted(n, 'input')}, {show(expected)} each"
+    if policy.limit is None:
+        return text
+    text += f" of {show(policy.limit)} allowed"
     if policy.distribution is None:
         return f"{text} ({policy.calibration} calibration has no exact distribution of the mean cost)"
     most = policy.distribution.batch_quantile(_LEVEL, n)
@@ -217,7 +218,7 @@ class JobProgress(Progress):
     def __init__(
         self, policy: Policy | None, n: int, total: Tally, *, block_size: int, say: Callable[[str], None]
     ) -> None:
-        self.tally, self._budget = total, None if policy is None else policy.budget
+        self.tally, self._budget = total, None if policy is None else policy.limit
         if n > block_size and policy is not None:
             say(planned_cost(policy, n))
         if total.n:

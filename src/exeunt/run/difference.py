@@ -151,7 +151,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
         "score": policy.score.name,
         "answer": policy.answer.name,
         "calibration": f"{policy.calibration}, {counted(policy.n_calibration, 'input')}, seed {policy.seed}",
-        "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
+        "budget": policy.limit and f"{cost.show(policy.limit)} ({policy.limit / cost.full:.1%})",
         "expected cost": cost.show(policy.expected_cost),
         "budget kept with probability": None
         if policy.cost_certificate is None
