@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -129,6 +130,12 @@ def test_every_command_works_without_labels(folder):
     assert len(answers) == 31
     exeunt("record", "run", "--data", "pictures", "--out", "recorded", cwd=cwd)
     exeunt("calibrate", "run", "--budget", "60%", "--traces", "recorded", "--delta", "none", cwd=cwd)
+    for options, own in ((["--traces", "recorded"], False), ([], True), (["--budget", "90%"], True)):
+        exeunt("calibrate", "run", "--agree", "60%", "--policy", "eero", *options, cwd=cwd)
+        with patch.object(ex, "evaluate", wraps=ex.evaluate) as evaluated:
+            exeunt("evaluate", "run", "--no-figures", cwd=cwd)
+        # Compared with the calibration inputs of the run only if it was made from these.
+        assert (evaluated.call_args_list[0].kwargs["calibration"] is not None) == own
     budgets = ["--budgets", "60%", "--splits", "2", "--policies", "eero,auto", "--workers", "0"]
     exeunt("compare", "run", *budgets, "--out", "report.html", cwd=cwd)
 

@@ -117,12 +117,17 @@ def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:
 def _evaluated(run: RunFolder, policy: Policy) -> Result:
     """Return the result on the test part, compared with the run's calibration part if the policy was made from it.
 
-    A policy for costs per input or a loss of accuracy was; `exeunt calibrate --traces` makes neither.
+    One part of the calibration inputs may have given its thresholds, and the others tested it.
     """
     import exeunt as ex
 
     held_out = run.replayed(policy, "calibrate")
-    own = policy.loss_certificate is not None or policy.calibration_cost is not None
+    proof = policy.loss_certificate
+    own = (
+        policy.calibration_cost is not None
+        if proof is None
+        else policy.n_calibration + proof.n_test == held_out.n
+    )
     calibration = held_out if own or policy.was_calibrated_on(held_out) else None
     return ex.evaluate(policy, run.replayed(policy, "test"), calibration=calibration)
 
