@@ -128,3 +128,11 @@ def test_scores_that_are_not_numbers_are_compared():
 def test_a_result_is_json_with_and_without_a_warning():
     fit, calibration = population(600, 1), population(600, 2)
     assert json.dumps(ex.evaluate(ex.eero(fit, calibration, budget="50%"), fit).to_dict())
+
+
+def test_accuracy_and_agreement_are_not_compared(make_trace):
+    """The last exit always agrees with itself, and is not always right."""
+    fit, calibrate, test = make_trace(1500, seed=4).split()
+    policy = ex.eero(fit, calibrate, budget="60%")
+    assert test.risk[-1] > 0.1
+    assert ex.evaluate(policy, test, calibration=calibrate.with_reference()).warning == ""

@@ -89,8 +89,9 @@ def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
 
 
 def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Difference]:
-    """Compare how good the last exit's answers are."""
-    if calibration.has_loss and trace.has_loss:
+    """Compare how good the last exit's answers are, if both traces measure the same."""
+    alike = (calibration.measure, calibration.reference) == (trace.measure, trace.reference)
+    if alike and calibration.has_loss and trace.has_loss:
         quality = [one.quality[:, -1] for one in (calibration, trace)]
         of_each = how_good(trace.measure)
         text = f"the last exit {of_each} of the calibration inputs, and it {of_each} of these"

@@ -105,7 +105,10 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, shown):
         ({"cost": "1,x,9"}, "--cost must be numbers"),
         ({"cost": "1,-3,9"}, "above 0 and finite, got -3 at exit 1"),
         ({"prediction": "pred_1,pred_2"}, "got 3 and 2"),
-        ({"label": "label"}, "no column label: name the column of true classes with --label; it has conf_1"),
+        (
+            {"label": "label"},
+            "no column label: name the column of true classes with --label, .* It has conf_1",
+        ),
         ({"confidence": "pred_{}", "prediction": "conf_{}"}, "'conf_1' must hold classes, .* got 0.3"),
         ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
         ({"cost": None}, "--cost 1,4,13"),
@@ -247,6 +250,32 @@ def test_json_is_readable_by_anyone(cascade):
     folder, _ = cascade
     document = json.loads((folder / "numbers.json").read_text())
     assert document["comparison"]["statistics"]["traces"][0]["budgets"] == pytest.approx([0.5, 0.8])
+
+
+def test_a_table_without_labels_is_compared_by_agreement(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 240)
+    columns = {}
+    for name, right in {"small": 0.6, "large": 0.9}.items():
+        columns[f"prediction_{name}"] = np.where(rng.random(240) < right, truth, rng.integers(0, 3, 240))
+        columns[f"confidence_{name}"] = rng.random(240)
+    pyarrow.csv.write_csv(pa.table(columns), tmp_path / "log.csv")
+    command = ["compare", "log.csv", *FEW]
+    ways = (
+        ["--model", "small", "--model", "large", "--price", "1", "--price", "9"],
+        ["--prediction", "prediction_small,prediction_large", "--confidence", "confidence_small,confidence_large",
+         "--cost", "1,10"],
+    )  # fmt: skip
+    same = np.mean(columns["prediction_small"] == columns["prediction_large"])
+    for way in ways:
+        done = exeunt(*command, *way, "--agreement", cwd=tmp_path)
+        said = " ".join(done.stdout.split())
+        assert f"agreement {same:.1%}" in said
+        assert "points of agreement" in said
+        failed = exeunt(*command, *way, cwd=tmp_path, ok=False)
+        told = " ".join(failed.stderr.split())
+        assert "no column label: name the column of true classes with --label, or of graded answers" in told
+        assert "without either add --agreement" in told
 
 
 def test_a_table_of_graded_answers_end_to_end(tmp_path):

@@ -74,7 +74,7 @@ def compare(
     _check_out(out)
     if cluster.is_ray and options.workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
-    found = open_traces(traces, tables, say=echo)
+    found = open_traces(traces, tables, agreement=options.agreement, say=echo)
     cache = options.cache or (out or Path(_CACHE)).parent / _CACHE
     kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
     with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:

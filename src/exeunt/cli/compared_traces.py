@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +64,23 @@ class Tables:
     encoding: str | None = _csv("The encoding, such as cp1252. Default: UTF-8 or UTF-16, by the first bytes.")
     decimal: str | None = _csv("The decimal point, such as ','. Default: told by the first lines.")
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The columns of answers, but for confidences and predictions, as `from_table` takes them."""
+    def columns(self, table: Any) -> dict[str, Any]:
+        """Return the columns of answers, but for confidences and predictions, as `from_table` takes them."""
         if self.loss is not None and self.label != "label":
             raise InputError(
                 "--label is of answers that are right or wrong, --loss of graded ones: give one of them"
             )
         if self.loss is None and (self.better, self.measure) != ("lower", "quality"):
             raise InputError("--better and --measure are about --loss: name the columns of losses")
+        if self.loss is None and self.label and self.label not in table.column_names:
+            raise InputError(
+                f"the table has no column {self.label}: name the column of true classes with --label, or of graded "
+                "answers the columns of losses with --loss; without either add --agreement. It has "
+                f"{', '.join(table.column_names)}"
+            )
         graded = {"loss": self.loss, "better": self.better, "measure": self.measure}
         return {
-            **({"label": self.label} if self.loss is None else graded),
+            **({"label": self.label or None} if self.loss is None else graded),
             "empty_is_no_answer": self.empty_is_no_answer,
             "id": self.id,
             "groups": self.group_column,
@@ -89,12 +94,12 @@ class Tables:
 
 
 def open_traces(
-    paths: Sequence[Path], tables: Tables, *, say: Callable[[str], None]
+    paths: Sequence[Path], tables: Tables, *, agreement: bool = False, say: Callable[[str], None]
 ) -> dict[str, Path | ExitTrace | CascadeTrace]:
     """Return what to compare on, by name: tables as traces or as models, other paths unchanged.
 
-    Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
-    named, or options of tables without a table.
+    Paths with the same file name are named by their whole path. With `agreement`, tables need no labels. Raises
+    InputError for a table whose columns are not named, or options of tables without a table.
     """
     from exeunt.trace.from_table import read_table
 
@@ -110,10 +115,14 @@ def open_traces(
         raise InputError("--price-per is about --price: give a --model and its --price for each")
     if tables.rows_per_group != 1 and tables.group_column is None:
         raise InputError("--rows-per-group is about groups: name their column with --group-column")
+    if agreement and tables.loss is None:
+        tables = replace(tables, label="")
     found: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        read = _models if tables.model or tables.price else _trace
-        found[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
+        found[name] = path
+        if is_table:
+            read = _models if tables.model or tables.price else _trace
+            found[name] = read(read_table(path, **tables.format), name, tables, say)
     return found
 
 
@@ -144,20 +153,16 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
             "NAME (or --loss 'loss_{}'), and what each exit costs with --cost 1,4,13; or the models of cascades with "
             "--model and --price"
         )
-    if options.loss is None and options.label not in table.column_names:
-        raise InputError(
-            f"the table has no column {options.label}: name the column of true classes with --label; it has "
-            f"{', '.join(table.column_names)} (where answers are graded, name the columns of losses with --loss)"
-        )
     trace = ExitTrace.from_table(
         table,
-        **options.columns,
+        **options.columns(table),
         confidence=options.confidence,
         prediction=options.prediction,
         cost=numbers(options.cost, "--cost must be numbers such as 1,4,13"),
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit or "MACs",
     )
+    trace = trace if trace.has_loss else trace.with_reference()
     size, unit = trace.cost.scale
     costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
     first, *others = 1 - trace.risk
@@ -190,7 +195,7 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
     priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
     models = CascadeTrace.from_table(
         table,
-        **options.columns,
+        **options.columns(table),
         confidence=options.confidence or (None if options.loss else "confidence_{}"),
         prediction=options.prediction or (None if options.loss else "prediction_{}"),
         price={one: price for one, (price, _) in priced.items()},
@@ -198,6 +203,7 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         price_per=options.price_per,
         unit=options.unit or "usd",
     )
+    models = models if models.has_loss else models.with_reference()
     good = how_good(models.measure)
     shown = ", ".join(
         f"{one} at {models[one].cost.show(models[one].cost.full)} {good.format(1 - models[one].risk[0])}"

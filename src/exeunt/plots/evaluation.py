@@ -147,7 +147,8 @@ def _wilson_lengths(shares: Floats, n: int) -> Floats:
     """Return the lengths of the 95% Wilson intervals below and above shares (m,) of n inputs, (2, m)."""
     counts = np.rint(shares * n).astype(int).tolist()
     low, high = np.array([wilson_interval(count, n) for count in counts]).T
-    return np.clip([shares - low, high - shares], 0.0, None)  # rounding may make one negative
+    lengths: Floats = np.clip([shares - low, high - shares], 0.0, None)  # rounding may make one negative
+    return lengths
 
 
 def _compared(policy: Policy, **common: Any) -> dict[str, Callable[..., Policy]]:
