@@ -169,7 +169,10 @@ def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(ru
     done = called("calibrate", run.path, "--max-loss", "0.01%", "--policy", "eero")
     assert done.status == 2
     assert "that at most 0.01% is lost" in done.err
-    assert "The full network loses nothing, at its full cost: it is what max_loss=0 gives" in done.err
+    assert (
+        "The full network loses nothing, at its full cost: it is what max_loss=0 (--max-loss 0) gives"
+        in done.err
+    )
 
 
 @pytest.mark.parametrize("asked", [("--budget", "60%"), ("--budgets", "60%,80%"), ("--max-loss", "3%")])

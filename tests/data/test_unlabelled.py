@@ -143,3 +143,9 @@ def test_a_part_counts_as_labelled_only_if_all_its_inputs_are(tmp_path):
     assert train.without_some_labels().labels is None
     known = source.train.take(np.flatnonzero(source.train.labels >= 0))
     assert known.without_some_labels() is known
+
+
+def test_images_outside_folders_have_no_classes(tmp_path):
+    folder = write_images(tmp_path, "a.png", "b.png")
+    with pytest.raises(InputError, match="lie in no folders of classes: leave out --label-column folder"):
+        open_source(folder, unlabelled=True, label="folder")

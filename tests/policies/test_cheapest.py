@@ -232,6 +232,14 @@ def test_without_a_budget_all_calibration_inputs_say_what_it_costs():
     assert "allowed" in str(ex.evaluate(both, test))
 
 
+def test_too_few_fit_inputs_are_named():
+    fit, calibrate, _ = parts(900)
+    with pytest.raises(
+        ex.InputError, match="2 fit inputs are too few: some give thresholds, and others teach"
+    ):
+        cheapest(fit.take(slice(0, 2)), calibrate, max_loss=0.3, policy="eero")
+
+
 @pytest.mark.parametrize("made", [cheapest, risk_controlled])
 def test_without_a_budget_nothing_is_said_to_be_allowed(made):
     fit, calibrate, _ = parts(900)

@@ -133,5 +133,5 @@ def test_rows_that_shape_and_rows_that_test_are_drawn_at_random(share):
     _, testing = shaping_and_testing_rows(10_000, share, 0)
     assert abs(np.corrcoef(testing[:-1], testing[1:])[0, 1]) < 0.08
     for n, given in ((0, "0 calibration inputs are"), (1, "1 calibration input is")):
-        with pytest.raises(InputError, match=f"^{given} too few to calibrate on some and test on others"):
+        with pytest.raises(InputError, match=f"^{given} too few: some give thresholds, and others test"):
             shaping_and_testing_rows(n, share, 0)

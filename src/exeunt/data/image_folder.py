@@ -46,6 +46,10 @@ def read_image_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
     test = next(iter([*known, *(test for test, names in found.items() if names or columns.unlabelled)]), None)
     classes = classes or _class_folders(test)
     if not classes:
+        if columns.label == FOLDERS and image_files(folder):
+            raise InputError(
+                f"the images in {folder} lie in no folders of classes: leave out --label-column {FOLDERS}"
+            )
         return None
     return RawParts(
         train=None if train is None else _read(train, classes, folder, loose=columns.unlabelled),

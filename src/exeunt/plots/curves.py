@@ -120,7 +120,7 @@ def accuracy_against_time(
         axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
         axes.margins(y=0.12)
         x = f"time per input (% of {timed[0].name})"
-        style.label_shares(axes, f"{measure.capitalize()} against time", x, f"{measure} (% of inputs)")
+        style.label_shares(axes, f"{measure.capitalize()} against time", x, style.shares_of(measure))
         style.legend_beside(axes)
     return axes
 

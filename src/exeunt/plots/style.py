@@ -114,7 +114,7 @@ def percent_ticks(axis: Axis) -> None:
 
 def shares_of(what: str) -> str:
     """Return the label of an axis of shares of inputs, or of a mean quality."""
-    return f"{what} (% of inputs)" if what in ("accuracy", "error rate") else f"{what} (%)"
+    return f"{what} (% of inputs)" if what in ("accuracy", "agreement", "error rate") else f"{what} (%)"
 
 
 def label_shares(ax: Axes, title: str, x: str, y: str) -> None:

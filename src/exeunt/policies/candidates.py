@@ -146,14 +146,16 @@ class Candidates:
         if nearest_loss is not None:
             could.append(f"{at_most(nearest_loss)} at {share(family[reached].budget)}")
         units = units_text(tested.n, n_groups(groups), known)
+        what, lost, same, option = (
+            ("agreement", "of the answers differ", "agrees with itself", "agree=1 (--agree 100%)")
+            if agrees
+            else ("loss", "is lost", "loses nothing", "max_loss=0 (--max-loss 0)")
+        )
         return Infeasible(
-            f"the {'agreement' if agrees else 'loss'} stands in the way: {units} cannot show that at most "
-            f"{100 * max_loss:.4g}% {'of the answers differ' if agrees else 'is lost'} at "
+            f"the {what} stands in the way: {units} cannot show that at most {100 * max_loss:.4g}% {lost} at "
             f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. "
-            f"More {f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} "
-            + ("agrees with itself" if agrees else "loses nothing")
-            + ", at its full cost: it is what "
-            + f"{'agree=1' if agrees else 'max_loss=0'} gives where nothing better is found",
+            f"More {f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} {same}, at its full "
+            f"cost: it is what {option} gives where nothing better is found",
             binding="max_loss",
             nearest_budget=nearest_budget,
             nearest_max_loss=nearest_loss,

@@ -153,7 +153,7 @@ def _parts(fit: Any, calibrate: Any, all_test: bool, seed: int) -> tuple[Any, An
     if not all_test:
         rows = shaping_and_testing_rows(calibrate.n, 0.5, seed, calibrate.groups)
         return fit, calibrate.take(rows[0]), calibrate.take(rows[1])
-    shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups)
+    shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups, part="fit")
     return (
         fit.take(learning),
         fit.take(shaping),

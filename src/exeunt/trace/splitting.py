@@ -61,9 +61,11 @@ def folds_of(
 
 
 def shaping_and_testing_rows(
-    n: int, share: float, seed: int, groups: Groups | None = None
+    n: int, share: float, seed: int, groups: Groups | None = None, *, part: str = "calibration"
 ) -> tuple[Integers, Integers]:
-    """Divide n calibration inputs at random into rows that shape a policy, `share` of them, and rows that test it.
+    """Divide n inputs at random into rows that shape a policy, `share` of them, and rows that test or teach it.
+
+    `part`: the name of the inputs, for messages.
 
     Both are in random order, with groups group by group: the tests bet on one input or group after the other, and the
     given rows may be sorted, or hold copies side by side.
@@ -74,8 +76,8 @@ def shaping_and_testing_rows(
     order, shaping = random_order(size, seed), round(share * size)
     if shaping in (0, size):
         raise InputError(
-            f"{counted(size, f'calibration {kind} is', f'calibration {kind}s are')} too few to calibrate on some "
-            "and test on others"
+            f"{counted(size, f'{part} {kind} is', f'{part} {kind}s are')} too few: some give thresholds, and others "
+            f"{'test' if part == 'calibration' else 'teach'} the policy"
         )
     return _rows(order[:shaping], groups), _rows(order[shaping:], groups)
 
