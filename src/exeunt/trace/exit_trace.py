@@ -408,14 +408,16 @@ class ExitTrace:
     def graded(self, loss: ArrayLike, *, better: Better = "lower", measure: str = "quality") -> ExitTrace:
         """Return the same outputs with a loss (n, m) of every answer in place of labels, see `from_losses`."""
         grades = Grades.of(loss, measure, better, self.prediction == NO_ANSWER)
-        return replace(self, label=None, grades=grades)
+        return replace(self, label=None, grades=grades, reference="")
 
     def with_reference(self, exit_: int = -1, name: str = "") -> ExitTrace:
         """Return the trace measured by its agreement with an exit, by default the last: its predictions are the labels.
 
         `name`: what messages call the exit.
         """
-        place = range(self.n_exits)[exit_]
+        if not -self.n_exits <= exit_ < self.n_exits:
+            raise InputError(f"a reference is one of the exits 0 to {self.n_exits - 1}, got {exit_!r}")
+        place = exit_ % self.n_exits
         name = name or ("the last exit" if place == self.n_exits - 1 else f"exit {place}")
         return replace(self, label=as_labels(self.prediction[:, place], name), grades=None, reference=name)
 
