@@ -10,6 +10,7 @@ from same_traces import same_trace
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
+from exeunt.policy import LossCertificate
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.grades import NO_ANSWER
 
@@ -103,6 +104,11 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
     assert len(np.unique(models.alone.prediction[0])) == 4
     with pytest.raises(ex.InputError, match="measured alike"):
         ex.CascadeTrace({"first": first, "second": graded(id=np.arange(40), measure="IoU", better="higher")})
+
+
+def test_a_certificate_names_a_measure_of_which_lower_is_better():
+    proof = LossCertificate(0.05, 0.1, 0.01, "betting", 0.02, 300, measure=graded(measure="error").measure)
+    assert "tested on, 1 - error is at most 5 points below that of the full network" in str(proof)
 
 
 def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():

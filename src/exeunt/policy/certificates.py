@@ -84,10 +84,9 @@ class LossCertificate(_OfGroups):
             nothing = "no answer differs" if agrees else f"no {self.measure} is lost"
             return f"Guarantee: {nothing}, because every input gets the answer of {reference}."
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
-        kept = (
-            f"the {mean_text(self.measure, self.rows_per_group)} is at most {100 * self.max_loss:.4g} points below "
-            f"that of {reference}"
-        )
+        quality = mean_text(self.measure, self.rows_per_group)
+        quality = quality if quality.startswith("1 - ") else f"the {quality}"
+        kept = f"{quality} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         if agrees:
             change = f"{self.loss:.2%}"
             kept = f"at most {100 * self.max_loss:.4g}% of the answers differ from those of {reference}"
