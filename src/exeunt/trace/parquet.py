@@ -173,11 +173,8 @@ def read_header(schema: Any, file: object) -> Header:
         if not isinstance(classes, int) or classes < 0:
             raise ArtefactError(f"{file} is damaged or edited: its metadata says {classes!r} classes")
         if version <= _VERSION:
-            cost, more = (
-                CostModel.from_dict(header["cost"]),
-                (header.get("rows_per_group"), header.get("measure")),
-            )
-            return Header(cost, classes, *more, str(header.get("reference", "")))
+            about = (header.get("rows_per_group"), header.get("measure"), str(header.get("reference", "")))
+            return Header(CostModel.from_dict(header["cost"]), classes, *about)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")

@@ -31,8 +31,6 @@ _RANGES = {
     "learning_rate": math.inf, "weight_decay": math.inf, "momentum": 1, "warm_up": 1, "distill_weight": 1,
     "smoothing": 1, "backbone_rate": math.inf,
 }  # fmt: skip
-_NEED_LABELS = [*(("joint", teacher) for teacher in TEACHERS), ("distill", "self")]
-"""Modes and teachers with which the last exit learns from labels alone."""
 _FIRST_RATE = 0.04  # of a one-cycle run, as a share of its peak
 
 
@@ -93,7 +91,7 @@ class Recipe:
             object.__setattr__(self, "distill_weight", 0.0)
 
     def _check_teacher(self) -> None:
-        if self.unlabelled and (self.mode, self.teacher) in _NEED_LABELS:
+        if self.unlabelled and (self.mode == "joint" or (self.mode, self.teacher) == ("distill", "self")):
             raise InputError(
                 f"without labels, the last exit has nothing to learn from in mode {self.mode!r}: train the heads alone "
                 "(--mode frozen), or all with another teacher (--mode distill --teacher original)"
