@@ -89,8 +89,8 @@ class LossCertificate(_OfGroups):
         kept = f"{quality} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         if agrees:
             change = f"{self.loss:.2%}"
-            kept = f"at most {100 * self.max_loss:.4g}% of the answers differ from those of {reference}"
-            kept += "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group)})"
+            how = "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group)})"
+            kept = f"at most {100 * self.max_loss:.4g}% of the answers{how} differ from those of {reference}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
             f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, {kept} "
