@@ -179,7 +179,8 @@ def test_risk_control_names_its_reference():
     [
         ({"agree": 1.2}, "agree must be above 0 and at most 1, which is 100%, got 1.2"),
         ({"agree": 0}, "agree must be above 0 and at most 1, which is 100%, got 0"),
-        ({"agree": float("nan")}, "agree must be above 0"),
+        ({"agree": float("nan")}, "agree must be finite, got nan"),
+        ({"agree": "98%"}, "agree must be a number, got '98%'"),
         ({"agree": 0.9, "max_loss": 0.1}, "give agree or max_loss, not both"),
         ({"agree": 0.9, "reference": "huge"}, "there is no model 'huge': choose one of small, large"),
     ],

@@ -120,15 +120,14 @@ def cheapest(
 
 def _checked_loss(max_loss: float | None, agree: float | None) -> float:
     """Return the loss that is allowed, of accuracy or of agreement."""
-    if agree is not None:
-        if max_loss is not None:
-            raise InputError("give agree or max_loss, not both: agreement of 98% is a loss of 2% of it")
-        if not 0 < agree <= 1:
-            raise InputError(f"agree must be above 0 and at most 1, which is 100%, got {agree!r}")
-        return round(1 - agree, 12)
-    if max_loss != 0:
-        _arrays.check_between(0.01 if max_loss is None else max_loss, "max_loss", 0.0, 1.0)
-    return 0.01 if max_loss is None else max_loss
+    if agree is None:
+        max_loss = 0.01 if max_loss is None else max_loss
+        return 0.0 if max_loss == 0 else _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
+    if max_loss is not None:
+        raise InputError("give agree or max_loss, not both: agreement of 98% is a loss of 2% of it")
+    if not 0 < _arrays.finite(agree, "agree") <= 1:
+        raise InputError(f"agree must be above 0 and at most 1, which is 100%, got {agree!r}")
+    return round(1 - agree, 12)
 
 
 def _measured(
