@@ -55,7 +55,7 @@ def test_losses_qualities_and_labels_are_read_alike():
         ({"loss": [[0.5, 0.5], [0.5]]}, "losses must be numbers"),
         ({"no_answer": np.ones((40, 3), bool), "score": [[0.5], [0.5, 1]]}, "score must be numbers"),
         ({"no_answer": np.ones((40, 3), bool), "score": SCORE[:, :2]}, r"score has shape \(40, 2\)"),
-        ({"loss": LOSS[:9]}, r"score 'score' has shape \(40, 3\) but prediction has \(9, 3\)"),
+        ({"loss": LOSS[:9]}, r"score 'score' has shape \(40, 3\) but the answers have \(9, 3\)"),
         ({"prediction": np.zeros((9, 3), int)}, r"\(9, 3\)"),
         ({"better": "up"}, "better must be 'lower' for losses or 'higher'"),
         ({"measure": ""}, "a measure is named by a text"),
@@ -156,6 +156,8 @@ def test_numbers_lose_by_their_clipped_error(error):
         ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=1, measure="m").measure
         == "1 - m"
     )
+    with pytest.raises(TypeError, match="better"):  # errors are losses
+        ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=1, better="higher")
 
 
 def test_bad_numbers_are_refused():

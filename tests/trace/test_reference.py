@@ -26,8 +26,8 @@ def test_the_labels_are_the_predictions_of_the_reference(trace):
     assert (other.reference, other.risk[1]) == ("small", 0.0)
     assert trace.with_reference(1).reference == "exit 1"
     assert said.graded(np.zeros((400, 4))).reference == ""
-    for place in (4, -5):
-        with pytest.raises(ex.InputError, match=f"one of the exits 0 to 3, got {place}"):
+    for place in (4, -5, "large"):
+        with pytest.raises(ex.InputError, match=f"one of the exits 0 to 3, got {place!r}"):
             trace.with_reference(place)
     with pytest.raises(ex.InputError, match=r"trace.with_reference\(\)"):
         trace.risk  # noqa: B018

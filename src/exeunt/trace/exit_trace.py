@@ -219,7 +219,7 @@ class ExitTrace:
         """
         loss = loss_of_numbers(prediction, target, worst, error, options.get("no_answer", False))
         named = {"measure": f"{error} error / {worst:g}"} | options
-        return cls.from_losses(score, loss, **named)
+        return cls.from_losses(score, loss, better="lower", **named)
 
     @classmethod
     def from_table(
@@ -415,7 +415,7 @@ class ExitTrace:
 
         `name`: what messages call the exit.
         """
-        if not -self.n_exits <= exit_ < self.n_exits:
+        if exit_ not in range(-self.n_exits, self.n_exits):
             raise InputError(f"a reference is one of the exits 0 to {self.n_exits - 1}, got {exit_!r}")
         place = exit_ % self.n_exits
         name = name or ("the last exit" if place == self.n_exits - 1 else f"exit {place}")

@@ -40,7 +40,7 @@ def checked_score(name: str, value: ArrayLike, prediction: Integers) -> Floats:
     """Return a score (n, m), -inf where there is no answer. Raises InputError for another shape, or NaN."""
     score = _arrays.floats(value, f"score {name!r}", ndim=2)
     if score.shape != prediction.shape:
-        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {prediction.shape}")
+        raise InputError(f"score {name!r} has shape {score.shape} but the answers have {prediction.shape}")
     silent = prediction == NO_ANSWER
     return np.where(silent, -np.inf, score) if silent.any() else score
 
@@ -56,7 +56,7 @@ def check_grades(grades: Any, prediction: Integers, label: Integers | None) -> N
     if label is not None:
         raise InputError("answers are graded, or right or wrong by labels: give a loss or a label, not both")
     if grades.loss.shape != prediction.shape:
-        raise InputError(f"the losses have shape {grades.loss.shape} but prediction has {prediction.shape}")
+        raise InputError(f"the losses have shape {grades.loss.shape} but the answers have {prediction.shape}")
 
 
 def checked_answers(
