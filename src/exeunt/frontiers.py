@@ -65,9 +65,8 @@ class Frontier:
 
     def _repr_html_(self) -> str:
         splits = counted(self.accuracy.shape[2], "split")
-        return html_table(
-            f"{self.measure} @ mean cost (share of the full cost), mean of {splits}", *self._table()
-        )
+        caption = f"{self.measure} @ mean cost (share of the full cost), mean of {splits}"
+        return html_table(caption, *self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return a row per budget: accuracy @ mean cost as a share of the full cost, for each policy."""

@@ -119,10 +119,8 @@ def open_traces(
         tables = replace(tables, label="")
     found: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        found[name] = path
-        if is_table:
-            read = _models if tables.model or tables.price else _trace
-            found[name] = read(read_table(path, **tables.format), name, tables, say)
+        read = _models if tables.model or tables.price else _trace
+        found[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
     return found
 
 

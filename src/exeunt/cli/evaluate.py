@@ -55,16 +55,8 @@ def evaluate(path: RunPath, options: _Options) -> None:
     if policy.loss_certificate is not None:
         echo(policy.loss_certificate)
     guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()
-    write_json(
-        run.path / EVALUATION,
-        {
-            **result.to_dict(),
-            "full_network_accuracy": full,
-            "certificate": guaranteed,
-            **agreement,
-            **about_budgets,
-        },
-    )
+    about = {"full_network_accuracy": full, "certificate": guaranteed, **agreement, **about_budgets}
+    write_json(run.path / EVALUATION, {**result.to_dict(), **about})
     if options.figures:
         from exeunt.plots import draw_evaluation
 
@@ -123,11 +115,8 @@ def _evaluated(run: RunFolder, policy: Policy) -> Result:
 
     held_out = run.replayed(policy, "calibrate")
     proof = policy.loss_certificate
-    own = (
-        policy.calibration_cost is not None
-        if proof is None
-        else policy.n_calibration + proof.n_test == held_out.n
-    )
+    in_parts = policy.n_calibration + (0 if proof is None else proof.n_test) == held_out.n
+    own = policy.calibration_cost is not None if proof is None else in_parts
     calibration = held_out if own or policy.was_calibrated_on(held_out) else None
     return ex.evaluate(policy, run.replayed(policy, "test"), calibration=calibration)
 

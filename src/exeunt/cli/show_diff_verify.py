@@ -126,12 +126,11 @@ def _answers(a: Side, b: Side) -> str:
         name = side.name if side.policy is not None else f"{side.name} (full network: no policy)"
         model = result.cost_model
         rows.append([name, accuracy, model.show(result.cost), f"{result.cost / model.full:.1%}"])
+    measures = "/".join(dict.fromkeys(one.measure for one in found.results))
     return (
         f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
         f"{found.left_elsewhere:.2%} at another exit\n"
-        + text_table(
-            ["", "/".join({one.measure: None for one in found.results}), "mean cost", "of full"], rows
-        )
+        + text_table(["", measures, "mean cost", "of full"], rows)
     )
 
 

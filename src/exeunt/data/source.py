@@ -203,13 +203,8 @@ def make_source(
     `unlabelled` all inputs to train on have one.
     """
     given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
-    first = next(iter(given.values()))
-    if (
-        unlabelled
-        and first.labels is not None
-        and len(first.labels)
-        and _known(np.asarray(first.labels)).all()
-    ):
+    labels = next(iter(given.values())).labels
+    if unlabelled and labels is not None and len(labels) and _known(np.asarray(labels)).all():
         raise InputError(
             f"every input of {name} has a label, and --unlabelled was given. To learn from the labels, leave out "
             f"--unlabelled; to leave them alone, add --label-column {NO_LABELS}"

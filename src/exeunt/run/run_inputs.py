@@ -29,12 +29,9 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     about = run.manifest["data"]
     unlabelled = bool(about.get("unlabelled"))
     source = open_source(
-        moved_to or about["name"],
-        label=about["label"],
-        text=about.get("text") or (),
-        calibration_data=about.get("calibration_data"),
-        unlabelled=unlabelled,
-    )
+        moved_to or about["name"], label=about["label"], text=about.get("text") or (),
+        calibration_data=about.get("calibration_data"), unlabelled=unlabelled,
+    )  # fmt: skip
     if unlabelled:
         source = source.with_classes(run.manifest["class_names"])
     if about.get("unreadable"):

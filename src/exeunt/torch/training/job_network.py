@@ -94,12 +94,9 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
         sizing = preparation.image_resizing(source.dataset("train"), size=job.size, library=library_of(job))
         preparation.check_batch_memory(sizing, job.batch_size or _EXAMPLE)
     n_classes = None if job.unlabelled else source.n_classes
+    trained = job.is_frozen or job.unlabelled
     built = build_model_and_report(
-        job.model,
-        n_classes=n_classes,
-        weights=job.weights,
-        trained=job.is_frozen or job.unlabelled,
-        seed=job.seed,
+        job.model, n_classes=n_classes, weights=job.weights, trained=trained, seed=job.seed
     )
     if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
         raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")

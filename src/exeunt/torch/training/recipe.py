@@ -172,12 +172,8 @@ def known_or_said(label: Tensor | None, output: Tensor) -> Tensor:
 
 def cross_entropies(logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return each exit's cross-entropies (m, n) in nats. `logits`: m tensors (n, k); `label` (n,)."""
-    return torch.stack(
-        [
-            functional.cross_entropy(x.float(), label, label_smoothing=smoothing, reduction="none")
-            for x in logits
-        ]
-    )
+    options: Any = {"label_smoothing": smoothing, "reduction": "none"}
+    return torch.stack([functional.cross_entropy(x.float(), label, **options) for x in logits])
 
 
 def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: float) -> Tensor:

@@ -147,12 +147,8 @@ def _run_training(
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
     source = open_source(
-        job.data,
-        label=job.label,
-        text=job.text,
-        calibration_data=job.calibration_data,
-        unlabelled=job.unlabelled,
-    )
+        job.data, label=job.label, text=job.text, calibration_data=job.calibration_data, unlabelled=job.unlabelled,
+    )  # fmt: skip
     if not any(map(len, source.datasets.values())):
         raise InputError(f"{job.data} holds no inputs: give data with some")
     asked, job = job, job.on_texts() if source.kind == "text" else job

@@ -169,10 +169,8 @@ class Trainer:
             inputs, label, _ = unpack(batch)
             if not self.recipe.unlabelled:
                 check_labels(label)
-            yield (
-                to_device(inputs, self.fabric.device),
-                None if label is None else label.to(self.fabric.device),
-            )
+            device = self.fabric.device
+            yield to_device(inputs, device), None if label is None else label.to(device)
 
     def _learn(
         self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor | None, sums: _Sums
