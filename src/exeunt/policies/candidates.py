@@ -54,7 +54,7 @@ class Candidates:
         reference: str | None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Candidates:
-        """Return policies at up to `points` budgets: `evenly` spaced, or closer together near the limit on `fit`.
+        """Return policies at `points` budgets, `evenly` spaced; or at half as many, and more near the limit on `fit`.
 
         `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. With `max_loss` 0 the
         best on `fit` comes first.
@@ -66,8 +66,9 @@ class Candidates:
         lowest = cost.full + (cost.first - cost.full) * (1 - 1 / points)
         evenly |= max_loss == 0
         coarse = points if evenly else min(points, max(2, points // 2))
+        most = points if evenly else points + points // 2
         policies, losses = _policies(
-            make, np.linspace(cost.full, lowest, coarse).tolist(), points,
+            make, np.linspace(cost.full, lowest, coarse).tolist(), most,
             lambda one: _loss(one, fit, reference), 0.0 if evenly else max_loss, progress,
         )  # fmt: skip
         if max_loss == 0 and policies:
@@ -174,7 +175,7 @@ class Candidates:
 def _policies(
     make: Callable[..., Policy],
     budgets: Sequence[float],
-    points: int,
+    most: int,
     lost: Callable[[Policy], Floats],
     limit: float,
     progress: Callable[[int, int], object] | None,
@@ -182,7 +183,7 @@ def _policies(
     """Return a policy for each budget, from the highest that is feasible down to the lowest, and what each loses.
 
     The highest may not be: where inputs differ in cost, the calibration inputs may cost more than the fit inputs.
-    With a `limit`, further policies follow, up to `points`: between those whose losses differ most near it.
+    With a `limit`, further policies follow, up to `most`: between those whose losses differ most near it.
     """
     family: list[Policy] = []
     for amount in budgets:
@@ -192,19 +193,19 @@ def _policies(
             if family:  # then lower ones are infeasible as well
                 break
         if progress is not None:
-            progress(len(family), points)
+            progress(len(family), most)
     losses = [lost(one) for one in family]
-    while limit and len(family) < points and (k := _widest([float(loss.mean()) for loss in losses], limit)):
+    while limit and len(family) < most and (k := _widest([float(loss.mean()) for loss in losses], limit)):
         family.insert(k, make(budget=(family[k - 1].budget + family[k].budget) / 2))
         losses.insert(k, lost(family[k]))
         if progress is not None:
-            progress(len(family), points)
+            progress(len(family), most)
     return family, losses
 
 
 def _widest(losses: Sequence[float], limit: float) -> int:
     """Return before which policy one is missing, between two whose losses differ most near the limit; 0 for none."""
-    low, high = limit / 4, 1.25 * limit
+    low, high = limit / 4, limit
     steps = [min(max(pair), high) - max(min(pair), low) for pair in pairwise(losses)]
     return int(np.argmax(steps)) + 1 if steps and max(steps) > 0 else 0
 

@@ -59,8 +59,8 @@ def cheapest(
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled or graded unless agreement is measured. Inputs set aside from `fit` give the thresholds of policies at
-    `points` budgets, from the full cost of the network or of the reference down, closer together where the loss on
-    `fit` is near the limit; `calibrate` tests them in this order, and the first that fails ends the test (fixed-
+    up to 1.5 `points` budgets, from the full cost of the network or of the reference down, most of them where the loss
+    on `fit` is near the limit; `calibrate` tests them in this order, and the first that fails ends the test (fixed-
     sequence testing, so no correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is tighter
     on `fit`.
 
@@ -70,7 +70,7 @@ def cheapest(
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
     which goes to each; one half of `calibrate` then gives the thresholds, and the other tests. `policy`: the name of
-    one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`: called with (policies made, points). The other
+    one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`: called with (policies made, at most). The other
     options, such as `answer`, go to the policy or to `cascade`. The result carries the certificate,
     `policy.loss_certificate`.
 
