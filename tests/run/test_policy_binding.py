@@ -97,7 +97,7 @@ def test_a_file_that_names_no_run_and_cannot_be_replayed_is_refused(here):
     """Early versions kept no counts in marginal calibration; a certificate of a loss has half of the inputs."""
     for policy in (
         replace(calibrated(here, calibration="marginal"), counts=None),
-        ex.cheapest(here.trace("fit"), here.trace("calibrate"), max_loss=0.9, policy="eero"),
+        ex.cheapest(here.trace("fit"), here.trace("calibrate"), max_loss=0.9, budget="100%", policy="eero"),
     ):
         policy.save(here.path / "policy.json")
         with pytest.raises(ex.ArtefactError, match="does not say for which run"):

@@ -184,7 +184,7 @@ def test_plans_of_every_device_are_checked(run):
 
 def test_plans_of_another_machine_and_policies_of_half_the_inputs_pass_with_a_remark(run):
     run.save_plan(replace(PLAN, machine=describe_machine() | {"processor": "another"}))
-    half = ex.cheapest(run.trace("fit"), run.trace("calibrate"), max_loss=0.9, policy="eero")
+    half = ex.cheapest(run.trace("fit"), run.trace("calibrate"), max_loss=0.9, budget="100%", policy="eero")
     run.save_policy(half)
     texts = {part.part: part.text for part in verify(run.path)}
     assert not failed(run)
