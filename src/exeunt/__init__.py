@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from exeunt.errors import Infeasible as Infeasible
     from exeunt.errors import InfeasibleBudget as InfeasibleBudget
     from exeunt.errors import InputError as InputError
+    from exeunt.errors import OverBudget as OverBudget
     from exeunt.evaluation import Result as Result
     from exeunt.evaluation import evaluate as evaluate
     from exeunt.evaluation import oracle as oracle
     from exeunt.frontiers import Frontier as Frontier
     from exeunt.frontiers import frontier as frontier
+    from exeunt.ledger.ledger import Ledger as Ledger
     from exeunt.policies.auto import auto as auto
     from exeunt.policies.cascade import cascade as cascade
     from exeunt.policies.cascade import cascades as cascades
@@ -57,9 +59,10 @@ _HOMES = {
     "comparison.compare": "compare",
     "comparison.comparison": "Comparison",
     "costs": "CostModel",
-    "errors": "ArtefactError ExeuntError Infeasible InfeasibleBudget InputError",
+    "errors": "ArtefactError ExeuntError Infeasible InfeasibleBudget InputError OverBudget",
     "evaluation": "Result evaluate oracle",
     "frontiers": "Frontier frontier",
+    "ledger.ledger": "Ledger",
     "policies.auto": "auto",
     "policies.cascade": "cascade cascades",
     "policies.catalogue": "eero optimised",

@@ -42,6 +42,18 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
     return number * _conversion(given, unit, text)
 
 
+def exact_quantity(text: str) -> tuple[Decimal, str]:
+    """Return the number and the unit of a quantity. Raises InputError for anything else.
+
+    >>> exact_quantity("0.1 usd"), exact_quantity("2 usd/hour")
+    ((Decimal('0.1'), 'usd'), (Decimal('2'), 'usd/hour'))
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] in ("", "%") or match[3] is not None:
+        raise InputError(f"{text!r} is no amount: write a number with its unit, such as '5 usd'")
+    return Decimal(match[1]), match[2]
+
+
 def is_duration(text: str) -> bool:
     """Return whether a budget is in a unit of time.
 

@@ -10,7 +10,9 @@ ExeuntError
  │    │    └── UnreadableText         a cell holds no text
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
- │    └── Infeasible                  no policy can keep all guarantees together
+ │    ├── Infeasible                  no policy can keep all guarantees together
+ │    ├── OverBudget                  a ledger has not enough left for an attempt
+ │    └── ModelStopped                a model billed more than its stated maximum
  ├── BatchFailed                      a batch of a stream could not be answered
  ├── QueueFull                        an engine holds as many rows as it may
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
@@ -39,8 +41,10 @@ __all__ = [
     "InputError",
     "MissingExtra",
     "MixedBatchAxis",
+    "ModelStopped",
     "NotCuttable",
     "NotExportable",
+    "OverBudget",
     "QueueFull",
     "RunsWhole",
     "UnitError",
@@ -142,6 +146,20 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
         self.binding = binding
         self.nearest_budget = nearest_budget
         self.nearest_max_loss = nearest_max_loss
+
+
+class OverBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error
+    """A ledger has not enough left. `asked` and `left`: in its unit. `wait_s`: until a rate allows it, or None."""
+
+    def __init__(self, message: str, *, asked: float, left: float, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.asked = asked
+        self.left = left
+        self.wait_s = wait_s
+
+
+class ModelStopped(InputError):  # noqa: N818 - named for what it says, not that it is an error
+    """A model that billed more than its stated maximum is not asked again until its ledger resumes it."""
 
 
 class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error

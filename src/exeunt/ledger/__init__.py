@@ -1,0 +1,5 @@
+"""A budget that is never overspent: the rules (`core`), where they are kept (`stores`), and `Ledger`."""
+
+from exeunt.ledger.ledger import Ledger, Reservation
+
+__all__ = ["Ledger", "Reservation"]

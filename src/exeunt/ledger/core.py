@@ -1,0 +1,338 @@
+"""The rules of a ledger, without files, clocks or threads.
+
+Amounts are whole billionths of the ledger's unit, so that sums are exact. Times are nanoseconds of a clock that may
+start anywhere. Each function runs in one transaction of a store, on the `Books` that the store gives it.
+
+A hold is RESERVED until it is DISPATCHED or given back, and SETTLED when its cost is known. One that stays dispatched
+for longer than its lease is CHARGED: its maximum counts as its cost until it is settled after all.
+
+A total is a constant limit. A rate is a limit that grows with time, to at most `burst` above what is settled. All holds
+together never exceed the limit, so what is settled between two times is at most the burst and the growth between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import NamedTuple, Protocol, cast
+
+from exeunt.errors import InputError, ModelStopped, OverBudget
+
+RESERVED, DISPATCHED, CHARGED, SETTLED = range(4)
+
+
+class Account(NamedTuple):
+    """A ledger as a store keeps it."""
+
+    name: str
+    parent: str | None  # the ledger that it is within
+    unit: str
+    limit: int
+    rate: int  # the limit grows by this in `period` nanoseconds; 0 for a total
+    period: int
+    burst: int
+    inputs: int
+    cheapest: int = 0  # the most that a promised answer costs
+    asked: int = 0  # inputs whose promised answer is there, or is being asked for
+    grown: int = 0  # when the limit last grew, and the remainder of that division
+    rest: int = 0
+    reserved: int = 0
+    dispatched: int = 0
+    settled: int = 0  # with what is charged
+    made: int = 0  # holds so far
+    stopped: tuple[str, ...] = ()  # models with a bill above its maximum
+
+    @property
+    def left(self) -> int:
+        """What is neither spent nor reserved. It is negative after a bill above its maximum."""
+        return self.limit - self.settled - self.dispatched - self.reserved
+
+    def kept(self, asking: int = 0) -> int:
+        """Return what the promised answers of the inputs to come need once `asking` more are asked."""
+        return self.cheapest * max(0, self.inputs - self.asked - asking)
+
+    def room(self, hold: Hold) -> int:
+        """Return what this hold may take. A promised answer may take what is kept for promised answers."""
+        promised = hold.promised and hold.maximum <= self.cheapest
+        return self.left - (0 if promised else self.kept(int(hold.promised)))
+
+
+class Hold(NamedTuple):
+    """Money that is held for one attempt. `promised`: it asks for the promised answer of its input."""
+
+    ledger: str
+    number: int
+    key: str | None
+    model: str
+    maximum: int
+    promised: bool
+    lease: int
+    time: int = 0  # when it got its state
+    state: int = RESERVED
+    cost: int = 0
+
+    def alive(self, now: int) -> bool:
+        """Return whether its lease has not ended. A jump of the clock by a lease or more, either way, ends it."""
+        return abs(now - self.time) < self.lease
+
+
+class Books(Protocol):
+    """What a store holds, in one transaction."""
+
+    def account(self, name: str) -> Account | None:
+        """Return the account of this name."""
+
+    def put(self, account: Account) -> None:
+        """Add an account, or replace it."""
+
+    def find(self, ledger: str, key: str) -> Hold | None:
+        """Return the hold with this key."""
+
+    def hold(self, ledger: str, number: int) -> Hold | None:
+        """Return the hold with this number."""
+
+    def write(self, before: Hold | None, after: Hold | None) -> None:
+        """Replace a hold, add one (nothing before), or remove it (nothing after)."""
+
+    def unsettled(self, last: int) -> Iterable[Hold]:
+        """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""
+
+
+def shown(amount: int, unit: str) -> str:
+    """Write an amount in full.
+
+    >>> shown(12_000, "usd")
+    '0.000012 usd'
+    """
+    return f"{Decimal(amount).scaleb(-9).normalize():f} {unit}"
+
+
+# -- ledgers -----------------------------------------------------------------------------------------------------------
+
+
+def chain(books: Books, now: int, name: str | None) -> list[Account]:
+    """Return the ledger of this name, the one that it is within, and so on, with what their rates allow now."""
+    accounts: list[Account] = []
+    while name is not None:
+        account = books.account(name)
+        if account is None:
+            raise InputError(f"there is no ledger {name!r} here: open it with a total or a rate")
+        accounts.append(grown(account, now))
+        name = account.parent
+    return accounts
+
+
+def grown(account: Account, now: int) -> Account:
+    """Return the account with the growth of its limit until now. A clock that went back allows nothing."""
+    if not account.rate:
+        return account
+    gain, rest = divmod(account.rate * max(0, now - account.grown) + account.rest, account.period)
+    limit = min(account.limit + gain, account.settled + account.burst)
+    return account._replace(limit=limit, grown=now, rest=rest if limit == account.limit + gain else 0)
+
+
+def open_account(books: Books, now: int, wanted: Account) -> None:
+    """Add a ledger. One that is there takes over the limit and the number of inputs."""
+    parents = chain(books, now, wanted.parent)
+    old = books.account(wanted.name)
+    for other in (*parents, *([old] if old else [])):
+        if other.unit != wanted.unit:
+            raise InputError(
+                f"{wanted.name!r} is in {wanted.unit!r} and {other.name!r} in {other.unit!r}: use one unit"
+            )
+    if old is None:
+        books.put(wanted._replace(grown=now))
+        return
+    if (old.parent, bool(old.rate)) != (wanted.parent, bool(wanted.rate)):
+        raise InputError(
+            f"the ledger {old.name!r} has {'a rate' if old.rate else 'a total'} and is within {old.parent!r}, "
+            "which cannot change: choose another name"
+        )
+    old = grown(old, now)
+    books.put(
+        old._replace(
+            limit=min(old.limit, old.settled + wanted.burst) if old.rate else wanted.limit,
+            **{name: getattr(wanted, name) for name in ("rate", "period", "burst")},
+            rest=0,
+            inputs=wanted.inputs or old.inputs,
+        )
+    )
+
+
+def promise(books: Books, now: int, name: str, cheapest: int) -> None:
+    """Keep this much for the answer of each input to come."""
+    age(books, now)
+    account = chain(books, now, name)[0]
+    if not account.inputs:
+        raise InputError(f"how many inputs are promised an answer? Open the ledger {name!r} with inputs=...")
+    account = account._replace(cheapest=cheapest)
+    if account.left < account.kept():
+        raise over_budget(
+            account, account.kept(), account.left, f"an answer for each of {account.inputs:,} inputs"
+        )
+    books.put(account)
+
+
+def resume(books: Books, now: int, name: str, model: str) -> None:
+    """Let a model that was stopped be asked again."""
+    for account in chain(books, now, name):
+        books.put(account._replace(stopped=tuple(other for other in account.stopped if other != model)))
+
+
+def over_budget(account: Account, asked: int, room: int, what: str) -> OverBudget:
+    """Return the error that says what was asked for, what there is, and how to mend it."""
+    unit, wait_s = account.unit, None
+    of = f"{account.name!r} has {shown(max(0, room), unit)} left"
+    if account.rate:
+        of += f" of a burst of {shown(account.burst, unit)}"
+        wait_s = (asked - room) * account.period / account.rate / 1e9 if asked <= account.burst else None
+        mend = "raise the burst" if wait_s is None else f"try again in {wait_s:.3g} s, or raise the rate"
+    else:
+        of += f" of {shown(account.limit, unit)}"
+        mend = (
+            "wait until reservations are settled, or raise the total"
+            if account.reserved
+            else "raise the total"
+        )
+    if kept := account.left - room:
+        of += f" (besides {shown(kept, unit)} kept for the inputs to come)"
+    return OverBudget(
+        f"{what} may cost {shown(asked, unit)}, and the ledger {of}: {mend}",
+        asked=asked / 1e9,
+        left=max(0, room) / 1e9,
+        wait_s=wait_s,
+    )
+
+
+# -- holds -------------------------------------------------------------------------------------------------------------
+
+
+def reserve(books: Books, now: int, wanted: Hold) -> Hold:
+    """Hold money in a ledger and in all that it is within, or in none. The same key is the same hold."""
+    old = None if wanted.key is None else books.find(wanted.ledger, wanted.key)
+    if old is not None and old.state < CHARGED and not old.alive(now):
+        old = _aged(books, now, old)
+    if old is not None:
+        if (old.model, old.maximum) != (wanted.model, wanted.maximum):
+            raise InputError(
+                f"the key {old.key!r} is that of another attempt, for {old.maximum / 1e9:g} at {old.model!r}: "
+                "give each attempt a key of its own"
+            )
+        return _moved(books, now, old, old._replace(time=now)) if old.state == RESERVED else old
+    accounts = chain(books, now, wanted.ledger)
+    for account in accounts:
+        if wanted.model in account.stopped:
+            raise ModelStopped(
+                f"the model {wanted.model!r} is stopped: it billed more than its stated maximum. Correct its price, "
+                f"then call resume({wanted.model!r}) of the ledger"
+            )
+    if any(account.room(wanted) < wanted.maximum for account in accounts):
+        age(books, now)
+        for account in (accounts := chain(books, now, wanted.ledger)):
+            if account.room(wanted) < wanted.maximum:
+                what = f"an attempt at the model {wanted.model!r}" if wanted.model else "an attempt"
+                raise over_budget(account, wanted.maximum, account.room(wanted), what)
+    return _moved(books, now, None, wanted._replace(number=accounts[0].made + 1, time=now))
+
+
+def dispatch(books: Books, now: int, hold: Hold) -> Hold | None:
+    """Mark a hold as sent, if it is still reserved, its lease has not ended, and its model is not stopped."""
+    found = books.hold(hold.ledger, hold.number)
+    if found is None or found.state != RESERVED or not found.alive(now):
+        return None
+    if any(found.model in account.stopped for account in chain(books, now, found.ledger)):
+        return None
+    return _moved(books, now, found, found._replace(state=DISPATCHED, time=now))
+
+
+def settle(
+    books: Books, now: int, hold: Hold, cost: int | None, answered: bool = True, *, correct: bool = False
+) -> Hold:
+    """Record what a dispatched hold has cost (None: its maximum). `correct`: also if it is settled at another cost."""
+    found = books.hold(hold.ledger, hold.number)
+    if found is None and hold.state == SETTLED:
+        found = hold  # it has no key, so it was not kept
+    if found is None or found.state == RESERVED:
+        raise InputError(
+            "this attempt was not dispatched, so it cannot have a cost: send nothing before dispatch()"
+        )
+    cost = found.maximum if cost is None else cost
+    if found.state == SETTLED and found.cost == cost:
+        return found
+    if found.state == SETTLED and not correct:
+        raise InputError(
+            f"this attempt is settled at {found.cost / 1e9:g}, not at {cost / 1e9:g}: correct it by reconcile()"
+        )
+    promised = found.promised and answered
+    return _moved(books, now, found, found._replace(state=SETTLED, time=now, cost=cost, promised=promised))
+
+
+def release(books: Books, now: int, hold: Hold) -> bool:
+    """Give back what was not dispatched. Return False, and change nothing, if it was."""
+    found = books.hold(hold.ledger, hold.number)
+    if found is None:
+        return hold.state == RESERVED
+    if found.state == RESERVED:
+        _move(books, now, found, None)
+    return found.state == RESERVED
+
+
+def age(books: Books, now: int) -> None:
+    """Release what is reserved, and charge what is dispatched, for longer than its lease."""
+    for hold in list(books.unsettled(DISPATCHED)):
+        if not hold.alive(now):
+            _aged(books, now, hold)
+
+
+def _aged(books: Books, now: int, hold: Hold) -> Hold | None:
+    if hold.state == DISPATCHED:
+        return _moved(books, now, hold, hold._replace(state=CHARGED))
+    _move(books, now, hold, None)
+    return None
+
+
+def _moved(books: Books, now: int, before: Hold | None, after: Hold) -> Hold:
+    _move(books, now, before, after)
+    return after
+
+
+def _move(books: Books, now: int, before: Hold | None, after: Hold | None) -> None:
+    """Change a hold, and the sums of all ledgers that it is in."""
+    hold = cast(Hold, before or after)
+    for account in chain(books, now, hold.ledger):
+        books.put(_booked(account, before, after))
+    done = after is not None and after.state == SETTLED and after.cost <= after.maximum
+    books.write(before, None if done and hold.key is None else after)
+
+
+def _booked(account: Account, before: Hold | None, after: Hold | None) -> Account:
+    """Return the account with the sums of `after` in the place of those of `before`."""
+    asked, reserved, dispatched, settled = map(int.__sub__, _sums(after), _sums(before))
+    limit, stopped = account.limit, account.stopped
+    if account.rate and before is not None and before.state >= CHARGED:
+        limit += min(0, settled)  # what comes back late makes no room in a rate: its time has passed
+    if after is not None and after.cost > after.maximum and after.model not in stopped:
+        stopped = (*stopped, after.model)
+    return account._replace(
+        limit=limit,
+        asked=account.asked + asked,
+        reserved=account.reserved + reserved,
+        dispatched=account.dispatched + dispatched,
+        settled=account.settled + settled,
+        made=account.made + (before is None),
+        stopped=stopped,
+    )
+
+
+def _sums(hold: Hold | None) -> tuple[int, int, int, int]:
+    """Return what a hold adds to `asked`, `reserved`, `dispatched` and `settled`."""
+    if hold is None:
+        return 0, 0, 0, 0
+    asked = int(hold.promised and hold.state != CHARGED)
+    amount = hold.cost if hold.state == SETTLED else hold.maximum
+    return (
+        asked,
+        amount if hold.state == RESERVED else 0,
+        amount if hold.state == DISPATCHED else 0,
+        amount if hold.state >= CHARGED else 0,
+    )

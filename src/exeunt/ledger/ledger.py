@@ -1,0 +1,252 @@
+"""Money for attempts that cost something: never more than a total or a rate, whatever runs, crashes or is repeated."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Any
+
+from exeunt.budget_text import exact_quantity
+from exeunt.errors import InputError
+from exeunt.ledger import core
+from exeunt.ledger.core import Account, Books, Hold
+from exeunt.ledger.stores import MemoryStore, SQLiteStore, Store
+
+_log = logging.getLogger("exeunt.ledger")
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
+_STATES = ("reserved", "dispatched", "charged", "settled")
+
+
+class Ledger:
+    """A total, or a rate, that is never exceeded, given that no attempt costs more than its stated maximum.
+
+        ledger = ex.Ledger(total="5 usd", file="money.db")
+        held = ledger.reserve(0.012, model="large", key="input-17/large/1")     # at most; may raise OverBudget
+        if held.dispatch():                                                     # else send nothing
+            held.settle(send())                                                 # what it has cost
+
+    Every attempt, so every retry, is a reservation of its own. What is reserved and not dispatched comes back when its
+    lease of `lease_s` seconds ends; what is dispatched counts at its maximum until it is settled. A bill above the
+    maximum is recorded, logged as an error, and stops its model.
+
+    `total`: such as "5 usd". `rate`: such as "2 usd/hour", with a `burst` (by default what the rate names, here 2 usd):
+    in any time t at most burst + rate * t is spent. `inputs`: how many inputs are promised an answer; see `promise`.
+    `within`: a ledger that also holds whatever this one holds. `name`: tells ledgers of one store apart. Opening a
+    ledger again with another total or rate changes it; with neither it stays as it is.
+
+    Without a `file` it is kept in memory. With one, threads and processes of one machine share it; `durability`
+    "normal" survives the end of any process, "full" also a power failure. `store`: a store of your own.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: str | None = None,
+        rate: str | None = None,
+        burst: str | None = None,
+        inputs: int = 0,
+        within: Ledger | None = None,
+        name: str = "",
+        file: str | Path | None = None,
+        durability: str = "normal",
+        lease_s: float = 60.0,
+        store: Store | None = None,
+    ) -> None:
+        if not (math.isfinite(lease_s) and lease_s > 0):
+            raise InputError(f"lease_s is a number of seconds above 0, got {lease_s}")
+        if "/" in name or (within is not None and (not name or file is not None or store is not None)):
+            raise InputError("a ledger within another has a name without '/', and lies where that one does")
+        kept = within._store if within else store
+        self._store: Store = kept or (MemoryStore() if file is None else SQLiteStore(file, durability))
+        self.name: str = f"{within.name}/{name}" if within else name or "ledger"
+        self._lease = int(lease_s * 1e9)
+        parent = within.name if within else None
+        if total is not None or rate is not None:
+            self._run(core.open_account, _account(self.name, parent, total, rate, burst, inputs))
+        elif burst is not None or inputs:
+            raise InputError("a burst belongs to a rate, and inputs to a total: give it too")
+        self.unit = self._account().unit
+
+    def reserve(
+        self, amount: float, *, model: str = "", key: str | None = None, promised: bool = False
+    ) -> Reservation:
+        """Hold the most that an attempt may cost, here and in the ledgers that this one is within, or in none.
+
+        `key`: the same key is the same reservation, also after a restart; without a key, what is settled is not kept.
+        `promised`: the attempt is to give its input the answer that `promise` keeps money for.
+
+        Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
+        """
+        maximum = _billionths(amount, ROUND_CEILING)
+        hold = Hold(self.name, 0, key, model, maximum, promised, self._lease)
+        return Reservation(self, self._run(core.reserve, hold, lasting=False))
+
+    def promise(self, cheapest: float) -> None:
+        """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
+
+        An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
+        brings no answer. Raises OverBudget if the total does not suffice for all.
+        """
+        self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING))
+
+    def reconcile(self, key: str, cost: float) -> None:
+        """Correct what a dispatched attempt has cost, such as by the provider's bill."""
+        cost_ = _billionths(cost, ROUND_CEILING)
+
+        def correct(books: Books, now: int) -> Hold:
+            hold = books.find(self.name, key)
+            if hold is None:
+                raise InputError(f"the ledger {self.name!r} has no attempt with the key {key!r}")
+            return core.settle(books, now, hold, cost_, hold.promised, correct=True)
+
+        self._alarm(self._store.run(correct))
+
+    def unsettled(self) -> list[Reservation]:
+        """Return what was dispatched and is not settled, here and in the ledgers within this one."""
+        holds = self._store.run(lambda books, _: list(books.unsettled(core.CHARGED)), lasting=False)
+        mine = (hold for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/"))
+        return [Reservation(self, hold) for hold in mine if hold.state != core.RESERVED]
+
+    def resume(self, model: str) -> None:
+        """Let a model be asked again that was stopped, here and in the ledgers that this one is within."""
+        self._run(core.resume, self.name, model)
+
+    def close(self) -> None:
+        """Close the store, for all ledgers in it."""
+        self._store.close()
+
+    @property
+    def spent(self) -> float:
+        """What is settled, and the maxima of what is dispatched and not settled."""
+        account = self._account()
+        return (account.settled + account.dispatched) / 1e9
+
+    @property
+    def reserved(self) -> float:
+        """What is held for attempts that are not dispatched yet."""
+        return self._account().reserved / 1e9
+
+    @property
+    def left(self) -> float:
+        """What is neither spent nor reserved; of a rate, what may be spent now. Negative after too high a bill."""
+        return self._account().left / 1e9
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """Models that billed more than their stated maximum."""
+        return self._account().stopped
+
+    def __repr__(self) -> str:
+        account = self._account()
+        sums = (account.settled + account.dispatched, account.reserved, account.left)
+        return "<Ledger {!r}: {} spent, {} reserved, {} left>".format(
+            self.name, *(core.shown(amount, account.unit) for amount in sums)
+        )
+
+    def _account(self) -> Account:
+        def read(books: Books, now: int) -> Account:
+            core.age(books, now)
+            return core.chain(books, now, self.name)[0]
+
+        return self._store.run(read, lasting=False)
+
+    def _run(self, rule: Callable[..., Any], *given: Any, lasting: bool = True) -> Any:
+        return self._store.run(lambda books, now: rule(books, now, *given), lasting=lasting)
+
+    def _alarm(self, hold: Hold) -> None:
+        if hold.cost > hold.maximum:
+            _log.error(
+                "the model %r billed %s for %r, whose stated maximum is %s: it is stopped until resume(%r) is called",
+                hold.model, core.shown(hold.cost, self.unit), hold.key, core.shown(hold.maximum, self.unit), hold.model,
+            )  # fmt: skip
+
+
+class Reservation:
+    """Money that is held for one attempt. `state` is that of the last call here."""
+
+    def __init__(self, ledger: Ledger, hold: Hold) -> None:
+        self._ledger, self._hold = ledger, hold
+
+    @property
+    def key(self) -> str | None:
+        """The key that it was reserved with."""
+        return self._hold.key
+
+    @property
+    def model(self) -> str:
+        """The model that it is for."""
+        return self._hold.model
+
+    @property
+    def maximum(self) -> float:
+        """The most that the attempt may cost."""
+        return self._hold.maximum / 1e9
+
+    @property
+    def cost(self) -> float | None:
+        """What it has cost; None if that is not known yet."""
+        return self._hold.cost / 1e9 if self._hold.state == core.SETTLED else None
+
+    @property
+    def state(self) -> str:
+        """One of "reserved", "dispatched", "charged" (for long, without being settled), "settled"."""
+        return _STATES[self._hold.state]
+
+    def dispatch(self) -> bool:
+        """Return whether the attempt may be sent now. Only one call for one key returns True.
+
+        False: it was dispatched before, its lease has ended, it was released, or its model is stopped.
+        """
+        sent: Hold | None = self._ledger._run(core.dispatch, self._hold)
+        self._hold = sent or self._hold
+        return sent is not None
+
+    def settle(self, cost: float | None = None, *, answered: bool = True) -> None:
+        """Record what the dispatched attempt has cost; None: its maximum.
+
+        `answered`: whether a `promised` attempt brought an answer. Settling again at the same cost changes nothing.
+        """
+        cost_ = None if cost is None else _billionths(cost, ROUND_CEILING)
+        too_high = cost_ is not None and cost_ > self._hold.maximum
+        self._hold = self._ledger._run(core.settle, self._hold, cost_, answered, lasting=too_high)
+        self._ledger._alarm(self._hold)
+
+    def release(self) -> bool:
+        """Give the money back if the attempt was not dispatched. Return False, and change nothing, if it was."""
+        done: bool = self._ledger._run(core.release, self._hold, lasting=False)
+        return done
+
+
+def _account(
+    name: str, parent: str | None, total: str | None, rate: str | None, burst: str | None, inputs: int
+) -> Account:
+    """Return the account that a user describes."""
+    if total is not None:
+        if rate is not None or burst is not None or inputs < 0:
+            raise InputError("give a total with the number of inputs, if it is known, or a rate with a burst")
+        amount, unit = exact_quantity(total)
+        return Account(name, parent, unit, _billionths(amount, ROUND_FLOOR), 0, 1, 0, inputs)
+    if inputs:
+        raise InputError("inputs are promised an answer from a total: give a total instead of a rate")
+    amount, named = exact_quantity(rate or "")
+    unit, _, period = named.partition("/")
+    if period not in _PERIODS:
+        raise InputError(f"a rate is an amount per {', '.join(_PERIODS)}, such as '2 usd/hour', got {rate!r}")
+    at_once, burst_unit = exact_quantity(burst) if burst is not None else (amount, unit)
+    if burst_unit != unit:
+        raise InputError(f"the rate is in {unit!r} and the burst in {burst_unit!r}: use one unit")
+    whole = _billionths(at_once, ROUND_FLOOR)
+    nanoseconds = _PERIODS[period] * 10**9
+    return Account(name, parent, unit, whole, _billionths(amount, ROUND_FLOOR), nanoseconds, whole, 0)
+
+
+def _billionths(amount: float | Decimal, rounding: str) -> int:
+    """Return an amount in billionths. A float is what it is written as: 0.1 is a tenth."""
+    number = Decimal(str(amount))
+    if not (number.is_finite() and 0 <= number <= _MOST):
+        raise InputError(f"an amount is a number from 0 to {_MOST:,}, got {amount}")
+    return int(number.scaleb(9).to_integral_value(rounding))

@@ -1,0 +1,184 @@
+"""A model check of the rules: every order in which three actors can act, crash and start again, at every clock."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import pytest
+
+from exeunt.errors import InputError, OverBudget
+from exeunt.ledger import core
+from exeunt.ledger.core import Account, Hold
+from exeunt.ledger.stores import _MemoryBooks
+
+TOTAL, LEASE, CLOCKS, FAR = 3, 10, (0, 6, 12), 10**6
+
+
+def hold(key, maximum, *, promised=False, ledger="all/one"):
+    return Hold(ledger, 0, key, "model", maximum, promised, LEASE)
+
+
+TWO_BUY_TOO_MUCH = (hold("a", 2), hold("b", 1, ledger="all"), hold("c", 1, promised=True))
+TWO_ASK_THE_SAME = (hold("a", 2), hold("a", 2), hold("c", 1, promised=True, ledger="all"))
+
+
+class World:
+    """The books, what each actor has done, the clock, and what a provider was really asked for and has billed."""
+
+    def __init__(self, jumps, restarts):
+        self.books = _MemoryBooks()
+        core.open_account(self.books, 0, Account("all", None, "usd", TOTAL, 0, 1, 0, 1))
+        core.open_account(self.books, 0, Account("all/one", "all", "usd", TOTAL, 0, 1, 0, 0))
+        core.promise(self.books, 0, "all", 1)
+        self.actors = (("starts", None, restarts),) * 3  # state, hold, restarts that are left
+        self.clock, self.jumps, self.sent, self.bill = 0, jumps, (), 0
+
+    def copy(self):
+        new = copy(self)
+        new.books = _MemoryBooks()
+        for name, value in vars(self.books).items():
+            setattr(new.books, name, dict(value))
+        return new
+
+    def key(self):
+        books = frozenset(self.books.accounts.values()), frozenset(self.books.holds.values())
+        return books, self.actors, self.clock, self.jumps, self.sent, self.bill
+
+    def after(self, i, state, held=None, restarts=None):
+        actors = list(self.actors)
+        actors[i] = (state, held, actors[i][2] if restarts is None else restarts)
+        self.actors = tuple(actors)
+
+
+def following(world, wanted):
+    """Return the worlds that can come next."""
+    for i, (state, _, restarts) in enumerate(world.actors):
+        if state == "ended":
+            continue
+        for step in STEPS[state]:
+            new = world.copy()
+            step(new, i, wanted[i])
+            yield new
+        new = world.copy()  # it crashes, and starts again or not
+        new.after(i, "starts" if restarts else "ended", None, max(0, restarts - 1))
+        yield new
+    for clock in CLOCKS:
+        if world.jumps and clock != world.clock:
+            new = world.copy()
+            new.clock, new.jumps = clock, world.jumps - 1
+            yield new
+
+
+def reserves(world, i, wanted):
+    try:
+        world.after(i, "holds", core.reserve(world.books, world.clock, wanted))
+    except OverBudget:
+        assert not wanted.promised, "a promised answer was refused"
+        world.after(i, "ended")
+
+
+def dispatches(world, i, wanted):
+    sent = core.dispatch(world.books, world.clock, world.actors[i][1])
+    world.after(i, "ended" if sent is None else "sends", sent)
+
+
+def releases(world, i, wanted):
+    core.release(world.books, world.clock, world.actors[i][1])
+    world.after(i, "ended")
+
+
+def sends(bill):
+    def step(world, i, wanted):
+        world.sent, world.bill = (*world.sent, wanted.key), world.bill + bill * wanted.maximum
+        world.after(i, "settles nothing" if bill == 0 else "settles all", world.actors[i][1])
+
+    return step
+
+
+def settles(share):
+    def step(world, i, wanted):
+        core.settle(world.books, world.clock, world.actors[i][1], share * wanted.maximum)
+        world.after(i, "ended")
+
+    return step
+
+
+STEPS = {
+    "starts": (reserves,),
+    "holds": (dispatches, releases),
+    "sends": (sends(0), sends(1)),
+    "settles nothing": (settles(0),),
+    "settles all": (settles(1),),
+}
+
+
+def check(world):
+    """Nothing is over, sent twice or forgotten; sums are those of the holds; what is not dispatched comes back."""
+    holds = world.books.holds.values()
+    about_to_bill = sum(held.maximum for state, held, _ in world.actors if state == "sends")
+    assert world.bill + about_to_bill <= TOTAL
+    assert len(set(world.sent)) == len(world.sent)
+    for name, account in world.books.accounts.items():
+        mine = [one for one in holds if one.ledger.startswith(name)]
+        counts = {state: [one for one in mine if one.state == state] for state in range(4)}
+        assert account.reserved == sum(one.maximum for one in counts[0])
+        assert account.dispatched == sum(one.maximum for one in counts[1])
+        assert account.settled == sum(one.maximum for one in counts[2]) + sum(one.cost for one in counts[3])
+        assert account.left >= 0
+        assert account.limit - account.left - account.reserved >= (world.bill if name == "all" else 0)
+    late = world.copy()
+    core.age(late.books, FAR)
+    assert [account.reserved for account in late.books.accounts.values()] == [0, 0]
+    assert late.books.accounts["all"].settled >= world.bill
+
+
+def explore(wanted, jumps, restarts):
+    """Check every world that can be reached, and return their number."""
+    first = World(jumps, restarts)
+    seen, waiting = {hash(first.key())}, [first]
+    while waiting:
+        world = waiting.pop()
+        check(world)
+        for new in following(world, wanted):
+            key = hash(new.key())
+            if key not in seen:
+                seen.add(key)
+                waiting.append(new)
+    return len(seen)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "jumps", "restarts", "worlds"),
+    [
+        (TWO_BUY_TOO_MUCH, 1, 0, 20_000),
+        (TWO_ASK_THE_SAME, 0, 0, 3_000),
+        pytest.param(TWO_BUY_TOO_MUCH, 1, 1, 300_000, marks=pytest.mark.slow),
+        pytest.param(TWO_ASK_THE_SAME, 1, 1, 300_000, marks=pytest.mark.slow),
+    ],
+)
+def test_no_order_of_steps_crashes_and_jumps_breaks_a_promise(wanted, jumps, restarts, worlds):
+    assert explore(wanted, jumps, restarts) >= worlds
+
+
+def blind_dispatch(books, now, held):
+    """Send without looking whether it is still reserved."""
+    return held._replace(state=core.DISPATCHED)
+
+
+def forgetful_age(books, now):
+    """Release nothing."""
+
+
+def generous_room(account, held):
+    """Keep nothing for those to come."""
+    return account.left
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "mistake"),
+    [(core, "dispatch", blind_dispatch), (core, "age", forgetful_age), (Account, "room", generous_room)],
+)
+def test_the_check_finds_mistakes(monkeypatch, place, name, mistake):
+    monkeypatch.setattr(place, name, mistake)
+    with pytest.raises((AssertionError, InputError)):
+        explore(TWO_BUY_TOO_MUCH, 1, 0)
