@@ -1,0 +1,105 @@
+"""Processes that spend from one file and are killed at random: nothing is over, lost, double, or left reserved."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from spending_process import LEASE_S, TOTAL
+
+import exeunt as ex
+
+SCRIPT = Path(__file__).with_name("spending_process.py")
+
+
+class Processes:
+    """Processes that spend, each with a log of its own."""
+
+    def __init__(self, folder, n, threads):
+        self.folder, self.threads, self.started = folder, threads, 0
+        self.running = [self.start() for _ in range(n)]
+
+    def start(self):
+        log, self.started = self.folder / f"{self.started}.log", self.started + 1
+        arguments = [SCRIPT, self.folder / "money.db", log, self.started, self.threads]
+        return subprocess.Popen([sys.executable, *map(str, arguments)]), log
+
+    def kill(self, i):
+        """Kill a process that has opened the ledger, and start another."""
+        process, log = self.running[i]
+        deadline = time.monotonic() + 60
+        while not (log.is_file() and log.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        self.running[i] = self.start()
+
+    def end(self):
+        for process, _ in self.running:
+            process.kill()
+            process.wait()
+
+    def lines(self):
+        return [
+            line.split()
+            for log in self.folder.glob("*.log")
+            for line in log.read_text(encoding="utf-8").splitlines()
+        ]
+
+
+def check_kills(folder, n, threads, kills):
+    rng, total = random.Random(0), float(TOTAL.split()[0])
+    with_file = ex.Ledger(total=TOTAL, file=folder / "money.db")
+    processes = Processes(folder, n, threads)
+    try:
+        for _ in range(kills):
+            time.sleep(rng.uniform(0, 0.3))
+            processes.kill(rng.randrange(n))
+            assert with_file.left >= 0
+    finally:
+        processes.end()
+    time.sleep(LEASE_S)
+    assert with_file.reserved == 0
+
+    lines = processes.lines()
+    dispatched = Counter(key for what, key, _ in lines if what == "dispatched")
+    assert set(dispatched.values()) == {1}  # never twice
+    with sqlite3.connect(folder / "money.db") as connection:
+        rows = {
+            key: (state, maximum, cost)
+            for key, state, maximum, cost in connection.execute("SELECT key, state, maximum, cost FROM hold")
+        }
+    connection.close()
+    settles = {key: float(cost) for what, key, cost in lines if what == "settles"}
+    settled = {key for what, key, _ in lines if what == "settled"}
+    assert dispatched.keys() <= rows.keys()  # nothing is lost
+    assert all(rows[key] == (3, rows[key][1], round(settles[key] * 1e9)) for key in settled)
+    assert all(key in settles for key, (state, *_) in rows.items() if state == 3)
+    assert all(state in (1, 2, 3) for state, *_ in rows.values())
+    # What the provider bills: a bill that is not known is at most the maximum.
+    bill = sum(round(settles[key] * 1e9) if key in settles else rows[key][1] for key in dispatched)
+    booked = sum(cost if state == 3 else maximum for state, maximum, cost in rows.values())
+    assert bill <= booked <= round(total * 1e9)
+    assert with_file.spent == booked / 1e9
+    with_file.close()
+    return len(rows), booked / 1e9
+
+
+def test_processes_that_are_killed_overspend_and_lose_nothing(tmp_path):
+    n, _ = check_kills(tmp_path, n=3, threads=8, kills=4)
+    assert n > 50
+
+
+@pytest.mark.slow
+def test_eight_processes_of_32_threads_are_killed_a_hundred_times(tmp_path):
+    n, spent = check_kills(tmp_path, n=8, threads=32, kills=100)
+    assert n > 5_000
+    assert spent > 0.95 * float(TOTAL.split()[0])  # the limit was what held them back
