@@ -149,7 +149,7 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
 
 
 class OverBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error
-    """A ledger has not enough left. `asked` and `left`: in its unit. `wait_s`: until a rate allows it, or None."""
+    """A ledger has not enough left. `asked` and `left`: in its unit. `wait_s`: until a rate may allow it, or None."""
 
     def __init__(self, message: str, *, asked: float, left: float, wait_s: float | None = None) -> None:
         super().__init__(message)

@@ -118,6 +118,8 @@ def chain(books: Books, now: int, name: str | None) -> list[Account]:
         if account is None:
             raise InputError(f"there is no ledger {name!r} here: open it with a total or a rate")
         accounts.append(grown(account, now))
+        if now < account.grown:  # from now on it grows by the new time
+            books.put(accounts[-1])
         name = account.parent
     return accounts
 

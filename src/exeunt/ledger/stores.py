@@ -6,16 +6,17 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar, cast
-from weakref import WeakSet
+from typing import IO, Any, Protocol, TypeVar, cast
+from weakref import WeakSet, finalize
 
-from exeunt._files import check_writable, temporary_name, why_it_failed
+from exeunt._files import check_writable, make_folder, open_regular, temporary_name, why_it_failed
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError
 from exeunt.ledger.core import CHARGED, Account, Books, Hold
 
@@ -145,7 +146,8 @@ class SQLiteStore:
         """Have no connection and no thread, as in a child process, which must not use or close those of its parent."""
         _of_parents.append(self._connection)
         self._connection, self._writer = None, cast("threading.Thread | None", None)
-        self._writing, self._starting, self._jobs = threading.Lock(), threading.Lock(), SimpleQueue[Any]()
+        self._gate: IO[bytes] | None = None
+        self._writing, self._handing, self._jobs = threading.Lock(), threading.Lock(), SimpleQueue[Any]()
 
     def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
         """Call `operation`, as `Store.run` says."""
@@ -156,11 +158,12 @@ class SQLiteStore:
             finally:
                 self._writing.release()
         else:  # several threads: from now on, a thread writes for all of them
-            with self._starting:
+            with self._handing:
+                self._check_open()
                 if self._writer is None:
                     self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
                     self._writer.start()
-            self._jobs.put(job)
+                self._jobs.put(job)
             job.done.acquire()
         if job.error is not None:
             raise job.error
@@ -168,17 +171,25 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file."""
-        with self._writing:
+        with self._handing:
             self._closed = True
+            self._jobs.put(None)
+        with self._writing:
             if self._connection is not None:
                 self._connection.close()
-        self._jobs.put(None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(f"the ledger {self.file} is closed: open it again")
 
     def _write(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            while not self._jobs.empty() and (job := self._jobs.get()) is not None:
-                jobs.append(job)
+        ended = False
+        while not ended:
+            jobs = [self._jobs.get()]
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            if ended := jobs[-1] is None:
+                jobs.pop()
             with self._writing:
                 self._keep(jobs)
             for job in jobs:
@@ -191,12 +202,13 @@ class SQLiteStore:
             if self._durability == "full":
                 last = any(job.lasting for job in jobs)
                 connection.execute(f"PRAGMA synchronous = {'full' if last else 'normal'}")
-            connection.execute("BEGIN IMMEDIATE")
-            books, now = _SQLiteBooks(connection), self._clock()
-            for job in jobs:
-                job.do(books, now)
-            books.flush()
-            connection.execute("COMMIT")
+            with _turn(self._gate):
+                connection.execute("BEGIN IMMEDIATE")
+                books, now = _SQLiteBooks(connection), self._clock()
+                for job in jobs:
+                    job.do(books, now)
+                books.flush()
+                connection.execute("COMMIT")
         except BaseException as error:
             if self._connection is not None:
                 with suppress(sqlite3.Error):
@@ -206,12 +218,13 @@ class SQLiteStore:
 
     def _connected(self) -> sqlite3.Connection:
         """Return the connection to the file, which must be the one that was opened."""
-        if self._closed:
-            raise InputError(f"the ledger {self.file} is closed: open it again")
+        self._check_open()
         if self._connection is None:
             if not os.path.lexists(self.file):
                 _make(self.file)
             self._connection, self._place = _connect(self.file), self.file.stat()
+            self._gate = open_regular(self.file.with_name(f"{self.file.name}-lock"), "ab")
+            finalize(self, self._gate.close)
         if not os.path.samestat(self._place, self.file.stat()):
             raise FileError(f"the ledger {self.file} was moved away and replaced: open it again")
         return self._connection
@@ -229,6 +242,23 @@ class SQLiteStore:
         if isinstance(error, OSError) and not isinstance(error, ExeuntError):
             return FileError(f"the ledger {self.file} cannot be used: {why_it_failed(error)}")
         return error
+
+
+@contextmanager
+def _turn(gate: IO[bytes] | None) -> Iterator[None]:
+    """Wait for other processes in the order in which they came. SQLite lets each try again at random times."""
+    if sys.platform == "win32" or gate is None:
+        yield
+        return
+    import fcntl
+
+    with suppress(OSError):  # a disk without locks
+        fcntl.flock(gate, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(gate, fcntl.LOCK_UN)
 
 
 _stores: WeakSet[SQLiteStore] = WeakSet()
@@ -316,7 +346,7 @@ _CHANGE = "UPDATE hold SET promised = ?, time = ?, state = ?, cost = ? WHERE led
 
 def _make(file: Path) -> None:
     """Make an empty file of ledgers, unless another process is faster. A file is never there half made."""
-    check_writable(file.parent, f"cannot make the ledger {file}")
+    check_writable(make_folder(file.parent), f"cannot make the ledger {file}")
     new = temporary_name(file, "tmp")
     try:
         with closing(sqlite3.connect(new)) as connection:

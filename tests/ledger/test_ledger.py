@@ -1,0 +1,229 @@
+"""What a user of a ledger calls: amounts, errors and their messages, keys, nesting, stopped models."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from made_stores import made_store
+
+import exeunt as ex
+from exeunt.errors import InputError, ModelStopped, OverBudget
+
+
+@pytest.fixture
+def ledger():
+    return ex.Ledger(total="5 usd")
+
+
+def test_a_cycle(ledger):
+    held = ledger.reserve(0.012, model="large", key="input-17/large/1")
+    assert (held.state, held.maximum, held.cost) == ("reserved", 0.012, None)
+    assert (ledger.spent, ledger.reserved, ledger.left) == (0, 0.012, 4.988)
+    assert held.dispatch()
+    assert (ledger.spent, ledger.reserved) == (0.012, 0)
+    held.settle(0.008)
+    assert (held.state, held.cost, ledger.spent, ledger.left) == ("settled", 0.008, 0.008, 4.992)
+    assert repr(ledger) == "<Ledger 'ledger': 0.008 usd spent, 0 usd reserved, 4.992 usd left>"
+
+
+def test_sums_of_floats_do_not_drift():
+    ledger = ex.Ledger(total="1 usd")
+    for _ in range(10):
+        assert ledger.reserve(0.1).dispatch()
+    assert ledger.left == 0
+    with pytest.raises(OverBudget):
+        ledger.reserve(1e-12)  # rounded up
+
+
+def test_over_budget_says_what_is_left_and_how_to_mend_it(ledger):
+    ledger.reserve(4.99)
+    with pytest.raises(OverBudget) as error:
+        ledger.reserve(0.012, model="large")
+    assert (error.value.asked, error.value.left, error.value.wait_s) == (0.012, 0.01, None)
+    assert str(error.value) == (
+        "an attempt at the model 'large' may cost 0.012 usd, and the ledger 'ledger' has 0.01 usd left of 5 usd: "
+        "wait until reservations are settled, or raise the total"
+    )
+
+
+def test_over_a_rate_says_when_to_try_again():
+    with made_store("memory") as (store, clock):
+        ledger = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store)
+        ledger.reserve(0.95).dispatch()
+        with pytest.raises(
+            OverBudget, match=r"0\.05 usd left of a burst of 1 usd: try again in 5 s"
+        ) as error:
+            ledger.reserve(0.1)
+        assert error.value.wait_s == 5
+        clock.move(60)
+        assert ledger.reserved == 0
+        assert ledger.unsettled()[0].state == "charged"
+        clock.move(5)
+        assert ledger.reserve(0.1).dispatch()
+        with pytest.raises(OverBudget, match="raise the burst") as error:
+            ledger.reserve(1.1)
+        assert error.value.wait_s is None
+
+
+def test_one_key_is_one_reservation_and_is_sent_once(ledger):
+    first, second = (ledger.reserve(0.5, key="a") for _ in range(2))
+    assert ledger.reserved == 0.5
+    assert second.dispatch()
+    assert not first.dispatch()
+    first.settle(0.25)
+    second.settle(0.25)
+    with pytest.raises(InputError, match=r"settled at 0.25, not at 0.3: correct it by reconcile\(\)"):
+        second.settle(0.3)
+    assert ledger.reserve(0.5, key="a").cost == 0.25
+    with pytest.raises(InputError, match="a key of its own"):
+        ledger.reserve(0.4, key="a")
+
+
+def test_what_is_released_or_was_not_dispatched_has_no_cost(ledger):
+    held = ledger.reserve(0.5, key="a")
+    with pytest.raises(InputError, match="was not dispatched"):
+        held.settle(0.1)
+    assert held.release()
+    assert held.release()
+    assert not held.dispatch()
+    assert ledger.left == 5
+    again = ledger.reserve(0.4, key="a")
+    assert again.dispatch()
+    assert not again.release()
+    assert ledger.spent == 0.4
+
+
+def test_a_lease_that_ends_gives_back_what_was_not_dispatched():
+    with made_store("memory") as (store, clock):
+        ledger = ex.Ledger(total="1 usd", store=store, lease_s=30)
+        lost, sent = ledger.reserve(0.6, key="lost"), ledger.reserve(0.4, key="sent")
+        assert sent.dispatch()
+        clock.move(30)
+        assert not lost.dispatch()
+        assert ledger.reserve(0.6, key="more").dispatch()
+        assert [one.key for one in ledger.unsettled()] == ["sent", "more"]
+        ledger.reconcile("sent", 0.1)
+        assert ledger.left == 0.3
+        ledger.reconcile("sent", 0.2)
+        assert ledger.left == 0.2
+        with pytest.raises(InputError, match="no attempt with the key 'lost'"):
+            ledger.reconcile("lost", 0.1)
+
+
+def test_without_a_key_nothing_is_kept_once_it_is_settled(ledger):
+    held = ledger.reserve(0.5)
+    assert held.dispatch()
+    held.settle(0.2)
+    held.settle(0.2)
+    assert (ledger._store.books.holds, ledger.spent) == ({}, 0.2)
+    assert not held.release()
+
+
+def test_a_bill_above_the_maximum_is_recorded_and_stops_its_model(caplog):
+    whole = ex.Ledger(total="5 usd")
+    one, other = (ex.Ledger(total="5 usd", name=name, within=whole) for name in ("one", "other"))
+    held, waiting = one.reserve(0.1, model="large"), other.reserve(0.1, model="large")
+    assert held.dispatch()
+    with caplog.at_level(logging.ERROR, "exeunt.ledger"):
+        held.settle(0.3)
+    assert "'large' billed 0.3 usd" in caplog.text
+    assert (whole.spent, one.stopped, other.stopped, whole.stopped) == (0.3, ("large",), (), ("large",))
+    assert not waiting.dispatch()
+    with pytest.raises(ModelStopped, match=r"more than its stated maximum.*resume\('large'\)"):
+        other.reserve(0.1, model="large")
+    assert other.reserve(0.1, model="small").dispatch()
+    one.resume("large")
+    assert other.reserve(0.1, model="large").dispatch()
+
+
+def test_nested_ledgers_hold_both_or_neither():
+    whole = ex.Ledger(total="1 usd", name="all")
+    one, other = (ex.Ledger(total="0.7 usd", name=name, within=whole) for name in ("one", "other"))
+    assert one.reserve(0.6, key="a").dispatch()
+    with pytest.raises(OverBudget, match=r"'all' has 0\.4 usd left"):
+        other.reserve(0.6, key="a")
+    assert (one.spent, other.left, whole.spent) == (0.6, 0.7, 0.6)
+    with pytest.raises(OverBudget, match=r"'all/one' has 0\.1 usd left"):
+        one.reserve(0.2)
+    other.reserve(0.4, key="a")
+    assert (whole.left, other.left) == (0, 0.3)
+    assert [one.key for one in whole.unsettled()] == ["a"]
+
+
+def test_every_input_is_promised_the_cheapest_answer():
+    ledger = ex.Ledger(total="1 usd", inputs=10)
+    with pytest.raises(OverBudget, match=r"an answer for each of 10 inputs may cost 1\.1 usd"):
+        ledger.promise(0.11)
+    ledger.promise(0.05)
+    assert ledger.reserve(0.5).dispatch()
+    with pytest.raises(
+        OverBudget, match=r"0 usd left of 1 usd \(besides 0.5 usd kept for the inputs to come\)"
+    ):
+        ledger.reserve(0.01)
+    for _ in range(10):
+        held = ledger.reserve(0.05, promised=True)
+        assert held.dispatch()
+        held.settle()
+    assert ledger.left == 0
+
+
+def test_opening_it_again_changes_the_limit_and_nothing_else():
+    with made_store("memory") as (store, _):
+        ledger = ex.Ledger(total="1 usd", store=store)
+        assert ledger.reserve(1, key="a").dispatch()
+        more = ex.Ledger(total="1.5 usd", store=store)
+        assert (ledger.left, more.spent) == (0.5, 1)
+        assert ex.Ledger(store=store).left == 0.5
+        for wrong, why in (
+            ({"total": "3 cent"}, "use one unit"),
+            ({"rate": "1 usd/day"}, "choose another name"),
+        ):
+            with pytest.raises(InputError, match=why):
+                ex.Ledger(**wrong, store=store)
+        rate = ex.Ledger(rate="1 usd/day", name="rate", store=store)
+        assert rate.left == 1
+        assert ex.Ledger(rate="1 usd/day", burst="0.5 usd", name="rate", store=store).left == 0.5
+        assert rate.left == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "there is no ledger 'ledger' here: open it with a total or a rate"),
+        ({"total": "5"}, "write a number with its unit"),
+        ({"total": "50%"}, "write a number with its unit"),
+        ({"total": "5 usd per 10k"}, "write a number with its unit"),
+        ({"total": "-5 usd"}, "from 0 to"),
+        ({"total": "1e30 MACs"}, "from 0 to"),
+        ({"total": "5 usd", "rate": "1 usd/day"}, "or a rate with a burst"),
+        ({"rate": "5 usd"}, "an amount per second, minute"),
+        ({"rate": "1 usd/day", "burst": "1 cent"}, "use one unit"),
+        ({"rate": "1 usd/day", "inputs": 5}, "give a total instead of a rate"),
+        ({"inputs": 5}, "give it too"),
+        ({"total": "5 usd", "lease_s": 0}, "lease_s"),
+        ({"total": "5 usd", "name": "a/b"}, "without '/'"),
+    ],
+)
+def test_what_cannot_be_a_ledger_is_named(given, why):
+    with pytest.raises(InputError, match=re.escape(why)):
+        ex.Ledger(**given)
+
+
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf"), 1e10])
+def test_what_cannot_be_an_amount_is_named(ledger, amount):
+    with pytest.raises(InputError, match="from 0 to"):
+        ledger.reserve(amount)
+    held = ledger.reserve(1)
+    assert held.dispatch()
+    with pytest.raises(InputError, match="from 0 to"):
+        held.settle(amount)
+
+
+def test_a_ledger_within_another_has_its_unit_and_a_name():
+    whole = ex.Ledger(total="5 usd")
+    with pytest.raises(InputError, match="use one unit"):
+        ex.Ledger(total="5 cent", name="one", within=whole)
+    with pytest.raises(InputError, match="has a name"):
+        ex.Ledger(total="5 usd", within=whole)

@@ -1,0 +1,283 @@
+"""Files of ledgers: shared, full, damaged, foreign, moved away, closed, and in child processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+
+import pytest
+from made_stores import SECOND, made_store
+
+import exeunt as ex
+from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
+from exeunt.ledger import core, stores
+from exeunt.ledger.stores import SQLiteStore
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "money.db"
+
+
+@pytest.fixture
+def ledger(file):
+    ledger = ex.Ledger(total="1 usd", file=file)
+    yield ledger
+    ledger.close()
+
+
+def buy(ledger, maximum, cost, **options):
+    held = ledger.reserve(maximum, **options)
+    assert held.dispatch()
+    held.settle(cost)
+    return held
+
+
+def bought_key(ledger, key):
+    try:
+        return buy(ledger, 0.01, 0.005, key=key).key
+    except OverBudget:
+        return None
+
+
+def test_what_was_spent_is_there_when_the_file_is_opened_again(file, ledger):
+    buy(ledger, 0.5, 0.2, key="a")
+    ledger.reserve(0.1, key="b")
+    ledger.close()
+    again = ex.Ledger(total="1 usd", file=file)
+    assert (again.spent, again.reserved, again.left) == (0.2, 0.1, 0.7)
+    assert again.reserve(0.5, key="a").cost == 0.2
+    assert again.reserve(0.1, key="b").dispatch()
+    again.close()
+    read = ex.Ledger(file=file)
+    assert (read.spent, read.unit) == (0.3, "usd")
+    read.close()
+
+
+def test_two_ledgers_on_one_file_share_what_is_left(file, ledger):
+    other = ex.Ledger(total="1 usd", file=file)
+    buy(ledger, 0.6, 0.6)
+    with pytest.raises(OverBudget):
+        other.reserve(0.5)
+    assert other.left == 0.4
+    other.close()
+
+
+@pytest.mark.parametrize("durability", ["normal", "full"])
+def test_threads_that_come_together_each_get_their_answer(file, durability):
+    ledger = ex.Ledger(total="1 usd", file=file, durability=durability)
+    outcomes = []
+
+    def spend(i):
+        outcomes.extend(bought_key(ledger, f"{i}/{j}") for j in range(10))
+
+    threads = [threading.Thread(target=spend, args=(i,)) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bought = [key for key in outcomes if key]
+    assert len(outcomes) == 240
+    assert len(set(bought)) == len(bought)
+    assert ledger.spent == pytest.approx(0.005 * len(bought))
+    assert 0.9 < ledger.spent <= 1
+    ledger.close()
+    with pytest.raises(InputError, match="is closed"):
+        ledger.reserve(0.01)
+
+
+def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(file):
+    store = SQLiteStore(file)
+    ledger = ex.Ledger(total="1 usd", store=store)
+
+    def job(amount):
+        hold = core.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
+        return stores._Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
+
+    jobs = [job(3), job(20), job(4)]
+    store._keep(jobs)
+    assert [type(one.error) for one in jobs] == [type(None), OverBudget, type(None)]
+    assert ledger.reserved == 0.7
+    store.close()
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_sent(file):
+    store = SQLiteStore(file)
+    ledger = ex.Ledger(total="1000 usd", store=store)
+    held = ledger.reserve(1, key="held")
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    bought = []
+    with pytest.raises(FileError, match=r"full.*nothing was changed"):
+        bought.extend(ledger.reserve(1, key=f"{i} {'x' * 100}") for i in range(1000))
+    assert ledger.spent == 0
+    assert ledger.reserved < 1000
+    assert held.dispatch()  # needs no more room
+    held.settle(0.5)
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    assert ledger.reserve(1).dispatch()
+    assert ledger.spent == 1.5
+    store.close()
+
+
+def test_a_failed_commit_is_an_error_for_all_that_were_in_it(file, monkeypatch):
+    store = SQLiteStore(file)
+    ledger = ex.Ledger(total="1 usd", store=store)
+    held = ledger.reserve(0.5)
+
+    def fail(books):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores._SQLiteBooks, "flush", fail)
+        with pytest.raises(FileError, match="disk I/O error"):
+            held.dispatch()
+    assert (ledger.spent, ledger.reserved) == (0, 0.5)
+    assert held.dispatch()
+    store.close()
+
+
+@pytest.mark.parametrize("away", ["removed", "replaced"])
+def test_a_file_that_is_away_is_an_error(file, ledger, away, tmp_path):
+    held = ledger.reserve(0.5)
+    file.rename(tmp_path / "elsewhere.db")
+    if away == "replaced":
+        ex.Ledger(total="1 usd", file=file).close()
+    with pytest.raises(FileError, match=r"money\.db"):
+        held.dispatch()
+    with pytest.raises(FileError):
+        ledger.reserve(0.1)
+
+
+def test_what_is_no_ledger_is_named(tmp_path):
+    text, empty, database = tmp_path / "text", tmp_path / "empty", tmp_path / "database"
+    text.write_text("no database at all " * 100)
+    empty.touch()
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE account (name)")
+    connection.close()
+    for place, why in (
+        (text, "no ledger, or is damaged"),
+        (empty, "is empty"),
+        (database, "another database"),
+    ):
+        with pytest.raises(ArtefactError, match=why):
+            ex.Ledger(total="1 usd", file=place)
+    with pytest.raises(ArtefactError, match="is not a file"):
+        ex.Ledger(total="1 usd", file=tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtefactError, match="is not a file"):
+        ex.Ledger(total="1 usd", file=tmp_path / "pipe")
+
+
+def test_a_newer_file_is_refused(file, ledger):
+    ledger.close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(ArtefactError, match="newer version"):
+        ex.Ledger(file=file)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_file_is_one_clear_error_or_still_keeps_the_promise(file, ledger, seed):
+    for i in range(50):
+        buy(ledger, 0.01, 0.01, key=str(i))
+    ledger.close()
+    data, rng = bytearray(file.read_bytes()), random.Random(seed)
+    start = rng.randrange(len(data))
+    data[start : start + 700] = rng.randbytes(len(data[start : start + 700]))
+    file.write_bytes(data[: rng.choice([len(data), len(data) // 2])])
+    with pytest.raises((ArtefactError, FileError, OverBudget)) as error:  # it does not forget what was spent
+        spend_all(file)
+    assert error.type is OverBudget or "money.db" in str(error.value)
+
+
+def spend_all(file):
+    ledger = ex.Ledger(total="1 usd", file=file)
+    for i in range(100, 200):
+        buy(ledger, 0.01, 0.01, key=str(i))
+
+
+def test_a_folder_without_permission_or_place_is_named(tmp_path):
+    (tmp_path / "a-file").touch()
+    with pytest.raises((FileError, InputError), match="a-file"):
+        ex.Ledger(total="1 usd", file=tmp_path / "a-file" / "money.db")
+    with pytest.raises(InputError, match="normal' or 'full"):
+        ex.Ledger(total="1 usd", file=tmp_path / "money.db", durability="fast")
+
+
+# -- child processes ---------------------------------------------------------------------------------------------------
+
+
+def in_child(call):
+    """Return what the call returned, or the name of its error, in a forked process."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = repr(call())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        return pipe.read()
+
+
+def test_a_forked_process_shares_the_file(ledger):
+    assert in_child(lambda: buy(ledger, 0.6, 0.6).cost) == "0.6"
+    assert ledger.spent == 0.6
+    with pytest.raises(OverBudget):
+        ledger.reserve(0.5)
+
+
+def test_a_forked_process_cannot_use_a_ledger_in_memory():
+    ledger = ex.Ledger(total="1 usd")
+    assert "give it a file" in in_child(lambda: ledger.reserve(0.1))
+    assert ledger.left == 1
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+@pytest.mark.parametrize("jump", [-(10**9), -3600, -61, 61, 3600, 10**9])
+def test_after_a_jump_of_the_clock_nothing_is_over_or_stays_reserved(kind, jump):
+    with made_store(kind) as (store, clock):
+        ledger = ex.Ledger(total="1 usd", store=store, lease_s=60)
+        sent, held = ledger.reserve(0.3), ledger.reserve(0.4)
+        assert sent.dispatch()
+        clock.now = max(0, clock.now + jump * SECOND)
+        assert ledger.reserved == 0
+        assert not held.dispatch()
+        assert (ledger.spent, ledger.left) == (0.3, 0.7)
+        sent.settle(0.1)
+        assert ledger.spent == 0.1
+
+
+def test_a_small_step_back_of_the_clock_ends_no_lease():
+    with made_store("memory") as (store, clock):
+        ledger = ex.Ledger(total="1 usd", store=store, lease_s=60)
+        held = ledger.reserve(0.3)
+        clock.move(-1)
+        assert held.dispatch()
+
+
+def test_a_rate_gains_nothing_from_a_clock_that_goes_back():
+    with made_store("memory") as (store, clock):
+        ledger = ex.Ledger(rate="1 usd/second", burst="10 usd", store=store)
+        buy(ledger, 10, 10)
+        clock.move(4)
+        buy(ledger, 0, 0)
+        clock.move(-4)
+        assert ledger.left == 4
+        clock.move(1)
+        assert ledger.left == 5
