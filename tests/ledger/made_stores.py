@@ -6,7 +6,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from exeunt.ledger.stores import MemoryStore, SQLiteStore
+from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.ledger.store import MemoryStore
 
 SECOND = 10**9
 

@@ -8,8 +8,8 @@ import pytest
 
 from exeunt.errors import InputError, OverBudget
 from exeunt.ledger import core
-from exeunt.ledger.core import Account, Hold
-from exeunt.ledger.stores import _MemoryBooks
+from exeunt.ledger.books import Account, Hold
+from exeunt.ledger.store import _MemoryBooks
 
 TOTAL, LEASE, CLOCKS, FAR = 3, 10, (0, 6, 12), 10**6
 
@@ -36,8 +36,7 @@ class World:
     def copy(self):
         new = copy(self)
         new.books = _MemoryBooks()
-        for name, value in vars(self.books).items():
-            setattr(new.books, name, dict(value))
+        vars(new.books).update({name: value.copy() for name, value in vars(self.books).items()})
         return new
 
     def key(self):
@@ -120,16 +119,17 @@ def check(world):
     assert len(set(world.sent)) == len(world.sent)
     for name, account in world.books.accounts.items():
         mine = [one for one in holds if one.ledger.startswith(name)]
-        counts = {state: [one for one in mine if one.state == state] for state in range(4)}
-        assert account.reserved == sum(one.maximum for one in counts[0])
-        assert account.dispatched == sum(one.maximum for one in counts[1])
-        assert account.settled == sum(one.maximum for one in counts[2]) + sum(one.cost for one in counts[3])
+        sums = [0, 0, 0, 0]
+        for one in mine:
+            sums[one.state] += one.cost if one.state == 3 else one.maximum
+        assert [account.reserved, account.dispatched, account.settled] == [*sums[:2], sums[2] + sums[3]]
         assert account.left >= 0
         assert account.limit - account.left - account.reserved >= (world.bill if name == "all" else 0)
-    late = world.copy()
-    core.age(late.books, FAR)
-    assert [account.reserved for account in late.books.accounts.values()] == [0, 0]
-    assert late.books.accounts["all"].settled >= world.bill
+    if any(one.state < 2 for one in holds):
+        late = world.copy()
+        core.age(late.books, FAR)
+        assert [account.reserved for account in late.books.accounts.values()] == [0, 0]
+        assert late.books.accounts["all"].settled >= world.bill
 
 
 def explore(wanted, jumps, restarts):

@@ -211,7 +211,7 @@ def test_what_cannot_be_a_ledger_is_named(given, why):
         ex.Ledger(**given)
 
 
-@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf"), 1e10])
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf"), 1e10, "1 usd"])
 def test_what_cannot_be_an_amount_is_named(ledger, amount):
     with pytest.raises(InputError, match="from 0 to"):
         ledger.reserve(amount)

@@ -12,8 +12,8 @@ from made_stores import SECOND, made_store
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
-from exeunt.ledger import core, stores
-from exeunt.ledger.stores import SQLiteStore
+from exeunt.ledger import books, core, sqlite_store
+from exeunt.ledger.sqlite_store import SQLiteStore
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(file):
     ledger = ex.Ledger(total="1 usd", store=store)
 
     def job(amount):
-        hold = core.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
-        return stores._Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
+        hold = books.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
+        return sqlite_store._Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
 
     jobs = [job(3), job(20), job(4)]
     store._keep(jobs)
@@ -134,7 +134,7 @@ def test_a_failed_commit_is_an_error_for_all_that_were_in_it(file, monkeypatch):
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores._SQLiteBooks, "flush", fail)
+        patch.setattr(sqlite_store._SQLiteBooks, "flush", fail)
         with pytest.raises(FileError, match="disk I/O error"):
             held.dispatch()
     assert (ledger.spent, ledger.reserved) == (0, 0.5)

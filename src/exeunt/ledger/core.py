@@ -12,100 +12,10 @@ together never exceed the limit, so what is settled between two times is at most
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from decimal import Decimal
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 from exeunt.errors import InputError, ModelStopped, OverBudget
-
-RESERVED, DISPATCHED, CHARGED, SETTLED = range(4)
-
-
-class Account(NamedTuple):
-    """A ledger as a store keeps it."""
-
-    name: str
-    parent: str | None  # the ledger that it is within
-    unit: str
-    limit: int
-    rate: int  # the limit grows by this in `period` nanoseconds; 0 for a total
-    period: int
-    burst: int
-    inputs: int
-    cheapest: int = 0  # the most that a promised answer costs
-    asked: int = 0  # inputs whose promised answer is there, or is being asked for
-    grown: int = 0  # when the limit last grew, and the remainder of that division
-    rest: int = 0
-    reserved: int = 0
-    dispatched: int = 0
-    settled: int = 0  # with what is charged
-    made: int = 0  # holds so far
-    stopped: tuple[str, ...] = ()  # models with a bill above its maximum
-
-    @property
-    def left(self) -> int:
-        """What is neither spent nor reserved. It is negative after a bill above its maximum."""
-        return self.limit - self.settled - self.dispatched - self.reserved
-
-    def kept(self, asking: int = 0) -> int:
-        """Return what the promised answers of the inputs to come need once `asking` more are asked."""
-        return self.cheapest * max(0, self.inputs - self.asked - asking)
-
-    def room(self, hold: Hold) -> int:
-        """Return what this hold may take. A promised answer may take what is kept for promised answers."""
-        promised = hold.promised and hold.maximum <= self.cheapest
-        return self.left - (0 if promised else self.kept(int(hold.promised)))
-
-
-class Hold(NamedTuple):
-    """Money that is held for one attempt. `promised`: it asks for the promised answer of its input."""
-
-    ledger: str
-    number: int
-    key: str | None
-    model: str
-    maximum: int
-    promised: bool
-    lease: int
-    time: int = 0  # when it got its state
-    state: int = RESERVED
-    cost: int = 0
-
-    def alive(self, now: int) -> bool:
-        """Return whether its lease has not ended. A jump of the clock by a lease or more, either way, ends it."""
-        return abs(now - self.time) < self.lease
-
-
-class Books(Protocol):
-    """What a store holds, in one transaction."""
-
-    def account(self, name: str) -> Account | None:
-        """Return the account of this name."""
-
-    def put(self, account: Account) -> None:
-        """Add an account, or replace it."""
-
-    def find(self, ledger: str, key: str) -> Hold | None:
-        """Return the hold with this key."""
-
-    def hold(self, ledger: str, number: int) -> Hold | None:
-        """Return the hold with this number."""
-
-    def write(self, before: Hold | None, after: Hold | None) -> None:
-        """Replace a hold, add one (nothing before), or remove it (nothing after)."""
-
-    def unsettled(self, last: int) -> Iterable[Hold]:
-        """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""
-
-
-def shown(amount: int, unit: str) -> str:
-    """Write an amount in full.
-
-    >>> shown(12_000, "usd")
-    '0.000012 usd'
-    """
-    return f"{Decimal(amount).scaleb(-9).normalize():f} {unit}"
-
+from exeunt.ledger.books import CHARGED, DISPATCHED, RESERVED, SETTLED, Account, Books, Hold, shown
 
 # -- ledgers -----------------------------------------------------------------------------------------------------------
 
@@ -118,7 +28,7 @@ def chain(books: Books, now: int, name: str | None) -> list[Account]:
         if account is None:
             raise InputError(f"there is no ledger {name!r} here: open it with a total or a rate")
         accounts.append(grown(account, now))
-        if now < account.grown:  # from now on it grows by the new time
+        if account.rate and now < account.grown:  # from now on it grows by the new time
             books.put(accounts[-1])
         name = account.parent
     return accounts

@@ -12,8 +12,9 @@ from typing import Any
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
 from exeunt.ledger import core
-from exeunt.ledger.core import Account, Books, Hold
-from exeunt.ledger.stores import MemoryStore, SQLiteStore, Store
+from exeunt.ledger.books import CHARGED, RESERVED, SETTLED, Account, Books, Hold, shown
+from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.ledger.store import MemoryStore, Store
 
 _log = logging.getLogger("exeunt.ledger")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
@@ -107,9 +108,9 @@ class Ledger:
 
     def unsettled(self) -> list[Reservation]:
         """Return what was dispatched and is not settled, here and in the ledgers within this one."""
-        holds = self._store.run(lambda books, _: list(books.unsettled(core.CHARGED)), lasting=False)
+        holds = self._store.run(lambda books, _: list(books.unsettled(CHARGED)), lasting=False)
         mine = (hold for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/"))
-        return [Reservation(self, hold) for hold in mine if hold.state != core.RESERVED]
+        return [Reservation(self, hold) for hold in mine if hold.state != RESERVED]
 
     def resume(self, model: str) -> None:
         """Let a model be asked again that was stopped, here and in the ledgers that this one is within."""
@@ -144,7 +145,7 @@ class Ledger:
         account = self._account()
         sums = (account.settled + account.dispatched, account.reserved, account.left)
         return "<Ledger {!r}: {} spent, {} reserved, {} left>".format(
-            self.name, *(core.shown(amount, account.unit) for amount in sums)
+            self.name, *(shown(amount, account.unit) for amount in sums)
         )
 
     def _account(self) -> Account:
@@ -161,7 +162,7 @@ class Ledger:
         if hold.cost > hold.maximum:
             _log.error(
                 "the model %r billed %s for %r, whose stated maximum is %s: it is stopped until resume(%r) is called",
-                hold.model, core.shown(hold.cost, self.unit), hold.key, core.shown(hold.maximum, self.unit), hold.model,
+                hold.model, shown(hold.cost, self.unit), hold.key, shown(hold.maximum, self.unit), hold.model,
             )  # fmt: skip
 
 
@@ -189,7 +190,7 @@ class Reservation:
     @property
     def cost(self) -> float | None:
         """What it has cost; None if that is not known yet."""
-        return self._hold.cost / 1e9 if self._hold.state == core.SETTLED else None
+        return self._hold.cost / 1e9 if self._hold.state == SETTLED else None
 
     @property
     def state(self) -> str:
@@ -246,7 +247,10 @@ def _account(
 
 def _billionths(amount: float | Decimal, rounding: str) -> int:
     """Return an amount in billionths. A float is what it is written as: 0.1 is a tenth."""
-    number = Decimal(str(amount))
+    try:
+        number = Decimal(str(amount))
+    except ArithmeticError:
+        number = Decimal("nan")
     if not (number.is_finite() and 0 <= number <= _MOST):
-        raise InputError(f"an amount is a number from 0 to {_MOST:,}, got {amount}")
+        raise InputError(f"an amount is a number from 0 to {_MOST:,}, got {amount!r}")
     return int(number.scaleb(9).to_integral_value(rounding))

@@ -1,4 +1,4 @@
-"""Where ledgers are kept: in memory, or in a SQLite file that processes share."""
+"""Ledgers in a SQLite file, which threads and processes share."""
 
 from __future__ import annotations
 
@@ -11,96 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import starmap
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import IO, Any, cast
 from weakref import WeakSet, finalize
 
 from exeunt._files import check_writable, make_folder, open_regular, temporary_name, why_it_failed
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError
-from exeunt.ledger.core import CHARGED, Account, Books, Hold
-
-T = TypeVar("T")
-Clock = Callable[[], int]
+from exeunt.ledger.books import Account, Books, Hold
+from exeunt.ledger.store import Clock, T
 
 _APPLICATION, _VERSION = 0x45584C44, 1  # what SQLite files of this kind have in their header
 _DURABILITY = ("normal", "full")
 _WAIT_S = 30.0  # for other processes
-
-
-class Store(Protocol):
-    """Keeps ledgers. Another database needs this method, the tables of `Account` and `Hold`, and a clock."""
-
-    def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
-        """Call `operation` with the books and the time, in nanoseconds; return once its changes are kept.
-
-        Nobody else changes the books meanwhile. `lasting`: if not, a power failure may undo them. Raises what the
-        operation raises, and FileError or ArtefactError if nothing can be kept.
-        """
-
-    def close(self) -> None:
-        """Free what the store has open."""
-
-
-class _MemoryBooks:
-    """Books in dictionaries."""
-
-    def __init__(self) -> None:
-        self.accounts: dict[str, Account] = {}
-        self.holds: dict[tuple[str, int], Hold] = {}
-        self.keys: dict[tuple[str, str], tuple[str, int]] = {}
-        self._unsettled: dict[tuple[str, int], Hold] = {}
-
-    def account(self, name: str) -> Account | None:
-        return self.accounts.get(name)
-
-    def put(self, account: Account) -> None:
-        self.accounts[account.name] = account
-
-    def find(self, ledger: str, key: str) -> Hold | None:
-        place = self.keys.get((ledger, key))
-        return None if place is None else self.holds[place]
-
-    def hold(self, ledger: str, number: int) -> Hold | None:
-        return self.holds.get((ledger, number))
-
-    def write(self, before: Hold | None, after: Hold | None) -> None:
-        hold = cast(Hold, before or after)
-        place, key = (hold.ledger, hold.number), (hold.ledger, hold.key or "")
-        if after is None:
-            self.holds.pop(place, None)
-            self.keys.pop(key, None)
-        else:
-            self.holds[place] = after
-            if hold.key is not None:
-                self.keys[key] = place
-        if after is None or after.state > CHARGED:
-            self._unsettled.pop(place, None)
-        else:
-            self._unsettled[place] = after
-
-    def unsettled(self, last: int) -> Iterable[Hold]:
-        return [hold for hold in self._unsettled.values() if hold.state <= last]
-
-
-class MemoryStore:
-    """Ledgers of one process, which are gone when it ends."""
-
-    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
-        self.books, self._clock = _MemoryBooks(), clock
-        self._lock, self._process = threading.Lock(), os.getpid()
-
-    def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:  # noqa: ARG002
-        """Call `operation`, as `Store.run` says."""
-        if os.getpid() != self._process:
-            raise InputError(
-                "this ledger is in the memory of another process: give it a file, which processes share"
-            )
-        with self._lock:
-            return operation(self.books, self._clock())
-
-    def close(self) -> None:
-        """Do nothing: there is nothing open."""
 
 
 class _Job:
@@ -138,6 +62,7 @@ class SQLiteStore:
             raise InputError(f"durability is {' or '.join(map(repr, _DURABILITY))}, got {durability!r}")
         self.file, self._durability, self._clock = Path(file), durability, clock
         self._closed, self._connection = False, cast("sqlite3.Connection | None", None)
+        self._gate: IO[bytes] | None = None
         self.begin_anew()
         self.run(lambda *_: None)
         _stores.add(self)
@@ -146,7 +71,8 @@ class SQLiteStore:
         """Have no connection and no thread, as in a child process, which must not use or close those of its parent."""
         _of_parents.append(self._connection)
         self._connection, self._writer = None, cast("threading.Thread | None", None)
-        self._gate: IO[bytes] | None = None
+        if self._gate is not None:
+            self._gate.close()
         self._writing, self._handing, self._jobs = threading.Lock(), threading.Lock(), SimpleQueue[Any]()
 
     def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
@@ -265,13 +191,8 @@ _stores: WeakSet[SQLiteStore] = WeakSet()
 _of_parents: list[sqlite3.Connection | None] = []
 
 
-def _begin_anew() -> None:
-    for store in _stores:
-        store.begin_anew()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=lambda: list(map(SQLiteStore.begin_anew, _stores)))
 
 
 class _SQLiteBooks:
@@ -301,14 +222,12 @@ class _SQLiteBooks:
             self._sql(_PUT, (*account[:-1], json.dumps(account.stopped) if account.stopped else ""))
 
     def find(self, ledger: str, key: str) -> Hold | None:
-        return self._one(self._sql("SELECT * FROM hold WHERE ledger = ? AND key = ?", (ledger, key)))
+        rows = self._sql("SELECT * FROM hold WHERE ledger = ? AND key = ?", (ledger, key))
+        return next(starmap(Hold, rows), None)
 
     def hold(self, ledger: str, number: int) -> Hold | None:
-        return self._one(self._sql("SELECT * FROM hold WHERE ledger = ? AND number = ?", (ledger, number)))
-
-    def _one(self, found: sqlite3.Cursor) -> Hold | None:
-        row = found.fetchone()
-        return None if row is None else Hold(*row)
+        rows = self._sql("SELECT * FROM hold WHERE ledger = ? AND number = ?", (ledger, number))
+        return next(starmap(Hold, rows), None)
 
     def write(self, before: Hold | None, after: Hold | None) -> None:
         if before is None:
@@ -322,7 +241,7 @@ class _SQLiteBooks:
 
     def unsettled(self, last: int) -> Iterable[Hold]:
         # The index holds the states below SETTLED.
-        return [Hold(*row) for row in self._sql("SELECT * FROM hold WHERE state < 3 AND state <= ?", (last,))]
+        return starmap(Hold, self._sql("SELECT * FROM hold WHERE state < 3 AND state <= ?", (last,)))
 
 
 def _columns(kind: type[Account] | type[Hold]) -> str:

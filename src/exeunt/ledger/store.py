@@ -1,0 +1,90 @@
+"""Where ledgers are kept: what a store does, and the one in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar, cast
+
+from exeunt.errors import InputError
+from exeunt.ledger.books import CHARGED, Account, Books, Hold
+
+T = TypeVar("T")
+Clock = Callable[[], int]
+
+
+class Store(Protocol):
+    """Keeps ledgers. Another database needs this method, the tables of `Account` and `Hold`, and a clock."""
+
+    def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
+        """Call `operation` with the books and the time, in nanoseconds; return once its changes are kept.
+
+        Nobody else changes the books meanwhile. `lasting`: if not, a power failure may undo them. Raises what the
+        operation raises, and FileError or ArtefactError if nothing can be kept.
+        """
+
+    def close(self) -> None:
+        """Free what the store has open."""
+
+
+class _MemoryBooks:
+    """Books in dictionaries."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.holds: dict[tuple[str, int], Hold] = {}
+        self.keys: dict[tuple[str, str], tuple[str, int]] = {}
+        self._unsettled: dict[tuple[str, int], Hold] = {}
+
+    def account(self, name: str) -> Account | None:
+        return self.accounts.get(name)
+
+    def put(self, account: Account) -> None:
+        self.accounts[account.name] = account
+
+    def find(self, ledger: str, key: str) -> Hold | None:
+        place = self.keys.get((ledger, key))
+        return None if place is None else self.holds[place]
+
+    def hold(self, ledger: str, number: int) -> Hold | None:
+        return self.holds.get((ledger, number))
+
+    def write(self, before: Hold | None, after: Hold | None) -> None:
+        hold = cast(Hold, before or after)
+        place, key = (hold.ledger, hold.number), (hold.ledger, hold.key or "")
+        if after is None:
+            self.holds.pop(place, None)
+            self.keys.pop(key, None)
+        else:
+            self.holds[place] = after
+            if hold.key is not None:
+                self.keys[key] = place
+        if after is None or after.state > CHARGED:
+            self._unsettled.pop(place, None)
+        else:
+            self._unsettled[place] = after
+
+    def unsettled(self, last: int) -> Iterable[Hold]:
+        return [hold for hold in self._unsettled.values() if hold.state <= last]
+
+
+class MemoryStore:
+    """Ledgers of one process, which are gone when it ends."""
+
+    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
+        self.books, self._clock = _MemoryBooks(), clock
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:  # noqa: ARG002
+        """Call `operation`, as `Store.run` says."""
+        if os.getpid() != self._process:
+            raise InputError(
+                "this ledger is in the memory of another process: give it a file, which processes share"
+            )
+        with self._lock:
+            return operation(self.books, self._clock())
+
+    def close(self) -> None:
+        """Do nothing: there is nothing open."""
