@@ -39,8 +39,9 @@ def grown(account: Account, now: int) -> Account:
     if not account.rate:
         return account
     gain, rest = divmod(account.rate * max(0, now - account.grown) + account.rest, account.period)
-    limit = min(account.limit + gain, account.settled + account.burst)
-    return account._replace(limit=limit, grown=now, rest=rest if limit == account.limit + gain else 0)
+    cap = account.settled + account.burst
+    limit = min(account.limit + gain, cap)
+    return account._replace(limit=limit, grown=now, rest=0 if limit == cap else rest)
 
 
 def open_account(books: Books, now: int, wanted: Account) -> None:
@@ -63,7 +64,7 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
     old = grown(old, now)
     books.put(
         old._replace(
-            limit=min(old.limit, old.settled + wanted.burst) if old.rate else wanted.limit,
+            limit=old.limit if old.rate else wanted.limit,
             **{name: getattr(wanted, name) for name in ("rate", "period", "burst")},
             rest=0,
             inputs=wanted.inputs or old.inputs,

@@ -1,0 +1,179 @@
+"""Single rules of a ledger, each at its edge."""
+
+from __future__ import annotations
+
+import pytest
+from made_stores import made_store
+
+import exeunt as ex
+from exeunt.errors import OverBudget
+
+LEASE = 10
+
+
+@pytest.fixture
+def store_and_clock():
+    with made_store("memory") as made:
+        yield made
+
+
+@pytest.fixture
+def clock(store_and_clock):
+    return store_and_clock[1]
+
+
+@pytest.fixture
+def total(store_and_clock):
+    return lambda amount, **options: ex.Ledger(
+        total=f"{amount} usd", store=store_and_clock[0], lease_s=LEASE, **options
+    )
+
+
+@pytest.fixture
+def rate(store_and_clock):
+    """A hundredth of a dollar a second, and a dollar at once."""
+    return ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0], lease_s=LEASE)
+
+
+def buy(ledger, maximum, cost, **options):
+    held = ledger.reserve(maximum, **options)
+    assert held.dispatch()
+    held.settle(cost)
+
+
+def fits(ledger, amount, **options):
+    try:
+        return ledger.reserve(amount, **options).release()
+    except OverBudget:
+        return False
+
+
+# -- rates -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_is_open_leaves_no_room_for_growth(rate, clock, sent):
+    held = rate.reserve(1)
+    assert not sent or held.dispatch()
+    clock.move(5)
+    assert rate.left == 0
+    assert not sent or held.settle(0.25) is None
+    assert sent or held.release()
+    assert rate.left == (0.75 if sent else 1)
+
+
+def test_what_comes_back_late_makes_no_room(rate, clock):
+    held = rate.reserve(1)
+    assert held.dispatch()
+    clock.move(LEASE)
+    assert rate.left == 0
+    assert rate.unsettled()[0].state == "charged"
+    clock.move(50)
+    assert rate.left == 0.5
+    held.settle(0)
+    assert (rate.left, rate.spent) == (0.5, 0)
+    clock.move(1000)
+    assert rate.left == 1
+
+
+def test_parts_of_a_billionth_add_up(rate, clock):
+    buy(rate, 1, 1)
+    for _ in range(100):
+        clock.now += 50  # allows half a billionth
+        buy(rate, 0, 0)
+    assert rate.left == 50e-9
+
+
+def test_parts_of_a_billionth_above_the_burst_are_lost(rate, clock):
+    clock.now += 50
+    buy(rate, 1, 1)
+    clock.now += 50
+    assert rate.left == 0
+
+
+# -- promises ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_without_an_answer_is_still_to_come(total):
+    ledger = total(2, inputs=2)
+    ledger.promise(0.5)
+    held = ledger.reserve(0.5, promised=True)
+    assert fits(ledger, 1)
+    assert held.dispatch()
+    held.settle(0, answered=False)
+    assert fits(ledger, 1)
+    assert not fits(ledger, 1.1)
+    held = ledger.reserve(0.5, promised=True)
+    held.release()
+    assert not fits(ledger, 1.1)
+    buy(ledger, 0.5, 0, promised=True)
+    assert fits(ledger, 1.5)
+    buy(ledger, 0.5, 0, promised=True)
+    buy(ledger, 0.5, 0, promised=True)  # more inputs than were announced
+    assert fits(ledger, 2)
+
+
+def test_an_input_whose_process_died_is_still_to_come_until_its_answer_is_settled(total, clock):
+    ledger = total(2, inputs=2)
+    ledger.promise(0.5)
+    held = ledger.reserve(0.5, promised=True)
+    assert held.dispatch()
+    clock.move(LEASE)
+    assert ledger.reserved == 0
+    assert not fits(ledger, 0.6)
+    held.settle(0.5)
+    assert fits(ledger, 1)
+
+
+def test_a_promised_answer_above_the_cheapest_leaves_the_others_theirs(total):
+    ledger = total(1, inputs=2)
+    ledger.promise(0.3)
+    assert not fits(ledger, 0.71, promised=True)
+    assert fits(ledger, 0.7, promised=True)
+
+
+def test_opening_it_again_keeps_the_promise(total):
+    total(1, inputs=10).promise(0.05)
+    assert not fits(total(1), 0.51)
+
+
+def test_a_promise_counts_no_reservation_whose_lease_has_ended(total, clock):
+    ledger = total(1, inputs=2)
+    ledger.reserve(0.5)
+    with pytest.raises(OverBudget):
+        ledger.promise(0.5)
+    clock.move(LEASE)
+    ledger.promise(0.5)
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+def test_asking_for_a_key_again_renews_its_lease(total, clock):
+    ledger = total(1)
+    ledger.reserve(0.5, key="a")
+    clock.move(6)
+    held = ledger.reserve(0.5, key="a")
+    clock.move(6)
+    assert held.dispatch()
+
+
+def test_once_its_lease_has_ended_a_key_may_cost_something_else(total, clock):
+    ledger = total(1)
+    ledger.reserve(0.5, key="a")
+    clock.move(LEASE)
+    assert ledger.reserve(0.6, key="a").dispatch()
+    assert ledger.left == 0.4
+
+
+def test_the_lease_of_what_is_dispatched_begins_then(total, clock):
+    ledger = total(1)
+    held = ledger.reserve(0.5)
+    clock.move(9)
+    assert held.dispatch()
+    clock.move(9)
+    assert ledger.spent == 0.5
+    assert ledger.unsettled()[0].state == "dispatched"
+    clock.move(1)
+    assert ledger.spent == 0.5
+    assert ledger.unsettled()[0].state == "charged"
