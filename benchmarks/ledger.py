@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from experiments.pages import RESULTS, parser, table, write_page
 
 from exeunt.ledger.ledger import Ledger
-from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,9 +70,10 @@ def synced(folder: Path) -> float:
     return float(np.median(times))
 
 
-def client(file: Path, durability: str, number: int, seconds: float, out: Any) -> None:
+def client(file: Path, durability: str, number: int, seconds: float, together: Any, out: Any) -> None:
     """Run the threads of one process, and put what each call took into `out`."""
     ledger = Ledger(total=TOTAL, file=file, durability=durability)
+    together.wait()
     waits: list[float] = []
     threads = [
         threading.Thread(target=cycles, args=(ledger, f"{number}/{i}", seconds, waits.append))
@@ -91,9 +90,10 @@ def client(file: Path, durability: str, number: int, seconds: float, out: Any) -
 def many_clients(file: Path, durability: str, seconds: float) -> Any:
     """Return what each call of all clients took, in seconds."""
     context = multiprocessing.get_context("spawn")
-    out = context.Queue()
+    out, together = context.Queue(), context.Barrier(PROCESSES)
     processes = [
-        context.Process(target=client, args=(file, durability, i, seconds, out)) for i in range(PROCESSES)
+        context.Process(target=client, args=(file, durability, i, seconds, together, out))
+        for i in range(PROCESSES)
     ]
     for process in processes:
         process.start()
@@ -104,6 +104,9 @@ def many_clients(file: Path, durability: str, seconds: float) -> Any:
 
 
 def main() -> None:
+    # Not above: each client's process imports this file.
+    from experiments.pages import RESULTS, parser, write_page
+
     options = parser(__doc__)
     options.add_argument("--folder", type=Path, help="where the files are made")
     options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
@@ -128,6 +131,10 @@ def main() -> None:
 
 
 def page(numbers: dict[str, Any]) -> str:
+    from experiments.pages import table
+
+    from exeunt.timing.measuring import describe_machine
+
     one = [
         [name, *(f"{rate:,.0f}" for rate in row.values()), f"{TARGETS[name]:,}"]
         for name, row in numbers["one client"].items()
