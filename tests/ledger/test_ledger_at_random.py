@@ -180,7 +180,7 @@ def test_a_ledger_in_a_file_says_what_the_oracle_says(calls):
 
 @pytest.mark.slow
 @given(CALLS)
-@settings(max_examples=3000)
+@settings(max_examples=300)
 def test_many_calls_of_a_ledger_in_a_file(calls):
     check_calls("file", calls)
 

@@ -179,12 +179,15 @@ def _turn(gate: IO[bytes] | None) -> Iterator[None]:
     import fcntl
 
     with suppress(OSError):  # a disk without locks
+        fcntl.lockf(gate, fcntl.LOCK_EX)  # the next one holds this, so that the last one cannot overtake it
         fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.lockf(gate, fcntl.LOCK_UN)
     try:
         yield
     finally:
         with suppress(OSError):
             fcntl.flock(gate, fcntl.LOCK_UN)
+            fcntl.lockf(gate, fcntl.LOCK_UN)
 
 
 _stores: WeakSet[SQLiteStore] = WeakSet()
