@@ -34,6 +34,7 @@ NEEDS = {
     "cli": ("typer", "matplotlib"),
     "cluster": ("ray", "moto", "torch", "torchvision", "sklearn"),
     "data": ("PIL",),
+    "live": ("openai", "httpx", "uvicorn"),
     "making": ("torch", "torchvision", "sklearn"),
     "one_file": ("onnx", "onnxruntime"),
     "plots": ("matplotlib", "PIL"),

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from exeunt.frontiers import Frontier as Frontier
     from exeunt.frontiers import frontier as frontier
     from exeunt.ledger.ledger import Ledger as Ledger
+    from exeunt.live import FunctionModel as FunctionModel
+    from exeunt.live import HTTPModel as HTTPModel
+    from exeunt.live import LiveCascade as LiveCascade
+    from exeunt.live import OpenAICompatible as OpenAICompatible
     from exeunt.policies.auto import auto as auto
     from exeunt.policies.cascade import cascade as cascade
     from exeunt.policies.cascade import cascades as cascades
@@ -63,6 +67,7 @@ _HOMES = {
     "evaluation": "Result evaluate oracle",
     "frontiers": "Frontier frontier",
     "ledger.ledger": "Ledger",
+    "live": "FunctionModel HTTPModel LiveCascade OpenAICompatible",
     "policies.auto": "auto",
     "policies.cascade": "cascade cascades",
     "policies.catalogue": "eero optimised",

@@ -1,0 +1,89 @@
+"""Any Python function as a model."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from exeunt.errors import InputError, one_line
+from exeunt.live.live_model import FailedAttempt, LiveModel, Reply
+
+
+class FunctionModel(LiveModel):
+    """A function of an input as a model; a coroutine function is awaited, another runs in a thread.
+
+    The function returns an answer and its confidence, such as ("joy", 0.9); or, with `classes`, their probabilities; or
+    None for no answer. `price`: what a call costs in US dollars, or a function of the input that gives it. A call that
+    raises an error is made again, up to `retries` times, by default never. Other options: see `LiveModel`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        price: float | Callable[[Any], float],
+        retries: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(retries=retries, **options)
+        self.function, self.price = function, price
+        if not callable(price):
+            checked_price(price)
+
+    @property
+    def identity(self) -> str:
+        """What tells models apart whose answers differ."""
+        name = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return f"{super().identity} {name}"
+
+    def most(self, given: Any) -> float:
+        """Return what a call costs."""
+        return checked_price(self.price(given) if callable(self.price) else self.price)
+
+    def _connect(self) -> Any:
+        return None if inspect.iscoroutinefunction(self.function) else ThreadPoolExecutor(self.concurrency)
+
+    async def _disconnect(self, client: Any) -> None:
+        if client is not None:
+            client.shutdown(wait=False)
+
+    async def _call(self, given: Any, client: Any) -> Reply:
+        cost = self.most(given)
+        try:
+            if client is None:
+                said = await self.function(given)
+            else:
+                said = await asyncio.get_running_loop().run_in_executor(client, self.function, given)
+        except Exception as error:
+            raise FailedAttempt(one_line(error), again=True, cost=cost) from error
+        return reply_of(said, self.classes, cost)
+
+
+def checked_price(price: Any) -> float:
+    """Return a price. Raises InputError unless it is a finite number of US dollars, 0 or more."""
+    if not isinstance(price, int | float) or isinstance(price, bool) or not 0 <= price < math.inf:
+        raise InputError(f"a price is a number of US dollars, 0 or more, got {price!r}")
+    return float(price)
+
+
+def reply_of(said: Any, classes: tuple[str, ...] | None, cost: float) -> Reply:
+    """Return the reply for (answer, confidence), for the probabilities of the classes, or for None."""
+    if said is None:
+        return Reply(None, cost=cost)
+    try:
+        if isinstance(said, tuple) and len(said) == 2 and isinstance(said[0], str):
+            return Reply(said[0], float(said[1]), cost)
+        values = np.asarray(said, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if classes is None or values.shape != (len(classes),) or abs(values.sum() - 1) > 1e-3:
+        wanted = "(answer, confidence)" + ("" if classes is None else f", or {len(classes)} probabilities")
+        raise FailedAttempt(f"it returned {type(said).__name__}, not {wanted}", cost=cost)
+    best = int(values.argmax())
+    return Reply(classes[best], float(values[best]), cost, tuple(values.tolist()))

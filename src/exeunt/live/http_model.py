@@ -1,0 +1,139 @@
+"""Any service over HTTP as a model: its request and its response are small templates."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from exeunt.errors import InputError, require
+from exeunt.live.function_model import checked_price
+from exeunt.live.live_model import (
+    FailedAttempt,
+    LiveModel,
+    Reply,
+    at_path,
+    status_failure,
+    transport_failure,
+)
+
+_KEY = re.compile(r"\$(\w+)")
+_SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_PARTS = ("answer", "confidence", "cost")
+
+
+class HTTPModel(LiveModel):
+    """A service that answers a POST of JSON with JSON.
+
+    `request`: the JSON to send, with "{input}" in place of the input. `response`: where in the answer is what, such as
+    {"answer": "results.0.label", "confidence": "results.0.score"}; with "cost" the US dollars that were billed. Without
+    a confidence it is 0. `price`: the most that a call can cost, and what it does cost where no cost is reported.
+    `headers`: $NAME stands for the environment variable NAME, the only place for a key. Other options: see `LiveModel`.
+    Redirects are not followed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        request: Any,
+        response: Mapping[str, str],
+        price: float,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.url, self.request, self.response = checked_url(url), request, dict(response)
+        self.price, self.headers = checked_price(price), dict(headers or {})
+        if "answer" not in self.response or not set(self.response) <= set(_PARTS):
+            raise InputError(
+                f"response names the places of {', '.join(_PARTS)}, and at least that of the answer, got "
+                f"{', '.join(self.response) or 'nothing'}"
+            )
+        for name, value in self.headers.items():
+            if _SECRET.search(name) and not _KEY.search(value):
+                raise InputError(
+                    f"the header {name!r} holds a key, which belongs in the environment: write such as 'Bearer $MY_KEY'"
+                )
+
+    @property
+    def identity(self) -> str:
+        """What tells models apart whose answers differ."""
+        return f"{super().identity} {self.url} {self.request} {self.response}"
+
+    def most(self, given: Any) -> float:  # noqa: ARG002 - of any input
+        """Return the price of a call."""
+        return self.price
+
+    def _connect(self) -> Any:
+        headers = {
+            name: _KEY.sub(lambda found: key_named(found[1]), value) for name, value in self.headers.items()
+        }
+        return http_client(self.concurrency, self.timeout_s, headers=headers)
+
+    async def _disconnect(self, client: Any) -> None:
+        await client.aclose()
+
+    async def _call(self, given: Any, client: Any) -> Reply:
+        httpx = require("httpx", extra="live")
+        try:
+            sent = await client.post(self.url, json=_filled(self.request, given))
+        except httpx.HTTPError as error:
+            raise transport_failure(error) from None
+        if not sent.is_success:
+            raise status_failure(sent.status_code, sent.headers)
+        try:
+            data = sent.json()
+        except ValueError:
+            raise FailedAttempt("its answer is no JSON", again=True) from None
+        found = {part: at_path(data, path) for part, path in self.response.items()}
+        cost, lied = found.get("cost", self.price), False
+        if not _is_amount(cost):
+            cost, lied = math.nan, True
+        if found["answer"] is None:
+            return Reply(None, cost=cost, lied=lied)
+        try:
+            confidence = float(found.get("confidence", 0.0))
+        except (TypeError, ValueError):
+            raise FailedAttempt("its confidence is no number", cost=cost, lied=lied) from None
+        return Reply(str(found["answer"]), confidence, cost, lied=lied)
+
+
+def _is_amount(cost: Any) -> bool:
+    return isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < math.inf
+
+
+def _filled(template: Any, given: Any) -> Any:
+    """Return the template with the input in place of "{input}"."""
+    if isinstance(template, str):
+        return given if template == "{input}" else template.replace("{input}", str(given))
+    if isinstance(template, Mapping):
+        return {name: _filled(value, given) for name, value in template.items()}
+    return [_filled(value, given) for value in template] if isinstance(template, list) else template
+
+
+def key_named(variable: str) -> str:
+    """Return a key from the environment. Raises InputError if it is not set."""
+    if not (key := os.environ.get(variable, "").strip()):
+        raise InputError(f"the environment variable {variable} is not set: set it to the key of the service")
+    return key
+
+
+def checked_url(url: str) -> str:
+    """Return a URL. Raises InputError for one that is not of HTTP, or holds a key."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"a service has a URL such as https://host/path, got {parts.scheme or 'none'}://...")
+    if parts.username or parts.password or _SECRET.search(parts.query):
+        raise InputError("a URL may hold no key: name its environment variable instead")
+    return url
+
+
+def http_client(concurrency: int, timeout_s: float, **options: Any) -> Any:
+    """Return a client of HTTP that follows no redirects."""
+    httpx = require("httpx", extra="live")
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    return httpx.AsyncClient(follow_redirects=False, limits=limits, timeout=timeout_s, **options)

@@ -1,0 +1,202 @@
+"""Asking the live models of a cascade about inputs, as its policy decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from exeunt._text import counted
+from exeunt.answer import OwnAnswer
+from exeunt.budget_text import amount_text
+from exeunt.engine.inputs import input_keys, raw_rows
+from exeunt.errors import InputError
+from exeunt.live.live_model import LiveModel, Payer, Reply, work_through
+from exeunt.policy import Policy
+from exeunt.score.confidence import LOG_PROBABILITY, Evidence
+from exeunt.trace.fields import id_keys
+from exeunt.trace.grades import NO_ANSWER
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LiveAnswer:
+    """The answer to an input. `answer`: a class or a text; None if no model gave one.
+
+    `model`: the last one that was asked. `cost`: in US dollars, of all models that were asked; `bound`: the part of it
+    that no model reported. `failed`: why models gave no answer, by name.
+    """
+
+    id: Any
+    answer: str | None
+    model: str
+    cost: float
+    bound: float = 0.0
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+class LiveAnswers(Sequence[LiveAnswer]):
+    """Answers in the order of the inputs; printed, they say who answered, what it cost, and which models failed."""
+
+    def __init__(self, answers: Sequence[LiveAnswer], policy: Policy) -> None:
+        self._answers, self._policy = tuple(answers), policy
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._answers[place]
+
+    @property
+    def cost(self) -> float:
+        """What all answers cost, in US dollars."""
+        return sum(one.cost for one in self._answers)
+
+    @property
+    def failed(self) -> Counter[str]:
+        """How many inputs each model gave no answer to."""
+        return Counter(name for one in self._answers for name in one.failed)
+
+    def __str__(self) -> str:
+        last = Counter(one.model for one in self._answers)
+        shown = ", ".join(f"{last[name]:,} at {name}" for name in self._policy.models if last[name])
+        lines = [f"{counted(len(self), 'input')} for {amount_text(self.cost, 'usd')}: {shown or 'none'}"]
+        if self.failed:
+            named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in self.failed.items())
+            lines.append(
+                f"No answer of {named}. These went on, or have the answer known by then. What is certified holds only "
+                "if models fail as often as on the calibration inputs."
+            )
+        if silent := sum(one.answer is None for one in self._answers):
+            lines.append(f"{counted(silent, 'input has', 'inputs have')} no answer at all.")
+        return "\n".join(lines)
+
+
+class LiveCascade:
+    """Live models and the policy that decides which of them are asked.
+
+    `models`: by the names that the policy knows them by. `classes`: names of the classes in the order of the traces
+    that the policy was made on; by default those of the models, None for answers in text. `ledger`: what pays for each
+    attempt, and refuses those that it cannot pay for; these give no answer. `concurrency`: inputs at the same time.
+
+    Where a model gives no answer, the answer known by then is kept: `policy` is the given one with that rule, and
+    `policy.answers(trace)` replays it.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, LiveModel],
+        policy: Policy,
+        *,
+        classes: Sequence[str] | None = None,
+        ledger: Payer | None = None,
+        concurrency: int = 64,
+    ) -> None:
+        if not policy.models or any(step.n_exits != 1 or step.exits != (0,) for step in policy.cascade):
+            raise InputError(
+                "a live cascade needs a policy of models with one exit each: make it with ex.cascade"
+            )
+        if missing := [name for name in policy.models if name not in models]:
+            raise InputError(
+                f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
+            )
+        known = {models[name].classes for name in policy.models}
+        if classes is None and len(known) > 1:
+            raise InputError(
+                "the models differ in their classes: give classes=... as in the traces of the policy"
+            )
+        names = next(iter(known)) if classes is None else tuple(map(str, classes))
+        self.classes = names
+        self._codes = None if names is None else {name: code for code, name in enumerate(names)}
+        self.models, self.ledger, self.concurrency = dict(models), ledger, concurrency
+        self._asked = policy.needs
+        carries = isinstance(policy.answer, OwnAnswer) and not policy.answer.carries
+        self.policy = replace(policy, answer=OwnAnswer(carries=True)) if carries else policy
+
+    async def ask(
+        self, inputs: Mapping[Any, Any] | Sequence[Any], *, ids: Sequence[Any] | None = None
+    ) -> LiveAnswers:
+        """Answer inputs: a sequence, or a mapping from ids to inputs.
+
+        `ids`: texts or whole numbers, by default made from the content. They break ties as those of a trace do.
+        """
+        if isinstance(inputs, str):
+            raise InputError("give a list of inputs: a text alone would be read letter by letter")
+        names = list(inputs) if isinstance(inputs, Mapping) else None if ids is None else list(ids)
+        given = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        if names is None:
+            keys = input_keys(raw_rows(given), len(given)) if given else np.empty(0, np.uint64)
+            names = keys.tolist()
+        else:
+            keys = id_keys(names, len(given)) if given else np.empty(0, np.uint64)
+        found: dict[int, LiveAnswer] = {}
+
+        async def answer(i: int) -> None:
+            found[i] = await self._answer(names[i], given[i], keys[i : i + 1])
+
+        await work_through(range(len(given)), answer, min(self.concurrency, len(given)))
+        return LiveAnswers([found[i] for i in range(len(given))], self.policy)
+
+    def ask_sync(self, inputs: Mapping[Any, Any] | Sequence[Any], **options: Any) -> LiveAnswers:
+        """Answer inputs as `ask` does, from code that is not asynchronous, also in a notebook."""
+
+        async def asked() -> LiveAnswers:
+            try:
+                return await self.ask(inputs, **options)
+            finally:
+                await self.close()
+
+        return run_apart(asked())
+
+    async def close(self) -> None:
+        """Close the models' connections of this event loop."""
+        for model in self.models.values():
+            await model.close()
+
+    async def _answer(self, id_: Any, given: Any, key: Any) -> LiveAnswer:
+        state, texts, failed = self.policy.init(1, id=key), {}, {}
+        cost = bound = 0.0
+        for exit_, name in enumerate(self.policy.models):
+            if not self._asked[exit_]:
+                continue
+            reply = await self.models[name].ask(given, name=name, ledger=self.ledger)
+            cost, bound = cost + reply.cost, bound + reply.bound
+            code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
+            if code == NO_ANSWER:
+                failed[name] = reply.failed or "its answer is none of the classes"
+            texts[code] = reply.answer
+            decision = self.policy.decide(exit_, self._evidence(reply, code), state)
+            state = decision.state
+            if decision.leave[0]:
+                break
+        said = int(decision.answer["prediction"][0])
+        answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else texts.get(said)
+        return LiveAnswer(id_, None if said == NO_ANSWER else answer, name, cost, bound, failed)
+
+    def _code(self, answer: str, exit_: int) -> int:
+        """Return the number of an answer: of its class, or one that no other answer has."""
+        return NO_ANSWER + 1 + exit_ if self._codes is None else self._codes.get(answer, NO_ANSWER)
+
+    def _evidence(self, reply: Reply, code: int) -> dict[str, Any]:
+        """Return what a trace of this reply would hold, for one input."""
+        silent = code == NO_ANSWER
+        confidence = np.array([-np.inf if silent else reply.confidence])
+        found: dict[str, Any] = {"confidence": confidence, "score": confidence}
+        if reply.probabilities is not None or (silent and self.classes):
+            uniform = np.full(len(self.classes or ()), 1.0)
+            shares = Evidence(np.array([uniform / uniform.size if silent else reply.probabilities]))
+            scores = {name: np.array([-np.inf]) if silent else shares[name] for name in shares}
+            found = {**scores, LOG_PROBABILITY: shares[LOG_PROBABILITY], **found}
+        return {**found, "prediction": np.array([code])}
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in a thread of its own: in a notebook this one has an event loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

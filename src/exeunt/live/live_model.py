@@ -1,0 +1,281 @@
+"""What all live models share: attempts that are paid from a ledger, retries, timeouts, and bounded concurrency.
+
+A subclass says what an attempt may cost at most (`most`), and makes one (`_call`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from exeunt._arrays import check_positive
+from exeunt.errors import InputError
+
+T = TypeVar("T")
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_NO_ANSWER = "gave no answer"
+
+
+class Held(Protocol):
+    """Money that a ledger holds for one attempt."""
+
+    def dispatch(self) -> bool:
+        """Return whether the attempt may be sent: its lease has not expired."""
+
+    def settle(self, cost: float) -> object:
+        """Record what it cost."""
+
+    def release(self) -> object:
+        """Give the money back: nothing was sent."""
+
+
+class Payer(Protocol):
+    """A ledger. Raises InputError for an amount that it cannot hold."""
+
+    def reserve(self, amount: float, *, model: str, key: str) -> Held:
+        """Hold an amount for one attempt at a model."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model says about an input. `answer`: a class or a text; None if it gave none, and `failed` says why.
+
+    `cost`: in US dollars, of all attempts; `bound`: the part of it that is the most that attempts may have cost,
+    because nothing credible was reported. `probabilities`: of the model's classes, if it gives them. `lied`: it
+    reported an impossible usage. `attempts`: those that were sent. `again`: another one may succeed.
+    """
+
+    answer: str | None
+    confidence: float = -math.inf
+    cost: float = 0.0
+    probabilities: tuple[float, ...] | None = None
+    failed: str = ""
+    bound: float = 0.0
+    attempts: int = 1
+    lied: bool = False
+    again: bool = False
+
+
+class FailedAttempt(Exception):  # noqa: N818 - says what happened
+    """An attempt without an answer. `cost`: None if it is unknown. `after`: how long the service asks to wait, in s."""
+
+    def __init__(
+        self,
+        why: str,
+        *,
+        again: bool = False,
+        cost: float | None = None,
+        after: float = 0.0,
+        lied: bool = False,
+    ) -> None:
+        super().__init__(why)
+        self.why, self.again, self.cost, self.after, self.lied = why, again, cost, after, lied
+
+
+class LiveModel(ABC):
+    """A model that is asked over a network, or a function.
+
+    `classes`: names of the classes among which it chooses; None if it answers in text. `concurrency`: attempts at the
+    same time. `timeout_s`: of an attempt. `retries`: further attempts after failures that may pass, with growing
+    waits, or with the wait that the service asks for. `counts`: answers, failures, retries and lies so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str] | None = None,
+        concurrency: int = 64,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        check_positive(timeout_s, "timeout_s")
+        if concurrency < 1 or retries < 0:
+            raise InputError(
+                f"concurrency must be at least 1 and retries at least 0, got {concurrency} and {retries}"
+            )
+        self.classes = None if classes is None else tuple(map(str, classes))
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise InputError(f"give at least two classes, each once, got {', '.join(self.classes)}")
+        self.concurrency, self.timeout_s, self.retries = concurrency, timeout_s, retries
+        self.counts: Counter[str] = Counter()
+        self._opened: WeakKeyDictionary[Any, tuple[asyncio.Semaphore, Any]] = WeakKeyDictionary()
+
+    @abstractmethod
+    def most(self, given: Any) -> float:
+        """Return the most that one attempt at this input may cost. Raises InputError for another kind of input."""
+
+    @abstractmethod
+    async def _call(self, given: Any, client: Any) -> Reply:
+        """Make an attempt. Its cost is NaN if it is not reported. Raises FailedAttempt."""
+
+    def _connect(self) -> Any:
+        """Return the client for this event loop."""
+        return None
+
+    async def _disconnect(self, client: Any) -> None:  # noqa: ARG002 - for models that have one
+        """Close a client."""
+        return
+
+    @property
+    def identity(self) -> str:
+        """What tells models apart whose answers differ; it holds no keys."""
+        return f"{type(self).__name__} {self.classes}"
+
+    async def close(self) -> None:
+        """Close the connections of this event loop; they are opened again when they are needed."""
+        if opened := self._opened.pop(asyncio.get_running_loop(), None):
+            await self._disconnect(opened[1])
+
+    async def ask(
+        self, given: Any, *, name: str = "model", ledger: Payer | None = None, key: str = ""
+    ) -> Reply:
+        """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`.
+
+        Failures of the service are part of the reply. Raises InputError for an input of another kind.
+        """
+        loop, most = asyncio.get_running_loop(), self.most(given)
+        if loop not in self._opened:
+            self._opened[loop] = asyncio.Semaphore(self.concurrency), self._connect()
+        slots, client = self._opened[loop]
+        unique, cost, bound, lied, sent = f"{key}/{name}/{uuid4().hex[:12]}", 0.0, 0.0, False, 0
+        for attempt in range(self.retries + 1):
+            async with slots:
+                reply, wait = await self._attempt(given, client, most, ledger, name, f"{unique}/{attempt}")
+            cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
+            sent += reply.attempts
+            wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
+            if not reply.again or attempt == self.retries or wait > _LONGEST_WAIT_S:
+                break
+            self.counts["retries"] += 1
+            await asyncio.sleep(wait)
+        self.counts["failed" if reply.failed else "answered"] += 1
+        return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
+
+    async def _attempt(
+        self, given: Any, client: Any, most: float, ledger: Payer | None, name: str, key: str
+    ) -> tuple[Reply, float]:
+        """Make an attempt that is paid for; return the reply and how long the service asks to wait."""
+        held = None
+        if ledger is not None and most > 0:
+            try:
+                held = await _admitted(ledger, most, name, key)
+            except InputError as error:
+                return Reply(None, failed=f"not asked: {error}", attempts=0), 0.0
+            if held is None:
+                return Reply(None, failed="not asked: its lease ended", attempts=0, again=True), 0.0
+        after = 0.0
+        try:
+            reply = self._checked(await asyncio.wait_for(self._call(given, client), self.timeout_s))
+        except FailedAttempt as failed:
+            spent = math.nan if failed.cost is None else failed.cost
+            reply = Reply(None, cost=spent, failed=failed.why, lied=failed.lied, again=failed.again)
+            after = failed.after
+        except (asyncio.TimeoutError, TimeoutError):
+            reply = Reply(None, cost=math.nan, failed=f"no answer within {self.timeout_s:g} s", again=True)
+        # Without a credible report the attempt stays dispatched, and the ledger charges its maximum.
+        known = math.isfinite(reply.cost)
+        if held is not None and known:
+            await asyncio.to_thread(held.settle, reply.cost)
+        lied = reply.lied or (known and reply.cost > most * (1 + 1e-9))
+        self.counts["lies"] += lied
+        return replace(
+            reply, cost=reply.cost if known else most, bound=0.0 if known else most, lied=lied
+        ), after
+
+    def _checked(self, reply: Reply) -> Reply:
+        """Return the reply, without an answer that is none of the classes, or whose confidence is no number."""
+        if reply.answer is None:
+            return replace(reply, failed=reply.failed or _NO_ANSWER)
+        if self.classes is not None and reply.answer not in self.classes:
+            return Reply(None, cost=reply.cost, failed="its answer is none of the classes", lied=reply.lied)
+        if not math.isfinite(reply.confidence):
+            return Reply(None, cost=reply.cost, failed="its confidence is not finite", lied=reply.lied)
+        return reply
+
+
+async def _admitted(ledger: Payer, most: float, name: str, key: str) -> Held | None:
+    """Hold the money for an attempt and mark it as sent; None if it may not be sent. The store may wait for a disk."""
+
+    def admit() -> Held | None:
+        held = ledger.reserve(most, model=name, key=key)
+        return held if held.dispatch() else None
+
+    admitted = asyncio.ensure_future(asyncio.to_thread(admit))
+    try:
+        return await asyncio.shield(admitted)
+    except asyncio.CancelledError:
+        if (held := await admitted) is not None:
+            held.settle(0.0)  # nothing was sent
+        raise
+
+
+def status_failure(status: int, headers: Mapping[str, str], code: object = "") -> FailedAttempt:
+    """Return what a status other than 200 means. A service bills no request that it refuses (4xx).
+
+    The message holds no text of the service, which may repeat a key or the input. `code`: a word for the reason.
+    """
+    named = f" ({code})" if isinstance(code, str) and code.isidentifier() and len(code) < 50 else ""
+    passing = status in (408, 409, 425, 429) or status >= 500
+    after = _wait_asked_for(headers.get("retry-after", "")) if passing else 0.0
+    cost = 0.0 if 300 <= status < 500 and status != 408 else None
+    return FailedAttempt(f"status {status}{named}", again=passing, cost=cost, after=after)
+
+
+def transport_failure(error: Exception) -> FailedAttempt:
+    """Return what a broken connection means: a request that may have arrived may be billed."""
+    import httpx
+
+    cause = error if isinstance(error, httpx.HTTPError) else error.__cause__
+    unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    why = type(cause or error).__name__
+    return FailedAttempt(f"connection failed ({why})", again=True, cost=0.0 if unsent else None)
+
+
+def _wait_asked_for(text: str) -> float:
+    """Read a header Retry-After: seconds, or a date."""
+    try:
+        return max(0.0, float(text)) if math.isfinite(float(text)) else _LONGEST_WAIT_S
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def at_path(data: Any, path: str) -> Any:
+    """Return what lies at a path such as "choices.0.text" in JSON. Raises FailedAttempt if nothing does."""
+    try:
+        for part in path.split("."):
+            data = data[int(part)] if isinstance(data, list) else data[part]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise FailedAttempt(f"its answer has no {path}", again=True) from None
+    return data
+
+
+async def work_through(items: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
+    """Do the work for all items, so many at a time. An error ends it."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,225 @@
+"""A model behind an endpoint of OpenAI's protocol, asked over real connections with faults at random."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+import pytest
+
+import exeunt as ex
+from exeunt.live import live_model
+
+from .service import FAULTS, PRICE, MemoryLedger, Service, served
+
+CLASSES = ["anger", "fear", "joy"]
+
+
+def table(n, model="small"):
+    return {model: {f"text {i}": (CLASSES[i % 3], -0.01 * (i % 50)) for i in range(n)}}
+
+
+def small(url, **options):
+    options = {"classes": CLASSES, "price": PRICE, "timeout_s": 5, **options}
+    return ex.OpenAICompatible("small", base_url=f"{url}/v1", **options)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Retries that wait a hundredth of a second."""
+    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
+
+
+def replies(model, texts, **options):
+    async def asked():
+        try:
+            return await asyncio.gather(*(model.ask(text, **options) for text in texts))
+        finally:
+            await model.close()
+
+    return asyncio.run(asked())
+
+
+def test_an_answer_its_confidence_and_its_cost():
+    service = Service(table(3))
+    with served(service) as url:
+        found = replies(small(url), ["text 1", "text 2"])
+    assert [one.answer for one in found] == ["fear", "joy"]
+    assert [one.confidence for one in found] == [math.exp(-0.01), math.exp(-0.02)]
+    assert [one.cost for one in found] == pytest.approx([service.books["small", f"text {i}"] for i in (1, 2)])
+    assert service.bodies[0]["max_tokens"] == 13
+    assert service.bodies[0]["logprobs"] is True
+
+
+def test_the_likeliest_tokens_give_probabilities():
+    with served(Service(table(2), likeliest=True)) as url:
+        (found,) = replies(small(url), ["text 1"])
+    assert found.probabilities == pytest.approx([0, 1, 0], abs=1e-5)
+    assert found.confidence == found.probabilities[1]
+
+
+def test_a_text_has_the_mean_log_probability_or_a_score_of_ones_own():
+    with served(Service(table(2))) as url:
+        (plain,) = replies(small(url, classes=None, prompt="Text: {text}"), ["text 1"])
+        (scored,) = replies(
+            small(url, classes=None, prompt="Text: {text}", score=lambda given, said: len(given + said)),
+            ["text 1"],
+        )
+    assert (plain.answer, plain.confidence) == ("fear.", -0.01)
+    assert scored.confidence == len("text 1fear.")
+
+
+def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick):
+    n = 150
+    service = Service(table(n), faults=dict.fromkeys(FAULTS, 0.04), delay_s=0.002, seed=1)
+    ledger = MemoryLedger(1e6)
+    with served(service) as url:
+        model = small(url, retries=4)
+        found = replies(model, [f"text {i}" for i in range(n)], ledger=ledger)
+    calls = [("small", f"text {i}") for i in range(n)]
+    assert {fault for call in calls for fault in service.happened[call]} == {"", *FAULTS}
+    lied = sum(fault in ("negative", "huge") for call in calls for fault in service.happened[call])
+    assert model.counts["lies"] == lied > 0
+    certain = 0
+    for i, (call, one) in enumerate(zip(calls, found, strict=True)):
+        faults = service.happened[call]
+        assert len(faults) == one.attempts
+        if faults[-1] in ("", "negative", "huge"):
+            assert (one.answer, one.confidence) == (CLASSES[i % 3], math.exp(-0.01 * (i % 50)))
+        else:
+            assert one.answer is None
+            assert one.failed
+        assert one.lied == ("negative" in faults or "huge" in faults)
+        if set(faults) <= {"", "429", "refusal", "redirect"}:
+            assert one.cost == pytest.approx(service.books[call], rel=1e-12)
+            assert one.bound == 0
+            certain += 1
+        else:
+            assert one.cost > service.books[call]
+    assert certain > n / 2
+    assert ledger.spent == pytest.approx(sum(one.cost for one in found), rel=1e-9)
+    assert ledger.sent == sum(one.attempts for one in found)
+    assert not ledger.held
+
+
+def test_a_refusal_is_paid_and_not_asked_again():
+    service = Service(table(1), faults={"refusal": 1.0})
+    with served(service) as url:
+        (found,) = replies(small(url), ["text 0"])
+    assert (found.answer, found.failed, found.attempts, found.again) == (None, "refused", 1, False)
+    assert found.cost == pytest.approx(service.books["small", "text 0"])
+
+
+def test_retries_wait_as_long_as_the_service_asks(quick):
+    service = Service(table(1), faults={"429": 1.0})
+    with served(service) as url:
+        (found,) = replies(small(url, retries=2), ["text 0"])
+    first, second, third = service.times["small", "text 0"]
+    assert second - first > 0.05
+    assert third - second > 0.05
+    assert (found.failed, found.cost, found.attempts) == ("status 429 (slow)", 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [("7", 7), ("0.5", 0.5), ("-3", 0), ("inf", 60), ("soon", 0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0)],
+)
+def test_the_wait_asked_for(header, wait):
+    assert live_model.status_failure(429, {"retry-after": header}).after == wait
+
+
+def test_a_slow_service_is_given_up_and_charged_in_full(quick):
+    service, ledger = Service(table(1), delay_s=30), MemoryLedger(1.0)
+    with served(service) as url:
+        model = small(url, timeout_s=0.2, retries=1)
+        (found,) = replies(model, ["text 0"], ledger=ledger)
+    assert found.failed == "no answer within 0.2 s"
+    assert found.cost == found.bound == pytest.approx(2 * model.most("text 0"))
+    assert ledger.spent == pytest.approx(found.cost)
+
+
+def test_nothing_is_charged_where_nobody_listens(quick):
+    ledger = MemoryLedger(1.0)
+    (found,) = replies(small("http://127.0.0.1:9", retries=1), ["text 0"], ledger=ledger)
+    assert found.failed == "connection failed (ConnectError)"
+    assert (found.cost, ledger.spent, found.attempts) == (0.0, 0.0, 2)
+
+
+def test_attempts_at_the_same_time_are_bounded():
+    service = Service(table(40), delay_s=0.01)
+    with served(service) as url:
+        replies(small(url, concurrency=7), [f"text {i}" for i in range(40)])
+    assert service.busiest <= 7
+
+
+def test_what_the_ledger_does_not_pay_for_is_not_sent():
+    service = Service(table(10))
+    with served(service) as url:
+        model = small(url)
+        ledger = MemoryLedger(3.5 * model.most("text 0"))
+        found = replies(model, [f"text {i}" for i in range(10)], ledger=ledger)
+    assert ledger.sent == len(service.bodies) >= 3
+    assert sum(one.failed.startswith("not asked") for one in found) == 10 - ledger.sent
+    assert ledger.spent <= ledger.total
+
+
+def test_the_most_that_a_call_costs_is_above_what_any_tokeniser_counts():
+    model = small("http://host")
+    for text in ("", "a", "ﷺ" * 9, "\N{GRINNING FACE}" * 5, '"\n' * 9):
+        longest = max(len(text.encode()), 1)
+        assert model.most(text) * 1e6 >= longest * PRICE["input"] + model.n_output * PRICE["output"]
+    assert model.most("ﷺ" * 1000) * 1e6 > 18_000 * PRICE["input"]  # NFKC writes it with 18 letters
+    counted = small("http://host", tokenizer=lambda text: len(text.split()))
+    assert counted.most("a " * 1000) < model.most("a " * 1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 4}, "'n' could cost more than is known before a call"),
+        ({"service_tier": "priority"}, "could cost more"),
+        ({"reasoning_effort": "high"}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "at least 1"),
+    ],
+)
+def test_options_of_unbounded_cost_are_refused(options, message):
+    with pytest.raises(ex.InputError, match=message):
+        small("http://host", options=options)
+
+
+def test_images_are_refused():
+    with pytest.raises(ex.InputError, match="answers texts, or pairs of texts, got dict"):
+        small("http://host").most({"type": "image_url"})
+
+
+def test_redirects_are_not_followed():
+    service = Service(table(1), faults={"redirect": 1.0})
+    with served(service) as url:
+        (found,) = replies(small(url), ["text 0"])
+    assert (found.failed, found.attempts, len(service.bodies)) == ("status 307 (slow)", 1, 1)
+
+
+def test_the_key_comes_from_the_environment_and_is_nowhere_else(monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("SMALL_KEY", "sk-secret")
+    service = Service(table(2), faults={"500": 0.5})
+    with served(service) as url:
+        model = small(url, key="SMALL_KEY", retries=0)
+        found = replies(model, ["text 0", "text 1"])
+        other = small(url)
+        replies(other, ["text 0"])
+    assert service.headers[0][b"authorization"] == b"Bearer sk-secret"
+    assert service.headers[-1][b"authorization"] == b"Bearer none"
+    shown = f"{found} {model!r} {vars(model)} {model.identity}"
+    assert "sk-secret" not in shown + caplog.text
+    monkeypatch.delenv("SMALL_KEY")
+    with pytest.raises(ex.InputError, match="SMALL_KEY is not set"):
+        replies(model, ["text 0"])
+
+
+@pytest.mark.parametrize("url", ["ftp://host/v1", "https://me:sk-1@host/v1", "https://host/v1?api_key=1"])
+def test_urls_hold_no_keys(url):
+    with pytest.raises(ex.InputError) as error:
+        ex.OpenAICompatible("m", base_url=url, price=PRICE)
+    assert "sk-1" not in str(error.value)
