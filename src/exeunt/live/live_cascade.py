@@ -192,7 +192,7 @@ class LiveCascade:
             uniform = np.full(len(self.classes or ()), 1.0)
             shares = Evidence(np.array([uniform / uniform.size if silent else reply.probabilities]))
             scores = {name: np.array([-np.inf]) if silent else shares[name] for name in shares}
-            found = {**scores, LOG_PROBABILITY: shares[LOG_PROBABILITY], **found}
+            found = {**scores, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **found}
         return {**found, "prediction": np.array([code])}
 
 

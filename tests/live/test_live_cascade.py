@@ -1,0 +1,265 @@
+"""A cascade of live models answers as replay of the recorded outputs does."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.live import live_model
+from exeunt.trace.grades import NO_ANSWER
+
+from .service import FAULTS, PRICE, MemoryLedger, Service, served
+
+CLASSES = ["anger", "fear", "joy", "calm"]
+SKILL = {"small": 1.6, "middle": 2.6, "large": 4.0}
+PRICES = {"small": 0.001, "middle": 0.004, "large": 0.02}
+
+
+@functools.cache
+def outputs(n=900, k=4):
+    """Class and probabilities by model, and labels: few different values, so that ties are many."""
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, k, n)
+    found = {}
+    for name, skill in SKILL.items():
+        logits = rng.standard_normal((n, k))
+        logits[np.arange(n), label] += skill
+        shares = np.round(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), 2) + 0.01
+        found[name] = shares / shares.sum(axis=1, keepdims=True)
+    return found, label
+
+
+def ids(n):
+    return [f"input {i}" for i in range(n)]
+
+
+@functools.cache
+def traces(*, probabilities=False, silent=0.0, label=True):
+    found, labels = outputs()
+    rng = np.random.default_rng(4)
+    made = {}
+    for name, shares in found.items():
+        about = {
+            "cost": ex.CostModel([PRICES[name]], unit="usd"),
+            "label": labels if label else None,
+            "id": ids(len(shares)),
+        }
+        if probabilities:
+            made[name] = ex.ExitTrace.from_probabilities(shares[:, None], **about)
+        else:
+            made[name] = ex.ExitTrace.from_scores(
+                shares.max(axis=1)[:, None], shares.argmax(axis=1)[:, None],
+                no_answer=rng.random((len(shares), 1)) < silent, **about,
+            )  # fmt: skip
+    return ex.CascadeTrace(made)
+
+
+def functions(models, *, probabilities=False):
+    """Functions that answer an id with what a trace has recorded."""
+    place = {name: i for i, name in enumerate(models["small"].id_text.tolist())}
+    shares, _ = outputs()
+
+    def answer(name, text):
+        i, trace = place[text], models[name]
+        if probabilities:
+            return shares[name][i]
+        if trace.prediction[i, 0] == NO_ANSWER:
+            raise TimeoutError
+        return CLASSES[trace.prediction[i, 0]], trace.scores["score"][i, 0]
+
+    return {
+        name: ex.FunctionModel(functools.partial(answer, name), price=PRICES[name], classes=CLASSES)
+        for name in SKILL
+    }
+
+
+@pytest.mark.parametrize("policy", ["eero", "auto", "common_threshold"])
+@pytest.mark.parametrize("silent", [0.0, 0.1])
+def test_answers_equal_replay(policy, silent):
+    models = traces(silent=silent)
+    fit, calibrate, test = models.split(seed=1)
+    made = ex.cascade(fit, calibrate, budget="40%", policy=policy)
+    cascade = ex.LiveCascade(functions(models), made)
+    names = test["small"].id_text.tolist()
+    answers = cascade.ask_sync({name: name for name in names})
+    check_replay(cascade, answers, test)
+    assert answers.cost == pytest.approx(sum(one.cost for one in answers))
+    assert [one.id for one in answers] == names
+    assert {one.bound for one in answers} == {0.0}
+    assert bool(answers.failed) == (silent > 0)
+    assert ("if models fail as often" in str(answers)) == (silent > 0)
+
+
+def check_replay(cascade, answers, test):
+    expected, exits = cascade.policy.answers(test), cascade.policy.route(test)
+    costs = test.along(cascade.policy.cascade).cost.cumulative
+    for one, code, exit_ in zip(answers, expected.tolist(), exits.tolist(), strict=True):
+        assert one.answer == (None if code == NO_ANSWER else CLASSES[code])
+        assert one.model == cascade.policy.models[exit_]
+        assert one.cost == pytest.approx(costs[exit_])
+
+
+@pytest.mark.parametrize("answer", ["own", "ensemble"])
+def test_probabilities_serve_ensembles_and_margins(answer):
+    models = traces(probabilities=True)
+    fit, calibrate, test = models.split(seed=1)
+    made = ex.cascade(fit, calibrate, budget="40%", policy="eero", answer=answer)
+    cascade = ex.LiveCascade(functions(models, probabilities=True), made)
+    names = test["small"].id_text.tolist()
+    check_replay(cascade, cascade.ask_sync(names, ids=names), test)
+
+
+def test_ensembles_of_confidences():
+    models = traces(silent=0.05)
+    fit, calibrate, test = models.split(seed=2)
+    made = ex.cascade(fit, calibrate, budget="60%", policy="eero", answer="ensemble")
+    cascade = ex.LiveCascade(functions(models), made)
+    names = test["small"].id_text.tolist()
+    check_replay(cascade, cascade.ask_sync(names, ids=names), test)
+
+
+def test_texts_that_are_graded():
+    found, label = outputs()
+    models = ex.CascadeTrace(
+        {
+            name: ex.ExitTrace.from_losses(
+                shares.max(axis=1)[:, None], 1.0 - shares[np.arange(len(shares)), label][:, None],
+                cost=ex.CostModel([PRICES[name]], unit="usd"), id=ids(len(shares)),
+            )
+            for name, shares in found.items()
+        }
+    )  # fmt: skip
+    fit, calibrate, test = models.split(seed=1)
+    policy = ex.cascade(fit, calibrate, budget="40%")
+    place = {name: i for i, name in enumerate(ids(900))}
+    live = {
+        name: ex.FunctionModel(
+            lambda text, name=name: (f"{name} on {text}", found[name][place[text]].max()), price=PRICES[name]
+        )
+        for name in SKILL
+    }
+    cascade = ex.LiveCascade(live, policy)
+    names = test["small"].id_text.tolist()
+    answers = cascade.ask_sync(names, ids=names)
+    answered_by = cascade.policy.answers(test) - NO_ANSWER - 1
+    assert [one.answer for one in answers] == [
+        f"{policy.models[exit_]} on {name}" for name, exit_ in zip(names, answered_by, strict=True)
+    ]
+
+
+def test_a_failure_at_the_last_model_leaves_what_is_known():
+    models = traces()  # nobody failed while it was recorded
+    fit, calibrate, test = models.split(seed=1)
+    live = functions(models)
+    policy = ex.cascade(fit, calibrate, budget="40%", policy="eero")
+    last = policy.models[-1]
+
+    def down(_):
+        raise TimeoutError
+
+    live[last] = ex.FunctionModel(down, price=0.02, classes=CLASSES)
+    names = test["small"].id_text.tolist()
+    answers = ex.LiveCascade(live, policy).ask_sync(names, ids=names)
+    assert answers.failed[last] > 0
+    assert all(one.answer for one in answers)
+    assert f"No answer of {last} to {answers.failed[last]} inputs" in str(answers)
+
+
+def test_a_ledger_is_never_overspent_and_inputs_get_what_is_known():
+    models = traces()
+    fit, calibrate, test = models.split(seed=1)
+    policy, ledger = ex.cascade(fit, calibrate, budget="60%"), MemoryLedger(1.0)
+    cascade = ex.LiveCascade(functions(models), policy, ledger=ledger)
+    names = test["small"].id_text.tolist()
+    answers = cascade.ask_sync(names, ids=names)
+    assert answers.cost == pytest.approx(ledger.spent)
+    assert ledger.spent <= 1.0 + 1e-9
+    assert ledger.refused > 0
+    assert "input" in str(answers).splitlines()[-1]
+
+
+def test_names_that_do_not_fit_are_refused():
+    models = traces()
+    fit, calibrate, _ = models.split(seed=1)
+    policy, live = ex.cascade(fit, calibrate, budget="40%"), functions(models)
+    with pytest.raises(ex.InputError, match="give that model"):
+        ex.LiveCascade({"other": live["small"]}, policy)
+    with pytest.raises(ex.InputError, match="needs a policy of models"):
+        ex.LiveCascade(live, ex.eero(fit["small"], calibrate["small"], budget=PRICES["small"]))
+    live[policy.models[0]] = ex.FunctionModel(len, price=1)
+    with pytest.raises(ex.InputError, match="differ in their classes"):
+        ex.LiveCascade(live, policy)
+    with pytest.raises(ex.InputError, match="a text alone"):
+        ex.LiveCascade(functions(models), policy).ask_sync("a text")
+
+
+def test_no_inputs_and_inputs_without_ids():
+    models = traces()
+    fit, calibrate, _ = models.split(seed=1)
+    cascade = ex.LiveCascade(functions(models), ex.cascade(fit, calibrate, budget="40%"))
+    assert len(cascade.ask_sync([])) == 0
+    twice = cascade.ask_sync(["input 5", "input 6", "input 5"])
+    assert twice[0] == twice[2] != twice[1]
+
+
+def test_it_works_where_a_loop_runs_already():
+    models = traces()
+    fit, calibrate, _ = models.split(seed=1)
+    cascade = ex.LiveCascade(functions(models), ex.cascade(fit, calibrate, budget="40%"))
+
+    async def notebook():
+        return cascade.ask_sync(["input 5"]), await cascade.ask(["input 5"])
+
+    one, other = asyncio.run(notebook())
+    assert one[0] == other[0]
+
+
+def test_services_with_faults_answer_as_replay_of_what_they_answered(monkeypatch):
+    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
+    found, _ = outputs()
+    n, names = 60, ids(900)[:60]
+    answers = {
+        name: {
+            text: (CLASSES[share.argmax()], float(np.log(share.max())))
+            for text, share in zip(names, shares[:n], strict=True)
+        }
+        for name, shares in found.items()
+    }
+    fit, calibrate, _ = traces().split(seed=1)
+    made = ex.cascade(fit, calibrate, budget="50%")
+    service = Service(answers, faults=dict.fromkeys(FAULTS, 0.05), seed=2)
+    with served(service) as url:
+        live = {
+            name: ex.OpenAICompatible(
+                name, base_url=f"{url}/v1", classes=CLASSES, price=PRICE, timeout_s=5, retries=1
+            )
+            for name in SKILL
+        }
+        ledger = MemoryLedger(1e6)
+        cascade = ex.LiveCascade(live, made, ledger=ledger)
+        said = cascade.ask_sync(names, ids=names)
+    silent = {name: np.array([[name in one.failed] for one in said]) for name in SKILL}
+    replayed = ex.CascadeTrace(
+        {
+            name: ex.ExitTrace.from_scores(
+                np.exp(np.log(found[name][:n].max(axis=1)))[:, None], found[name][:n].argmax(axis=1)[:, None],
+                no_answer=silent[name], cost=ex.CostModel([PRICES[name]], unit="usd"), id=names,
+            )
+            for name in SKILL
+        }
+    )  # fmt: skip
+    expected = cascade.policy.answers(replayed).tolist()
+    assert [one.answer for one in said] == [None if code == NO_ANSWER else CLASSES[code] for code in expected]
+    assert sum(said.failed.values()) > 0
+    for text, one in zip(names, said, strict=True):
+        billed = sum(service.books[name, text] for name in SKILL)
+        faults = {fault for name in SKILL for fault in service.happened[name, text]}
+        if one.bound == 0 and not faults & {"huge", "negative"}:
+            assert one.cost == pytest.approx(billed)
+        else:
+            assert one.cost >= billed
+    assert ledger.spent == pytest.approx(said.cost)
