@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from exeunt._files import make_folder
 from exeunt._text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
@@ -167,14 +170,53 @@ class _Recording:
     block_size: int = _output("Inputs per part that is written.", default=8192, min=1)
 
 
+_live = options_under("Services and functions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RecordExecution(Execution):
+    trusted: str | None = _live(
+        "In place of RUN: a YAML file of models that are services or functions. With RUN: the name of a network that "
+        "code of your own makes, to allow that code to run.",
+        "--model",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Live:
+    """What live models may cost, and what is kept of their inputs."""
+
+    max_spend: str | None = _live("What all runs of this recording may cost together, such as '3 usd'.")
+    concurrency: int = _live("Inputs that are asked about at the same time.", default=64, min=1)
+    repeat: bool = _live("Ask about each copy of an input; else once about the same content.", default=False)
+    keep_texts: bool = _live("Write the texts into the table, too.", default=False)
+    id_column: str | None = _live("A column of ids. Default: an HMAC of the content.")
+
+
 @with_groups
 def record(
-    path: RunPath, inputs: _Inputs, execution: Execution, output: _Recording, cluster: _Workers
+    *,
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Run folder that `exeunt train` made; or leave it out and name services or functions by --model.",
+            show_default=False,
+        ),
+    ] = None,
+    inputs: _Inputs,
+    execution: _RecordExecution,
+    output: _Recording,
+    live: _Live,
+    cluster: _Workers,
 ) -> None:
     """Record the outputs of every exit, in a folder that `exeunt calibrate --traces` takes.
 
-    If interrupted, the same command resumes.
+    Or ask services and functions about every input, for a table that `exeunt compare` takes. If interrupted, the same
+    command resumes.
     """
+    if path is None:
+        return _record_models(inputs, execution.trusted, output.out, live)
     from exeunt.predicting.record import record_inputs
     from exeunt.predicting.summary import recorded_text
 
@@ -186,3 +228,31 @@ def record(
     echo(recorded_text(total, out, run))
     if total.n_answered == 0 and total.first_error is not None:
         raise InputError(f"no input could be recorded; the first: {total.first_error[1]}")
+    return None
+
+
+def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -> None:
+    from exeunt.data import open_inputs
+    from exeunt.ledger import Ledger
+    from exeunt.live.models_file import read_models
+    from exeunt.live.recording import MONEY, record_models
+
+    if models is None or live.max_spend is None:
+        raise InputError(
+            "name a RUN; or services and functions with --model models.yaml, and what they may cost with "
+            "--max-spend '3 usd'"
+        )
+    keep = () if live.id_column is None else (live.id_column,)
+    data = open_inputs(inputs.data, text=column_names(inputs.text_column), keep=keep)
+    folder = make_folder(Path(out))
+    ledger = Ledger(total=live.max_spend, file=folder / MONEY, durability="full")
+    options = given(live, without=("max_spend",))
+    with interruptible(lambda: f"answers that came are kept in {out}: the same command goes on"):
+        done = record_models(
+            read_models(models), data, folder, ledger=ledger, strict=inputs.strict, say=echo, **options
+        )
+    echo(str(done))
+    if not any(each["answered"] for each in done.counts.values()):
+        raise InputError(
+            f"no model gave an answer: {done.stopped or next(iter(done.why.values()), 'no inputs')}"
+        )

@@ -155,7 +155,7 @@ class LiveModel(ABC):
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
-            if not reply.again or attempt == self.retries or wait > _LONGEST_WAIT_S:
+            if not (reply.again and reply.attempts) or attempt == self.retries or wait > _LONGEST_WAIT_S:
                 break
             self.counts["retries"] += 1
             await asyncio.sleep(wait)
@@ -171,7 +171,7 @@ class LiveModel(ABC):
             try:
                 held = await _admitted(ledger, most, name, key)
             except InputError as error:
-                return Reply(None, failed=f"not asked: {error}", attempts=0), 0.0
+                return Reply(None, failed=f"not asked: {error}", attempts=0, again=True), 0.0
             if held is None:
                 return Reply(None, failed="not asked: its lease ended", attempts=0, again=True), 0.0
         after = 0.0

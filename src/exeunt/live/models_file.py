@@ -1,0 +1,48 @@
+"""Live models in a YAML file: by name, the options of an `OpenAICompatible`, `HTTPModel` or `FunctionModel`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from exeunt.errors import ExeuntError, InputError, one_line, require
+from exeunt.live.function_model import FunctionModel
+from exeunt.live.http_model import HTTPModel
+from exeunt.live.live_model import LiveModel
+from exeunt.live.openai_compatible import OpenAICompatible
+
+_KINDS = {"model": OpenAICompatible, "url": HTTPModel, "function": FunctionModel}
+
+
+def read_models(path: str | Path) -> dict[str, LiveModel]:
+    """Return the models of a file. A function is written "module:name"; its code runs.
+
+    Raises InputError for a file that is missing or no YAML, and for a model with other options than its class takes.
+    """
+    yaml: Any = require("yaml", extra="cli")
+    if not (file := Path(path)).is_file():
+        raise InputError(f"there is no file {file}: --model names a YAML file of models, or RUN is missing")
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise InputError(f"{file} is no YAML: {one_line(error)}") from None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InputError(f"{file} must hold models by name, each with its options")
+    return {str(name): _made(f"model {name!r} of {file}", dict(entry)) for name, entry in entries.items()}
+
+
+def _made(what: str, entry: dict[str, Any]) -> LiveModel:
+    kind = next((make for word, make in _KINDS.items() if word in entry), None)
+    if kind is None:
+        raise InputError(f"{what} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
+    try:
+        if "function" in entry:
+            module, _, name = str(entry["function"]).partition(":")
+            entry["function"] = getattr(importlib.import_module(module), name)
+        made: LiveModel = kind(**entry)
+    except ExeuntError as error:
+        raise InputError(f"{what}: {error}") from None
+    except Exception as error:  # of the user's module, or options that there are not
+        raise InputError(f"{what} cannot be made: {one_line(error)}") from error
+    return made

@@ -1,0 +1,314 @@
+"""`exeunt record --model`: what live models say about inputs, each asked once, as a table.
+
+The folder holds `answers.jsonl`, a line per answer as it comes; `recording.parquet`, a row per input that all models
+were asked about; and `key`, the secret of the HMACs that stand for inputs. Only their owner can read these files.
+`money.db` beside them is the ledger of the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import math
+import os
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exeunt._files import atomic_path, locked, make_folder
+from exeunt._progress import Progress
+from exeunt._text import counted
+from exeunt.budget_text import amount_text
+from exeunt.data import Dataset
+from exeunt.errors import InputError, UnreadableInput
+from exeunt.live.live_model import LiveModel, Payer, Reply, work_through
+
+ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
+_OWNER = 0o600
+
+
+class _Asked(NamedTuple):
+    """A question: the row of the data, the model, and the key of both."""
+
+    row: int
+    model: str
+    key: str
+
+
+@dataclass
+class Recorded:
+    """What a recording holds. `prices`: of each model, what `exeunt compare --price` takes. `why`: the most frequent
+    failure of each model. `stopped`: why the ledger refused an attempt.
+    """
+
+    folder: Path
+    rows: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    prices: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    cost: float = 0.0
+    stopped: str = ""
+    why: dict[str, str] = field(default_factory=dict)
+    labelled: bool = False
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {counted(each['answered'], 'answer')}, {counted(each['failed'], 'failure')}"
+            + (f" ({self.why[name]})" if name in self.why else "")
+            + (f", {counted(each['lies'], 'impossible usage')} reported" if each["lies"] else "")
+            for name, each in self.counts.items()
+        ]
+        lines.append(f"{counted(self.rows, 'input')} recorded for {amount_text(self.cost, 'usd')}")
+        if self.unreadable:
+            lines.append(f"{counted(self.unreadable, 'input')} could not be read")
+        if self.missing:
+            why = f" ({self.stopped})" if self.stopped else ""
+            lines.append(f"{counted(self.missing, 'answer is', 'answers are')} missing{why}")
+        if self.rows and self.labelled:
+            options = " ".join(f"--model {quote(name)} --price {one}" for name, one in self.prices.items())
+            table = quote(str(self.folder / TABLE))
+            lines.append(f"next: exeunt compare {table} {options} --id id --empty-is-no-answer")
+        return "\n".join(lines)
+
+
+def record_models(
+    models: Mapping[str, LiveModel],
+    inputs: Dataset,
+    out: str | Path,
+    *,
+    ledger: Payer | None = None,
+    repeat: bool = False,
+    keep_texts: bool = False,
+    id_column: str | None = None,
+    strict: bool = False,
+    concurrency: int = 64,
+    say: Callable[[str], None] = print,
+) -> Recorded:
+    """Ask each model about each input, write what they say, and return the counts.
+
+    A model is asked once about the same content; with `repeat` once about each copy. What another run has recorded in
+    `out` is not asked again, but for failures that may pass. Where the `ledger` refuses an attempt, the recording ends
+    with the inputs that all models were asked about. `keep_texts`: write the inputs into the table, too. `id_column`: a
+    column that `inputs` keeps, for the ids; else these are HMACs of the content.
+
+    Raises InputError if `out` holds something else, UnreadableInput if `strict`.
+    """
+    folder = Path(out)
+    others = (
+        [file.name for file in folder.iterdir() if not file.name.startswith(MONEY)] if folder.is_dir() else []
+    )
+    if others and KEY not in others:
+        raise InputError(f"{folder} holds something else than a recording of models: name another folder")
+    make_folder(folder)
+    with locked(folder / ".lock", folder):
+        work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
+        try:
+            asyncio.run(work.run(ledger, concurrency))
+        finally:
+            work.close()
+            done = work.write(keep_texts=keep_texts, id_column=id_column)
+    return done
+
+
+class _Recording:
+    """The state of one run: what was known before, and what has come since."""
+
+    def __init__(
+        self,
+        models: dict[str, LiveModel],
+        inputs: Dataset,
+        folder: Path,
+        *,
+        repeat: bool,
+        strict: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.models, self.inputs, self.folder, self.say = models, inputs, folder, say
+        self.secret = _secret(folder / KEY)
+        self.known: dict[str, Reply] = {}
+        self.cost: defaultdict[str, float] = defaultdict(float)
+        self.spent = 0.0
+        self.stopped = ""
+        self._file = _open_private(folder / ANSWERS)
+        self._read()
+        identities = {name: f"{name}\0{model.identity}" for name, model in models.items()}
+        self.ids: dict[int, str] = {}
+        self.keys: dict[int, dict[str, str]] = {}
+        self.unreadable, copies = 0, Counter[str]()
+        for row in range(len(inputs)):
+            try:
+                content = _bytes(inputs.content(row))
+            except UnreadableInput:
+                if strict:
+                    raise
+                self.unreadable += 1
+                continue
+            self.ids[row] = self._hmac(content)
+            copy = f"\0{copies[self.ids[row]]}" if repeat else ""
+            copies[self.ids[row]] += 1
+            self.keys[row] = {
+                name: self._hmac(f"{identity}{copy}\0".encode() + content)
+                for name, identity in identities.items()
+            }
+
+    def _hmac(self, content: bytes) -> str:
+        return hmac.digest(self.secret, content, "sha256")[:16].hex()
+
+    def _read(self) -> None:
+        """Read what other runs have recorded; the last line may be half written."""
+        text = (self.folder / ANSWERS).read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            self._file.write("\n")
+        for line in text.split("\n"):
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                key = entry.pop("key")
+                if entry["answer"] is None:
+                    entry["confidence"] = -math.inf
+                shares = entry.pop("probabilities")
+                self._take(key, Reply(**entry, probabilities=None if shares is None else tuple(shares)))
+
+    def _take(self, key: str, reply: Reply) -> None:
+        self.known[key] = reply
+        self.cost[key] += reply.cost
+        self.spent += reply.cost
+
+    def _is_done(self, key: str) -> bool:
+        """Whether there is an answer, or a failure that was billed and will not pass."""
+        reply = self.known.get(key)
+        return reply is not None and (reply.answer is not None or (not reply.again and reply.cost > 0))
+
+    async def run(self, ledger: Payer | None, concurrency: int) -> None:
+        """Ask what is not known. Where the ledger refuses, wait until nothing is under way, and try what is left."""
+        asked = {key: _Asked(row, name, key) for row, keys in self.keys.items() for name, key in keys.items()}
+        left = [one for key, one in asked.items() if not self._is_done(key)]
+        with Progress("answers", total=len(asked), done=len(asked) - len(left), say=self.say) as progress:
+            try:
+                while left and (sent := await self._ask_all(left, ledger, concurrency, progress)):
+                    left = [one for one in left if one.key not in sent]
+            finally:
+                for model in self.models.values():
+                    await model.close()
+
+    async def _ask_all(
+        self, left: list[_Asked], ledger: Payer | None, concurrency: int, progress: Progress
+    ) -> set[str]:
+        """Ask, but models that the ledger refuses no more; return the keys of what was sent."""
+        refused: dict[str, str] = {}
+        sent: set[str] = set()
+
+        async def ask(one: _Asked) -> None:
+            content = self.inputs.content(one.row)
+            reply = await self.models[one.model].ask(content, name=one.model, ledger=ledger, key=one.key)
+            if reply.attempts == 0:
+                refused[one.model] = reply.failed
+                return
+            said = {**asdict(reply), "confidence": None if reply.answer is None else reply.confidence}
+            self._file.write(json.dumps({**said, "key": one.key}) + "\n")
+            self._file.flush()
+            self._take(one.key, reply)
+            sent.add(one.key)
+            progress.set_postfix_str(f", {amount_text(self.spent, 'usd')} spent", refresh=False)
+            progress.update()
+
+        await work_through((one for one in left if one.model not in refused), ask, concurrency)
+        self.stopped = next(iter(refused.values()), "")
+        return sent
+
+    def close(self) -> None:
+        """Close the file of answers."""
+        self._file.close()
+
+    def write(self, *, keep_texts: bool, id_column: str | None) -> Recorded:
+        """Write the table of the inputs that all models were asked about."""
+        rows = [row for row, keys in self.keys.items() if all(key in self.known for key in keys.values())]
+        used = {key for keys in self.keys.values() for key in keys.values()}
+        done = Recorded(
+            self.folder,
+            len(rows),
+            sum(key not in self.known for key in used),
+            self.unreadable,
+            cost=self.spent,
+            stopped=self.stopped,
+        )
+        ids = None if id_column is None else self.inputs.kept_values(id_column)
+        columns: dict[str, Any] = {"id": [self.ids[row] if ids is None else ids[row] for row in rows]}
+        if keep_texts:
+            contents = [self.inputs.content(row) for row in rows]
+            columns["text"] = [one if isinstance(one, str) else "\n\n".join(one) for one in contents]
+        if (truth := self.inputs.true_names) is not None:
+            columns["label"], done.labelled = [truth[row] for row in rows], True
+        for name, model in self.models.items():
+            keys = [self.keys[row][name] for row in rows]
+            replies = [self.known[key] for key in keys]
+            columns |= _columns(name, model, replies, [self.cost[key] for key in keys])
+            done.counts[name] = Counter(
+                {
+                    "answered": sum(one.answer is not None for one in replies),
+                    "failed": sum(one.answer is None for one in replies),
+                    "lies": sum(one.lied for one in replies),
+                }
+            )
+            if failures := Counter(one.failed for one in replies if one.answer is None):
+                done.why[name] = failures.most_common(1)[0][0]
+            if rows:
+                most = max(model.most(self.inputs.content(row)) for row in rows) * (1 + model.retries)
+                done.prices[name] = _price(name, columns[f"cost_{name}"], most)
+        with atomic_path(self.folder / TABLE) as temporary:
+            temporary.touch(mode=_OWNER)
+            pq.write_table(pa.table(columns), temporary)
+        return done
+
+
+def _columns(name: str, model: LiveModel, replies: list[Reply], costs: list[float]) -> dict[str, Any]:
+    """Return what a model said, as columns of its name. Free answers get a cost that does not count."""
+    least = 1e-6 * max([*costs, 1e-6])
+    found: dict[str, Any] = {
+        f"prediction_{name}": pa.array([one.answer for one in replies], pa.string()),
+        f"confidence_{name}": pa.array(
+            [None if one.answer is None else one.confidence for one in replies], pa.float64()
+        ),
+        f"cost_{name}": pa.array([max(cost, least) for cost in costs], pa.float64()),
+    }
+    if model.classes is not None and any(one.probabilities for one in replies):
+        found[f"probabilities_{name}"] = pa.array(
+            [one.probabilities for one in replies], pa.list_(pa.float64())
+        )
+    return found
+
+
+def _price(name: str, costs: Any, most: float) -> str:
+    """Return a price that all answers have, or the column of prices and the most that an input of this length costs."""
+    values = costs.to_numpy()
+    return f"{values[0]:g}" if np.ptp(values) == 0 else f"cost_{name}:{max(most, values.max()):.9g}"
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, np.ndarray):
+        return repr(content.shape).encode() + content.tobytes()
+    return repr(content).encode()
+
+
+def _open_private(path: Path) -> Any:
+    """Open a file that only its owner can read, to add lines."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, _OWNER), "a", encoding="utf-8")
+
+
+def _secret(path: Path) -> bytes:
+    """Return the secret of a folder, made if it is missing."""
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.touch(mode=_OWNER)
+            temporary.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()
