@@ -158,7 +158,7 @@ class MemoryLedger:
     def spent(self):
         return sum(self.settled.values())
 
-    def reserve(self, amount, *, model, key):
+    def reserve(self, amount, *, model, key, promised=False):
         with self._lock:
             assert key not in self.keys, "an attempt is a reservation of its own"
             self.keys.append(key)
@@ -179,11 +179,8 @@ class _Held:
             self.ledger.sent += 1
         return True
 
-    def settle(self, cost):
+    def settle(self, cost=None, *, answered=True):
         with self.ledger._lock:
             assert self.key in self.ledger.settled
-            self.ledger.settled[self.key] = cost
-
-    def release(self):
-        with self.ledger._lock:
-            self.ledger.held.pop(self.key)
+            if cost is not None:
+                self.ledger.settled[self.key] = cost

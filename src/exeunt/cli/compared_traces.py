@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted
-from exeunt.cli.options import numbers, options_under
+from exeunt.cli.options import changed, numbers, options_under
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,11 +104,9 @@ def open_traces(
     from exeunt.trace.from_table import read_table
 
     are_tables = [_is_table(path) for path in paths]
-    given = [one.name for one in fields(tables) if getattr(tables, one.name) not in (one.default, [])]
-    if given and not any(are_tables):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if (given := changed(tables)) and not any(are_tables):
         raise InputError(
-            f"{options}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
+            f"{given}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
     if tables.price_per != 1 and not tables.price:

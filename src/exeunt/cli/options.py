@@ -99,6 +99,14 @@ def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in vars(group).items() if value is not None and name not in without}
 
 
+def changed(*groups: Any) -> str:
+    """Return the options of groups that differ from their defaults, as people write them; "" for none."""
+    names = [
+        one.name for of in groups for one in fields(of) if getattr(of, one.name) not in (one.default, [])
+    ]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """What runs the network of a run. Raises InputError for an executor that there is not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from exeunt.cli.options import (
     Cluster,
     Execution,
     RunPath,
+    changed,
     cluster_option,
     column_names,
     given,
@@ -216,7 +217,13 @@ def record(
     command resumes.
     """
     if path is None:
+        if other := changed(cluster, output, replace(execution, trusted=None)):
+            raise InputError(f"{other}: such options are about a RUN, and there is none")
         return _record_models(inputs, execution.trusted, output.out, live)
+    if other := changed(live):
+        raise InputError(
+            f"{other}: such options are about services and functions (--model) in place of a RUN"
+        )
     from exeunt.predicting.record import record_inputs
     from exeunt.predicting.summary import recorded_text
 

@@ -165,7 +165,8 @@ class LiveCascade:
         for exit_, name in enumerate(self.policy.models):
             if not self._asked[exit_]:
                 continue
-            reply = await self.models[name].ask(given, name=name, ledger=self.ledger)
+            promised = not texts  # any model's answer will do for the first
+            reply = await self.models[name].ask(given, name=name, ledger=self.ledger, promised=promised)
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
             if code == NO_ANSWER:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -33,18 +34,15 @@ class Held(Protocol):
     def dispatch(self) -> bool:
         """Return whether the attempt may be sent: its lease has not expired."""
 
-    def settle(self, cost: float) -> object:
-        """Record what it cost."""
-
-    def release(self) -> object:
-        """Give the money back: nothing was sent."""
+    def settle(self, cost: float | None = None, *, answered: bool = True) -> object:
+        """Record what it cost, None for the most that it could cost; and whether it brought an answer."""
 
 
 class Payer(Protocol):
     """A ledger. Raises InputError for an amount that it cannot hold."""
 
-    def reserve(self, amount: float, *, model: str, key: str) -> Held:
-        """Hold an amount for one attempt at a model."""
+    def reserve(self, amount: float, *, model: str, key: str, promised: bool) -> Held:
+        """Hold an amount for one attempt at a model. `promised`: it asks for the answer that its input is promised."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,13 @@ class LiveModel(ABC):
             await self._disconnect(opened[1])
 
     async def ask(
-        self, given: Any, *, name: str = "model", ledger: Payer | None = None, key: str = ""
+        self,
+        given: Any,
+        *,
+        name: str = "model",
+        ledger: Payer | None = None,
+        key: str = "",
+        promised: bool = False,
     ) -> Reply:
         """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`.
 
@@ -151,7 +155,13 @@ class LiveModel(ABC):
         unique, cost, bound, lied, sent = f"{key}/{name}/{uuid4().hex[:12]}", 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             async with slots:
-                reply, wait = await self._attempt(given, client, most, ledger, name, f"{unique}/{attempt}")
+                key = f"{unique}/{attempt}"
+                pay = (
+                    None
+                    if ledger is None
+                    else partial(ledger.reserve, most, model=name, key=key, promised=promised)
+                )
+                reply, wait = await self._attempt(given, client, most, pay)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
@@ -163,13 +173,13 @@ class LiveModel(ABC):
         return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
 
     async def _attempt(
-        self, given: Any, client: Any, most: float, ledger: Payer | None, name: str, key: str
+        self, given: Any, client: Any, most: float, pay: Callable[[], Held] | None
     ) -> tuple[Reply, float]:
         """Make an attempt that is paid for; return the reply and how long the service asks to wait."""
         held = None
-        if ledger is not None and most > 0:
+        if pay is not None and most > 0:
             try:
-                held = await _admitted(ledger, most, name, key)
+                held = await _admitted(pay)
             except InputError as error:
                 return Reply(None, failed=f"not asked: {error}", attempts=0, again=True), 0.0
             if held is None:
@@ -183,10 +193,10 @@ class LiveModel(ABC):
             after = failed.after
         except (asyncio.TimeoutError, TimeoutError):
             reply = Reply(None, cost=math.nan, failed=f"no answer within {self.timeout_s:g} s", again=True)
-        # Without a credible report the attempt stays dispatched, and the ledger charges its maximum.
-        known = math.isfinite(reply.cost)
-        if held is not None and known:
-            await asyncio.to_thread(held.settle, reply.cost)
+        known, answered = math.isfinite(reply.cost), reply.answer is not None
+        # An attempt of which nothing came back stays dispatched: the ledger charges its maximum until it is reconciled.
+        if held is not None and (known or answered):
+            await asyncio.to_thread(held.settle, reply.cost if known else None, answered=answered)
         lied = reply.lied or (known and reply.cost > most * (1 + 1e-9))
         self.counts["lies"] += lied
         return replace(
@@ -204,11 +214,11 @@ class LiveModel(ABC):
         return reply
 
 
-async def _admitted(ledger: Payer, most: float, name: str, key: str) -> Held | None:
+async def _admitted(pay: Callable[[], Held]) -> Held | None:
     """Hold the money for an attempt and mark it as sent; None if it may not be sent. The store may wait for a disk."""
 
     def admit() -> Held | None:
-        held = ledger.reserve(most, model=name, key=key)
+        held = pay()
         return held if held.dispatch() else None
 
     admitted = asyncio.ensure_future(asyncio.to_thread(admit))
@@ -216,7 +226,7 @@ async def _admitted(ledger: Payer, most: float, name: str, key: str) -> Held | N
         return await asyncio.shield(admitted)
     except asyncio.CancelledError:
         if (held := await admitted) is not None:
-            held.settle(0.0)  # nothing was sent
+            held.settle(0.0, answered=False)  # nothing was sent
         raise
 
 
