@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
@@ -218,48 +221,95 @@ def test_it_works_where_a_loop_runs_already():
     assert one[0] == other[0]
 
 
-def test_services_with_faults_answer_as_replay_of_what_they_answered(monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """Retries that wait a hundredth of a second."""
     monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
-    found, _ = outputs()
-    n, names = 60, ids(900)[:60]
+
+
+def test_services_with_faults_answer_as_replay_of_what_they_answered(quick):
+    fit, calibrate, test = traces().split(seed=1)
+    check_with_faults(ex.cascade(fit, calibrate, budget="50%"), test.take(slice(60)), CLASSES, share=0.05)
+
+
+def check_with_faults(policy, known, classes, *, share):
+    """Ask services that say what is `known`, with every fault on this share of their calls, and check all answers."""
+    names = known[known.names[0]].id_text.tolist()
     answers = {
         name: {
-            text: (CLASSES[share.argmax()], float(np.log(share.max())))
-            for text, share in zip(names, shares[:n], strict=True)
+            text: (classes[code], log)
+            for text, code, log in zip(
+                names, known[name].prediction[:, 0], np.log(known[name].scores["score"][:, 0]).tolist(), strict=True
+            )
         }
-        for name, shares in found.items()
-    }
-    fit, calibrate, _ = traces().split(seed=1)
-    made = ex.cascade(fit, calibrate, budget="50%")
-    service = Service(answers, faults=dict.fromkeys(FAULTS, 0.05), seed=2)
+        for name in known.names
+    }  # fmt: skip
+    service, ledger = Service(answers, faults=dict.fromkeys(FAULTS, share), seed=2), MemoryLedger(1e9)
     with served(service) as url:
         live = {
             name: ex.OpenAICompatible(
-                name, base_url=f"{url}/v1", classes=CLASSES, price=PRICE, timeout_s=5, retries=1
+                name, base_url=f"{url}/v1", classes=classes, price=PRICE, timeout_s=20, retries=1
             )
-            for name in SKILL
+            for name in known.names
         }
-        ledger = MemoryLedger(1e6)
-        cascade = ex.LiveCascade(live, made, ledger=ledger)
+        cascade = ex.LiveCascade(live, policy, ledger=ledger)
         said = cascade.ask_sync(names, ids=names)
-    silent = {name: np.array([[name in one.failed] for one in said]) for name in SKILL}
     replayed = ex.CascadeTrace(
         {
             name: ex.ExitTrace.from_scores(
-                np.exp(np.log(found[name][:n].max(axis=1)))[:, None], found[name][:n].argmax(axis=1)[:, None],
-                no_answer=silent[name], cost=ex.CostModel([PRICES[name]], unit="usd"), id=names,
+                np.exp(np.log(known[name].scores["score"])), known[name].prediction,
+                no_answer=np.array([[name in one.failed] for one in said]), cost=known[name].cost, id=names,
             )
-            for name in SKILL
+            for name in known.names
         }
     )  # fmt: skip
     expected = cascade.policy.answers(replayed).tolist()
-    assert [one.answer for one in said] == [None if code == NO_ANSWER else CLASSES[code] for code in expected]
+    assert [one.answer for one in said] == [None if code == NO_ANSWER else classes[code] for code in expected]
     assert sum(said.failed.values()) > 0
+    certain = 0
     for text, one in zip(names, said, strict=True):
-        billed = sum(service.books[name, text] for name in SKILL)
-        faults = {fault for name in SKILL for fault in service.happened[name, text]}
+        billed = sum(service.books[name, text] for name in known.names)
+        faults = {fault for name in known.names for fault in service.happened[name, text]}
         if one.bound == 0 and not faults & {"huge", "negative"}:
-            assert one.cost == pytest.approx(billed)
+            assert one.cost == pytest.approx(billed, rel=1e-12)
+            certain += 1
         else:
             assert one.cost >= billed
+    assert certain > len(names) / 4
     assert ledger.spent == pytest.approx(said.cost)
+    lies = sum(faults.count("huge") + faults.count("negative") for faults in service.happened.values())
+    assert sum(model.counts["lies"] for model in live.values()) == lies > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rafdb", "imdb", "waimai"])
+def test_recorded_services_with_faults(name, quick):
+    file = Path(__file__).parents[3] / "shared" / "data" / "apis" / f"{name}.parquet"
+    if not file.is_file():
+        pytest.skip("no recorded services here")
+    table = pq.read_table(file)
+    prices = json.loads(table.schema.metadata[b"usd_per_10k"])
+    texts = {
+        one
+        for column in table.column_names
+        if "confidence" not in column
+        for one in table[column].to_pylist()
+    }
+    classes = sorted(map(str, texts))
+    made = ex.CascadeTrace.from_table(
+        table, label="label", prediction="prediction_{}", confidence="confidence_{}", price=prices, price_per=10_000,
+        classes=classes,
+    )  # fmt: skip
+    highest = {one: made[one].scores["confidence"].max() for one in prices}
+    models = ex.CascadeTrace(
+        {
+            one: ex.ExitTrace.from_scores(
+                np.maximum(made[one].scores["confidence"] / highest[one], 1e-6), made[one].prediction,
+                cost=made[one].cost, label=made.label, id=[f"row {i} of the table" for i in range(made.n)],
+            )
+            for one in prices
+        }
+    )  # fmt: skip
+    fit, calibrate, test = models.split(seed=0)
+    policy = ex.cascade(fit, calibrate, budget="50%", delta=0.05)
+    check_with_faults(policy, test.take(slice(1000)), classes, share=0.03)

@@ -160,7 +160,9 @@ class LiveCascade:
             await model.close()
 
     async def _answer(self, id_: Any, given: Any, key: Any) -> LiveAnswer:
-        state, texts, failed = self.policy.init(1, id=key), {}, {}
+        state = self.policy.init(1, id=key)
+        texts: dict[int, str | None] = {}
+        failed: dict[str, str] = {}
         cost = bound = 0.0
         for exit_, name in enumerate(self.policy.models):
             if not self._asked[exit_]:
