@@ -101,9 +101,8 @@ def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
 
 def changed(*groups: Any) -> str:
     """Return the options of groups that differ from their defaults, as people write them; "" for none."""
-    names = [
-        one.name for of in groups for one in fields(of) if getattr(of, one.name) not in (one.default, [])
-    ]
+    options = [(group, one) for group in groups for one in fields(group) if one.default is not MISSING]
+    names = [one.name for group, one in options if getattr(group, one.name) not in (one.default, [])]
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
