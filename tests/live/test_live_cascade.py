@@ -185,6 +185,21 @@ def test_a_ledger_is_never_overspent_and_inputs_get_what_is_known():
     assert "input" in str(answers).splitlines()[-1]
 
 
+def test_every_input_gets_the_answer_that_the_ledger_promises():
+    pytest.importorskip("exeunt.ledger")
+    models = traces()
+    fit, calibrate, test = models.split(seed=1)
+    policy = ex.cascade(fit, calibrate, budget="60%")
+    names = test["small"].id_text.tolist()
+    ledger = ex.Ledger(total="1 usd", inputs=len(names))
+    ledger.promise(PRICES[policy.models[0]])
+    answers = ex.LiveCascade(functions(models), policy, ledger=ledger).ask_sync(names, ids=names)
+    assert all(one.answer for one in answers)
+    assert answers.failed
+    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(1.0, abs=0.05)
+    assert ledger.spent <= 1.0
+
+
 def test_names_that_do_not_fit_are_refused():
     models = traces()
     fit, calibrate, _ = models.split(seed=1)
