@@ -191,13 +191,13 @@ def test_every_input_gets_the_answer_that_the_ledger_promises():
     fit, calibrate, test = models.split(seed=1)
     policy = ex.cascade(fit, calibrate, budget="60%")
     names = test["small"].id_text.tolist()
-    ledger = ex.Ledger(total="1 usd", inputs=len(names))
+    ledger = ex.Ledger(total="2.5 usd", inputs=len(names))
     ledger.promise(PRICES[policy.models[0]])
     answers = ex.LiveCascade(functions(models), policy, ledger=ledger).ask_sync(names, ids=names)
     assert all(one.answer for one in answers)
     assert answers.failed
-    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(1.0, abs=0.05)
-    assert ledger.spent <= 1.0
+    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(2.5, abs=0.05)
+    assert ledger.spent <= 2.5
 
 
 def test_names_that_do_not_fit_are_refused():
