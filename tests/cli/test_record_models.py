@@ -81,7 +81,8 @@ def test_from_texts_to_a_comparison(folder):
         "small: 150 answers, 0 failures\nlarge: 150 answers, 0 failures\n150 inputs recorded for 0.48 usd\n"
         in done
     )
-    command = done.splitlines()[-1].removeprefix("next: exeunt ").split()
+    assert done.endswith("\n0.48 usd of 3 usd are spent\n")
+    command = done.splitlines()[-2].removeprefix("next: exeunt ").split()
     few = ["--budgets", "50%", "--splits", "2", "--policies", "eero", "--workers", "0"]
     assert "150 inputs; small at 0.0002 usd is right on" in exeunt(*command, *few, cwd=folder).stdout
     spent = (

@@ -239,6 +239,7 @@ def record(
 
 
 def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -> None:
+    from exeunt.budget_text import amount_text
     from exeunt.data import open_inputs
     from exeunt.ledger import Ledger
     from exeunt.live.models_file import read_models
@@ -258,7 +259,7 @@ def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -
         done = record_models(
             read_models(models), data, folder, ledger=ledger, strict=inputs.strict, say=echo, **options
         )
-    echo(str(done))
+    echo(f"{done}\n{amount_text(ledger.spent, 'usd')} of {live.max_spend} are spent")
     if not any(each["answered"] for each in done.counts.values()):
         raise InputError(
             f"no model gave an answer: {done.stopped or next(iter(done.why.values()), 'no inputs')}"

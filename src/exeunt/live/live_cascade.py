@@ -107,13 +107,12 @@ class LiveCascade:
                 f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
             )
         known = {models[name].classes for name in policy.models}
-        if classes is None and len(known) > 1:
+        self.classes = next(iter(known)) if classes is None else tuple(map(str, classes))
+        if (classes is None and len(known) > 1) or not known <= {self.classes, None}:
             raise InputError(
-                "the models differ in their classes: give classes=... as in the traces of the policy"
+                "the models differ in their classes: give all of them those of the policy's traces"
             )
-        names = next(iter(known)) if classes is None else tuple(map(str, classes))
-        self.classes = names
-        self._codes = None if names is None else {name: code for code, name in enumerate(names)}
+        self._codes = None if self.classes is None else {name: k for k, name in enumerate(self.classes)}
         self.models, self.ledger, self.concurrency = dict(models), ledger, concurrency
         self._asked = policy.needs
         carries = isinstance(policy.answer, OwnAnswer) and not policy.answer.carries

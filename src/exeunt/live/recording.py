@@ -252,7 +252,7 @@ class _Recording:
         for name, model in self.models.items():
             keys = [self.keys[row][name] for row in rows]
             replies = [self.known[key] for key in keys]
-            columns |= _columns(name, model, replies, [self.cost[key] for key in keys])
+            columns |= _columns(name, replies, [self.cost[key] for key in keys])
             done.counts[name] = Counter(
                 {
                     "answered": sum(one.answer is not None for one in replies),
@@ -271,21 +271,16 @@ class _Recording:
         return done
 
 
-def _columns(name: str, model: LiveModel, replies: list[Reply], costs: list[float]) -> dict[str, Any]:
+def _columns(name: str, replies: list[Reply], costs: list[float]) -> dict[str, Any]:
     """Return what a model said, as columns of its name. Free answers get a cost that does not count."""
     least = 1e-6 * max([*costs, 1e-6])
-    found: dict[str, Any] = {
+    return {
         f"prediction_{name}": pa.array([one.answer for one in replies], pa.string()),
         f"confidence_{name}": pa.array(
             [None if one.answer is None else one.confidence for one in replies], pa.float64()
         ),
         f"cost_{name}": pa.array([max(cost, least) for cost in costs], pa.float64()),
     }
-    if model.classes is not None and any(one.probabilities for one in replies):
-        found[f"probabilities_{name}"] = pa.array(
-            [one.probabilities for one in replies], pa.list_(pa.float64())
-        )
-    return found
 
 
 def _price(name: str, costs: Any, most: float) -> str:
