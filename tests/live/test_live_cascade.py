@@ -23,7 +23,7 @@ PRICES = {"small": 0.001, "middle": 0.004, "large": 0.02}
 
 
 @functools.cache
-def outputs(n=900, k=4):
+def outputs(n=600, k=4):
     """Class and probabilities by model, and labels: few different values, so that ties are many."""
     rng = np.random.default_rng(3)
     label = rng.integers(0, k, n)
@@ -80,7 +80,7 @@ def functions(models, *, probabilities=False):
     }
 
 
-@pytest.mark.parametrize("policy", ["eero", "auto", "common_threshold"])
+@pytest.mark.parametrize("policy", ["eero", "auto"])
 @pytest.mark.parametrize("silent", [0.0, 0.1])
 def test_answers_equal_replay(policy, silent):
     models = traces(silent=silent)
@@ -138,7 +138,7 @@ def test_texts_that_are_graded():
     )  # fmt: skip
     fit, calibrate, test = models.split(seed=1)
     policy = ex.cascade(fit, calibrate, budget="40%")
-    place = {name: i for i, name in enumerate(ids(900))}
+    place = {name: i for i, name in enumerate(ids(600))}
     live = {
         name: ex.FunctionModel(
             lambda text, name=name: (f"{name} on {text}", found[name][place[text]].max()), price=PRICES[name]
@@ -191,13 +191,13 @@ def test_every_input_gets_the_answer_that_the_ledger_promises():
     fit, calibrate, test = models.split(seed=1)
     policy = ex.cascade(fit, calibrate, budget="60%")
     names = test["small"].id_text.tolist()
-    ledger = ex.Ledger(total="2.5 usd", inputs=len(names))
+    ledger = ex.Ledger(total="1.8 usd", inputs=len(names))
     ledger.promise(PRICES[policy.models[0]])
     answers = ex.LiveCascade(functions(models), policy, ledger=ledger).ask_sync(names, ids=names)
     assert all(one.answer for one in answers)
     assert answers.failed
-    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(2.5, abs=0.05)
-    assert ledger.spent <= 2.5
+    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(1.8, abs=0.05)
+    assert ledger.spent <= 1.8
 
 
 def test_names_that_do_not_fit_are_refused():
@@ -244,7 +244,7 @@ def quick(monkeypatch):
 
 def test_services_with_faults_answer_as_replay_of_what_they_answered(quick):
     fit, calibrate, test = traces().split(seed=1)
-    check_with_faults(ex.cascade(fit, calibrate, budget="50%"), test.take(slice(60)), CLASSES, share=0.05)
+    check_with_faults(ex.cascade(fit, calibrate, budget="50%"), test.take(slice(40)), CLASSES, share=0.06)
 
 
 def check_with_faults(policy, known, classes, *, share):

@@ -71,7 +71,7 @@ def test_a_text_has_the_mean_log_probability_or_a_score_of_ones_own():
 
 
 def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick):
-    n = 150
+    n = 100
     service = Service(table(n), faults=dict.fromkeys(FAULTS, 0.04), delay_s=0.002, seed=1)
     ledger = MemoryLedger(1e6)
     with served(service) as url:

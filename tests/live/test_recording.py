@@ -126,6 +126,7 @@ def test_never_more_than_the_ledger_has_and_nothing_less(texts, tmp_path):
 def test_files_are_private_and_hold_texts_only_if_asked_for(texts, tmp_path):
     out = tmp_path / "out"
     record({"one": Counted().model()}, texts, out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
     for file in out.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
         assert b"text 4" not in file.read_bytes()

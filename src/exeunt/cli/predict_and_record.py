@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._files import make_folder
 from exeunt._text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
@@ -243,7 +242,7 @@ def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -
     from exeunt.data import open_inputs
     from exeunt.ledger import Ledger
     from exeunt.live.models_file import read_models
-    from exeunt.live.recording import MONEY, record_models
+    from exeunt.live.recording import MONEY, record_models, recording_folder
 
     if models is None or live.max_spend is None:
         raise InputError(
@@ -252,7 +251,7 @@ def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -
         )
     keep = () if live.id_column is None else (live.id_column,)
     data = open_inputs(inputs.data, text=column_names(inputs.text_column), keep=keep)
-    folder = make_folder(Path(out))
+    folder = recording_folder(out)
     ledger = Ledger(total=live.max_spend, file=folder / MONEY, durability="full")
     options = given(live, without=("max_spend",))
     with interruptible(lambda: f"answers that came are kept in {out}: the same command goes on"):

@@ -104,13 +104,7 @@ def record_models(
 
     Raises InputError if `out` holds something else, UnreadableInput if `strict`.
     """
-    folder = Path(out)
-    others = (
-        [file.name for file in folder.iterdir() if not file.name.startswith(MONEY)] if folder.is_dir() else []
-    )
-    if others and KEY not in others:
-        raise InputError(f"{folder} holds something else than a recording of models: name another folder")
-    make_folder(folder)
+    folder = recording_folder(out)
     with locked(folder / ".lock", folder):
         work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
         try:
@@ -119,6 +113,20 @@ def record_models(
             work.close()
             done = work.write(keep_texts=keep_texts, id_column=id_column)
     return done
+
+
+def recording_folder(out: str | Path) -> Path:
+    """Return the folder of a recording, which only its owner can open; it is made if it is missing.
+
+    Raises InputError if it holds something else.
+    """
+    folder = Path(out)
+    if not folder.exists():
+        make_folder(folder).chmod(0o700)
+    others = {file.name for file in folder.iterdir() if not file.name.startswith(MONEY)}
+    if others and KEY not in others:
+        raise InputError(f"{folder} holds something else than a recording of models: name another folder")
+    return folder
 
 
 class _Recording:
