@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -133,9 +132,7 @@ def test_sync_functions_run_at_the_same_time():
     barrier = threading.Barrier(20)
 
     def meet(_):
-        barrier.wait(10)
+        barrier.wait(60)
         return "a", 0.5
 
-    start = time.monotonic()
     assert all(one.answer == "a" for one in replies(ex.FunctionModel(meet, price=0), range(20)))
-    assert time.monotonic() - start < 9

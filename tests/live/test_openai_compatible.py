@@ -21,7 +21,7 @@ def table(n, model="small"):
 
 
 def small(url, **options):
-    options = {"classes": CLASSES, "price": PRICE, "timeout_s": 5, **options}
+    options = {"classes": CLASSES, "price": PRICE, "timeout_s": 60, **options}
     return ex.OpenAICompatible("small", base_url=f"{url}/v1", **options)
 
 

@@ -85,7 +85,8 @@ class LiveCascade:
     that the policy was made on; by default those of the models, None for answers in text. `ledger`: what pays for each
     attempt, and refuses those that it cannot pay for; these give no answer. `concurrency`: inputs at the same time.
 
-    Where a model gives no answer, the answer known by then is kept: `policy` is the given one with that rule, and
+    Models whose answers the policy does not need are not asked. Where a model gives no answer, the one known by then is
+    kept: `policy` is the given one with that rule, and
     `policy.answers(trace)` replays it.
     """
 
