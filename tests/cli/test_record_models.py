@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-pytest.importorskip("exeunt.ledger")
-
 from .command import exeunt
 
 MODELS = """

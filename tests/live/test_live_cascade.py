@@ -187,7 +187,6 @@ def test_a_ledger_is_never_overspent_and_inputs_get_what_is_known():
 
 
 def test_every_input_gets_the_answer_that_the_ledger_promises():
-    pytest.importorskip("exeunt.ledger")
     models = traces()
     fit, calibrate, test = models.split(seed=1)
     policy = ex.cascade(fit, calibrate, budget="60%")

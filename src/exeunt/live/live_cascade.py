@@ -16,7 +16,8 @@ from exeunt.answer import OwnAnswer
 from exeunt.budget_text import amount_text
 from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.errors import InputError
-from exeunt.live.live_model import LiveModel, Payer, Reply, work_through
+from exeunt.ledger.ledger import Ledger
+from exeunt.live.live_model import LiveModel, Reply, work_through
 from exeunt.policy import Policy
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence
 from exeunt.trace.fields import id_keys
@@ -96,7 +97,7 @@ class LiveCascade:
         policy: Policy,
         *,
         classes: Sequence[str] | None = None,
-        ledger: Payer | None = None,
+        ledger: Ledger | None = None,
         concurrency: int = 64,
     ) -> None:
         if not policy.models or any(step.n_exits != 1 or step.exits != (0,) for step in policy.cascade):

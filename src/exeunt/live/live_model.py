@@ -15,34 +15,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from exeunt._arrays import check_positive
 from exeunt.errors import InputError
+from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
 _NO_ANSWER = "gave no answer"
-
-
-class Held(Protocol):
-    """Money that a ledger holds for one attempt."""
-
-    def dispatch(self) -> bool:
-        """Return whether the attempt may be sent: its lease has not expired."""
-
-    def settle(self, cost: float | None = None, *, answered: bool = True) -> object:
-        """Record what it cost, None for the most that it could cost; and whether it brought an answer."""
-
-
-class Payer(Protocol):
-    """A ledger. Raises InputError for an amount that it cannot hold."""
-
-    def reserve(self, amount: float, *, model: str, key: str, promised: bool) -> Held:
-        """Hold an amount for one attempt at a model. `promised`: it asks for the answer that its input is promised."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +124,7 @@ class LiveModel(ABC):
         given: Any,
         *,
         name: str = "model",
-        ledger: Payer | None = None,
+        ledger: Ledger | None = None,
         key: str = "",
         promised: bool = False,
     ) -> Reply:
@@ -173,7 +157,7 @@ class LiveModel(ABC):
         return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
 
     async def _attempt(
-        self, given: Any, client: Any, most: float, pay: Callable[[], Held] | None
+        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None
     ) -> tuple[Reply, float]:
         """Make an attempt that is paid for; return the reply and how long the service asks to wait."""
         held = None
@@ -214,10 +198,10 @@ class LiveModel(ABC):
         return reply
 
 
-async def _admitted(pay: Callable[[], Held]) -> Held | None:
+async def _admitted(pay: Callable[[], Reservation]) -> Reservation | None:
     """Hold the money for an attempt and mark it as sent; None if it may not be sent. The store may wait for a disk."""
 
-    def admit() -> Held | None:
+    def admit() -> Reservation | None:
         held = pay()
         return held if held.dispatch() else None
 

@@ -31,7 +31,8 @@ from exeunt._text import counted
 from exeunt.budget_text import amount_text
 from exeunt.data import Dataset
 from exeunt.errors import InputError, UnreadableInput
-from exeunt.live.live_model import LiveModel, Payer, Reply, work_through
+from exeunt.ledger.ledger import Ledger
+from exeunt.live.live_model import LiveModel, Reply, work_through
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
 _OWNER = 0o600
@@ -87,7 +88,7 @@ def record_models(
     inputs: Dataset,
     out: str | Path,
     *,
-    ledger: Payer | None = None,
+    ledger: Ledger | None = None,
     repeat: bool = False,
     keep_texts: bool = False,
     id_column: str | None = None,
@@ -197,7 +198,7 @@ class _Recording:
         reply = self.known.get(key)
         return reply is not None and (reply.answer is not None or (not reply.again and reply.cost > 0))
 
-    async def run(self, ledger: Payer | None, concurrency: int) -> None:
+    async def run(self, ledger: Ledger | None, concurrency: int) -> None:
         """Ask what is not known. Where the ledger refuses, wait until nothing is under way, and try what is left."""
         asked = {key: _Asked(row, name, key) for row, keys in self.keys.items() for name, key in keys.items()}
         left = [one for key, one in asked.items() if not self._is_done(key)]
@@ -210,7 +211,7 @@ class _Recording:
                     await model.close()
 
     async def _ask_all(
-        self, left: list[_Asked], ledger: Payer | None, concurrency: int, progress: Progress
+        self, left: list[_Asked], ledger: Ledger | None, concurrency: int, progress: Progress
     ) -> set[str]:
         """Ask, but models that the ledger refuses no more; return the keys of what was sent."""
         refused: dict[str, str] = {}
