@@ -25,6 +25,8 @@ _STATES = ("reserved", "dispatched", "charged", "settled")
 class Ledger:
     """A total, or a rate, that is never exceeded, given that no attempt costs more than its stated maximum.
 
+    ::
+
         ledger = ex.Ledger(total="5 usd", file="money.db")
         held = ledger.reserve(0.012, model="large", key="input-17/large/1")     # at most; may raise OverBudget
         if held.dispatch():                                                     # else send nothing

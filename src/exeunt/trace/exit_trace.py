@@ -212,8 +212,8 @@ class ExitTrace:
     ) -> ExitTrace:
         """Make a trace of a regression, from one confidence (n, m) and one predicted number (n, m) per exit.
 
-        The loss is min(1, |prediction - target| / worst), or its square for error="squared". `target` (n,): the true
-        numbers. `worst`: the error from which on an answer is worth nothing. The other options are those of
+        The loss is `min(1, abs(prediction - target) / worst)`, or its square for error="squared". `target` (n,): the
+        true numbers. `worst`: the error from which on an answer is worth nothing. The other options are those of
         `from_losses`: `cost`, `no_answer`, `measure`, `id`, `groups` and `name`.
         Raises InputError for a number that is NaN or infinite, naming row and exit.
         """
