@@ -281,3 +281,13 @@ def test_a_rate_gains_nothing_from_a_clock_that_goes_back():
         assert ledger.left == 4
         clock.move(1)
         assert ledger.left == 5
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_empty_key_is_a_key(file, in_file):
+    """An attempt without a key leaves it alone."""
+    ledger = ex.Ledger(total="1 usd", file=file if in_file else None)
+    assert ledger.reserve(0.1, key="").dispatch()
+    assert ledger.reserve(0.1).release()
+    assert ledger.reserve(0.1, key="").state == "dispatched"
+    ledger.close()

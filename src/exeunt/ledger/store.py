@@ -35,7 +35,7 @@ class _MemoryBooks:
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self.holds: dict[tuple[str, int], Hold] = {}
-        self.keys: dict[tuple[str, str], tuple[str, int]] = {}
+        self.keys: dict[tuple[str, str | None], tuple[str, int]] = {}
         self._unsettled: dict[tuple[str, int], Hold] = {}
 
     def account(self, name: str) -> Account | None:
@@ -53,7 +53,7 @@ class _MemoryBooks:
 
     def write(self, before: Hold | None, after: Hold | None) -> None:
         hold = cast(Hold, before or after)
-        place, key = (hold.ledger, hold.number), (hold.ledger, hold.key or "")
+        place, key = (hold.ledger, hold.number), (hold.ledger, hold.key)
         if after is None:
             self.holds.pop(place, None)
             self.keys.pop(key, None)
