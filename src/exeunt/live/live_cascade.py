@@ -87,8 +87,7 @@ class LiveCascade:
     attempt, and refuses those that it cannot pay for; these give no answer. `concurrency`: inputs at the same time.
 
     Models whose answers the policy does not need are not asked. Where a model gives no answer, the one known by then is
-    kept: `policy` is the given one with that rule, and
-    `policy.answers(trace)` replays it.
+    kept: `policy` is the given one with that rule, and `policy.answers(trace)` replays it.
     """
 
     def __init__(

@@ -136,16 +136,12 @@ class LiveModel(ABC):
         if loop not in self._opened:
             self._opened[loop] = asyncio.Semaphore(self.concurrency), self._connect()
         slots, client = self._opened[loop]
-        unique, cost, bound, lied, sent = f"{key}/{name}/{uuid4().hex[:12]}", 0.0, 0.0, False, 0
+        pay = None if ledger is None else partial(ledger.reserve, most, model=name, promised=promised)
+        call, cost, bound, lied, sent = f"{key}/{name}/{uuid4().hex[:12]}", 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             async with slots:
-                key = f"{unique}/{attempt}"
-                pay = (
-                    None
-                    if ledger is None
-                    else partial(ledger.reserve, most, model=name, key=key, promised=promised)
-                )
-                reply, wait = await self._attempt(given, client, most, pay)
+                paid = None if pay is None else partial(pay, key=f"{call}/{attempt}")
+                reply, wait = await self._attempt(given, client, most, paid)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311

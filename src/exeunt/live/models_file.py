@@ -44,5 +44,6 @@ def _made(what: str, entry: dict[str, Any]) -> LiveModel:
     except ExeuntError as error:
         raise InputError(f"{what}: {error}") from None
     except Exception as error:  # of the user's module, or options that there are not
-        raise InputError(f"{what} cannot be made: {one_line(error)}") from error
+        options = str(error).partition("__init__() ")[2]
+        raise InputError(f"{what} cannot be made: {options or one_line(error)}") from error
     return made
