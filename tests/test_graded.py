@@ -19,8 +19,9 @@ from exeunt.learned_quality import _logistic
 from exeunt.p_values import betting
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.useful_exits import last_useful_exit
+from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.derived import inverted_exits, score_matrix
-from exeunt.trace.grades import NO_ANSWER, Grades
+from exeunt.trace.grades import Grades
 
 
 def population(n, seed, m=3, keyed=0):

@@ -141,6 +141,10 @@ class CostModel:
             heads=None if self.heads is None else self.heads[chosen],
         )  # fmt: skip
 
+    def bounded(self, highest: float) -> CostModel:
+        """Return the same costs, where no input can cost more than this."""
+        return self._with(highest=min(self.highest, highest))
+
     def relative_to(self, reference: float) -> CostModel:
         """Return the same costs, with shares that refer to `reference`."""
         return self._with(reference=reference)

@@ -1,4 +1,4 @@
-"""`exeunt record --model`: services and functions from a YAML file, as a table that `exeunt compare` takes."""
+"""`exeunt record --model`: services and functions from a YAML file, as a run that all commands take."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def record(folder, spend, *more, **options):
     return exeunt(*command, *more, cwd=folder, **options)
 
 
-def test_from_texts_to_a_comparison(folder):
+def test_from_texts_to_a_run(folder):
     first = record(folder, "0.1 usd").stdout
     assert "answers are missing (not asked: " in first
     done = record(folder, "3 usd").stdout
@@ -80,13 +80,65 @@ def test_from_texts_to_a_comparison(folder):
         in done
     )
     assert done.endswith("\n0.48 usd of 3 usd are spent\n")
-    command = done.splitlines()[-2].removeprefix("next: exeunt ").split()
+    assert done.splitlines()[-2] == "next: exeunt calibrate out --budget 50%"
     few = ["--budgets", "50%", "--splits", "2", "--policies", "eero", "--workers", "0"]
-    assert "150 inputs; small at 0.0002 usd is right on" in exeunt(*command, *few, cwd=folder).stdout
+    assert "1 policy on 1 trace, 2 splits" in exeunt("compare", "out", *few, cwd=folder).stdout
     spent = (
         sqlite3.connect(folder / "out" / "money.db").execute("select count(*) from sqlite_master").fetchone()
     )
     assert spent[0] > 0
+
+
+def test_from_a_run_to_answers_within_a_total(folder):
+    record(folder, "3 usd")
+    import answering
+
+    exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
+    assert "large alone is" in exeunt("evaluate", "out", cwd=folder).stdout
+    assert "FunctionModel" in exeunt("show", "out", cwd=folder).stdout
+    assert "7 of 7 parts are as they were written" in exeunt("verify", "out", cwd=folder).stdout
+    command = ["predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]
+    answering.calls.clear()
+    done = exeunt(*command, "--total", "0.1 usd", cwd=folder).stdout
+    assert "150 of 150 inputs answered" in done
+    spent = float(done.splitlines()[-1].partition(" usd of 0.1 usd are spent")[0])
+    assert 0.03 <= spent <= 0.1
+    assert len(answering.calls) >= 150
+    answering.calls.clear()
+    again = exeunt(*command, "--total", "0.1 usd", cwd=folder, ok=False)
+    assert "answers.csv holds answers that were paid for" in again.stderr
+    rest = exeunt(*command, "--total", "0.1 usd", "--force", cwd=folder, ok=False)  # of the same money
+    assert "an answer for each of 150 inputs may cost" not in done
+    assert rest.returncode == 0
+    assert f"{float(spent):.4g} usd of 0.1 usd" not in rest.stdout
+    total = float(rest.stdout.splitlines()[-1].partition(" usd of 0.1 usd are spent")[0])
+    assert spent < total <= 0.1
+    assert not answering.calls or len(answering.calls) < 300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name their file with --model models.yaml"),
+        (["--model", "models.yaml"], "--total '5 usd'"),
+        (
+            ["--model", "models.yaml", "--total", "0.001 usd"],
+            "an answer for each of 150 inputs may cost 0.03 usd",
+        ),
+        (
+            ["--model", "models.yaml", "--total", "1 eur"],
+            "prices of live models are in usd, and the ledger is in eur",
+        ),
+        (["--model", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"], "by one process"),
+        (["--model", "none.yaml", "--total", "1 usd"], "there is no file none.yaml"),
+    ],
+)
+def test_what_predict_needs_to_ask(folder, options, message):
+    record(folder, "3 usd")
+    exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
+    done = exeunt("predict", "out", "--data", "texts.parquet", *options, cwd=folder, ok=False)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,8 @@ class OverBudget(InputError):  # noqa: N818
 class MemoryLedger:
     """The interface of a ledger; what is dispatched and not settled is charged in full."""
 
+    unit = "usd"
+
     def __init__(self, total):
         self.total, self.held, self.keys, self.settled = total, {}, [], {}
         self.refused = self.sent = 0

@@ -48,7 +48,7 @@ def test_templates_say_what_is_sent_and_where_the_answer_is(monkeypatch):
             retries=0,
         )
         found = dict(zip(ANSWERS, replies(model, ANSWERS, ledger=ledger), strict=True))
-    body, headers = app.sent[0]
+    body, headers = next(sent for sent in app.sent if sent[0]["doc"]["text"] == "glad")
     assert body == {"doc": {"text": "glad"}, "note": "about glad", "k": [1, "glad"]}
     assert headers[b"authorization"] == b"Bearer sk-secret"
     assert "sk-secret" not in str(vars(model))

@@ -13,7 +13,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.live import live_model
-from exeunt.trace.grades import NO_ANSWER
+from exeunt.score.confidence import NO_ANSWER
 
 from .service import FAULTS, PRICE, MemoryLedger, Service, served
 

@@ -11,8 +11,8 @@ from same_traces import same_trace
 import exeunt as ex
 from exeunt.answer import OwnAnswer
 from exeunt.policy import LossCertificate
+from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.cascade_step import CascadeStep
-from exeunt.trace.grades import NO_ANSWER
 
 COST = ex.CostModel([1.0, 3.0, 7.0], unit="usd")
 RNG = np.random.default_rng(0)

@@ -24,12 +24,19 @@ import numpy as np
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
+from exeunt.score.confidence import (
+    LOG_PROBABILITY,
+    MANY_CLASSES,
+    NO_ANSWER,
+    Evidence,
+    log_softmax,
+    of_top_classes,
+)
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 from exeunt.trace.fields import fields_of_evidence
-from exeunt.trace.grades import NO_ANSWER, Grades
+from exeunt.trace.grades import Grades
 
 
 class Answer(Protocol):

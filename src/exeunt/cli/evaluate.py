@@ -82,7 +82,7 @@ def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:
         test = agreeing(test, proof.reference)
     if not test.reference:
         return {}
-    agree = ex.evaluate(policy, test.along(policy.cascade).with_cost(policy.cost)).accuracy
+    agree = ex.evaluate(policy, policy.priced(test)).accuracy
     echo(f"answering early changes {1 - (agree or 0.0):.2%} of the answers of {test.reference}")
     return {"agreement": agree, "reference": test.reference}
 
@@ -100,7 +100,7 @@ def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:
         model = test.most_expensive if proof is None or proof.reference is None else proof.reference
         name, original = f"{model} alone", test[model]
     full = 1.0 - float(original.risk[-1])
-    early = ex.evaluate(policy, test.along(policy.cascade).with_cost(policy.cost))
+    early = ex.evaluate(policy, policy.priced(test))
     good = f"is {full:.2%} right" if test.measure == "accuracy" else f"has {test.measure} {full:.2%}"
     echo(f"{name} {good}: {_gap(early.accuracy or 0.0, full)}")
     return full

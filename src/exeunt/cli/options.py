@@ -123,6 +123,17 @@ class Execution:
             executor_kind(self.executor)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LiveExecution(Execution):
+    """The same for runs that live models may answer."""
+
+    trusted: str | None = option(
+        "The YAML file of the models, for a run that `exeunt record --model` made. Else the name of a network that "
+        "code of your own makes, to allow that code to run.",
+        "--model",
+    )
+
+
 cluster_option = options_under("Many machines")
 
 

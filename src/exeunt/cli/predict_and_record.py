@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import MISSING, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from exeunt._text import echo
+from exeunt._text import counted, echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
     Cluster,
     Execution,
+    LiveExecution,
     RunPath,
     changed,
     cluster_option,
@@ -26,9 +29,12 @@ from exeunt.cli.options import (
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from exeunt.data import Dataset
+    from exeunt.ledger import Ledger
+    from exeunt.live import LiveCascade
+    from exeunt.predicting.predict import PredictJob
     from exeunt.run.folder import RunFolder
 
 _STANDARD = "-"
@@ -126,9 +132,22 @@ class _Predictions:
     )
 
 
+_live = options_under("Services and functions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Total:
+    total: str | None = _live("What all answers may cost together, such as '5 usd'.")
+
+
 @with_groups
 def predict(
-    path: RunPath, inputs: _Inputs, execution: Execution, output: _Predictions, cluster: _WorkersOnParts
+    path: RunPath,
+    inputs: _Inputs,
+    execution: LiveExecution,
+    output: _Predictions,
+    live: _Total,
+    cluster: _WorkersOnParts,
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
 
@@ -145,6 +164,13 @@ def predict(
         keep = [name for text in output.keep or () for name in column_names(text)]
         run, data, options = inputs.opened(path, execution, cluster, keep)
         options |= {**given(output, without=("out", "keep")), "say": lambda text: echo(text, err=prints)}
+        asked = _asked(run, data, execution.trusted, live.total, None if prints else Path(f"{out}.money.db"))
+        if asked is not None:
+            if not prints and not output.force and os.path.lexists(out):
+                raise InputError(f"{out} holds answers that were paid for: name another file, or add --force")
+            if cluster.is_ray:
+                raise InputError("live models are asked by one process: leave out --engine ray")
+            options["make"] = asked.job
         if cluster.is_ray:
             from exeunt.predicting.predict import predict_folder
 
@@ -154,8 +180,63 @@ def predict(
 
             summary = predict_inputs(run, data, sys.stdout if prints else Path(out), **options)
     echo(summary, err=prints)
+    if asked is not None:
+        echo(asked.paid, err=prints)
     if summary.n_answered == 0 and summary.first_error is not None:
         raise InputError(f"no input could be answered; the first: {summary.first_error[1]}")
+
+
+class _Asked(NamedTuple):
+    """The live models that answer, and what pays for them."""
+
+    live: LiveCascade
+    ledger: Ledger
+    total: str
+
+    @property
+    def job(self) -> Callable[..., PredictJob]:
+        """Makes the job."""
+        from exeunt.predicting.live import LiveJob
+
+        return partial(LiveJob, live=self.live)
+
+    @property
+    def paid(self) -> str:
+        """What was spent, and which models failed."""
+        from exeunt.budget_text import amount_text
+
+        failed = {name: model.counts["failed"] for name, model in self.live.models.items()}
+        named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in failed.items() if n)
+        spent = f"{amount_text(self.ledger.spent, 'usd')} of {self.total} are spent"
+        return f"{spent}; no answer of {named}" if named else spent
+
+
+def _asked(
+    run: RunFolder, data: Dataset, models: str | None, total: str | None, money: Path | None
+) -> _Asked | None:
+    """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
+    from exeunt.run.file_digests import LIVE
+
+    if run.network_file != LIVE:
+        if total is not None:
+            raise InputError(
+                f"--total is for runs of services and functions, and {run.path} computes its answers here: leave it out"
+            )
+        return None
+    if models is None or total is None:
+        raise InputError(
+            f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
+            "may cost with --total '5 usd'"
+        )
+    from exeunt.ledger import Ledger
+    from exeunt.live.live_run import live_cascade
+    from exeunt.live.models_file import read_models
+
+    name = f"{run.digest[:12]} {data.fingerprint}"
+    ledger = Ledger(total=total, inputs=len(data), file=money, durability="full", name=name)
+    live = live_cascade(run, read_models(models), ledger=ledger)
+    ledger.promise(live.least(data.content(i) for i in range(len(data))))
+    return _Asked(live, ledger, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +249,6 @@ class _Recording:
         default=False,
     )
     block_size: int = _output("Inputs per part that is written.", default=8192, min=1)
-
-
-_live = options_under("Services and functions")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exeunt.cli.options import Execution, RunPath, option, options_under, share, with_groups
+from exeunt.cli.options import LiveExecution, RunPath, option, options_under, share, with_groups
 from exeunt.errors import InputError, require
 
 _access, _budget, _limit = map(options_under, ("Access", "Budget", "Limits"))
@@ -32,6 +32,11 @@ class _Plain:
     live_file: Path | None = _budget(
         "File that keeps the budget which PUT /budget has set. Default: serving.json in the run folder."
     )
+    max_spend: str | None = _budget(
+        "What all answers may cost together: an amount such as '100 usd', or a rate such as '20 usd/day'. Needed for "
+        "live models."
+    )
+    max_spend_per_key: str | None = _budget("The same for each API key.")
     max_chars: int = _limit("Longest text, in characters.", default=100_000, min=1)
     max_open: int = _limit("Requests that may be open at a time; more are refused.", default=4096, min=1)
     max_rows: int | None = _limit(
@@ -87,7 +92,7 @@ class _Read:
 
 
 @with_groups
-def serve(path: RunPath, plain: _Plain, read: _Read, execution: Execution) -> None:
+def serve(path: RunPath, plain: _Plain, read: _Read, execution: LiveExecution) -> None:
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
     from exeunt.run.folder import RunFolder

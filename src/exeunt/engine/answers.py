@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,11 @@ class Ticket:
     _entries: NDArray[Any] | None = None  # the bytes of ENTRY (n,)
     _probabilities: Floats | None = None
     _policies: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> Mapping[int, str]:
+        """Why rows have no answer, by their places, where that is known: of a network it is not."""
+        return {}
 
     @property
     def done(self) -> bool:

@@ -115,6 +115,11 @@ class Engine:
         """The keys by which the policies break ties."""
         return self._deciders[self._active].policy.ties
 
+    @property
+    def highest_cost(self) -> float:
+        """The most that a row may cost under any of the policies."""
+        return max(one.policy.cost.highest for one in self._deciders.values())
+
     def segments_run(self, policy: str) -> list[int]:
         """Return the segments that rows of a policy run, in order. The others are skipped."""
         return self._deciders[self._known(policy)].runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -17,11 +17,10 @@ from exeunt.budget_text import amount_text
 from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger
-from exeunt.live.live_model import LiveModel, Reply, work_through
+from exeunt.live.live_model import NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Policy
-from exeunt.score.confidence import LOG_PROBABILITY, Evidence
+from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.fields import id_keys
-from exeunt.trace.grades import NO_ANSWER
 
 T = TypeVar("T")
 
@@ -31,7 +30,9 @@ class LiveAnswer:
     """The answer to an input. `answer`: a class or a text; None if no model gave one.
 
     `model`: the last one that was asked. `cost`: in US dollars, of all models that were asked; `bound`: the part of it
-    that no model reported. `failed`: why models gave no answer, by name.
+    that no model reported. `failed`: why models gave no answer, by name. `confidence`: of the model that gave the
+    answer; the probability if it is that of an ensemble. `late`: a further model was not asked, or not waited for,
+    because of the deadline.
     """
 
     id: Any
@@ -40,6 +41,13 @@ class LiveAnswer:
     cost: float
     bound: float = 0.0
     failed: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = 0.0
+    late: bool = False
+
+    @property
+    def short_of_money(self) -> bool:
+        """Whether the ledger did not let a model be asked."""
+        return any(why.startswith(NOT_ASKED) for why in self.failed.values())
 
 
 class LiveAnswers(Sequence[LiveAnswer]):
@@ -107,6 +115,7 @@ class LiveCascade:
             raise InputError(
                 f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
             )
+        check_unit(ledger)
         known = {models[name].classes for name in policy.models}
         self.classes = next(iter(known)) if classes is None else tuple(map(str, classes))
         if (classes is None and len(known) > 1) or not known <= {self.classes, None}:
@@ -119,12 +128,24 @@ class LiveCascade:
         carries = isinstance(policy.answer, OwnAnswer) and not policy.answer.carries
         self.policy = replace(policy, answer=OwnAnswer(carries=True)) if carries else policy
 
+    def least(self, inputs: Iterable[Any]) -> float:
+        """Return the most that one attempt at the first model costs for any of the inputs: what an answer needs."""
+        first = self.models[self.policy.models[int(np.argmax(self._asked))]]
+        return max((first.most(given) for given in inputs), default=0.0)
+
     async def ask(
-        self, inputs: Mapping[Any, Any] | Sequence[Any], *, ids: Sequence[Any] | None = None
+        self,
+        inputs: Mapping[Any, Any] | Sequence[Any],
+        *,
+        ids: Sequence[Any] | None = None,
+        ledger: Ledger | None = None,
+        within_s: float | None = None,
     ) -> LiveAnswers:
         """Answer inputs: a sequence, or a mapping from ids to inputs.
 
         `ids`: texts or whole numbers, by default made from the content. They break ties as those of a trace do.
+        `ledger`: pays for these in place of the cascade's own. `within_s`: after so many seconds an input gets the
+        answer known by then.
         """
         if isinstance(inputs, str):
             raise InputError("give a list of inputs: a text alone would be read letter by letter")
@@ -136,9 +157,10 @@ class LiveCascade:
         else:
             keys = id_keys(names, len(given)) if given else np.empty(0, np.uint64)
         found: dict[int, LiveAnswer] = {}
+        due = None if within_s is None else asyncio.get_running_loop().time() + within_s
 
         async def answer(i: int) -> None:
-            found[i] = await self._answer(names[i], given[i], keys[i : i + 1])
+            found[i] = await self._answer(names[i], given[i], keys[i : i + 1], ledger or self.ledger, due)
 
         await work_through(range(len(given)), answer, min(self.concurrency, len(given)))
         return LiveAnswers([found[i] for i in range(len(given))], self.policy)
@@ -159,28 +181,43 @@ class LiveCascade:
         for model in self.models.values():
             await model.close()
 
-    async def _answer(self, id_: Any, given: Any, key: Any) -> LiveAnswer:
+    async def _answer(
+        self, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float | None
+    ) -> LiveAnswer:
         state = self.policy.init(1, id=key)
-        texts: dict[int, str | None] = {}
+        replies: dict[int, Reply] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
+        said, confidence, late, asked = NO_ANSWER, None, False, ""
         for exit_, name in enumerate(self.policy.models):
             if not self._asked[exit_]:
                 continue
-            promised = not texts  # any model's answer will do for the first
-            reply = await self.models[name].ask(given, name=name, ledger=self.ledger, promised=promised)
+            promised = said == NO_ANSWER  # any model's answer will do for the first
+            left = None if due is None else due - asyncio.get_running_loop().time()
+            asking = self.models[name].ask(given, name=name, ledger=ledger, promised=promised)
+            try:
+                reply = await asyncio.wait_for(asking, left)
+            except (asyncio.TimeoutError, TimeoutError):
+                late = True
+                break
+            asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
             if code == NO_ANSWER:
                 failed[name] = reply.failed or "its answer is none of the classes"
-            texts[code] = reply.answer
+            replies[code] = reply
             decision = self.policy.decide(exit_, self._evidence(reply, code), state)
-            state = decision.state
+            state, said = decision.state, int(decision.answer["prediction"][0])
+            if not isinstance(self.policy.answer, OwnAnswer):
+                confidence = float(decision.answer.get("max_probability", [0.0])[0])
             if decision.leave[0]:
                 break
-        said = int(decision.answer["prediction"][0])
-        answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else texts.get(said)
-        return LiveAnswer(id_, None if said == NO_ANSWER else answer, name, cost, bound, failed)
+        own = replies.get(said, Reply(None, confidence=0.0))
+        answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
+        return LiveAnswer(
+            id_, None if said == NO_ANSWER else answer, asked, cost, bound, failed,
+            own.confidence if confidence is None else confidence, late,
+        )  # fmt: skip
 
     def _code(self, answer: str, exit_: int) -> int:
         """Return the number of an answer: of its class, or one that no other answer has."""
@@ -190,13 +227,16 @@ class LiveCascade:
         """Return what a trace of this reply would hold, for one input."""
         silent = code == NO_ANSWER
         confidence = np.array([-np.inf if silent else reply.confidence])
-        found: dict[str, Any] = {"confidence": confidence, "score": confidence}
-        if reply.probabilities is not None or (silent and self.classes):
-            uniform = np.full(len(self.classes or ()), 1.0)
-            shares = Evidence(np.array([uniform / uniform.size if silent else reply.probabilities]))
-            scores = {name: np.array([-np.inf]) if silent else shares[name] for name in shares}
-            found = {**scores, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **found}
-        return {**found, "prediction": np.array([code])}
+        found: dict[str, Any] = {
+            "confidence": confidence,
+            "score": confidence,
+            "prediction": np.array([code]),
+        }
+        if self.classes is None or not (silent or reply.probabilities or 0 <= reply.confidence <= 1):
+            return found
+        said = replace(reply, answer=None) if silent else reply
+        shares = PartialEvidence(shares_of(said, self.classes)[None])
+        return {**shares, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **found}
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:

@@ -19,14 +19,19 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from exeunt._arrays import check_positive
+import numpy as np
+
+from exeunt._arrays import Floats, check_positive
 from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+NOT_ASKED = "not asked"
+"""How the reason begins why a model was not asked that the ledger refused."""
 _NO_ANSWER = "gave no answer"
+_AHEAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,28 @@ class Reply:
     attempts: int = 1
     lied: bool = False
     again: bool = False
+
+
+def shares_of(reply: Reply, classes: Sequence[str]) -> Floats:
+    """Return the probabilities (k,) of the classes: those of the reply, or its confidence for its answer and the rest
+    shared evenly. All are NaN for no answer.
+
+    Raises InputError for a confidence outside [0, 1].
+    """
+    if reply.answer is None:
+        return np.full(len(classes), np.nan)
+    if reply.probabilities is not None:
+        return np.array(reply.probabilities)
+    if not 0 <= reply.confidence <= 1:
+        raise InputError(
+            f"confidences of classes are probabilities, from 0 to 1, got {reply.confidence:g}: let the model return "
+            "such, or make policies from the table, where they may be anything"
+        )
+    k = len(classes)
+    confidence = max(reply.confidence, (1 + _AHEAD) / k)  # the answer is the likeliest class
+    shares = np.full(k, (1 - confidence) / (k - 1))
+    shares[list(classes).index(reply.answer)] = confidence
+    return shares
 
 
 class FailedAttempt(Exception):  # noqa: N818 - says what happened
@@ -161,9 +188,9 @@ class LiveModel(ABC):
             try:
                 held = await _admitted(pay)
             except InputError as error:
-                return Reply(None, failed=f"not asked: {error}", attempts=0, again=True), 0.0
+                return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
             if held is None:
-                return Reply(None, failed="not asked: its lease ended", attempts=0, again=True), 0.0
+                return Reply(None, failed=f"{NOT_ASKED}: its lease ended", attempts=0, again=True), 0.0
         after = 0.0
         try:
             reply = self._checked(await asyncio.wait_for(self._call(given, client), self.timeout_s))
@@ -208,6 +235,14 @@ async def _admitted(pay: Callable[[], Reservation]) -> Reservation | None:
         if (held := await admitted) is not None:
             held.settle(0.0, answered=False)  # nothing was sent
         raise
+
+
+def check_unit(ledger: Ledger | None) -> None:
+    """Raise InputError for a ledger in another unit than the models' prices."""
+    if ledger is not None and ledger.unit != "usd":
+        raise InputError(
+            f"prices of live models are in usd, and the ledger is in {ledger.unit}: give an amount such as '5 usd'"
+        )
 
 
 def status_failure(status: int, headers: Mapping[str, str], code: object = "") -> FailedAttempt:

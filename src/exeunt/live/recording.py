@@ -1,7 +1,8 @@
-"""`exeunt record --model`: what live models say about inputs, each asked once, as a table.
+"""`exeunt record --model`: what live models say about inputs, each asked once, as a table and as a run.
 
 The folder holds `answers.jsonl`, a line per answer as it comes; `recording.parquet`, a row per input that all models
 were asked about; and `key`, the secret of the HMACs that stand for inputs. Only their owner can read these files.
+If the models choose among classes, it is a run too (see `exeunt.live.live_run`); its traces hold hashes of the inputs.
 `money.db` beside them is the ledger of the command.
 """
 
@@ -14,7 +15,7 @@ import math
 import os
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ from exeunt.budget_text import amount_text
 from exeunt.data import Dataset
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
-from exeunt.live.live_model import LiveModel, Reply, work_through
+from exeunt.live.live_model import LiveModel, Reply, check_unit, work_through
+from exeunt.live.live_run import RecordedModel, make_live_run
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
 _OWNER = 0o600
@@ -49,7 +51,8 @@ class _Asked(NamedTuple):
 @dataclass
 class Recorded:
     """What a recording holds. `prices`: of each model, what `exeunt compare --price` takes. `why`: the most frequent
-    failure of each model. `stopped`: why the ledger refused an attempt.
+    failure of each model. `stopped`: why the ledger refused an attempt. `no_run`: why the folder is no run, as
+    `exeunt calibrate` takes it.
     """
 
     folder: Path
@@ -61,7 +64,7 @@ class Recorded:
     cost: float = 0.0
     stopped: str = ""
     why: dict[str, str] = field(default_factory=dict)
-    labelled: bool = False
+    no_run: str = ""
 
     def __str__(self) -> str:
         lines = [
@@ -76,9 +79,12 @@ class Recorded:
         if self.missing:
             why = f" ({self.stopped})" if self.stopped else ""
             lines.append(f"{counted(self.missing, 'answer is', 'answers are')} missing{why}")
-        if self.rows and self.labelled:
+        if self.rows and not self.no_run:
+            lines.append(f"next: exeunt calibrate {quote(str(self.folder))} --budget 50%")
+        elif self.rows:
             options = " ".join(f"--model {quote(name)} --price {one}" for name, one in self.prices.items())
             table = quote(str(self.folder / TABLE))
+            lines.append(f"{self.folder} holds a table and is no run: {self.no_run}")
             lines.append(f"next: exeunt compare {table} {options} --id id --empty-is-no-answer")
         return "\n".join(lines)
 
@@ -105,6 +111,7 @@ def record_models(
 
     Raises InputError if `out` holds something else, UnreadableInput if `strict`.
     """
+    check_unit(ledger)
     folder = recording_folder(out)
     with locked(folder / ".lock", folder):
         work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
@@ -257,7 +264,8 @@ class _Recording:
             contents = [self.inputs.content(row) for row in rows]
             columns["text"] = [one if isinstance(one, str) else "\n\n".join(one) for one in contents]
         if (truth := self.inputs.true_names) is not None:
-            columns["label"], done.labelled = [truth[row] for row in rows], True
+            columns["label"] = [truth[row] for row in rows]
+        recorded: dict[str, RecordedModel] = {}
         for name, model in self.models.items():
             keys = [self.keys[row][name] for row in rows]
             replies = [self.known[key] for key in keys]
@@ -274,10 +282,37 @@ class _Recording:
             if rows:
                 most = max(model.most(self.inputs.content(row)) for row in rows) * (1 + model.retries)
                 done.prices[name] = _price(name, columns[f"cost_{name}"], most)
+                paid = columns[f"cost_{name}"].to_numpy()
+                recorded[name] = RecordedModel(model, replies, paid, max(most, paid.max()))
         with atomic_path(self.folder / TABLE) as temporary:
             temporary.touch(mode=_OWNER)
             pq.write_table(pa.table(columns), temporary)
+        done.no_run = self._make_run(recorded, rows) if rows else ""
         return done
+
+    def _make_run(self, recorded: Mapping[str, RecordedModel], rows: list[int]) -> str:
+        """Make the folder a run of these models, or return why there can be none."""
+        inputs = self.inputs.take(rows)
+        classes, *others = {one.model.classes for one in recorded.values()}
+        try:
+            if len(recorded) < 2 or others or classes is None:
+                raise InputError("a run takes two or more models that choose among the same classes")
+            make_live_run(
+                self.folder, recorded, id=inputs.content_keys(), kind=inputs.kind, fingerprint=inputs.fingerprint,
+                label=_labels(inputs, classes), say=self.say,
+            )  # fmt: skip
+        except InputError as error:
+            return str(error)
+        return ""
+
+
+def _labels(inputs: Dataset, classes: Sequence[str]) -> Any:
+    """Return the classes of inputs by number; None without labels. Raises InputError for another class."""
+    if (names := inputs.true_names) is None:
+        return None
+    if other := sorted({str(name) for name in names if name not in classes}):
+        raise InputError(f"there is a label {other[0]!r}, which is no class of the models")
+    return np.array([classes.index(str(name)) for name in names])
 
 
 def _columns(name: str, replies: list[Reply], costs: list[float]) -> dict[str, Any]:

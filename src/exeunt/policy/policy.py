@@ -205,6 +205,11 @@ class Policy:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
         return Decision(leave, score, answer, PolicyState(state.tie, memory, outputs))
 
+    def priced(self, inputs: ExitTrace | CascadeTrace) -> ExitTrace:
+        """Return a trace of the exits that the policy runs, at its costs; where inputs differ in cost, at their own."""
+        trace = inputs.along(self.cascade)
+        return trace if self.cost.varies else trace.with_cost(self.cost)
+
     def route(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the exit that answers each input of a trace, or of a cascade's models, (n,), 0 = first exit.
 

@@ -66,9 +66,10 @@ def predict_inputs(
     check_inputs(run, inputs)
     if isinstance(out, Path):
         check_out(out, force=force)
-    job, blocks = predict_job(run, kept=inputs.kept_types, **options), blocks_of(len(inputs), BLOCK)
+    job = predict_job(run, kept=inputs.kept_types, **options)
+    blocks = blocks_of(len(inputs), job.block_size)
 
-    progress = partial(JobProgress, job.policy, len(inputs), block_size=BLOCK, say=say)
+    progress = partial(JobProgress, job.policy, len(inputs), block_size=job.block_size, say=say)
 
     def cells(shown: JobProgress) -> Iterator[Any]:
         for done in done_blocks(job, inputs, blocks, say):
@@ -120,16 +121,18 @@ def predict_job(
     probabilities: bool = False,
     kept: Mapping[str, Any] | None = None,
     executor: str | None = None,
+    make: Callable[..., PredictJob] | None = None,
     **options: Any,
 ) -> PredictJob:
     """Return the job that answers inputs with a run folder's network and policy.
 
-    `top`, `probabilities`, `kept`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `options`: those of
-    `Job`. Raises InputError as these do, or for an executor that cannot run the network.
+    `top`, `probabilities`, `kept`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `make`: another kind of
+    job, such as `exeunt.predicting.live.LiveJob`. `options`: those of `Job`. Raises InputError as these do, or for an
+    executor that cannot run the network.
     """
     written = PredictionColumns(run.manifest["class_names"], top, probabilities, kept or {})
     executor = chosen_executor(run, executor)
-    return PredictJob(run=run, policy=run.policy, written=written, executor=executor, **options)
+    return (make or PredictJob)(run=run, policy=run.policy, written=written, executor=executor, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,11 @@ class PredictJob(Job):
 
     policy: Policy
     written: PredictionColumns
+
+    @property
+    def block_size(self) -> int:
+        """Inputs whose answers an interruption loses at most."""
+        return BLOCK
 
     @property
     def columns(self) -> list[str]:
@@ -219,7 +227,10 @@ class PredictJob(Job):
         for positions in block.truncated:
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
-        cost_apart = self.policy.cost.cumulative[arrays["exit"][answered]].sum()
+        planned = self.policy.cost
+        cost_apart = (arrays["cost"] if planned.varies else planned.cumulative[arrays["exit"]])[
+            answered
+        ].sum()
         arrays["exit"] = places[arrays["exit"]]  # among those of the run, whatever exits the policy asks
         errors = block.errors(np.flatnonzero(answered))
         why = [errors.get(i) for i in range(n)]

@@ -12,7 +12,7 @@ from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.executor import CPU, Executor, Segments, SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS
+from exeunt.run.file_digests import CASCADE, ESTIMATOR, LIVE, OBJECT, ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation
 
@@ -95,6 +95,11 @@ EXECUTORS = {
         needs=OBJECT,
         remedy="it is no object of your own",
     ),
+    "live": ExecutorKind(
+        "exeunt.run.executors:open_live",
+        needs=LIVE,
+        remedy="it was not recorded from live models",
+    ),
     "eager": ExecutorKind(
         "exeunt.torch.open_run:open_eager",
         needs=WEIGHTS,
@@ -171,6 +176,14 @@ def open_cascade(run: RunFolder, *, segments: Segments | None = None, **options:
 def check_cascade(run: RunFolder) -> str:
     """Check that every model is there and unchanged; return their names and folders."""
     return ", ".join(f"{entry.name} ({run.open_model(entry.name).path})" for entry in run.cascade)
+
+
+def open_live(run: RunFolder, **_: Any) -> Executor:
+    """Raise InputError: live models are asked, not run."""
+    raise InputError(
+        f"{run.path} asks live models: answer in Python with exeunt.LiveCascade(models, run.policy), or with "
+        "`exeunt predict` or `exeunt serve` and --model models.yaml. They are not timed or exported"
+    )
 
 
 def executor_device(name: str) -> str:

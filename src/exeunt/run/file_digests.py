@@ -15,10 +15,11 @@ from exeunt.errors import ArtefactError
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
 CASCADE = "cascade.json"
-ESTIMATOR, OBJECT = "model.skops", "object.json"
-NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT)
+ESTIMATOR, OBJECT, LIVE = "model.skops", "object.json", "models.json"
+NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT, LIVE)
 """Files that hold a run's network: weights of PyTorch, stages for ONNX Runtime alone (another precision), the models of
-a cascade, an estimator of scikit-learn, or a note that the network is an object that no file holds."""
+a cascade, an estimator of scikit-learn, a note that the network is an object that no file holds, or the names of live
+models."""
 CONFIG = "config.yaml"
 """The options of the `exeunt train` that made a run, without its folder."""
 EVALUATION = "evaluation.json"
@@ -43,6 +44,7 @@ _WHAT = {
     CASCADE: "the models of the cascade",
     ESTIMATOR: "the estimator of scikit-learn",
     OBJECT: "the note that the network is an object of your own",
+    LIVE: "the names of the live models",
     COSTS: "what an answer costs at each exit",
     "traces": "the recorded outputs of every exit",
     "model": "the configuration of the Hugging Face model",
@@ -52,6 +54,7 @@ _MADE_BY = {
     CASCADE: "make the cascade anew with `exeunt cascade`",
     ONNX: "repeat the `exeunt export --precision` that made it",
     OBJECT: "make the cascade that it is a model of anew",
+    LIVE: "repeat the `exeunt record --model` that made it",
 }
 """How to make a run anew that `exeunt train` did not make, by the file of its network."""
 

@@ -4,6 +4,7 @@
     weights.safetensors     backbone and heads, of a network that PyTorch trained
     cascade.json            in place of weights: the models of a cascade, each a run folder elsewhere or in models/
     model.skops             in place of weights: an estimator of scikit-learn, such as `--model tfidf`
+    models.json             in place of weights: the live models with their highest costs, see `exeunt record`
     object.json             in place of weights: a note that the model is an object of your own, which no file holds
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
@@ -138,13 +139,20 @@ class RunFolder(SavedPolicies):
 
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
-        """The models of a cascade, in order; none for one network."""
+        """The models of a cascade, in order; none for one network. Live models have one exit each."""
+        if self.network_file == file_digests.LIVE:
+            return tuple(CascadeEntry(name, 1, ".", self.digest) for name in self._highest)
         name = file_digests.CASCADE
         return read_cascade(self.files.path(name)) if self.network_file == name else ()
 
     def open_model(self, name: str) -> RunFolder:
-        """Open the run of a model of the cascade. Raises ArtefactError if it was made anew since the cascade was."""
+        """Open the run of a model of the cascade: for a live model this one.
+
+        Raises ArtefactError if it was made anew since the cascade was.
+        """
         entry = next(entry for entry in self.cascade if entry.name == name)
+        if self.network_file == file_digests.LIVE:
+            return self
         model = replace(RunFolder.open(entry.folder(self.path)), objects=self.objects)
         if model.digest != entry.digest:
             raise ArtefactError(
@@ -193,11 +201,19 @@ class RunFolder(SavedPolicies):
 
     def by_model(self, trace: ExitTrace) -> ExitTrace | CascadeTrace:
         """Return a trace of all exits; of a cascade, as its CascadeTrace."""
-        return CascadeTrace.of(trace, [model.step for model in self.cascade]) if self.cascade else trace
+        steps = [model.step for model in self.cascade]
+        return CascadeTrace.of(trace, steps, self._highest) if steps else trace
+
+    @cached_property
+    def _highest(self) -> dict[str, float]:
+        """By live model, the most that an input can cost."""
+        if self.network_file != file_digests.LIVE:
+            return {}
+        return dict(read_json(self.files.path(file_digests.LIVE)))
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
-        """Return the recorded outputs on a part, of the exits that a policy runs, at the policy's costs."""
-        return self.recorded(part).along(policy.cascade).with_cost(policy.cost)
+        """Return the recorded outputs on a part, as `Policy.priced` does."""
+        return policy.priced(self.recorded(part))
 
     def plan(self, executor: str, device: str = CPU) -> Plan | None:
         """Return the plan for this executor on this device (see `Executor.device`).

@@ -20,6 +20,8 @@ import numpy as np
 from exeunt._arrays import Booleans, Floats
 from exeunt.errors import InputError
 
+NO_ANSWER = int(np.iinfo(np.int64).min)
+"""The prediction of an exit that gave no answer, because it timed out or refused."""
 LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) in an exit's evidence."""
 _LEAST_PROBABILITY = 1e-13
@@ -144,6 +146,26 @@ class Evidence(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(_EVIDENCE)
+
+
+class PartialEvidence(Evidence):
+    """The outputs of an exit that gave no answer where its probabilities are NaN: all classes are equally likely there.
+
+    The prediction is NO_ANSWER there, and scores are -inf, so that these rows leave last.
+    """
+
+    __slots__ = ("silent",)
+
+    def __init__(self, probabilities: Floats) -> None:
+        self.silent: Booleans = np.asarray(np.isnan(probabilities).any(axis=1))
+        super().__init__(np.where(self.silent[:, None], 1 / probabilities.shape[1], probabilities))
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what `Evidence` holds under this name."""
+        value = super().__getitem__(name)
+        if name == LOG_PROBABILITY:
+            return value
+        return np.where(self.silent, NO_ANSWER if name == "prediction" else -np.inf, value)
 
 
 class StartsEmpty:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from exeunt._arrays import Floats
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Load
+from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.loaded_run import LoadedRun
 from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
@@ -22,7 +23,9 @@ _QUIET_S = 60.0
 class LoadMeter:
     """Measures the load for the controller. `call_seconds` (2, s), `row_seconds`: see `LoadedRun`."""
 
-    def __init__(self, engine: EngineThread, call_seconds: Floats, row_seconds: Mapping[str, float]) -> None:
+    def __init__(
+        self, engine: EngineThread | LiveEngine, call_seconds: Floats, row_seconds: Mapping[str, float]
+    ) -> None:
         self._engine, self._call_seconds, self._row_seconds = engine, call_seconds, row_seconds
         self._work, self._busy_s = engine.work, engine.busy_s
 
@@ -57,7 +60,7 @@ class ActiveRun:
     def __init__(self, loaded: LoadedRun, settings: Settings) -> None:
         self.loaded = loaded
         self.controller = loaded.controller(settings)
-        self.engine = EngineThread(loaded.engine)  # last of what may fail: the thread would keep the network
+        self.engine = loaded.started()  # last of what may fail: a thread would keep the network
         self._meter = LoadMeter(self.engine, loaded.call_seconds, loaded.row_seconds)
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()

@@ -90,7 +90,8 @@ class SecurityMiddleware:
             name = host.decode("latin-1")
             why = f"this server does not answer as {name!r}: if clients may call it so, start it with --allowed-host"
             return _error(403, why, _CLOSE)
-        if self._keys and not (public or _PAGE.fullmatch(scope["path"]) or self._has_key(headers)):
+        scope["state"]["key"] = key = self._key(headers)
+        if self._keys and not (public or _PAGE.fullmatch(scope["path"]) or key):
             why = "give an API key, as `Authorization: Bearer KEY`"
             return _error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and not _of_own_page(headers, host):
@@ -157,10 +158,11 @@ class SecurityMiddleware:
         address, _ = scope.get("server") or (None, None)
         return name == address or any(fnmatchcase(name, pattern) for pattern in self._settings.hosts)
 
-    def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
+    def _key(self, headers: Mapping[bytes, bytes]) -> str:
+        """Return the API key of a request, "" for none."""
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
-        return kind.lower() == b"bearer" and any(fits)
+        return given.decode() if kind.lower() == b"bearer" and any(fits) else ""
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -24,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message
 
 from exeunt._version import __version__
-from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
+from exeunt.errors import ExeuntError, InputError, OverBudget, QueueFull, one_line
 from exeunt.serve import inference_protocol, predict_route
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.engine_thread import EngineStopped
@@ -191,7 +192,14 @@ def _add_error_handlers(app: FastAPI) -> None:
         _log.error(one_line(error))
         return JSONResponse({"error": str(error)}, 500)
 
+    async def no_money(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, OverBudget)  # noqa: S101
+        if error.wait_s is None:
+            return JSONResponse({"error": str(error)}, 402)
+        return JSONResponse({"error": str(error)}, 429, {"retry-after": str(math.ceil(error.wait_s))})
+
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(OverBudget, no_money)
     app.add_exception_handler(ExeuntError, failure)
     answer(Exception, 500, lambda error: f"unexpected {type(error).__name__}: see the log of the server")
     answer(ClientDisconnect, 499, lambda _: "the client disconnected")  # only the log reads it

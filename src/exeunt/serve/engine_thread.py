@@ -21,6 +21,8 @@ from exeunt.engine.engine import Engine
 from exeunt.errors import ExeuntError
 from exeunt.score.tie_breaking import Ties
 from exeunt.serve.decoding import Rows
+from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.spending import Payer
 
 _log = logging.getLogger("exeunt.serve")
 
@@ -95,6 +97,13 @@ class EngineThread:
         except asyncio.CancelledError:
             self._enqueue(lambda engine: self._cancel(engine, job))
             raise
+        return ticket
+
+    async def paid_answer(self, payer: Payer, n: int, inputs: Any, **options: Any) -> Ticket:
+        """Return the ticket of n inputs as `answer` does; `payer` holds the most that they may cost, then pays."""
+        async with payer.paying(n * self._engine.highest_cost) as bill:
+            ticket = await self.answer(inputs, **options)
+            bill(0.0 if ticket.error else float(ticket.answers.cost.sum()))
         return ticket
 
     async def call(self, action: Callable[[Engine], Any]) -> Any:
@@ -177,17 +186,22 @@ class EngineThread:
             engine.cancel(job.ticket)
 
 
-async def run_rows(engine: EngineThread, rows: Rows, **options: Any) -> list[tuple[Integers, Ticket]]:
+async def run_rows(
+    engine: EngineThread | LiveEngine, rows: Rows, *, payer: Payer | None = None, **options: Any
+) -> list[tuple[Integers, Any]]:
     """Run the rows that could be read. Return their places and their ticket; if the network fails, one for each row.
 
-    `options`: what `EngineThread.answer` takes beside inputs and keys.
+    `payer`: pays for them. `options`: what `EngineThread.answer` takes beside inputs and keys.
     """
 
-    async def run(which: slice) -> tuple[Integers, Ticket]:
+    async def run(which: slice) -> tuple[Integers, Any]:
         inputs = rows.inputs
         chosen = {k: v[which] for k, v in inputs.items()} if hasattr(inputs, "items") else inputs[which]
         keys = None if rows.keys is None or engine.ties == "row" else rows.keys[which]
-        return rows.places[which], await engine.answer(chosen, id=keys, **options)
+        places = rows.places[which]
+        if payer is None:
+            return places, await engine.answer(chosen, id=keys, **options)
+        return places, await engine.paid_answer(payer, len(places), chosen, id=keys, **options)
 
     if len(rows.places) == 0:
         return []

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,13 +15,19 @@ from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
+from exeunt.live.live_cascade import LiveCascade
+from exeunt.live.models_file import read_models
 from exeunt.policy import Policy
+from exeunt.run.file_digests import LIVE
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.serve.decoding import InputReader
+from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Controller, OperatingPoint
+from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.settings import Settings
+from exeunt.serve.spending import Spending
 from exeunt.trace import ExitTrace
 
 _ROUNDS = 3
@@ -51,7 +57,13 @@ class LoadedRun:
     shared: SharedExecutor
     engine: Engine
     seconds: Mapping[int, Floats]
+    spending: Spending
     warning: str = ""
+    warms: ClassVar[bool] = True
+
+    def started(self) -> EngineThread | LiveEngine:
+        """Return what answers rows, in its own thread or in the event loop."""
+        return EngineThread(self.engine)
 
     @property
     def unit(self) -> str:
@@ -117,6 +129,30 @@ class LoadedRun:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedLive(LoadedRun):
+    """A run of live models, which are neither warmed up nor timed: that would be paid for."""
+
+    engine: LiveEngine  # type: ignore[assignment]
+    warms: ClassVar[bool] = False
+
+    def started(self) -> LiveEngine:
+        """Return what answers rows."""
+        return self.engine
+
+    @cached_property
+    def row_seconds(self) -> dict[str, float]:
+        """Not measured."""
+        return {}
+
+    def controller(self, settings: Settings) -> None:
+        """Raise InputError for a latency target."""
+        if settings.slo_s is not None:
+            raise InputError(
+                "live models are not timed, so the server cannot keep a latency target: leave out --slo-ms"
+            )
+
+
 def load_run(settings: Settings) -> LoadedRun:
     """Load the run folder, run every stage at the sizes that its plan names, and time it.
 
@@ -135,6 +171,35 @@ def load_run(settings: Settings) -> LoadedRun:
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
+    kind, parts = (_live if run.network_file == LIVE else _network)(run, policies, reader, settings)
+    fit = run.recorded("fit")
+    fitted = {name: policy.priced(fit) for name, policy in policies.items()}
+    traces = {name: trace for name, trace in fitted.items() if trace.has_loss}
+    last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
+    shared: SharedExecutor = parts["shared"]
+    return kind(
+        **parts,
+        run=run,
+        class_names=run.manifest["class_names"],
+        exit_names=[*run.manifest["network"]["exits"], last][: run.cost.n_exits],
+        policies=policies,
+        accuracy=dict.fromkeys(policies)
+        | {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()},
+        lost_at={
+            (name, shared.places[exit_]): lost
+            for name, trace in traces.items()
+            for exit_, lost in zip(shared.exits[name], lost_by_stopping(policies[name], trace), strict=True)
+        },
+        reader=reader,
+        spending=Spending(settings, next(iter(policies.values())).cost),
+        warning=run.evaluation_warning,
+    )
+
+
+def _network(
+    run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
+) -> tuple[type[LoadedRun], dict[str, Any]]:
+    """Open and time a network or a cascade of networks; return what a LoadedRun has of it."""
     shared = open_shared(
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
     )
@@ -155,28 +220,28 @@ def load_run(settings: Settings) -> LoadedRun:
         single_row_seconds=tuple(seconds[1].tolist()),
     )
     *_, engine.active = policies
-    fit = run.recorded("fit")
-    fitted = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
-    traces = {name: trace for name, trace in fitted.items() if trace.has_loss}
-    last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
-    return LoadedRun(
-        run=run,
-        class_names=run.manifest["class_names"],
-        exit_names=[*run.manifest["network"]["exits"], last][: run.cost.n_exits],
-        policies=policies,
-        accuracy=dict.fromkeys(policies)
-        | {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()},
-        lost_at={
-            (name, shared.places[exit_]): lost
-            for name, trace in traces.items()
-            for exit_, lost in zip(shared.exits[name], lost_by_stopping(policies[name], trace), strict=True)
-        },
-        reader=reader,
-        shared=shared,
-        engine=engine,
-        seconds=seconds,
-        warning=run.evaluation_warning,
-    )
+    return LoadedRun, {"shared": shared, "engine": engine, "seconds": seconds}
+
+
+def _live(
+    run: RunFolder, policies: Mapping[str, Policy], _: InputReader, settings: Settings
+) -> tuple[type[LoadedRun], dict[str, Any]]:
+    """Open live models, as `_network` does a network. Raises InputError without their file or a limit of money."""
+    if settings.trusted is None or settings.max_spend is None:
+        raise InputError(
+            f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
+            "may cost with --max-spend, such as '20 usd/day'"
+        )
+    models, places = read_models(settings.trusted), [entry.name for entry in run.cascade]
+    names = run.manifest["class_names"]
+    cascades = {name: LiveCascade(models, policy, classes=names) for name, policy in policies.items()}
+    exits = {name: [places.index(model) for model in policy.models] for name, policy in policies.items()}
+    shared = SharedExecutor(None, policies, exits, tuple(range(len(places))), None)  # type: ignore[arg-type]
+    return LoadedLive, {
+        "shared": shared,
+        "engine": LiveEngine(cascades, places),
+        "seconds": {1: np.zeros(len(places))},
+    }
 
 
 def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:

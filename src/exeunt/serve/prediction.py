@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect, Request
 
 from exeunt._arrays import Integers
-from exeunt.engine.answers import Ticket
 from exeunt.errors import one_line
 from exeunt.serve.decoding import InputReader, Rows
 
@@ -95,7 +94,7 @@ async def predicted(request: Request, read: Callable[[InputReader], PredictReque
     """
     state = request.state
     work: Coroutine[Any, Any, PredictResponse] = request.app.state.service.answer(
-        read, state.begun, state.read
+        read, state.begun, state.read, getattr(state, "key", "")
     )
     answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
@@ -122,7 +121,7 @@ async def in_thread_if_large(function: Callable[..., T], rows: int, *given: Any)
 
 def answer_columns(
     rows: Rows,
-    parts: Iterable[tuple[Integers, Ticket]],
+    parts: Iterable[tuple[Integers, Any]],
     class_names: Sequence[str],
     exits: Sequence[int],
 ) -> dict[str, NDArray[Any]]:
@@ -149,6 +148,6 @@ def answer_columns(
             for label in answers.label[valid].tolist()
         ]
         for which in np.flatnonzero(~valid).tolist():
-            why = _EXPIRED if columns["expired"][places[which]] else _NO_ANSWER
+            why = _EXPIRED if columns["expired"][places[which]] else ticket.why.get(which, _NO_ANSWER)
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
     return columns

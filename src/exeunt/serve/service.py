@@ -88,14 +88,18 @@ class Service:
     # -- answers ----------------------------------------------------------------------------------------
 
     async def answer(
-        self, read: Callable[[InputReader], prediction.PredictRequest], begun: float, arrived: float
+        self,
+        read: Callable[[InputReader], prediction.PredictRequest],
+        begun: float,
+        arrived: float,
+        key: str = "",
     ) -> prediction.PredictResponse:
         """Answer a request, which `read` makes of its body in a decoding thread.
 
         `begun`, `arrived`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
         from the first, latencies from the second: a slow client is no sign of load. If the task is cancelled, its rows
-        are dropped.
-        Raises what `read` raises, InputError for options that cannot be met and QueueFull.
+        are dropped. `key`: the API key, whose ledger pays.
+        Raises what `read` raises, InputError for options that cannot be met, OverBudget and QueueFull.
         """
         with self.active as active:
             loaded = active.loaded
@@ -109,8 +113,9 @@ class Service:
             try:
                 with self.metrics.running(len(rows), policy, own_deadline=own_deadline):
                     parts = await run_rows(
-                        active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline
-                    )
+                        active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline,
+                        payer=loaded.spending.payer(key),
+                    )  # fmt: skip
             except QueueFull:
                 self.metrics.refused()
                 raise
@@ -177,9 +182,10 @@ class Service:
             _log.error(one_line(error))
             budget = self._budget
         try:
-            rows = await self._decoding(InputReader.warm_up, loaded.reader)
-            warm = await run_rows(active.engine, rows)
-            prediction.answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
+            if loaded.warms:
+                rows = await self._decoding(InputReader.warm_up, loaded.reader)
+                warm = await run_rows(active.engine, rows)
+                prediction.answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
             try:
                 await self._follow(active, budget)
                 if budget not in (None, self.settings.budget):

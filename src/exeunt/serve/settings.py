@@ -44,7 +44,8 @@ class Settings:
     as 1 GiB holds before they run, at most 65,536. `when_full`: "refuse" refuses more, "degrade" first finishes rows
     that have the output of some exit.
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
-    an open server.
+    an open server. `max_spend`, `max_spend_per_key`: what all answers, and those of each key, may cost, such as
+    "100 usd" or "20 usd/day".
     """
 
     run: Path
@@ -71,6 +72,8 @@ class Settings:
     when_full: str = "degrade"
     slow_s: float = 30.0
     api_keys: tuple[str, ...] = ()
+    max_spend: str | None = None
+    max_spend_per_key: str | None = None
     log_requests: bool = False
 
     def __post_init__(self) -> None:
@@ -85,6 +88,10 @@ class Settings:
                     f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
                 )
         self._check_hosts()
+        if self.max_spend_per_key is not None and not self.api_keys:
+            raise InputError(
+                "--max-spend-per-key is for servers with keys: name their file with --api-key-file"
+            )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         file = self.live_budget_file
@@ -118,6 +125,11 @@ class Settings:
     def model_name(self) -> str:
         """Name of the model in the Open Inference Protocol."""
         return self.name or self.run.name or self.run.resolve().name
+
+    @property
+    def money_file(self) -> Path:
+        """The file of the ledgers."""
+        return self.live_budget_file.with_name(f"{self.live_budget_file.stem}-money.db")
 
     @property
     def live_budget_file(self) -> Path:

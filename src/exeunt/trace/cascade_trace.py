@@ -56,8 +56,12 @@ class CascadeTrace:
             self._traces[name] = _matched(first, order, name, trace)
 
     @classmethod
-    def of(cls, cascaded: ExitTrace, steps: Sequence[CascadeStep]) -> CascadeTrace:
+    def of(
+        cls, cascaded: ExitTrace, steps: Sequence[CascadeStep], highest: Mapping[str, float] | None = None
+    ) -> CascadeTrace:
         """Split the trace of a cascade of all models in a row into the models' traces: `along` undone.
+
+        `highest`: by model, the most that an input can cost; by default that of all models together.
 
         Raises InputError if the steps have another number of exits than the trace.
         """
@@ -69,7 +73,11 @@ class CascadeTrace:
         parts = [
             (step, cascaded.exits(end - step.n_exits, end)) for step, end in zip(steps, ends, strict=True)
         ]
-        return cls({step.model: part for step, part in parts})
+        most = highest or {}
+        return cls({
+            step.model: part.with_cost(part.cost.bounded(most[step.model])) if step.model in most else part
+            for step, part in parts
+        })  # fmt: skip
 
     @classmethod
     def from_table(

@@ -16,7 +16,7 @@ from exeunt._arrays import Floats, Integers, Keys
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY
+from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER
 from exeunt.trace.fields import (
     check_cost,
     check_grades,
@@ -34,7 +34,7 @@ from exeunt.trace.fields import (
     usual_rows,
     where_answered,
 )
-from exeunt.trace.grades import NO_ANSWER, Better, Grades, as_labels, matrix
+from exeunt.trace.grades import Better, Grades, as_labels, matrix
 from exeunt.trace.groups import Groups, mean, neighbours_alike
 from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows

@@ -16,9 +16,9 @@ from exeunt._arrays import Floats, Integers, Keys
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
+from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.score.tie_breaking import row_keys, scramble
-from exeunt.trace.grades import NO_ANSWER, Grades, joined_predictions, matrix, own_answers
+from exeunt.trace.grades import Grades, joined_predictions, matrix, own_answers
 from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
 
 

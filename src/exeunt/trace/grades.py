@@ -13,9 +13,8 @@ from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
 from exeunt.errors import InputError
+from exeunt.score.confidence import NO_ANSWER
 
-NO_ANSWER = int(np.iinfo(np.int64).min)
-"""The prediction of an exit that gave no answer, because it timed out or refused."""
 _UNLIKE = NO_ANSWER // 2
 """Predictions between these two numbers are answers that equal no other."""
 

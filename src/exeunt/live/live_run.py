@@ -1,0 +1,132 @@
+"""Runs whose network is live models: a cascade, made of what was recorded of them.
+
+`models.json` in place of weights holds their names. Whoever answers with such a run gives the models again, in Python
+or on the command line with `--model models.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exeunt._arrays import Floats, Integers, Keys
+from exeunt._files import write_json
+from exeunt._text import counted
+from exeunt.costs import CostModel
+from exeunt.data.splits import PartRows, SplitPlan
+from exeunt.errors import InputError
+from exeunt.live.live_cascade import LiveCascade
+from exeunt.live.live_model import LiveModel, Reply, shares_of
+from exeunt.run.file_digests import LIVE
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.run.saved_policies import POLICIES, POLICY, remove_of_policy
+from exeunt.score.confidence import NO_ANSWER, PartialEvidence
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.fields import fields_of_evidence
+from exeunt.trace.splitting import part_rows
+
+PARTS = {"fit": 0.3, "calibrate": 0.4, "test": 0.3}
+"""The shares of the recorded inputs. Certificates want many inputs to calibrate on, and each was paid for."""
+_PACKAGES = ("exeunt", "numpy", "scipy", "httpx", "openai")
+
+
+@dataclass(frozen=True)
+class RecordedModel:
+    """What a model said about n inputs. `cost` (n,): what was paid; `highest`: the most that any input can cost."""
+
+    model: LiveModel
+    replies: Sequence[Reply]
+    cost: Floats
+    highest: float
+
+
+def make_live_run(
+    folder: Path,
+    models: Mapping[str, RecordedModel],
+    *,
+    id: Keys,  # noqa: A002 - the name of the field
+    label: Integers | None,
+    kind: str,
+    fingerprint: str,
+    data: str = "",
+    text: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Complete `folder` to a run of these models, which answered the same n inputs.
+
+    `id` (n,): content keys; `label` (n,): classes by number, else models are measured by what the most expensive one
+    says, and inputs that it says nothing to are left out. `kind`, `fingerprint`: of the inputs; `data`,
+    `text`: where they are from.
+    """
+    classes = next(iter(models.values())).model.classes or ()
+    whole = CascadeTrace({name: _trace(one, label, id) for name, one in models.items()})
+    dearest, steps = whole.most_expensive, [CascadeStep(name, 1) for name in models]
+    if label is None and (silent := whole[dearest].prediction[:, 0] == NO_ANSWER).any():
+        whole, id = whole.take(np.flatnonzero(~silent)), id[~silent]  # noqa: A001
+        say(
+            f"{counted(int(silent.sum()), 'input')} left out of the run: {dearest} gave no answer to compare with"
+        )
+    rows = dict(zip(PARTS, part_rows(id, PARTS, 0), strict=True))
+    traces = {part: whole.take(of).along(steps, reference=dearest) for part, of in rows.items()}
+    places: Mapping[str, Integers] = {"train": np.empty(0, np.int64), **rows}
+    split = SplitPlan(
+        source="recording", fingerprint=fingerprint, seed=0, pretrained=True, matched_by="content", dropped=0,
+        parts={part: PartRows.of("recording", len(id), of) for part, of in places.items()},
+    )  # fmt: skip
+    reference = {"reference": {"exit": list(models).index(dearest), "name": dearest}}
+    unlabelled = {} if label is not None else reference
+    before = RunFolder.open(folder).digest if RunFolder.exists(folder) else ""
+    write_json(folder / LIVE, {name: one.highest for name, one in models.items()})
+    run = RunFolder.create(
+        folder,
+        cost=traces["fit"].cost,
+        traces=traces,
+        network=LIVE,
+        about={
+            "model": {
+                "spec": "live",
+                "n_classes": len(classes),
+                "macs": whole[dearest].cost.full,
+            },
+            "class_names": list(classes),
+            "network": {"exits": [f"{name}: last exit" for name in models][:-1]},
+            "inputs": {"kind": kind, "raw": True},
+            "data": {
+                "name": data,
+                "label": None,
+                "text": list(text),
+                "fingerprint": fingerprint,
+                **unlabelled,
+            },
+            "split": split.to_dict(),
+            "training": {name: type(one.model).__name__ for name, one in models.items()},
+            "provenance": provenance(_PACKAGES, command="", seed=0),
+        },
+    )
+    if before not in ("", run.digest) and (removed := remove_of_policy(folder, POLICY, POLICIES)):
+        say(f"removed, because there are other answers now: {', '.join(removed)}")
+    return run
+
+
+def _trace(one: RecordedModel, label: Integers | None, id_: Keys) -> ExitTrace:
+    classes = one.model.classes or ()
+    shares = np.array([shares_of(reply, classes) for reply in one.replies]).reshape(-1, len(classes))
+    evidence = PartialEvidence(shares)
+    cost = CostModel(one.cost[:, None], unit="usd", source="paid", highest=one.highest)
+    return ExitTrace(**fields_of_evidence([evidence], len(shares), 1), label=label, cost=cost, id=id_)
+
+
+def live_cascade(run: RunFolder, models: Mapping[str, LiveModel], **options: Any) -> LiveCascade:
+    """Return the live cascade of a run's policy. `models`: by name; `options`: those of `LiveCascade`.
+
+    Raises InputError for a run of other models.
+    """
+    if run.network_file != LIVE:
+        raise InputError(f"{run.path} asks no live models: answer with it as with any run")
+    return LiveCascade(models, run.policy, classes=run.manifest["class_names"], **options)

@@ -1,0 +1,101 @@
+"""Live models in the place of an engine: requests are answered by asking services and functions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exeunt._arrays import Integers
+from exeunt.engine.answers import Answers
+from exeunt.errors import InputError
+from exeunt.live.live_cascade import LiveCascade
+from exeunt.predicting.live import answers_of
+from exeunt.score.tie_breaking import Ties, row_keys
+from exeunt.serve.spending import Payer
+
+
+@dataclass(frozen=True)
+class LiveTicket:
+    """The answers to the rows of a request, by the live models. `why`: why rows have none, by their places."""
+
+    answers: Answers
+    policies: list[str | None]
+    why: Mapping[int, str]
+    error: Exception | None = field(default=None)
+
+
+class LiveEngine:
+    """Answers rows as an `EngineThread` does, in the event loop. `cascades`: by policy, of the same models."""
+
+    failure: BaseException | None = None
+    busy_s = 0.0
+    alive = True
+
+    def __init__(self, cascades: Mapping[str, LiveCascade], places: list[str]) -> None:
+        self._cascades, self._places = dict(cascades), places
+        *_, self.active = self._cascades
+        self._started, self._rows = secrets.token_bytes(16), 0
+
+    @property
+    def work(self) -> Integers:
+        """No calls of a network (2, s)."""
+        return np.zeros((2, len(self._places)), dtype=np.int64)
+
+    @property
+    def ties(self) -> Ties:
+        """The keys by which the policies break ties."""
+        return self._cascades[self.active].policy.ties
+
+    async def paid_answer(
+        self,
+        payer: Payer,
+        n: int,
+        inputs: Any,
+        *,
+        policy: str | None = None,
+        deadline: float | None = None,
+        soft: bool = False,  # noqa: ARG002 - a row without an answer at its deadline has none
+        id: ArrayLike | None = None,  # noqa: A002
+    ) -> LiveTicket:
+        """Ask about inputs; each attempt is paid from the payer's ledger (see `EngineThread.answer`).
+
+        Raises OverBudget where no row could be paid for.
+        """
+        name = policy or self.active
+        live = self._cascades[name]
+        self._rows += n
+        keys = row_keys(self._started, np.arange(self._rows - n, self._rows)) if id is None else id
+        within_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        said = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
+        answers = answers_of(said, live)
+        if not answers.valid.any() and all(one.short_of_money for one in said):
+            payer.ledger.reserve(
+                live.least(inputs), promised=True
+            ).release()  # raises what says when to try again
+        exits = np.array([self._places.index(model) for model in live.policy.models])
+        why = {
+            i: "; ".join(f"{model}: {why}" for model, why in one.failed.items()) or "no model gave an answer"
+            for i, one in enumerate(said)
+            if one.answer is None
+        }
+        found = {**vars(answers), "exit": np.where(answers.valid, exits[answers.exit], -1)}
+        return LiveTicket(Answers(**found), [name] * n, why)
+
+    async def answer(self, *_: Any, **__: Any) -> LiveTicket:
+        """Raise InputError: nothing is asked that nobody pays for."""
+        raise InputError("a server of live models needs --max-spend")
+
+    async def call(self, action: Callable[[LiveEngine], Any]) -> Any:
+        """Call a function with this engine."""
+        return action(self)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for live in self._cascades.values():
+            await live.close()

@@ -1,0 +1,86 @@
+"""What the requests of a server may cost: all together, and those of each API key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError, QueueFull
+from exeunt.ledger import Ledger, Reservation
+from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.serve.settings import Settings
+
+
+@dataclass(frozen=True)
+class Payer:
+    """A ledger that pays for requests. `scale`: units of the ledger in one of the costs."""
+
+    ledger: Ledger
+    scale: float
+
+    @asynccontextmanager
+    async def paying(self, most: float) -> AsyncIterator[Callable[[float], None]]:
+        """Hold the most that work may cost, and pay what it did cost, which is passed to the function that this yields.
+
+        Without that call it is the most, since a part may have run; nothing, where the work was refused. Raises
+        OverBudget.
+        """
+        held = await asyncio.to_thread(self._held, most * self.scale)
+        bill: list[float] = []
+        try:
+            yield bill.append
+        except (InputError, QueueFull):
+            bill = [0.0]
+            raise
+        finally:
+            cost = min(bill[0] * self.scale, held.maximum) if bill else None
+            await asyncio.shield(asyncio.to_thread(held.settle, cost))
+
+    def _held(self, amount: float) -> Reservation:
+        held = self.ledger.reserve(amount)
+        held.dispatch()
+        return held
+
+
+class Spending:
+    """The ledgers of a server, in a file that its workers share. `payer` returns the one of a request's key, or None.
+
+    Raises InputError for a limit in another unit than the costs of the run.
+    """
+
+    def __init__(self, settings: Settings, cost: CostModel) -> None:
+        self._whole: Payer | None = None
+        self._of_key: dict[str, Payer] = {}
+        whole, each = settings.max_spend, settings.max_spend_per_key
+        if whole is None and each is None:
+            return
+        store = SQLiteStore(settings.money_file)
+        overall = None if whole is None else _ledger(whole, "all", store=store)
+        self._whole = None if overall is None else _payer(overall, cost)
+        if each is not None:
+            where = {"store": store} if overall is None else {"within": overall}
+            self._of_key = {
+                key: _payer(_ledger(each, key_name(key), **where), cost) for key in settings.api_keys
+            }
+
+    def payer(self, key: str) -> Payer | None:
+        """Return what pays for a request with this key."""
+        return self._of_key.get(key, self._whole)
+
+
+def key_name(key: str) -> str:
+    """Return what stands for an API key in the file."""
+    return f"key {hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
+
+
+def _payer(ledger: Ledger, cost: CostModel) -> Payer:
+    return Payer(ledger, 1 / cost.amount(f"1 {ledger.unit}"))
+
+
+def _ledger(limit: str, name: str, **where: Any) -> Ledger:
+    return Ledger(rate=limit, name=name, **where) if "/" in limit else Ledger(total=limit, name=name, **where)

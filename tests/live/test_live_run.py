@@ -1,0 +1,219 @@
+"""A recording of live models is a run: calibrated, evaluated, and answered with by asking, within a total."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.live.live_run import live_cascade
+from exeunt.live.recording import record_models
+from exeunt.predicting import predict_inputs
+from exeunt.predicting.live import LiveJob
+from exeunt.run.folder import RunFolder
+from exeunt.run.verification import verify
+from exeunt.score.confidence import NO_ANSWER
+
+CLASSES = ("no", "perhaps", "yes")
+PRICES = {"small": 0.001, "medium": 0.003, "large": 0.01}
+SKILLS = {"small": 1.0, "medium": 2.0, "large": 3.0}
+
+
+def truth(text):
+    return hashlib.sha256(text.encode()).digest()[0] % 3
+
+
+def shares(name, text):
+    """What a model says: probabilities, the same whenever it is asked; None for one text in twenty."""
+    rng = np.random.default_rng(list(hashlib.sha256(f"{name}: {text}".encode()).digest()))
+    if rng.random() < 0.05:
+        return None
+    votes = rng.normal(size=3)
+    votes[truth(text)] += SKILLS[name]
+    return np.exp(votes) / np.exp(votes).sum()
+
+
+class Asked:
+    """`only`: returns the class and its confidence alone."""
+
+    def __init__(self, name, *, only=False):
+        self.name, self.only, self.count = name, only, Counter()
+
+    def __call__(self, text):
+        self.count[text] += 1
+        said = shares(self.name, text)
+        return (CLASSES[said.argmax()], said.max()) if self.only and said is not None else said
+
+
+def made_models(**options):
+    return {
+        name: ex.FunctionModel(Asked(name, **options), price=price, classes=CLASSES)
+        for name, price in PRICES.items()
+    }
+
+
+def table(path, n, word, **columns):
+    texts = [f"{word} {i}" for i in range(n)]
+    labels = {"label": [CLASSES[truth(text)] for text in texts]}
+    pq.write_table(pa.table({"id": texts, "text": texts, **labels, **columns}), path)
+    return path
+
+
+def record(models, texts, out, **options):
+    return record_models(models, open_inputs(texts), out, say=lambda _: None, **options)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return table(tmp_path_factory.mktemp("texts") / "texts.parquet", 600, "text")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["probabilities", "confidences"])
+def made(request, texts, tmp_path_factory):
+    """A recording with a policy, and its models."""
+    models = made_models(only=request.param)
+    folder = tmp_path_factory.mktemp("recorded") / "run"
+    assert record(models, texts, folder).no_run == ""
+    run = RunFolder.open(folder)
+    run.save_policy(ex.cascade(run.recorded("fit"), run.recorded("calibrate"), budget="60%", policy="eero"))
+    return run, models
+
+
+def answered(run, models, data, out, **options):
+    live = live_cascade(run, models, **options)
+    predict_inputs(
+        run, open_inputs(data), out, make=partial(LiveJob, live=live), say=lambda _: None, force=True
+    )
+    return pq.read_table(out).to_pydict()
+
+
+def test_the_traces_are_what_the_models_said(made, texts):
+    run, models = made
+    whole = run.recorded("fit")
+    said = {text: shares("small", text) for text in pq.read_table(texts)["text"].to_pylist()}
+    keys = dict(zip(open_inputs(texts).content_keys().tolist(), said.values(), strict=True))
+    trace = whole["small"]
+    for key, prediction, score in zip(
+        trace.id.tolist(), trace.prediction[:, 0], trace.scores["max_probability"][:, 0], strict=True
+    ):
+        expected = keys[key]
+        if expected is None:
+            assert (prediction, score) == (NO_ANSWER, -np.inf)
+        else:
+            assert prediction == expected.argmax()
+            assert score == pytest.approx(expected.max(), abs=1e-9)
+    assert {part: run.recorded(part).n for part in ("fit", "calibrate", "test")} == {
+        "fit": 180, "calibrate": 240, "test": 180,
+    }  # fmt: skip
+    assert [entry.name for entry in run.cascade] == [*models]
+    assert {part.state for part in verify(run.path)} == {"ok"}
+
+
+def test_answers_are_those_of_replay_at_what_was_paid(made, texts, tmp_path):
+    run, models = made
+    found = answered(run, models, texts, tmp_path / "out.parquet")
+    place = {key: i for i, key in enumerate(open_inputs(texts).content_keys().tolist())}
+    live = live_cascade(run, models)
+    for part in ("fit", "calibrate", "test"):
+        trace = run.recorded(part)
+        expected, exits = live.policy.answers(trace), live.policy.route(trace)
+        paid = np.cumsum(
+            [PRICES[name] * need for name, need in zip(live.policy.models, run.policy.needs, strict=True)]
+        )
+        for key, code, exit_ in zip(trace.id.tolist(), expected.tolist(), exits.tolist(), strict=True):
+            row = place[key]
+            assert found["label"][row] == (None if code == NO_ANSWER else code)
+            assert found["cost"][row] == pytest.approx(paid[exit_])
+            if code != NO_ANSWER:
+                assert found["class_name"][row] == CLASSES[code]
+                assert 1 / 3 < found["confidence"][row] <= 1
+
+
+def test_a_total_is_never_exceeded_and_every_input_has_an_answer(made, tmp_path):
+    run, models = made
+    data = table(tmp_path / "new.parquet", 300, "new")
+    first = run.policy.models[int(np.argmax(run.policy.needs))]
+    total = 300 * PRICES[first] * 1.3
+    ledger = ex.Ledger(total=f"{total} usd", inputs=300)
+    ledger.promise(live_cascade(run, models).least([f"new {i}" for i in range(300)]))
+    found = answered(run, models, data, tmp_path / "out.parquet", ledger=ledger)
+    assert total * 0.9 < ledger.spent <= total
+    assert sum(found["cost"]) == pytest.approx(ledger.spent)
+    silent = [text for text, label in zip(found["name"], found["label"], strict=True) if label is None]
+    for name in silent:  # the first model said nothing, and too little was left for the others
+        assert shares(first, f"new {name.rpartition('#')[2]}") is None
+    assert len(silent) < 20
+    why = [error for error in found["error"] if error]
+    assert len(why) == len(silent)
+    assert all("not asked" in one or "gave no answer" in one for one in why)
+
+
+def test_without_labels_agreement_with_the_dearest_is_measured(texts, tmp_path):
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pq.read_table(texts).drop_columns(["label"]), bare)
+    assert record(made_models(), bare, tmp_path / "out").no_run == ""
+    run = RunFolder.open(tmp_path / "out")
+    assert run.recorded("calibrate").reference == "large"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("text", "choose among the same classes"),
+        ("alone", "two or more models"),
+        ("label", "'maybe', which is no class of the models"),
+        ("confidence", "confidences of classes are probabilities, from 0 to 1, got 3"),
+    ],
+)
+def test_what_can_be_no_run_is_a_table_and_says_why(change, why, texts, tmp_path):
+    models = made_models()
+    if change == "text":
+        models["large"] = ex.FunctionModel(lambda text: (text, 0.5), price=1)
+    elif change == "alone":
+        models = {"large": models["large"]}
+    elif change == "confidence":
+        models["large"] = ex.FunctionModel(lambda _: ("yes", 3.0), price=1, classes=CLASSES)
+    elif change == "label":
+        texts = tmp_path / "texts.parquet"
+        pq.write_table(pa.table({"text": ["a", "b"], "label": ["no", "maybe"]}), texts)
+    done = record(models, texts, tmp_path / "out")
+    assert why in done.no_run
+    assert "holds a table and is no run" in str(done)
+    assert "next: exeunt compare" in str(done)
+    assert not RunFolder.exists(tmp_path / "out")
+
+
+def test_a_recording_that_goes_on_loses_the_policy_of_the_old_traces(texts, tmp_path):
+    few = table(tmp_path / "few.parquet", 200, "text")
+    record(made_models(), few, tmp_path / "out")
+    run = RunFolder.open(tmp_path / "out")
+    run.save_policy(ex.cascade(run.recorded("fit"), run.recorded("calibrate"), budget="60%"))
+    record(made_models(), texts, tmp_path / "out")
+    again = RunFolder.open(tmp_path / "out")
+    assert again.recorded("calibrate").n == 240
+    assert not again.has_policy
+
+
+def test_costs_that_differ_are_certified_as_such(texts, tmp_path):
+    models = made_models()
+    models["large"] = ex.FunctionModel(Asked("large"), price=lambda text: 0.001 * len(text), classes=CLASSES)
+    record(models, texts, tmp_path / "out")
+    run = RunFolder.open(tmp_path / "out")
+    cost = run.recorded("calibrate")["large"].cost
+    assert cost.varies
+    assert cost.highest == pytest.approx(0.001 * len("text 599"))
+    policy = ex.cascade(
+        run.recorded("fit"), run.recorded("calibrate"), budget="70%", delta=0.1, policy="eero"
+    )
+    run.save_policy(policy)
+    test = run.recorded("test").along(policy.cascade)
+    paid = test.cost.per_input[np.arange(test.n), policy.route(test)]
+    assert ex.evaluate(policy, run.replayed(policy, "test")).cost == pytest.approx(paid.mean())
+    assert RunFolder.open(run.path).policy.budget == policy.budget

@@ -1,0 +1,253 @@
+"""A server that never spends more than its limits: of live models, and of a network whose costs are a price."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import httpx
+import pytest
+from made_server import in_base64, made_images, made_run, running
+
+import exeunt as ex
+from exeunt.data import Texts, open_inputs
+from exeunt.errors import InputError, QueueFull
+from exeunt.live.models_file import read_models
+from exeunt.live.recording import record_models
+from exeunt.run.folder import RunFolder
+
+pytest.importorskip("fastapi")
+
+from exeunt.serve.settings import Settings
+from exeunt.serve.spending import Payer, key_name
+
+MODULE = """
+import hashlib, time
+
+CALLS = []
+
+def said(name, text):
+    digest = hashlib.sha256(f"{name}: {text}".encode()).digest()
+    truth = text.count("e") % 2
+    sure = digest[0] / 255
+    CALLS.append((name, text))
+    time.sleep(0.002)
+    return ("no", "yes")[truth if sure > {"small": 0.4, "large": 0.05}[name] else 1 - truth], 0.5 + sure / 2
+
+def small(text):
+    return said("small", text)
+
+def large(text):
+    return said("large", text)
+"""
+MODELS = """
+small: {function: "served_functions:small", classes: ["no", "yes"], price: 0.001}
+large: {function: "served_functions:large", classes: ["no", "yes"], price: 0.01}
+"""
+KEYS = ("alice-key", "bob-key")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """A run of two functions that asks the large one about what the small one is not sure of, and their file."""
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "served_functions.py").write_text(MODULE)
+    (folder / "models.yaml").write_text(MODELS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        models = read_models(folder / "models.yaml")
+        (folder / "texts.csv").write_text(
+            "text,label\n" + "".join(f"{'e' * (i % 7)} {i},{('no', 'yes')[i % 7 % 2]}\n" for i in range(500))
+        )
+        record_models(models, open_inputs(folder / "texts.csv"), folder / "run", say=lambda _: None)
+        run = RunFolder.open(folder / "run")
+        policy = ex.cascade(
+            run.recorded("fit"), run.recorded("calibrate"), budget="60%", policy="eero", answer="own"
+        )
+        assert policy.models == ("small", "large")
+        run.save_policy(policy)
+        yield run, str(folder / "models.yaml")
+
+
+def ask(client, key, *texts, **options):
+    return client.post(
+        "/predict", headers={"authorization": f"Bearer {key}"}, json={"texts": texts, **options}
+    )
+
+
+def spent(run):
+    """What the ledgers of all, and of each key, have spent."""
+    whole = ex.Ledger(name="all", file=run.path / "serving-money.db")
+    keys = [ex.Ledger(name=key_name(key), within=whole) for key in KEYS]
+    return [one.spent for one in (whole, *keys)]
+
+
+def test_answers_are_those_of_replay_and_each_key_pays_for_its_own(live):
+    run, models = live
+    trace = run.recorded("test")
+    policy = run.policy
+    keys = {key: i for i, key in enumerate(trace.id.tolist())}
+    data = open_inputs(run.path.parent / "texts.csv")
+    texts = [data.content(i) for i, key in enumerate(data.content_keys().tolist()) if key in keys][:40]
+    places = [keys[key] for key in Texts(texts).content_keys().tolist()]
+    limits = {"max_spend": "5 usd", "max_spend_per_key": "1 usd/hour", "api_keys": KEYS}
+    with (
+        running(run, trusted=models, **limits) as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+    ):
+        found = ask(client, KEYS[0], *texts).json()
+        assert found["unit"] == "usd"
+        answers = found["answers"]
+        assert [one["label"] for one in answers] == policy.answers(trace)[places].tolist()
+        assert [one["exit"] for one in answers] == policy.route(trace)[places].tolist()
+        cost = sum(one["cost"] for one in answers)
+        assert cost == pytest.approx(sum(0.001 + 0.01 * one["exit"] for one in answers))
+        one = ask(client, KEYS[1], texts[0]).json()["answers"][0]
+        assert ask(client, "nobody", texts[0]).status_code == 401
+    assert spent(run) == pytest.approx([cost + one["cost"], cost, one["cost"]])
+    assert "alice" not in (run.path / "serving-money.db").read_bytes().decode("latin-1")
+
+
+def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on(live, tmp_path):
+    run, models = live
+    hard = [f"e {i}" for i in range(60)]
+    limits = {"max_spend": "1 usd", "max_spend_per_key": "0.0105 usd", "live_file": tmp_path / "serving.json"}
+    with (
+        running(run, trusted=models, api_keys=KEYS, **limits) as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+    ):
+        answers = ask(client, KEYS[0], *hard).json()["answers"]
+        assert sum(one["cost"] for one in answers) <= 0.0105
+        short = [one for one in answers if one["degraded"]]
+        assert {one["exit"] for one in short if one["label"] >= 0} == {0}
+        silent = [one["error"] for one in answers if one["label"] < 0]
+        assert silent
+        assert all(re.search("small: not asked: .* may cost 0.001 usd", why) for why in silent)
+        refused = ask(client, KEYS[0], *hard)
+        assert refused.status_code == 402
+        assert "raise the total" in refused.json()["error"]
+        assert ask(client, KEYS[1], "e 1").json()["answers"][0]["label"] >= 0
+    limits = {"max_spend": "0.011 usd/hour", "live_file": tmp_path / "again" / "serving.json"}
+    (tmp_path / "again").mkdir()
+    with (
+        running(run, trusted=models, **limits) as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+    ):
+        client.post("/predict", json={"texts": hard})
+        late = client.post("/predict", json={"texts": hard})
+        assert late.status_code == 429
+        assert 0 < int(late.headers["retry-after"]) <= 3600 / 11 + 1
+
+
+def test_many_clients_never_spend_more(live, tmp_path):
+    run, models = live
+    total = 0.4
+    limits = {"max_spend": f"{total} usd", "live_file": tmp_path / "serving.json"}
+
+    async def client(http, number):
+        found = []
+        for i in range(10):
+            sent = await http.post("/predict", json={"texts": [f"e {number} {i} {j}" for j in range(4)]})
+            found.append(sent)
+        return found
+
+    async def all_clients(url):
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            return [
+                one for each in await asyncio.gather(*(client(http, i) for i in range(16))) for one in each
+            ]
+
+    with running(run, trusted=models, **limits) as server:
+        responses = asyncio.run(all_clients(server.url))
+    assert {one.status_code for one in responses} == {200, 402}
+    cost = sum(row["cost"] for one in responses if one.status_code == 200 for row in one.json()["answers"])
+    ledger = ex.Ledger(name="all", file=tmp_path / "serving-money.db")
+    assert ledger.spent == pytest.approx(cost)
+    assert 0.97 * total < ledger.spent <= total
+    assert ledger.reserved == 0
+
+
+def test_a_deadline_returns_what_is_known(live, tmp_path):
+    run, models = live
+    limits = {"max_spend": "1 usd", "live_file": tmp_path / "serving.json"}
+    with (
+        running(run, trusted=models, **limits) as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+    ):
+        found = client.post(
+            "/predict", json={"texts": [f"e {i}" for i in range(500)], "deadline_ms": 60}
+        ).json()
+    late = [one for one in found["answers"] if one["expired"]]
+    assert late
+    for one in late:
+        assert (one["label"] >= 0) == (one["exit"] >= 0) == (one["error"] is None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "name their file with --model models.yaml"),
+        ({"trusted": True}, "--max-spend"),
+        ({"trusted": True, "max_spend": "1 eur"}, "eur"),
+        ({"trusted": True, "max_spend": "1 usd", "slo_s": 0.1}, "leave out --slo-ms"),
+        ({"trusted": True, "max_spend": "1 usd/year"}, "a rate is an amount per second"),
+        ({"trusted": True, "max_spend_per_key": "1 usd"}, "--api-key-file"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_before_it_serves(live, tmp_path, settings, why):
+    from exeunt.serve.loaded_run import load_run
+
+    run, models = live
+    if settings.get("trusted"):
+        settings = {**settings, "trusted": models}
+
+    def served():
+        made = Settings(run=run.path, live_file=tmp_path / "serving.json", **settings)
+        return load_run(made).controller(made)
+
+    with pytest.raises(InputError, match=re.escape(why)):
+        served()
+
+
+# -- networks ----------------------------------------------------------------------------------------------
+
+
+def test_a_network_pays_what_its_answers_cost(tmp_path):
+    run = made_run(tmp_path / "pixels")
+    full = run.cost.full
+    limits = {"max_spend": f"{40 * full} MACs", "api_keys": KEYS, "max_spend_per_key": f"{25 * full} MACs"}
+    pixels = made_images(30)
+    with running(run, **limits) as server, httpx.Client(base_url=server.url, timeout=20) as client:
+
+        def post(key, n):
+            headers = {"authorization": f"Bearer {key}"}
+            return client.post("/predict", headers=headers, json={"images": in_base64(pixels[:n])})
+
+        refused = post(KEYS[0], 30)  # may cost more than the key has
+        assert refused.status_code == 402
+        found = post(KEYS[0], 20)
+        cost = sum(one["cost"] for one in found.json()["answers"])
+        assert 20 * run.cost.first <= cost < 20 * full
+    assert spent(run) == pytest.approx([cost, cost, 0.0])
+    assert ex.Ledger(name="all", file=run.path / "serving-money.db").reserved == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "cost"), [(None, 0.3), (QueueFull, 0.0), (InputError, 0.0), (asyncio.CancelledError, 1.0)]
+)
+def test_what_is_paid_for_work_that_ends_in_an_error(raised, cost):
+    ledger = ex.Ledger(total="2 usd")
+
+    async def work():
+        async with Payer(ledger, 1.0).paying(1.0) as bill:
+            assert ledger.spent == 1.0
+            if raised is not None:
+                raise raised
+            bill(0.3)
+
+    if raised is None:
+        asyncio.run(work())
+    else:
+        with pytest.raises(raised):
+            asyncio.run(work())
+    assert ledger.spent == cost
