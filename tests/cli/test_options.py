@@ -13,6 +13,7 @@ typer_testing = pytest.importorskip("typer.testing")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
 from exeunt.errors import InputError  # noqa: E402
+from exeunt.run.file_digests import WEIGHTS  # noqa: E402
 from exeunt.timed_run import TimedNetwork  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.exits.heads import HeadOptions  # noqa: E402
@@ -81,7 +82,7 @@ def test_options_given_are_passed_on(job):
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
-    run = SimpleNamespace(cascade=(), manifest={"data": {}})
+    run = SimpleNamespace(cascade=(), manifest={"data": {}}, network_file=WEIGHTS)
     monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: run)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(

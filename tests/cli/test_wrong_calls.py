@@ -273,5 +273,7 @@ def test_an_executor_that_there_is_not_is_refused_where_nothing_is_run(tmp_path)
     run = made_run(tmp_path / "run")
     done = called("calibrate", run.path, "--budget", "60%", "--executor", "nope")
     assert done.status == 2
-    assert "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, eager" in done.err
+    assert (
+        "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, live, eager" in done.err
+    )
     assert not run.has_policy

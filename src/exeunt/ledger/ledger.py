@@ -224,6 +224,11 @@ class Reservation:
         return done
 
 
+def ledger_of(limit: str, **options: Any) -> Ledger:
+    """Return a ledger with a limit as people write it: a total such as "5 usd", or a rate such as "2 usd/hour"."""
+    return Ledger(rate=limit, **options) if "/" in limit else Ledger(total=limit, **options)
+
+
 def _account(
     name: str, parent: str | None, total: str | None, rate: str | None, burst: str | None, inputs: int
 ) -> Account:

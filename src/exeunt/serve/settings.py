@@ -11,6 +11,7 @@ from typing import Any
 
 from exeunt._limits import usable_cores
 from exeunt.errors import InputError
+from exeunt.ledger import ledger_of
 
 _LIVE_FILE = "serving.json"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -88,10 +89,7 @@ class Settings:
                     f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
                 )
         self._check_hosts()
-        if self.max_spend_per_key is not None and not self.api_keys:
-            raise InputError(
-                "--max-spend-per-key is for servers with keys: name their file with --api-key-file"
-            )
+        self._check_limits()
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         file = self.live_budget_file
@@ -101,6 +99,15 @@ class Settings:
             raise InputError(f"--live-file must be a file, {file} is a folder")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
+
+    def _check_limits(self) -> None:
+        for limit in (self.max_spend, self.max_spend_per_key):
+            if limit is not None:
+                ledger_of(limit)  # raises for what is no limit
+        if self.max_spend_per_key is not None and not self.api_keys:
+            raise InputError(
+                "--max-spend-per-key is for servers with keys: name their file with --api-key-file"
+            )
 
     def _check_hosts(self) -> None:
         for name in self.allowed_hosts:

@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, QueueFull
-from exeunt.ledger import Ledger, Reservation
+from exeunt.ledger import Ledger, Reservation, ledger_of
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.serve.settings import Settings
 
@@ -60,12 +59,12 @@ class Spending:
         if whole is None and each is None:
             return
         store = SQLiteStore(settings.money_file)
-        overall = None if whole is None else _ledger(whole, "all", store=store)
+        overall = None if whole is None else ledger_of(whole, name="all", store=store)
         self._whole = None if overall is None else _payer(overall, cost)
         if each is not None:
             where = {"store": store} if overall is None else {"within": overall}
             self._of_key = {
-                key: _payer(_ledger(each, key_name(key), **where), cost) for key in settings.api_keys
+                key: _payer(ledger_of(each, name=key_name(key), **where), cost) for key in settings.api_keys
             }
 
     def payer(self, key: str) -> Payer | None:
@@ -80,7 +79,3 @@ def key_name(key: str) -> str:
 
 def _payer(ledger: Ledger, cost: CostModel) -> Payer:
     return Payer(ledger, 1 / cost.amount(f"1 {ledger.unit}"))
-
-
-def _ledger(limit: str, name: str, **where: Any) -> Ledger:
-    return Ledger(rate=limit, name=name, **where) if "/" in limit else Ledger(total=limit, name=name, **where)
