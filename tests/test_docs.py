@@ -3,7 +3,7 @@
 Python blocks share one namespace per page. Console blocks hold commands after `$`; `exeunt` commands run in this
 process, and every line of output shown must have the form of a line that was printed: numbers may differ. A line `...`
 stands for lines left out. Blocks of `sh` are to be pasted: commands without `$`, and comments. The tutorial runs first,
-and pages with a network start with the run folder that it made.
+and long pages start with the run folder that it made.
 
 `<!-- skip: reason -->` before a block: it is not run, but its Python must compile and call what there is with options
 that there are, and the options of its commands must exist. The diffs of CONTRIBUTING.md are applied to a copy of the
@@ -30,14 +30,17 @@ TUTORIAL = DOCS / "tutorial.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("[!_]*/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name != "results"]
-# These train networks, or use that of the tutorial, for a minute in all: `make docs` runs them.
-WITH_A_NETWORK = {
+# These train networks, use that of the tutorial, or take some ten seconds each: `make docs` runs them.
+LONG = {
     "deployment",
     "own-data",
     "own-model",
+    "paid-models",
     "policies",
+    "regression",
     "run-folder",
     "scikit-learn",
+    "tables",
     "texts",
     "without-labels",
 }
@@ -172,14 +175,14 @@ def test_tutorial(tutorial):
     assert (tutorial / "runs" / "digits" / "policy.json").is_file()
 
 
-def pages(*, with_a_network):
+def pages(*, long):
     """Pages with snippets, as parameters."""
     rest = [page for page in PAGES if has_snippets(page) and page not in (TUTORIAL, CONTRIBUTING)]
-    chosen = [page for page in rest if (page.stem in WITH_A_NETWORK) == with_a_network]
+    chosen = [page for page in rest if (page.stem in LONG) == long]
     return pytest.mark.parametrize("page", chosen, ids=lambda page: page.stem)
 
 
-@pages(with_a_network=False)
+@pages(long=False)
 def test_page(page, tmp_path):
     for package in ("torch", "typer"):  # to check calls and options
         pytest.importorskip(package)
@@ -187,8 +190,8 @@ def test_page(page, tmp_path):
 
 
 @pytest.mark.slow
-@pages(with_a_network=True)
-def test_page_with_a_network(page, tutorial, tmp_path):
+@pages(long=True)
+def test_long_page(page, tutorial, tmp_path):
     shutil.copytree(tutorial / "runs", tmp_path / "runs")
     run_page(page, tmp_path)
 

@@ -149,13 +149,19 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
 
 
 class OverBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error
-    """A ledger has not enough left. `asked` and `left`: in its unit. `wait_s`: until a rate may allow it, or None."""
+    """A ledger has not enough left. `asked` and `left`: in its unit. `wait_s`: until a rate may allow it, or None.
 
-    def __init__(self, message: str, *, asked: float, left: float, wait_s: float | None = None) -> None:
+    `passing`: attempts are under way that may cost less than is held for them.
+    """
+
+    def __init__(
+        self, message: str, *, asked: float, left: float, wait_s: float | None = None, passing: bool = False
+    ) -> None:
         super().__init__(message)
         self.asked = asked
         self.left = left
         self.wait_s = wait_s
+        self.passing = passing
 
 
 class ModelStopped(InputError):  # noqa: N818 - named for what it says, not that it is an error

@@ -44,7 +44,7 @@ def test_over_budget_says_what_is_left_and_how_to_mend_it(ledger):
     assert (error.value.asked, error.value.left, error.value.wait_s) == (0.012, 0.01, None)
     assert str(error.value) == (
         "an attempt at the model 'large' may cost 0.012 usd, and the ledger 'ledger' has 0.01 usd left of 5 usd: "
-        "wait until reservations are settled, or raise the total"
+        "wait until what is under way is settled, or raise the total"
     )
 
 

@@ -162,7 +162,8 @@ class MemoryLedger:
 
     def reserve(self, amount, *, model, key, promised=False):
         with self._lock:
-            assert key not in self.keys, "an attempt is a reservation of its own"
+            assert key is None or key not in self.keys, "an attempt is a reservation of its own"
+            key = key or f"without a key, number {len(self.keys)}"
             self.keys.append(key)
             if self.spent + sum(self.held.values()) + amount > self.total * (1 + 1e-12):
                 self.refused += 1

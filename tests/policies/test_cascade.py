@@ -356,6 +356,7 @@ def test_a_cascade_overspends_as_often_as_its_certificate_says():
     assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
 
+@pytest.mark.slow
 def test_the_cheapest_cascade_that_loses_little_against_a_model():
     """Guarantees of the loss are kept as often as they say, over fresh calibration inputs."""
     fit, test = world(900), world(4000, seed=1)

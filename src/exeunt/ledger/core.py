@@ -94,7 +94,7 @@ def resume(books: Books, now: int, name: str, model: str) -> None:
 
 def over_budget(account: Account, asked: int, room: int, what: str) -> OverBudget:
     """Return the error that says what was asked for, what there is, and how to mend it."""
-    unit, wait_s = account.unit, None
+    unit, wait_s, held = account.unit, None, account.reserved + account.dispatched
     of = f"{account.name!r} has {shown(max(0, room), unit)} left"
     if account.rate:
         of += f" of a burst of {shown(account.burst, unit)}"
@@ -102,11 +102,7 @@ def over_budget(account: Account, asked: int, room: int, what: str) -> OverBudge
         mend = "raise the burst" if wait_s is None else f"try again in {wait_s:.3g} s, or raise the rate"
     else:
         of += f" of {shown(account.limit, unit)}"
-        mend = (
-            "wait until reservations are settled, or raise the total"
-            if account.reserved
-            else "raise the total"
-        )
+        mend = "wait until what is under way is settled, or raise the total" if held else "raise the total"
     if kept := account.left - room:
         of += f" (besides {shown(kept, unit)} kept for the inputs to come)"
     return OverBudget(
@@ -114,6 +110,7 @@ def over_budget(account: Account, asked: int, room: int, what: str) -> OverBudge
         asked=asked / 1e9,
         left=max(0, room) / 1e9,
         wait_s=wait_s,
+        passing=held >= asked - room,
     )
 
 

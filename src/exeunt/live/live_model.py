@@ -22,12 +22,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats, check_positive
-from exeunt.errors import InputError
+from exeunt.errors import InputError, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_FIRST_LOOK_S = 0.02
 NOT_ASKED = "not asked"
 """How the reason begins why a model was not asked that the ledger refused."""
 _NO_ANSWER = "gave no answer"
@@ -155,7 +156,9 @@ class LiveModel(ABC):
         key: str = "",
         promised: bool = False,
     ) -> Reply:
-        """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`.
+        """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`; "" keeps no
+        settled ones there. Where too little is left because of others' attempts, this waits for them, at most
+        `timeout_s`.
 
         Failures of the service are part of the reply. Raises InputError for an input of another kind.
         """
@@ -164,10 +167,11 @@ class LiveModel(ABC):
             self._opened[loop] = asyncio.Semaphore(self.concurrency), self._connect()
         slots, client = self._opened[loop]
         pay = None if ledger is None else partial(ledger.reserve, most, model=name, promised=promised)
-        call, cost, bound, lied, sent = f"{key}/{name}/{uuid4().hex[:12]}", 0.0, 0.0, False, 0
+        call = f"{key}/{name}/{uuid4().hex[:12]}" if key else None
+        cost, bound, lied, sent = 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             async with slots:
-                paid = None if pay is None else partial(pay, key=f"{call}/{attempt}")
+                paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
                 reply, wait = await self._attempt(given, client, most, paid)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
@@ -186,7 +190,7 @@ class LiveModel(ABC):
         held = None
         if pay is not None and most > 0:
             try:
-                held = await _admitted(pay)
+                held = await _admitted_in_time(pay, self.timeout_s)
             except InputError as error:
                 return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
             if held is None:
@@ -219,6 +223,19 @@ class LiveModel(ABC):
         if not math.isfinite(reply.confidence):
             return Reply(None, cost=reply.cost, failed="its confidence is not finite", lied=reply.lied)
         return reply
+
+
+async def _admitted_in_time(pay: Callable[[], Reservation], timeout_s: float) -> Reservation | None:
+    """Return what `_admitted` does; wait for so long while what is held for others may come back."""
+    end, wait = asyncio.get_running_loop().time() + timeout_s, _FIRST_LOOK_S
+    while True:
+        try:
+            return await _admitted(pay)
+        except OverBudget as error:
+            if not error.passing or asyncio.get_running_loop().time() + wait > end:
+                raise
+        await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
+        wait = min(2 * wait, 1.0)
 
 
 async def _admitted(pay: Callable[[], Reservation]) -> Reservation | None:

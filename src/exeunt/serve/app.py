@@ -194,9 +194,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def no_money(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, OverBudget)  # noqa: S101
-        if error.wait_s is None:
+        wait_s = 1.0 if error.passing else error.wait_s
+        if wait_s is None:
             return JSONResponse({"error": str(error)}, 402)
-        return JSONResponse({"error": str(error)}, 429, {"retry-after": str(math.ceil(error.wait_s))})
+        return JSONResponse({"error": str(error)}, 429, {"retry-after": str(math.ceil(wait_s))})
 
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(OverBudget, no_money)
