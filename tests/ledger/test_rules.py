@@ -177,3 +177,90 @@ def test_the_lease_of_what_is_dispatched_begins_then(total, clock):
     clock.move(1)
     assert ledger.spent == 0.5
     assert ledger.unsettled()[0].state == "charged"
+
+
+@pytest.mark.parametrize("after", [LEASE / 2, LEASE, 3 * LEASE])
+def test_a_key_that_was_sent_is_never_sent_again_however_late_it_is_asked_for(total, clock, after):
+    ledger = total(5)
+    assert ledger.reserve(2, key="a").dispatch()
+    clock.move(after)
+    again = ledger.reserve(2, key="a")
+    assert again.state == ("dispatched" if after < LEASE else "charged")
+    assert not again.dispatch()
+    assert not again.release()
+    assert (ledger.spent, ledger.reserved) == (2, 0)
+    clock.move(LEASE)
+    assert not ledger.reserve(2, key="a").dispatch()
+    assert (ledger.spent, ledger.reserved) == (2, 0)
+    again.settle(0.5)
+    assert ledger.spent == 0.5
+
+
+def test_asking_for_a_key_that_was_sent_does_not_renew_its_lease(total, clock):
+    ledger = total(5)
+    assert ledger.reserve(2, key="a").dispatch()
+    clock.move(LEASE * 0.6)
+    ledger.reserve(2, key="a")
+    clock.move(LEASE * 0.6)
+    assert ledger.unsettled()[0].state == "dispatched"  # nobody has looked since
+    assert ledger.spent == 2  # this looks
+    assert ledger.unsettled()[0].state == "charged"
+
+
+def test_a_correction_is_seen_by_who_settled_it(total):
+    ledger = total(5)
+    held = ledger.reserve(2, key="a")
+    held.dispatch()
+    held.settle(1)
+    ledger.reconcile("a", 1.5)
+    with pytest.raises(ex.InputError, match=r"is settled at 1\.5, not at 1: correct it by reconcile"):
+        held.settle(1)
+    assert ledger.spent == 1.5
+
+
+def test_what_cost_its_maximum_is_not_kept_without_a_key(total, store_and_clock):
+    buy(total(5), 2, 2)
+    assert store_and_clock[0].books.holds == {}
+
+
+# -- limits that change ------------------------------------------------------------------------------------------------
+
+
+def test_opening_a_rate_again_fills_no_burst(rate, store_and_clock, clock):
+    buy(rate, 1, 1)
+    again = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0])
+    assert again.left == 0
+    clock.move(5)
+    assert again.left == 0.05
+
+
+def test_a_clock_that_goes_back_delays_growth_and_stops_nothing(rate, clock):
+    buy(rate, 1, 1)
+    clock.move(-500)
+    assert rate.left == 0
+    clock.move(5)
+    assert rate.left == 0.05  # from the new time on, not only once the old one is reached
+    clock.move(1000)
+    assert rate.left == 1
+
+
+def test_opening_it_again_with_more_inputs_promises_them_an_answer(total):
+    ledger = total(5, inputs=2)
+    ledger.promise(1)
+    assert fits(ledger, 3)
+    total(5, inputs=4)
+    assert fits(ledger, 1)
+    assert not fits(ledger, 2)
+
+
+def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
+    ledger = total(5, inputs=5)
+    ledger.promise(1)
+    buy(ledger, 1, 3, model="liar", promised=True)  # 2 are left for four inputs
+    assert fits(ledger, 1, promised=True)
+    assert not fits(ledger, 1)
+    assert not fits(ledger, 1.5, promised=True)
+    buy(ledger, 1, 1, promised=True)
+    buy(ledger, 1, 1, promised=True)
+    assert not fits(ledger, 1, promised=True)
+    assert ledger.left == 0
