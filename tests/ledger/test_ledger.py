@@ -154,7 +154,7 @@ def test_nested_ledgers_hold_both_or_neither():
 
 def test_every_input_is_promised_the_cheapest_answer():
     ledger = ex.Ledger(total="1 usd", inputs=10)
-    with pytest.raises(OverBudget, match=r"an answer for each of 10 inputs may cost 1\.1 usd"):
+    with pytest.raises(OverBudget, match=r"an answer for each of 10 inputs to come may cost 1\.1 usd"):
         ledger.promise(0.11)
     ledger.promise(0.05)
     assert ledger.reserve(0.5).dispatch()
@@ -176,12 +176,8 @@ def test_opening_it_again_changes_the_limit_and_nothing_else():
         more = ex.Ledger(total="1.5 usd", store=store)
         assert (ledger.left, more.spent) == (0.5, 1)
         assert ex.Ledger(store=store).left == 0.5
-        for wrong, why in (
-            ({"total": "3 cent"}, "use one unit"),
-            ({"rate": "1 usd/day"}, "choose another name"),
-        ):
-            with pytest.raises(InputError, match=why):
-                ex.Ledger(**wrong, store=store)
+        with pytest.raises(InputError, match="use one unit"):
+            ex.Ledger(total="3 cent", store=store)
         rate = ex.Ledger(rate="1 usd/day", name="rate", store=store)
         assert rate.left == 1
         assert ex.Ledger(rate="1 usd/day", burst="0.5 usd", name="rate", store=store).left == 0.5

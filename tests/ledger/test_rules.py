@@ -264,3 +264,67 @@ def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
     buy(ledger, 1, 1, promised=True)
     assert not fits(ledger, 1, promised=True)
     assert ledger.left == 0
+
+
+def test_a_total_may_become_a_rate_and_a_rate_a_total(total, store_and_clock, clock):
+    ledger = total(5)
+    buy(ledger, 3, 3)
+    assert ledger.reserve(1).dispatch()
+    as_rate = ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0])
+    assert as_rate.left == ledger.left == 1  # what is under way counts
+    clock.move(5)
+    assert as_rate.left == 1  # it is full
+    buy(as_rate, 1, 1)
+    clock.move(5)
+    assert as_rate.left == 0.05
+    assert total(5).left == 0
+    assert total(8).left == 3
+
+
+def test_a_job_that_goes_on_says_how_many_inputs_have_their_answer(total, clock):
+    ledger = total(5, inputs=5)
+    ledger.promise(1)
+    for _ in range(3):
+        assert ledger.reserve(1, promised=True).dispatch()  # and the process dies
+    assert ledger.left == 2
+    assert not fits(ledger, 0.5)  # for the two others
+    with pytest.raises(OverBudget, match="an answer for each of 4 inputs to come may cost 4 usd"):
+        ledger.promise(1, answered=1)
+    ledger = total(8, inputs=5)
+    ledger.promise(1, answered=1)
+    assert fits(ledger, 1)
+    assert not fits(ledger, 1.5)
+    clock.move(2 * LEASE)
+    assert not fits(ledger, 1.5)  # what is charged now was nobody's answer
+    assert ledger.spent == 3
+
+
+def test_an_attempt_of_which_nothing_came_back_takes_no_other_input_its_answer(total):
+    ledger = total(5, inputs=3)
+    ledger.promise(1)
+    held = ledger.reserve(1, promised=True)
+    assert held.dispatch()
+    assert fits(ledger, 2)
+    held.charge()
+    assert held.state == "charged"
+    assert (ledger.spent, ledger.left) == (1, 4)
+    assert fits(ledger, 1)
+    assert not fits(ledger, 2)  # three inputs are still to come
+    held.charge()
+    assert ledger.spent == 1
+    held.settle(0.25)
+    assert ledger.left == 4.75
+
+
+@pytest.mark.parametrize(("price", "bill"), [(0.3, 0.1 + 0.2), (1e6, 1e6 * (1 + 1e-12)), (1e-9, 1.5e-9)])
+def test_a_bill_that_is_higher_by_rounding_stops_no_model(total, price, bill):
+    ledger = total(2_000_000)
+    buy(ledger, price, bill, model="large")
+    assert ledger.stopped == ()
+    assert ledger.spent == price
+
+
+def test_a_bill_that_is_truly_higher_stops_its_model(total):
+    ledger = total(5)
+    buy(ledger, 0.3, 0.3 + 3e-9, model="large")
+    assert ledger.stopped == ("large",)

@@ -187,3 +187,6 @@ class _Held:
             assert self.key in self.ledger.settled
             if cost is not None:
                 self.ledger.settled[self.key] = cost
+
+    def charge(self):
+        assert self.key in self.ledger.settled

@@ -142,14 +142,15 @@ def test_a_total_is_never_exceeded_and_every_input_has_an_answer(made, tmp_path)
     first = run.policy.models[int(np.argmax(run.policy.needs))]
     total = 300 * PRICES[first] * 1.3
     ledger = ex.Ledger(total=f"{total} usd", inputs=300)
-    ledger.promise(live_cascade(run, models).least([f"new {i}" for i in range(300)]))
     found = answered(run, models, data, tmp_path / "out.parquet", ledger=ledger)
     assert total * 0.9 < ledger.spent <= total
-    assert sum(found["cost"]) == pytest.approx(ledger.spent)
+    assert (
+        ledger.spent - 20 * PRICES[first] <= sum(cost or 0.0 for cost in found["cost"]) <= ledger.spent + 1e-9
+    )
     silent = [text for text, label in zip(found["name"], found["label"], strict=True) if label is None]
     for name in silent:  # the first model said nothing, and too little was left for the others
         assert shares(first, f"new {name.rpartition('#')[2]}") is None
-    assert len(silent) < 20
+    assert 0 < len(silent) < 20
     why = [error for error in found["error"] if error]
     assert len(why) == len(silent)
     assert all("not asked" in one or "gave no answer" in one for one in why)

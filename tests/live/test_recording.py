@@ -181,6 +181,7 @@ def test_a_killed_recording_goes_on(texts, tmp_path):
     one = Counted()
     named = ex.FunctionModel(lambda text: one(text), price=0.01, classes=CLASSES)
     named.function.__qualname__ = "answer"  # the same model, as far as its name tells
+    named.function.__module__ = "__main__"
     assert record({"one": named}, texts, tmp_path / "out").rows == 60
     assert sum(one.asked.values()) == 50 - 29
 

@@ -77,7 +77,7 @@ def ask(client, key, *texts, **options):
 
 def spent(run):
     """What the ledgers of all, and of each key, have spent."""
-    whole = ex.Ledger(name="all", file=run.path / "serving-money.db")
+    whole = ex.Ledger(name="all", file=run.path.with_name(f"{run.path.name}-money.db"))
     keys = [ex.Ledger(name=key_name(key), within=whole) for key in KEYS]
     return [one.spent for one in (whole, *keys)]
 
@@ -105,7 +105,7 @@ def test_answers_are_those_of_replay_and_each_key_pays_for_its_own(live):
         one = ask(client, KEYS[1], texts[0]).json()["answers"][0]
         assert ask(client, "nobody", texts[0]).status_code == 401
     assert spent(run) == pytest.approx([cost + one["cost"], cost, one["cost"]])
-    assert "alice" not in (run.path / "serving-money.db").read_bytes().decode("latin-1")
+    assert "alice" not in (run.path.with_name(f"{run.path.name}-money.db")).read_bytes().decode("latin-1")
 
 
 def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on(live, tmp_path):
@@ -229,7 +229,7 @@ def test_a_network_pays_what_its_answers_cost(tmp_path):
         cost = sum(one["cost"] for one in found.json()["answers"])
         assert 20 * run.cost.first <= cost < 20 * full
     assert spent(run) == pytest.approx([cost, cost, 0.0])
-    assert ex.Ledger(name="all", file=run.path / "serving-money.db").reserved == 0
+    assert ex.Ledger(name="all", file=run.path.with_name(f"{run.path.name}-money.db")).reserved == 0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from exeunt.score.confidence import (
     MANY_CLASSES,
     NO_ANSWER,
     Evidence,
+    PartialEvidence,
     log_softmax,
     of_top_classes,
 )
@@ -159,6 +160,7 @@ class BestAnswer:
         return {"kind": "best", "rule": self.rule.to_dict()}
 
 
+_SILENT = "no answer so far"
 _BEST, _QUALITY = "best: ", "predicted quality"
 
 
@@ -272,9 +274,18 @@ class EnsembleAnswer:
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
     ) -> tuple[Evidence, dict[str, Any]]:
-        """Return the evidence of the ensemble; the memory is its log-probabilities (rows, k)."""
+        """Return the evidence of the ensemble; the memory is its log-probabilities (rows, k).
+
+        Where no exit has given an answer so far there is none; which rows these are is remembered, too.
+        """
         logs = self.stages[exit_].log_probability(evidence, memory.get(LOG_PROBABILITY))
-        return Evidence(np.exp(logs)), {LOG_PROBABILITY: logs}
+        shares, remembered = np.exp(logs), {LOG_PROBABILITY: logs}
+        if (memory and _SILENT not in memory) or type(evidence) is Evidence:  # a network answers every row
+            return Evidence(shares), remembered
+        silent = (evidence["prediction"] == NO_ANSWER) & memory.get(_SILENT, True)
+        if not silent.any():
+            return Evidence(shares), remembered
+        return PartialEvidence(np.where(silent[:, None], np.nan, shares)), {**remembered, _SILENT: silent}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
         """Return what would be answered at every exit, as a trace of the same inputs and costs.

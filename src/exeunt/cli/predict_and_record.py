@@ -232,11 +232,10 @@ def _asked(
     from exeunt.live.live_run import live_cascade
     from exeunt.live.models_file import read_models
 
-    name = f"{run.digest[:12]} {data.fingerprint}"
+    known = read_models(models)
+    name = f"answers {run.digest[:8]}{data.fingerprint[:8]}"
     ledger = Ledger(total=total, inputs=len(data), file=money, durability="full", name=name)
-    live = live_cascade(run, read_models(models), ledger=ledger)
-    ledger.promise(live.least(data.content(i) for i in range(len(data))))
-    return _Asked(live, ledger, total)
+    return _Asked(live_cascade(run, known, ledger=ledger), ledger, total)
 
 
 @dataclass(frozen=True, kw_only=True)

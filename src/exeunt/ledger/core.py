@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from exeunt._text import counted
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.books import CHARGED, DISPATCHED, RESERVED, SETTLED, Account, Books, Hold, shown
 
@@ -45,7 +46,10 @@ def grown(account: Account, now: int) -> Account:
 
 
 def open_account(books: Books, now: int, wanted: Account) -> None:
-    """Add a ledger. One that is there takes over the limit and the number of inputs."""
+    """Add a ledger. One that is there takes over the limit and the number of inputs.
+
+    What it has spent counts in its new limit: against a total all of it, against a rate what is not settled.
+    """
     parents = chain(books, now, wanted.parent)
     old = books.account(wanted.name)
     for other in (*parents, *([old] if old else [])):
@@ -56,32 +60,43 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
     if old is None:
         books.put(wanted._replace(grown=now))
         return
-    if (old.parent, bool(old.rate)) != (wanted.parent, bool(wanted.rate)):
+    if old.parent != wanted.parent:
         raise InputError(
-            f"the ledger {old.name!r} has {'a rate' if old.rate else 'a total'} and is within {old.parent!r}, "
-            "which cannot change: choose another name"
+            f"the ledger {old.name!r} is within {old.parent!r}, which cannot change: choose another name"
         )
     old = grown(old, now)
+    limit = wanted.limit
+    if wanted.rate:
+        limit = old.limit if old.rate else old.settled + wanted.burst
     books.put(
         old._replace(
-            limit=old.limit if old.rate else wanted.limit,
+            limit=limit,
             **{name: getattr(wanted, name) for name in ("rate", "period", "burst")},
             rest=0,
+            grown=now,
             inputs=wanted.inputs or old.inputs,
         )
     )
 
 
-def promise(books: Books, now: int, name: str, cheapest: int) -> None:
-    """Keep this much for the answer of each input to come."""
+def promise(books: Books, now: int, name: str, cheapest: int, answered: int | None = None) -> None:
+    """Keep this much for the answer of each input to come. `answered`: how many have theirs, if that is known."""
     age(books, now)
     account = chain(books, now, name)[0]
     if not account.inputs:
         raise InputError(f"how many inputs are promised an answer? Open the ledger {name!r} with inputs=...")
+    if answered is not None:  # what a process that died had asked for counts no more
+        account = account._replace(asked=answered)
+        for hold in [one for one in books.unsettled(CHARGED) if one.ledger == name and one.promised]:
+            books.write(hold, hold._replace(promised=False))
     account = account._replace(cheapest=cheapest)
     if account.left < account.kept():
+        to_come = account.inputs - account.asked
         raise over_budget(
-            account, account.kept(), account.left, f"an answer for each of {account.inputs:,} inputs"
+            account,
+            account.kept(),
+            account.left,
+            f"an answer for each of {counted(to_come, 'input')} to come",
         )
     books.put(account)
 
@@ -175,6 +190,12 @@ def settle(
         )
     promised = found.promised and answered
     return _moved(books, now, found, found._replace(state=SETTLED, time=now, cost=cost, promised=promised))
+
+
+def charge(books: Books, now: int, hold: Hold) -> Hold:
+    """Count a dispatched hold at its maximum, as if its lease had ended: what became of it may never be known."""
+    found = books.hold(hold.ledger, hold.number)
+    return hold if found is None or found.state != DISPATCHED else cast(Hold, _aged(books, now, found))
 
 
 def release(books: Books, now: int, hold: Hold) -> bool:

@@ -18,7 +18,7 @@ from exeunt.ledger.store import MemoryStore, Store
 
 _log = logging.getLogger("exeunt.ledger")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
-_MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
+MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
 _STATES = ("reserved", "dispatched", "charged", "settled")
 
 
@@ -88,13 +88,14 @@ class Ledger:
         hold = Hold(self.name, 0, key, model, maximum, promised, self._lease)
         return Reservation(self, self._run(core.reserve, hold, lasting=False))
 
-    def promise(self, cheapest: float) -> None:
+    def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
 
+        `answered`: how many inputs have their answer already, where a job goes on that was killed.
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
-        self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING))
+        self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
         """Correct what a dispatched attempt has cost, such as by the provider's bill."""
@@ -214,9 +215,18 @@ class Reservation:
         `answered`: whether a `promised` attempt brought an answer. Settling again at the same cost changes nothing.
         """
         cost_ = None if cost is None else _billionths(cost, ROUND_CEILING)
+        if cost_ is not None and cost_ - self._hold.maximum <= max(1, self._hold.maximum // 10**9):
+            cost_ = min(cost_, self._hold.maximum)  # floats were added up
         too_high = cost_ is not None and cost_ > self._hold.maximum
         self._hold = self._ledger._run(core.settle, self._hold, cost_, answered, lasting=too_high)
         self._ledger._alarm(self._hold)
+
+    def charge(self) -> None:
+        """Count the dispatched attempt at its maximum until it is settled, and a `promised` one as without an answer.
+
+        For attempts of which nothing came back. Without this call the same happens when their lease ends.
+        """
+        self._hold = self._ledger._run(core.charge, self._hold, lasting=False)
 
     def release(self) -> bool:
         """Give the money back if the attempt was not dispatched. Return False, and change nothing, if it was."""
@@ -258,6 +268,6 @@ def _billionths(amount: float | Decimal, rounding: str) -> int:
         number = Decimal(str(amount))
     except ArithmeticError:
         number = Decimal("nan")
-    if not (number.is_finite() and 0 <= number <= _MOST):
-        raise InputError(f"an amount is a number from 0 to {_MOST:,}, got {amount!r}")
+    if not (number.is_finite() and 0 <= number <= MOST):
+        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {amount!r}")
     return int(number.scaleb(9).to_integral_value(rounding))

@@ -271,6 +271,7 @@ def _make(file: Path) -> None:
     check_writable(make_folder(file.parent), f"cannot make the ledger {file}")
     new = temporary_name(file, "tmp")
     try:
+        new.touch(mode=0o600)
         with closing(sqlite3.connect(new)) as connection:
             connection.executescript(_SCHEMA)
         with suppress(FileExistsError):

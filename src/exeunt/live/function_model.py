@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -39,8 +40,7 @@ class FunctionModel(LiveModel):
     @property
     def identity(self) -> str:
         """What tells models apart whose answers differ."""
-        name = getattr(self.function, "__qualname__", type(self.function).__name__)
-        return f"{super().identity} {name}"
+        return f"{super().identity} {named(self.function)}"
 
     def most(self, given: Any) -> float:
         """Return what a call costs."""
@@ -63,6 +63,14 @@ class FunctionModel(LiveModel):
         except Exception as error:
             raise FailedAttempt(one_line(error), again=True, cost=cost) from error
         return reply_of(said, self.classes, cost)
+
+
+def named(function: Any) -> str:
+    """Return the name of a function with its module, and with what is bound to it."""
+    if isinstance(function, functools.partial):
+        return f"{named(function.func)} {function.args} {function.keywords}"
+    of = function if hasattr(function, "__qualname__") else type(function)
+    return f"{of.__module__}:{of.__qualname__}"
 
 
 def checked_price(price: Any) -> float:

@@ -122,6 +122,15 @@ def key_named(variable: str) -> str:
     return key
 
 
+def checked_variable(name: str | None) -> str | None:
+    """Return the name of an environment variable. Raises InputError for anything else, which may be a key itself."""
+    if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        raise InputError(
+            "key= names the environment variable that holds the key, such as OPENAI_API_KEY, not the key"
+        )
+    return name
+
+
 def checked_url(url: str) -> str:
     """Return a URL. Raises InputError for one that is not of HTTP, or holds a key."""
     parts = urlsplit(url)

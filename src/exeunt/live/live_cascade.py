@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from exeunt.budget_text import amount_text
 from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger
-from exeunt.live.live_model import NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
+from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Policy
 from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.fields import id_keys
@@ -43,6 +44,20 @@ class LiveAnswer:
     failed: Mapping[str, str] = field(default_factory=dict)
     confidence: float = 0.0
     late: bool = False
+
+    @property
+    def why(self) -> str:
+        """Why there is no answer, by model."""
+        return "; ".join(f"{name}: {why}" for name, why in self.failed.items()) or "no model gave an answer"
+
+    @property
+    def told_to_clients(self) -> str:
+        """The same without the messages of functions, which may hold the input, or keys."""
+        short = {
+            name: why if why.startswith(NOT_ASKED) else why.partition(":")[0]
+            for name, why in self.failed.items()
+        }
+        return replace(self, failed=short).why
 
     @property
     def short_of_money(self) -> bool:
@@ -157,7 +172,7 @@ class LiveCascade:
         else:
             keys = id_keys(names, len(given)) if given else np.empty(0, np.uint64)
         found: dict[int, LiveAnswer] = {}
-        due = None if within_s is None else asyncio.get_running_loop().time() + within_s
+        due = asyncio.get_running_loop().time() + (math.inf if within_s is None else within_s)
 
         async def answer(i: int) -> None:
             found[i] = await self._answer(names[i], given[i], keys[i : i + 1], ledger or self.ledger, due)
@@ -181,9 +196,7 @@ class LiveCascade:
         for model in self.models.values():
             await model.close()
 
-    async def _answer(
-        self, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float | None
-    ) -> LiveAnswer:
+    async def _answer(self, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float) -> LiveAnswer:
         state = self.policy.init(1, id=key)
         replies: dict[int, Reply] = {}
         failed: dict[str, str] = {}
@@ -193,13 +206,7 @@ class LiveCascade:
             if not self._asked[exit_]:
                 continue
             promised = said == NO_ANSWER  # any model's answer will do for the first
-            left = None if due is None else due - asyncio.get_running_loop().time()
-            asking = self.models[name].ask(given, name=name, ledger=ledger, promised=promised)
-            try:
-                reply = await asyncio.wait_for(asking, left)
-            except (asyncio.TimeoutError, TimeoutError):
-                late = True
-                break
+            reply = await self.models[name].ask(given, name=name, ledger=ledger, promised=promised, until=due)
             asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
@@ -208,9 +215,10 @@ class LiveCascade:
             replies[code] = reply
             decision = self.policy.decide(exit_, self._evidence(reply, code), state)
             state, said = decision.state, int(decision.answer["prediction"][0])
+            late = reply.failed == LATE
             if not isinstance(self.policy.answer, OwnAnswer):
                 confidence = float(decision.answer.get("max_probability", [0.0])[0])
-            if decision.leave[0]:
+            if decision.leave[0] or late:
                 break
         own = replies.get(said, Reply(None, confidence=0.0))
         answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
@@ -240,6 +248,22 @@ class LiveCascade:
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in a thread of its own: in a notebook this one has an event loop already."""
+    """Run a coroutine to its end in a thread of its own: in a notebook this one has an event loop already.
+
+    If this thread is interrupted meanwhile, the coroutine is cancelled.
+    """
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def told() -> T:
+        running.set_result((asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())))
+        return await work
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        done = pool.submit(asyncio.run, told())
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                loop, task = running.result()
+                loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
 _FIRST_LOOK_S = 0.02
+_HIGHEST_BILL = 1e9
+"""A higher one is recorded as this."""
+LATE = "the deadline passed"
 NOT_ASKED = "not asked"
 """How the reason begins why a model was not asked that the ledger refused."""
 _NO_ANSWER = "gave no answer"
@@ -114,6 +117,8 @@ class LiveModel(ABC):
             raise InputError(
                 f"concurrency must be at least 1 and retries at least 0, got {concurrency} and {retries}"
             )
+        if wrong := [one for one in classes or () if type(one) not in (str, int)]:
+            raise InputError(f"classes are texts, got {wrong[0]!r}: in YAML write 'yes' and 'no' in quotes")
         self.classes = None if classes is None else tuple(map(str, classes))
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(f"give at least two classes, each once, got {', '.join(self.classes)}")
@@ -155,10 +160,11 @@ class LiveModel(ABC):
         ledger: Ledger | None = None,
         key: str = "",
         promised: bool = False,
+        until: float = math.inf,
     ) -> Reply:
         """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`; "" keeps no
         settled ones there. Where too little is left because of others' attempts, this waits for them, at most
-        `timeout_s`.
+        `timeout_s`. `until`: the time of the event loop at which this ends with what it has, no answer perhaps.
 
         Failures of the service are part of the reply. Raises InputError for an input of another kind.
         """
@@ -170,13 +176,22 @@ class LiveModel(ABC):
         call = f"{key}/{name}/{uuid4().hex[:12]}" if key else None
         cost, bound, lied, sent = 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
-            async with slots:
-                paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
-                reply, wait = await self._attempt(given, client, most, paid)
+            paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
+            if await _acquired(slots, until - loop.time()):
+                try:
+                    timeout_s = min(self.timeout_s, until - loop.time())
+                    reply, wait = await self._attempt(given, client, most, paid, timeout_s)
+                finally:
+                    slots.release()
+            else:
+                reply, wait = Reply(None, failed=LATE, attempts=0), 0.0
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
             if not (reply.again and reply.attempts) or attempt == self.retries or wait > _LONGEST_WAIT_S:
+                break
+            if loop.time() + wait >= until:
+                reply = replace(reply, failed=LATE)
                 break
             self.counts["retries"] += 1
             await asyncio.sleep(wait)
@@ -184,30 +199,34 @@ class LiveModel(ABC):
         return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
 
     async def _attempt(
-        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None
+        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None, timeout_s: float
     ) -> tuple[Reply, float]:
         """Make an attempt that is paid for; return the reply and how long the service asks to wait."""
         held = None
         if pay is not None and most > 0:
             try:
-                held = await _admitted_in_time(pay, self.timeout_s)
+                held = await _admitted_in_time(pay, timeout_s)
             except InputError as error:
                 return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
             if held is None:
                 return Reply(None, failed=f"{NOT_ASKED}: its lease ended", attempts=0, again=True), 0.0
         after = 0.0
         try:
-            reply = self._checked(await asyncio.wait_for(self._call(given, client), self.timeout_s))
+            reply = self._checked(await asyncio.wait_for(self._call(given, client), timeout_s))
         except FailedAttempt as failed:
             spent = math.nan if failed.cost is None else failed.cost
             reply = Reply(None, cost=spent, failed=failed.why, lied=failed.lied, again=failed.again)
             after = failed.after
         except (asyncio.TimeoutError, TimeoutError):
-            reply = Reply(None, cost=math.nan, failed=f"no answer within {self.timeout_s:g} s", again=True)
+            cut = timeout_s < self.timeout_s
+            why = LATE if cut else f"no answer within {timeout_s:g} s"
+            reply = Reply(None, cost=math.nan, failed=why, again=not cut)
         known, answered = math.isfinite(reply.cost), reply.answer is not None
-        # An attempt of which nothing came back stays dispatched: the ledger charges its maximum until it is reconciled.
         if held is not None and (known or answered):
-            await asyncio.to_thread(held.settle, reply.cost if known else None, answered=answered)
+            bill = min(reply.cost, _HIGHEST_BILL) if known else None
+            await asyncio.to_thread(held.settle, bill, answered=answered)
+        elif held is not None:  # nothing came back: its maximum counts until it is reconciled
+            await asyncio.to_thread(held.charge)
         lied = reply.lied or (known and reply.cost > most * (1 + 1e-9))
         self.counts["lies"] += lied
         return replace(
@@ -245,13 +264,27 @@ async def _admitted(pay: Callable[[], Reservation]) -> Reservation | None:
         held = pay()
         return held if held.dispatch() else None
 
+    def undo(done: asyncio.Future[Reservation | None]) -> None:
+        if not done.cancelled() and done.exception() is None and (held := done.result()) is not None:
+            held.settle(0.0, answered=False)  # nothing was sent
+
     admitted = asyncio.ensure_future(asyncio.to_thread(admit))
     try:
         return await asyncio.shield(admitted)
     except asyncio.CancelledError:
-        if (held := await admitted) is not None:
-            held.settle(0.0, answered=False)  # nothing was sent
+        admitted.add_done_callback(undo)
         raise
+
+
+async def _acquired(slots: asyncio.Semaphore, within_s: float) -> bool:
+    """Take a slot; return False if there is none in time."""
+    if within_s == math.inf or not slots.locked():
+        await slots.acquire()
+        return True
+    try:
+        return await asyncio.wait_for(slots.acquire(), within_s)
+    except (asyncio.TimeoutError, TimeoutError):
+        return False
 
 
 def check_unit(ledger: Ledger | None) -> None:
@@ -307,17 +340,20 @@ def at_path(data: Any, path: str) -> Any:
 
 
 async def work_through(items: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
-    """Do the work for all items, so many at a time. An error ends it."""
-    waiting = iter(items)
+    """Do the work for all items, so many at a time. An error, or being cancelled, ends it."""
+    waiting, ended = iter(items), False
 
     async def worker() -> None:
         for item in waiting:
+            if ended:  # where a library lost that this was cancelled
+                return
             await work(item)
 
     tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
     try:
         await asyncio.gather(*tasks)
     finally:
+        ended = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

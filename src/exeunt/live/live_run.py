@@ -6,7 +6,8 @@ or on the command line with `--model models.yaml`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._files import write_json
+from exeunt._files import read_json, write_json
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
@@ -82,7 +83,8 @@ def make_live_run(
     reference = {"reference": {"exit": list(models).index(dearest), "name": dearest}}
     unlabelled = {} if label is not None else reference
     before = RunFolder.open(folder).digest if RunFolder.exists(folder) else ""
-    write_json(folder / LIVE, {name: one.highest for name, one in models.items()})
+    known = {name: {"highest": one.highest, "identity": _digest(one.model)} for name, one in models.items()}
+    write_json(folder / LIVE, known)
     run = RunFolder.create(
         folder,
         cost=traces["fit"].cost,
@@ -129,4 +131,34 @@ def live_cascade(run: RunFolder, models: Mapping[str, LiveModel], **options: Any
     """
     if run.network_file != LIVE:
         raise InputError(f"{run.path} asks no live models: answer with it as with any run")
+    check_models(run, models)
     return LiveCascade(models, run.policy, classes=run.manifest["class_names"], **options)
+
+
+def check_models(run: RunFolder, models: Mapping[str, LiveModel], inputs: Iterable[Any] = ()) -> None:
+    """Raise InputError unless these are the models that were recorded.
+
+    `inputs`: also unless each costs at most what was certified.
+    """
+    classes, given = tuple(run.manifest["class_names"]), list(inputs)
+    for name, known in read_json(run.files.path(LIVE)).items():
+        if name not in models:
+            raise InputError(
+                f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
+            )
+        model = models[name]
+        if model.classes != classes or _digest(model) != known["identity"]:
+            raise InputError(
+                f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
+                "options or function differ. Record it again"
+            )
+        most = max((model.most(one) for one in given), default=0.0) * (1 + model.retries)
+        if most > known["highest"] * (1 + 1e-9):
+            raise InputError(
+                f"an input may cost {most:.4g} usd at {name!r}, and at most {known['highest']:.4g} usd was recorded, "
+                "for which budgets are calibrated: record such inputs, or such prices, too"
+            )
+
+
+def _digest(model: LiveModel) -> str:
+    return hashlib.sha256(model.identity.encode()).hexdigest()[:16]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exeunt.errors import InputError, require
-from exeunt.live.function_model import checked_price
-from exeunt.live.http_model import checked_url, http_client, key_named
+from exeunt.live.function_model import checked_price, named
+from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
 from exeunt.live.live_model import (
     FailedAttempt,
     LiveModel,
@@ -68,7 +68,7 @@ class OpenAICompatible(LiveModel):
     ) -> None:
         super().__init__(**others)
         self.model, self.base_url, self.score, self.logprobs = model, checked_url(base_url), score, logprobs
-        self.key = "OPENAI_API_KEY" if key is None and base_url == _OPENAI else key
+        self.key = "OPENAI_API_KEY" if key is None and base_url == _OPENAI else checked_variable(key)
         if not {"input", "output"} <= set(price) <= {"input", "output", "call"}:
             raise InputError(
                 f"a price has input, output and perhaps call, got {', '.join(price) or 'nothing'}"
@@ -85,7 +85,8 @@ class OpenAICompatible(LiveModel):
     @property
     def identity(self) -> str:
         """What tells models apart whose answers differ."""
-        return f"{super().identity} {self.model} {self.base_url} {self.prompt} {self.options} {self.logprobs}"
+        score = "" if self.score is None else f" {named(self.score)}"
+        return f"{super().identity} {self.model} {self.base_url} {self.prompt} {self.options} {self.logprobs}{score}"
 
     def most(self, given: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
@@ -180,13 +181,19 @@ class OpenAICompatible(LiveModel):
         tokens = (choice.get("logprobs") or {}).get("content") or []
         probabilities = self._probabilities(tokens, answer)
         if self.score is not None:
-            confidence = float(self.score(given, answer))
+            confidence = self._scored(given, answer)
         elif probabilities is not None and self.classes is not None:
             confidence = probabilities[self.classes.index(answer)]
         else:
             logs = [float(at_path(token, "logprob")) for token in tokens]
             confidence = _confidence(logs, by_class=self.classes is not None)
         return Reply(answer, confidence, cost, probabilities, lied=lied)
+
+    def _scored(self, given: Any, answer: str) -> float:
+        try:
+            return float(self.score(given, answer))  # type: ignore[misc]
+        except Exception as error:  # a user's function may raise anything
+            raise FailedAttempt(f"its score failed ({type(error).__name__})") from error
 
     def _class(self, text: str) -> str | None:
         """Return the class that an answer names, whatever its capitals and the marks around it."""

@@ -14,10 +14,13 @@ import json
 import math
 import os
 import secrets
+import signal
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -35,6 +38,8 @@ from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
 from exeunt.live.live_model import LiveModel, Reply, check_unit, work_through
 from exeunt.live.live_run import RecordedModel, make_live_run
+from exeunt.run.file_digests import MANIFEST
+from exeunt.run.saved_policies import POLICIES, POLICY, remove_of_policy
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
 _OWNER = 0o600
@@ -128,12 +133,11 @@ def recording_folder(out: str | Path) -> Path:
 
     Raises InputError if it holds something else.
     """
-    folder = Path(out)
-    if not folder.exists():
-        make_folder(folder).chmod(0o700)
+    folder = make_folder(Path(out))
     others = {file.name for file in folder.iterdir() if not file.name.startswith(MONEY)}
     if others and KEY not in others:
         raise InputError(f"{folder} holds something else than a recording of models: name another folder")
+    folder.chmod(0o700)
     return folder
 
 
@@ -211,16 +215,22 @@ class _Recording:
         left = [one for key, one in asked.items() if not self._is_done(key)]
         with Progress("answers", total=len(asked), done=len(asked) - len(left), say=self.say) as progress:
             try:
-                while left and (sent := await self._ask_all(left, ledger, concurrency, progress)):
-                    left = [one for one in left if one.key not in sent]
+                with _interruptible() as stop:
+                    while left and (sent := await self._ask_all(left, ledger, concurrency, progress, stop)):
+                        left = [one for one in left if one.key not in sent]
             finally:
                 for model in self.models.values():
                     await model.close()
 
     async def _ask_all(
-        self, left: list[_Asked], ledger: Ledger | None, concurrency: int, progress: Progress
+        self,
+        left: list[_Asked],
+        ledger: Ledger | None,
+        concurrency: int,
+        progress: Progress,
+        stop: asyncio.Event,
     ) -> set[str]:
-        """Ask, but models that the ledger refuses no more; return the keys of what was sent."""
+        """Ask, but no models that the ledger refuses, and nobody after `stop`; return the keys of what was sent."""
         refused: dict[str, str] = {}
         sent: set[str] = set()
 
@@ -230,7 +240,12 @@ class _Recording:
             if reply.attempts == 0:
                 refused[one.model] = reply.failed
                 return
-            said = {**asdict(reply), "confidence": None if reply.answer is None else reply.confidence}
+            failed = reply.failed.partition(":")[0]  # the message of a function may hold the input
+            said = {
+                **asdict(reply),
+                "failed": failed,
+                "confidence": None if reply.answer is None else reply.confidence,
+            }
             self._file.write(json.dumps({**said, "key": one.key}) + "\n")
             self._file.flush()
             self._take(one.key, reply)
@@ -238,7 +253,8 @@ class _Recording:
             progress.set_postfix_str(f", {amount_text(self.spent, 'usd')} spent", refresh=False)
             progress.update()
 
-        await work_through((one for one in left if one.model not in refused), ask, concurrency)
+        chosen = (one for one in takewhile(lambda _: not stop.is_set(), left) if one.model not in refused)
+        await work_through(chosen, ask, concurrency)
         self.stopped = next(iter(refused.values()), "")
         return sent
 
@@ -302,6 +318,7 @@ class _Recording:
                 label=_labels(inputs, classes), say=self.say,
             )  # fmt: skip
         except InputError as error:
+            remove_of_policy(self.folder, MANIFEST, POLICY, POLICIES)  # what an earlier recording left
             return str(error)
         return ""
 
@@ -313,6 +330,31 @@ def _labels(inputs: Dataset, classes: Sequence[str]) -> Any:
     if other := sorted({str(name) for name in names if name not in classes}):
         raise InputError(f"there is a label {other[0]!r}, which is no class of the models")
     return np.array([classes.index(str(name)) for name in names])
+
+
+@contextmanager
+def _interruptible() -> Iterator[asyncio.Event]:
+    """Yield an event that the first interruption (Ctrl-C) sets; KeyboardInterrupt is raised at the end of the block.
+
+    What was sent is paid for, so its answers are awaited. A second interruption does not wait for them.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    usual = signal.getsignal(signal.SIGINT)
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, usual)
+        loop.call_soon_threadsafe(stop.set)
+
+    handles = threading.current_thread() is threading.main_thread() and callable(usual)
+    if handles:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        if handles:
+            signal.signal(signal.SIGINT, usual)
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
 def _columns(name: str, replies: list[Reply], costs: list[float]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class OpenBlock:
 
     `waits`: number of batches whose results are not there yet. `read`: positions of readable inputs; `truncated`: of
     those that were cut. `results`: positions of inputs, and their results. `unreadable`: positions of the other inputs,
-    and why they could not be read.
+    and why they could not be read. `why`: why readable inputs may have no result, where that is known.
     """
 
     block: Block
@@ -84,6 +84,7 @@ class OpenBlock:
     truncated: list[Integers] = field(default_factory=list)
     results: list[tuple[Integers, Any]] = field(default_factory=list)
     unreadable: list[tuple[int, UnreadableInput]] = field(default_factory=list)
+    why: dict[int, str] = field(default_factory=dict)
 
     def take_in(self, batch: PreparedBatch, *, strict: bool) -> None:
         """Note a batch that arrived. Raises the first UnreadableInput if `strict`."""
@@ -106,7 +107,8 @@ class OpenBlock:
             raise ConnectionError(
                 f"of {n} inputs from {self.block.start} on, {once} arrived, and {len(places) - once} again"
             )
-        return dict.fromkeys(sorted({*range(n)} - {*answered.tolist()}), NOT_FINITE) | unreadable
+        silent = sorted({*range(n)} - {*answered.tolist()})
+        return {at: self.why.get(at, NOT_FINITE) for at in silent} | unreadable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 
 from exeunt.data import Dataset
 from exeunt.engine.answers import Answers
+from exeunt.errors import UnreadableInput
 from exeunt.live.live_cascade import LiveAnswers, LiveCascade, run_apart
+from exeunt.live.live_run import check_models
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import Block, BlockEnd, DoneBlock, OpenBlock
 from exeunt.predicting.predict import PredictJob
@@ -26,6 +29,16 @@ class LiveJob(PredictJob):
     def block_size(self) -> int:
         """Few inputs: the answers that an interruption loses were paid for."""
         return 256
+
+    def begin(self, inputs: Dataset, done: int) -> None:
+        """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
+
+        Raises InputError, and OverBudget if the total does not suffice.
+        """
+        contents = list(_readable(inputs))
+        check_models(self.run, self.live.models, contents)
+        if self.live.ledger is not None:
+            self.live.ledger.promise(self.live.least(contents), answered=done)
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
         """Return the live cascade."""
@@ -51,9 +64,9 @@ class LiveJob(PredictJob):
                 inputs = [one for batch in read for one in batch.inputs]
                 keys = np.concatenate([self._keys(batch, block) for batch in read])
                 said = run_apart(_asked(opened, inputs, keys))
-                into.results.append(
-                    (np.concatenate([one.positions for one in read]), answers_of(said, opened))
-                )
+                positions = np.concatenate([batch.positions for batch in read])
+                into.results.append((positions, answers_of(said, opened)))
+                into.why |= {at: one.why for at, one in zip(positions.tolist(), said, strict=True)}
             places = [entry.name for entry in self.run.cascade]
             yield self._done(into, item, np.array([places.index(name) for name in opened.policy.models]))
 
@@ -61,6 +74,12 @@ class LiveJob(PredictJob):
         """Return everything that the results depend on; the models, by what they are."""
         models = {name: self.live.models[name].identity for name in self.live.policy.models}
         return {**super().describe(inputs, by_content=by_content), "models": models}
+
+
+def _readable(inputs: Dataset) -> Iterator[Any]:
+    for i in range(len(inputs)):
+        with suppress(UnreadableInput):
+            yield inputs.content(i)
 
 
 async def _asked(live: LiveCascade, inputs: list[Any], keys: Any) -> LiveAnswers:

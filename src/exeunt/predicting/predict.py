@@ -79,11 +79,13 @@ def predict_inputs(
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
             total, left = parts.done(blocks)
+            job.begin(inputs, total.n)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
+    job.begin(inputs, 0)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
@@ -151,6 +153,9 @@ class PredictJob(Job):
     def columns(self) -> list[str]:
         """Names of the columns that are written."""
         return list(self.written.schema.names)
+
+    def begin(self, inputs: Dataset, done: int) -> None:
+        """Do what comes before the first answer. `done`: how many of the inputs are answered already."""
 
     def open(self, threads: int | None = None) -> SharedExecutor:
         """Open the network for the policy."""

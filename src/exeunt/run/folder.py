@@ -209,7 +209,8 @@ class RunFolder(SavedPolicies):
         """By live model, the most that an input can cost."""
         if self.network_file != file_digests.LIVE:
             return {}
-        return dict(read_json(self.files.path(file_digests.LIVE)))
+        models = read_json(self.files.path(file_digests.LIVE))
+        return {name: float(known["highest"]) for name, known in models.items()}
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return the recorded outputs on a part, as `Policy.priced` does."""

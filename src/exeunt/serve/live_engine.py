@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
-from exeunt.errors import InputError
+from exeunt.errors import InputError, QueueFull
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.predicting.live import answers_of
 from exeunt.score.tie_breaking import Ties, row_keys
@@ -37,8 +37,8 @@ class LiveEngine:
     busy_s = 0.0
     alive = True
 
-    def __init__(self, cascades: Mapping[str, LiveCascade], places: list[str]) -> None:
-        self._cascades, self._places = dict(cascades), places
+    def __init__(self, cascades: Mapping[str, LiveCascade], places: list[str], max_rows: int) -> None:
+        self._cascades, self._places, self._max_rows, self._open = dict(cascades), places, max_rows, 0
         *_, self.active = self._cascades
         self._started, self._rows = secrets.token_bytes(16), 0
 
@@ -72,18 +72,22 @@ class LiveEngine:
         self._rows += n
         keys = row_keys(self._started, np.arange(self._rows - n, self._rows)) if id is None else id
         within_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        said = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
+        if self._open + n > self._max_rows:
+            raise QueueFull(
+                f"{self._open} rows wait and {n} more would be beyond {self._max_rows}: ask again later"
+            )
+        self._open += n
+        try:
+            said = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
+        finally:
+            self._open -= n
         answers = answers_of(said, live)
         if not answers.valid.any() and all(one.short_of_money for one in said):
             payer.ledger.reserve(
                 live.least(inputs), promised=True
             ).release()  # raises what says when to try again
         exits = np.array([self._places.index(model) for model in live.policy.models])
-        why = {
-            i: "; ".join(f"{model}: {why}" for model, why in one.failed.items()) or "no model gave an answer"
-            for i, one in enumerate(said)
-            if one.answer is None
-        }
+        why = {i: one.told_to_clients for i, one in enumerate(said) if one.answer is None}
         found = {**vars(answers), "exit": np.where(answers.valid, exits[answers.exit], -1)}
         return LiveTicket(Answers(**found), [name] * n, why)
 

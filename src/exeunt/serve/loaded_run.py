@@ -16,6 +16,7 @@ from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
 from exeunt.live.live_cascade import LiveCascade
+from exeunt.live.live_run import check_models
 from exeunt.live.models_file import read_models
 from exeunt.policy import Policy
 from exeunt.run.file_digests import LIVE
@@ -27,7 +28,7 @@ from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.settings import Settings
-from exeunt.serve.spending import Spending
+from exeunt.serve.spending import check_unit
 from exeunt.trace import ExitTrace
 
 _ROUNDS = 3
@@ -57,7 +58,6 @@ class LoadedRun:
     shared: SharedExecutor
     engine: Engine
     seconds: Mapping[int, Floats]
-    spending: Spending
     warning: str = ""
     warms: ClassVar[bool] = True
 
@@ -168,6 +168,7 @@ def load_run(settings: Settings) -> LoadedRun:
             name_at(policies, budget)
         except InputError as error:  # noqa: PERF203 - the first one is raised
             raise InputError(f"--tier {tier}={budget}: {error}") from error
+    check_unit(settings, run.cost)
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
@@ -191,7 +192,6 @@ def load_run(settings: Settings) -> LoadedRun:
             for exit_, lost in zip(shared.exits[name], lost_by_stopping(policies[name], trace), strict=True)
         },
         reader=reader,
-        spending=Spending(settings, next(iter(policies.values())).cost),
         warning=run.evaluation_warning,
     )
 
@@ -224,7 +224,7 @@ def _network(
 
 
 def _live(
-    run: RunFolder, policies: Mapping[str, Policy], _: InputReader, settings: Settings
+    run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
 ) -> tuple[type[LoadedRun], dict[str, Any]]:
     """Open live models, as `_network` does a network. Raises InputError without their file or a limit of money."""
     if settings.trusted is None or settings.max_spend is None:
@@ -233,13 +233,14 @@ def _live(
             "may cost with --max-spend, such as '20 usd/day'"
         )
     models, places = read_models(settings.trusted), [entry.name for entry in run.cascade]
+    check_models(run, models)
     names = run.manifest["class_names"]
     cascades = {name: LiveCascade(models, policy, classes=names) for name, policy in policies.items()}
     exits = {name: [places.index(model) for model in policy.models] for name, policy in policies.items()}
     shared = SharedExecutor(None, policies, exits, tuple(range(len(places))), None)  # type: ignore[arg-type]
     return LoadedLive, {
         "shared": shared,
-        "engine": LiveEngine(cascades, places),
+        "engine": LiveEngine(cascades, places, reader.max_rows),
         "seconds": {1: np.zeros(len(places))},
     }
 

@@ -19,6 +19,7 @@ from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
 from exeunt.serve.metrics import Metrics, Recent
 from exeunt.serve.settings import Settings
+from exeunt.serve.spending import Spending
 
 _log = logging.getLogger("exeunt.serve")
 _LEAST_TICK_S = 0.005
@@ -35,6 +36,7 @@ class Service:
     """
 
     active: ActiveRun
+    spending: Spending
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
@@ -54,6 +56,8 @@ class Service:
         except ExeuntError as error:  # a damaged file is no reason not to start
             _log.error(one_line(error))
         self.active = await self._loaded(loaded)
+        cost = next(iter(self.active.loaded.policies.values())).cost
+        self.spending = await asyncio.to_thread(Spending, self.settings, cost)
         self.metrics.restart_window(time.monotonic())
         whole = about(self.active, self.settings)
         fields = {key: whole[key] for key in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")}
@@ -114,7 +118,7 @@ class Service:
                 with self.metrics.running(len(rows), policy, own_deadline=own_deadline):
                     parts = await run_rows(
                         active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline,
-                        payer=loaded.spending.payer(key),
+                        payer=self.spending.payer(key),
                     )  # fmt: skip
             except QueueFull:
                 self.metrics.refused()

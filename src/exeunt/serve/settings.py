@@ -135,8 +135,9 @@ class Settings:
 
     @property
     def money_file(self) -> Path:
-        """The file of the ledgers."""
-        return self.live_budget_file.with_name(f"{self.live_budget_file.stem}-money.db")
+        """The file of the ledgers: beside the run, since its path may come to lead to another one."""
+        file = self.run if self.live_file is None else self.live_file.with_suffix("")
+        return file.parent / f"{file.name}-money.db"
 
     @property
     def live_budget_file(self) -> Path:

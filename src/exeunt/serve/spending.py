@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, QueueFull
 from exeunt.ledger import Ledger, Reservation, ledger_of
+from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.serve.settings import Settings
 
@@ -29,7 +30,12 @@ class Payer:
         Without that call it is the most, since a part may have run; nothing, where the work was refused. Raises
         OverBudget.
         """
-        held = await asyncio.to_thread(self._held, most * self.scale)
+        holding = asyncio.ensure_future(asyncio.to_thread(self._held, most * self.scale))
+        try:
+            held = await asyncio.shield(holding)
+        except asyncio.CancelledError:
+            holding.add_done_callback(_unused)
+            raise
         bill: list[float] = []
         try:
             yield bill.append
@@ -42,34 +48,49 @@ class Payer:
 
     def _held(self, amount: float) -> Reservation:
         held = self.ledger.reserve(amount)
-        held.dispatch()
+        if not held.dispatch():
+            raise InputError("a request took longer to begin than the lease of its money: send it again")
         return held
 
 
 class Spending:
     """The ledgers of a server, in a file that its workers share. `payer` returns the one of a request's key, or None.
 
-    Raises InputError for a limit in another unit than the costs of the run.
+    Those of the keys lie within one for all, which has no limit if none is given: so each goes on where it was when
+    limits change.
     """
 
     def __init__(self, settings: Settings, cost: CostModel) -> None:
         self._whole: Payer | None = None
         self._of_key: dict[str, Payer] = {}
         whole, each = settings.max_spend, settings.max_spend_per_key
-        if whole is None and each is None:
+        if (limit := whole or each) is None:
             return
-        store = SQLiteStore(settings.money_file)
-        overall = None if whole is None else ledger_of(whole, name="all", store=store)
-        self._whole = None if overall is None else _payer(overall, cost)
+        unit = ledger_of(limit).unit
+        store = SQLiteStore(settings.money_file, "full")
+        overall = ledger_of(whole or f"{MOST} {unit}", name="all", store=store)
+        self._whole = None if whole is None else _payer(overall, cost)
         if each is not None:
-            where = {"store": store} if overall is None else {"within": overall}
             self._of_key = {
-                key: _payer(ledger_of(each, name=key_name(key), **where), cost) for key in settings.api_keys
+                key: _payer(ledger_of(each, name=key_name(key), within=overall), cost)
+                for key in settings.api_keys
             }
 
     def payer(self, key: str) -> Payer | None:
         """Return what pays for a request with this key."""
         return self._of_key.get(key, self._whole)
+
+
+def _unused(done: asyncio.Future[Reservation]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        done.result().settle(0.0)
+
+
+def check_unit(settings: Settings, cost: CostModel) -> None:
+    """Raise InputError for a limit in another unit than the costs of the run."""
+    for limit in (settings.max_spend, settings.max_spend_per_key):
+        if limit is not None:
+            _payer(ledger_of(limit), cost)
 
 
 def key_name(key: str) -> str:
