@@ -273,3 +273,8 @@ def locks(file: IO[bytes]) -> bool:
     except OSError as error:
         return error.errno in _NO_LOCKS
     return True
+
+
+def open_private(path: Path) -> IO[str]:
+    """Open a text file that only its owner can read, to add lines."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a", encoding="utf-8")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -218,3 +221,159 @@ def test_costs_that_differ_are_certified_as_such(texts, tmp_path):
     paid = test.cost.per_input[np.arange(test.n), policy.route(test)]
     assert ex.evaluate(policy, run.replayed(policy, "test")).cost == pytest.approx(paid.mean())
     assert RunFolder.open(run.path).policy.budget == policy.budget
+
+
+@pytest.mark.parametrize("answer", ["own", "best", "ensemble"])
+def test_where_no_model_says_anything_there_is_no_answer(made, answer, tmp_path):
+    run, _ = made
+    policy = ex.cascade(
+        run.recorded("fit"), run.recorded("calibrate"), budget="90%", policy="eero", answer=answer
+    )
+    assert policy.answer.name == answer
+    dead = {name: ex.FunctionModel(lambda _: None, price=PRICES[name], classes=CLASSES) for name in PRICES}
+    said = ex.LiveCascade(dead, policy).ask_sync(["a", "b"])
+    assert [one.answer for one in said] == [None, None]
+    trace = run.recorded("test")
+    silent = {
+        name: ex.ExitTrace(
+            prediction=np.full((trace.n, 1), NO_ANSWER),
+            scores={score: np.full((trace.n, 1), -np.inf) for score in trace[name].scores},
+            log_probability=trace[name].log_probability,
+            cost=trace[name].cost,
+            label=trace.label,
+            id=trace.id,
+        )
+        for name in trace.names
+    }
+    assert set(policy.answers(ex.CascadeTrace(silent)).tolist()) == {NO_ANSWER}
+    run.save_policy(policy)
+    live = ex.LiveCascade(dead, policy, classes=CLASSES)
+    data = table(tmp_path / "few.parquet", 3, "few")
+    predict_inputs(
+        run, open_inputs(data), tmp_path / "out.parquet", say=lambda _: None,
+        make=partial(Unchecked, live=live),
+    )  # fmt: skip
+    found = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    assert found["label"] == [None] * 3
+    assert all("gave no answer" in why for why in found["error"])
+
+
+class Unchecked(LiveJob):
+    """A job of other models than those that were recorded."""
+
+    def begin(self, inputs, done, parts):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"function": len}, "the model 'large' is not the one that"),
+        ({"classes": ("no", "yes", "perhaps")}, "is not the one that"),
+        ({"classes": None}, "is not the one that"),
+        (None, "was recorded of 'large', and there are small, medium"),
+    ],
+)
+def test_other_models_than_those_recorded_are_refused_before_anything_is_paid(made, change, why):
+    run, models = made
+    given = dict(models)
+    if change is None:
+        del given["large"]
+    else:
+        options = {"function": models["large"].function, "classes": CLASSES, **change}
+        given["large"] = ex.FunctionModel(options.pop("function"), price=PRICES["large"], **options)
+    with pytest.raises(ex.InputError, match=why):
+        live_cascade(run, given)
+
+
+def test_dearer_inputs_than_those_recorded_are_refused(made, tmp_path):
+    run, models = made
+    dearer = {**models, "large": ex.FunctionModel(models["large"].function, price=0.02, classes=CLASSES)}
+    with pytest.raises(
+        ex.InputError, match=r"may cost 0\.02 usd at 'large', and at most 0\.01 usd was recorded"
+    ):
+        answered(run, dearer, table(tmp_path / "few.parquet", 3, "few"), tmp_path / "out.parquet")
+
+
+def test_a_text_that_is_empty_has_a_row_of_its_own(made, tmp_path):
+    run, models = made
+    pq.write_table(pa.table({"text": ["new 1", None, "new 2"]}), tmp_path / "few.parquet")
+    found = answered(
+        run,
+        models,
+        tmp_path / "few.parquet",
+        tmp_path / "out.parquet",
+        ledger=ex.Ledger(total="1 usd", inputs=3),
+    )
+    assert len(found["error"]) == 3
+    assert found["label"][1] is None
+    assert found["error"][1]
+
+
+def test_a_run_does_not_outlive_a_recording_that_is_none(texts, tmp_path):
+    record(made_models(), texts, tmp_path / "out")
+    models = {**made_models(), "large": ex.FunctionModel(lambda text: (text, 0.5), price=1)}
+    assert record(models, texts, tmp_path / "out").no_run
+    assert not RunFolder.exists(tmp_path / "out")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from functools import partial
+from pathlib import Path
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.live.live_run import live_cascade
+from exeunt.predicting import predict_inputs
+from exeunt.predicting.live import LiveJob
+from exeunt.run.folder import RunFolder
+from live import test_live_run as t
+
+run, models = RunFolder.open({run!r}), t.made_models(only={only})
+calls = []
+for model in models.values():
+    ask = model.function
+    usual = type(ask).__call__
+def counted(self, text):
+    calls.append(text)
+    if len(calls) == {after}:
+        os.kill(os.getpid(), signal.{how})
+    return usual(self, text)
+t.Asked.__call__ = counted
+ledger = ex.Ledger(total={total!r}, inputs={n}, file={money!r})
+live = live_cascade(run, models, ledger=ledger)
+try:
+    job = dict(make=partial(LiveJob, live=live), say=lambda _: None)
+    predict_inputs(run, open_inputs({data!r}), Path({out!r}), **job)
+finally:
+    print(len(calls))
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_a_job_that_ends_early_goes_on_within_its_total(made, tmp_path, how):
+    run, models = made
+    data, n = table(tmp_path / "new.parquet", 600, "new"), 600
+    first = run.policy.models[int(np.argmax(run.policy.needs))]
+    money, out = tmp_path / "money.db", tmp_path / "out.parquet"
+    total = n * PRICES[first] * 6
+    script = KILLED.format(
+        tests=str(Path(__file__).parents[1]), run=str(run.path), only=models["small"].function.only, after=450,
+        how=how, total=f"{total} usd", n=n, money=str(money), data=str(data), out=str(out),
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0, done.stderr
+    if how == "SIGINT":
+        assert int(done.stdout) < 450 + 2 * 64  # what was under way
+    ledger = ex.Ledger(total=f"{total} usd", inputs=n, file=money)
+    paid = ledger.spent
+    assert 0 < paid < total
+    found = answered(run, models, data, out, ledger=ledger)
+    assert ledger.spent <= total
+    silent = [name for name, label in zip(found["name"], found["label"], strict=True) if label is None]
+    for name in silent:
+        assert shares(first, f"new {name.rpartition('#')[2]}") is None
+    small = ex.Ledger(total=f"{ledger.spent} usd", inputs=n, file=money)
+    with pytest.raises(ex.OverBudget, match="an answer for each of 600 inputs to come"):
+        answered(run, models, data, tmp_path / "again.parquet", ledger=small)

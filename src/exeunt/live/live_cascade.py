@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -155,12 +155,13 @@ class LiveCascade:
         ids: Sequence[Any] | None = None,
         ledger: Ledger | None = None,
         within_s: float | None = None,
+        on_answer: Callable[[int, LiveAnswer], None] | None = None,
     ) -> LiveAnswers:
         """Answer inputs: a sequence, or a mapping from ids to inputs.
 
         `ids`: texts or whole numbers, by default made from the content. They break ties as those of a trace do.
         `ledger`: pays for these in place of the cascade's own. `within_s`: after so many seconds an input gets the
-        answer known by then.
+        answer known by then. `on_answer`: gets the place of each input and its answer, as they come.
         """
         if isinstance(inputs, str):
             raise InputError("give a list of inputs: a text alone would be read letter by letter")
@@ -176,6 +177,8 @@ class LiveCascade:
 
         async def answer(i: int) -> None:
             found[i] = await self._answer(names[i], given[i], keys[i : i + 1], ledger or self.ledger, due)
+            if on_answer is not None:
+                on_answer(i, found[i])
 
         await work_through(range(len(given)), answer, min(self.concurrency, len(given)))
         return LiveAnswers([found[i] for i in range(len(given))], self.policy)

@@ -12,7 +12,6 @@ import asyncio
 import hmac
 import json
 import math
-import os
 import secrets
 import signal
 import threading
@@ -29,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, locked, make_folder
+from exeunt._files import atomic_path, locked, make_folder, open_private
 from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
@@ -160,7 +159,7 @@ class _Recording:
         self.cost: defaultdict[str, float] = defaultdict(float)
         self.spent = 0.0
         self.stopped = ""
-        self._file = _open_private(folder / ANSWERS)
+        self._file = open_private(folder / ANSWERS)
         self._read()
         identities = {name: f"{name}\0{model.identity}" for name, model in models.items()}
         self.ids: dict[int, str] = {}
@@ -379,11 +378,6 @@ def _bytes(content: Any) -> bytes:
     if isinstance(content, np.ndarray):
         return repr(content.shape).encode() + content.tobytes()
     return repr(content).encode()
-
-
-def _open_private(path: Path) -> Any:
-    """Open a file that only its owner can read, to add lines."""
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, _OWNER), "a", encoding="utf-8")
 
 
 def _secret(path: Path) -> bytes:

@@ -2,43 +2,96 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
+from exeunt._arrays import Floats
+from exeunt._files import open_private
 from exeunt.data import Dataset
 from exeunt.engine.answers import Answers
-from exeunt.errors import UnreadableInput
-from exeunt.live.live_cascade import LiveAnswers, LiveCascade, run_apart
+from exeunt.errors import InputError, UnreadableInput
+from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_apart
 from exeunt.live.live_run import check_models
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import Block, BlockEnd, DoneBlock, OpenBlock
+from exeunt.predicting.parts import Parts
 from exeunt.predicting.predict import PredictJob
+
+_EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
+"""Columns beside those of networks: the last model that was asked, and whether money for a further one was short."""
+
+
+class Journal:
+    """Answers by row, a line each, written as they come: they were paid for, and an interruption must not lose them."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, LiveAnswer] = {}
+        self._path: Path | None = None
+
+    def open(self, path: Path, job: str) -> None:
+        """Read the answers of this job, and go on. Answers of another job are removed."""
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        if lines[:1] != [job]:
+            path.unlink(missing_ok=True)
+        for line in lines[1:] if path.is_file() else ():
+            with suppress(ValueError, TypeError, KeyError):  # a line may be half written
+                entry = json.loads(line)
+                self.answers[int(entry.pop("row"))] = LiveAnswer(**entry)
+        self._path = path
+        self._write("" if path.is_file() else job)
+
+    def keep(self, row: int, answer: LiveAnswer) -> None:
+        """Write an answer that is whole: others are asked for again."""
+        if self._path is not None and answer.answer is not None and not answer.short_of_money:
+            self._write(json.dumps({**asdict(replace(answer, id=None)), "row": row}))
+
+    def _write(self, line: str) -> None:
+        with open_private(cast(Path, self._path)) as file:
+            file.write(f"{line}\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveJob(PredictJob):
-    """A job that answers inputs by asking. `live`: the models, the policy, and what pays."""
+    """A job that answers inputs by asking. `live`: the models, the policy, and what pays.
+
+    Raises InputError if the probabilities of all classes are to be written.
+    """
 
     live: LiveCascade
+    journal: Journal = field(default_factory=Journal)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.written.needs_probabilities:
+            raise InputError(
+                "live models give no probabilities of all classes: leave out --top and --probabilities"
+            )
+        object.__setattr__(self, "written", replace(self.written, kept={**self.written.kept, **_EXTRA}))
 
     @property
     def block_size(self) -> int:
-        """Few inputs: the answers that an interruption loses were paid for."""
+        """Few inputs, which are asked about together."""
         return 256
 
-    def begin(self, inputs: Dataset, done: int) -> None:
+    def begin(self, inputs: Dataset, done: int, parts: Parts | None) -> None:
         """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
 
         Raises InputError, and OverBudget if the total does not suffice.
         """
+        if parts is not None:
+            self.journal.open(Path(str(parts.folder)) / "answers.jsonl", parts.job)
         contents = list(_readable(inputs))
         check_models(self.run, self.live.models, contents)
         if self.live.ledger is not None:
-            self.live.ledger.promise(self.live.least(contents), answered=done)
+            answered = max(done, len(self.journal.answers))
+            self.live.ledger.promise(self.live.least(contents), answered=answered)
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
         """Return the live cascade."""
@@ -52,6 +105,8 @@ class LiveJob(PredictJob):
         ordered: bool = True,  # noqa: ARG002 - one block after the other
     ) -> Iterator[DoneBlock]:
         """Yield each block once it is answered; see `Job.answer`."""
+        places = [entry.name for entry in self.run.cascade]
+        exits = np.array([places.index(name) for name in opened.policy.models])
         blocks: dict[int, tuple[OpenBlock, list[PreparedBatch]]] = {}
         for block, item in arriving:
             into, batches = blocks.setdefault(block.start, (OpenBlock(block), []))
@@ -60,15 +115,47 @@ class LiveJob(PredictJob):
                 batches.append(item)
                 continue
             del blocks[block.start]
-            if read := [batch for batch in batches if len(batch.positions)]:
-                inputs = [one for batch in read for one in batch.inputs]
-                keys = np.concatenate([self._keys(batch, block) for batch in read])
-                said = run_apart(_asked(opened, inputs, keys))
-                positions = np.concatenate([batch.positions for batch in read])
-                into.results.append((positions, answers_of(said, opened)))
-                into.why |= {at: one.why for at, one in zip(positions.tolist(), said, strict=True)}
-            places = [entry.name for entry in self.run.cascade]
-            yield self._done(into, item, np.array([places.index(name) for name in opened.policy.models]))
+            said = self._said(opened, block, [batch for batch in batches if len(batch.positions)])
+            if said:
+                answers = LiveAnswers(list(said.values()), opened.policy)
+                into.results.append((np.array(list(said)), answers_of(answers, opened)))
+            into.why |= {at: one.why for at, one in said.items()}
+            extra: dict[str, list[Any]] = {
+                "asked": [said[at].model if at in said else None for at in range(block.n)],
+                "degraded": [at in said and said[at].short_of_money for at in range(block.n)],
+            }
+            yield self._done(into, item._replace(kept={**item.kept, **extra}), exits)
+
+    def _said(self, live: LiveCascade, block: Block, batches: list[PreparedBatch]) -> dict[int, LiveAnswer]:
+        """Return the answers by their places in the block: those of the journal, and those of the models."""
+        known = {
+            at: self.journal.answers[block.start + at]
+            for at in range(block.n)
+            if block.start + at in self.journal.answers
+        }
+        asked = [
+            (int(at), given, key)
+            for batch in batches
+            for at, given, key in zip(batch.positions, batch.inputs, self._keys(batch, block), strict=True)
+            if int(at) not in known
+        ]
+        if asked:
+            places, inputs, keys = (list(column) for column in zip(*asked, strict=True))
+
+            def keep(i: int, answer: LiveAnswer) -> None:
+                self.journal.keep(block.start + places[i], answer)
+
+            async def ask() -> LiveAnswers:
+                try:
+                    return await live.ask(inputs, ids=keys, on_answer=keep)
+                finally:
+                    await live.close()
+
+            known |= dict(zip(places, run_apart(ask()), strict=True))
+        return known
+
+    def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
+        return np.asarray(arrays["cost"])
 
     def describe(self, inputs: Dataset, *, by_content: bool) -> dict[str, Any]:
         """Return everything that the results depend on; the models, by what they are."""
@@ -82,20 +169,12 @@ def _readable(inputs: Dataset) -> Iterator[Any]:
             yield inputs.content(i)
 
 
-async def _asked(live: LiveCascade, inputs: list[Any], keys: Any) -> LiveAnswers:
-    try:
-        return await live.ask(inputs, ids=keys)
-    finally:
-        await live.close()
-
-
 def answers_of(said: LiveAnswers, live: LiveCascade) -> Answers:
     """Return what live models said as the engine's answers: exits are those of the policy, costs what was paid."""
     codes = {name: code for code, name in enumerate(live.classes or ())}
     exits = {name: exit_ for exit_, name in enumerate(live.policy.models)}
     label = np.array([codes.get(one.answer or "", -1) for one in said], dtype=np.int64)
     valid = label >= 0
-    late = np.array([one.late for one in said], dtype=np.bool_)
     return Answers(
         label=label,
         confidence=np.where(valid, [one.confidence for one in said], np.nan),
@@ -103,6 +182,6 @@ def answers_of(said: LiveAnswers, live: LiveCascade) -> Answers:
         cost=np.array([one.cost for one in said]),
         valid=valid,
         borderline=np.zeros(len(label), dtype=np.bool_),
-        expired=late,
+        expired=np.array([one.late for one in said], dtype=np.bool_),
         degraded=np.array([one.short_of_money for one in said], dtype=np.bool_),
     )

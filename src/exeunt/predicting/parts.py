@@ -231,7 +231,7 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
             yield parts
             done = True
         finally:
-            if done or not list(folder.glob("*.parquet")):
+            if done or not [file for file in folder.iterdir() if file.name not in (_JOB, _LOCK)]:
                 shutil.rmtree(folder, ignore_errors=True)  # on Windows the open lock stays, and its folder
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from exeunt._arrays import Integers, Keys
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
 from exeunt.policy import Policy
@@ -26,7 +26,7 @@ from exeunt.predicting.blocks import (
     check_inputs,
     done_blocks,
 )
-from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
+from exeunt.predicting.parts import DoBlocks, Parts, do_here, fill_folder, open_parts
 from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.executors import chosen_executor
@@ -79,13 +79,13 @@ def predict_inputs(
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
             total, left = parts.done(blocks)
-            job.begin(inputs, total.n)
+            job.begin(inputs, total.n, parts)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
-    job.begin(inputs, 0)
+    job.begin(inputs, 0, None)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
@@ -154,8 +154,12 @@ class PredictJob(Job):
         """Names of the columns that are written."""
         return list(self.written.schema.names)
 
-    def begin(self, inputs: Dataset, done: int) -> None:
-        """Do what comes before the first answer. `done`: how many of the inputs are answered already."""
+    def begin(self, inputs: Dataset, done: int, parts: Parts | None) -> None:
+        """Do what comes before the first answer. `done`: how many inputs are answered already, in these parts."""
+
+    def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
+        """Return what answers (n,) cost if each is run alone."""
+        return self.policy.cost.cumulative[arrays["exit"]]  # type: ignore[no-any-return]
 
     def open(self, threads: int | None = None) -> SharedExecutor:
         """Open the network for the policy."""
@@ -232,10 +236,7 @@ class PredictJob(Job):
         for positions in block.truncated:
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
-        planned = self.policy.cost
-        cost_apart = (arrays["cost"] if planned.varies else planned.cumulative[arrays["exit"]])[
-            answered
-        ].sum()
+        cost_apart = self._cost_apart(arrays)[answered].sum()
         arrays["exit"] = places[arrays["exit"]]  # among those of the run, whatever exits the policy asks
         errors = block.errors(np.flatnonzero(answered))
         why = [errors.get(i) for i in range(n)]
