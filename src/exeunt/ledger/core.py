@@ -80,16 +80,22 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
 
 
 def promise(books: Books, now: int, name: str, cheapest: int, answered: int | None = None) -> None:
-    """Keep this much for the answer of each input to come. `answered`: how many have theirs, if that is known."""
+    """Keep this much for the answer of each input to come.
+
+    `answered`: how many have theirs, where a job goes on that was killed. What it had under way counts as if its lease
+    had ended, and as nobody's answer.
+    """
     age(books, now)
+    if answered is not None:
+        for hold in [one for one in books.unsettled(CHARGED) if one.ledger == name]:
+            left = _aged(books, now, hold) if hold.state < CHARGED else hold
+            if left is not None and left.promised:
+                books.write(left, left._replace(promised=False))
     account = chain(books, now, name)[0]
     if not account.inputs:
         raise InputError(f"how many inputs are promised an answer? Open the ledger {name!r} with inputs=...")
-    if answered is not None:  # what a process that died had asked for counts no more
-        account = account._replace(asked=answered)
-        for hold in [one for one in books.unsettled(CHARGED) if one.ledger == name and one.promised]:
-            books.write(hold, hold._replace(promised=False))
-    account = account._replace(cheapest=cheapest)
+    asked = account.asked if answered is None else answered
+    account = account._replace(cheapest=cheapest, asked=asked)
     if account.left < account.kept():
         to_come = account.inputs - account.asked
         raise over_budget(

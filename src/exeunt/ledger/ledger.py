@@ -91,7 +91,8 @@ class Ledger:
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
 
-        `answered`: how many inputs have their answer already, where a job goes on that was killed.
+        `answered`: how many inputs have their answer already, where a job goes on that was killed; nobody else may use
+        this ledger then.
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
