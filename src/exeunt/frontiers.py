@@ -193,8 +193,16 @@ def measure(
             rates[p, q, places] = result.shares
             if policy.cost_certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
-    best = [oracle(alone, float(amount)).accuracy for amount in amounts]
+    best = [_oracle(alone, float(amount)) for amount in amounts]
     return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance, tuple(refusals))
+
+
+def _oracle(alone: ExitTrace, amount: float) -> float:
+    """Return the oracle's accuracy; NaN where inputs differ in cost, and those tested cost more at the first exit."""
+    try:
+        return oracle(alone, amount).accuracy
+    except InfeasibleBudget:
+        return float("nan")
 
 
 def exceeds(mean_cost: Floats, budget: float | Floats) -> Booleans:

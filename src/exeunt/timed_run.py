@@ -21,6 +21,7 @@ from exeunt.policy import Policy
 from exeunt.policy.policy_set import feasible
 from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import chosen_executor, executor_device, open_executor
+from exeunt.run.file_digests import LIVE
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation, load_preparation, part_data
 from exeunt.run.runner import open_shared
@@ -43,7 +44,15 @@ class TimedNetwork:
 
     @classmethod
     def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
-        """Choose an executor, by default that of `exeunt predict`. Raises as `chosen_executor` does."""
+        """Choose an executor, by default that of `exeunt predict`. Raises as `chosen_executor` does.
+
+        Raises InputError for live models.
+        """
+        if run.network_file == LIVE:
+            raise InputError(
+                f"{run.path} asks live models, which are not timed, because their calls may cost money: give budgets "
+                f"in {run.cost.unit}, or as shares"
+            )
         return cls(run, chosen_executor(run, executor), trusted)
 
     def models(self) -> dict[str, TimedNetwork]:

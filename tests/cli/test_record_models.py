@@ -172,4 +172,4 @@ def test_without_a_limit_nothing_is_asked(folder):
 def test_where_nobody_answers_the_command_says_why(folder):
     (folder / "answering.py").write_text("def small(text):\n    raise OSError('away')\n\nlarge = small\n")
     done = record(folder, "3 usd", ok=False)
-    assert "exeunt: no model gave an answer: OSError: away" in done.stderr
+    assert "failed 20 times in a row: OSError: away" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -172,7 +173,6 @@ def test_without_labels_agreement_with_the_dearest_is_measured(texts, tmp_path):
     [
         ("text", "choose among the same classes"),
         ("alone", "two or more models"),
-        ("label", "'maybe', which is no class of the models"),
         ("confidence", "confidences of classes are probabilities, from 0 to 1, got 3"),
     ],
 )
@@ -184,9 +184,6 @@ def test_what_can_be_no_run_is_a_table_and_says_why(change, why, texts, tmp_path
         models = {"large": models["large"]}
     elif change == "confidence":
         models["large"] = ex.FunctionModel(lambda _: ("yes", 3.0), price=1, classes=CLASSES)
-    elif change == "label":
-        texts = tmp_path / "texts.parquet"
-        pq.write_table(pa.table({"text": ["a", "b"], "label": ["no", "maybe"]}), texts)
     done = record(models, texts, tmp_path / "out")
     assert why in done.no_run
     assert "holds a table and is no run" in str(done)
@@ -313,7 +310,9 @@ def test_a_text_that_is_empty_has_a_row_of_its_own(made, tmp_path):
 def test_a_run_does_not_outlive_a_recording_that_is_none(texts, tmp_path):
     record(made_models(), texts, tmp_path / "out")
     models = {**made_models(), "large": ex.FunctionModel(lambda text: (text, 0.5), price=1)}
-    assert record(models, texts, tmp_path / "out").no_run
+    with pytest.raises(ex.InputError, match="holds answers of another model 'large'"):
+        record(models, texts, tmp_path / "out")
+    assert record(models, texts, tmp_path / "out", force=True).no_run
     assert not RunFolder.exists(tmp_path / "out")
 
 
@@ -377,3 +376,39 @@ def test_a_job_that_ends_early_goes_on_within_its_total(made, tmp_path, how):
     small = ex.Ledger(total=f"{ledger.spent} usd", inputs=n, file=money)
     with pytest.raises(ex.OverBudget, match="an answer for each of 600 inputs to come"):
         answered(run, models, data, tmp_path / "again.parquet", ledger=small)
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "why"),
+    [
+        (
+            ["no", "maybe"],
+            {},
+            "few.parquet#1 has the label 'maybe', which is no class of the models (no, perhaps",
+        ),
+        (["no", None], {}, "few.parquet#1 has no label"),
+        (["no", "yes"], {"classes": ("yes", "no", "perhaps")}, "the same classes in another order"),
+    ],
+)
+def test_labels_and_classes_are_checked_before_anything_is_paid(tmp_path, labels, change, why):
+    models = made_models()
+    if change:
+        models["large"] = ex.FunctionModel(models["large"].function, price=1, **change)
+    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), tmp_path / "few.parquet")
+    with pytest.raises(ex.InputError, match=re.escape(why)):
+        record(models, tmp_path / "few.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not models["small"].function.count
+
+
+def test_a_model_that_always_fails_is_asked_no_more(texts, tmp_path):
+    def broken(text):
+        raise OSError(f"no connection for {text}")
+
+    models = {**made_models(), "large": ex.FunctionModel(broken, price=0.01, classes=CLASSES)}
+    done = record(models, texts, tmp_path / "out", concurrency=4)
+    assert 20 <= models["large"].counts["failed"] < 30
+    assert done.stopped.startswith("large failed 20 times in a row: OSError: no connection for text ")
+    assert "no connection" not in (tmp_path / "out" / "answers.jsonl").read_text()
+    models["large"] = ex.FunctionModel(Asked("large"), price=0.01, classes=CLASSES)
+    assert record(models, texts, tmp_path / "out", force=True).no_run == ""

@@ -122,10 +122,10 @@ def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on
         assert {one["exit"] for one in short if one["label"] >= 0} == {0}
         silent = [one["error"] for one in answers if one["label"] < 0]
         assert silent
-        assert all(re.search("small: not asked: .* may cost 0.001 usd", why) for why in silent)
+        assert set(silent) == {"small: not asked; large: not asked"}
         refused = ask(client, KEYS[0], *hard)
         assert refused.status_code == 402
-        assert "raise the total" in refused.json()["error"]
+        assert "of what you may spend is left" in refused.json()["error"]
         assert ask(client, KEYS[1], "e 1").json()["answers"][0]["label"] >= 0
     limits = {"max_spend": "0.011 usd/hour", "live_file": tmp_path / "again" / "serving.json"}
     (tmp_path / "again").mkdir()

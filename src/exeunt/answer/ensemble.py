@@ -134,10 +134,6 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     Raises InputError for a trace without labels, with labels of one class or nearly so, for fewer than 4 inputs, or for
     more than 200 classes where a table is needed.
     """
-    if fit.label is None:
-        raise InputError(
-            "an ensemble is fitted to labels, and the fit part has none: make it with label=..., or answer='own'"
-        )
     fitted = EnsembleFit.of(fit, classes_of(fit))
     for exit_ in range(fit.n_exits):
         fitted = fitted.with_exit(fit.evidence(exit_))
@@ -150,6 +146,10 @@ def classes_of(fit: ExitTrace) -> int:
     Raises InputError where they are too many for tables, which grow with their square, and for labels of one class or
     nearly so.
     """
+    if fit.label is None:
+        raise InputError(
+            "an ensemble is fitted to labels, and the fit part has none: make it with label=..., or answer='own'"
+        )
     if remark := one_class_remark(fit):
         raise InputError(remark)
     k = _n_classes(fit)

@@ -85,8 +85,8 @@ def calibrate(
                 progress=bar.report, **common,
             )  # fmt: skip
         removed = run.save_policy(policy)
-        saved = 1 - policy.expected_cost / policy.cost.full
-        echo(f"{policy}\nexpected to save {saved:.1%} of the full network's cost")
+        saved = 1 - policy.cost.share(policy.expected_cost)
+        echo(f"{policy}\nexpected to save {saved:.1%} of {policy.cost.show(policy.cost.reference)}")
     else:
         policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
         removed = run.save_policy(policy)

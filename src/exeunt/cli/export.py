@@ -62,10 +62,15 @@ def export(path: RunPath, options: _Options) -> None:
             f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
     from exeunt.run.executors import EXECUTORS
+    from exeunt.run.file_digests import LIVE
     from exeunt.run.folder import RunFolder
     from exeunt.run.run_path import INT8
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
+    if run.network_file == LIVE:
+        raise InputError(
+            f"{path} asks live models, which no file can hold: answer with predict or serve, and --model"
+        )
     if holds_policy:
         run.policy  # noqa: B018 - raises where there is none
         if options.web:

@@ -167,7 +167,9 @@ def predict(
         asked = _asked(run, data, execution.trusted, live.total, None if prints else Path(f"{out}.money.db"))
         if asked is not None:
             if not prints and not output.force and os.path.lexists(out):
-                raise InputError(f"{out} holds answers that were paid for: name another file, or add --force")
+                raise InputError(
+                    f"{out} holds answers that were paid for: name another file, or ask all inputs anew with --force"
+                )
             if cluster.is_ray:
                 raise InputError("live models are asked by one process: leave out --engine ray")
             options["make"] = asked.job
@@ -241,7 +243,9 @@ def _asked(
 @dataclass(frozen=True, kw_only=True)
 class _Recording:
     out: str = _output("Folder to write, or an address such as s3://bucket/folder.", default=MISSING)
-    force: bool = _output("Replace what another recording left there.", default=False)
+    force: bool = _output(
+        "Replace what another recording left there, or ask anew where a model has changed.", default=False
+    )
     probabilities: bool = _output(
         "Keep the probabilities of the classes (of more than 256, the likeliest 32), however many numbers these are: "
         "ensembles need them. Else up to 2^28 are kept.",
@@ -289,13 +293,13 @@ def record(
 ) -> None:
     """Record the outputs of every exit, in a folder that `exeunt calibrate --traces` takes.
 
-    Or ask services and functions about every input, for a table that `exeunt compare` takes. If interrupted, the same
-    command resumes.
+    Or ask services and functions about every input, for a run that all commands take. If interrupted, the same command
+    resumes.
     """
     if path is None:
-        if other := changed(cluster, output, replace(execution, trusted=None)):
+        if other := changed(cluster, replace(output, force=False), replace(execution, trusted=None)):
             raise InputError(f"{other}: such options are about a RUN, and there is none")
-        return _record_models(inputs, execution.trusted, output.out, live)
+        return _record_models(inputs, execution.trusted, output, live)
     if other := changed(live):
         raise InputError(
             f"{other}: such options are about services and functions (--model) in place of a RUN"
@@ -314,7 +318,7 @@ def record(
     return None
 
 
-def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -> None:
+def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live: _Live) -> None:
     from exeunt.budget_text import amount_text
     from exeunt.data import open_inputs
     from exeunt.ledger import Ledger
@@ -328,14 +332,14 @@ def _record_models(inputs: _Inputs, models: str | None, out: str, live: _Live) -
         )
     keep = () if live.id_column is None else (live.id_column,)
     data = open_inputs(inputs.data, text=column_names(inputs.text_column), keep=keep)
-    folder = recording_folder(out)
+    folder, known = recording_folder(output.out), read_models(models)
     ledger = Ledger(total=live.max_spend, file=folder / MONEY, durability="full")
-    options = given(live, without=("max_spend",))
-    with interruptible(lambda: f"answers that came are kept in {out}: the same command goes on"):
-        done = record_models(
-            read_models(models), data, folder, ledger=ledger, strict=inputs.strict, say=echo, **options
-        )
+    options = {**given(live, without=("max_spend",)), "force": output.force, "strict": inputs.strict}
+    with interruptible(lambda: f"answers that came are kept in {output.out}: the same command goes on"):
+        done = record_models(known, data, folder, ledger=ledger, say=echo, **options)
     echo(f"{done}\n{amount_text(ledger.spent, 'usd')} of {live.max_spend} are spent")
+    if done.missing and "raise the total" in done.stopped:
+        echo("with a higher --max-spend, the same command goes on")
     if not any(each["answered"] for each in done.counts.values()):
         raise InputError(
             f"no model gave an answer: {done.stopped or next(iter(done.why.values()), 'no inputs')}"

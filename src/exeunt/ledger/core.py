@@ -55,7 +55,8 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
     for other in (*parents, *([old] if old else [])):
         if other.unit != wanted.unit:
             raise InputError(
-                f"{wanted.name!r} is in {wanted.unit!r} and {other.name!r} in {other.unit!r}: use one unit"
+                f"the ledger {other.name!r} is in {other.unit}, got an amount in {wanted.unit} for {wanted.name!r}: "
+                "use one unit"
             )
     if old is None:
         books.put(wanted._replace(grown=now))

@@ -244,6 +244,10 @@ def _account(
     name: str, parent: str | None, total: str | None, rate: str | None, burst: str | None, inputs: int
 ) -> Account:
     """Return the account that a user describes."""
+    if other := [one for one in (total, rate, burst) if one is not None and not isinstance(one, str)]:
+        raise InputError(
+            f"amounts are texts with their unit, such as '5 usd' or '2 usd/hour', got {other[0]!r}"
+        )
     if total is not None:
         if rate is not None or burst is not None or inputs < 0:
             raise InputError("give a total with the number of inputs, if it is known, or a rate with a burst")

@@ -6,8 +6,9 @@ import asyncio
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class FunctionModel(LiveModel):
         **options: Any,
     ) -> None:
         super().__init__(retries=retries, **options)
+        if not callable(function):
+            raise InputError(f"give a function, such as one of your module, got {function!r:.80}")
         self.function, self.price = function, price
         if not callable(price):
             checked_price(price)
@@ -46,23 +49,41 @@ class FunctionModel(LiveModel):
         """Return what a call costs."""
         return checked_price(self.price(given) if callable(self.price) else self.price)
 
-    def _connect(self) -> Any:
-        return None if inspect.iscoroutinefunction(self.function) else ThreadPoolExecutor(self.concurrency)
-
-    async def _disconnect(self, client: Any) -> None:
-        if client is not None:
-            client.shutdown(wait=False)
-
-    async def _call(self, given: Any, client: Any) -> Reply:
+    async def _call(self, given: Any, client: Any) -> Reply:  # noqa: ARG002 - it needs none
         cost = self.most(given)
         try:
-            if client is None:
+            if inspect.iscoroutinefunction(self.function):
                 said = await self.function(given)
             else:
-                said = await asyncio.get_running_loop().run_in_executor(client, self.function, given)
+                said = await _in_thread(self.function, given)
         except Exception as error:
             raise FailedAttempt(one_line(error), again=True, cost=cost) from error
         return reply_of(said, self.classes, cost)
+
+
+async def _in_thread(function: Callable[[Any], Any], given: Any) -> Any:
+    """Call a function in a thread of its own. One that hangs does not keep the process from ending."""
+    loop, done = asyncio.get_running_loop(), asyncio.Future[Any]()
+
+    def tell(result: Any, error: BaseException | None) -> None:
+        if done.done():  # nobody waits any more
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def call() -> None:
+        result, error = None, None
+        try:
+            result = function(given)
+        except Exception as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=call, daemon=True, name="exeunt-function").start()
+    return await done
 
 
 def named(function: Any) -> str:
@@ -92,6 +113,6 @@ def reply_of(said: Any, classes: tuple[str, ...] | None, cost: float) -> Reply:
         values = np.empty(0)
     if classes is None or values.shape != (len(classes),) or abs(values.sum() - 1) > 1e-3:
         wanted = "(answer, confidence)" + ("" if classes is None else f", or {len(classes)} probabilities")
-        raise FailedAttempt(f"it returned {type(said).__name__}, not {wanted}", cost=cost)
+        raise FailedAttempt(f"it returned {type(said).__name__}, not {wanted}", again=True, cost=cost)
     best = int(values.argmax())
     return Reply(classes[best], float(values[best]), cost, tuple(values.tolist()))

@@ -52,11 +52,8 @@ class LiveAnswer:
 
     @property
     def told_to_clients(self) -> str:
-        """The same without the messages of functions, which may hold the input, or keys."""
-        short = {
-            name: why if why.startswith(NOT_ASKED) else why.partition(":")[0]
-            for name, why in self.failed.items()
-        }
+        """The same without the messages of functions, which may hold the input or keys, and of ledgers."""
+        short = {name: why.partition(":")[0] for name, why in self.failed.items()}
         return replace(self, failed=short).why
 
     @property

@@ -34,7 +34,7 @@ _HIGHEST_BILL = 1e9
 LATE = "the deadline passed"
 NOT_ASKED = "not asked"
 """How the reason begins why a model was not asked that the ledger refused."""
-_NO_ANSWER = "gave no answer"
+GAVE_NONE = "gave no answer"
 _AHEAD = 1e-3
 
 
@@ -117,6 +117,8 @@ class LiveModel(ABC):
             raise InputError(
                 f"concurrency must be at least 1 and retries at least 0, got {concurrency} and {retries}"
             )
+        if isinstance(classes, str):
+            raise InputError(f"classes are a list of texts, got {classes!r}")
         if wrong := [one for one in classes or () if type(one) not in (str, int)]:
             raise InputError(f"classes are texts, got {wrong[0]!r}: in YAML write 'yes' and 'no' in quotes")
         self.classes = None if classes is None else tuple(map(str, classes))
@@ -236,9 +238,10 @@ class LiveModel(ABC):
     def _checked(self, reply: Reply) -> Reply:
         """Return the reply, without an answer that is none of the classes, or whose confidence is no number."""
         if reply.answer is None:
-            return replace(reply, failed=reply.failed or _NO_ANSWER)
+            return replace(reply, failed=reply.failed or GAVE_NONE)
         if self.classes is not None and reply.answer not in self.classes:
-            return Reply(None, cost=reply.cost, failed="its answer is none of the classes", lied=reply.lied)
+            why = f"its answer is none of the classes: {reply.answer!r:.60}"
+            return Reply(None, cost=reply.cost, failed=why, lied=reply.lied)
         if not math.isfinite(reply.confidence):
             return Reply(None, cost=reply.cost, failed="its confidence is not finite", lied=reply.lied)
         return reply
@@ -289,6 +292,8 @@ async def _acquired(slots: asyncio.Semaphore, within_s: float) -> bool:
 
 def check_unit(ledger: Ledger | None) -> None:
     """Raise InputError for a ledger in another unit than the models' prices."""
+    if ledger is not None and not hasattr(ledger, "reserve"):
+        raise InputError(f"give a ledger, such as Ledger(total='5 usd'), got {ledger!r:.80}")
     if ledger is not None and ledger.unit != "usd":
         raise InputError(
             f"prices of live models are in usd, and the ledger is in {ledger.unit}: give an amount such as '5 usd'"

@@ -80,11 +80,12 @@ def make_live_run(
         source="recording", fingerprint=fingerprint, seed=0, pretrained=True, matched_by="content", dropped=0,
         parts={part: PartRows.of("recording", len(id), of) for part, of in places.items()},
     )  # fmt: skip
+    if label is None:
+        say(f"there are no labels: models are measured by how often they say what {dearest} says")
     reference = {"reference": {"exit": list(models).index(dearest), "name": dearest}}
     unlabelled = {} if label is not None else reference
     before = RunFolder.open(folder).digest if RunFolder.exists(folder) else ""
-    known = {name: {"highest": one.highest, "identity": _digest(one.model)} for name, one in models.items()}
-    write_json(folder / LIVE, known)
+    write_models(folder, models)
     run = RunFolder.create(
         folder,
         cost=traces["fit"].cost,
@@ -147,7 +148,7 @@ def check_models(run: RunFolder, models: Mapping[str, LiveModel], inputs: Iterab
                 f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
             )
         model = models[name]
-        if model.classes != classes or _digest(model) != known["identity"]:
+        if model.classes != classes or digest_of(model) != known["identity"]:
             raise InputError(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"
@@ -160,5 +161,12 @@ def check_models(run: RunFolder, models: Mapping[str, LiveModel], inputs: Iterab
             )
 
 
-def _digest(model: LiveModel) -> str:
+def write_models(folder: Path, models: Mapping[str, RecordedModel]) -> None:
+    """Write which models a folder was recorded of, and what they cost at most."""
+    known = {name: {"highest": one.highest, "identity": digest_of(one.model)} for name, one in models.items()}
+    write_json(folder / LIVE, known)
+
+
+def digest_of(model: LiveModel) -> str:
+    """Return what tells a model from others of its name."""
     return hashlib.sha256(model.identity.encode()).hexdigest()[:16]

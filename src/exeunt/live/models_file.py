@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ _KINDS = {"model": OpenAICompatible, "url": HTTPModel, "function": FunctionModel
 
 
 def read_models(path: str | Path) -> dict[str, LiveModel]:
-    """Return the models of a file. A function is written "module:name"; its code runs.
+    """Return the models of a file. A function is written "module:name", and its code runs.
 
-    Raises InputError for a file that is missing or no YAML, and for a model with other options than its class takes.
+    Modules beside the file are found. Raises InputError for a file that is missing or no YAML, and for a model with
+    other options than its class takes.
     """
     yaml: Any = require("yaml", extra="cli")
     if not (file := Path(path)).is_file():
@@ -29,7 +31,11 @@ def read_models(path: str | Path) -> dict[str, LiveModel]:
         raise InputError(f"{file} is no YAML: {one_line(error)}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file} must hold models by name, each with its options")
-    return {str(name): _made(f"model {name!r} of {file}", dict(entry)) for name, entry in entries.items()}
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        return {str(name): _made(f"model {name!r} of {file}", dict(entry)) for name, entry in entries.items()}
+    finally:
+        sys.path.pop(0)
 
 
 def _made(what: str, entry: dict[str, Any]) -> LiveModel:

@@ -28,20 +28,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, locked, make_folder, open_private
+from exeunt._files import atomic_path, locked, make_folder, open_private, read_json
 from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
 from exeunt.data import Dataset
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
-from exeunt.live.live_model import LiveModel, Reply, check_unit, work_through
-from exeunt.live.live_run import RecordedModel, make_live_run
-from exeunt.run.file_digests import MANIFEST
+from exeunt.live.live_model import GAVE_NONE, LiveModel, Reply, check_unit, work_through
+from exeunt.live.live_run import RecordedModel, digest_of, make_live_run, write_models
+from exeunt.run.file_digests import LIVE, MANIFEST
 from exeunt.run.saved_policies import POLICIES, POLICY, remove_of_policy
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
 _OWNER = 0o600
+_MOST_IN_A_ROW = 20
 
 
 class _Asked(NamedTuple):
@@ -104,6 +105,7 @@ def record_models(
     id_column: str | None = None,
     strict: bool = False,
     concurrency: int = 64,
+    force: bool = False,
     say: Callable[[str], None] = print,
 ) -> Recorded:
     """Ask each model about each input, write what they say, and return the counts.
@@ -113,11 +115,21 @@ def record_models(
     with the inputs that all models were asked about. `keep_texts`: write the inputs into the table, too. `id_column`: a
     column that `inputs` keeps, for the ids; else these are HMACs of the content.
 
-    Raises InputError if `out` holds something else, UnreadableInput if `strict`.
+    A model that fails 20 times in a row is asked no more.
+
+    Raises InputError if `out` holds something else, or, without `force`, answers of models that differ from those of
+    the same names; for labels that are no classes of the models; UnreadableInput if `strict`.
     """
     check_unit(ledger)
+    if not isinstance(inputs, Dataset):
+        raise InputError(f"give the inputs as exeunt.data.open_inputs opens them, got {inputs!r:.80}")
+    if id_column is not None and id_column not in inputs.kept_types:
+        raise InputError(f"ids are a column that is kept: open_inputs(..., keep=[{id_column!r}])")
+    _check_classes(models, inputs)
     folder = recording_folder(out)
     with locked(folder / ".lock", folder):
+        if not force:
+            _check_same(folder, models)
         work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
         try:
             asyncio.run(work.run(ledger, concurrency))
@@ -217,6 +229,8 @@ class _Recording:
                 with _interruptible() as stop:
                     while left and (sent := await self._ask_all(left, ledger, concurrency, progress, stop)):
                         left = [one for one in left if one.key not in sent]
+                        if " times in a row" in self.stopped:
+                            break
             finally:
                 for model in self.models.values():
                     await model.close()
@@ -232,6 +246,7 @@ class _Recording:
         """Ask, but no models that the ledger refuses, and nobody after `stop`; return the keys of what was sent."""
         refused: dict[str, str] = {}
         sent: set[str] = set()
+        in_a_row = Counter[str]()
 
         async def ask(one: _Asked) -> None:
             content = self.inputs.content(one.row)
@@ -249,12 +264,16 @@ class _Recording:
             self._file.flush()
             self._take(one.key, reply)
             sent.add(one.key)
+            fails = reply.answer is None and reply.failed != GAVE_NONE
+            in_a_row[one.model] = in_a_row[one.model] + 1 if fails else 0
+            if in_a_row[one.model] >= _MOST_IN_A_ROW:
+                refused[one.model] = f"{one.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
             progress.set_postfix_str(f", {amount_text(self.spent, 'usd')} spent", refresh=False)
             progress.update()
 
         chosen = (one for one in takewhile(lambda _: not stop.is_set(), left) if one.model not in refused)
         await work_through(chosen, ask, concurrency)
-        self.stopped = next(iter(refused.values()), "")
+        self.stopped = self.stopped or next(iter(refused.values()), "")
         return sent
 
     def close(self) -> None:
@@ -270,7 +289,7 @@ class _Recording:
             len(rows),
             sum(key not in self.known for key in used),
             self.unreadable,
-            cost=self.spent,
+            cost=sum(self.cost[key] for key in used),
             stopped=self.stopped,
         )
         ids = None if id_column is None else self.inputs.kept_values(id_column)
@@ -318,17 +337,46 @@ class _Recording:
             )  # fmt: skip
         except InputError as error:
             remove_of_policy(self.folder, MANIFEST, POLICY, POLICIES)  # what an earlier recording left
+            write_models(self.folder, recorded)
             return str(error)
         return ""
 
 
 def _labels(inputs: Dataset, classes: Sequence[str]) -> Any:
-    """Return the classes of inputs by number; None without labels. Raises InputError for another class."""
+    """Return the classes of inputs by number; None without labels. Raises InputError for another class, or a gap."""
     if (names := inputs.true_names) is None:
         return None
-    if other := sorted({str(name) for name in names if name not in classes}):
-        raise InputError(f"there is a label {other[0]!r}, which is no class of the models")
+    for row, name in enumerate(names):
+        if name not in classes:
+            found = "no label" if name is None else f"the label {name!r}, which is no class of the models"
+            raise InputError(
+                f"{inputs.name(row)} has {found} ({', '.join(classes)}): correct it, or leave the column of labels out"
+            )
     return np.array([classes.index(str(name)) for name in names])
+
+
+def _check_classes(models: Mapping[str, LiveModel], inputs: Dataset) -> None:
+    """Raise InputError, before anything is paid, for classes in several orders, or labels that are none of them."""
+    known = {name: model.classes for name, model in models.items() if model.classes is not None}
+    for name, classes in known.items():
+        first, same = next(iter(known.items()))
+        if classes != same and sorted(classes) == sorted(same):
+            raise InputError(
+                f"{first!r} and {name!r} have the same classes in another order: give them in one order"
+            )
+    if len(known) == len(models) and len(set(known.values())) == 1:
+        _labels(inputs, next(iter(known.values())))
+
+
+def _check_same(folder: Path, models: Mapping[str, LiveModel]) -> None:
+    """Raise InputError for models that differ from those of the same names that the folder was recorded of."""
+    before = read_json(folder / LIVE) if (folder / LIVE).is_file() else {}
+    for name in before.keys() & models.keys():
+        if before[name]["identity"] != digest_of(models[name]):
+            raise InputError(
+                f"{folder} holds answers of another model {name!r}: its classes, name, prompt, options or function "
+                "differed. Its answers would all be paid for again: name another folder, or add --force"
+            )
 
 
 @contextmanager

@@ -194,10 +194,12 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def no_money(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, OverBudget)  # noqa: S101
+        why = f"this may cost {error.asked:g}, and {error.left:g} of what you may spend is left"
         wait_s = 1.0 if error.passing else error.wait_s
         if wait_s is None:
-            return JSONResponse({"error": str(error)}, 402)
-        return JSONResponse({"error": str(error)}, 429, {"retry-after": str(math.ceil(wait_s))})
+            return JSONResponse({"error": f"{why}: ask who runs this server for more"}, 402)
+        after = math.ceil(wait_s)
+        return JSONResponse({"error": f"{why}: try again in {after} s"}, 429, {"retry-after": str(after)})
 
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(OverBudget, no_money)
