@@ -200,7 +200,7 @@ def measure(
 def _oracle(alone: ExitTrace, amount: float) -> float:
     """Return the oracle's accuracy; NaN where inputs differ in cost, and those tested cost more at the first exit."""
     try:
-        return oracle(alone, amount).accuracy
+        return float(oracle(alone, amount).accuracy or 0.0)
     except InfeasibleBudget:
         return float("nan")
 
