@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 import time
 
 import pytest
 
 import exeunt as ex
-from exeunt.live.live_model import LiveModel, Reply
+from exeunt.live.live_cascade import run_apart
+from exeunt.live.live_model import LiveModel, Reply, work_through
 
 
 class Cheap(LiveModel):
@@ -68,3 +72,139 @@ def test_settled_attempts_without_a_key_do_not_stay(tmp_path):
     holds = ledger._store.run(lambda books, _: books._sql("SELECT key FROM hold").fetchall())
     assert len(holds) == 1
     assert holds[0][0].startswith("mine/model/")
+
+
+class Slow(Cheap):
+    """Answers after a while, and bills what it is told to."""
+
+    def __init__(self, bill=1.0, seconds=0.05, **options):
+        super().__init__(**options)
+        self.bill, self.seconds, self.calls = bill, seconds, 0
+
+    async def _call(self, given, client):
+        self.calls += 1
+        await asyncio.sleep(self.seconds)
+        return Reply("yes", 0.9, self.bill)
+
+
+def test_a_bill_that_no_amount_holds_is_recorded_as_the_highest_and_stops_the_model():
+    ledger = ex.Ledger(total="1000 usd")
+    reply = asyncio.run(Slow(bill=1e30).ask(0, name="odd", ledger=ledger))
+    assert reply.lied
+    assert ledger.spent == 1e9
+    assert ledger.stopped == ("odd",)
+    assert ledger.unsettled() == []
+
+
+def test_at_its_deadline_an_attempt_counts_at_its_maximum_and_is_not_made_again():
+    ledger, model = ex.Ledger(total="1000 usd"), Slow(seconds=5, timeout_s=60)
+
+    async def ask():
+        return await model.ask(0, ledger=ledger, until=asyncio.get_running_loop().time() + 0.1)
+
+    reply = asyncio.run(ask())
+    assert (reply.answer, reply.failed, reply.cost, reply.bound) == (None, "the deadline passed", 10.0, 10.0)
+    assert (ledger.spent, model.calls) == (10.0, 1)
+    assert ledger.unsettled()[0].state == "charged"
+
+
+def test_who_finds_no_slot_by_the_deadline_is_not_sent():
+    ledger, model = ex.Ledger(total="1000 usd"), Slow(seconds=0.5, concurrency=1)
+
+    async def ask():
+        until = asyncio.get_running_loop().time() + 0.1
+        first = asyncio.ensure_future(model.ask(0, ledger=ledger))
+        await asyncio.sleep(0.01)
+        late = await model.ask(1, ledger=ledger, until=until)
+        return await first, late
+
+    first, late = asyncio.run(ask())
+    assert first.answer == "yes"
+    assert (late.attempts, late.failed, late.cost) == (0, "the deadline passed", 0.0)
+    assert (ledger.spent, model.calls) == (1.0, 1)
+
+
+class Waiting(ex.Ledger):
+    """A store that takes its time."""
+
+    def reserve(self, *given, **options):
+        time.sleep(0.2)
+        return super().reserve(*given, **options)
+
+
+def test_who_is_cancelled_while_money_is_held_sends_and_pays_nothing():
+    ledger, model = Waiting(total="1000 usd"), Slow()
+
+    async def ask():
+        asking = asyncio.ensure_future(model.ask(0, ledger=ledger))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.sleep(0.5)
+
+    asyncio.run(ask())
+    assert (model.calls, ledger.spent, ledger.reserved) == (0, 0.0, 0.0)
+
+
+def test_a_cancelled_job_asks_about_no_further_input():
+    model = Slow(seconds=0.0)
+
+    async def ask():
+        asked = []
+
+        async def work(item):
+            asked.append(item)
+            await asyncio.wait_for(asyncio.sleep(0), 1)
+            await model.ask(item)
+
+        job = asyncio.ensure_future(work_through(range(100_000), work, 8))
+        await asyncio.sleep(0.02)
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        n = len(asked)
+        await asyncio.sleep(0.05)
+        return n, len(asked)
+
+    before, after = asyncio.run(ask())
+    assert 0 < before == after < 100_000
+
+
+def test_an_interruption_of_a_thread_of_its_own_cancels_the_work():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(True)
+
+    def interrupt():
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)  # to the main thread, as Ctrl-C does
+
+    begun = time.monotonic()
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_apart(work())
+    assert ended == [True]
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("key", ["sk-live-123456", "my key", "key"])
+def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
+    with pytest.raises(ex.InputError, match="not the key") as caught:
+        ex.OpenAICompatible("m", key=key, price={"input": 1, "output": 1})
+    assert key == "key" or key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: ex.FunctionModel("services:small", price=1), "give a function"),
+        (lambda: ex.FunctionModel(len, price=1, classes="anger"), "a list of texts"),
+        (lambda: ex.FunctionModel(len, price=1, classes=[True, False]), "in quotes"),
+    ],
+)
+def test_what_can_be_no_model_is_refused(make, why):
+    with pytest.raises(ex.InputError, match=why):
+        make()

@@ -208,3 +208,41 @@ def test_services_with_faults_resume_until_all_is_answered(texts, tmp_path, monk
     for (_, text), faults_there in service.happened.items():
         assert faults_there[-1] in ("", "negative", "huge"), text
         assert not {"", "negative", "huge"} & set(faults_there[:-1]), "asked after an answer"
+
+
+def test_an_interrupted_recording_awaits_what_was_sent_and_asks_nothing_twice(texts, tmp_path):
+    script = textwrap.dedent(f"""
+        import asyncio, os, signal, sys
+        import exeunt as ex
+        from exeunt.data import open_inputs
+        from exeunt.live.recording import record_models
+
+        asked = []
+
+        async def answer(text):
+            asked.append(text)
+            if len(asked) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.2)
+            return "no", 0.5
+
+        model = ex.FunctionModel(answer, price=0.01, classes=["no", "yes"])
+        ledger = ex.Ledger(total="5 usd")
+        try:
+            record_models({{"one": model}}, open_inputs({str(texts)!r}), {str(tmp_path / "out")!r}, ledger=ledger,
+                          concurrency=16, say=lambda _: None)
+        except KeyboardInterrupt:
+            print(len(asked), ledger.spent)
+        else:
+            sys.exit("not interrupted")
+        asked.clear()
+        record_models({{"one": model}}, open_inputs({str(texts)!r}), {str(tmp_path / "out")!r}, ledger=ledger,
+                      say=lambda _: None)
+        print(len(asked), ledger.spent)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (first, paid), (rest, total) = (line.split() for line in done.stdout.splitlines())
+    assert 20 <= int(first) <= 32
+    assert float(paid) == pytest.approx(0.01 * int(first))
+    assert int(first) + int(rest) == 50
+    assert float(total) == pytest.approx(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from exeunt.run.folder import RunFolder
 pytest.importorskip("fastapi")
 
 from exeunt.serve.settings import Settings
-from exeunt.serve.spending import Payer, key_name
+from exeunt.serve.spending import Payer, Spending, key_name
 
 MODULE = """
 import hashlib, time
@@ -251,3 +252,52 @@ def test_what_is_paid_for_work_that_ends_in_an_error(raised, cost):
         with pytest.raises(raised):
             asyncio.run(work())
     assert ledger.spent == cost
+
+
+def test_a_limit_for_all_that_is_added_later_leaves_those_of_keys_where_they_were(live, tmp_path):
+    run, models = live
+    each = {"live_file": tmp_path / "serving.json", "api_keys": KEYS, "max_spend_per_key": "0.012 usd"}
+    cost = run.cost
+    before = Spending(Settings(run=run.path, **each), cost)
+    held = before.payer(KEYS[0]).ledger.reserve(0.012)
+    held.dispatch()
+    held.settle(0.012)
+    after = Spending(Settings(run=run.path, max_spend="5 usd/day", **each), cost)
+    assert after.payer(KEYS[0]).ledger.left == 0
+    assert after.payer(KEYS[1]).ledger.left == 0.012
+    total = Spending(Settings(run=run.path, max_spend="5 usd", **each), cost)
+    assert total.payer("none").ledger.spent == 0.012
+    del models
+
+
+def test_money_stays_where_a_link_comes_to_lead_to_another_run(live, tmp_path):
+    run, _ = live
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v2").mkdir()
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "v1")
+    assert Settings(run=link).money_file == tmp_path / "current-money.db"
+    assert run.path.is_dir()
+
+
+def test_a_request_that_is_cancelled_while_its_money_is_held_pays_nothing():
+    class Slow(ex.Ledger):
+        def reserve(self, *given, **options):
+            time.sleep(0.2)
+            return super().reserve(*given, **options)
+
+    ledger = Slow(total="2 usd")
+
+    async def request():
+        async with Payer(ledger, 1.0).paying(1.0):
+            raise AssertionError
+
+    async def cancelled():
+        task = asyncio.ensure_future(request())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.4)
+
+    asyncio.run(cancelled())
+    assert (ledger.spent, ledger.reserved) == (0.0, 0.0)

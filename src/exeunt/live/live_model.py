@@ -356,7 +356,10 @@ async def work_through(items: Iterable[T], work: Callable[[T], Awaitable[None]],
 
     tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
     try:
-        await asyncio.gather(*tasks)
+        if tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
     finally:
         ended = True
         for task in tasks:
