@@ -183,9 +183,13 @@ def test_an_interruption_of_a_thread_of_its_own_cancels_the_work():
         os.kill(os.getpid(), signal.SIGINT)  # to the main thread, as Ctrl-C does
 
     begun = time.monotonic()
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_apart(work())
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_apart(work())
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert ended == [True]
     assert time.monotonic() - begun < 10
 

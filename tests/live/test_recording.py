@@ -217,6 +217,7 @@ def test_an_interrupted_recording_awaits_what_was_sent_and_asks_nothing_twice(te
         from exeunt.data import open_inputs
         from exeunt.live.recording import record_models
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
         asked = []
 
         async def answer(text):
