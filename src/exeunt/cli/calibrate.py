@@ -86,7 +86,7 @@ def calibrate(
             )  # fmt: skip
         removed = run.save_policy(policy)
         saved = 1 - policy.cost.share(policy.expected_cost)
-        echo(f"{policy}\nexpected to save {saved:.1%} of {policy.cost.show(policy.cost.reference)}")
+        echo(f"{policy}\nexpected to save {saved:.1%} of {policy.cost.whole}")
     else:
         policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
         removed = run.save_policy(policy)
