@@ -271,14 +271,14 @@ def test_a_total_may_become_a_rate_and_a_rate_a_total(total, store_and_clock, cl
     buy(ledger, 3, 3)
     assert ledger.reserve(1).dispatch()
     as_rate = ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0])
-    assert as_rate.left == ledger.left == 1  # what is under way counts
-    clock.move(5)
-    assert as_rate.left == 1  # it is full
-    buy(as_rate, 1, 1)
-    clock.move(5)
+    assert as_rate.left == ledger.left == -1  # no burst, and what is under way counts
+    clock.move(105)
     assert as_rate.left == 0.05
-    assert total(5).left == 0
-    assert total(8).left == 3
+    again = ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0])
+    assert again.left == 0.05
+    assert total(5).left == 1
+    assert ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0]).left == 0
+    assert total(8).left == 4
 
 
 def test_a_job_that_goes_on_says_how_many_inputs_have_their_answer(total, clock):

@@ -212,3 +212,73 @@ def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
 def test_what_can_be_no_model_is_refused(make, why):
     with pytest.raises(ex.InputError, match=why):
         make()
+
+
+def test_after_the_deadline_nothing_is_sent_or_paid():
+    ledger, model = ex.Ledger(total="1000 usd"), Slow(seconds=0.3, concurrency=4)
+
+    async def ask():
+        until = asyncio.get_running_loop().time() + 0.1
+        return await asyncio.gather(*(model.ask(i, ledger=ledger, until=until) for i in range(40)))
+
+    replies = asyncio.run(ask())
+    assert model.calls == 4
+    assert sum(one.attempts for one in replies) == 4
+    assert {one.failed for one in replies} == {"the deadline passed"}
+    assert ledger.spent == sum(one.cost for one in replies) == 40.0
+
+
+def test_who_waits_for_money_holds_no_slot():
+    poor, rich, model = (
+        ex.Ledger(total="15 usd"),
+        ex.Ledger(total="1000 usd"),
+        Slow(seconds=0.01, concurrency=2),
+    )
+    poor.reserve(10)
+
+    async def ask():
+        waiting = [asyncio.ensure_future(model.ask(i, ledger=poor)) for i in range(4)]
+        await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        reply = await model.ask(9, ledger=rich)
+        took = time.monotonic() - begun
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return reply, took
+
+    reply, took = asyncio.run(ask())
+    assert reply.answer == "yes"
+    assert took < 2
+
+
+@pytest.mark.parametrize("raised", [SystemExit, StopIteration, ValueError])
+def test_whatever_a_function_raises_is_a_failure(raised):
+    def function(_):
+        raise raised("no")
+
+    reply = asyncio.run(ex.FunctionModel(function, price=1, timeout_s=5).ask(0))
+    assert reply.answer is None
+    assert raised.__name__ in reply.failed
+
+
+def test_calls_that_were_given_up_still_count_as_running():
+    running, most, lock = 0, 0, threading.Lock()
+
+    def slow(_):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.3)
+        with lock:
+            running -= 1
+        return "yes", 0.5
+
+    model = ex.FunctionModel(slow, price=1, timeout_s=0.05, concurrency=1)
+
+    async def ask():
+        return await asyncio.gather(*(model.ask(i) for i in range(4)))
+
+    asyncio.run(ask())
+    assert most == 1

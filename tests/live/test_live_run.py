@@ -263,7 +263,7 @@ def test_where_no_model_says_anything_there_is_no_answer(made, answer, tmp_path)
 class Unchecked(LiveJob):
     """A job of other models than those that were recorded."""
 
-    def begin(self, inputs, done, parts):
+    def begin(self, inputs, left, parts, *, force):
         pass
 
 
@@ -376,7 +376,22 @@ def test_a_job_that_ends_early_goes_on_within_its_total(made, tmp_path, how):
     ledger = ex.Ledger(total=f"{total} usd", inputs=n, file=money)
     paid = ledger.spent
     assert 0 < paid < total
-    found = answered(run, models, data, out, ledger=ledger)
+    for model in models.values():
+        model.function.count.clear()
+    kept = []
+
+    class Watched(LiveJob):
+        def begin(self, *given, **options):
+            super().begin(*given, **options)
+            kept.append(len(self.journal.answers))
+
+    live = live_cascade(run, models, ledger=ledger)
+    predict_inputs(run, open_inputs(data), out, make=partial(Watched, live=live), say=lambda _: None)
+    found = pq.read_table(out).to_pydict()
+    assert kept[0] > 200
+    asked = models[first].function.count
+    assert len(asked) <= 600 - kept[0]
+    assert max(asked.values()) == 1
     assert ledger.spent <= total
     silent = [name for name, label in zip(found["name"], found["label"], strict=True) if label is None]
     for name in silent:
@@ -420,3 +435,56 @@ def test_a_model_that_always_fails_is_asked_no_more(few, tmp_path):
     assert "no connection" not in (tmp_path / "out" / "answers.jsonl").read_text()
     models["large"] = ex.FunctionModel(Asked("large"), price=0.01, classes=CLASSES)
     assert record(models, few, tmp_path / "out", force=True).no_run == ""
+
+
+def test_what_another_command_has_paid_for_is_not_thrown_away(made, tmp_path):
+    run, models = made
+    data, out = table(tmp_path / "new.parquet", 300, "new"), tmp_path / "out.parquet"
+
+    class Ended(BaseException):
+        pass
+
+    class Ends(LiveJob):
+        def _cost_apart(self, arrays):
+            raise Ended  # once the first block is answered
+
+    live = live_cascade(run, models)
+    with pytest.raises(Ended):
+        predict_inputs(run, open_inputs(data), out, make=partial(Ends, live=live), say=lambda _: None)
+    job = {"make": partial(LiveJob, live=live), "say": lambda _: None}
+    with pytest.raises(ex.InputError, match="holds answers that were paid for by another command"):
+        predict_inputs(run, open_inputs(data, keep=["id"]), out, **job)
+    for model in models.values():
+        model.function.count.clear()
+    predict_inputs(run, open_inputs(data), out, **job)
+    silent = sum(shares(name, f"new {i}") is None for name in models for i in range(256))
+    asked = [int(text.split()[1]) for model in models.values() for text in model.function.count]
+    assert sum(i < 256 for i in asked) <= 3 * silent
+    found = pq.read_table(out).to_pydict()
+    assert len(found["label"]) == 300
+    assert found["asked"][0] in models
+    assert found["degraded"] == [False] * 300
+
+
+def test_the_journal_goes_on_after_a_line_that_is_half_written(tmp_path):
+    from exeunt.live.live_cascade import LiveAnswer
+    from exeunt.predicting.live import Journal
+
+    path = tmp_path / "answers.jsonl"
+    first = Journal()
+    first.open(path, "job", force=False)
+    assert not path.exists()
+    first.keep(3, LiveAnswer(None, "yes", "small", 0.1, confidence=0.5))
+    first.keep(4, LiveAnswer(None, None, "small", 0.1))
+    first.keep(5, LiveAnswer(None, "yes", "small", 0.1, failed={"large": "not asked: too little"}))
+    with path.open("a") as file:
+        file.write('{"answer": "no", "ro')
+    second = Journal()
+    second.open(path, "job", force=False)
+    second.keep(7, LiveAnswer(None, "no", "large", 0.2))
+    third = Journal()
+    third.open(path, "job", force=False)
+    assert {row: one.answer for row, one in third.answers.items()} == {3: "yes", 7: "no"}
+    assert third.answers[3].confidence == 0.5
+    Journal().open(path, "other", force=True)
+    assert not path.exists()

@@ -64,7 +64,9 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
     from exeunt import timed_run
 
     fit = made(0.9)
-    run = SimpleNamespace(n_exits=fit.n_exits, network_file="", cascade=[], runs_whole="", recorded=lambda _: fit)
+    run = SimpleNamespace(
+        n_exits=fit.n_exits, network_file="", cascade=[], runs_whole="", recorded=lambda _: fit
+    )
     for name, stub in (
         ("chosen_executor", "onnx"),
         ("_timed", (fit, None)),

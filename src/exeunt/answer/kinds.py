@@ -283,9 +283,10 @@ class EnsembleAnswer:
         if (memory and _SILENT not in memory) or type(evidence) is Evidence:  # a network answers every row
             return Evidence(shares), remembered
         silent = (evidence["prediction"] == NO_ANSWER) & memory.get(_SILENT, True)
-        if not silent.any():
-            return Evidence(shares), remembered
-        return PartialEvidence(np.where(silent[:, None], np.nan, shares)), {**remembered, _SILENT: silent}
+        shown = (
+            PartialEvidence(np.where(silent[:, None], np.nan, shares)) if silent.any() else Evidence(shares)
+        )
+        return shown, {**remembered, _SILENT: silent}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
         """Return what would be answered at every exit, as a trace of the same inputs and costs.

@@ -189,10 +189,10 @@ def predict(
 
 
 class _Asked(NamedTuple):
-    """The live models that answer, and what pays for them."""
+    """The live models that answer, and what opens the ledger that pays for them."""
 
     live: LiveCascade
-    ledger: Ledger
+    money: Callable[[], Ledger]
     total: str
 
     @property
@@ -200,7 +200,7 @@ class _Asked(NamedTuple):
         """Makes the job."""
         from exeunt.predicting.live import LiveJob
 
-        return partial(LiveJob, live=self.live)
+        return partial(LiveJob, live=self.live, money=self.money)
 
     @property
     def paid(self) -> str:
@@ -209,7 +209,8 @@ class _Asked(NamedTuple):
 
         failed = {name: model.counts["failed"] for name, model in self.live.models.items()}
         named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in failed.items() if n)
-        spent = f"{amount_text(self.ledger.spent, 'usd')} of {self.total} are spent"
+        amount = 0.0 if self.live.ledger is None else self.live.ledger.spent
+        spent = f"{amount_text(amount, 'usd')} of {self.total} are spent"
         return f"{spent}; no answer of {named}" if named else spent
 
 
@@ -231,13 +232,14 @@ def _asked(
             "may cost with --total '5 usd'"
         )
     from exeunt.ledger import Ledger
+    from exeunt.live.live_model import check_unit
     from exeunt.live.live_run import live_cascade
     from exeunt.live.models_file import read_models
 
-    known = read_models(models)
     name = f"answers {run.digest[:8]}{data.fingerprint[:8]}"
-    ledger = Ledger(total=total, inputs=len(data), file=money, durability="full", name=name)
-    return _Asked(live_cascade(run, known, ledger=ledger), ledger, total)
+    options: dict[str, Any] = {"inputs": len(data), "file": money, "durability": "full", "name": name}
+    check_unit(Ledger(total=total))
+    return _Asked(live_cascade(run, read_models(models)), partial(Ledger, total=total, **options), total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,11 +335,16 @@ def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live
     keep = () if live.id_column is None else (live.id_column,)
     data = open_inputs(inputs.data, text=column_names(inputs.text_column), keep=keep)
     folder, known = recording_folder(output.out), read_models(models)
-    ledger = Ledger(total=live.max_spend, file=folder / MONEY, durability="full")
+    ledgers: list[Ledger] = []
+
+    def money() -> Ledger:
+        ledgers.append(Ledger(total=live.max_spend, file=folder / MONEY, durability="full"))
+        return ledgers[0]
+
     options = {**given(live, without=("max_spend",)), "force": output.force, "strict": inputs.strict}
     with interruptible(lambda: f"answers that came are kept in {output.out}: the same command goes on"):
-        done = record_models(known, data, folder, ledger=ledger, say=echo, **options)
-    echo(f"{done}\n{amount_text(ledger.spent, 'usd')} of {live.max_spend} are spent")
+        done = record_models(known, data, folder, ledger=money, say=echo, **options)
+    echo(f"{done}\n{amount_text(ledgers[0].spent, 'usd')} of {live.max_spend} are spent")
     if done.missing and "raise the total" in done.stopped:
         echo("with a higher --max-spend, the same command goes on")
     if not any(each["answered"] for each in done.counts.values()):

@@ -48,7 +48,7 @@ def grown(account: Account, now: int) -> Account:
 def open_account(books: Books, now: int, wanted: Account) -> None:
     """Add a ledger. One that is there takes over the limit and the number of inputs.
 
-    What it has spent counts in its new limit: against a total all of it, against a rate what is not settled.
+    What it has spent counts against a new total. A total that becomes a rate begins without a burst.
     """
     parents = chain(books, now, wanted.parent)
     old = books.account(wanted.name)
@@ -68,7 +68,7 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
     old = grown(old, now)
     limit = wanted.limit
     if wanted.rate:
-        limit = old.limit if old.rate else old.settled + wanted.burst
+        limit = old.limit if old.rate else old.settled  # a total that becomes a rate begins without a burst
     books.put(
         old._replace(
             limit=limit,

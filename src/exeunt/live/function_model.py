@@ -16,6 +16,8 @@ import numpy as np
 from exeunt.errors import InputError, one_line
 from exeunt.live.live_model import FailedAttempt, LiveModel, Reply
 
+_LOOK_S = 0.05
+
 
 class FunctionModel(LiveModel):
     """A function of an input as a model; a coroutine function is awaited, another runs in a thread.
@@ -37,6 +39,7 @@ class FunctionModel(LiveModel):
         if not callable(function):
             raise InputError(f"give a function, such as one of your module, got {function!r:.80}")
         self.function, self.price = function, price
+        self._running, self._turn = 0, threading.Lock()
         if not callable(price):
             checked_price(price)
 
@@ -49,41 +52,51 @@ class FunctionModel(LiveModel):
         """Return what a call costs."""
         return checked_price(self.price(given) if callable(self.price) else self.price)
 
+    async def _in_thread(self, given: Any) -> Any:
+        """Call the function in a thread of its own. One that hangs does not keep the process from ending."""
+        loop, done = asyncio.get_running_loop(), asyncio.Future[Any]()
+        while self._running >= self.concurrency:  # of attempts that were given up
+            await asyncio.sleep(_LOOK_S)
+
+        def tell(result: Any, error: Exception | None) -> None:
+            if done.done():  # nobody waits any more
+                return
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+
+        def call() -> None:
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = self.function(given)
+            except StopIteration as raised:  # a future takes none
+                error = RuntimeError(repr(raised))
+            except Exception as raised:
+                error = raised
+            except BaseException as raised:  # SystemExit would end this thread alone
+                error = RuntimeError(repr(raised))
+            with self._turn:
+                self._running -= 1
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell, result, error)
+
+        with self._turn:
+            self._running += 1
+        threading.Thread(target=call, daemon=True, name="exeunt-function").start()
+        return await done
+
     async def _call(self, given: Any, client: Any) -> Reply:  # noqa: ARG002 - it needs none
         cost = self.most(given)
         try:
             if inspect.iscoroutinefunction(self.function):
                 said = await self.function(given)
             else:
-                said = await _in_thread(self.function, given)
+                said = await self._in_thread(given)
         except Exception as error:
             raise FailedAttempt(one_line(error), again=True, cost=cost) from error
         return reply_of(said, self.classes, cost)
-
-
-async def _in_thread(function: Callable[[Any], Any], given: Any) -> Any:
-    """Call a function in a thread of its own. One that hangs does not keep the process from ending."""
-    loop, done = asyncio.get_running_loop(), asyncio.Future[Any]()
-
-    def tell(result: Any, error: BaseException | None) -> None:
-        if done.done():  # nobody waits any more
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-    def call() -> None:
-        result, error = None, None
-        try:
-            result = function(given)
-        except Exception as raised:
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=call, daemon=True, name="exeunt-function").start()
-    return await done
 
 
 def named(function: Any) -> str:

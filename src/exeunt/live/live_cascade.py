@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -140,10 +140,10 @@ class LiveCascade:
         carries = isinstance(policy.answer, OwnAnswer) and not policy.answer.carries
         self.policy = replace(policy, answer=OwnAnswer(carries=True)) if carries else policy
 
-    def least(self, inputs: Iterable[Any]) -> float:
-        """Return the most that one attempt at the first model costs for any of the inputs: what an answer needs."""
-        first = self.models[self.policy.models[int(np.argmax(self._asked))]]
-        return max((first.most(given) for given in inputs), default=0.0)
+    @property
+    def first(self) -> str:
+        """The model that is asked first."""
+        return self.policy.models[int(np.argmax(self._asked))]
 
     async def ask(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats, check_positive
-from exeunt.errors import InputError, OverBudget
+from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
@@ -78,6 +79,9 @@ def shares_of(reply: Reply, classes: Sequence[str]) -> Floats:
     shares = np.full(k, (1 - confidence) / (k - 1))
     shares[list(classes).index(reply.answer)] = confidence
     return shares
+
+
+_LATE = Reply(None, failed=LATE, attempts=0)
 
 
 class FailedAttempt(Exception):  # noqa: N818 - says what happened
@@ -179,14 +183,7 @@ class LiveModel(ABC):
         cost, bound, lied, sent = 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
-            if await _acquired(slots, until - loop.time()):
-                try:
-                    timeout_s = min(self.timeout_s, until - loop.time())
-                    reply, wait = await self._attempt(given, client, most, paid, timeout_s)
-                finally:
-                    slots.release()
-            else:
-                reply, wait = Reply(None, failed=LATE, attempts=0), 0.0
+            reply, wait = await self._attempt(given, (slots, client), most, paid, until)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
@@ -201,17 +198,41 @@ class LiveModel(ABC):
         return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
 
     async def _attempt(
-        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None, timeout_s: float
+        self, given: Any, opened: Any, most: float, pay: Callable[[], Reservation] | None, until: float
     ) -> tuple[Reply, float]:
-        """Make an attempt that is paid for; return the reply and how long the service asks to wait."""
-        held = None
-        if pay is not None and most > 0:
+        """Make an attempt that is paid for; return the reply and how long the service asks to wait.
+
+        While what is held for others may come back, it waits for money, and leaves its slot to those who have some.
+        """
+        loop, (slots, client) = asyncio.get_running_loop(), opened
+        end, wait = min(loop.time() + self.timeout_s, until), _FIRST_LOOK_S
+        while True:
+            if not await _acquired(slots, until - loop.time()):
+                return _LATE, 0.0
             try:
-                held = await _admitted_in_time(pay, timeout_s)
-            except InputError as error:
-                return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
-            if held is None:
-                return Reply(None, failed=f"{NOT_ASKED}: its lease ended", attempts=0, again=True), 0.0
+                return await self._admitted_attempt(given, client, most, pay, until)
+            except InputError as error:  # of the ledger
+                if loop.time() >= until:
+                    return _LATE, 0.0
+                if not getattr(error, "passing", False) or loop.time() >= end:
+                    return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
+            finally:
+                slots.release()
+            await asyncio.sleep(min(wait * random.uniform(0.5, 1.0), max(0.0, end - loop.time())))  # noqa: S311
+            wait = min(2 * wait, 1.0)
+
+    async def _admitted_attempt(
+        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None, until: float
+    ) -> tuple[Reply, float]:
+        """Make the attempt if the ledger admits it. Raises OverBudget and ModelStopped."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= until:
+            return _LATE, 0.0
+        held = None if pay is None or most <= 0 else await admitted(pay)
+        if held is not None and loop.time() >= until:
+            await asyncio.to_thread(held.settle, 0.0, answered=False)
+            return _LATE, 0.0
+        timeout_s = min(self.timeout_s, until - loop.time())
         after = 0.0
         try:
             reply = self._checked(await asyncio.wait_for(self._call(given, client), timeout_s))
@@ -247,36 +268,35 @@ class LiveModel(ABC):
         return reply
 
 
-async def _admitted_in_time(pay: Callable[[], Reservation], timeout_s: float) -> Reservation | None:
-    """Return what `_admitted` does; wait for so long while what is held for others may come back."""
-    end, wait = asyncio.get_running_loop().time() + timeout_s, _FIRST_LOOK_S
-    while True:
-        try:
-            return await _admitted(pay)
-        except OverBudget as error:
-            if not error.passing or asyncio.get_running_loop().time() + wait > end:
-                raise
-        await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
-        wait = min(2 * wait, 1.0)
+async def admitted(pay: Callable[[], Reservation]) -> Reservation:
+    """Hold the money for an attempt and mark it as sent. The store may wait for a disk.
 
+    Who is cancelled meanwhile pays nothing. Raises OverBudget and ModelStopped.
+    """
+    turn, held, cancelled = threading.Lock(), list[Reservation](), False
 
-async def _admitted(pay: Callable[[], Reservation]) -> Reservation | None:
-    """Hold the money for an attempt and mark it as sent; None if it may not be sent. The store may wait for a disk."""
+    def admit() -> None:
+        found = pay()
+        with turn:
+            if found.dispatch():
+                held.append(found)
+            if cancelled:
+                undo()
 
-    def admit() -> Reservation | None:
-        held = pay()
-        return held if held.dispatch() else None
+    def undo() -> None:
+        if held:
+            held.pop().settle(0.0, answered=False)  # nothing was sent
 
-    def undo(done: asyncio.Future[Reservation | None]) -> None:
-        if not done.cancelled() and done.exception() is None and (held := done.result()) is not None:
-            held.settle(0.0, answered=False)  # nothing was sent
-
-    admitted = asyncio.ensure_future(asyncio.to_thread(admit))
     try:
-        return await asyncio.shield(admitted)
+        await asyncio.shield(asyncio.to_thread(admit))
     except asyncio.CancelledError:
-        admitted.add_done_callback(undo)
+        with turn:
+            cancelled = True
+            undo()
         raise
+    if not held:
+        raise InputError("its lease ended before it could be sent")
+    return held[0]
 
 
 async def _acquired(slots: asyncio.Semaphore, within_s: float) -> bool:

@@ -136,29 +136,36 @@ def live_cascade(run: RunFolder, models: Mapping[str, LiveModel], **options: Any
     return LiveCascade(models, run.policy, classes=run.manifest["class_names"], **options)
 
 
-def check_models(run: RunFolder, models: Mapping[str, LiveModel], inputs: Iterable[Any] = ()) -> None:
-    """Raise InputError unless these are the models that were recorded.
+def check_models(
+    run: RunFolder, models: Mapping[str, LiveModel], inputs: Iterable[Any] = ()
+) -> dict[str, float]:
+    """Return the most that an attempt at any of the inputs may cost, by model.
 
-    `inputs`: also unless each costs at most what was certified.
+    Raises InputError unless these are the models that were recorded, and each input costs at most what was certified.
     """
-    classes, given = tuple(run.manifest["class_names"]), list(inputs)
-    for name, known in read_json(run.files.path(LIVE)).items():
+    classes = tuple(run.manifest["class_names"])
+    recorded = read_json(run.files.path(LIVE))
+    for name, known in recorded.items():
         if name not in models:
             raise InputError(
                 f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
             )
-        model = models[name]
-        if model.classes != classes or digest_of(model) != known["identity"]:
+        if models[name].classes != classes or digest_of(models[name]) != known["identity"]:
             raise InputError(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"
             )
-        most = max((model.most(one) for one in given), default=0.0) * (1 + model.retries)
-        if most > known["highest"] * (1 + 1e-9):
+    most = dict.fromkeys(recorded, 0.0)
+    for given in inputs:
+        for name in recorded:
+            most[name] = max(most[name], models[name].most(given))
+    for name, known in recorded.items():
+        if (highest := most[name] * (1 + models[name].retries)) > known["highest"] * (1 + 1e-9):
             raise InputError(
-                f"an input may cost {most:.4g} usd at {name!r}, and at most {known['highest']:.4g} usd was recorded, "
-                "for which budgets are calibrated: record such inputs, or such prices, too"
+                f"an input may cost {highest:.4g} usd at {name!r}, and at most {known['highest']:.4g} usd was "
+                "recorded, for which budgets are calibrated: record such inputs, or such prices, in a new folder"
             )
+    return most
 
 
 def write_models(folder: Path, models: Mapping[str, RecordedModel]) -> None:

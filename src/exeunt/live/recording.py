@@ -99,7 +99,7 @@ def record_models(
     inputs: Dataset,
     out: str | Path,
     *,
-    ledger: Ledger | None = None,
+    ledger: Ledger | Callable[[], Ledger] | None = None,
     repeat: bool = False,
     keep_texts: bool = False,
     id_column: str | None = None,
@@ -112,15 +112,17 @@ def record_models(
 
     A model is asked once about the same content; with `repeat` once about each copy. What another run has recorded in
     `out` is not asked again, but for failures that may pass. Where the `ledger` refuses an attempt, the recording ends
-    with the inputs that all models were asked about. `keep_texts`: write the inputs into the table, too. `id_column`: a
-    column that `inputs` keeps, for the ids; else these are HMACs of the content.
+    with the inputs that all models were asked about; a function that opens one is called once nobody else records.
+    `keep_texts`: write the inputs into the table, too. `id_column`: a column that `inputs` keeps, for the ids; else
+    these are HMACs of the content.
 
     A model that fails 20 times in a row is asked no more.
 
     Raises InputError if `out` holds something else, or, without `force`, answers of models that differ from those of
     the same names; for labels that are no classes of the models; UnreadableInput if `strict`.
     """
-    check_unit(ledger)
+    if not callable(ledger):
+        check_unit(ledger)
     if not isinstance(inputs, Dataset):
         raise InputError(f"give the inputs as exeunt.data.open_inputs opens them, got {inputs!r:.80}")
     if id_column is not None and id_column not in inputs.kept_types:
@@ -130,6 +132,9 @@ def record_models(
     with locked(folder / ".lock", folder):
         if not force:
             _check_same(folder, models)
+        if callable(ledger):
+            ledger = ledger()
+            check_unit(ledger)
         work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
         try:
             asyncio.run(work.run(ledger, concurrency))
@@ -171,6 +176,8 @@ class _Recording:
         self.cost: defaultdict[str, float] = defaultdict(float)
         self.spent = 0.0
         self.stopped = ""
+        self.broken: dict[str, str] = {}
+        self.in_a_row = Counter[str]()
         self._file = open_private(folder / ANSWERS)
         self._read()
         identities = {name: f"{name}\0{model.identity}" for name, model in models.items()}
@@ -228,9 +235,7 @@ class _Recording:
             try:
                 with _interruptible() as stop:
                     while left and (sent := await self._ask_all(left, ledger, concurrency, progress, stop)):
-                        left = [one for one in left if one.key not in sent]
-                        if " times in a row" in self.stopped:
-                            break
+                        left = [one for one in left if one.key not in sent and one.model not in self.broken]
             finally:
                 for model in self.models.values():
                     await model.close()
@@ -246,7 +251,6 @@ class _Recording:
         """Ask, but no models that the ledger refuses, and nobody after `stop`; return the keys of what was sent."""
         refused: dict[str, str] = {}
         sent: set[str] = set()
-        in_a_row = Counter[str]()
 
         async def ask(one: _Asked) -> None:
             content = self.inputs.content(one.row)
@@ -265,15 +269,19 @@ class _Recording:
             self._take(one.key, reply)
             sent.add(one.key)
             fails = reply.answer is None and reply.failed != GAVE_NONE
-            in_a_row[one.model] = in_a_row[one.model] + 1 if fails else 0
-            if in_a_row[one.model] >= _MOST_IN_A_ROW:
-                refused[one.model] = f"{one.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
+            self.in_a_row[one.model] = self.in_a_row[one.model] + 1 if fails else 0
+            if self.in_a_row[one.model] >= _MOST_IN_A_ROW:
+                self.broken[one.model] = f"{one.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
             progress.set_postfix_str(f", {amount_text(self.spent, 'usd')} spent", refresh=False)
             progress.update()
 
-        chosen = (one for one in takewhile(lambda _: not stop.is_set(), left) if one.model not in refused)
+        chosen = (
+            one
+            for one in takewhile(lambda _: not stop.is_set(), left)
+            if one.model not in refused and one.model not in self.broken
+        )
         await work_through(chosen, ask, concurrency)
-        self.stopped = self.stopped or next(iter(refused.values()), "")
+        self.stopped = next(iter({**self.broken, **refused}.values()), "")
         return sent
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from exeunt._files import open_private
 from exeunt.data import Dataset
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, UnreadableInput
+from exeunt.ledger import Ledger
 from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_apart
 from exeunt.live.live_run import check_models
 from exeunt.predicting.batches import PreparedBatch
@@ -34,22 +35,37 @@ class Journal:
     def __init__(self) -> None:
         self.answers: dict[int, LiveAnswer] = {}
         self._path: Path | None = None
+        self._job = ""
 
-    def open(self, path: Path, job: str) -> None:
-        """Read the answers of this job, and go on. Answers of another job are removed."""
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        if lines[:1] != [job]:
-            path.unlink(missing_ok=True)
-        for line in lines[1:] if path.is_file() else ():
-            with suppress(ValueError, TypeError, KeyError):  # a line may be half written
+    def open(self, path: Path, job: str, *, force: bool) -> None:
+        """Read the answers of this job, and go on. With `force` those of another job are removed.
+
+        Raises InputError for answers of another job.
+        """
+        self._path, self._job = path, job
+        if not path.is_file():
+            return
+        head, *lines = path.read_text(encoding="utf-8").split("\n")
+        if head != job and not force:
+            raise InputError(
+                f"{path} holds answers that were paid for by another command, or before the policy or the inputs "
+                "changed: let that command go on, or ask for all answers anew with --force"
+            )
+        if head != job:
+            path.unlink()
+            return
+        for line in lines:
+            with suppress(ValueError):  # a line may be half written
                 entry = json.loads(line)
-                self.answers[int(entry.pop("row"))] = LiveAnswer(**entry)
-        self._path = path
-        self._write("" if path.is_file() else job)
+                row = int(entry.pop("row"))
+                self.answers[row] = LiveAnswer(**entry)
+        self._write("")  # ends a line that is half written
 
     def keep(self, row: int, answer: LiveAnswer) -> None:
         """Write an answer that is whole: others are asked for again."""
         if self._path is not None and answer.answer is not None and not answer.short_of_money:
+            if not self._path.is_file():
+                self._write(self._job)
             self._write(json.dumps({**asdict(replace(answer, id=None)), "row": row}))
 
     def _write(self, line: str) -> None:
@@ -59,12 +75,13 @@ class Journal:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveJob(PredictJob):
-    """A job that answers inputs by asking. `live`: the models, the policy, and what pays.
+    """A job that answers inputs by asking. `live`: the models and the policy. `money`: opens what pays.
 
     Raises InputError if the probabilities of all classes are to be written.
     """
 
     live: LiveCascade
+    money: Callable[[], Ledger] | None = None
     journal: Journal = field(default_factory=Journal)
 
     def __post_init__(self) -> None:
@@ -80,18 +97,23 @@ class LiveJob(PredictJob):
         """Few inputs, which are asked about together."""
         return 256
 
-    def begin(self, inputs: Dataset, done: int, parts: Parts | None) -> None:
+    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> None:
         """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
 
         Raises InputError, and OverBudget if the total does not suffice.
         """
+        most = check_models(self.run, self.live.models, _readable(inputs))
         if parts is not None:
-            self.journal.open(Path(str(parts.folder)) / "answers.jsonl", parts.job)
-        contents = list(_readable(inputs))
-        check_models(self.run, self.live.models, contents)
+            self.journal.open(Path(str(parts.folder)) / "answers.jsonl", parts.job, force=force)
+        if self.money is not None:
+            self.live.ledger = self.money()
         if self.live.ledger is not None:
-            answered = max(done, len(self.journal.answers))
-            self.live.ledger.promise(self.live.least(contents), answered=answered)
+            to_come = sum(
+                row not in self.journal.answers
+                for block in left
+                for row in range(block.start, block.start + block.n)
+            )
+            self.live.ledger.promise(most[self.live.first], answered=len(inputs) - to_come)
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
         """Return the live cascade."""

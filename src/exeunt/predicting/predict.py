@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -79,13 +79,13 @@ def predict_inputs(
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
             total, left = parts.done(blocks)
-            job.begin(inputs, total.n, parts)
+            job.begin(inputs, left, parts, force=force)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
-    job.begin(inputs, 0, None)
+    job.begin(inputs, blocks, None, force=force)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
@@ -154,8 +154,8 @@ class PredictJob(Job):
         """Names of the columns that are written."""
         return list(self.written.schema.names)
 
-    def begin(self, inputs: Dataset, done: int, parts: Parts | None) -> None:
-        """Do what comes before the first answer. `done`: how many inputs are answered already, in these parts."""
+    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> None:
+        """Do what comes before the first answer. `left`: the blocks that are not in these parts yet."""
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
         """Return what answers (n,) cost if each is run alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -83,9 +84,9 @@ class LiveEngine:
             self._open -= n
         answers = answers_of(said, live)
         if not answers.valid.any() and all(one.short_of_money for one in said):
-            payer.ledger.reserve(
-                live.least(inputs), promised=True
-            ).release()  # raises what says when to try again
+            least = max(live.models[live.first].most(one) for one in inputs)
+            held = await asyncio.to_thread(payer.ledger.reserve, least)  # raises what says when to try again
+            await asyncio.to_thread(held.release)
         exits = np.array([self._places.index(model) for model in live.policy.models])
         why = {i: one.told_to_clients for i, one in enumerate(said) if one.answer is None}
         found = {**vars(answers), "exit": np.where(answers.valid, exits[answers.exit], -1)}

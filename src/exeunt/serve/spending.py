@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, QueueFull
-from exeunt.ledger import Ledger, Reservation, ledger_of
+from exeunt.ledger import Ledger, ledger_of
 from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.live.live_model import admitted
 from exeunt.serve.settings import Settings
 
 
@@ -30,12 +31,7 @@ class Payer:
         Without that call it is the most, since a part may have run; nothing, where the work was refused. Raises
         OverBudget.
         """
-        holding = asyncio.ensure_future(asyncio.to_thread(self._held, most * self.scale))
-        try:
-            held = await asyncio.shield(holding)
-        except asyncio.CancelledError:
-            holding.add_done_callback(_unused)
-            raise
+        held = await admitted(lambda: self.ledger.reserve(most * self.scale))
         bill: list[float] = []
         try:
             yield bill.append
@@ -45,12 +41,6 @@ class Payer:
         finally:
             cost = min(bill[0] * self.scale, held.maximum) if bill else None
             await asyncio.shield(asyncio.to_thread(held.settle, cost))
-
-    def _held(self, amount: float) -> Reservation:
-        held = self.ledger.reserve(amount)
-        if not held.dispatch():
-            raise InputError("a request took longer to begin than the lease of its money: send it again")
-        return held
 
 
 class Spending:
@@ -79,11 +69,6 @@ class Spending:
     def payer(self, key: str) -> Payer | None:
         """Return what pays for a request with this key."""
         return self._of_key.get(key, self._whole)
-
-
-def _unused(done: asyncio.Future[Reservation]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        done.result().settle(0.0)
 
 
 def check_unit(settings: Settings, cost: CostModel) -> None:
