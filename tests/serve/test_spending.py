@@ -127,6 +127,8 @@ def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on
         refused = ask(client, KEYS[0], *hard)
         assert refused.status_code == 402
         assert "of what you may spend is left" in refused.json()["error"]
+        key = {"authorization": f"Bearer {KEYS[1]}"}
+        assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics", headers=key).text
         assert ask(client, KEYS[1], "e 1").json()["answers"][0]["label"] >= 0
     limits = {"max_spend": "0.011 usd/hour", "live_file": tmp_path / "again" / "serving.json"}
     (tmp_path / "again").mkdir()

@@ -234,7 +234,7 @@ class Metrics:
                 self._problems.labels(problem).inc(count)
 
     def refused(self) -> None:
-        """Count a request that was refused because there are too many."""
+        """Count a request that was refused, because there are too many or money is short."""
         for counts in self._current():
             counts.problems["refused"] += 1
         self._problems.labels("refused").inc()

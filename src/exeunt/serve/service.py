@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
+from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget, QueueFull, one_line
 from exeunt.serve import prediction
 from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.decoding import DecodingThreads, InputReader
@@ -120,7 +120,7 @@ class Service:
                         active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline,
                         payer=self.spending.payer(key),
                     )  # fmt: skip
-            except QueueFull:
+            except (QueueFull, OverBudget):
                 self.metrics.refused()
                 raise
             columns = await prediction.in_thread_if_large(
