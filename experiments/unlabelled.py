@@ -10,6 +10,7 @@ in FOLDER, which is fine-tuned on labels first. Finished runs are opened.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,33 @@ def trace_file(network: str, kind: str) -> Path:
 def measured(network: str, splits: int) -> dict[str, Any]:
     """Return accuracy and agreement of both kinds of heads within the budgets, and how they differ.
 
-    Policies of heads that learned from labels are fitted to labels, those of the others to what the last exit says.
+    Under policies that are fitted to labels, and under those that are fitted to what the last exit says.
     """
     traces = {kind: ex.ExitTrace.load(trace_file(network, kind)) for kind in KINDS}
     label = traces["labels"].label
     if not np.array_equal(traces["labels"].id, traces["unlabelled"].id):
         raise SystemExit(f"the two traces of {network} are of different inputs: train both anew")
-    replayed = {kind: replay(trace, label, splits) for kind, trace in traces.items()}
-    tested = np.flatnonzero(replayed["labels"]["times"])
-    right = {kind: one["right"][:, tested] for kind, one in replayed.items()}
+    bare = {kind: replace(trace, label=None, reference="") for kind, trace in traces.items()}
+    ways = {
+        "labels": {kind: replace(trace, label=label) for kind, trace in bare.items()},
+        "agreement": {kind: trace.with_reference() for kind, trace in bare.items()},
+    }
+    found = {
+        way: {kind: replay(trace, label, splits) for kind, trace in each.items()}
+        for way, each in ways.items()
+    }
+    tested = np.flatnonzero(found["labels"]["labels"]["times"])
+
+    def of(measure: str, way: str, kind: str) -> Any:
+        return found[way][kind][measure][:, tested]
+
+    def minus(*sides: tuple[str, str]) -> list[Gain]:
+        return [Gain.of(a - b) for a, b in zip(*(of("right", *side) for side in sides), strict=True)]
+
+    means = {
+        measure: {way: {kind: of(measure, way, kind).mean(axis=1).tolist() for kind in KINDS} for way in ways}
+        for measure in ("right", "agrees")
+    }
     return {
         "n": traces["labels"].n,
         "full_accuracy": float((traces["labels"].prediction[:, -1] == label).mean()),
@@ -144,9 +163,10 @@ def measured(network: str, splits: int) -> dict[str, Any]:
             kind: (trace.prediction == label[:, None]).mean(axis=0).tolist() for kind, trace in traces.items()
         },
         "share_per_exit": (traces["labels"].cost.cumulative / traces["labels"].cost.full).tolist(),
-        "accuracy": {kind: one.mean(axis=1).tolist() for kind, one in right.items()},
-        "agreement": {kind: one["agrees"][:, tested].mean(axis=1).tolist() for kind, one in replayed.items()},
-        "difference": [Gain.of(a - b) for a, b in zip(right["unlabelled"], right["labels"], strict=True)],
+        "accuracy": means["right"],
+        "agreement": means["agrees"],
+        "difference": {way: minus((way, "unlabelled"), (way, "labels")) for way in ways},
+        "without_any_label": minus(("agreement", "unlabelled"), ("labels", "labels")),
     }
 
 
@@ -173,47 +193,43 @@ def replay(trace: ex.ExitTrace, label: Any, splits: int) -> dict[str, np.ndarray
 
 
 def page(found: dict[str, Any], splits: int) -> str:
-    rows, exits = [], []
-    for network, one in found["networks"].items():
+    networks, exits = found["networks"].items(), []
+    rows: dict[str, list[list[str]]] = {"labels": [], "agreement": []}
+    for network, one in networks:
         for q, budget in enumerate(BUDGETS):
-            cells = [
-                f"{one[measure][kind][q]:.4f}" for measure in ("accuracy", "agreement") for kind in KINDS
-            ]
-            rows.append(
-                [NETWORKS[network], f"{budget:.0%}", *cells[:2], points(one["difference"][q]), *cells[2:]]
-            )
+            for way, into in rows.items():
+                accuracy = [f"{one['accuracy'][way][kind][q]:.4f}" for kind in KINDS]
+                more = [points(one["difference"][way][q])]
+                if way == "agreement":
+                    more += [f"{one['agreement'][way][kind][q]:.4f}" for kind in KINDS]
+                    more += [points(one["without_any_label"][q])]
+                into.append([NETWORKS[network], f"{budget:.0%}", *accuracy, *more])
         alone = one["accuracy_per_exit"]
         exits += [[NETWORKS[network], kind, *(f"{a:.4f}" for a in alone[kind])] for kind in KINDS]
-    networks = found["networks"].items()
     alone = "; ".join(f"{NETWORKS[name]} {one['full_accuracy']:.4f}" for name, one in networks)
     most = max(len(row) for row in exits) - 2
     exits = [[*row[:-1], *[""] * (most + 2 - len(row)), row[-1]] for row in exits]
+    heads = ("network", "budget", "heads from labels", "unlabelled heads", "difference in points (95%)")
+    agreeing = (*heads, "agreement, heads from labels", "unlabelled heads", "minus labels everywhere (95%)")
     return f"""# Heads without labels
 
 Made by `python -m experiments.unlabelled`; numbers in [unlabelled.json](unlabelled.json).
 
 The same trained networks get heads twice, by the defaults of `exeunt train`: once heads learn from the labels of the
 training inputs, once with `--unlabelled` from the network's own output on the same inputs. Policies (`auto`) are
-fitted, calibrated and tested on the test inputs alone, 30%, 20% and 50% of them, drawn again in {
-        splits
-    } splits: with
-labels for the first heads, and by agreement with the last exit for the others. Budgets are in expectation and in shares
-of the cost of the last exit. Accuracy is measured by labels for both. The networks alone: {alone}.
+fitted, calibrated and tested on the test inputs alone, 30%, 20% and 50% of them, drawn again in {splits} splits, once
+by labels and once by agreement with the last exit. Budgets are in expectation and in shares of the cost of the last
+exit. Accuracy is measured by labels in any case. The networks alone: {alone}.
 
-{
-        table(
-            (
-                "network",
-                "budget",
-                "accuracy, labels",
-                "unlabelled",
-                "difference in points (95%)",
-                "agreement, labels",
-                "unlabelled",
-            ),
-            rows,
-        )
-    }
+## Accuracy, with policies from labels
+
+{table(heads, rows["labels"])}
+
+## Accuracy, with policies from agreement
+
+The last column compares heads and policies that never saw a label with those that learned from labels.
+
+{table(agreeing, rows["agreement"])}
 
 ## Accuracy of each exit alone
 
