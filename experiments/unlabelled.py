@@ -123,7 +123,7 @@ def train_all(given: Any) -> dict[str, Any]:
 
 
 def trace_file(network: str, kind: str) -> Path:
-    return TRACES / f"unlabelled-{network}-{kind}.parquet"
+    return TRACES / "unlabelled" / f"{network}-{kind}.parquet"
 
 
 def measured(network: str, splits: int) -> dict[str, Any]:

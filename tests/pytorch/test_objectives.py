@@ -49,7 +49,7 @@ def test_entropies_are_those_of_torch():
     assert torch.allclose(cross_entropies(logits, label), torch.stack(expected))
 
 
-def test_inputs_without_a_label_learn_the_teachers_output_and_the_others_their_label():
+def test_inputs_without_a_label_learn_the_teachers_output_and_class_and_the_others_their_label():
     logits, label = some_logits()
     label[[1, 3]] = -1
     teacher = torch.randn(5, 4)
@@ -59,7 +59,9 @@ def test_inputs_without_a_label_learn_the_teachers_output_and_the_others_their_l
     for x in logits:
         for row in range(5):
             if label[row] < 0:
-                expected += (target[row] * (target[row].log() - (x[row] / 3).log_softmax(0))).sum() * 9 / 5
+                divergence = (target[row] * (target[row].log() - (x[row] / 3).log_softmax(0))).sum() * 9
+                said = functional.cross_entropy(x[row], teacher[row].argmax())
+                expected += (divergence + said) / 2 / 5
             else:
                 expected += functional.cross_entropy(x[row], label[row]) / 5
     assert torch.allclose(loss, expected, atol=1e-6)
@@ -69,6 +71,7 @@ def test_without_any_label_exits_learn_the_last_exits_output_alone():
     logits, _ = some_logits()
     loss, entropies = objective(logits, None, unlabelled=True)
     said = logits[-1].argmax(1)
-    heads = distillations(logits, logits[-1], temperature=2.0)[:-1].mean(1).sum()
-    assert torch.allclose(loss, heads + functional.cross_entropy(logits[-1], said))
+    soft = distillations(logits, logits[-1], temperature=2.0)[:-1].mean(1).sum()
+    hard = cross_entropies(logits, said)[:-1].mean(1).sum()
+    assert torch.allclose(loss, (soft + hard) / 2 + functional.cross_entropy(logits[-1], said))
     assert torch.allclose(entropies, cross_entropies(logits, said).mean(1))

@@ -46,8 +46,8 @@ class Recipe:
     `distill_weight`, `temperature`: weight in [0, 1] and softness of the teacher, in mode "distill". `teacher`: "self"
     (the network's own last exit as it learns), "original" (the network as it was given), or the folder of a run with
     the same classes, whose network gets the same batches.
-    `unlabelled`: some or all inputs have no label. From these, exits learn the teacher's soft output alone, in mode
-    "frozen" that of the network (self-supervised exits, Valade 2024).
+    `unlabelled`: some or all inputs have no label. From these, exits learn the teacher's soft output and its likeliest
+    class in equal parts, in mode "frozen" those of the network (self-supervised exits, Valade 2024).
     `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
     `precision`: "fp32", or "bf16" for mixed precision. `seed`: of all randomness, the order of a DataLoader included.
 
@@ -188,6 +188,10 @@ def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: flo
     return torch.stack(divergences) * temperature**2
 
 
+_SOFT = 0.5
+"""The weight of the teacher's soft output where there is no label."""
+
+
 def objective(
     logits: Sequence[Tensor],
     label: Tensor | None,
@@ -200,7 +204,7 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the exits' mean losses (a scalar), and their mean cross-entropies (m,), detached.
 
-    An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`; 1 for inputs
+    An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`; 0.5 for inputs
     without a label, whose cross-entropy is that from the teacher's likeliest class. `label`: None without any; with
     `unlabelled` some may be -1.
     `teacher` (n, k): logits; by default those of the last exit, which then learns from labels alone.
@@ -211,7 +215,7 @@ def objective(
     if distill_weight > 0 or unlabelled:
         weight = torch.full_like(entropies, distill_weight)
         if unlabelled:
-            weight[:, slice(None) if label is None else label < 0] = 1.0
+            weight[:, slice(None) if label is None else label < 0] = _SOFT
         divergences = distillations(logits, target, temperature=temperature)
         losses = (1 - weight) * entropies + weight * divergences
         if teacher is None:
