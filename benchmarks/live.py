@@ -58,7 +58,9 @@ def serve(delay_s: float, port: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_keep_alive=300)
+    )
 
     async def run() -> None:
         task = asyncio.ensure_future(server.serve())
