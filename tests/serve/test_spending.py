@@ -15,6 +15,7 @@ from exeunt.data import Texts, open_inputs
 from exeunt.errors import InputError, QueueFull
 from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
+from exeunt.policy import PolicySet
 from exeunt.run.folder import RunFolder
 
 pytest.importorskip("fastapi")
@@ -233,6 +234,21 @@ def test_a_network_pays_what_its_answers_cost(tmp_path):
         assert 20 * run.cost.first <= cost < 20 * full
     assert spent(run) == pytest.approx([cost, cost, 0.0])
     assert ex.Ledger(name="all", file=run.path.with_name(f"{run.path.name}-money.db")).reserved == 0
+
+
+def test_limits_are_in_the_unit_of_the_policies(tmp_path):
+    run = made_run(tmp_path / "pixels")
+    in_ms = ex.CostModel([1.0, 2.0, 3.5], unit="ms")
+    fit, calibrate = (run.recorded(part).with_cost(in_ms) for part in ("fit", "calibrate"))
+    run.save_policy_set(PolicySet.make(ex.eero, fit, calibrate, budgets=("60%",)))
+    with running(run, max_spend="40 ms") as server, httpx.Client(base_url=server.url, timeout=20) as client:
+        found = client.post("/predict", json={"images": in_base64(made_images(5))})
+        cost = sum(one["cost"] for one in found.json()["answers"])
+        assert 5 <= cost <= 17.5
+        assert ex.Ledger(
+            name="all", file=run.path.with_name(f"{run.path.name}-money.db")
+        ).spent == pytest.approx(cost)
+        assert client.post("/predict", json={"images": in_base64(made_images(30))}).status_code == 402
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ class LiveExecution(Execution):
     """The same for runs that live models may answer."""
 
     trusted: str | None = option(
-        "The YAML file of the models, for a run that `exeunt record --model` made. Else the name of a network that "
-        "code of your own makes, to allow that code to run.",
+        "A YAML file of services and functions: for a run that `exeunt record --model` made, and for `exeunt record` "
+        "without RUN. Else the name of a network that code of your own makes, to allow that code to run.",
         "--model",
     )
 

@@ -257,15 +257,6 @@ class _Recording:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RecordExecution(Execution):
-    trusted: str | None = _live(
-        "In place of RUN: a YAML file of models that are services or functions. With RUN: the name of a network that "
-        "code of your own makes, to allow that code to run.",
-        "--model",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Live:
     """What live models may cost, and what is kept of their inputs."""
 
@@ -288,7 +279,7 @@ def record(
         ),
     ] = None,
     inputs: _Inputs,
-    execution: _RecordExecution,
+    execution: LiveExecution,
     output: _Recording,
     live: _Live,
     cluster: _Workers,

@@ -72,14 +72,14 @@ def _plain(value: Any) -> NDArray[Any]:
 def _rows(array: NDArray[Any], mask: NDArray[Any] | None) -> Iterable[Any]:
     """Return what is hashed of each row, as contiguous memory."""
     if array.dtype.kind == "O":
-        return (_bytes(value) for value in array)
+        return (content_bytes(value) for value in array)
     if mask is not None and mask.ndim == 2 and array.shape == mask.shape:
         return (row[shown] for row, shown in zip(array, mask != 0, strict=True))
     return np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])))
 
 
-def _bytes(value: Any) -> bytes:
-    """Return the content of a raw input: a text, a tuple of texts, or pixels."""
+def content_bytes(value: Any) -> bytes:
+    """Return the content of a raw input: a text, a tuple of texts, or pixels. Raises InputError for anything else."""
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":
         return repr(value.shape).encode() + np.ascontiguousarray(value).tobytes()
     if isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):

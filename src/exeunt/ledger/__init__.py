@@ -1,4 +1,4 @@
-"""A budget that is never overspent: the rules (`core`), where they are kept (`stores`), and `Ledger`."""
+"""A budget that is never overspent: the rules (`core`), where they are kept (`store`), and `Ledger`."""
 
 from exeunt.ledger.ledger import Ledger, Reservation, ledger_of
 

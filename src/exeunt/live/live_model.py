@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats, check_positive
-from exeunt.errors import InputError
+from exeunt.errors import InputError, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
@@ -214,7 +214,7 @@ class LiveModel(ABC):
             except InputError as error:  # of the ledger
                 if loop.time() >= until:
                     return _LATE, 0.0
-                if not getattr(error, "passing", False) or loop.time() >= end:
+                if not (isinstance(error, OverBudget) and error.passing) or loop.time() >= end:
                     return Reply(None, failed=f"{NOT_ASKED}: {error}", attempts=0, again=True), 0.0
             finally:
                 slots.release()

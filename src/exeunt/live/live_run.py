@@ -55,15 +55,12 @@ def make_live_run(
     label: Integers | None,
     kind: str,
     fingerprint: str,
-    data: str = "",
-    text: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Complete `folder` to a run of these models, which answered the same n inputs.
 
     `id` (n,): content keys; `label` (n,): classes by number, else models are measured by what the most expensive one
-    says, and inputs that it says nothing to are left out. `kind`, `fingerprint`: of the inputs; `data`,
-    `text`: where they are from.
+    says, and inputs that it says nothing to are left out. `kind`, `fingerprint`: of the inputs.
     """
     classes = next(iter(models.values())).model.classes or ()
     whole = CascadeTrace({name: _trace(one, label, id) for name, one in models.items()})
@@ -101,9 +98,9 @@ def make_live_run(
             "network": {"exits": [f"{name}: last exit" for name in models][:-1]},
             "inputs": {"kind": kind, "raw": True},
             "data": {
-                "name": data,
+                "name": "",
                 "label": None,
-                "text": list(text),
+                "text": [],
                 "fingerprint": fingerprint,
                 **unlabelled,
             },

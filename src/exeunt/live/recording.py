@@ -33,6 +33,7 @@ from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
 from exeunt.data import Dataset
+from exeunt.engine.inputs import content_bytes
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
 from exeunt.live.live_model import GAVE_NONE, LiveModel, Reply, check_unit, work_through
@@ -186,7 +187,7 @@ class _Recording:
         self.unreadable, copies = 0, Counter[str]()
         for row in range(len(inputs)):
             try:
-                content = _bytes(inputs.content(row))
+                content = content_bytes(inputs.content(row))
             except UnreadableInput:
                 if strict:
                     raise
@@ -428,12 +429,6 @@ def _price(name: str, costs: Any, most: float) -> str:
     """Return a price that all answers have, or the column of prices and the most that an input of this length costs."""
     values = costs.to_numpy()
     return f"{values[0]:g}" if np.ptp(values) == 0 else f"cost_{name}:{max(most, values.max()):.9g}"
-
-
-def _bytes(content: Any) -> bytes:
-    if isinstance(content, np.ndarray):
-        return repr(content.shape).encode() + content.tobytes()
-    return repr(content).encode()
 
 
 def _secret(path: Path) -> bytes:

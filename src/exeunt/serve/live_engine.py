@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class LiveTicket:
     answers: Answers
     policies: list[str | None]
     why: Mapping[int, str]
-    error: Exception | None = field(default=None)
+    error: Exception | None = None
 
 
 class LiveEngine:

@@ -28,7 +28,7 @@ from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.settings import Settings
-from exeunt.serve.spending import check_unit
+from exeunt.serve.spending import check_limits
 from exeunt.trace import ExitTrace
 
 _ROUNDS = 3
@@ -168,7 +168,7 @@ def load_run(settings: Settings) -> LoadedRun:
             name_at(policies, budget)
         except InputError as error:  # noqa: PERF203 - the first one is raised
             raise InputError(f"--tier {tier}={budget}: {error}") from error
-    check_unit(settings, run.cost)
+    check_limits(settings, next(iter(policies.values())).cost)
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )

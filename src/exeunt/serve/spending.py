@@ -71,8 +71,8 @@ class Spending:
         return self._of_key.get(key, self._whole)
 
 
-def check_unit(settings: Settings, cost: CostModel) -> None:
-    """Raise InputError for a limit in another unit than the costs of the run."""
+def check_limits(settings: Settings, cost: CostModel) -> None:
+    """Raise InputError for a limit in another unit than the costs of the policies."""
     for limit in (settings.max_spend, settings.max_spend_per_key):
         if limit is not None:
             _payer(ledger_of(limit), cost)
