@@ -34,6 +34,7 @@ NEEDS = {
     "cli": ("typer", "matplotlib"),
     "cluster": ("ray", "moto", "torch", "torchvision", "sklearn"),
     "data": ("PIL",),
+    "language": ("torch", "transformers", "lightning_fabric", "typer"),
     "live": ("openai", "httpx", "uvicorn"),
     "making": ("torch", "torchvision", "sklearn"),
     "one_file": ("onnx", "onnxruntime"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._progress import Progress
 from exeunt._text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
+from exeunt.cli.language import calibrate_language_model
 from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
@@ -48,6 +49,7 @@ def calibrate(
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
+    from exeunt.run.file_digests import DECODER
 
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
@@ -57,6 +59,9 @@ def calibrate(
     if options.traces is not None and loss is not None and guarantee.agree is None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = _opened(path)
+    if run.network_file == DECODER:
+        calibrate_language_model(run, guarantee, rule.policy, options.seed)
+        return
     make = rule.made()
     answer = {"answer": rule.answer or "auto"} if rule.answer or run.cascade else {}
     if run.runs_whole:

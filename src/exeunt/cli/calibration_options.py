@@ -32,6 +32,11 @@ class Guarantee:
         "98%: chooses the cheapest policy that provably keeps it. Needs no labels. With --budget, both are guaranteed."
     )
     reference: str | None = _guarantee("With --agree: the model of a cascade to agree with.")
+    per: str = _guarantee(
+        "With --agree, of a language model: what must agree, token (after the same tokens) or answer (all of its "
+        "tokens).",
+        default="token",
+    )
     budgets: str | None = _guarantee(
         "Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy each, in one "
         "file. Choose among them by time, price or load, not by the inputs to be answered."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
+from exeunt.cli.language import evaluate_language_model
 from exeunt.cli.options import RunPath, option, with_groups
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ def evaluate(path: RunPath, options: _Options) -> None:
     Warns if the test part is not exchangeable with the calibration part, which every guarantee assumes.
     """
     from exeunt._files import write_json
-    from exeunt.run.file_digests import EVALUATION
+    from exeunt.run.file_digests import DECODER, EVALUATION
     from exeunt.run.folder import RunFolder
     from exeunt.run.saved_policies import named_by_budget
 
     run = RunFolder.open(path)
+    if run.network_file == DECODER:
+        evaluate_language_model(run, path)
+        return
     policies, about_budgets = run.policies, dict[str, Any]()
     results = [_evaluated(run, policy) for policy in policies]
     policy, result = policies[-1], results[-1]

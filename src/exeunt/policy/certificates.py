@@ -22,7 +22,7 @@ class _OfGroups:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form, without groups if there are none, and without the usual measure."""
-        usual = {"n_groups": None, "rows_per_group": None, "measure": "accuracy"}
+        usual = {"n_groups": None, "rows_per_group": None, "measure": "accuracy", "of": "answers"}
         return {
             name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]
         }
@@ -66,7 +66,7 @@ class LossCertificate(_OfGroups):
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
     inputs that the policy was tested on. They had no part in the policy. Where `bound` is `CERTAIN`, the policy gives
-    the reference's own answers.
+    the reference's own answers. `of`: what is counted, "answers" or the "tokens" of a language model.
     """
 
     max_loss: float
@@ -77,6 +77,7 @@ class LossCertificate(_OfGroups):
     n_test: int
     reference: str | None = None
     measure: str = "accuracy"
+    of: str = "answers"
 
     def __str__(self) -> str:
         reference, agrees = self.reference or "the full network", self.measure == "agreement"
@@ -90,7 +91,9 @@ class LossCertificate(_OfGroups):
         if agrees:
             change = f"{self.loss:.2%}"
             how = "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group)})"
-            kept = f"at most {100 * self.max_loss:.4g}% of the answers{how} differ from those of {reference}"
+            kept = (
+                f"at most {100 * self.max_loss:.4g}% of the {self.of}{how} differ from those of {reference}"
+            )
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
             f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, {kept} "

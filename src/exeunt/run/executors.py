@@ -12,7 +12,7 @@ from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.executor import CPU, Executor, Segments, SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.file_digests import CASCADE, ESTIMATOR, LIVE, OBJECT, ONNX, WEIGHTS
+from exeunt.run.file_digests import CASCADE, DECODER, ESTIMATOR, LIVE, OBJECT, ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation
 
@@ -100,6 +100,11 @@ EXECUTORS = {
         needs=LIVE,
         remedy="it was not recorded from live models",
     ),
+    "decoder": ExecutorKind(
+        "exeunt.run.executors:open_decoder",
+        needs=DECODER,
+        remedy="it holds no decoder that generates",
+    ),
     "eager": ExecutorKind(
         "exeunt.torch.open_run:open_eager",
         needs=WEIGHTS,
@@ -183,6 +188,14 @@ def open_live(run: RunFolder, **_: Any) -> Executor:
     raise InputError(
         f"{run.path} asks live models: answer in Python with exeunt.LiveCascade(models, run.policy), or with "
         "`exeunt predict` or `exeunt serve` and --model models.yaml. They are not timed or exported"
+    )
+
+
+def open_decoder(run: RunFolder, **_: Any) -> Executor:
+    """Raise InputError: a decoder generates token by token."""
+    raise InputError(
+        f"{run.path} generates texts: answer with `exeunt generate`, or in Python with "
+        "exeunt.torch.language.LanguageModel. It is not served, timed or exported"
     )
 
 

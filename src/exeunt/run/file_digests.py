@@ -16,10 +16,11 @@ MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
 CASCADE = "cascade.json"
 ESTIMATOR, OBJECT, LIVE = "model.skops", "object.json", "models.json"
-NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT, LIVE)
+DECODER = "decoder.safetensors"
+NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT, LIVE, DECODER)
 """Files that hold a run's network: weights of PyTorch, stages for ONNX Runtime alone (another precision), the models of
-a cascade, an estimator of scikit-learn, a note that the network is an object that no file holds, or the names of live
-models."""
+a cascade, an estimator of scikit-learn, a note that the network is an object that no file holds, the names of live
+models, or a decoder that generates."""
 CONFIG = "config.yaml"
 """The options of the `exeunt train` that made a run, without its folder."""
 EVALUATION = "evaluation.json"
@@ -45,6 +46,7 @@ _WHAT = {
     ESTIMATOR: "the estimator of scikit-learn",
     OBJECT: "the note that the network is an object of your own",
     LIVE: "the names of the live models",
+    DECODER: "the weights of decoder and heads",
     COSTS: "what an answer costs at each exit",
     "traces": "the recorded outputs of every exit",
     "model": "the configuration of the Hugging Face model",

@@ -5,6 +5,7 @@
     cascade.json            in place of weights: the models of a cascade, each a run folder elsewhere or in models/
     model.skops             in place of weights: an estimator of scikit-learn, such as `--model tfidf`
     models.json             in place of weights: the live models with their highest costs, see `exeunt record`
+    decoder.safetensors     in place of weights: a decoder that generates, with its heads
     object.json             in place of weights: a note that the model is an object of your own, which no file holds
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test

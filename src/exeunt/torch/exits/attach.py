@@ -155,7 +155,7 @@ def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:
     args, kwargs = as_call(example)
     with evaluating(network), torch.no_grad():
         reduced, final = network.reduce(*args, **kwargs)
-        own = network.classify(reduced)[-1]
+        own = network.classify(reduced, final)[-1]
     if own.shape != final.shape or not torch.allclose(own, final, rtol=1e-3, atol=1e-4):
         raise InputError(
             f"{network.new_classifier!r} does not give the network's logits: name the module whose output they are"

@@ -111,9 +111,10 @@ class EarlyExitNetwork(nn.Module):
             final = logits_of(self.backbone(*args, **kwargs))
         return reduced, final
 
-    def classify(self, reduced: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits (n, k) of every head, and of a new classifier, from what `reduce` returns."""
-        return [classified(head, value) for head, value in zip(self.learning_heads, reduced, strict=True)]
+    def classify(self, reduced: Sequence[Tensor], final: Tensor) -> list[Tensor]:
+        """Return the logits (n, k) of every exit from what `reduce` returns."""
+        logits = [classified(head, value) for head, value in zip(self.learning_heads, reduced, strict=True)]
+        return logits if self.new_classifier else [*logits, final]
 
     def stages(self, example: Inputs) -> StagedModel:
         """Return the backbone cut after each module that carries a head. The network stays in eval mode.

@@ -64,6 +64,35 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
 
 
+def build_decoder(name: str, tokenizer: Any) -> Any:
+    """Build the causal language model of this name or folder, with its trained weights.
+
+    Raises InputError if there is none, or a tokeniser has tokens that it does not know.
+    """
+    config = read_config(name)
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet():
+        try:
+            model = _transformers().AutoModelForCausalLM.from_pretrained(
+                name, config=config, trust_remote_code=False, use_safetensors=True
+            )
+        except ValueError as error:  # of a kind that has no causal language model
+            raise InputError(
+                f"{config.model_type!r} is no decoder: give a causal language model, such as Llama"
+            ) from error
+    if len(tokenizer) > (known := model.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"the tokeniser of {name} has {len(tokenizer):,} tokens, and the model knows {known:,}: they do not belong "
+            "together"
+        )
+    return model.float()
+
+
+def rebuild_decoder(folder: Path) -> Any:
+    """Build the causal language model whose configuration `save_config` wrote to `folder`, with random weights."""
+    config = read_config(str(folder))
+    return _transformers().AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
+
+
 def rebuild(folder: Path, *, new_classifier: bool = False) -> nn.Module:
     """Build the classifier whose configuration `save_config` wrote to `folder`, with random weights.
 

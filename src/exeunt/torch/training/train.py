@@ -125,8 +125,7 @@ class _HeadsAlone(nn.Module):
             self.heads.train(self.training)
             with torch.no_grad():
                 reduced, final = network.reduce(*args, **kwargs)
-        logits = network.classify(reduced)
-        return logits if network.new_classifier else [*logits, final]
+        return network.classify(reduced, final)
 
 
 @contextmanager

@@ -1,0 +1,163 @@
+"""Language models on the command line: `exeunt generate`, and what `train`, `calibrate` and `evaluate` do with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from exeunt._text import counted, echo, text_table
+from exeunt.cli import interruptible
+from exeunt.cli.options import RunPath, column_names, option, with_groups
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from exeunt.cli.calibration_options import Guarantee
+    from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
+    from exeunt.torch.language import Continuation, DecoderWithExits, LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    data: str = option("Prompts: a .txt file with one per line, or a table of texts.", default=MISSING)
+    out: Path | None = option("File to write, a JSON object per line. Default: standard output.")
+    text_column: str | None = option("Column of the prompts. Default: as in training.")
+    whole: bool = option("Let the whole model answer, without exits.", default=False)
+    compare: bool = option(
+        "Also say which tokens the whole model would have chosen after the same tokens.", default=False
+    )
+    most_tokens: int | None = option("Most tokens of an answer. Default: as in training.", min=1)
+    batch_size: int = option("Prompts per batch.", default=16, min=1)
+
+
+@with_groups
+def generate(path: RunPath, options: _Options) -> None:
+    """Answer prompts with a language model, token by token; each token leaves at the exit that is sure of it.
+
+    If killed at any moment, the same command with --out goes on where it was.
+    """
+    from exeunt._files import write_text
+    from exeunt.data import open_inputs
+
+    model = _opened(path)
+    columns = column_names(options.text_column) or tuple(model.run.manifest["data"]["text"])
+    data: Any = open_inputs(options.data, text=columns)
+    if data.kind != "text":
+        raise InputError(f"{options.data} holds images: a language model takes prompts")
+    prompts = [data.content(i) for i in range(len(data))]
+    keep = None if options.out is None else options.out.with_name(f".{options.out.name}.answers")
+    with interruptible(
+        lambda: f"the same command goes on where it was: {keep} has the answers so far" if keep else ""
+    ):
+        answers = model.generate(
+            prompts, whole=options.whole, most_tokens=options.most_tokens, batch_size=options.batch_size,
+            compare=options.compare, name=data.name, keep=keep, progress=True,
+        )  # fmt: skip
+    lines = []
+    for prompt, one in zip(prompts, answers, strict=True):
+        said = one.continuation
+        about = {"tokens": len(said.tokens), "exits": said.exits, "cost": one.cost}
+        differs = (
+            {"differs": [i for i, differs in enumerate(said.differs) if differs]} if options.compare else {}
+        )
+        lines.append(
+            json.dumps({"prompt": prompt, "answer": one.text, **about, **differs}, ensure_ascii=False)
+        )
+    if options.out is None:
+        echo("\n".join(lines))
+    else:
+        write_text(options.out, "".join(f"{line}\n" for line in lines))
+        if keep is not None:
+            keep.unlink(missing_ok=True)
+        echo(f"{counted(len(answers), 'answer')} written to {options.out}")
+    found = [one.continuation for one in answers]
+    echo(_summary(model.network, found, compared=options.compare), err=options.out is None)
+
+
+def calibrate_language_model(run: RunFolder, guarantee: Guarantee, policy: str, seed: int) -> None:
+    """Choose thresholds for tokens, by answering the calibration prompts."""
+    from exeunt.cli.options import share
+
+    amounts: list[str | float | None] = [*guarantee.amounts] or [None]
+    if guarantee.max_loss is not None or guarantee.reference is not None or guarantee.jointly:
+        raise InputError(
+            "a language model is calibrated by --agree, --budget or --budgets: leave out --max-loss, --reference and "
+            "--jointly (grades of answers are for Python: LanguageModel.calibrate)"
+        )
+    if (delta := guarantee.checked_delta(certifies=True)) is None:
+        raise InputError("what a language model guarantees is tested: give a --delta")
+    model = _opened(run.path)
+    agree = None if guarantee.agree is None else share(guarantee.agree, "--agree", example="98%", or_one=True)
+    common: dict[str, Any] = {
+        "per": guarantee.per,
+        "delta": delta,
+        "policy": policy,
+        "seed": seed,
+        "progress": True,
+    }
+    with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
+        made = [model.calibrate(agree=agree, budget=budget, **common) for budget in amounts]
+    removed = _saved(run, made, several=guarantee.budgets is not None)
+    echo("\n\n".join(str(one) for one in made))
+    if removed:
+        echo(f"\nremoved, because they come from an earlier calibration: {', '.join(removed)}")
+    echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
+
+
+def evaluate_language_model(run: RunFolder, path: Path) -> None:
+    """Answer the test prompts by the policy: how many tokens and answers differ, and what they cost."""
+    from exeunt._files import write_json
+    from exeunt.run.file_digests import EVALUATION
+    from exeunt.torch.language.model import summarise
+
+    model = _opened(path)
+    policy = model.run.policy
+    with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
+        found = model.answers_of("test", policy, progress=True)
+    echo(_summary(model.network, found, compared=True))
+    echo(policy.guarantee)
+    if policy.loss_certificate is not None:
+        echo(policy.loss_certificate)
+    write_json(run.path / EVALUATION, summarise(model.network, found))
+
+
+def _opened(path: Path) -> LanguageModel:
+    require("torch", extra="torch")
+    from exeunt.torch.language import LanguageModel
+
+    return LanguageModel.open(path)
+
+
+def _saved(run: RunFolder, made: Sequence[Policy], *, several: bool) -> list[str]:
+    from exeunt.policy import PolicySet
+
+    return run.save_policy_set(PolicySet(tuple(made))) if several else run.save_policy(made[0])
+
+
+def _summary(network: DecoderWithExits, found: Sequence[Continuation], *, compared: bool) -> str:
+    from exeunt.torch.language.model import summarise
+
+    result = summarise(network, found)
+    cost = network.cost
+    rows = [
+        [str(exit_), name, cost.show(amount), f"{share:.1%}"]
+        for exit_, (name, amount, share) in enumerate(
+            zip([*network.exit_names, "(whole model)"], cost.cumulative, result["shares"], strict=True)
+        )
+    ]
+    spent = (
+        f"mean cost of a token, along its exit: {cost.show(result['cost'])}, {cost.share(result['cost']):.1%} of the "
+        f"whole model's. With the layers that were computed later, {result['spent']:.1%} of its multiply-adds were "
+        f"spent on answers, and {result['prompt_spent']:.1%} on prompts"
+    )
+    lines = [text_table(["exit", "after", "cost of a token", "tokens"], rows), spent]
+    if compared:
+        lines.append(
+            f"{result['tokens_differ']:.2%} of the tokens differ from what the whole model chooses after the same "
+            f"tokens (mean over prompts), and {result['answers_differ']:.2%} of the {len(found):,} answers"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""Thresholds of a language model, certified by really generating.
+
+After a token that differs, everything that follows may differ, and sequences that leave early are another text than the
+recorded one. So recorded tokens only propose policies, in an order that is fixed by the fit part: from one that is
+surely careful enough down to the cheapest. Each in turn answers the calibration prompts, and a test decides (a fixed
+sequence, so no correction is needed). Prompts are the units: tokens of one are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from exeunt._arrays import Floats, check_between
+from exeunt._text import counted
+from exeunt.errors import Infeasible, InputError
+from exeunt.p_values import betting
+from exeunt.policies.catalogue import preset
+from exeunt.policy import Certificate, LossCertificate, Policy
+from exeunt.torch.language.generation import Continuation
+from exeunt.trace import ExitTrace
+from exeunt.trace.splitting import random_order, shaping_and_testing_rows
+
+Per: TypeAlias = Literal["token", "answer"]
+Loss: TypeAlias = Callable[[Sequence[Continuation]], Floats]
+"""What each answer loses, (n,) in [-1, 1], of the continuations of n prompts."""
+
+REFERENCE = "the whole model"
+_ASSUMED = "future prompts are exchangeable with these, and that nothing else was fitted on them"
+_SPARE = 3.0
+"""Standard errors of the mean cost between a budget and the first policy that is tested for it."""
+_SHAPING = 0.5
+"""The share of the fit prompts that shape rates; thresholds come from the others."""
+_CAREFUL = 0.25
+"""The first policy that is tested loses at most this share of what is allowed, on the fit part."""
+
+
+Generate: TypeAlias = Callable[[Policy], Sequence[Continuation]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Policies for tokens, from the most careful to the cheapest, and what they would do to the fit part.
+
+    `costs`, `losses`: for each policy, the mean of each fit prompt's tokens, (g,), as recorded.
+    """
+
+    policies: Sequence[Policy]
+    costs: Sequence[Floats]
+    losses: Sequence[Floats]
+
+    @classmethod
+    def made(
+        cls, fit: ExitTrace, *, policy: str = "auto", points: int = 20, per: Per = "token", seed: int = 0
+    ) -> Candidates:
+        """Make policies at `points` budgets, on recorded tokens in groups by prompt, measured by agreement."""
+        groups, cost = fit.groups, fit.cost
+        if groups is None:
+            raise InputError("tokens must come in groups, by prompt")
+        shaping, release = shaping_and_testing_rows(fit.n, _SHAPING, seed, groups, part="fit")
+        make, parts = preset(policy), (fit.take(shaping), fit.take(release))
+        budgets = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
+        policies = [make(*parts, budget=budget, delta=None, seed=seed) for budget in budgets]
+        exits = [one.route(fit) for one in policies]
+        lost = [groups.means(1.0 - fit.quality[np.arange(fit.n), at]) for at in exits]
+        return cls(
+            policies,
+            [groups.means(cost.cumulative[at]) for at in exits],
+            lost if per == "token" else [(one > 0).astype(np.float64) for one in lost],
+        )
+
+    def certified(
+        self,
+        generate: Generate,
+        *,
+        loss: Loss,
+        measure: str = "agreement",
+        of: str = "tokens",
+        max_loss: float | None = None,
+        budget: float | None = None,
+        delta: float = 0.05,
+        seed: int = 0,
+    ) -> Policy:
+        """Return the cheapest policy that keeps `max_loss`, or the most expensive one that keeps a budget.
+
+        `generate`: answers the calibration prompts by a policy. `loss`: of an answer, see `differing`. `budget`: mean
+        over prompts of the mean cost of their tokens, along the exits that said them. With both, each is tested at half
+        of `delta`. Raises Infeasible where no policy passes.
+        """
+        if max_loss is None and budget is None:
+            raise InputError("give a loss, a budget or both")
+        check_between(delta, "delta", 0.0, 1.0)
+        level = delta if max_loss is None or budget is None else delta / 2
+
+        def lost(found: Sequence[Continuation]) -> float:
+            values = loss(found)
+            return betting(values[random_order(len(values), seed)], float(max_loss or 0.0), delta=level)
+
+        def paid(found: Sequence[Continuation]) -> float:
+            cost = self.policies[0].cost
+            shares = (self._paid(found) - cost.first) / (cost.full - cost.first)
+            bound = (float(budget or 0.0) - cost.first) / (cost.full - cost.first)
+            return betting(shares[random_order(len(shares), seed)], bound, delta=level)
+
+        passed: tuple[Policy, Sequence[Continuation], float] | None = None
+        for candidate in self._in_order(max_loss, budget):
+            found = generate(candidate)
+            p = paid(found) if max_loss is None else lost(found)
+            if p > level:
+                break
+            passed = candidate, found, p
+        if passed is None:
+            raise self._infeasible(max_loss, budget, len(found))
+        candidate, found, p = passed
+        if max_loss is not None and budget is not None and paid(found) > level:
+            raise self._infeasible(max_loss, budget, len(found))
+        proof = None
+        if max_loss is not None:
+            proof = LossCertificate(
+                max_loss, delta, p, "betting", float(loss(found).mean()), sum(len(one.tokens) for one in found),
+                REFERENCE, measure=measure, of=of, n_groups=len(found), rows_per_group=1,
+            )  # fmt: skip
+        return self._tested(candidate, found, proof, budget, delta)
+
+    def _in_order(self, max_loss: float | None, budget: float | None) -> Iterator[Policy]:
+        """Yield policies in the order in which they are tested: the first is very likely to pass."""
+        if max_loss is not None:
+            lost = [float(one.mean()) for one in self.losses]
+            start = next((k for k, mean in enumerate(lost) if mean > _CAREFUL * max_loss), len(lost))
+            yield from self.policies[max(start - 1, 0) :]
+        elif budget is not None:
+            high = [one.mean() + _SPARE * one.std() / len(one) ** 0.5 for one in self.costs]
+            start = next((k for k, cost in enumerate(high) if cost <= budget), len(high) - 1)
+            yield from reversed(self.policies[: start + 1])
+
+    def _paid(self, found: Sequence[Continuation]) -> Floats:
+        cost = self.policies[0].cost.cumulative
+        return np.array([cost[one.exits].mean() for one in found])
+
+    def _tested(
+        self,
+        candidate: Policy,
+        found: Sequence[Continuation],
+        proof: LossCertificate | None,
+        budget: float | None,
+        delta: float,
+    ) -> Policy:
+        """Return a policy with what it did on the calibration prompts, and its guarantees."""
+        paid, exits = float(self._paid(found).mean()), np.concatenate([one.exits for one in found])
+        certificate = None
+        if budget is not None:
+            certificate = Certificate(
+                budget=budget, delta=delta, unit=candidate.cost.unit, probability=1 - delta, expected_cost=paid,
+                cost_quantile=budget, n_calibration=len(exits), assumption=_ASSUMED, n_groups=len(found),
+                rows_per_group=1,
+            )  # fmt: skip
+        return replace(
+            candidate, budget=paid if budget is None else budget, calibration="generation", calibration_cost=paid,
+            counts=np.bincount(exits, minlength=candidate.n_exits), n_calibration=len(exits), n_groups=len(found),
+            distribution=None, certificate=certificate, loss_certificate=proof,
+        )  # fmt: skip
+
+    def _infeasible(self, max_loss: float | None, budget: float | None, n: int) -> Infeasible:
+        cost = self.policies[0].cost
+        asked = [] if max_loss is None else [f"a loss of at most {100 * max_loss:.4g}%"]
+        asked += [] if budget is None else [f"a mean cost of at most {cost.show(budget)} per token"]
+        return Infeasible(
+            f"{counted(n, 'calibration prompt')} cannot show {' and '.join(asked)} by answering early: give more "
+            "prompts, or allow more. The whole model alone differs in no token, at its full cost",
+            binding="budget" if max_loss is None else "max_loss",
+        )
+
+
+def differing(per: Per) -> Loss:
+    """Return the loss of answers: the share of tokens that differ from the whole model's, or whether any does."""
+
+    def loss(found: Sequence[Continuation]) -> Floats:
+        shares = np.array([np.mean(one.differs) for one in found])
+        return shares if per == "token" else np.asarray((shares > 0).astype(np.float64))
+
+    return loss

@@ -1,0 +1,252 @@
+"""A language model with exits, to generate with, to score choices with and to calibrate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt.engine.answers import Answers
+from exeunt.engine.inputs import raw_rows
+from exeunt.errors import InputError
+from exeunt.policy import Policy
+from exeunt.run.file_digests import DECODER
+from exeunt.run.folder import RunFolder
+from exeunt.run.run_inputs import load_preparation, part_data
+from exeunt.run.runner import Runner
+from exeunt.torch.devices import best_device, limit_threads
+from exeunt.torch.language.calibration import Candidates, Loss, Per, differing
+from exeunt.torch.language.exits import DecoderWithExits
+from exeunt.torch.language.generation import Continuation, continuations
+from exeunt.torch.language.prompts import Prompts, PromptTokens, kept
+from exeunt.torch.language.scoring import ChoiceExecutor, choice_trace
+from exeunt.torch.models.hugging_face import rebuild_decoder
+from exeunt.torch.models.weights import load_weights
+from exeunt.trace import ExitTrace
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """An answer: its `text`, its tokens and the exit that said each; see `Continuation`."""
+
+    text: str
+    continuation: Continuation
+    cost: float
+    """Mean cost of its tokens, along the exits that said them, in the unit of the run."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A decoder with trained exits, of the run folder that `exeunt train --task generate` made."""
+
+    run: RunFolder
+    network: DecoderWithExits
+    prompts: PromptTokens
+
+    @classmethod
+    def open(cls, path: str | Path) -> LanguageModel:
+        """Open a run folder: "RUN@80%" is RUN with its policy for this budget.
+
+        Raises InputError if there is none, or it holds no decoder; ArtefactError if it is damaged.
+        """
+        run = RunFolder.open(path)
+        if run.network_file != DECODER:
+            raise InputError(f"{run.path} holds no decoder to generate with: train one with --task generate")
+        limit_threads()
+        run.files.check_folder("model")
+        about = run.manifest["inputs"]
+        model = rebuild_decoder(run.path / "model")
+        network = DecoderWithExits(model, **run.manifest["network"])
+        load_weights(network, run.files.path(DECODER))
+        way = PromptTokens(
+            load_preparation(run), about["chat"], about["most_tokens"], model.config.max_position_embeddings
+        )
+        return cls(run, network.to(best_device()).eval(), way)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        budget: float | str | None = None,
+        policy: Policy | None = None,
+        whole: bool = False,
+        most_tokens: int | None = None,
+        batch_size: int = 16,
+        compare: bool = False,
+        name: Callable[[int], str] = "prompt {}".format,
+        keep: Path | None = None,
+        progress: bool = False,
+    ) -> list[GeneratedText]:
+        """Answer prompts greedily, in batches in which sequences leave at different depths.
+
+        `budget`: which of the run's policies for several budgets; `policy`: another one; by default the run's own.
+        `whole`: without exits. `most_tokens`: of an answer; by default what was calibrated for. `compare`: also find
+        what the whole model would say after the same tokens. `name`: what errors call the i-th prompt. `keep`: a file
+        that gets the answers as they come, from which the same call goes on.
+        Raises InputError before calibration, and for a prompt that is too long or has no tokens.
+        """
+        if whole:
+            policy = None
+        elif policy is None:
+            policy = (self.run if budget is None else replace(self.run, budget=str(budget))).policy
+        way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
+        found = self._answers(
+            way.of(prompts, name),
+            policy,
+            way,
+            keep,
+            batch_size=batch_size,
+            compare=compare,
+            progress=progress,
+        )
+        costs = self.network.cost.cumulative
+        return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
+
+    def answers_of(self, part: str, policy: Policy | None, *, progress: bool = False) -> list[Continuation]:
+        """Return the answers to the prompts of a part, compared with the whole model's, and kept in the run folder.
+
+        `policy`: None for the whole model.
+        """
+        data: Any = part_data(self.run, part)
+        prompts = self.prompts.of([data.content(i) for i in range(len(data))], data.name)
+        folder = self.run.path / "training"
+        about = json.dumps(None if policy is None else replace(policy, notes={}).to_dict(), sort_keys=True)
+        file = folder / f"answers-{part}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.jsonl"
+        return self._answers(prompts, policy, self.prompts, file, compare=True, progress=progress)
+
+    def calibrate(
+        self,
+        *,
+        agree: float | None = None,
+        per: Per = "token",
+        grade: Callable[[str, str], float] | None = None,
+        max_loss: float | None = None,
+        budget: float | str | None = None,
+        delta: float = 0.05,
+        policy: str = "auto",
+        points: int = 20,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Policy:
+        """Return the cheapest policy with these guarantees, by answering the run's calibration prompts.
+
+        `agree`: the share of tokens that are those of the whole model after the same tokens, in the mean over prompts;
+        or with `per` "answer" the share of prompts whose whole answer is. Or `max_loss`: of a `grade` in [0, 1] of
+        (prompt, answer), against the whole model's answers. `budget`: mean cost of a token, along the exits that say
+        them. `delta`: the largest probability with which this may be broken. `policy`, `points`: what is tried, see
+        `Candidates`. Answers are kept in the run folder: an interrupted call goes on where it was.
+        Raises Infeasible where nothing can be shown, InputError for options that contradict each other.
+        """
+        if (grade is None) != (max_loss is None) or (agree is not None and grade is not None):
+            raise InputError("give agree=..., or both grade=... and max_loss=..., not all of them")
+        if per not in get_args(Per):
+            raise InputError(f"per must be one of {', '.join(get_args(Per))}, got {per!r}")
+        fit: Any = self.run.recorded("fit")
+        candidates = Candidates.made(fit, policy=policy, points=points, per=per, seed=seed)
+
+        def generate(one: Policy | None) -> list[Continuation]:
+            return self.answers_of("calibrate", one, progress=progress)
+
+        loss, measure = differing(per), "agreement"
+        if grade is not None:
+            data: Any = part_data(self.run, "calibrate")
+            texts = [data.content(i) for i in range(len(data))]
+            loss, measure = self._graded(texts, grade, generate(None)), "grade"
+        return candidates.certified(
+            generate,
+            loss=loss,
+            measure=measure,
+            of=f"{per}s",
+            max_loss=max_loss if agree is None else round(1 - agree, 12),
+            budget=None if budget is None else self.network.cost.budget(budget),
+            delta=delta,
+            seed=seed,
+        )
+
+    def score(self, questions: Sequence[tuple[str, ...]], *, batch_size: int = 8) -> ExitTrace:
+        """Return the trace of questions (prompt, choice, ..., choice), to make policies from, see `choice_trace`."""
+        return choice_trace(self.network, self.prompts, questions, batch_size=batch_size)
+
+    def choose(self, questions: Sequence[tuple[str, ...]], policy: Policy) -> Answers:
+        """Return the likeliest choice of each question, as `prediction`; each leaves where the policy says."""
+        k = len(questions[0]) - 1 if questions else 2
+        return Runner(ChoiceExecutor(self.network, self.prompts, k), policy)(raw_rows(questions))
+
+    def _graded(
+        self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
+    ) -> Loss:
+        own = [grade(text, self.prompts.text(one.tokens)) for text, one in zip(texts, whole, strict=True)]
+
+        def loss(found: Sequence[Continuation]) -> Floats:
+            said = [self.prompts.text(one.tokens) for one in found]
+            return np.array([a - grade(*pair) for a, *pair in zip(own, texts, said, strict=True)])
+
+        return loss
+
+    def _answers(
+        self,
+        prompts: Prompts,
+        policy: Policy | None,
+        way: PromptTokens,
+        keep: Path | None,
+        *,
+        progress: bool,
+        **options: Any,
+    ) -> list[Continuation]:
+        """Return the answers to prompts; with `keep`, each is written there as it comes and not made again."""
+
+        def missing(numbers: list[int]) -> Iterator[tuple[int, Any]]:
+            made = continuations(
+                self.network, [prompts.tokens[i] for i in numbers], prompts.keys[numbers], policy,
+                most_tokens=way.most_tokens, ends=way.ends, **options,
+            )  # fmt: skip
+            return ((numbers[i], [*astuple(one)]) for i, one in made)
+
+        about = [
+            self.run.digest,
+            prompts.keys.tolist(),
+            None if policy is None else policy.to_dict(),
+            way.job,
+            options,
+        ]
+        job = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return [
+            Continuation(*one)
+            for one in kept(keep, job, len(prompts), missing, what="answers", show=progress)
+        ]
+
+
+def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[str, Any]:
+    """Return what answers cost and how they differ, JSON-able.
+
+    `shares` (m,): of the tokens, by exit. `cost`: mean over answers of the mean cost of their tokens, along the exits
+    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the whole model's.
+    `tokens_differ`, `answers_differ`: in the mean over answers; only where they were compared.
+    """
+    exits = np.concatenate([one.exits for one in found])
+    macs, n_tokens = network.macs, np.array([len(one.tokens) for one in found])
+    layers = float(macs.layers.sum())
+    whole = layers * (n_tokens - 1) + macs.vocabulary * n_tokens  # the last token is not read
+    prompts = sum(one.prompt_macs for one in found), layers * sum(one.n_prompt for one in found)
+    compared = all(one.full for one in found)
+    shares = [float(np.mean(one.differs)) for one in found] if compared else []
+    differ = (
+        {"tokens_differ": np.mean(shares), "answers_differ": np.mean(np.array(shares) > 0)}
+        if compared
+        else {}
+    )
+    return {
+        "answers": len(found),
+        "tokens": len(exits),
+        "shares": (np.bincount(exits, minlength=network.n_exits) / len(exits)).tolist(),
+        "cost": float(np.mean([network.cost.cumulative[one.exits].mean() for one in found])),
+        "spent": float(sum(one.macs for one in found) / whole.sum()),
+        "prompt_spent": float(prompts[0] / prompts[1]),
+        **{name: float(value) for name, value in differ.items()},
+    }
