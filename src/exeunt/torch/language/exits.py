@@ -25,7 +25,8 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, count_source, cumulative_macs, place_exits
 from exeunt.torch.language.decoder import Decoder
 
-HIDDEN = 768
+_HIDDEN = 4 / 3
+"""Units of an adapter, by default, per unit of the decoder: then it costs a quarter of a layer."""
 
 
 class TokenCosts(NamedTuple):
@@ -65,9 +66,9 @@ class DecoderWithExits(EarlyExitNetwork):
     """A decoder with m exits: m - 1 heads between its layers, and its own vocabulary layer as the last.
 
     `model`: of `AutoModelForCausalLM`; it is not changed. `exits`: how many heads, evenly by cost, or the names of the
-    layers that carry them. `hidden`: units of an adapter. `length`: of the texts, in tokens, for which costs are
-    counted: an exit's cost is that of a token, with the layers and confidences before it, its adapter and the
-    vocabulary layer. `seed`: of the heads' initial weights.
+    layers that carry them. `hidden`: units of an adapter, by default 4/3 of the decoder's. `length`: of the texts, in
+    tokens, for which costs are counted: an exit's cost is that of a token, with the layers and confidences before it,
+    its adapter and the vocabulary layer. `seed`: of the heads' initial weights.
     Raises InputError for a model that is no decoder of the usual shape, and for other names.
     """
 
@@ -76,12 +77,13 @@ class DecoderWithExits(EarlyExitNetwork):
         model: Any,
         exits: int | Sequence[str] = 7,
         *,
-        hidden: int = HIDDEN,
+        hidden: int | None = None,
         length: int = 64,
         seed: int = 0,
     ) -> None:
         decoder = Decoder(model)
         width: int = model.get_output_embeddings().weight.shape[1]
+        hidden = round(_HIDDEN * width) if hidden is None else hidden
         tokens = torch.zeros(1, length, dtype=torch.long, device=model.device)
         costs = cumulative_macs(model, {"input_ids": tokens}, [*decoder.layers, decoder.vocabulary_layer])
         *of_layers, full = (costs / length).tolist()
@@ -103,6 +105,11 @@ class DecoderWithExits(EarlyExitNetwork):
             heads = [TokenHead(width, hidden) for _ in chosen]
         adapter, sure = 2.0 * width * hidden, float(width)
         after = np.array([point.cost for point in chosen]) + sure * np.arange(1, len(chosen) + 1)
+        if adapter >= of_layers[-1] - chosen[-1].cost:
+            raise InputError(
+                f"an adapter of {hidden:,} hidden units costs more than all layers after {chosen[-1].name}, so that "
+                "leaving there saves nothing: take fewer hidden units, or earlier exits"
+            )
         super().__init__(
             model,
             [head.to(model.device) for head in heads],

@@ -27,7 +27,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device
 from exeunt.torch.language.calibration import REFERENCE
-from exeunt.torch.language.exits import HIDDEN, DecoderWithExits
+from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, kept
 from exeunt.torch.language.recording import learn_confidences, token_trace
@@ -122,8 +122,9 @@ def _trained(
     prompts = {part: prompts_of(way, plan, source, part) for part in PARTS}
     length = round(np.mean([len(one) for one in prompts["train"].tokens]) + job.most_tokens)
     exits = job.exits if isinstance(job.exits, (int, tuple)) else 7
-    hidden = {"hidden": HIDDEN, **{name: value for name, value in job.head.items() if value is not None}}
-    network = DecoderWithExits(model.to(best_device()), exits, length=length, seed=job.seed, **hidden).eval()
+    network = DecoderWithExits(
+        model.to(best_device()), exits, length=length, seed=job.seed, **job.head
+    ).eval()
     say(f"{network.describe()}\n")
     begin_run(
         out, job, {"data_fingerprint": plan.fingerprint, "split_digest": content_digest(plan.to_dict())}

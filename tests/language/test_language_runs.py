@@ -1,0 +1,202 @@
+"""The run folder of a language model: what its traces hold, resuming, and bad input."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_decoders import N_TOKENS, decoder, saved, tokenizer
+
+from exeunt.errors import ExeuntError, InputError
+from exeunt.run.folder import RunFolder
+from exeunt.run.run_inputs import part_data
+from exeunt.torch.language import LanguageModel
+from exeunt.torch.language import training as language_training
+from exeunt.torch.language.generation import SCORE, token_keys
+from exeunt.torch.language.training import LanguageJob, train_language_model
+from made_runs import made_run
+
+
+def train(job, out, **options):
+    return train_language_model(job, out, command="", say=lambda _: None, progress=False, **options)
+
+
+@torch.inference_mode()
+def test_traces_hold_what_exits_say_after_the_same_tokens(run):
+    """Against the whole model, on the whole text, for every token."""
+    model = LanguageModel.open(run.path)
+    network, data, trace = model.network, part_data(run, "test"), run.recorded("test")
+    own = network.backbone
+    layers = [network.decoder.layers.index(name) + 1 for name in network.exit_names]
+    row = 0
+    for i in range(len(data)):
+        text = model.prompts.of([data.content(i)])
+        tokens = list(text.tokens[0])
+        for place in range(int((trace.groups.index == i).sum())):
+            made = own(torch.tensor([tokens]), output_hidden_states=True)
+            said = int(made.logits[0, -1].argmax())
+            states = [made.hidden_states[layer][:, -1] for layer in layers]
+            assert trace.prediction[row].tolist() == [
+                *(int(network.says(exit_, state)[0]) for exit_, state in enumerate(states)), said
+            ]  # fmt: skip
+            sure = [float(head.confidence(x)) for head, x in zip(network.token_heads, states, strict=True)]
+            assert trace.scores[SCORE][row, :2] == pytest.approx(sure, abs=1e-4)
+            assert trace.id[row] == token_keys(text.keys, np.array([place]))[0]
+            assert trace.label[row] == said
+            tokens.append(said)
+            row += 1
+    assert row == trace.n
+    assert trace.groups.n == len(data)
+    assert trace.reference == "the whole model"
+
+
+def test_heads_learn_and_confidences_tell_who_agrees(run):
+    trace, lens = run.recorded("test"), LanguageModel.open(run.path).network
+    right = trace.prediction == trace.prediction[:, -1:]
+    with torch.no_grad():
+        for head in lens.heads:
+            head.down.weight.zero_()
+            head.down.bias.zero_()
+    model = LanguageModel(run, lens, LanguageModel.open(run.path).prompts)
+    bare = language_training.token_trace(
+        lens, *_prompts_and_continuations(model, run), show=False
+    )  # the logit lens
+    assert right[:, 0].mean() > (bare.prediction[:, 0] == bare.prediction[:, -1]).mean() + 0.02
+    for exit_ in range(2):
+        sure = trace.scores[SCORE][:, exit_]
+        assert sure[right[:, exit_]].mean() > sure[~right[:, exit_]].mean() + 0.2
+
+
+def _prompts_and_continuations(model, run):
+    data = part_data(run, "test")
+    prompts = model.prompts.of([data.content(i) for i in range(len(data))])
+    lines = (run.path / "training" / "test.jsonl").read_text().splitlines()[1:]
+    return prompts, [tokens for _, tokens in sorted(map(json.loads, lines))]
+
+
+def test_a_run_is_opened_and_verified_as_any_other(run):
+    assert RunFolder.open(run.path).digest == run.digest
+    run.files.check_all()
+    assert run.cost.n_exits == 3
+    assert [part.groups.n for part in map(run.recorded, ("fit", "calibrate", "test"))] == [36, 80, 48]
+
+
+def test_the_same_weights_come_back(run):
+    once, again = LanguageModel.open(run.path), LanguageModel.open(run.path)
+    assert [one.continuation for one in once.generate(["w3 w4"], whole=True)] == [
+        one.continuation for one in again.generate(["w3 w4"], whole=True)
+    ]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_where_it_was(asked, run, tmp_path, monkeypatch):
+    """Killed in the continuations, with a line cut in half, and once more while the heads learn."""
+    made = language_training.continuations
+    asked_for = []
+
+    def dies(network, prompts, *arguments, **options):
+        asked_for.append(len(prompts))
+        for n, one in enumerate(made(network, prompts, *arguments, **options)):
+            if n == 20:
+                raise StoppedError
+            yield one
+
+    monkeypatch.setattr(language_training, "continuations", dies)
+    with pytest.raises(StoppedError):
+        train(asked, tmp_path / "lm")
+    file = tmp_path / "lm" / "training" / "train.jsonl"
+    file.write_text(file.read_text() + "[3, [1")
+    monkeypatch.setattr(language_training, "continuations", made)
+    learn = language_training.learn_confidences
+    monkeypatch.setattr(
+        language_training, "learn_confidences", lambda *_, **__: (_ for _ in ()).throw(StoppedError)
+    )
+    with pytest.raises(StoppedError):
+        train(asked, tmp_path / "lm")
+    monkeypatch.setattr(language_training, "learn_confidences", learn)
+    again = train(asked, tmp_path / "lm")
+    assert asked_for == [76]
+    for part in ("fit", "calibrate", "test"):
+        one, two = run.recorded(part), again.recorded(part)
+        assert np.array_equal(one.prediction, two.prediction)
+        assert np.allclose(one.scores[SCORE], two.scores[SCORE])
+    assert train(asked, tmp_path / "lm").digest == again.digest  # finished: opened as it is
+    with pytest.raises(InputError, match="run with other options"):
+        train(replace(asked, most_tokens=9), tmp_path / "lm")
+
+
+def test_jobs_that_no_decoder_can_do_are_refused_at_once(asked, tmp_path):
+    for changes, message in (
+        ({"recipe": {"mode": "joint"}}, "learn in mode 'frozen' alone"),
+        ({"head": {"grid": 2}}, "leave out grid"),
+        ({"model": "torchvision:resnet18"}, "a decoder is a Hugging Face model"),
+        ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
+        ({"data": "sklearn:digits"}, "must hold texts"),
+        (
+            {"exits": ("model.layers.9",)},
+            r"no place for an exit named 'model\.layers\.9'; the places are: model\.lay",
+        ),
+        ({"head": {"hidden": 900}}, "leaving there saves nothing: take fewer hidden units, or earlier exits"),
+        ({"most_tokens": 60}, r"has \d tokens, and the decoder takes 64, of which 60 are kept"),
+    ):
+        with pytest.raises(ExeuntError, match=message):
+            train(replace(asked, **changes), tmp_path / "lm")
+        assert not (tmp_path / "lm" / "training").exists()
+
+
+def test_a_tokeniser_with_more_tokens_than_the_model_is_refused(tmp_path):
+    model, data = saved(tmp_path)
+    other = tokenizer()
+    other.add_tokens([f"more{i}" for i in range(5)])
+    other.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=f"{N_TOKENS + 5} tokens, and the model knows {N_TOKENS}"):
+        train(LanguageJob(model=model, data=data), tmp_path / "lm")
+
+
+def test_an_encoder_is_refused(tmp_path):
+    import transformers
+
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    transformers.BertForMaskedLM(transformers.BertConfig(**sizes, intermediate_size=32)).save_pretrained(
+        tmp_path
+    )
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "prompts.txt").write_text("w3 w4\n" * 40)
+    with pytest.raises(InputError, match="no decoder"):
+        train(LanguageJob(model=f"hf:{tmp_path}", data=str(tmp_path / "prompts.txt")), tmp_path / "lm")
+
+
+def test_prompts_that_do_not_fit_are_named(run):
+    model = LanguageModel.open(run.path)
+    with pytest.raises(InputError, match=r"prompt 1 has no tokens: leave it out"):
+        model.generate(["w3", ""], whole=True)
+    with pytest.raises(
+        InputError, match=r"prompt 0 has 70 tokens, and the decoder takes 64, of which 10 are kept"
+    ):
+        model.generate(["w3 " * 70], whole=True)
+    with pytest.raises(InputError, match="has no policy yet"):
+        model.generate(["w3"])
+
+
+def test_other_runs_hold_no_decoder(tmp_path):
+    with pytest.raises(InputError, match="holds no decoder to generate with: train one with --task generate"):
+        LanguageModel.open(made_run(tmp_path / "other").path)
+
+
+def test_a_chat_template_is_used_where_there_is_one(tmp_path):
+    model, data = saved(tmp_path, alike=True)
+    chat = tokenizer()
+    chat.chat_template = (
+        "{% for m in messages %}w7 {{ m.content }}{% endfor %}{% if add_generation_prompt %} w9{% endif %}"
+    )
+    chat.save_pretrained(tmp_path / "model")
+    run = train(
+        LanguageJob(model=model, data=data, exits=1, most_tokens=2, recipe={"epochs": 1}), tmp_path / "lm"
+    )
+    opened = LanguageModel.open(run.path)
+    assert opened.prompts.of(["w3 w4"]).tokens == [[7, 3, 4, 9]]
+    assert decoder(alike=True).config.vocab_size == N_TOKENS
