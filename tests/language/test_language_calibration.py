@@ -1,0 +1,228 @@
+"""Certificates of whole answers: against known truth, and by really generating."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.errors import Infeasible, InputError
+from exeunt.policy import Policy
+from exeunt.run.run_inputs import part_data
+from exeunt.torch.language import Continuation, LanguageModel
+from exeunt.torch.language.calibration import Candidates, differing
+
+COST = ex.CostModel([1.0, 2.0, 4.0])
+DELTA = 0.1
+
+
+def spoken(differs, exits):
+    """An answer whose tokens differ where `differs` says."""
+    return Continuation([1 if one else 0 for one in differs], list(exits), full=[0] * len(differs))
+
+
+def made_policies(n):
+    trace = ex.ExitTrace.from_scores(
+        np.zeros((50, 3)), np.zeros((50, 3), int), cost=COST, label=np.zeros(50, int)
+    )
+    one = ex.eero(trace.take(slice(25)), trace.take(slice(25, 50)), budget=3.0, delta=None)
+    return [replace(one, name=str(k)) for k in range(n)]
+
+
+class World:
+    """Prompts of which policy k gets a share of tokens wrong that is drawn anew for each prompt, with mean rate[k]."""
+
+    def __init__(self, rates, costs, seed, n=80):
+        self.rates, self.costs, self.n = rates, costs, n
+        self.rng = np.random.default_rng(seed)
+        self.policies = made_policies(len(rates))
+        self.asked = []
+
+    def answers(self, k, n):
+        of_prompt = (
+            self.rng.beta(0.5 * self.rates[k], 0.5 * (1 - self.rates[k]), n) if self.rates[k] else np.zeros(n)
+        )
+        sizes = self.rng.integers(1, 9, n)
+        leaves = self.rng.beta(1, 1, n)  # prompts differ in how many tokens leave
+        share = (
+            (4.0 - self.costs[k]) / 3.0 * 2.0
+        )  # of tokens at the first exit, given that leaves has mean 1/2
+        return [
+            spoken(self.rng.random(m) < p, np.where(self.rng.random(m) < min(share * q, 1), 0, 2))
+            for p, q, m in zip(of_prompt, leaves, sizes, strict=True)
+        ]
+
+    def generate(self, policy):
+        k = self.policies.index(policy)
+        self.asked.append(k)
+        return self.answers(k, self.n)
+
+    def candidates(self, per="token"):
+        """As the fit part, 60 prompts, shows them."""
+        found = [self.answers(k, 60) for k in range(len(self.rates))]
+        return Candidates(
+            self.policies,
+            [np.array([COST.cumulative[one.exits].mean() for one in answers]) for answers in found],
+            [differing(per)(answers) for answers in found],
+        )
+
+
+RATES = np.array([0.0, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2])
+COSTS = np.array([4.0, 3.8, 3.6, 3.4, 3.2, 3.0, 2.8])
+
+
+@pytest.mark.parametrize("n", [40, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["loss", "cost", "both"])
+def test_what_is_certified_is_false_at_most_as_often_as_delta_allows(what, n):
+    """Whole prompts are wrong or right more often than alike tokens would be; the rates are the truth."""
+    false = certified = 0
+    limits = {"loss": {"max_loss": 0.08}, "cost": {"budget": 3.3}, "both": {"max_loss": 0.15, "budget": 3.6}}[
+        what
+    ]
+    for seed in range(n):
+        world = World(RATES, COSTS, seed)
+        try:
+            found = world.candidates().certified(
+                world.generate, loss=differing("token"), delta=DELTA, seed=seed, **limits
+            )
+        except Infeasible:
+            continue
+        certified += 1
+        k = int(found.name)
+        false += RATES[k] > limits.get("max_loss", 1) or COSTS[k] > limits.get("budget", 9)
+    assert certified > 0.5 * n  # it has power
+    assert false <= binom.ppf(1 - 1e-6, n, DELTA)
+
+
+def test_units_are_prompts_not_tokens():
+    """With tokens as units the same data would certify far more than there is."""
+    world = World(np.array([0.12]), np.array([3.0]), 5, n=40)
+    answers = [spoken(np.repeat(one.differs, 200), np.repeat(one.exits, 200)) for one in world.answers(0, 40)]
+    lost = differing("token")(answers)
+    assert len(lost) == 40
+    assert differing("answer")(answers).tolist() == [float(any(one.differs)) for one in answers]
+    with pytest.raises(Infeasible, match="40 calibration prompts cannot show a loss of at most 13%"):
+        Candidates(world.policies, [np.full(9, 3.0)], [np.full(9, 0.01)]).certified(
+            lambda _: answers, loss=differing("token"), max_loss=0.13, seed=1
+        )
+
+
+def test_the_sequence_begins_where_the_fit_part_is_surely_careful_and_ends_at_the_first_failure():
+    world = World(np.array([0.0, 0.0, 0.0, 0.0, 0.9, 0.0]), COSTS[:6], 1)
+    candidates = Candidates(
+        world.policies,
+        [np.full(9, cost) for cost in COSTS[:6]],
+        [np.full(9, r) for r in (0, 0.01, 0.03, 0.05, 0.09, 0)],
+    )
+    found = candidates.certified(world.generate, loss=differing("token"), max_loss=0.2, seed=0)
+    assert world.asked == [3, 4]  # 0.05 is a quarter of 0.2
+    assert found.name == "3"
+    world.asked.clear()
+    found = candidates.certified(world.generate, loss=differing("token"), budget=3.7, seed=0)
+    assert world.asked[0] == 2  # of the fit part, the first within the budget
+    assert found.budget == 3.7
+    with pytest.raises(InputError, match="give a loss, a budget or both"):
+        candidates.certified(world.generate, loss=differing("token"))
+
+
+def test_certificates_say_what_was_shown():
+    world = World(np.array([0.0, 0.0]), np.array([4.0, 3.0]), 2)
+    found = world.candidates().certified(
+        world.generate, loss=differing("token"), max_loss=0.2, budget=3.9, delta=0.1, seed=0
+    )
+    assert "at most 20% of the tokens (mean over groups) differ from those of the whole model" in str(
+        found.loss_certificate
+    )
+    assert "80 calibration groups" in str(found.loss_certificate)
+    assert "at most 3.9 MACs" in found.guarantee
+    assert "future prompts are exchangeable" in found.guarantee
+    assert Policy.from_dict(found.to_dict()).loss_certificate == found.loss_certificate
+    assert (found.n_groups, found.calibration) == (80, "generation")
+    assert found.counts.sum() == found.n_calibration
+
+
+# -- by really generating ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return LanguageModel.open(run.path)
+
+
+def test_a_policy_is_certified_by_what_it_says(model, run):
+    policy = model.calibrate(agree=0.7, delta=0.2, points=5)
+    data = part_data(run, "calibrate")
+    answers = model.generate([data.content(i) for i in range(len(data))], policy=policy, compare=True)
+    lost = [np.mean(one.continuation.differs) for one in answers]
+    assert policy.loss_certificate.loss == pytest.approx(np.mean(lost))
+    assert policy.loss_certificate.n_groups == len(data)
+    assert policy.calibration_cost == pytest.approx(np.mean([one.cost for one in answers]))
+    exits = np.concatenate([one.continuation.exits for one in answers])
+    assert policy.counts.tolist() == np.bincount(exits, minlength=3).tolist()
+    assert policy.counts[:2].sum() > 0.1 * policy.counts.sum()  # something leaves early
+
+
+def test_answers_are_kept_and_not_made_again(model, monkeypatch):
+    policy = model.calibrate(agree=0.7, delta=0.2, points=5)
+    from exeunt.torch.language import model as language_model
+
+    made = []
+    generate = language_model.continuations
+
+    def counted(network, prompts, *arguments, **options):
+        made.append(len(prompts))
+        return generate(network, prompts, *arguments, **options)
+
+    monkeypatch.setattr(language_model, "continuations", counted)
+    again = model.calibrate(agree=0.7, delta=0.2, points=5)
+    assert set(made) == {0}
+    assert again.to_dict() == policy.to_dict()
+
+
+def test_a_grade_of_ones_own(model, run):
+    """Long answers are good: the loss is against the whole model's grade, and may be negative."""
+    asked = []
+
+    def grade(prompt, answer):
+        asked.append(prompt)
+        return min(1.0, len(answer.split()) / 12)
+
+    policy = model.calibrate(grade=grade, max_loss=0.3, delta=0.2, points=4)
+    data = part_data(run, "calibrate")
+    prompts = [data.content(i) for i in range(len(data))]
+    assert set(asked) == set(prompts)
+    whole, early = model.generate(prompts, whole=True), model.generate(prompts, policy=policy)
+    lost = np.mean([grade("", a.text) - grade("", b.text) for a, b in zip(whole, early, strict=True)])
+    assert policy.loss_certificate.loss == pytest.approx(lost)
+    assert policy.loss_certificate.measure == "grade"
+    assert "mean over groups of their grade is at most 30 points below that of the whole model" in str(
+        policy.loss_certificate
+    )
+
+
+def test_options_that_contradict_each_other(model):
+    for options in (
+        {"grade": lambda *_: 1.0},
+        {"max_loss": 0.1},
+        {"agree": 0.9, "grade": lambda *_: 1.0, "max_loss": 0.1},
+    ):
+        with pytest.raises(InputError, match=r"give agree=\.\.\., or both grade=\.\.\. and max_loss"):
+            model.calibrate(**options)
+    with pytest.raises(InputError, match="per must be one of token, answer, got 'word'"):
+        model.calibrate(agree=0.9, per="word")
+
+
+def test_a_budget_chooses_among_the_runs_policies(model, run):
+    policies = ex.PolicySet(
+        tuple(model.calibrate(budget=share, delta=0.2, points=6) for share in ("75%", "95%"))
+    )
+    run.save_policy_set(policies)
+    try:
+        prompts = ["w3 w4 w5", "w6 w3"]
+        for share, policy in zip(("75%", "95%"), policies, strict=True):
+            by_budget = model.generate(prompts, budget=share)
+            assert by_budget == model.generate(prompts, policy=policy)
+            assert LanguageModel.open(f"{run.path}@{share}").generate(prompts) == by_budget
+    finally:
+        (run.path / "policies.json").unlink()
