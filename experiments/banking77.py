@@ -24,7 +24,7 @@ from exeunt import baselines
 from exeunt.score.confidence import entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PAGE = RESULTS / "banking77.md"
 EXITS = ("bert.embeddings", *(f"bert.encoder.layer.{i}" for i in range(5)))
@@ -62,14 +62,19 @@ def train_all(given: Any) -> dict[str, Any]:
     return facts
 
 
-def measured(trace: ex.ExitTrace, rules: dict[str, Callable[..., ex.Policy]], splits: int) -> dict[str, Any]:
-    """Return each rule's accuracy within the budgets, and its difference from the last exit alone."""
+def measured(
+    trace: ex.ExitTrace,
+    rules: dict[str, Callable[..., ex.Policy]],
+    splits: int,
+    budgets: Sequence[float] = BUDGETS,
+) -> dict[str, Any]:
+    """Return each rule's accuracy within the budgets, what it spent, and its difference from the last exit alone."""
     trace = trace.take(np.argsort(trace.id, kind="stable"))
     probability = np.exp(np.asarray(trace.log_probability, dtype=np.float64))
     by_entropy = np.stack([entropy(probability[:, exit_]) for exit_ in range(trace.n_exits)], axis=1)
     trace = replace(trace, scores={**trace.scores, "entropy": by_entropy})
     found = replay(
-        trace, [share * trace.cost.full for share in BUDGETS], parts=PARTS, splits=splits, policies=rules
+        trace, [share * trace.cost.full for share in budgets], parts=PARTS, splits=splits, policies=rules
     )
     last = trace.correct[found.tested, -1]
     right = found.right[:, :, found.tested]
@@ -78,6 +83,7 @@ def measured(trace: ex.ExitTrace, rules: dict[str, Callable[..., ex.Policy]], sp
         "rules": {
             name: {
                 "accuracy": one.mean(axis=1).tolist(),
+                "cost": found.cost_shares(name).mean(axis=1).tolist(),
                 "minus_last_exit": [Gain.of(right_at - last) for right_at in one],
             }
             for name, one in zip(rules, right, strict=True)

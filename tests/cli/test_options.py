@@ -37,6 +37,12 @@ def job(monkeypatch):
     return run
 
 
+def test_a_task_that_there_is_not_is_named_with_those_that_there_are(job):
+    assert job("--task", "classify") == job()
+    with pytest.raises(InputError, match="there is no task 'clasify': choose one of classify"):
+        job("--task", "clasify")
+
+
 def test_every_option_of_recipes_and_heads_can_be_given():
     (train,) = [
         command.callback for command in app.registered_commands if command.callback.__name__ == "train"

@@ -13,7 +13,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.run.run_inputs import restore_preparation
 from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.preparation import (
-    cut_long_texts,
+    fit_tokenizer,
     image_preparation,
     save_preparation,
     summarise_inputs,
@@ -89,9 +89,10 @@ def test_texts_are_cut_to_what_model_and_tokeniser_take(tokenizer, tmp_path, own
     if own is not None:
         tokenizer.model_max_length = own
     tokenizer.save_pretrained(tmp_path / "model")
+    transformers.BertConfig(**SMALL).save_pretrained(tmp_path / "model")
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL))
     prepared = text_preparation(f"hf:{tmp_path / 'model'}")
-    cut_long_texts(prepared, model)
+    fit_tokenizer(prepared, model)
     entry = save_preparation(prepared, tmp_path / "run", synthetic_inputs(prepared, 2, length=4))
     assert entry["longest"] == expected
     back = restore_preparation(entry, tmp_path / "run")

@@ -31,8 +31,8 @@ from exeunt.errors import FileError, InputError, require
 _MOST_EXITS = 1000
 _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
-    "model", "data", "out", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate", "test",
-    "seed", "config",
+    "model", "data", "out", "task", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate",
+    "test", "seed", "config",
 }  # fmt: skip
 
 
@@ -69,6 +69,20 @@ def train(
 
     If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
+    if network.task not in _TASKS:
+        raise InputError(f"there is no task {network.task!r}: choose one of {', '.join(_TASKS)}")
+    _TASKS[network.task](context, network, heads, training, images, parts, job)
+
+
+def _train_classifier(
+    context: typer.Context,
+    network: Network,
+    heads: Heads,
+    training: Training,
+    images: Images,
+    parts: Parts,
+    job: _Job,
+) -> None:
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
@@ -109,6 +123,10 @@ def train(
     else:
         budget = f"{run.cost.share_to_try(0.5):.0%}"
         echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
+
+
+_TASKS = {"classify": _train_classifier}
+"""The function that trains for each value of `--task`; it takes the arguments of `train`."""
 
 
 def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:

@@ -29,6 +29,10 @@ class Network:
         default=MISSING,
     )
     out: Path = _network("Run folder to make.", default=MISSING)
+    task: str = _network(
+        "What the network does: classify (inputs of known classes; also with a language model).",
+        default="classify",
+    )
     weights: str | None = _network(
         "Trained weights: a safetensors or state-dict file, or 'pretrained' for those of the library. Default: none, "
         "except for hf: models, which bring theirs."

@@ -1,4 +1,7 @@
-"""Opening classifiers of Hugging Face, from a name or a folder. Code that comes with them is not run."""
+"""Opening classifiers, encoders and decoders of Hugging Face, from a name or a folder.
+
+Code that comes with them is not run.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,10 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     """Build the classifier of this name or folder, with its trained weights if it has some.
 
     If the weights hold no trained classifier for `n_classes`, a network of images gets a new one. Of a network of texts
-    the encoder alone is returned: the library's classifier would read the first token, and heads on all tokens are
-    better.
-    Raises InputError if there is no such model, if its weights are in a form that could run code, or if it has none and
-    `pretrained` is set.
+    the encoder or decoder alone is returned: the library's classifier would read the first or last token, and heads on
+    all tokens are better.
+    Raises InputError if there is no such model, if its weights are in a form that could run code, if it has none and
+    `pretrained` is set, or if it is an encoder-decoder without a trained classifier.
     """
     config = read_config(name)
     if n_classes is not None and n_classes != config.num_labels:
@@ -58,6 +61,11 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     pooler = f"{model.base_model_prefix}.pooler."
     if behind and all(name in behind or name.startswith(pooler) for name in random):
         if _is_of_texts(config):
+            if config.is_encoder_decoder:
+                raise InputError(
+                    f"{name} is an encoder-decoder ({config.model_type}) without a trained classifier: give an "
+                    "encoder, a decoder, or a trained classifier"
+                )
             return BuiltModel(_encoder(model.base_model.float()))
         if new := _common_module(random):
             return BuiltModel(model.float(), new_classifier=new)
@@ -124,6 +132,15 @@ def longest_text(model: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
     ]
     return int(most) - max(unused, default=0)
+
+
+def check_takes_texts(name: str) -> None:
+    """Raise InputError if the model of this name or folder takes images."""
+    config = read_config(name)
+    if not _is_of_texts(config):
+        raise InputError(
+            f"{name} takes images ({config.model_type}), and the data hold texts: give a network of texts"
+        )
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

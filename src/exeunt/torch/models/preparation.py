@@ -16,7 +16,7 @@ from exeunt.data import Dataset, Images, Preprocess
 from exeunt.data.tokens import load_tokenizer, token_counts
 from exeunt.errors import InputError, UnreadableImage
 from exeunt.torch.calls import Inputs
-from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
+from exeunt.torch.models.hugging_face import check_takes_texts, longest_text, save_tokenizer
 
 _NO_LIMIT = 10**12  # tokenisers without a limit say 10^30
 
@@ -84,17 +84,46 @@ def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:
 
 
 def text_preparation(spec: str) -> Any:
-    """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`."""
+    """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`.
+
+    It pads on the right, where a decoder's tokens do not see the padding and positions count from the first word. A
+    tokeniser without a padding token, as decoders may have it, pads with its end of text.
+    """
     if not spec.startswith("hf:"):
         raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
-    return load_tokenizer(spec.removeprefix("hf:"))
+    name = spec.removeprefix("hf:")
+    check_takes_texts(name)
+    tokenizer = load_tokenizer(name)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"the tokeniser of {name} has no token to pad with: give it one (tokenizer.pad_token = ...)"
+        )
+    return tokenizer
 
 
-def cut_long_texts(prepare: Any, model: nn.Module) -> None:
-    """Let a tokeniser cut texts that are too long for a model; preparation of images stays as it is."""
-    most = longest_text(model)
-    if not isinstance(prepare, Preprocess) and most is not None:
+def fit_tokenizer(prepare: Any, model: Any) -> None:
+    """Let a tokeniser cut texts that are too long for a model; preparation of images stays as it is.
+
+    A model that finds the last token by its padding is told what the tokeniser pads with.
+    Raises InputError if the tokeniser knows more tokens than the model.
+    """
+    if isinstance(prepare, Preprocess):
+        return
+    if (most := longest_text(model)) is not None:
         prepare.model_max_length = min(prepare.model_max_length, most)
+    config = model.config.get_text_config()
+    known = getattr(config, "vocab_size", None)
+    # Added tokens that texts do not bring in may lie beyond the vocabulary, such as those for images.
+    needed = 1 + max(prepare.vocab_size - 1, prepare.pad_token_id, *prepare("")["input_ids"])
+    if known is not None and needed > known:
+        raise InputError(
+            f"the tokeniser numbers {needed:,} tokens, and the model knows {known:,}: give the model its own tokeniser"
+        )
+    if config.pad_token_id is None:
+        config.pad_token_id = prepare.pad_token_id
 
 
 def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     )
     if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
         raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
-    preparation.cut_long_texts(sizing, built.model)
+    preparation.fit_tokenizer(sizing, built.model)
     # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = preparation.example_inputs(source.dataset(drawn_from), sizing)
