@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
@@ -25,7 +25,7 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
-from exeunt.cli.training_options import Heads, Images, Network, Parts, Training
+from exeunt.cli.training_options import Heads, Images, Language, Network, Parts, Training
 from exeunt.errors import FileError, InputError, require
 
 _MOST_EXITS = 1000
@@ -33,6 +33,10 @@ _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
     "model", "data", "out", "task", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate",
     "test", "seed", "config",
+}  # fmt: skip
+_OF_GENERATION = _OF_TFIDF - {"label_column"} | {
+    "exits", "hidden", "mode", "epochs", "batch_size", "optimiser", "learning_rate", "schedule", "warm_up",
+    "weight_decay", "momentum", "most_tokens", "chat",
 }  # fmt: skip
 
 
@@ -63,6 +67,7 @@ def train(
     training: Training,
     images: Images,
     parts: Parts,
+    language: Language,
     job: _Job,
 ) -> None:
     """Attach exits to a network, train them, and record the outputs of every exit.
@@ -71,7 +76,7 @@ def train(
     """
     if network.task not in _TASKS:
         raise InputError(f"there is no task {network.task!r}: choose one of {', '.join(_TASKS)}")
-    _TASKS[network.task](context, network, heads, training, images, parts, job)
+    _TASKS[network.task](context, network, heads, training, images, parts, language, job)
 
 
 def _train_classifier(
@@ -81,11 +86,15 @@ def _train_classifier(
     training: Training,
     images: Images,
     parts: Parts,
+    language: Language,
     job: _Job,
 ) -> None:
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
+    of_generation = {one.name for one in fields(language)}
+    takes = {one.name for one in context.command.params} - of_generation
+    _refuse_others(context, takes, "--task classify", "they are of --task generate")
     out = network.out
     require("torch", extra="torch")
     from exeunt.data.decode_all import default_cache
@@ -125,7 +134,41 @@ def _train_classifier(
         echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
-_TASKS = {"classify": _train_classifier}
+def _train_generator(
+    context: typer.Context,
+    network: Network,
+    heads: Heads,
+    training: Training,
+    images: Images,
+    parts: Parts,
+    language: Language,
+    job: _Job,
+) -> None:
+    del images
+    others = _refuse_others(
+        context, _OF_GENERATION, "--task generate", "only adapters on a frozen decoder learn"
+    )
+    out = network.out
+    require("torch", extra="torch")
+    from exeunt.torch.language.training import LanguageJob, train_language_model
+
+    sizes: dict[str, Any] = _sizes(parts)
+    asked = LanguageJob(
+        model=network.model, data=network.data, pretrained=network.seen, text=column_names(parts.text_column),
+        exits=_places(network.exits), head=given(heads), batch_size=training.batch_size,
+        recipe=given(training, without=("heads_first", "batch_size")), calibration_data=parts.calibration_data,
+        seed=job.seed, **given(language), **sizes,
+    )  # fmt: skip
+    config = _as_config(context, without=("out", *others))
+    with interruptible(lambda: _kept(out)):
+        run = train_language_model(asked, out, command=this_command(), config=config, say=echo)
+    trace = run.trace("test")
+    agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
+    echo(f"agreement of each exit with {trace.reference} after the same tokens, on the test part: {agree}")
+    echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --agree 98%")
+
+
+_TASKS = {"classify": _train_classifier, "generate": _train_generator}
 """The function that trains for each value of `--task`; it takes the arguments of `train`."""
 
 
@@ -133,19 +176,13 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
     """Train tf-idf. Raises InputError that names the options that it does not take."""
     from exeunt.making.estimator_run import train_tfidf
 
-    values, all_options = context.params, context.command.params
-    others = [one for one in all_options if one.name in values and one.name not in _OF_TFIDF]
-    refused = [one.opts[0] for one in others if values[str(one.name)] != one.get_default(context, call=True)]
-    if refused:
-        raise InputError(
-            f"--model tfidf takes no {', '.join(refused)}: it is no network, has one exit, and chooses its "
-            "regularisation itself"
-        )
+    why = "it is no network, has one exit, and chooses its regularisation itself"
+    others = _refuse_others(context, _OF_TFIDF, "--model tfidf", why)
     out = network.out
     run = train_tfidf(
         network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
         calibration_data=parts.calibration_data, seed=seed, **_sizes(parts), command=this_command(),
-        config=_as_config(context, without=("out", *(str(one.name) for one in others))), say=echo,
+        config=_as_config(context, without=("out", *others)), say=echo,
     )  # fmt: skip
     echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; "
@@ -153,6 +190,16 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
         f"written to {out}; next: exeunt cascade {quote(str(out))} RUN --out CASCADE, with a larger network of the "
         "same data"
     )
+
+
+def _refuse_others(context: typer.Context, takes: Collection[str], task: str, why: str) -> list[str]:
+    """Return the names of the options that a task does not take. Raises InputError if one is given."""
+    values = context.params
+    others = [one for one in context.command.params if one.name in values and one.name not in takes]
+    refused = [one.opts[0] for one in others if values[str(one.name)] != one.get_default(context, call=True)]
+    if refused:
+        raise InputError(f"{task} takes no {', '.join(refused)}: {why}")
+    return [str(one.name) for one in others]
 
 
 def _sizes(parts: Parts) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ _BY_NETWORK = "Default: by what the network is made of; printed when it begins."
 _network, _exits, _training = map(options_under, ("Network and data", "Exits", "Training"))
 _optimiser, _loss = map(options_under, ("Optimiser", "Losses"))
 _images, _parts = map(options_under, ("Images", "Parts of the data"))
+_language = options_under("Generation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class Network:
     )
     out: Path = _network("Run folder to make.", default=MISSING)
     task: str = _network(
-        "What the network does: classify (inputs of known classes; also with a language model).",
+        "What the network does: classify (inputs of known classes; also with a language model), or generate (a decoder "
+        "answers prompts token by token).",
         default="classify",
     )
     weights: str | None = _network(
@@ -161,4 +163,15 @@ class Parts:
     )
     test: str | None = _parts(
         "Inputs to test on: a count or a share, only for data without a test part. Default: 20%."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """How a decoder answers prompts, with `--task generate`."""
+
+    most_tokens: int | None = _language("Most tokens of an answer. Default: 64.", min=1, max=1_000_000)
+    chat: bool | None = _language(
+        "Put prompts into the tokeniser's chat template, or not. Default: where it has one.",
+        "--chat/--no-chat",
     )

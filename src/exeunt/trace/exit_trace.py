@@ -324,7 +324,9 @@ class ExitTrace:
         """Mean loss of each exit, (m,) (the paper's R_l): with labels its error rate."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
-        return np.asarray(1.0 - mean(self.quality, self.groups))
+        return np.asarray(
+            np.maximum(1.0 - mean(self.quality, self.groups), 0.0)
+        )  # a weighted mean may round to above 1
 
     @property
     def default_score(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from exeunt._arrays import Floats, check_between
 from exeunt._text import counted
-from exeunt.errors import Infeasible, InputError
+from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting
 from exeunt.policies.catalogue import preset
 from exeunt.policy import Certificate, LossCertificate, Policy
@@ -63,7 +63,17 @@ class Candidates:
         shaping, release = shaping_and_testing_rows(fit.n, _SHAPING, seed, groups, part="fit")
         make, parts = preset(policy), (fit.take(shaping), fit.take(release))
         budgets = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
-        policies = [make(*parts, budget=budget, delta=None, seed=seed) for budget in budgets]
+        policies = list[Policy]()
+        for budget in budgets:
+            try:
+                policies.append(make(*parts, budget=budget, delta=None, seed=seed))
+            except InfeasibleBudget:  # noqa: PERF203 - lower budgets may be infeasible
+                if policies:  # then all lower ones are
+                    break
+        if not policies:
+            raise InputError(
+                f"{counted(groups.n, 'fit prompt')} are too few to make a policy from: give more (--fit)"
+            )
         exits = [one.route(fit) for one in policies]
         lost = [groups.means(1.0 - fit.quality[np.arange(fit.n), at]) for at in exits]
         return cls(

@@ -56,9 +56,14 @@ def _fit(sure: nn.Linear, hidden: Tensor, agrees: Tensor) -> None:
 
 
 def token_trace(
-    network: DecoderWithExits, prompts: Prompts, continuations: Sequence[Sequence[int]], *, show: bool
+    network: DecoderWithExits,
+    prompts: Prompts,
+    continuations: Sequence[Sequence[int]],
+    *,
+    part: str = "prompt",
+    show: bool = False,
 ) -> ExitTrace:
-    """Return the trace of the continuations' tokens: a row per token, in groups by prompt.
+    """Return the trace of the continuations' tokens: a row per token, in groups by prompt, such as "fit 3".
 
     Each is what exits say after the same tokens as the whole model. Predictions are tokens; costs are of one token.
     """
@@ -69,7 +74,7 @@ def token_trace(
         said,
         cost=network.cost,
         id=np.concatenate([keys for *_, keys in rows]),
-        groups=Groups(np.concatenate([np.full(len(keys), i) for i, *_, keys in rows])),
+        groups=Groups(np.concatenate([np.full(len(keys), f"{part} {i}") for i, *_, keys in rows])),
         name=SCORE,
     )
 

@@ -139,7 +139,9 @@ def _trained(
     texts = [[*prompt, *more] for prompt, more in zip(prompts["train"].tokens, follows["train"], strict=True)]
     _learn(network, texts, job, out, plan.fingerprint, say=say, progress=progress)
     say("recording what every exit says about the continuations of the fit, calibrate and test prompts")
-    traces = {part: token_trace(network, prompts[part], follows[part], show=progress) for part in TRACED}
+    traces = {
+        part: token_trace(network, prompts[part], follows[part], part=part, show=progress) for part in TRACED
+    }
     network.to("cpu")
     save_weights(network, out / DECODER)
     save_model_config(job.model, model, out)

@@ -1,0 +1,104 @@
+"""`exeunt train --task generate` and the commands after it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from exeunt.run.folder import RunFolder
+
+from .command import exeunt
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+sys.path.append(str(Path(__file__).parents[1] / "language"))
+from tiny_decoders import saved  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("language")
+    saved(made, alike=True)
+    done = exeunt(*train("lm"), cwd=made)
+    (made / "said.txt").write_text(done.stdout)
+    return made
+
+
+def train(out, *more):
+    return (
+        "train", "--task", "generate", "--model", "hf:model", "--data", "prompts.txt", "--exits", "2", "--hidden", "32",
+        "--most-tokens", "8", "--epochs", "4", "--batch-size", "32", "--calibrate", "80", "--out", out, *more,
+    )  # fmt: skip
+
+
+def test_the_way_of_the_how_to(folder):
+    """Train, calibrate, evaluate, generate: each says what it did, and names the next command."""
+    said = (folder / "said.txt").read_text()
+    assert "adapters learn from" in said
+    assert "agreement of each exit with the whole model after the same tokens" in said
+    assert "next: exeunt calibrate lm --agree 98%" in said
+    done = exeunt("calibrate", "lm", "--agree", "70%", "--delta", "0.2", cwd=folder)
+    assert "of the tokens (mean over groups) differ from those of the whole model" in done.stdout
+    assert "next: exeunt evaluate lm" in done.stdout
+    done = exeunt("evaluate", "lm", cwd=folder)
+    assert "of the tokens differ from what the whole model chooses after the same tokens" in done.stdout
+    found = json.loads((folder / "lm" / "evaluation.json").read_text())
+    assert found["answers"] == 48
+    assert sum(found["shares"]) == pytest.approx(1)
+    done = exeunt(
+        "generate", "lm", "--data", "prompts.txt", "--compare", "--out", "answers.jsonl", cwd=folder
+    )
+    assert "240 answers written to answers.jsonl" in done.stdout
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [one["prompt"] for one in answers] == (folder / "prompts.txt").read_text().splitlines()
+    assert all(len(one["exits"]) == one["tokens"] <= 8 for one in answers)
+    assert not [*folder.glob(".answers*")]
+    shown = exeunt("generate", "lm", "--data", "prompts.txt", "--whole", cwd=folder)
+    assert len(shown.stdout.splitlines()) == 240
+    assert "mean cost of a token" in shown.stderr
+    for command in ("show", "verify"):
+        exeunt(command, "lm", cwd=folder)
+
+
+def test_budgets_and_whole_answers(folder):
+    done = exeunt("calibrate", "lm", "--budgets", "80%,95%", "--delta", "0.2", cwd=folder)
+    assert "future prompts are exchangeable" in done.stdout
+    exeunt("evaluate", "lm@80%", cwd=folder)
+    exeunt("generate", "lm@95%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
+    done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
+    assert "of the answers (mean over groups) differ" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("calibrate", "lm", "--max-loss", "1%"), "a language model is calibrated by --agree, --budget or --budgets"),
+        (("calibrate", "lm", "--agree", "98%", "--delta", "none"), "needs a --delta"),
+        (("calibrate", "lm", "--budget", "80%", "--delta", "none"), "what a language model guarantees is tested"),
+        (("calibrate", "lm", "--agree", "98%", "--per", "word"), "per must be one of token, answer, got 'word'"),
+        (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show a loss of at most 0%"),
+        (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
+        (("export", "lm"), "its network is in decoder.safetensors"),
+        (("generate", "other", "--data", "prompts.txt"), "other"),
+        (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
+        (train("x", "--size", "3"), "--task generate takes no --size: only adapters on a frozen decoder learn"),
+        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "they are of --task generate"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):
+    done = exeunt(*command, cwd=folder, ok=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_other_commands_on_a_language_model_end_with_a_line(folder):
+    if not RunFolder.open(folder / "lm").has_policy:
+        exeunt("calibrate", "lm", "--agree", "60%", "--delta", "0.2", cwd=folder)
+    for command in (("bench", "lm"), ("serve", "lm", "--port", "0")):
+        done = exeunt(*command, cwd=folder, ok=False)
+        assert done.returncode == 2
+        assert "generates texts" in done.stderr
