@@ -137,7 +137,7 @@ def _trained(
         for part in PARTS
     }
     texts = [[*prompt, *more] for prompt, more in zip(prompts["train"].tokens, follows["train"], strict=True)]
-    _learn(network, texts, job, out, plan.fingerprint, say=say, progress=progress)
+    n_tokens = _learn(network, texts, job, out, plan.fingerprint, say=say, progress=progress)
     say("recording what every exit says about the continuations of the fit, calibrate and test prompts")
     traces = {
         part: token_trace(network, prompts[part], follows[part], part=part, show=progress) for part in TRACED
@@ -156,7 +156,7 @@ def _trained(
             "reference": {"exit": network.n_exits - 1, "name": REFERENCE},
         },
         "split": plan.to_dict(),
-        "training": {**_RECIPE, **job.recipe},
+        "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
         "inputs": {
             **save_preparation(tokenizer, out, example), "chat": chat, "most_tokens": job.most_tokens,
         },
@@ -196,8 +196,8 @@ def _learn(
     *,
     say: Callable[[str], None],
     progress: bool,
-) -> None:
-    """Train adapters, then confidences, on texts that are in random order."""
+) -> int:
+    """Train adapters, then confidences, on texts in random order; return from how many tokens adapters learned."""
     apart = max(1, round(_FOR_CONFIDENCES * len(texts)))
     order = np.random.default_rng(job.seed).permutation(len(texts)).tolist()
     for_confidences, learned = ([texts[i] for i in some] for some in (order[:apart], order[apart:]))
@@ -213,8 +213,9 @@ def _learn(
     }
     if job.batch_size is not None:
         options = {**options, "batch_size": job.batch_size}
+    n_tokens = sum(map(len, learned))
     say(
-        f"adapters learn from {sum(map(len, learned)):,} tokens of {counted(len(learned), 'text')}, among the "
+        f"adapters learn from {n_tokens:,} tokens of {counted(len(learned), 'text')}, among the "
         f"{network.n_classes:,} tokens that occur there; confidences from {counted(len(for_confidences), 'text')}\n"
     )
     train(
@@ -225,3 +226,4 @@ def _learn(
         **options,
     )
     learn_confidences(network, for_confidences, show=progress)
+    return n_tokens

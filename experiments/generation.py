@@ -1,0 +1,307 @@
+"""Early exits of a language model, token by token: what leaves early, what differs, and what the clock says.
+
+    python -m experiments.generation
+    python -m experiments.generation --measure --model FOLDER --questions FILE [--runs FOLDER]
+
+Writes the page from its kept numbers. With --measure it first trains exits on SmolLM2-135M-Instruct (FOLDER, made by
+`python -m experiments.smollm2 FOLDER`) with prompts from FILE, a Parquet file with a column `question`, calibrates by
+generating, and times everything; two hours of two cores, and nothing else may run while it times. An interrupted
+command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
+
+import exeunt as ex
+from exeunt._text import counted
+from exeunt.calibration import ALWAYS, NEVER, Thresholds
+from exeunt.confidence_intervals import mean_interval
+from exeunt.errors import Infeasible
+from exeunt.policy import Policy
+
+PAGE = RESULTS / "generation.md"
+EXITS = tuple(f"model.layers.{layer - 1}" for layer in (9, 15, 20, 24, 27))
+PARTS = {"fit": 150, "calibrate": 300, "test": 150}
+N_TRAIN, MOST_TOKENS, LONGEST = 560, 48, 160
+LEVELS = (0.01, 0.02, 0.05)
+TIMED, ROUNDS = 24, 3
+RECIPE = {"epochs": 6}
+
+
+# -- training and calibrating ------------------------------------------------------------------------------------------
+
+
+def trained(given: Any) -> Any:
+    """Return the language model, trained if need be."""
+    from exeunt.data.tokens import load_tokenizer
+    from exeunt.torch.language import LanguageModel
+    from exeunt.torch.language.prompts import PromptTokens
+    from exeunt.torch.language.training import LanguageJob, train_language_model
+
+    prompts = given.runs / "prompts.parquet"
+    if not prompts.is_file():
+        prompts.parent.mkdir(parents=True, exist_ok=True)
+        questions = pq.read_table(given.questions)["question"].to_pylist()
+        way = PromptTokens(load_tokenizer(str(given.model)), True, MOST_TOKENS, None)
+        order = np.random.default_rng(0).permutation(len(questions)).tolist()
+        short = (questions[i] for i in order if len(way.of([questions[i]]).tokens[0]) <= LONGEST)
+        chosen = [text for text, _ in zip(short, range(N_TRAIN + sum(PARTS.values())), strict=False)]
+        pq.write_table(pa.table({"text": chosen}), prompts)
+    job = LanguageJob(
+        model=f"hf:{given.model}",
+        data=str(prompts),
+        exits=EXITS,
+        most_tokens=MOST_TOKENS,
+        recipe=RECIPE,
+        **PARTS,
+    )
+    run = train_language_model(job, given.runs / "smollm2", command="python -m experiments.generation")
+    return LanguageModel.open(run.path)
+
+
+def fixed_depth(like: Policy, exit_: int) -> Policy:
+    """Return the policy that lets every token leave at an exit."""
+    limits = [(NEVER, NEVER)] * exit_ + [(ALWAYS, ALWAYS)] * (like.n_exits - exit_)
+    return replace(like, name="fixed depth", limits=Thresholds.of(limits), rates=np.eye(like.n_exits)[exit_])
+
+
+def level_per_head(like: Policy, fit: ex.ExitTrace, level: float) -> Policy:
+    """Return the policy of Valade 2024: of the tokens above each head's threshold, 1 - level agree on the fit part."""
+    limits = []
+    for exit_ in range(fit.n_exits - 1):
+        score = fit.scores["agreement"][:, exit_]
+        order = np.argsort(-score)
+        agrees = (fit.prediction[:, exit_] == fit.label)[order]
+        enough = np.flatnonzero(np.cumsum(agrees) >= (1 - level) * np.arange(1, fit.n + 1))
+        limits.append((float(score[order[enough[-1]]]), ALWAYS) if len(enough) else (NEVER, NEVER))
+    return replace(like, name="level per head", limits=Thresholds.of([*limits, (ALWAYS, ALWAYS)]))
+
+
+def policies(model: Any, kept: Measurements) -> dict[str, Policy]:
+    """Return the policies by name; certified ones are left out where nothing can be shown."""
+    fit = model.run.recorded("fit")
+    shape, release, _ = fit.split(fit=0.5, calibrate=0.49, test=0.01)
+    like = replace(ex.eero(shape, release, budget="90%", delta=None, score="agreement"), distribution=None)
+    found = {f"fixed depth, exit {exit_}": fixed_depth(like, exit_) for exit_ in range(len(EXITS))}
+    found |= {f"level per head, {level:.0%}": level_per_head(like, fit, level) for level in LEVELS}
+
+    def certified(**asked: Any) -> Any:
+        try:
+            return model.calibrate(**asked, progress=True).to_dict()
+        except Infeasible:
+            return None
+
+    for level in LEVELS:
+        for per in ("token", "answer"):
+            name = f"certified, {level:.0%} per {per}"
+            made = kept.of(name, measure=lambda a=1 - level, p=per: certified(agree=a, per=p))
+            if made is not None:
+                found[name] = Policy.from_dict(made)
+    return found
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def of_exits(model: Any) -> dict[str, Any]:
+    """Return, per exit, agreement with the whole model on the test part, and what may leave at 98% agreement."""
+    trace = model.run.recorded("test")
+    agrees = trace.prediction == trace.label[:, None]
+    may_leave = []
+    for exit_ in range(trace.n_exits - 1):
+        right = agrees[np.argsort(-trace.scores["agreement"][:, exit_]), exit_]
+        enough = np.flatnonzero(np.cumsum(right) >= 0.98 * np.arange(1, trace.n + 1))
+        may_leave.append(float(enough[-1] + 1) / trace.n if len(enough) else 0.0)
+    return {
+        "tokens": trace.n,
+        "agreement": agrees.mean(axis=0).tolist(),
+        "may_leave": may_leave,
+        "cost": trace.cost.cumulative.tolist(),
+    }
+
+
+def of_policy(model: Any, policy: Policy | None) -> dict[str, Any]:
+    """Return what a policy does to the test prompts."""
+    from exeunt.torch.language.model import summarise
+
+    found = model.answers_of("test", policy, progress=True)
+    about = summarise(model.network, found)
+    about["tokens_interval"] = mean_interval(np.array([np.mean(one.differs) for one in found]))
+    about["cost_share"] = about["cost"] / model.network.cost.full
+    return about
+
+
+def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
+    """Return seconds per prompt of everything, at batch 1 and 16, in turns; and of the first token alone."""
+    import torch
+
+    from exeunt.run.run_inputs import part_data
+
+    data = part_data(model.run, "test")
+    texts = [data.content(i) for i in range(TIMED)]
+    tokens = [torch.tensor([prompt]) for prompt in model.prompts.of(texts).tokens]
+    library, ends = model.network.backbone, model.prompts.ends
+    plain: dict[str, Any] = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0]}
+
+    def ours(policy: Policy | None, batch: int, most: int) -> Callable[[], Any]:
+        how = {"batch_size": batch, "most_tokens": most, "whole": policy is None, "policy": policy}
+        return lambda: model.generate(texts, **how)
+
+    def theirs(most: int = MOST_TOKENS, **more: Any) -> Callable[[], Any]:
+        return lambda: [library.generate(one, max_new_tokens=most, **plain, **more) for one in tokens]
+
+    ways: dict[str, Callable[[], Any]] = {}
+    for most, suffix in ((MOST_TOKENS, ""), (1, ", first token")):
+        for name, policy in {"whole model": None, **found}.items():
+            ways[f"{name}{suffix}"] = ours(policy, 1, most)
+        ways[f"transformers{suffix}"] = theirs(most)
+    for name, policy in {"whole model": None, **found}.items():
+        ways[f"{name}, batch 16"] = ours(policy, 16, MOST_TOKENS)
+    ways["transformers, prompt lookup"] = theirs(prompt_lookup_num_tokens=3)
+    ways["transformers, assistant_early_exit=24"] = theirs(assistant_early_exit=24)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            with torch.inference_mode():
+                run()
+            seconds[name].append((time.perf_counter() - started) / TIMED)
+            print(f"{name}: {seconds[name][-1]:.2f} s a prompt", flush=True)
+    return {
+        "threads": torch.get_num_threads(),
+        "seconds": {name: float(np.median(x)) for name, x in seconds.items()},
+    }
+
+
+def measure(given: Any) -> dict[str, Any]:
+    """Return all numbers of the page."""
+    model, kept = trained(given), Measurements(given.runs / "generation.jsonl")
+    found = policies(model, kept)
+    shown = {
+        name: one
+        for name, one in found.items()
+        if name.startswith(("certified", "level")) or "exit 3" in name
+    }
+    return {
+        "exits": of_exits(model),
+        "policies": {
+            name: kept.of("test", name, measure=lambda one=one: of_policy(model, one))
+            for name, one in {"whole model": None, **found}.items()
+        },
+        "certificates": {
+            name: {"measured": one.loss_certificate.loss, "prompts": one.loss_certificate.n_groups}
+            for name, one in found.items()
+            if one.loss_certificate is not None
+        },
+        "time": kept.of("time", measure=lambda: timed(model, shown)),
+        "training": {
+            "learned_tokens": model.run.manifest["training"]["tokens"],
+            "vocabulary": model.network.macs.vocabulary,
+            "layer": float(model.network.macs.layers.sum()) / len(model.network.decoder.layers),
+            "adapter": model.network.macs.adapter,
+        },
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def page(found: dict[str, Any]) -> str:
+    exits, seconds = found["exits"], found["time"]["seconds"]
+    by_exit = [
+        [exit_, EXITS[exit_].rpartition(".")[2], f"{exits['cost'][exit_] / exits['cost'][-1]:.1%}",
+         f"{exits['agreement'][exit_]:.3f}", f"{exits['may_leave'][exit_]:.3f}"]
+        for exit_ in range(len(EXITS))
+    ]  # fmt: skip
+    by_policy = [
+        [name, f"{one['tokens_differ']:.2%} ({low:.2%} to {high:.2%})", f"{one['answers_differ']:.1%}",
+         f"{1 - one['shares'][-1]:.1%}", f"{one['cost_share']:.1%}", f"{one['spent']:.1%}"]
+        for name, one in found["policies"].items()
+        for _, low, high in [one["tokens_interval"]]
+    ]  # fmt: skip
+    training = found["training"]
+    about = (
+        f"SmolLM2-135M-Instruct, 30 layers, greedy answers of at most {MOST_TOKENS} tokens to questions of LLMRouter's "
+        f"benchmark (MIT licence), put into the model's chat template. {N_TRAIN} questions train the exits, adapters on "
+        f"{training['learned_tokens']:,} tokens; {PARTS['fit']} fit, {PARTS['calibrate']} calibrate and "
+        f"{PARTS['test']} test. A layer costs {training['layer'] / 1e6:.1f} million multiply-adds a token, the vocabulary "
+        f"layer {training['vocabulary'] / 1e6:.1f}, an adapter {training['adapter'] / 1e6:.2f}."
+    )
+    said = (
+        f"On the {exits['tokens']:,} tokens of the test answers: the share of tokens that are the whole model's, and the "
+        "share that may leave there at 98% agreement, surest first."
+    )
+    differ = (
+        "`level per head` is the protocol of the paper (Valade 2024): each head's threshold lets 1 - level of the fit "
+        "tokens that it releases agree. `certified` is `exeunt calibrate --agree`, at delta 5%. Tokens are compared with "
+        "what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one of its "
+        "tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all that was "
+        "really spent, with the layers that were computed later."
+    )
+    times = (
+        f"Medians of {ROUNDS} rounds over {TIMED} prompts, in turns, {counted(found['time']['threads'], 'thread')}, fp32 "
+        "in PyTorch. Decoding is what comes after the first token. Ratios are to the whole model in the same loop; above "
+        "1 is slower."
+    )
+    names = [
+        "tokens that differ (95%)",
+        "answers that differ",
+        "leave early",
+        "cost along exits",
+        "multiply-adds spent",
+    ]
+    return "\n\n".join([
+        "# A language model with exits, token by token",
+        "Made by `python -m experiments.generation`; numbers in [generation.json](generation.json).",
+        about,
+        "## What exits say after the same tokens",
+        said,
+        table(["exit", "after layer", "cost", "agreement", "may leave"], by_exit),
+        "## What differs in answers that are really generated",
+        differ,
+        table(["policy", *names], by_policy),
+        "## On the clock",
+        times,
+        table(["what", "prefill and first token", "decoding", "all", "batch 16"], list(clock(seconds))),
+    ])  # fmt: skip
+
+
+def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
+    """Yield the rows of the table of times."""
+    whole, first = seconds["whole model"], seconds["whole model, first token"]
+    for name, taken in seconds.items():
+        if name.endswith((", first token", ", batch 16")):
+            continue
+        own_first, batched = seconds.get(f"{name}, first token"), seconds.get(f"{name}, batch 16")
+        yield [
+            name,
+            "" if own_first is None else f"{own_first / first:.2f}",
+            "" if own_first is None else f"{(taken - own_first) / (whole - first):.2f}",
+            f"{taken / whole:.2f} ({taken:.2f} s)",
+            "" if batched is None else f"{batched / seconds['whole model, batch 16']:.2f} ({batched:.2f} s)",
+        ]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--measure", action="store_true")
+    options.add_argument("--model", type=Path, help="folder of SmolLM2")
+    options.add_argument("--questions", type=Path, help="Parquet file with a column `question`")
+    options.add_argument("--runs", type=Path, default=Path("runs/generation"))
+    given = options.parse_args()
+    found = measure(given) if given.measure else kept_numbers(PAGE)
+    write_page(PAGE, page(found), found)
+
+
+if __name__ == "__main__":
+    main()
