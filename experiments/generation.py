@@ -232,7 +232,7 @@ def page(found: dict[str, Any]) -> str:
     training = found["training"]
     about = (
         f"SmolLM2-135M-Instruct, 30 layers, greedy answers of at most {MOST_TOKENS} tokens to questions of "
-        f"LLMRouter's benchmark (MIT licence), put into the model's chat template. {N_TRAIN} questions train the exits, "
+        f"LLMRouter's benchmark (MIT licence), put into the model's chat template. {N_TRAIN} questions train exits, "
         f"adapters on {training['learned_tokens']:,} tokens; {PARTS['fit']} fit, {PARTS['calibrate']} calibrate and "
         f"{PARTS['test']} test. A layer costs {training['layer'] / 1e6:.1f} million multiply-adds a token, the "
         f"vocabulary layer {training['vocabulary'] / 1e6:.1f}, an adapter {training['adapter'] / 1e6:.2f}."
@@ -244,14 +244,14 @@ def page(found: dict[str, Any]) -> str:
     differ = (
         "`level per head` is the protocol of the paper (Valade 2024): each head's threshold lets 1 - level of the fit "
         "tokens that it releases agree. `certified` is `exeunt calibrate --agree`, at delta 5%. Tokens are compared "
-        "with what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one of "
-        "its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all that was "
+        "with what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one "
+        "of its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all that was "
         "really spent, with the layers that were computed later."
     )
     times = (
         f"Medians of {ROUNDS} rounds over {TIMED} prompts, in turns, {counted(found['time']['threads'], 'thread')}, "
-        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the whole model in the same loop; "
-        "above 1 is slower."
+        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the whole model in the same "
+        "loop; above 1 is slower."
     )
     names = [
         "tokens that differ (95%)",
