@@ -36,7 +36,8 @@ def test_groups_fit_a_screen(monkeypatch, verb, columns, rows):
 def test_options_of_a_training_are_grouped():
     groups = _groups(called("train", "--help").out)
     assert list(groups) == [
-        "Options", "Network and data", "Exits", "Training", "Optimiser", "Losses", "Images", "Parts of the data"
+        "Options", "Network and data", "Exits", "Training", "Optimiser", "Losses", "Images", "Parts of the data",
+        "Generation",
     ]  # fmt: skip
 
 

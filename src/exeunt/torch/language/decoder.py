@@ -19,7 +19,6 @@ from exeunt.errors import InputError, one_line
 from exeunt.torch.calls import evaluating
 
 _TRIED = 5  # tokens on which a decoder in parts is compared with the whole one
-_LIMITS = ("max_position_embeddings", "sliding_window")
 
 
 class KeyValues:
@@ -95,8 +94,7 @@ class Decoder:
         self.vocabulary_layer = next(
             n for n, m in model.named_modules() if m is model.get_output_embeddings()
         )
-        limits = [getattr(config, name, None) for name in _LIMITS]
-        self.context: int | None = min((limit for limit in limits if limit), default=None)
+        self.context = context_of(config)
         takes = inspect.signature(type(base).forward).parameters
         self._cache = "cache" if "cache" in takes else "past_key_values"  # its name changed in transformers 5
         self._parts: dict[tuple[int, int], nn.Module] = {}
@@ -191,6 +189,12 @@ class Decoder:
             f"a {self._base.config.model_type!r} decoder cannot be run some layers at a time here ({why}): give one of "
             "the usual shape, such as Llama, Qwen, Mistral, Gemma, Phi or GPT-2"
         )
+
+
+def context_of(config: Any) -> int | None:
+    """Return the longest text that a decoder of this configuration takes, in tokens; None without a limit."""
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _close(found: Tensor, own: Tensor) -> bool:

@@ -65,7 +65,7 @@ class LanguageModel:
         network = DecoderWithExits(model, **run.manifest["network"])
         load_weights(network, run.files.path(DECODER))
         way = PromptTokens(
-            load_preparation(run), about["chat"], about["most_tokens"], model.config.max_position_embeddings
+            load_preparation(run), about["chat"], about["most_tokens"], network.decoder.context
         )
         return cls(run, network.to(best_device()).eval(), way)
 
@@ -97,14 +97,9 @@ class LanguageModel:
             policy = (self.run if budget is None else replace(self.run, budget=str(budget))).policy
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
-            way.of(prompts, name),
-            policy,
-            way,
-            keep,
-            batch_size=batch_size,
-            compare=compare,
-            progress=progress,
-        )
+            way.of(prompts, name), policy, way, keep,
+            batch_size=batch_size, compare=compare, progress=progress,
+        )  # fmt: skip
         costs = self.network.cost.cumulative
         return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
 
@@ -174,7 +169,7 @@ class LanguageModel:
         return choice_trace(self.network, self.prompts, questions, batch_size=batch_size)
 
     def choose(self, questions: Sequence[tuple[str, ...]], policy: Policy) -> Answers:
-        """Return the likeliest choice of each question, as `prediction`; each leaves where the policy says."""
+        """Return the likeliest choice of each question, as `label`; each leaves where the policy says."""
         k = len(questions[0]) - 1 if questions else 2
         return Runner(ChoiceExecutor(self.network, self.prompts, k), policy)(raw_rows(questions))
 
@@ -208,18 +203,11 @@ class LanguageModel:
             )  # fmt: skip
             return ((numbers[i], [*astuple(one)]) for i, one in made)
 
-        about = [
-            self.run.digest,
-            prompts.keys.tolist(),
-            None if policy is None else policy.to_dict(),
-            way.job,
-            options,
-        ]
+        by = None if policy is None else policy.to_dict()
+        about = [self.run.digest, prompts.keys.tolist(), by, way.job, options]
         job = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        return [
-            Continuation(*one)
-            for one in kept(keep, job, len(prompts), missing, what="answers", show=progress)
-        ]
+        made = kept(keep, job, len(prompts), missing, what="answers", show=progress)
+        return [Continuation(*one) for one in made]
 
 
 def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[str, Any]:
@@ -237,9 +225,7 @@ def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[
     compared = all(one.full for one in found)
     shares = [float(np.mean(one.differs)) for one in found] if compared else []
     differ = (
-        {"tokens_differ": np.mean(shares), "answers_differ": np.mean(np.array(shares) > 0)}
-        if compared
-        else {}
+        {"tokens_differ": np.mean(shares), "answers_differ": np.mean(np.sign(shares))} if compared else {}
     )
     return {
         "answers": len(found),
