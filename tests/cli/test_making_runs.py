@@ -67,6 +67,7 @@ def test_a_cascade_is_a_run(folder):
     said = exeunt("show", "both", cwd=folder).stdout
     assert "small: last exit" in said
     assert "run: blocks.1" in said
+    assert "run: last exit" in said
     said = exeunt("calibrate", "both", "--budget", "90%", cwd=folder).stdout
     assert "written to both" in said
     said = exeunt("evaluate", "both", cwd=folder).stdout

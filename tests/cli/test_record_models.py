@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from exeunt.run.folder import RunFolder
 
 from .command import exeunt
 
@@ -21,8 +24,9 @@ large:
   classes: ["no", "yes"]
   price: 0.003
 """
-FUNCTIONS = """
+FUNCTIONS = r"""
 import hashlib
+import re
 
 calls = []
 
@@ -30,7 +34,7 @@ def answer(text, skill):
     calls.append(text)
     luck = hashlib.sha256(f"{skill}{text}".encode()).digest()[0] / 256
     right = luck < skill
-    truth = int(text.split()[1]) % 3 == 0
+    truth = int(re.search(r"\d+", str(text))[0]) % 3 == 0
     return ("yes" if truth == right else "no"), 0.5 + abs(luck - skill) / 2
 
 def small(text):
@@ -95,7 +99,12 @@ def test_from_a_run_to_answers_within_a_total(folder):
 
     exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
     assert "large alone is" in exeunt("evaluate", "out", cwd=folder).stdout
-    assert "FunctionModel" in exeunt("show", "out", cwd=folder).stdout
+    shown = exeunt("show", "out", cwd=folder).stdout
+    assert "FunctionModel" in shown
+    assert re.findall(r"^\d +(.*\S) +\S+ +\S+% +\S+$", shown, re.M) == [
+        "small (live model)",
+        "large (live model)",
+    ]
     assert "7 of 7 parts are as they were written" in exeunt("verify", "out", cwd=folder).stdout
     command = ["predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]
     answering.calls.clear()
@@ -112,6 +121,24 @@ def test_from_a_run_to_answers_within_a_total(folder):
     assert not answering.calls
     rest = exeunt(*command, "--total", "0.2 usd", "--force", cwd=folder).stdout
     assert spent + 0.03 <= float(rest.splitlines()[-1].partition(" usd of 0.2 usd are spent")[0]) <= 0.2
+
+
+@pytest.mark.parametrize("columns", [["review"], ["premise", "hypothesis"]])
+def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
+    table = pq.read_table(folder / "texts.parquet")
+    named = {name: pa.array([f"{name} {i}" for i in range(150)]) for name in columns}
+    pq.write_table(pa.table({**named, "label": table["label"]}), folder / "texts.parquet")
+    record(folder, "3 usd", "--text-column", ",".join(columns))
+    run = RunFolder.open(folder / "out")
+    assert (run.manifest["data"]["name"], run.manifest["data"]["text"]) == ("texts.parquet", columns)
+    exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
+    command = ["predict", "out", "--model", "models.yaml", "--total", "1 usd", "--data"]
+    assert (
+        "150 of 150 inputs answered" in exeunt(*command, "texts.parquet", "--out", "a.csv", cwd=folder).stdout
+    )
+    pq.write_table(table, folder / "other.parquet")
+    other = exeunt(*command, "other.parquet", "--out", "b.csv", cwd=folder, ok=False)
+    assert f"other.parquet has no column '{columns[0]}'" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -324,18 +324,15 @@ def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live
             "--max-spend '3 usd'"
         )
     keep = () if live.id_column is None else (live.id_column,)
-    data = open_inputs(inputs.data, text=column_names(inputs.text_column), keep=keep)
+    text = column_names(inputs.text_column)
+    data = open_inputs(inputs.data, text=text, keep=keep)
     folder, known = recording_folder(output.out), read_models(models)
-    ledgers: list[Ledger] = []
-
-    def money() -> Ledger:
-        ledgers.append(Ledger(total=live.max_spend, file=folder / MONEY, durability="full"))
-        return ledgers[0]
-
+    ledger = partial(Ledger, total=live.max_spend, file=folder / MONEY, durability="full")
     options = {**given(live, without=("max_spend",)), "force": output.force, "strict": inputs.strict}
+    options |= {"ledger": ledger, "name": inputs.data, "text": text}
     with interruptible(lambda: f"answers that came are kept in {output.out}: the same command goes on"):
-        done = record_models(known, data, folder, ledger=money, say=echo, **options)
-    echo(f"{done}\n{amount_text(ledgers[0].spent, 'usd')} of {live.max_spend} are spent")
+        done = record_models(known, data, folder, say=echo, **options)
+    echo(f"{done}\n{amount_text(done.spent, 'usd')} of {live.max_spend} are spent")
     if done.missing and "raise the total" in done.stopped:
         echo("with a higher --max-spend, the same command goes on")
     if not any(each["answered"] for each in done.counts.values()):

@@ -55,13 +55,12 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
 
 def _exits(run: RunFolder) -> str:
     cost, trace = run.cost, run.trace("fit")
-    network = run.manifest["network"]
-    new = network.get("new_classifier")
-    names = [*network["exits"], f"(new classifier: {new})" if new else "(own classifier)"]
     size, unit = cost.scale
     rows = [
         [str(exit_), name, f"{up_to / size:.4g}", f"{up_to / cost.full:.1%}", f"{risk:.4f}"]
-        for exit_, (name, up_to, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
+        for exit_, (name, up_to, risk) in enumerate(
+            zip(run.exit_names, cost.cumulative, trace.risk, strict=True)
+        )
     ]
     risk = "disagreement" if trace.reference else "risk"
     return text_table(["exit", "after", f"cost ({unit})", "of full", risk], rows)

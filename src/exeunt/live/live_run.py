@@ -54,13 +54,14 @@ def make_live_run(
     id: Keys,  # noqa: A002 - the name of the field
     label: Integers | None,
     kind: str,
-    fingerprint: str,
+    data: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Complete `folder` to a run of these models, which answered the same n inputs.
 
     `id` (n,): content keys; `label` (n,): classes by number, else models are measured by what the most expensive one
-    says, and inputs that it says nothing to are left out. `kind`, `fingerprint`: of the inputs.
+    says, and inputs that it says nothing to are left out. `kind`: of the inputs. `data`: their name, the columns of
+    their texts, and their fingerprint.
     """
     classes = next(iter(models.values())).model.classes or ()
     whole = CascadeTrace({name: _trace(one, label, id) for name, one in models.items()})
@@ -74,7 +75,7 @@ def make_live_run(
     traces = {part: whole.take(of).along(steps, reference=dearest) for part, of in rows.items()}
     places: Mapping[str, Integers] = {"train": np.empty(0, np.int64), **rows}
     split = SplitPlan(
-        source="recording", fingerprint=fingerprint, seed=0, pretrained=True, matched_by="content", dropped=0,
+        source="recording", fingerprint=data["fingerprint"], seed=0, pretrained=True, matched_by="content", dropped=0,
         parts={part: PartRows.of("recording", len(id), of) for part, of in places.items()},
     )  # fmt: skip
     if label is None:
@@ -97,13 +98,7 @@ def make_live_run(
             "class_names": list(classes),
             "network": {"exits": [f"{name}: last exit" for name in models][:-1]},
             "inputs": {"kind": kind, "raw": True},
-            "data": {
-                "name": "",
-                "label": None,
-                "text": [],
-                "fingerprint": fingerprint,
-                **unlabelled,
-            },
+            "data": {"label": None, **data, **unlabelled},
             "split": split.to_dict(),
             "training": {name: type(one.model).__name__ for name, one in models.items()},
             "provenance": provenance(_PACKAGES, command="", seed=0),

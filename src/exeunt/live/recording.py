@@ -32,7 +32,7 @@ from exeunt._files import atomic_path, locked, make_folder, open_private, read_j
 from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
-from exeunt.data import Dataset
+from exeunt.data import Dataset, Texts
 from exeunt.engine.inputs import content_bytes
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
@@ -57,8 +57,8 @@ class _Asked(NamedTuple):
 @dataclass
 class Recorded:
     """What a recording holds. `prices`: of each model, what `exeunt compare --price` takes. `why`: the most frequent
-    failure of each model. `stopped`: why the ledger refused an attempt. `no_run`: why the folder is no run, as
-    `exeunt calibrate` takes it.
+    failure of each model. `cost`: of what it holds. `spent`: all that the ledger has paid. `stopped`: why the ledger
+    refused an attempt. `no_run`: why the folder is no run, as `exeunt calibrate` takes it.
     """
 
     folder: Path
@@ -68,6 +68,7 @@ class Recorded:
     prices: dict[str, str] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     cost: float = 0.0
+    spent: float = 0.0
     stopped: str = ""
     why: dict[str, str] = field(default_factory=dict)
     no_run: str = ""
@@ -101,6 +102,8 @@ def record_models(
     out: str | Path,
     *,
     ledger: Ledger | Callable[[], Ledger] | None = None,
+    name: str = "",
+    text: Sequence[str] = (),
     repeat: bool = False,
     keep_texts: bool = False,
     id_column: str | None = None,
@@ -114,6 +117,7 @@ def record_models(
     A model is asked once about the same content; with `repeat` once about each copy. What another run has recorded in
     `out` is not asked again, but for failures that may pass. Where the `ledger` refuses an attempt, the recording ends
     with the inputs that all models were asked about; a function that opens one is called once nobody else records.
+    `name`, `text`: of the inputs, as `open_inputs` took them; the run's answers are to the same columns.
     `keep_texts`: write the inputs into the table, too. `id_column`: a column that `inputs` keeps, for the ids; else
     these are HMACs of the content.
 
@@ -136,12 +140,14 @@ def record_models(
         if callable(ledger):
             ledger = ledger()
             check_unit(ledger)
-        work = _Recording(dict(models), inputs, folder, repeat=repeat, strict=strict, say=say)
+        data = {"name": name, "text": list(text)}
+        work = _Recording(dict(models), inputs, folder, data=data, repeat=repeat, strict=strict, say=say)
         try:
             asyncio.run(work.run(ledger, concurrency))
         finally:
             work.close()
             done = work.write(keep_texts=keep_texts, id_column=id_column)
+            done.spent = 0.0 if ledger is None else ledger.spent
     return done
 
 
@@ -167,11 +173,12 @@ class _Recording:
         inputs: Dataset,
         folder: Path,
         *,
+        data: dict[str, Any],
         repeat: bool,
         strict: bool,
         say: Callable[[str], None],
     ) -> None:
-        self.models, self.inputs, self.folder, self.say = models, inputs, folder, say
+        self.models, self.inputs, self.folder, self.data, self.say = models, inputs, folder, data, say
         self.secret = _secret(folder / KEY)
         self.known: dict[str, Reply] = {}
         self.cost: defaultdict[str, float] = defaultdict(float)
@@ -340,9 +347,13 @@ class _Recording:
         try:
             if len(recorded) < 2 or others or classes is None:
                 raise InputError("a run takes two or more models that choose among the same classes")
+            if isinstance(inputs, Texts) and inputs.per_input == 2 and len(self.data["text"]) != 2:
+                raise InputError(
+                    'a run of pairs of texts knows their columns: record_models(..., text=["premise", "hypothesis"])'
+                )
             make_live_run(
-                self.folder, recorded, id=inputs.content_keys(), kind=inputs.kind, fingerprint=inputs.fingerprint,
-                label=_labels(inputs, classes), say=self.say,
+                self.folder, recorded, id=inputs.content_keys(), kind=inputs.kind,
+                data={**self.data, "fingerprint": inputs.fingerprint}, label=_labels(inputs, classes), say=self.say,
             )  # fmt: skip
         except InputError as error:
             remove_of_policy(self.folder, MANIFEST, POLICY, POLICIES)  # what an earlier recording left

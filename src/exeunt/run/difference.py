@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,15 +104,15 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
     """Return the facts about a side, by subject and name."""
     about, files = side.run.manifest, side.run.manifest["files"]
     short = {name: digest[:_DIGITS] for name, digest in files.items()}
-    network, split, made = dict(about["network"]), dict(about["split"]), about["provenance"]
+    split, made = dict(about["split"]), about["provenance"]
     return {
         "network": {
             **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
-            **_numbered("exit", [*network.pop("exits"), "(own classifier)"]),
+            **_numbered("exit", side.run.exit_names),
             "weights": short[side.run.network_file],
             **{name: short[name] for name in side.run.files.names_below("model")},
         },
-        "heads": flattened(network),
+        "heads": flattened({name: value for name, value in about["network"].items() if name != "exits"}),
         "inputs": {
             **flattened(about["inputs"]),
             **_numbered("class", about["class_names"]),
@@ -162,7 +163,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
     }
 
 
-def _numbered(name: str, values: list[Any]) -> dict[str, Any]:
+def _numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
     return {f"{name} {i}": value for i, value in enumerate(values)}
 
 

@@ -138,6 +138,16 @@ class RunFolder(SavedPolicies):
         """Number of exits; of a cascade those of all models."""
         return len(self.manifest["network"]["exits"]) + 1
 
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """What answers at each exit: a head behind a module, the network's last layer, or a model of a cascade."""
+        if self.network_file == file_digests.LIVE:
+            return tuple(f"{model.name} (live model)" for model in self.cascade)
+        network = self.manifest["network"]
+        new = network.get("new_classifier")
+        last = f"(new classifier: {new})" if new else "(own classifier)"
+        return *network["exits"], f"{self.cascade[-1].name}: last exit" if self.cascade else last
+
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network. Live models have one exit each."""
