@@ -1,4 +1,4 @@
-"""The network of a run, cut once for many tests: a cut takes half a second."""
+"""The network of a run, cut once for many tests, and architectures, exported once: each takes half a second."""
 
 from __future__ import annotations
 
@@ -29,4 +29,31 @@ def cut_once(same: Callable[[RunFolder], Any]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_run, "open_eager", open_once)
+        yield
+
+
+@contextmanager
+def exported_once() -> Iterator[None]:
+    """Let networks of one architecture share an export, inside the block: it holds no weights.
+
+    Only where class and configuration are all that the code depends on.
+    """
+    from exeunt.torch.cutting import graph
+    from exeunt.zoo import DigitsNet
+
+    exported, made = graph.exported, {}
+
+    def once(model: Any, example: Any, **options: Any) -> Any:
+        kind = type(model)
+        if kind is not DigitsNet and not kind.__module__.startswith("transformers.models."):
+            return exported(model, example, **options)
+        tensors = [*model.state_dict().items(), *example.named.items()]
+        facts = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
+        key = (kind, f"{model}{getattr(model, 'config', '')}{facts}{example.by_keyword}{options}")
+        if key not in made:
+            made[key] = exported(model, example, **options)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "exported", once)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,9 +41,25 @@ def trained_digits(out: Path) -> RunFolder:
     return run
 
 
+@cache
+def trained_once(temporary: Path) -> RunFolder:
+    """Every folder of tests that imports the fixtures has its own, and they all get the same run."""
+    return trained_digits(temporary / "digits" / "run")
+
+
+@cache
+def exported_once(temporary: Path) -> RunFolder:
+    from exeunt.torch.to_onnx import export_run
+
+    trained = trained_once(temporary).path
+    run = RunFolder.open(shutil.copytree(trained, temporary / "exported digits" / "run"))
+    export_run(run, trusted=FACTORY, say=lambda _: None)
+    return run
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> RunFolder:
-    return trained_digits(tmp_path_factory.mktemp("work") / "run")
+    return trained_once(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,10 +75,6 @@ def run(trained, tmp_path) -> RunFolder:
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory) -> RunFolder:
+def exported(tmp_path_factory) -> RunFolder:
     pytest.importorskip("onnxscript")
-    from exeunt.torch.to_onnx import export_run
-
-    run = RunFolder.open(shutil.copytree(trained.path, tmp_path_factory.mktemp("exported") / "run"))
-    export_run(run, trusted="exeunt.zoo:digits", say=lambda _: None)
-    return run
+    return exported_once(tmp_path_factory.getbasetemp())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
-from digits_run import FACTORY, trained_digits
+from digits_run import exported_once
+from exeunt.run.folder import RunFolder
 from object_store import google_store, object_store
 
 
@@ -34,11 +37,8 @@ def cluster(bucket, google_bucket):
 def run(tmp_path_factory):
     """Exported, since a worker starts faster without PyTorch."""
     pytest.importorskip("onnxscript")
-    from exeunt.torch.to_onnx import export_run
-
-    run = trained_digits(tmp_path_factory.mktemp("clustered") / "run")
-    export_run(run, trusted=FACTORY, say=lambda _: None)
-    return run
+    made = exported_once(tmp_path_factory.getbasetemp()).path
+    return RunFolder.open(shutil.copytree(made, tmp_path_factory.mktemp("clustered") / "run"))
 
 
 @pytest.fixture(scope="session")
