@@ -28,7 +28,7 @@ class Refuses(BaseHTTPRequestHandler):
 def server():
     """The address of a server that answers, if only to refuse."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

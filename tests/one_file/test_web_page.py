@@ -124,7 +124,7 @@ def served(browser):
 
     def opened(folder, width=1200):
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=folder))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         servers.append(server)
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)

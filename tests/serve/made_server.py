@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIDE, CLASSES, EXITS = 8, 4, 3
 POISON = 255
+POLL_S = 0.2
+"""How often servers look at the file of the budget here, and send an event."""
 HARD = (100, 50, 0)
 """Per exit, the ease below which it is wrong."""
 
@@ -200,7 +202,7 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     """Serve a run on a free port in a thread of this process."""
     import uvicorn
 
-    from exeunt.serve import loaded_run
+    from exeunt.serve import loaded_run, service
     from exeunt.serve.app import make_app
     from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
@@ -212,6 +214,7 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaded_run, "open_shared", shared_of(executor))
+        patch.setattr(service, "_POLL_S", POLL_S)
         thread.start()
         try:
             while not server.started:

@@ -76,7 +76,7 @@ class PageServer(ThreadingHTTPServer):
         self.about, self.put = made_about() | (about or {}), []
         self.ended, self.answering = threading.Event(), threading.Event()
         self.answering.set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()  # else it ends late
 
     @property
     def url(self) -> str:

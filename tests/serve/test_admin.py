@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from made_server import in_base64, made_images, made_run, running, until
+from made_server import POLL_S, in_base64, made_images, made_run, running, until
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
@@ -74,7 +74,7 @@ def test_a_budget_is_not_put_back_by_who_looks_at_the_file_before_it_is_written(
 
     def slow(self, budget):
         os.utime(self.path)
-        time.sleep(1.5)  # it is looked at once a second
+        time.sleep(2 * POLL_S)  # it is looked at meanwhile
         write(self, budget)
 
     monkeypatch.setattr(LiveBudgetFile, "set_budget", slow)

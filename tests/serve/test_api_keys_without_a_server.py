@@ -435,7 +435,7 @@ def test_more_than_may_be_open(made):
         for event in arrived:
             await event.wait()
         refused = await some.request(b"late")
-        sending = asyncio.create_task(some.request(b"1", b"2", pause_s=1.0))
+        sending = asyncio.create_task(some.request(b"1", b"2", pause_s=0.5))
         await asyncio.sleep(0.05)  # it is refused, but sends on
         healthy.append((await some.request(path="/v2/health/live", method="GET"))[0])
         await sending
@@ -457,7 +457,7 @@ def test_a_refused_request_takes_no_place_while_it_is_sent(made, headers):
     some = made(max_open=1, api_keys=("one",))
 
     async def both():
-        slow = asyncio.create_task(some.request(b"1", b"2", pause_s=1.0, headers=headers))
+        slow = asyncio.create_task(some.request(b"1", b"2", pause_s=0.5, headers=headers))
         await asyncio.sleep(0.05)
         return (await some.request(headers=bearer(b"Bearer one")))[0], (await slow)[0]
 
@@ -470,8 +470,8 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, 
     key = {"headers": bearer(b"Bearer one")}
 
     async def both():
-        slow = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0, **key))
-        stranger = asyncio.create_task(some.request(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
+        slow = asyncio.create_task(some.request(b"123456", b"7", pause_s=0.5, **key))
+        stranger = asyncio.create_task(some.request(b"123456", b"7", pause_s=0.5))  # whose bytes are not kept
         await asyncio.sleep(0.05)
         with pytest.raises(api_keys_and_limits.HTTPException) as refused:
             await some.request(b"12345", b"6", b"7", **key)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from made_server import in_base64, made_images, made_run, running, until
+from made_server import POLL_S, in_base64, made_images, made_run, running, until
 from test_admin import own
 
 import exeunt as ex
@@ -37,7 +37,7 @@ def test_servers_of_one_run_follow_each_other(own):
         client.put("/budget", json={"budget": "45%"})
         until(lambda: second.get("/budget").json()["policy"] == "45%")
         (started.run.path / "serving.json").write_text("{")  # nobody should, and nothing changes
-        time.sleep(1.2)
+        time.sleep(2 * POLL_S)
         assert second.get("/budget").json()["policy"] == "45%"
         (started.run.path / "serving.json").unlink()
         until(lambda: second.get("/budget").json()["policy"] == "80%")
@@ -201,7 +201,7 @@ def test_the_page_gets_events_and_the_load_is_followed_while_a_run_is_loaded(own
     try:
         with client.stream("GET", "/events", timeout=5) as events:
             lines = (line for line in events.iter_lines() if line)
-            for _ in range(4):  # one a second; the file is looked at meanwhile
+            for _ in range(4):  # as often as the file is looked at
                 next(lines)
         assert not go.is_set()
     finally:
