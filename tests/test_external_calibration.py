@@ -102,7 +102,7 @@ def logs(draw):
     return trace, rng.multinomial(n, shares / shares.sum()), last, rng
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(log=logs(), ties=st.sampled_from(["content", "row"]), data=st.data())
 def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(log, ties, data, folders):
     """In files as in memory, and as in a walk through the inputs one by one."""

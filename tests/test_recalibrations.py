@@ -13,6 +13,7 @@ _FEW = ("one input is 50%", "Zipf", "two contents")
 def test_few_recalibrations(certificate: str, population: str) -> None:
     count, n = violations(certificate, population, 8)
     allowed = 0.0 if "quota" in certificate else DELTA
+    assert n > 0 or population != "Zipf"  # something is certified
     assert n == 0 or interval(count, n, 2e-6)[0] <= allowed
 
 
@@ -45,8 +46,3 @@ def test_2000_recalibrations(certificate: str, population: str) -> None:
     allowed = 0.0 if "quota" in certificate else DELTA
     # A family-wise error of 1% over all cases.
     assert n == 0 or interval(count, n, 2 * 0.01 / len(_CASES))[0] <= allowed
-
-
-@pytest.mark.parametrize("certificate", CERTIFICATES)
-def test_something_is_certified(certificate: str) -> None:
-    assert violations(certificate, "Zipf", 5)[1] > 0

@@ -196,7 +196,7 @@ def test_the_command_that_a_message_names_can_be_run_as_it_stands(tmp_path):
     made_run(folder)
     found = re.search(r"run `exeunt (.*)` first", called("evaluate", folder).err)
     assert called(*shlex.split(found[1])).status == 0
-    assert called("evaluate", folder).status == 0
+    assert called("evaluate", folder, "--no-figures").status == 0
 
 
 def test_a_server_begins_with_the_policy_that_is_named(run, monkeypatch):

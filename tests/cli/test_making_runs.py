@@ -70,7 +70,7 @@ def test_a_cascade_is_a_run(folder):
     assert "run: last exit" in said
     said = exeunt("calibrate", "both", "--budget", "90%", cwd=folder).stdout
     assert "written to both" in said
-    said = exeunt("evaluate", "both", cwd=folder).stdout
+    said = exeunt("evaluate", "both", "--splits", "1", cwd=folder).stdout
     assert " alone is" in said
     assert "both/figures/accuracy_against_budget.png" in said
     said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -46,15 +48,33 @@ def large(text):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "models.yaml").write_text(MODELS)
-    (tmp_path / "answering.py").write_text(FUNCTIONS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "answering", raising=False)
+def folder(tmp_path):
+    with made(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A run that nothing is asked with."""
+    path = tmp_path_factory.mktemp("calibrated")
+    with made(path):
+        record(path, "3 usd")
+        exeunt("calibrate", "out", "--budget", "50%", cwd=path)
+        yield path
+
+
+@contextmanager
+def made(folder):
+    """Models and texts in a folder."""
+    (folder / "models.yaml").write_text(MODELS)
+    (folder / "answering.py").write_text(FUNCTIONS)
     names = [f"text {i}" for i in range(150)]
     label = np.where(np.arange(150) % 3 == 0, "yes", "no")
-    pq.write_table(pa.table({"text": names, "label": label}), tmp_path / "texts.parquet")
-    return tmp_path
+    pq.write_table(pa.table({"text": names, "label": label}), folder / "texts.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.delitem(sys.modules, "answering", raising=False)
+        yield
 
 
 def record(folder, spend, *more, **options):
@@ -98,7 +118,7 @@ def test_from_a_run_to_answers_within_a_total(folder):
     import answering
 
     exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
-    assert "large alone is" in exeunt("evaluate", "out", cwd=folder).stdout
+    assert "large alone is" in exeunt("evaluate", "out", "--no-figures", cwd=folder).stdout
     shown = exeunt("show", "out", cwd=folder).stdout
     assert "FunctionModel" in shown
     assert re.findall(r"^\d +(.*\S) +\S+ +\S+% +\S+$", shown, re.M) == [
@@ -158,10 +178,8 @@ def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
         (["--model", "none.yaml", "--total", "1 usd"], "there is no file none.yaml"),
     ],
 )
-def test_what_predict_needs_to_ask(folder, options, message):
-    record(folder, "3 usd")
-    exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
-    done = exeunt("predict", "out", "--data", "texts.parquet", *options, cwd=folder, ok=False)
+def test_what_predict_needs_to_ask(calibrated, options, message):
+    done = exeunt("predict", "out", "--data", "texts.parquet", *options, cwd=calibrated, ok=False)
     assert done.returncode == 2
     assert message in done.stderr
 

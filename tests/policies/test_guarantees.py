@@ -37,7 +37,7 @@ def test_a_budget_is_overspent_as_often_as_its_certificate_says(name):
     assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
 
-@pytest.mark.parametrize("name", names(KINDS[1:]))  # `auto` takes as long as these together
+@pytest.mark.parametrize("name", names(["eero"]))  # the rule makes candidates, which are tested alike
 def test_a_loss_is_exceeded_no_more_often_than_guaranteed(name):
     check_loss(name, None)
 

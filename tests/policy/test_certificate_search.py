@@ -63,7 +63,7 @@ def test_certificates_hold_as_often_as_they_say_where_the_truth_is_known(world, 
     assert within_chance(violations, 1 - guarantee.probability)
 
 
-@pytest.mark.parametrize("delta", [0.1, 0.01])
+@pytest.mark.parametrize("delta", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded, delta):
     """Calibrate on 100 inputs, take the mean over the 7,900 others as the truth; the fit inputs are fixed.
 

@@ -40,7 +40,7 @@ def texts(n, seed, *, highest=LONGEST * UNIT[-1]):
     )  # fmt: skip
 
 
-FIT, EVERYTHING = texts(1000, 0), texts(40_000, 1)
+FIT, EVERYTHING = texts(1000, 0), texts(20_000, 1)
 BUDGET = 0.5 * FIT.cost.full
 
 

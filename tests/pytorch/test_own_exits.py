@@ -103,7 +103,7 @@ class AtRandom(nn.Module):
         return [classify(value) for classify, value in zip(self.exits, [*early, last], strict=True)]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_what_an_exit_needs_comes_first_and_operations_in_place_keep_their_order(seed):
     torch.manual_seed(seed)
     model, x = AtRandom(seed).eval(), torch.randn(4, 5)
