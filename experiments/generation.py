@@ -245,8 +245,8 @@ def page(found: dict[str, Any]) -> str:
         "`level per head` is the protocol of the paper (Valade 2024): each head's threshold lets 1 - level of the fit "
         "tokens that it releases agree. `certified` is `exeunt calibrate --agree`, at delta 5%. Tokens are compared "
         "with what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one "
-        "of its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all that "
-        "was really spent, with the layers that were computed later."
+        "of its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all "
+        "that was really spent, with the layers that were computed later."
     )
     times = (
         f"Medians of {ROUNDS} rounds over {TIMED} prompts, in turns, {counted(found['time']['threads'], 'thread')}, "
