@@ -46,28 +46,28 @@ def test_the_way_of_the_how_to(folder):
     done = exeunt("evaluate", "lm", cwd=folder)
     assert "of the tokens differ from what the whole model chooses after the same tokens" in done.stdout
     found = json.loads((folder / "lm" / "evaluation.json").read_text())
-    assert found["answers"] == 48
+    assert found["answers"] == 80
     assert sum(found["shares"]) == pytest.approx(1)
     done = exeunt(
         "generate", "lm", "--data", "prompts.txt", "--compare", "--out", "answers.jsonl", cwd=folder
     )
-    assert "240 answers written to answers.jsonl" in done.stdout
+    assert "400 answers written to answers.jsonl" in done.stdout
     answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert [one["prompt"] for one in answers] == (folder / "prompts.txt").read_text().splitlines()
     assert all(len(one["exits"]) == one["tokens"] <= 8 for one in answers)
     assert not [*folder.glob(".answers*")]
     shown = exeunt("generate", "lm", "--data", "prompts.txt", "--whole", cwd=folder)
-    assert len(shown.stdout.splitlines()) == 240
+    assert len(shown.stdout.splitlines()) == 400
     assert "mean cost of a token" in shown.stderr
     for command in ("show", "verify"):
         exeunt(command, "lm", cwd=folder)
 
 
 def test_budgets_and_whole_answers(folder):
-    done = exeunt("calibrate", "lm", "--budgets", "80%,95%", "--delta", "0.2", cwd=folder)
+    done = exeunt("calibrate", "lm", "--budgets", "88%,97%", "--delta", "0.2", cwd=folder)
     assert "future prompts are exchangeable" in done.stdout
-    exeunt("evaluate", "lm@80%", cwd=folder)
-    exeunt("generate", "lm@95%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
+    exeunt("evaluate", "lm@88%", cwd=folder)
+    exeunt("generate", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
     done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
     assert "of the answers (mean over groups) differ" in done.stdout
 

@@ -158,5 +158,6 @@ def test_costs_of_exits_are_those_of_the_flop_counter(network):
     own = [layer * i for i in range(1, 5)]
     stops = [network.decoder.layers.index(name) for name in network.exit_names]
     head = 2 * width * hidden + width * n_tokens
-    expected = [own[stop] + head + width * (i + 1) for i, stop in enumerate(stops)]
-    assert network.cost.cumulative.tolist() == [*expected, own[3] + width * n_tokens + 2 * width]
+    sure = width * (width + 2)
+    expected = [own[stop] + head + sure * (i + 1) for i, stop in enumerate(stops)]
+    assert network.cost.cumulative.tolist() == [*expected, own[3] + width * n_tokens + 2 * sure]

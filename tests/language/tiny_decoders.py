@@ -73,8 +73,8 @@ def texts(n, seed=0):
 
 
 def saved(folder, **options):
-    """Write a decoder and its tokeniser, and 240 prompts; return their names."""
+    """Write a decoder and its tokeniser, and 400 prompts; return their names."""
     decoder(**options).save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-    (folder / "prompts.txt").write_text("\n".join(texts(240)) + "\n")
+    (folder / "prompts.txt").write_text("\n".join(texts(400)) + "\n")
     return f"hf:{folder / 'model'}", str(folder / "prompts.txt")

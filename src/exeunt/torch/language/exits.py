@@ -27,6 +27,8 @@ from exeunt.torch.language.decoder import Decoder
 
 _HIDDEN = 4 / 3
 """Units of an adapter, by default, per unit of the decoder: then it costs a quarter of a layer."""
+_DROPOUT = 0.3
+"""In a confidence, which learns from few tokens."""
 
 
 class TokenCosts(NamedTuple):
@@ -42,14 +44,21 @@ class TokenHead(nn.Module):
     """The head of an exit of a decoder.
 
     `width`: hidden units d of the decoder. `hidden`: units of the adapter. At first the adapter changes nothing, and
-    the head is a logit lens.
+    the head is a logit lens. The confidence is a linear function and a hidden layer as wide as
+    the decoder: a tenth of a layer.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.sure = nn.Linear(width, 1)
+        self.sure = nn.Sequential(
+            nn.Dropout(_DROPOUT),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(_DROPOUT),
+            nn.Linear(width, 1),
+        )
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
@@ -59,7 +68,8 @@ class TokenHead(nn.Module):
 
     def confidence(self, hidden: Tensor) -> Tensor:
         """Return the log-odds (n,) that the head says what the whole model says, of hidden states (n, d)."""
-        return cast("Tensor", self.sure(functional.layer_norm(hidden, hidden.shape[-1:]))[..., 0])
+        normed = functional.layer_norm(hidden, hidden.shape[-1:])
+        return cast("Tensor", sum(part(normed)[..., 0] for part in self.sure))
 
 
 class DecoderWithExits(EarlyExitNetwork):
@@ -103,7 +113,7 @@ class DecoderWithExits(EarlyExitNetwork):
         )
         with seeded(seed, torch.device("cpu")):
             heads = [TokenHead(width, hidden) for _ in chosen]
-        adapter, sure = 2.0 * width * hidden, float(width)
+        adapter, sure = 2.0 * width * hidden, width * (width + 2.0)
         after = np.array([point.cost for point in chosen]) + sure * np.arange(1, len(chosen) + 1)
         if adapter >= of_layers[-1] - chosen[-1].cost:
             raise InputError(

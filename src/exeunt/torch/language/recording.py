@@ -6,53 +6,61 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from exeunt._arrays import Keys
 from exeunt._progress import Progress
-from exeunt.torch.language.exits import DecoderWithExits
+from exeunt.torch.devices import seeded
+from exeunt.torch.language.exits import DecoderWithExits, TokenHead
 from exeunt.torch.language.generation import SCORE, token_keys
 from exeunt.torch.language.prompts import Prompts, padded
+from exeunt.torch.training.recipe import rate_factor
 from exeunt.trace import ExitTrace, Groups
 
-_SHRINK = 1e-2  # ridge on the weights of a confidence, which read normed hidden states
-_STEPS = 100
+_EPOCHS, _STEPS, _BATCH, _RATE, _DECAY = 20, 300, 256, 1e-3, 0.1  # at least so many steps
 
 
-def learn_confidences(network: DecoderWithExits, texts: Sequence[Sequence[int]], *, show: bool) -> None:
-    """Fit the confidence of every head on texts that its adapter has not learned from.
+def learn_confidences(
+    network: DecoderWithExits, texts: Sequence[Sequence[int]], *, seed: int = 0, show: bool = False
+) -> None:
+    """Train the confidence of every head on texts that its adapter has not learned from.
 
-    A logistic regression of the hidden state, by full-batch L-BFGS: does the head say what the whole model says?
+    It learns whether the head says what the whole model says, and in equal parts how sure the head is: the largest
+    probability tells more, but it takes the vocabulary layer.
     """
-    states: list[list[Tensor]] = [[] for _ in network.token_heads]
-    right: list[list[Tensor]] = [[] for _ in network.token_heads]
+    states: list[list[Tensor]] = [[] for _ in network.heads]
+    right: list[list[Tensor]] = [[] for _ in network.heads]
     for tokens in Progress("texts for confidences", texts, show=show):
         with torch.inference_mode():
             reduced, final = network.reduce(**_on(network, [tokens]))
             said = network.decoder.logits(final).argmax(-1)
             for exit_, hidden in enumerate(reduced):
+                likeliest = network.logits(exit_, hidden).softmax(-1).max(-1)
                 states[exit_].append(hidden)
-                right[exit_].append(network.says(exit_, hidden) == said)
-    for head, of_exit, agrees in zip(network.token_heads, states, right, strict=True):
-        _fit(head.sure, torch.cat(of_exit).clone(), torch.cat(agrees).clone())  # no longer inference tensors
+                right[exit_].append((likeliest.values + (likeliest.indices == said)) / 2)
+    for head, of_exit, target in zip(network.token_heads, states, right, strict=True):
+        with seeded(seed, network.decoder.device):
+            _fit(head, torch.cat(of_exit).clone(), torch.cat(target).clone())  # no longer inference tensors
 
 
-def _fit(sure: nn.Linear, hidden: Tensor, agrees: Tensor) -> None:
-    columns, target = functional.layer_norm(hidden, hidden.shape[-1:]), agrees.float()
-    optimiser = torch.optim.LBFGS(sure.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> float:
-        optimiser.zero_grad()
-        log_odds = sure(columns)[:, 0]
-        value = (
-            functional.binary_cross_entropy_with_logits(log_odds, target)
-            + _SHRINK * sure.weight.square().sum()
-        )
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+def _fit(head: TokenHead, hidden: Tensor, target: Tensor) -> None:
+    """Train the confidence of a head on hidden states (n, d) and probabilities (n,)."""
+    optimiser = torch.optim.AdamW(head.sure.parameters(), lr=_RATE, weight_decay=_DECAY)
+    starts = range(0, len(hidden), _BATCH)
+    epochs = max(_EPOCHS, _STEPS // len(starts))
+    head.sure.train()
+    for epoch in range(epochs):
+        order = torch.randperm(len(hidden), device=hidden.device)
+        for start in starts:
+            share = rate_factor((epoch + start / len(hidden)) / epochs, "one_cycle")
+            optimiser.param_groups[0]["lr"] = _RATE * share
+            batch = order[start : start + _BATCH]
+            optimiser.zero_grad()
+            log_odds = head.confidence(hidden[batch])
+            functional.binary_cross_entropy_with_logits(log_odds, target[batch]).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    head.sure.eval()
 
 
 def token_trace(

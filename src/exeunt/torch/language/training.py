@@ -42,7 +42,7 @@ from exeunt.torch.training.train import train
 
 PARTS = ("train", *TRACED)
 _RECIPE = {"epochs": 10, "optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "batch_size": 256}
-_FOR_CONFIDENCES = 0.15
+_FOR_CONFIDENCES = 0.25
 """The share of the training texts that confidences learn from, and adapters do not: they are surer of their own."""
 
 
@@ -226,5 +226,5 @@ def _learn(
         progress=progress,
         **options,
     )
-    learn_confidences(network, for_confidences, show=progress)
+    learn_confidences(network, for_confidences, seed=job.seed, show=progress)
     return n_tokens
