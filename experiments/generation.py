@@ -311,8 +311,8 @@ def page(found: dict[str, Any]) -> str:
     scores = (
         f"{N_QUESTIONS:,} messages of BANKING77 and {N_CHOICES} topics each, one of them right, scored by the "
         "likelihood of the topic after the message. The exits are the same; they learned nothing about the task. "
-        f"Agreement is with the full depth, which is right on {chosen['full_accuracy']:.1%} of the test questions. At delta 10%: "
-        f"{certified or 'nothing can be certified'}."
+        f"Agreement is with the full depth, which is right on {chosen['full_accuracy']:.1%} of the test questions. At "
+        f"delta 10%: {certified or 'nothing can be certified'}."
     )
     names = [
         "tokens that differ (95%)",
