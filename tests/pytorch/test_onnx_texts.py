@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("onnxscript")
 
+import onnx
 import onnxruntime
 import torch
 from made_texts import (
@@ -30,6 +31,7 @@ from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import model_with_policy
 from exeunt.onnx.one_file import read_stages
+from exeunt.onnx.quantisation import quantise_export
 from exeunt.torch import attach
 from exeunt.torch.to_onnx import export_network
 
@@ -92,6 +94,19 @@ def test_what_would_be_cut_to_whole_numbers_is_refused(folder):
 
 def test_a_text_alone_is_answered_as_among_long_ones(folder):
     check_that_batching_changes_no_answer(OnnxExecutor(folder, threads=1))
+
+
+def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
+    quantise_export(folder, tmp_path, [])
+    assert not caplog.records
+    layers = [node.op_type for node in onnx.load(tmp_path / "stage-01.onnx").graph.node]
+    assert "MatMulNBits" in layers
+    assert "QuantizeLinear" not in layers
+    executor = OnnxExecutor(tmp_path, threads=1)
+    expected = expected_logits(some(6))
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, some(6), np.arange(6))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
+    check_that_batching_changes_no_answer(executor)
 
 
 def test_an_export_of_an_old_format_is_refused(folder, tmp_path):

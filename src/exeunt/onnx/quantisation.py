@@ -1,8 +1,7 @@
-"""Quantising exported stages to int8: static, weights per channel, activations by the ranges that inputs show.
+"""Quantising exported stages to int8: those of images by the ranges that inputs show, those of texts in blocks.
 
-The whole network is quantised at once, so that both sides of a cut agree on the scale of what crosses it. Then it is
-cut into stages again. Each is an ordinary ONNX model with float tensors at its ends, and where ONNX Runtime optimises
-the stages joined, 8-bit integers cross the cuts (see `exeunt.onnx.cutting`).
+Each stage stays an ordinary ONNX model with float tensors at its ends. Where ONNX Runtime optimises stages of images
+joined, 8-bit integers cross the cuts (see `exeunt.onnx.cutting`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import ge
 from pathlib import Path
@@ -22,46 +22,91 @@ from numpy.typing import NDArray
 
 from exeunt._files import file_digest
 from exeunt.errors import require
-from exeunt.onnx.manifest import OnnxManifest
+from exeunt.onnx.manifest import OnnxManifest, OnnxStage
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 
 _CHANNELS = 4
 """Channels that ONNX Runtime's 8-bit convolutions take at a time; fewer are copied one by one."""
+_BLOCK = 128
+"""Weights of a block: with 32, a layer takes a third longer."""
+_IN_8_BITS = 4
+"""ONNX Runtime's name for products of 8-bit integers."""
 
 
 def quantise_export(source: Path, folder: Path, batches: Iterable[Mapping[str, NDArray[Any]]]) -> None:
     """Write the stages of the export in `source` to `folder`, quantised to int8, with a manifest.
 
-    `batches`: inputs by name, to measure the ranges of activations on; a few hundred inputs are enough.
+    `batches`: inputs by name, to measure the ranges of activations on; a few hundred inputs are enough. A network of
+    texts does not need them.
     """
     onnx = require("onnx", extra="export")
-    tools = require("onnxruntime.quantization", extra="export")
     manifest = OnnxManifest.load(source)
-    stages = [OnnxGraph.read((source / stage.file).read_bytes()) for stage in manifest.stages]
-    whole = onnx.load_from_string(join_graphs(stages).model(stage.logits for stage in manifest.stages))
+    of_texts = any(tensor.pad is not None for tensor in manifest.tensors.values())
+    with _without_advice():
+        if of_texts:
+            models = [_in_blocks(onnx.load(source / stage.file)) for stage in manifest.stages]
+        else:
+            models = _by_ranges(onnx, source, manifest.stages, iter(batches))
+    written = []
+    for stage, model in zip(manifest.stages, models, strict=True):
+        onnx.save(model, folder / stage.file)
+        written.append(replace(stage, sha256=file_digest(folder / stage.file)))
+    replace(manifest, stages=tuple(written)).save(folder)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide what quantisers log: advice, and a line for each layer. One of them sets up logging when it is imported."""
+    logger = logging.getLogger()
+    level, handlers, disabled = logger.level, logger.handlers[:], logger.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def _by_ranges(
+    onnx: Any, source: Path, stages: Sequence[OnnxStage], batches: Iterator[Mapping[str, NDArray[Any]]]
+) -> list[Any]:
+    """Return stages with weights per channel and activations by their ranges, both in 8 bits.
+
+    The whole network is quantised at once, so that both sides of a cut agree on the scale of what crosses it. Then it
+    is cut into stages again.
+    """
+    tools = require("onnxruntime.quantization", extra="export")
+    graphs = [OnnxGraph.read((source / stage.file).read_bytes()) for stage in stages]
+    whole = onnx.load_from_string(join_graphs(graphs).model(stage.logits for stage in stages))
     _average_by_convolution(onnx, whole)
     fillings = _fill_channels(onnx, whole)
-    left = iter(batches)
-    logger, level = logging.getLogger(), logging.getLogger().level
     with tempfile.TemporaryDirectory() as temporary:
         plain, quantised = Path(temporary) / "plain.onnx", Path(temporary) / "int8.onnx"
         onnx.save(whole, plain)
-        logger.setLevel(logging.ERROR)  # the quantiser advises to fold what the exporter has folded already
-        try:
-            tools.quantize_static(
-                plain, quantised, SimpleNamespace(get_next=lambda: next(left, None)),
-                quant_format=tools.QuantFormat.QDQ, per_channel=True,
-                activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
-                nodes_to_exclude=fillings,
-            )  # fmt: skip
-        finally:
-            logger.setLevel(level)
+        tools.quantize_static(
+            plain, quantised, SimpleNamespace(get_next=lambda: next(batches, None)),
+            quant_format=tools.QuantFormat.QDQ, per_channel=True,
+            activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
+            nodes_to_exclude=fillings,
+        )  # fmt: skip
         extractor = onnx.utils.Extractor(onnx.load(quantised))
-    written = []
-    for stage in manifest.stages:
-        onnx.save(extractor.extract_model(list(stage.takes), list(stage.gives)), folder / stage.file)
-        written.append(replace(stage, sha256=file_digest(folder / stage.file)))
-    replace(manifest, stages=tuple(written)).save(folder)
+    return [extractor.extract_model(list(stage.takes), list(stage.gives)) for stage in stages]
+
+
+def _in_blocks(stage: Any) -> Any:
+    """Return a stage with the weights of its layers in 8 bits, in blocks with a scale each.
+
+    Activations are rounded when it runs, each token by scales of its own: a few tokens have values hundreds of times as
+    large as the others', and one range for all of them would leave the others no digits.
+    """
+    tools = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="export")
+    options = tools.DefaultWeightOnlyQuantConfig(
+        block_size=_BLOCK, is_symmetric=True, accuracy_level=_IN_8_BITS, bits=8
+    )
+    quantiser = tools.MatMulNBitsQuantizer(stage, algo_config=options)
+    quantiser.process()
+    return quantiser.model.model
 
 
 def _average_by_convolution(onnx: Any, whole: Any) -> None:
