@@ -22,9 +22,9 @@ EXEUNT = (sys.executable, "-m", "exeunt")
 EXECUTORS = {"onnx": "ONNX Runtime", "eager": "PyTorch"}
 
 
-def printed(run: Path, executor: str, sizes: str) -> str:
+def printed(run: Path, executor: str, sizes: str, *options: str) -> str:
     """Return the table of the network that `exeunt bench` prints, without its lines about files."""
-    command = [*EXEUNT, "bench", str(run), "--profile", "--executor", executor, "--batch-size", sizes]
+    command = [*EXEUNT, "bench", str(run), "--executor", executor, "--batch-size", sizes, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return "\n".join(line for line in done.stdout.splitlines() if str(run) not in line).strip()
 
@@ -36,7 +36,7 @@ def main() -> None:
     given = options.parse_args()
     machine = describe_machine()
     tables = [
-        f"## {title}\n\n```\n{printed(given.run, executor, given.sizes)}\n```"
+        f"## {title}\n\n```\n{printed(given.run, executor, given.sizes, '--profile')}\n```"
         for executor, title in EXECUTORS.items()
     ]
     write_page(

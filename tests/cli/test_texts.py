@@ -99,6 +99,52 @@ def test_lines_of_text_without_labels_end_to_end(folder):
     assert manifest["split"]["parts"]["fit"]["file"] == "train"
 
 
+@pytest.mark.slow
+def test_a_decoder_end_to_end(folder, tmp_path):
+    """Its tokeniser pads on the left, as for generation, and has no token for that."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("onnxscript")
+    words = {word: i for i, word in enumerate(["[END]", "[UNK]", *WORDS])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="[UNK]", eos_token="[END]", padding_side="left"
+    ).save_pretrained(tmp_path / "decoder")
+    config = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=6, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    transformers.set_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "decoder")
+    shutil.copy(folder / "train.csv", tmp_path)
+    shutil.copy(folder / "test.csv", tmp_path)
+    said = exeunt(
+        "train", "--model", "hf:decoder", "--data", ".", "--task", "classify", "--exits", "2", "--epochs", "10",
+        "--out", "run", cwd=tmp_path,
+    ).stdout  # fmt: skip
+    assert "texts of more than 6 are cut" in said
+    assert "texts were longer than the network takes and cut" in said
+    exeunt("export", "run", "--precision", "int8", cwd=tmp_path)
+    answers = {}
+    for name, executor in (("run", "eager"), ("run", "onnx"), ("run@int8", "onnx")):
+        exeunt("calibrate", name, "--budget", "70%", "--delta", "none", cwd=tmp_path)
+        exeunt(
+            "predict",
+            name,
+            "--data",
+            "test.csv",
+            "--executor",
+            executor,
+            "--out",
+            "answers.parquet",
+            cwd=tmp_path,
+        )
+        answers[name, executor] = pq.read_table(tmp_path / "answers.parquet").to_pydict()
+    for found in answers.values():
+        assert np.mean(np.equal(found["label"], answers["run", "eager"]["label"])) > 0.95
+        assert sum(found["truncated"]) == sum(answers["run", "eager"]["truncated"]) > 0
+
+
 def test_texts_are_not_augmented_and_the_run_says_so(run):
     assert json.loads((run / "bundle.json").read_text())["training"]["augment"] == "none"
 
