@@ -104,8 +104,20 @@ def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
         head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm)
         assert torch.equal(head.body[:-1](head.reduce(x)), expected)
         torch.testing.assert_close(head(x), head.body[-1](expected))
-    with pytest.raises(InputError, match="choose one of layer, none"):
-        HeadOptions(input_norm="batch")
+    with pytest.raises(InputError, match="choose one of batch, layer, none"):
+        HeadOptions(input_norm="group")
+
+
+def test_batch_norm_of_pooled_tokens_shows_what_one_large_feature_hides():
+    """The first token of a decoder has a feature a thousand times as large as the others, in every text alike."""
+    x = torch.randn(64, 6, 4)
+    x[:, 0, 2] += 8000
+    shown = {}
+    for norm in ("layer", "batch"):
+        head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm).train()
+        shown[norm] = head.body[:-1](head.reduce(x)).std(0)
+    assert shown["layer"].max() < 0.01
+    assert shown["batch"].min() > 0.9
 
 
 @pytest.mark.parametrize("kind", ["mean", "statistics"])

@@ -67,7 +67,7 @@ class Heads:
     )
     norm: str | None = _exits("Normalisation of a head's hidden layer: batch, layer or none. Default: batch.")
     input_norm: str | None = _exits(
-        "Normalisation of what a head pools from tokens: layer or none. Default: layer."
+        "Normalisation of what a head pools from tokens: layer, batch or none. Default: layer."
     )
     dropout: float | None = _exits("Dropout before a head's last layer, 0 to 1. Default: 0.")
 

@@ -49,7 +49,7 @@ class HeadOptions:
     `grid`: cells per side, at most: there are fewer where more than 2,048 features would result. `hidden`: units of the
     hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
-    "layer" or "none". `dropout`: before the last layer.
+    "layer", "batch" or "none". `dropout`: before the last layer.
     """
 
     head: str = "grid"
@@ -60,7 +60,7 @@ class HeadOptions:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, known in (("head", _HEADS), ("norm", tuple(_NORMS)), ("input_norm", ("layer", "none"))):
+        for name, known in (("head", _HEADS), ("norm", tuple(_NORMS)), ("input_norm", tuple(_NORMS))):
             if getattr(self, name) not in known:
                 raise InputError(
                     f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
@@ -172,8 +172,8 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     """Return the layers from flat features (n, width) to logits (n, k)."""
     layers: list[nn.Module] = []
     # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
-    if layout == "tokens" and options.head not in _PAPER and options.input_norm == "layer":
-        layers.append(nn.LayerNorm(width))
+    if layout == "tokens" and options.head not in _PAPER and options.input_norm != "none":
+        layers.append(_NORMS[options.input_norm](width))
     if options.hidden and options.head not in _PAPER:
         layers += [nn.Linear(width, options.hidden), _NORMS[options.norm](options.hidden), nn.ReLU()]
         width = options.hidden
