@@ -109,7 +109,7 @@ def clock(run: Path) -> dict[str, Any]:
     tables = {
         "PyTorch": printed(run, "eager", "1,64", "--max-seconds", "30"),
         "ONNX Runtime": printed(run, "onnx", "1,64", "--max-seconds", "30"),
-        "ONNX Runtime, int8": printed(Path(f"{run}@int8"), "onnx", "1,64", "--max-seconds", "30"),
+        "ONNX Runtime, int8": printed(run / "int8", "onnx", "1,64", "--max-seconds", "30"),
     }
     return {"machine": describe_machine(), "tables": tables}
 
