@@ -41,7 +41,7 @@ from exeunt.torch.training.run import PACKAGES
 from exeunt.torch.training.train import train
 
 PARTS = ("train", *TRACED)
-_RECIPE = {"epochs": 12, "optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "batch_size": 256}
+_RECIPE = {"epochs": 8, "optimiser": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "batch_size": 256}
 _FOR_CONFIDENCES = 0.25
 """The share of the training texts that confidences learn from, and adapters do not: they are surer of their own."""
 
