@@ -52,7 +52,7 @@ def trained(given: Any) -> Any:
     if not prompts.is_file():
         prompts.parent.mkdir(parents=True, exist_ok=True)
         questions = pq.read_table(given.questions)["question"].to_pylist()
-        way = PromptTokens(load_tokenizer(str(given.model)), True, MOST_TOKENS, None)
+        way = PromptTokens(load_tokenizer(str(given.model)), True, MOST_TOKENS)
         order = np.random.default_rng(0).permutation(len(questions)).tolist()
         short = (questions[i] for i in order if len(way.of([questions[i]]).tokens[0]) <= LONGEST)
         chosen = [text for text, _ in zip(short, range(N_TRAIN + sum(PARTS.values())), strict=False)]
@@ -193,7 +193,7 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     texts = [data.content(i) for i in range(TIMED)]
     tokens = [torch.tensor([prompt]) for prompt in model.prompts.of(texts).tokens]
     library, ends = model.network.backbone, model.prompts.ends
-    plain: dict[str, Any] = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0]}
+    plain: dict[str, Any] = {"do_sample": False, "eos_token_id": [*ends], "pad_token_id": ends[0]}
 
     def ours(policy: Policy | None, batch: int, most: int) -> Callable[[], Any]:
         how = {"batch_size": batch, "most_tokens": most, "whole": policy is None, "policy": policy}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import N_TOKENS, decoder, saved, tokenizer
+from tiny_decoders import END, N_TOKENS, decoder, saved, tokenizer
 
 from exeunt.errors import ExeuntError, InputError
 from exeunt.run.folder import RunFolder
@@ -200,3 +200,17 @@ def test_a_chat_template_is_used_where_there_is_one(tmp_path):
     opened = LanguageModel.open(run.path)
     assert opened.prompts.of(["w3 w4"]).tokens == [[7, 3, 4, 9]]
     assert decoder(alike=True).config.vocab_size == N_TOKENS
+
+
+def test_every_token_that_ends_a_text_ends_an_answer(run):
+    model = LanguageModel.open(run.path)
+    assert model.prompts.ends == (END,)
+    several = decoder(alike=True).config
+    several.eos_token_id = [END, 5]
+    way = type(model.prompts).for_decoder(several, tokenizer(), chat=False, most_tokens=6)
+    assert way.ends == (END, 5)
+    tokens = model.generate(["w3 w4"], whole=True)[0].continuation.tokens
+    ended = LanguageModel(run, model.network, replace(model.prompts, ends=(tokens[2],)))
+    assert (
+        ended.generate(["w3 w4"], whole=True)[0].continuation.tokens == tokens[: tokens.index(tokens[2]) + 1]
+    )

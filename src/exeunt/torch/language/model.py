@@ -64,8 +64,8 @@ class LanguageModel:
         model = rebuild_decoder(run.path / "model")
         network = DecoderWithExits(model, **run.manifest["network"])
         load_weights(network, run.files.path(DECODER))
-        way = PromptTokens(
-            load_preparation(run), about["chat"], about["most_tokens"], network.decoder.context
+        way = PromptTokens.for_decoder(
+            model.config, load_preparation(run), chat=about["chat"], most_tokens=about["most_tokens"]
         )
         return cls(run, network.to(best_device()).eval(), way)
 

@@ -18,6 +18,7 @@ from exeunt._files import make_folder, write_text
 from exeunt._progress import Progress
 from exeunt.data.dataset import content_key
 from exeunt.errors import InputError
+from exeunt.torch.language.decoder import context_of
 
 T = TypeVar("T")
 
@@ -38,24 +39,26 @@ class PromptTokens:
     """How texts become prompts of a decoder.
 
     `chat`: put each into the tokeniser's chat template, as a user's message. `most_tokens`: of a continuation.
-    `context`: tokens that the decoder takes, None without a limit.
+    `context`: tokens that the decoder takes, None without a limit. `ends`: tokens that end a continuation.
     """
 
     tokenizer: Any
     chat: bool
     most_tokens: int
-    context: int | None
+    context: int | None = None
+    ends: tuple[int, ...] = ()
+
+    @classmethod
+    def for_decoder(cls, config: Any, tokenizer: Any, *, chat: bool, most_tokens: int) -> PromptTokens:
+        """Return the way for a decoder of this configuration, which may name several tokens that end a text."""
+        named = getattr(config, "eos_token_id", None)
+        ends = {*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id} - {None}
+        return cls(tokenizer, chat, most_tokens, context_of(config), tuple(sorted(ends)))
 
     @property
     def job(self) -> list[Any]:
         """What of this changes answers, JSON-able; the tokeniser is of the run."""
-        return [self.chat, self.most_tokens, self.context]
-
-    @property
-    def ends(self) -> list[int]:
-        """The tokens that end a continuation."""
-        end = self.tokenizer.eos_token_id
-        return [] if end is None else [int(end)]
+        return [self.chat, self.most_tokens, self.context, self.ends]
 
     def of(self, texts: Iterable[str], name: Callable[[int], str] = "prompt {}".format) -> Prompts:
         """Return texts as prompts. `name`: what errors call the i-th one.

@@ -27,7 +27,6 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device
 from exeunt.torch.language.calibration import REFERENCE
-from exeunt.torch.language.decoder import context_of
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, kept
@@ -119,7 +118,7 @@ def _trained(
     plan.check_every_part()
     say(f"data: {job.data}\n{plan.describe()}\n")
     model = build_decoder(job.model.removeprefix("hf:"), tokenizer)
-    way = PromptTokens(tokenizer, chat, job.most_tokens, context_of(model.config))
+    way = PromptTokens.for_decoder(model.config, tokenizer, chat=chat, most_tokens=job.most_tokens)
     prompts = {part: prompts_of(way, plan, source, part) for part in PARTS}
     length = round(np.mean([len(one) for one in prompts["train"].tokens]) + job.most_tokens)
     exits = job.exits if isinstance(job.exits, (int, tuple)) else 7
