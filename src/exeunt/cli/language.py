@@ -146,7 +146,12 @@ def _summary(network: DecoderWithExits, found: Sequence[Continuation], *, compar
     rows = [
         [str(exit_), name, cost.show(amount), f"{share:.1%}"]
         for exit_, (name, amount, share) in enumerate(
-            zip([*network.exit_names, "(whole model)"], cost.cumulative, result["shares"], strict=True)
+            zip(
+                [*network.exit_names, f"(own {network.answers_with})"],
+                cost.cumulative,
+                result["shares"],
+                strict=True,
+            )
         )
     ]
     spent = (

@@ -41,6 +41,9 @@ class EarlyExitNetwork(nn.Module):
     `options`: what the heads are made of, None for heads made by a function.
     """
 
+    answers_with = "classifier"
+    """What the last exit is."""
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -145,7 +148,7 @@ class EarlyExitNetwork(nn.Module):
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""
         size, unit = self.cost.scale
-        last = f"({'new' if self.new_classifier else 'own'} classifier)"
+        last = f"({'new' if self.new_classifier else 'own'} {self.answers_with})"
         shapes = ["x".join(map(str, point.shape)) for point in self.points]
         rows = [
             [str(exit_), name, shape, f"{cost / size:.4g}", f"{cost / self.cost.full:.1%}"]

@@ -82,6 +82,8 @@ class DecoderWithExits(EarlyExitNetwork):
     Raises InputError for a model that is no decoder of the usual shape, and for other names.
     """
 
+    answers_with = "vocabulary layer"
+
     def __init__(
         self,
         model: Any,
