@@ -8,10 +8,12 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible, InputError
+from exeunt.p_values import betting
 from exeunt.policy import Policy
 from exeunt.run.run_inputs import part_data
 from exeunt.torch.language import Continuation, LanguageModel
 from exeunt.torch.language.calibration import Candidates, differing
+from exeunt.trace.splitting import random_order
 
 COST = ex.CostModel([1.0, 2.0, 4.0])
 DELTA = 0.1
@@ -93,6 +95,65 @@ def test_what_is_certified_is_false_at_most_as_often_as_delta_allows(what, n):
         false += RATES[k] > limits.get("max_loss", 1) or COSTS[k] > limits.get("budget", 9)
     assert certified > 0.5 * n  # it has power
     assert false <= binom.ppf(1 - 1e-6, n, DELTA)
+
+
+def one_policy(answers):
+    """Candidates of a single policy, which answers so."""
+    policies = made_policies(1)
+    nothing = Candidates(policies, [np.zeros(9)], [np.zeros(9)])
+    return lambda **limits: nothing.certified(
+        lambda _: answers, loss=differing("token"), delta=DELTA, **limits
+    )
+
+
+def rejected(values, bound, level):
+    return betting(values[random_order(len(values), 0)], bound, delta=level) <= level
+
+
+def test_a_loss_passes_exactly_where_betting_rejects_it():
+    answers = World(np.array([0.05]), np.array([3.0]), 7).answers(0, 80)
+    lost = differing("token")(answers)
+    found = [(bound, rejected(lost, bound, DELTA)) for bound in np.linspace(0.01, 0.3, 30)]
+    assert {passes for _, passes in found} == {True, False}
+    for bound, passes in found:
+        if passes:
+            proof = one_policy(answers)(max_loss=bound).loss_certificate
+            assert proof.p_value == betting(lost[random_order(80, 0)], bound, delta=DELTA)
+        else:
+            with pytest.raises(Infeasible, match="cannot show a loss") as error:
+                one_policy(answers)(max_loss=bound)
+            assert error.value.binding == "max_loss"
+
+
+def test_a_budget_passes_exactly_where_betting_rejects_it():
+    """Between the cheapest and the dearest token, whose costs are known."""
+    answers = World(np.array([0.05]), np.array([3.0]), 7).answers(0, 80)
+    paid = np.array([np.mean([COST.cumulative[exit_] for exit_ in one.exits]) for one in answers])
+    found = [
+        (budget, rejected((paid - 1) / 3, (budget - 1) / 3, DELTA)) for budget in np.linspace(2.8, 3.6, 30)
+    ]
+    assert {passes for _, passes in found} == {True, False}
+    for budget, passes in found:
+        if passes:
+            assert one_policy(answers)(budget=budget).certificate.budget == budget
+        else:
+            with pytest.raises(Infeasible, match="cannot show a mean cost") as error:
+                one_policy(answers)(budget=budget)
+            assert error.value.binding == "budget"
+
+
+def test_both_are_each_tested_at_half_of_delta():
+    answers = World(np.array([0.05]), np.array([3.0]), 7).answers(0, 80)
+    lost = differing("token")(answers)
+    bounds = np.linspace(0.01, 0.3, 3_000)
+    between = [x for x in bounds if rejected(lost, x, DELTA) and not rejected(lost, x, DELTA / 2)]
+    one_policy(answers)(max_loss=between[0])
+    with pytest.raises(Infeasible, match=r"a loss of at most .* and a mean cost"):
+        one_policy(answers)(max_loss=between[0], budget=3.99)
+    wide = next(x for x in bounds if rejected(lost, x, DELTA / 2))
+    one_policy(answers)(max_loss=wide, budget=3.99)
+    with pytest.raises(Infeasible, match="and a mean cost"):
+        one_policy(answers)(max_loss=wide, budget=2.9)
 
 
 def test_units_are_prompts_not_tokens():
