@@ -353,7 +353,7 @@ def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
             "" if own_first is None else f"{own_first / first:.2f}",
             "" if own_first is None else f"{(taken - own_first) / (whole - first):.2f}",
             f"{taken / whole:.2f} ({taken:.2f} s)",
-            "" if batched is None else f"{batched / seconds['whole model, batch 16']:.2f} ({batched:.2f} s)",
+            "" if batched is None else f"{batched / seconds['whole model, batch 8']:.2f} ({batched:.2f} s)",
         ]
 
 

@@ -218,6 +218,7 @@ def test_a_policy_is_certified_by_what_it_says(model, run):
     lost = [np.mean(one.continuation.differs) for one in answers]
     assert policy.loss_certificate.loss == pytest.approx(np.mean(lost))
     assert policy.loss_certificate.n_groups == len(data)
+    assert policy.loss_certificate.max_loss == pytest.approx(1 - 0.7)
     assert policy.calibration_cost == pytest.approx(np.mean([one.cost for one in answers]))
     exits = np.concatenate([one.continuation.exits for one in answers])
     assert policy.counts.tolist() == np.bincount(exits, minlength=3).tolist()
