@@ -286,5 +286,15 @@ def test_a_budget_chooses_among_the_runs_policies(model, run):
             by_budget = model.generate(prompts, budget=share)
             assert by_budget == model.generate(prompts, policy=policy)
             assert LanguageModel.open(f"{run.path}@{share}").generate(prompts) == by_budget
+        run.save_policy(policies.policies[0])
+        assert model.generate(prompts, budget="80%") == model.generate(prompts, policy=policies.policies[0])
+        with pytest.raises(
+            InputError, match=r"keeps a budget of .*, and .* was asked for: run `exeunt calibrate"
+        ):
+            model.generate(prompts, budget="70%")
+        run.save_policy(model.calibrate(agree=0.7, delta=0.2, points=5))
+        with pytest.raises(InputError, match="keeps no budget"):
+            model.generate(prompts, budget="70%")
     finally:
-        (run.path / "policies.json").unlink()
+        for name in ("policies.json", "policy.json"):
+            (run.path / name).unlink(missing_ok=True)

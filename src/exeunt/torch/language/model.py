@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args
 
 import numpy as np
@@ -85,7 +86,7 @@ class LanguageModel:
     ) -> list[GeneratedText]:
         """Answer prompts greedily, in batches in which sequences leave at different depths.
 
-        `budget`: which of the run's policies for several budgets; `policy`: another one; by default the run's own.
+        `budget`: the run's policy that keeps it; `policy`: another one; by default the run's own.
         `whole`: without exits. `most_tokens`: of an answer; by default what was calibrated for. `compare`: also find
         what the whole model would say after the same tokens. `name`: what errors call the i-th prompt. `keep`: a file
         that gets the answers as they come, from which the same call goes on.
@@ -94,7 +95,7 @@ class LanguageModel:
         if whole:
             policy = None
         elif policy is None:
-            policy = (self.run if budget is None else replace(self.run, budget=str(budget))).policy
+            policy = self._policy(budget)
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
             way.of(prompts, name), policy, way, keep,
@@ -172,6 +173,21 @@ class LanguageModel:
         """Return the likeliest choice of each question, as `label`; each leaves where the policy says."""
         k = len(questions[0]) - 1 if questions else 2
         return Runner(ChoiceExecutor(self.network, self.prompts, k), policy)(raw_rows(questions))
+
+    def _policy(self, budget: float | str | None) -> Policy:
+        """Return the run's policy, or the one of its policies that keeps a budget."""
+        if budget is None:
+            return self.run.policy
+        if self.run.has_policy_set:
+            return self.run.policy_set.at(budget)
+        policy, asked = self.run.policy, self.network.cost.budget(budget)
+        if policy.limit is None or policy.limit > asked * (1 + 1e-12):
+            kept = "no budget" if policy.limit is None else f"a budget of {policy.cost.show(policy.limit)}"
+            raise InputError(
+                f"the policy of {self.run.path} keeps {kept}, and {policy.cost.show(asked)} was asked for: run `exeunt "
+                f"calibrate {quote(str(self.run.path))} --budgets` with this one among them"
+            )
+        return policy
 
     def _graded(
         self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
