@@ -34,6 +34,7 @@ EXITS = tuple(f"model.layers.{layer - 1}" for layer in (9, 15, 20, 24, 27))
 PARTS = {"fit": 150, "calibrate": 300, "test": 150}
 N_TRAIN, MOST_TOKENS, LONGEST = 740, 48, 160
 LEVELS = (0.01, 0.02, 0.05)
+CERTIFIED = (*((level, "token") for level in LEVELS), (0.05, "answer"))
 TIMES = ("fixed depth, exit 3", "level per head, 2%", "certified, 2% per token", "certified, 5% per token")
 N_QUESTIONS, N_CHOICES = 1_000, 4
 TIMED, ROUNDS = 8, 3
@@ -92,7 +93,7 @@ def policies(model: Any, kept: Measurements) -> dict[str, Policy]:
     fit = model.run.recorded("fit")
     shape, release, _ = fit.split(fit=0.5, calibrate=0.49, test=0.01)
     like = replace(ex.eero(shape, release, budget="90%", delta=None, score="agreement"), distribution=None)
-    found = {f"fixed depth, exit {exit_}": fixed_depth(like, exit_) for exit_ in range(len(EXITS))}
+    found = {f"fixed depth, exit {exit_}": fixed_depth(like, exit_) for exit_ in range(2, len(EXITS))}
     found |= {f"level per head, {level:.0%}": level_per_head(like, fit, level) for level in LEVELS}
 
     def certified(**asked: Any) -> Any:
@@ -101,12 +102,11 @@ def policies(model: Any, kept: Measurements) -> dict[str, Policy]:
         except Infeasible:
             return None
 
-    for level in LEVELS:
-        for per in ("token", "answer"):
-            name = f"certified, {level:.0%} per {per}"
-            made = kept.of(name, measure=lambda a=1 - level, p=per: certified(agree=a, per=p))
-            if made is not None:
-                found[name] = Policy.from_dict(made)
+    for level, per in CERTIFIED:
+        name = f"certified, {level:.0%} per {per}"
+        made = kept.of(name, measure=lambda a=1 - level, p=per: certified(agree=a, per=p))
+        if made is not None:
+            found[name] = Policy.from_dict(made)
     return found
 
 
