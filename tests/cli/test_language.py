@@ -66,7 +66,12 @@ def test_the_way_of_the_how_to(folder):
 def test_budgets_and_whole_answers(folder):
     done = exeunt("calibrate", "lm", "--budgets", "88%,97%", "--delta", "0.2", cwd=folder)
     assert "future prompts are exchangeable" in done.stdout
+    done = exeunt("evaluate", "lm", cwd=folder)
+    assert all(f"the policy for {budget}:" in done.stdout for budget in ("88%", "97%"))
+    assert set(json.loads((folder / "lm" / "evaluation.json").read_text())["budgets"]) == {"88%", "97%"}
     exeunt("evaluate", "lm@88%", cwd=folder)
+    done = exeunt("generate", "lm", "--data", "prompts.txt", "--most-tokens", "3", cwd=folder)
+    assert "the policy was calibrated for answers of at most 8 tokens" in done.stderr
     exeunt("generate", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
     done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
     assert "of the answers (mean over groups) differ" in done.stdout
@@ -82,6 +87,9 @@ def test_budgets_and_whole_answers(folder):
         (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show a loss of at most 0%"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
         (("export", "lm"), "its network is in decoder.safetensors"),
+        (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "calibrated without --ties, --of"),
+        (("generate", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
+        (("generate", "lm", "--data", "prompts.txt", "--out", "."), ". is a folder: give a file for --out"),
         (("generate", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
         (train("x", "--size", "3"), "--task generate takes no --size: only adapters on a frozen decoder learn"),

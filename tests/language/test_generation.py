@@ -5,9 +5,11 @@ import pytest
 import torch
 from tiny_decoders import N_TOKENS, decoder
 
+from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import SCORE, continuations, token_keys
+from exeunt.torch.language.model import summarise
 
 M = 3  # exits
 
@@ -158,6 +160,35 @@ def test_costs_of_exits_are_those_of_the_flop_counter(network):
     own = [layer * i for i in range(1, 5)]
     stops = [network.decoder.layers.index(name) for name in network.exit_names]
     head = 2 * width * hidden + width * n_tokens
-    sure = width * (width + 2)
+    sure = width * (width + 1)
     expected = [own[stop] + head + sure * (i + 1) for i, stop in enumerate(stops)]
     assert network.cost.cumulative.tolist() == [*expected, own[3] + width * n_tokens + 2 * sure]
+
+
+def test_what_is_compared_costs_nothing_and_callers_keep_their_gradients(network, prompts):
+    rule = _Fixed((0.6, 0.3, 0.1))
+    bare = made(network, prompts, rule, compare=False)
+    for i, one in made(network, prompts, rule, compare=True).items():
+        assert (one.macs, one.prompt_macs, one.exits) == (bare[i].macs, bare[i].prompt_macs, bare[i].exits)
+    shallow = made(network, prompts, _Fixed((1.0, 0.0, 0.0)), compare=True)
+    assert all(one.prompt_macs < bare[i].prompt_macs for i, one in shallow.items())  # deeper layers never ran
+    for _ in continuations(network, prompts, KEYS, rule, most_tokens=2):
+        assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"most_tokens": 0}])
+def test_numbers_below_one_are_refused(network, prompts, options):
+    with pytest.raises(InputError, match="must be at least 1, got 0"):
+        made(network, prompts, None, **options)
+
+
+def test_shares_of_what_was_spent(network, prompts):
+    whole = summarise(network, [*made(network, prompts, None).values()])
+    assert (whole["spent"], whole["prompt_spent"]) == (pytest.approx(1), pytest.approx(1))
+    assert whole["shares"] == [0, 0, 1]
+    assert (whole["tokens_differ"], whole["answers_differ"]) == (0, 0)
+    found = made(network, prompts, _Fixed((0.6, 0.3, 0.1)))
+    early = summarise(network, [*found.values()])
+    assert early["tokens_differ"] == pytest.approx(np.mean([np.mean(one.differs) for one in found.values()]))
+    assert early["spent"] < 1.1
+    assert "tokens_differ" not in summarise(network, [*made(network, prompts, None, compare=False).values()])

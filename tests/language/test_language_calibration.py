@@ -225,6 +225,34 @@ def test_a_policy_is_certified_by_what_it_says(model, run):
     assert policy.counts[:2].sum() > 0.1 * policy.counts.sum()  # something leaves early
 
 
+def test_policies_decide_alike_in_recorded_and_in_generated_tokens(model, run):
+    """On the first token, which nothing precedes; also of scores that remember what earlier exits said."""
+    fit, network = run.recorded("fit"), model.network
+    data = part_data(run, "fit")
+    texts = [data.content(i) for i in range(len(data))]
+    first = np.unique(fit.groups.index, return_index=True)[1]
+    for name in ("auto", "patience", "eero"):
+        for policy in Candidates.made(fit, policy=name, points=4).policies[1:]:
+            answers = model.generate(texts, policy=policy, most_tokens=1)
+            blind = replace(fit, prediction=np.zeros_like(fit.prediction), label=None, reference="")
+            assert [one.continuation.exits[0] for one in answers] == policy.route(blind)[first].tolist()
+    assert network.n_exits == 3
+
+
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_generated(model, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "answers_of", lambda *_, **__: pytest.fail("generated"))
+    for options, message in (
+        ({"agree": 98}, "agree must lie above 0 and be at most 1"),
+        ({"agree": -1}, "agree must lie above 0"),
+        ({"agree": 0.9, "points": 0}, "points must be at least 1, got 0"),
+        ({"agree": 0.9, "delta": 2.0}, "delta"),
+        ({"grade": lambda *_: 1.0, "max_loss": -0.1}, "max_loss in"),
+        ({}, "give what shall be kept"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.calibrate(**options)
+
+
 def test_answers_are_kept_and_not_made_again(model, monkeypatch):
     policy = model.calibrate(agree=0.7, delta=0.2, points=5)
     from exeunt.torch.language import model as language_model

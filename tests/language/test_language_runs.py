@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from tiny_decoders import END, N_TOKENS, decoder, saved, tokenizer
+from tokenizers.processors import TemplateProcessing
 
+import exeunt as ex
 from exeunt.errors import ExeuntError, InputError
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import part_data
@@ -135,7 +137,7 @@ def test_jobs_that_no_decoder_can_do_are_refused_at_once(asked, tmp_path):
         ({"head": {"grid": 2}}, "leave out grid"),
         ({"model": "torchvision:resnet18"}, "a decoder is a Hugging Face model"),
         ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
-        ({"data": "sklearn:digits"}, "must hold texts"),
+        ({"data": "sklearn:digits"}, "must hold one text for each prompt, got images"),
         (
             {"exits": ("model.layers.9",)},
             r"no place for an exit named 'model\.layers\.9'; the places are: model\.lay",
@@ -150,11 +152,19 @@ def test_jobs_that_no_decoder_can_do_are_refused_at_once(asked, tmp_path):
 
 def test_a_tokeniser_with_more_tokens_than_the_model_is_refused(tmp_path):
     model, data = saved(tmp_path)
-    other = tokenizer()
-    other.add_tokens([f"more{i}" for i in range(5)])
-    other.save_pretrained(tmp_path / "model")
-    with pytest.raises(InputError, match=f"{N_TOKENS + 5} tokens, and the model knows {N_TOKENS}"):
+    tokenizer(N_TOKENS + 5).save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=f"numbers {N_TOKENS + 5} tokens, and the model knows {N_TOKENS}"):
         train(LanguageJob(model=model, data=data), tmp_path / "lm")
+
+
+def test_a_token_that_the_decoder_does_not_know_is_named(run):
+    model = LanguageModel.open(run.path)
+    other = tokenizer(N_TOKENS + 5)
+    prompts = replace(model.prompts, tokenizer=other)
+    with pytest.raises(
+        InputError, match=f"a prompt has the token {N_TOKENS + 1}, and the decoder knows {N_TOKENS}"
+    ):
+        LanguageModel(run, model.network, prompts).generate([f"w3 w{N_TOKENS + 1}"], whole=True)
 
 
 def test_an_encoder_is_refused(tmp_path):
@@ -199,18 +209,86 @@ def test_a_chat_template_is_used_where_there_is_one(tmp_path):
     )
     opened = LanguageModel.open(run.path)
     assert opened.prompts.of(["w3 w4"]).tokens == [[7, 3, 4, 9]]
-    assert decoder(alike=True).config.vocab_size == N_TOKENS
 
 
 def test_every_token_that_ends_a_text_ends_an_answer(run):
     model = LanguageModel.open(run.path)
     assert model.prompts.ends == (END,)
-    several = decoder(alike=True).config
-    several.eos_token_id = [END, 5]
-    way = type(model.prompts).for_decoder(several, tokenizer(), chat=False, most_tokens=6)
-    assert way.ends == (END, 5)
+    several = decoder(alike=True)
+    several.generation_config.eos_token_id, several.config.eos_token_id = [7, 5], 9
+    assert language_training._ends(several, tokenizer()) == (END, 5, 7, 9)
     tokens = model.generate(["w3 w4"], whole=True)[0].continuation.tokens
     ended = LanguageModel(run, model.network, replace(model.prompts, ends=(tokens[2],)))
     assert (
         ended.generate(["w3 w4"], whole=True)[0].continuation.tokens == tokens[: tokens.index(tokens[2]) + 1]
     )
+
+
+def test_an_end_that_a_tokeniser_adds_does_not_come_before_the_answer(run):
+    model = LanguageModel.open(run.path)
+    ending = tokenizer()
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", END)]
+    )
+    way = replace(model.prompts, tokenizer=ending)
+    assert ending("w3 w4")["input_ids"] == [3, 4, END]
+    assert way.of(["w3 w4"]).tokens == [[3, 4]]
+    with pytest.raises(InputError, match="prompt 0 has no tokens"):
+        way.of([""])
+
+
+def test_all_of_a_confidence_learns(run):
+    network = LanguageModel.open(run.path).network
+    head = network.token_heads[0].train()
+    hidden = torch.randn(64, 32)
+    head.confidence(hidden).sum().backward()
+    rows = {
+        name: (weight.grad.reshape(len(weight), -1) != 0).any(1)
+        for name, weight in head.sure.named_parameters()
+    }
+    assert len(rows) == 4
+    assert all(bool(moved.all()) for moved in rows.values())
+    head.eval()
+    normed = torch.nn.functional.layer_norm(hidden, (32,))
+    assert torch.equal(head.confidence(hidden), head.sure(normed)[:, 0])
+
+
+def test_other_weights_in_the_same_folder_make_other_continuations(tmp_path, monkeypatch):
+    model, data = saved(tmp_path, alike=True)
+    job = LanguageJob(model=model, data=data, exits=1, most_tokens=3, recipe={"epochs": 1})
+    monkeypatch.setattr(
+        language_training, "learn_confidences", lambda *_, **__: (_ for _ in ()).throw(StoppedError)
+    )
+    with pytest.raises(StoppedError):
+        train(job, tmp_path / "lm")
+    before = (tmp_path / "lm" / "training" / "test.jsonl").read_text()
+    decoder(alike=True, seed=1).save_pretrained(tmp_path / "model")
+    monkeypatch.undo()
+    (tmp_path / "lm" / "training" / "checkpoint.pt").unlink()
+    train(job, tmp_path / "lm")
+    assert (tmp_path / "lm" / "training" / "test.jsonl").read_text().splitlines()[1:] != before.splitlines()[
+        1:
+    ]
+
+
+def test_what_is_damaged_in_a_file_of_answers_is_made_again(run, tmp_path):
+    model, file = LanguageModel.open(run.path), tmp_path / "answers"
+    prompts = ["w3 w4", "w5 w6", "w7 w8"]
+    first = model.generate(prompts, whole=True, keep=file)
+    lines = file.read_bytes().split(b"\n")
+    lines[1], lines[2] = lines[1][:7], b"\xff\x00"
+    file.write_bytes(b"\n".join(lines))
+    assert model.generate(prompts, whole=True, keep=file) == first
+    assert model.generate(prompts, whole=True, keep=file, batch_size=1) == first
+    assert len(file.read_text().splitlines()) == 4
+
+
+def test_a_policy_of_another_network_is_refused(run):
+    model, zeros = LanguageModel.open(run.path), np.zeros((40, 5))
+    options = {"cost": ex.CostModel([1, 2, 3, 4, 5.0]), "label": zeros[:, 0].astype(int)}
+    trace = ex.ExitTrace.from_scores(zeros, zeros.astype(int), **options)
+    other = ex.eero(trace.take(slice(20)), trace.take(slice(20, 40)), budget=3.0, delta=None)
+    with pytest.raises(ExeuntError, match="calibrated for another network"):
+        model.generate(["w3"], policy=other)
+    with pytest.raises(InputError, match="give one of budget, policy and whole"):
+        model.generate(["w3"], whole=True, budget="80%")

@@ -55,8 +55,8 @@ def decoder(family="Llama", seed=0, *, alike=False):
     return model
 
 
-def tokenizer():
-    words = {"<unk>": 0, "<pad>": 1, "<end>": END, **{f"w{i}": i for i in range(3, N_TOKENS)}}
+def tokenizer(n_tokens=N_TOKENS):
+    words = {"<unk>": 0, "<pad>": 1, "<end>": END, **{f"w{i}": i for i in range(3, n_tokens)}}
     bare = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(

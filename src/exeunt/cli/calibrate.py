@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -14,7 +14,7 @@ from exeunt._progress import Progress
 from exeunt._text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.language import calibrate_language_model
-from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
+from exeunt.cli.options import Execution, RunPath, changed, option, seed_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -60,8 +60,11 @@ def calibrate(
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = _opened(path)
     if run.network_file == DECODER:
-        calibrate_language_model(run, guarantee, rule.policy, options.seed)
+        kept = replace(rule, policy=Rule.policy), replace(options, seed=_Options.seed), execution
+        calibrate_language_model(run, guarantee, rule.policy, options.seed, others=changed(*kept))
         return
+    if guarantee.per != Guarantee.per:
+        raise InputError("--per is about the tokens of a language model that generates: leave it out")
     make = rule.made()
     answer = {"answer": rule.answer or "auto"} if rule.answer or run.cascade else {}
     if run.runs_whole:

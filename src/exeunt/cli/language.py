@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli import interruptible
-from exeunt.cli.options import RunPath, column_names, option, with_groups
+from exeunt.cli.options import RunPath, column_names, option, share, with_groups
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -40,15 +40,29 @@ def generate(path: RunPath, options: _Options) -> None:
 
     If killed at any moment, the same command with --out goes on where it was.
     """
-    from exeunt._files import write_text
+    from exeunt._files import check_writable, write_text
     from exeunt.data import open_inputs
 
     model = _opened(path)
-    columns = column_names(options.text_column) or tuple(model.run.manifest["data"]["text"])
-    data: Any = open_inputs(options.data, text=columns)
-    if data.kind != "text":
-        raise InputError(f"{options.data} holds images: a language model takes prompts")
+    columns = column_names(options.text_column)
+    if len(columns) > 1:
+        raise InputError(
+            f"a prompt is one text: name one column with --text-column, got {options.text_column}"
+        )
+    known = tuple(model.run.manifest["data"]["text"])
+    data: Any = open_inputs(options.data, text=columns or known, of_training=not columns)
+    if data.kind != "text" or not len(data):
+        raise InputError(
+            f"{options.data} must hold prompts, got {'none' if data.kind == 'text' else 'images'}"
+        )
     prompts = [data.content(i) for i in range(len(data))]
+    if options.out is not None:
+        if options.out.is_dir():
+            raise InputError(f"{options.out} is a folder: give a file for --out")
+        check_writable(options.out.parent, f"cannot write {options.out}")
+    calibrated = model.prompts.most_tokens
+    if not options.whole and options.most_tokens not in (None, calibrated):
+        echo(f"note: the policy was calibrated for answers of at most {calibrated} tokens", err=True)
     keep = None if options.out is None else options.out.with_name(f".{options.out.name}.answers")
     with interruptible(
         lambda: f"the same command goes on where it was: {keep} has the answers so far" if keep else ""
@@ -78,10 +92,12 @@ def generate(path: RunPath, options: _Options) -> None:
     echo(_summary(model.network, found, compared=options.compare), err=options.out is None)
 
 
-def calibrate_language_model(run: RunFolder, guarantee: Guarantee, policy: str, seed: int) -> None:
-    """Choose thresholds for tokens, by answering the calibration prompts."""
-    from exeunt.cli.options import share
-
+def calibrate_language_model(
+    run: RunFolder, guarantee: Guarantee, policy: str, seed: int, *, others: str
+) -> None:
+    """Choose thresholds for tokens, by answering the calibration prompts. `others`: options given that it lacks."""
+    if others:
+        raise InputError(f"a language model is calibrated without {others}: leave them out")
     amounts: list[str | float | None] = [*guarantee.amounts] or [None]
     if guarantee.max_loss is not None or guarantee.reference is not None or guarantee.jointly:
         raise InputError(
@@ -112,17 +128,23 @@ def evaluate_language_model(run: RunFolder, path: Path) -> None:
     """Answer the test prompts by the policy: how many tokens and answers differ, and what they cost."""
     from exeunt._files import write_json
     from exeunt.run.file_digests import EVALUATION
+    from exeunt.run.saved_policies import named_by_budget
     from exeunt.torch.language.model import summarise
 
-    model = _opened(path)
-    policy = model.run.policy
-    with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
-        found = model.answers_of("test", policy, progress=True)
-    echo(_summary(model.network, found, compared=True))
-    echo(policy.guarantee)
-    if policy.loss_certificate is not None:
-        echo(policy.loss_certificate)
-    write_json(run.path / EVALUATION, summarise(model.network, found))
+    model, results = _opened(path), {}
+    for name, policy in named_by_budget(model.run.policies).items():
+        if len(model.run.policies) > 1:
+            echo(f"the policy for {name}:")
+        with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
+            found = model.answers_of("test", policy, progress=True)
+        results[name] = summarise(model.network, found)
+        proofs = [
+            policy.guarantee,
+            *([] if policy.loss_certificate is None else [str(policy.loss_certificate)]),
+        ]
+        echo("\n".join([_summary(model.network, found, compared=True), *proofs, ""]))
+    about = next(iter(results.values())) if len(results) == 1 else {"budgets": results}
+    write_json(run.path / EVALUATION, about)
 
 
 def _opened(path: Path) -> LanguageModel:

@@ -20,7 +20,7 @@ from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting
 from exeunt.policies.catalogue import preset
 from exeunt.policy import Certificate, LossCertificate, Policy
-from exeunt.torch.language.generation import Continuation
+from exeunt.torch.language.generation import SCORE, Continuation
 from exeunt.trace import ExitTrace
 from exeunt.trace.splitting import random_order, shaping_and_testing_rows
 
@@ -29,7 +29,10 @@ Loss: TypeAlias = Callable[[Sequence[Continuation]], Floats]
 """What each answer loses, (n,) in [-1, 1], of the continuations of n prompts."""
 
 REFERENCE = "the whole model"
-_ASSUMED = "future prompts are exchangeable with these, and that nothing else was fitted on them"
+_ASSUMED = (
+    "future prompts are exchangeable with these, and that nothing else was fitted on them. A token is counted along "
+    "the exit that says it, without layers that are computed later"
+)
 _SPARE = 3.0
 """Standard errors of the mean cost between a budget and the first policy that is tested for it."""
 _SHAPING = 0.5
@@ -60,6 +63,16 @@ class Candidates:
         groups, cost = fit.groups, fit.cost
         if groups is None:
             raise InputError("tokens must come in groups, by prompt")
+        # What an exit would say is not known when a token leaves, or does not: no score may use it.
+        fit = ExitTrace.from_losses(
+            fit.scores[SCORE],
+            1.0 - fit.quality,
+            cost=cost,
+            measure="agreement",
+            id=fit.id,
+            groups=groups,
+            name=SCORE,
+        )
         shaping, release = shaping_and_testing_rows(fit.n, _SHAPING, seed, groups, part="fit")
         make, parts = preset(policy), (fit.take(shaping), fit.take(release))
         budgets = np.linspace(cost.full, cost.first, points + 1)[:-1].tolist()
@@ -125,7 +138,8 @@ class Candidates:
         if passed is None:
             raise self._infeasible(max_loss, budget, len(found))
         candidate, found, p = passed
-        if max_loss is not None and budget is not None and paid(found) > level:
+        # The policy was chosen on these prompts, so its cost is tested as one of all that could have been.
+        if max_loss is not None and budget is not None and paid(found) > level / len(self.policies):
             raise self._infeasible(max_loss, budget, len(found))
         proof = None
         if max_loss is not None:

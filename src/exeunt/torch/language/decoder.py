@@ -107,6 +107,11 @@ class Decoder:
         """Where its weights are."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens it knows."""
+        return int(self._base.get_input_embeddings().num_embeddings)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Return what the first layer reads, (n, t, d), of tokens (n, t)."""
         return self._base.get_input_embeddings()(tokens)  # type: ignore[no-any-return]

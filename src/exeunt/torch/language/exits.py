@@ -44,8 +44,8 @@ class TokenHead(nn.Module):
     """The head of an exit of a decoder.
 
     `width`: hidden units d of the decoder. `hidden`: units of the adapter. At first the adapter changes nothing, and
-    the head is a logit lens. The confidence is a linear function and a hidden layer as wide as
-    the decoder: a tenth of a layer.
+    the head is a logit lens. The confidence has one hidden layer, as wide as the decoder: a
+    tenth of a layer.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -68,8 +68,7 @@ class TokenHead(nn.Module):
 
     def confidence(self, hidden: Tensor) -> Tensor:
         """Return the log-odds (n,) that the head says what the whole model says, of hidden states (n, d)."""
-        normed = functional.layer_norm(hidden, hidden.shape[-1:])
-        return cast("Tensor", sum(part(normed)[..., 0] for part in self.sure))
+        return cast("Tensor", self.sure(functional.layer_norm(hidden, hidden.shape[-1:]))[..., 0])
 
 
 class DecoderWithExits(EarlyExitNetwork):
@@ -115,7 +114,7 @@ class DecoderWithExits(EarlyExitNetwork):
         )
         with seeded(seed, torch.device("cpu")):
             heads = [TokenHead(width, hidden) for _ in chosen]
-        adapter, sure = 2.0 * width * hidden, width * (width + 2.0)
+        adapter, sure = 2.0 * width * hidden, width * (width + 1.0)
         after = np.array([point.cost for point in chosen]) + sure * np.arange(1, len(chosen) + 1)
         if adapter >= of_layers[-1] - chosen[-1].cost:
             raise InputError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from exeunt._arrays import Integers, Keys
+from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import row_keys
 from exeunt.torch.language.decoder import KeyValues, ragged
@@ -63,12 +64,21 @@ def continuations(
     tokens leave where; None for the whole model alone. `most_tokens`: of a continuation. `ends`: tokens that end one.
     `compare`: also find what the whole model chooses; it costs more, which `macs` does not count.
     """
+    for name, value in (("batch_size", batch_size), ("most_tokens", most_tokens)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    known = network.decoder.n_tokens
+    if unknown := [token for prompt in prompts for token in prompt if token >= known]:
+        raise InputError(
+            f"a prompt has the token {unknown[0]}, and the decoder knows {known:,}: use its own tokeniser"
+        )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = _Batch(network, [prompts[i] for i in chosen], keys[chosen], policy, most_tokens, compare)
-        with torch.inference_mode():
-            yield from zip(chosen, batch.run(frozenset(ends)), strict=True)
+        with torch.inference_mode():  # not while the caller has the answers
+            batch = _Batch(network, [prompts[i] for i in chosen], keys[chosen], policy, most_tokens, compare)
+            found = batch.run(frozenset(ends))
+        yield from zip(chosen, found, strict=True)
 
 
 class _Batch:
@@ -110,7 +120,7 @@ class _Batch:
                 if token not in ends and len(self.found[i].tokens) < self.most:
                     self._feed(i, [token])
             going = np.array([i for i in going.tolist() if self.waiting[0][i]], dtype=np.int64)
-        seen = self.done.cpu().numpy()
+        seen = self.done.cpu().numpy().copy()  # what is compared afterwards does not count
         if self.compare:
             for s in range(1, len(self.exits)):
                 if len(rows := np.flatnonzero([bool(chunks) for chunks in self.waiting[s]])):
@@ -132,7 +142,7 @@ class _Batch:
             last = self._run_segment(s, rows)
             leave = np.ones(len(rows), dtype=bool)
             if self.policy is not None and state is not None and exit_ < self.network.n_exits - 1:
-                sure = self.network.token_heads[exit_].confidence(last).double().cpu().numpy()
+                sure = self.network.token_heads[exit_].confidence(last).cpu().double().numpy()
                 unknown = np.zeros(len(rows), dtype=np.int64)  # what the exit would say is not computed yet
                 leave, state = self.policy.step(exit_, {SCORE: sure, "prediction": unknown}, state)
                 state = state.take(~leave)

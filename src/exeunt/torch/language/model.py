@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, check_between
+from exeunt._sealed import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
@@ -65,8 +64,12 @@ class LanguageModel:
         model = rebuild_decoder(run.path / "model")
         network = DecoderWithExits(model, **run.manifest["network"])
         load_weights(network, run.files.path(DECODER))
-        way = PromptTokens.for_decoder(
-            model.config, load_preparation(run), chat=about["chat"], most_tokens=about["most_tokens"]
+        way = PromptTokens(
+            load_preparation(run),
+            about["chat"],
+            about["most_tokens"],
+            network.decoder.context,
+            tuple(about["ends"]),
         )
         return cls(run, network.to(best_device()).eval(), way)
 
@@ -92,9 +95,11 @@ class LanguageModel:
         that gets the answers as they come, from which the same call goes on.
         Raises InputError before calibration, and for a prompt that is too long or has no tokens.
         """
-        if whole:
-            policy = None
-        elif policy is None:
+        if sum((whole, policy is not None, budget is not None)) > 1:
+            raise InputError("give one of budget, policy and whole")
+        if policy is not None:
+            self.run.check_policy(policy)
+        elif not whole:
             policy = self._policy(budget)
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
@@ -112,8 +117,8 @@ class LanguageModel:
         data: Any = part_data(self.run, part)
         prompts = self.prompts.of([data.content(i) for i in range(len(data))], data.name)
         folder = self.run.path / "training"
-        about = json.dumps(None if policy is None else replace(policy, notes={}).to_dict(), sort_keys=True)
-        file = folder / f"answers-{part}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.jsonl"
+        about = None if policy is None else replace(policy, notes={}).to_dict()
+        file = folder / f"answers-{part}-{content_digest(about)[:16]}.jsonl"
         return self._answers(prompts, policy, self.prompts, file, compare=True, progress=progress)
 
     def calibrate(
@@ -141,6 +146,16 @@ class LanguageModel:
         """
         if (grade is None) != (max_loss is None) or (agree is not None and grade is not None):
             raise InputError("give agree=..., or both grade=... and max_loss=..., not all of them")
+        loss_allowed = max_loss if agree is None else round(1 - agree, 12)
+        if loss_allowed is not None and not 0 <= loss_allowed < 1:
+            raise InputError(
+                f"agree must lie above 0 and be at most 1, and max_loss in [0, 1), got {agree or max_loss!r}"
+            )
+        if loss_allowed is None and budget is None:
+            raise InputError("give what shall be kept: agree=0.98, a grade with a max_loss, or a budget")
+        check_between(delta, "delta", 0.0, 1.0)
+        if points < 1:
+            raise InputError(f"points must be at least 1, got {points}")
         if per not in get_args(Per):
             raise InputError(f"per must be one of {', '.join(get_args(Per))}, got {per!r}")
         fit: Any = self.run.recorded("fit")
@@ -159,7 +174,7 @@ class LanguageModel:
             loss=loss,
             measure=measure,
             of=f"{per}s",
-            max_loss=max_loss if agree is None else round(1 - agree, 12),
+            max_loss=loss_allowed,
             budget=None if budget is None else self.network.cost.budget(budget),
             delta=delta,
             seed=seed,
@@ -220,8 +235,8 @@ class LanguageModel:
             return ((numbers[i], [*astuple(one)]) for i, one in made)
 
         by = None if policy is None else policy.to_dict()
-        about = [self.run.digest, prompts.keys.tolist(), by, way.job, options]
-        job = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        # Not the size of batches, which changes roundings alone: memory may call for smaller ones.
+        job = content_digest([self.run.digest, prompts.tokens, by, way.job, options["compare"]])
         made = kept(keep, job, len(prompts), missing, what="answers", show=progress)
         return [Continuation(*one) for one in made]
 

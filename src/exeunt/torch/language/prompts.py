@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from exeunt._arrays import Keys
-from exeunt._files import make_folder, write_text
+from exeunt._files import locked, make_folder, write_text
 from exeunt._progress import Progress
 from exeunt.data.dataset import content_key
 from exeunt.errors import InputError
-from exeunt.torch.language.decoder import context_of
 
 T = TypeVar("T")
 
@@ -48,13 +47,6 @@ class PromptTokens:
     context: int | None = None
     ends: tuple[int, ...] = ()
 
-    @classmethod
-    def for_decoder(cls, config: Any, tokenizer: Any, *, chat: bool, most_tokens: int) -> PromptTokens:
-        """Return the way for a decoder of this configuration, which may name several tokens that end a text."""
-        named = getattr(config, "eos_token_id", None)
-        ends = {*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id} - {None}
-        return cls(tokenizer, chat, most_tokens, context_of(config), tuple(sorted(ends)))
-
     @property
     def job(self) -> list[Any]:
         """What of this changes answers, JSON-able; the tokeniser is of the run."""
@@ -83,7 +75,10 @@ class PromptTokens:
 
     def _tokens(self, text: str) -> list[int]:
         if not self.chat:
-            return list(self.tokenizer(text)["input_ids"])
+            tokens = list(self.tokenizer(text)["input_ids"])
+            while tokens and tokens[-1] in self.ends:  # some tokenisers end every text
+                tokens.pop()
+            return tokens
         messages = [{"role": "user", "content": text}]
         filled = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self.tokenizer(filled, add_special_tokens=False)["input_ids"])
@@ -104,19 +99,26 @@ def kept(
     made of the prompts with these numbers, and yields it with its number. `what`: what is counted, in the plural.
     """
     found: dict[int, T] = {}
-    if file is not None:
-        make_folder(file.parent)
-        lines = (
-            file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-        )  # the last may be cut
+    if file is None:
+        made = Progress(what, missing([*range(n)]), total=n, show=show)
+        found.update(made)
+        return [found[i] for i in range(n)]
+    make_folder(file.parent)
+    with locked(file.with_name(f".{file.name}.lock"), file):
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
         lines = lines if lines[:1] == [json.dumps(job)] else [json.dumps(job)]
-        write_text(file, "".join(f"{line}\n" for line in lines))
-        found = dict(map(json.loads, lines[1:]))
-    made = missing([i for i in range(n) if i not in found])
-    with nullcontext() if file is None else file.open("a", encoding="utf-8") as out:
-        for i, one in Progress(what, made, total=n, done=len(found), show=show):
-            found[i] = one
-            if out is not None:
+        for line in lines[1:]:
+            with suppress(ValueError, TypeError):  # damaged, or cut
+                i, one = json.loads(line)
+                found[int(i)] = one
+        kept_lines = [json.dumps(job), *(json.dumps(pair) for pair in found.items())]
+        write_text(file, "".join(f"{line}\n" for line in kept_lines))
+        made = Progress(
+            what, missing([i for i in range(n) if i not in found]), total=n, done=len(found), show=show
+        )
+        with file.open("a", encoding="utf-8") as out:
+            for i, one in made:
+                found[i] = one
                 out.write(json.dumps([i, one]) + "\n")
                 out.flush()
     return [found[i] for i in range(n)]

@@ -18,7 +18,7 @@ from exeunt.torch.language.prompts import Prompts, padded
 from exeunt.torch.training.recipe import rate_factor
 from exeunt.trace import ExitTrace, Groups
 
-_EPOCHS, _STEPS, _BATCH, _RATE, _DECAY = 20, 300, 256, 1e-3, 0.1  # at least so many steps
+_EPOCHS, _STEPS, _BATCH, _RATE, _DECAY = 20, 1_000, 256, 1e-3, 0.1  # at least so many steps
 
 
 def learn_confidences(
@@ -39,9 +39,15 @@ def learn_confidences(
                 likeliest = network.logits(exit_, hidden).softmax(-1).max(-1)
                 states[exit_].append(hidden)
                 right[exit_].append((likeliest.values + (likeliest.indices == said)) / 2)
-    for head, of_exit, target in zip(network.token_heads, states, right, strict=True):
+    for (
+        head
+    ) in network.token_heads:  # in order, so that the states of an exit are let go after it has learned
+        hidden, target = (
+            torch.cat(states.pop(0)).clone(),
+            torch.cat(right.pop(0)).clone(),
+        )  # no inference tensors
         with seeded(seed, network.decoder.device):
-            _fit(head, torch.cat(of_exit).clone(), torch.cat(target).clone())  # no longer inference tensors
+            _fit(head, hidden, target)
 
 
 def _fit(head: TokenHead, hidden: Tensor, target: Tensor) -> None:
@@ -105,7 +111,7 @@ def _recorded(
             ]
             sure.append(torch.zeros_like(sure[0]))
         keys = token_keys(prompts.keys[[i]].repeat(len(follows)), np.arange(len(follows)))
-        yield i, torch.stack(sure, 1).double().cpu().numpy(), torch.stack(said, 1).cpu().numpy(), keys
+        yield i, torch.stack(sure, 1).cpu().double().numpy(), torch.stack(said, 1).cpu().numpy(), keys
 
 
 def _on(network: DecoderWithExits, texts: Sequence[Sequence[int]]) -> dict[str, Tensor]:

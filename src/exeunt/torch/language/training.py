@@ -6,7 +6,6 @@ continuations, and the fit, calibrate and test parts hold continuations of other
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,20 +20,23 @@ from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import DataSource, SplitPlan, open_source, plan_split
 from exeunt.data.columns import NO_LABELS
+from exeunt.data.tokens import load_tokenizer
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG, DECODER, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device
 from exeunt.torch.language.calibration import REFERENCE
+from exeunt.torch.language.decoder import context_of
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, kept
 from exeunt.torch.language.recording import learn_confidences, token_trace
 from exeunt.torch.models.by_name import save_model_config
 from exeunt.torch.models.hugging_face import build_decoder
-from exeunt.torch.models.preparation import save_preparation, text_preparation
+from exeunt.torch.models.preparation import fit_tokenizer, save_preparation
 from exeunt.torch.models.weights import save_weights
+from exeunt.torch.training.checkpoint import digest
 from exeunt.torch.training.job import TrainingJob, begin_run, refuse_other_run
 from exeunt.torch.training.run import PACKAGES
 from exeunt.torch.training.train import train
@@ -69,6 +71,9 @@ class LanguageJob(TrainingJob):
             raise InputError(
                 f"the heads of a decoder are adapters, which have hidden units alone: leave out {wrong[0]}"
             )
+        named = self.exits if isinstance(self.exits, tuple) else ()
+        if not (isinstance(self.exits, int) or named) or len({*named}) < len(named):
+            raise InputError(f"exits must be a number, or names of layers, each once, got {self.exits!r}")
         if self.most_tokens < 1:
             raise InputError(f"most_tokens must be at least 1, got {self.most_tokens}")
 
@@ -104,8 +109,11 @@ def _trained(
         job.data, label=NO_LABELS, text=job.text, unlabelled=True, calibration_data=job.calibration_data
     )
     if source.kind != "text" or len(job.text) > 1:
-        raise InputError(f"{job.data} must hold texts, one for each prompt: a decoder continues them")
-    tokenizer = text_preparation(job.model)
+        got = "images" if source.kind != "text" else f"the columns {', '.join(job.text)}"
+        raise InputError(
+            f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
+        )
+    tokenizer = load_tokenizer(job.model.removeprefix("hf:"))
     chat = bool(tokenizer.chat_template) if job.chat is None else job.chat
     plan = plan_split(
         source,
@@ -117,11 +125,13 @@ def _trained(
     )
     plan.check_every_part()
     say(f"data: {job.data}\n{plan.describe()}\n")
-    model = build_decoder(job.model.removeprefix("hf:"), tokenizer)
-    way = PromptTokens.for_decoder(model.config, tokenizer, chat=chat, most_tokens=job.most_tokens)
+    model = build_decoder(job.model.removeprefix("hf:"))
+    fit_tokenizer(tokenizer, model)
+    ends = _ends(model, tokenizer)
+    way = PromptTokens(tokenizer, chat, job.most_tokens, context_of(model.config), ends)
     prompts = {part: prompts_of(way, plan, source, part) for part in PARTS}
     length = round(np.mean([len(one) for one in prompts["train"].tokens]) + job.most_tokens)
-    exits = job.exits if isinstance(job.exits, (int, tuple)) else 7
+    exits: Any = job.exits
     network = DecoderWithExits(
         model.to(best_device()), exits, length=length, seed=job.seed, **job.head
     ).eval()
@@ -132,8 +142,9 @@ def _trained(
     remove_half_written(out)
     if config:
         write_text(out / CONFIG, config)
+    weights = digest(model.state_dict())
     follows = {
-        part: _continued(network, way, prompts[part], out / "training" / f"{part}.jsonl", progress)
+        part: _continued(network, way, prompts[part], weights, out / "training" / f"{part}.jsonl", progress)
         for part in PARTS
     }
     texts = [[*prompt, *more] for prompt, more in zip(prompts["train"].tokens, follows["train"], strict=True)]
@@ -158,11 +169,18 @@ def _trained(
         "split": plan.to_dict(),
         "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
         "inputs": {
-            **save_preparation(tokenizer, out, example), "chat": chat, "most_tokens": job.most_tokens,
+            **save_preparation(tokenizer, out, example), "chat": chat, "most_tokens": job.most_tokens, "ends": ends,
         },
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }  # fmt: skip
     return RunFolder.create(out, cost=network.cost, traces=traces, about=about, network=DECODER)
+
+
+def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a text: those that the model says, and the tokeniser's."""
+    said = [getattr(one, "eos_token_id", None) for one in (model.generation_config, model.config, tokenizer)]
+    every = [end for one in said for end in (one if isinstance(one, list) else [one])]
+    return tuple(sorted({int(end) for end in every if end is not None}))
 
 
 def prompts_of(way: PromptTokens, plan: SplitPlan, source: DataSource, part: str) -> Prompts:
@@ -172,7 +190,7 @@ def prompts_of(way: PromptTokens, plan: SplitPlan, source: DataSource, part: str
 
 
 def _continued(
-    network: DecoderWithExits, way: PromptTokens, prompts: Prompts, file: Path, show: bool
+    network: DecoderWithExits, way: PromptTokens, prompts: Prompts, weights: str, file: Path, show: bool
 ) -> Sequence[Sequence[int]]:
     """Return what the whole decoder says after each prompt, kept in a file as it comes."""
 
@@ -183,7 +201,7 @@ def _continued(
         )
         return ((numbers[i], found.tokens) for i, found in made)
 
-    job = json.dumps([prompts.keys.tolist(), way.job])  # `begin_run` makes sure of the rest
+    job = content_digest([weights, prompts.tokens, way.job])
     return kept(file, job, len(prompts), missing, what=f"continuations of {file.stem}", show=show)
 
 

@@ -72,10 +72,10 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
 
 
-def build_decoder(name: str, tokenizer: Any) -> Any:
+def build_decoder(name: str) -> Any:
     """Build the causal language model of this name or folder, with its trained weights.
 
-    Raises InputError if there is none, or a tokeniser has tokens that it does not know.
+    Raises InputError if there is none.
     """
     config = read_config(name)
     with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet():
@@ -87,11 +87,6 @@ def build_decoder(name: str, tokenizer: Any) -> Any:
             raise InputError(
                 f"{config.model_type!r} is no decoder: give a causal language model, such as Llama"
             ) from error
-    if len(tokenizer) > (known := model.get_input_embeddings().num_embeddings):
-        raise InputError(
-            f"the tokeniser of {name} has {len(tokenizer):,} tokens, and the model knows {known:,}: they do not belong "
-            "together"
-        )
     return model.float()
 
 
