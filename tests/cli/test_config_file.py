@@ -12,16 +12,15 @@ yaml = pytest.importorskip("yaml")
 typer = pytest.importorskip("typer")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
+from exeunt.errors import InputError  # noqa: E402
 from exeunt.run.file_digests import CONFIG  # noqa: E402
 
 from .command import called  # noqa: E402
 
 NEEDED = {"model": "exeunt.zoo:digits", "data": "sklearn:digits", "out": "run"}
-OPTIONS = {
-    option.name: option
-    for option in typer.main.get_command(app).commands["train"].params
-    if option.name not in (*NEEDED, "config")
-}
+ALL = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
+OF_GENERATION = ("task", "most_tokens", "chat")
+OPTIONS = {name: option for name, option in ALL.items() if name not in (*NEEDED, *OF_GENERATION, "config")}
 (TRAIN,) = [one.callback for one in app.registered_commands if one.callback.__name__ == "train"]
 KINDS = get_type_hints(TRAIN)
 TEXTS = {
@@ -80,10 +79,44 @@ def test_every_option_does_in_a_file_what_it_does_on_the_command_line(trained, f
     assert trained(*needed)[0] != given
 
 
+def test_options_of_generation_do_in_a_file_what_they_do_on_the_command_line(monkeypatch, file):
+    made = []
+
+    def train(job, *_, config, **__):
+        made.append((job, yaml.safe_load(config)))
+        raise InputError("trained")
+
+    monkeypatch.setattr("exeunt.torch.language.training.train_language_model", train)
+    given = {
+        "model": "hf:some",
+        "data": "p.txt",
+        "out": "run",
+        "task": "generate",
+        "most_tokens": 3,
+        "chat": False,
+    }
+    words = [
+        "--model",
+        "hf:some",
+        "--data",
+        "p.txt",
+        "--out",
+        "run",
+        "--task",
+        "generate",
+        "--most-tokens",
+        "3",
+    ]
+    for arguments in ([*words, "--no-chat"], ["--config", file(given)]):
+        assert called("train", *arguments).err == "exeunt: trained\n"
+    assert made[0] == made[1]
+    assert {name: made[0][1][name] for name in OF_GENERATION} == {name: given[name] for name in OF_GENERATION}
+
+
 def test_what_a_run_keeps_makes_the_same_job_again(trained, file):
     """But for its place."""
     job, kept = trained("--config", file({**NEEDED, **{name: value_of(name) for name in OPTIONS}}))
-    assert set(kept) == {*NEEDED, *OPTIONS} - {"out"}
+    assert set(kept) == {*NEEDED, *OPTIONS, "task"} - {"out"}
     assert trained("--config", file(kept), "--out", "elsewhere") == (job, kept)
 
 

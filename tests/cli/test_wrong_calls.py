@@ -41,6 +41,7 @@ WORK = {
     "compare": "exeunt.comparison.compare:_records",
     "predict": "exeunt.run.executors:ExecutorKind.open",
     "record": "exeunt.run.executors:ExecutorKind.open",
+    "generate": "exeunt.torch.language.model:rebuild_decoder",
     "export": "exeunt.torch.to_onnx:load_network",
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
@@ -52,7 +53,7 @@ WORK = {
 # Options in which every text is right, or which are looked at where the network is made.
 ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
-    ("record", "trusted"), ("record", "out"),
+    ("record", "trusted"), ("record", "out"), ("generate", "out"), ("generate", "text_column"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
     ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
@@ -144,6 +145,7 @@ BASES = {
     ],
     "predict": ["{run} --data {image} --out {nothing}"],
     "record": ["{run} --data {image} --out {nothing}"],
+    "generate": ["{lm} --data {texts} --out {nothing}"],
     "export": ["{run}"],
     "bench": ["{run} --repeats 1"],
     "cascade": ["small={run} {run} --out {nothing}"],
@@ -173,6 +175,17 @@ def places(tmp_path_factory):
         about={**ABOUT, "inputs": {"kind": "image", "size": [8, 8]}},
     )
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%", delta=None))
+    (root / "lm").mkdir()
+    (root / "lm" / "decoder.safetensors").write_bytes(b"weights")
+    inputs = {"kind": "text", "chat": False, "most_tokens": 8, "ends": []}
+    RunFolder.create(
+        root / "lm",
+        cost=run.cost,
+        traces={part: run.trace(part) for part in ("fit", "calibrate", "test")},
+        about={**ABOUT, "inputs": inputs},
+        network="decoder.safetensors",
+    )
+    (root / "texts.txt").write_text("a prompt\nanother\n")
     (root / "folder").mkdir()
     (root / "file.txt").write_text("nothing of ours")
     Image.new("RGB", (8, 8)).save(root / "image.png")
@@ -180,6 +193,7 @@ def places(tmp_path_factory):
     lines += [f"{i % 3},{i % 3},0.{i % 9},{i % 2},0.{i % 7}" for i in range(200)]
     (root / "table.csv").write_text("\n".join(lines))
     names = {"run": "run", "folder": "folder", "file": "file.txt", "image": "image.png", "table": "table.csv"}
+    names |= {"lm": "lm", "texts": "texts.txt"}
     return root, {
         f"{{{name}}}": str(root / file)
         for name, file in {**names, "nothing": "nothing", "cache": "cache"}.items()
@@ -274,6 +288,7 @@ def test_an_executor_that_there_is_not_is_refused_where_nothing_is_run(tmp_path)
     done = called("calibrate", run.path, "--budget", "60%", "--executor", "nope")
     assert done.status == 2
     assert (
-        "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, live, eager" in done.err
+        "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, live, decoder, eager"
+        in done.err
     )
     assert not run.has_policy

@@ -42,24 +42,25 @@ def generate(path: RunPath, options: _Options) -> None:
     """
     from exeunt._files import check_writable, write_text
     from exeunt.data import open_inputs
+    from exeunt.run.folder import RunFolder
 
-    model = _opened(path)
-    columns = column_names(options.text_column)
+    columns, run = column_names(options.text_column), RunFolder.open(path)
     if len(columns) > 1:
         raise InputError(
             f"a prompt is one text: name one column with --text-column, got {options.text_column}"
         )
-    known = tuple(model.run.manifest["data"]["text"])
+    known = tuple(run.manifest["data"].get("text") or ())
     data: Any = open_inputs(options.data, text=columns or known, of_training=not columns)
     if data.kind != "text" or not len(data):
         raise InputError(
             f"{options.data} must hold prompts, got {'none' if data.kind == 'text' else 'images'}"
         )
-    prompts = [data.content(i) for i in range(len(data))]
     if options.out is not None:
         if options.out.is_dir():
             raise InputError(f"{options.out} is a folder: give a file for --out")
         check_writable(options.out.parent, f"cannot write {options.out}")
+    model = _opened(path)
+    prompts = [data.content(i) for i in range(len(data))]
     calibrated = model.prompts.most_tokens
     if not options.whole and options.most_tokens not in (None, calibrated):
         echo(f"note: the policy was calibrated for answers of at most {calibrated} tokens", err=True)
