@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def _cut_once():
-    with cut_once(lambda run: run.path):
+    with cut_once(lambda run: run.path.resolve()):
         yield
 
 

@@ -125,6 +125,15 @@ def test_a_loss_passes_exactly_where_betting_rejects_it():
             assert error.value.binding == "max_loss"
 
 
+def test_how_many_prompts_a_loss_takes_at_least_is_said():
+    few, enough = ([spoken([False], [2])] * n for n in (299, 331))
+    with pytest.raises(
+        Infeasible, match=r"give more prompts \(1% takes about 2\d\d at least, where none differs\)"
+    ):
+        one_policy(few[:100])(max_loss=0.01)
+    one_policy(enough)(max_loss=0.01)
+
+
 def test_a_budget_passes_exactly_where_betting_rejects_it():
     """Between the cheapest and the dearest token, whose costs are known."""
     answers = World(np.array([0.05]), np.array([3.0]), 7).answers(0, 80)

@@ -35,6 +35,8 @@ _ASSUMED = (
 )
 _SPARE = 3.0
 """Standard errors of the mean cost between a budget and the first policy that is tested for it."""
+_MANY = 20_000
+"""More prompts than that are not looked at, to say how many a certificate takes."""
 _SHAPING = 0.5
 """The share of the fit prompts that shape rates; thresholds come from the others."""
 _CAREFUL = 0.25
@@ -136,11 +138,11 @@ class Candidates:
                 break
             passed = candidate, found, p
         if passed is None:
-            raise self._infeasible(max_loss, budget, len(found))
+            raise self._infeasible(max_loss, budget, len(found), level)
         candidate, found, p = passed
         # The policy was chosen on these prompts, so its cost is tested as one of all that could have been.
         if max_loss is not None and budget is not None and paid(found) > level / len(self.policies):
-            raise self._infeasible(max_loss, budget, len(found))
+            raise self._infeasible(max_loss, budget, len(found), level)
         proof = None
         if max_loss is not None:
             proof = LossCertificate(
@@ -187,13 +189,18 @@ class Candidates:
             distribution=None, certificate=certificate, loss_certificate=proof,
         )  # fmt: skip
 
-    def _infeasible(self, max_loss: float | None, budget: float | None, n: int) -> Infeasible:
-        cost = self.policies[0].cost
+    def _infeasible(self, max_loss: float | None, budget: float | None, n: int, level: float) -> Infeasible:
+        cost, least = self.policies[0].cost, ""
+        if max_loss:
+            enough = 1
+            while enough < _MANY and betting(np.zeros(enough), max_loss, delta=level) > level:
+                enough += max(1, enough // 50)
+            least = f" ({100 * max_loss:.4g}% takes about {enough:,} at least, where none differs)"
         asked = [] if max_loss is None else [f"a loss of at most {100 * max_loss:.4g}%"]
         asked += [] if budget is None else [f"a mean cost of at most {cost.show(budget)} per token"]
         return Infeasible(
             f"{counted(n, 'calibration prompt')} cannot show {' and '.join(asked)} by answering early: give more "
-            "prompts, or allow more. The whole model alone differs in no token, at its full cost",
+            f"prompts{least}, or allow more. The whole model alone differs in no token, at its full cost",
             binding="budget" if max_loss is None else "max_loss",
         )
 
