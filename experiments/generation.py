@@ -31,7 +31,7 @@ from exeunt.policy import Policy
 
 PAGE = RESULTS / "generation.md"
 EXITS = tuple(f"model.layers.{layer - 1}" for layer in (9, 15, 20, 24, 27))
-PARTS = {"fit": 150, "calibrate": 300, "test": 150}
+PARTS = {"fit": 150, "calibrate": 600, "test": 150}
 N_TRAIN, MOST_TOKENS, LONGEST = 740, 48, 160
 LEVELS = (0.01, 0.02, 0.05)
 CERTIFIED = (*((level, "token") for level in LEVELS), (0.05, "answer"))
