@@ -136,7 +136,7 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
     assert all("record" in json.loads(file.read_text()) for file in files)
 
 
-@pytest.mark.parametrize("event", ["a process is killed", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("event", ["processes are killed", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
     start, started = processes._start, []
     monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
@@ -145,7 +145,8 @@ def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
         if done == 2 and event == "Ctrl-C":
             raise KeyboardInterrupt
         if done == 2:
-            started[0].kill()
+            for process in started:  # one of two may have nothing left to do
+                process.kill()
 
     with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured splits|^$"):
         ex.compare(trace, policies=["optimised"], splits=60, workers=2, progress=progress)
