@@ -249,7 +249,7 @@ def test_policies_decide_alike_in_recorded_and_in_generated_tokens(model, run):
 
 
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_generated(model, monkeypatch):
-    monkeypatch.setattr(LanguageModel, "answers_of", lambda *_, **__: pytest.fail("generated"))
+    monkeypatch.setattr(LanguageModel, "_answers", lambda *_, **__: pytest.fail("generated"))
     for options, message in (
         ({"agree": 98}, "agree must lie above 0 and be at most 1"),
         ({"agree": -1}, "agree must lie above 0"),

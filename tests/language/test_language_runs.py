@@ -1,16 +1,16 @@
 """The run folder of a language model: what its traces hold, resuming, and bad input."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import END, N_TOKENS, decoder, saved, tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import exeunt as ex
-from exeunt.errors import ExeuntError, InputError
+from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import part_data
 from exeunt.torch.language import LanguageModel
@@ -18,6 +18,7 @@ from exeunt.torch.language import training as language_training
 from exeunt.torch.language.generation import SCORE, token_keys
 from exeunt.torch.language.training import LanguageJob, train_language_model
 from made_runs import made_run
+from tiny_decoders import END, N_TOKENS, decoder, saved, tokenizer
 
 
 def train(job, out, **options):
@@ -155,6 +156,25 @@ def test_a_tokeniser_with_more_tokens_than_the_model_is_refused(tmp_path):
     tokenizer(N_TOKENS + 5).save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match=f"numbers {N_TOKENS + 5} tokens, and the model knows {N_TOKENS}"):
         train(LanguageJob(model=model, data=data), tmp_path / "lm")
+
+
+def test_a_tokeniser_without_a_padding_token_will_do(tmp_path):
+    """Those of Llama and GPT-2 have none."""
+    model, data = saved(tmp_path, alike=True)
+    bare = tokenizer()
+    bare.pad_token = None
+    bare.save_pretrained(tmp_path / "model")
+    run = train(
+        LanguageJob(model=model, data=data, exits=1, most_tokens=2, recipe={"epochs": 1}), tmp_path / "lm"
+    )
+    assert LanguageModel.open(run.path).prompts.of(["w3 w4"]).tokens == [[3, 4]]
+
+
+def test_a_damaged_run_is_not_taken_for_finished(asked, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "lm")
+    (tmp_path / "lm" / "decoder.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ArtefactError, match="the weights of decoder and heads"):
+        train(asked, tmp_path / "lm")
 
 
 def test_a_token_that_the_decoder_does_not_know_is_named(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from shlex import quote
@@ -16,9 +16,8 @@ from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from exeunt.cli.calibration_options import Guarantee
-    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
-    from exeunt.torch.language import Continuation, DecoderWithExits, LanguageModel
+    from exeunt.torch.language import DecoderWithExits, LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,8 @@ def generate(path: RunPath, options: _Options) -> None:
             prompts, whole=options.whole, most_tokens=options.most_tokens, batch_size=options.batch_size,
             compare=options.compare, name=data.name, keep=keep, progress=True,
         )  # fmt: skip
+    from exeunt.torch.language.model import summarise
+
     lines = []
     for prompt, one in zip(prompts, answers, strict=True):
         said = one.continuation
@@ -89,14 +90,16 @@ def generate(path: RunPath, options: _Options) -> None:
         if keep is not None:
             keep.unlink(missing_ok=True)
         echo(f"{counted(len(answers), 'answer')} written to {options.out}")
-    found = [one.continuation for one in answers]
-    echo(_summary(model.network, found, compared=options.compare), err=options.out is None)
+    summary = summarise(model.network, [one.continuation for one in answers])
+    echo(_shown(model.network, summary), err=options.out is None)
 
 
 def calibrate_language_model(
     run: RunFolder, guarantee: Guarantee, policy: str, seed: int, *, others: str
 ) -> None:
     """Choose thresholds for tokens, by answering the calibration prompts. `others`: options given that it lacks."""
+    from exeunt.policy import PolicySet
+
     if others:
         raise InputError(f"a language model is calibrated without {others}: leave them out")
     amounts: list[str | float | None] = [*guarantee.amounts] or [None]
@@ -118,7 +121,9 @@ def calibrate_language_model(
     }
     with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
         made = [model.calibrate(agree=agree, budget=budget, **common) for budget in amounts]
-    removed = _saved(run, made, several=guarantee.budgets is not None)
+    removed = (
+        run.save_policy(made[0]) if guarantee.budgets is None else run.save_policy_set(PolicySet(tuple(made)))
+    )
     echo("\n\n".join(str(one) for one in made))
     if removed:
         echo(f"\nremoved, because they come from an earlier calibration: {', '.join(removed)}")
@@ -138,12 +143,12 @@ def evaluate_language_model(run: RunFolder, path: Path) -> None:
             echo(f"the policy for {name}:")
         with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
             found = model.answers_of("test", policy, progress=True)
-        results[name] = summarise(model.network, found)
+        results[name] = summary = summarise(model.network, found)
         proofs = [
             policy.guarantee,
             *([] if policy.loss_certificate is None else [str(policy.loss_certificate)]),
         ]
-        echo("\n".join([_summary(model.network, found, compared=True), *proofs, ""]))
+        echo("\n".join([_shown(model.network, summary), *proofs, ""]))
     about = next(iter(results.values())) if len(results) == 1 else {"budgets": results}
     write_json(run.path / EVALUATION, about)
 
@@ -155,16 +160,8 @@ def _opened(path: Path) -> LanguageModel:
     return LanguageModel.open(path)
 
 
-def _saved(run: RunFolder, made: Sequence[Policy], *, several: bool) -> list[str]:
-    from exeunt.policy import PolicySet
-
-    return run.save_policy_set(PolicySet(tuple(made))) if several else run.save_policy(made[0])
-
-
-def _summary(network: DecoderWithExits, found: Sequence[Continuation], *, compared: bool) -> str:
-    from exeunt.torch.language.model import summarise
-
-    result = summarise(network, found)
+def _shown(network: DecoderWithExits, result: Mapping[str, Any]) -> str:
+    """Return what `summarise` found, as a table and sentences."""
     cost = network.cost
     rows = [
         [str(exit_), name, cost.show(amount), f"{share:.1%}"]
@@ -183,9 +180,9 @@ def _summary(network: DecoderWithExits, found: Sequence[Continuation], *, compar
         f"spent on answers, and {result['prompt_spent']:.1%} on prompts"
     )
     lines = [text_table(["exit", "after", "cost of a token", "tokens"], rows), spent]
-    if compared:
+    if "tokens_differ" in result:
         lines.append(
             f"{result['tokens_differ']:.2%} of the tokens differ from what the whole model chooses after the same "
-            f"tokens (mean over prompts), and {result['answers_differ']:.2%} of the {len(found):,} answers"
+            f"tokens (mean over prompts), and {result['answers_differ']:.2%} of the {result['answers']:,} answers"
         )
     return "\n".join(lines)

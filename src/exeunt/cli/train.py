@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -59,6 +59,19 @@ class _Job:
     )
 
 
+class _Asked(NamedTuple):
+    """What `train` is called with."""
+
+    context: typer.Context
+    network: Network
+    heads: Heads
+    training: Training
+    images: Images
+    parts: Parts
+    language: Language
+    job: _Job
+
+
 @with_groups
 def train(
     context: typer.Context,
@@ -76,19 +89,11 @@ def train(
     """
     if network.task not in _TASKS:
         raise InputError(f"there is no task {network.task!r}: choose one of {', '.join(_TASKS)}")
-    _TASKS[network.task](context, network, heads, training, images, parts, language, job)
+    _TASKS[network.task](_Asked(context, network, heads, training, images, parts, language, job))
 
 
-def _train_classifier(
-    context: typer.Context,
-    network: Network,
-    heads: Heads,
-    training: Training,
-    images: Images,
-    parts: Parts,
-    language: Language,
-    job: _Job,
-) -> None:
+def _train_classifier(asked: _Asked) -> None:
+    context, network, heads, training, images, parts, language, job = asked
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
@@ -104,7 +109,7 @@ def _train_classifier(
     recipe = given(training, without=("heads_first", "batch_size"))
     # A frozen network sees images unchanged, so that its features are computed once.
     augment = "none" if training.mode == "frozen" else "crop-flip"
-    asked = TrainingJob(
+    task = TrainingJob(
         model=network.model, data=network.data, weights=network.weights, pretrained=network.seen,
         label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
@@ -114,7 +119,7 @@ def _train_classifier(
     )  # fmt: skip
     command, options = this_command(), _as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
-        run = run_training(asked, out, command=command, config=options, say=echo, cache=default_cache())
+        run = run_training(task, out, command=command, config=options, say=echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
     trace = run.trace("test")
@@ -134,17 +139,8 @@ def _train_classifier(
         echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
-def _train_generator(
-    context: typer.Context,
-    network: Network,
-    heads: Heads,
-    training: Training,
-    images: Images,
-    parts: Parts,
-    language: Language,
-    job: _Job,
-) -> None:
-    del images
+def _train_generator(asked: _Asked) -> None:
+    context, network, heads, training, _, parts, language, job = asked
     others = _refuse_others(
         context, _OF_GENERATION, "--task generate", "only adapters on a frozen decoder learn"
     )
@@ -153,7 +149,7 @@ def _train_generator(
     from exeunt.torch.language.training import LanguageJob, train_language_model
 
     sizes: dict[str, Any] = _sizes(parts)
-    asked = LanguageJob(
+    task = LanguageJob(
         model=network.model, data=network.data, pretrained=network.seen, text=column_names(parts.text_column),
         exits=_places(network.exits), head=given(heads), batch_size=training.batch_size,
         recipe=given(training, without=("heads_first", "batch_size")), calibration_data=parts.calibration_data,
@@ -161,7 +157,7 @@ def _train_generator(
     )  # fmt: skip
     config = _as_config(context, without=("out", *others))
     with interruptible(lambda: _kept(out)):
-        run = train_language_model(asked, out, command=this_command(), config=config, say=echo)
+        run = train_language_model(task, out, command=this_command(), config=config, say=echo)
     trace = run.trace("test")
     agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
     echo(f"agreement of each exit with {trace.reference} after the same tokens, on the test part: {agree}")
@@ -169,7 +165,7 @@ def _train_generator(
 
 
 _TASKS = {"classify": _train_classifier, "generate": _train_generator}
-"""The function that trains for each value of `--task`; it takes the arguments of `train`."""
+"""The function that trains for each value of `--task`; it takes what `train` was asked for."""
 
 
 def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:

@@ -120,33 +120,33 @@ class Candidates:
         check_between(delta, "delta", 0.0, 1.0)
         level = delta if max_loss is None or budget is None else delta / 2
 
-        def lost(found: Sequence[Continuation]) -> float:
-            values = loss(found)
-            return betting(values[random_order(len(values), seed)], float(max_loss or 0.0), delta=level)
-
         def paid(found: Sequence[Continuation]) -> float:
             cost = self.policies[0].cost
             shares = (self._paid(found) - cost.first) / (cost.full - cost.first)
             bound = (float(budget or 0.0) - cost.first) / (cost.full - cost.first)
             return betting(shares[random_order(len(shares), seed)], bound, delta=level)
 
-        passed: tuple[Policy, Sequence[Continuation], float] | None = None
+        passed: tuple[Policy, Sequence[Continuation], Floats, float] | None = None
         for candidate in self._in_order(max_loss, budget):
-            found = generate(candidate)
-            p = paid(found) if max_loss is None else lost(found)
+            found, lost = generate(candidate), np.empty(0)
+            if max_loss is None:
+                p = paid(found)
+            else:
+                lost = loss(found)  # once: a grade may be expensive
+                p = betting(lost[random_order(len(lost), seed)], max_loss, delta=level)
             if p > level:
                 break
-            passed = candidate, found, p
+            passed = candidate, found, lost, p
         if passed is None:
             raise self._infeasible(max_loss, budget, len(found), level)
-        candidate, found, p = passed
+        candidate, found, lost, p = passed
         # The policy was chosen on these prompts, so its cost is tested as one of all that could have been.
         if max_loss is not None and budget is not None and paid(found) > level / len(self.policies):
             raise self._infeasible(max_loss, budget, len(found), level)
         proof = None
         if max_loss is not None:
             proof = LossCertificate(
-                max_loss, delta, p, "betting", float(loss(found).mean()), sum(len(one.tokens) for one in found),
+                max_loss, delta, p, "betting", float(lost.mean()), sum(len(one.tokens) for one in found),
                 REFERENCE, measure=measure, of=of, n_groups=len(found), rows_per_group=1,
             )  # fmt: skip
         return self._tested(candidate, found, proof, budget, delta)

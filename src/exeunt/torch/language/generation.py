@@ -82,8 +82,9 @@ def continuations(
 
 
 class _Batch:
-    """The state of a batch of n sequences. `segments`: pairs (first layer, exit at whose layer it stops).
+    """The state of a batch of n sequences.
 
+    `exits` (s,): those that the policy needs; segment s ends behind `stops[s]` layers, where exit `exits[s]` is.
     `waiting[s][i]`: hidden states of sequence i that segment s has not seen; `done[s]` (n,): how many it has seen.
     """
 
@@ -175,9 +176,8 @@ class _Batch:
     def _compare(self, i: int, states: Tensor) -> None:
         """Keep what the whole model says of the last hidden states (t, d) of a sequence that come now."""
         stop = int(self.done[-1, i])
-        says_next = max(
-            len(self.prompts[i]) - 1 - (stop - len(states)), 0
-        )  # before it, tokens of the prompt follow
+        # Behind all tokens of the prompt but the last, another token of the prompt follows.
+        says_next = max(len(self.prompts[i]) - 1 - (stop - len(states)), 0)
         if len(states) > says_next:
             self.found[i].full.extend(
                 self.network.says(self.network.n_exits - 1, states[says_next:]).tolist()

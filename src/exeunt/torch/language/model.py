@@ -114,8 +114,14 @@ class LanguageModel:
 
         `policy`: None for the whole model.
         """
-        data: Any = part_data(self.run, part)
-        prompts = self.prompts.of([data.content(i) for i in range(len(data))], data.name)
+        return self._answers_kept(part, self._part(part), policy, progress)
+
+    def _part(self, part: str) -> Prompts:
+        return self.prompts.of_data(part_data(self.run, part))
+
+    def _answers_kept(
+        self, part: str, prompts: Prompts, policy: Policy | None, progress: bool
+    ) -> list[Continuation]:
         folder = self.run.path / "training"
         about = None if policy is None else replace(policy, notes={}).to_dict()
         file = folder / f"answers-{part}-{content_digest(about)[:16]}.jsonl"
@@ -161,14 +167,14 @@ class LanguageModel:
         fit: Any = self.run.recorded("fit")
         candidates = Candidates.made(fit, policy=policy, points=points, per=per, seed=seed)
 
+        prompts = self._part("calibrate")
+
         def generate(one: Policy | None) -> list[Continuation]:
-            return self.answers_of("calibrate", one, progress=progress)
+            return self._answers_kept("calibrate", prompts, one, progress)
 
         loss, measure = differing(per), "agreement"
         if grade is not None:
-            data: Any = part_data(self.run, "calibrate")
-            texts = [data.content(i) for i in range(len(data))]
-            loss, measure = self._graded(texts, grade, generate(None)), "grade"
+            loss, measure = self._graded(prompts.texts, grade, generate(None)), "grade"
         return candidates.certified(
             generate,
             loss=loss,
@@ -197,10 +203,10 @@ class LanguageModel:
             return self.run.policy_set.at(budget)
         policy, asked = self.run.policy, self.network.cost.budget(budget)
         if policy.limit is None or policy.limit > asked * (1 + 1e-12):
-            kept = "no budget" if policy.limit is None else f"a budget of {policy.cost.show(policy.limit)}"
+            keeps = "no budget" if policy.limit is None else f"a budget of {policy.cost.show(policy.limit)}"
             raise InputError(
-                f"the policy of {self.run.path} keeps {kept}, and {policy.cost.show(asked)} was asked for: run `exeunt "
-                f"calibrate {quote(str(self.run.path))} --budgets` with this one among them"
+                f"the policy of {self.run.path} keeps {keeps}, and {policy.cost.show(asked)} was asked for: run "
+                f"`exeunt calibrate {quote(str(self.run.path))} --budgets` with this one among them"
             )
         return policy
 

@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prompts:
-    """n prompts: their `tokens`, at least one each, and the `keys` (n,) of their texts."""
+    """n prompts: their `texts`, the `tokens` of each, at least one, and the `keys` (n,) of the texts."""
 
+    texts: list[str]
     tokens: list[list[int]]
     keys: Keys
 
@@ -67,7 +68,11 @@ class PromptTokens:
                     f"{name(i)} has {len(one):,} tokens, and the decoder takes {self.context:,}, of which "
                     f"{self.most_tokens:,} are kept for the answer: shorten it, or allow fewer new tokens"
                 )
-        return Prompts(tokens, np.array([content_key(text) for text in texts], dtype=np.uint64))
+        return Prompts(texts, tokens, np.array([content_key(text) for text in texts], dtype=np.uint64))
+
+    def of_data(self, data: Any) -> Prompts:
+        """Return the texts of a `Dataset` as prompts, as `of` does."""
+        return self.of(map(data.content, range(len(data))), data.name)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of a continuation, without special tokens."""

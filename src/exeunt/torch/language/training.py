@@ -18,9 +18,8 @@ import torch
 from exeunt._files import check_writable, locked, remove_half_written, write_text
 from exeunt._sealed import content_digest
 from exeunt._text import counted
-from exeunt.data import DataSource, SplitPlan, open_source, plan_split
+from exeunt.data import open_source, plan_split
 from exeunt.data.columns import NO_LABELS
-from exeunt.data.tokens import load_tokenizer
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG, DECODER, TRACED
 from exeunt.run.folder import RunFolder
@@ -34,11 +33,11 @@ from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, k
 from exeunt.torch.language.recording import learn_confidences, token_trace
 from exeunt.torch.models.by_name import save_model_config
 from exeunt.torch.models.hugging_face import build_decoder
-from exeunt.torch.models.preparation import fit_tokenizer, save_preparation
+from exeunt.torch.models.preparation import fit_tokenizer, padding_tokenizer, save_preparation
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.training.checkpoint import digest
 from exeunt.torch.training.job import TrainingJob, begin_run, refuse_other_run
-from exeunt.torch.training.run import PACKAGES
+from exeunt.torch.training.run import PACKAGES, finished_run
 from exeunt.torch.training.train import train
 
 PARTS = ("train", *TRACED)
@@ -97,8 +96,7 @@ def train_language_model(
         job.check()
         refuse_other_run(out, job)
         if RunFolder.exists(out):
-            say(f"{out} holds this run, finished already")
-            return RunFolder.open(out)
+            return finished_run(out, say)
         return _trained(job, out, command=command, config=config, say=say, progress=progress)
 
 
@@ -113,7 +111,7 @@ def _trained(
         raise InputError(
             f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
         )
-    tokenizer = load_tokenizer(job.model.removeprefix("hf:"))
+    tokenizer = padding_tokenizer(job.model.removeprefix("hf:"))
     chat = bool(tokenizer.chat_template) if job.chat is None else job.chat
     plan = plan_split(
         source,
@@ -129,7 +127,7 @@ def _trained(
     fit_tokenizer(tokenizer, model)
     ends = _ends(model, tokenizer)
     way = PromptTokens(tokenizer, chat, job.most_tokens, context_of(model.config), ends)
-    prompts = {part: prompts_of(way, plan, source, part) for part in PARTS}
+    prompts = {part: way.of_data(plan.select(source, part)) for part in PARTS}
     length = round(np.mean([len(one) for one in prompts["train"].tokens]) + job.most_tokens)
     exits: Any = job.exits
     network = DecoderWithExits(
@@ -181,12 +179,6 @@ def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
     said = [getattr(one, "eos_token_id", None) for one in (model.generation_config, model.config, tokenizer)]
     every = [end for one in said for end in (one if isinstance(one, list) else [one])]
     return tuple(sorted({int(end) for end in every if end is not None}))
-
-
-def prompts_of(way: PromptTokens, plan: SplitPlan, source: DataSource, part: str) -> Prompts:
-    """Return the prompts of a part."""
-    data: Any = plan.select(source, part)
-    return way.of([data.content(i) for i in range(len(data))], data.name)
 
 
 def _continued(

@@ -84,15 +84,20 @@ def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:
 
 
 def text_preparation(spec: str) -> Any:
-    """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`.
-
-    It pads on the right, where a decoder's tokens do not see the padding and positions count from the first word. A
-    tokeniser without a padding token, as decoders may have it, pads with its end of text.
-    """
+    """Return the tokeniser of a Hugging Face model of texts, `hf:NAME_OR_FOLDER`, as `padding_tokenizer` does."""
     if not spec.startswith("hf:"):
         raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
     name = spec.removeprefix("hf:")
     check_takes_texts(name)
+    return padding_tokenizer(name)
+
+
+def padding_tokenizer(name: str) -> Any:
+    """Return the tokeniser of this name or folder.
+
+    It pads on the right, where a decoder's tokens do not see the padding and positions count from the first word. A
+    tokeniser without a padding token, as decoders may have it, pads with its end of text.
+    """
     tokenizer = load_tokenizer(name)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:

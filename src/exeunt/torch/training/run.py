@@ -142,7 +142,7 @@ def _run_training(
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
     refuse_other_run(out, job)
-    finished = _finished(out, say) if RunFolder.exists(out) else None
+    finished = finished_run(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
@@ -208,7 +208,7 @@ def _without_labels(job: TrainingJob, source: DataSource, say: Callable[[str], N
     return job
 
 
-def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
+def finished_run(out: Path, say: Callable[[str], None]) -> RunFolder:
     """Return the finished run in `out`. Raises InputError if the file with its options is missing."""
     if not (out / JOB_FILE).is_file():
         raise InputError(
