@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 import exeunt as ex
 from cut_once import exported_once
@@ -57,6 +58,8 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
+        # Hypothesis makes its generator at first use, and warns if the collector knows nobody who holds it.
+        given(st.none())(lambda _: None)()
         gc.freeze()
         gc.enable()
 
