@@ -2,8 +2,8 @@
 
     python -m tests.recalibrations     # 2,000 of each, and the table in docs/explanation/guarantees.md
 
-Five hours of one core. What was measured is kept in runs/recalibrations.jsonl: an interrupted command goes on where it
-was, and several may run at once. Remove the file when the code changes.
+Three hours of one core. What was measured is kept in docs/results/recalibrations.jsonl: an interrupted command goes on
+where it was, and several may run at once. Remove the file when the code changes.
 
 A population is a list of contents with their frequencies, so the true mean cost and the true accuracy of a policy are
 sums over contents. A log is a sample of rows from it, in which contents repeat, or of groups of contents, and the truth
@@ -33,7 +33,9 @@ from exeunt.trace.derived import score_matrix
 DELTA = 0.1
 BUDGET = 2.0
 COSTS = (1.0, 2.0, 4.0)
-PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "guarantees.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "explanation" / "guarantees.md"
+KEPT = DOCS / "results" / "recalibrations.jsonl"
 BEGIN, END = "<!-- recalibrations -->", "<!-- end of recalibrations -->"
 
 
@@ -317,7 +319,7 @@ def main() -> None:
     given = options.parse_args()
     rows = []
     for certificate in [given.only] if given.only else CERTIFICATES:
-        row, kept = [], Measurements(Path("runs/recalibrations.jsonl"))
+        row, kept = [], Measurements(KEPT)
         for population in POPULATIONS:
             started = time.monotonic()
             asked = certificate, population, given.recalibrations

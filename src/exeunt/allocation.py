@@ -23,6 +23,9 @@ from exeunt.errors import InputError
 
 Spend: TypeAlias = Literal["at_most", "exactly"]
 
+_FEW_STEPS = 4 * float(np.finfo(float).eps)
+"""How near a root is found, relative to the larger of it and 1: no closer one can be asked of SciPy."""
+
 
 def exponential_weights(
     risk: ArrayLike,
@@ -119,22 +122,22 @@ def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget
 
     low, high = _bracket(lambda tilt: float(rates(tilt) @ excess))
     # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is the root; a
-    # mixture of the two neighbours around it still meets the budget.
+    # mixture of the two around it still meets the budget. Where they change little both may meet it.
     cheap, costly = rates(low), rates(high)
     short, over = -float(cheap @ excess), float(costly @ excess)
-    share = short / (short + over)
+    share = min(max(short / (short + over), 0.0), 1.0) if short + over > 0 else 0.0
     return (1 - share) * cheap + share * costly
 
 
 def _bracket(f: Callable[[float], float]) -> tuple[float, float]:
-    """Return neighbouring floats around the root of an increasing function: f(low) <= 0 < f(high)."""
+    """Return floats a few steps apart around the root of an increasing function: f(low) <= 0 <= f(high)."""
+    from scipy.optimize import brentq  # a quarter of a second, for what answering inputs does not need
+
     low, high = -1.0, 1.0
     while f(low) > 0:
         low *= 4
     while f(high) <= 0:
         high *= 4
-    while True:
-        middle = low + (high - low) / 2
-        if middle == low or high - low < 1e-15 * max(abs(low), abs(high)):
-            return low, high
-        low, high = (middle, high) if f(middle) <= 0 else (low, middle)
+    root = float(brentq(f, low, high, xtol=_FEW_STEPS, rtol=_FEW_STEPS))
+    apart = 2 * _FEW_STEPS * max(abs(root), 1.0)
+    return root - apart, root + apart
