@@ -6,9 +6,8 @@ import pytest
 @pytest.fixture(scope="session")
 def asked(tmp_path_factory):
     """What is asked for: a job on a decoder whose later layers change little."""
-    from tiny_decoders import saved
-
     from exeunt.torch.language.training import LanguageJob
+    from tiny_decoders import saved
 
     model, data = saved(tmp_path_factory.mktemp("decoder"), alike=True)
     return LanguageJob(

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_decoders import FAMILIES, N_TOKENS, decoder
 
 from exeunt.errors import InputError
 from exeunt.torch.language.decoder import Decoder, KeyValues, ragged
+from tiny_decoders import FAMILIES, N_TOKENS, decoder
 
 OTHERS = [
     pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in ("Llama", "GPT2", "Gemma2")

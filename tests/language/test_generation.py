@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import N_TOKENS, decoder
 
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import SCORE, continuations, token_keys
 from exeunt.torch.language.model import summarise
+from tiny_decoders import N_TOKENS, decoder
 
 M = 3  # exits
 
