@@ -15,7 +15,7 @@ import exeunt as ex
 from exeunt import external_calibration
 from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.external_calibration import ranked
-from exeunt.policies.cascade import policy_set
+from exeunt.policies.by_name import policy_set
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks

@@ -12,7 +12,7 @@ from benchmarks.serving import wire
 
 import exeunt as ex
 from exeunt.making.cascade_run import make_cascade
-from exeunt.policies.cascade import policy_set
+from exeunt.policies.by_name import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation, part_data
 from exeunt.timed_run import choose_by_time

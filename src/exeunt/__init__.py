@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from exeunt.frontiers import Frontier as Frontier
     from exeunt.frontiers import frontier as frontier
     from exeunt.ledger.ledger import Ledger as Ledger
+    from exeunt.live import FeatureModel as FeatureModel
     from exeunt.live import FunctionModel as FunctionModel
     from exeunt.live import HTTPModel as HTTPModel
     from exeunt.live import LiveCascade as LiveCascade
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from exeunt.policies.common_threshold import common_threshold as common_threshold
     from exeunt.policies.common_threshold import risk_controlled as risk_controlled
     from exeunt.policies.learned_correctness import learned_correctness as learned_correctness
+    from exeunt.policies.router import cascade_router as cascade_router
+    from exeunt.policies.router import router as router
     from exeunt.policies.stopping import stopping as stopping
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
@@ -67,12 +70,13 @@ _HOMES = {
     "evaluation": "Result evaluate oracle",
     "frontiers": "Frontier frontier",
     "ledger.ledger": "Ledger",
-    "live": "FunctionModel HTTPModel LiveCascade OpenAICompatible",
+    "live": "FeatureModel FunctionModel HTTPModel LiveCascade OpenAICompatible",
     "policies.auto": "auto",
     "policies.cascade": "cascade cascades",
     "policies.catalogue": "eero optimised",
     "policies.cheapest": "cheapest",
     "policies.common_threshold": "common_threshold risk_controlled",
+    "policies.router": "cascade_router router",
     "policies.learned_correctness": "learned_correctness",
     "policies.stopping": "stopping",
     "policy": "Policy PolicySet",

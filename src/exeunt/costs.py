@@ -178,6 +178,28 @@ class CostModel:
         # Rows are kept even if they are alike: other inputs may differ.
         return made._with(per_input=_arrays.frozen(whole)) if varies else made
 
+    @classmethod
+    def of_paths(
+        cls, paths: Sequence[Sequence[tuple[CostModel, int]]], *, n: int, reference: float
+    ) -> CostModel:
+        """Return the costs of exits that end paths through several models, for n inputs.
+
+        A path names an exit of each model that it runs. The mean costs of the paths must not fall from exit to exit.
+        """
+        costs = [cost for path in paths for cost, _ in path]
+        varies = any(cost.varies for cost in costs)
+        rows = np.zeros((n if varies else 1, len(paths)))
+        for place, path in enumerate(paths):
+            for cost, exit_ in path:
+                rows[:, place] += cost.of_inputs(len(rows))[:, exit_]
+        means = np.maximum.accumulate(_means(rows)) * (1 + LEAST_RISE * np.arange(len(paths)))
+        highest = max(sum(cost.highest for cost, _ in path) for path in paths)
+        made = cls(
+            means, unit=costs[0].unit, source=costs[0].source, reference=reference,
+            highest=highest if varies else None,
+        )  # fmt: skip
+        return made._with(per_input=_arrays.frozen(rows)) if varies else made
+
     def _with_rows(self, rows: Floats) -> CostModel:
         means = _means(rows) if len(rows) else self.cumulative
         return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(means))

@@ -328,3 +328,59 @@ def test_recorded_services_with_faults(name, quick):
     fit, calibrate, test = models.split(seed=0)
     policy = ex.cascade(fit, calibrate, budget="50%", delta=0.05)
     check_with_faults(policy, test.take(slice(1000)), classes, share=0.03)
+
+
+def told_traces(probabilities=False):
+    """The traces, and a feature of each input that tells how sure `small` will be."""
+    models = traces(probabilities=probabilities)
+    shares, _ = outputs()
+    features = np.stack([shares["small"].max(axis=1), np.arange(len(shares["small"])) % 7], axis=1)
+    return models.with_features("length", features, cost=0.0001)
+
+
+@pytest.mark.parametrize("make", [ex.router, ex.cascade_router])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_router_asks_whom_replay_asks(make, probabilities):
+    models = told_traces(probabilities)
+    fit, calibrate, test = models.split(seed=1)
+    policy = make(fit, calibrate, budget=0.01)
+    place = {name: i for i, name in enumerate(models["small"].id_text.tolist())}
+    asked = []
+
+    def counted(name, model):
+        def function(text):
+            asked.append(name)
+            return model.function(text)
+
+        return ex.FunctionModel(function, price=PRICES[name], classes=CLASSES)
+
+    live = {name: counted(name, one) for name, one in functions(models, probabilities=probabilities).items()}
+    live["length"] = ex.FeatureModel(lambda text: models["length"].features[0][place[text]], price=0.0001)
+    names = test["small"].id_text.tolist()
+    answers = ex.LiveCascade(live, policy).ask_sync(dict(zip(names, names, strict=True)))
+    exits = policy.route(test)
+    assert [one.model for one in answers] == [policy.cascade[exit_].model for exit_ in exits]
+    assert [one.answer for one in answers] == [CLASSES[k] for k in policy.answers(test)]
+    paid = policy.priced(test).cost.cumulative[exits]
+    np.testing.assert_allclose([one.cost for one in answers], paid, rtol=1e-6)
+    # Skipped models are not asked.
+    assert len(asked) == sum(policy.exit_names[exit_].count(">") for exit_ in exits)
+    assert len({*exits.tolist()}) > 1
+    assert not answers.failed
+
+
+def test_where_features_do_not_come_the_best_model_answers():
+    fit, calibrate, test = told_traces().split(seed=1)
+    policy = ex.router(fit, calibrate, budget=0.01)
+
+    def broken(_):
+        raise OSError
+
+    live = {**functions(traces()), "length": ex.FeatureModel(broken, price=0.0001)}
+    names = test["small"].id_text.tolist()[:20]
+    answers = ex.LiveCascade(live, policy).ask_sync(dict(zip(names, names, strict=True)))
+    assert {one.model for one in answers} == {"large"}
+    assert answers.failed == {"length": 20}
+    told = ex.FeatureModel(lambda _: ["many", "words"], price=0.0001)
+    answers = ex.LiveCascade({**live, "length": told}, policy).ask_sync(names[:1])
+    assert "not a list of finite numbers" in answers[0].why

@@ -110,7 +110,7 @@ def test_models_have_one_order_in_every_process():
         [["b", "a"]],
     ]
     program = (
-        "import sys, json\nfrom exeunt.policy.policy_set import models_in_order\n"
+        "import sys, json\nfrom exeunt.trace.cascade_step import models_in_order\n"
         "print(json.dumps([models_in_order(one) for one in json.loads(sys.argv[1])]))"
     )
     orders = {

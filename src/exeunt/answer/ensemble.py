@@ -134,10 +134,14 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     Raises InputError for a trace without labels, with labels of one class or nearly so, for fewer than 4 inputs, or for
     more than 200 classes where a table is needed.
     """
-    fitted = EnsembleFit.of(fit, classes_of(fit))
-    for exit_ in range(fit.n_exits):
-        fitted = fitted.with_exit(fit.evidence(exit_))
-    return fitted
+    fitted = {-1: EnsembleFit.of(fit, classes_of(fit))}
+    for exit_, earlier in enumerate(fit.before):
+        fitted[exit_] = fitted[earlier].with_exit(fit.evidence(exit_))
+    last = fitted[fit.n_exits - 1]
+    stages = tuple(fitted[exit_].stages[-1] for exit_ in range(fit.n_exits))
+    return replace(
+        last, stages=stages, by_exit=tuple(fitted[exit_].by_exit[-1] for exit_ in range(fit.n_exits))
+    )
 
 
 def classes_of(fit: ExitTrace) -> int:
@@ -314,7 +318,7 @@ def choose_answer(
         if answer == "best":
             rule, answered = _best_fitted(fit)
         elif answer == "ensemble" or (answer == "auto" and possible):
-            ensemble, held_out = _fitted(fit)
+            ensemble, held_out = held_out_ensemble(fit)
             if answer == "ensemble" or ensemble_pays(
                 rights_of(held_out, seed=0)(amount),
                 rights_of(answered, seed=0)(amount),
@@ -352,12 +356,13 @@ def ensemble_pays(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool
 
 
 @cached_on_trace
-def _fitted(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
+def held_out_ensemble(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     """Return the ensemble, and its outputs for the fit inputs, each from folds without it."""
     fitted = fit_ensemble(fit)
-    return fitted.answer, ExitTrace.from_logits(
+    made = ExitTrace.from_logits(
         fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id, groups=fit.groups
     )
+    return fitted.answer, replace(made, features=fit.features, before=fit.before)
 
 
 @cached_on_trace

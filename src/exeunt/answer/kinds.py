@@ -109,8 +109,10 @@ class OwnAnswer:
 
 @cached_on_trace
 def _carried(trace: ExitTrace) -> ExitTrace:
-    own = np.where(trace.prediction == NO_ANSWER, 0, np.arange(trace.n_exits))
-    return _given_by(np.maximum.accumulate(own, axis=1), trace)
+    exits = np.zeros(trace.prediction.shape, dtype=np.int64)
+    for exit_, silent in enumerate((trace.prediction == NO_ANSWER).T):
+        exits[:, exit_] = np.where(silent, exits[:, max(trace.before[exit_], 0)], exit_)
+    return _given_by(exits, trace)
 
 
 def _given_by(exits: Integers, trace: ExitTrace, **fields: Any) -> ExitTrace:
@@ -166,9 +168,13 @@ _BEST, _QUALITY = "best: ", "predicted quality"
 
 def best_so_far(trace: ExitTrace, quality: Floats) -> ExitTrace:
     """Return the trace of the best answers up to each exit, by predicted qualities (n, m)."""
-    quality = np.where(trace.prediction == NO_ANSWER, -np.inf, quality)
-    best = np.maximum.accumulate(quality, axis=1)
-    exits = np.maximum.accumulate(np.where(quality == best, np.arange(trace.n_exits), 0), axis=1)
+    best = np.where(trace.prediction == NO_ANSWER, -np.inf, quality)
+    exits = np.zeros(best.shape, dtype=np.int64)
+    for exit_, earlier in enumerate(trace.before):
+        if earlier >= 0:
+            better = best[:, earlier] > best[:, exit_]
+            exits[:, exit_] = np.where(better, exits[:, earlier], exit_)
+            best[:, exit_] = np.maximum(best[:, earlier], best[:, exit_])
     scores = {name: np.take_along_axis(value, exits, axis=1) for name, value in trace.scores.items()}
     return _given_by(exits, trace, scores=scores, log_probability=None)
 
@@ -316,15 +322,15 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
         )
 
     def evidence_by_exit() -> Iterator[Evidence]:
-        memory: dict[str, Any] = {}
-        for exit_ in range(trace.n_exits):
-            evidence, memory = answer(exit_, trace.evidence(exit_), memory)
+        memory: dict[int, dict[str, Any]] = {-1: {}}
+        for exit_, earlier in enumerate(trace.before):
+            evidence, memory[exit_] = answer(exit_, trace.evidence(exit_), memory[earlier])
             yield evidence
 
     fields = fields_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
     return ExitTrace(
         **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups,
-        reference=trace.reference,
+        reference=trace.reference, features=trace.features, before=trace.before,
     )  # fmt: skip
 
 

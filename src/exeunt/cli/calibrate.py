@@ -47,7 +47,7 @@ def calibrate(
     path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
-    from exeunt.policies.cascade import policy_set, rule_for
+    from exeunt.policies.by_name import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
     from exeunt.run.file_digests import DECODER
 

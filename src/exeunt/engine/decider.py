@@ -15,6 +15,7 @@ from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
+from exeunt.trace.cascade_step import is_tree
 
 
 class Decisions(NamedTuple):
@@ -34,7 +35,7 @@ class Decider:
     run through all of it, and that is its cost. Segments of cascade models that the policy skips do not run for its
     rows.
 
-    Raises InputError if policy and network have different numbers of exits.
+    Raises InputError if policy and network have different numbers of exits, and for a router.
     """
 
     def __init__(
@@ -47,6 +48,11 @@ class Decider:
         number: int = 0,
         border: float = BORDER,
     ) -> None:
+        if is_tree(policy.cascade):
+            raise InputError(
+                "a router is for services and functions, which LiveCascade asks: the engine of networks runs all "
+                "models of a cascade in a row; take cascade"
+            )
         n_exits = segments[-1][1] + 1
         if exits is None and policy.n_exits != n_exits:
             raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, the network {n_exits}")

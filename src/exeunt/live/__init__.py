@@ -1,8 +1,8 @@
 """Live models of a cascade: services and functions that are asked, and paid, input by input."""
 
-from exeunt.live.function_model import FunctionModel
+from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.openai_compatible import OpenAICompatible
 
-__all__ = ["FunctionModel", "HTTPModel", "LiveCascade", "OpenAICompatible"]
+__all__ = ["FeatureModel", "FunctionModel", "HTTPModel", "LiveCascade", "OpenAICompatible"]

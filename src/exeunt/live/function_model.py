@@ -96,7 +96,31 @@ class FunctionModel(LiveModel):
                 said = await self._in_thread(given)
         except Exception as error:
             raise FailedAttempt(one_line(error), again=True, cost=cost) from error
+        return self._reply(said, cost)
+
+    def _reply(self, said: Any, cost: float) -> Reply:
         return reply_of(said, self.classes, cost)
+
+
+class FeatureModel(FunctionModel):
+    """A function that tells a router (`exeunt.router`) features of an input: a list of numbers, such as an embedding.
+
+    It answers nothing. `price`: what a call costs in US dollars.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], *, price: float, **options: Any) -> None:
+        super().__init__(function, price=price, **options)
+
+    def _reply(self, said: Any, cost: float) -> Reply:
+        try:
+            values = np.asarray(said, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+            raise FailedAttempt(
+                f"it returned {said!r:.60}, not a list of finite numbers", again=True, cost=cost
+            )
+        return Reply(None, cost=cost, features=tuple(values.tolist()))
 
 
 def named(function: Any) -> str:

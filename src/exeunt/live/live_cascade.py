@@ -18,9 +18,10 @@ from exeunt.budget_text import amount_text
 from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger
+from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Policy
-from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PartialEvidence
+from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.fields import id_keys
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ class LiveCascade:
                 f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
             )
         check_unit(ledger)
-        known = {models[name].classes for name in policy.models}
+        known = {models[name].classes for name in policy.models if not isinstance(models[name], FeatureModel)}
         self.classes = next(iter(known)) if classes is None else tuple(map(str, classes))
         if (classes is None and len(known) > 1) or not known <= {self.classes, None}:
             raise InputError(
@@ -143,7 +144,7 @@ class LiveCascade:
     @property
     def first(self) -> str:
         """The model that is asked first."""
-        return self.policy.models[int(np.argmax(self._asked))]
+        return self.policy.cascade[int(np.argmax(self._asked))].model
 
     async def ask(
         self,
@@ -197,29 +198,35 @@ class LiveCascade:
             await model.close()
 
     async def _answer(self, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float) -> LiveAnswer:
-        state = self.policy.init(1, id=key)
+        state, following = self.policy.init(1, id=key), 0
         replies: dict[int, Reply] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
         said, confidence, late, asked = NO_ANSWER, None, False, ""
-        for exit_, name in enumerate(self.policy.models):
-            if not self._asked[exit_]:
+        for exit_, step in enumerate(self.policy.cascade):
+            if exit_ < following or not self._asked[exit_]:
                 continue
+            name = step.model
             promised = said == NO_ANSWER  # any model's answer will do for the first
             reply = await self.models[name].ask(given, name=name, ledger=ledger, promised=promised, until=due)
             asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
-            if code == NO_ANSWER:
+            if code == NO_ANSWER and reply.features is None:
                 failed[name] = reply.failed or "its answer is none of the classes"
             replies[code] = reply
-            decision = self.policy.decide(exit_, self._evidence(reply, code), state)
+            evidence = self._evidence(reply, code)
+            if isinstance(self.models[name], FeatureModel):
+                # Of features that did not come nothing is like what was learned from.
+                evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
+            decision = self.policy.decide(exit_, evidence, state)
             state, said = decision.state, int(decision.answer["prediction"][0])
             late = reply.failed == LATE
             if not isinstance(self.policy.answer, OwnAnswer):
                 confidence = float(decision.answer.get("max_probability", [0.0])[0])
             if decision.leave[0] or late:
                 break
+            ((following, _),) = self.policy.following(exit_, state)
         own = replies.get(said, Reply(None, confidence=0.0))
         answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
         return LiveAnswer(

@@ -45,7 +45,8 @@ class Reply:
 
     `cost`: in US dollars, of all attempts; `bound`: the part of it that is the most that attempts may have cost,
     because nothing credible was reported. `probabilities`: of the model's classes, if it gives them. `lied`: it
-    reported an impossible usage. `attempts`: those that were sent. `again`: another one may succeed.
+    reported an impossible usage. `attempts`: those that were sent. `again`: another one may succeed. `features`: what a
+    `FeatureModel` tells of the input, in place of an answer.
     """
 
     answer: str | None
@@ -57,6 +58,7 @@ class Reply:
     attempts: int = 1
     lied: bool = False
     again: bool = False
+    features: tuple[float, ...] | None = None
 
 
 def shares_of(reply: Reply, classes: Sequence[str]) -> Floats:

@@ -81,7 +81,7 @@ def cascade(
     Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
     meet.
     """
-    _check_models(fit, calibrate)
+    check_models(fit, calibrate)
     check_answer(answer)
     amount = fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
@@ -103,6 +103,11 @@ def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:
             reasons[step.model] = (
                 f"{step.model} is not asked: {before.model} or a model before it answers everything."
             )
+    return noting_unasked(policy, reasons)
+
+
+def noting_unasked(policy: Policy, reasons: Mapping[str, str]) -> Policy:
+    """Return a policy with notes on the models that it never asks: the reasons by name."""
     if not reasons:
         return policy
     note = {"unasked": reasons, "text": " ".join(reasons.values())}
@@ -125,7 +130,7 @@ def cascades(
     `fit`, on average over the budgets. A policy may skip models. The other options go to `cascade` and
     `PolicySet.make`.
     """
-    _check_models(fit, calibrate)
+    check_models(fit, calibrate)
     check_answer(answer)
     amounts = tuple(feasible(partial(fit.budget, reference=reference), budgets))
     if not amounts:
@@ -135,25 +140,6 @@ def cascades(
     return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
 
 
-def rule_for(inputs: ExitTrace | CascadeTrace, policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
-    """Return a policy function by its name; of a cascade's models, the function that makes cascades by it."""
-    rule = preset(policy)
-    return partial(cascade, policy=rule) if isinstance(inputs, CascadeTrace) else rule
-
-
-def policy_set(
-    fit: ExitTrace | CascadeTrace,
-    calibrate: ExitTrace | CascadeTrace | StoredTrace,
-    *,
-    policy: Callable[..., Policy],
-    **options: Any,
-) -> PolicySet:
-    """Return policies of one network, or of cascades, for several budgets; options as `PolicySet.make` takes them."""
-    if isinstance(fit, CascadeTrace) and not isinstance(calibrate, ExitTrace):
-        return cascades(fit, calibrate, policy=policy, **options)
-    return PolicySet.make(policy, fit, calibrate, **options)
-
-
 def _spare(calibrate: CascadeTrace | StoredTrace, delta: Any) -> float:
     """Return how much of the highest cost a certificate at `delta` must leave spare, see `_SPARE`."""
     if not isinstance(delta, float) or not 0 < delta < 1:
@@ -161,7 +147,8 @@ def _spare(calibrate: CascadeTrace | StoredTrace, delta: Any) -> float:
     return _SPARE * log(1 / delta) / max(1, n_units(calibrate.n, calibrate.groups))
 
 
-def _check_models(fit: object, calibrate: object) -> None:
+def check_models(fit: object, calibrate: object) -> None:
+    """Raise InputError unless both parts are of models, and the fit part is not empty."""
     stored = isinstance(calibrate, StoredTrace) and calibrate.models
     if not isinstance(fit, CascadeTrace) or not (stored or isinstance(calibrate, CascadeTrace)):
         raise InputError(

@@ -13,9 +13,8 @@ import numpy as np
 from exeunt import _arrays
 from exeunt._text import counted
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.policies.by_name import rule_for
 from exeunt.policies.candidates import Candidates, instead
-from exeunt.policies.cascade import cascade
-from exeunt.policies.catalogue import preset
 from exeunt.policy import Policy
 from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
@@ -70,9 +69,9 @@ def cheapest(
 
     With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
     which goes to each; one half of `calibrate` then gives the thresholds, and the other tests. `policy`: the name of
-    one, or a callable `(fit, calibrate, *, budget, delta)`. `progress`: called with (policies made, at most). The other
-    options, such as `answer`, go to the policy or to `cascade`. The result carries the certificate,
-    `policy.loss_certificate`.
+    one, of several models also "router" or "cascade_router", or a callable `(fit, calibrate, *, budget, delta)`.
+    `progress`: called with (policies made, at most). The other options, such as `answer`, go to the policy or to
+    `cascade`. The result carries the certificate, `policy.loss_certificate`.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
@@ -85,13 +84,13 @@ def cheapest(
     of_models = isinstance(fit, CascadeTrace) and fit.reference
     calibrate = _measured(calibrate, fit.reference if of_models else reference, agree)
     check_measured_alike(fit, calibrate)
-    make, notes = preset(policy), {}
+    make, notes = rule_for(fit, policy), {}
     if isinstance(fit, CascadeTrace):
         reference = fit.reference or reference
         if reference is None:
             reference = fit.most_accurate
             notes = {"cheapest": {"reference": reference, "text": _chosen(fit, reference)}}
-        make = partial(cascade, policy=make, reference=reference)
+        make = partial(make, reference=reference)
     check_disjoint(instead(fit, reference), instead(calibrate, reference))
     fit, shaped, tested = _parts(fit, calibrate, budget is None, seed)
     # The guarantees of all policies on cost hold together.

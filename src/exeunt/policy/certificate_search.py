@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
 from exeunt.trace.groups import Groups, counts_of, mean, mean_weight, n_units, per_unit
 from exeunt.trace.splitting import random_order
+
+_Plan = TypeVar("_Plan")
 
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
@@ -179,38 +181,57 @@ def plan_by_cost(
 ) -> dict[str, Any]:
     """Return the fields of a policy, planned by what calibration inputs cost.
 
-    The fit inputs give the thresholds of plans from the cheapest up; calibration inputs choose one of them. Without
-    `delta` it is the most expensive one under which the mean cost is within the budget even with one more input of the
-    highest cost, where an input's cost counts as the highest of those under this plan and all cheaper ones (conformal
-    risk control: Angelopoulos et al. 2024). Then the expected cost is within the budget, if the highest is known, and a
-    refused calibration counts as no cost. With `delta`, betting tests at this level go up the plans; the first that
-    fails ends them (a fixed sequence, so no correction is needed). Where inputs come in groups, `per_unit` gives a cost
-    to each group, and these are tested.
-
-    Raises InfeasibleBudget if no plan passes, InputError for a `delta` where the highest cost is not known.
+    The fit inputs give the thresholds of plans from the cheapest up; calibration inputs choose one of them, see
+    `dearest_plan`. Raises as that does.
     """
-    most = float(calibrate.costs.max())
-    if delta is not None:
-        _check_highest(cost, most)
-    highest = cost.highest if np.isfinite(cost.highest) else max(most, float(fit.costs.max()))
-    groups, n = calibrate.groups, calibrate.n_units
-    order, unit = random_order(n, seed), "input" if groups is None else "group"
-    chosen: tuple[Floats, Thresholds, Floats] | None = None
-    dearest = np.zeros(n)
+    plans = _plans(allocate, cost, budget, fit, calibrate.n_units)
+    (rates, limits), fields = dearest_plan(
+        ((plan, calibrate.paid(plan[1])) for plan in plans), with_highest(cost, fit.costs, calibrate.costs, delta),
+        budget, len(calibrate.ties), calibrate.groups, delta, seed,
+    )  # fmt: skip
+    counts = RankedInMemory(calibrate.scores, calibrate.ties).counts(limits)
+    return {"rates": rates, "limits": limits, "counts": counts, **fields}
+
+
+def dearest_plan(
+    plans: Iterable[tuple[_Plan, Floats]],
+    cost: CostModel,
+    budget: float,
+    n: int,
+    groups: Groups | None,
+    delta: float | None,
+    seed: int,
+) -> tuple[_Plan, dict[str, Any]]:
+    """Return the most expensive of several plans that keeps the budget, and what a policy says of its cost.
+
+    `cost`: with the highest that is known, see `with_highest`.
+    `plans`: from the cheapest up, each with what it costs n calibration inputs (n,). Without `delta` it is the last one
+    under which the mean cost is within the budget even with one more input of the highest cost, where an input's cost
+    counts as the highest of those under this plan and all cheaper ones (conformal risk control: Angelopoulos et al.
+    2024). Then the expected cost is within the budget, if the highest is known, and a refused calibration counts as no
+    cost. With `delta`, betting tests at this level go up the plans; the first that fails ends them (a fixed sequence,
+    so no correction is needed). Where inputs come in groups, `per_unit` gives a cost to each group, and these are
+    tested.
+
+    Raises InfeasibleBudget if no plan passes.
+    """
+    highest, n_tested = cost.highest, n_units(n, groups)
+    order, unit = random_order(n_tested, seed), "input" if groups is None else "group"
+    chosen: tuple[_Plan, Floats] | None = None
+    dearest = np.zeros(n_tested)
 
     def passes(tested: Floats) -> bool:
         if delta is None:
             return bool((tested.sum() + highest) / (len(tested) + 1) <= budget * (1 + 1e-12))
         return betting(np.minimum(tested / highest, 1.0), budget / highest, delta=delta) <= delta
 
-    for rates, limits in _plans(allocate, cost, budget, fit, n):
-        paid = calibrate.paid(limits)
+    for plan, paid in plans:
         tested = per_unit(paid, groups, budget)
         dearest = np.maximum(dearest, tested)
         tested = dearest if delta is None else tested[order]
         if not passes(tested):
             break
-        chosen = rates, limits, paid
+        chosen = plan, paid
     if chosen is None:
         level = "in expectation" if delta is None else f"at delta={delta:g}"
         kept = f"that a mean cost of {cost.show(budget)} is kept"
@@ -218,26 +239,20 @@ def plan_by_cost(
             f"if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
             f"{cost.show(highest)})"
         )
-        text = f"{counted(n, 'calibration input')} cannot show {kept} {level}, not even {cheapest}"
+        text = f"{counted(n_tested, 'calibration input')} cannot show {kept} {level}, not even {cheapest}"
         remedy = "give more calibration inputs or a higher budget"
         if groups is not None:
-            certify = counted(n, "calibration group certifies", "calibration groups certify")
+            certify = counted(n_tested, "calibration group certifies", "calibration groups certify")
             text = f"{certify} nothing {level}, not even {kept} {cheapest}"
-            sizes = np.unique(np.geomspace(n + 1, n + _MORE_GROUPS, 50).astype(int)).tolist()
+            sizes = np.unique(np.geomspace(n_tested + 1, n_tested + _MORE_GROUPS, 50).astype(int)).tolist()
             enough = next((size for size in sizes if passes(np.resize(tested, size))), None)
             remedy = f"about {enough:,} groups like these would do" if enough else "ask for a higher budget"
         raise InfeasibleBudget(f"{text}: {remedy}")
-    rates, limits, paid = chosen
+    plan, paid = chosen
     expected = float(mean(paid, groups))
-    fields: dict[str, Any] = {
-        "rates": rates,
-        "limits": limits,
-        "counts": RankedInMemory(calibrate.scores, calibrate.ties).counts(limits),
-        "calibration_cost": expected,
-        "calibration": f"cost-per-{unit}",
-    }
+    fields: dict[str, Any] = {"calibration_cost": expected, "calibration": f"cost-per-{unit}"}
     if delta is None:
-        return fields
+        return plan, fields
     known = ", and that nothing else was fitted on them"
     if cost.varies:
         known = (
@@ -250,11 +265,11 @@ def plan_by_cost(
         probability=1 - delta,
         expected_cost=expected,
         cost_quantile=budget,
-        n_calibration=len(calibrate.ties),
+        n_calibration=n,
         assumption=f"future {unit}s are exchangeable with these{known}",
         **counts_of(groups),
     )
-    return {**fields, "certificate": certificate}
+    return plan, {**fields, "certificate": certificate}
 
 
 def _plans(
@@ -282,7 +297,15 @@ def _plans(
         yield plan(amount)
 
 
-def _check_highest(cost: CostModel, most: float) -> None:
+def with_highest(cost: CostModel, fit: Floats, calibrate: Floats, delta: float | None) -> CostModel:
+    """Return the costs with the most that an input can cost: without `delta` that of these inputs, if it is not known.
+
+    `fit`, `calibrate`: the costs of their inputs, (n, m) each. Raises InputError for a `delta` where it is not known,
+    or where a calibration input costs more.
+    """
+    most = float(calibrate.max())
+    if delta is None:
+        return cost if np.isfinite(cost.highest) else cost.bounded(max(most, float(fit.max())))
     if not np.isfinite(cost.highest):
         raise InputError(
             "inputs differ in what they cost, and a mean cost can only be certified if the most that any input can "
@@ -290,3 +313,4 @@ def _check_highest(cost: CostModel, most: float) -> None:
         )
     if most > cost.highest:
         raise InputError(f"a calibration input costs {cost.show(most)}, more than the highest cost given")
+    return cost

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -23,10 +24,12 @@ from exeunt.errors import InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
+from exeunt.score.confidence import FEATURES
 from exeunt.score.kinds import Score, score_from_dict
+from exeunt.score.routing import NEXT
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
-from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_step import CascadeStep, is_tree, models_in_order, path_to
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.groups import units_text
 
@@ -97,13 +100,24 @@ class Policy:
     @property
     def exit_names(self) -> tuple[str, ...]:
         """Names of the exits for tables, (m,): their numbers, or with a cascade each model's name and its exits'."""
+        if is_tree(self.cascade):
+            paths = (path_to(self.cascade, place) for place in range(self.n_exits))
+            return tuple(" > ".join(self.cascade[at].exit_name for at in path) for path in paths)
         names = tuple(name for step in self.cascade for name in step.exit_names)
         return names or tuple(map(str, range(self.n_exits)))
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models of its cascade, in the order in which they are asked; none for one network."""
-        return tuple(step.model for step in self.cascade if step.model)
+        return models_in_order(self.paths)
+
+    @property
+    def paths(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the models on each path through its cascade: one path, unless it is a router."""
+        if not is_tree(self.cascade):
+            return (tuple(step.model for step in self.cascade if step.model),)
+        ends = (path_to(self.cascade, place) for place in range(self.n_exits))
+        return tuple(tuple(dict.fromkeys(self.cascade[at].model for at in path)) for path in ends)
 
     @property
     def unasked(self) -> Mapping[str, str]:
@@ -163,7 +177,9 @@ class Policy:
 
     @property
     def last(self) -> int:
-        """The first exit that answers everything which reaches it."""
+        """The first exit that answers everything which reaches it; of a router the last exit."""
+        if is_tree(self.cascade):
+            return self.n_exits - 1
         return int(np.argmax((self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)))
 
     def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
@@ -190,7 +206,8 @@ class Policy:
         """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts."""
         try:
             answer, outputs = self.answer(exit_, evidence, state.outputs)
-            score, memory = self.score(exit_, answer, state.memory)
+            told = {FEATURES: evidence[FEATURES]} if FEATURES in evidence else {}
+            score, memory = self.score(exit_, ChainMap(told, answer) if told else answer, state.memory)  # type: ignore[arg-type]
         except TypeError:
             classes = evidence.get("prediction")
             if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "UO":
@@ -205,6 +222,18 @@ class Policy:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
         return Decision(leave, score, answer, PolicyState(state.tie, memory, outputs))
 
+    def following(self, exit_: int, state: PolicyState) -> Iterator[tuple[int, Any]]:
+        """Yield the exits that follow an exit, and which rows of the state after it go there.
+
+        It is the next exit for all rows, unless the policy is a router, which chooses for each.
+        """
+        if NEXT not in state.memory:
+            yield exit_ + 1, slice(None)
+        else:
+            chosen = state.memory[NEXT]
+            for following in np.unique(chosen).tolist():
+                yield following, np.flatnonzero(chosen == following)
+
     def priced(self, inputs: ExitTrace | CascadeTrace) -> ExitTrace:
         """Return a trace of the exits that the policy runs, at its costs; where inputs differ in cost, at their own."""
         trace = inputs.along(self.cascade)
@@ -218,12 +247,18 @@ class Policy:
         trace = inputs.along(self.cascade)
         if trace.cost.n_exits != self.n_exits:
             raise InputError(f"the policy has {counted(self.n_exits, 'exit')}, the trace {trace.n_exits}")
-        exits = np.empty(trace.n, dtype=np.int64)  # the last exit answers the rest
-        alive, state = np.arange(trace.n), self.init(trace.n, id=trace.keys(self.ties))
+        exits = np.empty(trace.n, dtype=np.int64)
+        coming = {0: (np.arange(trace.n), self.init(trace.n, id=trace.keys(self.ties)))}
         for exit_ in range(self.n_exits):
-            leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
-            exits[alive[leave]] = exit_
-            alive, state = alive[~leave], state.take(~leave)
+            if exit_ not in coming:
+                continue
+            rows, state = coming.pop(exit_)
+            leave, state = self.step(exit_, trace.evidence(exit_, rows), state)
+            exits[rows[leave]] = exit_
+            rows, state = rows[~leave], state.take(~leave)
+            if len(rows):
+                for following, some in self.following(exit_, state):
+                    coming[following] = rows[some], state.take(some)
         return exits
 
     def answers(self, inputs: ExitTrace | CascadeTrace) -> Integers:
@@ -264,7 +299,14 @@ class Policy:
             "loss_certificate": None if self.loss_certificate is None else self.loss_certificate.to_dict(),
             "notes": dict(self.notes),
             "answer": self.answer.to_dict(),
-            "cascade": [[one.model, one.n_exits if one.is_prefix else one.exits] for one in self.cascade],
+            "cascade": [
+                [
+                    one.model,
+                    one.n_exits if one.is_prefix else one.exits,
+                    *[one.after] * (one.after is not None),
+                ]
+                for one in self.cascade
+            ],
         }
 
     @classmethod
@@ -285,7 +327,7 @@ class Policy:
             "counts": None if counts is None else np.array(counts, dtype=np.int64),
             "certificate": None if certificate is None else Certificate(**certificate),
             "loss_certificate": None if loss is None else LossCertificate(**loss),
-            "cascade": tuple(CascadeStep(model, exits) for model, exits in fields["cascade"]),
+            "cascade": tuple(CascadeStep(*step) for step in fields["cascade"]),
         }
         if planned is not None:
             fields["distribution"] = MeanCostDistribution(planned, cost.cumulative[: len(planned)])

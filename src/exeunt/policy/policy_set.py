@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import VERSION, Policy, read_policies
 from exeunt.trace import ExitTrace, StoredTrace
+from exeunt.trace.cascade_step import models_in_order
 from exeunt.trace.cascade_trace import CascadeTrace
 
 KEPT_WITH = "kept with probability"
@@ -44,7 +44,7 @@ class PolicySet:
             a.cascade == b.cascade and a.cost != b.cost for a, b in pairwise(ordered)
         ):
             raise InputError("the policies of a set must be of one network: their costs differ")
-        models_in_order(policy.models for policy in ordered)
+        models_in_order(path for policy in ordered for path in policy.paths)
         for smaller, larger in pairwise(ordered):
             if smaller.budget == larger.budget:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
@@ -58,7 +58,7 @@ class PolicySet:
     @property
     def models(self) -> tuple[str, ...]:
         """Names of all models that any policy asks, in the order that all keep to; none for one network."""
-        return models_in_order(policy.models for policy in self.policies)
+        return models_in_order(path for policy in self.policies for path in policy.paths)
 
     @property
     def unasked(self) -> dict[str, str]:
@@ -170,23 +170,6 @@ def feasible(
     if refused is not None and not found:
         raise refused
     return dict(sorted(found.items()))
-
-
-def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return the models of all cascades, in an order that each of them keeps to.
-
-    Raises InputError if there is none.
-    """
-    before: dict[str, dict[str, None]] = {}  # sets have another order in each process
-    for cascade in cascades:
-        for at, name in enumerate(cascade):
-            before.setdefault(name, {}).update(dict.fromkeys(cascade[:at]))
-    try:
-        return tuple(TopologicalSorter(before).static_order())
-    except CycleError:
-        raise InputError(
-            "the policies of a set must ask their models in one order: make them with exeunt.cascades"
-        ) from None
 
 
 def kept_with(policy: Policy) -> str:

@@ -21,13 +21,12 @@ from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.policy.policy_set import models_in_order
 from exeunt.run.executors import chosen_executor, executor_device, open_executor
 from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation
 from exeunt.run.streaming import answer_stream
-from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_step import CascadeStep, models_in_order
 
 
 class Runner:

@@ -24,6 +24,8 @@ NO_ANSWER = int(np.iinfo(np.int64).min)
 """The prediction of an exit that gave no answer, because it timed out or refused."""
 LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) in an exit's evidence."""
+FEATURES = "features"
+"""Name of what an exit tells about the input (n, d), such as an embedding, in its evidence."""
 _LEAST_PROBABILITY = 1e-13
 _FEW_CLASSES = 32
 """Up to this number, partitioning a row is faster than two passes; beyond it, equal values make it slower."""

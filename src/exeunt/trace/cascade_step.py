@@ -1,9 +1,12 @@
-"""The steps of a cascade."""
+"""The steps of a cascade: models in a row, or a tree in which each input takes a path."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+
+from exeunt.errors import InputError
 
 NETWORK = ""
 """The model's name in a cascade of a single network."""
@@ -11,14 +14,20 @@ NETWORK = ""
 
 @dataclass(frozen=True, init=False)
 class CascadeStep:
-    """A model of a cascade: its name, and the exits that are run, ascending; a number stands for the first exits."""
+    """A model of a cascade: its name, and the exits that are run, ascending; a number stands for the first exits.
+
+    `after`: the place of the step that an input takes before this one, -1 for none; None is the step before it in the
+    cascade. Where it is given, steps are of one exit each and form a tree, in which a model may stand several times.
+    """
 
     model: str
     exits: tuple[int, ...]
+    after: int | None = None
 
-    def __init__(self, model: str, exits: int | Sequence[int]) -> None:
+    def __init__(self, model: str, exits: int | Sequence[int], after: int | None = None) -> None:
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "exits", tuple(range(exits)) if isinstance(exits, int) else tuple(exits))
+        object.__setattr__(self, "after", after)
 
     @property
     def n_exits(self) -> int:
@@ -31,6 +40,47 @@ class CascadeStep:
         return tuple(f"{self.model} exit {exit_}" if self.model else str(exit_) for exit_ in self.exits)
 
     @property
+    def exit_name(self) -> str:
+        """Name of its last exit in a path: the model's, with the exit's number unless it is the first."""
+        return self.model if self.exits == (0,) else f"{self.model} exit {self.exits[-1]}"
+
+    @property
     def is_prefix(self) -> bool:
         """Whether the exits are the first ones, without gaps."""
         return self.exits == tuple(range(len(self.exits)))
+
+
+def is_tree(steps: Sequence[CascadeStep]) -> bool:
+    """Return whether inputs take paths of their own."""
+    return any(step.after is not None for step in steps)
+
+
+def path_to(steps: Sequence[CascadeStep], place: int) -> tuple[int, ...]:
+    """Return the places of the steps that an input takes up to this one, in a tree."""
+    path = [place]
+    while (earlier := before(steps, path[0])) >= 0:
+        path.insert(0, earlier)
+    return tuple(path)
+
+
+def before(steps: Sequence[CascadeStep], place: int) -> int:
+    """Return the place of the step that an input takes before this one; -1 before the first."""
+    after = steps[place].after
+    return place - 1 if after is None else after
+
+
+def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the models of all cascades, in an order that each of them keeps to.
+
+    Raises InputError if there is none.
+    """
+    before: dict[str, dict[str, None]] = {}  # sets have another order in each process
+    for cascade in cascades:
+        for at, name in enumerate(cascade):
+            before.setdefault(name, {}).update(dict.fromkeys(cascade[:at]))
+    try:
+        return tuple(TopologicalSorter(before).static_order())
+    except CycleError:
+        raise InputError(
+            "the policies of a set must ask their models in one order: make them with exeunt.cascades"
+        ) from None

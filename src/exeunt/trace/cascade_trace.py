@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +16,9 @@ from exeunt._arrays import Integers, Keys, check_positive
 from exeunt._text import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.tie_breaking import distinct_keys
+from exeunt.trace.cascade_step import before, is_tree, path_to
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
 from exeunt.trace.grades import Better, Grades, as_labels, check_measured_alike, joined_predictions
@@ -273,6 +276,7 @@ class CascadeTrace:
             raise InputError(
                 f"this is for one network, not for a cascade of {', '.join(self.names)}: give a trace"
             )
+        tree = is_tree(cascade)
         for step in cascade:
             possible = {*range(self[step.model].n_exits)}
             if not step.exits or list(step.exits) != sorted({*step.exits} & possible):
@@ -281,17 +285,64 @@ class CascadeTrace:
                     f"{step.exits}"
                 )
         parts = [self[step.model].selected(step.exits) for step in cascade]
+        if tree and any(step.n_exits != 1 for step in cascade):
+            raise InputError("the steps of a tree are of one exit each: give a step for each exit")
         whole = self[self.most_expensive if reference is None else reference].cost.reference
         outputs = joined_outputs(parts, axis=1)
         if not outputs["scores"]:
             usual = [trace.scores[trace.default_score] for trace in parts]
             outputs["scores"] = {"confidence": np.hstack(usual)}
-        cost = CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
-        made = ExitTrace(
-            **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups
+        cost = (
+            CostModel.of_paths(self.paths(cascade), n=self.n, reference=whole)
+            if tree
+            else CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
         )
+        starts = accumulate((trace.n_exits for trace in parts), initial=0)
+        features = [
+            {start + exit_: value for exit_, value in trace.features.items()}
+            for start, trace in zip(starts, parts, strict=False)
+        ]
+        made = ExitTrace(
+            **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups,
+            features=dict(ChainMap(*features)),
+            before=tuple(before(cascade, place) for place in range(len(cascade))) if tree else (),
+        )  # fmt: skip
         vars(made)["neighbours"] = self._first.neighbours
         return made
+
+    def paths(self, tree: Sequence[CascadeStep]) -> list[list[tuple[CostModel, int]]]:
+        """Return, by step of a tree, the costs of each model on the path to it, and the latest exit of that model."""
+        latest = [{tree[at].model: tree[at].exits[0] for at in path_to(tree, i)} for i in range(len(tree))]
+        return [[(self[name].cost, exit_) for name, exit_ in one.items()] for one in latest]
+
+    def with_features(self, name: str, features: ArrayLike, *, cost: float) -> CascadeTrace:
+        """Return the traces with a model before them that answers nothing, and tells `features` (n, d) of each input.
+
+        Routers decide by them whom to ask (`exeunt.router`): an embedding, the length of a text, columns of a table.
+        `cost`: what they cost per input, in the models' unit.
+        Raises InputError for a name that a model has, another number of rows, NaN or infinity.
+        """
+        if name in self._traces:
+            raise InputError(f"there is a model {name!r} already: give the features another name")
+        one = self._first.exits(0, 1)
+        logs = one.log_probability
+        silent = replace(
+            one, prediction=np.full((self.n, 1), NO_ANSWER), cost=CostModel([cost], unit=self.unit, source="given"),
+            grades=None if one.grades is None else Grades(np.ones((self.n, 1)), one.grades.measure),
+            log_probability=None if logs is None else np.full(logs.shape, -np.log(logs.shape[2]), np.float32),
+            features={0: np.asarray(features)},
+        )  # fmt: skip
+        return CascadeTrace({name: silent, **self._traces})
+
+    @cached_property
+    def answering(self) -> CascadeTrace:
+        """The models that answer: without those that only tell features."""
+        silent = [name for name, trace in self._traces.items() if _tells_alone(trace)]
+        return self if not silent else self.without(silent)
+
+    def without(self, names: Sequence[str]) -> CascadeTrace:
+        """Return the traces of the other models."""
+        return CascadeTrace({name: trace for name, trace in self._traces.items() if name not in names})
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
         """Return the traces of these inputs: indices, a boolean mask, or a slice."""
@@ -360,6 +411,11 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
         raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")
     return trace
+
+
+def _tells_alone(trace: ExitTrace) -> bool:
+    """Return whether a model only tells features of inputs, and answers nothing."""
+    return bool(trace.features) and bool((trace.prediction == NO_ANSWER).all())
 
 
 def agreeing(inputs: ExitTrace | CascadeTrace, reference: str | None = None) -> ExitTrace | CascadeTrace:

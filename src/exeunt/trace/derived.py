@@ -47,9 +47,9 @@ def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
 def score_matrix(score: str | Score | None, trace: ExitTrace) -> Floats:
     """Return the scores (n, m) that a policy would see if every input ran to the end. `score`: see `as_score`."""
     rule = as_score(score, trace)
-    columns, memory = [], rule.init(trace.n)
-    for exit_ in range(trace.n_exits):
-        column, memory = rule(exit_, trace.evidence(exit_), memory)
+    columns, memory = [], {-1: rule.init(trace.n)}
+    for exit_, earlier in enumerate(trace.before):
+        column, memory[exit_] = rule(exit_, trace.evidence(exit_), memory[earlier])
         columns.append(column)
     # Callers read one exit after the other, so the scores of an exit are contiguous in memory.
     return np.stack(columns).astype(np.float64, copy=False).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -16,11 +16,12 @@ from exeunt._arrays import Floats, Integers, Keys
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER
+from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER
 from exeunt.trace.fields import (
     check_cost,
     check_grades,
     checked_answers,
+    checked_features,
     checked_label,
     checked_probabilities,
     checked_score,
@@ -65,6 +66,9 @@ class ExitTrace:
     costs are then weighted as guarantees are.
     `grades`: the loss of every answer, where answers are graded (`Grades`), not right or wrong by a label.
     `reference`: what the labels are: "" for true classes, else the name of an exit or model whose answers they are.
+    `features`: by exit, what is known of the input (n, d) once this exit is run, such as an embedding; see
+    `CascadeTrace.with_features`. `before`: by exit, the exit that an input takes before it, -1 for none; by default the
+    exits are taken in a row.
 
     Where an exit gives no answer (`exeunt.trace.grades.NO_ANSWER`) its scores are -inf, so that the input leaves last.
 
@@ -84,6 +88,8 @@ class ExitTrace:
     groups: Groups | None = None
     grades: Grades | None = None
     reference: str = ""
+    features: Mapping[int, Floats] = field(default_factory=dict)
+    before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -109,6 +115,8 @@ class ExitTrace:
             "id_text": texts,
             "groups": groups,
             "cost": self.cost if groups is None else self.cost.weighted(groups.row_weight),
+            "features": {exit_: checked_features(value, n) for exit_, value in self.features.items()},
+            "before": self.before or tuple(range(-1, m - 1)),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -347,11 +355,16 @@ class ExitTrace:
         return neighbours_alike(score, self.prediction[:, -1] if self.label is None else self.label, self.id)
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
-        """Return the outputs of an exit for these rows: scores (rows,) by name, "prediction", "log_probability"."""
+        """Return the outputs of an exit for these rows, by name.
+
+        Scores and "prediction" (rows,); "log_probability" (rows, k) and "features" (rows, d) where there are any.
+        """
         outputs: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
         outputs["prediction"] = self.prediction[rows, exit_]
         if self.log_probability is not None:
             outputs[LOG_PROBABILITY] = self.log_probability[rows, exit_]
+        if exit_ in self.features:
+            outputs[FEATURES] = self.features[exit_][rows]
         return outputs
 
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
@@ -379,6 +392,7 @@ class ExitTrace:
         return self._part(slice(None), list(exits), self.cost.selected(exits))
 
     def _part(self, rows: Any, exits: Any, cost: CostModel) -> ExitTrace:
+        places = np.arange(self.n_exits)[exits].tolist()
         return ExitTrace(
             self.prediction[rows][:, exits],
             {name: value[rows][:, exits] for name, value in self.scores.items()},
@@ -391,6 +405,8 @@ class ExitTrace:
             None if self.groups is None else self.groups.take(rows),
             None if self.grades is None else self.grades.take(rows, exits),
             self.reference,
+            {k: self.features[exit_][rows] for k, exit_ in enumerate(places) if exit_ in self.features},
+            self.before if len(places) == self.n_exits else (),
         )
 
     def keys(self, ties: Ties) -> Keys:

@@ -81,6 +81,16 @@ def checked_answers(
     return predicted, predicted == NO_ANSWER
 
 
+def checked_features(values: ArrayLike, n: int) -> Floats:
+    """Return features (n, d) in single precision. Raises InputError for another shape, NaN or infinity."""
+    features = _arrays.floats(values, "features", ndim=2)
+    if len(features) != n:
+        raise InputError(f"features must have a row for each of {counted(n, 'input')}, got {len(features)}")
+    if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+        raise InputError(f"features must be finite, got infinity in row {bad[0]} (rows count from 0)")
+    return _arrays.frozen(features.astype(np.float32))
+
+
 def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
     """Return values (n, m) with 0 in place of what is given where there is no answer."""
     if not np.any(silent):
