@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from exeunt.policies.router import cascade_router as cascade_router
     from exeunt.policies.router import router as router
     from exeunt.policies.stopping import stopping as stopping
+    from exeunt.policy import Pace as Pace
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
     from exeunt.policy.compose import compose as compose
@@ -79,7 +80,7 @@ _HOMES = {
     "policies.router": "cascade_router router",
     "policies.learned_correctness": "learned_correctness",
     "policies.stopping": "stopping",
-    "policy": "Policy PolicySet",
+    "policy": "Pace Policy PolicySet",
     "policy.compose": "compose",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
 }

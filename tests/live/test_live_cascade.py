@@ -384,3 +384,20 @@ def test_where_features_do_not_come_the_best_model_answers():
     told = ex.FeatureModel(lambda _: ["many", "words"], price=0.0001)
     answers = ex.LiveCascade({**live, "length": told}, policy).ask_sync(names[:1])
     assert "not a list of finite numbers" in answers[0].why
+
+
+def test_a_pace_chooses_the_policy_of_each_input():
+    models = traces()
+    fit, calibrate, test = models.split(seed=1)
+    policies = ex.cascades(fit, calibrate, budgets="10%:90%:20%", policy="eero")
+    names = test["small"].id_text.tolist()
+    total = 0.4 * PRICES["large"] * len(names)
+    pace = ex.Pace(policies, total=total, inputs=len(names))
+    ledger = ex.Ledger(total=f"{total} usd")
+    # What is under way counts as the most that it may cost: with few inputs, few at a time.
+    cascade = ex.LiveCascade(functions(models), policies.policies[-1], ledger=ledger, concurrency=4)
+    answers = cascade.ask_sync(dict(zip(names, names, strict=True)), pace=pace)
+    assert not answers.failed
+    assert 0.9 * total < answers.cost <= total
+    assert ledger.spent == pytest.approx(answers.cost)
+    assert pace.left == pytest.approx(total - answers.cost)

@@ -20,7 +20,7 @@ from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
-from exeunt.policy import Policy
+from exeunt.policy import Pace, Policy
 from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.fields import id_keys
 
@@ -120,15 +120,9 @@ class LiveCascade:
         ledger: Ledger | None = None,
         concurrency: int = 64,
     ) -> None:
-        if not policy.models or any(step.n_exits != 1 or step.exits != (0,) for step in policy.cascade):
-            raise InputError(
-                "a live cascade needs a policy of models with one exit each: make it with ex.cascade"
-            )
-        if missing := [name for name in policy.models if name not in models]:
-            raise InputError(
-                f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
-            )
         check_unit(ledger)
+        self.models = dict(models)
+        self._check_models(policy)
         known = {models[name].classes for name in policy.models if not isinstance(models[name], FeatureModel)}
         self.classes = next(iter(known)) if classes is None else tuple(map(str, classes))
         if (classes is None and len(known) > 1) or not known <= {self.classes, None}:
@@ -136,15 +130,25 @@ class LiveCascade:
                 "the models differ in their classes: give all of them those of the policy's traces"
             )
         self._codes = None if self.classes is None else {name: k for k, name in enumerate(self.classes)}
-        self.models, self.ledger, self.concurrency = dict(models), ledger, concurrency
-        self._asked = policy.needs
+        self.ledger, self.concurrency = ledger, concurrency
+        self._given = policy
         carries = isinstance(policy.answer, OwnAnswer) and not policy.answer.carries
         self.policy = replace(policy, answer=OwnAnswer(carries=True)) if carries else policy
+
+    def _check_models(self, policy: Policy) -> None:
+        if not policy.models or any(step.n_exits != 1 or step.exits != (0,) for step in policy.cascade):
+            raise InputError(
+                "a live cascade needs a policy of models with one exit each: make it with ex.cascade"
+            )
+        if missing := [name for name in policy.models if name not in self.models]:
+            raise InputError(
+                f"the policy asks {missing[0]!r}, and there are {', '.join(self.models)}: give that model"
+            )
 
     @property
     def first(self) -> str:
         """The model that is asked first."""
-        return self.policy.cascade[int(np.argmax(self._asked))].model
+        return self._given.cascade[int(np.argmax(self._given.needs))].model
 
     async def ask(
         self,
@@ -153,13 +157,15 @@ class LiveCascade:
         ids: Sequence[Any] | None = None,
         ledger: Ledger | None = None,
         within_s: float | None = None,
+        pace: Pace | None = None,
         on_answer: Callable[[int, LiveAnswer], None] | None = None,
     ) -> LiveAnswers:
         """Answer inputs: a sequence, or a mapping from ids to inputs.
 
         `ids`: texts or whole numbers, by default made from the content. They break ties as those of a trace do.
         `ledger`: pays for these in place of the cascade's own. `within_s`: after so many seconds an input gets the
-        answer known by then. `on_answer`: gets the place of each input and its answer, as they come.
+        answer known by then. `pace`: chooses the policy for each of these inputs, see `Pace`. `on_answer`: gets the
+        place of each input and its answer, as they come.
         """
         if isinstance(inputs, str):
             raise InputError("give a list of inputs: a text alone would be read letter by letter")
@@ -173,8 +179,16 @@ class LiveCascade:
         found: dict[int, LiveAnswer] = {}
         due = asyncio.get_running_loop().time() + (math.inf if within_s is None else within_s)
 
+        for policy in () if pace is None else pace.policies:
+            self._check_models(policy)
+
         async def answer(i: int) -> None:
-            found[i] = await self._answer(names[i], given[i], keys[i : i + 1], ledger or self.ledger, due)
+            policy = self._given if pace is None else pace.begin()
+            found[i] = await self._answer(
+                policy, names[i], given[i], keys[i : i + 1], ledger or self.ledger, due
+            )
+            if pace is not None:
+                pace.end(policy, found[i].cost)
             if on_answer is not None:
                 on_answer(i, found[i])
 
@@ -197,14 +211,19 @@ class LiveCascade:
         for model in self.models.values():
             await model.close()
 
-    async def _answer(self, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float) -> LiveAnswer:
-        state, following = self.policy.init(1, id=key), 0
+    async def _answer(
+        self, policy: Policy, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float
+    ) -> LiveAnswer:
+        needed = policy.needs  # to keep answers needs no further ones
+        if isinstance(policy.answer, OwnAnswer):
+            policy = replace(policy, answer=OwnAnswer(carries=True))
+        state, following = policy.init(1, id=key), 0
         replies: dict[int, Reply] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
         said, confidence, late, asked = NO_ANSWER, None, False, ""
-        for exit_, step in enumerate(self.policy.cascade):
-            if exit_ < following or not self._asked[exit_]:
+        for exit_, step in enumerate(policy.cascade):
+            if exit_ < following or not needed[exit_]:
                 continue
             name = step.model
             promised = said == NO_ANSWER  # any model's answer will do for the first
@@ -219,14 +238,14 @@ class LiveCascade:
             if isinstance(self.models[name], FeatureModel):
                 # Of features that did not come nothing is like what was learned from.
                 evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
-            decision = self.policy.decide(exit_, evidence, state)
+            decision = policy.decide(exit_, evidence, state)
             state, said = decision.state, int(decision.answer["prediction"][0])
             late = reply.failed == LATE
-            if not isinstance(self.policy.answer, OwnAnswer):
+            if not isinstance(policy.answer, OwnAnswer):
                 confidence = float(decision.answer.get("max_probability", [0.0])[0])
             if decision.leave[0] or late:
                 break
-            ((following, _),) = self.policy.following(exit_, state)
+            ((following, _),) = policy.following(exit_, state)
         own = replies.get(said, Reply(None, confidence=0.0))
         answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
         return LiveAnswer(

@@ -1,0 +1,266 @@
+"""Routers against what one would do otherwise: language models chosen by the question, and services without features.
+
+    python -m experiments.router
+    python -m experiments.router --measure ../shared/data --encoder FOLDER [--splits 3]
+
+Writes the page again from the kept numbers, or measures; an interrupted command goes on where it was. The data folder
+holds `router/questions.parquet` (a question, and a column of grades in [0, 1] for each model) and `apis/*.parquet` (see
+`experiments.services`). FOLDER holds a sentence encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from experiments.graded import embeddings, models_of
+from experiments.pages import RESULTS, Measurements, kept_numbers, parser, points, table, write_page
+from experiments.services import PARTS, service_models
+
+import exeunt as ex
+from exeunt.comparison.one_split import mixture_curve
+from exeunt.confidence_intervals import mean_interval
+from exeunt.score.kernel_regression import KernelRegression
+
+PAGE = RESULTS / "router.md"
+DOLLARS = (0.15, 0.3, 0.36, 0.43, 0.65)
+TO_REACH = (0.593, 0.618, 0.623, 0.630, 0.644)
+FOLDS, NEIGHBOURS = 5, 40
+ENCODER_COST = 0.0005
+"""Dollars per million tokens: a tenth of a second of a core that costs 2 cents an hour, for 1,000 tokens."""
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.75)
+BATCH, BATCHES = 64, 200
+WAYS = ("router", "k nearest neighbours", "best pair", "same shares at random", "mixture by lot")
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+def told(questions: list[str], embedding: Any) -> Any:
+    """Return the embedding of each question, and what its text looks like: lengths, lines, digits."""
+    shape = [
+        [
+            np.log1p(len(q)),
+            np.log1p(len(q.split())),
+            np.log1p(q.count("\n")),
+            np.mean([c.isdigit() for c in q or " "]),
+        ]
+        for q in questions
+    ]
+    return np.hstack([embedding / np.linalg.norm(embedding, axis=1, keepdims=True), np.array(shape)])
+
+
+def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
+    """Return mean grades and costs of routers and of what they are compared with, for each budget and fold."""
+    read = pq.read_table(folder / "router" / "questions.parquet")
+    price = json.loads(read.schema.metadata[b"usd_per_million_tokens"])
+    grade, cost = np.column_stack([read[name].to_numpy() for name in price]), np.array([*price.values()])
+    questions, kept = read["question"].to_pylist(), Path("runs/graded-embeddings.npy")
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        np.save(kept, embeddings(questions, encoder))
+    features = told(questions, np.load(kept))
+    models = models_of(price, grade, np.zeros(grade.shape)).with_features(
+        "encoder", features, cost=ENCODER_COST
+    )
+    rows, seconds = [], []
+    for fold, test in enumerate(np.array_split(np.random.default_rng(0).permutation(len(grade)), FOLDS)):
+        rest = np.setdiff1d(np.arange(len(grade)), test)
+        rest = np.random.default_rng(fold).permutation(rest)
+        calibrate, fit = np.split(rest, [len(rest) * 15 // 100])
+        parts = [models.take(part) for part in (fit, calibrate, test)]
+        alone = [part.answering.alone for part in parts]
+        mixed, paid = mixture_curve(
+            alone[0].cost.cumulative, 1 - alone[0].risk, 1 - alone[2].risk, np.array(DOLLARS)
+        )
+        others = Others(features, grade, cost, rest, test)
+        for k, budget in enumerate(DOLLARS):
+            policy = ex.router(*parts[:2], budget=budget, seed=fold)
+            result = ex.evaluate(policy, parts[2])
+            shuffled = sum(
+                share * grade[test, [*price].index(step.model)].mean()
+                for share, step in zip(result.shares.tolist(), policy.cascade, strict=True) if step.model in price
+            )  # fmt: skip
+            found = {
+                "router": (result.accuracy, result.cost), "same shares at random": (shuffled, result.cost),
+                "mixture by lot": (float(mixed[k]), float(paid[k])),
+                "k nearest neighbours": others.neighbours(budget), "best pair": others.pair(budget),
+            }  # fmt: skip
+            rows += [{"budget": budget, "way": way, "grade": g, "cost": c} for way, (g, c) in found.items()]
+        batch = parts[2].take(np.arange(BATCH))
+        seconds.append(per_input(policy, batch))
+        print(f"fold {fold + 1} of {FOLDS}", flush=True)
+    return {
+        "n": len(grade), "alone": dict(zip(price, grade.mean(axis=0).tolist(), strict=True)), "price": price,
+        "rows": rows, "microseconds": float(np.median(seconds)) * 1e6,
+    }  # fmt: skip
+
+
+class Others:
+    """Rules of others, with a price of quality that makes them cost the budget on the inputs that they learn from."""
+
+    def __init__(self, features: Any, grade: Any, cost: Any, rest: Any, test: Any) -> None:
+        self.grade, self.cost, self.test, self.rest = grade, cost, test, rest
+        unit = features[:, :-4]
+        near = unit[np.concatenate([rest, test])] @ unit[rest].T
+        near[np.arange(len(rest)), np.arange(len(rest))] = -1  # not oneself
+        closest = np.argpartition(-near, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        self.by_neighbours = np.split(grade[rest][closest].mean(axis=1), [len(rest)])
+        apart, learn = np.split(rest, [len(rest) // 4])
+        self.apart = apart
+        self.by_kernel = (
+            KernelRegression.fit(features[learn], grade[learn], 0)(features[apart])[0],
+            KernelRegression.fit(features[rest], grade[rest], 0)(features[test])[0],
+        )
+
+    def _chosen(self, on_fit: Any, on_test: Any, among: Any, budget: float) -> tuple[Any, Any]:
+        """Return the model for each input of both parts, at the highest price of quality that spends the budget."""
+        low, high = -6.0, 3.0  # the logarithm of the price of cost
+        for _ in range(40):
+            middle = (low + high) / 2
+            asked = (on_fit[:, among] - 10**middle * self.cost[among]).argmax(axis=1)
+            low, high = (middle, high) if self.cost[among][asked].mean() > budget else (low, middle)
+        return tuple(
+            among[(p[:, among] - 10**high * self.cost[among]).argmax(axis=1)] for p in (on_fit, on_test)
+        )
+
+    def _measured(self, asked: Any) -> tuple[float, float]:
+        return float(self.grade[self.test, asked].mean()), float(self.cost[asked].mean())
+
+    def neighbours(self, budget: float) -> tuple[float, float]:
+        """Return grade and cost on the test part of the model that is best among the nearest questions."""
+        return self._measured(self._chosen(*self.by_neighbours, np.arange(len(self.cost)), budget)[1])
+
+    def pair(self, budget: float) -> tuple[float, float]:
+        """Return those of a router between the two models that are best on inputs set apart."""
+        best = (-1.0, np.zeros(0))
+        for a in range(len(self.cost)):
+            for b in range(a):
+                among = np.array([b, a])
+                if self.cost[among].min() <= budget:
+                    on_fit, on_test = self._chosen(*self.by_kernel, among, budget)
+                    best = max(
+                        best, (float(self.grade[self.apart, on_fit].mean()), on_test), key=lambda one: one[0]
+                    )
+        return self._measured(best[1])
+
+
+def per_input(policy: ex.Policy, batch: ex.CascadeTrace) -> float:
+    """Return the seconds that the path of a decision takes per input of a batch, the median of many."""
+    found = []
+    for _ in range(BATCHES):
+        started = time.perf_counter()
+        policy.route(batch)
+        found.append((time.perf_counter() - started) / batch.n)
+    return float(np.median(found))
+
+
+# -- services ----------------------------------------------------------------------------------------------------------
+
+
+def of_services(file: Path, seed: int) -> dict[str, Any]:
+    """Return accuracy and cost of the cascade and of the router, without features, at shares of the highest price."""
+    models = service_models(file)
+    parts = models.split(**PARTS, seed=seed)
+    price, rows = models[models.most_expensive].cost.full, []
+    for share in SHARES:
+        for way, make in (("cascade", ex.cascade), ("cascade_router", ex.cascade_router)):
+            result = ex.evaluate(policy := make(*parts[:2], budget=share * price, seed=seed), parts[2])
+            rows.append(
+                {"share": share, "way": way, "accuracy": result.accuracy, "cost": result.cost / price}
+            )
+    return {"rows": rows, "microseconds": 1e6 * per_input(policy, parts[2].take(np.arange(BATCH)))}
+
+
+def measure(folder: Path, encoder: str, splits: int) -> dict[str, Any]:
+    kept = Measurements(Path("runs/router.jsonl"))
+    tables = {}
+    for file in sorted((folder / "apis").glob("*.parquet")):
+        found = [
+            kept.of(file.stem, seed, measure=lambda f=file, s=seed: of_services(f, s))
+            for seed in range(splits)
+        ]
+        tables[file.stem] = found
+        print(file.stem, flush=True)
+    return {
+        "questions": kept.of("questions", measure=lambda: of_questions(folder, encoder)),
+        "services": tables,
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def page(found: dict[str, Any]) -> str:
+    asked, tables = found["questions"], found["services"]
+    means = defaultdict(list)
+    for row in asked["rows"]:
+        means[row["budget"], row["way"]].append((row["grade"], row["cost"]))
+    at = {key: np.mean(values, axis=0) for key, values in means.items()}
+    by_budget = [
+        [f"{budget:.2f}", *("{:.3f} at {:.2f}".format(*at[budget, way]) for way in WAYS), f"{aim:.3f}"]
+        for budget, aim in zip(DOLLARS, TO_REACH, strict=True)
+    ]
+    gaps = {name: gap(splits) for name, splits in tables.items()}
+    every = [one for of_table in gaps.values() for one in of_table]
+    micro = float(np.median([one["microseconds"] for splits in tables.values() for one in splits]))
+    splits = len(next(iter(tables.values())))
+    about = (
+        f"{asked['n']:,} questions, nine language models, a grade from 0 to 1 for each answer (LLMRouter, MIT "
+        f"licence); {FOLDS} folds, of whose rest 85% fit and 15% calibrate. Features are an embedding of the question "
+        f"and four numbers about its text, at {ENCODER_COST} dollars. Mean grade at the mean cost that was paid, in "
+        "dollars per million tokens, by budget. `k nearest neighbours`: the mean grades of the 40 nearest questions. "
+        "`best pair`: a router between two models, the pair that is best on questions set apart. `same shares at "
+        "random`: each model gets as many questions as from the router, drawn by lot. `mixture by lot`: of two models, "
+        "without looking. `to reach`: the mean of ridge and of 40 nearest neighbours, as measured by others."
+    )
+    services = (
+        f"`cascade_router` less `cascade` in points of accuracy at equal budgets, means of {len(SHARES)} budgets (10 "
+        f"to 75% of the highest price) and 95% intervals over {splits} splits (FrugalML's tables, Apache-2.0). Without "
+        "features a router can only skip."
+    )
+    path = (
+        f"In batches of {BATCH}, on one thread, embeddings apart: {asked['microseconds']:.0f} microseconds per input "
+        f"for the questions, {micro:.0f} for the trees of the services."
+    )
+    alone = [[name, usd, f"{asked['alone'][name]:.3f}"] for name, usd in asked["price"].items()]
+    by_table = [[name, shown(one)] for name, one in gaps.items()] + [["all", shown(every)]]
+    return "\n\n".join([
+        "# Routers", "Made by `python -m experiments.router`; numbers in [router.json](router.json).",
+        "## Language models, by the question alone", about, table(["budget", *WAYS, "to reach"], by_budget),
+        table(["model", "usd", "mean grade"], alone),
+        "## Services without features", services, table(["table", "difference"], by_table),
+        "## The path of a decision", path,
+    ])  # fmt: skip
+
+
+def gap(splits: list[dict[str, Any]]) -> list[float]:
+    """Return by split how much more accurate the router is, in the mean over budgets."""
+    found = []
+    for one in splits:
+        by = {(row["share"], row["way"]): row["accuracy"] for row in one["rows"]}
+        found.append(float(np.mean([by[share, "cascade_router"] - by[share, "cascade"] for share in SHARES])))
+    return found
+
+
+def shown(values: list[float]) -> str:
+    return points(mean_interval(np.array(values)))
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--measure", type=Path, metavar="DATA")
+    options.add_argument("--encoder", help="folder of a sentence encoder")
+    options.add_argument("--splits", type=int, default=3)
+    given = options.parse_args()
+    found = measure(given.measure, given.encoder, given.splits) if given.measure else kept_numbers(PAGE)
+    write_page(PAGE, page(found), found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Pacing: the policy for the next input from a set, so that a total of money lasts for all inputs and is used."""
+
+from __future__ import annotations
+
+from exeunt import _arrays
+from exeunt.budget_text import amount_text, parse_budget
+from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.policy.policy import Policy
+from exeunt.policy.policy_set import PolicySet
+
+_SHARE = 20
+"""How expensive answers have been of late is judged on one in so many of all inputs, at least `_LEAST` of them."""
+_LEAST = 50
+
+
+class Pace:
+    """Chooses the policy for each next input by what is left of a total.
+
+    The next input may cost its even share of what is left. The dearest policy that is expected to cost no more answers
+    it; where answers cost more than expected of late, all policies are expected to cost so much more. What one input
+    saves or overdraws, all later ones share. A policy is left out where its dearest answer would leave too little for a
+    first answer to each input to come. Where none is left, it is the cheapest policy: a pace spends evenly, and a
+    `Ledger` sees to it that the total is kept.
+
+    `policies`: of one network or of the same models. `total`: in their unit, or a text such as "5 usd". `inputs`: how
+    many will be answered. Which policy answers an input depends on the inputs before it, not on the input itself. The
+    certificate of a policy is about inputs under that policy alone.
+
+    ::
+
+        pace = ex.Pace(policies, total="5 usd", inputs=1000)
+        policy = pace.begin()               # before each input
+        pace.end(policy, cost)              # once it is answered; others may have begun meanwhile
+
+    Raises InfeasibleBudget if the total does not suffice for a first answer to each input, InputError for fewer than
+    one input.
+    """
+
+    def __init__(self, policies: PolicySet, *, total: float | str, inputs: int) -> None:
+        self.policies = tuple(policies)
+        cost = self.policies[0].cost
+        amount = parse_budget(total, full=cost.reference, unit=cost.unit) if isinstance(total, str) else total
+        self._left = _arrays.check_positive(amount, "total")
+        if inputs < 1:
+            raise InputError(f"inputs is how many will be answered, at least 1, got {inputs}")
+        self._to_come = inputs
+        # Where inputs differ in cost, the dearest first answer is as much dearer than the mean as the dearest of all.
+        self._first = min(one.cost.first * (one.cost.highest / one.cost.full) for one in self.policies)
+        if self._left < self._first * inputs * (1 - 1e-9):
+            raise InfeasibleBudget(
+                f"a first answer to each of {inputs:,} inputs may cost {amount_text(self._first * inputs, cost.unit)}, "
+                f"and the total is {amount_text(amount, cost.unit)}: give more, or answer fewer inputs",
+                smallest_budget=self._first * inputs,
+            )
+        self._under_way: dict[int, int] = {}
+        self._kept = 1 - 1 / max(_LEAST, self._to_come // _SHARE)
+        expected = self.policies[0].expected_cost / (1 - self._kept)
+        self._expected = self._paid = expected  # as if so many answers had cost what was expected
+
+    @property
+    def left(self) -> float:
+        """What is left of the total, less what answers under way are expected to cost."""
+        return self._left - sum(n * self._usual(self.policies[k]) for k, n in self._under_way.items())
+
+    def begin(self) -> Policy:
+        """Return the policy for the next input. Raises InputError if all inputs have begun."""
+        if self._to_come == 0:
+            raise InputError("all inputs have begun: give a pace the number of inputs that it is for")
+        most = self._left - sum(n * self.policies[k].costliest for k, n in self._under_way.items())
+        spare = most - (self._to_come - 1) * self._first
+        share = self.left / self._to_come
+        chosen = max(
+            (
+                k for k, policy in enumerate(self.policies)
+                if policy.costliest <= spare * (1 + 1e-9) and self._usual(policy) <= share
+            ),
+            default=0,
+        )  # fmt: skip
+        self._to_come -= 1
+        self._under_way[chosen] = self._under_way.get(chosen, 0) + 1
+        return self.policies[chosen]
+
+    def end(self, policy: Policy, cost: float) -> None:
+        """Record what an answer has cost. Raises InputError for a policy under which no input has begun."""
+        chosen = next(
+            (k for k, one in enumerate(self.policies) if one is policy and self._under_way.get(k)), None
+        )
+        if chosen is None:
+            raise InputError("no input has begun under this policy: call end once after each begin")
+        self._under_way[chosen] -= 1
+        self._left -= cost
+        self._expected = self._kept * self._expected + policy.expected_cost
+        self._paid = self._kept * self._paid + cost
+
+    def _usual(self, policy: Policy) -> float:
+        return policy.expected_cost * self._paid / self._expected

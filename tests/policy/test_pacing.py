@@ -1,0 +1,129 @@
+"""A total lasts for all inputs, in whatever order they come, and is used where it can be."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exeunt as ex
+
+PRICES = {"small": 1.0, "middle": 3.0, "large": 9.0}
+
+
+@functools.cache
+def world(n=6000, highest=1.0):
+    rng = np.random.default_rng(0)
+    label, easy = rng.integers(0, 4, n), rng.random(n)
+    made = {}
+    for k, (name, price) in enumerate(PRICES.items()):
+        right = rng.random(n) < np.clip(0.5 + 0.2 * k + 0.5 * (easy - 0.5), 0, 1)
+        made[name] = ex.ExitTrace.from_scores(
+            (easy + 0.2 * rng.random(n))[:, None], np.where(right, label, (label + 1) % 4)[:, None], label=label,
+            cost=ex.CostModel(np.full((n, 1), price), unit="usd", highest=price * highest) if highest > 1
+            else ex.CostModel([price], unit="usd"), id=np.arange(n),
+        )  # fmt: skip
+    models = ex.CascadeTrace(made)
+    fit, calibrate, test = models.split(fit=0.3, calibrate=0.2, test=0.5)
+    policies = ex.cascades(
+        fit, calibrate, budgets=np.linspace(1.2, 10, 15).tolist(), policy="eero", answer="own"
+    )
+    return policies, test, easy[np.isin(np.arange(n), test.id)]
+
+
+def replayed(pace, test, order, price=1.0):
+    """What is spent, and the share of right answers, if inputs come one by one; a ledger refuses what is too much."""
+    found, left = {}, pace.left
+    first = min(policy.cost.first for policy in pace.policies)
+    for policy in pace.policies:
+        trace, exits = policy.priced(test), policy.route(test)
+        at = np.arange(test.n), exits
+        quality = policy.answer.on(trace).quality
+        found[id(policy)] = trace.cost.of_inputs(test.n)[at], quality[at], quality[:, 0], trace.cost.first
+    spent, right = 0.0, 0.0
+    for place, i in enumerate(order):
+        policy = pace.begin()
+        costs, quality, at_first, cost_of_first = found[id(policy)]
+        times = price if np.isscalar(price) else price[place]
+        paid, got = costs[i] * times, quality[i]
+        if paid > left - spent - first * times * (len(order) - place - 1):
+            paid, got = cost_of_first * times, at_first[i]
+        pace.end(policy, paid)
+        spent, right = spent + paid, right + got
+    return spent, right / len(order)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7])
+def test_in_random_order_the_total_is_used_as_the_best_policy_in_hindsight_would(share):
+    policies, test, _ = world()
+    total = share * PRICES["large"] * test.n
+    static = []
+    for policy in policies:
+        result = ex.evaluate(policy, test)
+        if result.cost * test.n <= total:
+            static.append((result.accuracy, result.cost * test.n))
+    best, used = max(static)
+    pace = ex.Pace(policies, total=total, inputs=test.n)
+    spent, accuracy = replayed(pace, test, np.random.default_rng(1).permutation(test.n))
+    assert spent <= total
+    assert spent >= min(0.995 * total, used)
+    assert accuracy > best - 0.003
+
+
+@pytest.mark.parametrize("order", ["easy first", "hard first", "dearer"])
+def test_whatever_the_order_the_total_is_kept(order):
+    policies, test, easy = world(highest=2.0)
+    total = 0.5 * PRICES["large"] * test.n
+    inputs = np.argsort(-easy if order == "easy first" else easy)
+    price = np.where(np.arange(test.n) < test.n // 2, 1.0, 2.0) if order == "dearer" else 1.0
+    if order == "dearer":
+        inputs = np.random.default_rng(2).permutation(test.n)
+    pace = ex.Pace(policies, total=total, inputs=test.n)
+    spent, _ = replayed(pace, test, inputs, price)
+    assert 0.9 * total < spent <= total
+
+
+@given(
+    costs=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=60),
+    share=st.floats(0.12, 1.5),
+    lag=st.integers(1, 9),
+)
+def test_while_each_answer_could_be_the_dearest_the_total_is_kept(costs, share, lag):
+    """Policies are left out whose dearest answer is too much: only the cheapest one may need the ledger."""
+    policies, _, _ = world()
+    pace, open_, spent = ex.Pace(policies, total=share * 9.0 * len(costs), inputs=len(costs)), [], 0.0
+
+    def end(policy, part):
+        nonlocal spent
+        paid = policy.cost.first if policy is pace.policies[0] else part * policy.costliest
+        pace.end(policy, paid)
+        spent += paid
+
+    for part in costs:
+        open_.append((pace.begin(), part))
+        if len(open_) == lag:
+            end(*open_.pop(0))
+    for one in open_:
+        end(*one)
+    assert spent <= share * 9.0 * len(costs) * (1 + 1e-9)
+
+
+def test_wrong_calls_are_named():
+    policies, _, _ = world()
+    with pytest.raises(ex.InputError, match="at least 1, got 0"):
+        ex.Pace(policies, total=5.0, inputs=0)
+    with pytest.raises(ex.InfeasibleBudget, match="a first answer to each of 100 inputs may cost 100 usd"):
+        ex.Pace(policies, total=99.0, inputs=100)
+    with pytest.raises(ex.InputError, match="total"):
+        ex.Pace(policies, total=-1.0, inputs=1)
+    pace = ex.Pace(policies, total="20 usd", inputs=1)
+    assert pace.left == 20
+    policy = pace.begin()
+    with pytest.raises(ex.InputError, match="all inputs have begun"):
+        pace.begin()
+    pace.end(policy, 1.0)
+    with pytest.raises(ex.InputError, match="call end once after each begin"):
+        pace.end(policy, 1.0)
