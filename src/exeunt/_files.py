@@ -275,6 +275,6 @@ def locks(file: IO[bytes]) -> bool:
     return True
 
 
-def open_private(path: Path) -> IO[str]:
-    """Open a text file that only its owner can read, to add lines."""
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a", encoding="utf-8")
+def open_to_add(path: Path, mode: int) -> IO[str]:
+    """Open a text file to add lines. `mode`: permissions of a new one, such as 0o600: only its owner can read it."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, mode), "a", encoding="utf-8")

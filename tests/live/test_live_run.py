@@ -20,6 +20,7 @@ from exeunt.data import open_inputs
 from exeunt.live.live_run import live_cascade
 from exeunt.live.recording import record_models
 from exeunt.predicting import predict_inputs
+from exeunt.predicting.blocks import Block
 from exeunt.predicting.live import LiveJob
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
@@ -278,7 +279,7 @@ class Unchecked(LiveJob):
     """A job of other models than those that were recorded."""
 
     def begin(self, inputs, left, parts, *, force):
-        pass
+        return self
 
 
 @pytest.mark.parametrize(
@@ -392,19 +393,14 @@ def test_a_job_that_ends_early_goes_on_within_its_total(made, tmp_path, how):
     assert 0 < paid < total
     for model in models.values():
         model.function.count.clear()
-    kept = []
-
-    class Watched(LiveJob):
-        def begin(self, *given, **options):
-            super().begin(*given, **options)
-            kept.append(len(self.journal.answers))
-
+    journals = [*(tmp_path / ".out.parquet.parts").glob("_answers-*.jsonl")]
+    kept = sum(file.read_text().count("\n") - 1 for file in journals)
     live = live_cascade(run, models, ledger=ledger)
-    predict_inputs(run, open_inputs(data), out, make=partial(Watched, live=live), say=lambda _: None)
+    predict_inputs(run, open_inputs(data), out, make=partial(LiveJob, live=live), say=lambda _: None)
     found = pq.read_table(out).to_pydict()
-    assert kept[0] >= (450 - 3 * 64) // 3  # at most 3 calls for each answer, and 64 inputs under way
+    assert kept >= (450 - 3 * 64) // 3  # at most 3 calls for each answer, and 64 inputs under way
     asked = models[first].function.count
-    assert len(asked) <= 600 - kept[0]
+    assert len(asked) <= 600 - kept
     assert max(asked.values()) == 1
     assert ledger.spent <= total
     silent = [name for name, label in zip(found["name"], found["label"], strict=True) if label is None]
@@ -480,25 +476,26 @@ def test_what_another_command_has_paid_for_is_not_thrown_away(made, tmp_path):
     assert found["degraded"] == [False] * 300
 
 
-def test_the_journal_goes_on_after_a_line_that_is_half_written(tmp_path):
-    from exeunt.live.live_cascade import LiveAnswer
-    from exeunt.predicting.live import Journal
+def test_answers_that_are_not_whole_are_asked_for_again(made, tmp_path):
+    """Those that failed, and those for which a further model could not be paid."""
+    run, models = made
+    first = run.policy.models[int(np.argmax(run.policy.needs))]
+    data, out = table(tmp_path / "new.parquet", 200, "new"), tmp_path / "out.parquet"
 
-    path = tmp_path / "answers.jsonl"
-    first = Journal()
-    first.open(path, "job", force=False)
-    assert not path.exists()
-    first.keep(3, LiveAnswer(None, "yes", "small", 0.1, confidence=0.5))
-    first.keep(4, LiveAnswer(None, None, "small", 0.1))
-    first.keep(5, LiveAnswer(None, "yes", "small", 0.1, failed={"large": "not asked: too little"}))
-    with path.open("a") as file:
-        file.write('{"answer": "no", "ro')
-    second = Journal()
-    second.open(path, "job", force=False)
-    second.keep(7, LiveAnswer(None, "no", "large", 0.2))
-    third = Journal()
-    third.open(path, "job", force=False)
-    assert {row: one.answer for row, one in third.answers.items()} == {3: "yes", 7: "no"}
-    assert third.answers[3].confidence == 0.5
-    Journal().open(path, "other", force=True)
-    assert not path.exists()
+    class Ended(BaseException):
+        pass
+
+    class Ends(LiveJob):
+        def _cost_apart(self, arrays):
+            journal = self._journal(Block(0, 200))
+            said.update(journal.found)
+            degraded.update(np.flatnonzero(arrays["label"] < 0).tolist())
+            raise Ended
+
+    said, degraded = {}, set()
+    live = live_cascade(run, models, ledger=ex.Ledger(total=f"{200 * PRICES[first] * 1.5} usd", inputs=200))
+    with pytest.raises(Ended):
+        predict_inputs(run, open_inputs(data), out, make=partial(Ends, live=live), say=lambda _: None)
+    assert 0 < len(said) < 200
+    assert not said.keys() & degraded
+    assert not any("not asked" in str(one["failed"]) for one in said.values())

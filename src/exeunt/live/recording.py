@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, locked, make_folder, open_private, read_json
+from exeunt._files import atomic_path, locked, make_folder, open_to_add, read_json
 from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
@@ -186,7 +186,7 @@ class _Recording:
         self.stopped = ""
         self.broken: dict[str, str] = {}
         self.in_a_row = Counter[str]()
-        self._file = open_private(folder / ANSWERS)
+        self._file = open_to_add(folder / ANSWERS, _OWNER)
         self._read()
         identities = {name: f"{name}\0{model.identity}" for name, model in models.items()}
         self.ids: dict[int, str] = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from exeunt._arrays import Floats
-from exeunt._files import open_private
+from exeunt._journal import Journal
 from exeunt.data import Dataset
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, UnreadableInput
@@ -22,67 +21,25 @@ from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_a
 from exeunt.live.live_run import check_models
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import Block, BlockEnd, DoneBlock, OpenBlock
-from exeunt.predicting.parts import Parts
+from exeunt.predicting.parts import JOURNAL, Parts
 from exeunt.predicting.predict import PredictJob
 
 _EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
 """Columns beside those of networks: the last model that was asked, and whether money for a further one was short."""
 
 
-class Journal:
-    """Answers by row, a line each, written as they come: they were paid for, and an interruption must not lose them."""
-
-    def __init__(self) -> None:
-        self.answers: dict[int, LiveAnswer] = {}
-        self._path: Path | None = None
-        self._job = ""
-
-    def open(self, path: Path, job: str, *, force: bool) -> None:
-        """Read the answers of this job, and go on. With `force` those of another job are removed.
-
-        Raises InputError for answers of another job.
-        """
-        self._path, self._job = path, job
-        if not path.is_file():
-            return
-        head, *lines = path.read_text(encoding="utf-8").split("\n")
-        if head != job and not force:
-            raise InputError(
-                f"{path} holds answers that were paid for by another command, or before the policy or the inputs "
-                "changed: let that command go on, or ask for all answers anew with --force"
-            )
-        if head != job:
-            path.unlink()
-            return
-        for line in lines:
-            with suppress(ValueError):  # a line may be half written
-                entry = json.loads(line)
-                row = int(entry.pop("row"))
-                self.answers[row] = LiveAnswer(**entry)
-        self._write("")  # ends a line that is half written
-
-    def keep(self, row: int, answer: LiveAnswer) -> None:
-        """Write an answer that is whole: others are asked for again."""
-        if self._path is not None and answer.answer is not None and not answer.short_of_money:
-            if not self._path.is_file():
-                self._write(self._job)
-            self._write(json.dumps({**asdict(replace(answer, id=None)), "row": row}))
-
-    def _write(self, line: str) -> None:
-        with open_private(cast(Path, self._path)) as file:
-            file.write(f"{line}\n")
-
-
 @dataclass(frozen=True, kw_only=True)
 class LiveJob(PredictJob):
     """A job that answers inputs by asking. `live`: the models and the policy. `money`: opens what pays.
+
+    `parts`: where answers are kept as they come, in a journal for each block: they were paid for.
 
     Raises InputError if the probabilities of all classes are to be written.
     """
 
     live: LiveCascade
     money: Callable[[], Ledger] | None = None
-    journal: Journal = field(default_factory=Journal)
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,23 +54,35 @@ class LiveJob(PredictJob):
         """Few inputs, which are asked about together."""
         return 256
 
-    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> None:
+    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> LiveJob:
         """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
 
-        Raises InputError, and OverBudget if the total does not suffice.
+        Raises InputError, also for answers of another job unless `force` removes them, and OverBudget if the total does
+        not suffice.
         """
         most = check_models(self.run, self.live.models, _readable(inputs))
-        if parts is not None:
-            self.journal.open(Path(str(parts.folder)) / "answers.jsonl", parts.job, force=force)
+        job, to_come = replace(self, parts=parts), 0
+        for block in left:
+            journal = job._journal(block)
+            if journal.of_another_job and not force:
+                raise InputError(
+                    f"{cast(Parts, parts).folder} holds answers that were paid for by another command, or before the "
+                    "policy or the inputs changed: let that command go on, or ask for all answers anew with --force"
+                )
+            if journal.of_another_job:
+                journal.remove()
+            to_come += block.n - len(journal.found)
         if self.money is not None:
             self.live.ledger = self.money()
         if self.live.ledger is not None:
-            to_come = sum(
-                row not in self.journal.answers
-                for block in left
-                for row in range(block.start, block.start + block.n)
-            )
             self.live.ledger.promise(most[self.live.first], answered=len(inputs) - to_come)
+        return job
+
+    def _journal(self, block: Block) -> Journal:
+        """Return the answers to a block so far, by their place in it."""
+        if self.parts is None:
+            return Journal(None, "")
+        return Journal(Path(str(self.parts.folder)) / JOURNAL.format(block.start), self.parts.job, mode=0o600)
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
         """Return the live cascade."""
@@ -150,11 +119,8 @@ class LiveJob(PredictJob):
 
     def _said(self, live: LiveCascade, block: Block, batches: list[PreparedBatch]) -> dict[int, LiveAnswer]:
         """Return the answers by their places in the block: those of the journal, and those of the models."""
-        known = {
-            at: self.journal.answers[block.start + at]
-            for at in range(block.n)
-            if block.start + at in self.journal.answers
-        }
+        journal = self._journal(block)
+        known = {at: LiveAnswer(**said) for at, said in journal.found.items()}
         asked = [
             (int(at), given, key)
             for batch in batches
@@ -165,7 +131,8 @@ class LiveJob(PredictJob):
             places, inputs, keys = (list(column) for column in zip(*asked, strict=True))
 
             def keep(i: int, answer: LiveAnswer) -> None:
-                self.journal.keep(block.start + places[i], answer)
+                if answer.answer is not None and not answer.short_of_money:  # others are asked for again
+                    journal.add(places[i], asdict(replace(answer, id=None)))
 
             async def ask() -> LiveAnswers:
                 try:

@@ -33,6 +33,8 @@ from exeunt.run.folder import RunFolder
 # Readers of folders of Parquet files skip names that begin with an underscore or a dot.
 _JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", ".lock"
 _HALF = ".*.tmp"  # files of processes that were killed while they wrote them
+JOURNAL = "_answers-{:012d}.jsonl"
+"""Answers of a block as they come, where each was paid for; by its first input."""
 _OF, _TALLY = b"exeunt.job", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read in parallel, and that are queued for reading
 

@@ -79,13 +79,13 @@ def predict_inputs(
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
             total, left = parts.done(blocks)
-            job.begin(inputs, left, parts, force=force)
+            job = job.begin(inputs, left, parts, force=force)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
-    job.begin(inputs, blocks, None, force=force)
+    job = job.begin(inputs, blocks, None, force=force)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
@@ -154,8 +154,16 @@ class PredictJob(Job):
         """Names of the columns that are written."""
         return list(self.written.schema.names)
 
-    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> None:
-        """Do what comes before the first answer. `left`: the blocks that are not in these parts yet."""
+    def begin(
+        self,
+        inputs: Dataset,  # noqa: ARG002 - of jobs that begin with something
+        left: Sequence[Block],  # noqa: ARG002
+        parts: Parts | None,  # noqa: ARG002
+        *,
+        force: bool,  # noqa: ARG002
+    ) -> PredictJob:
+        """Do what comes before the first answer, and return the job. `left`: the blocks not in these parts yet."""
+        return self
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
         """Return what answers (n,) cost if each is run alone."""

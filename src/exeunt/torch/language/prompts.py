@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from exeunt._arrays import Keys
-from exeunt._files import locked, make_folder, write_text
+from exeunt._files import locked, make_folder
+from exeunt._journal import Journal
 from exeunt._progress import Progress
 from exeunt.data.dataset import content_key
 from exeunt.errors import InputError
@@ -103,30 +103,17 @@ def kept(
     `job`: what tells this work from other work; what a file holds of other work is dropped. `missing`: makes what is
     made of the prompts with these numbers, and yields it with its number. `what`: what is counted, in the plural.
     """
-    found: dict[int, T] = {}
-    if file is None:
-        made = Progress(what, missing([*range(n)]), total=n, show=show)
-        found.update(made)
+    if file is not None:
+        make_folder(file.parent)
+    with nullcontext() if file is None else locked(file.with_name(f".{file.name}.lock"), file):
+        journal = Journal(file, job)
+        if journal.of_another_job:
+            journal.remove()
+        found: dict[int, T] = journal.found
+        left = [i for i in range(n) if i not in found]
+        for i, one in Progress(what, missing(left), total=n, done=n - len(left), show=show):
+            journal.add(i, one)
         return [found[i] for i in range(n)]
-    make_folder(file.parent)
-    with locked(file.with_name(f".{file.name}.lock"), file):
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
-        lines = lines if lines[:1] == [json.dumps(job)] else [json.dumps(job)]
-        for line in lines[1:]:
-            with suppress(ValueError, TypeError):  # damaged, or cut
-                i, one = json.loads(line)
-                found[int(i)] = one
-        kept_lines = [json.dumps(job), *(json.dumps(pair) for pair in found.items())]
-        write_text(file, "".join(f"{line}\n" for line in kept_lines))
-        made = Progress(
-            what, missing([i for i in range(n) if i not in found]), total=n, done=len(found), show=show
-        )
-        with file.open("a", encoding="utf-8") as out:
-            for i, one in made:
-                found[i] = one
-                out.write(json.dumps([i, one]) + "\n")
-                out.flush()
-    return [found[i] for i in range(n)]
 
 
 @dataclass(frozen=True)
