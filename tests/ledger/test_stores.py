@@ -12,7 +12,9 @@ from made_stores import SECOND, made_store
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
-from exeunt.ledger import books, core, sqlite_store
+from exeunt.ledger import books, core
+from exeunt.ledger.group_commit import Job
+from exeunt.ledger.sql_books import SQLBooks
 from exeunt.ledger.sqlite_store import SQLiteStore
 
 
@@ -94,7 +96,7 @@ def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(file):
 
     def job(amount):
         hold = books.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
-        return sqlite_store._Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
+        return Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
 
     jobs = [job(3), job(20), job(4)]
     store._keep(jobs)
@@ -134,7 +136,7 @@ def test_a_failed_commit_is_an_error_for_all_that_were_in_it(file, monkeypatch):
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_store._SQLiteBooks, "flush", fail)
+        patch.setattr(SQLBooks, "flush", fail)
         with pytest.raises(FileError, match="disk I/O error"):
             held.dispatch()
     assert (ledger.spent, ledger.reserved) == (0, 0.5)

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from itertools import starmap
 from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, Any, cast
-from weakref import WeakSet, finalize
+from typing import IO, cast
+from weakref import finalize
 
 from exeunt._files import check_writable, make_folder, open_regular, temporary_name, why_it_failed
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError
-from exeunt.ledger.books import Account, Books, Hold
-from exeunt.ledger.store import Clock, T
+from exeunt.ledger.books import Account, Hold
+from exeunt.ledger.group_commit import GroupCommitStore, Job
+from exeunt.ledger.sql_books import SQLBooks, statements
+from exeunt.ledger.store import Clock
 
 _APPLICATION, _VERSION = 0x45584C44, 1  # what SQLite files of this kind have in their header
 _DURABILITY = ("normal", "full")
 _WAIT_S = 30.0  # for other processes
 
 
-class _Job:
-    """An operation that a thread waits for."""
-
-    __slots__ = ("done", "error", "lasting", "operation", "result")
-
-    def __init__(self, operation: Callable[[Books, int], object], lasting: bool) -> None:
-        self.operation, self.lasting, self.result = operation, lasting, cast(object, None)
-        self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
-
-    def do(self, books: Books, now: int) -> None:
-        """Do it. What the rules refuse changes nothing, so the others in the transaction are not touched."""
-        try:
-            self.result = self.operation(books, now)
-        except ExeuntError as error:
-            self.error = error
-
-
-class SQLiteStore:
+class SQLiteStore(GroupCommitStore):
     """Ledgers in a file. Any number of threads and processes of one machine may share it.
 
     `durability`: "normal" survives the end of any process. "full" also survives a power failure: each dispatch waits
@@ -61,67 +40,23 @@ class SQLiteStore:
         if durability not in _DURABILITY:
             raise InputError(f"durability is {' or '.join(map(repr, _DURABILITY))}, got {durability!r}")
         self.file, self._durability, self._clock = Path(file), durability, clock
-        self._closed, self._connection = False, cast("sqlite3.Connection | None", None)
+        self._connection = cast("sqlite3.Connection | None", None)
         self._gate: IO[bytes] | None = None
-        self.begin_anew()
-        self.run(lambda *_: None)
-        _stores.add(self)
+        super().__init__(str(file))
 
     def begin_anew(self) -> None:
-        """Have no connection and no thread, as in a child process, which must not use or close those of its parent."""
+        """Have no connection and no thread, as `GroupCommitStore.begin_anew` says."""
         _of_parents.append(self._connection)
-        self._connection, self._writer = None, cast("threading.Thread | None", None)
+        self._connection = None
         if self._gate is not None:
             self._gate.close()
-        self._writing, self._handing, self._jobs = threading.Lock(), threading.Lock(), SimpleQueue[Any]()
+        super().begin_anew()
 
-    def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
-        """Call `operation`, as `Store.run` says."""
-        job = _Job(operation, lasting)
-        if self._writer is None and self._writing.acquire(blocking=False):
-            try:
-                self._keep([job])
-            finally:
-                self._writing.release()
-        else:  # several threads: from now on, a thread writes for all of them
-            with self._handing:
-                self._check_open()
-                if self._writer is None:
-                    self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
-                    self._writer.start()
-                self._jobs.put(job)
-            job.done.acquire()
-        if job.error is not None:
-            raise job.error
-        return cast(T, job.result)
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._handing:
-            self._closed = True
-            self._jobs.put(None)
-        with self._writing:
-            if self._connection is not None:
-                self._connection.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError(f"the ledger {self.file} is closed: open it again")
-
-    def _write(self) -> None:
-        ended = False
-        while not ended:
-            jobs = [self._jobs.get()]
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            if ended := jobs[-1] is None:
-                jobs.pop()
-            with self._writing:
-                self._keep(jobs)
-            for job in jobs:
-                job.done.release()
-
-    def _keep(self, jobs: list[_Job]) -> None:
+    def _keep(self, jobs: list[Job]) -> None:
         """Do these operations in one transaction: all are kept, or none."""
         try:
             connection = self._connected()
@@ -130,7 +65,7 @@ class SQLiteStore:
                 connection.execute(f"PRAGMA synchronous = {'full' if last else 'normal'}")
             with _turn(self._gate):
                 connection.execute("BEGIN IMMEDIATE")
-                books, now = _SQLiteBooks(connection), self._clock()
+                books, now = SQLBooks(connection.execute, _STATEMENTS), self._clock()
                 for job in jobs:
                     job.do(books, now)
                 books.flush()
@@ -190,61 +125,8 @@ def _turn(gate: IO[bytes] | None) -> Iterator[None]:
             fcntl.lockf(gate, fcntl.LOCK_UN)
 
 
-_stores: WeakSet[SQLiteStore] = WeakSet()
 _of_parents: list[sqlite3.Connection | None] = []
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: list(map(SQLiteStore.begin_anew, _stores)))
-
-
-class _SQLiteBooks:
-    """Books in one transaction of a SQLite file. Accounts are read once and written by `flush`."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._sql = connection.execute
-        self._accounts: dict[str, Account] = {}
-        self._changed: set[str] = set()
-
-    def account(self, name: str) -> Account | None:
-        if name not in self._accounts:
-            row = self._sql("SELECT * FROM account WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                return None
-            self._accounts[name] = Account._make((*row[:-1], tuple(json.loads(row[-1]) if row[-1] else ())))
-        return self._accounts[name]
-
-    def put(self, account: Account) -> None:
-        self._accounts[account.name] = account
-        self._changed.add(account.name)
-
-    def flush(self) -> None:
-        """Write the accounts that have changed."""
-        for name in self._changed:
-            account = self._accounts[name]
-            self._sql(_PUT, (*account[:-1], json.dumps(account.stopped) if account.stopped else ""))
-
-    def find(self, ledger: str, key: str) -> Hold | None:
-        rows = self._sql("SELECT * FROM hold WHERE ledger = ? AND key = ?", (ledger, key))
-        return next(starmap(Hold, rows), None)
-
-    def hold(self, ledger: str, number: int) -> Hold | None:
-        rows = self._sql("SELECT * FROM hold WHERE ledger = ? AND number = ?", (ledger, number))
-        return next(starmap(Hold, rows), None)
-
-    def write(self, before: Hold | None, after: Hold | None) -> None:
-        if before is None:
-            self._sql(_ADD, cast(Hold, after))
-        elif after is None:
-            self._sql("DELETE FROM hold WHERE ledger = ? AND number = ?", (before.ledger, before.number))
-        else:
-            self._sql(
-                _CHANGE, (after.promised, after.time, after.state, after.cost, after.ledger, after.number)
-            )
-
-    def unsettled(self, last: int) -> Iterable[Hold]:
-        # The index holds the states below SETTLED.
-        return starmap(Hold, self._sql("SELECT * FROM hold WHERE state < 3 AND state <= ?", (last,)))
+_STATEMENTS = statements("account", "hold", "?")
 
 
 def _columns(kind: type[Account] | type[Hold]) -> str:
@@ -261,9 +143,6 @@ CREATE TABLE hold ({_columns(Hold)}, PRIMARY KEY (ledger, number)) WITHOUT ROWID
 CREATE UNIQUE INDEX keys ON hold (ledger, key) WHERE key IS NOT NULL;
 CREATE INDEX unsettled ON hold (state) WHERE state < 3;
 """
-_PUT = f"INSERT OR REPLACE INTO account VALUES ({', '.join('?' * len(Account._fields))})"  # noqa: S608
-_ADD = f"INSERT INTO hold VALUES ({', '.join('?' * len(Hold._fields))})"  # noqa: S608
-_CHANGE = "UPDATE hold SET promised = ?, time = ?, state = ?, cost = ? WHERE ledger = ? AND number = ?"
 
 
 def _make(file: Path) -> None:
