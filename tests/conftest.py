@@ -122,6 +122,13 @@ def _exported_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _postgresql_ends() -> Iterator[None]:
+    yield
+    if started := sys.modules.get("postgresql_server"):
+        started.stop_server()
+
+
 @pytest.fixture(scope="session")
 def make_trace() -> MakeTrace:
     return synthetic_trace

@@ -1,6 +1,6 @@
 """A process whose threads spend from a ledger until it is killed, and log what they did: what is known outside.
 
-    python spending_process.py FILE LOG SEED THREADS
+    python spending_process.py PLACE LOG SEED THREADS
 
 All processes draw the same keys. A line is in the log as soon as `write` returns, whatever happens to
 the process then: "dispatched KEY MAXIMUM", "settles KEY COST" before, and "settled KEY COST" after.
@@ -51,8 +51,8 @@ def spend(ledger: Ledger, log: int, seed: str) -> None:
 
 
 def main() -> None:
-    file, log, seed, threads = sys.argv[1:]
-    ledger = Ledger(total=TOTAL, file=file, lease_s=LEASE_S)
+    place, log, seed, threads = sys.argv[1:]
+    ledger = Ledger(total=TOTAL, file=place, lease_s=LEASE_S)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(out, b"opened - 0\n")
     for i in range(int(threads)):

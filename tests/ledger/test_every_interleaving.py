@@ -1,14 +1,20 @@
-"""A model check of the rules: every order in which three actors can act, crash and start again, at every clock."""
+"""A model check of the rules: every order in which three actors can act, crash and start again, at every clock.
+
+It is done in memory; what each step changes is compared with what it changes in a database.
+"""
 
 from __future__ import annotations
 
 from copy import copy
 
 import pytest
+from made_stores import SHARED, made_store
 
 from exeunt.errors import InputError, OverBudget
-from exeunt.ledger import core
+from exeunt.ledger import core, postgresql_store, sqlite_store
 from exeunt.ledger.books import Account, Hold
+from exeunt.ledger.sql_books import SQLBooks
+from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import _MemoryBooks
 
 TOTAL, LEASE, CLOCKS, FAR = 3, 10, (0, 6, 12), 10**6
@@ -25,8 +31,8 @@ TWO_ASK_THE_SAME = (hold("a", 2), hold("a", 2), hold("c", 1, promised=True, ledg
 class World:
     """The books, what each actor has done, the clock, and what a provider was really asked for and has billed."""
 
-    def __init__(self, jumps, restarts):
-        self.books = _MemoryBooks()
+    def __init__(self, jumps, restarts, database=None):
+        self.books, self.database = _MemoryBooks(), database
         core.open_account(self.books, 0, Account("all", None, "usd", TOTAL, 0, 1, 0, 1))
         core.open_account(self.books, 0, Account("all/one", "all", "usd", TOTAL, 0, 1, 0, 0))
         core.promise(self.books, 0, "all", 1)
@@ -42,6 +48,17 @@ class World:
     def key(self):
         books = frozenset(self.books.accounts.values()), frozenset(self.books.holds.values())
         return books, self.actors, self.clock, self.jumps, self.sent, self.bill
+
+    def do(self, rule, *given):
+        """Follow a rule, also in a database if there is one."""
+        if self.database is None:
+            return rule(self.books, self.clock, *given)
+        before = self.copy().books
+        found = outcome(rule, self.books, self.clock, *given)
+        self.database.compare(before, self.books, found, rule, self.clock, *given)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def after(self, i, state, held=None, restarts=None):
         actors = list(self.actors)
@@ -70,19 +87,19 @@ def following(world, wanted):
 
 def reserves(world, i, wanted):
     try:
-        world.after(i, "holds", core.reserve(world.books, world.clock, wanted))
+        world.after(i, "holds", world.do(core.reserve, wanted))
     except OverBudget:
         assert not wanted.promised, "a promised answer was refused"
         world.after(i, "ended")
 
 
 def dispatches(world, i, wanted):
-    sent = core.dispatch(world.books, world.clock, world.actors[i][1])
+    sent = world.do(core.dispatch, world.actors[i][1])
     world.after(i, "ended" if sent is None else "sends", sent)
 
 
 def releases(world, i, wanted):
-    core.release(world.books, world.clock, world.actors[i][1])
+    world.do(core.release, world.actors[i][1])
     world.after(i, "ended")
 
 
@@ -96,7 +113,7 @@ def sends(bill):
 
 def settles(share):
     def step(world, i, wanted):
-        core.settle(world.books, world.clock, world.actors[i][1], share * wanted.maximum)
+        world.do(core.settle, world.actors[i][1], share * wanted.maximum)
         world.after(i, "ended")
 
     return step
@@ -132,9 +149,52 @@ def check(world):
         assert late.books.accounts["all"].settled >= world.bill
 
 
-def explore(wanted, jumps, restarts):
+class Database:
+    """Follows one step in so many in a database, from the same books, and must come to the same ones."""
+
+    def __init__(self, store, every):
+        self.connection, self.every, self.steps, self.compared = store._connected(), every, 0, 0
+        sqlite = isinstance(store, SQLiteStore)
+        self.statements = sqlite_store._STATEMENTS if sqlite else postgresql_store._STATEMENTS
+        self.begin = "BEGIN" if sqlite else "SELECT 1"
+        self.holds = "hold" if sqlite else "exeunt_hold"
+
+    def compare(self, before, after, expected, rule, clock, *given):
+        self.steps += 1
+        if self.steps % self.every:
+            return
+        self.compared += 1
+        self.connection.execute(self.begin)
+        books = self.books()
+        for account in before.accounts.values():
+            books.put(account)
+        for held in before.holds.values():
+            books.write(None, held)
+        books.flush()
+        books = self.books()
+        found = outcome(rule, books, clock, *given)
+        books.flush()
+        assert found == expected or str(found) == str(expected)  # the same hold, or the same error
+        accounts = {name: self.books().account(name) for name in after.accounts}
+        assert accounts == after.accounts
+        rows = self.connection.execute(f"SELECT * FROM {self.holds}").fetchall()
+        assert {(row[0], row[1]): Hold(*row) for row in rows} == after.holds
+        self.connection.rollback()
+
+    def books(self):
+        return SQLBooks(self.connection.execute, self.statements)
+
+
+def outcome(rule, *given):
+    try:
+        return rule(*given)
+    except OverBudget as error:
+        return error
+
+
+def explore(wanted, jumps, restarts, database=None):
     """Check every world that can be reached, and return their number."""
-    first = World(jumps, restarts)
+    first = World(jumps, restarts, database)
     seen, waiting = {hash(first.key())}, [first]
     while waiting:
         world = waiting.pop()
@@ -158,6 +218,15 @@ def explore(wanted, jumps, restarts):
 )
 def test_no_order_of_steps_crashes_and_jumps_breaks_a_promise(wanted, jumps, restarts, worlds):
     assert explore(wanted, jumps, restarts) >= worlds
+
+
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.slow)])
+def test_each_step_changes_the_same_in_a_database(kind, every):
+    with made_store(kind) as (store, _):
+        database = Database(store, every)
+        assert explore(TWO_ASK_THE_SAME, 0, 0, database) >= 3_000
+        assert database.compared > 20
 
 
 def blind_dispatch(books, now, held):

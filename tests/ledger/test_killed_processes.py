@@ -1,4 +1,4 @@
-"""Processes that spend from one file and are killed at random: nothing is over, lost, double, or left reserved."""
+"""Processes that spend from one ledger and are killed at random: nothing is over, lost, double, or left reserved."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from made_stores import place_of
 from spending_process import LEASE_S, TOTAL
 
 import exeunt as ex
+from postgresql_server import server
 
 SCRIPT = Path(__file__).with_name("spending_process.py")
 
@@ -21,13 +24,13 @@ SCRIPT = Path(__file__).with_name("spending_process.py")
 class Processes:
     """Processes that spend, each with a log of its own."""
 
-    def __init__(self, folder, n, threads):
-        self.folder, self.threads, self.started = folder, threads, 0
+    def __init__(self, place, folder, n, threads):
+        self.place, self.folder, self.threads, self.started = place, folder, threads, 0
         self.running = [self.start() for _ in range(n)]
 
     def start(self):
         log, self.started = self.folder / f"{self.started}.log", self.started + 1
-        arguments = [SCRIPT, self.folder / "money.db", log, self.started, self.threads]
+        arguments = [SCRIPT, self.place, log, self.started, self.threads]
         return subprocess.Popen([sys.executable, *map(str, arguments)]), log
 
     def kill(self, i):
@@ -55,14 +58,27 @@ class Processes:
         ]
 
 
-def check_kills(folder, n, threads, kills):
-    rng, total = random.Random(0), float(TOTAL.split()[0])
-    with_file = ex.Ledger(total=TOTAL, file=folder / "money.db")
-    processes = Processes(folder, n, threads)
+def holds_in(place):
+    """Return what a ledger keeps of each attempt: its state, maximum and cost, by its key."""
+    if isinstance(place, Path):
+        with closing(sqlite3.connect(place)) as connection:
+            rows = connection.execute("SELECT key, state, maximum, cost FROM hold").fetchall()
+    else:
+        rows = server().sql("SELECT key, state, maximum, cost FROM exeunt_hold", place)
+    return {key: (state, maximum, cost) for key, state, maximum, cost in rows}
+
+
+def check_kills(kind, folder, n, threads, kills, restarts=0):
+    """`restarts`: how often the database is killed, too, and started again."""
+    rng, total, place = random.Random(0), float(TOTAL.split()[0]), place_of(kind, folder)
+    with_file = ex.Ledger(total=TOTAL, file=place)
+    processes = Processes(place, folder, n, threads)
     try:
-        for _ in range(kills):
+        for i in range(kills):
             time.sleep(rng.uniform(0, 0.3))
             processes.kill(rng.randrange(n))
+            if restarts and i % (kills // restarts) == 1:
+                server().restart()
             assert with_file.left >= 0
     finally:
         processes.end()
@@ -72,12 +88,7 @@ def check_kills(folder, n, threads, kills):
     lines = processes.lines()
     dispatched = Counter(key for what, key, _ in lines if what == "dispatched")
     assert set(dispatched.values()) == {1}  # never twice
-    with sqlite3.connect(folder / "money.db") as connection:
-        rows = {
-            key: (state, maximum, cost)
-            for key, state, maximum, cost in connection.execute("SELECT key, state, maximum, cost FROM hold")
-        }
-    connection.close()
+    rows = holds_in(place)
     settles = {key: float(cost) for what, key, cost in lines if what == "settles"}
     settled = {key for what, key, _ in lines if what == "settled"}
     assert dispatched.keys() <= rows.keys()  # nothing is lost
@@ -94,12 +105,18 @@ def check_kills(folder, n, threads, kills):
 
 
 def test_processes_that_are_killed_overspend_and_lose_nothing(tmp_path):
-    n, _ = check_kills(tmp_path, n=3, threads=8, kills=4)
+    n, _ = check_kills("file", tmp_path, n=3, threads=8, kills=4)
     assert n > 50
 
 
+def test_nor_do_they_where_the_database_is_killed_as_well(tmp_path):
+    n, _ = check_kills("postgresql", tmp_path, n=2, threads=4, kills=2, restarts=1)
+    assert n > 20
+
+
 @pytest.mark.slow
-def test_eight_processes_of_32_threads_are_killed_a_hundred_times(tmp_path):
-    n, spent = check_kills(tmp_path, n=8, threads=32, kills=100)
+@pytest.mark.parametrize(("kind", "restarts"), [("file", 0), ("postgresql", 10)])
+def test_eight_processes_of_32_threads_are_killed_a_hundred_times(tmp_path, kind, restarts):
+    n, spent = check_kills(kind, tmp_path, n=8, threads=32, kills=100, restarts=restarts)
     assert n > 5_000
     assert spent > 0.95 * float(TOTAL.split()[0])  # the limit was what held them back

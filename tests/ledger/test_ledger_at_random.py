@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_stores import made_store
+from made_stores import SHARED, made_store
 
 import exeunt as ex
 from exeunt.errors import InputError, ModelStopped, OverBudget
@@ -172,17 +172,19 @@ def test_a_ledger_in_memory_says_what_the_oracle_says(calls):
     check_calls("memory", calls)
 
 
+@pytest.mark.parametrize("kind", SHARED)
 @given(CALLS)
 @settings(max_examples=15)
-def test_a_ledger_in_a_file_says_what_the_oracle_says(calls):
-    check_calls("file", calls)
+def test_a_shared_ledger_says_what_the_oracle_says(kind, calls):
+    check_calls(kind, calls)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", SHARED)
 @given(CALLS)
 @settings(max_examples=300)
-def test_many_calls_of_a_ledger_in_a_file(calls):
-    check_calls("file", calls)
+def test_many_calls_of_a_shared_ledger(kind, calls):
+    check_calls(kind, calls)
 
 
 # -- a rate ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files of ledgers: shared, full, damaged, foreign, moved away, closed, and in child processes."""
+"""Ledgers that are shared, and in child processes; their files: full, damaged, foreign, moved away, closed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 import threading
 
 import pytest
-from made_stores import SECOND, made_store
+from made_stores import SECOND, SHARED, made_store, place_of
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
@@ -30,6 +30,18 @@ def ledger(file):
     ledger.close()
 
 
+@pytest.fixture(params=SHARED)
+def place(request, tmp_path):
+    return place_of(request.param, tmp_path)
+
+
+@pytest.fixture
+def shared(place):
+    ledger = ex.Ledger(total="1 usd", file=place)
+    yield ledger
+    ledger.close()
+
+
 def buy(ledger, maximum, cost, **options):
     held = ledger.reserve(maximum, **options)
     assert held.dispatch()
@@ -44,23 +56,23 @@ def bought_key(ledger, key):
         return None
 
 
-def test_what_was_spent_is_there_when_the_file_is_opened_again(file, ledger):
-    buy(ledger, 0.5, 0.2, key="a")
-    ledger.reserve(0.1, key="b")
-    ledger.close()
-    again = ex.Ledger(total="1 usd", file=file)
+def test_what_was_spent_is_there_when_it_is_opened_again(place, shared):
+    buy(shared, 0.5, 0.2, key="a")
+    shared.reserve(0.1, key="b")
+    shared.close()
+    again = ex.Ledger(total="1 usd", file=place)
     assert (again.spent, again.reserved, again.left) == (0.2, 0.1, 0.7)
     assert again.reserve(0.5, key="a").cost == 0.2
     assert again.reserve(0.1, key="b").dispatch()
     again.close()
-    read = ex.Ledger(file=file)
+    read = ex.Ledger(file=place)
     assert (read.spent, read.unit) == (0.3, "usd")
     read.close()
 
 
-def test_two_ledgers_on_one_file_share_what_is_left(file, ledger):
-    other = ex.Ledger(total="1 usd", file=file)
-    buy(ledger, 0.6, 0.6)
+def test_two_ledgers_in_one_place_share_what_is_left(place, shared):
+    other = ex.Ledger(total="1 usd", file=place)
+    buy(shared, 0.6, 0.6)
     with pytest.raises(OverBudget):
         other.reserve(0.5)
     assert other.left == 0.4
@@ -68,8 +80,8 @@ def test_two_ledgers_on_one_file_share_what_is_left(file, ledger):
 
 
 @pytest.mark.parametrize("durability", ["normal", "full"])
-def test_threads_that_come_together_each_get_their_answer(file, durability):
-    ledger = ex.Ledger(total="1 usd", file=file, durability=durability)
+def test_threads_that_come_together_each_get_their_answer(place, durability):
+    ledger = ex.Ledger(total="1 usd", file=place, durability=durability)
     outcomes = []
 
     def spend(i):
@@ -90,9 +102,8 @@ def test_threads_that_come_together_each_get_their_answer(file, durability):
         ledger.reserve(0.01)
 
 
-def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(file):
-    store = SQLiteStore(file)
-    ledger = ex.Ledger(total="1 usd", store=store)
+def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(shared):
+    ledger, store = shared, shared._store
 
     def job(amount):
         hold = books.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
@@ -102,7 +113,6 @@ def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(file):
     store._keep(jobs)
     assert [type(one.error) for one in jobs] == [type(None), OverBudget, type(None)]
     assert ledger.reserved == 0.7
-    store.close()
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -127,21 +137,21 @@ def test_a_full_disk_is_an_error_and_nothing_is_sent(file):
     store.close()
 
 
-def test_a_failed_commit_is_an_error_for_all_that_were_in_it(file, monkeypatch):
-    store = SQLiteStore(file)
-    ledger = ex.Ledger(total="1 usd", store=store)
+def test_a_failed_transaction_is_an_error_and_changes_nothing(shared, monkeypatch):
+    ledger = shared
     held = ledger.reserve(0.5)
 
     def fail(books):
-        raise sqlite3.OperationalError("disk I/O error")
+        if isinstance(ledger._store, SQLiteStore):
+            raise sqlite3.OperationalError("disk I/O error")
+        raise ledger._store._driver.errors.DiskFull("disk I/O error")
 
     with monkeypatch.context() as patch:
         patch.setattr(SQLBooks, "flush", fail)
-        with pytest.raises(FileError, match="disk I/O error"):
+        with pytest.raises(FileError, match=r"disk I/O error\): nothing was changed"):
             held.dispatch()
     assert (ledger.spent, ledger.reserved) == (0, 0.5)
     assert held.dispatch()
-    store.close()
 
 
 @pytest.mark.parametrize("away", ["removed", "replaced"])
@@ -234,11 +244,11 @@ def in_child(call):
         return pipe.read()
 
 
-def test_a_forked_process_shares_the_file(ledger):
-    assert in_child(lambda: buy(ledger, 0.6, 0.6).cost) == "0.6"
-    assert ledger.spent == 0.6
+def test_a_forked_process_shares_it(shared):
+    assert in_child(lambda: buy(shared, 0.6, 0.6).cost) == "0.6"
+    assert shared.spent == 0.6
     with pytest.raises(OverBudget):
-        ledger.reserve(0.5)
+        shared.reserve(0.5)
 
 
 def test_a_forked_process_cannot_use_a_ledger_in_memory():
@@ -250,7 +260,7 @@ def test_a_forked_process_cannot_use_a_ledger_in_memory():
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
 @pytest.mark.parametrize("jump", [-(10**9), -3600, -61, 61, 3600, 10**9])
 def test_after_a_jump_of_the_clock_nothing_is_over_or_stays_reserved(kind, jump):
     with made_store(kind) as (store, clock):
@@ -285,11 +295,30 @@ def test_a_rate_gains_nothing_from_a_clock_that_goes_back():
         assert ledger.left == 5
 
 
-@pytest.mark.parametrize("in_file", [False, True])
-def test_an_empty_key_is_a_key(file, in_file):
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+def test_an_empty_key_is_a_key(kind):
     """An attempt without a key leaves it alone."""
-    ledger = ex.Ledger(total="1 usd", file=file if in_file else None)
-    assert ledger.reserve(0.1, key="").dispatch()
-    assert ledger.reserve(0.1).release()
-    assert ledger.reserve(0.1, key="").state == "dispatched"
-    ledger.close()
+    with made_store(kind) as (store, _):
+        ledger = ex.Ledger(total="1 usd", store=store)
+        assert ledger.reserve(0.1, key="").dispatch()
+        assert ledger.reserve(0.1).release()
+        assert ledger.reserve(0.1, key="").state == "dispatched"
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+def test_any_text_is_a_key_and_a_name_or_is_refused_everywhere(kind):
+    with made_store(kind) as (store, _):
+        name = "‘ä’ %s ? \"'; DROP TABLE hold; -- \U0001f4b8"
+        ledger = ex.Ledger(total="1 usd", name=name, store=store)
+        assert ledger.reserve(0.1, key=name * 30, model=name).dispatch()
+        assert [(one.key, one.model) for one in ledger.unsettled()] == [(name * 30, name)]
+        for wrong in ("a\0b", "a\ud800"):
+            for call in (
+                lambda text: ledger.reserve(0.1, key=text),
+                lambda text: ledger.reserve(0.1, model=text),
+                lambda text: ledger.reconcile(text, 0.1),
+                lambda text: ex.Ledger(total="1 usd", name=text, store=store),
+            ):
+                with pytest.raises(InputError, match="is a text without NUL"):
+                    call(wrong)
+        assert ledger.spent == 0.1

@@ -13,6 +13,7 @@ from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
 from exeunt.ledger import core
 from exeunt.ledger.books import CHARGED, RESERVED, SETTLED, Account, Books, Hold, shown
+from exeunt.ledger.postgresql_store import PostgreSQLStore
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore, Store
 
@@ -42,7 +43,9 @@ class Ledger:
     ledger again with another total or rate changes it; with neither it stays as it is.
 
     Without a `file` it is kept in memory. With one, threads and processes of one machine share it; `durability`
-    "normal" survives the end of any process, "full" also a power failure. `store`: a store of your own.
+    "normal" survives the end of any process, "full" also a power failure. `file` may be the address of a PostgreSQL
+    database that several machines share, such as "postgresql://user@host/database" (extra `exeunt[postgres]`); what it
+    survives is up to the server. `store`: a store of your own.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Ledger:
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         kept = within._store if within else store
-        self._store: Store = kept or (MemoryStore() if file is None else SQLiteStore(file, durability))
+        _check_text(name, "the name of a ledger")
+        self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
         self.name: str = f"{within.name}/{name}" if within else name or "ledger"
         self._lease = int(lease_s * 1e9)
         parent = within.name if within else None
@@ -85,6 +89,8 @@ class Ledger:
         Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
         """
         maximum = _billionths(amount, ROUND_CEILING)
+        _check_text(model, "a model")
+        _check_text(key or "", "a key")
         hold = Hold(self.name, 0, key, model, maximum, promised, self._lease)
         return Reservation(self, self._run(core.reserve, hold, lasting=False))
 
@@ -101,6 +107,7 @@ class Ledger:
     def reconcile(self, key: str, cost: float) -> None:
         """Correct what a dispatched attempt has cost, such as by the provider's bill."""
         cost_ = _billionths(cost, ROUND_CEILING)
+        _check_text(key, "a key")
 
         def correct(books: Books, now: int) -> Hold:
             hold = books.find(self.name, key)
@@ -238,6 +245,19 @@ class Reservation:
 def ledger_of(limit: str, **options: Any) -> Ledger:
     """Return a ledger with a limit as people write it: a total such as "5 usd", or a rate such as "2 usd/hour"."""
     return Ledger(rate=limit, **options) if "/" in limit else Ledger(total=limit, **options)
+
+
+def _opened(file: str | Path, durability: str) -> Store:
+    """Return the store in a file, or at the address of a database."""
+    if isinstance(file, Path) or "://" not in file:
+        return SQLiteStore(file, durability)
+    return PostgreSQLStore(file)
+
+
+def _check_text(text: str, what: str) -> None:
+    """Raise InputError for a text that not every database holds."""
+    if "\0" in text or text.encode(errors="ignore").decode() != text:
+        raise InputError(f"{what} is a text without NUL and lone surrogates, got {text!r:.80}")
 
 
 def _account(

@@ -1,0 +1,270 @@
+"""Ledgers in a PostgreSQL database, which several machines share (extra `exeunt[postgres]`)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+from uuid import uuid4
+from weakref import finalize
+
+from exeunt.errors import ArtefactError, FileError, InputError, require
+from exeunt.ledger.books import Account, Hold
+from exeunt.ledger.group_commit import GroupCommitStore, Job
+from exeunt.ledger.sql_books import SQLBooks, statements
+from exeunt.ledger.store import Clock
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_ACCOUNT, _HOLD, _CLIENT = "exeunt_account", "exeunt_hold", "exeunt_client"
+_COMMENT, _VERSION = "Exeunt ledgers, version ", "1"
+_STATEMENTS = statements(_ACCOUNT, _HOLD, "%s")
+_LOCK = 0x45584C44
+_WAIT_S = 30.0
+# A client that stops in a transaction, or whose machine is gone, must not hold up the others.
+_IDLE_S, _KEPT_DAYS = 10, 1
+_TCP = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+# The server ends a connection, takes none now, or lets transactions fail that may succeed if they are tried again.
+_LOST = {"08000", "08003", "08006", "57P01", "57P02", "57P03", "25P03", "53300", "40001", "40P01"}
+_BUSY, _NO_RIGHTS, _READ_ONLY = "55P03", "42501", "25006"
+
+# The order is that of the CASE: first the lock of these tables, which all transactions take, then the time.
+_BEGIN = f"""
+SELECT CASE WHEN pg_advisory_xact_lock({_LOCK}, '{_ACCOUNT}'::regclass::oid::int) IS NULL THEN 0
+ELSE (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000 END
+"""  # noqa: S608 - constants
+_NOTE = (
+    f"INSERT INTO {_CLIENT} VALUES (%s, %s, now()) "  # noqa: S608 - constants
+    "ON CONFLICT (id) DO UPDATE SET latest = excluded.latest, time = excluded.time"
+)
+
+
+class PostgreSQLStore(GroupCommitStore):
+    """Ledgers in the tables `exeunt_...` of a database, made if they are missing. Any number of machines may share it.
+
+    `address`: such as "postgresql://user@host:5432/database"; options of libpq may follow after "?", and its
+    environment variables and password file are read. `wait_s`: how long a connection that is lost is opened again,
+    before an error. `clock`: by default the server's.
+
+    One lock lets one transaction after the other change the ledgers. What was asked is kept once, also where the
+    connection is lost while it is: each transaction leaves its number, which is looked up before it is tried again.
+
+    Raises MissingExtra, InputError for an address that cannot be read, FileError if the database cannot be reached or
+    lacks rights, ArtefactError if its tables are not those of this version.
+    """
+
+    def __init__(self, address: str, *, wait_s: float = _WAIT_S, clock: Clock | None = None) -> None:
+        self._alchemy: Any = require("sqlalchemy", extra="postgres")
+        self._driver: Any = require("psycopg", extra="postgres")
+        self._url = _read_address(self._alchemy, address)
+        self._dialect = self._url.get_dialect()()
+        self._wait_s, self._clock = wait_s, clock
+        self._connection: Any = None
+        self._opened = False
+        super().__init__(_shown(self._url))
+
+    def begin_anew(self) -> None:
+        """Have no connection and no thread, as `GroupCommitStore.begin_anew` says."""
+        _of_parents.append(self._connection)
+        self._connection, self._client, self._number = None, uuid4().hex, 0
+        super().begin_anew()
+
+    def _keep(self, jobs: list[Job]) -> None:
+        """Do these operations in one transaction; see `GroupCommitStore`. A lost connection is opened again."""
+        self._number += 1
+        end, pause, unknown = time.monotonic() + self._wait_s, 0.05, False
+        while True:
+            try:
+                self._check_open()
+                connection = self._connected()
+                now = connection.execute(_BEGIN).fetchone()[0]
+                if unknown and self._is_kept(connection):
+                    connection.commit()
+                    return
+                unknown = False  # the lock is here, so the transaction that was lost has ended
+                books = SQLBooks(connection.execute, _STATEMENTS)
+                for job in jobs:
+                    job.do(books, now if self._clock is None else self._clock())
+                books.flush()
+                if books.changed:
+                    connection.execute(_NOTE, (self._client, self._number))
+                unknown = books.changed
+                connection.commit()
+                return
+            except BaseException as error:
+                self._disconnect()
+                if not (self._opened and self._is_lost(error)) or time.monotonic() > end:
+                    failure = self._failure(error, unknown)
+                    for job in jobs:
+                        job.error = failure
+                    return
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _is_kept(self, connection: Any) -> bool:
+        """Return whether the latest transaction was kept, though the connection was lost before it was told so."""
+        latest = f"SELECT latest FROM {_CLIENT} WHERE id = %s"  # noqa: S608 - constants
+        row = connection.execute(latest, (self._client,)).fetchone()
+        return row is not None and int(row[0]) == self._number
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Any:
+        """Return psycopg's connection: statements through SQLAlchemy's take three times as long."""
+        if self._connection is None:
+            arguments, options = self._dialect.create_connect_args(self._url)
+            connection = self._driver.connect(*arguments, **{**_TCP, **options})
+            try:
+                # Each statement must see what was committed before it got the lock.
+                connection.isolation_level = self._driver.IsolationLevel.READ_COMMITTED
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._opened = connection, True
+            self._closing = finalize(self, _close, connection, os.getpid())
+        return self._connection
+
+    def _prepare(self, connection: Any) -> None:
+        """Set what the connection needs, and make the tables unless they are there."""
+
+        def value(statement: str) -> Any:
+            return connection.execute(statement).fetchone()[0]
+
+        if (encoding := value("SHOW server_encoding")) != "UTF8":
+            raise InputError(
+                f"{self.shown} has the encoding {encoding}, and ledgers need UTF8: name another database"
+            )
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
+        connection.execute(f"SET lock_timeout = {max(1, int(self._wait_s * 1000))}")
+        if (
+            value("SHOW synchronous_commit") == "off"
+        ):  # what a client was told must outlive the server's process
+            connection.execute("SET synchronous_commit = on")
+        connection.commit()
+        connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
+        if value(f"SELECT to_regclass('{_ACCOUNT}')") is None:
+            for statement in _tables(self._alchemy):
+                connection.execute(str(statement.compile(dialect=self._dialect)))
+        said = value(f"SELECT obj_description('{_ACCOUNT}'::regclass, 'pg_class')") or ""
+        if not said.startswith(_COMMENT):
+            raise ArtefactError(
+                f"the table {_ACCOUNT} of {self.shown} is none of Exeunt's: name another database"
+            )
+        if said != _COMMENT + _VERSION:
+            raise ArtefactError(
+                f"the ledgers in {self.shown} were written by a newer version of Exeunt: use that version, or another "
+                "database"
+            )
+        connection.execute(f"DELETE FROM {_CLIENT} WHERE time < now() - interval '{_KEPT_DAYS} day'")  # noqa: S608 - constants
+        connection.commit()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._closing()
+            self._connection = None
+
+    # -- errors --------------------------------------------------------------------------------------------------------
+
+    def _is_lost(self, error: BaseException) -> bool:
+        if not isinstance(error, self._driver.Error) or error.sqlstate is not None:
+            return getattr(error, "sqlstate", None) in _LOST
+        return isinstance(error, self._driver.OperationalError)
+
+    def _failure(self, error: BaseException, unknown: bool) -> BaseException:
+        """Return the error for what was asked. `unknown`: the connection was lost while it was being kept."""
+        if not isinstance(error, self._driver.Error):
+            return error
+        why, changed = self._reason(error), "nothing was changed"
+        if self._is_lost(error):
+            if not self._opened:
+                return FileError(
+                    f"the ledger {self.shown} cannot be opened ({why}): start the server, or correct the address"
+                )
+            if unknown:
+                changed = (
+                    "what was asked was kept or was not; send nothing, it counts at its maximum if it was"
+                )
+            return FileError(
+                f"the ledger {self.shown} could not be reached for {self._wait_s:g} s ({why}): {changed}"
+            )
+        if error.sqlstate == _BUSY:
+            return FileError(
+                f"the ledger {self.shown} was held by other clients for {self._wait_s:g} s: {changed}"
+            )
+        if error.sqlstate in (_NO_RIGHTS, _READ_ONLY):
+            return FileError(
+                f"the user may not write to the ledger {self.shown} ({why}): grant CREATE on the schema once, and "
+                f"SELECT, INSERT, UPDATE and DELETE on its tables {_ACCOUNT}, {_HOLD} and {_CLIENT}"
+            )
+        return FileError(f"the ledger {self.shown} cannot be read or written ({why}): {changed}")
+
+    def _reason(self, error: BaseException) -> str:
+        """Return what the server or the driver says, in a line and without the password."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = lines[0] if lines else type(error).__name__
+        secrets = [self._url.password, *(self._url.query.get(name) for name in ("password", "sslpassword"))]
+        return "for a reason that names the password" if any(one and one in why for one in secrets) else why
+
+
+_of_parents: list[Any] = []
+
+
+def _close(connection: Any, process: int) -> None:
+    if os.getpid() == process:
+        connection.close()
+
+
+def _read_address(alchemy: Any, address: str) -> Any:
+    """Return an address as SQLAlchemy's URL. Raises InputError, which says nothing of what may be a password."""
+    scheme = address.partition("://")[0]
+    if scheme not in _SCHEMES:
+        raise InputError(
+            f"a ledger is kept in a file, or at an address postgresql://user@host/database, got {scheme!r:.40}://"
+        )
+    try:
+        url = alchemy.make_url(address).set(drivername="postgresql+psycopg")
+        if "@" in (url.host or "") or not url.database:
+            raise ValueError
+    except (alchemy.exc.ArgumentError, ValueError):
+        raise InputError(
+            "the address of the ledger cannot be read: write postgresql://user:password@host:port/database, and "
+            "special characters of the password as in %40 for @"
+        ) from None
+    return url
+
+
+def _shown(url: Any) -> str:
+    """Return an address without password and options."""
+    user, port = f"{url.username}@" if url.username else "", f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{url.host or ''}{port}/{url.database}"
+
+
+def _tables(alchemy: Any) -> Iterator[Any]:
+    """Yield the statements that make the tables."""
+    kinds = {int: alchemy.BigInteger, bool: alchemy.Boolean}
+
+    def columns(record: Any, *key: str) -> Iterator[Any]:
+        for name, kind in get_type_hints(record).items():
+            yield alchemy.schema.Column(
+                name, kinds.get(kind, alchemy.Text), primary_key=name in key, autoincrement=False,
+                nullable=type(None) in get_args(kind),
+            )  # fmt: skip
+
+    schema = alchemy.schema
+    made = schema.MetaData()
+    account = schema.Table(_ACCOUNT, made, *columns(Account, "name"), comment=_COMMENT + _VERSION)
+    hold = schema.Table(_HOLD, made, *columns(Hold, "ledger", "number"))
+    keys = schema.Index(
+        f"{_HOLD}_keys", hold.c.ledger, hold.c.key, unique=True, postgresql_where=hold.c.key.is_not(None)
+    )
+    unsettled = schema.Index(f"{_HOLD}_unsettled", hold.c.state, postgresql_where=alchemy.text("state < 3"))
+    client = schema.Table(
+        _CLIENT, made,
+        schema.Column("id", alchemy.Text, primary_key=True),
+        schema.Column("latest", alchemy.BigInteger, nullable=False),
+        schema.Column("time", alchemy.DateTime(timezone=True), nullable=False),
+    )  # fmt: skip
+    yield from map(schema.CreateTable, (account, hold, client))
+    yield from map(schema.CreateIndex, (keys, unsettled))
+    yield schema.SetTableComment(account)

@@ -1,0 +1,338 @@
+"""Ledgers in PostgreSQL: lost connections, commits of unknown fate, clients that stop, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from made_stores import place_of
+
+import exeunt as ex
+from exeunt.errors import ArtefactError, FileError, InputError, MissingExtra, OverBudget
+from exeunt.ledger import postgresql_store
+from exeunt.ledger.postgresql_store import PostgreSQLStore
+from postgresql_server import name_of, server
+
+SECRET = "s3cr3t-w0rd"
+
+
+@pytest.fixture
+def place():
+    return place_of("postgresql", None)
+
+
+def opened(place, *, total="1 usd", **options):
+    return ex.Ledger(total=total, store=PostgreSQLStore(place, **options))
+
+
+@pytest.fixture
+def ledger(place):
+    ledger = opened(place)
+    yield ledger
+    ledger.close()
+
+
+def buy(ledger, maximum=0.01, cost=0.005):
+    held = ledger.reserve(maximum)
+    assert held.dispatch()
+    held.settle(cost)
+
+
+def end_connections(place):
+    """End the connections to a database, as its operator may."""
+    server().sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name_of(place)}'")
+
+
+# -- what is lost ------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_ended_is_opened_again(place, ledger):
+    held = ledger.reserve(0.5)
+    end_connections(place)
+    assert held.dispatch()
+    end_connections(place)
+    assert ledger.spent == 0.5
+
+
+def test_a_server_that_restarts_is_waited_for(ledger):
+    held = ledger.reserve(0.5)
+    server().stop()
+    starter = threading.Timer(0.5, server().start)
+    starter.start()
+    assert held.dispatch()
+    starter.join()
+    assert ledger.spent == 0.5
+
+
+def test_a_server_that_stays_away_is_an_error_after_the_stated_time(place):
+    ledger = opened(place, wait_s=0.3)
+    held = ledger.reserve(0.5)
+    server().stop()
+    try:
+        began = time.monotonic()
+        with pytest.raises(FileError, match=r"could not be reached for 0\.3 s .*: nothing was changed"):
+            held.dispatch()
+        assert 0.3 <= time.monotonic() - began < 5
+        with pytest.raises(FileError, match=r"cannot be opened .*: start the server, or correct the address"):
+            opened(place)
+    finally:
+        server().start()
+    assert held.dispatch()
+    ledger.close()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_commit_of_unknown_fate_takes_effect_once(ledger, monkeypatch, kept):
+    """Whether the connection is lost before the server keeps it, or after."""
+    driver, calls = ledger._store._driver, []
+    commit = driver.Connection.commit
+
+    def lost(connection):
+        calls.append(connection)
+        if len(calls) == 1 and not kept:
+            connection.close()
+        commit(connection)
+        if len(calls) == 1:
+            connection.close()
+            raise driver.OperationalError("the connection is lost")
+
+    def each(call):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(driver.Connection, "commit", lost)
+            result = call()
+        assert len(calls) > 1
+        return result
+
+    held = each(lambda: ledger.reserve(0.3))
+    assert ledger.reserved == 0.3
+    assert each(held.dispatch)
+    assert (ledger.reserved, ledger.spent) == (0, 0.3)
+    each(lambda: held.settle(0.1))
+    assert ledger.spent == 0.1
+    with pytest.raises(OverBudget):
+        ledger.reserve(1)
+    assert each(lambda: ledger.reserve(0.9)).release()
+    assert ledger.left == 0.9
+
+
+def test_where_its_fate_stays_unknown_the_error_says_so(place, monkeypatch):
+    ledger = opened(place, wait_s=0.0)
+    held = ledger.reserve(0.5)
+    driver = ledger._store._driver
+    commit = driver.Connection.commit
+
+    def lost(connection):
+        commit(connection)
+        raise driver.OperationalError("the connection is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.Connection, "commit", lost)
+        with pytest.raises(FileError, match="what was asked was kept or was not; send nothing"):
+            held.dispatch()
+    assert not held.dispatch()  # it was, so nothing is sent, and it counts
+    assert ledger.spent == 0.5
+    ledger.close()
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_threads_whose_connection_is_ended_at_random_count_each_attempt_once(place, seconds):
+    ledger, other = opened(place, total="1000 usd"), opened(place, total="1000 usd")
+    end, counts = time.monotonic() + seconds, []
+
+    def spend(one):
+        n = 0
+        while time.monotonic() < end:
+            buy(one)  # without a key, so that a second try would show
+            n += 1
+        counts.append(n)
+
+    threads = [threading.Thread(target=spend, args=(one,)) for one in (ledger, other) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(0)
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(0.01, 0.1))
+        end_connections(place)
+    for thread in threads:
+        thread.join()
+    assert len(counts) == 8
+    assert (ledger.spent, ledger.reserved) == (pytest.approx(0.005 * sum(counts)), 0)
+    assert sum(counts) > 10
+    for one in (ledger, other):
+        one.close()
+
+
+# -- several clients ---------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_stops_while_it_holds_the_lock_is_not_waited_for(place, monkeypatch):
+    monkeypatch.setattr(postgresql_store, "_IDLE_S", 1)
+    one, other = opened(place), opened(place)
+    one._store._connected().execute(postgresql_store._BEGIN)
+    buy(other)
+    buy(one)  # it goes on, with another connection
+    assert one.spent == 0.01
+    for ledger in (one, other):
+        ledger.close()
+
+
+def test_a_lock_that_is_held_for_long_is_an_error(place):
+    one, other = opened(place), opened(place, wait_s=0.2)
+    one._store._connected().execute(postgresql_store._BEGIN)
+    with pytest.raises(FileError, match=r"held by other clients for 0\.2 s: nothing was changed"):
+        other.reserve(0.1)
+    one._store._connected().rollback()
+    buy(other)
+    for ledger in (one, other):
+        ledger.close()
+
+
+def test_settings_of_the_database_do_not_weaken_it(place):
+    name = name_of(place)
+    server().sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    server().sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    one, other = opened(place), opened(place)
+    assert one._store._connected().execute("SHOW synchronous_commit").fetchone() == ("on",)
+    one._store._connected().rollback()
+    bought = []
+
+    def spend(ledger):
+        for _ in range(30):
+            with suppress(OverBudget):
+                buy(ledger, 0.02, 0.02)
+                bought.append(1)
+
+    threads = [threading.Thread(target=spend, args=(ledger,)) for ledger in (one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(bought), one.left) == (50, 0)
+    for ledger in (one, other):
+        ledger.close()
+
+
+def test_time_is_the_servers(ledger, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    first, second = (ledger._store.run(lambda _, now: now) for _ in range(2))
+    (real,) = server().sql("SELECT extract(epoch FROM clock_timestamp())")[0]
+    assert first < second < 1e9 * float(real) < first + 60e9
+
+
+def test_many_open_it_for_the_first_time_together(place):
+    opened_, errors = [], []
+
+    def open_it():
+        try:
+            opened_.append(opened(place))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(opened_), errors) == (8, [])
+    for ledger in opened_:
+        ledger.close()
+    assert opened_[0]._store.shown == f"postgresql://{server().owner}@/{name_of(place)}"
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "why"),
+    [
+        (f"mysql://me:{SECRET}@host/db", InputError, "or at an address postgresql://user@host/database, got 'mysql'://"),
+        (f"{SECRET * 9}://host/db", InputError, "or at an address postgresql"),
+        (f"postgresql://me:{SECRET}@host:port/db", InputError, "write postgresql://user:password@host:port/database"),
+        (f"postgresql://me:a@{SECRET}@host/db", InputError, "special characters of the password as in %40 for @"),
+        (f"postgresql://me:a/{SECRET}#?@127.0.0.1:1/db", FileError, "ledger postgresql://me@127"),
+        (f"postgresql://me:{SECRET}@host", InputError, "write postgresql://user:password@host:port/database"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/db", FileError,
+         r"ledger postgresql://me@127\.0\.0\.1:1/db cannot be opened \(.*refused.*\): start the server, or correct"),
+        (f"postgresql://me@nowhere.invalid/db?password={SECRET}&connect_timeout=2", FileError,
+         r"ledger postgresql://me@nowhere\.invalid/db cannot be opened"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/db?sslmode={SECRET}", FileError, "reason that names the password"),
+    ],
+)  # fmt: skip
+def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(address, error, why):
+    pytest.importorskip("sqlalchemy")
+    with pytest.raises(error, match=why) as raised:
+        ex.Ledger(total="1 usd", file=address)
+    said = str(raised.value)
+    assert SECRET not in said.replace(repr(SECRET * 9)[:40], "")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("module", ["sqlalchemy", "psycopg"])
+def test_the_extra_is_named_where_it_is_missing(monkeypatch, module):
+    if module == "psycopg":
+        pytest.importorskip("sqlalchemy")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r'pip install "exeunt\[postgres\]"'):
+        ex.Ledger(total="1 usd", file=f"postgresql://me:{SECRET}@host/db")
+
+
+def test_a_database_or_user_that_is_not_there_is_told(place):
+    with pytest.raises(FileError, match=r'cannot be opened .*database "none" does not exist'):
+        opened(server().address("none"))
+    with pytest.raises(FileError, match=r'cannot be opened .*role "stranger" does not exist'):
+        opened(server().address(name_of(place), user="stranger"))
+
+
+def test_a_user_without_rights_is_told_which_are_needed(place):
+    name = name_of(place)
+    server().sql("DROP ROLE IF EXISTS clerk")
+    server().sql("CREATE ROLE clerk LOGIN")
+    as_clerk = server().address(name, user="clerk")
+    server().sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", place)
+    with pytest.raises(FileError, match=r"permission denied for schema public.*grant CREATE on the schema"):
+        opened(as_clerk)
+    ledger = opened(place)
+    with pytest.raises(
+        FileError, match=r"permission denied for table .*SELECT, INSERT, UPDATE and DELETE on"
+    ):
+        opened(as_clerk)
+    tables = "exeunt_account, exeunt_hold, exeunt_client"
+    server().sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO clerk", place)
+    clerk = opened(as_clerk)
+    buy(clerk)
+    assert ledger.spent == 0.005
+    for one in (ledger, clerk):
+        one.close()
+    with pytest.raises(FileError, match=r"may not write to the ledger .*read-only"):
+        opened(f"{place}&options=-c%20default_transaction_read_only%3Don")
+
+
+def test_what_is_no_ledger_of_this_version_is_told(place):
+    server().sql("CREATE TABLE exeunt_account (name text)", place)
+    with pytest.raises(ArtefactError, match=r"the table exeunt_account of .* is none of Exeunt's"):
+        opened(place)
+    server().sql("COMMENT ON TABLE exeunt_account IS 'Exeunt ledgers, version 2'", place)
+    with pytest.raises(ArtefactError, match="written by a newer version"):
+        opened(place)
+    latin = server().new_database("ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(InputError, match="has the encoding LATIN1, and ledgers need UTF8"):
+        opened(latin)
+
+
+def test_a_table_that_is_lost_is_an_error(place, ledger):
+    server().sql("DROP TABLE exeunt_hold", place)
+    with pytest.raises(FileError, match=r"cannot be read or written .*nothing was changed"):
+        ledger.reserve(0.1)
+
+
+def test_clients_that_are_gone_leave_nothing(place):
+    opened(place).close()
+    server().sql("UPDATE exeunt_client SET time = time - interval '2 days'", place)
+    ledger = opened(place)
+    assert server().sql("SELECT count(*) FROM exeunt_client", place) == [(1,)]
+    ledger.close()
