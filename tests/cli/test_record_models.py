@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from exeunt.run.folder import RunFolder
+from postgresql_server import server
 
 from .command import exeunt
 
@@ -143,6 +144,29 @@ def test_from_a_run_to_answers_within_a_total(folder):
     assert spent + 0.03 <= float(rest.splitlines()[-1].partition(" usd of 0.2 usd are spent")[0]) <= 0.2
 
 
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_several_jobs_count_what_they_spend_in_one_ledger(calibrated, tmp_path, kind):
+    """Each has money of its own. Passwords stay out of what is written and said."""
+    if kind == "postgresql":
+        secret = "s3cr3t-w0rd"
+        place = server().new_database().replace("@/", f":{secret}@/")
+    else:
+        secret, place = "no secret", str(tmp_path / "money.db")
+    spent = []
+    for out in ("one.csv", "other.csv"):
+        done = exeunt(
+            "predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--total", "0.1 usd",
+            "--ledger", place, "--out", tmp_path / out, cwd=calibrated,
+        )  # fmt: skip
+        assert "150 of 150 inputs answered" in done.stdout
+        spent.append(float(done.stdout.splitlines()[-1].partition(" usd of 0.1 usd are spent")[0]))
+        assert secret not in done.stdout + done.stderr
+    assert spent[0] == spent[1] > 0
+    assert not [*tmp_path.glob("*.csv.money.db*")]
+    written = [file for folder in (tmp_path, calibrated) for file in folder.rglob("*") if file.is_file()]
+    assert not any(secret.encode() in file.read_bytes() for file in written)
+
+
 @pytest.mark.parametrize("columns", [["review"], ["premise", "hypothesis"]])
 def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
     table = pq.read_table(folder / "texts.parquet")
@@ -174,7 +198,18 @@ def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
             ["--model", "models.yaml", "--total", "1 eur"],
             "prices of live models are in usd, and the ledger is in eur",
         ),
-        (["--model", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"], "by one process"),
+        (
+            ["--model", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"],
+            "the workers of a cluster share a ledger: name one with --ledger postgresql://",
+        ),
+        (
+            ["--model", "models.yaml", "--total", "1 usd", "--ledger", "money.db"],
+            "name one with --out",
+        ),
+        (
+            ["--model", "models.yaml", "--total", "1 usd", "--ledger", "mysql://h/d", "--out", "new.csv"],
+            "or at an address postgresql://user@host/database, got 'mysql'://",
+        ),
         (["--model", "none.yaml", "--total", "1 usd"], "there is no file none.yaml"),
     ],
 )

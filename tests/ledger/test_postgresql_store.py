@@ -21,6 +21,12 @@ SECRET = "s3cr3t-w0rd"
 
 
 @pytest.fixture
+def impatient(monkeypatch):
+    """What cannot be opened is not tried again."""
+    monkeypatch.setattr(postgresql_store, "_OPENING_S", 0.0)
+
+
+@pytest.fixture
 def place():
     return place_of("postgresql", None)
 
@@ -58,7 +64,7 @@ def test_a_connection_that_was_ended_is_opened_again(place, ledger):
     assert ledger.spent == 0.5
 
 
-def test_a_server_that_restarts_is_waited_for(ledger):
+def test_a_server_that_restarts_is_waited_for(place, ledger):
     held = ledger.reserve(0.5)
     server().stop()
     starter = threading.Timer(0.5, server().start)
@@ -66,6 +72,13 @@ def test_a_server_that_restarts_is_waited_for(ledger):
     assert held.dispatch()
     starter.join()
     assert ledger.spent == 0.5
+    server().stop()
+    starter = threading.Timer(0.5, server().start)
+    starter.start()
+    other = opened(place)
+    starter.join()
+    assert other.spent == 0.5
+    other.close()
 
 
 def test_a_server_that_stays_away_is_an_error_after_the_stated_time(place):
@@ -263,7 +276,9 @@ def test_many_open_it_for_the_first_time_together(place):
         (f"postgresql://me:{SECRET}@127.0.0.1:1/db?sslmode={SECRET}", FileError, "reason that names the password"),
     ],
 )  # fmt: skip
-def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(address, error, why):
+def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(
+    impatient, address, error, why
+):
     pytest.importorskip("sqlalchemy")
     with pytest.raises(error, match=why) as raised:
         ex.Ledger(total="1 usd", file=address)
@@ -281,7 +296,7 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch, module):
         ex.Ledger(total="1 usd", file=f"postgresql://me:{SECRET}@host/db")
 
 
-def test_a_database_or_user_that_is_not_there_is_told(place):
+def test_a_database_or_user_that_is_not_there_is_told(place, impatient):
     with pytest.raises(FileError, match=r'cannot be opened .*database "none" does not exist'):
         opened(server().address("none"))
     with pytest.raises(FileError, match=r'cannot be opened .*role "stranger" does not exist'):

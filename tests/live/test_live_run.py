@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import subprocess
 import sys
@@ -18,10 +19,13 @@ import pytest
 import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.live.live_run import live_cascade
+from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
 from exeunt.predicting import predict_inputs
-from exeunt.predicting.blocks import Block
+from exeunt.predicting.blocks import Block, blocks_of, done_blocks
 from exeunt.predicting.live import LiveJob
+from exeunt.predicting.predict import predict_folder, predict_job
+from exeunt.predicting.summary import PredictionSummary, Tally
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
 from exeunt.score.confidence import NO_ANSWER
@@ -278,7 +282,7 @@ def test_where_no_model_says_anything_there_is_no_answer(made, answer, tmp_path)
 class Unchecked(LiveJob):
     """A job of other models than those that were recorded."""
 
-    def begin(self, inputs, left, parts, *, force):
+    def begin(self, *_, **options):
         return self
 
 
@@ -499,3 +503,65 @@ def test_answers_that_are_not_whole_are_asked_for_again(made, tmp_path):
     assert 0 < len(said) < 200
     assert not said.keys() & degraded
     assert not any("not asked" in str(one["failed"]) for one in said.values())
+
+
+MODELS = "".join(
+    f"{name}: {{function: 'live.test_live_run:{name}', classes: ['no', perhaps, 'yes'], price: {price}}}\n"
+    for name, price in PRICES.items()
+)
+small, medium, large = (Asked(name) for name in PRICES)
+
+
+@pytest.mark.parametrize("spare", [0, 40])
+def test_what_was_under_way_at_a_worker_that_died_is_asked_for_again_while_there_is_money(
+    made, tmp_path, spare
+):
+    """Its attempts count as spent. The spare pays for as many; else some inputs stay without an answer."""
+    run, models = made
+    if models["small"].function.only:
+        pytest.skip("one kind of models is enough")
+    n, lost = 300, 40
+    first = run.policy.models[int(np.argmax(run.policy.needs))]
+    inputs = open_inputs(table(tmp_path / "new.parquet", n, "new"))
+    (tmp_path / "models.yaml").write_text(MODELS)
+    (tmp_path / "out").mkdir()
+    total = (n + lost) * PRICES[first] * 1.05
+    money = partial(ex.Ledger, total=f"{total:.6f} usd", inputs=n, file=tmp_path / "money.db", lease_s=0.2)
+    live = live_cascade(run, read_models(tmp_path / "models.yaml"))
+    given = {"live": live, "money": money, "spare": spare, "models": tmp_path / "models.yaml"}
+    job = predict_job(run, make=partial(LiveJob, **given))
+    blocks = blocks_of(n, job.block_size)
+    job = job.begin(inputs, blocks, folder=tmp_path / "out", digest="job")
+    died = money()  # of a worker
+    for _ in range(lost):
+        assert died.reserve(PRICES[first], model=first, promised=True).dispatch()
+    sent = pickle.loads(pickle.dumps(job))
+    assert "live" not in vars(sent)
+    tally = sum((done.tally for done in done_blocks(sent, inputs, blocks, print)), Tally())
+    failed = sum(shares(first, f"new {i}") is None for i in range(n))  # the next model is too dear for these
+    assert tally.n_unanswered <= failed + (0 if spare else lost)
+    assert (tally.n_unpaid > failed) == (spare == 0)
+    assert died.spent <= total
+    said = str(PredictionSummary.of_job(tally, run.policy, None))
+    assert f"{tally.n_unpaid} inputs have no answer because the money was used up" in said
+
+
+def test_a_job_that_workers_cannot_open_is_told_before_it_is_sent(made, tmp_path):
+    run, models = made
+    for options in ({}, {"models": tmp_path / "models.yaml"}):
+        live = live_cascade(run, models, ledger=ex.Ledger(total="1 usd"))
+        with pytest.raises(ex.InputError, match="workers open the models and the ledger themselves"):
+            pickle.dumps(predict_job(run, make=partial(LiveJob, live=live, **options)))
+
+
+def test_paid_answers_are_not_kept_in_an_object_store(made, tmp_path):
+    run, models = made
+    inputs = open_inputs(table(tmp_path / "new.parquet", 3, "new"))
+    with pytest.raises(ex.InputError, match=r"kept line by line, which memory://.* cannot do"):
+        predict_folder(
+            run,
+            inputs,
+            f"memory://{tmp_path}",
+            make=partial(LiveJob, live=live_cascade(run, models)),
+            say=print,
+        )

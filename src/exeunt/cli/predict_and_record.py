@@ -138,6 +138,10 @@ _live = options_under("Services and functions")
 @dataclass(frozen=True, kw_only=True)
 class _Total:
     total: str | None = _live("What all answers may cost together, such as '5 usd'.")
+    ledger: str | None = _live(
+        "Where what is spent is counted: a file, or a PostgreSQL database that several machines share, such as "
+        "postgresql://user@host/database. Default: a file beside --out."
+    )
 
 
 @with_groups
@@ -164,15 +168,18 @@ def predict(
         keep = [name for text in output.keep or () for name in column_names(text)]
         run, data, options = inputs.opened(path, execution, cluster, keep)
         options |= {**given(output, without=("out", "keep")), "say": lambda text: echo(text, err=prints)}
-        asked = _asked(run, data, execution.trusted, live.total, None if prints else Path(f"{out}.money.db"))
+        asked = _asked(run, data, execution.trusted, live, out)
         if asked is not None:
-            if not prints and not output.force and os.path.lexists(out):
+            if cluster.is_ray and "://" not in (live.ledger or ""):
+                raise InputError(
+                    "the workers of a cluster share a ledger: name one with --ledger postgresql://user@host/database"
+                )
+            if not cluster.is_ray and not prints and not output.force and os.path.lexists(out):
                 raise InputError(
                     f"{out} holds answers that were paid for: name another file, or ask all inputs anew with --force"
                 )
-            if cluster.is_ray:
-                raise InputError("live models are asked by one process: leave out --engine ray")
-            options["make"] = asked.job
+            workers = (inputs.workers or 1) if cluster.is_ray else 0
+            options["make"] = partial(asked.job, spare=workers * asked.live.concurrency)
         if cluster.is_ray:
             from exeunt.predicting.predict import predict_folder
 
@@ -194,36 +201,40 @@ class _Asked(NamedTuple):
     live: LiveCascade
     money: Callable[[], Ledger]
     total: str
+    models: Path
 
     @property
     def job(self) -> Callable[..., PredictJob]:
         """Makes the job."""
         from exeunt.predicting.live import LiveJob
 
-        return partial(LiveJob, live=self.live, money=self.money)
+        return partial(LiveJob, live=self.live, money=self.money, models=self.models)
 
     @property
     def paid(self) -> str:
-        """What was spent, and which models failed."""
+        """What was spent, also on attempts of which nothing came back, and which models failed."""
         from exeunt.budget_text import amount_text
 
         failed = {name: model.counts["failed"] for name, model in self.live.models.items()}
         named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in failed.items() if n)
-        amount = 0.0 if self.live.ledger is None else self.live.ledger.spent
-        spent = f"{amount_text(amount, 'usd')} of {self.total} are spent"
+        ledger = self.live.ledger
+        spent = f"{amount_text(0.0 if ledger is None else ledger.spent, 'usd')} of {self.total} are spent"
+        if lost := [] if ledger is None else ledger.unsettled():
+            amount = amount_text(sum(one.maximum for one in lost), "usd")
+            spent += f", {amount} of it on {counted(len(lost), 'attempt')} of which nothing came back"
         return f"{spent}; no answer of {named}" if named else spent
 
 
-def _asked(
-    run: RunFolder, data: Dataset, models: str | None, total: str | None, money: Path | None
-) -> _Asked | None:
+def _asked(run: RunFolder, data: Dataset, models: str | None, money: _Total, out: str) -> _Asked | None:
     """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
     from exeunt.run.file_digests import LIVE
 
+    total, ledger = money.total, money.ledger
     if run.network_file != LIVE:
-        if total is not None:
+        if other := changed(money):
             raise InputError(
-                f"--total is for runs of services and functions, and {run.path} computes its answers here: leave it out"
+                f"{other}: such options are for runs of services and functions, and {run.path} computes its answers "
+                "here: leave them out"
             )
         return None
     if models is None or total is None:
@@ -231,15 +242,24 @@ def _asked(
             f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
             "may cost with --total '5 usd'"
         )
+    from exeunt._paths import place
+    from exeunt._sealed import content_digest
     from exeunt.ledger import Ledger
     from exeunt.live.live_model import check_unit
     from exeunt.live.live_run import live_cascade
     from exeunt.live.models_file import read_models
 
+    prints = out == _STANDARD
+    if ledger is not None and prints:
+        raise InputError("what --ledger counts is spent on the answers in a file: name one with --out")
+    file = None if prints else f"{out}.money.db"
     name = f"answers {run.digest[:8]}{data.fingerprint[:8]}"
-    options: dict[str, Any] = {"inputs": len(data), "file": money, "durability": "full", "name": name}
+    if ledger is not None:  # which may count what is spent on others, too
+        file, name = ledger, f"{name} {content_digest(str(place(out).absolute()))[:8]}"
+    options: dict[str, Any] = {"inputs": len(data), "file": file, "durability": "full", "name": name}
     check_unit(Ledger(total=total))
-    return _Asked(live_cascade(run, read_models(models)), partial(Ledger, total=total, **options), total)
+    pays = partial(Ledger, total=total, **options)
+    return _Asked(live_cascade(run, read_models(models)), pays, total, Path(models).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,6 +117,7 @@ class RayWorkers:
                 self.workers,
                 start=lambda: make.remote(sent, parts, readers=readers, threads=self.cpus_per_worker),
                 give=lambda actor, block: actor.answer.remote(block, inputs.block(block.start, block.n)),
+                repeat=job.is_repeatable,
             )
             try:
                 for tally, unreadable in scheduler.results(blocks):

@@ -45,12 +45,19 @@ class BlockScheduler:
     """A fixed number of workers.
 
     `start()` starts one. `give(actor, block)` submits a block to one and returns a reference to its result.
+    `repeat`: give a late block to an idle worker as well; else workers are given an hour before they are said to hang.
     """
 
     def __init__(
-        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], Any]
+        self,
+        ray: Any,
+        n: int,
+        *,
+        start: Callable[[], Any],
+        give: Callable[[Any, Block], Any],
+        repeat: bool = True,
     ) -> None:
-        self._ray, self._start, self._give = ray, start, give
+        self._ray, self._start, self._give, self._repeat = ray, start, give, repeat
         self._workers = [_Worker(start()) for _ in range(n)]
         self._left: deque[Block] = deque()
         self._missing: set[int] = set()
@@ -91,7 +98,9 @@ class BlockScheduler:
             for worker in self._workers:
                 if len(worker.blocks) < WINDOW and (block := self._next(held)) is not None:
                     self._submit(worker, block)
-        if not self._left and self._took:  # an idle worker may be done with a late block sooner
+        if (
+            self._repeat and not self._left and self._took
+        ):  # an idle worker may be done with a late block sooner
             limit = time.monotonic() - _LATE * median(self._took)
             given = [entry for worker in self._workers for entry in worker.blocks.values()]
             late = [block for block, since in given if held[block.start] == 1 and since < limit]
@@ -115,7 +124,9 @@ class BlockScheduler:
         """Replace the workers that run and have had a block for too long."""
         most = _FIRST_S
         if self._took:
-            most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
+            most = max(
+                _HUNG_S if self._repeat else _FIRST_S, _HUNG * median(self._took), _LATE * self._longest
+            )
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.runs is None:

@@ -20,7 +20,7 @@ _ACCOUNT, _HOLD, _CLIENT = "exeunt_account", "exeunt_hold", "exeunt_client"
 _COMMENT, _VERSION = "Exeunt ledgers, version ", "1"
 _STATEMENTS = statements(_ACCOUNT, _HOLD, "%s")
 _LOCK = 0x45584C44
-_WAIT_S = 30.0
+_WAIT_S, _OPENING_S = 30.0, 5.0
 # A client that stops in a transaction, or whose machine is gone, must not hold up the others.
 _IDLE_S, _KEPT_DAYS = 10, 1
 _TCP = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
@@ -44,7 +44,7 @@ class PostgreSQLStore(GroupCommitStore):
 
     `address`: such as "postgresql://user@host:5432/database"; options of libpq may follow after "?", and its
     environment variables and password file are read. `wait_s`: how long a connection that is lost is opened again,
-    before an error. `clock`: by default the server's.
+    before an error; the first one for at most 5 seconds. `clock`: by default the server's.
 
     One lock lets one transaction after the other change the ledgers. What was asked is kept once, also where the
     connection is lost while it is: each transaction leaves its number, which is looked up before it is tried again.
@@ -72,7 +72,8 @@ class PostgreSQLStore(GroupCommitStore):
     def _keep(self, jobs: list[Job]) -> None:
         """Do these operations in one transaction; see `GroupCommitStore`. A lost connection is opened again."""
         self._number += 1
-        end, pause, unknown = time.monotonic() + self._wait_s, 0.05, False
+        patience = self._wait_s if self._opened else min(self._wait_s, _OPENING_S)
+        end, pause, unknown = time.monotonic() + patience, 0.05, False
         while True:
             try:
                 self._check_open()
@@ -93,7 +94,7 @@ class PostgreSQLStore(GroupCommitStore):
                 return
             except BaseException as error:
                 self._disconnect()
-                if not (self._opened and self._is_lost(error)) or time.monotonic() > end:
+                if not self._is_lost(error) or time.monotonic() > end:
                     failure = self._failure(error, unknown)
                     for job in jobs:
                         job.error = failure

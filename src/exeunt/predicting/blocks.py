@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from exeunt._arrays import Integers
+from exeunt._paths import AnyPath
 from exeunt._sealed import content_digest
 from exeunt.data import Dataset
 from exeunt.data.dataset import Texts
@@ -29,6 +30,8 @@ from exeunt.predicting.summary import Tally, Truth
 from exeunt.run.executors import executor_device
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import load_preparation, text_columns
+
+T = TypeVar("T", bound="Job")
 
 NOT_FINITE = "the network's output for this input is not finite"
 
@@ -153,6 +156,25 @@ class Job(ABC):
         kept = {name: inputs.kept_values(name) for name in inputs.kept_types}
         inputs.check_unchanged()
         yield BlockEnd(names, _true_classes(inputs, self.class_names), kept)
+
+    is_repeatable: ClassVar[bool] = True
+    """Whether two workers may do the same block, and the first one counts. Not where answers are paid for."""
+
+    def begin(
+        self: T,
+        inputs: Dataset,  # noqa: ARG002 - of jobs that begin with something
+        left: Sequence[Block],  # noqa: ARG002
+        *,
+        folder: AnyPath | None = None,  # noqa: ARG002
+        digest: str = "",  # noqa: ARG002
+        force: bool = False,  # noqa: ARG002
+    ) -> T:
+        """Do what comes before the first answer, and return the job.
+
+        `left`: the blocks whose parts are not in `folder` yet. `digest`: of the job's description. `force`: remove what
+        another job left.
+        """
+        return self
 
     @property
     @abstractmethod

@@ -6,22 +6,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 
 from exeunt._arrays import Floats
 from exeunt._journal import Journal
+from exeunt._paths import AnyPath, RemotePath
 from exeunt.data import Dataset
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger import Ledger
 from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_apart
-from exeunt.live.live_run import check_models
+from exeunt.live.live_run import check_models, live_cascade
+from exeunt.live.models_file import read_models
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import Block, BlockEnd, DoneBlock, OpenBlock
-from exeunt.predicting.parts import JOURNAL, Parts
+from exeunt.predicting.parts import JOURNAL
 from exeunt.predicting.predict import PredictJob
 
 _EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
@@ -32,14 +34,22 @@ _EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
 class LiveJob(PredictJob):
     """A job that answers inputs by asking. `live`: the models and the policy. `money`: opens what pays.
 
-    `parts`: where answers are kept as they come, in a journal for each block: they were paid for.
+    On a cluster each worker opens `models`, a file as `exeunt.live.models_file` reads it, and `money`, which all
+    machines reach. What was under way at a worker that dies counts as spent, and is asked for again: `spare` is how
+    many first answers money is kept for besides one for each input, as far as there is some.
+
+    `folder`, `digest`: where answers of this job are kept as they come, since they were paid for; a file a block.
 
     Raises InputError if the probabilities of all classes are to be written.
     """
 
     live: LiveCascade
     money: Callable[[], Ledger] | None = None
-    parts: Parts | None = None
+    models: Path | None = None
+    spare: int = 0
+    folder: Path | None = None
+    digest: str = ""
+    is_repeatable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,39 +64,65 @@ class LiveJob(PredictJob):
         """Few inputs, which are asked about together."""
         return 256
 
-    def begin(self, inputs: Dataset, left: Sequence[Block], parts: Parts | None, *, force: bool) -> LiveJob:
+    def begin(
+        self,
+        inputs: Dataset,
+        left: Sequence[Block],
+        *,
+        folder: AnyPath | None = None,
+        digest: str = "",
+        force: bool = False,
+    ) -> LiveJob:
         """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
 
-        Raises InputError, also for answers of another job unless `force` removes them, and OverBudget if the total does
-        not suffice.
+        Raises InputError, also for answers of another job unless `force` removes them, and for a folder in an object
+        store, which keeps no lines; OverBudget if the total does not suffice.
         """
-        most = check_models(self.run, self.live.models, _readable(inputs))
-        job, to_come = replace(self, parts=parts), 0
+        if isinstance(folder, RemotePath):
+            raise InputError(
+                f"answers that are paid for are kept line by line, which {folder} cannot do: name a folder on a disk "
+                "that all machines share"
+            )
+        most = check_models(self.run, self.live.models, _readable(inputs))[self.live.first]
+        job, to_come = replace(self, folder=folder, digest=digest), 0
         for block in left:
             journal = job._journal(block)
             if journal.of_another_job and not force:
                 raise InputError(
-                    f"{cast(Parts, parts).folder} holds answers that were paid for by another command, or before the "
-                    "policy or the inputs changed: let that command go on, or ask for all answers anew with --force"
+                    f"{folder} holds answers that were paid for by another command, or before the policy or the inputs "
+                    "changed: let that command go on, or ask for all answers anew with --force"
                 )
             if journal.of_another_job:
                 journal.remove()
             to_come += block.n - len(journal.found)
         if self.money is not None:
             self.live.ledger = self.money()
-        if self.live.ledger is not None:
-            self.live.ledger.promise(most[self.live.first], answered=len(inputs) - to_come)
+        if (ledger := self.live.ledger) is not None:
+            spare = min(self.spare, int(ledger.left / most) - to_come - 1) if most > 0 else 0
+            ledger.promise(most, answered=len(inputs) - to_come - max(0, spare))
         return job
 
     def _journal(self, block: Block) -> Journal:
         """Return the answers to a block so far, by their place in it."""
-        if self.parts is None:
-            return Journal(None, "")
-        return Journal(Path(str(self.parts.folder)) / JOURNAL.format(block.start), self.parts.job, mode=0o600)
+        path = None if self.folder is None else self.folder / JOURNAL.format(f"{block.start:012d}")
+        return Journal(path, self.digest, mode=0o600)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent to other machines: all but the models, which hold keys and connections."""
+        if self.models is None or (self.money is None and self.live.ledger is not None):
+            raise InputError(
+                "workers open the models and the ledger themselves: give LiveJob their file, models=..., and "
+                "money=partial(Ledger, ...)"
+            )
+        return {name: value for name, value in vars(self).items() if name != "live"}
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
-        """Return the live cascade."""
-        return self.live
+        """Return the live cascade, opened anew on another machine."""
+        if "live" in vars(self):
+            return self.live
+        live = live_cascade(self.run, read_models(cast(Path, self.models)))
+        live.ledger = None if self.money is None else self.money()
+        return live
 
     def answer(  # type: ignore[override]
         self,
@@ -115,7 +151,9 @@ class LiveJob(PredictJob):
                 "asked": [said[at].model if at in said else None for at in range(block.n)],
                 "degraded": [at in said and said[at].short_of_money for at in range(block.n)],
             }
-            yield self._done(into, item._replace(kept={**item.kept, **extra}), exits)
+            done = self._done(into, item._replace(kept={**item.kept, **extra}), exits)
+            unpaid = sum(one.answer is None and one.short_of_money for one in said.values())
+            yield done._replace(tally=replace(done.tally, n_unpaid=unpaid))
 
     def _said(self, live: LiveCascade, block: Block, batches: list[PreparedBatch]) -> dict[int, LiveAnswer]:
         """Return the answers by their places in the block: those of the journal, and those of the models."""

@@ -33,8 +33,8 @@ from exeunt.run.folder import RunFolder
 # Readers of folders of Parquet files skip names that begin with an underscore or a dot.
 _JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", ".lock"
 _HALF = ".*.tmp"  # files of processes that were killed while they wrote them
-JOURNAL = "_answers-{:012d}.jsonl"
-"""Answers of a block as they come, where each was paid for; by its first input."""
+JOURNAL = "_answers-{}.jsonl"
+"""Answers of a block as they come, where each was paid for; by the number of its first input."""
 _OF, _TALLY = b"exeunt.job", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read in parallel, and that are queued for reading
 
@@ -128,6 +128,7 @@ def fill_folder(
     with nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out):
         parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
         total, left = done_in(parts, blocks)
+        job = job.begin(inputs, left, folder=parts.folder, digest=parts.job, force=force)
         with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
             do_blocks(job, inputs, left, parts, progress, say)
         inputs.check_unchanged()
@@ -201,9 +202,10 @@ def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
         )
     files = [_name(block) for block in blocks]
     write_bytes(parts.folder / _MANIFEST, _text({"complete": True, "tally": asdict(total), "parts": files}))
-    for half in parts.folder.glob(_HALF):
-        with suppress(OSError):
-            half.unlink()
+    for pattern in (_HALF, JOURNAL.format("*")):
+        for rest in parts.folder.glob(pattern):
+            with suppress(OSError):
+                rest.unlink()
     return total
 
 

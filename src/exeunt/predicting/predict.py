@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -26,7 +26,7 @@ from exeunt.predicting.blocks import (
     check_inputs,
     done_blocks,
 )
-from exeunt.predicting.parts import DoBlocks, Parts, do_here, fill_folder, open_parts
+from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
 from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.run.executors import chosen_executor
@@ -79,13 +79,13 @@ def predict_inputs(
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
             total, left = parts.done(blocks)
-            job = job.begin(inputs, left, parts, force=force)
+            job = job.begin(inputs, left, folder=parts.folder, digest=parts.job, force=force)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
-    job = job.begin(inputs, blocks, None, force=force)
+    job = job.begin(inputs, blocks, force=force)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
     return PredictionSummary.of_job(shown.tally, job.policy, None)
@@ -96,7 +96,7 @@ def predict_folder(
     inputs: Dataset,
     out: str,
     *,
-    block_size: int = BLOCK,
+    block_size: int | None = None,
     force: bool = False,
     say: Callable[[str], None] = print,
     do_blocks: DoBlocks = do_here,
@@ -105,14 +105,15 @@ def predict_folder(
     """Answer every input as `predict_inputs` does, and write a Parquet part per block of inputs.
 
     `out`: a folder, here or in an object store. It gets a manifest once all parts are there. Whatever dies, the same
-    call goes on with the missing blocks. `block_size`: inputs per part. `do_blocks`: does the blocks in place of this
-    process. `options`: those of `predict_job`.
+    call goes on with the missing blocks. `block_size`: inputs per part, by default the job's. `do_blocks`: does the
+    blocks in place of this process. `options`: those of `predict_job`.
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else.
     """
     check_inputs(run, inputs)
     job = predict_job(run, kept=inputs.kept_types, **options)
-    total = fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
+    size = job.block_size if block_size is None else block_size
+    total = fill_folder(job, inputs, out, block_size=size, force=force, say=say, do_blocks=do_blocks)
     return PredictionSummary.of_job(total, job.policy, out)
 
 
@@ -153,17 +154,6 @@ class PredictJob(Job):
     def columns(self) -> list[str]:
         """Names of the columns that are written."""
         return list(self.written.schema.names)
-
-    def begin(
-        self,
-        inputs: Dataset,  # noqa: ARG002 - of jobs that begin with something
-        left: Sequence[Block],  # noqa: ARG002
-        parts: Parts | None,  # noqa: ARG002
-        *,
-        force: bool,  # noqa: ARG002
-    ) -> PredictJob:
-        """Do what comes before the first answer, and return the job. `left`: the blocks not in these parts yet."""
-        return self
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
         """Return what answers (n,) cost if each is run alone."""

@@ -35,8 +35,9 @@ class Truth(NamedTuple):
 class Tally:
     """Counts and sums over inputs.
 
-    `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error`: position among
-    all inputs, and message, of the first of them. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer
+    `n_unanswered`: inputs that could not be read, led to values that are not finite, or got no answer from live models;
+    `first_error`: position among all inputs, and message, of the first of them. `n_unpaid`: those of them for which
+    there was too little money. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer
     than the network takes. `n_labelled`: answered inputs of a class that the network knows, of which `n_right` were
     answered correctly; `n_unknown`: answered inputs of another class. `cost`: of the answered inputs; `cost_apart`:
     their cost if no two exits had been run together (see `Answers.cost`). `unknown`, `comparable`: see `Truth`.
@@ -44,6 +45,7 @@ class Tally:
 
     n: int = 0
     n_unanswered: int = 0
+    n_unpaid: int = 0
     n_borderline: int = 0
     n_truncated: int = 0
     n_labelled: int = 0
@@ -150,6 +152,11 @@ class PredictionSummary(Tally):
             if self.budget is not None:
                 used = f"{self.mean_cost / self.budget:.1%} of the budget"
                 lines[0] += f" of {amount_text(self.budget, self.unit)} allowed ({used})"
+        if self.n_unpaid:
+            lines.append(
+                f"{counted(self.n_unpaid, 'input has', 'inputs have')} no answer because the money was used up: ask "
+                "about them again, with money of their own"
+            )
         if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
