@@ -2,9 +2,10 @@
 
     python -m benchmarks.ledger [--folder FOLDER] [--seconds 10]
 
-A cycle is reserve, dispatch and settle, each with a key. First one client: in memory, and in a file that survives the
-end of processes ("normal") or a power failure ("full"). Then 8 processes of 32 threads on one file. The files are made
-in FOLDER, by default the system's for temporary files. Writes docs/results/ledger.md and its numbers.
+A cycle is reserve, dispatch and settle, each with a key. First one client: in memory, in a file that survives the end
+of processes ("normal") or a power failure ("full"), and in a PostgreSQL server of this machine (Debian's package
+`postgresql`). Then 8 processes of 32 threads on one file, or one database. All are made in FOLDER, by default the
+system's for temporary files. Writes docs/results/ledger.md and its numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ import numpy as np
 from exeunt.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PROCESSES, THREADS = 8, 32
 TOTAL = "1000000 usd"
@@ -70,9 +72,9 @@ def synced(folder: Path) -> float:
     return float(np.median(times))
 
 
-def client(file: Path, durability: str, number: int, seconds: float, together: Any, out: Any) -> None:
+def client(place: Path | str, durability: str, number: int, seconds: float, together: Any, out: Any) -> None:
     """Run the threads of one process, and put what each call took into `out`."""
-    ledger = Ledger(total=TOTAL, file=file, durability=durability)
+    ledger = Ledger(total=TOTAL, file=place, durability=durability)
     together.wait()
     waits: list[float] = []
     threads = [
@@ -87,12 +89,12 @@ def client(file: Path, durability: str, number: int, seconds: float, together: A
     ledger.close()
 
 
-def many_clients(file: Path, durability: str, seconds: float) -> Any:
+def many_clients(place: Path | str, durability: str, seconds: float) -> Any:
     """Return what each call of all clients took, in seconds."""
     context = multiprocessing.get_context("spawn")
     out, together = context.Queue(), context.Barrier(PROCESSES)
     processes = [
-        context.Process(target=client, args=(file, durability, i, seconds, together, out))
+        context.Process(target=client, args=(place, durability, i, seconds, together, out))
         for i in range(PROCESSES)
     ]
     for process in processes:
@@ -101,6 +103,21 @@ def many_clients(file: Path, durability: str, seconds: float) -> Any:
     for process in processes:
         process.join()
     return waits
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Any]:
+    """Yield a PostgreSQL server in a folder."""
+    from tests.postgresql_server import Server
+
+    folder.chmod(0o755)  # the server is another user's
+    (folder / "postgresql").mkdir()
+    server = Server(folder / "postgresql", durable=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop("fast")
 
 
 def main() -> None:
@@ -116,17 +133,22 @@ def main() -> None:
         folder = Path(name)
         numbers["fdatasync_s"] = synced(folder)
         numbers["one client"]["in memory"] = one_client(given.seconds)
-        for durability in ("normal", "full"):
-            where = {"file": folder / f"one-{durability}.db", "durability": durability}
-            numbers["one client"][durability] = one_client(given.seconds, **where)
-            waits = many_clients(folder / f"many-{durability}.db", durability, given.seconds)
-            median, most, longest = np.quantile(waits, [0.5, 0.99, 1])
-            numbers["many clients"][durability] = {
-                "cycles": len(waits) / 3 / given.seconds,
-                "median_s": float(median),
-                "99%_s": float(most),
-                "longest_s": float(longest),
+        with started(folder) as server:
+            places = {
+                name: (folder / f"one-{name}.db", folder / f"many-{name}.db") for name in ("normal", "full")
             }
+            places["PostgreSQL"] = (server.new_database(), server.new_database())
+            for name, (one, many) in places.items():
+                durability = "normal" if name == "normal" else "full"
+                numbers["one client"][name] = one_client(given.seconds, file=one, durability=durability)
+                waits = many_clients(many, durability, given.seconds)
+                median, most, longest = np.quantile(waits, [0.5, 0.99, 1])
+                numbers["many clients"][name] = {
+                    "cycles": len(waits) / 3 / given.seconds,
+                    "median_s": float(median),
+                    "99%_s": float(most),
+                    "longest_s": float(longest),
+                }
     write_page(RESULTS / "ledger.md", page(numbers), numbers)
 
 
@@ -136,7 +158,7 @@ def page(numbers: dict[str, Any]) -> str:
     from exeunt.timing.measuring import describe_machine
 
     one = [
-        [name, *(f"{rate:,.0f}" for rate in row.values()), f"{TARGETS[name]:,}"]
+        [name, *(f"{rate:,.0f}" for rate in row.values()), f"{TARGETS[name]:,}" if name in TARGETS else ""]
         for name, row in numbers["one client"].items()
     ]
     many = [
@@ -153,14 +175,16 @@ def page(numbers: dict[str, Any]) -> str:
 Made by `python -m benchmarks.ledger` ({machine["processor"]}, {os.cpu_count()} cores; {numbers["load"]:.1f} processes
 were running or waiting on average when it began). A cycle is reserve, dispatch and settle. "normal" survives the end of
 any process, "full" also a power failure: each dispatch waits for the disk, where a write of 4 KiB took
-{1e3 * numbers["fdatasync_s"]:.2f} ms (median).
+{1e3 * numbers["fdatasync_s"]:.2f} ms (median). PostgreSQL is a server on this machine, reached by a socket; each
+of its commits waits for the disk.
 
-One client. Processor time does not count what other work on the machine takes, or waiting for the disk.
+One client. Processor time is the client's; it does not count what other work on the machine or the server takes, or
+waiting for the disk.
 
 {table(("kept", "cycles a second", "a second of processor time", "target"), one)}
 
-{PROCESSES} processes of {THREADS} threads on one file; how long one call takes, in milliseconds. Nobody should wait for
-more than {LONGEST_S:g} seconds.
+{PROCESSES} processes of {THREADS} threads on one file, or one database; how long one call takes, in milliseconds.
+Nobody should wait for more than {LONGEST_S:g} seconds.
 
 {table(("kept", "cycles a second", "median", "99th percentile", "longest"), many)}
 """

@@ -28,9 +28,12 @@ def programs():
 
 
 class Server:
-    """A server that listens on a socket in its folder. It runs as `nobody` for root, as whom it refuses to run."""
+    """A server that listens on a socket in its folder. It runs as `nobody` for root, as whom it refuses to run.
 
-    def __init__(self, folder):
+    `durable`: what is kept survives a power failure, too; any kill of its processes it survives either way.
+    """
+
+    def __init__(self, folder, *, durable=False):
         self.bin, self.folder, self.names = programs(), Path(folder), count()
         self.user = "nobody" if os.geteuid() == 0 else None
         if self.user:
@@ -39,7 +42,7 @@ class Server:
         self._run("initdb", "-D", self.data, "-A", "trust", "-E", "UTF8", "--locale", "C", "--no-sync")
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n")
-            conf.write("fsync = off\nshared_buffers = 16MB\nmax_connections = 60\n")  # survives any kill
+            conf.write(f"fsync = {'on' if durable else 'off'}\nshared_buffers = 16MB\nmax_connections = 60\n")
 
     @property
     def data(self):

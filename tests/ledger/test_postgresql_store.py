@@ -91,7 +91,7 @@ def test_a_server_that_stays_away_is_an_error_after_the_stated_time(place):
             held.dispatch()
         assert 0.3 <= time.monotonic() - began < 5
         with pytest.raises(FileError, match=r"cannot be opened .*: start the server, or correct the address"):
-            opened(place)
+            opened(place, wait_s=0.3)
     finally:
         server().start()
     assert held.dispatch()

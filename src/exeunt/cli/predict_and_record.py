@@ -112,7 +112,9 @@ class _Workers(Cluster):
 
 @dataclass(frozen=True, kw_only=True)
 class _WorkersOnParts(_Workers):
-    block_size: int | None = cluster_option("Inputs per part that is written.", min=1, show_default="2048")
+    block_size: int | None = cluster_option(
+        "Inputs per part that is written.", min=1, show_default="2048, or 256 of live models"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
