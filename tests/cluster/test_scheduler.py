@@ -83,8 +83,8 @@ class MadeRay:
         self.killed += 1
 
 
-def worked(ray: MadeRay, n: int, workers: int, size: int = 4) -> list:
-    scheduler = BlockScheduler(ray, workers, start=ray.start, give=ray.give)
+def worked(ray: MadeRay, n: int, workers: int, size: int = 4, **options) -> list:
+    scheduler = BlockScheduler(ray, workers, start=ray.start, give=ray.give, **options)
     found = list(scheduler.results(list(blocks_of(n, size))))
     scheduler.close()
     return found
@@ -157,6 +157,17 @@ def test_a_worker_has_as_long_as_the_first_ones_took_with_their_networks(monkeyp
     monkeypatch.setattr(ray, "wait", slow)
     assert len(worked(ray, 40, 1)) == 10
     assert ray.clock > 400  # before the one that hangs is replaced
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_a_late_block_is_given_to_an_idle_worker_unless_it_is_paid_for(monkeypatch, repeat):
+    """It then waits for an hour until the worker is said to hang."""
+    ray = MadeRay(0)
+    monkeypatch.setattr(schedulers, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    ray.poison = {8: 1}
+    assert len(worked(ray, 40, 2, repeat=repeat)) == 10
+    assert ray.killed == 2 + (not repeat)  # at the end, all
+    assert (ray.clock > 3600) == (not repeat)
 
 
 def test_workers_that_all_hang_while_much_is_left_are_replaced(monkeypatch):

@@ -177,14 +177,12 @@ class PostgreSQLStore(GroupCommitStore):
         if not isinstance(error, self._driver.Error):
             return error
         why, changed = self._reason(error), "nothing was changed"
+        if unknown:
+            changed = "what was asked was kept or was not; send nothing, it counts at its maximum if it was"
         if self._is_lost(error):
             if not self._opened:
                 return FileError(
                     f"the ledger {self.shown} cannot be opened ({why}): start the server, or correct the address"
-                )
-            if unknown:
-                changed = (
-                    "what was asked was kept or was not; send nothing, it counts at its maximum if it was"
                 )
             return FileError(
                 f"the ledger {self.shown} could not be reached for {self._wait_s:g} s ({why}): {changed}"
