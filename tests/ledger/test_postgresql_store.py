@@ -205,6 +205,16 @@ def test_a_lock_that_is_held_for_long_is_an_error(place):
         ledger.close()
 
 
+def test_an_idle_connection_that_the_server_ends_is_opened_again(place, monkeypatch):
+    server().sql(f"ALTER DATABASE {name_of(place)} SET idle_session_timeout = '100ms'")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    ledger = opened(place)
+    time.sleep(0.3)
+    assert ledger.reserve(0.1, key="\U0001f4b8").dispatch()
+    assert [one.key for one in ledger.unsettled()] == ["\U0001f4b8"]
+    ledger.close()
+
+
 def test_settings_of_the_database_do_not_weaken_it(place):
     name = name_of(place)
     server().sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")

@@ -23,9 +23,12 @@ _LOCK = 0x45584C44
 _WAIT_S, _OPENING_S = 30.0, 5.0
 # A client that stops in a transaction, or whose machine is gone, must not hold up the others.
 _IDLE_S, _KEPT_DAYS = 10, 1
-_TCP = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+_OPTIONS = {
+    "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+    "client_encoding": "utf8",
+}  # fmt: skip
 # The server ends a connection, takes none now, or lets transactions fail that may succeed if they are tried again.
-_LOST = {"08000", "08003", "08006", "57P01", "57P02", "57P03", "25P03", "53300", "40001", "40P01"}
+_LOST = {"08000", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01"}
 _BUSY, _NO_RIGHTS, _READ_ONLY = "55P03", "42501", "25006"
 
 # The order is that of the CASE: first the lock of these tables, which all transactions take, then the time.
@@ -114,7 +117,7 @@ class PostgreSQLStore(GroupCommitStore):
         """Return psycopg's connection: statements through SQLAlchemy's take three times as long."""
         if self._connection is None:
             arguments, options = self._dialect.create_connect_args(self._url)
-            connection = self._driver.connect(*arguments, **{**_TCP, **options})
+            connection = self._driver.connect(*arguments, **{**_OPTIONS, **options})
             try:
                 # Each statement must see what was committed before it got the lock.
                 connection.isolation_level = self._driver.IsolationLevel.READ_COMMITTED
