@@ -69,7 +69,7 @@ def test_settled_attempts_without_a_key_do_not_stay(tmp_path):
     ledger = ex.Ledger(total="500 usd", file=tmp_path / "money.db")
     asyncio.run(ask_all(Cheap(), 5, ledger))
     asyncio.run(Cheap().ask(0, ledger=ledger, key="mine"))
-    holds = ledger._store.run(lambda books, _: books._sql("SELECT key FROM hold").fetchall())
+    holds = ledger._store.run(lambda books, _: books._execute("SELECT key FROM hold", ()).fetchall())
     assert len(holds) == 1
     assert holds[0][0].startswith("mine/model/")
 
