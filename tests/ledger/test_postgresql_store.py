@@ -284,6 +284,10 @@ def test_many_open_it_for_the_first_time_together(place):
         (f"postgresql://me@nowhere.invalid/db?password={SECRET}&connect_timeout=2", FileError,
          r"ledger postgresql://me@nowhere\.invalid/db cannot be opened"),
         (f"postgresql://me:{SECRET}@127.0.0.1:1/db?sslmode={SECRET}", FileError, "reason that names the password"),
+        (f"postgresql://me@127.0.0.1:1/db?password={SECRET}&password=b&sslmode={SECRET}", FileError, "that names"),
+        (f"postgresql://me:{SECRET}@host/db?autocommit=true", InputError, "after [?] nothing but options of libpq"),
+        (f"postgresql://me:{SECRET}@/db?host=one:1&host=two:b", InputError, "write postgresql://user:password@host"),
+        (f"postgresql://me:{SECRET}@host/d%00b", InputError, "write postgresql://user:password@host:port/database"),
     ],
 )  # fmt: skip
 def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(
@@ -295,6 +299,19 @@ def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(
     said = str(raised.value)
     assert SECRET not in said.replace(repr(SECRET * 9)[:40], "")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("wait_s", [-1, 1e6, float("inf"), float("nan")])
+def test_a_wait_that_cannot_be_kept_is_refused(wait_s):
+    with pytest.raises(
+        InputError, match=r"wait_s is a number of seconds from 0 to 86,400, got (-1|1000000|inf|nan)"
+    ):
+        PostgreSQLStore("postgresql://me@host/db", wait_s=wait_s)
+
+
+def test_a_machine_that_is_gone_is_noticed_while_a_statement_is_under_way(ledger):
+    connection = ledger._store._connected()
+    assert connection.info.get_parameters()["tcp_user_timeout"] == "11000"  # in ms
 
 
 @pytest.mark.parametrize("module", ["sqlalchemy", "psycopg"])
@@ -357,7 +374,7 @@ def test_a_table_that_is_lost_is_an_error(place, ledger):
 
 def test_clients_that_are_gone_leave_nothing(place):
     opened(place).close()
-    server().sql("UPDATE exeunt_client SET time = time - interval '2 days'", place)
+    server().sql("UPDATE exeunt_client SET time = time - interval '3 days'", place)
     ledger = opened(place)
     assert server().sql("SELECT count(*) FROM exeunt_client", place) == [(1,)]
     ledger.close()
