@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import string
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 from made_stores import SECOND, SHARED, made_store, place_of
@@ -68,6 +71,24 @@ def test_what_was_spent_is_there_when_it_is_opened_again(place, shared):
     read = ex.Ledger(file=place)
     assert (read.spent, read.unit) == (0.3, "usd")
     read.close()
+
+
+def test_it_may_be_closed_twice(shared):
+    """Also by threads that come together."""
+    store = shared._store
+
+    def ask():
+        with suppress(InputError):  # it is closed
+            return shared.spent
+
+    with store._writing:
+        threads = [threading.Thread(target=call) for call in (ask, shared.close, shared.close)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+    for thread in (*threads, store._writer):
+        thread.join(10)  # an error in it is an error of this test
+        assert not thread.is_alive()
 
 
 def test_two_ledgers_in_one_place_share_what_is_left(place, shared):
@@ -310,15 +331,19 @@ def test_any_text_is_a_key_and_a_name_or_is_refused_everywhere(kind):
     with made_store(kind) as (store, _):
         name = "‘ä’ %s ? \"'; DROP TABLE hold; -- \U0001f4b8"
         ledger = ex.Ledger(total="1 usd", name=name, store=store)
-        assert ledger.reserve(0.1, key=name * 30, model=name).dispatch()
-        assert [(one.key, one.model) for one in ledger.unsettled()] == [(name * 30, name)]
-        for wrong in ("a\0b", "a\ud800"):
+        key = "".join(random.Random(0).choices(string.printable, k=1000))  # which no database can compress
+        assert ledger.reserve(0.1, key=key, model=name).dispatch()
+        assert [(one.key, one.model) for one in ledger.unsettled()] == [(key, name)]
+        assert (
+            ex.Ledger(total="1 usd", name=key.replace("/", "-"), store=store).reserve(0.1, key=key).dispatch()
+        )
+        for wrong in ("a\0b", "a\ud800", "ä" * 501):
             for call in (
                 lambda text: ledger.reserve(0.1, key=text),
                 lambda text: ledger.reserve(0.1, model=text),
                 lambda text: ledger.reconcile(text, 0.1),
                 lambda text: ex.Ledger(total="1 usd", name=text, store=store),
             ):
-                with pytest.raises(InputError, match="is a text without NUL"):
+                with pytest.raises(InputError, match="is a text of at most 1,000 bytes without NUL"):
                     call(wrong)
         assert ledger.spent == 0.1

@@ -80,8 +80,9 @@ class GroupCommitStore(ABC):
     def close(self) -> None:
         """Close the store."""
         with self._handing:
+            if not self._closed:
+                self._jobs.put(None)
             self._closed = True
-            self._jobs.put(None)
         with self._writing:
             self._disconnect()
 

@@ -20,6 +20,7 @@ from exeunt.ledger.store import MemoryStore, Store
 _log = logging.getLogger("exeunt.ledger")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
+_LONGEST = 1000  # bytes of a text; PostgreSQL's index takes 2,704 of a name and a key together
 _STATES = ("reserved", "dispatched", "charged", "settled")
 
 
@@ -67,9 +68,9 @@ class Ledger:
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         kept = within._store if within else store
-        _check_text(name, "the name of a ledger")
-        self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
         self.name: str = f"{within.name}/{name}" if within else name or "ledger"
+        _check_text(self.name, "the name of a ledger")
+        self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
         self._lease = int(lease_s * 1e9)
         parent = within.name if within else None
         if total is not None or rate is not None:
@@ -84,6 +85,7 @@ class Ledger:
         """Hold the most that an attempt may cost, here and in the ledgers that this one is within, or in none.
 
         `key`: the same key is the same reservation, also after a restart; without a key, what is settled is not kept.
+        It has at most 1,000 bytes, as have `model` and the ledger's name.
         `promised`: the attempt is to give its input the answer that `promise` keeps money for.
 
         Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
@@ -255,9 +257,12 @@ def _opened(file: str | Path, durability: str) -> Store:
 
 
 def _check_text(text: str, what: str) -> None:
-    """Raise InputError for a text that not every database holds."""
-    if "\0" in text or text.encode(errors="ignore").decode() != text:
-        raise InputError(f"{what} is a text without NUL and lone surrogates, got {text!r:.80}")
+    """Raise InputError for a text that not every database holds in an index."""
+    encoded = text.encode(errors="ignore")
+    if "\0" in text or encoded.decode() != text or len(encoded) > _LONGEST:
+        raise InputError(
+            f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {text!r:.80}"
+        )
 
 
 def _account(
