@@ -41,6 +41,14 @@ def test_an_attempt_waits_for_money_that_others_hold_and_do_not_need():
     assert {one.failed.partition(":")[0] for one in refused if one.answer is None} == {"not asked"}
 
 
+def test_a_ledger_that_is_lost_is_an_error_and_no_want_of_money():
+    ledger = ex.Ledger(total="50 usd")
+    asyncio.run(ask_all(Cheap(), 1, ledger))
+    ledger._store.books.accounts.clear()
+    with pytest.raises(ex.InputError, match="there is no ledger"):
+        asyncio.run(ask_all(Cheap(), 1, ledger))
+
+
 def test_it_waits_no_longer_than_for_an_answer():
     ledger = ex.Ledger(total="15 usd")
     held = ledger.reserve(10)

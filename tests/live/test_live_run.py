@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -544,6 +546,21 @@ def test_what_was_under_way_at_a_worker_that_died_is_asked_for_again_while_there
     assert died.spent <= total
     said = str(PredictionSummary.of_job(tally, run.policy, None))
     assert f"{tally.n_unpaid} inputs have no answer because the money was used up" in said
+
+
+def test_a_worker_does_not_begin_a_lost_ledger_anew(made, tmp_path):
+    run, models = made
+    (tmp_path / "models.yaml").write_text(MODELS)
+    inputs = open_inputs(table(tmp_path / "new.parquet", 3, "new"))
+    money = partial(ex.Ledger, total="1 usd", inputs=3, file=tmp_path / "money.db")
+    given = {"live": live_cascade(run, models), "money": money, "models": tmp_path / "models.yaml"}
+    job = predict_job(run, make=partial(LiveJob, **given)).begin(inputs, blocks_of(3, 3))
+    sent = pickle.dumps(job)
+    assert pickle.loads(sent).open().ledger.left == 1
+    with closing(sqlite3.connect(tmp_path / "money.db")) as connection, connection:
+        connection.execute("DELETE FROM account")
+    with pytest.raises(ex.InputError, match="there is no ledger"):
+        pickle.loads(sent).open()
 
 
 def test_a_job_that_workers_cannot_open_is_told_before_it_is_sent(made, tmp_path):

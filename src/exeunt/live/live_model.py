@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats, check_positive
-from exeunt.errors import InputError, OverBudget
+from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
 
 T = TypeVar("T")
@@ -213,7 +213,7 @@ class LiveModel(ABC):
                 return _LATE, 0.0
             try:
                 return await self._admitted_attempt(given, client, most, pay, until)
-            except InputError as error:  # of the ledger
+            except (OverBudget, ModelStopped, _LeaseEnded) as error:
                 if loop.time() >= until:
                     return _LATE, 0.0
                 if not (isinstance(error, OverBudget) and error.passing) or loop.time() >= end:
@@ -270,6 +270,10 @@ class LiveModel(ABC):
         return reply
 
 
+class _LeaseEnded(InputError):  # noqa: N818 - says what happened
+    """An attempt was not dispatched within its lease."""
+
+
 async def admitted(pay: Callable[[], Reservation]) -> Reservation:
     """Hold the money for an attempt and mark it as sent. The store may wait for a disk.
 
@@ -297,7 +301,7 @@ async def admitted(pay: Callable[[], Reservation]) -> Reservation:
             undo()
         raise
     if not held:
-        raise InputError("its lease ended before it could be sent")
+        raise _LeaseEnded("its lease ended before it could be sent")
     return held[0]
 
 

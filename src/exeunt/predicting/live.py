@@ -32,11 +32,13 @@ _EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
 
 @dataclass(frozen=True, kw_only=True)
 class LiveJob(PredictJob):
-    """A job that answers inputs by asking. `live`: the models and the policy. `money`: opens what pays.
+    """A job that answers inputs by asking.
 
-    On a cluster each worker opens `models`, a file as `exeunt.live.models_file` reads it, and `money`, which all
-    machines reach. What was under way at a worker that dies counts as spent, and is asked for again: `spare` is how
-    many first answers money is kept for besides one for each input, as far as there is some.
+    `live`: the models and the policy. `money`: opens what pays, as partial(Ledger, ...). On a cluster each worker opens
+    `models`, a file as `exeunt.live.models_file` reads it, and `money` as it stands: a ledger that was lost is
+    an error, and not begun anew with the whole total. What was under way at a worker that dies counts as spent, and is
+    asked for again: `spare` is how many first answers money is kept for besides one for each input, as far as there is
+    some.
 
     `folder`, `digest`: where answers of this job are kept as they come, since they were paid for; a file a block.
 
@@ -44,7 +46,7 @@ class LiveJob(PredictJob):
     """
 
     live: LiveCascade
-    money: Callable[[], Ledger] | None = None
+    money: Callable[..., Ledger] | None = None
     models: Path | None = None
     spare: int = 0
     folder: Path | None = None
@@ -121,7 +123,7 @@ class LiveJob(PredictJob):
         if "live" in vars(self):
             return self.live
         live = live_cascade(self.run, read_models(cast(Path, self.models)))
-        live.ledger = None if self.money is None else self.money()
+        live.ledger = None if self.money is None else self.money(total=None, inputs=0)
         return live
 
     def answer(  # type: ignore[override]
