@@ -185,6 +185,7 @@ def settle(
     if found is None and hold.state == SETTLED:
         found = hold  # it has no key, so it was not kept
     if found is None or found.state == RESERVED:
+        chain(books, now, hold.ledger)  # which may be gone
         raise InputError(
             "this attempt was not dispatched, so it cannot have a cost: send nothing before dispatch()"
         )

@@ -74,7 +74,7 @@ class PostgreSQLStore(GroupCommitStore):
         self._url, self._conninfo = _read_address(self._alchemy, self._driver, address)
         self._wait_s, self._clock = wait_s, clock
         self._connection: Any = None
-        self._opened = False
+        self._opened = self._away = False
         super().__init__(_shown(self._alchemy, self._url))
 
     def begin_anew(self) -> None:
@@ -87,12 +87,15 @@ class PostgreSQLStore(GroupCommitStore):
         """Do these operations in one transaction; see `GroupCommitStore`. A lost connection is opened again."""
         self._number += 1
         patience = self._wait_s if self._opened else min(self._wait_s, _OPENING_S)
-        end, pause, unknown = time.monotonic() + patience, 0.05, False
+        # Once a call has waited in vain, others fail at their first try, until the server is there again.
+        end, pause, unknown = time.monotonic() + (0.0 if self._away else patience), 0.05, False
         while True:
             try:
                 self._check_open()
                 connection = self._connected()
                 now = connection.execute(_BEGIN).fetchone()[0]
+                if self._away:
+                    self._away, end = False, time.monotonic() + patience
                 if unknown and self._is_kept(connection):
                     connection.commit()
                     return
@@ -109,7 +112,7 @@ class PostgreSQLStore(GroupCommitStore):
             except BaseException as error:
                 self._disconnect()
                 if not self._is_lost(error) or time.monotonic() > end:
-                    failure = self._failure(error, unknown)
+                    self._away, failure = self._is_lost(error), self._failure(error, unknown)
                     for job in jobs:
                         job.error = failure
                     return
