@@ -65,20 +65,10 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in (
-            [
-                "record",
-                "--model",
-                "models.yaml",
-                "--data",
-                "texts.parquet",
-                "--out",
-                "run",
-                "--max-spend",
-                "3 usd",
-            ],
-            ["calibrate", "run", "--budget", "50%"],
+            "record --model models.yaml --data texts.parquet --out run --max-spend 3usd",
+            "calibrate run --budget 50%",
         ):
-            done = called(*command)
+            done = called(*command.split())
             assert done.status == 0, done.err
         yield folder
 

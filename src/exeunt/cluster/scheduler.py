@@ -98,9 +98,7 @@ class BlockScheduler:
             for worker in self._workers:
                 if len(worker.blocks) < WINDOW and (block := self._next(held)) is not None:
                     self._submit(worker, block)
-        if (
-            self._repeat and not self._left and self._took
-        ):  # an idle worker may be done with a late block sooner
+        if self._repeat and not self._left and self._took:  # an idle worker may do a late block sooner
             limit = time.monotonic() - _LATE * median(self._took)
             given = [entry for worker in self._workers for entry in worker.blocks.values()]
             late = [block for block, since in given if held[block.start] == 1 and since < limit]
@@ -124,9 +122,8 @@ class BlockScheduler:
         """Replace the workers that run and have had a block for too long."""
         most = _FIRST_S
         if self._took:
-            most = max(
-                _HUNG_S if self._repeat else _FIRST_S, _HUNG * median(self._took), _LATE * self._longest
-            )
+            least = _HUNG_S if self._repeat else _FIRST_S
+            most = max(least, _HUNG * median(self._took), _LATE * self._longest)
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.runs is None:

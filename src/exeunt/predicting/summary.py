@@ -155,7 +155,7 @@ class PredictionSummary(Tally):
         if self.n_unpaid:
             lines.append(
                 f"{counted(self.n_unpaid, 'input has', 'inputs have')} no answer because the money was used up: ask "
-                "about them again, with money of their own"
+                "about them in another job"
             )
         if self.cost > self.cost_apart * (1 + 1e-6):
             lines.append(
