@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from exeunt.errors import InputError
+from exeunt.errors import OverBudget
 
 PRICE = {"input": 10.0, "output": 30.0}
 """US dollars per million tokens."""
@@ -142,10 +142,6 @@ def served(app):
         thread.join(60)
 
 
-class OverBudget(InputError):  # noqa: N818
-    pass
-
-
 class MemoryLedger:
     """The interface of a ledger; what is dispatched and not settled is charged in full."""
 
@@ -167,7 +163,7 @@ class MemoryLedger:
             self.keys.append(key)
             if self.spent + sum(self.held.values()) + amount > self.total * (1 + 1e-12):
                 self.refused += 1
-                raise OverBudget(f"{amount:g} usd asked for, less is left")
+                raise OverBudget(f"{amount:g} usd asked for, less is left", asked=amount, left=0.0)
             self.held[key] = amount
         return _Held(self, key)
 
