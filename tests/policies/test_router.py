@@ -254,6 +254,10 @@ def test_bad_input_is_refused(parts):
         ex.router(*bare, budget=3.0)
     with pytest.raises(ex.InputError, match="answer must be 'own', 'ensemble' or 'auto', got 'best'"):
         ex.cascade_router(*bare, budget=3.0, answer="best")
+    with pytest.raises(
+        ex.InputError, match="at least 40 inputs, and the fit part has 39: give more, or take cascade"
+    ):
+        ex.router(fit.take(np.arange(39)), calibrate, budget=3.0)
     with pytest.raises(ex.InfeasibleBudget, match="below the cheapest model, small"):
         ex.router(fit, calibrate, budget=0.5)
     with pytest.raises(ex.InputError, match="there is a model 'topic' already"):

@@ -32,7 +32,7 @@ from exeunt.trace.splitting import folds_of
 
 _MOST_STEPS = 64
 """Trees have at most so many steps: all paths through six models, or through pairs of ten."""
-_FOLDS = 4
+_FOLDS, _FEWEST = 4, 40
 _OFTEN = 0.03
 """A class has weights of its own where so large a share of the predictions is of it."""
 _RIDGE = 1e-3
@@ -112,6 +112,10 @@ def _check(fit: CascadeTrace, calibrate: CascadeTrace) -> None:
     if not fit.has_loss:
         raise InputError(
             "a router learns how good answers are, and the fit part has no labels: give label=... or losses"
+        )
+    if fit.n < _FEWEST:
+        raise InputError(
+            f"a router learns from at least {_FEWEST} inputs, and the fit part has {fit.n}: give more, or take cascade"
         )
     check_disjoint(fit[fit.names[0]], calibrate[calibrate.names[0]])
 

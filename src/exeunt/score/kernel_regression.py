@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +51,12 @@ class KernelRegression:
         kernel, target = _kernel(z, landmarks).astype(np.float64), values[order] - mean
         among = _kernel(landmarks, landmarks).astype(np.float64) + 1e-6 * np.eye(len(landmarks))
 
-        def weights(rows: Any, penalty: float) -> Floats:
-            gram = kernel[rows].T @ kernel[rows] + penalty * among
-            return cast("Floats", np.linalg.solve(gram, kernel[rows].T @ target[rows]))
+        def solved(rows: Any, *penalties: float) -> list[Floats]:
+            gram, moments = kernel[rows].T @ kernel[rows], kernel[rows].T @ target[rows]
+            return [np.linalg.solve(gram + penalty * among, moments) for penalty in penalties]
 
-        def loss(penalty: float) -> float:
-            return float(((kernel[apart] @ weights(~apart, penalty) - target[apart]) ** 2).sum())
-
-        learned = weights(slice(None), min(_PENALTIES, key=loss))
+        losses = [((kernel[apart] @ one - target[apart]) ** 2).sum() for one in solved(~apart, *_PENALTIES)]
+        (learned,) = solved(slice(None), _PENALTIES[int(np.argmin(losses))])
         kernel[chosen, np.arange(len(chosen))] = 0.0  # each is like itself
         least = float(np.quantile(kernel.max(axis=1), _UNLIKE))
         found = {"landmarks": landmarks, "centre": centre, "scale": scale, "weights": learned, "mean": mean}
