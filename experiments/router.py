@@ -179,18 +179,14 @@ def of_services(file: Path, seed: int) -> dict[str, Any]:
 
 def measure(folder: Path, encoder: str, splits: int) -> dict[str, Any]:
     kept = Measurements(Path("runs/router.jsonl"))
-    tables = {}
+    questions, tables = kept.of("questions", measure=lambda: of_questions(folder, encoder)), {}
     for file in sorted((folder / "apis").glob("*.parquet")):
-        found = [
+        tables[file.stem] = [
             kept.of(file.stem, seed, measure=lambda f=file, s=seed: of_services(f, s))
             for seed in range(splits)
         ]
-        tables[file.stem] = found
         print(file.stem, flush=True)
-    return {
-        "questions": kept.of("questions", measure=lambda: of_questions(folder, encoder)),
-        "services": tables,
-    }
+    return {"questions": questions, "services": tables}
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
