@@ -91,7 +91,10 @@ def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
                 "mixture by lot": (float(mixed[k]), float(paid[k])),
                 "k nearest neighbours": others.neighbours(budget), "best pair": others.pair(budget),
             }  # fmt: skip
-            rows += [{"budget": budget, "way": way, "grade": g, "cost": c} for way, (g, c) in found.items()]
+            rows += [
+                {"budget": budget, "way": way, "grade": float(g), "cost": float(c)}
+                for way, (g, c) in found.items()
+            ]
         batch = parts[2].take(np.arange(BATCH))
         seconds.append(per_input(policy, batch))
         print(f"fold {fold + 1} of {FOLDS}", flush=True)
