@@ -2,7 +2,7 @@
 
     python -m tests.recalibrations     # 2,000 of each, and the table in docs/explanation/guarantees.md
 
-Three hours of one core. What was measured is kept in docs/results/recalibrations.jsonl: an interrupted command goes on
+Some hours of one core. What was measured is kept in docs/results/recalibrations.jsonl: an interrupted command goes on
 where it was, and several may run at once. Remove the file when the code changes.
 
 A population is a list of contents with their frequencies, so the true mean cost and the true accuracy of a policy are

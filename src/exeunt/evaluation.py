@@ -164,7 +164,7 @@ def score_exits(
         raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {exits[row]} at row {row}")
     costs, groups = trace.cost.of_inputs(trace.n), trace.groups
     rows, weight = np.arange(trace.n), _weights(trace)
-    paid, within = costs[rows, exits], (float(costs[:, 0].min()), float(costs[:, -1].max()))
+    paid, within = costs[rows, exits], (float(costs.min()), float(costs.max()))
     quality = trace.quality[rows, exits] if trace.has_loss else None
     if groups is None:
         half = NORMAL_95 * (float(paid.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)

@@ -32,7 +32,7 @@ from exeunt.learned_quality import correctness_score
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, log_softmax
 from exeunt.score.learned import quantile_knots
 from exeunt.trace import ExitTrace, StoredTrace
-from exeunt.trace.derived import cached_on_trace, one_class_remark, score_matrix
+from exeunt.trace.derived import along_paths, cached_on_trace, one_class_remark, score_matrix
 from exeunt.trace.splitting import folds_of
 
 _Calibrate = TypeVar("_Calibrate", bound="ExitTrace | StoredTrace")
@@ -134,14 +134,14 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     Raises InputError for a trace without labels, with labels of one class or nearly so, for fewer than 4 inputs, or for
     more than 200 classes where a table is needed.
     """
-    fitted = {-1: EnsembleFit.of(fit, classes_of(fit))}
-    for exit_, earlier in enumerate(fit.before):
-        fitted[exit_] = fitted[earlier].with_exit(fit.evidence(exit_))
-    last = fitted[fit.n_exits - 1]
-    stages = tuple(fitted[exit_].stages[-1] for exit_ in range(fit.n_exits))
-    return replace(
-        last, stages=stages, by_exit=tuple(fitted[exit_].by_exit[-1] for exit_ in range(fit.n_exits))
-    )
+    begun = EnsembleFit.of(fit, classes_of(fit))
+
+    def joined(exit_: int, before: EnsembleFit) -> tuple[tuple[Stage, Floats], EnsembleFit]:
+        found = before.with_exit(fit.evidence(exit_))
+        return (found.stages[-1], found.by_exit[-1]), found
+
+    stages, by_exit = zip(*along_paths(fit, begun, joined), strict=True)
+    return replace(begun, stages=stages, by_exit=by_exit)
 
 
 def classes_of(fit: ExitTrace) -> int:

@@ -14,7 +14,7 @@ An answer of your own implements `Answer`. To be read back from a policy file, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ from exeunt.score.confidence import (
 )
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import ExitTrace
-from exeunt.trace.derived import cached_on_trace, score_matrix
+from exeunt.trace.derived import along_paths, cached_on_trace, score_matrix
 from exeunt.trace.fields import fields_of_evidence
 from exeunt.trace.grades import Grades
 
@@ -321,13 +321,9 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
             f"the ensemble is of {counted(len(answer.stages), 'exit')}, but the trace has {trace.n_exits}"
         )
 
-    def evidence_by_exit() -> Iterator[Evidence]:
-        memory: dict[int, dict[str, Any]] = {-1: {}}
-        for exit_, earlier in enumerate(trace.before):
-            evidence, memory[exit_] = answer(exit_, trace.evidence(exit_), memory[earlier])
-            yield evidence
-
-    fields = fields_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
+    start: dict[str, Any] = {}
+    said = along_paths(trace, start, lambda exit_, before: answer(exit_, trace.evidence(exit_), before))
+    fields = fields_of_evidence(said, trace.n, trace.n_exits)
     return ExitTrace(
         **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups,
         reference=trace.reference, features=trace.features, before=trace.before,

@@ -28,10 +28,8 @@ _LOCK = 0x45584C44
 _WAIT_S, _OPENING_S = 30.0, 5.0
 # A client that stops in a transaction, or whose machine is gone, must not hold up the others.
 _IDLE_S = 10
-_KEPT_DAYS, _MOST_S = (
-    2,
-    86_400,
-)  # what is looked up after a lost connection is kept for longer than that can take
+# What is looked up after a lost connection is kept for longer than a client may wait for another one.
+_KEPT_DAYS, _MOST_S = 2, 86_400
 # Keepalives tell that a machine is gone while nothing is under way, the user timeout (in ms) while something is.
 _OPTIONS = {
     "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,

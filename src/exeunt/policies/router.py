@@ -26,7 +26,7 @@ from exeunt.score.routing import Known, Routing
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep, path_to
-from exeunt.trace.derived import cached_on_trace
+from exeunt.trace.derived import along_paths, cached_on_trace
 from exeunt.trace.groups import Groups, mean, n_groups
 from exeunt.trace.splitting import folds_of
 
@@ -346,13 +346,15 @@ class _Learned:
         self, answered: ExitTrace, predicted: Mapping[int, Floats]
     ) -> tuple[list[Floats], dict[int, Any]]:
         """Return what is known at each exit, and by exit with features which inputs are like no fit input."""
-        columns, unlike, memory = list[Floats](), dict[int, Any](), dict[int, dict[str, Any]]({-1: {}})
-        for exit_, earlier in enumerate(answered.before):
-            found, memory[exit_], unlike[exit_] = self.known.columns(
-                exit_, answered.evidence(exit_), memory[earlier], predicted.get(exit_)
-            )
-            columns.append(found)
-        return columns, unlike
+
+        def known(exit_: int, before: dict[str, Any]) -> tuple[tuple[Floats, Any], dict[str, Any]]:
+            evidence = answered.evidence(exit_)
+            columns, memory, unlike = self.known.columns(exit_, evidence, before, predicted.get(exit_))
+            return (columns, unlike), memory
+
+        start: dict[str, Any] = {}
+        columns, unlike = zip(*along_paths(answered, start, known), strict=True)
+        return list(columns), dict(enumerate(unlike))
 
     def seen(self, inputs: CascadeTrace, ties: Ties, seed: int) -> _Seen:
         """Return inputs as the router sees them in use."""

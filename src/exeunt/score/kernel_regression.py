@@ -1,7 +1,6 @@
 """How good models' answers will be, predicted from features of the input: ridge regression with a Gaussian kernel.
 
-It has the accuracy of nearest neighbours where many inputs are alike and of a linear model elsewhere, and it knows when
-no input that it learned from is like a new one.
+Like nearest neighbours it follows the inputs around a new one, and it can tell when none of them is like it.
 """
 
 from __future__ import annotations

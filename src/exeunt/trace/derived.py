@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from exeunt.trace.exit_trace import ExitTrace
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Memory = TypeVar("_Memory")
+_Found = TypeVar("_Found")
 
 _FEW = 10  # with fewer right or wrong predictions an exit is not judged
 _OTHERS = 20
@@ -47,12 +49,30 @@ def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
 def score_matrix(score: str | Score | None, trace: ExitTrace) -> Floats:
     """Return the scores (n, m) that a policy would see if every input ran to the end. `score`: see `as_score`."""
     rule = as_score(score, trace)
-    columns, memory = [], {-1: rule.init(trace.n)}
-    for exit_, earlier in enumerate(trace.before):
-        column, memory[exit_] = rule(exit_, trace.evidence(exit_), memory[earlier])
-        columns.append(column)
+    columns = [
+        *along_paths(
+            trace, rule.init(trace.n), lambda exit_, before: rule(exit_, trace.evidence(exit_), before)
+        )
+    ]
     # Callers read one exit after the other, so the scores of an exit are contiguous in memory.
     return np.stack(columns).astype(np.float64, copy=False).T
+
+
+def along_paths(
+    trace: ExitTrace, start: _Memory, step: Callable[[int, _Memory], tuple[_Found, _Memory]]
+) -> Iterator[_Found]:
+    """Yield what `step` finds at each exit, called with the exit and the memory of the exit that inputs take before it.
+
+    `start`: the memory before the first exit. A memory is dropped once no later exit follows on it.
+    """
+    last = {earlier: exit_ for exit_, earlier in enumerate(trace.before)}
+    memories = {-1: start}
+    for exit_, earlier in enumerate(trace.before):
+        before = memories.pop(earlier) if last[earlier] == exit_ else memories[earlier]
+        found, after = step(exit_, before)
+        if exit_ in last:
+            memories[exit_] = after
+        yield found
 
 
 def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
