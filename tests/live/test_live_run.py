@@ -528,13 +528,13 @@ def test_what_was_under_way_at_a_worker_that_died_is_asked_for_again_while_there
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "out").mkdir()
     total = (n + lost) * PRICES[first] * 1.05
-    money = partial(ex.Ledger, total=f"{total:.6f} usd", inputs=n, file=tmp_path / "money.db", lease_s=0.2)
+    money = partial(ex.Ledger, total=f"{total:.6f} usd", inputs=n, file=tmp_path / "money.db")
     live = live_cascade(run, read_models(tmp_path / "models.yaml"))
     given = {"live": live, "money": money, "spare": spare, "models": tmp_path / "models.yaml"}
     job = predict_job(run, make=partial(LiveJob, **given))
     blocks = blocks_of(n, job.block_size)
     job = job.begin(inputs, blocks, folder=tmp_path / "out", digest="job")
-    died = money()  # of a worker
+    died = money(lease_s=0.2)  # of a worker; those at work have more time
     for _ in range(lost):
         assert died.reserve(PRICES[first], model=first, promised=True).dispatch()
     sent = pickle.loads(pickle.dumps(job))
