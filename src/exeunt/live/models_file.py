@@ -1,4 +1,7 @@
-"""Live models in a YAML file: by name, the options of an `OpenAICompatible`, `HTTPModel` or `FunctionModel`."""
+"""Live models in a YAML file: by name, the options of an `OpenAICompatible`, `HTTPModel` or `FunctionModel`.
+
+"features" in place of "function" names one that returns features of an input, for a router: a `FeatureModel`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from exeunt.errors import ExeuntError, InputError, one_line, require
-from exeunt.live.function_model import FunctionModel
+from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel
 from exeunt.live.live_model import LiveModel
 from exeunt.live.openai_compatible import OpenAICompatible
 
-_KINDS = {"model": OpenAICompatible, "url": HTTPModel, "function": FunctionModel}
+_KINDS = {"model": OpenAICompatible, "url": HTTPModel, "function": FunctionModel, "features": FeatureModel}
 
 
 def read_models(path: str | Path) -> dict[str, LiveModel]:
@@ -43,6 +46,8 @@ def _made(what: str, entry: dict[str, Any]) -> LiveModel:
     if kind is None:
         raise InputError(f"{what} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
     try:
+        if "features" in entry:
+            entry["function"] = entry.pop("features")
         if "function" in entry:
             module, _, name = str(entry["function"]).partition(":")
             entry["function"] = getattr(importlib.import_module(module), name)

@@ -78,12 +78,14 @@ def cascade(
     models where it does not fit in memory; the policy is the same. The other options, such as `delta`, go to
     the policy. `policy.models` names the models that are asked, in order; `policy.unasked` says why others are not.
 
+    Models that only tell features are for routers, and are left out.
+
     Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
     meet.
     """
     check_models(fit, calibrate)
     check_answer(answer)
-    amount = fit.budget(budget, reference=reference)
+    fit, amount = fit.answering, fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
@@ -132,6 +134,7 @@ def cascades(
     """
     check_models(fit, calibrate)
     check_answer(answer)
+    fit = fit.answering
     amounts = tuple(feasible(partial(fit.budget, reference=reference), budgets))
     if not amounts:
         raise InputError("a set of cascades needs at least one budget, got none")

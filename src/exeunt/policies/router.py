@@ -38,7 +38,7 @@ _OFTEN = 0.03
 _RIDGE = 1e-3
 """Penalty on squared weights, per input."""
 _WIDE, _FAR, _NEAR = 40, 4, 24
-"""How many prices are tried on fit inputs; how many plans below the budget and near it on calibration inputs."""
+"""How many prices are tried on fit inputs; how many plans on calibration inputs, below the budget and near or above."""
 _DEVIATIONS = (-4.0, 1.5)
 """What is near the budget, in standard errors of a mean cost."""
 
@@ -53,7 +53,7 @@ def router(
     seed: int = 0,
     ties: Ties = "content",
 ) -> Policy:
-    """Return a policy that asks one model, chosen for each input by its features.
+    """Ask one model, chosen for each input by its features.
 
     The traces have features (`CascadeTrace.with_features`). It is `cascade_router` with paths of one model, which is
     what there is to choose where models say nothing of how sure they are. See there for the options.
@@ -78,7 +78,7 @@ def cascade_router(
     seed: int = 0,
     ties: Ties = "content",
 ) -> Policy:
-    """Return a policy that decides for each input which model to ask, and after each answer whether to ask on and whom.
+    """Decide for each input which model to ask, and after each answer whether to ask on and whom.
 
     With what is known so far, z, it predicts the value V of answering now and of each model that may follow: the
     quality of the answer in the end, less the further cost at a price per unit; and it does what has the largest
@@ -403,7 +403,11 @@ class _Learned:
         if any(self.following[k] for k in self.following[root]) or root not in self.known.silent:
             yield plan(amount)
             return
-        for cost in [*np.linspace(costs[0], near[0], _FAR, endpoint=False).tolist(), *near.tolist()]:
+        # Of other inputs, as many may change their path at another price.
+        below = np.linspace(costs[0], near[0], _FAR, endpoint=False)
+        step = near[-1] - near[-2]
+        above = near[-1] + np.geomspace(step, max(costs[-1] - near[-1], 2 * step), _NEAR)
+        for cost in [*below.tolist(), *near.tolist(), *above.tolist()]:
             yield plan(cost)
 
     def _prior(self, exit_: int, n_columns: int) -> Floats:
