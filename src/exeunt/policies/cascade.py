@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Keys
 from exeunt._text import counted
 from exeunt.allocation_search import RightWithin, beats
 from exeunt.answer import OwnAnswer
@@ -201,6 +201,19 @@ def find_cascade(
         following = search.best([best, *near])
     asked = {step.model for step in best}
     return best, {name: search.why_without(name, best, near) for name in names if name not in asked}
+
+
+def right_within(
+    fit: CascadeTrace, amount: float, answer: AnswerChoice, seed: int, order: tuple[str, ...]
+) -> tuple[Keys, Floats]:
+    """Return keys of rows of `fit`, and how well the cascade answers each that `find_cascade` chooses for this cost."""
+    steps, _ = find_cascade(fit, amount, answer, seed, order)
+    on = _comparing(fit, seed)
+    search = _Search(on, amount, answer)
+    search.best([steps])
+    right = search.right(steps)
+    assert right is not None  # noqa: S101 - it was chosen
+    return on.models.row, right
 
 
 def common_order(

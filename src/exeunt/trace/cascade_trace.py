@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -170,6 +169,11 @@ class CascadeTrace:
         return self._first.id
 
     @property
+    def row(self) -> Keys:
+        """Keys of the rows, (n,), see `ExitTrace`."""
+        return self._first.row
+
+    @property
     def label(self) -> Integers | None:
         """True classes (n,), or None."""
         return self._first.label
@@ -305,14 +309,8 @@ class CascadeTrace:
             if tree
             else CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
         )
-        starts = accumulate((trace.n_exits for trace in parts), initial=0)
-        features = [
-            {start + exit_: value for exit_, value in trace.features.items()}
-            for start, trace in zip(starts, parts, strict=False)
-        ]
         made = ExitTrace(
             **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups,
-            features=dict(ChainMap(*features)),
             before=tuple(before(cascade, place) for place in range(len(cascade))) if tree else (),
         )  # fmt: skip
         vars(made)["neighbours"] = self._first.neighbours
