@@ -31,7 +31,7 @@ _OFTEN = 0.03
 """A class has weights of its own where so large a share of the predictions is of it."""
 _RIDGE = 1e-3
 """Penalty on squared weights, per input."""
-_WIDE, FAR, NEAR = 40, 4, 24
+_WIDE, FAR, NEAR = 40, 4, 48
 """How many prices are tried on fit inputs; how many plans on calibration inputs, below the budget and near or above."""
 DEVIATIONS = (-4.0, 1.5)
 """What is near the budget, in standard errors of a mean cost."""
