@@ -86,7 +86,7 @@ def test_what_is_certified_is_false_at_most_as_often_as_delta_allows(what, n):
         world = World(RATES, COSTS, seed)
         try:
             found = world.candidates().certified(
-                world.generate, loss=differing("token"), delta=DELTA, seed=seed, **limits
+                world.generate, world.n, loss=differing("token"), delta=DELTA, seed=seed, **limits
             )
         except Infeasible:
             continue
@@ -102,7 +102,7 @@ def one_policy(answers):
     policies = made_policies(1)
     nothing = Candidates(policies, [np.zeros(9)], [np.zeros(9)])
     return lambda **limits: nothing.certified(
-        lambda _: answers, loss=differing("token"), delta=DELTA, **limits
+        lambda _: answers, len(answers), loss=differing("token"), delta=DELTA, **limits
     )
 
 
@@ -120,7 +120,7 @@ def test_a_loss_passes_exactly_where_betting_rejects_it():
             proof = one_policy(answers)(max_loss=bound).loss_certificate
             assert proof.p_value == betting(lost[random_order(80, 0)], bound, delta=DELTA)
         else:
-            with pytest.raises(Infeasible, match="cannot show a loss") as error:
+            with pytest.raises(Infeasible, match="cannot show that at most") as error:
                 one_policy(answers)(max_loss=bound)
             assert error.value.binding == "max_loss"
 
@@ -128,7 +128,8 @@ def test_a_loss_passes_exactly_where_betting_rejects_it():
 def test_how_many_prompts_a_loss_takes_at_least_is_said():
     few, enough = ([spoken([False], [2])] * n for n in (299, 331))
     with pytest.raises(
-        Infeasible, match=r"give more prompts \(1% takes about 2\d\d at least, where none differs\)"
+        Infeasible,
+        match=r"more calibration prompts \(--calibrate\) \(at least about 2\d\d, even if nothing is lost\)",
     ):
         one_policy(few[:100])(max_loss=0.01)
     one_policy(enough)(max_loss=0.01)
@@ -146,7 +147,7 @@ def test_a_budget_passes_exactly_where_betting_rejects_it():
         if passes:
             assert one_policy(answers)(budget=budget).certificate.budget == budget
         else:
-            with pytest.raises(Infeasible, match="cannot show a mean cost") as error:
+            with pytest.raises(Infeasible, match="cannot show that the mean cost") as error:
                 one_policy(answers)(budget=budget)
             assert error.value.binding == "budget"
 
@@ -157,11 +158,11 @@ def test_both_are_each_tested_at_half_of_delta():
     bounds = np.linspace(0.01, 0.3, 3_000)
     between = [x for x in bounds if rejected(lost, x, DELTA) and not rejected(lost, x, DELTA / 2)]
     one_policy(answers)(max_loss=between[0])
-    with pytest.raises(Infeasible, match=r"a loss of at most .* and a mean cost"):
+    with pytest.raises(Infeasible, match=r"that at most .* differ and that the mean cost"):
         one_policy(answers)(max_loss=between[0], budget=3.99)
     wide = next(x for x in bounds if rejected(lost, x, DELTA / 2))
     one_policy(answers)(max_loss=wide, budget=3.99)
-    with pytest.raises(Infeasible, match="and a mean cost"):
+    with pytest.raises(Infeasible, match="and that the mean cost"):
         one_policy(answers)(max_loss=wide, budget=2.9)
 
 
@@ -172,9 +173,11 @@ def test_units_are_prompts_not_tokens():
     lost = differing("token")(answers)
     assert len(lost) == 40
     assert differing("answer")(answers).tolist() == [float(any(one.differs)) for one in answers]
-    with pytest.raises(Infeasible, match="40 calibration prompts cannot show a loss of at most 13%"):
+    with pytest.raises(
+        Infeasible, match="40 calibration prompts cannot show that at most 13% of the tokens differ"
+    ):
         Candidates(world.policies, [np.full(9, 3.0)], [np.full(9, 0.01)]).certified(
-            lambda _: answers, loss=differing("token"), max_loss=0.13, seed=1
+            lambda _: answers, 40, loss=differing("token"), max_loss=0.13, seed=1
         )
 
 
@@ -185,26 +188,26 @@ def test_the_sequence_begins_where_the_fit_part_is_surely_careful_and_ends_at_th
         [np.full(9, cost) for cost in COSTS[:6]],
         [np.full(9, r) for r in (0, 0.01, 0.03, 0.05, 0.09, 0)],
     )
-    found = candidates.certified(world.generate, loss=differing("token"), max_loss=0.2, seed=0)
+    found = candidates.certified(world.generate, world.n, loss=differing("token"), max_loss=0.2, seed=0)
     assert world.asked == [3, 4]  # 0.05 is a quarter of 0.2
     assert found.name == "3"
     world.asked.clear()
-    found = candidates.certified(world.generate, loss=differing("token"), budget=3.7, seed=0)
+    found = candidates.certified(world.generate, world.n, loss=differing("token"), budget=3.7, seed=0)
     assert world.asked[0] == 2  # of the fit part, the first within the budget
     assert found.budget == 3.7
     with pytest.raises(InputError, match="give a loss, a budget or both"):
-        candidates.certified(world.generate, loss=differing("token"))
+        candidates.certified(world.generate, world.n, loss=differing("token"))
 
 
 def test_certificates_say_what_was_shown():
     world = World(np.array([0.0, 0.0]), np.array([4.0, 3.0]), 2)
     found = world.candidates().certified(
-        world.generate, loss=differing("token"), max_loss=0.2, budget=3.9, delta=0.1, seed=0
+        world.generate, world.n, loss=differing("token"), max_loss=0.2, budget=3.9, delta=0.1, seed=0
     )
-    assert "at most 20% of the tokens (mean over groups) differ from those of the whole model" in str(
+    assert "at most 20% of the tokens (mean over prompts) differ from those of the full network" in str(
         found.loss_certificate
     )
-    assert "80 calibration groups" in str(found.loss_certificate)
+    assert "80 calibration prompts" in str(found.loss_certificate)
     assert "at most 3.9 MACs" in found.guarantee
     assert "future prompts are exchangeable" in found.guarantee
     assert Policy.from_dict(found.to_dict()).loss_certificate == found.loss_certificate
@@ -280,7 +283,7 @@ def test_answers_are_kept_and_not_made_again(model, monkeypatch):
 
 
 def test_a_grade_of_ones_own(model, run):
-    """Long answers are good: the loss is against the whole model's grade, and may be negative."""
+    """Long answers are good: the loss is against the full network's grade, and may be negative."""
     asked = []
 
     def grade(prompt, answer):
@@ -291,11 +294,11 @@ def test_a_grade_of_ones_own(model, run):
     data = part_data(run, "calibrate")
     prompts = [data.content(i) for i in range(len(data))]
     assert set(asked) == set(prompts)
-    whole, early = model.generate(prompts, whole=True), model.generate(prompts, policy=policy)
+    whole, early = model.generate(prompts, full=True), model.generate(prompts, policy=policy)
     lost = np.mean([grade("", a.text) - grade("", b.text) for a, b in zip(whole, early, strict=True)])
     assert policy.loss_certificate.loss == pytest.approx(lost)
     assert policy.loss_certificate.measure == "grade"
-    assert "mean over groups of their grade is at most 30 points below that of the whole model" in str(
+    assert "mean over prompts of their grade is at most 30 points below that of the full network" in str(
         policy.loss_certificate
     )
 

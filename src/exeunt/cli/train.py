@@ -99,7 +99,7 @@ def _train_classifier(asked: _Asked) -> None:
         return
     of_generation = {one.name for one in fields(language)}
     takes = {one.name for one in context.command.params} - of_generation
-    _refuse_others(context, takes, "--task classify", "they are of --task generate")
+    _refuse_others(context, takes, "--task classify", "only --task generate does")
     out = network.out
     require("torch", extra="torch")
     from exeunt.data.decode_all import default_cache
@@ -141,9 +141,8 @@ def _train_classifier(asked: _Asked) -> None:
 
 def _train_generator(asked: _Asked) -> None:
     context, network, heads, training, _, parts, language, job = asked
-    others = _refuse_others(
-        context, _OF_GENERATION, "--task generate", "only adapters on a frozen decoder learn"
-    )
+    why = "exits learn the decoder's own answers, and the decoder stays as it is"
+    others = _refuse_others(context, _OF_GENERATION, "--task generate", why)
     out = network.out
     require("torch", extra="torch")
     from exeunt.torch.language.training import LanguageJob, train_language_model

@@ -79,7 +79,7 @@ class LanguageModel:
         *,
         budget: float | str | None = None,
         policy: Policy | None = None,
-        whole: bool = False,
+        full: bool = False,
         most_tokens: int | None = None,
         batch_size: int = 16,
         compare: bool = False,
@@ -90,16 +90,16 @@ class LanguageModel:
         """Answer prompts greedily, in batches in which sequences leave at different depths.
 
         `budget`: the run's policy that keeps it; `policy`: another one; by default the run's own.
-        `whole`: without exits. `most_tokens`: of an answer; by default what was calibrated for. `compare`: also find
-        what the whole model would say after the same tokens. `name`: what errors call the i-th prompt. `keep`: a file
-        that gets the answers as they come, from which the same call goes on.
+        `full`: the full network answers, without exits. `most_tokens`: of an answer; by default what was calibrated
+        for. `compare`: also find what the full network would say after the same tokens. `name`: what errors call the
+        i-th prompt. `keep`: a file that gets the answers as they come, from which the same call goes on.
         Raises InputError before calibration, and for a prompt that is too long or has no tokens.
         """
-        if sum((whole, policy is not None, budget is not None)) > 1:
-            raise InputError("give one of budget, policy and whole")
+        if sum((full, policy is not None, budget is not None)) > 1:
+            raise InputError("give one of budget, policy and full")
         if policy is not None:
             self.run.check_policy(policy)
-        elif not whole:
+        elif not full:
             policy = self._policy(budget)
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
@@ -110,9 +110,9 @@ class LanguageModel:
         return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
 
     def answers_of(self, part: str, policy: Policy | None, *, progress: bool = False) -> list[Continuation]:
-        """Return the answers to the prompts of a part, compared with the whole model's, and kept in the run folder.
+        """Return the answers to the prompts of a part, compared with the full network's, and kept in the run folder.
 
-        `policy`: None for the whole model.
+        `policy`: None for the full network.
         """
         return self._answers_kept(part, self._part(part), policy, progress)
 
@@ -143,9 +143,9 @@ class LanguageModel:
     ) -> Policy:
         """Return the cheapest policy with these guarantees, by answering the run's calibration prompts.
 
-        `agree`: the share of tokens that are those of the whole model after the same tokens, in the mean over prompts;
+        `agree`: the share of tokens that are those of the full network after the same tokens, in the mean over prompts;
         or with `per` "answer" the share of prompts whose whole answer is. Or `max_loss`: of a `grade` in [0, 1] of
-        (prompt, answer), against the whole model's answers. `budget`: mean cost of a token, along the exits that say
+        (prompt, answer), against the full network's answers. `budget`: mean cost of a token, along the exits that say
         them. `delta`: the largest probability with which this may be broken. `policy`, `points`: what is tried, see
         `Candidates`. Answers are kept in the run folder: an interrupted call goes on where it was.
         Raises Infeasible where nothing can be shown, InputError for options that contradict each other.
@@ -177,6 +177,7 @@ class LanguageModel:
             loss, measure = self._graded(prompts.texts, grade, generate(None)), "grade"
         return candidates.certified(
             generate,
+            len(prompts),
             loss=loss,
             measure=measure,
             of=f"{per}s",
@@ -251,7 +252,7 @@ def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[
     """Return what answers cost and how they differ, JSON-able.
 
     `shares` (m,): of the tokens, by exit. `cost`: mean over answers of the mean cost of their tokens, along the exits
-    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the whole model's.
+    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the full network's.
     `tokens_differ`, `answers_differ`: in the mean over answers; only where they were compared.
     """
     exits = np.concatenate([one.exits for one in found])

@@ -25,7 +25,6 @@ from exeunt.run.file_digests import CONFIG, DECODER, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device
-from exeunt.torch.language.calibration import REFERENCE
 from exeunt.torch.language.decoder import context_of
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
@@ -162,12 +161,13 @@ def _trained(
         "data": {
             "name": job.data, "label": NO_LABELS, "text": list(job.text), "calibration_data": job.calibration_data,
             "fingerprint": plan.fingerprint, "unlabelled": True,
-            "reference": {"exit": network.n_exits - 1, "name": REFERENCE},
+            "reference": {"exit": network.n_exits - 1, "name": "the full network"},
         },
         "split": plan.to_dict(),
         "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
         "inputs": {
-            **save_preparation(tokenizer, out, example), "chat": chat, "most_tokens": job.most_tokens, "ends": ends,
+            **save_preparation(tokenizer, out, example), "longest": None, "chat": chat,
+            "most_tokens": job.most_tokens, "ends": ends,
         },
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }  # fmt: skip
@@ -184,7 +184,7 @@ def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
 def _continued(
     network: DecoderWithExits, way: PromptTokens, prompts: Prompts, weights: str, file: Path, show: bool
 ) -> Sequence[Sequence[int]]:
-    """Return what the whole decoder says after each prompt, kept in a file as it comes."""
+    """Return what the full network says after each prompt, kept in a file as it comes."""
 
     def missing(numbers: list[int]) -> Any:
         chosen = [prompts.tokens[i] for i in numbers]
