@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -56,8 +57,15 @@ def test_the_way_of_the_how_to(folder):
     shown = exeunt("generate", "lm", "--data", "prompts.txt", "--full", cwd=folder)
     assert len(shown.stdout.splitlines()) == 400
     assert "mean cost of a token" in shown.stderr
-    for command in ("show", "verify"):
-        exeunt(command, "lm", cwd=folder)
+    assert "costs are those of a token, in texts of" in (shown := exeunt("show", "lm", cwd=folder)).stdout
+    assert "are cut" not in shown.stdout
+    assert "auto, of this run, calibrated by generating" in exeunt("verify", "lm", cwd=folder).stdout
+
+
+def test_prompts_from_standard_input(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"w3 w4\nw9\n")))
+    lines = exeunt("generate", "lm", "--data", "-", "--full", cwd=folder).stdout.splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
 def test_budgets_and_whole_answers(folder):
@@ -83,6 +91,7 @@ def test_budgets_and_whole_answers(folder):
         (("calibrate", "lm", "--agree", "98%", "--per", "word"), "per must be one of token, answer, got 'word'"),
         (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show that at most 0% of"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
+        (("cascade", "a=lm", "b=lm", "--out", "both"), "a generates texts, and the models of a cascade answer inputs"),
         (("export", "lm"), "lm generates texts: answer with `exeunt generate`"),
         (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "model takes no --ties, --of"),
         (("generate", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
@@ -90,7 +99,7 @@ def test_budgets_and_whole_answers(folder):
         (("generate", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
         (train("x", "--size", "3"), "--task generate takes no --size: exits learn the decoder's own answers"),
-        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "no --chat: only --task generate does"),
+        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only --task gen"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):

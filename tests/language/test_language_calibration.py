@@ -135,6 +135,15 @@ def test_how_many_prompts_a_loss_takes_at_least_is_said():
     one_policy(enough)(max_loss=0.01)
 
 
+def test_what_so_few_prompts_can_never_show_is_refused_before_anything_is_generated():
+    policies = Candidates(made_policies(1), [np.zeros(9)], [np.zeros(9)])
+    generate = pytest.fail
+    with pytest.raises(
+        Infeasible, match="100 calibration prompts cannot show that at most 1% of the answers differ"
+    ):
+        policies.certified(generate, 100, loss=differing("answer"), of="answers", max_loss=0.01)
+
+
 def test_a_budget_passes_exactly_where_betting_rejects_it():
     """Between the cheapest and the dearest token, whose costs are known."""
     answers = World(np.array([0.05]), np.array([3.0]), 7).answers(0, 80)

@@ -137,6 +137,7 @@ def test_jobs_that_no_decoder_can_do_are_refused_at_once(asked, tmp_path):
         ({"recipe": {"mode": "joint"}}, "learn in mode 'frozen' alone"),
         ({"head": {"grid": 2}}, "leave out grid"),
         ({"model": "torchvision:resnet18"}, "a decoder is a Hugging Face model"),
+        ({"model": "hf:tests"}, "there is no Hugging Face model 'tests' here"),
         ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
         ({"data": "sklearn:digits"}, "must hold one text for each prompt, got images"),
         (
@@ -208,8 +209,17 @@ def test_prompts_that_do_not_fit_are_named(run):
         InputError, match=r"prompt 0 has 70 tokens, and the decoder takes 64, of which 10 are kept"
     ):
         model.generate(["w3 " * 70], full=True)
+    with pytest.raises(InputError, match=r"prompt 1 \(and 2 more prompts\) has 70 tokens"):
+        model.generate(["w3", *["w3 " * 70] * 3], full=True)
+    with pytest.raises(InputError, match=r"takes 64 tokens, and answers of 64 leave none for the prompt"):
+        model.generate(["w3"], full=True, most_tokens=64)
     with pytest.raises(InputError, match="has no policy yet"):
         model.generate(["w3"])
+
+
+def test_a_chat_template_must_be_there(asked, tmp_path):
+    with pytest.raises(InputError, match="the tokeniser has no chat template: leave out --chat"):
+        train(replace(asked, chat=True), tmp_path / "lm")
 
 
 def test_other_runs_hold_no_decoder(tmp_path):

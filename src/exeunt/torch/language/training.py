@@ -30,7 +30,7 @@ from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, kept
 from exeunt.torch.language.recording import learn_confidences, token_trace
-from exeunt.torch.models.by_name import save_model_config
+from exeunt.torch.models.by_name import check_model, save_model_config
 from exeunt.torch.models.hugging_face import build_decoder
 from exeunt.torch.models.preparation import fit_tokenizer, padding_tokenizer, save_preparation
 from exeunt.torch.models.weights import save_weights
@@ -110,6 +110,7 @@ def _trained(
         raise InputError(
             f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
         )
+    check_model(job.model, None)
     tokenizer = padding_tokenizer(job.model.removeprefix("hf:"))
     chat = bool(tokenizer.chat_template) if job.chat is None else job.chat
     plan = plan_split(
