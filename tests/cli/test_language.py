@@ -37,7 +37,7 @@ def test_the_way_of_the_how_to(folder):
     said = (folder / "said.txt").read_text()
     assert "adapters learn from" in said
     assert "agreement of each exit with the full network after the same tokens" in said
-    assert "next: exeunt calibrate lm --agree 98%" in said
+    assert "next: exeunt calibrate lm --agree 95%" in said
     done = exeunt("calibrate", "lm", "--agree", "70%", "--delta", "0.2", cwd=folder)
     assert "of the tokens (mean over prompts) differ from those of the full network" in done.stdout
     assert "next: exeunt evaluate lm" in done.stdout

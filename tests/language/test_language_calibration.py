@@ -12,7 +12,7 @@ from exeunt.p_values import betting
 from exeunt.policy import Policy
 from exeunt.run.run_inputs import part_data
 from exeunt.torch.language import Continuation, LanguageModel
-from exeunt.torch.language.calibration import Candidates, differing
+from exeunt.torch.language.calibration import Candidates, agreement_to_try, differing
 from exeunt.trace.splitting import random_order
 
 COST = ex.CostModel([1.0, 2.0, 4.0])
@@ -133,6 +133,18 @@ def test_how_many_prompts_a_loss_takes_at_least_is_said():
     ):
         one_policy(few[:100])(max_loss=0.01)
     one_policy(enough)(max_loss=0.01)
+
+
+def test_the_agreement_to_try_is_one_that_can_be_shown():
+    assert [agreement_to_try(n) for n in (5, 10, 15, 32, 66, 166, 167)] == [
+        0.5,
+        0.7,
+        0.8,
+        0.9,
+        0.95,
+        0.95,
+        0.98,
+    ]
 
 
 def test_what_so_few_prompts_can_never_show_is_refused_before_anything_is_generated():

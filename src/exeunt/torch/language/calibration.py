@@ -45,6 +45,12 @@ _CAREFUL = 0.25
 Generate: TypeAlias = Callable[[Policy], Sequence[Continuation]]
 
 
+def agreement_to_try(n: int, *, delta: float = 0.05) -> float:
+    """Return the largest usual agreement that n calibration prompts could show, if they showed no difference."""
+    allowed = (0.02, 0.05, 0.1, 0.2, 0.3)
+    return 1 - next((loss for loss in allowed if betting(np.zeros(n), loss, delta=delta) <= delta), 0.5)
+
+
 class _Asked(NamedTuple):
     """What a policy shall keep, each with probability 1 - `level`: see `Candidates.certified`."""
 
