@@ -129,7 +129,7 @@ def test_how_many_prompts_a_loss_takes_at_least_is_said():
     few, enough = ([spoken([False], [2])] * n for n in (299, 331))
     with pytest.raises(
         Infeasible,
-        match=r"more calibration prompts \(--calibrate\) \(at least about 2\d\d, even if nothing is lost\)",
+        match=r"more calibration prompts \(--calibrate; at least about 2\d\d, even if nothing is lost\)",
     ):
         one_policy(few[:100])(max_loss=0.01)
     one_policy(enough)(max_loss=0.01)
@@ -275,11 +275,12 @@ def test_policies_decide_alike_in_recorded_and_in_generated_tokens(model, run):
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_generated(model, monkeypatch):
     monkeypatch.setattr(LanguageModel, "_answers", lambda *_, **__: pytest.fail("generated"))
     for options, message in (
-        ({"agree": 98}, "agree must lie above 0 and be at most 1"),
-        ({"agree": -1}, "agree must lie above 0"),
+        ({"agree": 98}, "agree must be above 0 and at most 1"),
+        ({"agree": "98%"}, "agree must be a number, got '98%'"),
+        ({"agree": -1}, "agree must be above 0"),
         ({"agree": 0.9, "points": 0}, "points must be at least 1, got 0"),
         ({"agree": 0.9, "delta": 2.0}, "delta"),
-        ({"grade": lambda *_: 1.0, "max_loss": -0.1}, "max_loss in"),
+        ({"grade": lambda *_: 1.0, "max_loss": -0.1}, "max_loss must lie in"),
         ({}, "give what shall be kept"),
     ):
         with pytest.raises(InputError, match=message):
@@ -322,6 +323,13 @@ def test_a_grade_of_ones_own(model, run):
     assert "mean over prompts of their grade is at most 30 points below that of the full network" in str(
         policy.loss_certificate
     )
+
+
+@pytest.mark.parametrize("grade", [2.0, -0.1, "x", None, float("nan")])
+def test_a_grade_is_a_number_from_0_to_1(model, grade):
+    """Betting bounds are for losses within bounds."""
+    with pytest.raises(InputError, match="a grade must "):
+        model.calibrate(grade=lambda *_: grade, max_loss=0.3, delta=0.2, points=4)
 
 
 def test_options_that_contradict_each_other(model):

@@ -215,6 +215,12 @@ def test_prompts_that_do_not_fit_are_named(run):
         model.generate(["w3"], full=True, most_tokens=64)
     with pytest.raises(InputError, match="has no policy yet"):
         model.generate(["w3"])
+    with pytest.raises(InputError, match="prompts must be a list of texts, got one text: 'w3'"):
+        model.generate("w3", full=True)
+    with pytest.raises(InputError, match="prompt 1 must be a text, got 3"):
+        model.generate(["w3", 3], full=True)
+    with pytest.raises(InputError, match="policy must be one that `calibrate` returned, got 'auto'"):
+        model.generate(["w3"], policy="auto")
 
 
 def test_a_chat_template_must_be_there(asked, tmp_path):

@@ -119,6 +119,11 @@ def test_bad_questions_are_named(model):
             model.score(questions)
 
 
+def test_a_batch_has_a_question_or_more(model, questions):
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        model.score(questions, batch_size=0)
+
+
 def test_labels_take_the_place_of_agreement(model, questions):
     trace = replace(model.score(questions[:30]), label=np.arange(30) % 3)
     assert trace.measure == "accuracy"

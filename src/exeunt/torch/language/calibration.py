@@ -218,7 +218,7 @@ class Candidates:
             enough = 1
             while enough < _MANY and betting(np.zeros(enough), max_loss, delta=asked.level) > asked.level:
                 enough += max(1, enough // 50)
-            least = f" (at least about {enough:,}, even if nothing is lost)"
+            least = f"; at least about {enough:,}, even if nothing is lost"
         if max_loss is not None and asked.measure == "agreement":
             shown.append(f"that at most {100 * max_loss:.4g}% of the {asked.of} differ")
         elif max_loss is not None:
@@ -227,7 +227,7 @@ class Candidates:
             shown.append(f"that the mean cost of a token is at most {cost.show(asked.budget)}")
         return Infeasible(
             f"{counted(n, 'calibration prompt')} cannot show {' and '.join(shown)} for any policy that answers early: "
-            f"train with more calibration prompts (--calibrate){least}, or allow more",
+            f"train with more calibration prompts (--calibrate{least}), or allow more",
             binding="budget" if max_loss is None else "max_loss",
         )
 

@@ -15,6 +15,7 @@ from exeunt._sealed import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
+from exeunt.policies.cheapest import checked_loss
 from exeunt.policy import Policy
 from exeunt.run.file_digests import DECODER
 from exeunt.run.folder import RunFolder
@@ -98,6 +99,8 @@ class LanguageModel:
         if sum((full, policy is not None, budget is not None)) > 1:
             raise InputError("give one of budget, policy and full")
         if policy is not None:
+            if not isinstance(policy, Policy):
+                raise InputError(f"policy must be one that `calibrate` returned, got {policy!r}")
             self.run.check_policy(policy)
         elif not full:
             policy = self._policy(budget)
@@ -152,11 +155,7 @@ class LanguageModel:
         """
         if (grade is None) != (max_loss is None) or (agree is not None and grade is not None):
             raise InputError("give agree=..., or both grade=... and max_loss=..., not all of them")
-        loss_allowed = max_loss if agree is None else round(1 - agree, 12)
-        if loss_allowed is not None and not 0 <= loss_allowed < 1:
-            raise InputError(
-                f"agree must lie above 0 and be at most 1, and max_loss in [0, 1), got {agree or max_loss!r}"
-            )
+        loss_allowed = None if agree is None and max_loss is None else checked_loss(max_loss, agree)
         if loss_allowed is None and budget is None:
             raise InputError("give what shall be kept: agree=0.98, a grade with a max_loss, or a budget")
         check_between(delta, "delta", 0.0, 1.0)
@@ -214,11 +213,15 @@ class LanguageModel:
     def _graded(
         self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
     ) -> Loss:
-        own = [grade(text, self.prompts.text(one.tokens)) for text, one in zip(texts, whole, strict=True)]
+        def grades(found: Sequence[Continuation]) -> Floats:
+            said = [self.prompts.text(one.tokens) for one in found]
+            given = [grade(*pair) for pair in zip(texts, said, strict=True)]
+            return np.array([check_between(one, "a grade", 0.0, 1.0, inclusive=True) for one in given])
+
+        own = grades(whole)
 
         def loss(found: Sequence[Continuation]) -> Floats:
-            said = [self.prompts.text(one.tokens) for one in found]
-            return np.array([a - grade(*pair) for a, *pair in zip(own, texts, said, strict=True)])
+            return np.asarray(own - grades(found))
 
         return loss
 

@@ -63,7 +63,11 @@ class PromptTokens:
         """
         if self.chat and not self.tokenizer.chat_template:
             raise InputError("the tokeniser has no chat template: leave out --chat (chat=True)")
+        if isinstance(texts, str):
+            raise InputError(f"prompts must be a list of texts, got one text: {texts!r}")
         texts = list(texts)
+        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
+            raise InputError(f"{name(wrong[0])} must be a text, got {texts[wrong[0]]!r}")
         tokens = [self._tokens(text) for text in texts]
         if empty := [i for i, one in enumerate(tokens) if not one]:
             raise InputError(f"{_first_of(empty, name)} no tokens: leave it out")

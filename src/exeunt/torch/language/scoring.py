@@ -145,6 +145,8 @@ def choice_trace(
     executor = ChoiceExecutor(network, prompts, len(questions[0]) - 1) if questions else None
     if executor is None:
         raise InputError("there are no questions to score")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     logits, counts = [], []
     for start in range(0, len(questions), batch_size):
         state, _ = executor.start(raw_rows(questions[start : start + batch_size]))
