@@ -139,8 +139,8 @@ def choice_trace(
 ) -> ExitTrace:
     """Return the trace of n questions (prompt, choice, ..., choice), without labels: the choice of every exit.
 
-    `ExitTrace.with_reference` measures agreement with the full depth. Costs are of a question, on average: its texts in
-    the layers, and its choices in every head up to the exit.
+    `ExitTrace.with_reference` measures agreement with the full network. Costs are of a question, on average: its texts
+    in the layers, and its choices in every head up to the exit.
     """
     executor = ChoiceExecutor(network, prompts, len(questions[0]) - 1) if questions else None
     if executor is None:
