@@ -39,7 +39,8 @@ class _Options:
     text_column: str | None = option("Column of the prompts. Default: as in training.")
     full: bool = option("Let the full network answer, without exits.", default=False)
     compare: bool = option(
-        "Also say which tokens the full network would have chosen after the same tokens.", default=False
+        "Also say which tokens differ from what the full network chooses after the same tokens.",
+        default=False,
     )
     most_tokens: int | None = option("Most tokens of an answer. Default: as in training.", min=1)
     batch_size: int = option("Prompts per batch.", default=16, min=1)
