@@ -114,7 +114,7 @@ def policies(model: Any, kept: Measurements) -> dict[str, Policy]:
 
 
 def of_exits(model: Any) -> dict[str, Any]:
-    """Return, per exit, agreement with the whole model on the test part, and what may leave at 98% agreement."""
+    """Return, per exit, agreement with the full network on the test part, and what may leave at 98% agreement."""
     trace = model.run.recorded("test")
     agrees = trace.prediction == trace.label[:, None]
     exits = range(trace.n_exits - 1)
@@ -128,7 +128,7 @@ def of_exits(model: Any) -> dict[str, Any]:
 
 
 def share_that_leaves(score: Any, agrees: Any, level: float = 0.98) -> float:
-    """Return the largest share of tokens, surest first, of which this share agrees with the whole model."""
+    """Return the largest share of tokens, surest first, of which this share agrees with the full network."""
     right = np.cumsum(agrees[np.argsort(-score)])
     enough = np.flatnonzero(right >= level * np.arange(1, len(right) + 1))
     return float(enough[-1] + 1) / len(right) if len(enough) else 0.0
@@ -227,7 +227,7 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     plain: dict[str, Any] = {"do_sample": False, "eos_token_id": [*ends], "pad_token_id": ends[0]}
 
     def ours(policy: Policy | None, batch: int, most: int) -> Callable[[], Any]:
-        how = {"batch_size": batch, "most_tokens": most, "whole": policy is None, "policy": policy}
+        how = {"batch_size": batch, "most_tokens": most, "full": policy is None, "policy": policy}
         return lambda: model.generate(texts, **how)
 
     def theirs(most: int = MOST_TOKENS, **more: Any) -> Callable[[], Any]:
@@ -235,10 +235,10 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
 
     ways: dict[str, Callable[[], Any]] = {}
     for most, suffix in ((MOST_TOKENS, ""), (1, ", first token")):
-        for name, policy in {"whole model": None, **found}.items():
+        for name, policy in {"full network": None, **found}.items():
             ways[f"{name}{suffix}"] = ours(policy, 1, most)
         ways[f"transformers{suffix}"] = theirs(most)
-    for name, policy in {"whole model": None, **found}.items():
+    for name, policy in {"full network": None, **found}.items():
         ways[f"{name}, batch 8"] = ours(policy, TIMED, MOST_TOKENS)
     ways["transformers, prompt lookup"] = theirs(prompt_lookup_num_tokens=3)
     ways["transformers, assistant_early_exit=24"] = theirs(assistant_early_exit=24)
@@ -270,7 +270,7 @@ def measure(given: Any) -> dict[str, Any]:
         "by_largest": kept.of("largest probability", measure=lambda: by_largest_probability(model)),
         "policies": {
             name: kept.of("test", name, measure=lambda one=one: of_policy(model, one))
-            for name, one in {"whole model": None, **found}.items()
+            for name, one in {"full network": None, **found}.items()
         },
         "certificates": {
             name: {"measured": one.loss_certificate.loss, "prompts": one.loss_certificate.n_groups}
@@ -313,20 +313,20 @@ def page(found: dict[str, Any]) -> str:
         f"vocabulary layer {training['vocabulary'] / 1e6:.1f}, an adapter {training['adapter'] / 1e6:.2f}."
     )
     said = (
-        f"On the {exits['tokens']:,} tokens of the test answers: the share of tokens that are the whole model's, and "
+        f"On the {exits['tokens']:,} tokens of the test answers: the share of tokens that are the full network's, and "
         "the share that may leave there at 98% agreement, surest first: by the exit's own confidence, which is cheap, "
         "and by the largest probability of its head, for which every token pays the vocabulary layer."
     )
     differ = (
         "`level per head` is the protocol of the paper (Valade 2024): each head's threshold lets 1 - level of the fit "
         "tokens that it releases agree. `certified` is `exeunt calibrate --agree`, at delta 5%. Tokens are compared "
-        "with what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one "
-        "of its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all "
+        "with what the full network chooses after the same tokens, in the mean over prompts; an answer differs if one "
+        "of its tokens does. Costs are shares of the full network's: along the exits that say the tokens, and all "
         "that was really spent, with the layers that were computed later."
     )
     times = (
         f"Medians of {ROUNDS} rounds over {TIMED} prompts, in turns, {counted(found['time']['threads'], 'thread')}, "
-        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the whole model in the same "
+        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the full network in the same "
         "loop; above 1 is slower."
     )
     chosen = found["choices"]
@@ -344,8 +344,8 @@ def page(found: dict[str, Any]) -> str:
     scores = (
         f"{N_QUESTIONS:,} messages of BANKING77 and {N_CHOICES} topics each, one of them right, scored by the "
         "likelihood of the topic after the message. The exits are the same; they learned nothing about the task. "
-        f"Agreement is with the full depth, which is right on {chosen['full_accuracy']:.1%} of the test questions. At "
-        f"delta 10%: {certified or 'nothing can be certified'}."
+        f"Agreement is with the full network, which is right on {chosen['full_accuracy']:.1%} of the test questions. "
+        f"At delta 10%: {certified or 'nothing can be certified'}."
     )
     names = [
         "tokens that differ (95%)",
@@ -375,7 +375,7 @@ def page(found: dict[str, Any]) -> str:
 
 def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
     """Yield the rows of the table of times."""
-    whole, first = seconds["whole model"], seconds["whole model, first token"]
+    whole, first = seconds["full network"], seconds["full network, first token"]
     for name, taken in seconds.items():
         if name.endswith((", first token", ", batch 8")):
             continue
@@ -385,7 +385,7 @@ def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
             "" if own_first is None else f"{own_first / first:.2f}",
             "" if own_first is None else f"{(taken - own_first) / (whole - first):.2f}",
             f"{taken / whole:.2f} ({taken:.2f} s)",
-            "" if batched is None else f"{batched / seconds['whole model, batch 8']:.2f} ({batched:.2f} s)",
+            "" if batched is None else f"{batched / seconds['full network, batch 8']:.2f} ({batched:.2f} s)",
         ]
 
 

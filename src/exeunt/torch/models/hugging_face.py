@@ -54,9 +54,10 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         )  # fmt: skip
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
-    behind = [name for name in random if not name.startswith(f"{model.base_model_prefix}.")]
+    bare = _auto_class(config) is _transformers().AutoModel
+    behind = [] if bare else [one for one in random if not one.startswith(f"{model.base_model_prefix}.")]
     pooler = f"{model.base_model_prefix}.pooler."
-    if behind and all(name in behind or name.startswith(pooler) for name in random):
+    if behind and all(one in behind or one.startswith(pooler) for one in random):
         if _is_of_texts(config):
             if config.is_encoder_decoder:
                 raise InputError(
@@ -167,7 +168,7 @@ def _encoder(model: nn.Module) -> nn.Module:
 
 
 def _is_of_texts(config: Any) -> bool:
-    return _auto_class(config) is _transformers().AutoModelForSequenceClassification
+    return _auto_class(config) is not _transformers().AutoModelForImageClassification
 
 
 def _common_module(names: Sequence[str]) -> str:
@@ -178,11 +179,17 @@ def _common_module(names: Sequence[str]) -> str:
 
 
 def _auto_class(config: Any) -> Any:
-    """Return the library's class for a configuration: an image classifier if there is one, else a text classifier."""
+    """Return the library's class for a configuration: an image classifier if there is one, else a text classifier.
+
+    Some decoders have no classifier in the library: for these, AutoModel.
+    """
     library = _transformers()
     for auto in (library.AutoModelForImageClassification, library.AutoModelForSequenceClassification):
         if type(config) in auto._model_mapping:  # the only list of what a class supports
             return auto
+    if type(config) in library.AutoModelForCausalLM._model_mapping and not config.is_encoder_decoder:
+        return library.AutoModel
     raise InputError(
-        f"{config.model_type!r} is neither an image nor a sequence classifier: exits need a classifier"
+        f"{config.model_type!r} models classify neither images nor texts in transformers, and are no decoders: give a "
+        "classifier, an encoder of texts, or a decoder"
     )
