@@ -6,7 +6,7 @@
 Writes the page from its kept numbers. With --measure it first trains exits on SmolLM2-135M-Instruct (FOLDER, made by
 `python -m experiments.smollm2 FOLDER`) with prompts from FILE, a Parquet file with a column `question`, calibrates by
 generating, scores choices on BANKING77, and times everything; two hours of two cores, and nothing else may run while it
-times. An interrupted command goes on where it was.
+times. An interrupted command goes on where it was. `--parts RUN` times the parts of a run of this model anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LEVELS = (0.01, 0.02, 0.05)
 CERTIFIED = (*((level, "token") for level in LEVELS), (0.05, "answer"))
 TIMES = ("fixed depth, exit 3", "level per head, 2%", "certified, 2% per token", "certified, 5% per token")
 N_QUESTIONS, N_CHOICES = 1_000, 4
+PREFILLED, PART_ROUNDS = 64, 201
 TIMED, ROUNDS = 8, 2
 
 
@@ -256,6 +258,48 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     }
 
 
+def parts_timed(run: Path) -> dict[str, Any]:
+    """Return the milliseconds that a layer, an exit and the vocabulary layer take, for one token and for many at once.
+
+    All layers are run in a row and divided by their number. In turns, the median of many.
+    """
+    import torch
+
+    from exeunt.torch.language import LanguageModel
+    from exeunt.torch.language.decoder import KeyValues
+
+    network = LanguageModel.open(run).network
+    decoder, head = network.decoder, network.token_heads[-1]
+    n_layers, rows = len(decoder.layers), torch.zeros(1, dtype=torch.int64)
+    kept = KeyValues(1, PREFILLED + 1)
+    tokens = torch.arange(PREFILLED + 1)[None] % decoder.n_tokens
+    embedded = decoder.embed(tokens).detach()
+
+    def layers(start: int, stop: int) -> Any:
+        return decoder.run(embedded[:, start:stop], 0, n_layers, rows, torch.arange(start, stop)[None], kept)
+
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {}
+    for name, start, stop in (("prefill", 0, PREFILLED), ("decoding", PREFILLED, PREFILLED + 1)):
+        states = embedded[0, start:stop]
+        ways[f"layer, {name}"] = n_layers * (stop - start), partial(layers, start, stop)
+        ways[f"exit, {name}"] = stop - start, partial(lambda x: head.confidence(head(x)), states)
+        ways[f"vocabulary layer, {name}"] = (
+            stop - start,
+            partial(lambda x: decoder.logits(decoder.normed(x)), states),
+        )
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for _ in range(PART_ROUNDS):
+            for name, (times, of_part) in ways.items():
+                started = time.perf_counter()
+                of_part()
+                found[name].append((time.perf_counter() - started) / times)
+    return {
+        "threads": torch.get_num_threads(),
+        "milliseconds": {name: 1000 * float(np.median(x)) for name, x in found.items()},
+    }
+
+
 def measure(given: Any) -> dict[str, Any]:
     """Return all numbers of the page."""
     model, kept = trained(given), Measurements(given.runs / "generation.jsonl")
@@ -279,6 +323,7 @@ def measure(given: Any) -> dict[str, Any]:
         },
         "choices": kept.of("choices", measure=lambda: of_choices(model, given.banking)),
         "time": kept.of("time", measure=lambda: timed(model, shown)),
+        "parts": parts_timed(model.run.path),
         "training": {
             "learned_tokens": model.run.manifest["training"]["tokens"],
             "vocabulary": model.network.macs.vocabulary,
@@ -329,6 +374,20 @@ def page(found: dict[str, Any]) -> str:
         "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the full network in the same "
         "loop; above 1 is slower."
     )
+    parts = found["parts"]["milliseconds"]
+    by_part = [
+        [
+            name,
+            f"{training[key] / 1e6:.2f}",
+            *(f"{parts[f'{name}, {when}']:.3f}" for when in ("decoding", "prefill")),
+        ]
+        for name, key in (("layer", "layer"), ("exit", "adapter"), ("vocabulary layer", "vocabulary"))
+    ]
+    of_parts = (
+        f"Milliseconds a token, in turns, the median of {PART_ROUNDS}, {counted(found['parts']['threads'], 'thread')}: "
+        f"one token after {PREFILLED} others (decoding), and {PREFILLED} at once (prefill). An exit is its adapter and "
+        "its confidence; the vocabulary layer is computed for tokens that leave."
+    )
     chosen = found["choices"]
     by_choice = [
         [exit_, f"{chosen['cost'][exit_] / chosen['cost'][-1]:.1%}", f"{agreement:.3f}", f"{accuracy:.3f}"]
@@ -367,6 +426,9 @@ def page(found: dict[str, Any]) -> str:
         "## Scoring choices",
         scores,
         table(["exit", "cost", "agreement", "accuracy"], by_choice),
+        "## What the parts cost",
+        of_parts,
+        table(["part", "million multiply-adds", "decoding", "prefill"], by_part),
         "## On the clock",
         times,
         table(["what", "prefill and first token", "decoding", "all", "batch 8"], list(clock(seconds))),
@@ -395,9 +457,12 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="folder of SmolLM2")
     options.add_argument("--questions", type=Path, help="Parquet file with a column `question`")
     options.add_argument("--banking", type=Path, help="folder of BANKING77")
+    options.add_argument("--parts", type=Path, metavar="RUN", help="time the parts of this run anew")
     options.add_argument("--runs", type=Path, default=Path("runs/generation"))
     given = options.parse_args()
     found = measure(given) if given.measure else kept_numbers(PAGE)
+    if given.parts is not None:
+        found["parts"] = parts_timed(given.parts)
     write_page(PAGE, page(found), found)
 
 

@@ -195,7 +195,7 @@ def both(models: ex.CascadeTrace, shares: tuple[float, ...], seed: int) -> dict[
 
 
 def banking(data: Path, encoder: str) -> ex.CascadeTrace:
-    """Return tf-idf, and a frozen encoder with exits; what its first layers make of a text is known once they are run."""
+    """Return tf-idf, and a frozen encoder with exits; what its first layers tell of a text is known once they ran."""
     from exeunt.making.estimator_run import train_tfidf
     from exeunt.run.file_digests import TRACED
     from exeunt.run.folder import RunFolder
