@@ -99,7 +99,7 @@ class Candidates:
         """Return what is certified of a policy that `lost` so much on these inputs."""
         return LossCertificate(
             self.max_loss, self.delta, p_value, bound or self.bound, lost, tested.n, self.reference,
-            **counts_of(tested.groups), measure=self.measure,
+            **counts_of(tested.groups), measure=self.measure, of=tested.counted,
         )  # fmt: skip
 
     def infeasible(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Infeasible:

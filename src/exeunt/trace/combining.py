@@ -59,6 +59,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         )
     check_measured_alike(*traces)
     labels = [trace.label for trace in traces if trace.label is not None]
+    told = [exit_ for exit_ in traces[0].features if all(exit_ in trace.features for trace in traces)]
     return ExitTrace(
         **joined_outputs(traces, axis=0),
         cost=traces[0].cost.joined([trace.cost for trace in traces]),
@@ -66,6 +67,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         id=np.concatenate([trace.id for trace in traces]),
         row=np.concatenate([trace.row for trace in traces]),
         groups=Groups.joined([trace.groups for trace in traces]),
+        features={exit_: np.concatenate([trace.features[exit_] for trace in traces]) for exit_ in told},
     )
 
 
