@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import typer
 
@@ -25,7 +25,7 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
-from exeunt.cli.training_options import Heads, Images, Language, Network, Parts, Training
+from exeunt.cli.training_options import Heads, Images, Language, Masks, Network, Parts, Training
 from exeunt.errors import FileError, InputError, require
 
 _MOST_EXITS = 1000
@@ -68,6 +68,7 @@ class _Asked(NamedTuple):
     training: Training
     images: Images
     parts: Parts
+    masks: Masks
     language: Language
     job: _Job
 
@@ -80,6 +81,7 @@ def train(
     training: Training,
     images: Images,
     parts: Parts,
+    masks: Masks,
     language: Language,
     job: _Job,
 ) -> None:
@@ -89,18 +91,32 @@ def train(
     """
     if network.task not in _TASKS:
         raise InputError(f"there is no task {network.task!r}: choose one of {', '.join(_TASKS)}")
-    _TASKS[network.task](_Asked(context, network, heads, training, images, parts, language, job))
+    _TASKS[network.task](_Asked(context, network, heads, training, images, parts, masks, language, job))
 
 
 def _train_classifier(asked: _Asked) -> None:
-    context, network, heads, training, images, parts, language, job = asked
+    context, network, _, _, _, parts, masks, language, job = asked
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
-    of_generation = {one.name for one in fields(language)}
-    takes = {one.name for one in context.command.params} - of_generation
-    _refuse_others(context, takes, "--task classify", "they are of --task generate")
-    out = network.out
+    of_others = {one.name for group in (masks, language) for one in fields(group)}
+    takes = {one.name for one in context.command.params} - of_others
+    _refuse_others(context, takes, "--task classify", "they are of other tasks")
+    _train_network(asked)
+
+
+def _train_segmenter(asked: _Asked) -> None:
+    of_others = {one.name for one in fields(asked.language)} | {"text_column"}
+    takes = {one.name for one in asked.context.command.params} - of_others
+    _refuse_others(asked.context, takes, "--task segment", "masks are of images")
+    _train_network(
+        asked, masks=True, ignored=asked.masks.ignore_class, balanced=bool(asked.masks.balance_classes)
+    )
+
+
+def _train_network(asked: _Asked, **of_masks: Any) -> None:
+    context, network, heads, training, images, parts, _, _, job = asked
+    out, sizes = network.out, cast("Any", _sizes(parts))
     require("torch", extra="torch")
     from exeunt.data.decode_all import default_cache
     from exeunt.torch.training.job import TrainingJob
@@ -115,7 +131,8 @@ def _train_classifier(asked: _Asked) -> None:
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
         mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
-        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **_sizes(parts),
+        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **sizes,
+        **of_masks,
     )  # fmt: skip
     command, options = this_command(), _as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
@@ -126,6 +143,9 @@ def _train_classifier(asked: _Asked) -> None:
     if trace.reference:
         agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
         echo(f"agreement of each exit with {trace.reference} on the test part: {agree}")
+    elif trace.grades is not None:
+        qualities = ", ".join(f"{1 - risk:.3f}" for risk in trace.risk)
+        echo(f"{trace.measure} of each exit on the test part, per input: {qualities}")
     else:
         risks = ", ".join(f"{risk:.3f}" for risk in trace.risk)
         echo(f"error rate of each exit on the test part: {risks}")
@@ -140,7 +160,7 @@ def _train_classifier(asked: _Asked) -> None:
 
 
 def _train_generator(asked: _Asked) -> None:
-    context, network, heads, training, _, parts, language, job = asked
+    context, network, heads, training, _, parts, _, language, job = asked
     others = _refuse_others(
         context, _OF_GENERATION, "--task generate", "only adapters on a frozen decoder learn"
     )
@@ -164,7 +184,7 @@ def _train_generator(asked: _Asked) -> None:
     echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --agree 98%")
 
 
-_TASKS = {"classify": _train_classifier, "generate": _train_generator}
+_TASKS = {"classify": _train_classifier, "segment": _train_segmenter, "generate": _train_generator}
 """The function that trains for each value of `--task`; it takes what `train` was asked for."""
 
 

@@ -224,6 +224,13 @@ class Dataset:
         digests = (hashlib.blake2b(_raw(self.stored[int(row)]), digest_size=8) for row in self.rows)
         return np.fromiter((int.from_bytes(one.digest(), "little") for one in digests), dtype=np.uint64)
 
+    def targets(self, positions: Integers, prepare: Any) -> Integers | None:  # noqa: ARG002 - masks are prepared
+        """Return what a network learns of these inputs: labels (b,), or of masks (b, h, w); -1 for an unknown class.
+
+        `prepare`: how the inputs are prepared. None where there are no labels.
+        """
+        return None if self.labels is None else self.labels[positions]
+
     def content(self, i: int) -> Pixels | str | tuple[str, ...]:
         """Return the decoded input i: pixels (h, w, 3), a text, or a pair of texts. Raises UnreadableInput."""
         raise NotImplementedError
@@ -237,6 +244,16 @@ class Images(Dataset):
     def content(self, i: int) -> Pixels:
         """Return image i as RGB pixels, shape (h, w, 3), uint8. Raises UnreadableImage."""
         return read_rgb(self.stored[int(self.rows[i])], name=self.name(i))
+
+    def stored_as(self, stored: StoredInputs, keys: Keys) -> Images:
+        """Return these images alone, stored otherwise. `keys`: their content keys, (n,)."""
+        return Images(
+            stored,
+            labels=self.labels,
+            class_names=self.class_names,
+            keys=keys,
+            base_fingerprint=self.fingerprint,
+        )
 
     @property
     def pixels(self) -> Pixels | None:

@@ -174,6 +174,11 @@ class RunFolder(SavedPolicies):
         return model
 
     @property
+    def masks(self) -> bool:
+        """Whether the network answers with masks."""
+        return bool(self.manifest["network"].get("masks"))
+
+    @property
     def runs_whole(self) -> str:
         """Why the network could not be cut, so that every exit costs as much as the last; "" if it could."""
         return str(self.manifest["model"].get("runs_whole", ""))

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt._text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
+from exeunt.score.masks import MOST_MASK_CLASSES
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
@@ -49,21 +50,23 @@ def find_candidates(
     *,
     n_classes: int | None = None,
     new_classifier: str = "",
-) -> tuple[list[ExitPoint], float, int, ModelGraph | NotExportable | None]:
+    masks: bool = False,
+) -> tuple[list[ExitPoint], float, tuple[int, ...], ModelGraph | NotExportable | None]:
     """Return the modules of these names that can carry exits; for None, all that the architecture offers.
 
     They are in the order in which the network last runs them. Also returned: multiply-adds per input of the whole
-    network, the width of its logits, and its graph, or why there is none; None if no graph was needed.
+    network, the shape of its logits for one input, and its graph, or why there is none; None if no graph was needed.
 
     `n_classes`: what the width of the logits must be, None for any. `new_classifier`: a module within which no place is
-    offered, "" for none.
+    offered, "" for none. `masks`: the logits are of masks (n, k, h, w).
     Raises InputError for a model that fails on the example, logits of another width, a name that does not exist or is
     given twice, no name at all, a module that does not run, and a module whose output no head can read.
     """
     graph = None
     with evaluating(model):
-        width = logits_of(output_of(model, example)).shape[1]
-        check_width(width, n_classes)
+        output = logits_of(output_of(model, example))
+        check_kind(output, example, masks=masks)
+        check_width(output.shape[1], n_classes)
         if names is None:
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
@@ -71,12 +74,12 @@ def find_candidates(
             names = [name for name in offered if not f"{name}.".startswith(f"{new_classifier}.")]
         else:
             _check_names(model, example, names)
-        shapes, calls = _shapes(model, example, names)
+        shapes, calls = _shapes(model, example, names, one_map=masks)
         *costs, full = _macs(model, example, list(shapes)).tolist()
     points = [
         ExitPoint(name, cost, shapes[name], calls[name]) for name, cost in zip(shapes, costs, strict=True)
     ]
-    return points, full, width, graph
+    return points, full, tuple(output.shape[1:]), graph
 
 
 def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> list[ExitPoint]:
@@ -133,6 +136,39 @@ def check_width(width: int, n_classes: int | None) -> None:
         )
 
 
+def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
+    """Raise InputError unless logits are of masks as large as the example's images, or without `masks` of classes."""
+    if not masks:
+        if logits.ndim != 2:
+            raise InputError(
+                f"the network returns masks, logits of shape {tuple(logits.shape)}: say masks=True (--task segment)"
+            )
+        return
+    shape = tuple(logits.shape)
+    if logits.ndim != 4:
+        raise InputError(
+            f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
+        )
+    size = read_size(example)
+    if shape[2:] != size:
+        raise InputError(
+            f"the network returns masks of {shape[2]}x{shape[3]} pixels for images of {size[0]}x{size[1]}: let it "
+            "scale its logits to the size of its input (torch.nn.functional.interpolate)"
+        )
+    if shape[1] > MOST_MASK_CLASSES:
+        raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
+
+
+def read_size(example: Inputs) -> tuple[int, int]:
+    """Return height and width of the images of an example. Raises InputError for other inputs."""
+    tensors = [
+        value for value in (*as_call(example)[0], *as_call(example)[1].values()) if isinstance(value, Tensor)
+    ]
+    if not tensors or tensors[0].ndim != 4:
+        raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
+    return tensors[0].shape[2], tensors[0].shape[3]
+
+
 def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
     """Raise InputError unless the names are those of modules, each once, listing those that the architecture offers."""
     known = {name for name, _ in model.named_modules() if name}
@@ -147,14 +183,24 @@ def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> Non
 
 
 def _shapes(
-    model: nn.Module, example: Inputs, names: Sequence[str]
+    model: nn.Module, example: Inputs, names: Sequence[str], *, one_map: bool = False
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """Run the model once; return the shape of each module's features for one input, by last call, and its calls."""
+    """Run the model once; return the shape of each module's features for one input, by last call, and its calls.
+
+    `one_map`: each module must return one tensor.
+    """
     calls: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
     n = rows_of(example)
 
     def keep(name: str, output: Any) -> None:
+        if one_map and not isinstance(output, Tensor):
+            tensors = output.values() if isinstance(output, Mapping) else output
+            count = counted(sum(isinstance(one, Tensor) for one in tensors), "tensor")
+            raise InputError(
+                f"module {name!r} returns a {type(output).__name__} of {count}, and an exit of masks reads one feature "
+                "map: name the modules inside it, each of which returns one"
+            )
         features = first_tensor(output)
         if features.ndim < 2 or len(features) != n or not features.is_floating_point():
             raise InputError(

@@ -6,7 +6,7 @@ Options that the job does not give are chosen by what the network is made of.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,10 @@ _TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
 _BATCH_OF_FEATURES = 256
+_BATCH_OF_MASKS, _HEADS_FIRST_ON_MASKS = (
+    8,
+    2,
+)  # features of masks are not kept, so that each epoch runs the network
 _EXAMPLE = 2  # inputs of the example that a network is made on
 
 
@@ -85,6 +89,13 @@ class JobNetwork(NamedTuple):
     settings: Settings
     class_names: tuple[str, ...]
 
+    def with_class_weights(self, weights: tuple[float, ...]) -> JobNetwork:
+        """Return it with what each class's losses are multiplied by, () for 1."""
+        if not weights:
+            return self
+        recipe = {**self.settings.recipe, "class_weights": weights}
+        return self._replace(settings=replace(self.settings, recipe=recipe))
+
 
 def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
     """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
@@ -104,14 +115,16 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = preparation.example_inputs(source.dataset(drawn_from), sizing)
-    if job.unlabelled and (built.new_classifier or encoder_features(built.model, example)):
+    if job.unlabelled and (
+        built.new_classifier or (not job.masks and encoder_features(built.model, example))
+    ):
         raise InputError(
             f"{job.model} has no trained classifier, so that there is nothing to learn from without labels: give a "
             "trained classifier, or labels"
         )
     network = attach(
         preparation.to_channels_last(built.model, sizing), example, exits,
-        n_classes=n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
+        n_classes=n_classes, new_classifier=built.new_classifier, masks=job.masks, seed=job.seed, verbose=False,
         **job.head,
     )  # fmt: skip
     known, class_names = None, source.class_names or ()
@@ -151,6 +164,9 @@ def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, tr
     elif network.learning_heads:
         recipe = _with(_heads_recipe(network), job.recipe)
         batch_size = _BATCH_OF_FEATURES if job.augment == "none" else _BATCH
+    if network.masks:
+        batch_size = run_size = _BATCH_OF_MASKS
+        heads_first = min(heads_first, _HEADS_FIRST_ON_MASKS) if job.heads_first is None else heads_first
     teaches = (recipe.get("mode"), recipe.get("teacher")) == ("distill", "original")
     if teaches and network.new_classifier and not heads_first:
         raise InputError(

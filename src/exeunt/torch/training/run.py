@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exeunt._files import check_writable, locked, remove_half_written, write_text
 from exeunt._progress import Progress
 from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import DataSource, Images, SplitPlan, open_source, plan_split
+from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError, UnreadableImage
 from exeunt.run.file_digests import CONFIG, TRACED
 from exeunt.run.folder import RunFolder
@@ -148,6 +151,7 @@ def _run_training(
     check_model(job.model, job.weights)
     source = open_source(
         job.data, label=job.label, text=job.text, calibration_data=job.calibration_data, unlabelled=job.unlabelled,
+        **job.of_masks,
     )  # fmt: skip
     if not any(map(len, source.datasets.values())):
         raise InputError(f"{job.data} holds no inputs: give data with some")
@@ -156,7 +160,7 @@ def _run_training(
         job = _without_labels(job, source, say)
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
-    made = make_network(job, source, placed or job.exits)
+    made = make_network(job, source, placed or job.exits).with_class_weights(_class_weights(job, source, say))
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
@@ -188,6 +192,16 @@ def _run_training(
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
+
+
+def _class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> tuple[float, ...]:
+    """Return what each class of masks is weighted by, () for 1. Checks all masks."""
+    counts = np.zeros(0, dtype=np.int64)
+    for name, data in source.datasets.items():
+        if isinstance(data, MaskedImages):
+            found = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
+            counts = found if name == "train" else counts
+    return balanced_weights(counts) if job.balanced else ()
 
 
 def _without_labels(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> TrainingJob:
@@ -260,7 +274,7 @@ def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bo
 
 def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
-    labelled = all(trace.label is not None for trace in traces.values())
+    labelled = all(trace.has_loss for trace in traces.values())
     job, network, settings = data.job, data.made.network, data.made.settings
     return {
         "model": {
@@ -280,6 +294,7 @@ def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
             "fingerprint": data.plan.fingerprint,
             **({"unreadable": data.unreadable} if data.unreadable else {}),
             **({"unlabelled": True} if job.unlabelled else {}),
+            **({"masks": job.of_masks} if job.masks else {}),
             **({} if labelled else {"reference": {"exit": network.n_exits - 1, "name": "the full network"}}),
         },
         "split": data.plan.to_dict(),
