@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.baselines import eco_m2f, random_routing
 from exeunt.errors import InputError
+from exeunt.learned_quality import best_depth_gate
 from exeunt.trace import concatenate
 from exeunt.trace.masks import disagreements, image_losses, mask_trace
 
@@ -130,3 +132,35 @@ def test_the_best_answer_so_far_is_of_masks_too():
     assert ex.evaluate(made, test).accuracy > 1 - fit.risk[0]
     shown = made.answer.on(test)
     assert np.allclose(shown.disagreement[:, 0, 0], 0)
+
+
+def test_a_gate_predicts_the_depth_from_the_first_exit():
+    fit, calibrate, test = recorded(1500).split(seed=1)
+    made = eco_m2f(fit, calibrate, budget="50%", delta=0.05)
+    assert ex.evaluate(made, test).cost <= made.budget * 1.05
+    by_lot = random_routing(fit, calibrate, budget="50%")
+    assert ex.evaluate(made, test).accuracy > ex.evaluate(by_lot, test).accuracy + 0.02
+    assert "features" in made.score.names
+
+
+def test_a_gate_is_read_back(tmp_path):
+    fit, calibrate, test = recorded(600).split(seed=1)
+    made = eco_m2f(fit, calibrate, budget="50%")
+    made.save(tmp_path / "policy.json")
+    assert np.array_equal(ex.Policy.load(tmp_path / "policy.json").route(test), made.route(test))
+
+
+def test_a_gate_names_what_it_lacks():
+    fit, calibrate, test = recorded(600).split(seed=1)
+    made = eco_m2f(fit, calibrate, budget="50%")
+    with pytest.raises(
+        InputError, match=r"this gate reads .*features at exit 0, and the evidence lacks features"
+    ):
+        made.route(replace(test, features={}))
+
+
+def test_the_best_depth_is_the_one_that_pays():
+    trace = recorded(900)
+    cheap, dear = (best_depth_gate(trace, price)[1] for price in (1e-6, 10.0))
+    assert cheap @ COST.cumulative > dear @ COST.cumulative
+    assert dear[0] == 1
