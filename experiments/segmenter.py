@@ -99,6 +99,10 @@ def _scaled(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     return functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def segmenter(n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256) -> Segmenter:
-    """Return the segmenter of images of this size."""
-    return Segmenter(n_classes, layers=layers, height=height, width=width)
+def segmenter(
+    n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256, base: int = 16
+) -> Segmenter:
+    """Return the segmenter of images of this size. `base`: channels of its first stage, an eighth of the last one's."""
+    return Segmenter(
+        n_classes, layers=layers, widths=(base, 2 * base, 4 * base, 8 * base), height=height, width=width
+    )

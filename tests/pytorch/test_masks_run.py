@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from tests.cli.command import exeunt
-from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, scenes, write_table
+from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_table
 
 from exeunt.data.masked_images import MaskedImages
 from exeunt.run import load
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import part_data
+from exeunt.score.masks import mask_of
 from exeunt.torch.open_run import load_network
+from exeunt.trace import ExitTrace
 
 MODEL = "tests.pytorch.made_masks:segmenter"
 TRAIN = ("train", "--task", "segment", "--model", MODEL)
@@ -147,3 +151,89 @@ def test_options_of_masks_are_no_options_of_classes(data, tmp_path):
     )
     assert done.returncode == 2
     assert "--task classify takes no --ignore-class: they are of other tasks" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    exeunt("calibrate", run, "--budget", "70%", cwd=run)
+    exeunt("export", run, "--model", MODEL, cwd=run)
+    return run
+
+
+def test_predictions_hold_masks_as_runs_and_as_files(exported, tmp_path):
+    for i, (image, _) in enumerate(scenes(5, seed=3)):
+        (tmp_path / "in" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / str(i % 2) / f"{i}.png").write_bytes(png(image))
+    (tmp_path / "in" / "0" / "bad.png").write_bytes(b"no image")
+    out, masks = tmp_path / "answers.parquet", tmp_path / "masks"
+    exeunt("predict", exported, "--data", "in", "--out", out, "--masks", masks, cwd=tmp_path)
+    rows = pq.read_table(out).to_pylist()
+    assert [row["name"] for row in rows] == [
+        "0/0.png",
+        "0/2.png",
+        "0/4.png",
+        "0/bad.png",
+        "1/1.png",
+        "1/3.png",
+    ]
+    assert rows[3]["mask"] is None
+    assert not (masks / "0" / "bad.png").exists()
+    for row in (*rows[:3], *rows[4:]):
+        mask = mask_of(row["mask"])
+        assert mask.shape == (HEIGHT, WIDTH)
+        assert row["class_name"] == NAMES[np.bincount(mask.ravel()).argmax()]
+        assert np.array_equal(np.array(Image.open(masks / row["name"])), mask)
+    printed = exeunt("predict", exported, "--data", "in", cwd=tmp_path).stdout
+    assert f"{HEIGHT}x{WIDTH} " in printed
+
+
+def test_onnx_runtime_answers_alike(exported):
+    inputs = load(exported, executor="onnx").prepare([image for image, _ in scenes(20, seed=4)])
+    one, other = (load(exported, executor=name, trusted=MODEL)(inputs) for name in ("onnx", "eager"))
+    assert np.array_equal(one.exit, other.exit)
+    assert (one.masks == other.masks).mean() > 0.9999
+
+
+def test_int8_answers_with_masks(exported):
+    exeunt("export", exported, "--model", MODEL, "--precision", "int8", cwd=exported)
+    whole, small = (RunFolder.open(f"{exported}{at}").trace("test") for at in ("", "@int8"))
+    assert small.measure == "mean IoU"
+    assert abs(small.risk - whole.risk).max() < 0.1
+    exeunt("calibrate", f"{exported}@int8", "--budget", "70%", cwd=exported)
+    answers = load(f"{exported}@int8")(load(exported).prepare([scenes(1)[0][0]]))
+    assert answers.masks.shape == (1, HEIGHT, WIDTH)
+
+
+def test_recorded_outputs_calibrate_as_the_runs_own_do(exported, tmp_path):
+    for i, (image, _) in enumerate(scenes(30, seed=6)):
+        (tmp_path / f"{i:02d}.png").write_bytes(png(image))
+    exeunt("record", exported, "--data", tmp_path, "--out", "recorded", cwd=exported)
+    (part,) = (exported / "recorded").glob("*.parquet")
+    trace = ExitTrace.load(part)
+    assert (trace.n, trace.counted) == (30, "pixels")
+    assert trace.features[0].shape == (30, 6)
+    calibrate = ("calibrate", exported, "--budget", "80%", "--policy", "eco_m2f", "--traces", "recorded")
+    exeunt(*calibrate, cwd=exported)
+    done = exeunt(
+        "record", exported, "--data", tmp_path, "--out", "more", "--probabilities", cwd=exported, ok=False
+    )
+    assert "probabilities of each pixel" in done.stderr
+
+
+def test_what_is_not_for_masks_is_refused(exported, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(scenes(1)[0][0]))
+    for arguments, why in (
+        (
+            ("export", exported, "--one-file"),
+            "answers with masks, and one file holds policies of classes alone",
+        ),
+        (
+            ("predict", exported, "--data", tmp_path, "--top", "2", "--out", tmp_path / "a.csv"),
+            "leave out --top",
+        ),
+        (("predict", exported, "--data", tmp_path, "--masks", tmp_path / "m"), "name one with --out"),
+        (("cascade", f"a={exported}", f"b={exported}", "--out", "c"), "a answers with masks"),
+    ):
+        done = exeunt(*arguments, cwd=tmp_path, ok=False)
+        assert done.returncode == 2, arguments
+        assert why in done.stderr, (arguments, done.stderr)

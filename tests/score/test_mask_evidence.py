@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, softmax
-from exeunt.score.masks import MASK_SCORES, MaskEvidence, evidence_of
+from exeunt.score.masks import MASK_SCORES, MaskEvidence, evidence_of, mask_of, runs_of
 
 
 def logits(n: int = 3, k: int = 4, h: int = 5, w: int = 6, seed: int = 0) -> np.ndarray:
@@ -62,3 +63,18 @@ def test_outputs_of_classes_are_evidence_of_classes():
     assert not isinstance(evidence_of(np.zeros((2, 3))), MaskEvidence)
     assert "mask" not in evidence_of(np.zeros((2, 3)))
     assert "log_probability" not in evidence_of(logits())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_are_read_back(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.repeat(rng.integers(0, 256, (rng.integers(1, 9), rng.integers(1, 9))), 2, axis=1).astype(
+        np.uint8
+    )
+    assert np.array_equal(mask_of(runs_of(mask)), mask)
+
+
+@pytest.mark.parametrize("text", ["", "2x2", "2x2 1*3", "2x2 a*4", "2 1*2", "2x2 300*4", "2x2 1*-4", None])
+def test_other_texts_are_no_masks(text):
+    with pytest.raises(InputError, match="a mask is a text such as '2x3"):
+        mask_of(text)

@@ -73,6 +73,10 @@ def make_cascade(
         )
     if any(run.cascade for run in runs.values()):
         raise InputError("a model of a cascade must be one network: name the models of the other cascade")
+    if masks := [name for name, run in runs.items() if run.masks]:
+        raise InputError(
+            f"{masks[0]} answers with masks, and models of a cascade answer with classes: leave it out"
+        )
     if not runs:
         raise InputError("at least one model must be a run, whose recorded inputs the others answer")
     _check_place(out, runs)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
+from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, Evidence, entropy, softmax
 
 Masks = NDArray[np.uint8]
@@ -75,6 +76,34 @@ def commonest(masks: Masks, n_classes: int) -> Integers:
     """Return the class of most pixels of each mask (n, h, w), the first of equals, (n,)."""
     counts = [np.bincount(mask.ravel(), minlength=n_classes) for mask in masks]
     return np.array([count.argmax() for count in counts], dtype=np.int64)
+
+
+def runs_of(mask: Masks) -> str:
+    """Return a mask (h, w) as text: its size, then runs of pixels in rows from the top left, "CLASS*PIXELS" each.
+
+    >>> runs_of(np.array([[0, 0, 0], [2, 2, 0]], dtype=np.uint8))
+    '2x3 0*3 2*2 0*1'
+    """
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=-1))  # -1 is no class
+    lengths = np.diff(starts, append=flat.size)
+    runs = " ".join(f"{k}*{n}" for k, n in zip(flat[starts].tolist(), lengths.tolist(), strict=True))
+    return f"{mask.shape[0]}x{mask.shape[1]} {runs}"
+
+
+def mask_of(runs: str) -> Masks:
+    """Return the mask (h, w) of a text that `runs_of` made. Raises InputError for another text.
+
+    >>> mask_of("2x3 0*3 2*2 0*1").tolist()
+    [[0, 0, 0], [2, 2, 0]]
+    """
+    try:
+        size, *pairs = runs.split(" ")
+        height, width = map(int, size.split("x"))
+        classes, lengths = zip(*(map(int, pair.split("*")) for pair in pairs), strict=True)
+        return np.repeat(np.array(classes, dtype=np.uint8), lengths).reshape(height, width)
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        raise InputError(f"a mask is a text such as '2x3 0*3 2*2 0*1', got {runs!r:.80}") from None
 
 
 def _margins(probabilities: Floats) -> Floats:

@@ -46,6 +46,22 @@ def mask_trace(
     )
 
 
+def trace_of_logits(
+    logits: Sequence[Floats],
+    *,
+    cost: CostModel,
+    label: NDArray[Any] | None = None,
+    id: Any = None,  # noqa: A002
+) -> ExitTrace:
+    """Return the trace of a network's outputs: the logits of each of m exits, (n, k), or of masks (n, k, h, w).
+
+    `label` (n,), or the true masks (n, h, w).
+    """
+    if logits[0].ndim == 2:
+        return ExitTrace.from_logits(np.stack(logits, axis=1), cost=cost, label=label, id=id)
+    return mask_trace(logits, cost=cost, truth=label, id=id)
+
+
 def image_losses(masks: Masks, truth: NDArray[Any], n_classes: int) -> Floats:
     """Return 1 - the mean IoU of each mask (n, m, h, w) over the classes of the image, (n, m).
 
@@ -77,5 +93,5 @@ def disagreements(masks: Masks) -> Floats:
     shares = np.zeros((n, m, m))
     for a in range(m):
         for b in range(a + 1, m):
-            shares[:, a, b] = shares[:, b, a] = (masks[:, a] != masks[:, b]).reshape(n, -1).mean(axis=1)
+            shares[:, a, b] = shares[:, b, a] = (masks[:, a] != masks[:, b]).mean(axis=(1, 2))
     return shares

@@ -26,7 +26,7 @@ from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
-from exeunt.trace.masks import mask_trace
+from exeunt.trace.masks import trace_of_logits
 
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 
@@ -252,9 +252,7 @@ def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> Ex
     logits = [x.float().cpu().numpy() for x in network(*args, **kwargs)]
     truth = None if label is None else label.cpu().numpy()
     keys = input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_)
-    if network.masks:
-        return mask_trace(logits, cost=network.cost, truth=truth, id=keys)
-    return ExitTrace.from_logits(np.stack(logits, axis=1), cost=network.cost, label=truth, id=keys)
+    return trace_of_logits(logits, cost=network.cost, label=truth, id=keys)
 
 
 def _keys(id_: Any) -> Keys:
