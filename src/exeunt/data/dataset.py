@@ -225,10 +225,7 @@ class Dataset:
         return np.fromiter((int.from_bytes(one.digest(), "little") for one in digests), dtype=np.uint64)
 
     def targets(self, positions: Integers, prepare: Any) -> Integers | None:  # noqa: ARG002 - masks are prepared
-        """Return what a network learns of these inputs: labels (b,), or of masks (b, h, w); -1 for an unknown class.
-
-        `prepare`: how the inputs are prepared. None where there are no labels.
-        """
+        """Return what a network learns of inputs: labels (b,) or masks (b, h, w), -1 for no class; or None."""
         return None if self.labels is None else self.labels[positions]
 
     def content(self, i: int) -> Pixels | str | tuple[str, ...]:
@@ -247,13 +244,8 @@ class Images(Dataset):
 
     def stored_as(self, stored: StoredInputs, keys: Keys) -> Images:
         """Return these images alone, stored otherwise. `keys`: their content keys, (n,)."""
-        return Images(
-            stored,
-            labels=self.labels,
-            class_names=self.class_names,
-            keys=keys,
-            base_fingerprint=self.fingerprint,
-        )
+        fields: Any = {"class_names": self.class_names, "base_fingerprint": self.fingerprint}
+        return Images(stored, labels=self.labels, keys=keys, **fields)
 
     @property
     def pixels(self) -> Pixels | None:

@@ -15,6 +15,7 @@ from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits import placement
+from exeunt.torch.exits.kind_of_answer import check_kind
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.named_inputs import read_example
 
@@ -93,7 +94,7 @@ def open_own_exits(
     with evaluating(model):
         logits = _checked_logits(placement.output_of(model, example), rows_of(example), masks=masks)
     for one in logits:
-        placement.check_kind(one, example, masks=masks)
+        check_kind(one, example, masks=masks)
     width = logits[0].shape[1]
     placement.check_width(width, n_classes)
     wrapped = _OwnExits(model, len(logits))

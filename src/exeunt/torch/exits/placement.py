@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt._text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
-from exeunt.score.masks import MOST_MASK_CLASSES
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
 from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.exits.kind_of_answer import check_kind
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
 _FLOPS_PER_MAC = 2
@@ -134,39 +134,6 @@ def check_width(width: int, n_classes: int | None) -> None:
             f"the network answers with {counted(width, 'class', 'classes')}, not with {n_classes}: give it a "
             "classifier of that width (a function of your own may take n_classes)"
         )
-
-
-def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
-    """Raise InputError unless logits are of masks as large as the example's images, or without `masks` of classes."""
-    if not masks:
-        if logits.ndim != 2:
-            raise InputError(
-                f"the network returns masks, logits of shape {tuple(logits.shape)}: say masks=True (--task segment)"
-            )
-        return
-    shape = tuple(logits.shape)
-    if logits.ndim != 4:
-        raise InputError(
-            f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
-        )
-    size = read_size(example)
-    if shape[2:] != size:
-        raise InputError(
-            f"the network returns masks of {shape[2]}x{shape[3]} pixels for images of {size[0]}x{size[1]}: let it "
-            "scale its logits to the size of its input (torch.nn.functional.interpolate)"
-        )
-    if shape[1] > MOST_MASK_CLASSES:
-        raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
-
-
-def read_size(example: Inputs) -> tuple[int, int]:
-    """Return height and width of the images of an example. Raises InputError for other inputs."""
-    tensors = [
-        value for value in (*as_call(example)[0], *as_call(example)[1].values()) if isinstance(value, Tensor)
-    ]
-    if not tensors or tensors[0].ndim != 4:
-        raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
-    return tensors[0].shape[2], tensors[0].shape[3]
 
 
 def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:

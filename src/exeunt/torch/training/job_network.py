@@ -5,14 +5,17 @@ Options that the job does not give are chosen by what the network is made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from exeunt._progress import Progress
 from exeunt.data import DataSource, Preprocess
+from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach, encoder_features
@@ -138,6 +141,16 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     if source.kind == "image":
         preparation.check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings, class_names)
+
+
+def class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> tuple[float, ...]:
+    """Return what each class of masks is weighted by, () for 1. Checks all masks."""
+    counts = np.zeros(0, dtype=np.int64)
+    for name, data in source.datasets.items():
+        if isinstance(data, MaskedImages):
+            found = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
+            counts = found if name == "train" else counts
+    return balanced_weights(counts) if job.balanced else ()
 
 
 def library_of(job: TrainingJob) -> Preprocess | None:

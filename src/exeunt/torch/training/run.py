@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from exeunt._files import check_writable, locked, remove_half_written, write_text
 from exeunt._progress import Progress
 from exeunt._sealed import content_digest
 from exeunt._text import counted
 from exeunt.data import DataSource, Images, SplitPlan, open_source, plan_split
-from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError, UnreadableImage
 from exeunt.run.file_digests import CONFIG, TRACED
 from exeunt.run.folder import RunFolder
@@ -28,7 +25,7 @@ from exeunt.torch.models.by_name import check_model, runs_custom_code, save_mode
 from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
-from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
+from exeunt.torch.training.job_network import JobNetwork, class_weights, library_of, make_network
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
@@ -160,7 +157,7 @@ def _run_training(
         job = _without_labels(job, source, say)
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
-    made = make_network(job, source, placed or job.exits).with_class_weights(_class_weights(job, source, say))
+    made = make_network(job, source, placed or job.exits).with_class_weights(class_weights(job, source, say))
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
@@ -192,16 +189,6 @@ def _run_training(
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
-
-
-def _class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> tuple[float, ...]:
-    """Return what each class of masks is weighted by, () for 1. Checks all masks."""
-    counts = np.zeros(0, dtype=np.int64)
-    for name, data in source.datasets.items():
-        if isinstance(data, MaskedImages):
-            found = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
-            counts = found if name == "train" else counts
-    return balanced_weights(counts) if job.balanced else ()
 
 
 def _without_labels(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> TrainingJob:

@@ -1,0 +1,343 @@
+"""Segmentation as deep as the image needs, on drawn scenes; and what CamVid's drives can certify.
+
+    python -m experiments.segmentation
+    python -m experiments.segmentation --measure RUNS [--camvid RUN --tables FOLDER]
+
+Writes the page again from the kept numbers. --measure records fresh scenes with the runs RUNS/drawn-0, drawn-1, ... and
+RUNS/drawn-small, which these commands make:
+
+    python -c "from experiments.drawn_scenes import write_table as w; w('train.parquet', 1700, 0, 48, 64)"
+    exeunt train --task segment --model 'experiments.segmenter:segmenter?height=48&width=64&base=12' --data FOLDER \\
+        --exits own --mode joint --epochs 9 --batch-size 16 --fit 100 --calibrate 100 --seed S --out RUNS/drawn-S
+
+(FOLDER also holds test.parquet, 300 scenes of seed 1; drawn-small has base=8 and seed 0.) CamVid's run has
+height=96&width=128, the tables that `experiments/camvid.py` writes with 128 96, --calibration-data val.parquet,
+--ignore-class unlabelled, --balance-classes, --epochs 20 and --batch-size 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from experiments.drawn_scenes import write_table
+from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
+from scipy.stats import binomtest, t
+
+import exeunt as ex
+from exeunt._text import counted
+from exeunt.baselines import eco_m2f
+from exeunt.data import SplitPlan, open_source
+from exeunt.policies.candidates import Candidates
+from exeunt.run.folder import RunFolder
+from exeunt.run.run_inputs import load_preparation, part_data
+from exeunt.torch.loaders import make_loader
+from exeunt.torch.open_run import load_network
+from exeunt.trace import concatenate
+from exeunt.trace.masks import mask_trace
+from exeunt.trace.splitting import shaping_and_testing_rows
+
+PAGE = RESULTS / "segmentation.md"
+HEIGHT, WIDTH = 48, 64
+N_SCENES, N_FIT, N_CALIBRATE = 3000, 600, 400
+BUDGETS = tuple(f"{share}%" for share in range(30, 100, 10))
+POLICIES = {"`auto`": ex.auto, "EERO": ex.eero, "the gate alone (ECO-M2F)": eco_m2f}
+ASKED, DELTA, POINTS = (0.95, 0.98), 0.05, 20
+
+
+class Recorded(NamedTuple):
+    """A trace, and by image, exit and class the pixels of intersection and union (n, m, k)."""
+
+    trace: ex.ExitTrace
+    both: np.ndarray
+    union: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Recorded:
+        return Recorded(self.trace.take(rows), self.both[rows], self.union[rows])
+
+    def miou(self, exits: np.ndarray) -> float:
+        """Return the mean IoU over classes of all images together, if each is answered at its exit (n,)."""
+        rows = np.arange(len(exits))
+        both, union = self.both[rows, exits].sum(0), self.union[rows, exits].sum(0)
+        return float(np.mean(both[union > 0] / union[union > 0]))
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def recorded(run: RunFolder, data: Any) -> Recorded:
+    """Run every exit of a run's network on images with masks."""
+    network = load_network(run, trusted=run.manifest["model"]["spec"]).eval()
+    traces, both, union = [], [], []
+    for batch in make_loader(data, load_preparation(run), batch_size=8):
+        logits = [one.numpy() for one in network(batch.inputs)]
+        truth = batch.label.numpy()
+        keys = batch.id.numpy().view(np.uint64)
+        traces.append(mask_trace(logits, cost=network.cost, truth=truth, id=keys))
+        said = np.stack([one.argmax(1) for one in logits], axis=1)
+        classes = np.arange(logits[0].shape[1])[:, None, None]
+        counts = (truth >= 0)[:, None, None]
+        here, there = (said[:, :, None] == classes) & counts, truth[:, None, None] == classes
+        both.append((here & there).sum((3, 4)))
+        union.append((here | there).sum((3, 4)))
+    return Recorded(concatenate(traces), np.concatenate(both), np.concatenate(union))
+
+
+def scenes(run: RunFolder, seed: int) -> Recorded:
+    """Record fresh scenes, which no run has seen."""
+    with TemporaryDirectory() as folder:
+        write_table(Path(folder) / "train.parquet", N_SCENES, 1000 + seed, HEIGHT, WIDTH)
+        return recorded(run, open_source(folder, masks=True).dataset("train"))
+
+
+def compared(outputs: Recorded, fit: np.ndarray, calibrate: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """Return mean image IoU and mIoU of each policy and of fixed depths, at each budget."""
+    of_fit, of_calibrate, of_test = (outputs.take(rows) for rows in (fit, calibrate, test))
+    cost, rows = of_test.trace.cost.cumulative, np.arange(len(test))
+
+    def quality(exits: np.ndarray) -> list[float]:
+        spent = float(cost[exits].mean() / cost[-1])
+        return [float(of_test.trace.quality[rows, exits].mean()), of_test.miou(exits), spent]
+
+    found: dict[str, Any] = {name: {} for name in (*POLICIES, "one fixed depth")}
+    for budget in BUDGETS:
+        for name, make in POLICIES.items():
+            policy = make(of_fit.trace, of_calibrate.trace, budget=budget)
+            found[name][budget] = quality(policy.route(of_test.trace))
+        within = np.flatnonzero(cost <= of_test.trace.budget(budget))
+        depth = within[of_fit.trace.risk[within].argmin()]
+        found["one fixed depth"][budget] = quality(np.full(len(test), depth))
+    exits = [quality(np.full(len(test), exit_)) for exit_ in range(len(cost))]
+    return {"policies": found, "exits": exits}
+
+
+def certified(outputs: Recorded, agree: float, seed: int, times: int) -> dict[str, Any]:
+    """Return how often a certified policy changes more pixels than certified; see `experiments.agreement`."""
+    order = np.random.default_rng(seed).permutation(outputs.trace.n)
+    fit, truth = (outputs.trace.take(rows).with_reference() for rows in (order[:N_FIT], order[N_FIT:]))
+    shaping, learning = (fit.take(rows) for rows in shaping_and_testing_rows(N_FIT, 0.2, seed))
+    candidates = Candidates.made(
+        learning, partial(ex.eero, learning, shaping, seed=seed), max_loss=round(1 - agree, 12), delta=DELTA,
+        points=POINTS, evenly=False, n_tests=N_CALIBRATE, reference=None,
+    )  # fmt: skip
+    known = {}
+    for policy in candidates.policies:
+        result = ex.evaluate(policy, truth)
+        known[str(policy.limits)] = [1 - result.accuracy, result.cost / truth.cost.full]
+    draws = (np.random.default_rng((seed, one)).integers(0, truth.n, N_CALIBRATE) for one in range(times))
+    found = [candidates.cheapest(truth.take(rows), None) for rows in draws]
+    differs, cost = np.array([known[str(one.limits)] for one in found if one]).reshape(-1, 2).T
+    violated = int((differs > 1 - agree + 1e-12).sum())
+    return {
+        "agree": agree, "times": times, "certified": len(differs), "violated": violated,
+        "interval": list(binomtest(violated, times).proportion_ci(method="exact")),
+        "p": float(binomtest(violated, times, DELTA, alternative="greater").pvalue),
+        "cost": float((cost.sum() + times - len(cost)) / times), "differs": float(differs.mean()),
+    }  # fmt: skip
+
+
+def measure(runs: Path, times: int) -> dict[str, Any]:
+    order = np.random.default_rng(0).permutation(N_SCENES)
+    parts = np.split(order, [N_FIT, N_FIT + N_CALIBRATE])
+    seeds, certificates = [], []
+    for folder in sorted(runs.glob("drawn-[0-9]")):
+        run = RunFolder.open(folder)
+        outputs = scenes(run, int(folder.name[-1]))
+        seeds.append(compared(outputs, *parts))
+        if not certificates:
+            shares, full = (run.cost.cumulative / run.cost.full).tolist(), run.cost.full
+            certificates = [certified(outputs, agree, 0, times) for agree in ASKED]
+        print(folder, flush=True)
+    small = RunFolder.open(runs / "drawn-small")
+    exits = compared(scenes(small, 0), *parts)["exits"]
+    return {
+        "seeds": seeds, "shares": shares, "full": full, "certificates": certificates,
+        "small": {"cost": small.cost.full / full, "exits": exits},
+    }  # fmt: skip
+
+
+def drives(run: RunFolder, tables: Path) -> dict[str, Any]:
+    """Return what CamVid's test images show, and what its drives can certify."""
+    outputs = {part: recorded(run, part_data(run, part)) for part in ("fit", "calibrate", "test")}
+    each, n = list(outputs.values()), [one.trace.n for one in outputs.values()]
+    traces, both, union = zip(*each, strict=True)
+    whole = Recorded(concatenate(traces), np.concatenate(both), np.concatenate(union))
+    found = compared(whole, *np.split(np.arange(sum(n)), np.cumsum(n)[:-1]))
+    plan = SplitPlan.from_dict(run.manifest["split"])
+    of = {}
+    for part, file in (("fit", "val"), ("calibrate", "val"), ("test", "test")):
+        names = pq.read_table(tables / f"{file}.parquet", columns=["name"])["name"].to_pylist()
+        of[part] = [names[row].split("_")[0] for row in plan.indices(part)]
+    learned = replace(concatenate(traces[:2]), groups=[*of["fit"], *of["calibrate"]])
+    held_out = replace(traces[2], groups=of["test"])
+    refused = {
+        "a mean cost of at most 60%": tried(partial(ex.eero, learned, held_out, budget="60%", delta=DELTA)),
+        "95% of the pixels": tried(
+            partial(ex.cheapest, learned, held_out, agree=0.95, delta=DELTA, policy="eero")
+        ),
+    }
+    return {**found, "refused": refused, "n": n, "shares": (run.cost.cumulative / run.cost.full).tolist()}
+
+
+def tried(make: partial[ex.Policy]) -> str:
+    """Return the guarantee of a policy, or why there is none."""
+    try:
+        made = make()
+    except (ex.Infeasible, ex.InfeasibleBudget) as error:
+        return f"{type(error).__name__}: {error}"
+    return str(made.loss_certificate or made.certificate)
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def mean_and_interval(values: list[float]) -> str:
+    """Write a mean over seeds in per cent, with its 95% interval by Student's t."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return f"{100 * mean:.2f}"
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return f"{100 * mean:.2f} ± {100 * half:.2f}"
+
+
+def of_budgets(seeds: list[dict[str, Any]], value: int) -> str:
+    """Write a table of policies by budgets. `value`: 0 for mean image IoU, 1 for mIoU."""
+
+    def row(name: str) -> list[str]:
+        means = ([seed["policies"][name][budget][value] for seed in seeds] for budget in BUDGETS)
+        return [name, *map(mean_and_interval, means)]
+
+    return table(["", *BUDGETS], list(map(row, seeds[0]["policies"])))
+
+
+def of_exits(seeds: list[dict[str, Any]], shares: list[float]) -> str:
+    """Write a table of the exits."""
+
+    def row(exit_: int, share: float) -> list[Any]:
+        means = ([seed["exits"][exit_][value] for seed in seeds] for value in (0, 1))
+        return [exit_, f"{share:.0%}", *map(mean_and_interval, means)]
+
+    return table(["exit", "cost", "mean image IoU", "mIoU"], list(map(row, range(len(shares)), shares)))
+
+
+def reached(seeds: list[dict[str, Any]]) -> str:
+    """Write the lowest budget at which `auto` is within .5 points of the full network's mean image IoU."""
+    full = np.mean([seed["exits"][-1][0] for seed in seeds])
+    own = {budget: np.mean([seed["policies"]["`auto`"][budget][0] for seed in seeds]) for budget in BUDGETS}
+    lost = {budget: 100 * (full - one) for budget, one in own.items()}
+    within = [budget for budget in BUDGETS if lost[budget] <= 0.5]
+    shown = ", ".join(f"{lost[budget]:.2f} at {budget}" for budget in BUDGETS)
+    where = f"from {within[0]} of its multiply-adds on" if within else "at none of these budgets"
+    return (
+        f"`auto` is within .5 points of the full network {where} (points of mean image IoU lost: {shown}; below 0 it "
+        "is better)."
+    )
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page."""
+    seeds, small, certificates = found["seeds"], found["small"], []
+    best = small["exits"][-1]
+    for one in found["certificates"]:
+        low, high = one["interval"]
+        violated = f"{one['violated']} of {one['times']} ({low:.1%} to {high:.1%})"
+        row = [
+            f"{one['agree']:.0%}",
+            f"{one['cost']:.1%}",
+            f"{one['differs']:.2%}",
+            violated,
+            f"{one['p']:.2g}",
+        ]
+        certificates.append(row)
+    return f"""# Segmentation, as deep as the image needs
+
+Made by `python -m experiments.segmentation`; numbers in [segmentation.json](segmentation.json).
+
+The network is [experiments/segmenter.py](../../experiments/segmenter.py): four stages of convolutions and six
+transformer layers, with an exit after each, {found["full"] / 1e6:.1f} million multiply-adds on images of
+{WIDTH}x{HEIGHT} pixels. It is trained for nine epochs on 1,500 drawn scenes
+([experiments/drawn_scenes.py](../../experiments/drawn_scenes.py)), with {counted(len(seeds), "seed")}. Of {N_SCENES:,}
+fresh scenes for each seed, {N_FIT} fit the policies, {N_CALIBRATE} calibrate them and the others test them. All numbers
+are per cent{"; ± is a 95% interval over the seeds" if len(seeds) > 1 else ""}.
+
+## Exits
+
+{of_exits(seeds, found["shares"])}
+
+A smaller network, of the same form and with {small["cost"]:.0%} of the multiply-adds, trained alike (one seed), has
+mean image IoU {100 * best[0]:.2f} and mIoU {100 * best[1]:.2f}.
+
+## Mean image IoU by budget
+
+{of_budgets(seeds, 0)}
+
+{reached(seeds)}
+
+## mIoU by budget
+
+{of_budgets(seeds, 1)}
+
+Policies learn from the IoU of images; the mIoU counts the pixels of all images together.
+
+## Certified agreement, in pixels
+
+As `exeunt calibrate --agree` does, EERO's policies for {POINTS} budgets are tested on {N_CALIBRATE} images drawn anew,
+with replacement, from the {N_SCENES - N_FIT:,} scenes that did not fit them, which are the truth (first seed). The
+guarantee may be violated in {DELTA:.0%} of the recalibrations.
+
+{table(["agreement asked", "cost", "pixels that differ", "violated (95%)", "p of no more than 5%"], certificates)}
+{of_camvid(found.get("camvid"))}"""
+
+
+def of_camvid(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    refused = "\n".join(f"- {name}: `{text}`" for name, text in found["refused"].items())
+    return f"""
+## CamVid
+
+[CamVid](http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/) (Brostow, Fauqueur, Cipolla: *Semantic object
+classes in video*, 2009; CC BY-NC 4.0) in the 12-class form of SegNet (Badrinarayanan, Kendall, Cipolla 2015), scaled
+to 128x96 pixels, with the same network at that size: 20 epochs on the 367 training images, so that its masks are far
+from what is published. Policies are fitted on {found["n"][0]} and calibrated on {found["n"][1]} validation images, and
+tested on the {found["n"][2]} test images; one run.
+
+{of_exits([found], found["shares"])}
+
+Mean image IoU by budget:
+
+{of_budgets([found], 0)}
+
+mIoU by budget:
+
+{of_budgets([found], 1)}
+
+Frames of one drive follow one another, so a certificate counts drives. With the drive of the validation images to fit
+on, and the two drives of the test images as groups to calibrate on:
+
+{refused}
+"""
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--measure", type=Path, metavar="RUNS")
+    options.add_argument("--recalibrations", type=int, default=500)
+    options.add_argument("--camvid", type=Path, metavar="RUN")
+    options.add_argument("--tables", type=Path, metavar="FOLDER")
+    given = options.parse_args()
+    found = kept_numbers(PAGE) if given.measure is None else measure(given.measure, given.recalibrations)
+    if given.camvid:
+        found = {**found, "camvid": drives(RunFolder.open(given.camvid), given.tables)}
+    write_page(PAGE, page(found), found)
+
+
+if __name__ == "__main__":
+    main()
