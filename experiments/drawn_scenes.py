@@ -2,10 +2,10 @@
 
     python experiments/drawn_scenes.py FOLDER --train 2000 --test 1500
 
-Every image is an independent draw from a seed. A shape is a disc, a square, a triangle or a ring, which its outline
-tells; its texture is drawn at random and tells nothing. A ring in a scene with a star, wherever the star is, is a
-wheel. So a texture alone tells nothing, an outline most, and rings take a look at all of the image. Scenes also differ
-in the number of shapes and in noise, so that a network can stop early at some.
+Every image is an independent draw from a seed. On a dark ground lie brighter shapes: discs, squares, triangles and
+rings. That a pixel belongs to a shape, its colour tells; which one, the outline; and a ring in a scene with a star,
+wherever the star is, is a wheel. So early layers know some scenes, and others take a look at all of the image. Scenes
+also differ in the number of shapes and in noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 CLASSES = ("ground", "disc", "square", "triangle", "ring", "wheel", "star")
 DISC, SQUARE, TRIANGLE, RING, WHEEL, STAR = range(1, 7)
 HEIGHT, WIDTH = 192, 256
-_MOST_SHAPES = 9
+_MOST_SHAPES = 7
 
 
 def drawn(
@@ -31,20 +31,20 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return an image (h, w, 3) uint8 and its mask (h, w) uint8."""
     difficulty = rng.uniform()  # of the scene: an easy one has few shapes and little noise
-    image, mask = _texture(rng, *np.mgrid[:height, :width]), np.zeros((height, width), dtype=np.uint8)
+    image, mask = _texture(rng, *np.mgrid[:height, :width], (0, 110)), np.zeros((height, width), np.uint8)
     starry = rng.uniform() < 0.5
     kinds = rng.integers(DISC, WHEEL, 1 + rng.binomial(_MOST_SHAPES - 1, difficulty)).tolist()
     for kind in [*kinds, *([STAR] if starry else [])]:  # the star last: nothing covers it
-        edge, radius = (0.1, 0.09 * height) if kind == STAR else (0.0, rng.uniform(0.08, 0.2) * height)
+        edge, radius = (0.1, 0.11 * height) if kind == STAR else (0.0, rng.uniform(0.1, 0.22) * height)
         top, left = rng.uniform(edge, 1 - edge, 2) * (height, width)
         rows, columns = (
             slice(max(0, int(at - 1.3 * radius)), int(at + 1.3 * radius) + 1) for at in (top, left)
         )
         y, x = np.mgrid[:height, :width][:, rows, columns]
         inside = _shape(kind, y - top, x - left, radius, rng.uniform(0, np.pi))
-        image[rows, columns][inside] = _texture(rng, y, x)[inside]
+        image[rows, columns][inside] = _texture(rng, y, x, (120, 255))[inside]
         mask[rows, columns][inside] = WHEEL if starry and kind == RING else kind
-    noisy = image + rng.normal(0, 4 + 36 * difficulty * rng.uniform(), image.shape)
+    noisy = image + rng.normal(0, 2 + 40 * difficulty * rng.uniform(), image.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8), mask
 
 
@@ -64,11 +64,13 @@ def _shape(kind: int, y: np.ndarray, x: np.ndarray, radius: float, angle: float)
     return np.max(sides, axis=0) < 0.62 * radius
 
 
-def _texture(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, y: np.ndarray, x: np.ndarray, range_: tuple[float, float]
+) -> np.ndarray:
     """Return a texture (h, w, 3) at these places (h, w): two colours in waves of a random length and direction."""
     angle, length = rng.uniform(0, np.pi), rng.uniform(4, 24)
     wave = np.sin((np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / length + rng.uniform(0, 2 * np.pi))
-    one, other = rng.uniform(0, 255, (2, 3))
+    one, other = rng.uniform(*range_, (2, 3))
     return one + (wave[..., None] + 1) / 2 * (other - one) * rng.uniform(0.2, 1)
 
 

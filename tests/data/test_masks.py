@@ -179,3 +179,20 @@ def test_wrong_names_are_refused(tmp_path):
 def test_codes_know_every_value():
     codes = MaskCodes(("a", "b", "c"), 1)
     assert codes(np.array([[0, 1], [2, 255]], np.uint8), "x").tolist() == [[0, -1], [1, -1]]
+
+
+def test_masks_move_with_their_images(tmp_path):
+    torch = pytest.importorskip("torch")
+    from exeunt.torch.loaders import ImageLoader
+
+    write_table(tmp_path / "train.parquet", PAIRS)
+    data = open_source(tmp_path, masks=True).dataset("train")
+    plain, moved = (
+        next(iter(ImageLoader(data, Preprocess(size=(HEIGHT, WIDTH)), batch_size=6, augment=augment)))
+        for augment in ("none", "crop-flip")
+    )
+    assert not torch.equal(plain.label, moved.label)
+    for images, masks in ((plain.inputs, plain.label), (moved.inputs, moved.label)):
+        bright = images.amin(1) > 1
+        assert ((masks == 1) == bright)[masks != 2].float().mean() > 0.99
+    assert (moved.label == -1).any()

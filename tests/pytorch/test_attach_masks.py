@@ -14,6 +14,7 @@ from exeunt.torch.calls import first_tensor
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.network import record
 from exeunt.torch.exits.pixel_heads import PixelHead, places_of_tokens
+from exeunt.torch.exits.placement import find_candidates
 from exeunt.torch.training.recipe import cross_entropies, mean_loss, objective
 
 EXAMPLE = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -205,3 +206,36 @@ def test_recorded_traces_are_graded_by_the_masks():
     without = record(network, [(EXAMPLE, None)])
     assert without.grades is None
     assert without.with_reference().counted == "pixels"
+
+
+class Pyramid(nn.Module):
+    """Stages that offer themselves as places: one returns a list of maps, one a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = segmenter()
+        self.split, self.pool = _List(), _Pool()
+
+    def forward(self, images):
+        first, second = self.split(self.body.stage1(images))
+        features = self.body.stage2(first + second) * self.pool(first)[:, :, None, None].sigmoid()
+        return functional.interpolate(self.body.decoder(features), size=images.shape[2:], mode="bilinear")
+
+
+class _List(nn.Module):
+    def forward(self, features):
+        return [features * 2, features + 1]
+
+
+class _Pool(nn.Module):
+    def forward(self, features):
+        return features.mean((2, 3)) * 1.0
+
+
+def test_places_that_are_chosen_are_feature_maps():
+    found = find_candidates(Pyramid().eval(), EXAMPLE, None, masks=True)[0]
+    assert found
+    assert all(len(point.shape) == 3 for point in found)
+    assert not {"split", "pool"} & {point.name for point in found}
+    network = attached(Pyramid(), 1)
+    assert network(EXAMPLE)[0].shape == (2, 3, HEIGHT, WIDTH)

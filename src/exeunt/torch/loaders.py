@@ -86,9 +86,8 @@ class ImageLoader(_DatasetLoader):
             batch = self._batch(
                 values.mul_(self._scale).add_(self._shift), share.positions, keys, self.preprocess
             )
-            if (
-                batch.label is not None and batch.label.ndim == 3
-            ):  # what comes in from beyond the edge has no class
+            if batch.label is not None and batch.label.ndim == 3:
+                # Raised by 1: what comes in from beyond the edge is 0, and has no class.
                 masks = self._changed((batch.label + 1)[:, None], share)[:, 0] - 1
                 batch = batch._replace(label=masks)
             yield batch

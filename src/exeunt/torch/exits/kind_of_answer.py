@@ -22,7 +22,7 @@ def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
         raise InputError(
             f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
         )
-    size = read_size(example)
+    size = _size(example)
     if shape[2:] != size:
         raise InputError(
             f"the network returns masks of {shape[2]}x{shape[3]} pixels for images of {size[0]}x{size[1]}: let it "
@@ -32,11 +32,10 @@ def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
         raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
 
 
-def read_size(example: Inputs) -> tuple[int, int]:
+def _size(example: Inputs) -> tuple[int, int]:
     """Return height and width of the images of an example. Raises InputError for other inputs."""
-    tensors = [
-        value for value in (*as_call(example)[0], *as_call(example)[1].values()) if isinstance(value, Tensor)
-    ]
+    args, kwargs = as_call(example)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if not tensors or tensors[0].ndim != 4:
         raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
     return tensors[0].shape[2], tensors[0].shape[3]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head, HeadFactory, HeadOptions, Layout, make_head
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,

@@ -74,7 +74,9 @@ def find_candidates(
             names = [name for name in offered if not f"{name}.".startswith(f"{new_classifier}.")]
         else:
             _check_names(model, example, names)
-        shapes, calls = _shapes(model, example, names, one_map=masks)
+        shapes, calls = _shapes(
+            model, example, names, maps=None if not masks else "needed" if graph is None else "kept"
+        )
         *costs, full = _macs(model, example, list(shapes)).tolist()
     points = [
         ExitPoint(name, cost, shapes[name], calls[name]) for name, cost in zip(shapes, costs, strict=True)
@@ -150,18 +152,22 @@ def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> Non
 
 
 def _shapes(
-    model: nn.Module, example: Inputs, names: Sequence[str], *, one_map: bool = False
+    model: nn.Module, example: Inputs, names: Sequence[str], *, maps: str | None = None
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
     """Run the model once; return the shape of each module's features for one input, by last call, and its calls.
 
-    `one_map`: each module must return one tensor.
+    `maps`: "needed" if each module must return one feature map or tokens; "kept" if others are left out.
     """
     calls: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
-    n = rows_of(example)
+    n, left_out = rows_of(example), set[str]()
 
     def keep(name: str, output: Any) -> None:
-        if one_map and not isinstance(output, Tensor):
+        is_map = isinstance(output, Tensor) and output.ndim in (3, 4)
+        if maps == "kept" and not is_map:
+            left_out.add(name)
+            return
+        if maps == "needed" and not isinstance(output, Tensor):
             tensors = output.values() if isinstance(output, Mapping) else output
             count = counted(sum(isinstance(one, Tensor) for one in tensors), "tensor")
             raise InputError(
@@ -181,7 +187,7 @@ def _shapes(
     args, kwargs = as_call(example)
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
         model(*args, **kwargs)
-    if idle := [name for name in names if name not in shapes]:
+    if idle := [name for name in names if name not in shapes and name not in left_out]:
         raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
     return shapes, calls
 

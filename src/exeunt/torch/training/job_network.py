@@ -48,10 +48,8 @@ _TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
 _BATCH_OF_FEATURES = 256
-_BATCH_OF_MASKS, _HEADS_FIRST_ON_MASKS = (
-    8,
-    2,
-)  # features of masks are not kept, so that each epoch runs the network
+_BATCH_OF_MASKS = 8
+_HEADS_FIRST_ON_MASKS = 2  # few: what these heads read is not kept, so that each epoch runs the network
 _EXAMPLE = 2  # inputs of the example that a network is made on
 
 
