@@ -72,6 +72,14 @@ def test_pixels_answer_where_they_are(shape, layout, hidden):
     assert divmod(int(moved.argmax()), 24)[1] // 4 == 4
 
 
+def test_features_that_no_mask_can_be_read_from_are_refused():
+    options = HeadOptions(head="pixels", input_norm="batch")
+    with pytest.raises(InputError, match="choose input_norm layer or none"):
+        PixelHead((24, 5), 2, "tokens", options, (16, 24))
+    with pytest.raises(InputError, match=r"features of shape \(5,\) have no places in the image"):
+        PixelHead((5,), 2, "flat", options, (16, 24))
+
+
 def test_tokens_cover_the_image_in_rows():
     assert places_of_tokens((12, 8), (192, 256)) == (3, 4)
     assert places_of_tokens((197, 8), (224, 224)) == (14, 14)

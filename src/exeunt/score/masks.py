@@ -156,7 +156,8 @@ def _low_quantile(margins: Floats) -> Floats:
 def _spread(probabilities: Floats) -> Floats:
     """Return mean and standard deviation over pixels of each class's probability, (n, k, p) -> (n, 2k)."""
     wide = probabilities.astype(np.float64)
-    return np.concatenate([wide.mean(axis=2), wide.std(axis=2)], axis=1)
+    mean, square = wide.mean(axis=2), np.einsum("nkp,nkp->nk", wide, wide) / wide.shape[2]
+    return np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0.0))], axis=1)
 
 
 def _mean_entropy(probabilities: Floats) -> Floats:

@@ -22,7 +22,8 @@ class PixelHead(Head):
 
     `shape`: of one input's features, without the batch axis: a feature map, or tokens (t, d) that cover the image in
     rows, with or without a token before them. `size`: height and width of a mask.
-    Raises InputError for tokens whose number does not fit the image, and for features without places.
+    Raises InputError for tokens whose number does not fit the image or that shall be normalised over the batch, and for
+    features without places.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class PixelHead(Head):
                 f"features of shape {tuple(shape)} have no places in the image, and masks need some: choose an exit "
                 "whose output is a feature map or tokens"
             )
+        if layout == "tokens" and options.input_norm == "batch":
+            raise InputError("a head of masks normalises tokens one by one: choose input_norm layer or none")
         width = shape[0] if layout == "channels_first" else shape[-1]
-        tokens = layout == "tokens" and options.input_norm != "none"
+        tokens = layout == "tokens" and options.input_norm == "layer"
         self.input_norm = nn.LayerNorm(width) if tokens else nn.Identity()
         layers: list[nn.Module] = []
         if options.hidden:

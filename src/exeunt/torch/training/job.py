@@ -41,7 +41,7 @@ class TrainingJob:
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
     these is not given, it is chosen by the network, see `settings_for`.
     `masks`: images with masks, and a network that answers with masks. `ignored`: the class of their pixels that does
-    not count. `balanced`: rare classes count as much as frequent ones.
+    not count. `balanced`: the pixels of rare classes count more in training.
     `workers`: processes that decode images; the batches are the same for any number.
     `calibration_data`: other data to fit and calibrate on, see `open_source`.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
