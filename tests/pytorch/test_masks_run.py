@@ -41,8 +41,8 @@ SMALL = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    write_table(folder / "train.parquet", scenes(200))
-    write_table(folder / "test.parquet", scenes(80, seed=1))
+    write_table(folder / "train.parquet", scenes(170))
+    write_table(folder / "test.parquet", scenes(60, seed=1))
     return folder
 
 
@@ -58,7 +58,7 @@ def run(data, tmp_path_factory):
 def test_the_run_holds_graded_traces(run):
     opened = RunFolder.open(run)
     trace = opened.trace("test")
-    assert (trace.measure, trace.n, trace.n_exits) == ("mean IoU", 80, 2)
+    assert (trace.measure, trace.n, trace.n_exits) == ("mean IoU", 60, 2)
     assert trace.risk[1] < 0.9
     assert opened.manifest["class_names"] == list(NAMES)
     assert opened.manifest["data"]["masks"] == {"masks": True, "ignored": None}
@@ -73,8 +73,8 @@ def test_the_data_of_a_part_have_masks(run):
 def test_policies_are_calibrated_evaluated_and_compared(run):
     exeunt("calibrate", run, "--budget", "70%", "--delta", "0.1", cwd=run)
     assert "mean IoU" in exeunt("evaluate", run, "--no-figures", cwd=run).stdout
-    budgets = ("--budgets", "70%,90%", "--splits", "2", "--policies", "eero,auto", "--out", "compared.json")
-    assert "mean IoU" in exeunt("compare", run, *budgets, cwd=run).stdout
+    small = ("--budgets", "80%", "--splits", "2", "--policies", "eero", "--workers", "1", "--out", "compared.json")
+    assert "mean IoU" in exeunt("compare", run, *small, cwd=run).stdout
 
 
 def test_agreement_is_of_pixels(run):

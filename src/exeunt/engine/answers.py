@@ -39,8 +39,8 @@ class Answers:
     engine. Both are None where neither can happen.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
     `masks` (n, h, w) uint8: the class of each pixel, where the network answers with masks and details were asked for;
-    255 without an answer. Single pixels whose likeliest classes are as close as that may differ in another batch. `label`
-    is then the class of most pixels, and `confidence` their mean probability.
+    255 without an answer. Single pixels whose likeliest classes are that close may differ in another batch. `label` is
+    the class of most pixels then, and `confidence` the mean probability of the likeliest classes.
     `batch`: number of the batch in its stream, from 0. `error`: why the whole batch has no answers, if it has none.
     """
 
