@@ -73,7 +73,18 @@ def test_the_data_of_a_part_have_masks(run):
 def test_policies_are_calibrated_evaluated_and_compared(run):
     exeunt("calibrate", run, "--budget", "70%", "--delta", "0.1", cwd=run)
     assert "mean IoU" in exeunt("evaluate", run, "--no-figures", cwd=run).stdout
-    small = ("--budgets", "80%", "--splits", "2", "--policies", "eero", "--workers", "1", "--out", "compared.json")
+    small = (
+        "--budgets",
+        "80%",
+        "--splits",
+        "2",
+        "--policies",
+        "eero",
+        "--workers",
+        "1",
+        "--out",
+        "compared.json",
+    )
     assert "mean IoU" in exeunt("compare", run, *small, cwd=run).stdout
 
 
