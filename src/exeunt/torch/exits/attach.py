@@ -58,7 +58,7 @@ def attach(
     `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
     that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
     `masks`: the network answers with masks, logits (n, k, h, w) of the size of its input, and so do all exits. Heads
-    are then `PixelHead`s on feature maps or on tokens that cover the image.
+    are then each a `PixelHead`, on feature maps or on tokens that cover the image.
     `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without the check, cutting is taken to be
