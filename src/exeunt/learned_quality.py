@@ -101,13 +101,13 @@ def best_depth_gate(fit: ExitTrace, price: float) -> tuple[Gate, Floats]:
     penalised multinomial logistic regression on what exit 0 tells learns it, as ECO-M2F's gate does.
     """
     names = gate_names(fit.evidence(0), fit.scores)
-    columns = gate_columns(fit.evidence(0), names)
+    columns = np.stack(gate_columns(fit.evidence(0), names), axis=1)
     centre, spread = columns.mean(axis=0), columns.std(axis=0) + 1e-9
     best = (fit.quality - price * fit.cost.cumulative / fit.cost.full).argmax(axis=1)
-    weights = _multinomial((columns - centre) / spread, best, fit.n_exits)
-    gate = Gate(names, centre, spread, weights)
-    chosen = gate.depths(columns).argmax(axis=1)
-    return gate, np.bincount(chosen, minlength=fit.n_exits) / fit.n
+    scaled = (columns - centre) / spread
+    weights = _multinomial(scaled, best, fit.n_exits)
+    chosen = (scaled @ weights[:-1] + weights[-1]).argmax(axis=1)
+    return Gate(names, centre, spread, weights), np.bincount(chosen, minlength=fit.n_exits) / fit.n
 
 
 def _multinomial(z: Floats, kind: Integers, k: int) -> Floats:

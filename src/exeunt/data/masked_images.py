@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -68,9 +69,11 @@ class MaskedImages(Images):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the images and the masks, see `Dataset`."""
-        known = self._rows is not None or self._base_fingerprint is not None
         of_images = super().fingerprint
-        return of_images if known else f"{of_images[:-8]}{Images(self._masks).fingerprint[-8:]}"
+        if self._rows is not None or self._base_fingerprint is not None:
+            return of_images
+        both = hashlib.blake2b((of_images + Images(self._masks).fingerprint).encode(), digest_size=16)
+        return ("" if self.is_small else "sampled-") + both.hexdigest()
 
     def stored_as(self, stored: StoredInputs, keys: Keys) -> MaskedImages:
         """Return these images alone, stored otherwise."""

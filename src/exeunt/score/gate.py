@@ -6,7 +6,7 @@ layers per image in this way. Axis letters: n inputs, m exits, f features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,13 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
-from exeunt.score.confidence import FEATURES, StartsEmpty, softmax
+from exeunt.score.confidence import FEATURES, StartsEmpty
+from exeunt.score.learned import larger
 
-_SO_FAR = "share of the best depths up to each exit"
+_UP_TO = "best depth up to exit"
+_STEPS = (
+    1e9  # scores are rounded: inputs that are alike must have equal ones in any batch, so that ties part them
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +41,31 @@ class Gate(StartsEmpty):
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the score (rows,) in [0, 1]; the memory holds it for all exits (rows, m)."""
+        """Return the score (rows,) in [0, 1]; the memory holds that of every exit."""
         if exit_ == 0:
-            columns = gate_columns(evidence, self.names)
-            memory = {_SO_FAR: self.depths(columns).cumsum(axis=1)}
-        return memory[_SO_FAR][:, exit_], memory
+            so_far = self._up_to_each(gate_columns(evidence, self.names))
+            memory = {f"{_UP_TO} {depth}": share for depth, share in enumerate(so_far)}
+        return memory[f"{_UP_TO} {exit_}"], memory
 
-    def depths(self, columns: Floats) -> Floats:
-        """Return the probability of each depth (n, m) from the columns of inputs (n, f)."""
-        scaled = (columns - self.centre) / self.spread
-        # Rounded: inputs that are alike must have equal scores in any batch, so that ties part them.
-        return np.round(softmax(scaled @ self.weights[:-1] + self.weights[-1]), 9)
+    def _up_to_each(self, columns: Sequence[Any]) -> list[Any]:
+        """Return the probability that the best depth is at most each exit, (rows,) each, from columns (rows,)."""
+        scaled = [
+            (column - float(centre)) / float(spread)
+            for column, centre, spread in zip(columns, self.centre, self.spread, strict=True)
+        ]
+        odds = []
+        for *weights, intercept in self.weights.T.tolist():
+            total = scaled[0] * 0.0 + intercept
+            for weight, column in zip(weights, scaled, strict=True):
+                total = total + weight * column
+            odds.append(total)
+        top = odds[0]
+        for one in odds[1:]:
+            top = larger(top, one)
+        sums = [np.exp(odds[0] - top)]
+        for one in odds[1:]:
+            sums.append(sums[-1] + np.exp(one - top))
+        return [np.floor(one / sums[-1] * _STEPS + 0.5) / _STEPS for one in sums]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
@@ -65,8 +83,8 @@ class Gate(StartsEmpty):
         return cls(tuple(body["names"]), centre, spread, weights.reshape(len(centre) + 1, -1))
 
 
-def gate_columns(evidence: Mapping[str, Any], names: tuple[str, ...]) -> Floats:
-    """Return what a gate reads of the first exit's evidence as columns (n, f).
+def gate_columns(evidence: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return what a gate reads of the first exit's evidence, as columns (rows,).
 
     Raises InputError for evidence without one of the names.
     """
@@ -74,8 +92,13 @@ def gate_columns(evidence: Mapping[str, Any], names: tuple[str, ...]) -> Floats:
         raise InputError(
             f"this gate reads {', '.join(names)} at exit 0, and the evidence lacks {', '.join(missing)}"
         )
-    parts = [np.asarray(evidence[name], dtype=np.float64) for name in names]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    columns: list[Any] = []
+    for name in names:
+        if name == FEATURES:  # in single precision, as a trace keeps them
+            columns += [*np.asarray(evidence[name], dtype=np.float32).T.astype(np.float64)]
+        else:
+            columns.append(evidence[name])
+    return columns
 
 
 def gate_names(evidence: Mapping[str, Any], scores: Any) -> tuple[str, ...]:
