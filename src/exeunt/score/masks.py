@@ -32,7 +32,7 @@ class MaskEvidence(Evidence):
     "mask" (n, h, w): the likeliest class of each pixel. "prediction" (n,): the class of most pixels. "margin",
     "max_probability", "entropy" (n,): means over pixels; "low_margin" (n,): the margin that a tenth of the pixels stay
     below. "features" (n, 2k): mean and standard deviation over pixels of each class's probability, which a gate reads.
-    All but the mask and the prediction are those of a grid of at most 4,096 pixels, so that they cost little.
+    All but the mask and the prediction are those of a grid of about 4,096 pixels at most, so that they cost little.
     """
 
     __slots__ = ("logits",)
