@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,11 @@ mIoU by budget:
 
 {of_budgets([found], 1)}
 
-Frames of one drive follow one another, so a certificate counts drives. With the drive of the validation images to fit
-on, and the two drives of the test images as groups to calibrate on:
+Frames of one drive follow one another, so a certificate counts drives, and the test images are of two. With policies
+that learned from all validation images:
 
 {refused}
+
+If no pixel differed at all, {math.ceil(math.log(DELTA) / math.log(0.95))} drives would show that at most 5% do
+(0.95^n <= {DELTA:g}); where some differ it takes more.
 """

@@ -164,3 +164,10 @@ def test_the_best_depth_is_the_one_that_pays():
     cheap, dear = (best_depth_gate(trace, price)[1] for price in (1e-6, 10.0))
     assert cheap @ COST.cumulative > dear @ COST.cumulative
     assert dear[0] == 1
+
+
+def test_few_groups_of_images_cannot_show_that_few_pixels_differ():
+    fit, calibrate, _ = recorded(300, labelled=False).split(seed=1)
+    fit, calibrate = replace(fit, groups=fit.id), replace(calibrate, groups=calibrate.id % 2 + 10_000)
+    with pytest.raises(ex.Infeasible, match=r"2 calibration groups .* at most 5% of the pixels differ"):
+        ex.cheapest(fit, calibrate, agree=0.95, policy="eero")

@@ -148,7 +148,7 @@ class Candidates:
             could.append(f"{at_most(nearest_loss)} at {share(family[reached].budget)}")
         units = units_text(tested.n, n_groups(groups), known)
         what, lost, same, option = (
-            ("agreement", "of the answers differ", "agrees with itself", "agree=1 (--agree 100%)")
+            ("agreement", f"of the {tested.counted} differ", "agrees with itself", "agree=1 (--agree 100%)")
             if agrees
             else ("loss", "is lost", "loses nothing", "max_loss=0 (--max-loss 0)")
         )
