@@ -28,7 +28,7 @@ def mean_and_interval(values: list[float]) -> str:
 
 
 def of_budgets(seeds: list[dict[str, Any]], value: int) -> str:
-    """Write a table of policies by budgets. `value`: 0 for mean image IoU, 1 for mIoU."""
+    """Write a table of policies by budgets. `value`: 0 for mean image IoU, 1 for mIoU, 2 for the cost spent."""
 
     def row(name: str) -> list[str]:
         means = ([seed["policies"][name][budget][value] for seed in seeds] for budget in BUDGETS)
@@ -138,6 +138,10 @@ Mean image IoU by budget:
 mIoU by budget:
 
 {of_budgets([found], 1)}
+
+Cost that was spent:
+
+{of_budgets([found], 2)}
 
 Frames of one drive follow one another, so a certificate counts drives, and the test images are of two. With policies
 that learned from all validation images:
