@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_folder, write_table
@@ -174,6 +175,22 @@ def test_wrong_names_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images with masks in"):
         open_source(tmp_path / "empty", masks=True)
+    with pytest.raises(InputError, match="no images with masks in"):
+        open_source(tmp_path, masks=True, calibration_data=tmp_path / "empty")
+    table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata({"classes": "ground,bright"})
+    pq.write_table(table, tmp_path / "odd.parquet")
+    with pytest.raises(
+        InputError, match=r"must name the classes as a JSON list, such as .* got b'ground,bright'"
+    ):
+        open_source(tmp_path / "odd.parquet", masks=True)
+
+
+def test_other_images_with_masks_are_to_calibrate_on(tmp_path):
+    write_table(tmp_path / "train.parquet", PAIRS[:4])
+    write_table(tmp_path / "more.parquet", PAIRS[4:])
+    source = open_source(tmp_path, masks=True, calibration_data=tmp_path / "more.parquet")
+    assert source.asked_for
+    assert len(source.dataset("validation")) == 2
 
 
 def test_codes_know_every_value():

@@ -64,9 +64,7 @@ def open_masked_source(
     parts = _read(str(name), label)
     if calibration_data is not None:
         given = _read(str(calibration_data), label)
-        parts["validation"] = given.get("test") or given["train"]
-    if "train" not in parts and "test" not in parts:
-        raise InputError(f"there are no images with masks in {name}; data can be {_FORMS}")
+        parts["validation"] = given["test"] if "test" in given else given["train"]
     codes = _codes(parts, ignored)
     made: dict[str, Any] = {which: _images(part, codes) for which, part in parts.items()}
     if not unlabelled:
@@ -109,7 +107,10 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
         "test": test or other,
         "validation": other if test is not None else None,
     }
-    return {which: part for which, part in parts.items() if part is not None}
+    found = {which: part for which, part in parts.items() if part is not None}
+    if not {"train", "test"} & {*found}:
+        raise InputError(f"there are no images with masks in {name}; data can be {_FORMS}")
+    return found
 
 
 def _table(files: list[AnyPath], label: str | None) -> _Part:
@@ -127,12 +128,23 @@ def _table(files: list[AnyPath], label: str | None) -> _Part:
             "--label-column)"
         )
     images = ParquetColumn(files, found.inputs[0], [] if column is None else [column])
-    names = (schema.metadata or {}).get(b"classes")
-    return _Part(
-        images,
-        None if column is None else images.beside(column),
-        None if names is None else tuple(json.loads(names)),
-    )
+    masks = None if column is None else images.beside(column)
+    return _Part(images, masks, _named((schema.metadata or {}).get(b"classes"), files[0]))
+
+
+def _named(text: bytes | None, file: AnyPath) -> tuple[str, ...] | None:
+    """Return the names of the classes in a table's metadata. Raises InputError unless they are a JSON list of texts."""
+    if text is None:
+        return None
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f'the metadata of {file} must name the classes as a JSON list, such as ["road", "car"], got {text!r:.80}'
+        )
+    return tuple(names)
 
 
 def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
@@ -144,7 +156,8 @@ def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
         raise InputError(f"{folder} has no folder {label!r} of masks (name another with --label-column)")
     names = None
     if (file := root / _NAMES).is_file():
-        names = tuple(line.strip() for line in read_bytes(file).decode().splitlines() if line.strip())
+        lines = read_bytes(file).decode(errors="backslashreplace").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
     images = ImageFiles(files, root=root)
     if beside is None:
         return _Part(images, None, names)

@@ -39,7 +39,8 @@ def train(
     """Train a network's exits in place; return the metrics of each epoch.
 
     `loader`: gives batches (inputs, label) or (inputs, label, id) each time it is iterated over. With `unlabelled`,
-    label may be None, or -1 for some inputs: exits then learn from the network's own output.
+    label may be None, or -1 for some inputs: exits then learn from the network's own output. Labels of masks are
+    (b, h, w), with -1 for pixels that have no class.
     `options`: how the exits learn, the fields of `Recipe`: mode, epochs, optimiser, learning_rate, unlabelled, ...
     `validation`: a loader to measure on after each epoch.
     `checkpoint_dir`: a folder for a checkpoint after every epoch and `history.jsonl`. The same call, made
