@@ -40,6 +40,7 @@ LONG = {
     "regression",
     "run-folder",
     "scikit-learn",
+    "segmentation",
     "tables",
     "texts",
     "without-labels",

@@ -11,11 +11,14 @@ from exeunt._arrays import Floats
 from exeunt.allocation import exponential_weights, gaussian, geometric
 from exeunt.allocation_search import RatePath, common_threshold_path, shares
 from exeunt.errors import InputError
+from exeunt.learned_quality import best_depth_gate
 from exeunt.policy.compose import Composition, FitPart, composed
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace, score_matrix
 
+_PRICES = np.geomspace(0.008, 4.0, 10)
+"""Quality that a gate pays for the full network's cost, from deep to shallow."""
 _OVERSPENT = 5.0
 """Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
 
@@ -68,6 +71,20 @@ def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
     fit, score = part.scored
     rule = ConfidentPatience(score, patience)
     return Composition(common_threshold_path(score_matrix(rule, fit), fit.cost.cumulative), rule)
+
+
+@partial(composed, own_score=True)
+def eco_m2f(part: FitPart) -> Composition:
+    """ECO-M2F's gate: after the first exit it predicts how deep an input should go.
+
+    Yao et al. 2024. The gate is a logistic regression on what the first exit tells: its confidences, and the features
+    of the input if there are any. It learns the exit of the best quality less cost, at the price that meets the budget.
+    """
+    gates = [best_depth_gate(part.trace, float(price)) for price in _PRICES]
+    spent = [float(shares @ part.trace.cost.cumulative) for _, shares in gates]
+    nearest = int(np.argmin(np.abs(np.array(spent) - part.budget)))
+    path = RatePath.through(np.stack([shares for _, shares in gates]), part.trace.cost.cumulative)
+    return Composition(path, gates[nearest][0])
 
 
 @composed

@@ -10,7 +10,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from exeunt._arrays import Booleans, Floats
+from exeunt._arrays import Booleans, Floats, Integers
+from exeunt.score.confidence import log_softmax
+from exeunt.score.gate import Gate, gate_columns, gate_names
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import ExitTrace
 from exeunt.trace.derived import cached_on_trace
@@ -89,6 +91,43 @@ def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
         weights = _logistic(x, quality[:, exit_])
         chance[:, exit_] = expit(weights[0] + x @ weights[1:])
     return chance
+
+
+@cached_on_trace
+def best_depth_gate(fit: ExitTrace, price: float) -> tuple[Gate, Floats]:
+    """Return a gate that predicts the best exit of an input, and the share of `fit` that it sends to each exit (m,).
+
+    The best exit has the highest quality less its cost, at a `price` in quality per cost of the full network. A
+    penalised multinomial logistic regression on what exit 0 tells learns it, as ECO-M2F's gate does.
+    """
+    names = gate_names(fit.evidence(0), fit.scores)
+    columns = np.stack(gate_columns(fit.evidence(0), names), axis=1)
+    centre, spread = columns.mean(axis=0), columns.std(axis=0) + 1e-9
+    best = (fit.quality - price * fit.cost.cumulative / fit.cost.full).argmax(axis=1)
+    scaled = (columns - centre) / spread
+    weights = _multinomial(scaled, best, fit.n_exits)
+    chosen = (scaled @ weights[:-1] + weights[-1]).argmax(axis=1)
+    return Gate(names, centre, spread, weights), np.bincount(chosen, minlength=fit.n_exits) / fit.n
+
+
+def _multinomial(z: Floats, kind: Integers, k: int) -> Floats:
+    """Return weights (f + 1, k) of the log-odds of each kind (n,) on z (n, f) of unit spread, the intercepts last."""
+    x = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    target = np.eye(k)[kind]
+    penalty = np.full((x.shape[1], 1), _SHRINK)
+    penalty[-1] = 1e-6
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        w = flat.reshape(-1, k)
+        logs = log_softmax(x @ w)
+        value = -(target * logs).sum() / len(x) + (penalty * w**2).sum() / 2
+        slope = x.T @ (np.exp(logs) - target) / len(x) + penalty * w
+        return float(value), slope.ravel()
+
+    found: Floats = minimize(
+        loss, np.zeros(x.shape[1] * k), jac=True, method="L-BFGS-B", options={"maxiter": 60}
+    ).x
+    return found.reshape(-1, k)
 
 
 def _logistic(x: Floats, right: Floats) -> Floats:

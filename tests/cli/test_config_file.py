@@ -20,7 +20,10 @@ from .command import called  # noqa: E402
 NEEDED = {"model": "exeunt.zoo:digits", "data": "sklearn:digits", "out": "run"}
 ALL = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
 OF_GENERATION = ("task", "most_tokens", "chat")
-OPTIONS = {name: option for name, option in ALL.items() if name not in (*NEEDED, *OF_GENERATION, "config")}
+OF_MASKS = ("ignore_class", "balance_classes")
+OPTIONS = {
+    name: option for name, option in ALL.items() if name not in (*NEEDED, *OF_GENERATION, *OF_MASKS, "config")
+}
 (TRAIN,) = [one.callback for one in app.registered_commands if one.callback.__name__ == "train"]
 KINDS = get_type_hints(TRAIN)
 TEXTS = {

@@ -37,7 +37,7 @@ def test_options_of_a_training_are_grouped():
     groups = _groups(called("train", "--help").out)
     assert list(groups) == [
         "Options", "Network and data", "Exits", "Training", "Optimiser", "Losses", "Images", "Parts of the data",
-        "Generation",
+        "Masks", "Generation",
     ]  # fmt: skip
 
 

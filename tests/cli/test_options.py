@@ -48,11 +48,13 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         command.callback for command in app.registered_commands if command.callback.__name__ == "train"
     ]
     wanted = {field.name for group in (Recipe, HeadOptions) for field in dataclasses.fields(group)}
+    wanted.remove("class_weights")  # with --balance-classes
     wanted |= set(inspect.signature(attach).parameters) - {
         "model",
         "example",
         "n_classes",
         "new_classifier",  # the library says which layers it made
+        "masks",  # with --task segment
         "check",
         "verbose",
         "head_options",  # those of HeadOptions

@@ -8,7 +8,7 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.baselines import confident_patience, genetic, patience, random_routing
+from exeunt.baselines import confident_patience, eco_m2f, genetic, patience, random_routing
 from exeunt.policies.auto import auto, trust
 from exeunt.policies.catalogue import PRESETS as ALL
 from exeunt.policies.catalogue import optimised
@@ -19,6 +19,7 @@ from exeunt.score.kinds import Patience
 PRESETS = {
     "auto": auto,
     "confident_patience": confident_patience,
+    "eco_m2f": eco_m2f,
     "genetic": genetic,
     "learned_correctness": learned_correctness,
     "optimised": optimised,
@@ -118,7 +119,7 @@ def weighted(weight):
 def test_a_score_of_ones_own_is_taken_by_every_policy_that_takes_one(name):
     fit, calibrate, test = parts(600)
     make = ALL[name]
-    if name in ("patience", "random_routing"):
+    if name in ("eco_m2f", "patience", "random_routing"):
         with pytest.raises(ex.InputError, match=f"{name} has a score of its own"):
             make(fit, calibrate, budget="60%", score="margin")
         return

@@ -120,7 +120,10 @@ def _given_by(exits: Integers, trace: ExitTrace, **fields: Any) -> ExitTrace:
     prediction, grades = np.take_along_axis(trace.prediction, exits, axis=1), trace.grades
     if grades is not None:
         grades = Grades(np.take_along_axis(grades.loss, exits, axis=1), grades.measure)
-    return replace(trace, prediction=prediction, grades=grades, **fields)
+    differ = trace.disagreement
+    if differ is not None:
+        differ = differ[np.arange(trace.n)[:, None, None], exits[:, :, None], exits[:, None, :]]
+    return replace(trace, prediction=prediction, grades=grades, disagreement=differ, **fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +151,10 @@ class BestAnswer:
         found[_QUALITY] = quality
         if memory:
             earlier = memory[_BEST + _QUALITY] > quality
-            found = {name: np.where(earlier, memory[_BEST + name], value) for name, value in found.items()}
+            found = {
+                name: np.where(earlier.reshape(-1, *[1] * (value.ndim - 1)), memory[_BEST + name], value)
+                for name, value in found.items()
+            }
         remembered = {**kept, **{_BEST + name: value for name, value in found.items()}}
         del found[_QUALITY]
         return found, remembered

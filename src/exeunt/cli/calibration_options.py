@@ -106,11 +106,13 @@ class Rule:
     policy: str = _policy(
         "Kind of policy: auto (it mixes the others), eero, stopping, learned_correctness, optimised, common_threshold, "
         "risk_controlled; of live models also router and cascade_router, which choose whom to ask. To compare with, "
-        "baselines of the literature: msdnet, predictive_exit, patience, confident_patience, genetic, random_routing.",
+        "baselines of the literature: msdnet, predictive_exit, patience, confident_patience, eco_m2f, genetic, "
+        "random_routing.",
         default="auto",
     )
     score: str | None = _policy(
-        "Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
+        "Confidence that ranks inputs: margin, max_probability or entropy; of masks also low_margin. Default: the "
+        "policy's own."
     )
     answer: str | None = _policy(
         "What is answered: own (the exit's own), best (of the exits so far), ensemble (of them), or auto, what "

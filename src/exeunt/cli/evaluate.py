@@ -87,7 +87,7 @@ def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:
     if not test.reference:
         return {}
     agree = ex.evaluate(policy, policy.priced(test)).accuracy
-    echo(f"answering early changes {1 - (agree or 0.0):.2%} of the answers of {test.reference}")
+    echo(f"answering early changes {1 - (agree or 0.0):.2%} of the {test.counted} of {test.reference}")
     return {"agreement": agree, "reference": test.reference}
 
 

@@ -128,6 +128,10 @@ class _Predictions:
         "Also write this number of most probable classes, with their probabilities.", default=0, min=0
     )
     probabilities: bool = _output("Also write the probability of every class.", default=False)
+    masks: Path | None = _output(
+        "Of a network that answers with masks: a folder to write them to as PNG files, too; pixels are numbers of "
+        "classes."
+    )
     keep: list[str] | None = _output(
         "Columns of the table that come back beside the predictions as they are, such as id,customer; may be repeated."
     )
@@ -162,13 +166,18 @@ def predict(
     out, prints = output.out, output.out == STANDARD
     if cluster.is_ray and prints:
         raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
+    if output.masks is not None and (cluster.is_ray or prints):
+        raise InputError("--masks goes with a file of predictions: name one with --out, without --engine ray")
     if not cluster.is_ray and "://" in out:
         raise InputError(f"one process writes a file, not {out}: add --engine ray, or name a file")
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
         keep = [name for text in output.keep or () for name in column_names(text)]
         run, data, options = inputs.opened(path, execution, cluster, keep)
-        options |= {**given(output, without=("out", "keep")), "say": lambda text: echo(text, err=prints)}
+        options |= {
+            **given(output, without=("out", "keep", "masks")),
+            "say": lambda text: echo(text, err=prints),
+        }
         asked = _asked(run, data, execution.trusted, live, out)
         if asked is not None:
             if cluster.is_ray and "://" not in (live.ledger or ""):
@@ -188,7 +197,8 @@ def predict(
         else:
             from exeunt.predicting import predict_inputs
 
-            summary = predict_inputs(run, data, sys.stdout if prints else Path(out), **options)
+            into = sys.stdout if prints else Path(out)
+            summary = predict_inputs(run, data, into, masks_into=output.masks, **options)
     echo(summary, err=prints)
     if asked is not None:
         echo(asked.paid, err=prints)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import typer
 
-from exeunt._files import why_it_failed
 from exeunt._text import echo
 from exeunt.cli import interruptible
+from exeunt.cli.config_file import as_config, option_names, read_config
 from exeunt.cli.options import (
     column_names,
     count_or_share,
@@ -25,8 +24,8 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
-from exeunt.cli.training_options import Heads, Images, Language, Network, Parts, Training
-from exeunt.errors import FileError, InputError, require
+from exeunt.cli.training_options import Heads, Images, Language, Masks, Network, Parts, Training
+from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
 _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
@@ -43,7 +42,7 @@ _OF_GENERATION = _OF_TFIDF - {"label_column"} | {
 def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
     """Take the values of options that are not given from a file."""
     if file is not None:
-        context.default_map = _read_config(file, _option_names(context))
+        context.default_map = read_config(file, option_names(context))
     return file
 
 
@@ -68,6 +67,7 @@ class _Asked(NamedTuple):
     training: Training
     images: Images
     parts: Parts
+    masks: Masks
     language: Language
     job: _Job
 
@@ -80,6 +80,7 @@ def train(
     training: Training,
     images: Images,
     parts: Parts,
+    masks: Masks,
     language: Language,
     job: _Job,
 ) -> None:
@@ -89,18 +90,32 @@ def train(
     """
     if network.task not in _TASKS:
         raise InputError(f"there is no task {network.task!r}: choose one of {', '.join(_TASKS)}")
-    _TASKS[network.task](_Asked(context, network, heads, training, images, parts, language, job))
+    _TASKS[network.task](_Asked(context, network, heads, training, images, parts, masks, language, job))
 
 
 def _train_classifier(asked: _Asked) -> None:
-    context, network, heads, training, images, parts, language, job = asked
+    context, network, _, _, _, parts, masks, language, job = asked
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
-    of_generation = {one.name for one in fields(language)}
-    takes = {one.name for one in context.command.params} - of_generation
-    _refuse_others(context, takes, "--task classify", "only --task generate does")
-    out = network.out
+    of_others = {one.name for group in (masks, language) for one in fields(group)}
+    takes = {one.name for one in context.command.params} - of_others
+    _refuse_others(context, takes, "--task classify", "they are of other tasks")
+    _train_network(asked)
+
+
+def _train_segmenter(asked: _Asked) -> None:
+    of_others = {one.name for one in fields(asked.language)} | {"text_column"}
+    takes = {one.name for one in asked.context.command.params} - of_others
+    _refuse_others(asked.context, takes, "--task segment", "masks are of images")
+    _train_network(
+        asked, masks=True, ignored=asked.masks.ignore_class, balanced=bool(asked.masks.balance_classes)
+    )
+
+
+def _train_network(asked: _Asked, **of_masks: Any) -> None:
+    context, network, heads, training, images, parts, _, _, job = asked
+    out, sizes = network.out, cast("Any", _sizes(parts))
     require("torch", extra="torch")
     from exeunt.data.decode_all import default_cache
     from exeunt.torch.training.job import TrainingJob
@@ -115,9 +130,10 @@ def _train_classifier(asked: _Asked) -> None:
         head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
         mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
-        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **_sizes(parts),
+        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **sizes,
+        **of_masks,
     )  # fmt: skip
-    command, options = this_command(), _as_config(context, without=("out",))
+    command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
         run = run_training(task, out, command=command, config=options, say=echo, cache=default_cache())
     if run is None:
@@ -126,6 +142,9 @@ def _train_classifier(asked: _Asked) -> None:
     if trace.reference:
         agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
         echo(f"agreement of each exit with {trace.reference} on the test part: {agree}")
+    elif trace.grades is not None:
+        qualities = ", ".join(f"{1 - risk:.3f}" for risk in trace.risk)
+        echo(f"{trace.measure} of each exit on the test part, per input: {qualities}")
     else:
         risks = ", ".join(f"{risk:.3f}" for risk in trace.risk)
         echo(f"error rate of each exit on the test part: {risks}")
@@ -140,7 +159,7 @@ def _train_classifier(asked: _Asked) -> None:
 
 
 def _train_generator(asked: _Asked) -> None:
-    context, network, heads, training, _, parts, language, job = asked
+    context, network, heads, training, _, parts, _, language, job = asked
     why = "exits learn the decoder's own answers, and the decoder stays as it is"
     others = _refuse_others(context, _OF_GENERATION, "--task generate", why)
     out = network.out
@@ -155,7 +174,7 @@ def _train_generator(asked: _Asked) -> None:
         recipe=given(training, without=("heads_first", "batch_size")), calibration_data=parts.calibration_data,
         seed=job.seed, **given(language), **sizes,
     )  # fmt: skip
-    config = _as_config(context, without=("out", *others))
+    config = as_config(context, without=("out", *others))
     with interruptible(lambda: _kept(out)):
         run = train_language_model(task, out, command=this_command(), config=config, say=echo)
     trace = run.trace("test")
@@ -166,7 +185,7 @@ def _train_generator(asked: _Asked) -> None:
     echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --agree {to_try:.0%}")
 
 
-_TASKS = {"classify": _train_classifier, "generate": _train_generator}
+_TASKS = {"classify": _train_classifier, "segment": _train_segmenter, "generate": _train_generator}
 """The function that trains for each value of `--task`; it takes what `train` was asked for."""
 
 
@@ -180,7 +199,7 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
     run = train_tfidf(
         network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
         calibration_data=parts.calibration_data, seed=seed, **_sizes(parts), command=this_command(),
-        config=_as_config(context, without=("out", *others)), say=echo,
+        config=as_config(context, without=("out", *others)), say=echo,
     )  # fmt: skip
     echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; "
@@ -224,72 +243,3 @@ def _places(text: str) -> int | str | tuple[str, ...]:
             raise InputError(f"exits must be at most {_MOST_EXITS:,}, got {text}")
         return int(text)
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _option_names(context: typer.Context) -> list[str]:
-    """Return the names of the parameters that a file may hold."""
-    return [option.name for option in context.command.params if option.name not in (None, "config")]
-
-
-def _read_config(file: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the text of each option in a YAML file, by the name of its parameter; null leaves an option out.
-
-    A list is the text with commas. Raises InputError, with the line, for what is no option with a value.
-    """
-    yaml = require("yaml", extra="cli")
-    known, found = set(names), dict[str, str | None]()
-    for key, value in _entries(file, yaml):
-        place, name = f"{file}, line {key.start_mark.line + 1}", str(key.value).replace("-", "_")
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
-            raise InputError(f"{place}: there is no option {key.value!r}: {mend}")
-        if name in found:
-            raise InputError(f"{place}: {name} is there twice")
-        if (text := _text(value, yaml)) is None:
-            raise InputError(f"{place}: {name} must be one value, or a list of them")
-        found[name] = None if value.tag == "tag:yaml.org,2002:null" else text
-    return {name: text for name, text in found.items() if text is not None}
-
-
-def _as_config(context: typer.Context, *, without: Collection[str]) -> str:
-    """Return the text of a file for `--config` with all options that have a value, but for those in `without`."""
-    yaml = require("yaml", extra="cli")
-    values = {name: context.params[name] for name in _option_names(context) if name not in without}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    given = {name: value for name, value in plain.items() if value is not None}
-    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
-
-
-def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
-    """Return the nodes of the names and values in a YAML file, which know their lines."""
-    if file.is_dir():
-        raise InputError(f"--config takes a file, and {file} is a folder")
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise FileError(f"cannot read {file}: {why_it_failed(error)}") from error
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {_why(error)}") from None
-    if root is None:  # nothing but comments
-        return []
-    if not isinstance(root, yaml.MappingNode):
-        raise InputError(f"{file} must hold options, one a line, such as 'epochs: 30'")
-    return list(root.value)
-
-
-def _text(node: Any, yaml: Any) -> str | None:
-    """Return the text of a node on the command line; None if the node is no value and no list of values."""
-    if isinstance(node, yaml.ScalarNode):
-        return str(node.value)
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
-        return ",".join(str(one.value) for one in node.value)
-    return None
-
-
-def _why(error: Any) -> str:
-    """Return the error of the parser in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]

@@ -12,7 +12,7 @@ _BY_NETWORK = "Default: by what the network is made of; printed when it begins."
 _network, _exits, _training = map(options_under, ("Network and data", "Exits", "Training"))
 _optimiser, _loss = map(options_under, ("Optimiser", "Losses"))
 _images, _parts = map(options_under, ("Images", "Parts of the data"))
-_language = options_under("Generation")
+_masks, _language = map(options_under, ("Masks", "Generation"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Network:
     )
     out: Path = _network("Run folder to make.", default=MISSING)
     task: str = _network(
-        "What the network does: classify (inputs of known classes; also with a language model), or generate (a decoder "
-        "answers prompts token by token).",
+        "What the network does: classify (inputs of known classes; also with a language model), segment (images with "
+        "masks: a class for each pixel), or generate (a decoder answers prompts token by token).",
         default="classify",
     )
     weights: str | None = _network(
@@ -57,7 +57,7 @@ class Heads:
 
     head: str | None = _exits(
         "Kind of head: grid (averages and maxima), paper or global (an average); on tokens token (the first), mean, "
-        "both, or statistics (mean and deviation). Default: grid, or statistics."
+        "both, or statistics (mean and deviation); for masks pixels. Default: grid, statistics or pixels."
     )
     grid: int | None = _exits(
         "Largest side of the grid that a grid head pools to, in cells. Default: 4.", min=1, max=1000
@@ -163,6 +163,18 @@ class Parts:
     )
     test: str | None = _parts(
         "Inputs to test on: a count or a share, only for data without a test part. Default: 20%."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """What counts of masks, with `--task segment`."""
+
+    ignore_class: str | None = _masks(
+        "Name or number of a class that does not count, beside the value 255: pixels that nobody labelled."
+    )
+    balance_classes: bool | None = _masks(
+        "Let the pixels of rare classes count more in training.", "--balance-classes"
     )
 
 

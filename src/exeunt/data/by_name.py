@@ -18,6 +18,7 @@ from exeunt.data import source, tables
 from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
+from exeunt.data.masks_by_name import open_masked_source
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, StoredTexts, TableColumn, row_names
 from exeunt.errors import InputError, require
 
@@ -44,6 +45,8 @@ def open_source(
     text: Sequence[str] = (),
     calibration_data: str | Path | None = None,
     unlabelled: bool = False,
+    masks: bool = False,
+    ignored: str | None = None,
 ) -> source.DataSource:
     """Open training and test data by their name.
 
@@ -66,9 +69,14 @@ def open_source(
     calibration_data: the name of other data, with labels, to fit and calibrate policies on; their test part if they
         have one. They take the place of a validation part (`validation`, `val`, `dev` beside `test`).
     unlabelled: some or all inputs to train on have no label.
+    masks: images with masks, see `open_masked_source`. ignored: the class of their pixels that does not count.
     Raises InputError if there are no such data, or `unlabelled` ones have all labels, ArtefactError for a damaged
     table, MissingExtra without the package that `hf:` or `sklearn:` needs.
     """
+    if masks:
+        return open_masked_source(
+            name, label=label, ignored=ignored, calibration_data=calibration_data, unlabelled=unlabelled
+        )
     columns = Columns(text=tuple(text), label=label, unlabelled=unlabelled)
     parts = _read(str(name), columns)
     if calibration_data is None:

@@ -224,6 +224,10 @@ class Dataset:
         digests = (hashlib.blake2b(_raw(self.stored[int(row)]), digest_size=8) for row in self.rows)
         return np.fromiter((int.from_bytes(one.digest(), "little") for one in digests), dtype=np.uint64)
 
+    def targets(self, positions: Integers, prepare: Any) -> Integers | None:  # noqa: ARG002 - masks are prepared
+        """Return what a network learns of inputs: labels (b,) or masks (b, h, w), -1 for no class; or None."""
+        return None if self.labels is None else self.labels[positions]
+
     def content(self, i: int) -> Pixels | str | tuple[str, ...]:
         """Return the decoded input i: pixels (h, w, 3), a text, or a pair of texts. Raises UnreadableInput."""
         raise NotImplementedError
@@ -237,6 +241,11 @@ class Images(Dataset):
     def content(self, i: int) -> Pixels:
         """Return image i as RGB pixels, shape (h, w, 3), uint8. Raises UnreadableImage."""
         return read_rgb(self.stored[int(self.rows[i])], name=self.name(i))
+
+    def stored_as(self, stored: StoredInputs, keys: Keys) -> Images:
+        """Return these images alone, stored otherwise. `keys`: their content keys, (n,)."""
+        fields: Any = {"class_names": self.class_names, "base_fingerprint": self.fingerprint}
+        return Images(stored, labels=self.labels, keys=keys, **fields)
 
     @property
     def pixels(self) -> Pixels | None:

@@ -72,13 +72,7 @@ def decoded(
         name = f"-{preprocess.geometry}"
         forms: _Forms = {f"{name}.npy": (4, np.uint8), f"{name}.keys.npy": (1, np.uint64)}
         pixels, keys = _cached(images, cache, forms, made)
-        return Images(
-            PixelArray(pixels, name=images.name),
-            labels=images.labels,
-            class_names=images.class_names,
-            keys=keys,
-            base_fingerprint=images.fingerprint,
-        )
+        return images.stored_as(PixelArray(pixels, name=images.name), keys)
     if not images.is_small:
         return images
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats, Integers
+from exeunt.score.masks import Masks
 
 ENTRY = np.dtype(
     [
@@ -37,6 +38,9 @@ class Answers:
     the deadline was hard. Its cost is that of all that was run for it. `degraded`: likewise, to make room in a full
     engine. Both are None where neither can happen.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
+    `masks` (n, h, w) uint8: the class of each pixel, where the network answers with masks and details were asked for;
+    255 without an answer. Single pixels whose likeliest classes are that close may differ in another batch. `label` is
+    the class of most pixels then, and `confidence` the mean probability of the likeliest classes.
     `batch`: number of the batch in its stream, from 0. `error`: why the whole batch has no answers, if it has none.
     """
 
@@ -49,6 +53,7 @@ class Answers:
     batch: int = 0
     error: Exception | None = None
     probabilities: Floats | None = None
+    masks: Masks | None = None
     expired: Booleans | None = None
     degraded: Booleans | None = None
 
@@ -86,7 +91,7 @@ class Ticket:
     error: Exception | None = None
     cancelled: bool = False
     _entries: NDArray[Any] | None = None  # the bytes of ENTRY (n,)
-    _probabilities: Floats | None = None
+    _details: NDArray[Any] | None = None  # probabilities (n, k), or masks (n, h, w)
     _policies: tuple[str, ...] = ()
 
     @property
@@ -108,7 +113,9 @@ class Ticket:
             )
         entries = self._entries.view(ENTRY)
         columns = {name: entries[name] for name in ENTRY.names or () if name != "policy"}
-        return Answers(**columns, batch=self.number, error=self.error, probabilities=self._probabilities)
+        kept = self._details
+        details = {} if kept is None else {"probabilities" if kept.ndim == 2 else "masks": kept}
+        return Answers(**columns, batch=self.number, error=self.error, **details)
 
     @property
     def policies(self) -> list[str | None]:

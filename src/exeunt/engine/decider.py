@@ -14,7 +14,8 @@ from exeunt._text import counted
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicyState
-from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
+from exeunt.score.confidence import LOG_PROBABILITY, Evidence
+from exeunt.score.masks import MASK, evidence_of
 from exeunt.trace.cascade_step import is_tree
 
 
@@ -100,9 +101,9 @@ class Decider:
         ] + [None]
 
     def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decisions:
-        """Decide which rows leave at an exit of the network. `logits` (rows, k): finite."""
+        """Decide which rows leave at an exit of the network. `logits` (rows, k) or (rows, k, h, w): finite."""
         own = self._own[exit_]
-        leave, score, answer, after = self.policy.decide(own, Evidence(softmax(logits)), memory)
+        leave, score, answer, after = self.policy.decide(own, evidence_of(logits), memory)
         # Rows that the arithmetic of another batch might answer at another exit, or with another class. A score with a
         # memory may depend on the class at every exit, any other answer on the class where it is given.
         borderline: Booleans = answer["margin"] <= self._border
@@ -111,6 +112,13 @@ class Decider:
         if (threshold := self._limits[own]) is not None:
             borderline |= abs(score - threshold) <= self._border
         return Decisions(leave, answer, borderline, after)
+
+
+def detail_of(answer: Mapping[str, Any]) -> Any:
+    """Return what is kept of answers beside class and confidence: class probabilities (n, k), or masks (n, h, w)."""
+    if isinstance(answer, Evidence):
+        return answer.detail
+    return answer[MASK] if MASK in answer else class_probabilities(answer)
 
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:

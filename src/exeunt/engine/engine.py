@@ -85,7 +85,7 @@ class Engine:
             )
         self.scheduler = BatchScheduler(self.plan, min_batch, seconds, single_row_seconds)
         self.max_wait_s, self.max_rows, self.when_full, self._check = max_wait_s, max_rows, when_full, check
-        self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
+        self._calls = Calls(executor, self.plan, self.table, details=probabilities)
         self._calls.keeps_outputs, self.work = when_full == "degrade", self._calls.work
         self._deadlines, self._has_dues = Deadlines(self.table), False
 

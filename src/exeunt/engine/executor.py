@@ -87,8 +87,9 @@ class Executor(Protocol):
         """Run a segment on a state with at least one row.
 
         `wanted`: exits of this segment, ascending, whose logits are wanted; other heads need not be run.
-        Returns the logits of each wanted exit, float32 (rows, k) in NumPy, and the state before the next
-        segment (after the last one: anything, it is not used). Rows stay in order.
+        Returns the logits of each wanted exit, float32 (rows, k) in NumPy, or of a network that answers with masks
+        (rows, k, h, w), and the state before the next segment (after the last one: anything, it is not used). Rows stay
+        in order.
         The given state stays unchanged, because it is run again, whole or in part, if this raises: whatever computes
         in place computes on a copy.
         """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
 from exeunt.engine.answers import Ticket
-from exeunt.engine.decider import Decider, Decisions, class_probabilities
+from exeunt.engine.decider import Decider, Decisions, detail_of
 from exeunt.engine.dropping_finished_rows import PolicyRows, RowGroup, joined
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
@@ -24,17 +24,19 @@ Survivors: TypeAlias = "tuple[int, Hashable, RowGroup]"
 
 
 class Calls:
-    """Calls of an executor under a plan, whose answers go into a table. `probabilities`: keep those of all classes.
+    """Calls of an executor under a plan, whose answers go into a table.
+
+    `details`: keep the probabilities of all classes, or masks.
 
     `keeps_outputs`: also enter the outputs for rows that stay. `work`: calls of each segment (s,) so far, and their
     rows (s,); calls that failed count.
     """
 
-    def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, probabilities: bool) -> None:
+    def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, details: bool) -> None:
         self.executor, self.plan, self.table = executor, plan, table
         self.keeps_outputs = False
         self.work = [0] * len(executor.segments), [0] * len(executor.segments)
-        self._probabilities = probabilities
+        self._details = details
         self._restarts = executor.restarts
 
     def run(self, segment: int, signature: Hashable, groups: list[RowGroup]) -> Iterator[Survivors]:
@@ -85,10 +87,13 @@ class Calls:
         self, logits: list[NDArray[Any]], wanted: list[int], rows: int
     ) -> list[tuple[int, NDArray[Any]]]:
         """Return the logits with their exits. If rows are missing, it is not known which."""
-        if len(logits) != len(wanted) or any(np.ndim(one) != 2 or len(one) != rows for one in logits):
+        if len(logits) != len(wanted) or any(
+            np.ndim(one) not in (2, 4) or len(one) != rows for one in logits
+        ):
             raise ExeuntError(
                 f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "
-                f"for the exits {wanted} of {rows} rows: it must return (rows, classes) for each exit"
+                f"for the exits {wanted} of {rows} rows: it must return (rows, classes) for each exit, or of masks "
+                "(rows, classes, height, width)"
             )
         return list(zip(wanted, logits, strict=True))
 
@@ -136,9 +141,9 @@ class Calls:
     def _decided(self, outputs: list[tuple[int, NDArray[Any]]], group: RowGroup) -> list[RowGroup]:
         """Enter the answers, exit by exit. Return the rows that stay: one group, or one a ticket if a score failed."""
         for number, (exit_, logits) in enumerate(outputs):
-            values: Floats = np.asarray(
-                logits if group.places is None else logits[group.places], dtype=np.float64
-            )
+            values: Floats = logits if group.places is None else logits[group.places]
+            if logits.ndim == 2:  # the logits of masks are many, and their confidences are means
+                values = np.asarray(values, dtype=np.float64)
             if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
                 values = self._without_not_finite(exit_, values, group)
                 if len(values) == 0:
@@ -187,14 +192,14 @@ class Calls:
         self.table.record(
             rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
             decider.cost_at[exit_], decider.number,
-            class_probabilities(answer)[entered] if self._probabilities else None,
+            detail_of(answer)[entered] if self._details else None,
         )  # fmt: skip
         if leaving:
             self.table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
 
     def _without_not_finite(self, exit_: int, values: Floats, group: RowGroup) -> Floats:
         """Reject the rows whose policies want this exit and whose logits are not finite."""
-        finite: Any = np.isfinite(values).all(axis=1)
+        finite: Any = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         for part in group.parts:
             if part.decider is None or exit_ not in part.decider.all_wanted:
                 finite[part.at] = True

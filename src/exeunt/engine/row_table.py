@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.answers import ENTRY, Ticket
 from exeunt.errors import ExeuntError
+from exeunt.score.masks import NO_CLASS
 
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
 _NO_OUTPUT = np.array([(-1, np.nan, -1, 0.0, False, False, False, False, -1)], dtype=ENTRY).view(_RAW)
@@ -36,7 +37,7 @@ class RowTable:
         self._tickets: deque[Ticket] = deque()  # in order of submission; done ones leave at the front
         self._open: dict[int, Ticket] = {}  # by base
         self._next_row = self._next_number = 0
-        self._probabilities: Floats | None = None
+        self._details: NDArray[Any] | None = None
         self._allocate(size)
 
     def policy_number(self, policy: str) -> int:
@@ -89,8 +90,8 @@ class RowTable:
 
     def _grow(self, size: int) -> None:
         old_mask, old = self._mask, self._arrays()
-        if self._probabilities is not None:
-            self._probabilities = np.full((size, self._probabilities.shape[1]), np.nan)
+        if self._details is not None:
+            self._details = np.empty_like(self._details, shape=(size, *self._details.shape[1:]))
         self._allocate(size)
         for ticket in self._tickets:
             was, at = ticket.base & old_mask, ticket.base & self._mask
@@ -99,14 +100,16 @@ class RowTable:
 
     def _arrays(self) -> list[NDArray[Any]]:
         arrays = [self._entries, self._unfinished, self._base, self._due, self._deadline]
-        return arrays if self._probabilities is None else [*arrays, self._probabilities]
+        return arrays if self._details is None else [*arrays, self._details]
 
     def _close(self, ticket: Ticket) -> None:
         at = ticket.base & self._mask
         ticket._policies = self.policies
         ticket._entries = self._entries[at : at + ticket.n].copy()
-        if self._probabilities is not None:
-            ticket._probabilities = self._probabilities[at : at + ticket.n].copy()
+        if self._details is not None:
+            ticket._details = self._details[at : at + ticket.n].copy()
+            without = NO_CLASS if ticket._details.dtype == np.uint8 else np.nan
+            ticket._details[~self._columns["valid"][at : at + ticket.n]] = without
         self._open.pop(ticket.base, None)
         self.done.append(ticket)
         while self._tickets and self._tickets[0].done:
@@ -122,16 +125,19 @@ class RowTable:
         exit_: int,
         cost: float,
         policy: int,
-        probabilities: Floats | None = None,
+        details: NDArray[Any] | None = None,
     ) -> None:
-        """Enter an exit's output for rows, each row's cost and policy. `probabilities` (rows, k): if they are kept."""
+        """Enter an exit's output for rows, each row's cost and policy.
+
+        `details`: probabilities (rows, k) or masks (rows, h, w), if they are kept.
+        """
         at, column = rows & self._mask, self._columns
         column["label"][at], column["confidence"][at], column["exit"][at] = label, confidence, exit_
         column["cost"][at], column["policy"][at] = cost, policy
-        if probabilities is not None:
-            if self._probabilities is None:
-                self._probabilities = np.full((self._mask + 1, probabilities.shape[1]), np.nan)
-            self._probabilities[at] = probabilities
+        if details is not None:
+            if self._details is None:
+                self._details = np.empty_like(details, shape=(self._mask + 1, *details.shape[1:]))
+            self._details[at] = details
 
     def record_cost(self, rows: Integers, cost: float, policy: int) -> None:
         """Enter the cost of each of these rows so far, and their policy."""
@@ -192,8 +198,6 @@ class RowTable:
         cost = np.where(self._unfinished[place] == _FINISHED, self._columns["cost"][place], 0.0)
         self._entries[place] = _NO_OUTPUT
         self._columns["cost"][place] = cost
-        if self._probabilities is not None:
-            self._probabilities[place] = np.nan
         self.drop(ticket)
 
     def fail_tickets_of(self, rows: Integers, error: BaseException) -> None:

@@ -73,10 +73,6 @@ def make_cascade(
         )
     if any(run.cascade for run in runs.values()):
         raise InputError("a model of a cascade must be one network: name the models of the other cascade")
-    if generates := [name for name, run in runs.items() if run.network_file == DECODER]:
-        raise InputError(
-            f"{generates[0]} generates texts, and the models of a cascade answer inputs: leave it out"
-        )
     if not runs:
         raise InputError("at least one model must be a run, whose recorded inputs the others answer")
     _check_place(out, runs)
@@ -157,6 +153,10 @@ def _way(cascade: Path, model: Path) -> str:
 
 def _check_alike(models: Mapping[str, RunFolder]) -> None:
     """Raise InputError unless all models answer the same question about the same kind of inputs."""
+    for name, run in runs.items():
+        if run.network_file == DECODER or run.masks:
+            does = "answers with masks" if run.masks else "generates texts"
+            raise InputError(f"{name} {does}, and the models of a cascade answer with classes: leave it out")
     first, *others = models
     for name in others:
         a, b = models[first].manifest, models[name].manifest

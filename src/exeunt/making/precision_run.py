@@ -30,7 +30,7 @@ from exeunt.trace import ExitTrace
 
 FP32 = "fp32"
 _RANGED = 512  # training inputs that show the ranges of activations
-_BATCH = 64
+_BATCH, _BATCH_OF_MASKS = 64, 8
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxruntime", "numpy", "scipy")
 
 
@@ -130,5 +130,8 @@ def _recorded(
     run: RunFolder, executor: Executor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
 ) -> ExitTrace:
     say(f"recording the outputs of every exit for {len(data):,} inputs of {part}")
-    batches = prepared_batches(load_preparation(run), data, batch_size=_BATCH, workers=workers)
-    return record_data(executor, data, batches, cost=run.cost)
+    prepare = load_preparation(run)
+    batches = prepared_batches(
+        prepare, data, batch_size=_BATCH_OF_MASKS if run.masks else _BATCH, workers=workers
+    )
+    return record_data(executor, data, batches, cost=run.cost, prepare=prepare)

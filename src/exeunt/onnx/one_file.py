@@ -84,6 +84,11 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
     steps = policy.cascade or (CascadeStep("", policy.n_exits),)
     for step in steps:
         model = run.open_model(step.model) if run.cascade else run
+        if model.masks:
+            raise InputError(
+                f"{model.path} answers with masks, and one file holds policies of classes alone: answer with its "
+                "stages (exeunt predict, exeunt serve, exeunt.run.load)"
+            )
         if not EXECUTORS["onnx"].exported(model):
             refuse_precision(model.path, model.manifest)
             why = f"was not exported: run `exeunt export {quote(str(model.path))}` first"

@@ -99,7 +99,7 @@ class Candidates:
         """Return what is certified of a policy that `lost` so much on these inputs."""
         return LossCertificate(
             self.max_loss, self.delta, p_value, bound or self.bound, lost, tested.n, self.reference,
-            **counts_of(tested.groups), measure=self.measure,
+            **counts_of(tested.groups), measure=self.measure, of=tested.counted,
         )  # fmt: skip
 
     def infeasible(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Infeasible:
@@ -148,7 +148,7 @@ class Candidates:
             could.append(f"{at_most(nearest_loss)} at {share(family[reached].budget)}")
         units = units_text(tested.n, n_groups(groups), known)
         what, lost, same, option = (
-            ("agreement", "of the answers differ", "agrees with itself", "agree=1 (--agree 100%)")
+            ("agreement", f"of the {tested.counted} differ", "agrees with itself", "agree=1 (--agree 100%)")
             if agrees
             else ("loss", "is lost", "loses nothing", "max_loss=0 (--max-loss 0)")
         )

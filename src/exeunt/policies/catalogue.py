@@ -55,6 +55,7 @@ _TO_COMPARE_WITH: tuple[Callable[..., Policy], ...] = (
     baselines.predictive_exit,
     baselines.patience,
     baselines.confident_patience,
+    baselines.eco_m2f,
     baselines.genetic,
     baselines.random_routing,
 )

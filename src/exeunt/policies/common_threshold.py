@@ -97,7 +97,7 @@ def risk_controlled(
         lost = float(mean(loss, groups))
         proof = LossCertificate(
             max_loss, delta, p, method, lost, calibrate.n, calibrate.reference or None, **counts_of(groups),
-            measure=calibrate.measure,
+            measure=calibrate.measure, of=calibrate.counted,
         )  # fmt: skip
         passed = threshold, exits, proof
     if passed is None:

@@ -77,7 +77,8 @@ class LossCertificate(_OfGroups):
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
     inputs that the policy was tested on. They had no part in the policy. Where `bound` is `CERTAIN`, the policy gives
-    the reference's own answers. `of`: what is counted, "answers" or the "tokens" of a language model.
+    the reference's own answers. `of`: what is counted, "answers", the "tokens" of a language model or the
+    "pixels" of masks.
     """
 
     max_loss: float

@@ -206,7 +206,7 @@ class Policy:
         """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts."""
         try:
             answer, outputs = self.answer(exit_, evidence, state.outputs)
-            told = {FEATURES: evidence[FEATURES]} if FEATURES in evidence else {}
+            told = {FEATURES: evidence[FEATURES]} if answer is not evidence and FEATURES in evidence else {}
             score, memory = self.score(exit_, ChainMap(told, answer) if told else answer, state.memory)  # type: ignore[arg-type]
         except TypeError:
             classes = evidence.get("prediction")

@@ -26,6 +26,7 @@ from exeunt.predicting.blocks import (
     check_inputs,
     done_blocks,
 )
+from exeunt.predicting.mask_files import check_mask_folder, write_mask_files
 from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
 from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
@@ -33,9 +34,10 @@ from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.streaming import Batch, answer_stream
+from exeunt.score.masks import Masks
 from exeunt.score.tie_breaking import row_keys
 
-BLOCK = 2048
+BLOCK, BLOCK_OF_MASKS = 2048, 256
 """Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""
 _ARRAYS = ("label", "confidence", "exit", "cost", "borderline")
 _POOLS = 32  # at most so many times the rows of one call are held
@@ -47,6 +49,7 @@ def predict_inputs(
     out: Path | TextIO,
     *,
     force: bool = False,
+    masks_into: Path | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> PredictionSummary:
@@ -57,7 +60,8 @@ def predict_inputs(
     cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see
     `PredictionColumns`; and last the columns that `inputs` keep (see `open_inputs`). Of a file, the parts that an
     interrupted run of the same job has answered are kept.
-    `force`: replace a file that holds something else than predictions. `say`: gets the messages. `options`: those of
+    `force`: replace a file that holds something else than predictions. `masks_into`: a folder that gets the masks as
+    PNG files, see `write_mask_files`; `out` must be a file. `say`: gets the messages. `options`: those of
     `predict_job`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
@@ -66,6 +70,8 @@ def predict_inputs(
     check_inputs(run, inputs)
     if isinstance(out, Path):
         check_out(out, force=force)
+    if masks_into is not None:
+        check_mask_folder(run, masks_into, has_file=isinstance(out, Path))
     job = predict_job(run, kept=inputs.kept_types, **options)
     blocks = blocks_of(len(inputs), job.block_size)
 
@@ -84,6 +90,8 @@ def predict_inputs(
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
+            if masks_into is not None:
+                write_mask_files(parts.files, masks_into)
         return PredictionSummary.of_job(shown.tally, job.policy, out)
     job = job.begin(inputs, blocks, force=force)
     with progress(Tally()) as shown:
@@ -133,7 +141,7 @@ def predict_job(
     job, such as `exeunt.predicting.live.LiveJob`. `options`: those of `Job`. Raises InputError as these do, or for an
     executor that cannot run the network.
     """
-    written = PredictionColumns(run.manifest["class_names"], top, probabilities, kept or {})
+    written = PredictionColumns(run.manifest["class_names"], top, probabilities, kept or {}, masks=run.masks)
     executor = chosen_executor(run, executor)
     return (make or PredictJob)(run=run, policy=run.policy, written=written, executor=executor, **options)
 
@@ -148,7 +156,7 @@ class PredictJob(Job):
     @property
     def block_size(self) -> int:
         """Inputs whose answers an interruption loses at most."""
-        return BLOCK
+        return BLOCK_OF_MASKS if self.written.masks else BLOCK
 
     @property
     def columns(self) -> list[str]:
@@ -181,7 +189,7 @@ class PredictJob(Job):
             opened.policies,
             opened.plan,
             exits=opened.exits,
-            probabilities=self.written.needs_probabilities,
+            probabilities=self.written.needs_details,
         )
         blocks: dict[int, OpenBlock] = {}
         sent: dict[int, tuple[OpenBlock, Integers]] = {}  # by number of the batch
@@ -226,11 +234,15 @@ class PredictJob(Job):
             "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
         }  # fmt: skip
         probabilities = np.zeros((n, k)) if self.written.needs_probabilities else None
+        masks: dict[int, Masks] = {}
         for positions, answers in block.results:
             for name in _ARRAYS:
                 arrays[name][positions] = getattr(answers, name)
             if probabilities is not None and answers.probabilities is not None:
                 probabilities[positions] = answers.probabilities
+            if answers.masks is not None:
+                found = zip(positions.tolist(), answers.masks, answers.valid, strict=True)
+                masks |= {place: mask for place, mask, valid in found if valid}
         for positions in block.truncated:
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
@@ -238,7 +250,7 @@ class PredictJob(Job):
         arrays["exit"] = places[arrays["exit"]]  # among those of the run, whatever exits the policy asks
         errors = block.errors(np.flatnonzero(answered))
         why = [errors.get(i) for i in range(n)]
-        cells = self.written.cells(end.names, arrays, why, probabilities, end.kept)
+        cells = self.written.cells(end.names, arrays, why, probabilities, end.kept, masks)
         tally = Tally.of(
             block.block.start, cells["class_name"], end.truth, errors,
             n_borderline=int(arrays["borderline"][answered].sum()),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from exeunt._arrays import Floats
 from exeunt._files import atomic_path, check_writable, parse_json
 from exeunt._paths import AnyPath
 from exeunt.errors import InputError
+from exeunt.score.masks import Masks, runs_of
 
 Cells: TypeAlias = "dict[str, list[Any]]"
 """Columns of equal length, by name; None for a cell without a value."""
@@ -41,17 +42,21 @@ class PredictionColumns:
     `top`: how many of the most probable classes are written, in columns top_1, top_1_probability, top_2, ...
     `probabilities`: also write the probability of every class k, in columns probability_0, probability_1, ...
     Both are those of the exit that answered. `kept`: columns of the inputs that are written as they are, and their
-    types in Arrow.
+    types in Arrow. `masks`: the network answers with masks, which are written as runs (`exeunt.score.masks.mask_of`).
 
-    Raises InputError for a `top` above the number of classes, or a column to keep that has the name of another.
+    Raises InputError for a `top` above the number of classes, for probabilities of masks, and for a column to keep that
+    has the name of another.
     """
 
     class_names: Sequence[str]
     top: int = 0
     probabilities: bool = False
     kept: Mapping[str, Any] = field(default_factory=dict)
+    masks: bool = False
 
     def __post_init__(self) -> None:
+        if self.masks and (self.top or self.probabilities):
+            raise InputError("masks are written without probabilities: leave out --top and --probabilities")
         if not 0 <= self.top <= len(self.class_names):
             raise InputError(
                 f"top must be at most {len(self.class_names)}, the number of classes, got {self.top}"
@@ -68,8 +73,13 @@ class PredictionColumns:
         return self.probabilities or self.top > 0
 
     @property
+    def needs_details(self) -> bool:
+        """Whether the answers must have more than class and confidence: all probabilities, or masks."""
+        return self.needs_probabilities or self.masks
+
+    @property
     def _own_types(self) -> dict[str, str]:
-        types = dict(_COLUMNS)
+        types = {**_COLUMNS, **({"mask": "string"} if self.masks else {})}
         for rank in range(1, self.top + 1):
             types |= {f"top_{rank}": "string", f"top_{rank}_probability": "double"}
         if self.probabilities:
@@ -89,11 +99,13 @@ class PredictionColumns:
         errors: Sequence[str | None],
         probabilities: Floats | None,
         kept: Mapping[str, list[Any]],
+        masks: Mapping[int, Masks] = MappingProxyType({}),
     ) -> Cells:
         """Return the cells of inputs with these names.
 
         `arrays`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
         no answer. `probabilities` (n, k): None if they are not needed. `kept`: the columns to keep, (n,) each.
+        `masks`: by row, those of the inputs that have one.
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
@@ -107,6 +119,8 @@ class PredictionColumns:
                 cells[f"top_{rank + 1}_probability"] = _shown(sorted_[:, rank], answered)
             for k, column in enumerate(probabilities.T):
                 cells[f"probability_{k}"] = _shown(column, answered)
+        if self.masks:
+            cells["mask"] = [runs_of(masks[i]) if i in masks else None for i in range(len(names))]
         return {name: cells[name] for name in self.schema.names}
 
     def _named(self, labels: Sequence[int | None]) -> list[str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from exeunt._arrays import Floats, Keys
+from exeunt._arrays import Booleans, Floats, Keys
 from exeunt.costs import CostModel
 from exeunt.data import Dataset
 from exeunt.engine.executor import Executor
@@ -24,6 +24,7 @@ from exeunt.score.confidence import MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
 from exeunt.trace.combining import GrowingTrace
 from exeunt.trace.log_probability import joined, keeps_log_probability, n_kept
+from exeunt.trace.masks import trace_of_logits
 from exeunt.trace.parquet import trace_table, writing_options
 
 BLOCK = 8192
@@ -60,8 +61,11 @@ def record_inputs(
         raise InputError(
             f"inputs differ in what they cost under {run.path}, and only the means are known: record its models"
         )
+    if run.masks and probabilities:
+        raise InputError("the probabilities of each pixel's classes are not kept: leave out --probabilities")
     n_logs = n_kept(len(inputs) * run.cost.n_exits, len(run.manifest["class_names"]))
-    kept, executor = probabilities or keeps_log_probability(n_logs), chosen_executor(run, executor)
+    kept = not run.masks and (probabilities or keeps_log_probability(n_logs))
+    executor = chosen_executor(run, executor)
     job = RecordJob(run=run, probabilities=kept, executor=executor, **options)
     return fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
 
@@ -103,17 +107,18 @@ class RecordJob(Job):
                 into.take_in(item, strict=self.strict)
                 if len(item.positions):
                     logits = _all_logits(opened, item)
-                    finite = np.isfinite(logits).all(axis=(1, 2))
-                    trace = self._trace(logits[finite], item.keys[finite])
+                    finite = np.all([_finite(one) for one in logits], axis=0)
+                    trace = self._trace([one[finite] for one in logits], item.keys[finite])
                     into.results.append((item.positions[finite], trace))
 
-    def _trace(self, logits: Floats, keys: Keys) -> ExitTrace:
-        trace = ExitTrace.from_logits(logits, cost=self.run.cost, id=keys)
+    def _trace(self, logits: list[Floats], keys: Keys) -> ExitTrace:
+        trace = trace_of_logits(logits, cost=self.run.cost, id=keys)
         return trace if self.probabilities else replace(trace, log_probability=None)
 
     def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
-        nothing = np.empty((0, self.run.cost.n_exits, len(self.class_names)))
-        results = block.results or [(np.empty(0, np.int64), self._trace(nothing, np.empty(0, np.uint64)))]
+        nothing = np.empty((0, len(self.class_names), *((1, 1) if self.run.masks else ())))
+        none = self._trace([nothing] * self.run.cost.n_exits, np.empty(0, np.uint64))
+        results = block.results or [(np.empty(0, np.int64), none)]
         rows = np.concatenate([positions for positions, _ in results])
         errors, order = block.errors(rows), np.argsort(rows, kind="stable")
         rows, traces = rows[order], [trace for _, trace in results]
@@ -137,31 +142,42 @@ class RecordJob(Job):
 
 
 def record_data(
-    executor: Executor, data: Dataset, batches: Iterable[PreparedBatch], *, cost: CostModel
+    executor: Executor,
+    data: Dataset,
+    batches: Iterable[PreparedBatch],
+    *,
+    cost: CostModel,
+    prepare: Any = None,
 ) -> ExitTrace:
     """Return the trace of all inputs, in the order of `data`, by their content keys.
 
-    `batches`: the data, prepared. Raises UnreadableInput for the first input that cannot be read, InputError for one
-    that leads to values that are not finite.
+    `batches`: the data, prepared. `prepare`: how, where they have masks. Raises UnreadableInput for the first input
+    that cannot be read, InputError for one that leads to values that are not finite.
     """
     recorded, places = GrowingTrace(), []
     for batch in batches:
         if batch.unreadable:
             raise batch.unreadable[0][1]
         logits = _all_logits(executor, batch)
-        if not np.isfinite(logits).all():
-            row = int(np.flatnonzero(~np.isfinite(logits).all(axis=(1, 2)))[0])
+        finite = np.all([_finite(one) for one in logits], axis=0)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
             raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")
-        label = None if data.labels is None else data.labels[batch.positions]
-        recorded.add(ExitTrace.from_logits(logits, cost=cost, label=label, id=batch.keys))
+        label = data.targets(batch.positions, prepare)
+        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys))
         places.append(batch.positions)
     return recorded.whole().take(np.argsort(np.concatenate(places), kind="stable"))
 
 
-def _all_logits(executor: Executor, batch: PreparedBatch) -> Floats:
-    """Return the logits of every exit for a batch, (b, m, k)."""
+def _finite(logits: Floats) -> Booleans:
+    """Return which inputs have finite logits, (b,)."""
+    return np.asarray(np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
+
+
+def _all_logits(executor: Executor, batch: PreparedBatch) -> list[Floats]:
+    """Return the logits of every exit for a batch, (b, k), or of masks (b, k, h, w)."""
     state, found = executor.start(batch.inputs)[0], []
     for segment, (first, last) in enumerate(executor.segments):
         logits, state = executor.run(segment, state, range(first, last + 1))
         found += logits
-    return np.stack(found, axis=1)
+    return found

@@ -145,7 +145,8 @@ class RunFolder(SavedPolicies):
             return tuple(f"{model.name} (live model)" for model in self.cascade)
         network = self.manifest["network"]
         new = network.get("new_classifier")
-        own = "vocabulary layer" if self.network_file == file_digests.DECODER else "classifier"
+        own = "mask decoder" if self.masks else "classifier"
+        own = "vocabulary layer" if self.network_file == file_digests.DECODER else own
         last = f"(new classifier: {new})" if new else f"(own {own})"
         return *network["exits"], f"{self.cascade[-1].name}: last exit" if self.cascade else last
 
@@ -172,6 +173,11 @@ class RunFolder(SavedPolicies):
                 "cascade anew with `exeunt cascade`"
             )
         return model
+
+    @property
+    def masks(self) -> bool:
+        """Whether the network answers with masks."""
+        return bool(self.manifest["network"].get("masks"))
 
     @property
     def runs_whole(self) -> str:

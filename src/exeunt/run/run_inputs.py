@@ -30,7 +30,7 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     unlabelled = bool(about.get("unlabelled"))
     source = open_source(
         moved_to or about["name"], label=about["label"], text=about.get("text") or (),
-        calibration_data=about.get("calibration_data"), unlabelled=unlabelled,
+        calibration_data=about.get("calibration_data"), unlabelled=unlabelled, **(about.get("masks") or {}),
     )  # fmt: skip
     if unlabelled:
         source = source.with_classes(run.manifest["class_names"])

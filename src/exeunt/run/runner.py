@@ -34,7 +34,8 @@ class Runner:
 
     `preparation`: of the run folder, for `prepare`; without one inputs are not looked at before they are run.
     `plan`: how many rows go into a call, and when rows that have answered are dropped; by default 64, and after
-    every segment. `probabilities`: keep those of all classes in the answers, n x k numbers per batch.
+    every segment. `probabilities`: keep those of all classes in the answers, n x k numbers per batch; of a network that
+    answers with masks, the masks. `load` always keeps these.
 
     Raises InputError if policy, plan and network have different numbers of exits or different segments.
     """
@@ -157,8 +158,9 @@ def load(
     policy = run.policy if policy is None else policy
     shared = open_shared(run, {"": policy}, executor=executor, threads=threads, trusted=trusted, plan=plan)
     return Runner(
-        shared.executor, policy, shared.plan, preparation=InputPreparation(run), probabilities=probabilities
-    )
+        shared.executor, policy, shared.plan, preparation=InputPreparation(run),
+        probabilities=probabilities or run.masks,
+    )  # fmt: skip
 
 
 def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:

@@ -70,8 +70,6 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
 }
 """The scores that a trace of probabilities holds, by name."""
 
-_EVIDENCE = ("prediction", *PROBABILITY_SCORES, LOG_PROBABILITY)
-
 
 @singledispatch
 def softmax(logits: Floats) -> Floats:
@@ -125,29 +123,38 @@ class Evidence(Mapping[str, Any]):
 
     __slots__ = ("_found", "probabilities")
 
+    names: ClassVar[tuple[str, ...]] = ("prediction", *PROBABILITY_SCORES, LOG_PROBABILITY)
+
     def __init__(self, probabilities: Floats) -> None:
         self.probabilities = probabilities
         self._found: dict[str, Any] = {}
 
+    @property
+    def detail(self) -> Any:
+        """What is kept of an answer beside its class and confidence, where that is asked for: all probabilities."""
+        return self.probabilities
+
     def __getitem__(self, name: str) -> Any:
         """Return "prediction" or a score (n,), or "log_probability" (n, k)."""
         if name not in self._found:
-            if name == "prediction":
-                self._found[name] = self.probabilities.argmax(axis=1)
-            elif name == LOG_PROBABILITY:
-                self._found[name] = log_probability(self.probabilities)
-            else:
-                self._found[name] = PROBABILITY_SCORES[name](self.probabilities)
+            self._found[name] = self._computed(name)
         return self._found[name]
 
+    def _computed(self, name: str) -> Any:
+        if name == "prediction":
+            return self.probabilities.argmax(axis=1)
+        if name == LOG_PROBABILITY:
+            return log_probability(self.probabilities)
+        return PROBABILITY_SCORES[name](self.probabilities)
+
     def __contains__(self, name: object) -> bool:
-        return name in _EVIDENCE
+        return name in self.names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_EVIDENCE)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(_EVIDENCE)
+        return len(self.names)
 
 
 class PartialEvidence(Evidence):

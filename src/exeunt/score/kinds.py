@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore, StartsEmpty
+from exeunt.score.gate import Gate
 from exeunt.score.learned import LearnedScore, larger
 from exeunt.score.routing import Routing
 
@@ -181,6 +182,7 @@ _KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
     "patience": lambda _: Patience(),
     "confident_patience": lambda body: ConfidentPatience(body["score"], body["patience"]),
     "routing": Routing.from_dict,
+    "gate": Gate.from_dict,
     "derived": lambda body: Derived(
         score_from_dict(body["base"]), body["shown_as"], score_from_dict(body["rule"])
     ),

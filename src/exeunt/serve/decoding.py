@@ -132,6 +132,7 @@ class InputReader:
         self.kind: str = run.manifest["inputs"]["kind"]
         self.text_columns = text_columns(run) if self.kind == "text" else ()
         self.size: tuple[int, int] | None = None
+        self.gives_masks = run.masks
         self._way = load_preparation(run)
         self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not thread-safe

@@ -19,10 +19,10 @@ from exeunt.errors import InputError
 from exeunt.serve import request_bodies as bodies
 from exeunt.serve.decoding import InputReader, Rows
 from exeunt.serve.prediction import (
-    ANSWER_TYPES,
     Options,
     PredictRequest,
     PredictResponse,
+    answer_types,
     in_thread_if_large,
     predicted,
 )
@@ -107,7 +107,7 @@ async def metadata(request: Request) -> dict[str, Any]:
         takes = {"name": "text", "datatype": "BYTES", "shape": [-1, *pairs]}
     gives = [
         {"name": name, "datatype": _NAMES[np.dtype(kind)], "shape": [-1]}
-        for name, kind in ANSWER_TYPES.items()
+        for name, kind in answer_types(masks=reader.gives_masks).items()
     ]
     return {
         "name": service.settings.model_name,
@@ -172,8 +172,9 @@ class _Reading:
         data = parts[0].pop("data", bodies.NULL)
         self.request = given = InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts}))
         names = [one.name for one in given.outputs or []]
-        if unknown := [name for name in names if name not in ANSWER_TYPES]:
-            raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(ANSWER_TYPES)}")
+        known = answer_types(masks=reader.gives_masks)
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(known)}")
         if len(names) > len(set(names)):
             raise InputError("an output may be asked for once")
         return PredictRequest(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
@@ -224,7 +225,7 @@ def _text(value: Any) -> Any:
 
 def _written(request: InferRequest, response: PredictResponse, model: str) -> Response:
     every = bool(request.parameters.get("binary_data_output"))
-    wanted = [_Output(name=name) for name in ANSWER_TYPES] if request.outputs is None else request.outputs
+    wanted = [_Output(name=name) for name in response.columns] if request.outputs is None else request.outputs
     outputs, binary = [], []
     for one in wanted:
         values = response.columns[one.name]

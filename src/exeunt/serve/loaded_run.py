@@ -215,6 +215,7 @@ def _network(
         # Rows at later segments run first. If they waited for larger batches, later arrivals would overtake them.
         min_batch=(1,) * len(executor.segments),
         max_rows=reader.max_rows,
+        probabilities=run.masks,  # which keeps masks
         when_full=settings.when_full,
         seconds=tuple(float(seconds[piece][k]) for k, piece in enumerate(pieces)),
         single_row_seconds=tuple(seconds[1].tolist()),

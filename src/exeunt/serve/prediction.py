@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from exeunt._arrays import Integers
 from exeunt.errors import one_line
+from exeunt.score.masks import MASK, runs_of
 from exeunt.serve.decoding import InputReader, Rows
 
 T = TypeVar("T")
@@ -24,7 +25,11 @@ _EXPIRED = "the deadline passed before any exit had answered"
 
 
 class Answer(BaseModel):
-    """The answer to one input. `error`: why there is none; its label and exit are then -1."""
+    """The answer to one input. `error`: why there is none; its label and exit are then -1.
+
+    Of a network that answers with masks there is one more field, `mask`: its runs as text, see
+    `exeunt.score.masks.mask_of`; the label is the class of most pixels.
+    """
 
     label: int
     class_name: str | None
@@ -41,6 +46,11 @@ class Answer(BaseModel):
 _COLUMNS: Final[dict[Any, Any]] = {int: np.int64, float: np.float64, bool: np.bool_, str | None: np.object_}
 ANSWER_TYPES: Final = {name: _COLUMNS[field.annotation] for name, field in Answer.model_fields.items()}
 """The columns of answers with their types, in order; objects are texts."""
+
+
+def answer_types(*, masks: bool) -> dict[str, Any]:
+    """Return the columns of answers with their types; those of networks that answer with masks hold them, too."""
+    return {**ANSWER_TYPES, **({MASK: np.object_} if masks else {})}
 
 
 class StrictModel(BaseModel):
@@ -124,10 +134,12 @@ def answer_columns(
     parts: Iterable[tuple[Integers, Any]],
     class_names: Sequence[str],
     exits: Sequence[int],
+    masks: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Return the columns `ANSWER_TYPES` (n,) for the rows of a request.
+    """Return the columns `ANSWER_TYPES` (n,) for the rows of a request, and "mask" where the answers are masks.
 
-    `parts`: places of rows, and their ticket. `exits`: which of the run's exits the executor's are.
+    `masks`: whether they are. `parts`: places of rows, and their ticket. `exits`: which of the run's exits the
+    executor's are.
     A row without an answer has an error; its label and exit are -1, its confidence is 0.
     """
     n = len(rows)
@@ -135,6 +147,8 @@ def answer_columns(
     columns["label"][:] = columns["exit"][:] = -1
     columns["class_name"][:] = columns["policy"][:] = None
     columns["error"][:] = rows.errors
+    if masks:
+        columns[MASK] = np.full(n, None, dtype=np.object_)
     for places, ticket in parts:
         answers, valid = ticket.answers, ticket.answers.valid
         columns["policy"][places] = ticket.policies
@@ -147,6 +161,8 @@ def answer_columns(
             class_names[label] if label < len(class_names) else str(label)
             for label in answers.label[valid].tolist()
         ]
+        if answers.masks is not None:
+            columns[MASK][places[valid]] = [runs_of(mask) for mask in answers.masks[valid]]
         for which in np.flatnonzero(~valid).tolist():
             why = _EXPIRED if columns["expired"][places[which]] else ticket.why.get(which, _NO_ANSWER)
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)

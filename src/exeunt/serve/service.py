@@ -124,7 +124,13 @@ class Service:
                 self.metrics.refused()
                 raise
             columns = await prediction.in_thread_if_large(
-                prediction.answer_columns, len(rows), rows, parts, loaded.class_names, loaded.shared.places
+                prediction.answer_columns,
+                len(rows),
+                rows,
+                parts,
+                loaded.class_names,
+                loaded.shared.places,
+                loaded.reader.gives_masks,
             )
             self.metrics.answered(columns, time.monotonic() - arrived, policy, own_deadline=own_deadline)
             return prediction.PredictResponse(columns, loaded.unit)
@@ -189,7 +195,9 @@ class Service:
             if loaded.warms:
                 rows = await self._decoding(InputReader.warm_up, loaded.reader)
                 warm = await run_rows(active.engine, rows)
-                prediction.answer_columns(rows, warm, loaded.class_names, loaded.shared.places)
+                prediction.answer_columns(
+                    rows, warm, loaded.class_names, loaded.shared.places, loaded.reader.gives_masks
+                )
             try:
                 await self._follow(active, budget)
                 if budget not in (None, self.settings.budget):

@@ -104,23 +104,23 @@ class Loader:
 
 
 def unpack(batch: Any) -> tuple[Any, Tensor | None, Any]:
-    """Return a batch's inputs, label (b,) or None, and id (b,) or None.
+    """Return a batch's inputs, label (b,) or masks (b, h, w) or None, and id (b,) or None.
 
     Raises InputError for anything but (inputs, label) or (inputs, label, id).
     """
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         inputs, label, *rest = batch
-        if label is None or (isinstance(label, Tensor) and label.ndim == 1):
+        if label is None or (isinstance(label, Tensor) and label.ndim in (1, 3)):
             return inputs, label, rest[0] if rest else None
     raise InputError(
         "a loader must give batches (inputs, label) or (inputs, label, id), with inputs a tensor, a tuple or "
-        f"a dict of tensors and label a tensor of shape (batch,); got {_describe(batch)}"
+        f"a dict of tensors and label a tensor of shape (batch,), or masks (batch, h, w); got {_describe(batch)}"
     )
 
 
 def check_labels(label: Tensor | None) -> None:
-    """Raise InputError unless all labels of a batch are known."""
-    if label is None or bool((label < 0).any()):
+    """Raise InputError unless all labels of a batch are known; of masks, at least one pixel of each."""
+    if label is None or bool((label.flatten(1).amax(1) if label.ndim == 3 else label).lt(0).any()):
         raise InputError(
             "training needs labels, and the loader gives none for some inputs: heads learn without them from the "
             "network's own outputs with unlabelled=True"

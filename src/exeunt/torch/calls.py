@@ -67,16 +67,16 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits (n, k) of a classifier's output: itself, its field `logits`, or its first tensor.
+    """Return the logits of a network's output: itself, its field `logits`, or its first tensor.
 
-    Raises InputError if they do not have two axes.
+    They are those of classes (n, k), or of masks (n, k, h, w). Raises InputError for another number of axes.
     """
     logits = getattr(output, "logits", None)
     logits = first_tensor(output) if logits is None else logits
-    if logits.ndim != 2:
+    if logits.ndim not in (2, 4):
         raise InputError(
-            f"the network must return logits of shape (inputs, classes), got {tuple(logits.shape)}: exits "
-            "need a classifier"
+            f"the network must return logits of shape (inputs, classes), or of masks (inputs, classes, height, width), "
+            f"got {tuple(logits.shape)}: exits need a classifier or a segmenter"
         )
     return logits
 

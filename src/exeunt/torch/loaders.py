@@ -25,7 +25,7 @@ class LoadedBatch(NamedTuple):
     """b inputs.
 
     inputs: float32 (b, 3, h, w), or the tokeniser's tensors by name.
-    label: int64 (b,), or None where there are no labels.
+    label: int64 (b,), or of masks (b, h, w), -1 where there is no class; None where there are no labels.
     id: content keys, int64 (b,); the bits are those of the uint64 keys (`id.numpy().view("uint64")`).
     """
 
@@ -39,11 +39,11 @@ class _DatasetLoader(Loader):
 
     positions: Integers = np.zeros(0, dtype=np.int64)
 
-    def _batch(self, inputs: Any, positions: Integers, keys: Keys) -> LoadedBatch:
+    def _batch(self, inputs: Any, positions: Integers, keys: Keys, prepare: Any = None) -> LoadedBatch:
         """Return the batch of these inputs, with their labels."""
         self.positions = positions
-        labels = self.dataset.labels
-        label = None if labels is None else torch.from_numpy(labels[positions])
+        labels = self.dataset.targets(positions, prepare)
+        label = None if labels is None else torch.from_numpy(labels)
         return LoadedBatch(inputs, label, torch.from_numpy(keys.view(np.int64)))
 
 
@@ -81,11 +81,22 @@ class ImageLoader(_DatasetLoader):
             if isinstance(read, UnreadableImage):
                 raise read
             pixels, keys = read
-            images = torch.from_numpy(_stack(pixels)).permute(0, 3, 1, 2)
-            if self.augment == "crop-flip":
-                images = crop_flip(images, self.rng(1, share.number), n_all=share.n_all, start=share.start)
+            images = self._changed(torch.from_numpy(_stack(pixels)).permute(0, 3, 1, 2), share)
             values = images.to(torch.float32, memory_format=torch.contiguous_format)
-            yield self._batch(values.mul_(self._scale).add_(self._shift), share.positions, keys)
+            batch = self._batch(
+                values.mul_(self._scale).add_(self._shift), share.positions, keys, self.preprocess
+            )
+            if batch.label is not None and batch.label.ndim == 3:
+                # Raised by 1: what comes in from beyond the edge is 0, and has no class.
+                masks = self._changed((batch.label + 1)[:, None], share)[:, 0] - 1
+                batch = batch._replace(label=masks)
+            yield batch
+
+    def _changed(self, images: Tensor, share: BatchShare) -> Tensor:
+        """Return images (b, c, h, w) or masks with the random changes of their places in the batch."""
+        if self.augment != "crop-flip":
+            return images
+        return crop_flip(images, self.rng(1, share.number), n_all=share.n_all, start=share.start)
 
     def read(self, share: BatchShare) -> tuple[Any, Keys] | UnreadableImage:
         """Return a share's pixels and keys, or the error, which would change its type if a worker raised it."""

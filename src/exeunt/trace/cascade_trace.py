@@ -194,6 +194,11 @@ class CascadeTrace:
         return self._first.measure
 
     @property
+    def counted(self) -> str:
+        """What an agreement is a share of, see `ExitTrace`."""
+        return self._first.counted
+
+    @property
     def groups(self) -> Groups | None:
         """The group of each input, or None."""
         return self._first.groups

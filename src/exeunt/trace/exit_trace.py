@@ -21,6 +21,7 @@ from exeunt.trace.fields import (
     check_cost,
     check_grades,
     checked_answers,
+    checked_disagreement,
     checked_features,
     checked_label,
     checked_probabilities,
@@ -69,6 +70,8 @@ class ExitTrace:
     `features`: by exit, what is known of the input (n, d) once this exit is run, such as an embedding; see
     `CascadeTrace.with_features`. `before`: by exit, the exit that an input takes before it, -1 for none; by default the
     exits are taken in a row.
+    `disagreement` (n, m, m): where answers have parts, the share of the parts in which the answers of two exits differ,
+    such as the pixels of two masks; None where answers agree or do not.
 
     Where an exit gives no answer (`exeunt.trace.grades.NO_ANSWER`) its scores are -inf, so that the input leaves last.
 
@@ -90,6 +93,7 @@ class ExitTrace:
     reference: str = ""
     features: Mapping[int, Floats] = field(default_factory=dict)
     before: tuple[int, ...] = ()
+    disagreement: Floats | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -117,6 +121,9 @@ class ExitTrace:
             "cost": self.cost if groups is None else self.cost.weighted(groups.row_weight),
             "features": {exit_: checked_features(value, n) for exit_, value in self.features.items()},
             "before": self.before or tuple(range(-1, m - 1)),
+            "disagreement": None
+            if self.disagreement is None
+            else checked_disagreement(self.disagreement, n, m),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -310,6 +317,11 @@ class ExitTrace:
         return "agreement" if self.reference else "accuracy"
 
     @property
+    def counted(self) -> str:
+        """What an agreement is a share of: "answers", or the "pixels" of masks."""
+        return "answers" if self.disagreement is None else "pixels"
+
+    @property
     def quality(self) -> Floats:
         """How good the answer of each exit is, (n, m) in [0, 1]: 1 - loss; 1 if right and 0 if wrong, with labels.
 
@@ -407,6 +419,7 @@ class ExitTrace:
             self.reference,
             {k: self.features[exit_][rows] for k, exit_ in enumerate(places) if exit_ in self.features},
             self.before if len(places) == self.n_exits else (),
+            None if self.disagreement is None else self.disagreement[rows][:, exits][:, :, exits],
         )
 
     def keys(self, ties: Ties) -> Keys:
@@ -431,12 +444,15 @@ class ExitTrace:
     def with_reference(self, exit_: int = -1, name: str = "") -> ExitTrace:
         """Return the trace measured by its agreement with an exit, by default the last: its predictions are the labels.
 
-        `name`: what messages call the exit.
+        Where answers have parts, the loss is the share of them that differs. `name`: what messages call the exit.
         """
         if exit_ not in range(-self.n_exits, self.n_exits):
             raise InputError(f"a reference is one of the exits 0 to {self.n_exits - 1}, got {exit_!r}")
         place = exit_ % self.n_exits
         name = name or ("the full network" if place == self.n_exits - 1 else f"exit {place}")
+        if self.disagreement is not None:
+            differs = Grades(self.disagreement[:, :, place], "agreement")
+            return replace(self, label=None, grades=differs, reference=name)
         return replace(self, label=as_labels(self.prediction[:, place], name), grades=None, reference=name)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:

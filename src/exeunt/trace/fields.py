@@ -92,6 +92,17 @@ def checked_features(values: ArrayLike, n: int) -> Floats:
     return _arrays.frozen(features.astype(np.float32))
 
 
+def checked_disagreement(values: ArrayLike, n: int, m: int) -> Floats:
+    """Return shares (n, m, m) in which answers differ. Raises InputError for another shape, or one outside [0, 1]."""
+    shares = np.asarray(values, dtype=np.float64)
+    if shares.shape != (n, m, m) or not ((shares >= 0) & (shares <= 1)).all():
+        raise InputError(
+            f"disagreement must be shares in [0, 1] of shape {(n, m, m)}, got shape {shares.shape}: for each input, "
+            "the share in which the answers of two exits differ"
+        )
+    return _arrays.frozen(shares)
+
+
 def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
     """Return values (n, m) with 0 in place of what is given where there is no answer."""
     if not np.any(silent):
@@ -218,6 +229,7 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
     names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
     logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
     kept = len(logs) == len(traces) and (axis == 0 or len({one.shape[2] for one in logs}) == 1)
+    differ = [trace.disagreement for trace in traces if axis == 0 and trace.disagreement is not None]
     return {
         "prediction": joined_predictions([trace.prediction for trace in traces], axis),
         "scores": {name: np.concatenate([one.scores[name] for one in traces], axis=axis) for name in names},
@@ -225,6 +237,7 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
         "grades": Grades.joined([trace.grades for trace in traces], axis),
         "reference": traces[0].reference,
         "features": _joined_features(traces, axis),
+        "disagreement": np.concatenate(differ) if len(differ) == len(traces) else None,
     }
 
 

@@ -5,9 +5,10 @@ one); `loss` (a list of one number per exit, if answers are graded); `prediction
 fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes (numbers in half
 precision as their 16 bits, uint16); `cost`, if inputs differ in cost; `group` (uint64), if rows come in groups. Of many
 classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of
-each other class, by exit. `features:EXIT` holds the features that are known at an exit. The costs, or their means, the
-number of many classes, `rows_per_group`, and the `measure` of the grades or the `reference` of labels that are no true
-classes, are JSON in the schema's metadata, under "exeunt".
+each other class, by exit. Of answers with parts, `disagreement` is a list of exits times exits. `features:EXIT` is a
+list of what is known of the input once this exit is run. The costs, or their means, the number of many classes,
+`rows_per_group`, and the `measure` of the grades or the `reference` of labels that are no true classes, are JSON in the
+schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ from exeunt.trace.log_probability import LogProbability, TopClasses
 T = TypeVar("T")
 
 _VERSION = 6
-"""Version 6: traces with features. 5: others with grades or a reference. 4: others with groups. 3: others with many
-classes. 2: others whose inputs differ in cost. 1: all others."""
+"""Version 6: traces with disagreement or features. 5: others with grades or a reference. 4: others with groups. 3:
+others with many classes. 2: others whose inputs differ in cost. 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """Prefix of the columns of scores."""
-_FEATURES = "features:"
 LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
-_COST, _GROUP, _LOSS = "cost", "group", "loss"
+_COST, _GROUP, _LOSS, _DISAGREEMENT = "cost", "group", "loss", "disagreement"
+FEATURES_OF = "features:"
+"""Prefix of the columns of features, before the number of the exit."""
 ROW = "row"
 """Name of the column of the keys of rows, which a part of a trace has."""
 
@@ -88,6 +90,14 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
         header |= {"version": 3, "classes": logs.n_classes}
     elif logs is not None:
         columns[_LOGS] = _floats(logs)
+    further, about = _further(fields)
+    columns, header = {**columns, **further}, {**header, **about}
+    return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
+
+
+def _further(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns that few traces have, and what the header says of them."""
+    columns, header = dict[str, Any](), dict[str, Any]()
     if (groups := fields["groups"]) is not None:
         columns[_GROUP] = pa.array(groups.key)
         header |= {"version": 4, "rows_per_group": groups.rows_per_group}
@@ -96,10 +106,13 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
         header |= {"version": 5, "measure": grades.measure}
     if fields["reference"]:
         header |= {"version": 5, "reference": fields["reference"]}
-    if fields["features"]:
-        columns |= {f"{_FEATURES}{exit_}": _lists(value) for exit_, value in fields["features"].items()}
+    if (differ := fields["disagreement"]) is not None:
+        columns[_DISAGREEMENT] = _lists(differ)
         header["version"] = 6
-    return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
+    for exit_, features in fields["features"].items():
+        columns[f"{FEATURES_OF}{exit_}"] = _lists(features)
+        header["version"] = 6
+    return columns, header
 
 
 def writing_options(table: Any) -> dict[str, Any]:
@@ -155,10 +168,15 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             grades=Grades(_matrix(table[_LOSS]), header.measure) if graded else None,  # type: ignore[arg-type]
             reference=header.reference,
             features={
-                int(name.removeprefix(_FEATURES)): _matrix(table[name])
+                int(name.removeprefix(FEATURES_OF)): _matrix(table[name])
                 for name in table.column_names
-                if name.startswith(_FEATURES)
+                if name.startswith(FEATURES_OF)
             },
+            disagreement=(
+                _matrix(table[_DISAGREEMENT]).reshape(*prediction.shape, -1)
+                if _DISAGREEMENT in table.column_names
+                else None
+            ),
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error

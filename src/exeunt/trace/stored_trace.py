@@ -31,7 +31,7 @@ from exeunt.score.tie_breaking import row_keys
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import digest_of_ids
-from exeunt.trace.parquet import LOGS, ROW, SCORE, Header, read_header, trace_of
+from exeunt.trace.parquet import FEATURES_OF, LOGS, ROW, SCORE, Header, read_header, trace_of
 
 if TYPE_CHECKING:
     from exeunt.trace.cascade_step import CascadeStep
@@ -140,7 +140,7 @@ class StoredTrace:
         for file in self._each():
             footer = _footer(file)
             schema, named = footer.schema, {SCORE + name for name in scores or ()}
-            wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
+            wanted = [name for name in schema.names if name in _READ or name.startswith((SCORE, FEATURES_OF))]
             if scores is not None and not self.changes and named <= {*wanted}:
                 wanted = [name for name in wanted if name in {"id", ROW, "prediction", *named}]
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)

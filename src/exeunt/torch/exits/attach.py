@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from exeunt.torch.devices import seeded
 from exeunt.torch.exits import heads, placement
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
+from exeunt.torch.exits.pixel_heads import make_pixel_head
 from exeunt.torch.named_inputs import read_example
 
 _CLASSIFIER = "classifier"
@@ -37,6 +39,7 @@ def attach(
     head: str | heads.HeadFactory | None = None,
     n_classes: int | None = None,
     new_classifier: str = "",
+    masks: bool = False,
     seed: int = 0,
     check: bool = True,
     verbose: bool = True,
@@ -54,6 +57,8 @@ def attach(
     `complete_options`. Or `head` is a function (shape, n_classes) -> module.
     `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
     that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
+    `masks`: the network answers with masks, logits (n, k, h, w) of the size of its input, and so do all exits. Heads
+    are then each a `PixelHead`, on feature maps or on tokens that cover the image.
     `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without the check, cutting is taken to be
@@ -72,31 +77,33 @@ def attach(
         options = [name for name, one in given.items() if not (one is None or one is False or one == OWN)]
         if options:
             raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(options)}")
-        own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes)
+        own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes, masks=masks)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 
     def options_for(layouts: Sequence[heads.Layout]) -> heads.HeadOptions | heads.HeadFactory:
-        return head if callable(head) else heads.complete_options(given, layouts)
+        return head if callable(head) else heads.complete_options(given, layouts, masks=masks)
 
-    bare, shape, layouts = model, encoder_features(model, example), list[heads.Layout]()
+    bare, layouts = model, list[heads.Layout]()
+    shape = None if masks else encoder_features(model, example)
     if shape is not None:
         layouts = [heads.layout_of(model, shape)]
         classifier = _classifier(options_for(layouts), shape, layouts[0], n_classes, seed).to(device)
         model, new_classifier = _ClassifiedEncoder(model, classifier), _CLASSIFIER
     named = None if isinstance(exits, (int, np.integer)) else list(exits)
-    offered, full, width, graph = placement.find_candidates(
-        model, example, named, n_classes=n_classes, new_classifier=new_classifier
+    offered, full, (width, *size), graph = placement.find_candidates(
+        model, example, named, n_classes=n_classes, new_classifier=new_classifier, masks=masks
     )
     points = offered if named else placement.place_exits(offered, cast("int", exits), full=full)
     of_points = [heads.layout_of(model.get_submodule(point.name), point.shape) for point in points]
     made_of = options_for([*layouts, *of_points])
+    make_head: Any = partial(make_pixel_head, size=(size[0], size[1])) if masks else heads.make_head
     if shape is not None and made_of != options_for(layouts):
         again = asdict(cast("heads.HeadOptions", made_of))  # the classifier is a head too: make all anew
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
         made = [
-            heads.make_head(made_of, point.shape, width, layout)
+            make_head(made_of, point.shape, width, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
     head_costs = [
@@ -115,6 +122,7 @@ def attach(
         options=made_of if isinstance(made_of, heads.HeadOptions) else None,
         n_classes=width,
         new_classifier=new_classifier,
+        masks=masks,
     )
     if new_classifier:
         _check_new_classifier(network, example)

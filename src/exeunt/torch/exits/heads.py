@@ -27,7 +27,7 @@ _MOST_FEATURES = 2048
 of 512 channels are as large as a block of the network."""
 _LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens are alike
 
-_HEADS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
+_HEADS = ("grid", "paper", "global", "token", "mean", "both", "statistics", "pixels")
 _PAPER = ("paper", "global")
 _OF_TOKENS = ("token", "both", "statistics")
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -45,7 +45,7 @@ class HeadOptions:
     synonym "global" (global average, linear), "token" (first token), "mean" (mean over tokens or positions), "both"
     (first token and mean) or "statistics" (mean and standard deviation of each feature over the tokens; after
     Snyder et al. 2018, "X-Vectors"). Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average
-    over the tokens.
+    over the tokens. "pixels" is the kind for masks, see `PixelHead`, and their only one.
     `grid`: cells per side, at most: there are fewer where more than 2,048 features would result. `hidden`: units of the
     hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
@@ -77,12 +77,18 @@ TOKEN_HEAD = {"head": "statistics", "hidden": 256}
 """Better than the defaults of `HeadOptions` on tokens: docs/results/null-results.md."""
 
 
-def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
+PIXEL_HEAD = {"head": "pixels", "hidden": 64}
+
+
+def complete_options(
+    given: Mapping[str, Any], layouts: Sequence[Layout], *, masks: bool = False
+) -> HeadOptions:
     """Return options of heads for features of these layouts: those given (not None), and the best for the others.
 
-    Heads on tokens read mean and standard deviation of the tokens; the rest is as in `HeadOptions`.
+    Heads on tokens read mean and standard deviation of the tokens; the rest is as in `HeadOptions`. `masks`: they
+    answer with masks.
     """
-    default = TOKEN_HEAD if set(layouts) == {"tokens"} else {}
+    default = PIXEL_HEAD if masks else TOKEN_HEAD if set(layouts) == {"tokens"} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
@@ -154,6 +160,10 @@ def make_head(
     (n, k). Raises InputError if the function returns anything else, or if the head reads tokens of a feature map.
     """
     if isinstance(head, HeadOptions):
+        if head.head == "pixels":
+            raise InputError(
+                "head 'pixels' answers with masks, and this network with classes: choose another"
+            )
         if head.head in _OF_TOKENS and layout in ("channels_first", "channels_last"):
             raise InputError(
                 f"head {head.head!r} reads tokens, and an exit of this network has a feature map, of shape "

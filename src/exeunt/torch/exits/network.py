@@ -1,4 +1,4 @@
-"""A classifier with exits, heads that read features of an unchanged backbone; and recording what all exits return."""
+"""A network with exits, heads that read features of an unchanged backbone; and recording what all exits return."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
+from exeunt.trace.masks import trace_of_logits
 
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 
@@ -39,6 +40,7 @@ class EarlyExitNetwork(nn.Module):
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
     `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs the same.
     `options`: what the heads are made of, None for heads made by a function.
+    `masks`: it answers with masks: where logits are said to be (n, k), they are (n, k, h, w).
     """
 
     answers_with = "classifier"
@@ -55,6 +57,7 @@ class EarlyExitNetwork(nn.Module):
         options: HeadOptions | None,
         n_classes: int,
         new_classifier: str = "",
+        masks: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,6 +68,9 @@ class EarlyExitNetwork(nn.Module):
         self.options = options
         self.n_classes = n_classes
         self.new_classifier = new_classifier
+        self.masks = masks
+        if masks:
+            self.answers_with = "mask decoder"
         self.runs_whole = ""
 
     @property
@@ -143,7 +149,13 @@ class EarlyExitNetwork(nn.Module):
                 "same head= and load its state_dict()"
             )
         new = {"new_classifier": self.new_classifier} if self.new_classifier else {}
-        return {"exits": self.exit_names, "n_classes": self.n_classes, **asdict(self.options), **new}
+        own = {"exits": self.exit_names, "n_classes": self.n_classes, **self._of_masks}
+        return {**own, **asdict(self.options), **new}
+
+    @property
+    def _of_masks(self) -> dict[str, Any]:
+        """What a network of masks is rebuilt with besides."""
+        return {"masks": True} if self.masks else {}
 
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""
@@ -237,13 +249,10 @@ def record(
 def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> ExitTrace:
     inputs, label, id_ = unpack(batch)
     args, kwargs = as_call(to_device(inputs, device))
-    logits = torch.stack([x.float() for x in network(*args, **kwargs)], dim=1)
-    return ExitTrace.from_logits(
-        logits.cpu().numpy(),
-        cost=network.cost,
-        label=None if label is None else label.cpu().numpy(),
-        id=input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_),
-    )
+    logits = [x.float().cpu().numpy() for x in network(*args, **kwargs)]
+    truth = None if label is None else label.cpu().numpy()
+    keys = input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_)
+    return trace_of_logits(logits, cost=network.cost, label=truth, id=keys)
 
 
 def _keys(id_: Any) -> Keys:

@@ -15,6 +15,7 @@ from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits import placement
+from exeunt.torch.exits.kind_of_answer import check_kind
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.named_inputs import read_example
 
@@ -67,26 +68,33 @@ class OwnExitNetwork(EarlyExitNetwork):
 
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments with which `attach` rebuilds this network, JSON-able."""
-        return {"exits": self.exit_names, "head": OWN, "n_classes": self.n_classes}
+        return {"exits": self.exit_names, "head": OWN, "n_classes": self.n_classes, **self._of_masks}
 
     def _about_heads(self) -> str:
         return "the exits are the network's own: nothing is added to it"
 
 
 def open_own_exits(
-    model: nn.Module, example: Inputs, exits: int | Sequence[str], *, n_classes: int | None
+    model: nn.Module,
+    example: Inputs,
+    exits: int | Sequence[str],
+    *,
+    n_classes: int | None,
+    masks: bool = False,
 ) -> tuple[OwnExitNetwork, ModelGraph | NotExportable]:
     """Return a network whose exits are those that a model brings, and its graph, or why there is none.
 
     `exits`: `OWN`, or the names that the exits had when the network was saved. `n_classes`: what the width of the
-    logits must be, None for any.
+    logits must be, None for any. `masks`: they are of masks, (n, k, h, w).
     Raises InputError for a model that fails on the example, for an output that is no list, tuple or mapping of logits
     (n, k) of two exits or more, and for an exit that needs nothing beyond what the exit before it needs.
     """
     if isinstance(model, _OwnExits):
         model = model.network
     with evaluating(model):
-        logits = _checked_logits(placement.output_of(model, example), rows_of(example))
+        logits = _checked_logits(placement.output_of(model, example), rows_of(example), masks=masks)
+    for one in logits:
+        check_kind(one, example, masks=masks)
     width = logits[0].shape[1]
     placement.check_width(width, n_classes)
     wrapped = _OwnExits(model, len(logits))
@@ -115,7 +123,8 @@ def open_own_exits(
                 "leave, each from layers of its own, and not parts of one tensor"
             )
     points = [
-        placement.ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)
+        placement.ExitPoint(name, float(cost), tuple(logits[0].shape[1:]))
+        for name, cost in zip(names, costs, strict=False)
     ]
     network = OwnExitNetwork(
         wrapped,
@@ -125,6 +134,7 @@ def open_own_exits(
         backbone_macs=full,
         options=None,
         n_classes=width,
+        masks=masks,
     )
     return network, graph
 
@@ -154,17 +164,18 @@ def _values(output: Any) -> list[Any]:
     )
 
 
-def _checked_logits(output: Any, n: int) -> list[Tensor]:
-    """Return the logits (n, k) of all exits. Raises InputError if an output is something else."""
+def _checked_logits(output: Any, n: int, *, masks: bool) -> list[Tensor]:
+    """Return the logits (n, k) of all exits, or of masks. Raises InputError if an output is something else."""
+    axes, shape = (4, "classes, height, width") if masks else (2, "classes")
     logits = _values(output)
     keys = list(output) if isinstance(output, Mapping) else range(len(logits))
     for key, value in zip(keys, logits, strict=True):
         is_tensor = isinstance(value, Tensor)
-        if not (is_tensor and value.ndim == 2 and len(value) == n and value.is_floating_point()):
+        if not (is_tensor and value.ndim == axes and len(value) == n and value.is_floating_point()):
             what = f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
             raise InputError(
                 f"output {key!r} of the network is {what}, on a batch of {n}: with exits={OWN!r} every output must be "
-                f"the logits of an exit, ({n}, classes)"
+                f"the logits of an exit, ({n}, {shape})"
             )
     if len(logits) < 2:
         raise InputError(

@@ -23,6 +23,7 @@ from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
 from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.exits.kind_of_answer import check_kind
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
 _FLOPS_PER_MAC = 2
@@ -49,21 +50,23 @@ def find_candidates(
     *,
     n_classes: int | None = None,
     new_classifier: str = "",
-) -> tuple[list[ExitPoint], float, int, ModelGraph | NotExportable | None]:
+    masks: bool = False,
+) -> tuple[list[ExitPoint], float, tuple[int, ...], ModelGraph | NotExportable | None]:
     """Return the modules of these names that can carry exits; for None, all that the architecture offers.
 
     They are in the order in which the network last runs them. Also returned: multiply-adds per input of the whole
-    network, the width of its logits, and its graph, or why there is none; None if no graph was needed.
+    network, the shape of its logits for one input, and its graph, or why there is none; None if no graph was needed.
 
     `n_classes`: what the width of the logits must be, None for any. `new_classifier`: a module within which no place is
-    offered, "" for none.
+    offered, "" for none. `masks`: the logits are of masks (n, k, h, w).
     Raises InputError for a model that fails on the example, logits of another width, a name that does not exist or is
     given twice, no name at all, a module that does not run, and a module whose output no head can read.
     """
     graph = None
     with evaluating(model):
-        width = logits_of(output_of(model, example)).shape[1]
-        check_width(width, n_classes)
+        output = logits_of(output_of(model, example))
+        check_kind(output, example, masks=masks)
+        check_width(output.shape[1], n_classes)
         if names is None:
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
@@ -71,12 +74,14 @@ def find_candidates(
             names = [name for name in offered if not f"{name}.".startswith(f"{new_classifier}.")]
         else:
             _check_names(model, example, names)
-        shapes, calls = _shapes(model, example, names)
+        shapes, calls = _shapes(
+            model, example, names, maps=None if not masks else "needed" if graph is None else "kept"
+        )
         *costs, full = _macs(model, example, list(shapes)).tolist()
     points = [
         ExitPoint(name, cost, shapes[name], calls[name]) for name, cost in zip(shapes, costs, strict=True)
     ]
-    return points, full, width, graph
+    return points, full, tuple(output.shape[1:]), graph
 
 
 def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> list[ExitPoint]:
@@ -147,14 +152,28 @@ def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> Non
 
 
 def _shapes(
-    model: nn.Module, example: Inputs, names: Sequence[str]
+    model: nn.Module, example: Inputs, names: Sequence[str], *, maps: str | None = None
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """Run the model once; return the shape of each module's features for one input, by last call, and its calls."""
+    """Run the model once; return the shape of each module's features for one input, by last call, and its calls.
+
+    `maps`: "needed" if each module must return one feature map or tokens; "kept" if others are left out.
+    """
     calls: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
-    n = rows_of(example)
+    n, left_out = rows_of(example), set[str]()
 
     def keep(name: str, output: Any) -> None:
+        is_map = isinstance(output, Tensor) and output.ndim in (3, 4)
+        if maps == "kept" and not is_map:
+            left_out.add(name)
+            return
+        if maps == "needed" and not isinstance(output, Tensor):
+            tensors = output.values() if isinstance(output, Mapping) else output
+            count = counted(sum(isinstance(one, Tensor) for one in tensors), "tensor")
+            raise InputError(
+                f"module {name!r} returns a {type(output).__name__} of {count}, and an exit of masks reads one feature "
+                "map: name the modules inside it, each of which returns one"
+            )
         features = first_tensor(output)
         if features.ndim < 2 or len(features) != n or not features.is_floating_point():
             raise InputError(
@@ -168,7 +187,7 @@ def _shapes(
     args, kwargs = as_call(example)
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
         model(*args, **kwargs)
-    if idle := [name for name in names if name not in shapes]:
+    if idle := [name for name in names if name not in shapes and name not in left_out]:
         raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
     return shapes, calls
 

@@ -21,7 +21,10 @@ JOB_FILE = "project.json"
 
 _DATA = ("data_fingerprint", "split_digest")
 _REMEDY = "choose another --out, or remove the folder"
-_OPTIONS = {"label": "label-column", "text": "text-column", "pretrained": "seen"}
+_OPTIONS = {
+    "label": "label-column", "text": "text-column", "pretrained": "seen", "masks": "task segment",
+    "ignored": "ignore-class", "balanced": "balance-classes",
+}  # fmt: skip
 """Names on the command line that are not those of the fields."""
 
 
@@ -37,6 +40,8 @@ class TrainingJob:
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
     these is not given, it is chosen by the network, see `settings_for`.
+    `masks`: images with masks, and a network that answers with masks. `ignored`: the class of their pixels that does
+    not count. `balanced`: the pixels of rare classes count more in training.
     `workers`: processes that decode images; the batches are the same for any number.
     `calibration_data`: other data to fit and calibrate on, see `open_source`.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
@@ -64,12 +69,20 @@ class TrainingJob:
     calibrate: float | None = None
     test: float | None = None
     skip_unreadable: bool = False
+    masks: bool = False
+    ignored: str | None = None
+    balanced: bool = False
     seed: int = 0
 
     @property
     def unlabelled(self) -> bool:
         """Whether some or all inputs have no label."""
         return bool(self.recipe.get("unlabelled"))
+
+    @property
+    def of_masks(self) -> dict[str, Any]:
+        """The options of `open_source` for images with masks."""
+        return {"masks": True, "ignored": self.ignored} if self.masks else {}
 
     @property
     def has_seen_training_data(self) -> bool:
@@ -117,6 +130,10 @@ class TrainingJob:
             raise InputError(f"size must be at least 1 pixel, got {self.size}")
         if self.augment not in AUGMENTS:
             raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment!r}")
+        if self.masks and self.augment == "resized-crop":
+            raise InputError(
+                "augment resized-crop changes images and not their masks: choose crop-flip or none"
+            )
 
 
 def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None = None) -> None:

@@ -5,14 +5,17 @@ Options that the job does not give are chosen by what the network is made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from exeunt._progress import Progress
 from exeunt.data import DataSource, Preprocess
+from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach, encoder_features
@@ -45,6 +48,8 @@ _TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
 _BATCH_OF_FEATURES = 256
+_BATCH_OF_MASKS = 8
+_HEADS_FIRST_ON_MASKS = 2  # few: what these heads read is not kept, so that each epoch runs the network
 _EXAMPLE = 2  # inputs of the example that a network is made on
 
 
@@ -85,6 +90,13 @@ class JobNetwork(NamedTuple):
     settings: Settings
     class_names: tuple[str, ...]
 
+    def with_class_weights(self, weights: tuple[float, ...]) -> JobNetwork:
+        """Return it with what each class's losses are multiplied by, () for 1."""
+        if not weights:
+            return self
+        recipe = {**self.settings.recipe, "class_weights": weights}
+        return self._replace(settings=replace(self.settings, recipe=recipe))
+
 
 def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
     """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
@@ -104,14 +116,16 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     # Costs are counted for texts as long as those of the calibration part.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = preparation.example_inputs(source.dataset(drawn_from), sizing)
-    if job.unlabelled and (built.new_classifier or encoder_features(built.model, example)):
+    if job.unlabelled and (
+        built.new_classifier or (not job.masks and encoder_features(built.model, example))
+    ):
         raise InputError(
             f"{job.model} has no trained classifier, so that there is nothing to learn from without labels: give a "
             "trained classifier, or labels"
         )
     network = attach(
         preparation.to_channels_last(built.model, sizing), example, exits,
-        n_classes=n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
+        n_classes=n_classes, new_classifier=built.new_classifier, masks=job.masks, seed=job.seed, verbose=False,
         **job.head,
     )  # fmt: skip
     known, class_names = None, source.class_names or ()
@@ -125,6 +139,16 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     if source.kind == "image":
         preparation.check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings, class_names)
+
+
+def class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> tuple[float, ...]:
+    """Return what each class of masks is weighted by, () for 1. Checks all masks."""
+    counts = np.zeros(0, dtype=np.int64)
+    for name, data in source.datasets.items():
+        if isinstance(data, MaskedImages):
+            found = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
+            counts = found if name == "train" else counts
+    return balanced_weights(counts) if job.balanced else ()
 
 
 def library_of(job: TrainingJob) -> Preprocess | None:
@@ -151,6 +175,9 @@ def settings_for(job: TrainingJob, network: EarlyExitNetwork, *, inputs: str, tr
     elif network.learning_heads:
         recipe = _with(_heads_recipe(network), job.recipe)
         batch_size = _BATCH_OF_FEATURES if job.augment == "none" else _BATCH
+    if network.masks:
+        batch_size = run_size = _BATCH_OF_MASKS
+        heads_first = min(heads_first, _HEADS_FIRST_ON_MASKS) if job.heads_first is None else heads_first
     teaches = (recipe.get("mode"), recipe.get("teacher")) == ("distill", "original")
     if teaches and network.new_classifier and not heads_first:
         raise InputError(

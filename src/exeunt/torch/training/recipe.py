@@ -48,7 +48,8 @@ class Recipe:
     the same classes, whose network gets the same batches.
     `unlabelled`: some or all inputs have no label. From these, exits learn the teacher's soft output and its likeliest
     class in equal parts, in mode "frozen" those of the network (self-supervised exits, Valade 2024).
-    `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
+    `smoothing`: of labels. `class_weights`: what each class's cross-entropies are multiplied by; () for 1.
+    `backbone_rate`: the backbone's learning rate as a share of the heads'.
     `precision`: "fp32", or "bf16" for mixed precision. `seed`: of all randomness, the order of a DataLoader included.
 
     Raises InputError for values that do not exist or lie out of range.
@@ -67,6 +68,7 @@ class Recipe:
     teacher: str = "self"
     unlabelled: bool = False
     smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     backbone_rate: float = 1.0
     precision: str = "fp32"
     seed: int = 0
@@ -85,6 +87,9 @@ class Recipe:
             value = getattr(self, name)
             if not (0 <= value <= high and math.isfinite(value)):
                 raise InputError(f"{name} must lie in [0, {high}] and be finite, got {value!r}")
+        object.__setattr__(self, "class_weights", tuple(self.class_weights))
+        if not all(0 <= weight < math.inf for weight in self.class_weights):
+            raise InputError(f"class_weights must be at least 0 and finite, got {self.class_weights!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature must be above 0, got {self.temperature!r}")
         if self.mode != "distill":
@@ -165,20 +170,32 @@ def _groups(parameters: Sequence[nn.Parameter], scale: float, weight_decay: floa
 
 
 def known_or_said(label: Tensor | None, output: Tensor) -> Tensor:
-    """Return labels (n,), and in place of unknown ones (None, or -1) the likeliest class of an output (n, k)."""
+    """Return labels (n,), and in place of unknown ones (None, or -1) the likeliest class of an output (n, k).
+
+    Of masks, labels (n, h, w) and an output (n, k, h, w).
+    """
     said = output.detach().argmax(1)
     return said if label is None else torch.where(label < 0, said, label)
 
 
-def cross_entropies(logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Return each exit's cross-entropies (m, n) in nats. `logits`: m tensors (n, k); `label` (n,)."""
-    options: Any = {"label_smoothing": smoothing, "reduction": "none"}
+def cross_entropies(
+    logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0, class_weights: Sequence[float] = ()
+) -> Tensor:
+    """Return each exit's cross-entropies (m, n) in nats; of masks (m, n, h, w), 0 for pixels without a class.
+
+    `logits`: m tensors (n, k), or of masks (n, k, h, w); `label` (n,) or (n, h, w), -1 for no class.
+    """
+    weight = torch.tensor(class_weights, device=label.device) if class_weights else None
+    options: Any = {
+        "label_smoothing": smoothing, "reduction": "none", "weight": weight, "ignore_index": -1,
+    }  # fmt: skip
     return torch.stack([functional.cross_entropy(x.float(), label, **options) for x in logits])
 
 
 def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: float) -> Tensor:
     """Return each exit's Kullback-Leibler divergences (m, n) from the teacher's softened output, in nats.
 
+    Of masks (m, n, h, w).
     KL(softmax(teacher / T) || softmax(logits / T)) * T^2; no gradient reaches the teacher (Hinton et al. 2015,
     section 2).
     """
@@ -186,6 +203,14 @@ def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: flo
     softened = [functional.log_softmax(x.float() / temperature, dim=1) for x in logits]
     divergences = [functional.kl_div(x, target, log_target=True, reduction="none").sum(1) for x in softened]
     return torch.stack(divergences) * temperature**2
+
+
+def mean_loss(losses: Tensor, label: Tensor) -> Tensor:
+    """Return each exit's mean (m,) of losses (m, n), or of (m, n, h, w) over pixels with a class."""
+    if losses.ndim == 2:
+        return losses.mean(1)
+    counts = (label >= 0).flatten().to(losses.dtype)
+    return losses.flatten(1) @ counts / counts.sum().clamp_min(1)
 
 
 _SOFT = 0.5
@@ -201,6 +226,7 @@ def objective(
     distill_weight: float = 0.0,
     temperature: float = 2.0,
     smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the exits' mean losses (a scalar), and their mean cross-entropies (m,), detached.
 
@@ -210,7 +236,8 @@ def objective(
     `teacher` (n, k): logits; by default those of the last exit, which then learns from labels alone.
     """
     target = logits[-1] if teacher is None else teacher
-    entropies = cross_entropies(logits, known_or_said(label, target), smoothing=smoothing)
+    known = label if label is not None and not unlabelled else known_or_said(label, target)
+    entropies = cross_entropies(logits, known, smoothing=smoothing, class_weights=class_weights)
     losses = entropies
     if distill_weight > 0 or unlabelled:
         weight = torch.full_like(entropies, distill_weight)
@@ -220,4 +247,4 @@ def objective(
         losses = (1 - weight) * entropies + weight * divergences
         if teacher is None:
             losses = torch.cat([losses[:-1], entropies[-1:]])
-    return losses.mean(1).sum(), entropies.mean(1).detach()
+    return mean_loss(losses, known).sum(), mean_loss(entropies, known).detach()

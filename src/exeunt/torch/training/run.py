@@ -25,7 +25,7 @@ from exeunt.torch.models.by_name import check_model, runs_custom_code, save_mode
 from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
-from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
+from exeunt.torch.training.job_network import JobNetwork, class_weights, library_of, make_network
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
@@ -148,6 +148,7 @@ def _run_training(
     check_model(job.model, job.weights)
     source = open_source(
         job.data, label=job.label, text=job.text, calibration_data=job.calibration_data, unlabelled=job.unlabelled,
+        **job.of_masks,
     )  # fmt: skip
     if not any(map(len, source.datasets.values())):
         raise InputError(f"{job.data} holds no inputs: give data with some")
@@ -156,7 +157,7 @@ def _run_training(
         job = _without_labels(job, source, say)
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
-    made = make_network(job, source, placed or job.exits)
+    made = make_network(job, source, placed or job.exits).with_class_weights(class_weights(job, source, say))
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
@@ -260,7 +261,7 @@ def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bo
 
 def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
-    labelled = all(trace.label is not None for trace in traces.values())
+    labelled = all(trace.has_loss for trace in traces.values())
     job, network, settings = data.job, data.made.network, data.made.settings
     return {
         "model": {
@@ -280,6 +281,7 @@ def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
             "fingerprint": data.plan.fingerprint,
             **({"unreadable": data.unreadable} if data.unreadable else {}),
             **({"unlabelled": True} if job.unlabelled else {}),
+            **({"masks": job.of_masks} if job.masks else {}),
             **({} if labelled else {"reference": {"exit": network.n_exits - 1, "name": "the full network"}}),
         },
         "split": data.plan.to_dict(),

@@ -130,6 +130,8 @@ def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
             f"the teacher {teacher} has {theirs.n_classes} classes, the network {network.n_classes}: they must be "
             "the same"
         )
+    if theirs.masks != network.masks:
+        raise InputError(f"the teacher {teacher} answers with {'masks' if theirs.masks else 'classes'} alone")
     return theirs.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
 
 

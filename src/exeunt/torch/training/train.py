@@ -39,13 +39,15 @@ def train(
     """Train a network's exits in place; return the metrics of each epoch.
 
     `loader`: gives batches (inputs, label) or (inputs, label, id) each time it is iterated over. With `unlabelled`,
-    label may be None, or -1 for some inputs: exits then learn from the network's own output.
+    label may be None, or -1 for some inputs: exits then learn from the network's own output. Labels of masks are
+    (b, h, w), with -1 for pixels that have no class.
     `options`: how the exits learn, the fields of `Recipe`: mode, epochs, optimiser, learning_rate, unlabelled, ...
     `validation`: a loader to measure on after each epoch.
     `checkpoint_dir`: a folder for a checkpoint after every epoch and `history.jsonl`. The same call, made
     again after the process was killed, resumes from there and ends with the weights of an uninterrupted run.
-    `cache`: in mode "frozen", run the backbone over the data once and keep what the heads need. The loader must then
-    give the same inputs every time, without random changes. `batch_size`: of the training on cached features.
+    `cache`: in mode "frozen", run the backbone over the data once and keep what the heads need, unless these answer
+    with masks and need whole maps. The loader must then give the same inputs every time, without random changes.
+    `batch_size`: of the training on cached features.
     `device`: "cpu", "cuda", "mps"; by default the best. `progress`: bars, or lines off a terminal.
 
     Under `torchrun`, the processes share each batch and the training is the same as on one.
@@ -58,7 +60,7 @@ def train(
             "mode 'frozen' trains heads, and this network has none: its exits are its own. Train all of it "
             "(mode 'joint' or 'distill'); exits that are trained already are recorded as they are"
         )
-    cached = cache and recipe.mode == "frozen"
+    cached = cache and recipe.mode == "frozen" and not network.masks  # which would take a map for each exit
     fabric = make_fabric(recipe.precision, device)
     show = progress and fabric.global_rank == 0
     with ExitStack() as stack:

@@ -26,12 +26,14 @@ from exeunt.torch.training.recipe import (
     cross_entropies,
     known_or_said,
     make_optimiser,
+    mean_loss,
     objective,
     rate_factor,
 )
 
 _CHECKPOINT = "checkpoint.pt"
 
+_PIXELS_APART = 4
 _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 
 
@@ -105,8 +107,9 @@ class Trainer:
             for inputs, label in batches:
                 args, kwargs = as_call(inputs)
                 logits = [x.float() for x in self.learner(*args, **kwargs)]
-                label = known_or_said(label, logits[-1])
-                sums.add(cross_entropies(logits, label).mean(1), logits, label)
+                if label is None or self.recipe.unlabelled:
+                    label = known_or_said(label, logits[-1])
+                sums.add(mean_loss(cross_entropies(logits, label), label), logits, label)
         return sums.means(self.fabric)
 
     def _epoch(self, module: nn.Module, optimiser: Any, epoch: int) -> EpochMetrics:
@@ -186,11 +189,13 @@ class Trainer:
         recipe = self.recipe
         loss, entropies = objective(
             logits, label, unlabelled=recipe.unlabelled, teacher=target, distill_weight=recipe.distill_weight,
-            temperature=recipe.temperature, smoothing=recipe.smoothing,
+            temperature=recipe.temperature, smoothing=recipe.smoothing, class_weights=recipe.class_weights,
         )  # fmt: skip
         self.fabric.backward(loss * self._share(len(logits[0])))
         optimiser.step()
-        sums.add(entropies, logits, known_or_said(label, logits[-1] if target is None else target))
+        if label is None or recipe.unlabelled:
+            label = known_or_said(label, logits[-1] if target is None else target)
+        sums.add(entropies, logits, label)
 
     def _share(self, n: int) -> float:
         """Return the factor that makes the mean over processes of mean losses the mean over all inputs."""
@@ -212,12 +217,19 @@ class _Sums:
         self.n = 0
 
     def add(self, losses: Tensor, logits: Sequence[Tensor], label: Tensor) -> None:
-        """Add a batch: mean losses (m,), logits m x (n, k), labels (n,)."""
+        """Add a batch: mean losses (m,), logits m x (n, k), labels (n,).
+
+        Of masks, pixels count; whether they are right is looked up for every fourth one in each direction.
+        """
         with torch.no_grad():
+            if label.ndim > 1:
+                label = label[:, ::_PIXELS_APART, ::_PIXELS_APART]
+                logits = [one[..., ::_PIXELS_APART, ::_PIXELS_APART] for one in logits]
+            n = int((label >= 0).sum())
             hits = torch.stack([(x.argmax(1) == label).sum() for x in logits])
-            self._sums[0] += losses.to(self._sums.dtype) * len(label)
+            self._sums[0] += losses.to(self._sums.dtype) * n
             self._sums[1] += hits
-        self.n += len(label)
+        self.n += n
 
     def means(self, fabric: Any) -> tuple[list[float], list[float]]:
         """Return mean loss and accuracy per exit, over all processes."""

@@ -1,0 +1,153 @@
+"""The page that `experiments.segmentation` writes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from experiments.pages import RESULTS, table
+from scipy.stats import t
+
+from exeunt._text import counted
+
+PAGE = RESULTS / "segmentation.md"
+HEIGHT, WIDTH = 48, 64
+N_SCENES, N_FIT, N_CALIBRATE = 3000, 600, 400
+BUDGETS = tuple(f"{share}%" for share in range(30, 100, 10))
+ASKED, DELTA, POINTS = (0.95, 0.98), 0.05, 20
+
+
+def mean_and_interval(values: list[float]) -> str:
+    """Write a mean over seeds in per cent, with its 95% interval by Student's t."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return f"{100 * mean:.2f}"
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return f"{100 * mean:.2f} ± {100 * half:.2f}"
+
+
+def of_budgets(seeds: list[dict[str, Any]], value: int) -> str:
+    """Write a table of policies by budgets. `value`: 0 for mean image IoU, 1 for mIoU, 2 for the cost spent."""
+
+    def row(name: str) -> list[str]:
+        means = ([seed["policies"][name][budget][value] for seed in seeds] for budget in BUDGETS)
+        return [name, *map(mean_and_interval, means)]
+
+    return table(["", *BUDGETS], list(map(row, seeds[0]["policies"])))
+
+
+def of_exits(seeds: list[dict[str, Any]], shares: list[float]) -> str:
+    """Write a table of the exits."""
+
+    def row(exit_: int, share: float) -> list[Any]:
+        means = ([seed["exits"][exit_][value] for seed in seeds] for value in (0, 1))
+        return [exit_, f"{share:.0%}", *map(mean_and_interval, means)]
+
+    return table(["exit", "cost", "mean image IoU", "mIoU"], list(map(row, range(len(shares)), shares)))
+
+
+def reached(seeds: list[dict[str, Any]]) -> str:
+    """Write the lowest budget at which `auto` is within .5 points of the full network's mean image IoU."""
+    full = np.mean([seed["exits"][-1][0] for seed in seeds])
+    own = {budget: np.mean([seed["policies"]["`auto`"][budget][0] for seed in seeds]) for budget in BUDGETS}
+    lost = {budget: 100 * (full - one) for budget, one in own.items()}
+    within = [budget for budget in BUDGETS if lost[budget] <= 0.5]
+    shown = ", ".join(f"{lost[budget]:.2f} at {budget}" for budget in BUDGETS)
+    where = f"from {within[0]} of its multiply-adds on" if within else "at none of these budgets"
+    return (
+        f"`auto` is within .5 points of the full network {where} (points of mean image IoU lost: {shown}; below 0 it "
+        "is better)."
+    )
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page."""
+    seeds, small, certificates = found["seeds"], found["small"], []
+    best, first = small["exits"][-1], seeds[0]
+    for one in first["certificates"]:
+        low, high = one["interval"]
+        violated = f"{one['violated']} of {one['times']} ({low:.1%} to {high:.1%})"
+        row = [
+            f"{one['agree']:.0%}",
+            f"{one['cost']:.1%}",
+            f"{one['differs']:.2%}",
+            violated,
+            f"{one['p']:.2g}",
+        ]
+        certificates.append(row)
+    return f"""# Segmentation, as deep as the image needs
+
+Made by `python -m experiments.segmentation`; numbers in [segmentation.json](segmentation.json).
+
+The network is [experiments/segmenter.py](../../experiments/segmenter.py): four stages of convolutions and six
+transformer layers, with an exit after each, {first["cost"] / 1e6:.1f} million multiply-adds on images of
+{WIDTH}x{HEIGHT} pixels. It is trained for twelve epochs on 1,500 drawn scenes
+([experiments/drawn_scenes.py](../../experiments/drawn_scenes.py)), with {counted(len(seeds), "seed")}. Of {N_SCENES:,}
+fresh scenes for each seed, {N_FIT} fit the policies, {N_CALIBRATE} calibrate them and the others test them. All numbers
+are per cent{"; ± is a 95% interval over the seeds" if len(seeds) > 1 else ""}.
+
+## Exits
+
+{of_exits(seeds, first["shares"])}
+
+A smaller network, of the same form and with {small["cost"] / first["cost"]:.0%} of the multiply-adds, trained alike
+(one seed), has mean image IoU {100 * best[0]:.2f} and mIoU {100 * best[1]:.2f}.
+
+## Mean image IoU by budget
+
+{of_budgets(seeds, 0)}
+
+{reached(seeds)}
+
+## mIoU by budget
+
+{of_budgets(seeds, 1)}
+
+Policies learn from the IoU of images; the mIoU counts the pixels of all images together.
+
+## Certified agreement, in pixels
+
+As `exeunt calibrate --agree` does, EERO's policies for {POINTS} budgets are tested on {N_CALIBRATE} images drawn anew,
+with replacement, from the {N_SCENES - N_FIT:,} scenes that did not fit them, which are the truth (first seed). The
+guarantee may be violated in {DELTA:.0%} of the recalibrations.
+
+{table(["agreement asked", "cost", "pixels that differ", "violated (95%)", "p of no more than 5%"], certificates)}
+{of_camvid(found.get("camvid"))}"""
+
+
+def of_camvid(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    refused = "\n".join(f"- {name}: `{text}`" for name, text in found["refused"].items())
+    return f"""
+## CamVid
+
+[CamVid](http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/) (Brostow, Fauqueur, Cipolla: *Semantic object
+classes in video*, 2009; CC BY-NC 4.0) in the 12-class form of SegNet (Badrinarayanan, Kendall, Cipolla 2015), scaled
+to 128x96 pixels, with the same network at that size: 20 epochs on the 367 training images, so that its masks are far
+from what is published. Policies are fitted on {found["n"][0]} and calibrated on {found["n"][1]} validation images, and
+tested on the {found["n"][2]} test images; one run.
+
+{of_exits([found], found["shares"])}
+
+Mean image IoU by budget:
+
+{of_budgets([found], 0)}
+
+mIoU by budget:
+
+{of_budgets([found], 1)}
+
+Cost that was spent:
+
+{of_budgets([found], 2)}
+
+Frames of one drive follow one another, so a certificate counts drives, and the test images are of two. With policies
+that learned from all validation images:
+
+{refused}
+
+If no pixel differed at all, {math.ceil(math.log(DELTA) / math.log(0.95))} drives would show that at most 5% do
+(0.95^n <= {DELTA:g}); where some differ it takes more.
+"""

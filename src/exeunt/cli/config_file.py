@@ -1,0 +1,82 @@
+"""The options of a command in a YAML file: read from it, and written as one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from exeunt._files import why_it_failed
+from exeunt.errors import FileError, InputError, require
+
+
+def option_names(context: typer.Context) -> list[str]:
+    """Return the names of the parameters that a file may hold."""
+    return [option.name for option in context.command.params if option.name not in (None, "config")]
+
+
+def read_config(file: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the text of each option in a YAML file, by the name of its parameter; null leaves an option out.
+
+    A list is the text with commas. Raises InputError, with the line, for what is no option with a value.
+    """
+    yaml = require("yaml", extra="cli")
+    known, found = set(names), dict[str, str | None]()
+    for key, value in _entries(file, yaml):
+        place, name = f"{file}, line {key.start_mark.line + 1}", str(key.value).replace("-", "_")
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+            raise InputError(f"{place}: there is no option {key.value!r}: {mend}")
+        if name in found:
+            raise InputError(f"{place}: {name} is there twice")
+        if (text := _text(value, yaml)) is None:
+            raise InputError(f"{place}: {name} must be one value, or a list of them")
+        found[name] = None if value.tag == "tag:yaml.org,2002:null" else text
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def as_config(context: typer.Context, *, without: Collection[str]) -> str:
+    """Return the text of a file for `--config` with all options that have a value, but for those in `without`."""
+    yaml = require("yaml", extra="cli")
+    values = {name: context.params[name] for name in option_names(context) if name not in without}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    given = {name: value for name, value in plain.items() if value is not None}
+    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+
+
+def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes of the names and values in a YAML file, which know their lines."""
+    if file.is_dir():
+        raise InputError(f"--config takes a file, and {file} is a folder")
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise FileError(f"cannot read {file}: {why_it_failed(error)}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not YAML: {_why(error)}") from None
+    if root is None:  # nothing but comments
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{file} must hold options, one a line, such as 'epochs: 30'")
+    return list(root.value)
+
+
+def _text(node: Any, yaml: Any) -> str | None:
+    """Return the text of a node on the command line; None if the node is no value and no list of values."""
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
+        return ",".join(str(one.value) for one in node.value)
+    return None
+
+
+def _why(error: Any) -> str:
+    """Return the error of the parser in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]

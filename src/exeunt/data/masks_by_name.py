@@ -1,0 +1,200 @@
+"""Opening images with masks by name: a folder of PNG pairs, or Parquet tables with two columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from exeunt._paths import AnyPath, open_arrow, place, read_bytes
+from exeunt._text import counted, listed
+from exeunt.data.columns import NO_LABELS, Columns, ParquetColumn, find_columns
+from exeunt.data.dataset import Images
+from exeunt.data.image_folder import image_files
+from exeunt.data.masked_images import MaskCodes, MaskedImages, highest_value
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource
+from exeunt.data.stored_inputs import BadCell, ImageFiles, StoredInputs, TableColumn
+from exeunt.data.tables import table_files
+from exeunt.errors import InputError
+from exeunt.score.masks import MOST_MASK_CLASSES
+
+_COLUMNS = ("mask", "masks", "annotation")
+_IMAGES, _FOLDERS = "images", ("masks", "labels", "annotations")
+_NAMES = "classes.txt"
+_FORMS = (
+    "a folder with train.parquet and test.parquet, which have a column of images and one of masks (mask), or a folder "
+    "with train/images/* and train/masks/*.png, where an image and its mask have one name"
+)
+
+
+class _Part(NamedTuple):
+    """Images and their masks, None if there is no column or folder of them; the names that go with them, if any."""
+
+    images: StoredInputs
+    masks: StoredInputs | None
+    names: tuple[str, ...] | None
+
+
+def open_masked_source(
+    name: str | Path,
+    *,
+    label: str | None = None,
+    ignored: str | None = None,
+    calibration_data: str | Path | None = None,
+    unlabelled: bool = False,
+) -> DataSource:
+    """Open training and test images with masks by their name.
+
+    - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`, shards `train-*.parquet`): images as
+      struct{bytes, path} in `img` or `image`, masks likewise in `mask` or `annotation`; or one such table
+    - `FOLDER` with `train/images/*` and `train/masks/*.png`, `test/images/*` and `test/masks/*.png`; or `images/*` and
+      `masks/*.png`
+
+    A mask is a PNG of 8 bits with one channel, as large as its image; a pixel is the number of a class, 255 for none.
+    Names of the classes are in the table's metadata (`classes`, a JSON list) or in `FOLDER/classes.txt`, a line each;
+    else they are the numbers up to the highest in the training masks.
+
+    label: the column or the folder of the masks; "none" if there are none. ignored: the name or the number of a class
+        that does not count. calibration_data, unlabelled: see `open_source`; unlabelled images may lack masks.
+    Raises InputError if there are no such data, an image has no mask, or `ignored` is no class.
+    """
+    parts = _read(str(name), label)
+    if calibration_data is not None:
+        given = _read(str(calibration_data), label)
+        parts["validation"] = given["test"] if "test" in given else given["train"]
+    codes = _codes(parts, ignored)
+    made: dict[str, Any] = {which: _images(part, codes) for which, part in parts.items()}
+    if not unlabelled:
+        for data in made.values():
+            _check_all_have_masks(data, str(name))
+    return DataSource(
+        name=str(name), kind="image", class_names=None if codes is None else codes.class_names,
+        train=made.get("train"), test=made.get("test"), validation=made.get("validation"),
+        asked_for=calibration_data is not None,
+    )  # fmt: skip
+
+
+def _images(part: _Part, codes: MaskCodes | None) -> Images:
+    if part.masks is None or codes is None:
+        return Images(part.images)
+    return MaskedImages(part.images, part.masks, codes)
+
+
+def _read(name: str, label: str | None) -> dict[str, _Part]:
+    """Return what there is of "train", "test" and "validation"."""
+    path = place(name)
+    if path.is_file() and path.suffix == ".parquet":
+        return {"train": _table([path], label)}
+    if not path.is_dir():
+        raise InputError(f"there is no data named {name!r}; images with masks can be {_FORMS}")
+
+    def read(part: str) -> _Part | None:
+        if files := [file for file in table_files(path, part) if file.suffix == ".parquet"]:
+            return _table(files, label)
+        folder = path / part
+        return _folder(folder, path, label) if (folder / _IMAGES).is_dir() else None
+
+    def first(*names: str) -> _Part | None:
+        return next((found for name in names if (found := read(name)) is not None), None)
+
+    alone = _folder(path, path, label) if (path / _IMAGES).is_dir() else None
+    test, other = first(TEST_NAMES[0]), first(*TEST_NAMES[1:])
+    parts = {
+        "train": first(*TRAIN_NAMES) or alone,
+        "test": test or other,
+        "validation": other if test is not None else None,
+    }
+    found = {which: part for which, part in parts.items() if part is not None}
+    if not {"train", "test"} & {*found}:
+        raise InputError(f"there are no images with masks in {name}; data can be {_FORMS}")
+    return found
+
+
+def _table(files: list[AnyPath], label: str | None) -> _Part:
+    """Return the images and masks of Parquet files."""
+    with open_arrow(files[0]) as file:
+        schema = pq.read_schema(file)
+    found = find_columns(schema, str(files[0]), Columns(label=NO_LABELS, unlabelled=True))
+    if found.kind != "image":
+        raise InputError(f"{files[0]} has no column of images; images with masks can be {_FORMS}")
+    possible = _COLUMNS if label is None else () if label == NO_LABELS else (label,)
+    column = next((one for one in possible if one in schema.names), None)
+    if column is None and label not in (None, NO_LABELS):
+        raise InputError(
+            f"{files[0]} has no column {label!r}; its columns are {', '.join(schema.names)} (name another with "
+            "--label-column)"
+        )
+    images = ParquetColumn(files, found.inputs[0], [] if column is None else [column])
+    masks = None if column is None else images.beside(column)
+    return _Part(images, masks, _named((schema.metadata or {}).get(b"classes"), files[0]))
+
+
+def _named(text: bytes | None, file: AnyPath) -> tuple[str, ...] | None:
+    """Return the names of the classes in a table's metadata. Raises InputError unless they are a JSON list of texts."""
+    if text is None:
+        return None
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f'the metadata of {file} must name the classes as a JSON list, such as ["road", "car"], got {text!r:.80}'
+        )
+    return tuple(names)
+
+
+def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
+    """Return the images in `folder/images`, with the masks of the same names in a folder beside it."""
+    files = image_files(folder / _IMAGES)
+    possible = _FOLDERS if label is None else () if label == NO_LABELS else (label,)
+    beside = next((folder / one for one in possible if (folder / one).is_dir()), None)
+    if beside is None and label not in (None, NO_LABELS):
+        raise InputError(f"{folder} has no folder {label!r} of masks (name another with --label-column)")
+    names = None
+    if (file := root / _NAMES).is_file():
+        lines = read_bytes(file).decode(errors="backslashreplace").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+    images = ImageFiles(files, root=root)
+    if beside is None:
+        return _Part(images, None, names)
+    masks = {_stem(file, beside): file for file in image_files(beside)}
+    cells = [masks.get(_stem(file, folder / _IMAGES), BadCell("there is no mask")) for file in files]
+    return _Part(images, TableColumn(cells, name=images.name), names)
+
+
+def _stem(file: AnyPath, folder: AnyPath) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _codes(parts: Mapping[str, _Part], ignored: str | None) -> MaskCodes | None:
+    """Return the classes of the masks; None if there are no masks."""
+    named = {part.names for part in parts.values() if part.names is not None}
+    if len(named) > 1:
+        raise InputError("the parts of the data name different classes: give them one list of names")
+    masks = next((part.masks for part in parts.values() if part.masks is not None), None)
+    if masks is None:
+        return None
+    names = named.pop() if named else tuple(map(str, range(highest_value(masks) + 1)))
+    if not 1 <= len(names) <= MOST_MASK_CLASSES:
+        raise InputError(f"masks have 1 to {MOST_MASK_CLASSES} classes, and these have {len(names)}")
+    if ignored is None:
+        return MaskCodes(names)
+    value = names.index(ignored) if ignored in names else int(ignored) if ignored.isdecimal() else -1
+    if not 0 <= value < len(names):
+        raise InputError(f"the ignored class {ignored!r} is none of the data's: {listed(names, 20)}")
+    return MaskCodes(names, value)
+
+
+def _check_all_have_masks(data: Images, name: str) -> None:
+    missing = [
+        data.name(i) for i in range(len(data)) if not (isinstance(data, MaskedImages) and data.has_mask(i))
+    ]
+    if missing:
+        raise InputError(
+            f"{counted(len(missing), 'image')} of {name} {'has' if len(missing) == 1 else 'have'} no mask, such as "
+            f"{missing[0]}: add a mask of the same name, leave the images out, or learn without masks (--unlabelled)"
+        )

@@ -1,0 +1,41 @@
+"""Whether a network answers with classes or with masks, as it was asked to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from exeunt.errors import InputError
+from exeunt.score.masks import MOST_MASK_CLASSES
+from exeunt.torch.calls import Inputs, as_call
+
+
+def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
+    """Raise InputError unless logits are of masks as large as the example's images, or without `masks` of classes."""
+    if not masks:
+        if logits.ndim != 2:
+            raise InputError(
+                f"the network returns masks, logits of shape {tuple(logits.shape)}: say masks=True (--task segment)"
+            )
+        return
+    shape = tuple(logits.shape)
+    if logits.ndim != 4:
+        raise InputError(
+            f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
+        )
+    size = _size(example)
+    if shape[2:] != size:
+        raise InputError(
+            f"the network returns masks of {shape[2]}x{shape[3]} pixels for images of {size[0]}x{size[1]}: let it "
+            "scale its logits to the size of its input (torch.nn.functional.interpolate)"
+        )
+    if shape[1] > MOST_MASK_CLASSES:
+        raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
+
+
+def _size(example: Inputs) -> tuple[int, int]:
+    """Return height and width of the images of an example. Raises InputError for other inputs."""
+    args, kwargs = as_call(example)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if not tensors or tensors[0].ndim != 4:
+        raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
+    return tensors[0].shape[2], tensors[0].shape[3]

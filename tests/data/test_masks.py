@@ -1,0 +1,215 @@
+"""Images with masks: opened by name, checked, and brought to the size of the prepared images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_folder, write_table
+
+from exeunt.data import Preprocess, open_source, plan_split
+from exeunt.data.masked_images import MaskCodes, MaskedImages
+from exeunt.errors import InputError
+
+PAIRS = scenes(6)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder(tmp_path / "train", PAIRS[:4])
+    write_folder(tmp_path / "test", PAIRS[4:])
+    (tmp_path / "train" / "classes.txt").rename(tmp_path / "classes.txt")
+    return tmp_path
+
+
+def test_folders_and_tables_hold_the_same(folder):
+    tables = folder / "tables"
+    tables.mkdir()
+    write_table(tables / "train.parquet", PAIRS[:4])
+    write_table(tables / "test.parquet", PAIRS[4:])
+    for source in (open_source(folder, masks=True), open_source(tables, masks=True)):
+        assert source.class_names == NAMES
+        for part, pairs in (("train", PAIRS[:4]), ("test", PAIRS[4:])):
+            data = source.dataset(part)
+            assert isinstance(data, MaskedImages)
+            assert np.array_equal(
+                data.targets(np.arange(len(pairs)), Preprocess()), [mask for _, mask in pairs]
+            )
+            assert data.pixels_by_class().sum() == len(pairs) * HEIGHT * WIDTH
+
+
+def test_a_folder_without_parts_is_to_train_on(tmp_path):
+    write_folder(tmp_path, PAIRS)
+    source = open_source(tmp_path, masks=True)
+    assert len(source.dataset("train")) == 6
+    assert source.test is None
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    write_table(tmp_path / "train.parquet", PAIRS, names=None)
+    assert open_source(tmp_path, masks=True).class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("ignored", ["bright", "1"])
+def test_an_ignored_class_is_no_class(tmp_path, ignored):
+    write_table(tmp_path / "train.parquet", PAIRS)
+    source = open_source(tmp_path, masks=True, ignored=ignored)
+    assert source.class_names == ("ground", "striped")
+    codes = source.dataset("train").codes(0)
+    assert np.array_equal(codes, np.array([0, -1, 1])[PAIRS[0][1]])
+
+
+def test_255_is_no_class(tmp_path):
+    image, mask = PAIRS[0]
+    mask = np.where(mask == 1, 255, mask).astype(np.uint8)
+    write_table(tmp_path / "train.parquet", [(image, mask), PAIRS[1]])
+    codes = open_source(tmp_path, masks=True).dataset("train").codes(0)
+    assert ((codes == -1) == (mask == 255)).all()
+
+
+def test_masks_are_cut_and_scaled_as_images_are(tmp_path):
+    image = np.zeros((20, 40, 3), np.uint8)
+    mask = np.zeros((20, 40), np.uint8)
+    image[5:15, 10:30], mask[5:15, 10:30] = 255, 2
+    write_table(tmp_path / "train.parquet", [(image, mask)])
+    data = open_source(tmp_path, masks=True).dataset("train")
+    for mode in ("crop", "stretch", "pad"):
+        prepare = Preprocess(size=(16, 16), mode=mode)
+        fitted = data.targets(np.arange(1), prepare)[0]
+        bright = prepare.resize(image)[..., 0] > 127
+        assert fitted.shape == (16, 16)
+        assert ((fitted == 2) == bright).mean() > 0.95
+        assert (fitted == -1).any() == (mode == "pad")
+
+
+def test_decoded_images_keep_their_masks(folder):
+    source = open_source(folder, masks=True)
+    ready = source.decoded(Preprocess(size=(8, 12)))
+    plan = plan_split(ready, fit=1, calibrate=1, seed=3)
+    part = plan.select(ready, "train")
+    rows = plan.indices("train")
+    assert np.array_equal(
+        part.targets(np.arange(len(part)), Preprocess(size=(HEIGHT, WIDTH))), [PAIRS[row][1] for row in rows]
+    )
+
+
+def test_the_fingerprint_covers_the_masks(tmp_path):
+    prints = set()
+    for changed in (False, True):
+        image, mask = PAIRS[0]
+        write_table(tmp_path / "train.parquet", [(image, 2 - mask if changed else mask)])
+        prints.add(open_source(tmp_path, masks=True).fingerprint)
+    assert len(prints) == 2
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    write_table(tmp_path / "train.parquet", [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])])
+    with pytest.raises(
+        InputError, match=r"mask of train.parquet#1 has 8x24 pixels, and the image 16x24: a mask must"
+    ):
+        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+
+
+def test_an_unknown_class_is_named(tmp_path):
+    mask = PAIRS[0][1].copy()
+    mask[3, 5] = 7
+    write_table(tmp_path / "train.parquet", [(PAIRS[0][0], mask)])
+    with pytest.raises(
+        InputError, match=r"has the class 7 at row 3, column 5, and classes go from 0 to 2 \(ground"
+    ):
+        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+
+
+def test_a_mask_without_any_class_is_named(tmp_path):
+    write_table(tmp_path / "train.parquet", [(PAIRS[0][0], np.full((HEIGHT, WIDTH), 255, np.uint8))])
+    with pytest.raises(InputError, match="has no pixel of a class: leave the image out"):
+        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+
+
+def test_images_without_masks_are_named(folder, tmp_path):
+    (folder / "train" / "masks" / "002.png").unlink()
+    with pytest.raises(
+        InputError, match=r"1 image of .* has no mask, such as train/images/002.png: add a mask"
+    ):
+        open_source(folder, masks=True)
+    source = open_source(folder, masks=True, unlabelled=True)
+    assert (source.dataset("train").targets(np.array([2]), Preprocess(size=(HEIGHT, WIDTH))) == -1).all()
+    assert source.dataset("train").without_some_labels().targets(np.array([1]), Preprocess()) is None
+    write_table(tmp_path / "none.parquet", PAIRS, without=6)
+    with pytest.raises(InputError, match=r"6 images of .* have no mask"):
+        open_source(tmp_path / "none.parquet", masks=True)
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (png(PAIRS[0][0]), "it holds RGB pixels"),
+        (b"no image", "UnidentifiedImageError"),
+        (png(PAIRS[0][1])[:60], "cut"),
+    ],
+)
+def test_what_is_no_mask_is_named(folder, mask, why):
+    (folder / "train" / "masks" / "001.png").write_bytes(mask)
+    with pytest.raises(InputError, match=rf"(?s)mask of train/images/001.png cannot be read: .*{why}"):
+        open_source(folder, masks=True).dataset("train").pixels_by_class()
+
+
+def test_palettes_are_numbers_of_classes(folder):
+    image = Image.fromarray(PAIRS[1][1], "P")
+    image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200])
+    image.save(folder / "train" / "masks" / "001.png")
+    assert np.array_equal(open_source(folder, masks=True).dataset("train").codes(1), PAIRS[1][1])
+
+
+def test_wrong_names_are_refused(tmp_path):
+    write_table(tmp_path / "train.parquet", PAIRS)
+    with pytest.raises(
+        InputError, match="ignored class 'sky' is none of the data's: ground, bright, striped"
+    ):
+        open_source(tmp_path, masks=True, ignored="sky")
+    with pytest.raises(InputError, match="has no column 'seg'; its columns are image, mask"):
+        open_source(tmp_path, masks=True, label="seg")
+    with pytest.raises(InputError, match="there is no data named"):
+        open_source(tmp_path / "nowhere", masks=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images with masks in"):
+        open_source(tmp_path / "empty", masks=True)
+    with pytest.raises(InputError, match="no images with masks in"):
+        open_source(tmp_path, masks=True, calibration_data=tmp_path / "empty")
+    table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata({"classes": "ground,bright"})
+    pq.write_table(table, tmp_path / "odd.parquet")
+    with pytest.raises(
+        InputError, match=r"must name the classes as a JSON list, such as .* got b'ground,bright'"
+    ):
+        open_source(tmp_path / "odd.parquet", masks=True)
+
+
+def test_other_images_with_masks_are_to_calibrate_on(tmp_path):
+    write_table(tmp_path / "train.parquet", PAIRS[:4])
+    write_table(tmp_path / "more.parquet", PAIRS[4:])
+    source = open_source(tmp_path, masks=True, calibration_data=tmp_path / "more.parquet")
+    assert source.asked_for
+    assert len(source.dataset("validation")) == 2
+
+
+def test_codes_know_every_value():
+    codes = MaskCodes(("a", "b", "c"), 1)
+    assert codes(np.array([[0, 1], [2, 255]], np.uint8), "x").tolist() == [[0, -1], [1, -1]]
+
+
+def test_masks_move_with_their_images(tmp_path):
+    torch = pytest.importorskip("torch")
+    from exeunt.torch.loaders import ImageLoader
+
+    write_table(tmp_path / "train.parquet", PAIRS)
+    data = open_source(tmp_path, masks=True).dataset("train")
+    plain, moved = (
+        next(iter(ImageLoader(data, Preprocess(size=(HEIGHT, WIDTH)), batch_size=6, augment=augment)))
+        for augment in ("none", "crop-flip")
+    )
+    assert not torch.equal(plain.label, moved.label)
+    for images, masks in ((plain.inputs, plain.label), (moved.inputs, moved.label)):
+        bright = images.amin(1) > 1
+        assert ((masks == 1) == bright)[masks != 2].float().mean() > 0.99
+    assert (moved.label == -1).any()
