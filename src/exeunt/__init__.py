@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace as ExitTrace
     from exeunt.trace import Groups as Groups
     from exeunt.trace import StoredTrace as StoredTrace
+    from exeunt.watch import Watch as Watch
 
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
 _HOMES = {
@@ -83,6 +84,7 @@ _HOMES = {
     "policy": "Pace Policy PolicySet",
     "policy.compose": "compose",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
+    "watch": "Watch",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME_OF)
