@@ -119,7 +119,7 @@ def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarant
     assert one.cost > one.expected_cost == policy.expected_cost
     text = str(one)
     assert f"exit 0 {one.shares[0]:.1%} instead of {one.planned[0]:.1%}" in text
-    assert "They look less sure" in text
+    assert "Exits are less sure of them: of" in text
     assert re.search(r"% more than expected, (above|within) the budget", text)
     assert "The guarantee of the cost no longer describes them." in text
     assert "exeunt calibrate --traces" in text
@@ -142,7 +142,7 @@ def test_surer_inputs_are_drift_too_and_shares_that_stay_are_said_to(policy):
     exits, scores = answered(policy, surer)
     assert Watch(policy).update(exits) == []
     (alarm,) = Watch(policy).update(exits, scores)
-    assert "Each exit answers about its share, and exits are surer of them." in str(alarm)
+    assert "each exit answers about its share, and exits are surer of them." in str(alarm)
 
 
 def test_repetition_as_in_calibration_is_no_alarm_and_changed_repetition_is_called_that():

@@ -19,7 +19,9 @@ from exeunt.engine.answers import ENTRY, Ticket
 from exeunt.errors import ExeuntError
 
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
-_NO_OUTPUT = np.array([(-1, np.nan, -1, 0.0, False, False, False, False, -1)], dtype=ENTRY).view(_RAW)
+_NO_OUTPUT = np.array(
+    [(-1, np.nan, -1, 0.0, False, False, False, False, -1, np.nan, np.nan)], dtype=ENTRY
+).view(_RAW)
 _FINISHED = -1
 
 
@@ -132,6 +134,11 @@ class RowTable:
             if self._probabilities is None:
                 self._probabilities = np.full((self._mask + 1, probabilities.shape[1]), np.nan)
             self._probabilities[at] = probabilities
+
+    def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
+        """Enter what the watch is told of these rows: the score, and what breaks ties between equal ones."""
+        at = rows & self._mask
+        self._columns["score"][at], self._columns["tie"][at] = score, tie
 
     def record_cost(self, rows: Integers, cost: float, policy: int) -> None:
         """Enter the cost of each of these rows so far, and their policy."""

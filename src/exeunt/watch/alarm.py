@@ -34,7 +34,8 @@ class Alarm:
     to have been the first; the watch remembers some 4,000 inputs. `kind`: "inputs", "repetition" where copies are more
     or fewer than in calibration, or "loss". `planned`, `shares` (m,): of the exits, in calibration and since.
     `expected_cost`, `cost`: mean per input, as expected and since, at the mean costs of the exits. `void`: whether a
-    guarantee of the policy no longer describes the inputs; False where there is none. `text` says all of this.
+    guarantee of the policy no longer describes the inputs; False where there is none. `what`: how inputs or losses
+    differ, in words.
     """
 
     at: int
@@ -47,10 +48,15 @@ class Alarm:
     expected_cost: float
     cost: float
     void: bool
-    text: str
+    what: str
 
     def __str__(self) -> str:
-        return self.text
+        noticed = f"noticed at {self.at:,}"
+        if self.kind == "loss":
+            since = f"Loss: since about labelled or graded input {self.since:,} ({noticed})"
+            return f"{since} {self.what} {_REMEDY}"
+        since = f"since about input {self.since:,} (between {self.earliest:,} and {self.latest:,}; {noticed})"
+        return f"Drift: {since} inputs are not like those of calibration. {self.what} {_REMEDY}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -76,25 +82,15 @@ def drift_alarm(
     shares = np.bincount(exits, minlength=m) / n
     cost = float(shares @ policy.cost.cumulative)
     lines = [
-        _when(at, period, n),
         *([repeated] if repeated else []),
         _how(policy, planned, shares, n, surer),
         _costs(policy, cost),
         *_guarantees(policy),
-        _REMEDY,
     ]
     return Alarm(
         at, *period, "repetition" if repeated else "inputs", tuple(planned.tolist()), tuple(shares.tolist()),
         policy.expected_cost, cost, bool(_voided(policy)), " ".join(lines),
     )  # fmt: skip
-
-
-def _when(at: int, period: tuple[int, int, int], n: int) -> str:
-    since, earliest, latest = period
-    return (
-        f"Drift: since about input {since:,} (between {earliest:,} and {latest:,}; noticed at {at:,}) inputs are not "
-        f"like those of calibration. This is seen in {counted(n, 'input')} since."
-    )
 
 
 def _how(policy: Policy, planned: Floats, shares: Floats, n: int, surer: float) -> str:
@@ -103,8 +99,8 @@ def _how(policy: Policy, planned: Floats, shares: Floats, n: int, surer: float) 
     moved = [f"exit {policy.exit_names[k]} {shares[k]:.1%} instead of {planned[k]:.1%}" for k in named]
     direction = "surer" if surer > 0 else "less sure"
     if moved:
-        return f"They look {direction}: of them answers {', '.join(moved)}."
-    return f"Each exit answers about its share, and exits are {direction} of them."
+        return f"Exits are {direction} of them: of {counted(n, 'input')} since {', '.join(moved)}."
+    return f"Of {counted(n, 'input')} since each exit answers about its share, and exits are {direction} of them."
 
 
 def _costs(policy: Policy, cost: float) -> str:
@@ -135,12 +131,12 @@ def loss_alarm(policy: Policy, at: int, since: int, mean: float, certified: floa
     """Return the alarm that answers lose more than certified. `mean`: the loss of the inputs since."""
     counts = policy.rates if policy.counts is None else policy.counts
     planned = tuple((counts / counts.sum()).tolist())
-    text = (
-        f"Loss: since about labelled or graded input {since:,} (noticed at {at:,}) answers lose {mean:.2%} on average, "
-        f"and at most {certified:.2%} was certified. The guarantee of the loss no longer describes them. {_REMEDY}"
+    what = (
+        f"answers lose {mean:.2%} on average, and at most {certified:.2%} was certified. The guarantee of the loss no "
+        "longer describes them."
     )
     expected = policy.expected_cost
-    return Alarm(at, since, since, at, "loss", planned, planned, expected, expected, void=True, text=text)
+    return Alarm(at, since, since, at, "loss", planned, planned, expected, expected, void=True, what=what)
 
 
 def changed_since(before: Floats, cells: Integers) -> tuple[int, int, int]:
