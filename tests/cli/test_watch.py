@@ -33,10 +33,10 @@ def predictions(run, rows=slice(None)):
     return {"exit": exits, "score": scores, "tie": ties, "error": np.full(trace.n, None)}
 
 
-def hardest(run, n):
-    """Predictions of any test inputs, then of those that the first exit is least sure of."""
-    order = np.argsort(run.trace("test").scores["margin"][:, 0])
-    return predictions(run, np.concatenate([np.arange(600), order[:n]]))
+def hardest(run, n, start=1300):
+    """Predictions of 600 test inputs, then of those that the second exit is least sure of."""
+    order = np.argsort(run.trace("test").scores["margin"][:, 1])
+    return predictions(run, np.concatenate([np.arange(start, start + 600), order[:n]]))
 
 
 def written(cells, path):
@@ -65,12 +65,13 @@ def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, en
 
 def test_the_watch_goes_on_in_a_state_file_and_is_restarted(calibrated, tmp_path):
     first = written(predictions(calibrated, slice(0, 700)), tmp_path / "1.parquet")
-    later = written(hardest(calibrated, 200), tmp_path / "2.parquet")
+    second = written(predictions(calibrated, slice(700, 1400)), tmp_path / "2.parquet")
+    later = written(hardest(calibrated, 200, start=1400), tmp_path / "3.parquet")
     options = ("--state", tmp_path / "watch.json", "--run-length", "10000")
     assert called("watch", calibrated.path, first, *options).out.startswith("700 inputs watched\nno drift")
-    assert "an alarm at 10,000" in called("watch", calibrated.path, first, *options).out
+    assert "an alarm at 10,000" in called("watch", calibrated.path, second, *options).out
     told = called("watch", calibrated.path, later, *options).out
-    assert told.startswith("2,200 inputs watched\nDrift: since about input 2,0")
+    assert told.startswith("2,200 inputs watched\nDrift: since about input 2,001 (")
     again = called("watch", calibrated.path, first, *options, "--restart").out
     assert again.startswith("2,900 inputs watched\nno drift")
 

@@ -118,7 +118,7 @@ def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarant
     assert one.shares[0] < 0.25 < one.planned[0]
     assert one.cost > one.expected_cost == policy.expected_cost
     text = str(one)
-    assert f"exit 0 {one.shares[0]:.1%} instead of {one.planned[0]:.1%}" in text
+    assert f"{one.shares[0]:.1%} instead of {one.planned[0]:.1%} at exit 0" in text
     assert "Exits are less sure of them: of" in text
     assert re.search(r"% more than expected, (above|within) the budget", text)
     assert "The guarantee of the cost no longer describes them." in text

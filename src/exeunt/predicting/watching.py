@@ -18,6 +18,7 @@ from exeunt._text import counted
 from exeunt.errors import InputError, one_line
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.watch import Watch
 
 _MOST = 10_000_000
@@ -137,14 +138,13 @@ def _numbers(column: Any) -> Any:
 
 def _own_exits(run: RunFolder, policy: Policy) -> Integers:
     """Return which exit of the policy each exit of the run is, -1 for none."""
-    if not policy.cascade:
-        return np.arange(policy.n_exits)
-    before, total = {}, 0
-    for entry in run.cascade:
-        before[entry.name] = total
-        total += entry.step.n_exits
-    own = np.full(max(total, 1), -1)
-    exits = [before[step.model] + exit_ for step in policy.cascade for exit_ in step.exits]
+    whole = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
+    before, total = dict[str, int](), 0
+    for step in whole:
+        before[step.model] = total
+        total += step.n_exits
+    own = np.full(total, -1)
+    exits = [before[step.model] + exit_ for step in policy.cascade or whole for exit_ in step.exits]
     own[exits] = np.arange(len(exits))
     return own
 

@@ -96,11 +96,13 @@ def drift_alarm(
 def _how(policy: Policy, planned: Floats, shares: Floats, n: int, surer: float) -> str:
     errors = (shares - planned) / np.sqrt(np.maximum(planned * (1 - planned), 1 / n) / n)
     named = [exit_ for exit_ in np.argsort(-abs(errors)).tolist() if abs(errors[exit_]) >= _NOTED]
-    moved = [f"exit {policy.exit_names[k]} {shares[k]:.1%} instead of {planned[k]:.1%}" for k in named]
+    names = policy.exit_names if policy.cascade else [f"exit {k}" for k in range(policy.n_exits)]
+    moved = [f"{shares[k]:.1%} instead of {planned[k]:.1%} at {names[k]}" for k in named]
     direction = "surer" if surer > 0 else "less sure"
+    since = counted(n, "input")
     if moved:
-        return f"Exits are {direction} of them: of {counted(n, 'input')} since {', '.join(moved)}."
-    return f"Of {counted(n, 'input')} since each exit answers about its share, and exits are {direction} of them."
+        return f"Exits are {direction} of them: of {since} since, {', '.join(moved)}."
+    return f"Of {since} since, each exit answers about its share, and exits are {direction} of them."
 
 
 def _costs(policy: Policy, cost: float) -> str:

@@ -293,7 +293,7 @@ class Watch:
         """Return a sentence on copies among the inputs since a change, if there are more or fewer than expected."""
         total = sum(copies * number for copies, number in self.cells.repeats.items())
         n = min(len(ties), total)
-        expected = n - self.cells.expected_distinct(n)
+        expected = max(n - self.cells.expected_distinct(n), 0.0)
         copies = n - len(np.unique(ties[:n]))
         if self.policy.ties == "row" or abs(copies - expected) <= 5 * math.sqrt(expected + 1):
             return ""
