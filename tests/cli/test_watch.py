@@ -63,6 +63,13 @@ def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, en
     assert "The guarantee of the cost no longer describes them." in harder.out
 
 
+def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):
+    file = written(predictions(calibrated), tmp_path / "same.parquet")
+    done = called("watch", calibrated.path, file, "--figure", tmp_path / "watch")
+    assert f"written to {tmp_path / 'watch.svg'}" in done.out
+    assert (tmp_path / "watch.png").is_file()
+
+
 def test_the_watch_goes_on_in_a_state_file_and_is_restarted(calibrated, tmp_path):
     first = written(predictions(calibrated, slice(0, 700)), tmp_path / "1.parquet")
     second = written(predictions(calibrated, slice(700, 1400)), tmp_path / "2.parquet")

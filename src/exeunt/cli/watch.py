@@ -24,6 +24,9 @@ class _Options:
     state: Path | None = option(
         "File that keeps the watch: if it is there, the predictions follow those that it was told of before."
     )
+    figure: Path | None = option(
+        "Draw the evidence over time and the shares of the exits into this file, as PNG and SVG."
+    )
     restart: bool = option("Take back an alarm that stands in --state, and watch for another.", default=False)
 
 
@@ -63,6 +66,11 @@ def watch(
         found = Watch(run.policy, run_length=options.run_length)
     left_out = watch_file(run, found, predictions, options.group_column)
     echo(watched_text(found, left_out))
+    if options.figure is not None:
+        from exeunt.plots import draw_watch, save_figure
+
+        for file in save_figure(draw_watch(found), options.figure):
+            echo(f"written to {file}")
     if state is not None:
         found.save(state)
         echo(f"written to {state}")
