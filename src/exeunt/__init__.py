@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
     from exeunt.policy.compose import compose as compose
+    from exeunt.policy.recalibration import recalibrate as recalibrate
     from exeunt.trace import CascadeTrace as CascadeTrace
     from exeunt.trace import ExitTrace as ExitTrace
     from exeunt.trace import Groups as Groups
@@ -83,6 +84,7 @@ _HOMES = {
     "policies.stopping": "stopping",
     "policy": "Pace Policy PolicySet",
     "policy.compose": "compose",
+    "policy.recalibration": "recalibrate",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
     "watch": "Watch",
 }

@@ -122,7 +122,7 @@ def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarant
     assert "Exits are less sure of them: of" in text
     assert re.search(r"% more than expected, (above|within) the budget", text)
     assert "The guarantee of the cost no longer describes them." in text
-    assert "exeunt calibrate --traces" in text
+    assert "calibrate on them (ex.recalibrate)" in text
     assert Alarm.from_dict(one.to_dict()) == one
 
 

@@ -20,8 +20,8 @@ _PRIORS = (10.0, 40.0, 160.0, 640.0)
 """How many inputs the shares before a change count as, in guesses at those after it: large and small changes."""
 _LEVEL = 0.95
 _REMEDY = (
-    "Record inputs of late and calibrate on them (exeunt record, exeunt calibrate --traces). Until then, batches can "
-    "keep the budget by shares (ex.route_batch), or the full network can answer."
+    "Record inputs of late (exeunt record) and calibrate on them (ex.recalibrate). Until then, batches can keep the "
+    "budget by shares (ex.route_batch), or the full network can answer."
 )
 
 
