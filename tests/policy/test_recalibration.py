@@ -51,6 +51,13 @@ def test_on_the_calibration_inputs_themselves_nothing_changes(policy):
     assert "No threshold changed" in made.notes["recalibration"]["text"]
 
 
+def test_recordings_in_files_give_the_same_policy(policy, tmp_path):
+    latest = recorded(900, 2, 0.3, labelled=False)
+    for k, rows in enumerate((slice(0, 400), slice(400, 900))):
+        latest.take(rows).save(tmp_path / f"{k}.parquet")
+    assert ex.recalibrate(policy, ex.StoredTrace.open(tmp_path)) == ex.recalibrate(policy, latest)
+
+
 def test_a_certificate_is_asked_for_or_left_out_and_a_certified_loss_is_void(policy):
     latest = recorded(300, 2)
     without = replace(policy, certificate=None)

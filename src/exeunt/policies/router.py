@@ -14,11 +14,12 @@ from exeunt._arrays import Floats, Integers
 from exeunt.allocation_search import beats
 from exeunt.answer import Answer, EnsembleAnswer, OwnAnswer
 from exeunt.answer.ensemble import ANSWERS, can_be_ensembled, held_out_ensemble
-from exeunt.calibration import ALWAYS, NEVER, Thresholds, exits_under
+from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds, exits_under
 from exeunt.errors import InputError
 from exeunt.policies.cascade import check_models, noting_unasked
 from exeunt.policy import Policy
 from exeunt.policy.certificate_search import Costed, dearest_plan, with_highest
+from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.score.learned import Grid
@@ -160,10 +161,17 @@ def _made(
         np.bincount(exits_under(one.scores, one.ties, limits), minlength=len(plan.steps))
         for one in (costed(plan, fit), costed(plan, calibrate))
     ]
+    watched = None
+    if (
+        0 not in plan.score.known.silent
+    ):  # then there was one plan, whose score at its first exit all inputs have
+        seen_at = costed(plan, calibrate)
+        ranked = RankedInMemory(seen_at.scores, seen_at.ties)
+        watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
     policy = Policy(
         name=name, score=plan.score, rates=shares[0] / fit.n, limits=limits, counts=shares[1], budget=amount,
         cost=fit.along(plan.steps, reference=reference).cost.means, n_calibration=calibrate.n, seed=seed, ties=ties,
-        n_groups=n_groups(calibrate.groups), cascade=plan.steps, answer=plan.answer, **fields,
+        n_groups=n_groups(calibrate.groups), cascade=plan.steps, answer=plan.answer, watched=watched, **fields,
     )  # fmt: skip
     unasked = {
         model: f"{model} is not asked: at this budget no input of the fit part gains enough by it."

@@ -8,19 +8,20 @@ import numpy as np
 
 from exeunt._arrays import Floats, check_between
 from exeunt._text import counted
-from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, sequential_thresholds
+from exeunt.calibration import ALWAYS, NEVER, sequential_thresholds
 from exeunt.errors import InputError
+from exeunt.external_calibration import ranked
 from exeunt.policy.certificate_search import SMALLEST_DELTA, plan_cost
 from exeunt.policy.policy import Policy
-from exeunt.policy.watched_cells import cells_of_plan
-from exeunt.score.tie_breaking import tie_breaks
-from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.derived import score_matrix
+from exeunt.policy.watched_cells import cells_of_plan, scored_exits
+from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
 _NOTE = "recalibration"
 
 
-def recalibrate(policy: Policy, latest: ExitTrace | CascadeTrace, *, delta: float | None = None) -> Policy:
+def recalibrate(
+    policy: Policy, latest: ExitTrace | CascadeTrace | StoredTrace, *, delta: float | None = None
+) -> Policy:
     """Return a policy with thresholds that keep its budget on inputs like these.
 
     `latest`: recorded outputs, without labels, that nothing was fitted on; best those since a change. Score, answer,
@@ -38,7 +39,9 @@ def recalibrate(policy: Policy, latest: ExitTrace | CascadeTrace, *, delta: floa
             f"the policy {policy.name} was not planned by counts of calibration inputs: calibrate it again by the rule "
             "that made it"
         )
-    trace = policy.answer.on(latest.along(policy.cascade))
+    outputs = latest.along(policy.cascade)
+    answer = policy.answer.on
+    trace = outputs.mapped(answer) if isinstance(outputs, StoredTrace) else answer(outputs)
     if trace.n == 0 or trace.n_exits != policy.n_exits:
         raise InputError(
             f"the policy has {counted(policy.n_exits, 'exit')}: give outputs of all of them for at least one input, "
@@ -49,10 +52,13 @@ def recalibrate(policy: Policy, latest: ExitTrace | CascadeTrace, *, delta: floa
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
     plan = plan_cost(lambda amount: _within(policy, amount), policy.cost, policy.budget, trace.n, delta)
-    scores, ties = score_matrix(policy.score, trace), tie_breaks(trace.keys(policy.ties), policy.seed)
-    limits = sequential_thresholds(RankedInMemory(scores, ties), plan.counts, plan.last)
-    ranked = RankedInMemory(scores, ties)
-    counts = ranked.counts(limits)
+    used = np.flatnonzero((plan.counts > 0) | policy.active)
+    exits = scored_exits(used[used < plan.last].tolist(), plan.last, trace.n)
+    with ranked(policy.score, trace, policy.ties, policy.seed, exits) as inputs:
+        before = inputs.counts(policy.limits)
+        limits = sequential_thresholds(inputs, plan.counts, plan.last)
+        counts = inputs.counts(limits)
+        watched = cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed)
     made = replace(
         policy,
         rates=plan.rates,
@@ -63,9 +69,10 @@ def recalibrate(policy: Policy, latest: ExitTrace | CascadeTrace, *, delta: floa
         certificate=None if delta is None else plan.certificate(policy.cost, policy.budget, delta),
         loss_certificate=None,
         calibration="sequential",
-        watched=cells_of_plan(ranked, plan.counts, plan.last, limits, counts, policy.seed),
+        watched=watched,
     )
-    return replace(made, notes={**policy.notes, _NOTE: {"text": _receipt(policy, made, latest)}})
+    paid = float(before @ policy.cost.cumulative) / trace.n
+    return replace(made, notes={**policy.notes, _NOTE: {"text": _receipt(policy, made, paid)}})
 
 
 def _within(policy: Policy, amount: float) -> Floats:
@@ -78,9 +85,7 @@ def _within(policy: Policy, amount: float) -> Floats:
     return np.asarray(share * policy.rates + (1 - share) * np.eye(len(cost))[0])
 
 
-def _receipt(before: Policy, after: Policy, latest: ExitTrace | CascadeTrace) -> str:
-    exits = np.bincount(before.route(latest), minlength=before.n_exits)
-    paid = float(exits @ before.cost.cumulative) / exits.sum()
+def _receipt(before: Policy, after: Policy, paid: float) -> str:
     moved = [
         f"exit {name} answers from a score of {new:.4g} on instead of {old:.4g}"
         for name, old, new in zip(before.exit_names, before.thresholds, after.thresholds, strict=True)

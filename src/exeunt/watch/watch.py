@@ -58,7 +58,7 @@ class Watch:
     def __init__(self, policy: Policy, *, run_length: float = 1e5, of_several: bool = False) -> None:
         if policy.watched is None:
             raise InputError(
-                "this policy keeps nothing to watch by: it is a router, was made by an earlier version, or was "
+                "this policy keeps nothing to watch by: it is a router that looks at features first, was made by an earlier version, or was "
                 "calibrated on more inputs than fit in memory, with copies among them; calibrate it again, or on fewer"
             )
         _arrays.check_between(run_length, "run_length", 10, 1e12, inclusive=True)
