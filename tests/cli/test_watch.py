@@ -74,9 +74,9 @@ def test_the_watch_goes_on_in_a_state_file_and_is_restarted(calibrated, tmp_path
     first = written(predictions(calibrated, slice(0, 700)), tmp_path / "1.parquet")
     second = written(predictions(calibrated, slice(700, 1400)), tmp_path / "2.parquet")
     later = written(hardest(calibrated, 200, start=1400), tmp_path / "3.parquet")
-    options = ("--state", tmp_path / "watch.json", "--run-length", "10000")
+    options = ("--state", tmp_path / "watch.json", "--run-length", "50000")
     assert called("watch", calibrated.path, first, *options).out.startswith("700 inputs watched\nno drift")
-    assert "an alarm at 10,000" in called("watch", calibrated.path, second, *options).out
+    assert "an alarm at 50,000" in called("watch", calibrated.path, second, *options).out
     told = called("watch", calibrated.path, later, *options).out
     assert told.startswith("2,200 inputs watched\nDrift: since about input 2,001 (")
     again = called("watch", calibrated.path, first, *options, "--restart").out

@@ -17,7 +17,7 @@ COARSE = np.array([0, 0, 1])
 
 
 def detectors(counts=COUNTS, coarse=COARSE):
-    return UrnDetectors(counts, [coarse, np.arange(len(counts))])
+    return UrnDetectors(counts, [coarse, np.arange(len(counts))], ranked=True)
 
 
 def slow(counts, coarse, cells):
@@ -38,6 +38,22 @@ def slow(counts, coarse, cells):
                 late[cell] += 1
                 urn[cell] += 1
             found.append(of_one)
+    urn = counts + np.array([0, 0, 1.0])
+    ranks = (np.cumsum(urn) - urn / 2) / urn.sum()
+    variance = ranks**2 @ urn / urn.sum() - 0.25
+    for factor in FORGETTING:
+        urn, late, evidence, of_one = counts + np.array([0, 0, 1.0]), np.zeros(3), 0.0, []
+        for cell in cells:
+            mean = ranks @ urn / urn.sum()
+            stake = (ranks - mean) @ late / (20 + late.sum()) / variance
+            most = 0.9 / max(mean, 1 - mean)
+            e = 1 + min(max(stake, -most), most) * (ranks[cell] - mean)
+            evidence = e * (1 + evidence)
+            of_one.append((e, evidence))
+            late *= factor
+            late[cell] += 1
+            urn[cell] += 1
+        found.append(of_one)
     return np.moveaxis(np.array(found), 0, 2)
 
 
@@ -55,7 +71,7 @@ def test_batches_of_any_size_give_what_a_slow_loop_gives(cells, size):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_over_all_sequences_of_the_urn_the_evidence_after_n_inputs_has_mean_n(n):
-    mean, total = np.zeros(4), 0.0
+    mean, total = np.zeros(6), 0.0
     for sequence in itertools.product(range(3), repeat=n):
         weights, probability = COUNTS + np.array([0.0, 0, 1]), 1.0
         for cell in sequence:
@@ -84,7 +100,7 @@ def test_given_any_past_the_next_e_value_has_mean_one():
 
 def test_a_batch_that_the_urn_says_is_impossible_has_finite_evidence():
     urn = detectors(np.array([10**12, 0]), np.array([0, 0]))
-    evidence = evidence_after(urn.e_values(np.ones(64, dtype=np.int64)), np.full(4, 1e40))
+    evidence = evidence_after(urn.e_values(np.ones(64, dtype=np.int64)), np.full(6, 1e40))
     assert np.isfinite(evidence).all()
     assert evidence[-1].max() > 1e100
     urn = detectors(np.array([10**12, 0]), np.array([0, 0]))

@@ -31,50 +31,61 @@ _KEPT = FORGETTING ** _steps[:, None]
 """What is left of a weight of 1 after so many inputs, (MOST + 1, g)."""
 _ARRIVED = (1 - _KEPT) / (1 - FORGETTING)
 """What so many inputs weigh together, (MOST + 1, g)."""
-_PRIOR_BEFORE, _ALL_BEFORE = ((weight / _KEPT)[:, :, None] for weight in (_PRIOR, _PRIOR + _ARRIVED))
+_PRIOR_BEFORE, _ALL_BEFORE = _PRIOR / _KEPT, (_PRIOR + _ARRIVED) / _KEPT
 """What the prior, and the prior with so many inputs, weigh among weights that are not forgotten yet."""
+_MOST_AT_STAKE = 0.9
+"""A bet on the mean rank loses at most this share."""
 _STATE = ("weights", "late", "evidence")
 
 
 class UrnDetectors:
-    """Bets on the shares of late against a Polya urn, in one or more divisions of the inputs into cells.
+    """Bets on the inputs of late against a Polya urn.
 
-    `counts` (c,): calibration inputs in the finest cells, fixed in advance. `divisions`: each names the coarser cell
-    that a cell belongs to, (c,). `evidence` (d,): R_t of each e-detector, one for each division and factor of
+    `counts` (c,): calibration inputs in cells, fixed in advance, and in an order: by how sure the exits are.
+    `divisions`: each names the coarser cell that a cell belongs to, (c,); bets are on the shares of these. `ranked`:
+    also bet on the mean rank in the order. `evidence` (d,): R_t of each e-detector, one for each bet and factor of
     `FORGETTING`.
 
     The urn says that the next input falls into a cell with a probability in proportion to the calibration inputs there,
     one more in the last, plus the inputs seen there. A coarser cell has the sum of its cells, which is its probability
-    given everything seen in the finest ones. So all of these are e-values for the same past, and the mean of their
-    detectors is one.
+    given everything seen in them. So all of these are e-values for the same past, and the mean of their detectors is
+    one.
     """
 
-    def __init__(self, counts: Integers, divisions: Sequence[Integers]) -> None:
+    def __init__(self, counts: Integers, divisions: Sequence[Integers], *, ranked: bool = False) -> None:
+        self.divisions, self._ranked = list(divisions), ranked
         sizes = [int(one.max()) + 1 for one in divisions]
-        starts, width, kinds = np.cumsum([0, *sizes]), sum(sizes), 1 + len(FORGETTING)
+        starts, kinds = np.cumsum([0, *sizes]), 1 + len(FORGETTING)
+        self._last = slice(starts[-2], starts[-1])
+        urn = counts.astype(np.float64)
+        urn[-1] += 1
+        shares = urn / urn.sum()
+        self._ranks = np.cumsum(shares) - shares / 2
+        self._variance = max(float(shares @ self._ranks**2) - 0.25, 1e-9)
         columns = np.stack([start + one for start, one in zip(starts, divisions, strict=False)], axis=1)
-        members = np.zeros((len(counts), width))
+        members = np.zeros((len(counts), starts[-1] + ranked))
+        if ranked:
+            members[:, -1] = self._ranks
         members[np.arange(len(counts))[:, None], columns] = 1.0
-        # Weights lie in one row: of all cells in the urn, then of all cells by each factor.
+        width = members.shape[1]
+        # Weights lie in one row: of all cells (and of ranks) in the urn, then of all cells by each factor.
         self._members = np.tile(members, kinds)
         self._per_column = np.repeat(_WEIGHTS, width, axis=1)
         self._kept = np.repeat(np.column_stack([np.ones(MOST + 1), _KEPT]), width, axis=1)
         self._mine = columns[:, None, :] + width * np.arange(kinds)[:, None]
         self._rows = (kinds * width) * np.arange(MOST)[:, None, None]
-        urn = counts.astype(np.float64)
-        urn[-1] += 1
         self.total = float(urn.sum())
         """What the urn holds."""
-        self._safe = LARGEST * float((urn @ members).min())
+        self._safe = LARGEST * float((urn @ members)[: starts[-1]].min())
         """Up to this total no e-value is above `LARGEST`."""
         self.weights = np.append(urn @ members, np.zeros((kinds - 1) * width))
         """Of the cells, ((1 + g) * cells,): what the urn holds of each, and the inputs of late in each, by factor."""
         self.late = np.zeros(len(FORGETTING))
         """The inputs of late in all cells, (g,)."""
-        self.evidence = np.zeros(len(FORGETTING) * len(divisions))
+        self.evidence = np.zeros(len(FORGETTING) * (len(divisions) + ranked))
 
     def e_values(self, cells: Integers) -> Floats:
-        """Return the e-values (n, d) of the next inputs, by their finest cells, and take note of them; n <= `MOST`.
+        """Return the e-values (n, d) of the next inputs, by their cells, and take note of them; n <= `MOST`.
 
         e_t = q(x_t) / urn(x_t), where q mixes the shares of late with the urn, so that it is never near 0.
         """
@@ -84,20 +95,37 @@ class UrnDetectors:
         np.multiply(self._members.take(cells, axis=0), self._per_column[:n], out=sums[1:])
         np.add.accumulate(sums, axis=0, out=sums)
         mine = sums.take(self._mine.take(cells, axis=0) + self._rows[:n])  # (n, 1 + g, divisions)
-        found = mine[:, 1:] / mine[:, :1]
-        found *= self.total + _steps[:n, None, None]
-        found += _PRIOR_BEFORE[:n]
-        found /= _ALL_BEFORE[:n] + self.late[:, None]
+        total, late = self.total + _steps[:n, None], _ALL_BEFORE[:n] + self.late
+        found: Floats = mine[:, 1:] / mine[:, :1]
+        found *= total[:, :, None]
+        found += _PRIOR_BEFORE[:n, :, None]
+        found /= late[:, :, None]
+        found = found.reshape(n, -1)
+        if self._ranked:
+            found = np.concatenate([found, self._by_rank(sums[:n], cells, total, late)], axis=1)
         self.weights = sums[n] * self._kept[n]
         self.late = self.late * _KEPT[n] + _ARRIVED[n]
         self.total += n
-        found = found.reshape(n, -1)
         return found if self.total < self._safe else np.minimum(found, LARGEST)
 
+    def _by_rank(self, sums: Floats, cells: Integers, total: Floats, late: Floats) -> Floats:
+        """Return the e-values (n, g) of bets on the mean rank: e_t = 1 + stake_t * (rank(x_t) - its mean in the urn).
+
+        The stake is what would grow fastest for a small shift of the mean that is the one of late.
+        """
+        n = len(cells)
+        moments = sums.reshape(n, 1 + len(FORGETTING), -1)[:, :, -1]
+        mean = moments[:, :1] / total
+        stake = (moments[:, 1:] - mean * (late - _PRIOR_BEFORE[:n])) / (late * self._variance)
+        most = _MOST_AT_STAKE / np.maximum(mean, 1 - mean)
+        found: Floats = 1 + np.clip(stake, -most, most) * (self._ranks.take(cells)[:, None] - mean)
+        return found
+
     @property
-    def finest(self) -> Floats:
-        """What the urn holds of the finest cells, (c,)."""
-        return self.weights.take(self._mine[:, 0, -1])
+    def held(self) -> Floats:
+        """What the urn holds of the cells of the last division."""
+        held: Floats = self.weights[self._last]
+        return held
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of what changes with the inputs."""

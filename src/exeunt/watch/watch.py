@@ -58,8 +58,9 @@ class Watch:
     def __init__(self, policy: Policy, *, run_length: float = 1e5, of_several: bool = False) -> None:
         if policy.watched is None:
             raise InputError(
-                "this policy keeps nothing to watch by: it is a router that looks at features first, was made by an earlier version, or was "
-                "calibrated on more inputs than fit in memory, with copies among them; calibrate it again, or on fewer"
+                "this policy keeps nothing to watch by: it is a router that looks at features first, was made by an "
+                "earlier version, or was calibrated on more than a million inputs with copies among them; calibrate it "
+                "again, or on fewer"
             )
         _arrays.check_between(run_length, "run_length", 10, 1e12, inclusive=True)
         self.policy, self.run_length, self.of_several = policy, float(run_length), of_several
@@ -188,23 +189,19 @@ class Watch:
         if self._scored is not None:
             raise InputError("either all inputs have scores or none: make another watch for the others")
         cells, m = self.cells, self.policy.n_exits
-        if not scored and cells.cell_exits is None:
+        if not scored and not cells.by_exit:
             raise InputError(
                 "the thresholds of this policy were not planned by counts, so its exits follow no known law: give "
                 f"the scores at exit {cells.first}"
             )
         self._scored = scored
-        self._place = np.full(m, -1)
-        if cells.cell_exits is None:
-            self._place[:] = 0
-            self._urn = UrnDetectors(cells.counts, [np.arange(len(cells.counts))])
-            self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
-            return
-        used, of_cells = np.unique(cells.cell_exits, return_inverse=True)
+        exits = np.zeros(m, dtype=np.int64) if cells.cell_exits is None else cells.cell_exits
+        used, exit_of = np.unique(exits, return_inverse=True)
+        self._place = np.full(m, -1 if cells.by_exit else 0)
         self._place[used] = np.arange(len(used))
-        every, exit_of = np.arange(len(cells.counts)), of_cells.astype(np.int64)
         if scored:
-            self._urn = UrnDetectors(cells.counts, [exit_of, every])
+            by_exit = [exit_of.astype(np.int64)] if cells.by_exit else []
+            self._urn = UrnDetectors(cells.counts, [*by_exit, _eighths(cells.counts)], ranked=True)
         else:
             self._urn = UrnDetectors(cells.exit_counts(m)[used], [np.arange(len(used))])
         self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
@@ -273,10 +270,10 @@ class Watch:
 
     def _alarm(self, later: int) -> Alarm:
         """Return the alarm at the input before the `later` latest ones."""
-        latest, n = self._latest, self.n - later
-        counts = self._urn.finest - np.bincount(latest.cells, minlength=len(self._urn.finest))
+        latest, n, urn_of = self._latest, self.n - later, self._urn.divisions[-1]
+        counts = self._urn.held - np.bincount(urn_of[latest.cells], minlength=len(self._urn.held))
         end = len(latest.exits) - later
-        exits, cells, ties = latest.exits[:end], latest.cells[:end], latest.ties
+        exits, cells, ties = latest.exits[:end], urn_of[latest.cells[:end]], latest.ties
         period = changed_since(counts, cells)
         since, first = period[0], n - len(cells) + 1
         urn = counts + np.bincount(cells[:since], minlength=len(counts))
@@ -358,3 +355,10 @@ class Watch:
             watch._of_losses = LossDetector(policy.loss_certificate)
             watch._of_losses.restore(body["losses"])
         return watch
+
+
+def _eighths(counts: Integers) -> Integers:
+    """Return at most eight groups of cells (c,) in their order, as equal in calibration inputs as cells allow."""
+    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
+    groups: Integers = np.unique((8 * middle).astype(np.int64), return_inverse=True)[1].astype(np.int64)
+    return groups
