@@ -283,6 +283,8 @@ def test_what_cannot_be_watched_is_refused(policy):
     watch.update([0], [0.9])
     with pytest.raises(InputError, match="either all inputs have scores or none"):
         watch.update([0])
+    with pytest.raises(InputError, match=r"decided must have shape \(1,\), got \(2,\)"):
+        watch.update([0], [0.9], decided=[True, False])
     with pytest.raises(InputError, match="run_length must lie in"):
         Watch(policy, run_length=5)
     rows = rng.integers(0, 100, 300)

@@ -6,36 +6,32 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._arrays import Floats, Integers
 from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.policy.watched_cells import WatchedCells, drawn
+from exeunt.policy.watched_cells import WatchedCells
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.derived import score_matrix
-from exeunt.trace.fields import id_keys
 from exeunt.watch.alarm import Alarm, changed_since, drift_alarm, loss_alarm
 from exeunt.watch.e_detectors import MOST, UrnDetectors, evidence_after
 from exeunt.watch.evidence_curve import EvidenceCurve
 from exeunt.watch.latest_inputs import LatestInputs
 from exeunt.watch.loss_detector import LossDetector
+from exeunt.watch.observed_inputs import ObservedInputs
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
-_GROUPS = 10_000
-"""A group is known again among so many groups of late."""
 _MOST_EVIDENCE = 1e40
 """Evidence is cut off here, far above all thresholds, while an alarm stands."""
-_OF_TIES, _OF_COPIES = 1 << 62, 1 << 63
-"""Set the numbers drawn for inputs of the stream apart from each other, and from those drawn in calibration."""
 
 
 class Watch:
@@ -76,15 +72,15 @@ class Watch:
         self.curve = EvidenceCurve()
         self.n = 0
         """Inputs so far, without those that were left out."""
-        self._scored: bool | None = None  # known from the first inputs on
+        self._inputs = ObservedInputs(policy, self.cells)
+        self._urn: UrnDetectors | None = None  # made once it is known whether inputs have scores
         self._latest = LatestInputs()
-        self._groups: OrderedDict[int, None] = OrderedDict()
         self._of_losses: LossDetector | None = None
 
     @property
     def evidence(self) -> float:
         """The evidence for drift: about 1 to 100 without, and an alarm at `threshold`."""
-        return float(self._urn.evidence.mean()) if self._scored is not None else 0.0
+        return 0.0 if self._urn is None else float(self._urn.evidence.mean())
 
     @property
     def shares(self) -> Floats | None:
@@ -111,10 +107,9 @@ class Watch:
 
         Raises InputError for inputs that this policy cannot have answered so, or that cannot be watched.
         """
-        at, seen, tie = self._checked(exits, scores, ties)
-        if decided is not None or groups is not None:
-            kept = self._kept(len(at), groups, decided)
-            at, seen, tie = (None if one is None else one[kept] for one in (at, seen, tie))  # type: ignore[assignment]
+        at, seen, tie = self._inputs.told(exits, scores, ties, groups, decided)
+        if len(at) and self._urn is None:
+            self._begin()
         if len(at) <= MOST:
             return self._batch(at, seen, tie) if len(at) else []
         parts = (slice(start, start + MOST) for start in range(0, len(at), MOST))
@@ -157,105 +152,21 @@ class Watch:
         """Take alarms back, so that there can be others: the evidence begins anew, and what was seen still counts."""
         self.alarm = self.loss_alarm = None
         self._latest = LatestInputs()
-        if self._scored is not None:
+        if self._urn is not None:
             self._urn.evidence = np.zeros_like(self._urn.evidence)
         if self._of_losses is not None:
             self._of_losses.restart()
 
-    # -- what inputs are ----------------------------------------------------------------------------------
-
-    def _checked(
-        self, exits: ArrayLike, scores: ArrayLike | None, ties: ArrayLike | None
-    ) -> tuple[Integers, Floats | None, Floats | None]:
-        at = exits if isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1 else None
-        at = _arrays.integers(exits, "exits", ndim=1) if at is None else at
-        given = []
-        for name, values in (("scores", scores), ("ties", ties)):
-            array = None if values is None else np.asarray(values, dtype=np.float64)
-            if array is not None:
-                _arrays.check_length(array, name, len(at))
-            given.append(array)
-        if len(at) and (scores is not None) != self._scored:
-            self._begin(scores is not None)
-        if ties is None and self.cells.has_copies and self.policy.ties == "content":
-            raise InputError(
-                "calibration inputs repeat, and copies leave together: give scores and ties, which tell copies from "
-                "other inputs of the same score"
-            )
-        return at, given[0], given[1]
-
-    def _begin(self, scored: bool) -> None:
-        """Take note of whether inputs have scores."""
-        if self._scored is not None:
-            raise InputError("either all inputs have scores or none: make another watch for the others")
-        cells, m = self.cells, self.policy.n_exits
-        if not scored and not cells.by_exit:
-            raise InputError(
-                "the thresholds of this policy were not planned by counts, so its exits follow no known law: give "
-                f"the scores at exit {cells.first}"
-            )
-        self._scored = scored
-        exits = np.zeros(m, dtype=np.int64) if cells.cell_exits is None else cells.cell_exits
-        used, exit_of = np.unique(exits, return_inverse=True)
-        self._place = np.full(m, -1 if cells.by_exit else 0)
-        self._place[used] = np.arange(len(used))
-        if scored:
-            by_exit = [exit_of.astype(np.int64)] if cells.by_exit else []
-            self._urn = UrnDetectors(cells.counts, [*by_exit, _eighths(cells.counts)], ranked=True)
-        else:
-            self._urn = UrnDetectors(cells.exit_counts(m)[used], [np.arange(len(used))])
-        self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
-
-    def _kept(self, n: int, groups: ArrayLike | None, decided: ArrayLike | None) -> Booleans:
-        kept = np.ones(n, dtype=np.bool_)
-        if decided is not None:
-            kept &= np.asarray(decided, dtype=np.bool_)
-        if groups is not None:
-            for i, key in enumerate(id_keys(groups, n, "groups").tolist()):
-                if key in self._groups:
-                    self._groups.move_to_end(key)
-                    kept[i] = False
-                elif kept[i]:
-                    self._groups[key] = None
-            while len(self._groups) > _GROUPS:
-                self._groups.popitem(last=False)
-        return kept
-
-    def _cells_of(self, exits: Integers, scores: Floats | None, ties: Floats | None) -> Integers:
-        try:
-            places: Integers = self._place.take(exits)
-            known = (places | exits).min() >= 0
-        except IndexError:
-            known = False
-        if not known:
-            raise InputError(
-                "inputs were answered at an exit where this policy answers none: leave out those without an answer, or "
-                "decided by a deadline, a breaker or a ledger, with decided="
-            )
-        if scores is None:
-            return places
-
-        def breaks(rows: Integers) -> tuple[Floats, Floats]:
-            numbers, seed = (self.n + rows).astype(np.uint64), self.policy.seed
-            draws = drawn(numbers + np.uint64(_OF_COPIES), seed)
-            if ties is not None:
-                return ties[rows], draws
-            # An input with the score of its exit's threshold has left, so its tie is at least that one's.
-            limits, at = self.policy.limits, exits[rows]
-            bound = self.cells.by_exit & (scores[rows] == limits.score[at])
-            low = np.where(bound, np.maximum(limits.tie[at], 0.0), 0.0)
-            return low + (1 - low) * drawn(numbers + np.uint64(_OF_TIES), seed), draws
-
-        return self.cells.of(
-            exits if self.cells.by_exit else np.zeros_like(exits) + self.cells.first, scores, breaks
-        )
-
     # -- evidence ---------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._urn = self._inputs.urn()
+        self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
 
     def _batch(self, exits: Integers, scores: Floats | None, ties: Floats | None) -> list[Alarm]:
         """Take note of at most `MOST` inputs."""
-        cells = self._cells_of(exits, scores, ties)
-        urn, n = self._urn, len(exits)
+        cells = self._inputs.cells_of(exits, scores, ties, self.n)
+        urn, n = cast("UrnDetectors", self._urn), len(exits)
         self._latest.add(exits, cells, ties)
         found = evidence_after(urn.e_values(cells), urn.evidence)
         mean = found @ self._equally
@@ -265,19 +176,19 @@ class Watch:
         self.curve.add(self.n, peak)
         if peak < self.threshold or self.alarm is not None:
             return []
-        self.alarm = self._alarm(n - 1 - int(np.argmax(mean >= self.threshold)))
+        self.alarm = self._alarm(urn, n - 1 - int(np.argmax(mean >= self.threshold)))
         return [self.alarm]
 
-    def _alarm(self, later: int) -> Alarm:
+    def _alarm(self, urn: UrnDetectors, later: int) -> Alarm:
         """Return the alarm at the input before the `later` latest ones."""
-        latest, n, urn_of = self._latest, self.n - later, self._urn.divisions[-1]
-        counts = self._urn.held - np.bincount(urn_of[latest.cells], minlength=len(self._urn.held))
+        latest, n, group_of = self._latest, self.n - later, urn.divisions[-1]
+        counts = urn.held - np.bincount(group_of[latest.cells], minlength=len(urn.held))
         end = len(latest.exits) - later
-        exits, cells, ties = latest.exits[:end], urn_of[latest.cells[:end]], latest.ties
+        exits, cells, ties = latest.exits[:end], group_of[latest.cells[:end]], latest.ties
         period = changed_since(counts, cells)
         since, first = period[0], n - len(cells) + 1
-        urn = counts + np.bincount(cells[:since], minlength=len(counts))
-        share = urn / urn.sum()
+        share = counts + np.bincount(cells[:since], minlength=len(counts))
+        share /= share.sum()
         middle = np.cumsum(share) - share / 2
         spread = math.sqrt(max(float(share @ middle**2) - 0.25, 1e-9) / (len(cells) - since))
         surer = (0.5 - float(middle[cells[since:]].mean())) / spread
@@ -323,13 +234,13 @@ class Watch:
             "run_length": self.run_length,
             "of_several": self.of_several,
             "n": self.n,
-            "urn": None if self._scored is None else self._urn.to_dict(),
-            "scored": self._scored,
+            "urn": None if self._urn is None else self._urn.to_dict(),
+            "scored": self._inputs.scored,
             "alarm": self.alarm and self.alarm.to_dict(),
             "loss_alarm": self.loss_alarm and self.loss_alarm.to_dict(),
             "curve": self.curve.to_dict(),
             "latest": self._latest.to_dict(),
-            "groups": list(self._groups),
+            "groups": list(self._inputs.groups),
             "losses": None if losses is None else losses.to_dict(),
         }
 
@@ -341,24 +252,18 @@ class Watch:
             raise InputError(
                 "this state is of the watch of a policy of another calibration: begin another watch"
             )
-        if body["scored"] is not None:
-            watch._begin(body["scored"])
-            watch._urn.restore(body["urn"])
+        watch._inputs.scored = body["scored"]
+        watch._inputs.groups = OrderedDict.fromkeys(body["groups"])
+        if body["urn"] is not None:
+            watch._begin()
+            cast("UrnDetectors", watch._urn).restore(body["urn"])
         watch.n = body["n"]
         watch.alarm, watch.loss_alarm = (
             body[name] and Alarm.from_dict(body[name]) for name in ("alarm", "loss_alarm")
         )
         watch.curve = EvidenceCurve.from_dict(body["curve"])
         watch._latest = LatestInputs.from_dict(body["latest"])
-        watch._groups = OrderedDict.fromkeys(body["groups"])
         if body["losses"] is not None:
             watch._of_losses = LossDetector(policy.loss_certificate)
             watch._of_losses.restore(body["losses"])
         return watch
-
-
-def _eighths(counts: Integers) -> Integers:
-    """Return at most eight groups of cells (c,) in their order, as equal in calibration inputs as cells allow."""
-    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
-    groups: Integers = np.unique((8 * middle).astype(np.int64), return_inverse=True)[1].astype(np.int64)
-    return groups
