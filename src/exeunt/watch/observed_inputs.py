@@ -49,14 +49,14 @@ class ObservedInputs:
         """Return exits, scores and ties of the inputs that count; see `Watch.update`, also for errors."""
         known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
         at: Integers = exits if known else _arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
-        seen, tie = (_numbers(values, name, len(at)) for name, values in (("scores", scores), ("ties", ties)))
+        seen, tie = _numbers(scores, "scores", len(at)), _numbers(ties, "ties", len(at))
         if groups is not None or decided is not None:
             kept = self._kept(len(at), groups, decided)
             at, seen, tie = at[kept], None if seen is None else seen[kept], None if tie is None else tie[kept]
-        if len(at) == 0:
+        if not len(at):
             return at, seen, tie
         try:
-            possible = (self._place.take(at) | at).min() >= 0
+            possible = np.minimum.reduce(self._place.take(at) | at) >= 0
         except IndexError:
             possible = False
         if not possible:

@@ -170,8 +170,8 @@ class Watch:
         self._latest.add(exits, cells, ties)
         found = evidence_after(urn.e_values(cells), urn.evidence)
         mean = found @ self._equally
-        peak = float(mean.max())
-        urn.evidence = np.minimum(found[-1], _MOST_EVIDENCE)
+        peak = float(mean[mean.argmax()])
+        urn.evidence = found[-1] if peak < _MOST_EVIDENCE else np.minimum(found[-1], _MOST_EVIDENCE)
         self.n += n
         self.curve.add(self.n, peak)
         if peak < self.threshold or self.alarm is not None:
