@@ -10,7 +10,7 @@ from PIL import Image
 import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
-from exeunt.predicting import predict_inputs
+from exeunt.predicting import predict_inputs, watching
 from exeunt.predicting.predict import predict_folder
 from exeunt.predicting.watching import watched_job
 from exeunt.run.runner import open_shared
@@ -45,10 +45,11 @@ def test_a_policy_that_keeps_nothing_to_watch_by_writes_no_scores(run, noise, tm
     assert done.watched == ""
     table = pq.read_table(out)
     assert table["score"].null_count == table["tie"].null_count == 300
+    assert len(watching._decided(watching._seen(run, policy, [out], None), every=3)[0]) == 100
     # Predictions that another policy cannot have made are no reason to fail.
-    assert watched_job(run, policy, [out], 0).startswith(("no drift", "DRIFT"))
+    assert watched_job(run, policy, [out], 300).startswith(("no drift", "DRIFT"))
     pq.write_table(table.set_column(table.column_names.index("exit"), "exit", [[5] * 300]), out)
-    assert watched_job(run, policy, [out]).startswith(
+    assert watched_job(run, policy, [out], 300).startswith(
         "drift was not watched: inputs were answered at an exit"
     )
 

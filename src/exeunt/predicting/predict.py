@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._paths import place
+from exeunt._paths import AnyPath, place
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
 from exeunt.policy import Policy
@@ -86,7 +86,7 @@ def predict_inputs(
                 do_here(job, inputs, left, parts, shown, say)
             inputs.check_unchanged()
             write_predictions(out, job.written.schema, parts.files)
-            watched = watched_job(run, job.policy, parts.files)
+            watched = watched_job(run, job.policy, parts.files, len(inputs))
         return PredictionSummary.of_job(shown.tally, job.policy, out, watched)
     job = job.begin(inputs, blocks, force=force)
     with progress(Tally()) as shown:
@@ -117,7 +117,8 @@ def predict_folder(
     job = predict_job(run, kept=inputs.kept_types, **options)
     size = job.block_size if block_size is None else block_size
     total = fill_folder(job, inputs, out, block_size=size, force=force, say=say, do_blocks=do_blocks)
-    watched = watched_job(run, job.policy, sorted(place(out).absolute().glob("*.parquet"), key=str))
+    files: list[AnyPath] = sorted(place(out).absolute().glob("*.parquet"), key=str)
+    watched = watched_job(run, job.policy, files, len(inputs))
     return PredictionSummary.of_job(total, job.policy, out, watched)
 
 

@@ -22,7 +22,7 @@ from exeunt.trace.cascade_step import CascadeStep
 from exeunt.watch import Watch
 
 _MOST = 10_000_000
-"""Of more predictions of a job, so many are watched."""
+"""Of more predictions of a job, one in two, three, ... is watched."""
 _NEEDED, _KNOWN = ("exit", "score", "tie"), ("error", "degraded")
 
 
@@ -63,25 +63,24 @@ def watch_file(run: RunFolder, watch: Watch, path: Path, group_column: str | Non
     return left_out
 
 
-def watched_job(run: RunFolder, policy: Policy, files: Sequence[AnyPath], seed: int = 0) -> str:
-    """Say in a line whether the predictions of a job are like those of calibration; "" if that is not watched.
+def watched_job(run: RunFolder, policy: Policy, files: Sequence[AnyPath], n: int) -> str:
+    """Say in a line whether the n predictions of a job are like those of calibration; "" if that is not watched.
 
     They are watched in a random order, because files are often sorted by class.
     """
     if policy.watched is None or policy.n_groups is not None:
         return ""
     try:
-        exits, scores, ties = _decided(_seen(run, policy, files, None))
-        n = len(exits)
-        if n == 0:
+        exits, scores, ties = _decided(_seen(run, policy, files, None), every=-(-n // _MOST))
+        if len(exits) == 0:
             return ""
-        order = np.random.default_rng(seed).permutation(n)[:_MOST]
+        order = np.random.default_rng(0).permutation(len(exits))
         watch = Watch(policy)
         watch.update(exits[order], *(None if one is None else one[order] for one in (scores, ties)))
     except InputError as error:
         return f"drift was not watched: {one_line(error)}"
     if watch.alarm is None:
-        return f"no drift: {counted(n, 'input')} look like those of calibration (evidence {_peak(watch)})"
+        return f"no drift: {counted(len(exits), 'input')} look like those of calibration (evidence {_peak(watch)})"
     return f"DRIFT: these inputs are not like those of calibration. {watch.alarm.what}"
 
 
@@ -99,14 +98,15 @@ def _peak(watch: Watch) -> str:
     return f"at most {max(watch.curve.peaks, default=0.0):,.0f}, an alarm at {watch.threshold:,.0f}"
 
 
-def _decided(parts: Iterable[_Seen]) -> tuple[Integers, Floats | None, Floats | None]:
-    """Return exits, scores and ties of all inputs that the policy decided."""
+def _decided(parts: Iterable[_Seen], *, every: int) -> tuple[Integers, Floats | None, Floats | None]:
+    """Return exits, scores and ties of the inputs that the policy decided: of one in so many."""
     exits, scores, ties = [np.empty(0, np.int64)], list[Any](), list[Any]()
     for part in parts:
-        exits.append(part.exits[part.decided])
-        scores.append(None if part.scores is None else part.scores[part.decided])
-        ties.append(None if part.ties is None else part.ties[part.decided])
-    known = [one for one in scores if one is None] == []
+        rows = np.flatnonzero(part.decided)[::every]
+        exits.append(part.exits[rows])
+        scores.append(None if part.scores is None else part.scores[rows])
+        ties.append(None if part.ties is None else part.ties[rows])
+    known = all(one is not None for one in scores)
     joined = (np.concatenate(some) if known and some else None for some in (scores, ties))
     return np.concatenate(exits), *joined  # type: ignore[return-value]
 
