@@ -251,6 +251,17 @@ def test_a_watch_of_nothing_and_of_one_input(policy):
     assert watch.curve.points == [(64, pytest.approx(1))]
 
 
+def test_callers_may_use_their_arrays_again(policy):
+    rng, watch, kept = np.random.default_rng(3), Watch(policy), Watch(policy)
+    exits, scores = drifted(policy, rng)
+    (expected,) = kept.update(exits, scores)
+    buffer, alarms = np.empty(50, dtype=np.int64), []
+    for start in range(0, 2000, 50):
+        buffer[:] = exits[start : start + 50]
+        alarms += watch.update(buffer, scores[start : start + 50])
+    assert alarms == [expected]
+
+
 def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
     watch, rng = Watch(policy, run_length=1e9), np.random.default_rng(0)
     for _ in range(30):

@@ -22,8 +22,8 @@ class LatestInputs:
         self._n = 0
 
     def add(self, exits: Integers, cells: Integers, ties: Floats | None) -> None:
-        """Remember a batch."""
-        self._batches.append((exits, cells, ties))
+        """Remember a batch: copies, since callers may use their arrays again."""
+        self._batches.append((exits.copy(), cells, None if ties is None else ties.copy()))
         self._n += len(exits)
         while self._n - len(self._batches[0][0]) >= REMEMBERED:
             self._n -= len(self._batches.popleft()[0])

@@ -79,7 +79,7 @@ class Watch:
 
     @property
     def evidence(self) -> float:
-        """The evidence for drift: about 1 to 100 without, and an alarm at `threshold`."""
+        """The evidence for drift: some hundreds without, and an alarm at `threshold`."""
         return 0.0 if self._urn is None else float(self._urn.evidence.mean())
 
     @property
