@@ -6,7 +6,7 @@
 Writes the page from its kept numbers. With --measure it first trains exits on SmolLM2-135M-Instruct (FOLDER, made by
 `python -m experiments.smollm2 FOLDER`) with prompts from FILE, a Parquet file with a column `question`, calibrates by
 generating, scores choices on BANKING77, and times everything; two hours of two cores, and nothing else may run while it
-times. An interrupted command goes on where it was.
+times. An interrupted command goes on where it was. `--parts RUN` times the parts of a run of this model anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LEVELS = (0.01, 0.02, 0.05)
 CERTIFIED = (*((level, "token") for level in LEVELS), (0.05, "answer"))
 TIMES = ("fixed depth, exit 3", "level per head, 2%", "certified, 2% per token", "certified, 5% per token")
 N_QUESTIONS, N_CHOICES = 1_000, 4
+PREFILLED, PART_ROUNDS = 64, 201
 TIMED, ROUNDS = 8, 2
 
 
@@ -114,7 +116,7 @@ def policies(model: Any, kept: Measurements) -> dict[str, Policy]:
 
 
 def of_exits(model: Any) -> dict[str, Any]:
-    """Return, per exit, agreement with the whole model on the test part, and what may leave at 98% agreement."""
+    """Return, per exit, agreement with the full network on the test part, and what may leave at 98% agreement."""
     trace = model.run.recorded("test")
     agrees = trace.prediction == trace.label[:, None]
     exits = range(trace.n_exits - 1)
@@ -128,7 +130,7 @@ def of_exits(model: Any) -> dict[str, Any]:
 
 
 def share_that_leaves(score: Any, agrees: Any, level: float = 0.98) -> float:
-    """Return the largest share of tokens, surest first, of which this share agrees with the whole model."""
+    """Return the largest share of tokens, surest first, of which this share agrees with the full network."""
     right = np.cumsum(agrees[np.argsort(-score)])
     enough = np.flatnonzero(right >= level * np.arange(1, len(right) + 1))
     return float(enough[-1] + 1) / len(right) if len(enough) else 0.0
@@ -227,7 +229,7 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     plain: dict[str, Any] = {"do_sample": False, "eos_token_id": [*ends], "pad_token_id": ends[0]}
 
     def ours(policy: Policy | None, batch: int, most: int) -> Callable[[], Any]:
-        how = {"batch_size": batch, "most_tokens": most, "whole": policy is None, "policy": policy}
+        how = {"batch_size": batch, "most_tokens": most, "full": policy is None, "policy": policy}
         return lambda: model.generate(texts, **how)
 
     def theirs(most: int = MOST_TOKENS, **more: Any) -> Callable[[], Any]:
@@ -235,10 +237,10 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
 
     ways: dict[str, Callable[[], Any]] = {}
     for most, suffix in ((MOST_TOKENS, ""), (1, ", first token")):
-        for name, policy in {"whole model": None, **found}.items():
+        for name, policy in {"full network": None, **found}.items():
             ways[f"{name}{suffix}"] = ours(policy, 1, most)
         ways[f"transformers{suffix}"] = theirs(most)
-    for name, policy in {"whole model": None, **found}.items():
+    for name, policy in {"full network": None, **found}.items():
         ways[f"{name}, batch 8"] = ours(policy, TIMED, MOST_TOKENS)
     ways["transformers, prompt lookup"] = theirs(prompt_lookup_num_tokens=3)
     ways["transformers, assistant_early_exit=24"] = theirs(assistant_early_exit=24)
@@ -256,6 +258,48 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     }
 
 
+def parts_timed(run: Path) -> dict[str, Any]:
+    """Return the milliseconds that a layer, an exit and the vocabulary layer take, for one token and for many at once.
+
+    All layers are run in a row and divided by their number. In turns, the median of many.
+    """
+    import torch
+
+    from exeunt.torch.language import LanguageModel
+    from exeunt.torch.language.decoder import KeyValues
+
+    network = LanguageModel.open(run).network
+    decoder, head = network.decoder, network.token_heads[-1]
+    n_layers, rows = len(decoder.layers), torch.zeros(1, dtype=torch.int64)
+    kept = KeyValues(1, PREFILLED + 1)
+    tokens = torch.arange(PREFILLED + 1)[None] % decoder.n_tokens
+    embedded = decoder.embed(tokens).detach()
+
+    def layers(start: int, stop: int) -> Any:
+        return decoder.run(embedded[:, start:stop], 0, n_layers, rows, torch.arange(start, stop)[None], kept)
+
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {}
+    for name, start, stop in (("prefill", 0, PREFILLED), ("decoding", PREFILLED, PREFILLED + 1)):
+        states = embedded[0, start:stop]
+        ways[f"layer, {name}"] = n_layers * (stop - start), partial(layers, start, stop)
+        ways[f"exit, {name}"] = stop - start, partial(lambda x: head.confidence(head(x)), states)
+        ways[f"vocabulary layer, {name}"] = (
+            stop - start,
+            partial(lambda x: decoder.logits(decoder.normed(x)), states),
+        )
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for _ in range(PART_ROUNDS):
+            for name, (times, of_part) in ways.items():
+                started = time.perf_counter()
+                of_part()
+                found[name].append((time.perf_counter() - started) / times)
+    return {
+        "threads": torch.get_num_threads(),
+        "milliseconds": {name: 1000 * float(np.median(x)) for name, x in found.items()},
+    }
+
+
 def measure(given: Any) -> dict[str, Any]:
     """Return all numbers of the page."""
     model, kept = trained(given), Measurements(given.runs / "generation.jsonl")
@@ -270,7 +314,7 @@ def measure(given: Any) -> dict[str, Any]:
         "by_largest": kept.of("largest probability", measure=lambda: by_largest_probability(model)),
         "policies": {
             name: kept.of("test", name, measure=lambda one=one: of_policy(model, one))
-            for name, one in {"whole model": None, **found}.items()
+            for name, one in {"full network": None, **found}.items()
         },
         "certificates": {
             name: {"measured": one.loss_certificate.loss, "prompts": one.loss_certificate.n_groups}
@@ -279,6 +323,7 @@ def measure(given: Any) -> dict[str, Any]:
         },
         "choices": kept.of("choices", measure=lambda: of_choices(model, given.banking)),
         "time": kept.of("time", measure=lambda: timed(model, shown)),
+        "parts": parts_timed(model.run.path),
         "training": {
             "learned_tokens": model.run.manifest["training"]["tokens"],
             "vocabulary": model.network.macs.vocabulary,
@@ -313,21 +358,35 @@ def page(found: dict[str, Any]) -> str:
         f"vocabulary layer {training['vocabulary'] / 1e6:.1f}, an adapter {training['adapter'] / 1e6:.2f}."
     )
     said = (
-        f"On the {exits['tokens']:,} tokens of the test answers: the share of tokens that are the whole model's, and "
+        f"On the {exits['tokens']:,} tokens of the test answers: the share of tokens that are the full network's, and "
         "the share that may leave there at 98% agreement, surest first: by the exit's own confidence, which is cheap, "
         "and by the largest probability of its head, for which every token pays the vocabulary layer."
     )
     differ = (
         "`level per head` is the protocol of the paper (Valade 2024): each head's threshold lets 1 - level of the fit "
         "tokens that it releases agree. `certified` is `exeunt calibrate --agree`, at delta 5%. Tokens are compared "
-        "with what the whole model chooses after the same tokens, in the mean over prompts; an answer differs if one "
-        "of its tokens does. Costs are shares of the whole model's: along the exits that say the tokens, and all "
+        "with what the full network chooses after the same tokens, in the mean over prompts; an answer differs if one "
+        "of its tokens does. Costs are shares of the full network's: along the exits that say the tokens, and all "
         "that was really spent, with the layers that were computed later."
     )
     times = (
         f"Medians of {ROUNDS} rounds over {TIMED} prompts, in turns, {counted(found['time']['threads'], 'thread')}, "
-        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the whole model in the same "
+        "fp32 in PyTorch. Decoding is what comes after the first token. Ratios are to the full network in the same "
         "loop; above 1 is slower."
+    )
+    parts = found["parts"]["milliseconds"]
+    by_part = [
+        [
+            name,
+            f"{training[key] / 1e6:.2f}",
+            *(f"{parts[f'{name}, {when}']:.3f}" for when in ("decoding", "prefill")),
+        ]
+        for name, key in (("layer", "layer"), ("exit", "adapter"), ("vocabulary layer", "vocabulary"))
+    ]
+    of_parts = (
+        f"Milliseconds a token, in turns, the median of {PART_ROUNDS}, {counted(found['parts']['threads'], 'thread')}: "
+        f"one token after {PREFILLED} others (decoding), and {PREFILLED} at once (prefill). An exit is its adapter and "
+        "its confidence; the vocabulary layer is computed for tokens that leave."
     )
     chosen = found["choices"]
     by_choice = [
@@ -344,8 +403,8 @@ def page(found: dict[str, Any]) -> str:
     scores = (
         f"{N_QUESTIONS:,} messages of BANKING77 and {N_CHOICES} topics each, one of them right, scored by the "
         "likelihood of the topic after the message. The exits are the same; they learned nothing about the task. "
-        f"Agreement is with the full depth, which is right on {chosen['full_accuracy']:.1%} of the test questions. At "
-        f"delta 10%: {certified or 'nothing can be certified'}."
+        f"Agreement is with the full network, which is right on {chosen['full_accuracy']:.1%} of the test questions. "
+        f"At delta 10%: {certified or 'nothing can be certified'}."
     )
     names = [
         "tokens that differ (95%)",
@@ -367,6 +426,9 @@ def page(found: dict[str, Any]) -> str:
         "## Scoring choices",
         scores,
         table(["exit", "cost", "agreement", "accuracy"], by_choice),
+        "## What the parts cost",
+        of_parts,
+        table(["part", "million multiply-adds", "decoding", "prefill"], by_part),
         "## On the clock",
         times,
         table(["what", "prefill and first token", "decoding", "all", "batch 8"], list(clock(seconds))),
@@ -375,7 +437,7 @@ def page(found: dict[str, Any]) -> str:
 
 def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
     """Yield the rows of the table of times."""
-    whole, first = seconds["whole model"], seconds["whole model, first token"]
+    whole, first = seconds["full network"], seconds["full network, first token"]
     for name, taken in seconds.items():
         if name.endswith((", first token", ", batch 8")):
             continue
@@ -385,7 +447,7 @@ def clock(seconds: dict[str, float]) -> Iterator[list[str]]:
             "" if own_first is None else f"{own_first / first:.2f}",
             "" if own_first is None else f"{(taken - own_first) / (whole - first):.2f}",
             f"{taken / whole:.2f} ({taken:.2f} s)",
-            "" if batched is None else f"{batched / seconds['whole model, batch 8']:.2f} ({batched:.2f} s)",
+            "" if batched is None else f"{batched / seconds['full network, batch 8']:.2f} ({batched:.2f} s)",
         ]
 
 
@@ -395,9 +457,12 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="folder of SmolLM2")
     options.add_argument("--questions", type=Path, help="Parquet file with a column `question`")
     options.add_argument("--banking", type=Path, help="folder of BANKING77")
+    options.add_argument("--parts", type=Path, metavar="RUN", help="time the parts of this run anew")
     options.add_argument("--runs", type=Path, default=Path("runs/generation"))
     given = options.parse_args()
     found = measure(given) if given.measure else kept_numbers(PAGE)
+    if given.parts is not None:
+        found["parts"] = parts_timed(given.parts)
     write_page(PAGE, page(found), found)
 
 

@@ -33,8 +33,8 @@ NEGATIVE = ("1", "2", "4", "5")
 # -- language models -------------------------------------------------------------------------------------------------
 
 
-def embeddings(questions: list[str], folder: str) -> np.ndarray:
-    """Return the mean over tokens of the encoder's last layer, (n, d)."""
+def embeddings(questions: list[str], folder: str, layer: int = -1) -> np.ndarray:
+    """Return the mean over tokens of a layer of the encoder, by default the last one, (n, d)."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -50,8 +50,8 @@ def embeddings(questions: list[str], folder: str) -> np.ndarray:
                 return_tensors="pt",
             )
             mask = batch["attention_mask"][..., None]
-            found.append(((encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
-            print(f"{start:,} of {len(questions):,} questions", end="\r", flush=True)
+            hidden = encoder(**batch, output_hidden_states=True).hidden_states[layer]
+            found.append(((hidden * mask).sum(1) / mask.sum(1)).numpy())
     return np.concatenate(found)
 
 

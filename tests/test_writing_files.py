@@ -235,3 +235,17 @@ def test_a_child_that_outlives_its_parent_does_not_hold_its_lock(tmp_path):
     with locked(lock, "run"):
         assert lock.exists()
     process.communicate("the child ends")
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_named(tmp_path, monkeypatch):
+    """As /proc: nothing waits for a file there."""
+
+    def missing(path, _):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("exeunt._files.open_regular", missing)
+    with (
+        pytest.raises(FileError, match="cannot write it: no file can be made in "),
+        locked(tmp_path / "l", "it"),
+    ):
+        pytest.fail("locked")

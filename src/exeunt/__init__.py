@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from exeunt.live import HTTPModel as HTTPModel
     from exeunt.live import LiveCascade as LiveCascade
     from exeunt.live import OpenAICompatible as OpenAICompatible
+    from exeunt.live import TextEncoder as TextEncoder
     from exeunt.policies.auto import auto as auto
     from exeunt.policies.cascade import cascade as cascade
     from exeunt.policies.cascade import cascades as cascades
@@ -73,7 +74,7 @@ _HOMES = {
     "evaluation": "Result evaluate oracle",
     "frontiers": "Frontier frontier",
     "ledger.ledger": "Ledger",
-    "live": "FeatureModel FunctionModel HTTPModel LiveCascade OpenAICompatible",
+    "live": "FeatureModel FunctionModel HTTPModel LiveCascade OpenAICompatible TextEncoder",
     "policies.auto": "auto",
     "policies.cascade": "cascade cascades",
     "policies.catalogue": "eero optimised",

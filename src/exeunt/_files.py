@@ -77,6 +77,9 @@ def _tidy(path: Path) -> None:
             left.unlink()  # it is no folder
 
 
+_ATTEMPTS = 1000
+
+
 @contextmanager
 def locked(lock: Path, written: object) -> Iterator[None]:
     """Hold the file `lock` while the block runs; its folder is made. Raises InputError if another process holds it.
@@ -85,7 +88,7 @@ def locked(lock: Path, written: object) -> Iterator[None]:
     process may stay behind.
     """
     check_writable(lock.parent, f"cannot write {written}")
-    while True:
+    for _ in range(_ATTEMPTS):
         made = not lock.parent.exists()
         make_folder(lock.parent)
         with suppress(FileNotFoundError), ExitStack() as opened:
@@ -98,6 +101,8 @@ def locked(lock: Path, written: object) -> Iterator[None]:
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 opened.pop_all()
                 break
+    else:
+        raise FileError(f"cannot write {written}: no file can be made in {lock.parent}")
     _held.add(file)
     with file:
         try:

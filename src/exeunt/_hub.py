@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.errors import ExeuntError, InputError, one_line, require
 
 _WAIT_S = 2.0
 _MEND = "connect it, or name a local folder or file"
@@ -56,6 +57,28 @@ def hub_access(name: str, failure: str) -> Iterator[None]:
             if offline and isinstance(error, OSError):
                 raise InputError(_no_copy(offline, repr(name))) from error
             raise InputError(f"{failure}: {one_line(error)}") from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Let the library show errors and downloads only: callers report what the weights lack."""
+    logging: Any = require("transformers", extra="hf").logging
+    hub = importlib.import_module("huggingface_hub.utils")
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    downloads = not hub.are_progress_bars_disabled()
+
+    def show(verbosity: int, bars: bool) -> None:
+        logging.set_verbosity(verbosity)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the hub warns that a user's HF_HUB_DISABLE_PROGRESS_BARS wins
+            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()  # and the hub's as well
+            (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
+
+    show(logging.ERROR, bars=False)
+    try:
+        yield
+    finally:
+        show(*before)
 
 
 def check_download(url: str, kept: Path, what: str) -> None:

@@ -91,7 +91,7 @@ class CostModel:
 
     @property
     def full(self) -> float:
-        """Cost of running the whole network, heads included."""
+        """Cost of the full network, heads included."""
         return float(self.cumulative[-1])
 
     @property

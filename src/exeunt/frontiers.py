@@ -189,8 +189,10 @@ def measure(
                 continue
             result = evaluate(policy, test)
             accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
-            places = test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)
-            rates[p, q, places] = result.shares
+            places = (
+                test.places(policy.cascade) if isinstance(test, CascadeTrace) else np.arange(alone.n_exits)
+            )
+            np.add.at(rates[p, q], places, result.shares)
             if policy.cost_certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [_oracle(alone, float(amount)) for amount in amounts]

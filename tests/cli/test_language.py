@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -35,13 +36,13 @@ def test_the_way_of_the_how_to(folder):
     """Train, calibrate, evaluate, generate: each says what it did, and names the next command."""
     said = (folder / "said.txt").read_text()
     assert "adapters learn from" in said
-    assert "agreement of each exit with the whole model after the same tokens" in said
-    assert "next: exeunt calibrate lm --agree 98%" in said
+    assert "agreement of each exit with the full network after the same tokens" in said
+    assert "next: exeunt calibrate lm --agree 95%" in said
     done = exeunt("calibrate", "lm", "--agree", "70%", "--delta", "0.2", cwd=folder)
-    assert "of the tokens (mean over groups) differ from those of the whole model" in done.stdout
+    assert "of the tokens (mean over prompts) differ from those of the full network" in done.stdout
     assert "next: exeunt evaluate lm" in done.stdout
     done = exeunt("evaluate", "lm", cwd=folder)
-    assert "of the tokens differ from what the whole model chooses after the same tokens" in done.stdout
+    assert "of the tokens differ from what the full network chooses after the same tokens" in done.stdout
     found = json.loads((folder / "lm" / "evaluation.json").read_text())
     assert found["answers"] == 80
     assert sum(found["shares"]) == pytest.approx(1)
@@ -53,11 +54,18 @@ def test_the_way_of_the_how_to(folder):
     assert [one["prompt"] for one in answers] == (folder / "prompts.txt").read_text().splitlines()
     assert all(len(one["exits"]) == one["tokens"] <= 8 for one in answers)
     assert not [*folder.glob(".answers*")]
-    shown = exeunt("generate", "lm", "--data", "prompts.txt", "--whole", cwd=folder)
+    shown = exeunt("generate", "lm", "--data", "prompts.txt", "--full", cwd=folder)
     assert len(shown.stdout.splitlines()) == 400
     assert "mean cost of a token" in shown.stderr
-    for command in ("show", "verify"):
-        exeunt(command, "lm", cwd=folder)
+    assert "costs are those of a token, in texts of" in (shown := exeunt("show", "lm", cwd=folder)).stdout
+    assert "are cut" not in shown.stdout
+    assert "auto, of this run, calibrated by generating" in exeunt("verify", "lm", cwd=folder).stdout
+
+
+def test_prompts_from_standard_input(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"w3 w4\nw9\n")))
+    lines = exeunt("generate", "lm", "--data", "-", "--full", cwd=folder).stdout.splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
 def test_budgets_and_whole_answers(folder):
@@ -71,26 +79,27 @@ def test_budgets_and_whole_answers(folder):
     assert "the policy was calibrated for answers of at most 8 tokens" in done.stderr
     exeunt("generate", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
     done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
-    assert "of the answers (mean over groups) differ" in done.stdout
+    assert "at most 60% of the answers differ from those of the full network" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("calibrate", "lm", "--max-loss", "1%"), "a language model is calibrated by --agree, --budget or --budgets"),
+        (("calibrate", "lm", "--max-loss", "1%"), "by --agree, --budget or --budgets, got --max-loss"),
         (("calibrate", "lm", "--agree", "98%", "--delta", "none"), "needs a --delta"),
         (("calibrate", "lm", "--budget", "80%", "--delta", "none"), "what a language model guarantees is tested"),
         (("calibrate", "lm", "--agree", "98%", "--per", "word"), "per must be one of token, answer, got 'word'"),
-        (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show a loss of at most 0%"),
+        (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show that at most 0% of"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
-        (("export", "lm"), "its network is in decoder.safetensors"),
-        (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "calibrated without --ties, --of"),
+        (("cascade", "a=lm", "b=lm", "--out", "both"), "a generates texts, and the models of a cascade answer inputs"),
+        (("export", "lm"), "lm generates texts: answer with `exeunt generate`"),
+        (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "model takes no --ties, --of"),
         (("generate", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
         (("generate", "lm", "--data", "prompts.txt", "--out", "."), ". is a folder: give a file for --out"),
         (("generate", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
-        (train("x", "--size", "3"), "--task generate takes no --size: only adapters on a frozen decoder learn"),
-        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "they are of --task generate"),
+        (train("x", "--size", "3"), "--task generate takes no --size: exits learn the decoder's own answers"),
+        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only --task gen"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):

@@ -192,7 +192,7 @@ def test_missing_files_are_said() -> None:
 def test_tiny_sources(n: int) -> None:
     source = array_source(TRAIN[:n], TEST[:n])
     if n == 0:
-        with pytest.raises(InputError, match="only 0 inputs"):
+        with pytest.raises(InputError, match="no inputs to divide into parts: the data are empty"):
             plan_split(source, fit=0, calibrate=0)
         return
     plan = plan_split(source, fit=0, calibrate=0)

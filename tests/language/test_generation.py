@@ -1,4 +1,4 @@
-"""Generation with exits against oracles that run the whole model on the whole text for every token."""
+"""Generation with exits against oracles that run the full network on the whole text for every token."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ class _State:
 
 @torch.inference_mode()
 def oracle(network, prompt, key, rule, most, ends=()):
-    """The same, the whole model on the whole text for every token: tokens, exits, the whole model's choices."""
+    """The same, the full network on the whole text for every token: tokens, exits, the full network's choices."""
     text, exits, full = list(prompt), [], []
     layers = [network.decoder.layers.index(name) + 1 for name in network.exit_names]
     while len(exits) < most:

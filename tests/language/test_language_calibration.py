@@ -12,7 +12,7 @@ from exeunt.p_values import betting
 from exeunt.policy import Policy
 from exeunt.run.run_inputs import part_data
 from exeunt.torch.language import Continuation, LanguageModel
-from exeunt.torch.language.calibration import Candidates, differing
+from exeunt.torch.language.calibration import Candidates, agreement_to_try, differing
 from exeunt.trace.splitting import random_order
 
 COST = ex.CostModel([1.0, 2.0, 4.0])
@@ -86,7 +86,7 @@ def test_what_is_certified_is_false_at_most_as_often_as_delta_allows(what, n):
         world = World(RATES, COSTS, seed)
         try:
             found = world.candidates().certified(
-                world.generate, loss=differing("token"), delta=DELTA, seed=seed, **limits
+                world.generate, world.n, loss=differing("token"), delta=DELTA, seed=seed, **limits
             )
         except Infeasible:
             continue
@@ -102,7 +102,7 @@ def one_policy(answers):
     policies = made_policies(1)
     nothing = Candidates(policies, [np.zeros(9)], [np.zeros(9)])
     return lambda **limits: nothing.certified(
-        lambda _: answers, loss=differing("token"), delta=DELTA, **limits
+        lambda _: answers, len(answers), loss=differing("token"), delta=DELTA, **limits
     )
 
 
@@ -120,7 +120,7 @@ def test_a_loss_passes_exactly_where_betting_rejects_it():
             proof = one_policy(answers)(max_loss=bound).loss_certificate
             assert proof.p_value == betting(lost[random_order(80, 0)], bound, delta=DELTA)
         else:
-            with pytest.raises(Infeasible, match="cannot show a loss") as error:
+            with pytest.raises(Infeasible, match="cannot show that at most") as error:
                 one_policy(answers)(max_loss=bound)
             assert error.value.binding == "max_loss"
 
@@ -128,10 +128,32 @@ def test_a_loss_passes_exactly_where_betting_rejects_it():
 def test_how_many_prompts_a_loss_takes_at_least_is_said():
     few, enough = ([spoken([False], [2])] * n for n in (299, 331))
     with pytest.raises(
-        Infeasible, match=r"give more prompts \(1% takes about 2\d\d at least, where none differs\)"
+        Infeasible,
+        match=r"more calibration prompts \(--calibrate; at least about 2\d\d, even if nothing is lost\)",
     ):
         one_policy(few[:100])(max_loss=0.01)
     one_policy(enough)(max_loss=0.01)
+
+
+def test_the_agreement_to_try_is_one_that_can_be_shown():
+    assert [agreement_to_try(n) for n in (5, 10, 15, 32, 66, 166, 167)] == [
+        0.5,
+        0.7,
+        0.8,
+        0.9,
+        0.95,
+        0.95,
+        0.98,
+    ]
+
+
+def test_what_so_few_prompts_can_never_show_is_refused_before_anything_is_generated():
+    policies = Candidates(made_policies(1), [np.zeros(9)], [np.zeros(9)])
+    generate = pytest.fail
+    with pytest.raises(
+        Infeasible, match="100 calibration prompts cannot show that at most 1% of the answers differ"
+    ):
+        policies.certified(generate, 100, loss=differing("answer"), of="answers", max_loss=0.01)
 
 
 def test_a_budget_passes_exactly_where_betting_rejects_it():
@@ -146,7 +168,7 @@ def test_a_budget_passes_exactly_where_betting_rejects_it():
         if passes:
             assert one_policy(answers)(budget=budget).certificate.budget == budget
         else:
-            with pytest.raises(Infeasible, match="cannot show a mean cost") as error:
+            with pytest.raises(Infeasible, match="cannot show that the mean cost") as error:
                 one_policy(answers)(budget=budget)
             assert error.value.binding == "budget"
 
@@ -157,11 +179,11 @@ def test_both_are_each_tested_at_half_of_delta():
     bounds = np.linspace(0.01, 0.3, 3_000)
     between = [x for x in bounds if rejected(lost, x, DELTA) and not rejected(lost, x, DELTA / 2)]
     one_policy(answers)(max_loss=between[0])
-    with pytest.raises(Infeasible, match=r"a loss of at most .* and a mean cost"):
+    with pytest.raises(Infeasible, match=r"that at most .* differ and that the mean cost"):
         one_policy(answers)(max_loss=between[0], budget=3.99)
     wide = next(x for x in bounds if rejected(lost, x, DELTA / 2))
     one_policy(answers)(max_loss=wide, budget=3.99)
-    with pytest.raises(Infeasible, match="and a mean cost"):
+    with pytest.raises(Infeasible, match="and that the mean cost"):
         one_policy(answers)(max_loss=wide, budget=2.9)
 
 
@@ -172,9 +194,11 @@ def test_units_are_prompts_not_tokens():
     lost = differing("token")(answers)
     assert len(lost) == 40
     assert differing("answer")(answers).tolist() == [float(any(one.differs)) for one in answers]
-    with pytest.raises(Infeasible, match="40 calibration prompts cannot show a loss of at most 13%"):
+    with pytest.raises(
+        Infeasible, match="40 calibration prompts cannot show that at most 13% of the tokens differ"
+    ):
         Candidates(world.policies, [np.full(9, 3.0)], [np.full(9, 0.01)]).certified(
-            lambda _: answers, loss=differing("token"), max_loss=0.13, seed=1
+            lambda _: answers, 40, loss=differing("token"), max_loss=0.13, seed=1
         )
 
 
@@ -185,26 +209,26 @@ def test_the_sequence_begins_where_the_fit_part_is_surely_careful_and_ends_at_th
         [np.full(9, cost) for cost in COSTS[:6]],
         [np.full(9, r) for r in (0, 0.01, 0.03, 0.05, 0.09, 0)],
     )
-    found = candidates.certified(world.generate, loss=differing("token"), max_loss=0.2, seed=0)
+    found = candidates.certified(world.generate, world.n, loss=differing("token"), max_loss=0.2, seed=0)
     assert world.asked == [3, 4]  # 0.05 is a quarter of 0.2
     assert found.name == "3"
     world.asked.clear()
-    found = candidates.certified(world.generate, loss=differing("token"), budget=3.7, seed=0)
+    found = candidates.certified(world.generate, world.n, loss=differing("token"), budget=3.7, seed=0)
     assert world.asked[0] == 2  # of the fit part, the first within the budget
     assert found.budget == 3.7
     with pytest.raises(InputError, match="give a loss, a budget or both"):
-        candidates.certified(world.generate, loss=differing("token"))
+        candidates.certified(world.generate, world.n, loss=differing("token"))
 
 
 def test_certificates_say_what_was_shown():
     world = World(np.array([0.0, 0.0]), np.array([4.0, 3.0]), 2)
     found = world.candidates().certified(
-        world.generate, loss=differing("token"), max_loss=0.2, budget=3.9, delta=0.1, seed=0
+        world.generate, world.n, loss=differing("token"), max_loss=0.2, budget=3.9, delta=0.1, seed=0
     )
-    assert "at most 20% of the tokens (mean over groups) differ from those of the whole model" in str(
+    assert "at most 20% of the tokens (mean over prompts) differ from those of the full network" in str(
         found.loss_certificate
     )
-    assert "80 calibration groups" in str(found.loss_certificate)
+    assert "80 calibration prompts" in str(found.loss_certificate)
     assert "at most 3.9 MACs" in found.guarantee
     assert "future prompts are exchangeable" in found.guarantee
     assert Policy.from_dict(found.to_dict()).loss_certificate == found.loss_certificate
@@ -251,11 +275,12 @@ def test_policies_decide_alike_in_recorded_and_in_generated_tokens(model, run):
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_generated(model, monkeypatch):
     monkeypatch.setattr(LanguageModel, "_answers", lambda *_, **__: pytest.fail("generated"))
     for options, message in (
-        ({"agree": 98}, "agree must lie above 0 and be at most 1"),
-        ({"agree": -1}, "agree must lie above 0"),
+        ({"agree": 98}, "agree must be above 0 and at most 1"),
+        ({"agree": "98%"}, "agree must be a number, got '98%'"),
+        ({"agree": -1}, "agree must be above 0"),
         ({"agree": 0.9, "points": 0}, "points must be at least 1, got 0"),
         ({"agree": 0.9, "delta": 2.0}, "delta"),
-        ({"grade": lambda *_: 1.0, "max_loss": -0.1}, "max_loss in"),
+        ({"grade": lambda *_: 1.0, "max_loss": -0.1}, "max_loss must lie in"),
         ({}, "give what shall be kept"),
     ):
         with pytest.raises(InputError, match=message):
@@ -280,7 +305,7 @@ def test_answers_are_kept_and_not_made_again(model, monkeypatch):
 
 
 def test_a_grade_of_ones_own(model, run):
-    """Long answers are good: the loss is against the whole model's grade, and may be negative."""
+    """Long answers are good: the loss is against the full network's grade, and may be negative."""
     asked = []
 
     def grade(prompt, answer):
@@ -291,13 +316,20 @@ def test_a_grade_of_ones_own(model, run):
     data = part_data(run, "calibrate")
     prompts = [data.content(i) for i in range(len(data))]
     assert set(asked) == set(prompts)
-    whole, early = model.generate(prompts, whole=True), model.generate(prompts, policy=policy)
+    whole, early = model.generate(prompts, full=True), model.generate(prompts, policy=policy)
     lost = np.mean([grade("", a.text) - grade("", b.text) for a, b in zip(whole, early, strict=True)])
     assert policy.loss_certificate.loss == pytest.approx(lost)
     assert policy.loss_certificate.measure == "grade"
-    assert "mean over groups of their grade is at most 30 points below that of the whole model" in str(
+    assert "mean over prompts of their grade is at most 30 points below that of the full network" in str(
         policy.loss_certificate
     )
+
+
+@pytest.mark.parametrize("grade", [2.0, -0.1, "x", None, float("nan")])
+def test_a_grade_is_a_number_from_0_to_1(model, grade):
+    """Betting bounds are for losses within bounds."""
+    with pytest.raises(InputError, match="a grade must "):
+        model.calibrate(grade=lambda *_: grade, max_loss=0.3, delta=0.2, points=4)
 
 
 def test_options_that_contradict_each_other(model):

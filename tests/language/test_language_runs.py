@@ -27,7 +27,7 @@ def train(job, out, **options):
 
 @torch.inference_mode()
 def test_traces_hold_what_exits_say_after_the_same_tokens(run):
-    """Against the whole model, on the whole text, for every token."""
+    """Against the full network, on the whole text, for every token."""
     model = LanguageModel.open(run.path)
     network, data, trace = model.network, part_data(run, "test"), run.recorded("test")
     own = network.backbone
@@ -51,7 +51,7 @@ def test_traces_hold_what_exits_say_after_the_same_tokens(run):
             row += 1
     assert row == trace.n
     assert trace.groups.n == len(data)
-    assert trace.reference == "the whole model"
+    assert trace.reference == "the full network"
 
 
 def test_heads_learn_and_confidences_tell_who_agrees(run):
@@ -87,8 +87,8 @@ def test_a_run_is_opened_and_verified_as_any_other(run):
 
 def test_the_same_weights_come_back(run):
     once, again = LanguageModel.open(run.path), LanguageModel.open(run.path)
-    assert [one.continuation for one in once.generate(["w3 w4"], whole=True)] == [
-        one.continuation for one in again.generate(["w3 w4"], whole=True)
+    assert [one.continuation for one in once.generate(["w3 w4"], full=True)] == [
+        one.continuation for one in again.generate(["w3 w4"], full=True)
     ]
 
 
@@ -137,6 +137,7 @@ def test_jobs_that_no_decoder_can_do_are_refused_at_once(asked, tmp_path):
         ({"recipe": {"mode": "joint"}}, "learn in mode 'frozen' alone"),
         ({"head": {"grid": 2}}, "leave out grid"),
         ({"model": "torchvision:resnet18"}, "a decoder is a Hugging Face model"),
+        ({"model": "hf:tests"}, "there is no Hugging Face model 'tests' here"),
         ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
         ({"data": "sklearn:digits"}, "must hold one text for each prompt, got images"),
         (
@@ -184,7 +185,7 @@ def test_a_token_that_the_decoder_does_not_know_is_named(run):
     with pytest.raises(
         InputError, match=f"a prompt has the token {N_TOKENS + 1}, and the decoder knows {N_TOKENS}"
     ):
-        LanguageModel(run, model.network, prompts).generate([f"w3 w{N_TOKENS + 1}"], whole=True)
+        LanguageModel(run, model.network, prompts).generate([f"w3 w{N_TOKENS + 1}"], full=True)
 
 
 def test_an_encoder_is_refused(tmp_path):
@@ -203,13 +204,28 @@ def test_an_encoder_is_refused(tmp_path):
 def test_prompts_that_do_not_fit_are_named(run):
     model = LanguageModel.open(run.path)
     with pytest.raises(InputError, match=r"prompt 1 has no tokens: leave it out"):
-        model.generate(["w3", ""], whole=True)
+        model.generate(["w3", ""], full=True)
     with pytest.raises(
         InputError, match=r"prompt 0 has 70 tokens, and the decoder takes 64, of which 10 are kept"
     ):
-        model.generate(["w3 " * 70], whole=True)
+        model.generate(["w3 " * 70], full=True)
+    with pytest.raises(InputError, match=r"prompt 1 \(and 2 more prompts\) has 70 tokens"):
+        model.generate(["w3", *["w3 " * 70] * 3], full=True)
+    with pytest.raises(InputError, match=r"takes 64 tokens, and answers of 64 leave none for the prompt"):
+        model.generate(["w3"], full=True, most_tokens=64)
     with pytest.raises(InputError, match="has no policy yet"):
         model.generate(["w3"])
+    with pytest.raises(InputError, match="prompts must be a list of texts, got one text: 'w3'"):
+        model.generate("w3", full=True)
+    with pytest.raises(InputError, match="prompt 1 must be a text, got 3"):
+        model.generate(["w3", 3], full=True)
+    with pytest.raises(InputError, match="policy must be one that `calibrate` returned, got 'auto'"):
+        model.generate(["w3"], policy="auto")
+
+
+def test_a_chat_template_must_be_there(asked, tmp_path):
+    with pytest.raises(InputError, match="the tokeniser has no chat template: leave out --chat"):
+        train(replace(asked, chat=True), tmp_path / "lm")
 
 
 def test_other_runs_hold_no_decoder(tmp_path):
@@ -237,10 +253,10 @@ def test_every_token_that_ends_a_text_ends_an_answer(run):
     several = decoder(alike=True)
     several.generation_config.eos_token_id, several.config.eos_token_id = [7, 5], 9
     assert language_training._ends(several, tokenizer()) == (END, 5, 7, 9)
-    tokens = model.generate(["w3 w4"], whole=True)[0].continuation.tokens
+    tokens = model.generate(["w3 w4"], full=True)[0].continuation.tokens
     ended = LanguageModel(run, model.network, replace(model.prompts, ends=(tokens[2],)))
     assert (
-        ended.generate(["w3 w4"], whole=True)[0].continuation.tokens == tokens[: tokens.index(tokens[2]) + 1]
+        ended.generate(["w3 w4"], full=True)[0].continuation.tokens == tokens[: tokens.index(tokens[2]) + 1]
     )
 
 
@@ -294,12 +310,12 @@ def test_other_weights_in_the_same_folder_make_other_continuations(tmp_path, mon
 def test_what_is_damaged_in_a_file_of_answers_is_made_again(run, tmp_path):
     model, file = LanguageModel.open(run.path), tmp_path / "answers"
     prompts = ["w3 w4", "w5 w6", "w7 w8"]
-    first = model.generate(prompts, whole=True, keep=file)
+    first = model.generate(prompts, full=True, keep=file)
     lines = file.read_bytes().split(b"\n")
     lines[1], lines[2] = lines[1][:7], b"\xff\x00"
     file.write_bytes(b"\n".join(lines))
-    assert model.generate(prompts, whole=True, keep=file) == first
-    assert model.generate(prompts, whole=True, keep=file, batch_size=1) == first
+    assert model.generate(prompts, full=True, keep=file) == first
+    assert model.generate(prompts, full=True, keep=file, batch_size=1) == first
     lines = file.read_text(errors="replace").splitlines()
     assert len(lines) == 4 + 2  # what is damaged stays, and is not read
 
@@ -311,5 +327,5 @@ def test_a_policy_of_another_network_is_refused(run):
     other = ex.eero(trace.take(slice(20)), trace.take(slice(20, 40)), budget=3.0, delta=None)
     with pytest.raises(ExeuntError, match="calibrated for another network"):
         model.generate(["w3"], policy=other)
-    with pytest.raises(InputError, match="give one of budget, policy and whole"):
-        model.generate(["w3"], whole=True, budget="80%")
+    with pytest.raises(InputError, match="give one of budget, policy and full"):
+        model.generate(["w3"], full=True, budget="80%")

@@ -64,7 +64,7 @@ def test_questions_leave_where_the_policy_says_and_get_its_answers(model, questi
     assert answers.label.tolist() == policy.answers(trace).tolist()
     assert answers.exit.tolist() == policy.route(trace).tolist()
     assert len(set(answers.exit.tolist())) > 1
-    assert 1 - trace.risk[0] > 0.6  # agreement with the full depth, without labels
+    assert 1 - trace.risk[0] > 0.6  # agreement with the full network, without labels
 
 
 def test_costs_are_those_of_all_texts_of_a_question(model, questions):
@@ -117,6 +117,11 @@ def test_bad_questions_are_named(model):
     ):
         with pytest.raises(InputError, match=message):
             model.score(questions)
+
+
+def test_a_batch_has_a_question_or_more(model, questions):
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        model.score(questions, batch_size=0)
 
 
 def test_labels_take_the_place_of_agreement(model, questions):

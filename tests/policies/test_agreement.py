@@ -55,7 +55,7 @@ def test_labels_have_no_say():
     said = cheapest(*(one.with_reference() for one in bare), max_loss=0.2, policy="eero")
     for one in (made[1], said):
         assert made[0].thresholds.tolist() == one.thresholds.tolist()
-    assert said.loss_certificate.reference == "the last exit"
+    assert said.loss_certificate.reference == "the full network"
 
 
 def test_a_cascade_agrees_with_its_most_expensive_model_or_the_one_named():
@@ -143,7 +143,7 @@ def test_the_reference_of_the_fit_inputs_is_that_of_the_calibration_inputs():
 def test_parts_are_measured_alike():
     fit, calibrate = trace(300, seed=1), trace(300, seed=2)
     for parts, told in (
-        ((fit, calibrate.with_reference()), "got accuracy and agreement with the last exit"),
+        ((fit, calibrate.with_reference()), "got accuracy and agreement with the full network"),
         (
             (fit.with_reference(1), calibrate.with_reference(2)),
             "got agreement with exit 1 and agreement with exit 2",

@@ -12,7 +12,9 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import InputError
-from exeunt.policies.router import _learned, _limits, _on_paths
+from exeunt.policies import router
+from exeunt.policies.router import _limits, _on_paths
+from exeunt.policies.router_plans import learned_router
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.score.routing import NEXT
 from exeunt.trace.cascade_step import CascadeStep
@@ -48,6 +50,12 @@ def topics(n, seed=0, *, told=True, varies=False, repeats=False):
     return found.with_features("topic", features, cost=0.01)
 
 
+@pytest.fixture(autouse=True)
+def _routers(monkeypatch):
+    """Make routers also where a cascade would do."""
+    monkeypatch.setattr(router, "_SURELY", -np.inf)
+
+
 @pytest.fixture(scope="module")
 def parts():
     return topics(4000).split(fit=0.4, calibrate=0.2, test=0.4)
@@ -77,6 +85,18 @@ def test_a_cascade_router_skips_and_is_better_than_router_and_cascade(parts):
         assert found[0].cost < budget * 1.06
         skipped = [path for path in routed.exit_names if path.startswith("topic > code")]
         assert skipped
+
+
+def test_where_a_router_is_not_better_it_is_the_cascade(parts, monkeypatch):
+    """Here `code` and `small` tell how sure they are, and a look at the topic brings nothing beyond that."""
+    monkeypatch.undo()
+    fit, calibrate, test = parts
+    policy = ex.cascade_router(fit, calibrate, budget=2.0, delta=0.1)
+    chain = ex.cascade(fit, calibrate, budget=2.0, delta=0.1, order=["small", "code", "large"])
+    assert policy.name == "cascade_router"
+    assert "in a row: no router answers the fit inputs better" in str(policy)
+    assert policy.cascade == chain.cascade
+    assert np.array_equal(policy.answers(test), chain.answers(test))
 
 
 def one_by_one(policy, models):
@@ -141,8 +161,8 @@ def test_inputs_like_none_before_go_to_the_best_model(parts):
 def test_thresholds_go_from_the_cheapest_up_and_each_input_pays_ever_more():
     """The expected cost is kept by conformal risk control, which needs costs that rise for every input."""
     fit, calibrate, _ = topics(2000, 3, told=False).split(fit=0.5, calibrate=0.4, test=0.1)
-    learned = _learned(fit, "auto", None, 0)
-    (plan,) = learned.near(4.0, calibrate.n)
+    learned = learned_router(fit, "auto", None, 0)
+    plan = learned.by_cost(4.0, calibrate.n).plan(4.0)
     on_fit, on_calibrate = (_on_paths(plan, learned.seen(one, "content", 0)) for one in (fit, calibrate))
     limits = list(_limits(plan, on_fit, 4.0, calibrate.n))
     assert len(limits) > 15

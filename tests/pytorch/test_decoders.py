@@ -16,13 +16,18 @@ import torch  # noqa: E402
 from onnx_stages import logits_with_drops  # noqa: E402
 from test_cut import lively  # noqa: E402
 
+from exeunt.data import open_lines  # noqa: E402
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor  # noqa: E402
 from exeunt.onnx.quantisation import quantise_export  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.models.by_name import build_model_and_report  # noqa: E402
-from exeunt.torch.models.preparation import fit_tokenizer, text_preparation  # noqa: E402
+from exeunt.torch.models.by_name import (  # noqa: E402
+    build_model_and_report,
+    rebuild_model,
+    save_model_config,
+)
+from exeunt.torch.models.preparation import example_inputs, fit_tokenizer, text_preparation  # noqa: E402
 from exeunt.torch.to_onnx import export_network  # noqa: E402
 
 LONGEST, N_WORDS = 32, 40
@@ -42,6 +47,8 @@ DECODERS = {
     "gemma": ("GemmaConfig", {**SIZES, "head_dim": 8}),
     "gemma2": ("Gemma2Config", {**SIZES, "head_dim": 8, "sliding_window": 4}),
     "gemma3": ("Gemma3TextConfig", {**SIZES, "head_dim": 8, "sliding_window": 4}),
+    "granite": ("GraniteConfig", SIZES),  # which transformers has no classifier for
+    "cohere": ("CohereConfig", SIZES),
     "phi": ("PhiConfig", {**SIZES, "num_key_value_heads": 2}),
 }
 EVERY = [
@@ -169,8 +176,33 @@ def test_an_encoder_decoder_needs_a_trained_classifier(tmp_path):
         build_model_and_report(f"hf:{tmp_path}", n_classes=3)
 
 
-def test_a_language_model_gives_its_layers_without_the_vocabulary_layer(tmp_path):
-    made = transformers.AutoModelForCausalLM.from_config(config("llama"))
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_a_language_model_gives_its_layers_without_the_vocabulary_layer(tmp_path, name):
+    made = transformers.AutoModelForCausalLM.from_config(config(name))
     made.save_pretrained(tmp_path)
     built = build_model_and_report(f"hf:{tmp_path}", n_classes=3, trained=True)
     torch.testing.assert_close(built.model.state_dict(), made.model.state_dict())
+    save_model_config(f"hf:{tmp_path}", built.model, tmp_path / "run")
+    again = rebuild_model("hf:", n_classes=3, folder=tmp_path / "run", new_classifier=True)
+    assert {**again.state_dict()}.keys() == {**built.model.state_dict()}.keys()
+
+
+def test_weights_that_a_decoder_lacks_are_named(tmp_path):
+    made = transformers.AutoModelForCausalLM.from_config(config("granite"))
+    kept = {name: value for name, value in made.state_dict().items() if "layers.0.mlp" not in name}
+    made.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(InputError, match=r"a part \(layers.0.mlp.down_proj.weight"):
+        build_model_and_report(f"hf:{tmp_path}", n_classes=3, trained=True)
+
+
+def test_what_is_neither_classifier_nor_decoder_is_refused(tmp_path):
+    transformers.ClapConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="'clap' models classify neither images nor texts in transformers"):
+        text_preparation(f"hf:{tmp_path}")
+
+
+def test_a_tokeniser_that_finds_no_tokens_is_refused(tmp_path):
+    save_tokenizer(tmp_path, pad_token="[PAD]")
+    config("llama").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the tokeniser finds no tokens in these texts"):
+        example_inputs(open_lines(b"\n \n", "text"), text_preparation(f"hf:{tmp_path}"))

@@ -19,9 +19,9 @@ def trace(make_trace):
 
 def test_the_labels_are_the_predictions_of_the_reference(trace):
     said = trace.with_reference()
-    assert (said.reference, said.measure, said.risk[-1]) == ("the last exit", "agreement", 0.0)
+    assert (said.reference, said.measure, said.risk[-1]) == ("the full network", "agreement", 0.0)
     assert said.risk == pytest.approx((trace.prediction != trace.prediction[:, [3]]).mean(axis=0))
-    assert "agreement with the last exit" in repr(said)
+    assert "agreement with the full network" in repr(said)
     other = trace.with_reference(1, "small")
     assert (other.reference, other.risk[1]) == ("small", 0.0)
     assert trace.with_reference(1).reference == "exit 1"
@@ -38,14 +38,14 @@ def test_a_reference_stays_with_parts_and_copies(trace, tmp_path):
     said.save(tmp_path / "said.parquet")
     parts = [*said.split(), said.selected([0, 1]), said.exits(1, 3), said.with_cost(said.cost)]
     for part in (*parts, ex.ExitTrace.load(tmp_path / "said.parquet")):
-        assert part.reference == "the last exit"
+        assert part.reference == "the full network"
     assert np.array_equal(said.selected([0, 1]).label, trace.prediction[:, -1])  # that of all exits
     trace.save(tmp_path / "plain.parquet")
     assert ex.ExitTrace.load(tmp_path / "plain.parquet").measure == "accuracy"
 
 
 def test_traces_of_two_references_are_not_one(trace):
-    with pytest.raises(ex.InputError, match="got agreement with exit 1 and agreement with the last exit"):
+    with pytest.raises(ex.InputError, match="got agreement with exit 1 and agreement with the full network"):
         concatenate([trace.with_reference(), trace.with_reference(1)])
 
 
@@ -62,20 +62,20 @@ def test_a_reference_answers_every_input_with_a_class(trace):
     silent[[3, 5], 3] = True
     fields = {"cost": trace.cost, "id": trace.id}
     parts = {
-        "the last exit gave no answer to 2 inputs, the first in row 3: drop these inputs": ex.ExitTrace.from_scores(
+        "the full network gave no answer to 2 inputs, the first in row 3: drop these inputs": ex.ExitTrace.from_scores(
             trace.scores["score"], trace.prediction, no_answer=silent, **fields
         ),
-        "it is not known which answers equal those of the last exit: give predictions": ex.ExitTrace.from_losses(
+        "it is not known which answers equal those of the full network: give predictions": ex.ExitTrace.from_losses(
             None, np.full((400, 4), 0.5), **fields
         ),
-        "classes must be 0 or above, got -1 from the last exit in row ": replace(
+        "classes must be 0 or above, got -1 from the full network in row ": replace(
             trace, prediction=trace.prediction - 1, log_probability=None
         ),
     }
     for told, part in parts.items():
         with pytest.raises(ex.InputError, match=told):
             part.with_reference()
-        with pytest.raises(ex.InputError, match=told.replace("the last exit", "all")):
+        with pytest.raises(ex.InputError, match=told.replace("the full network", "all")):
             ex.CascadeTrace({"all": part}).with_reference()
     assert parts[next(iter(parts))].with_reference(0).risk[0] == 0.0
 
@@ -87,7 +87,7 @@ def test_results_and_certificates_speak_of_agreement(trace):
     assert f": agreement {result.accuracy:.2%} [" in str(result)
     policy = cheapest(fit, calibrate, max_loss=0.6, policy="eero")
     assert (
-        "calibration inputs tested on, at most 60% of the answers differ from those of the last exit"
+        "calibration inputs tested on, at most 60% of the answers differ from those of the full network"
         in str(policy)
     )
     assert "labelled" not in str(policy)

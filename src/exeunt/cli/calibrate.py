@@ -49,7 +49,7 @@ def calibrate(
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.policies.by_name import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
-    from exeunt.run.file_digests import DECODER
+    from exeunt.run.file_digests import DECODER, LIVE
 
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
@@ -65,8 +65,10 @@ def calibrate(
         return
     if guarantee.per != Guarantee.per:
         raise InputError("--per is about the tokens of a language model that generates: leave it out")
-    make = rule.made()
-    answer = {"answer": rule.answer or "auto"} if rule.answer or run.cascade else {}
+    make = rule.made(live=run.network_file == LIVE)
+    answer = (
+        {"answer": rule.answer or "auto"} if rule.answer or (run.cascade and rule.policy != "router") else {}
+    )
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit, held_out = _inputs(run, guarantee, options.traces)

@@ -105,8 +105,8 @@ class Rule:
 
     policy: str = _policy(
         "Kind of policy: auto (it mixes the others), eero, stopping, learned_correctness, optimised, common_threshold, "
-        "risk_controlled. To compare with, baselines of the literature: msdnet, predictive_exit, patience, "
-        "confident_patience, genetic, random_routing.",
+        "risk_controlled; of live models also router and cascade_router, which choose whom to ask. To compare with, "
+        "baselines of the literature: msdnet, predictive_exit, patience, confident_patience, genetic, random_routing.",
         default="auto",
     )
     score: str | None = _policy(
@@ -139,12 +139,26 @@ class Rule:
                 "sequential, or --delta none"
             )
 
-    def made(self) -> Callable[..., Policy]:
-        """Return the function that makes a policy from traces and a budget."""
+    def made(self, *, live: bool = False) -> Callable[..., Policy]:
+        """Return the function that makes a policy from traces and a budget; `live`: of live models."""
+        from exeunt.policies.by_name import ROUTERS
         from exeunt.policies.catalogue import preset
 
-        options: dict[str, Any] = {} if self.score is None else {"score": self.score}
-        return partial(preset(self.policy), calibration=self.calibration, ties=self.ties, **options)
+        if self.policy not in ROUTERS:
+            options: dict[str, Any] = {} if self.score is None else {"score": self.score}
+            return partial(preset(self.policy), calibration=self.calibration, ties=self.ties, **options)
+        if not live:
+            raise InputError(
+                f"{self.policy} chooses which live models to ask (`exeunt record --model models.yaml`), and networks "
+                "are asked one after the other: take another --policy"
+            )
+        if self.score is not None or self.calibration != "sequential":
+            raise InputError(
+                f"{self.policy} ranks inputs by the value of answering: leave out --score and --calibration"
+            )
+        if self.policy == "router" and self.answer is not None:
+            raise InputError("router asks one model, whose own answer it gives: leave out --answer")
+        return partial(ROUTERS[self.policy], ties=self.ties)
 
 
 def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:

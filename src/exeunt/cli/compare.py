@@ -31,7 +31,8 @@ class _Options:
     )
     splits: int = option("Random splits into fit, calibrate and test.", default=50, min=1, max=10_000)
     policies: str | None = option(
-        "Policies separated by commas, the reference first. Default: all, with eero as the reference."
+        "Policies separated by commas, the reference first; of models also router and cascade_router. Default: all, "
+        "with eero as the reference."
     )
     delta: str = option(
         "Largest probability with which a policy may break its budget; 'none' keeps budgets on average.",

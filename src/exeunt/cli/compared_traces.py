@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exeunt.trace import CascadeTrace, ExitTrace
 
 _column, _group = options_under("Tables: what their columns mean"), options_under("Tables: groups of inputs")
+_features = options_under("Tables: features of inputs")
 _graded, _csv = options_under("Tables: graded answers"), options_under("Tables: CSV files")
 
 
@@ -51,6 +52,12 @@ class Tables:
         "be, such as cost_b:300."
     )
     price_per: float = _column("How many answers a price is for.", default=1.0)
+    features: str | None = _features(
+        "Columns of numbers, or of lists of numbers such as embeddings, that routers look at, separated by commas."
+    )
+    features_price: float = _features(
+        "What the features of an input cost, per --price-per.", default=0.0, min=0.0
+    )
     loss: str | None = _graded(
         "The columns of the loss in [0, 1] of each answer, as 'loss_{}' or a list, in place of --label. --prediction "
         "and --confidence may then be left out."
@@ -111,6 +118,11 @@ def open_traces(
         )
     if tables.price_per != 1 and not tables.price:
         raise InputError("--price-per is about --price: give a --model and its --price for each")
+    if (tables.features_price and tables.features is None) or (tables.features and not tables.model):
+        raise InputError(
+            "--features are what routers look at to choose among models: give --model and --price for each, and with "
+            "--features-price the columns"
+        )
     if tables.rows_per_group != 1 and tables.group_column is None:
         raise InputError("--rows-per-group is about groups: name their column with --group-column")
     if agreement and tables.loss is None:
@@ -196,6 +208,8 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         prediction=options.prediction or (None if options.loss else "prediction_{}"),
         price={one: price for one, (price, _) in priced.items()},
         highest={one: most for one, (_, most) in priced.items() if most is not None},
+        features=[one.strip() for one in (options.features or "").split(",") if one.strip()],
+        features_price=options.features_price,
         price_per=options.price_per,
         unit=options.unit or "usd",
     )

@@ -61,16 +61,14 @@ def export(path: RunPath, options: _Options) -> None:
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
             f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
-    from exeunt.run.executors import EXECUTORS
-    from exeunt.run.file_digests import LIVE
+    from exeunt.run.executors import EXECUTORS, chosen_executor, open_executor
+    from exeunt.run.file_digests import DECODER, LIVE
     from exeunt.run.folder import RunFolder
     from exeunt.run.run_path import INT8
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
-    if run.network_file == LIVE:
-        raise InputError(
-            f"{path} asks live models, which no file can hold: answer with predict or serve, and --model"
-        )
+    if run.network_file in (LIVE, DECODER):
+        open_executor(run, chosen_executor(run))  # raises: no file can hold what answers
     if holds_policy:
         run.policy  # noqa: B018 - raises where there is none
         if options.web:

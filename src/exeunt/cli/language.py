@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli import interruptible
-from exeunt.cli.options import RunPath, column_names, option, share, with_groups
+from exeunt.cli.calibration_options import Guarantee
+from exeunt.cli.options import (
+    STANDARD,
+    RunPath,
+    changed,
+    column_names,
+    option,
+    share,
+    standard_input,
+    with_groups,
+)
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from exeunt.cli.calibration_options import Guarantee
     from exeunt.run.folder import RunFolder
     from exeunt.torch.language import DecoderWithExits, LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    data: str = option("Prompts: a .txt file with one per line, or a table of texts.", default=MISSING)
+    data: str = option(
+        "Prompts: a .txt file with one per line, a table of texts, or '-' for standard input, one per line.",
+        default=MISSING,
+    )
     out: Path | None = option("File to write, a JSON object per line. Default: standard output.")
     text_column: str | None = option("Column of the prompts. Default: as in training.")
-    whole: bool = option("Let the whole model answer, without exits.", default=False)
+    full: bool = option("Let the full network answer, without exits.", default=False)
     compare: bool = option(
-        "Also say which tokens the whole model would have chosen after the same tokens.", default=False
+        "Also say which tokens differ from what the full network chooses after the same tokens.",
+        default=False,
     )
     most_tokens: int | None = option("Most tokens of an answer. Default: as in training.", min=1)
     batch_size: int = option("Prompts per batch.", default=16, min=1)
@@ -40,7 +53,7 @@ def generate(path: RunPath, options: _Options) -> None:
     If killed at any moment, the same command with --out goes on where it was.
     """
     from exeunt._files import check_writable, write_text
-    from exeunt.data import open_inputs
+    from exeunt.data import open_inputs, open_lines
     from exeunt.run.folder import RunFolder
 
     columns, run = column_names(options.text_column), RunFolder.open(path)
@@ -49,7 +62,10 @@ def generate(path: RunPath, options: _Options) -> None:
             f"a prompt is one text: name one column with --text-column, got {options.text_column}"
         )
     known = tuple(run.manifest["data"].get("text") or ())
-    data: Any = open_inputs(options.data, text=columns or known, of_training=not columns)
+    if options.data == STANDARD:
+        data: Any = open_lines(standard_input(), "text")
+    else:
+        data = open_inputs(options.data, text=columns or known, of_training=not columns)
     if data.kind != "text" or not len(data):
         raise InputError(
             f"{options.data} must hold prompts, got {'none' if data.kind == 'text' else 'images'}"
@@ -61,14 +77,14 @@ def generate(path: RunPath, options: _Options) -> None:
     model = _opened(path)
     prompts = [data.content(i) for i in range(len(data))]
     calibrated = model.prompts.most_tokens
-    if not options.whole and options.most_tokens not in (None, calibrated):
+    if not options.full and options.most_tokens not in (None, calibrated):
         echo(f"note: the policy was calibrated for answers of at most {calibrated} tokens", err=True)
     keep = None if options.out is None else options.out.with_name(f".{options.out.name}.answers")
     with interruptible(
         lambda: f"the same command goes on where it was: {keep} has the answers so far" if keep else ""
     ):
         answers = model.generate(
-            prompts, whole=options.whole, most_tokens=options.most_tokens, batch_size=options.batch_size,
+            prompts, full=options.full, most_tokens=options.most_tokens, batch_size=options.batch_size,
             compare=options.compare, name=data.name, keep=keep, progress=True,
         )  # fmt: skip
     from exeunt.torch.language.model import summarise
@@ -101,12 +117,13 @@ def calibrate_language_model(
     from exeunt.policy import PolicySet
 
     if others:
-        raise InputError(f"a language model is calibrated without {others}: leave them out")
+        raise InputError(f"the calibration of a language model takes no {others}")
     amounts: list[str | float | None] = [*guarantee.amounts] or [None]
-    if guarantee.max_loss is not None or guarantee.reference is not None or guarantee.jointly:
+    wrong = changed(replace(guarantee, budget=None, agree=None, per=Guarantee.per, budgets=None, delta=None))
+    if wrong:
         raise InputError(
-            "a language model is calibrated by --agree, --budget or --budgets: leave out --max-loss, --reference and "
-            "--jointly (grades of answers are for Python: LanguageModel.calibrate)"
+            f"a language model is calibrated by --agree, --budget or --budgets, got {wrong} (grades of answers are for "
+            "Python: LanguageModel.calibrate)"
         )
     if (delta := guarantee.checked_delta(certifies=True)) is None:
         raise InputError("what a language model guarantees is tested: give a --delta")
@@ -176,13 +193,14 @@ def _shown(network: DecoderWithExits, result: Mapping[str, Any]) -> str:
     ]
     spent = (
         f"mean cost of a token, along its exit: {cost.show(result['cost'])}, {cost.share(result['cost']):.1%} of the "
-        f"whole model's. With the layers that were computed later, {result['spent']:.1%} of its multiply-adds were "
-        f"spent on answers, and {result['prompt_spent']:.1%} on prompts"
+        f"full network's. With the layers that were computed later, answers took {result['spent']:.1%} of the full "
+        f"network's multiply-adds, and prompts {result['prompt_spent']:.1%}"
     )
     lines = [text_table(["exit", "after", "cost of a token", "tokens"], rows), spent]
     if "tokens_differ" in result:
         lines.append(
-            f"{result['tokens_differ']:.2%} of the tokens differ from what the whole model chooses after the same "
-            f"tokens (mean over prompts), and {result['answers_differ']:.2%} of the {result['answers']:,} answers"
+            f"{result['tokens_differ']:.2%} of the tokens differ from what the full network chooses after the same "
+            f"tokens (mean over prompts); {result['answers_differ']:.2%} of the {result['answers']:,} answers have "
+            "such a token"
         )
     return "\n".join(lines)

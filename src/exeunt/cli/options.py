@@ -19,6 +19,8 @@ import typer
 
 from exeunt.errors import InputError
 
+STANDARD = "-"
+"""The standard input, or the standard output."""
 _MOST_INPUTS = 10**12
 _ENGINES = ("local", "ray")
 
@@ -164,6 +166,11 @@ class Cluster:
     def given(self) -> dict[str, Any]:
         """The options that were given, as the library takes them."""
         return given(self, without=("engine",))
+
+
+def standard_input() -> bytes:
+    """Return all of the standard input."""
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()
 
 
 def this_command() -> str:

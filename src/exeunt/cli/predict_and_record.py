@@ -14,6 +14,7 @@ import typer
 from exeunt._text import counted, echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
+    STANDARD,
     Cluster,
     Execution,
     LiveExecution,
@@ -24,6 +25,7 @@ from exeunt.cli.options import (
     given,
     option,
     options_under,
+    standard_input,
     with_groups,
 )
 from exeunt.errors import InputError
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from exeunt.predicting.predict import PredictJob
     from exeunt.run.folder import RunFolder
 
-_STANDARD = "-"
-"""The standard input, or the standard output."""
 _output = options_under("Output")
 
 
@@ -77,13 +77,12 @@ class _Inputs:
         run = RunFolder.open(path)
         own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
         options = {**own, **vars(execution)}
-        if self.data == _STANDARD:
+        if self.data == STANDARD:
             if keep:
                 raise InputError(
                     f"the standard input has no column {keep[0]!r}: name a table with --data, or leave out --keep"
                 )
-            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
-            return run, open_lines(content, run.manifest["inputs"]["kind"]), options
+            return run, open_lines(standard_input(), run.manifest["inputs"]["kind"]), options
         trained_on, text = run.manifest["data"], column_names(self.text_column)
         known, label = trained_on.get("text", ()), trained_on.get("label")
         inputs = open_inputs(self.data, label=label, text=text or known, of_training=not text, keep=keep)
@@ -122,7 +121,7 @@ class _Predictions:
     out: str = _output(
         "File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made. With --engine "
         "ray a folder, or an address such as s3://bucket/folder.",
-        default=_STANDARD,
+        default=STANDARD,
     )
     force: bool = _output("Replace a file that does not hold predictions.", default=False)
     top: int = _output(
@@ -160,7 +159,7 @@ def predict(
     Says the accuracy where the inputs have labels, or lie in folders named like the classes. If interrupted while it
     writes a file, the same command resumes.
     """
-    out, prints = output.out, output.out == _STANDARD
+    out, prints = output.out, output.out == STANDARD
     if cluster.is_ray and prints:
         raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
     if not cluster.is_ray and "://" in out:
@@ -251,7 +250,7 @@ def _asked(run: RunFolder, data: Dataset, models: str | None, money: _Total, out
     from exeunt.live.live_run import live_cascade
     from exeunt.live.models_file import read_models
 
-    prints = out == _STANDARD
+    prints = out == STANDARD
     if ledger is not None and prints:
         raise InputError("what --ledger counts is spent on the answers in a file: name one with --out")
     file = None if prints else f"{out}.money.db"

@@ -74,7 +74,13 @@ def _data(about: Any) -> str:
         f"{source['name']}, fingerprint {source['fingerprint']}",
         SplitPlan.from_dict(about["split"]).describe(),
     ]
-    if "length" in inputs:
+    if "most_tokens" in inputs:
+        chat = "in" if inputs["chat"] else "without"
+        lines.append(
+            f"costs are those of a token, in texts of {inputs['length']} tokens; answers have at most "
+            f"{inputs['most_tokens']} tokens; prompts are put to the decoder {chat} the tokeniser's chat template"
+        )
+    elif "length" in inputs:
         longest = f"; texts of more than {inputs['longest']} tokens are cut" if inputs.get("longest") else ""
         lines.append(f"costs are those of texts of {inputs['length']} tokens{longest}")
     return "\n".join(lines)

@@ -99,7 +99,7 @@ def _train_classifier(asked: _Asked) -> None:
         return
     of_generation = {one.name for one in fields(language)}
     takes = {one.name for one in context.command.params} - of_generation
-    _refuse_others(context, takes, "--task classify", "they are of --task generate")
+    _refuse_others(context, takes, "--task classify", "only --task generate does")
     out = network.out
     require("torch", extra="torch")
     from exeunt.data.decode_all import default_cache
@@ -141,11 +141,11 @@ def _train_classifier(asked: _Asked) -> None:
 
 def _train_generator(asked: _Asked) -> None:
     context, network, heads, training, _, parts, language, job = asked
-    others = _refuse_others(
-        context, _OF_GENERATION, "--task generate", "only adapters on a frozen decoder learn"
-    )
+    why = "exits learn the decoder's own answers, and the decoder stays as it is"
+    others = _refuse_others(context, _OF_GENERATION, "--task generate", why)
     out = network.out
     require("torch", extra="torch")
+    from exeunt.torch.language.calibration import agreement_to_try
     from exeunt.torch.language.training import LanguageJob, train_language_model
 
     sizes: dict[str, Any] = _sizes(parts)
@@ -161,7 +161,9 @@ def _train_generator(asked: _Asked) -> None:
     trace = run.trace("test")
     agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
     echo(f"agreement of each exit with {trace.reference} after the same tokens, on the test part: {agree}")
-    echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --agree 98%")
+    prompts = run.trace("calibrate").groups
+    to_try = agreement_to_try(0 if prompts is None else prompts.n)
+    echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --agree {to_try:.0%}")
 
 
 _TASKS = {"classify": _train_classifier, "generate": _train_generator}

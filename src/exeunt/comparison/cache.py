@@ -98,12 +98,15 @@ def _inputs(folder: Path) -> tuple[ExitTrace | CascadeTrace, Settings]:
 
 def _trace_digest(trace: ExitTrace) -> str:
     """Return the digest of everything that a trace holds."""
-    digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
+    told = sorted(trace.features.items())
+    named = (trace.cost.to_dict(), sorted(trace.scores), [exit_ for exit_, _ in told])
+    digest = hashlib.sha256(repr(named).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
     arrays += [] if trace.label is None else [trace.label]
     arrays += [] if trace.grades is None else [trace.grades.loss, np.array(trace.measure)]
     arrays += [] if trace.groups is None else [trace.groups.key, np.array(trace.groups.rows_per_group)]
     arrays += [] if trace.log_probability is None else arrays_of(trace.log_probability)
+    arrays += [features for _, features in told]
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)

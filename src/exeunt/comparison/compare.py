@@ -20,7 +20,8 @@ from exeunt.comparison.one_split import Settings
 from exeunt.comparison.processes import measure_in_processes
 from exeunt.comparison.results import SplitRecord, TraceResult
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.policies.catalogue import PRESETS, preset
+from exeunt.policies.by_name import ROUTERS, rule_for
+from exeunt.policies.catalogue import PRESETS
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
@@ -58,7 +59,8 @@ def compare(
     `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). On a
     `CascadeTrace` every policy is that of a cascade (see `cascade`), compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
-    `policies`: names of `exeunt.policies.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
+    `policies`: names of `exeunt.policies.catalogue.PRESETS`, and on traces of models "router" and "cascade_router"; by
+    default all, routers if there are features; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: number of processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.comparison.cache`); None keeps nothing.
@@ -69,11 +71,12 @@ def compare(
     where no budget is left.
     """
     found = _named_traces(traces, agreement)
-    names = (
-        tuple(PRESETS) if policies is None else (policies,) if isinstance(policies, str) else tuple(policies)
-    )
+    if policies is None:
+        policies = (*PRESETS, *ROUTERS) if all(map(_has_features, found.values())) else tuple(PRESETS)
+    names = (policies,) if isinstance(policies, str) else tuple(policies)
     for name in names:
-        preset(name)
+        for trace in found.values():
+            rule_for(trace, name)
     if not names or len(set(names)) < len(names):
         raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
     if splits < 1 or (workers is not None and workers < 0):
@@ -160,6 +163,11 @@ def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | Non
     with suppress(InfeasibleBudget):
         return single_exits(trace).cost.budget(budget)
     return None
+
+
+def _has_features(trace: ExitTrace | CascadeTrace) -> bool:
+    """Return whether routers can look at the inputs of several models."""
+    return isinstance(trace, CascadeTrace) and trace.answering is not trace
 
 
 def _named_traces(traces: _Traces, agreement: bool) -> dict[str, ExitTrace | CascadeTrace]:

@@ -13,7 +13,7 @@ from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.comparison.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.comparison.summary import overall_text, summary
 from exeunt.errors import InputError, require
-from exeunt.policies.catalogue import DESCRIPTIONS
+from exeunt.policies.by_name import ABOUT
 
 _FORMAT, _VERSION = "exeunt-comparison", 2
 
@@ -64,7 +64,7 @@ class Comparison:
             "delta": self.delta,
             "reference": self.reference,
             "summary": self.summary(),
-            "about": {name: DESCRIPTIONS[name] for name in self.policies if name in DESCRIPTIONS},
+            "about": {name: ABOUT[name] for name in self.policies if name in ABOUT},
             "overall": none_for_nan(overall_rows(self.traces, self.reference)),
             "traces": [trace_statistics(trace, self.reference, self.delta) for trace in self.traces],
         }

@@ -13,8 +13,7 @@ import numpy as np
 from exeunt._arrays import Floats, Integers
 from exeunt.comparison.results import SplitRecord
 from exeunt.frontiers import measure
-from exeunt.policies.cascade import cascade
-from exeunt.policies.catalogue import preset
+from exeunt.policies.by_name import rule_for
 from exeunt.policy import Policy
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
@@ -43,8 +42,7 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
         fit=settings.fit, calibrate=settings.calibrate, test=settings.test, seed=settings.seed + split
     )
     options = {} if settings.delta is None else {"delta": settings.delta}
-    models = isinstance(trace, CascadeTrace)
-    rules = {name: partial(cascade, policy=name) if models else preset(name) for name in settings.policies}
+    rules = {name: rule_for(trace, name) for name in settings.policies}
     presets = {name: partial(rule, seed=settings.seed, **options) for name, rule in rules.items()}
     timed = {name: _TimedPreset(make) for name, make in presets.items()} if split == 0 else {}
     amounts = np.array(settings.amounts)

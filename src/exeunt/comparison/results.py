@@ -101,7 +101,7 @@ class TraceResult(SplitRecord):
             answering = np.nansum(stacked["rates"], axis=(0, 1)) > 0
             whole = {name: trace.places([CascadeStep(name, trace[name].n_exits)]) for name in models}
             idle = [name for name, exits in whole.items() if not answering[exits].any()]
-            reasons = find_cascade(trace, max(amounts))[1] if idle else {}
+            reasons = find_cascade(trace.answering, max(amounts))[1] if idle else {}
             remarks += [reasons[name] for name in idle if name in reasons]
         return cls(
             name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),

@@ -94,6 +94,7 @@ def _point(trace: TraceResult, reference: str, p: int, q: int) -> dict[str, Any]
         "of": int(feasible.sum()),
         **interval_columns("gain", gains[~np.isnan(gains)]),
         "rates": trace.rates[p, q].tolist(),
+        "at_random": float(trace.rates[p, q] @ trace.exits.mean(axis=-1)),
     }
 
 

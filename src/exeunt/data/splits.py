@@ -258,6 +258,8 @@ def _of_validation(fit: float | None, calibrate: float | None, n: int) -> tuple[
 
 def _counts(wanted: Mapping[str, float | None], n_dataset: int, *, pretrained: bool) -> dict[str, int]:
     """Return the number of inputs of each part. Raises InputError unless at least one input is left for the rest."""
+    if n_dataset == 0:
+        raise InputError("there are no inputs to divide into parts: the data are empty")
     counts = {}
     for part, value in wanted.items():
         if value is None:

@@ -124,7 +124,9 @@ class FeatureModel(FunctionModel):
 
 
 def named(function: Any) -> str:
-    """Return the name of a function with its module, and with what is bound to it."""
+    """Return the name of a function with its module, and with what is bound to it; or its own `identity`."""
+    if hasattr(function, "identity"):
+        return str(function.identity)
     if isinstance(function, functools.partial):
         return f"{named(function.func)} {function.args} {function.keywords}"
     of = function if hasattr(function, "__qualname__") else type(function)

@@ -22,6 +22,7 @@ from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Pace, Policy
 from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER, PartialEvidence
+from exeunt.trace.cascade_step import before, is_tree
 from exeunt.trace.fields import id_keys
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class LiveAnswer:
     @property
     def short_of_money(self) -> bool:
         """Whether the ledger did not let a model be asked."""
-        return any(why.startswith(NOT_ASKED) for why in self.failed.values())
+        return any(map(short_of_money, self.failed.values()))
 
 
 class LiveAnswers(Sequence[LiveAnswer]):
@@ -108,7 +109,8 @@ class LiveCascade:
     attempt, and refuses those that it cannot pay for; these give no answer. `concurrency`: inputs at the same time.
 
     Models whose answers the policy does not need are not asked. Where a model gives no answer, the one known by then is
-    kept: `policy` is the given one with that rule, and `policy.answers(trace)` replays it.
+    kept: `policy` is the given one with that rule, and `policy.answers(trace)` replays it. Where the ledger refuses the
+    model that a router has chosen, and there is no answer yet, the next cheaper one is asked.
     """
 
     def __init__(
@@ -145,10 +147,18 @@ class LiveCascade:
                 f"the policy asks {missing[0]!r}, and there are {', '.join(self.models)}: give that model"
             )
 
-    @property
-    def first(self) -> str:
-        """The model that is asked first."""
-        return self._given.cascade[int(np.argmax(self._given.needs))].model
+    def cheapest_answer(self, most: Mapping[str, float]) -> float:
+        """Return the most that the cheapest answer to an input may cost; `most`: what each model may cost."""
+        cascade = self._given.cascade
+
+        def cheapest(exit_: int) -> float:
+            name = cascade[exit_].model
+            if not isinstance(self.models[name], FeatureModel):
+                return most[name]
+            following = (k for k in range(len(cascade)) if before(cascade, k) == exit_)
+            return most[name] + min(map(cheapest, following))
+
+        return cheapest(int(np.argmax(self._given.needs)))
 
     async def ask(
         self,
@@ -217,25 +227,28 @@ class LiveCascade:
         needed = policy.needs  # to keep answers needs no further ones
         if isinstance(policy.answer, OwnAnswer):
             policy = replace(policy, answer=OwnAnswer(carries=True))
-        state, following = policy.init(1, id=key), 0
+        state, exit_ = policy.init(1, id=key), 0
         replies: dict[int, Reply] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
         said, confidence, late, asked = NO_ANSWER, None, False, ""
-        for exit_, step in enumerate(policy.cascade):
-            if exit_ < following or not needed[exit_]:
-                continue
-            name = step.model
-            promised = said == NO_ANSWER  # any model's answer will do for the first
+        while True:
+            exit_ += int(np.argmax(needed[exit_:]))
+            name = policy.cascade[exit_].model
+            tells = isinstance(self.models[name], FeatureModel)
+            promised = said == NO_ANSWER and not tells  # any model's answer will do for the first
             reply = await self.models[name].ask(given, name=name, ledger=ledger, promised=promised, until=due)
             asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
             if code == NO_ANSWER and reply.features is None:
                 failed[name] = reply.failed or "its answer is none of the classes"
+            if said == NO_ANSWER and short_of_money(reply.failed) and (other := _cheaper(policy, exit_)) >= 0:
+                exit_ = other
+                continue
             replies[code] = reply
             evidence = self._evidence(reply, code)
-            if isinstance(self.models[name], FeatureModel):
+            if tells:
                 # Of features that did not come nothing is like what was learned from.
                 evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
             decision = policy.decide(exit_, evidence, state)
@@ -245,7 +258,7 @@ class LiveCascade:
                 confidence = float(decision.answer.get("max_probability", [0.0])[0])
             if decision.leave[0] or late:
                 break
-            ((following, _),) = policy.following(exit_, state)
+            ((exit_, _),) = policy.following(exit_, state)
         own = replies.get(said, Reply(None, confidence=0.0))
         answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
         return LiveAnswer(
@@ -271,6 +284,19 @@ class LiveCascade:
         said = replace(reply, answer=None) if silent else reply
         shares = PartialEvidence(shares_of(said, self.classes)[None])
         return {**shares, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **found}
+
+
+def short_of_money(why: str) -> bool:
+    """Return whether this is why a model gave no answer: the ledger did not let it be asked."""
+    return why.startswith(NOT_ASKED)
+
+
+def _cheaper(policy: Policy, exit_: int) -> int:
+    """Return the next cheaper exit that a router could have taken in place of this one; -1 without one."""
+    if not is_tree(cascade := policy.cascade):
+        return -1
+    of = before(cascade, exit_)
+    return max((k for k in range(exit_) if k > of and before(cascade, k) == of), default=-1)
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:

@@ -60,6 +60,11 @@ class Reply:
     again: bool = False
     features: tuple[float, ...] | None = None
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is an answer, or features."""
+        return self.answer is not None or self.features is not None
+
 
 def shares_of(reply: Reply, classes: Sequence[str]) -> Floats:
     """Return the probabilities (k,) of the classes: those of the reply, or its confidence for its answer and the rest
@@ -260,6 +265,8 @@ class LiveModel(ABC):
 
     def _checked(self, reply: Reply) -> Reply:
         """Return the reply, without an answer that is none of the classes, or whose confidence is no number."""
+        if reply.features is not None:
+            return reply
         if reply.answer is None:
             return replace(reply, failed=reply.failed or GAVE_NONE)
         if self.classes is not None and reply.answer not in self.classes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
 from exeunt._files import read_json, write_json
-from exeunt._text import counted
+from exeunt._text import counted, listed
 from exeunt.costs import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
+from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.live_model import LiveModel, Reply, shares_of
 from exeunt.run.file_digests import LIVE
@@ -46,6 +47,10 @@ class RecordedModel:
     cost: Floats
     highest: float
 
+    def take(self, rows: Integers) -> RecordedModel:
+        """Return what it said about some of the inputs."""
+        return replace(self, replies=[self.replies[row] for row in rows], cost=self.cost[rows])
+
 
 def make_live_run(
     folder: Path,
@@ -60,12 +65,32 @@ def make_live_run(
     """Complete `folder` to a run of these models, which answered the same n inputs.
 
     `id` (n,): content keys; `label` (n,): classes by number, else models are measured by what the most expensive one
-    says, and inputs that it says nothing to are left out. `kind`: of the inputs. `data`: their name, the columns of
+    says, and inputs that it says nothing to are left out, as are inputs without features where a model tells features.
+    `kind`: of the inputs. `data`: their name, the columns of
     their texts, and their fingerprint.
     """
-    classes = next(iter(models.values())).model.classes or ()
-    whole = CascadeTrace({name: _trace(one, label, id) for name, one in models.items()})
-    dearest, steps = whole.most_expensive, [CascadeStep(name, 1) for name in models]
+    told = [name for name, one in models.items() if isinstance(one.model, FeatureModel)]
+    names = [*told, *(name for name in models if name not in told)]
+    missing = np.array([[reply.features is None for reply in models[name].replies] for name in told]).any(
+        axis=0
+    )
+    if missing.any():
+        say(f"{counted(int(missing.sum()), 'input')} left out of the run: {listed(told, 3)} told no features")
+        known = np.flatnonzero(~missing)
+        models, id = {name: one.take(known) for name, one in models.items()}, id[known]  # noqa: A001
+        label = None if label is None else label[known]
+    answering = {name: one for name, one in models.items() if name not in told}
+    classes = next(iter(answering.values())).model.classes or ()
+    whole = CascadeTrace({name: _trace(one, label, id) for name, one in answering.items()})
+    dearest, steps = whole.most_expensive, [CascadeStep(name, 1) for name in names]
+    for name in reversed(told):
+        numbers = [reply.features or () for reply in models[name].replies]
+        if len(lengths := sorted(set(map(len, numbers)))) > 1:
+            raise InputError(
+                f"{name} told {lengths[0]} numbers of some inputs and {lengths[-1]} of others: let it tell equally many"
+            )
+        features = np.array(numbers, dtype=np.float64)
+        whole = whole.with_features(name, features, cost=models[name].highest)
     if label is None and (silent := whole[dearest].prediction[:, 0] == NO_ANSWER).any():
         whole, id = whole.take(np.flatnonzero(~silent)), id[~silent]  # noqa: A001
         say(
@@ -80,10 +105,10 @@ def make_live_run(
     )  # fmt: skip
     if label is None:
         say(f"there are no labels: models are measured by how often they say what {dearest} says")
-    reference = {"reference": {"exit": list(models).index(dearest), "name": dearest}}
+    reference = {"reference": {"exit": names.index(dearest), "name": dearest}}
     unlabelled = {} if label is not None else reference
     before = RunFolder.open(folder).digest if RunFolder.exists(folder) else ""
-    write_models(folder, models)
+    write_models(folder, {name: models[name] for name in names})
     run = RunFolder.create(
         folder,
         cost=traces["fit"].cost,
@@ -96,7 +121,7 @@ def make_live_run(
                 "macs": whole[dearest].cost.full,
             },
             "class_names": list(classes),
-            "network": {"exits": [f"{name}: last exit" for name in models][:-1]},
+            "network": {"exits": [f"{name}: last exit" for name in names][:-1]},
             "inputs": {"kind": kind, "raw": True},
             "data": {"label": None, **data, **unlabelled},
             "split": split.to_dict(),
@@ -142,7 +167,8 @@ def check_models(
             raise InputError(
                 f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
             )
-        if models[name].classes != classes or digest_of(models[name]) != known["identity"]:
+        others = not isinstance(models[name], FeatureModel) and models[name].classes != classes
+        if others or digest_of(models[name]) != known["identity"]:
             raise InputError(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"

@@ -1,19 +1,39 @@
-"""Live models in a YAML file: by name, the options of an `OpenAICompatible`, `HTTPModel` or `FunctionModel`."""
+"""Live models in a YAML file: by name, the options of an `OpenAICompatible`, `HTTPModel` or `FunctionModel`.
+
+"features" in place of "function" names one that returns features of an input, for a router, and "encoder" an encoder of
+texts whose embeddings are features: a `FeatureModel` (`TextEncoder`).
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from exeunt.errors import ExeuntError, InputError, one_line, require
-from exeunt.live.function_model import FunctionModel
+from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel
 from exeunt.live.live_model import LiveModel
 from exeunt.live.openai_compatible import OpenAICompatible
+from exeunt.live.text_encoder import TextEncoder
 
-_KINDS = {"model": OpenAICompatible, "url": HTTPModel, "function": FunctionModel}
+_KINDS = {
+    "model": OpenAICompatible,
+    "url": HTTPModel,
+    "function": FunctionModel,
+    "features": FeatureModel,
+    "encoder": FeatureModel,
+}
+
+
+def _named(text: str) -> Any:
+    module, _, name = text.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+_FUNCTIONS: dict[str, Callable[[str], Any]] = {"function": _named, "features": _named, "encoder": TextEncoder}
 
 
 def read_models(path: str | Path) -> dict[str, LiveModel]:
@@ -43,9 +63,8 @@ def _made(what: str, entry: dict[str, Any]) -> LiveModel:
     if kind is None:
         raise InputError(f"{what} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
     try:
-        if "function" in entry:
-            module, _, name = str(entry["function"]).partition(":")
-            entry["function"] = getattr(importlib.import_module(module), name)
+        for word in entry.keys() & _FUNCTIONS.keys():
+            entry["function"] = _FUNCTIONS[word](str(entry.pop(word)))
         made: LiveModel = kind(**entry)
     except ExeuntError as error:
         raise InputError(f"{what}: {error}") from None

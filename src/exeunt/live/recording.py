@@ -36,6 +36,7 @@ from exeunt.data import Dataset, Texts
 from exeunt.engine.inputs import content_bytes
 from exeunt.errors import InputError, UnreadableInput
 from exeunt.ledger.ledger import Ledger
+from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import GAVE_NONE, LiveModel, Reply, check_unit, work_through
 from exeunt.live.live_run import RecordedModel, digest_of, make_live_run, write_models
 from exeunt.run.file_digests import LIVE, MANIFEST
@@ -233,7 +234,7 @@ class _Recording:
     def _is_done(self, key: str) -> bool:
         """Whether there is an answer, or a failure that was billed and will not pass."""
         reply = self.known.get(key)
-        return reply is not None and (reply.answer is not None or (not reply.again and reply.cost > 0))
+        return reply is not None and (reply.is_given or (not reply.again and reply.cost > 0))
 
     async def run(self, ledger: Ledger | None, concurrency: int) -> None:
         """Ask what is not known. Where the ledger refuses, wait until nothing is under way, and try what is left."""
@@ -276,7 +277,7 @@ class _Recording:
             self._file.flush()
             self._take(one.key, reply)
             sent.add(one.key)
-            fails = reply.answer is None and reply.failed != GAVE_NONE
+            fails = not reply.is_given and reply.failed != GAVE_NONE
             self.in_a_row[one.model] = self.in_a_row[one.model] + 1 if fails else 0
             if self.in_a_row[one.model] >= _MOST_IN_A_ROW:
                 self.broken[one.model] = f"{one.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
@@ -319,19 +320,20 @@ class _Recording:
         for name, model in self.models.items():
             keys = [self.keys[row][name] for row in rows]
             replies = [self.known[key] for key in keys]
-            columns |= _columns(name, replies, [self.cost[key] for key in keys])
+            columns |= _columns(name, model, replies, [self.cost[key] for key in keys])
             done.counts[name] = Counter(
                 {
-                    "answered": sum(one.answer is not None for one in replies),
-                    "failed": sum(one.answer is None for one in replies),
+                    "answered": sum(one.is_given for one in replies),
+                    "failed": sum(not one.is_given for one in replies),
                     "lies": sum(one.lied for one in replies),
                 }
             )
-            if failures := Counter(one.failed for one in replies if one.answer is None):
+            if failures := Counter(one.failed for one in replies if not one.is_given):
                 done.why[name] = failures.most_common(1)[0][0]
             if rows:
                 most = max(model.most(self.inputs.content(row)) for row in rows) * (1 + model.retries)
-                done.prices[name] = _price(name, columns[f"cost_{name}"], most)
+                if not isinstance(model, FeatureModel):
+                    done.prices[name] = _price(name, columns[f"cost_{name}"], most)
                 paid = columns[f"cost_{name}"].to_numpy()
                 recorded[name] = RecordedModel(model, replies, paid, max(most, paid.max()))
         with atomic_path(self.folder / TABLE) as temporary:
@@ -343,9 +345,10 @@ class _Recording:
     def _make_run(self, recorded: Mapping[str, RecordedModel], rows: list[int]) -> str:
         """Make the folder a run of these models, or return why there can be none."""
         inputs = self.inputs.take(rows)
-        classes, *others = {one.model.classes for one in recorded.values()}
+        answering = [one for one in recorded.values() if not isinstance(one.model, FeatureModel)]
+        classes, *others = {one.model.classes for one in answering} or {None}
         try:
-            if len(recorded) < 2 or others or classes is None:
+            if len(answering) < 2 or others or classes is None:
                 raise InputError("a run takes two or more models that choose among the same classes")
             if isinstance(inputs, Texts) and inputs.per_input == 2 and len(self.data["text"]) != 2:
                 raise InputError(
@@ -377,14 +380,15 @@ def _labels(inputs: Dataset, classes: Sequence[str]) -> Any:
 
 def _check_classes(models: Mapping[str, LiveModel], inputs: Dataset) -> None:
     """Raise InputError, before anything is paid, for classes in several orders, or labels that are none of them."""
-    known = {name: model.classes for name, model in models.items() if model.classes is not None}
+    answering = {name: model for name, model in models.items() if not isinstance(model, FeatureModel)}
+    known = {name: model.classes for name, model in answering.items() if model.classes is not None}
     for name, classes in known.items():
         first, same = next(iter(known.items()))
         if classes != same and sorted(classes) == sorted(same):
             raise InputError(
                 f"{first!r} and {name!r} have the same classes in another order: give them in one order"
             )
-    if len(known) == len(models) and len(set(known.values())) == 1:
+    if len(known) == len(answering) and len(set(known.values())) == 1:
         _labels(inputs, next(iter(known.values())))
 
 
@@ -424,15 +428,19 @@ def _interruptible() -> Iterator[asyncio.Event]:
         raise KeyboardInterrupt
 
 
-def _columns(name: str, replies: list[Reply], costs: list[float]) -> dict[str, Any]:
+def _columns(name: str, model: LiveModel, replies: list[Reply], costs: list[float]) -> dict[str, Any]:
     """Return what a model said, as columns of its name. Free answers get a cost that does not count."""
     least = 1e-6 * max([*costs, 1e-6])
+    cost = {f"cost_{name}": pa.array([max(cost, least) for cost in costs], pa.float64())}
+    if isinstance(model, FeatureModel):
+        features = pa.array([one.features for one in replies], pa.list_(pa.float32()))
+        return {f"features_{name}": features, **cost}
     return {
         f"prediction_{name}": pa.array([one.answer for one in replies], pa.string()),
         f"confidence_{name}": pa.array(
             [None if one.answer is None else one.confidence for one in replies], pa.float64()
         ),
-        f"cost_{name}": pa.array([max(cost, least) for cost in costs], pa.float64()),
+        **cost,
     }
 
 

@@ -16,7 +16,7 @@ from exeunt._text import listed
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.making.estimator_run import check_model, record_model
-from exeunt.run.file_digests import CASCADE, TRACED
+from exeunt.run.file_digests import CASCADE, DECODER, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.run.run_inputs import text_columns
@@ -73,6 +73,10 @@ def make_cascade(
         )
     if any(run.cascade for run in runs.values()):
         raise InputError("a model of a cascade must be one network: name the models of the other cascade")
+    if generates := [name for name, run in runs.items() if run.network_file == DECODER]:
+        raise InputError(
+            f"{generates[0]} generates texts, and the models of a cascade answer inputs: leave it out"
+        )
     if not runs:
         raise InputError("at least one model must be a run, whose recorded inputs the others answer")
     _check_place(out, runs)

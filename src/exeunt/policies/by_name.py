@@ -8,23 +8,26 @@ from typing import Any
 
 from exeunt.errors import InputError
 from exeunt.policies.cascade import cascade, cascades
-from exeunt.policies.catalogue import preset
+from exeunt.policies.catalogue import DESCRIPTIONS, preset
 from exeunt.policies.router import cascade_router, router
 from exeunt.policy import Policy, PolicySet
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
 ROUTERS: dict[str, Callable[..., Policy]] = {make.__name__: make for make in (router, cascade_router)}
 """Policies that are made of several models alone, by name. They decide for each input whom to ask."""
+ABOUT = DESCRIPTIONS | {name: str(make.__doc__).partition("\n")[0] for name, make in ROUTERS.items()}
+"""What every policy is, in a sentence or two."""
 
 
 def rule_for(inputs: ExitTrace | CascadeTrace, policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     """Return a policy function by its name; of several models, a router or the function that makes cascades by it."""
     rule = ROUTERS[policy] if isinstance(policy, str) and policy in ROUTERS else preset(policy)
-    if rule not in ROUTERS.values():
+    router_ = rule.func if isinstance(rule, partial) else rule
+    if router_ not in ROUTERS.values():
         return partial(cascade, policy=rule) if isinstance(inputs, CascadeTrace) else rule
     if not isinstance(inputs, CascadeTrace):
         raise InputError(
-            f"{rule.__name__} decides which of several models to ask, and this is the trace of one network: give an "
+            f"{router_.__name__} decides which of several models to ask, and this is the trace of one network: give an "
             "exeunt.CascadeTrace, or take another policy"
         )
     return rule

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Keys
 from exeunt._text import counted
 from exeunt.allocation_search import RightWithin, beats
 from exeunt.answer import OwnAnswer
@@ -78,12 +78,14 @@ def cascade(
     models where it does not fit in memory; the policy is the same. The other options, such as `delta`, go to
     the policy. `policy.models` names the models that are asked, in order; `policy.unasked` says why others are not.
 
+    Models that only tell features are for routers, and are left out.
+
     Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
     meet.
     """
     check_models(fit, calibrate)
     check_answer(answer)
-    amount = fit.budget(budget, reference=reference)
+    fit, amount = fit.answering, fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
@@ -132,6 +134,7 @@ def cascades(
     """
     check_models(fit, calibrate)
     check_answer(answer)
+    fit = fit.answering
     amounts = tuple(feasible(partial(fit.budget, reference=reference), budgets))
     if not amounts:
         raise InputError("a set of cascades needs at least one budget, got none")
@@ -198,6 +201,19 @@ def find_cascade(
         following = search.best([best, *near])
     asked = {step.model for step in best}
     return best, {name: search.why_without(name, best, near) for name in names if name not in asked}
+
+
+def right_within(
+    fit: CascadeTrace, amount: float, answer: AnswerChoice, seed: int, order: tuple[str, ...]
+) -> tuple[Keys, Floats]:
+    """Return keys of rows of `fit`, and how well the cascade answers each that `find_cascade` chooses for this cost."""
+    steps, _ = find_cascade(fit, amount, answer, seed, order)
+    on = _comparing(fit, seed)
+    search = _Search(on, amount, answer)
+    search.best([steps])
+    right = search.right(steps)
+    assert right is not None  # noqa: S101 - it was chosen
+    return on.models.row, right
 
 
 def common_order(

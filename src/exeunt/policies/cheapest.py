@@ -75,7 +75,7 @@ def cheapest(
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    max_loss = _checked_loss(max_loss, agree)
+    max_loss = checked_loss(max_loss, agree)
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
@@ -117,7 +117,7 @@ def cheapest(
     raise found.infeasible(tested, allowed)
 
 
-def _checked_loss(max_loss: float | None, agree: float | None) -> float:
+def checked_loss(max_loss: float | None, agree: float | None) -> float:
     """Return the loss that is allowed, of accuracy or of agreement."""
     if agree is None:
         max_loss = 0.01 if max_loss is None else max_loss

@@ -15,14 +15,24 @@ CERTAIN = "certain"
 
 @dataclass(frozen=True, kw_only=True)
 class _OfGroups:
-    """How many groups the inputs come in, and how these weigh (see `Groups`); None without groups."""
+    """How many groups the inputs come in, and how these weigh (see `Groups`); None without groups.
+
+    `row`: what is counted, an "input", or a "token" of a language model, whose groups are prompts.
+    """
 
     n_groups: int | None = None
     rows_per_group: int | None = None
+    row: str = "input"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form, without groups if there are none, and without the usual measure."""
-        usual = {"n_groups": None, "rows_per_group": None, "measure": "accuracy", "of": "answers"}
+        """Return a JSON-able form, without groups if there are none, and without what is usual."""
+        usual = {
+            "n_groups": None,
+            "rows_per_group": None,
+            "row": "input",
+            "measure": "accuracy",
+            "of": "answers",
+        }
         return {
             name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]
         }
@@ -48,10 +58,11 @@ class Certificate(_OfGroups):
 
     def __str__(self) -> str:
         size, _ = readable_unit(self.budget, self.unit)
+        quantity = "mean cost" if self.row == "input" else f"mean cost per {self.row}"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_calibration, self.n_groups, 'calibration')}, the long-run "
-            f"{mean_text('mean cost', self.rows_per_group)} is at most "
+            f"{units_text(self.n_calibration, self.n_groups, 'calibration', self.row)}, the long-run "
+            f"{mean_text(quantity, self.rows_per_group, self.row)} is at most "
             f"{amount_text(self.budget, self.unit)} (expected: {self.expected_cost / size:.4g}). "
             f"It assumes that {self.assumption}."
         )
@@ -85,18 +96,20 @@ class LossCertificate(_OfGroups):
             nothing = "no answer differs" if agrees else f"no {self.measure} is lost"
             return f"Guarantee: {nothing}, because every input gets the answer of {reference}."
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
-        quality = mean_text(self.measure, self.rows_per_group)
+        quality = mean_text(self.measure, self.rows_per_group, self.row)
         quality = quality if quality.startswith("1 - ") else f"the {quality}"
         kept = f"{quality} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         if agrees:
             change = f"{self.loss:.2%}"
-            how = "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group)})"
+            how = "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group, self.row)})"
+            if self.row == "token" and self.of == "answers":  # an answer is what one prompt gets
+                how = ""
             kept = (
                 f"at most {100 * self.max_loss:.4g}% of the {self.of}{how} differ from those of {reference}"
             )
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, known_by(self.measure))} tested on, {kept} "
+            f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {kept} "
             f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound)."
         )
 

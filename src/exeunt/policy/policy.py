@@ -354,12 +354,12 @@ class Policy:
         return html_table(self._title(), *self._table()) + remarks
 
     def _title(self) -> str:
-        cost = self.cost
+        cost, row = self.cost, "input" if self.certificate is None else self.certificate.row
         return (
             f"{self.name}: {counted(self.n_exits, 'exit')}, "
             f"{'mean cost' if self.limit is None else 'budget'} {cost.show(self.budget)} "
             f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
-            f"{self.calibration} calibration on {units_text(self.n_calibration, self.n_groups)}"
+            f"{self.calibration} calibration on {units_text(self.n_calibration, self.n_groups, row=row)}"
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:

@@ -85,7 +85,7 @@ class LiveJob(PredictJob):
                 f"answers that are paid for are kept line by line, which {folder} cannot do: name a folder on a disk "
                 "that all machines share"
             )
-        most = check_models(self.run, self.live.models, _readable(inputs))[self.live.first]
+        most = self.live.cheapest_answer(check_models(self.run, self.live.models, _readable(inputs)))
         job, to_come = replace(self, folder=folder, digest=digest), 0
         for block in left:
             journal = job._journal(block)

@@ -1,6 +1,7 @@
-"""How good models' answers will be, predicted from features of the input: ridge regression with a Gaussian kernel.
+"""How good models' answers will be, predicted from features of the input.
 
-Like nearest neighbours it follows the inputs around a new one, and it can tell when none of them is like it.
+A mixture of two predictions: ridge regression with a Gaussian kernel, and what held around the nearest inputs. It can
+tell when no input is like a new one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Integers
 
 _LANDMARKS = 1_000
 _PENALTIES = (1.0, 3.0, 10.0, 30.0)
+_NEAREST, _AROUND = 10, 40
+"""How many landmarks around an input count, and how many inputs around a landmark."""
+_WORSE = 0.01
+"""Local means have half of the weight, unless they make the differences between models' errors larger by this."""
 _APART = 5
 """One input in so many chooses the penalty."""
 _UNLIKE = 0.005
@@ -27,8 +32,11 @@ _UNLIKE = 0.005
 class KernelRegression:
     """q numbers per input: mean + K @ weights, K = exp(-2 |z - landmark|^2 / d), of d standardised features z.
 
+    They are mixed with the mean of `around` over the nearest landmarks, which has the weight `share`.
+
     `landmarks` (r, d): inputs that were learned from, standardised by `centre` and `scale` (d,). `weights` (r, q),
-    `mean` (q,). `least`: inputs whose highest K is below it are like none that was learned from.
+    `mean` (q,). `around` (r, q): means over the inputs nearest to each landmark. `least`: inputs whose highest K is
+    below it are like none that was learned from.
     """
 
     landmarks: NDArray[np.float32]
@@ -36,6 +44,8 @@ class KernelRegression:
     scale: NDArray[np.float32]
     weights: NDArray[np.float32]
     mean: NDArray[np.float32]
+    around: NDArray[np.float32]
+    share: float
     least: float
 
     @classmethod
@@ -54,24 +64,44 @@ class KernelRegression:
             gram, moments = kernel[rows].T @ kernel[rows], kernel[rows].T @ target[rows]
             return [np.linalg.solve(gram + penalty * among, moments) for penalty in penalties]
 
-        losses = [((kernel[apart] @ one - target[apart]) ** 2).sum() for one in solved(~apart, *_PENALTIES)]
-        (learned,) = solved(slice(None), _PENALTIES[int(np.argmin(losses))])
+        def around(rows: Any) -> Floats:
+            means: Floats = target[rows][_nearest(kernel[rows].T, _AROUND)].mean(axis=1)
+            return means
+
+        def loss(predicted: Floats) -> float:
+            error = predicted - target[apart]
+            return float(((error - error.mean(axis=1, keepdims=True)) ** 2).sum())
+
+        predicted = [kernel[apart] @ one for one in solved(~apart, *_PENALTIES)]
+        best = int(np.argmin([((one - target[apart]) ** 2).sum() for one in predicted]))
+        near = around(~apart)[_nearest(kernel[apart], _NEAREST)].mean(axis=1)
+        share = 0.5 if loss((predicted[best] + near) / 2) < loss(predicted[best]) * (1 + _WORSE) else 0.0
+        (learned,) = solved(slice(None), _PENALTIES[best])
+        local = mean + around(slice(None))
         kernel[chosen, np.arange(len(chosen))] = 0.0  # each is like itself
         least = float(np.quantile(kernel.max(axis=1), _UNLIKE))
-        found = {"landmarks": landmarks, "centre": centre, "scale": scale, "weights": learned, "mean": mean}
-        return cls(**{name: array.astype(np.float32) for name, array in found.items()}, least=least)
+        found = {
+            "landmarks": landmarks, "centre": centre, "scale": scale, "weights": learned, "mean": mean,
+            "around": local,
+        }  # fmt: skip
+        return cls(
+            **{name: array.astype(np.float32) for name, array in found.items()}, share=share, least=least
+        )
 
     def __call__(self, features: Any) -> tuple[Floats, Any]:
         """Return the predictions (rows, q) for features (rows, d), and which inputs are like none learned from.
 
-        An input with a NaN is like none, and has the mean.
+        An input with a NaN is like none.
         """
         kernel = np.nan_to_num(_kernel((features - self.centre) / self.scale, self.landmarks))
-        return (kernel @ self.weights + self.mean).astype(np.float64), kernel.max(axis=1) < self.least
+        predicted = kernel @ self.weights + self.mean
+        predicted += self.share * (self.around[_nearest(kernel, _NEAREST)].mean(axis=1) - predicted)
+        return predicted.astype(np.float64), kernel.max(axis=1) < self.least
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back the same predictions to the last bit."""
         return {
+            "share": self.share,
             "least": self.least,
             **{name: _packed(getattr(self, name)) for name in _ARRAYS},
         }
@@ -79,10 +109,21 @@ class KernelRegression:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> KernelRegression:
         """Rebuild a regression from `to_dict`."""
-        return cls(**{name: _unpacked(body[name]) for name in _ARRAYS}, least=float(body["least"]))
+        return cls(
+            **{name: _unpacked(body[name]) for name in _ARRAYS},
+            share=float(body["share"]),
+            least=float(body["least"]),
+        )
 
 
-_ARRAYS = ("landmarks", "centre", "scale", "weights", "mean")
+_ARRAYS = ("landmarks", "centre", "scale", "weights", "mean", "around")
+
+
+def _nearest(kernel: Any, k: int) -> Integers:
+    """Return the places of the k largest values in each row; all, if there are fewer."""
+    if kernel.shape[1] <= k:
+        return np.broadcast_to(np.arange(kernel.shape[1]), kernel.shape)
+    return np.argpartition(kernel, -k, axis=1)[:, -k:]
 
 
 def _kernel(z: Any, landmarks: Any) -> NDArray[np.float32]:

@@ -84,7 +84,8 @@ class LiveEngine:
             self._open -= n
         answers = answers_of(said, live)
         if not answers.valid.any() and all(one.short_of_money for one in said):
-            least = max(live.models[live.first].most(one) for one in inputs)
+            most = {name: max(model.most(one) for one in inputs) for name, model in live.models.items()}
+            least = live.cheapest_answer(most)
             held = await asyncio.to_thread(payer.ledger.reserve, least)  # raises what says when to try again
             await asyncio.to_thread(held.release)
         exits = np.array([self._places.index(model) for model in live.policy.models])

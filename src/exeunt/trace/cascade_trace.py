@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -95,6 +94,8 @@ class CascadeTrace:
         better: Better = "lower",
         measure: str = "quality",
         empty_is_no_answer: bool = False,
+        features: Sequence[str] = (),
+        features_price: float = 0,
         unit: str = "usd",
         price_per: float = 1,
         highest: Mapping[str, float] | None = None,
@@ -107,8 +108,10 @@ class CascadeTrace:
 
         `price`: by model, the price of `price_per` answers, in `unit`; or the name of a column with the price of each
         input, where the price depends on the input's length. Then `highest` is the most that `price_per` answers of
-        this model can ever cost, which a certificate needs. `prediction`, `confidence`, `loss`: names of columns with
-        {} in place of the model's name; `label`, `id`, `groups`: a column each. The others are as for
+        this model can ever cost, which a certificate needs. `features`: columns of numbers, or of lists of numbers,
+        that routers look at (see `with_features`; the model is called "features"); `features_price` is what
+        `price_per` of them cost. `prediction`, `confidence`, `loss`: names of columns with {} in place of the model's
+        name; `label`, `id`, `groups`: a column each. The others are as for
         `ExitTrace.from_table`. The price of a model that gave no answer is paid.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
@@ -138,7 +141,11 @@ class CascadeTrace:
         )  # fmt: skip
         make = ExitTrace.from_scores if loss is None else ExitTrace.from_losses
         whole = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
-        return cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
+        models = cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
+        if not features:
+            return models
+        told = from_table.read_features(data, features)
+        return models.with_features("features", told, cost=features_price / price_per)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,6 +167,11 @@ class CascadeTrace:
     def id(self) -> Keys:
         """Keys of the inputs, (n,)."""
         return self._first.id
+
+    @property
+    def row(self) -> Keys:
+        """Keys of the rows, (n,), see `ExitTrace`."""
+        return self._first.row
 
     @property
     def label(self) -> Integers | None:
@@ -297,14 +309,8 @@ class CascadeTrace:
             if tree
             else CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
         )
-        starts = accumulate((trace.n_exits for trace in parts), initial=0)
-        features = [
-            {start + exit_: value for exit_, value in trace.features.items()}
-            for start, trace in zip(starts, parts, strict=False)
-        ]
         made = ExitTrace(
             **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups,
-            features=dict(ChainMap(*features)),
             before=tuple(before(cascade, place) for place in range(len(cascade))) if tree else (),
         )  # fmt: skip
         vars(made)["neighbours"] = self._first.neighbours
@@ -319,13 +325,14 @@ class CascadeTrace:
         """Return the traces with a model before them that answers nothing, and tells `features` (n, d) of each input.
 
         Routers decide by them whom to ask (`exeunt.router`): an embedding, the length of a text, columns of a table.
-        `cost`: what they cost per input, in the models' unit.
+        `cost`: what they cost per input, in the models' unit; free ones get a cost that does not count.
         Raises InputError for a name that a model has, another number of rows, NaN or infinity.
         """
         if name in self._traces:
             raise InputError(f"there is a model {name!r} already: give the features another name")
         one = self._first.exits(0, 1)
         logs = one.log_probability
+        cost = cost or 1e-6 * min(trace.cost.first for trace in self._traces.values())
         silent = replace(
             one, prediction=np.full((self.n, 1), NO_ANSWER), cost=CostModel([cost], unit=self.unit, source="given"),
             grades=None if one.grades is None else Grades(np.ones((self.n, 1)), one.grades.measure),

@@ -50,8 +50,8 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
 def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
     """Return the inputs of several traces of one network as one trace, with the scores that all of them have.
 
-    Labels and log-probabilities are kept only if all traces have them. Raises InputError without traces, or if their
-    costs, references or kinds of groups differ.
+    Labels, features and log-probabilities are kept only if all traces have them. Raises InputError without traces, or
+    if their costs, references or kinds of groups differ.
     """
     if not traces or any(trace.cost != traces[0].cost for trace in traces):
         raise InputError(
@@ -66,6 +66,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         id=np.concatenate([trace.id for trace in traces]),
         row=np.concatenate([trace.row for trace in traces]),
         groups=Groups.joined([trace.groups for trace in traces]),
+        before=traces[0].before,
     )
 
 

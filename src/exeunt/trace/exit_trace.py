@@ -436,7 +436,7 @@ class ExitTrace:
         if exit_ not in range(-self.n_exits, self.n_exits):
             raise InputError(f"a reference is one of the exits 0 to {self.n_exits - 1}, got {exit_!r}")
         place = exit_ % self.n_exits
-        name = name or ("the last exit" if place == self.n_exits - 1 else f"exit {place}")
+        name = name or ("the full network" if place == self.n_exits - 1 else f"exit {place}")
         return replace(self, label=as_labels(self.prediction[:, place], name), grades=None, reference=name)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -211,8 +212,8 @@ def fields_of_evidence(evidence: Iterable[Evidence], n: int, m: int) -> dict[str
 def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
     """Return the outputs of traces as fields of one trace, for all their inputs (axis 0) or all their exits (axis 1).
 
-    Scores are those that all traces have. Log-probabilities are kept if all traces have them; exits of different models
-    must have the same number of classes as well.
+    Scores are those that all traces have, and so are features at an exit. Log-probabilities are kept if all traces have
+    them; exits of different models must have the same number of classes as well.
     """
     names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
     logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
@@ -223,6 +224,19 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
         "log_probability": joined(logs, axis=axis) if kept else None,
         "grades": Grades.joined([trace.grades for trace in traces], axis),
         "reference": traces[0].reference,
+        "features": _joined_features(traces, axis),
+    }
+
+
+def _joined_features(traces: Sequence[Any], axis: int) -> dict[int, Floats]:
+    if axis == 0:
+        known = set.intersection(*({*trace.features} for trace in traces))
+        return {exit_: np.concatenate([trace.features[exit_] for trace in traces]) for exit_ in sorted(known)}
+    starts = accumulate((trace.n_exits for trace in traces), initial=0)
+    return {
+        start + exit_: told
+        for start, trace in zip(starts, traces, strict=False)
+        for exit_, told in trace.features.items()
     }
 
 

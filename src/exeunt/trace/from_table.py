@@ -228,6 +228,31 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def read_features(table: pa.Table, names: Sequence[str]) -> Floats:
+    """Return features (n, d) of columns of numbers, or of lists of numbers, side by side.
+
+    Raises InputError for columns that are missing, or hold something else, gaps, or lists of several lengths.
+    """
+    _check_columns(table, names)
+    return np.hstack([_feature(table, name) for name in names])
+
+
+def _feature(table: pa.Table, name: str) -> Floats:
+    column = _column(table, name)
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+        return _numbers(table, name)[:, None]
+    values, lengths = column.flatten(), pc.list_value_length(column)
+    if len(pc.unique(lengths)) != 1 or values.null_count or not _is_number(values.type):
+        raise InputError(
+            f"column {name!r} must hold lists of equally many numbers, got {column.type} of other lengths"
+        )
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(len(column), -1)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
 def model_columns(pattern: str | None, names: Sequence[str], what: str) -> list[str] | None:
     """Return the columns of models, from a pattern with {} in place of a model's name. `what`: for messages."""
     if pattern is None:
@@ -290,7 +315,7 @@ def _numbers(table: pa.Table, name: str, **about_gaps: Any) -> Floats:
     if pa.types.is_string(column.type) and pc.all(pc.match_substring_regex(column, _PERCENT)).as_py():
         digits = pc.replace_substring(pc.replace_substring_regex(column, r"[%\s]", ""), ",", ".")
         column = pc.divide(digits.cast(pa.float64()), 100.0)
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+    if not _is_number(column.type):
         raise InputError(f"column {name!r} must hold numbers, got {_not_a_number(column)}")
     values: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
     if len(bad := np.flatnonzero(~np.isfinite(values))):

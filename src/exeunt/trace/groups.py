@@ -22,6 +22,8 @@ _NOTICED, _ALIKE = 3.09, 0.1
 """Standard errors (p = 0.001) and correlation from which on neighbouring rows are said to be alike."""
 _ENOUGH = 100_000
 """Of larger traces so many rows, the first, are looked at: ranking millions takes seconds."""
+GROUP_OF = {"input": "group", "token": "prompt"}
+"""What a group is called, by what its rows are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,23 +176,23 @@ def counts_of(groups: Groups | None) -> dict[str, Any]:
     return {} if groups is None else {"n_groups": groups.n, "rows_per_group": groups.rows_per_group}
 
 
-def units_text(n: int, n_groups: int | None, kind: str = "") -> str:
-    """Return how many inputs there are, or groups of them: "120 calibration groups (3,400 inputs)"."""
+def units_text(n: int, n_groups: int | None, kind: str = "", row: str = "input") -> str:
+    """Return how many rows there are, or groups of them: "120 calibration groups (3,400 inputs)"."""
     if n_groups is None:
-        return counted(n, f"{kind} input".strip())
-    return f"{counted(n_groups, f'{kind} group'.strip())} ({counted(n, 'input')})"
+        return counted(n, f"{kind} {row}".strip())
+    return f"{counted(n_groups, f'{kind} {GROUP_OF[row]}'.strip())} ({counted(n, row)})"
 
 
-def mean_text(quantity: str, rows_per_group: int | None) -> str:
-    """Return which mean of a quantity is meant, None being that over inputs: "mean over groups of their mean cost"."""
+def mean_text(quantity: str, rows_per_group: int | None, row: str = "input") -> str:
+    """Return which mean of a quantity is meant, None being that over rows: "mean over groups of their mean cost"."""
     if rows_per_group is None:
         return quantity
-    how = weights_text(rows_per_group)
+    how = weights_text(rows_per_group, row)
     return f"{how} of their {quantity}" if rows_per_group == 1 else f"{quantity}, where {how},"
 
 
-def weights_text(rows_per_group: int) -> str:
+def weights_text(rows_per_group: int, row: str = "input") -> str:
     """Return how groups weigh in a mean."""
     if rows_per_group == 1:
-        return "mean over groups"
-    return f"inputs of groups of more than {rows_per_group:,} weigh {rows_per_group:,}/size"
+        return f"mean over {GROUP_OF[row]}s"
+    return f"{row}s of {GROUP_OF[row]}s of more than {rows_per_group:,} weigh {rows_per_group:,}/size"

@@ -5,8 +5,9 @@ one); `loss` (a list of one number per exit, if answers are graded); `prediction
 fixed-size list with one entry per exit; `log_probability`, if kept, a list of exits times classes (numbers in half
 precision as their 16 bits, uint16); `cost`, if inputs differ in cost; `group` (uint64), if rows come in groups. Of many
 classes `log_probability` holds the likeliest, `top_class` names them, and `other_log_probability` holds the value of
-each other class, by exit. The costs, or their means, the number of many classes, `rows_per_group`, and the `measure` of
-the grades or the `reference` of labels that are no true classes, are JSON in the schema's metadata, under "exeunt".
+each other class, by exit. `features:EXIT` holds the features that are known at an exit. The costs, or their means, the
+number of many classes, `rows_per_group`, and the `measure` of the grades or the `reference` of labels that are no true
+classes, are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from exeunt.trace.log_probability import LogProbability, TopClasses
 
 T = TypeVar("T")
 
-_VERSION = 5
-"""Version 5: traces with grades or a reference. 4: others with groups. 3: others with many classes. 2: others whose
-inputs differ in cost. 1: all others."""
+_VERSION = 6
+"""Version 6: traces with features. 5: others with grades or a reference. 4: others with groups. 3: others with many
+classes. 2: others whose inputs differ in cost. 1: all others."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """Prefix of the columns of scores."""
+_FEATURES = "features:"
 LOGS = ("log_probability", "top_class", "other_log_probability")
 """Columns of log-probabilities."""
 _LOGS, _TOP, _OTHERS = LOGS
@@ -94,6 +96,9 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
         header |= {"version": 5, "measure": grades.measure}
     if fields["reference"]:
         header |= {"version": 5, "reference": fields["reference"]}
+    if fields["features"]:
+        columns |= {f"{_FEATURES}{exit_}": _lists(value) for exit_, value in fields["features"].items()}
+        header["version"] = 6
     return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
@@ -149,6 +154,11 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             groups=Groups(table[_GROUP].to_numpy(), header.rows_per_group) if header.rows_per_group else None,
             grades=Grades(_matrix(table[_LOSS]), header.measure) if graded else None,  # type: ignore[arg-type]
             reference=header.reference,
+            features={
+                int(name.removeprefix(_FEATURES)): _matrix(table[name])
+                for name in table.column_names
+                if name.startswith(_FEATURES)
+            },
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error

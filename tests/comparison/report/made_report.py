@@ -66,7 +66,7 @@ def _point(
         **_interval("mean_cost", mean_cost, 0.004),
         "over_budget": int(rng.integers(0, 3)), "of": splits,
         **_interval("gain", gain, 0.0 if i == 1 else 0.0011),
-        "rates": [float(w) for w in weights / weights.sum()],
+        "rates": [float(w) for w in weights / weights.sum()], "at_random": 0.4 + 0.4 * float(budget),
     }  # fmt: skip
 
 

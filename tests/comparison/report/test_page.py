@@ -128,6 +128,7 @@ def test_pointing_at_a_mark_shows_its_numbers(open_page):
         "title": "auto",
         "budget": f"{100 * point['budget']:.1f}".removesuffix(".0") + "%",
         **{name.replace("_", " "): with_interval(point, name, write) for name, write in writers.items()},
+        "same shares at random": percent(point["at_random"]),
         "over budget": f"{point['over_budget']} of {point['of']} splits",
     }
     page.execute_script(

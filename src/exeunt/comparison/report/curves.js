@@ -8,6 +8,7 @@ function pointTooltip(name, mark, point) {
     [MEASURE, withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)],
     ["gain", withInterval(point.gain, point.gain_low, point.gain_high, points)],
     ["mean cost", withInterval(point.mean_cost, point.mean_cost_low, point.mean_cost_high, percent)],
+    ["same shares at random", percent(point.at_random)],
     ["over budget", `${overBudget(point)} splits`],
   ] };
 }

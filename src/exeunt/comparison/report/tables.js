@@ -100,6 +100,8 @@ const POINT_COLUMNS = [
     key: "ratio", title: "of the budget", first: -1,
     value: (row) => ratio(row.mean_cost, row.budget), text: (row) => percent(ratio(row.mean_cost, row.budget), 1),
   },
+  numeric("at_random", "shares at random", percent, {
+    hint: `${MEASURE} of the same shares of inputs, drawn by lot` }),
   over, fitTime,
 ];
 
@@ -136,7 +138,7 @@ function referenceRows(q) {
     html("td", { class: "number" }, percent(point.accuracy),
       html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, bare) })),
     html("td"), html("td"), html("td", { class: "number", text: known(cost) ? percent(cost) : "" }),
-    html("td"), html("td"), html("td"));
+    html("td"), html("td"), html("td"), html("td"));
   return [
     row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
     row(referenceName("mixture"), REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.mean_cost),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,6 @@ Per: TypeAlias = Literal["token", "answer"]
 Loss: TypeAlias = Callable[[Sequence[Continuation]], Floats]
 """What each answer loses, (n,) in [-1, 1], of the continuations of n prompts."""
 
-REFERENCE = "the whole model"
 _ASSUMED = (
     "future prompts are exchangeable with these, and that nothing else was fitted on them. A token is counted along "
     "the exit that says it, without layers that are computed later"
@@ -44,6 +43,22 @@ _CAREFUL = 0.25
 
 
 Generate: TypeAlias = Callable[[Policy], Sequence[Continuation]]
+
+
+def agreement_to_try(n: int, *, delta: float = 0.05) -> float:
+    """Return the largest usual agreement that n calibration prompts could show, if they showed no difference."""
+    allowed = (0.02, 0.05, 0.1, 0.2, 0.3)
+    return 1 - next((loss for loss in allowed if betting(np.zeros(n), loss, delta=delta) <= delta), 0.5)
+
+
+class _Asked(NamedTuple):
+    """What a policy shall keep, each with probability 1 - `level`: see `Candidates.certified`."""
+
+    max_loss: float | None
+    budget: float | None
+    level: float
+    measure: str
+    of: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,7 @@ class Candidates:
     def certified(
         self,
         generate: Generate,
+        n: int,
         *,
         loss: Loss,
         measure: str = "agreement",
@@ -111,7 +127,7 @@ class Candidates:
     ) -> Policy:
         """Return the cheapest policy that keeps `max_loss`, or the most expensive one that keeps a budget.
 
-        `generate`: answers the calibration prompts by a policy. `loss`: of an answer, see `differing`. `budget`: mean
+        `generate`: answers the n calibration prompts by a policy. `loss`: of an answer, see `differing`. `budget`: mean
         over prompts of the mean cost of their tokens, along the exits that said them. With both, each is tested at half
         of `delta`. Raises Infeasible where no policy passes.
         """
@@ -119,6 +135,13 @@ class Candidates:
             raise InputError("give a loss, a budget or both")
         check_between(delta, "delta", 0.0, 1.0)
         level = delta if max_loss is None or budget is None else delta / 2
+        asked = _Asked(max_loss, budget, level, measure, of)
+        if (
+            max_loss is not None
+            and measure == "agreement"
+            and betting(np.zeros(n), max_loss, delta=level) > level
+        ):
+            raise self._infeasible(asked, n)  # before anything is generated
 
         def paid(found: Sequence[Continuation]) -> float:
             cost = self.policies[0].cost
@@ -138,16 +161,16 @@ class Candidates:
                 break
             passed = candidate, found, lost, p
         if passed is None:
-            raise self._infeasible(max_loss, budget, len(found), level)
+            raise self._infeasible(asked, n)
         candidate, found, lost, p = passed
         # The policy was chosen on these prompts, so its cost is tested as one of all that could have been.
         if max_loss is not None and budget is not None and paid(found) > level / len(self.policies):
-            raise self._infeasible(max_loss, budget, len(found), level)
+            raise self._infeasible(asked, n)
         proof = None
         if max_loss is not None:
             proof = LossCertificate(
                 max_loss, delta, p, "betting", float(lost.mean()), sum(len(one.tokens) for one in found),
-                REFERENCE, measure=measure, of=of, n_groups=len(found), rows_per_group=1,
+                measure=measure, of=of, row="token", n_groups=len(found), rows_per_group=1,
             )  # fmt: skip
         return self._tested(candidate, found, proof, budget, delta)
 
@@ -180,7 +203,7 @@ class Candidates:
         if budget is not None:
             certificate = Certificate(
                 budget=budget, delta=delta, unit=candidate.cost.unit, probability=1 - delta, expected_cost=paid,
-                cost_quantile=budget, n_calibration=len(exits), assumption=_ASSUMED, n_groups=len(found),
+                cost_quantile=budget, n_calibration=len(exits), assumption=_ASSUMED, row="token", n_groups=len(found),
                 rows_per_group=1,
             )  # fmt: skip
         return replace(
@@ -189,24 +212,28 @@ class Candidates:
             distribution=None, certificate=certificate, loss_certificate=proof,
         )  # fmt: skip
 
-    def _infeasible(self, max_loss: float | None, budget: float | None, n: int, level: float) -> Infeasible:
-        cost, least = self.policies[0].cost, ""
+    def _infeasible(self, asked: _Asked, n: int) -> Infeasible:
+        cost, least, shown, max_loss = self.policies[0].cost, "", list[str](), asked.max_loss
         if max_loss:
             enough = 1
-            while enough < _MANY and betting(np.zeros(enough), max_loss, delta=level) > level:
+            while enough < _MANY and betting(np.zeros(enough), max_loss, delta=asked.level) > asked.level:
                 enough += max(1, enough // 50)
-            least = f" ({100 * max_loss:.4g}% takes about {enough:,} at least, where none differs)"
-        asked = [] if max_loss is None else [f"a loss of at most {100 * max_loss:.4g}%"]
-        asked += [] if budget is None else [f"a mean cost of at most {cost.show(budget)} per token"]
+            least = f"; at least about {enough:,}, even if nothing is lost"
+        if max_loss is not None and asked.measure == "agreement":
+            shown.append(f"that at most {100 * max_loss:.4g}% of the {asked.of} differ")
+        elif max_loss is not None:
+            shown.append(f"that the mean {asked.measure} falls by at most {100 * max_loss:.4g} points")
+        if asked.budget is not None:
+            shown.append(f"that the mean cost of a token is at most {cost.show(asked.budget)}")
         return Infeasible(
-            f"{counted(n, 'calibration prompt')} cannot show {' and '.join(asked)} by answering early: give more "
-            f"prompts{least}, or allow more. The whole model alone differs in no token, at its full cost",
+            f"{counted(n, 'calibration prompt')} cannot show {' and '.join(shown)} for any policy that answers early: "
+            f"train with more calibration prompts (--calibrate{least}), or allow more",
             binding="budget" if max_loss is None else "max_loss",
         )
 
 
 def differing(per: Per) -> Loss:
-    """Return the loss of answers: the share of tokens that differ from the whole model's, or whether any does."""
+    """Return the loss of answers: the share of tokens that differ from the full network's, or whether any does."""
 
     def loss(found: Sequence[Continuation]) -> Floats:
         shares = np.array([np.mean(one.differs) for one in found])

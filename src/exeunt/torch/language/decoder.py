@@ -159,7 +159,7 @@ class Decoder:
         return part
 
     def _causal(self) -> tuple[Tensor, Tensor]:
-        """Return a few tokens and the logits of the whole model. Raises InputError if it sees later tokens."""
+        """Return a few tokens and the logits of the full network. Raises InputError if it sees later tokens."""
         config = self._base.config
         tokens = torch.arange(2 * _TRIED).reshape(2, -1) % config.vocab_size
         tokens = tokens.to(self.device)
@@ -173,7 +173,7 @@ class Decoder:
         )
 
     def _check(self, tokens: Tensor, whole: Tensor) -> None:
-        """Raise InputError unless two halves, token by token, give what the whole model gives on a text at once."""
+        """Raise InputError unless two halves, token by token, give what the full network gives on a text at once."""
         n, middle = len(self.layers), (len(self.layers) + 1) // 2
         rows, kept, found = torch.arange(2, device=tokens.device), KeyValues(2, _TRIED), []
         try:
@@ -187,7 +187,7 @@ class Decoder:
         except Exception as error:  # code of a library may raise anything
             raise self._unusual(one_line(error)) from error
         if not _close(torch.stack(found), torch.stack([whole[:, -2], whole[:, -1]])):
-            raise self._unusual("its parts do not give what the whole model gives")
+            raise self._unusual("its parts do not give what the full network gives")
 
     def _unusual(self, why: str) -> InputError:
         return InputError(

@@ -1,4 +1,4 @@
-"""A decoder with exits: after some layers a small head guesses the token that the whole model would choose.
+"""A decoder with exits: after some layers a small head guesses the token that the full network would choose.
 
 A head is an adapter of the hidden state, behind which the model's own norm and vocabulary layer follow, and a
 confidence. The vocabulary layer costs as much as several layers. So the confidence reads the hidden state alone, and
@@ -67,7 +67,7 @@ class TokenHead(nn.Module):
         return cast("Tensor", hidden + self.down(functional.gelu(self.up(self.norm(hidden)))))
 
     def confidence(self, hidden: Tensor) -> Tensor:
-        """Return the log-odds (n,) that the head says what the whole model says, of hidden states (n, d)."""
+        """Return the log-odds (n,) that the head says what the full network says, of hidden states (n, d)."""
         return cast("Tensor", self.sure(functional.layer_norm(hidden, hidden.shape[-1:]))[..., 0])
 
 

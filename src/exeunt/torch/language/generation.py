@@ -22,7 +22,7 @@ from exeunt.torch.language.decoder import KeyValues, ragged
 from exeunt.torch.language.exits import DecoderWithExits
 
 SCORE = "agreement"
-"""The name of the confidence in traces: the log-odds that an exit says what the whole model says."""
+"""The name of the confidence in traces: the log-odds that an exit says what the full network says."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Continuation:
 
     @property
     def differs(self) -> list[bool]:
-        """Whether each token is another one than the whole model chooses after the same tokens."""
+        """Whether each token is another one than the full network chooses after the same tokens."""
         return [a != b for a, b in zip(self.tokens, self.full, strict=True)]
 
 
@@ -61,8 +61,8 @@ def continuations(
     """Yield what follows each prompt, with the prompt's number, in batches of prompts of similar length.
 
     `prompts`: their tokens, at least one each. `keys` (n,): of the prompts' contents; they break ties. `policy`: which
-    tokens leave where; None for the whole model alone. `most_tokens`: of a continuation. `ends`: tokens that end one.
-    `compare`: also find what the whole model chooses; it costs more, which `macs` does not count.
+    tokens leave where; None for the full network alone. `most_tokens`: of a continuation. `ends`: tokens that end one.
+    `compare`: also find what the full network chooses; it costs more, which `macs` does not count.
     """
     for name, value in (("batch_size", batch_size), ("most_tokens", most_tokens)):
         if value < 1:
@@ -174,7 +174,7 @@ class _Batch:
         return output[torch.arange(len(which), device=lengths.device), lengths - 1]
 
     def _compare(self, i: int, states: Tensor) -> None:
-        """Keep what the whole model says of the last hidden states (t, d) of a sequence that come now."""
+        """Keep what the full network says of the last hidden states (t, d) of a sequence that come now."""
         stop = int(self.done[-1, i])
         # Behind all tokens of the prompt but the last, another token of the prompt follows.
         says_next = max(len(self.prompts[i]) - 1 - (stop - len(states)), 0)

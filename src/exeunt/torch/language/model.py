@@ -15,6 +15,7 @@ from exeunt._sealed import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
+from exeunt.policies.cheapest import checked_loss
 from exeunt.policy import Policy
 from exeunt.run.file_digests import DECODER
 from exeunt.run.folder import RunFolder
@@ -79,7 +80,7 @@ class LanguageModel:
         *,
         budget: float | str | None = None,
         policy: Policy | None = None,
-        whole: bool = False,
+        full: bool = False,
         most_tokens: int | None = None,
         batch_size: int = 16,
         compare: bool = False,
@@ -90,16 +91,18 @@ class LanguageModel:
         """Answer prompts greedily, in batches in which sequences leave at different depths.
 
         `budget`: the run's policy that keeps it; `policy`: another one; by default the run's own.
-        `whole`: without exits. `most_tokens`: of an answer; by default what was calibrated for. `compare`: also find
-        what the whole model would say after the same tokens. `name`: what errors call the i-th prompt. `keep`: a file
-        that gets the answers as they come, from which the same call goes on.
+        `full`: the full network answers, without exits. `most_tokens`: of an answer; by default what was calibrated
+        for. `compare`: also find what the full network would say after the same tokens. `name`: what errors call the
+        i-th prompt. `keep`: a file that gets the answers as they come, from which the same call goes on.
         Raises InputError before calibration, and for a prompt that is too long or has no tokens.
         """
-        if sum((whole, policy is not None, budget is not None)) > 1:
-            raise InputError("give one of budget, policy and whole")
+        if sum((full, policy is not None, budget is not None)) > 1:
+            raise InputError("give one of budget, policy and full")
         if policy is not None:
+            if not isinstance(policy, Policy):
+                raise InputError(f"policy must be one that `calibrate` returned, got {policy!r}")
             self.run.check_policy(policy)
-        elif not whole:
+        elif not full:
             policy = self._policy(budget)
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
@@ -110,9 +113,9 @@ class LanguageModel:
         return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
 
     def answers_of(self, part: str, policy: Policy | None, *, progress: bool = False) -> list[Continuation]:
-        """Return the answers to the prompts of a part, compared with the whole model's, and kept in the run folder.
+        """Return the answers to the prompts of a part, compared with the full network's, and kept in the run folder.
 
-        `policy`: None for the whole model.
+        `policy`: None for the full network.
         """
         return self._answers_kept(part, self._part(part), policy, progress)
 
@@ -143,20 +146,16 @@ class LanguageModel:
     ) -> Policy:
         """Return the cheapest policy with these guarantees, by answering the run's calibration prompts.
 
-        `agree`: the share of tokens that are those of the whole model after the same tokens, in the mean over prompts;
+        `agree`: the share of tokens that are those of the full network after the same tokens, in the mean over prompts;
         or with `per` "answer" the share of prompts whose whole answer is. Or `max_loss`: of a `grade` in [0, 1] of
-        (prompt, answer), against the whole model's answers. `budget`: mean cost of a token, along the exits that say
+        (prompt, answer), against the full network's answers. `budget`: mean cost of a token, along the exits that say
         them. `delta`: the largest probability with which this may be broken. `policy`, `points`: what is tried, see
         `Candidates`. Answers are kept in the run folder: an interrupted call goes on where it was.
         Raises Infeasible where nothing can be shown, InputError for options that contradict each other.
         """
         if (grade is None) != (max_loss is None) or (agree is not None and grade is not None):
             raise InputError("give agree=..., or both grade=... and max_loss=..., not all of them")
-        loss_allowed = max_loss if agree is None else round(1 - agree, 12)
-        if loss_allowed is not None and not 0 <= loss_allowed < 1:
-            raise InputError(
-                f"agree must lie above 0 and be at most 1, and max_loss in [0, 1), got {agree or max_loss!r}"
-            )
+        loss_allowed = None if agree is None and max_loss is None else checked_loss(max_loss, agree)
         if loss_allowed is None and budget is None:
             raise InputError("give what shall be kept: agree=0.98, a grade with a max_loss, or a budget")
         check_between(delta, "delta", 0.0, 1.0)
@@ -177,6 +176,7 @@ class LanguageModel:
             loss, measure = self._graded(prompts.texts, grade, generate(None)), "grade"
         return candidates.certified(
             generate,
+            len(prompts),
             loss=loss,
             measure=measure,
             of=f"{per}s",
@@ -213,11 +213,15 @@ class LanguageModel:
     def _graded(
         self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
     ) -> Loss:
-        own = [grade(text, self.prompts.text(one.tokens)) for text, one in zip(texts, whole, strict=True)]
+        def grades(found: Sequence[Continuation]) -> Floats:
+            said = [self.prompts.text(one.tokens) for one in found]
+            given = [grade(*pair) for pair in zip(texts, said, strict=True)]
+            return np.array([check_between(one, "a grade", 0.0, 1.0, inclusive=True) for one in given])
+
+        own = grades(whole)
 
         def loss(found: Sequence[Continuation]) -> Floats:
-            said = [self.prompts.text(one.tokens) for one in found]
-            return np.array([a - grade(*pair) for a, *pair in zip(own, texts, said, strict=True)])
+            return np.asarray(own - grades(found))
 
         return loss
 
@@ -251,7 +255,7 @@ def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[
     """Return what answers cost and how they differ, JSON-able.
 
     `shares` (m,): of the tokens, by exit. `cost`: mean over answers of the mean cost of their tokens, along the exits
-    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the whole model's.
+    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the full network's.
     `tokens_differ`, `answers_differ`: in the mean over answers; only where they were compared.
     """
     exits = np.concatenate([one.exits for one in found])

@@ -1,7 +1,8 @@
-"""Prompts as tokens of a decoder, and what the whole decoder says after them, kept on disk as it comes."""
+"""Prompts as tokens of a decoder, and what the full network says after them, kept on disk as it comes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from exeunt._arrays import Keys
 from exeunt._files import locked, make_folder
 from exeunt._journal import Journal
 from exeunt._progress import Progress
+from exeunt._text import counted
 from exeunt.data.dataset import content_key
 from exeunt.errors import InputError
 
@@ -56,18 +58,31 @@ class PromptTokens:
     def of(self, texts: Iterable[str], name: Callable[[int], str] = "prompt {}".format) -> Prompts:
         """Return texts as prompts. `name`: what errors call the i-th one.
 
-        Raises InputError for one without tokens, and one that leaves no room for a continuation.
+        Raises InputError for a chat template that the tokeniser lacks, texts without tokens, and texts that leave no
+        room for a continuation.
         """
+        if self.chat and not self.tokenizer.chat_template:
+            raise InputError("the tokeniser has no chat template: leave out --chat (chat=True)")
+        if isinstance(texts, str):
+            raise InputError(f"prompts must be a list of texts, got one text: {texts!r}")
         texts = list(texts)
+        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
+            raise InputError(f"{name(wrong[0])} must be a text, got {texts[wrong[0]]!r}")
         tokens = [self._tokens(text) for text in texts]
-        for i, one in enumerate(tokens):
-            if not one:
-                raise InputError(f"{name(i)} has no tokens: leave it out")
-            if self.context is not None and len(one) + self.most_tokens > self.context:
-                raise InputError(
-                    f"{name(i)} has {len(one):,} tokens, and the decoder takes {self.context:,}, of which "
-                    f"{self.most_tokens:,} are kept for the answer: shorten it, or allow fewer new tokens"
-                )
+        if empty := [i for i, one in enumerate(tokens) if not one]:
+            raise InputError(f"{_first_of(empty, name)} no tokens: leave it out")
+        room = math.inf if self.context is None else self.context - self.most_tokens
+        if room <= 0:
+            raise InputError(
+                f"the decoder takes {self.context:,} tokens, and answers of {self.most_tokens:,} leave none for the "
+                "prompt: allow shorter answers (most_tokens)"
+            )
+        if long := [i for i, one in enumerate(tokens) if len(one) > room]:
+            raise InputError(
+                f"{_first_of(long, name)} {len(tokens[long[0]]):,} tokens, and the decoder takes {self.context:,}, of "
+                f"which {self.most_tokens:,} are kept for the answer: shorten it, or allow shorter answers "
+                "(most_tokens)"
+            )
         return Prompts(texts, tokens, np.array([content_key(text) for text in texts], dtype=np.uint64))
 
     def of_data(self, data: Any) -> Prompts:
@@ -80,13 +95,19 @@ class PromptTokens:
 
     def _tokens(self, text: str) -> list[int]:
         if not self.chat:
-            tokens = list(self.tokenizer(text)["input_ids"])
+            tokens = list(self.tokenizer(text, verbose=False)["input_ids"])
             while tokens and tokens[-1] in self.ends:  # some tokenisers end every text
                 tokens.pop()
             return tokens
         messages = [{"role": "user", "content": text}]
         filled = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer(filled, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(filled, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _first_of(numbers: Sequence[int], name: Callable[[int], str]) -> str:
+    """Return the first of these prompts, and how many more there are: "new.txt#3 (and 2 more prompts) has"."""
+    more = f" (and {counted(len(numbers) - 1, 'more prompt')})" if len(numbers) > 1 else ""
+    return f"{name(numbers[0])}{more} has"
 
 
 def kept(

@@ -26,7 +26,7 @@ def learn_confidences(
 ) -> None:
     """Train the confidence of every head on texts that its adapter has not learned from.
 
-    It learns whether the head says what the whole model says, and in equal parts how sure the head is: the largest
+    It learns whether the head says what the full network says, and in equal parts how sure the head is: the largest
     probability tells more, but it takes the vocabulary layer.
     """
     states: list[list[Tensor]] = [[] for _ in network.heads]
@@ -79,7 +79,7 @@ def token_trace(
 ) -> ExitTrace:
     """Return the trace of the continuations' tokens: a row per token, in groups by prompt, such as "fit 3".
 
-    Each is what exits say after the same tokens as the whole model. Predictions are tokens; costs are of one token.
+    Each is what exits say after the same tokens as the full network. Predictions are tokens; costs are of one token.
     """
     rows = list(_recorded(network, prompts, continuations, show=show))
     score, said = (np.concatenate(part) for part in zip(*((a, b) for _, a, b, _ in rows), strict=True))

@@ -139,12 +139,14 @@ def choice_trace(
 ) -> ExitTrace:
     """Return the trace of n questions (prompt, choice, ..., choice), without labels: the choice of every exit.
 
-    `ExitTrace.with_reference` measures agreement with the full depth. Costs are of a question, on average: its texts in
-    the layers, and its choices in every head up to the exit.
+    `ExitTrace.with_reference` measures agreement with the full network. Costs are of a question, on average: its texts
+    in the layers, and its choices in every head up to the exit.
     """
     executor = ChoiceExecutor(network, prompts, len(questions[0]) - 1) if questions else None
     if executor is None:
         raise InputError("there are no questions to score")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     logits, counts = [], []
     for start in range(0, len(questions), batch_size):
         state, _ = executor.start(raw_rows(questions[start : start + batch_size]))

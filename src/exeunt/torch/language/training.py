@@ -25,13 +25,12 @@ from exeunt.run.file_digests import CONFIG, DECODER, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.devices import best_device
-from exeunt.torch.language.calibration import REFERENCE
 from exeunt.torch.language.decoder import context_of
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, TokenBatches, kept
 from exeunt.torch.language.recording import learn_confidences, token_trace
-from exeunt.torch.models.by_name import save_model_config
+from exeunt.torch.models.by_name import check_model, save_model_config
 from exeunt.torch.models.hugging_face import build_decoder
 from exeunt.torch.models.preparation import fit_tokenizer, padding_tokenizer, save_preparation
 from exeunt.torch.models.weights import save_weights
@@ -111,6 +110,7 @@ def _trained(
         raise InputError(
             f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
         )
+    check_model(job.model, None)
     tokenizer = padding_tokenizer(job.model.removeprefix("hf:"))
     chat = bool(tokenizer.chat_template) if job.chat is None else job.chat
     plan = plan_split(
@@ -162,12 +162,13 @@ def _trained(
         "data": {
             "name": job.data, "label": NO_LABELS, "text": list(job.text), "calibration_data": job.calibration_data,
             "fingerprint": plan.fingerprint, "unlabelled": True,
-            "reference": {"exit": network.n_exits - 1, "name": REFERENCE},
+            "reference": {"exit": network.n_exits - 1, "name": "the full network"},
         },
         "split": plan.to_dict(),
         "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
         "inputs": {
-            **save_preparation(tokenizer, out, example), "chat": chat, "most_tokens": job.most_tokens, "ends": ends,
+            **save_preparation(tokenizer, out, example), "longest": None, "chat": chat,
+            "most_tokens": job.most_tokens, "ends": ends,
         },
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }  # fmt: skip
@@ -184,7 +185,7 @@ def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
 def _continued(
     network: DecoderWithExits, way: PromptTokens, prompts: Prompts, weights: str, file: Path, show: bool
 ) -> Sequence[Sequence[int]]:
-    """Return what the whole decoder says after each prompt, kept in a file as it comes."""
+    """Return what the full network says after each prompt, kept in a file as it comes."""
 
     def missing(numbers: list[int]) -> Any:
         chosen = [prompts.tokens[i] for i in numbers]

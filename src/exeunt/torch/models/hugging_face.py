@@ -5,10 +5,7 @@ Code that comes with them is not run.
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from exeunt._files import atomic_folder, system_error
-from exeunt._hub import hub_access
+from exeunt._hub import hub_access, quiet_loading
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel
 
@@ -50,16 +47,17 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
         return BuiltModel(_from_config(config), EVERY_PART)
-    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet():
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), quiet_loading():
         model, info = _auto_class(config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
             output_loading_info=True,
         )  # fmt: skip
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
-    behind = [name for name in random if not name.startswith(f"{model.base_model_prefix}.")]
+    bare = _auto_class(config) is _transformers().AutoModel
+    behind = [] if bare else [one for one in random if not one.startswith(f"{model.base_model_prefix}.")]
     pooler = f"{model.base_model_prefix}.pooler."
-    if behind and all(name in behind or name.startswith(pooler) for name in random):
+    if behind and all(one in behind or one.startswith(pooler) for one in random):
         if _is_of_texts(config):
             if config.is_encoder_decoder:
                 raise InputError(
@@ -78,7 +76,7 @@ def build_decoder(name: str) -> Any:
     Raises InputError if there is none.
     """
     config = read_config(name)
-    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), _quiet():
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), quiet_loading():
         try:
             model = _transformers().AutoModelForCausalLM.from_pretrained(
                 name, config=config, trust_remote_code=False, use_safetensors=True
@@ -162,27 +160,6 @@ def _from_config(config: Any) -> nn.Module:
     return _auto_class(config).from_config(config, trust_remote_code=False).float()  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the library show errors and downloads only: callers report what the weights lack."""
-    logging, hub = _transformers().logging, importlib.import_module("huggingface_hub.utils")
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    downloads = not hub.are_progress_bars_disabled()
-
-    def show(verbosity: int, bars: bool) -> None:
-        logging.set_verbosity(verbosity)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the hub warns that a user's HF_HUB_DISABLE_PROGRESS_BARS wins
-            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()  # and the hub's as well
-            (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
-
-    show(logging.ERROR, bars=False)
-    try:
-        yield
-    finally:
-        show(*before)
-
-
 def _encoder(model: nn.Module) -> nn.Module:
     """Return an encoder without its pooler, which reads the first token for a classifier."""
     if getattr(model, "pooler", None) is not None:
@@ -191,7 +168,7 @@ def _encoder(model: nn.Module) -> nn.Module:
 
 
 def _is_of_texts(config: Any) -> bool:
-    return _auto_class(config) is _transformers().AutoModelForSequenceClassification
+    return _auto_class(config) is not _transformers().AutoModelForImageClassification
 
 
 def _common_module(names: Sequence[str]) -> str:
@@ -202,11 +179,17 @@ def _common_module(names: Sequence[str]) -> str:
 
 
 def _auto_class(config: Any) -> Any:
-    """Return the library's class for a configuration: an image classifier if there is one, else a text classifier."""
+    """Return the library's class for a configuration: an image classifier if there is one, else a text classifier.
+
+    Some decoders have no classifier in the library: for these, AutoModel.
+    """
     library = _transformers()
     for auto in (library.AutoModelForImageClassification, library.AutoModelForSequenceClassification):
         if type(config) in auto._model_mapping:  # the only list of what a class supports
             return auto
+    if type(config) in library.AutoModelForCausalLM._model_mapping and not config.is_encoder_decoder:
+        return library.AutoModel
     raise InputError(
-        f"{config.model_type!r} is neither an image nor a sequence classifier: exits need a classifier"
+        f"{config.model_type!r} models classify neither images nor texts in transformers, and are no decoders: give a "
+        "classifier, an encoder of texts, or a decoder"
     )

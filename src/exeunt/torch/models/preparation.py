@@ -183,4 +183,8 @@ def example_inputs(data: Dataset, prepare: Any) -> Inputs:
         return synthetic_inputs(prepare, 2)
     chosen = np.unique(np.linspace(0, len(data) - 1, num=4096).astype(np.int64))
     counts = token_counts(prepare, [data.content(int(i)) for i in chosen])  # type: ignore[misc]
+    if not counts.any():
+        raise InputError(
+            "the tokeniser finds no tokens in these texts: they are empty, or it is not the tokeniser of this model"
+        )
     return synthetic_inputs(prepare, 2, length=max(1, round(float(counts.mean()))))
