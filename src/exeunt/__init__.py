@@ -57,10 +57,12 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
     from exeunt.policy.compose import compose as compose
+    from exeunt.policy.recalibration import recalibrate as recalibrate
     from exeunt.trace import CascadeTrace as CascadeTrace
     from exeunt.trace import ExitTrace as ExitTrace
     from exeunt.trace import Groups as Groups
     from exeunt.trace import StoredTrace as StoredTrace
+    from exeunt.watch import Watch as Watch
 
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
 _HOMES = {
@@ -83,7 +85,9 @@ _HOMES = {
     "policies.stopping": "stopping",
     "policy": "Pace Policy PolicySet",
     "policy.compose": "compose",
+    "policy.recalibration": "recalibrate",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
+    "watch": "Watch",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME_OF)

@@ -125,6 +125,9 @@ class Ranked(Protocol):
     def counts(self, limits: Thresholds) -> Integers:
         """Return how many of all inputs answer at each exit, (m,)."""
 
+    def at(self, exit_: int) -> tuple[Floats, Floats]:
+        """Return the scores (n,) of all inputs at an exit, and their ties (n,)."""
+
 
 class RankedInMemory:
     """Inputs with scores (n, m) and ties (n,), all of them in memory; methods as in `Ranked`."""
@@ -149,6 +152,10 @@ class RankedInMemory:
         """Return how many of all inputs answer at each exit, (m,)."""
         found: Integers = np.bincount(exits_under(self._score, self._tie, limits), minlength=self.shape[1])
         return found
+
+    def at(self, exit_: int) -> tuple[Floats, Floats]:
+        """Return the scores (n,) of all inputs at an exit, and their ties (n,)."""
+        return self._score[:, exit_], self._tie
 
 
 def sequential_thresholds(inputs: Ranked, counts: Integers, last: int) -> Thresholds:

@@ -177,6 +177,10 @@ class _RankedInFiles:
             found += np.bincount(exits_under(scores, self._tie.read(start, stop), limits), minlength=m)
         return found
 
+    def at(self, exit_: int) -> tuple[Floats, Floats]:
+        """Return the scores (n,) of all inputs at an exit, and their ties (n,)."""
+        return self._scores[exit_].read(0, self._trace.n), self._tie.read(0, self._trace.n)
+
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the first input of each range that is read at a time, and the one after its last."""
         for start in range(0, self._trace.n, _ROWS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy.stats import binom
 
 import exeunt as ex
+from exeunt.errors import InputError
 from exeunt.policies import router
 from exeunt.policies.router import _limits, _on_paths
 from exeunt.policies.router_plans import learned_router
@@ -180,6 +182,21 @@ def test_saved_and_loaded_it_decides_the_same(parts, make, tmp_path):
     text = json.dumps(policy.to_dict())
     assert "P(mean cost" in str(policy) or "robability" in str(policy)
     assert len(text) < 1_000_000
+
+
+def test_the_score_at_the_first_model_is_watched_and_features_are_not(parts):
+    fit, calibrate = topics(600, told=False), topics(800, 1, told=False)
+    policy = ex.cascade_router(fit, calibrate, budget="50%")
+    watch = ex.Watch(policy)
+    assert watch.replay(calibrate) == []
+    assert watch.n == 800
+    assert policy.watched.first == 0
+    worse = topics(400, 2, told=False)
+    unsure = replace(worse["small"], scores={"confidence": worse["small"].scores["confidence"] - 0.2})
+    models = {name: worse[name] for name in worse.names}
+    assert watch.replay(ex.CascadeTrace({**models, "small": unsure})) != []
+    with pytest.raises(InputError, match="a router that looks at features first"):
+        ex.Watch(ex.router(*parts[:2], budget=3.0))
 
 
 def test_a_set_of_routers_asks_in_one_order(parts):

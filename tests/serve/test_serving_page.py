@@ -56,6 +56,23 @@ def shown(browser, part, test="element.innerText.trim().length > 1"):
     ).replace("\u00a0", " ")
 
 
+def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):
+    events = made_events(200)
+    opened(events)
+    shown(browser, "evidence", "element.querySelector('svg')")
+    assert not browser.find_element("id", "drift").is_displayed()
+    labels = browser.execute_script("return document.getElementById('evidence').innerText")
+    assert "alarm" in labels
+    assert "110%" in labels
+    events[-1]["drift"] = {
+        "45%": "Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
+    }
+    opened(events)
+    assert shown(browser, "drift", "!element.hidden") == (
+        "Policy 45%: Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
+    )
+
+
 def test_small_prices_are_of_a_million_inputs(opened, browser):
     opened(made_events(3))
     found = browser.execute_async_script(
@@ -92,7 +109,7 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     lines = (
         "return [...document.querySelectorAll('.chart')].map((e) => e.querySelectorAll('path.line').length)"
     )
-    assert browser.execute_script(lines) == [1, 3, 2, 1, 0]
+    assert browser.execute_script(lines) == [1, 3, 2, 1, 1, 0]
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= width
     from_outside = (

@@ -19,6 +19,7 @@ from exeunt.cli.predict_and_record import predict, record
 from exeunt.cli.serve import serve
 from exeunt.cli.show_diff_verify import diff, show, verify
 from exeunt.cli.train import train
+from exeunt.cli.watch import watch
 from exeunt.errors import InputError
 
 app = typer.Typer(
@@ -54,7 +55,8 @@ def _flowing(docstring: str | None) -> str:
 
 
 for verb in (
-    train, calibrate, evaluate, compare, predict, record, generate, export, bench, serve, cascade, show, diff, verify,
+    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, cascade, show, diff,
+    verify,
 ):  # fmt: skip
     app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

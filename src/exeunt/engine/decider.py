@@ -20,12 +20,17 @@ from exeunt.trace.cascade_step import is_tree
 
 
 class Decisions(NamedTuple):
-    """Decisions about rows at an exit: which leave (rows,), their answers, which are borderline, the next memory."""
+    """Decisions about rows at an exit: which leave (rows,), their answers, which are borderline, the next memory.
+
+    `watched` (rows,): of which rows the watch is told the `score` (rows,) here; None for none.
+    """
 
     leave: Booleans
     answer: Mapping[str, Any]
     borderline: Booleans
     memory: PolicyState
+    score: Floats
+    watched: Booleans | slice | None
 
 
 class Decider:
@@ -111,7 +116,10 @@ class Decider:
             borderline &= leave
         if (threshold := self._limits[own]) is not None:
             borderline |= abs(score - threshold) <= self._border
-        return Decisions(leave, answer, borderline, after)
+        watched: Booleans | slice | None = None
+        if (cells := self.policy.watched) is not None:
+            watched = leave if cells.by_exit else slice(None) if own == cells.first else None
+        return Decisions(leave, answer, borderline, after, score, watched)
 
 
 def detail_of(answer: Mapping[str, Any]) -> Any:

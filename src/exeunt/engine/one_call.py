@@ -182,7 +182,9 @@ class Calls:
         return left
 
     def _enter(self, exit_: int, decider: Decider, decisions: Decisions, rows: Integers) -> None:
-        leave, answer, borderline, _ = decisions
+        leave, answer, borderline, memory, score, watched = decisions
+        if watched is not None:
+            self.table.record_score(rows[watched], score[watched], memory.tie[watched])
         if np.count_nonzero(borderline):
             self.table.mark_borderline(rows[borderline])
         leaving = np.count_nonzero(leave)

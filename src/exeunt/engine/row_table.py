@@ -20,7 +20,9 @@ from exeunt.errors import ExeuntError
 from exeunt.score.masks import NO_CLASS
 
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
-_NO_OUTPUT = np.array([(-1, np.nan, -1, 0.0, False, False, False, False, -1)], dtype=ENTRY).view(_RAW)
+_NO_OUTPUT = np.array(
+    [(-1, np.nan, -1, 0.0, False, False, False, False, -1, np.nan, np.nan)], dtype=ENTRY
+).view(_RAW)
 _FINISHED = -1
 
 
@@ -138,6 +140,11 @@ class RowTable:
             if self._details is None:
                 self._details = np.empty_like(details, shape=(self._mask + 1, *details.shape[1:]))
             self._details[at] = details
+
+    def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
+        """Enter what the watch is told of these rows: the score, and what breaks ties between equal ones."""
+        at = rows & self._mask
+        self._columns["score"][at], self._columns["tie"][at] = score, tie
 
     def record_cost(self, rows: Integers, cost: float, policy: int) -> None:
         """Enter the cost of each of these rows so far, and their policy."""

@@ -153,7 +153,7 @@ def _way(cascade: Path, model: Path) -> str:
 
 def _check_alike(models: Mapping[str, RunFolder]) -> None:
     """Raise InputError unless all models answer the same question about the same kind of inputs."""
-    for name, run in runs.items():
+    for name, run in models.items():
         if run.network_file == DECODER or run.masks:
             does = "answers with masks" if run.masks else "generates texts"
             raise InputError(f"{name} {does}, and the models of a cascade answer with classes: leave it out")

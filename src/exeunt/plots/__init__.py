@@ -7,6 +7,7 @@ Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 """
 
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
+from exeunt.plots.drift import draw_watch
 from exeunt.plots.evaluation import draw_evaluation, rates_and_shares, risk_per_exit
 from exeunt.plots.style import save_figure
 
@@ -14,6 +15,7 @@ __all__ = [
     "accuracy_against_budget",
     "cost_against_budget",
     "draw_evaluation",
+    "draw_watch",
     "rates_and_shares",
     "risk_per_exit",
     "save_figure",

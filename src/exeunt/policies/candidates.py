@@ -91,7 +91,8 @@ class Candidates:
         k = within[-1]
         proof = self.certificate(tested, p_values[k], float(mean(losses[k], tested.groups)))
         found = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
-        return replace(found, loss_certificate=proof)
+        watched = found.watched and replace(found.watched, plans=len(self.policies))
+        return replace(found, loss_certificate=proof, watched=watched)
 
     def certificate(
         self, tested: ExitTrace | CascadeTrace, p_value: float, lost: float, bound: str | None = None

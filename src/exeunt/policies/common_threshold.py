@@ -10,12 +10,14 @@ import numpy as np
 from exeunt._arrays import Floats, Integers, check_between
 from exeunt.allocation_search import common_threshold_path
 from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
-from exeunt.calibration import ALWAYS, NEVER, Thresholds
+from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.score.kinds import Score
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.derived import as_score, score_matrix
 from exeunt.trace.grades import check_measured_alike, known_by
@@ -112,11 +114,13 @@ def risk_controlled(
     rates = mean(np.eye(m)[exits], groups)
     paid = float(mean(calibrate.cost.of_inputs(calibrate.n)[np.arange(calibrate.n), exits], groups))
     least = (NEVER, NEVER) if threshold == NEVER else (threshold, ALWAYS)
+    limits = Thresholds.of([least] * (m - 1) + [(ALWAYS, ALWAYS)])
+    ranked = RankedInMemory(scores, tie_breaks(calibrate.keys("content"), seed))
     return Policy(
         name="risk_controlled",
         score=as_score(score, calibrate),
         rates=rates,
-        limits=Thresholds.of([least] * (m - 1) + [(ALWAYS, ALWAYS)]),
+        limits=limits,
         cost=calibrate.cost,
         budget=paid,
         calibration="risk",
@@ -128,6 +132,7 @@ def risk_controlled(
         loss_certificate=proof,
         notes=notes,
         answer=chosen,
+        watched=cells_of_first_exit(ranked, limits, groups, seed),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from exeunt._arrays import Floats
 from exeunt.allocation_search import beats
 from exeunt.answer.ensemble import ANSWERS
-from exeunt.calibration import ALWAYS, NEVER, Thresholds, exits_under
+from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds, exits_under
 from exeunt.errors import InputError
 from exeunt.policies.cascade import cascade, check_models, noting_unasked, right_within
 from exeunt.policies.router_plans import (
@@ -27,6 +27,7 @@ from exeunt.policies.router_plans import (
 )
 from exeunt.policy import Policy
 from exeunt.policy.certificate_search import Costed, dearest_plan, with_highest
+from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.score.tie_breaking import Ties
 from exeunt.trace import CascadeTrace, check_disjoint
 from exeunt.trace.groups import mean, n_groups
@@ -141,6 +142,9 @@ def _made(
     def costed(plan: Plan, inputs: CascadeTrace) -> Costed:
         return _on_paths(plan, seen[id(inputs)])
 
+    several: list[Plan] = []
+    """Plans for several prices, if they were tried, each with scores of its own."""
+
     def plans() -> Iterator[tuple[tuple[Plan, Thresholds], Floats]]:
         by_cost = learned.by_cost(amount, calibrate.n)
         on_fit = costed(plan := by_cost.plan(amount), fit)
@@ -151,6 +155,7 @@ def _made(
             yield from (((plan, one), of_plan.paid(one)) for one in limits)
             return
         for plan in by_cost.plans():
+            several.append(plan)
             natural = _common(plan, (0.0, 0.0))
             yield (plan, natural), costed(plan, calibrate).paid(natural)
 
@@ -163,10 +168,16 @@ def _made(
         np.bincount(exits_under(one.scores, one.ties, limits), minlength=len(plan.steps))
         for one in (costed(plan, fit), costed(plan, calibrate))
     ]
+    watched = None
+    # Watched is the score at the first exit, if all inputs have one, and the same under all plans that were tried.
+    if not several and 0 not in plan.score.known.silent:
+        seen_at = costed(plan, calibrate)
+        ranked = RankedInMemory(seen_at.scores, seen_at.ties)
+        watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
     policy = Policy(
         name=name, score=plan.score, rates=shares[0] / fit.n, limits=limits, counts=shares[1], budget=amount,
         cost=fit.along(plan.steps, reference=reference).cost.means, n_calibration=calibrate.n, seed=seed, ties=ties,
-        n_groups=n_groups(calibrate.groups), cascade=plan.steps, answer=plan.answer, **fields,
+        n_groups=n_groups(calibrate.groups), cascade=plan.steps, answer=plan.answer, watched=watched, **fields,
     )  # fmt: skip
     unasked = {
         model: f"{model} is not asked: at this budget no input of the fit part gains enough by it."

@@ -37,6 +37,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
+from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.trace.groups import Groups, counts_of, mean, mean_weight, n_units, per_unit
 from exeunt.trace.splitting import random_order
 
@@ -189,8 +190,10 @@ def plan_by_cost(
         ((plan, calibrate.paid(plan[1])) for plan in plans), with_highest(cost, fit.costs, calibrate.costs, delta),
         budget, len(calibrate.ties), calibrate.groups, delta, seed,
     )  # fmt: skip
-    counts = RankedInMemory(calibrate.scores, calibrate.ties).counts(limits)
-    return {"rates": rates, "limits": limits, "counts": counts, **fields}
+    ranked = RankedInMemory(calibrate.scores, calibrate.ties)
+    counts = ranked.counts(limits)
+    watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
+    return {"rates": rates, "limits": limits, "counts": counts, "watched": watched, **fields}
 
 
 def dearest_plan(

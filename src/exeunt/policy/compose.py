@@ -22,6 +22,7 @@ from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
 from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, plan_by_cost, plan_cost
 from exeunt.policy.policy import Policy
+from exeunt.policy.watched_cells import cells_of_first_exit, cells_of_plan, scored_exits
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Derived, Score
 from exeunt.score.tie_breaking import Ties, tie_breaks
@@ -209,10 +210,19 @@ def _calibrated(
                 "marginal calibration has no exact distribution to certify: use calibration='sequential'"
             )
         rates = checked_rates(allocate(budget), cost.n_exits)
-        with ranked(score, calibrate, ties, seed, np.flatnonzero(rates > 0)[:-1].tolist()) as inputs:
+        used = np.flatnonzero(rates > 0).tolist()
+        exits = scored_exits(used[:-1], used[-1], calibrate.n) if len(used) == 1 else used[:-1]
+        with ranked(score, calibrate, ties, seed, exits) as inputs:
             limits = marginal_thresholds(inputs, rates, slack)
             counts = inputs.counts(limits)
-        return {"rates": rates, "limits": limits, "counts": counts, "calibration": calibration}
+            watched = cells_of_first_exit(inputs, limits, calibrate.groups, seed)
+        return {
+            "rates": rates,
+            "limits": limits,
+            "counts": counts,
+            "calibration": calibration,
+            "watched": watched,
+        }
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
     if slack is not None:
@@ -230,9 +240,11 @@ def _calibrated(
         )  # fmt: skip
         return plan_by_cost(allocate, cost, budget, fit, tested, delta, seed)
     plan = plan_cost(allocate, cost, budget, calibrate.n, delta)
-    with ranked(score, calibrate, ties, seed, np.flatnonzero(plan.counts[: plan.last]).tolist()) as inputs:
+    used = np.flatnonzero(plan.counts[: plan.last]).tolist()
+    with ranked(score, calibrate, ties, seed, scored_exits(used, plan.last, calibrate.n)) as inputs:
         limits = sequential_thresholds(inputs, plan.counts, plan.last)
         counts = inputs.counts(limits)
+        watched = cells_of_plan(inputs, plan.counts, plan.last, limits, counts, seed)
     return {
         "rates": plan.rates,
         "limits": limits,
@@ -241,6 +253,7 @@ def _calibrated(
         "calibration": calibration,
         "distribution": plan.distribution(cost),
         "certificate": None if delta is None else plan.certificate(cost, budget, delta),
+        "watched": watched,
     }
 
 

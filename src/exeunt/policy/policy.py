@@ -24,6 +24,7 @@ from exeunt.errors import InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
+from exeunt.policy.watched_cells import WatchedCells
 from exeunt.score.confidence import FEATURES
 from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.routing import NEXT
@@ -52,7 +53,8 @@ class Policy:
     by default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
     that it was calibrated for, see `RunFolder.save_policy`; None if made from traces. `n_groups`: of the calibration
-    inputs, if they come in groups.
+    inputs, if they come in groups. `watched`: what `exeunt.Watch` needs of the calibration inputs; None where nothing
+    is watched.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Policy:
     calibration_cost: float | None = None
     ties: Ties = "content"
     n_groups: int | None = None
+    watched: WatchedCells | None = None
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -289,6 +292,7 @@ class Policy:
         return {
             **{name: getattr(self, name) for name in names},
             **({} if self.n_groups is None else {"n_groups": self.n_groups}),
+            **({} if self.watched is None else {"watched": self.watched.to_dict()}),
             "score": self.score.to_dict(),
             "rates": self.rates.tolist(),
             "thresholds": self.limits.to_dict(),
@@ -329,6 +333,8 @@ class Policy:
             "loss_certificate": None if loss is None else LossCertificate(**loss),
             "cascade": tuple(CascadeStep(*step) for step in fields["cascade"]),
         }
+        if fields.get("watched") is not None:
+            fields["watched"] = WatchedCells.from_dict(fields["watched"])
         if planned is not None:
             fields["distribution"] = MeanCostDistribution(planned, cost.cumulative[: len(planned)])
         return cls(**fields)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
+from exeunt._paths import AnyPath, place
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
 from exeunt.policy import Policy
@@ -30,6 +31,7 @@ from exeunt.predicting.mask_files import check_mask_folder, write_mask_files
 from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
 from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
+from exeunt.predicting.watching import watched_job
 from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
@@ -39,7 +41,7 @@ from exeunt.score.tie_breaking import row_keys
 
 BLOCK, BLOCK_OF_MASKS = 2048, 256
 """Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""
-_ARRAYS = ("label", "confidence", "exit", "cost", "borderline")
+_ARRAYS = ("label", "confidence", "exit", "cost", "borderline", "score", "tie")
 _POOLS = 32  # at most so many times the rows of one call are held
 
 
@@ -56,10 +58,10 @@ def predict_inputs(
     """Answer every input with the run folder's network and policy, and write a row for each, in order.
 
     `out`: a file in the format that its ending names: .parquet (or none), .csv, .jsonl; or an open stream, which gets
-    CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that
-    cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see
-    `PredictionColumns`; and last the columns that `inputs` keep (see `open_inputs`). Of a file, the parts that an
-    interrupted run of the same job has answered are kept.
+    CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, error for an input that cannot
+    be read or answered (its other columns are then empty), and score and tie, which the watch needs; for `top` and
+    `probabilities` see `PredictionColumns`; and last the columns that `inputs` keep (see `open_inputs`). Of a file, the
+    parts that an interrupted run of the same job has answered are kept.
     `force`: replace a file that holds something else than predictions. `masks_into`: a folder that gets the masks as
     PNG files, see `write_mask_files`; `out` must be a file. `say`: gets the messages. `options`: those of
     `predict_job`.
@@ -92,7 +94,8 @@ def predict_inputs(
             write_predictions(out, job.written.schema, parts.files)
             if masks_into is not None:
                 write_mask_files(parts.files, masks_into)
-        return PredictionSummary.of_job(shown.tally, job.policy, out)
+            watched = watched_job(run, job.policy, parts.files, len(inputs))
+        return PredictionSummary.of_job(shown.tally, job.policy, out, watched)
     job = job.begin(inputs, blocks, force=force)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
@@ -122,7 +125,9 @@ def predict_folder(
     job = predict_job(run, kept=inputs.kept_types, **options)
     size = job.block_size if block_size is None else block_size
     total = fill_folder(job, inputs, out, block_size=size, force=force, say=say, do_blocks=do_blocks)
-    return PredictionSummary.of_job(total, job.policy, out)
+    files: list[AnyPath] = sorted(place(out).absolute().glob("*.parquet"), key=str)
+    watched = watched_job(run, job.policy, files, len(inputs))
+    return PredictionSummary.of_job(total, job.policy, out, watched)
 
 
 def predict_job(
@@ -232,12 +237,14 @@ class PredictJob(Job):
         arrays = {
             "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
             "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
+            "score": np.full(n, np.nan), "tie": np.full(n, np.nan),
         }  # fmt: skip
         probabilities = np.zeros((n, k)) if self.written.needs_probabilities else None
         masks: dict[int, Masks] = {}
         for positions, answers in block.results:
             for name in _ARRAYS:
-                arrays[name][positions] = getattr(answers, name)
+                if (values := getattr(answers, name)) is not None:
+                    arrays[name][positions] = values
             if probabilities is not None and answers.probabilities is not None:
                 probabilities[positions] = answers.probabilities
             if answers.masks is not None:

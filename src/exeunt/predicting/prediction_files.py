@@ -29,6 +29,7 @@ Cells: TypeAlias = "dict[str, list[Any]]"
 _COLUMNS = {
     "name": "string", "label": "int64", "class_name": "string", "confidence": "double", "exit": "int64",
     "cost": "double", "borderline": "bool", "truncated": "bool", "error": "string",
+    "score": "double", "tie": "double",
 }  # fmt: skip
 """The columns that all predictions have, with their types in Arrow."""
 _PARQUET = ("", ".parquet", ".pq")
@@ -103,12 +104,14 @@ class PredictionColumns:
     ) -> Cells:
         """Return the cells of inputs with these names.
 
-        `arrays`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
-        no answer. `probabilities` (n, k): None if they are not needed. `kept`: the columns to keep, (n,) each.
-        `masks`: by row, those of the inputs that have one.
+        `arrays`: the columns label, confidence, exit, cost, borderline, truncated, and, NaN where they are not known,
+        score and tie; the label is -1 where there is no answer. `probabilities` (n, k): None if they are not needed.
+        `kept`: the columns to keep, (n,) each. `masks`: by row, those of the inputs that have one.
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
+        for name in ("score", "tie"):
+            cells[name] = [None if value is None or math.isnan(value) else value for value in cells[name]]
         named = self._named(cells["label"])
         cells |= {"name": list(names), "error": list(errors), "class_name": named, **kept}
         if probabilities is not None:

@@ -126,17 +126,20 @@ class Tally:
 class PredictionSummary(Tally):
     """The tally of a prediction, with the `budget` per input, None if there is none, and its `unit`.
 
-    `out`: the file or folder that was written; None for standard output.
+    `out`: the file or folder that was written; None for standard output. `watched`: a line on drift, or "".
     """
 
     budget: float | None
     unit: str
     out: Path | str | None
+    watched: str = ""
 
     @classmethod
-    def of_job(cls, total: Tally, policy: Policy, out: Path | str | None) -> PredictionSummary:
+    def of_job(
+        cls, total: Tally, policy: Policy, out: Path | str | None, watched: str = ""
+    ) -> PredictionSummary:
         """Return the summary of inputs that were answered under a policy."""
-        return cls(**vars(total), budget=policy.limit, unit=policy.cost.unit, out=out)
+        return cls(**vars(total), budget=policy.limit, unit=policy.cost.unit, out=out, watched=watched)
 
     @property
     def mean_cost(self) -> float | None:
@@ -176,7 +179,8 @@ class PredictionSummary(Tally):
             )
         if self.n_truncated:
             lines.append(f"{self.truncated_text} (see the column 'truncated')")
-        return "\n".join([*lines, *([] if self.out is None else [f"written to {self.out}"])])
+        written = "" if self.out is None else f"written to {self.out}"
+        return "\n".join([*lines, *filter(None, (self.watched, written))])
 
 
 def recorded_text(total: Tally, out: str, run: RunFolder) -> str:

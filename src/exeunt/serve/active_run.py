@@ -14,6 +14,7 @@ from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.loaded_run import LoadedRun
 from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
+from exeunt.serve.watching import ServedWatches
 
 _log = logging.getLogger("exeunt.serve")
 _QUIET_S = 60.0
@@ -61,6 +62,7 @@ class ActiveRun:
         self.loaded = loaded
         self.controller = loaded.controller(settings)
         self.engine = loaded.started()  # last of what may fail: a thread would keep the network
+        self.watches = ServedWatches(loaded.policies, loaded.shared.exits, several=settings.workers > 1)
         self._meter = LoadMeter(self.engine, loaded.call_seconds, loaded.row_seconds)
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
@@ -104,6 +106,12 @@ class ActiveRun:
     def deadline(self, arrived: float) -> float | None:
         """Return the soft deadline of a request that had arrived at a time; None without a latency target."""
         return None if self.controller is None else arrived + self.controller.within_s
+
+    def follow_drift(self) -> None:
+        """Tell the watches of the answers since the last call, and log new alarms."""
+        for name, alarm in self.watches.follow().items():
+            fields = {"policy": name, "since": alarm.since, "void": alarm.void, "about": alarm.what}
+            _log.warning("inputs have drifted", extra={"fields": fields})
 
     async def take_over(self, before: ActiveRun) -> None:
         """Begin with the load that the previous run was under."""

@@ -80,6 +80,7 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
     `exit_names`. `policy`: the active one; `policy_without_load`; `policies`: names of all. `workers`: that answer.
     `estimated_accuracy`: of the rows answered, from the traces on fit, less what rows lost that were degraded or
     expired; `accuracy_without_load`: under the policies that rows named, or else under `policy_without_load`.
+    `drift`: by policy, what an alarm says that inputs have drifted; `drift_evidence`: an alarm comes at 1.
     """
     loaded = active.loaded
     counts, elapsed = recent.counts, recent.elapsed
@@ -109,6 +110,8 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
         "estimated_accuracy": _accuracy_now(active, counts),
         "accuracy_without_load": _accuracy_without_load(active, counts),
         "rows_waiting": recent.waiting,
+        "drift": recent.drift,
+        "drift_evidence": recent.evidence,
         **{f"{problem}_per_s": counts.problems[problem] / elapsed for problem in _PROBLEMS},
     }
 

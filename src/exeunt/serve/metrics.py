@@ -86,6 +86,8 @@ class Recent:
     """The last seconds of one worker, or of several: `elapsed` seconds, with so many rows `waiting` at their end.
 
     `policy`: the active one; `budget_active`: its budget. Of several workers it is the one with the smallest budget.
+    `drift`: by policy, what an alarm says that stands; `evidence`: the largest one for drift, on a logarithmic scale:
+    an alarm comes at 1.
     """
 
     counts: Counts
@@ -94,6 +96,8 @@ class Recent:
     policy: str
     budget_active: float
     workers: int = 1
+    drift: dict[str, str] = field(default_factory=dict)
+    evidence: float = 0.0
 
     def of_all_workers(self) -> Recent:
         """Return the last seconds of all workers of the server, who tell each other once a second."""
@@ -110,7 +114,11 @@ class Recent:
         for one in found:
             counts.add(one.counts)
         elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
-        return Recent(counts, elapsed, waiting, least.policy, least.budget_active, len(found))
+        drift = {name: text for one in found for name, text in one.drift.items()}
+        evidence = max(one.evidence for one in found)
+        return Recent(
+            counts, elapsed, waiting, least.policy, least.budget_active, len(found), drift, evidence
+        )
 
 
 _DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, given: kind(given))
@@ -151,6 +159,10 @@ class Metrics:
         self._active.set(math.inf)  # else a worker that still loads the run would have the smallest one
         about = "Estimated accuracy that the answers of the last seconds lost to load: 0.01 is a point."
         self._lost = gauge("accuracy_lost", about, multiprocess_mode="livemax")
+        about = "Evidence that inputs have drifted, on a logarithmic scale: 0 is none, an alarm comes at 1."
+        self._evidence = gauge("drift_evidence", about, multiprocess_mode="livemax")
+        about = "1 if an alarm stands that inputs have drifted."
+        self._drift = gauge("drift", about, multiprocess_mode="livemax")
 
     def restart_window(self, now: float) -> None:
         """Forget the last seconds: they belong to another run, or to none."""
@@ -242,6 +254,8 @@ class Metrics:
     def set_estimates(self, event: Mapping[str, Any]) -> None:
         """Take over what the page shows of the active policy (see `exeunt.serve.events.snapshot`)."""
         self._active.set(event["budget_active"])
+        self._evidence.set(event["drift_evidence"])
+        self._drift.set(bool(event["drift"]))
         best, now = event["accuracy_without_load"], event["estimated_accuracy"]
         self._lost.set(0.0 if best is None or now is None else max(best - now, 0.0))
 

@@ -114,6 +114,7 @@ class Service:
             deadline = (
                 active.deadline(arrived) if options.deadline_ms is None else begun + options.deadline_ms / 1e3
             )
+            parts, running = None, active.watches.begin()
             try:
                 with self.metrics.running(len(rows), policy, own_deadline=own_deadline):
                     parts = await run_rows(
@@ -123,6 +124,8 @@ class Service:
             except (QueueFull, OverBudget):
                 self.metrics.refused()
                 raise
+            finally:
+                active.watches.end(running, parts)
             columns = await prediction.in_thread_if_large(
                 prediction.answer_columns,
                 len(rows),
@@ -245,6 +248,7 @@ class Service:
                 )
                 if now >= due:
                     due = now + _POLL_S
+                    self.active.follow_drift()
                     recent = self._recent(now).of_all_workers()
                     self.workers = recent.workers
                     event = snapshot(self.active, recent)
@@ -254,7 +258,12 @@ class Service:
     def _recent(self, now: float) -> Recent:
         policy = self.active.policy
         budget = self.active.loaded.policies[policy].budget
-        return Recent(*self.metrics.last_seconds(now), self.metrics.waiting, policy, budget)
+        watches = self.active.watches
+        drift = {name: str(alarm) for name, alarm in watches.alarms.items()}
+        return Recent(
+            *self.metrics.last_seconds(now), self.metrics.waiting, policy, budget,
+            drift=drift, evidence=watches.evidence,
+        )  # fmt: skip
 
     async def _follow_file(self) -> None:
         """Follow the live budget. Loading a run takes long; meanwhile the previous one follows the load."""

@@ -25,8 +25,8 @@ function axis(value) {
   return { step, top: step * Math.ceil(value / step - 1e-9) || step };
 }
 
-/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. `target`: a level, or null. */
-export function drawTimes(host, history, { series, write, target = null, label, least = 0 }) {
+/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. `target`: a level, or null; `targetName`. */
+export function drawTimes(host, history, { series, write, target = null, targetName = "target", label, least = 0 }) {
   const width = Math.max(260, Math.floor(host.clientWidth)), height = 190;
   const inner = { left: 0, right: width - 62, top: 12, bottom: height - 24 };
   const end = history.at(-1)?.t ?? 0;
@@ -47,7 +47,7 @@ export function drawTimes(host, history, { series, write, target = null, label, 
   const labels = [];
   if (known(target)) {
     root.append(svg("line", { class: "target", x1: inner.left, x2: inner.right, y1: near(y(target)), y2: near(y(target)) }));
-    labels.push({ name: "target", tone: "tone-soft", y: y(target) });
+    labels.push({ name: targetName, tone: "tone-soft", y: y(target) });
   }
   for (const { name, tone, of, area, dashed } of series) {
     const pairs = seen.filter((event) => known(of(event))).map((event) => [x(event.t), y(of(event))]);

@@ -102,6 +102,10 @@ function showNumbers(event) {
     $(name).classList.toggle("problem", event[name] > 0);
   }
   set("controller", controllerSentence(event));
+  const drifts = Object.entries(event.drift ?? {});
+  $("drift").hidden = drifts.length === 0;
+  const text = drifts.map(([policy, alarm]) => (about.policies.length > 1 ? `Policy ${policy}: ${alarm}` : alarm)).join(" ");
+  if ($("drift").textContent !== text) set("drift", text);  // it is read out when it changes
 }
 
 function controllerSentence(event) {
@@ -128,6 +132,8 @@ function showCharts(event) {
       { name: "cost", tone: "tone-0", of: (e) => of(e.mean_cost), area: true }] });
   drawTimes($("lost"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
     series: [{ name: points(lost(event)).replace("points", "pts"), tone: "tone-1", of: lost, area: true }] });
+  drawTimes($("evidence"), history, { label: "evidence for drift", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
+    series: [{ name: percent(event.drift_evidence, 0), tone: "tone-1", of: (e) => e.drift_evidence, area: true }] });
   drawExits($("exits"), event.exits_now ?? [], event.exits_plan ?? [], (i) => event.exit_names[i]);
 }
 

@@ -1,0 +1,76 @@
+"""`exeunt watch RUN predictions.parquet`: whether inputs that were answered are still like those of calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exeunt._text import echo
+from exeunt.cli.options import RunPath, option, with_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    run_length: float = option(
+        "Inputs until an alarm without drift, on average at least this many.", default=1e5, min=10
+    )
+    group_column: str | None = option(
+        "Column that names the group of each row, where the calibration data come in groups; exeunt predict writes it "
+        "with --keep."
+    )
+    state: Path | None = option(
+        "File that keeps the watch: if it is there, the predictions follow those that it was told of before."
+    )
+    figure: Path | None = option(
+        "Draw the evidence over time and the shares of the exits into this file, as PNG and SVG."
+    )
+    restart: bool = option("Take back an alarm that stands in --state, and watch for another.", default=False)
+
+
+@with_groups
+def watch(
+    path: RunPath,
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="File that `exeunt predict --out` wrote, or a folder of parts.",
+            show_default=False,
+        ),
+    ],
+    options: _Options,
+) -> None:
+    """Watch predictions for drift, in the order of their rows: since when, which exits, and what it costs.
+
+    Needs no labels. Inputs without an answer are left out.
+    """
+    from exeunt.errors import InputError
+    from exeunt.predicting.watching import watch_file, watched_text
+    from exeunt.run.folder import RunFolder
+    from exeunt.watch import Watch
+
+    run = RunFolder.open(path)
+    if not predictions.exists():
+        raise InputError(
+            f"there are no predictions at {predictions}: exeunt predict {path} --out {predictions}"
+        )
+    state = options.state
+    if state is not None and state.exists():
+        found = Watch.load(state, run.policy)
+        if options.restart:
+            found.restart()
+    else:
+        found = Watch(run.policy, run_length=options.run_length)
+    left_out = watch_file(run, found, predictions, options.group_column)
+    echo(watched_text(found, left_out))
+    if options.figure is not None:
+        from exeunt.plots import draw_watch, save_figure
+
+        for file in save_figure(draw_watch(found), options.figure):
+            echo(f"written to {file}")
+    if state is not None:
+        found.save(state)
+        echo(f"written to {state}")

@@ -1,0 +1,100 @@
+"""Calibrating a policy again on inputs of late, which need no labels, after they have drifted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from exeunt._arrays import Floats, check_between
+from exeunt._text import counted
+from exeunt.calibration import ALWAYS, NEVER, sequential_thresholds
+from exeunt.errors import InputError
+from exeunt.external_calibration import ranked
+from exeunt.policy.certificate_search import SMALLEST_DELTA, plan_cost
+from exeunt.policy.policy import Policy
+from exeunt.policy.watched_cells import cells_of_plan, scored_exits
+from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
+
+_NOTE = "recalibration"
+
+
+def recalibrate(
+    policy: Policy, latest: ExitTrace | CascadeTrace | StoredTrace, *, delta: float | None = None
+) -> Policy:
+    """Return a policy with thresholds that keep its budget on inputs like these.
+
+    `latest`: recorded outputs, without labels, that nothing was fitted on; best those since a change. Score, answer,
+    rates and budget stay. Where the rates cannot be certified on so few inputs, more of them are answered at the first
+    exit. `delta`: of the certificate; by default that of the certificate before, or none if there was none.
+
+    The note "recalibration" of the policy is a receipt: what changed, and from when the new certificate counts. A
+    certified loss is left out, because it was about other inputs: test it again on labelled ones (`cheapest`).
+
+    Raises InputError for policies that were not planned by counts (routers, marginal calibration, costs per input,
+    groups), InfeasibleBudget for a budget that so few inputs cannot certify.
+    """
+    if policy.distribution is None or policy.n_groups is not None:
+        raise InputError(
+            f"the policy {policy.name} was not planned by counts of calibration inputs: calibrate it again by the rule "
+            "that made it"
+        )
+    outputs = latest.along(policy.cascade)
+    answer = policy.answer.on
+    trace = outputs.mapped(answer) if isinstance(outputs, StoredTrace) else answer(outputs)
+    if trace.n == 0 or trace.n_exits != policy.n_exits:
+        raise InputError(
+            f"the policy has {counted(policy.n_exits, 'exit')}: give outputs of all of them for at least one input, "
+            f"got {trace.n:,} inputs and {counted(trace.n_exits, 'exit')}"
+        )
+    if delta is None and policy.cost_certificate is not None:
+        delta = policy.cost_certificate.delta
+    if delta is not None:
+        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+    plan = plan_cost(lambda amount: _within(policy, amount), policy.cost, policy.budget, trace.n, delta)
+    used = np.flatnonzero((plan.counts > 0) | policy.active)
+    exits = scored_exits(used[used < plan.last].tolist(), plan.last, trace.n)
+    with ranked(policy.score, trace, policy.ties, policy.seed, exits) as inputs:
+        before = inputs.counts(policy.limits)
+        limits = sequential_thresholds(inputs, plan.counts, plan.last)
+        counts = inputs.counts(limits)
+        watched = cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed)
+    made = replace(
+        policy,
+        rates=plan.rates,
+        limits=limits,
+        counts=counts,
+        n_calibration=trace.n,
+        distribution=plan.distribution(policy.cost),
+        certificate=None if delta is None else plan.certificate(policy.cost, policy.budget, delta),
+        loss_certificate=None,
+        calibration="sequential",
+        watched=watched,
+    )
+    paid = float(before @ policy.cost.cumulative) / trace.n
+    return replace(made, notes={**policy.notes, _NOTE: {"text": _receipt(policy, made, paid)}})
+
+
+def _within(policy: Policy, amount: float) -> Floats:
+    """Return the policy's rates, or if they cost more than an amount, a mixture with the first exit that costs it."""
+    cost = policy.cost.cumulative
+    usual = float(policy.rates @ cost)
+    if usual <= amount:
+        return policy.rates
+    share = (amount - float(cost[0])) / (usual - float(cost[0]))
+    return np.asarray(share * policy.rates + (1 - share) * np.eye(len(cost))[0])
+
+
+def _receipt(before: Policy, after: Policy, paid: float) -> str:
+    moved = [
+        f"exit {name} answers from a score of {new:.4g} on instead of {old:.4g}"
+        for name, old, new in zip(before.exit_names, before.thresholds, after.thresholds, strict=True)
+        if old != new and not {old, new} & {ALWAYS, NEVER}
+    ]
+    show, lost = before.cost.show, "" if before.loss_certificate is None else " The certified loss is void."
+    return (
+        f"Calibrated again on {counted(after.n_calibration, 'input')}, which cost {show(paid)} on average under the "
+        f"thresholds before, and {show(after.expected_cost)} are expected now. "
+        f"{'; '.join(moved).capitalize() or 'No threshold changed'}. What is guaranteed counts from the first input "
+        f"that is answered under this policy, for inputs like these; nothing is said of those before.{lost}"
+    )

@@ -1,0 +1,102 @@
+"""The watches of a server: one for each policy, told of rows in the order in which their requests began to run."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from exeunt._arrays import Integers
+from exeunt.engine.answers import Answers
+from exeunt.errors import InputError
+from exeunt.policy import Policy
+from exeunt.watch import Alarm, Watch
+
+_Parts: TypeAlias = "Sequence[tuple[Integers, Any]]"
+
+
+class _Request:
+    """A request that runs, or has been answered: then `parts` are its places and tickets."""
+
+    parts: _Parts | None = None
+    ended = False
+
+
+class ServedWatches:
+    """Tells the watch of each policy of the rows that it answered.
+
+    Requests are answered in another order than they come, and easy rows before hard ones. So they wait here until all
+    earlier ones are done. `exits`: by policy, which of the engine's exits are its own. `several`: whether other servers
+    or workers answer under the same policies.
+    """
+
+    def __init__(
+        self, policies: Mapping[str, Policy], exits: Mapping[str, Sequence[int]], *, several: bool
+    ) -> None:
+        watched = {
+            name: one for name, one in policies.items() if one.watched is not None and one.n_groups is None
+        }
+        several |= len(watched) > 1
+        self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
+        self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}
+        self._waiting: deque[_Request] = deque()
+
+    @property
+    def evidence(self) -> float:
+        """The evidence for drift of the policy with the most of it, on a logarithmic scale: an alarm comes at 1."""
+        levels = (math.log1p(one.evidence) / math.log1p(one.threshold) for one in self._watches.values())
+        return max(levels, default=0.0)
+
+    @property
+    def alarms(self) -> dict[str, Alarm]:
+        """The alarms that stand, by policy."""
+        return {name: one.alarm for name, one in self._watches.items() if one.alarm is not None}
+
+    def begin(self) -> _Request:
+        """Take note that a request begins to run."""
+        self._waiting.append(request := _Request())
+        return request
+
+    def end(self, request: _Request, parts: _Parts | None) -> None:
+        """Take note that a request is answered; None if it is not."""
+        request.parts, request.ended = parts, True
+
+    def follow(self) -> dict[str, Alarm]:
+        """Tell the watches of the requests that are done, and of which all earlier ones are; return new alarms.
+
+        If a deadline or a full engine ended any of their rows, none of them is told: rows that take long are those that
+        go deep, so the others are no sample of all.
+        """
+        tickets = []
+        while self._waiting and self._waiting[0].ended:
+            tickets += [ticket for _, ticket in self._waiting.popleft().parts or ()]
+        alarms: dict[str, Alarm] = {}
+        if not any(_ended_early(ticket.answers) for ticket in tickets):
+            for ticket in tickets:
+                alarms |= self._told(ticket.answers, ticket.policies)
+        return alarms
+
+    def _told(self, answers: Answers, policies: Iterable[str | None]) -> dict[str, Alarm]:
+        """Tell the watches of the rows of a ticket."""
+        names = np.array([name or "" for name in policies], dtype=object)
+        found: dict[str, Alarm] = {}
+        for name, watch in list(self._watches.items()):
+            rows = np.flatnonzero((names == name) & answers.valid)
+            if len(rows) == 0:
+                continue
+            own = self._own[name]
+            exits = np.array([own[exit_] for exit_ in answers.exit[rows].tolist()], dtype=np.int64)
+            seen = (None if one is None else one[rows] for one in (answers.score, answers.tie))
+            try:
+                for alarm in watch.update(exits, *seen):
+                    found[name] = alarm
+            except InputError:  # live models tell no scores, which this policy's watch needs
+                del self._watches[name]
+        return found
+
+
+def _ended_early(answers: Answers) -> bool:
+    return any(one is not None and bool(one.any()) for one in (answers.expired, answers.degraded))

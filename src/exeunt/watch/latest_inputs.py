@@ -1,0 +1,63 @@
+"""The inputs of late that a watch remembers, to tell since when and how they differ once there is an alarm."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from exeunt._arrays import Floats, Integers
+
+REMEMBERED = 4096
+_Batch: TypeAlias = "tuple[Integers, Integers, Floats | None]"
+
+
+class LatestInputs:
+    """Exits, cells and ties of the last `REMEMBERED` inputs, or a batch more."""
+
+    def __init__(self) -> None:
+        self._batches: deque[_Batch] = deque()
+        self._n = 0
+
+    def add(self, exits: Integers, cells: Integers, ties: Floats | None) -> None:
+        """Remember a batch: copies, since callers may use their arrays again."""
+        self._batches.append((exits.copy(), cells, None if ties is None else ties.copy()))
+        self._n += len(exits)
+        while self._n - len(self._batches[0][0]) >= REMEMBERED:
+            self._n -= len(self._batches.popleft()[0])
+
+    @property
+    def exits(self) -> Integers:
+        """The exits (n,)."""
+        return np.concatenate([exits for exits, _, _ in self._batches] or [np.empty(0, np.int64)])
+
+    @property
+    def cells(self) -> Integers:
+        """The cells (n,)."""
+        return np.concatenate([cells for _, cells, _ in self._batches] or [np.empty(0, np.int64)])
+
+    @property
+    def ties(self) -> Floats | None:
+        """The ties (n,); None unless all inputs had them."""
+        found = [ties for _, _, ties in self._batches if ties is not None]
+        return np.concatenate(found) if found and len(found) == len(self._batches) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        ties = self.ties
+        return {
+            "exits": self.exits.tolist(),
+            "cells": self.cells.tolist(),
+            "ties": None if ties is None else ties.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> LatestInputs:
+        """Rebuild from `to_dict`."""
+        found = cls()
+        if body["exits"]:
+            ties = None if body["ties"] is None else np.array(body["ties"])
+            found.add(np.array(body["exits"], dtype=np.int64), np.array(body["cells"], dtype=np.int64), ties)
+        return found

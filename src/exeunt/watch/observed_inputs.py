@@ -1,0 +1,144 @@
+"""What a watch is told of inputs: checked, without those that do not count, and as the cells that they fall into."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exeunt import _arrays
+from exeunt._arrays import Booleans, Floats, Integers
+from exeunt.errors import InputError
+from exeunt.policy import Policy
+from exeunt.policy.watched_cells import WatchedCells, drawn
+from exeunt.trace.fields import id_keys
+from exeunt.watch.e_detectors import UrnDetectors
+
+_Told: TypeAlias = "tuple[Integers, Floats | None, Floats | None]"
+
+_GROUPS = 10_000
+"""A group is known again among so many groups of late."""
+_OF_TIES, _OF_COPIES = np.uint64(1 << 62), np.uint64(1 << 63)
+"""Set the numbers drawn for inputs of the stream apart from each other, and from those drawn in calibration."""
+_EIGHTHS = 8
+
+
+class ObservedInputs:
+    """Inputs that a policy answered. `scored`: whether they have scores, None before the first. `groups`: of late."""
+
+    def __init__(self, policy: Policy, cells: WatchedCells) -> None:
+        self._policy, self._cells = policy, cells
+        self.scored: bool | None = None
+        self.groups: OrderedDict[int, None] = OrderedDict()
+        exits = np.zeros(1, dtype=np.int64) if cells.cell_exits is None else cells.cell_exits
+        self._used, exit_of = np.unique(exits, return_inverse=True)
+        self._exit_of: Integers = exit_of.astype(np.int64)
+        self._place = np.full(policy.n_exits, -1 if cells.by_exit else 0)
+        self._place[self._used] = np.arange(len(self._used))
+
+    def told(
+        self,
+        exits: ArrayLike,
+        scores: ArrayLike | None,
+        ties: ArrayLike | None,
+        groups: ArrayLike | None,
+        decided: ArrayLike | None,
+    ) -> _Told:
+        """Return exits, scores and ties of the inputs that count; see `Watch.update`, also for errors."""
+        known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
+        at: Integers = exits if known else _arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
+        seen, tie = _numbers(scores, "scores", len(at)), _numbers(ties, "ties", len(at))
+        if groups is not None or decided is not None:
+            kept = self._kept(len(at), groups, decided)
+            at, seen, tie = at[kept], None if seen is None else seen[kept], None if tie is None else tie[kept]
+        if not len(at):
+            return at, seen, tie
+        try:
+            possible = np.minimum.reduce(self._place.take(at) | at) >= 0
+        except IndexError:
+            possible = False
+        if not possible:
+            raise InputError(
+                "inputs were answered at an exit where this policy answers none: leave out those without an answer, or "
+                "decided by a deadline, a breaker or a ledger, with decided="
+            )
+        if tie is None and self._cells.has_copies and self._policy.ties == "content":
+            raise InputError(
+                "calibration inputs repeat, and copies leave together: give scores and ties, which tell copies from "
+                "other inputs of the same score"
+            )
+        if (seen is not None) != self.scored:
+            self._begin(scored=seen is not None)
+        return at, seen, tie
+
+    def _begin(self, *, scored: bool) -> None:
+        if self.scored is not None:
+            raise InputError("either all inputs have scores or none: make another watch for the others")
+        if not scored and not self._cells.by_exit:
+            raise InputError(
+                "the thresholds of this policy were not planned by counts, so its exits follow no known law: give "
+                f"the scores at exit {self._cells.first}"
+            )
+        self.scored = scored
+
+    def _kept(self, n: int, groups: ArrayLike | None, decided: ArrayLike | None) -> Booleans:
+        kept = np.ones(n, dtype=np.bool_)
+        if decided is not None:
+            own = np.asarray(decided, dtype=np.bool_)
+            _arrays.check_length(own, "decided", n)
+            kept &= own
+        if groups is not None:
+            for i, key in enumerate(id_keys(groups, n, "groups").tolist()):
+                if key in self.groups:
+                    self.groups.move_to_end(key)
+                    kept[i] = False
+                elif kept[i]:
+                    self.groups[key] = None
+            while len(self.groups) > _GROUPS:
+                self.groups.popitem(last=False)
+        return kept
+
+    def urn(self) -> UrnDetectors:
+        """Return the detectors of inputs with scores, or without."""
+        cells = self._cells
+        if self.scored:
+            by_exit = [self._exit_of] if cells.by_exit else []
+            return UrnDetectors(cells.counts, [*by_exit, _eighths(cells.counts)], ranked=True)
+        counts = cells.exit_counts(self._policy.n_exits)[self._used]
+        return UrnDetectors(counts, [np.arange(len(self._used))])
+
+    def cells_of(self, exits: Integers, scores: Floats | None, ties: Floats | None, before: int) -> Integers:
+        """Return the cell of each input (n,), as the urn numbers them. `before`: how many inputs came before."""
+        if scores is None:
+            return self._place.take(exits)
+
+        def breaks(rows: Integers) -> tuple[Floats, Floats]:
+            numbers, seed = (before + rows).astype(np.uint64), self._policy.seed
+            draws = drawn(numbers + _OF_COPIES, seed)
+            if ties is not None:
+                return ties[rows], draws
+            # An input with the score of its exit's threshold has left, so its tie is at least that one's.
+            limits, at = self._policy.limits, exits[rows]
+            bound = self._cells.by_exit & (scores[rows] == limits.score[at])
+            low = np.where(bound, np.maximum(limits.tie[at], 0.0), 0.0)
+            return low + (1 - low) * drawn(numbers + _OF_TIES, seed), draws
+
+        at = exits if self._cells.by_exit else np.full_like(exits, self._cells.first)
+        return self._cells.of(at, scores, breaks)
+
+
+def _numbers(values: ArrayLike | None, name: str, n: int) -> Floats | None:
+    if values is None:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    _arrays.check_length(array, name, n)
+    return array
+
+
+def _eighths(counts: Integers) -> Integers:
+    """Return at most eight groups of cells (c,) in their order, as equal in calibration inputs as cells allow."""
+    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
+    groups = np.unique((_EIGHTHS * middle).astype(np.int64), return_inverse=True)[1]
+    return groups.astype(np.int64)  # type: ignore[no-any-return]

@@ -1,0 +1,140 @@
+"""`exeunt watch` says whether predictions in files are still like those of calibration."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import exeunt as ex
+from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace.derived import score_matrix
+
+from .command import called
+
+
+@pytest.fixture
+def calibrated(run):
+    run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%", delta=0.1))
+    return run
+
+
+def predictions(run, rows=slice(None)):
+    """What `exeunt predict` writes of test inputs."""
+    policy, trace = run.policy, run.trace("test").take(rows)
+    exits = policy.route(trace)
+    scores = score_matrix(policy.score, trace)[np.arange(trace.n), exits]
+    ties = tie_breaks(trace.keys(policy.ties), policy.seed)
+    return {"exit": exits, "score": scores, "tie": ties, "error": np.full(trace.n, None)}
+
+
+def hardest(run, n, start=1300):
+    """Predictions of 600 test inputs, then of those that the second exit is least sure of."""
+    order = np.argsort(run.trace("test").scores["margin"][:, 1])
+    return predictions(run, np.concatenate([np.arange(start, start + 600), order[:n]]))
+
+
+def written(cells, path):
+    table = pa.table({name: pa.array(list(column)) for name, column in cells.items()})
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, ending):
+    same = called("watch", calibrated.path, written(predictions(calibrated), tmp_path / f"same.{ending}"))
+    assert same.status == 0, same.err
+    assert re.fullmatch(
+        r"2,000 inputs watched\nno drift \(evidence at most [\d,]+, an alarm at 100,000\)\n", same.out
+    )
+    harder = called("watch", calibrated.path, written(hardest(calibrated, 300), tmp_path / f"hard.{ending}"))
+    found = re.search(r"Drift: since about input (\d+) \(between \d+ and \d+; noticed at (\d+)\)", harder.out)
+    assert 580 < int(found[1]) < 620 < int(found[2]) < 700
+    assert "The guarantee of the cost no longer describes them." in harder.out
+
+
+def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):
+    file = written(predictions(calibrated), tmp_path / "same.parquet")
+    done = called("watch", calibrated.path, file, "--figure", tmp_path / "watch")
+    assert f"written to {tmp_path / 'watch.svg'}" in done.out
+    assert (tmp_path / "watch.png").is_file()
+
+
+def test_the_watch_goes_on_in_a_state_file_and_is_restarted(calibrated, tmp_path):
+    first = written(predictions(calibrated, slice(0, 700)), tmp_path / "1.parquet")
+    second = written(predictions(calibrated, slice(700, 1400)), tmp_path / "2.parquet")
+    later = written(hardest(calibrated, 200, start=1400), tmp_path / "3.parquet")
+    options = ("--state", tmp_path / "watch.json", "--run-length", "50000")
+    assert called("watch", calibrated.path, first, *options).out.startswith("700 inputs watched\nno drift")
+    assert "an alarm at 50,000" in called("watch", calibrated.path, second, *options).out
+    told = called("watch", calibrated.path, later, *options).out
+    assert told.startswith("2,200 inputs watched\nDrift: since about input 2,001 (")
+    again = called("watch", calibrated.path, first, *options, "--restart").out
+    assert again.startswith("2,900 inputs watched\nno drift")
+
+
+def test_inputs_without_an_answer_are_left_out_and_a_folder_of_parts_is_read_in_order(calibrated, tmp_path):
+    cells = predictions(calibrated)
+    cells["error"][:7] = "cannot be read"
+    cells["exit"] = np.where(np.arange(2000) < 5, None, cells["exit"])
+    cells["degraded"] = np.arange(2000) == 10
+    (tmp_path / "parts").mkdir()
+    for start in (0, 1000):
+        part = {name: column[start : start + 1000] for name, column in cells.items()}
+        written(part, tmp_path / "parts" / f"{start:012d}.parquet")
+    assert called("watch", calibrated.path, tmp_path / "parts").out.startswith(
+        "1,992 inputs watched, 8 left out\n"
+    )
+
+
+def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
+    cells = predictions(calibrated) | {name: np.full(2000, None) for name in ("score", "tie")}
+    table = {name: pa.array(list(column)) for name, column in cells.items()}
+    table |= {name: table[name].cast("double") for name in ("score", "tie")}
+    pq.write_table(pa.table(table), tmp_path / "exits.parquet")
+    assert "no drift" in called("watch", calibrated.path, tmp_path / "exits.parquet").out
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "message"),
+    [
+        ({"exit": [0]}, (), "has no column 'score': give predictions of this version"),
+        ({"exit": [7], "score": [0.5], "tie": [0.5]}, (), "at an exit where this policy answers none"),
+        ({"exit": [0], "score": [0.5], "tie": [0.5]}, ("--group-column", "user"), "does not come in groups"),
+    ],
+)
+def test_files_that_cannot_be_watched_are_refused(calibrated, tmp_path, cells, options, message):
+    done = called("watch", calibrated.path, written(cells, tmp_path / "x.parquet"), *options)
+    assert done.status == 2
+    assert message in done.err
+
+
+def test_files_that_are_missing_or_no_predictions_are_named(calibrated, tmp_path):
+    done = called("watch", calibrated.path, tmp_path / "none.parquet")
+    assert "there are no predictions at" in done.err
+    (tmp_path / "text.parquet").write_text("text")
+    done = called("watch", calibrated.path, tmp_path / "text.parquet")
+    assert done.status == 2
+    assert "as predictions" in done.err
+
+
+def test_inputs_in_groups_need_their_column(run, tmp_path):
+    from dataclasses import replace
+
+    policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
+    run.save_policy(replace(policy, n_groups=50))
+    cells = predictions(run, slice(0, 100)) | {"user": np.arange(100) // 2}
+    file = written(cells, tmp_path / "x.parquet")
+    assert "name their column with --group-column" in called("watch", run.path, file).err
+    done = called("watch", run.path, file, "--group-column", "user")
+    assert done.out.startswith("50 inputs watched"), done.err

@@ -1,0 +1,120 @@
+"""A server watches its answers: in the order of requests, by policy, without rows that a deadline ended."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from made_server import in_base64, made_images, made_run, running, until
+
+pytest.importorskip("fastapi")
+
+import exeunt as ex
+from exeunt.engine.answers import Answers
+from exeunt.serve.watching import ServedWatches
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    run = made_run(tmp_path_factory.mktemp("watched") / "pixels")
+    return {f"{policy.budget:g}": policy for policy in run.policies}
+
+
+def answers(policy, seed, n=100, **ended):
+    """Answers under a policy to inputs like its calibration inputs."""
+    rng = np.random.default_rng(seed)
+    shares = policy.counts / policy.counts.sum()
+    exits = rng.choice(len(shares), n, p=shares)
+    nothing = np.zeros(n)
+    return Answers(nothing, nothing, exits, nothing, np.ones(n, bool), nothing, score=rng.random(n), **ended)
+
+
+def ticket(found, policy):
+    return np.arange(found.n), SimpleNamespace(answers=found, policies=[policy] * found.n)
+
+
+def served(policies, **options):
+    exits = {name: [10, 20, 30] for name in policies}
+    return ServedWatches(policies, exits, **{"several": False, **options})
+
+
+def of_engine(found):
+    """The same answers with exits as the engine numbers them."""
+    found.exit[:] = 10 * (found.exit + 1)
+    return found
+
+
+def test_requests_are_watched_in_the_order_in_which_they_began(policies):
+    name, policy = next(iter(policies.items()))
+    watches = served(policies)
+    parts = [[ticket(of_engine(answers(policy, seed)), name)] for seed in range(3)]
+    requests = [watches.begin() for _ in parts]
+    alone = ex.Watch(policy, of_several=True)
+    for number in (2, 1):
+        watches.end(requests[number], parts[number])
+        assert watches.follow() == {}
+        assert watches.evidence == 0
+    watches.end(requests[0], parts[0])
+    watches.follow()
+    for seed in range(3):
+        found = answers(policy, seed)
+        alone.update(found.exit, found.score)
+    assert watches.evidence == pytest.approx(np.log1p(alone.evidence) / np.log1p(2e5))
+    assert watches._watches[name].n == 300
+
+
+def test_what_fails_is_no_obstacle_and_seconds_in_which_rows_ended_early_are_left_out(policies):
+    name, policy = next(iter(policies.items()))
+    watches = served(policies, several=True)
+    failed, early, other = (watches.begin() for _ in range(3))
+    watches.end(failed, None)
+    expired = np.arange(100) == 3
+    watches.end(early, [ticket(of_engine(answers(policy, 0, expired=expired)), name)])
+    watches.end(other, [ticket(of_engine(answers(policy, 1)), name)])
+    assert watches.follow() == {}
+    assert watches._watches[name].n == 0
+    later = watches.begin()
+    watches.end(later, [ticket(of_engine(answers(policy, 2)), name)])
+    watches.follow()
+    assert watches._watches[name].n == 100
+
+
+def test_policies_that_need_scores_are_not_watched_where_none_are_told(policies):
+    name, policy = next(iter(policies.items()))
+    body = policy.to_dict()
+    body["watched"]["repeats"] = [[2, 135]]
+    watches = served({name: ex.Policy.from_dict(body)})
+    found = of_engine(answers(policy, 0))
+    object.__setattr__(found, "score", None)
+    watches.end(watches.begin(), [ticket(found, name)])
+    assert watches.follow() == {}
+    assert watches._watches == {}
+    assert watches.evidence == 0
+    groups = ex.Policy.from_dict(policy.to_dict() | {"n_groups": 9})
+    assert served({name: groups})._watches == {}
+
+
+def test_a_server_logs_drift_counts_it_and_shows_it(tmp_path, capfd):
+    run = made_run(tmp_path / "pixels")
+    with running(run) as one, ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(base_url=one.url))
+        assert "exeunt_drift 0.0" in client.get("/metrics").text
+        black = in_base64(np.zeros((1, *made_images(1).shape[1:]), dtype=np.uint8))
+        for _ in range(4):
+            client.post("/predict", json={"images": black * 100}).raise_for_status()
+        until(lambda: "exeunt_drift 1.0" in client.get("/metrics").text)
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "drifted" in line]
+        assert [line["what"] for line in lines] == ["inputs have drifted"]
+        assert lines[0]["since"] < 50
+        assert "They repeat more than in calibration" in lines[0]["about"]
+        with client.stream("GET", "/events") as stream:
+            data = next(line for line in stream.iter_lines() if line.startswith("data:"))
+        event = json.loads(data[5:])
+        assert event["drift_evidence"] > 1
+        ((policy, text),) = event["drift"].items()
+        assert policy == event["policy"]
+        assert text.startswith("Drift: since about input")

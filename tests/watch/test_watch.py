@@ -1,0 +1,312 @@
+"""The watch notices drift soon, raises few alarms without, and says what changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made import COST, RATES, answered, fewer_at_the_first_exit, planned, traced
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.errors import ArtefactError, InputError
+from exeunt.watch import Alarm, Watch
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return planned(np.random.default_rng(0), delta=0.05, budget=2.1)
+
+
+def drifted(policy, rng, clean=500, n=1500):
+    """A stream whose first exit answers fewer after so many clean inputs: exits and scores."""
+    return answered(
+        policy,
+        np.concatenate(
+            [rng.random((clean, 3)), fewer_at_the_first_exit(policy, rng.random((n, 3)), rng, 0.1)]
+        ),
+    )
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_fall_of_one_share_from_35_to_25_percent_is_found_within_450_inputs_in_the_median(scored):
+    rng, found = np.random.default_rng(1), []
+    for _ in range(50):
+        policy = planned(rng)
+        watch = Watch(policy)
+        exits, scores = answered(policy, rng.random((2000, 3)))
+        if watch.update(exits, scores if scored else None):
+            continue
+        exits, scores = answered(policy, fewer_at_the_first_exit(policy, rng.random((3000, 3)), rng))
+        alarms = watch.update(exits, scores if scored else None)
+        found.append(alarms[0].at - 2000 if alarms else np.inf)
+    assert len(found) >= 45
+    assert np.median(found) <= 450
+
+
+@pytest.mark.parametrize("copies", ["none", "Zipf", "half of them one input"])
+def test_without_drift_an_alarm_within_t_inputs_is_less_likely_than_t_of_the_run_length(copies):
+    """Calibration and stream are drawn from one pool with replacement. The bound holds on average over both."""
+    rng, length, t, times = np.random.default_rng(2), 200, 100, 300
+    pool, alarms, of_exits_alone = rng.random((2000, 3)), 0, 0
+    weights = {
+        "none": np.full(2000, 1 / 2000),
+        "Zipf": 1 / np.arange(1, 2001) ** 1.1,
+        "half of them one input": np.append(0.5, np.full(1999, 0.5 / 1999)),
+    }[copies]
+    weights = weights / weights.sum()
+    for _ in range(times):
+        rows, stream = (rng.choice(2000, n, p=weights) for n in (100, t))
+        fit, calibrate = traced(rng.random((50, 3)), np.arange(5000, 5050)), traced(pool[rows], rows)
+        policy = ex.compose("planned", lambda _: RATES, fit, calibrate, budget=1.99)
+        alarms += bool(Watch(policy, run_length=length).replay(traced(pool[stream], stream)))
+        unknown = replace(policy, watched=replace(policy.watched, repeats={}))
+        alone = Watch(unknown, run_length=length)
+        of_exits_alone += bool(alone.update(policy.route(traced(pool[stream], stream))))
+    assert alarms <= binom.isf(1e-6, times, t / length)
+    if copies.startswith("half"):
+        assert of_exits_alone > binom.isf(1e-6, times, t / length)
+
+
+@given(st.lists(st.integers(0, 2000), max_size=6), st.booleans())
+def test_inputs_may_come_in_any_batches(cuts, scored):
+    rng = np.random.default_rng(0)
+    policy = planned(rng, 200)
+    exits, scores = drifted(policy, rng)
+    whole, parts = Watch(policy, run_length=1e3), Watch(policy, run_length=1e3)
+    (alarm,) = whole.update(exits, scores if scored else None)
+    found = [
+        one
+        for rows in np.split(np.arange(len(exits)), sorted(cuts))
+        for one in parts.update(exits[rows], scores[rows] if scored else None)
+    ]
+    assert found == [alarm]
+    assert parts.evidence == pytest.approx(whole.evidence, rel=1e-6)
+    assert parts.n == whole.n == 2000
+
+
+def test_the_state_is_saved_and_another_watch_goes_on_from_it(policy, tmp_path):
+    rng = np.random.default_rng(3)
+    exits, scores = drifted(policy, rng)
+    whole, first = Watch(policy), Watch(policy)
+    first.update(exits[:550], scores[:550])
+    first.save(tmp_path / "watch.json")
+    second = Watch.load(tmp_path / "watch.json", policy)
+    assert second.to_dict() == first.to_dict()
+    assert second.update(exits[550:], scores[550:]) == whole.update(exits, scores) != []
+    second.save(tmp_path / "watch.json")
+    assert Watch.load(tmp_path / "watch.json", policy).alarm == whole.alarm
+    other = planned(rng)
+    with pytest.raises(ArtefactError, match="another calibration"):
+        Watch.load(tmp_path / "watch.json", other)
+    Watch(policy).save(tmp_path / "new.json")
+    assert Watch.load(tmp_path / "new.json", policy).n == 0
+
+
+def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarantee_is_void(policy):
+    alarms = [Watch(policy).update(*drifted(policy, np.random.default_rng(seed)))[0] for seed in range(30)]
+    covered = [one.earliest <= 501 <= one.latest for one in alarms]
+    assert sum(covered) >= 25
+    assert abs(np.median([one.since for one in alarms]) - 501) < 30
+    one = alarms[0]
+    assert (one.kind, one.void) == ("inputs", True)
+    assert one.planned == pytest.approx(policy.counts / 1000)
+    assert one.shares[0] < 0.25 < one.planned[0]
+    assert one.cost > one.expected_cost == policy.expected_cost
+    text = str(one)
+    assert f"{one.shares[0]:.1%} instead of {one.planned[0]:.1%} at exit 0" in text
+    assert "Exits are less sure of them: of" in text
+    assert re.search(r"% more than expected, (above|within) the budget", text)
+    assert "The guarantee of the cost no longer describes them." in text
+    assert "calibrate on them (ex.recalibrate)" in text
+    assert Alarm.from_dict(one.to_dict()) == one
+
+
+def test_a_budget_that_is_kept_for_certain_is_not_void():
+    rng = np.random.default_rng(0)
+    policy = planned(rng, budget=3.0, delta=0.05)
+    alarm = Watch(policy).update(*drifted(policy, rng))[0]
+    assert not alarm.void
+    assert "kept for certain all the same" in str(alarm)
+
+
+def test_surer_inputs_are_drift_too_and_shares_that_stay_are_said_to(policy):
+    rng = np.random.default_rng(0)
+    surer = rng.random((3000, 3))
+    at_first = surer[:, 0] >= policy.thresholds[0]
+    surer[at_first, 0] = 1 - (1 - surer[at_first, 0]) ** 2 / (1 - policy.thresholds[0])
+    exits, scores = answered(policy, surer)
+    assert Watch(policy).update(exits) == []
+    (alarm,) = Watch(policy).update(exits, scores)
+    assert "each exit answers about its share, and exits are surer of them." in str(alarm)
+
+
+def test_repetition_as_in_calibration_is_no_alarm_and_changed_repetition_is_called_that():
+    rng = np.random.default_rng(5)
+    pool = rng.random((4000, 3))
+    fit, rows = traced(rng.random((50, 3)), np.arange(5000, 5050)), rng.integers(0, 4000, 1000)
+    policy = ex.compose("planned", lambda _: RATES, fit, traced(pool[rows], rows), budget=1.99)
+    assert Watch(policy, run_length=1e3).replay(traced(pool[rows], rows)) == []
+    again = np.concatenate([rng.integers(0, 4000, 300), rng.choice([7, 8, 9], 600)])
+    (alarm,) = Watch(policy).replay(traced(pool[again], again))
+    assert alarm.kind == "repetition"
+    assert re.search(r"They repeat more than in calibration: \d+ copies of others among \d+", str(alarm))
+
+
+def test_a_group_counts_once_and_inputs_that_a_deadline_decided_are_left_out(policy):
+    rng = np.random.default_rng(0)
+    exits, scores = answered(policy, rng.random((300, 3)))
+    once, grouped = Watch(policy), Watch(policy)
+    once.update(exits, scores)
+    order = np.sort(np.concatenate([np.arange(300), rng.integers(0, 300, 500)]))
+    for part in np.split(order, 5):
+        grouped.update(exits[part], scores[part], groups=part)
+    assert grouped.n == 300
+    assert grouped.evidence == pytest.approx(once.evidence)
+    decided = rng.random(300) < 0.5
+    some, left_out = Watch(policy), Watch(policy)
+    some.update(exits[decided], scores[decided])
+    left_out.update(np.where(decided, exits, -1), scores, decided=decided)
+    assert left_out.evidence == some.evidence
+    assert left_out.n == decided.sum()
+
+
+def test_groups_are_watched_by_the_score_of_their_first_row():
+    rng = np.random.default_rng(0)
+
+    def grouped(first, n, hard=0.0):
+        """Groups of five rows that are alike, numbered from `first`."""
+        scores = (rng.random((n, 1, 3)) * 0.9 + rng.random((n, 5, 3)) * 0.1).reshape(-1, 3) * (1 - hard)
+        return traced(scores, groups=np.repeat(np.arange(first, first + n), 5))
+
+    policy = ex.eero(grouped(0, 100), grouped(100, 400), budget="80%", delta=0.1)
+    assert not policy.watched.by_exit
+    assert policy.watched.counts.sum() == 400
+    watch = Watch(policy)
+    assert watch.replay(grouped(1000, 1000)) == []
+    assert watch.n == 1000
+    (alarm,) = watch.replay(grouped(3000, 500, hard=0.3))
+    assert alarm.kind == "inputs"
+    with pytest.raises(InputError, match="give the scores at exit 0"):
+        Watch(policy).update([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("cost", "options"),
+    [
+        (COST, {"calibration": "marginal"}),
+        (ex.CostModel(np.random.default_rng(0).uniform(0.9, 1, (1200, 1)) * [1, 2, 3], highest=3), {}),
+    ],
+)
+def test_plans_that_were_not_made_by_counts_are_watched_by_the_first_exits_score(
+    cost, options, make_logit_trace
+):
+    fit, calibrate, test = make_logit_trace(1200, 3).with_cost(cost).split()
+    policy = ex.eero(fit, calibrate, budget="70%", **options)
+    assert not policy.watched.by_exit
+    watch = Watch(policy)
+    assert watch.replay(test) == []
+    rng = np.random.default_rng(0)
+    assert watch.update(rng.integers(0, 2, 300), np.full(300, 0.9), rng.random(300)) != []
+
+
+def test_certified_losses_divide_the_run_length_by_the_plans_that_were_tested(make_logit_trace):
+    fit, calibrate, _ = make_logit_trace(3000, 3).split()
+    policy = ex.cheapest(fit, calibrate, max_loss=0.1, points=4)
+    assert policy.watched.plans > 1
+    assert Watch(policy, run_length=1e4).threshold == 2e4 * policy.watched.plans
+
+
+def test_several_watches_of_one_calibration_share_the_run_length(policy):
+    assert Watch(policy, run_length=1e4).threshold == 1e4
+    assert Watch(policy, run_length=1e4, of_several=True).threshold == 2e4
+
+
+def test_after_an_alarm_there_is_no_other_until_a_restart(policy):
+    rng = np.random.default_rng(0)
+    exits, scores = drifted(policy, rng)
+    watch = Watch(policy)
+    (alarm,) = watch.update(exits, scores)
+    assert watch.update(exits[500:], scores[500:]) == []
+    assert watch.alarm == alarm
+    watch.restart()
+    assert watch.alarm is None
+    assert watch.evidence == 0
+    exits, scores = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
+    assert len(watch.update(exits, scores)) == 1
+
+
+def test_a_watch_of_nothing_and_of_one_input(policy):
+    watch = Watch(policy)
+    assert watch.shares is None
+    assert watch.evidence == 0
+    assert watch.update([], []) == []
+    assert watch.update([0], [0.9]) == []
+    assert watch.shares.tolist() == [1, 0, 0]
+    assert watch.evidence == pytest.approx(1)
+    assert watch.curve.points == [(64, pytest.approx(1))]
+
+
+def test_callers_may_use_their_arrays_again(policy):
+    rng, watch, kept = np.random.default_rng(3), Watch(policy), Watch(policy)
+    exits, scores = drifted(policy, rng)
+    (expected,) = kept.update(exits, scores)
+    buffer, alarms = np.empty(50, dtype=np.int64), []
+    for start in range(0, 2000, 50):
+        buffer[:] = exits[start : start + 50]
+        alarms += watch.update(buffer, scores[start : start + 50])
+    assert alarms == [expected]
+
+
+def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
+    watch, rng = Watch(policy, run_length=1e9), np.random.default_rng(0)
+    for _ in range(30):
+        watch.update(*answered(policy, rng.random((2000, 3))))
+    numbers, peaks = zip(*watch.curve.points, strict=True)
+    assert 200 <= len(numbers) <= 401
+    assert numbers[-1] >= 60_000
+    assert np.diff(numbers).tolist() == [watch.curve.stride] * (len(numbers) - 1)
+    assert max(peaks) >= watch.evidence
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([0, 1], [0.5]), r"scores must have shape \(2,\), got \(1,\)"),
+        (([0, 3], None), "at an exit where this policy answers none"),
+        (([0, -1], None), "at an exit where this policy answers none"),
+        (([0, 1.5], None), "exits must be whole numbers"),
+        (([[0]], None), "dimension"),
+    ],
+)
+def test_inputs_that_no_policy_answered_so_are_refused(policy, given, message):
+    with pytest.raises(InputError, match=message):
+        Watch(policy).update(*given)
+
+
+def test_what_cannot_be_watched_is_refused(policy):
+    rng = np.random.default_rng(0)
+    watch = Watch(policy)
+    watch.update([0], [0.9])
+    with pytest.raises(InputError, match="either all inputs have scores or none"):
+        watch.update([0])
+    with pytest.raises(InputError, match=r"decided must have shape \(1,\), got \(2,\)"):
+        watch.update([0], [0.9], decided=[True, False])
+    with pytest.raises(InputError, match="run_length must lie in"):
+        Watch(policy, run_length=5)
+    rows = rng.integers(0, 100, 300)
+    fit, calibrate = (
+        traced(rng.random((50, 3)), np.arange(500, 550)),
+        traced(rng.random((100, 3))[rows], rows),
+    )
+    with pytest.raises(InputError, match="calibration inputs repeat"):
+        Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9])
+    by_row = ex.eero(fit, calibrate, budget=2.0, ties="row")
+    assert Watch(by_row).update([0], [0.9]) == []
+    body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
+    with pytest.raises(InputError, match="keeps nothing to watch by"):
+        Watch(ex.Policy.from_dict(body))
