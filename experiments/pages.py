@@ -100,7 +100,10 @@ class Measurements:
 
 # -- figures ---------------------------------------------------------------------------------------------------------
 
-_LINES = (("blue", "-", 2.4), ("vermillion", "--", 1.4), ("green", "-.", 1.4), ("grey", ":", 1.6))
+_LINES = (
+    ("blue", "-", 2.4), ("vermillion", "--", 1.4), ("green", "-.", 1.4), ("grey", ":", 1.6),
+    ("purple", (0, (7, 2)), 1.4),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: at most four curves, named points (x, y), and nameless `dots` (2, m)."""
+    """One pair of axes: at most five curves, named points (x, y), and nameless `dots` (2, m)."""
 
     title: str
     x: str
@@ -178,7 +181,7 @@ def _label(axes: Any, curves: Sequence[Curve]) -> None:
     if len(curves) > 1 and np.diff(heights).min() < gap:
         legend = axes.legend(loc="best", handlelength=3.0, framealpha=1.0)
         for text, (colour, *_), first in zip(
-            legend.get_texts(), _LINES, [True, False, False, False], strict=False
+            legend.get_texts(), _LINES, [True, *[False] * len(_LINES)], strict=False
         ):
             text.set(color=COLOURS[colour], weight="bold" if first else "normal")
         return

@@ -21,7 +21,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from experiments.graded import embeddings, models_of
-from experiments.pages import RESULTS, TRACES, Measurements, kept_numbers, parser, points, table, write_page
+from experiments.pages import (
+    RESULTS,
+    TRACES,
+    Curve,
+    Measurements,
+    Panel,
+    draw_panels,
+    kept_numbers,
+    parser,
+    points,
+    table,
+    write_page,
+)
 from experiments.services import PARTS, service_models
 
 import exeunt as ex
@@ -249,7 +261,8 @@ def page(found: dict[str, Any]) -> str:
         f"{asked['n']:,} questions, nine language models, a grade from 0 to 1 for each answer (LLMRouter, MIT "
         f"licence); {FOLDS} folds, of whose rest 85% fit and 15% calibrate. Features are an embedding of the question "
         f"and four numbers about its text, at {ENCODER_COST} dollars. Mean grade at the mean cost that was paid, in "
-        "dollars per million tokens, by budget. `k nearest neighbours`: the mean grades of the 40 nearest questions. "
+        "dollars per million tokens, by budget. `k nearest neighbours`: the mean grades of the 40 nearest questions, which "
+        "need none to calibrate, and learn from the whole rest; their budget is kept by nothing. "
         "`best pair`: a router between two models, the pair that is best on questions set apart. `same shares at "
         "random`: each model gets as many questions as from the router, drawn by lot. `mixture by lot`: of two models, "
         "without looking. `to reach`: the mean of ridge and of 40 nearest neighbours, as measured by others."
@@ -287,13 +300,38 @@ def page(found: dict[str, Any]) -> str:
     by_table = [[name, shown(one)] for name, one in gaps.items()] + [["all", shown(every)]]
     return "\n\n".join([
         "# Routers", "Made by `python -m experiments.router`; numbers in [router.json](router.json).",
-        "## Language models, by the question alone", about, table(["budget", *WAYS, "to reach"], by_budget),
+        "## Language models, by the question alone", about,
+        "![Mean grade against mean cost](router/questions.png)", table(["budget", *WAYS, "to reach"], by_budget),
         table(["model", "usd", "mean grade"], alone),
         "## Services without features", services, table(["table", "difference"], by_table),
         "## A text classifier", classifier,
         table(["share of the cost", "cascade", "cascade_router", "difference"], by_share),
         "## The path of a decision", path,
     ])  # fmt: skip
+
+
+def draw(asked: dict[str, Any], path: Path) -> None:
+    """Draw routers and what they are compared with; dots are the models alone that are right on half or more."""
+    top = max(asked["price"].values())
+    alone = [(asked["price"][name] / top, grade) for name, grade in asked["alone"].items() if grade >= 0.5]
+
+    def curve(way: str) -> Curve:
+        of_way = [
+            [
+                (row["cost"] / top, row["grade"])
+                for row in asked["rows"]
+                if (row["budget"], row["way"]) == (budget, way)
+            ]
+            for budget in DOLLARS
+        ]
+        cost, grade = np.moveaxis(np.array(of_way), 2, 0)
+        return Curve.over_splits(way, cost, grade)
+
+    panel = Panel(
+        "Language models, chosen by the question", f"mean cost, share of {top} dollars", "mean grade",
+        [curve(way) for way in WAYS], dots=np.array(alone).T,
+    )  # fmt: skip
+    draw_panels([panel], path)
 
 
 def gap(splits: list[dict[str, Any]]) -> list[float]:
@@ -316,6 +354,7 @@ def main() -> None:
     options.add_argument("--splits", type=int, default=3)
     given = options.parse_args()
     found = measure(given.measure, given.encoder, given.splits) if given.measure else kept_numbers(PAGE)
+    draw(found["questions"], RESULTS / "router" / "questions.png")
     write_page(PAGE, page(found), found)
 
 
