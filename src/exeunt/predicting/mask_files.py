@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -27,24 +29,35 @@ def check_mask_folder(run: RunFolder, folder: Path, *, has_file: bool) -> None:
 def write_mask_files(parts: Sequence[AnyPath], folder: Path) -> None:
     """Write the masks in these Parquet files of predictions to a folder, each under the name of its image.
 
-    "street/17.jpg" gives "street/17.png", and the row "test.parquet#17" gives "test.parquet#17.png". Pixels are numbers
-    of classes. Inputs without an answer have no file.
+    "street/17.jpg" gives "street/17.png"; where there is also "street/17.webp", it gives "street/17.jpg.png". The row
+    "test.parquet#17" gives "test.parquet#17.png". Pixels are numbers of classes. Inputs without an answer have no file.
     """
+
+    def read(part: AnyPath, *columns: str) -> list[list[Any]]:
+        table = pq.read_table(part, columns=list(columns), page_checksum_verification=True)
+        return [table[column].to_pylist() for column in columns]
+
+    shared = Counter(_short(name) for part in parts for name in read(part, "name")[0])
     for part in parts:
-        table = pq.read_table(part, columns=["name", "mask"], page_checksum_verification=True)
-        for name, runs in zip(table["name"].to_pylist(), table["mask"].to_pylist(), strict=True):
+        for name, runs in zip(*read(part, "name", "mask"), strict=True):
             if runs is not None:
-                file = folder / _file_name(name)
+                short = _short(name)
+                file = folder.joinpath(*(short if shared[short] == 1 else _places(name)))
+                file = file.with_name(f"{file.name}.png")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(file) as temporary:
                     temporary.write_bytes(_png(mask_of(runs)))
 
 
-def _file_name(name: str) -> Path:
-    """Return a path below the folder: without a root, and without steps out of it."""
-    places = [one for one in PurePosixPath(name.replace("\\", "/")).parts if one not in ("/", "..")]
-    last = places[-1] if "#" in places[-1] else str(PurePosixPath(places[-1]).with_suffix(""))
-    return Path(*places[:-1], f"{last}.png")
+def _places(name: str) -> tuple[str, ...]:
+    """Return the folders and the file of a name below any folder: without a root, and without steps out of it."""
+    return tuple(one for one in PurePosixPath(name.replace("\\", "/")).parts if one not in ("/", ".."))
+
+
+def _short(name: str) -> tuple[str, ...]:
+    """Return the same without the ending of an image file. A row of a table, "test.parquet#17", has none."""
+    *folders, file = _places(name)
+    return (*folders, file if "#" in file else PurePosixPath(file).stem)
 
 
 def _png(mask: Masks) -> bytes:
