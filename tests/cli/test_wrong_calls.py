@@ -46,6 +46,7 @@ WORK = {
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",
+    "watch": "exeunt.predicting.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
     "diff": "exeunt.cli.show_diff_verify:_answers",
     "verify": "exeunt.run.verification:verify",
@@ -55,7 +56,7 @@ ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("record", "trusted"), ("record", "out"), ("generate", "out"), ("generate", "text_column"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
-    ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
+    ("watch", "group_column"), ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
 
 HUGE = "9" * 30
@@ -150,6 +151,7 @@ BASES = {
     "bench": ["{run} --repeats 1"],
     "cascade": ["small={run} {run} --out {nothing}"],
     "serve": ["{run} --port 0"],
+    "watch": ["{run} {file}"],
     "show": ["{run}"],
     "diff": ["{run} {run}"],
     "verify": ["{run}"],

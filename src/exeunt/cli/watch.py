@@ -47,6 +47,7 @@ def watch(
 
     Needs no labels. Inputs without an answer are left out.
     """
+    from exeunt._files import check_writable
     from exeunt.errors import InputError
     from exeunt.predicting.watching import watch_file, watched_text
     from exeunt.run.folder import RunFolder
@@ -57,6 +58,8 @@ def watch(
         raise InputError(
             f"there are no predictions at {predictions}: exeunt predict {path} --out {predictions}"
         )
+    for out in filter(None, (options.state, options.figure)):
+        check_writable(out.parent, f"cannot write {out}")
     state = options.state
     if state is not None and state.exists():
         found = Watch.load(state, run.policy)
