@@ -197,6 +197,7 @@ def test_long_page(page, tutorial, tmp_path):
     run_page(page, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="git applies the diffs")
 def test_the_diffs_of_contributing_apply_and_work(tmp_path):
     for part in ("src", "tests", "pyproject.toml"):

@@ -68,6 +68,7 @@ def test_prompts_from_standard_input(folder, monkeypatch):
     assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
+@pytest.mark.slow
 def test_budgets_and_whole_answers(folder):
     done = exeunt("calibrate", "lm", "--budgets", "88%,97%", "--delta", "0.2", cwd=folder)
     assert "future prompts are exchangeable" in done.stdout
@@ -99,7 +100,7 @@ def test_budgets_and_whole_answers(folder):
         (("generate", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
         (train("x", "--size", "3"), "--task generate takes no --size: exits learn the decoder's own answers"),
-        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only --task gen"),
+        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only other tasks"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):

@@ -73,6 +73,7 @@ def test_a_comparison_that_ends_early_takes_nothing_with_it_and_goes_on(cluster,
     np.testing.assert_array_equal(whole.traces[0].accuracy, here.traces[0].accuracy)
 
 
+@pytest.mark.slow
 def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):
     trace = make_logit_trace(300, 3)
     monkeypatch.setattr(jobs, "code_digest", lambda: "another")

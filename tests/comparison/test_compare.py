@@ -114,6 +114,7 @@ ex.compare(trace, budgets="20%:95%:5%", policies=["optimised"], splits=40, worke
 """  # no guard for the main module: processes of the comparison need none
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
     trace.save(tmp_path / "trace.parquet")
     run = subprocess.Popen(
@@ -297,6 +298,7 @@ def test_traces_that_cannot_be_compared_are_refused(trace, tmp_path):
         ex.compare(trace, splits=1, cache=tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_what_a_policy_refuses_in_a_process_comes_back_as_itself(make_trace):
     found = make_trace(60)
     two = replace(found, scores={"one": found.scores["score"], "other": found.scores["score"]})

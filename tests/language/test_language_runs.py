@@ -96,6 +96,7 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(asked, run, tmp_path, monkeypatch):
     """Killed in the continuations, with a line cut in half, and once more while the heads learn."""
     made = language_training.continuations

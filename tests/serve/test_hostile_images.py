@@ -99,6 +99,7 @@ def test_no_bomb_takes_long_in_a_thread(name):
         assert time.process_time() - begun < 0.5
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_an_error_of_its_row(run, monkeypatch):
     """It runs in a process of its own, which ends after so many seconds of processor time for all of a request."""
     monkeypatch.setattr(decoding, "_SECONDS", 0.2)

@@ -91,7 +91,7 @@ def test_files_keep_everything(tmp_path):
     assert repr(again) == repr(trace)
     measured = trace.with_reference()
     measured.save(tmp_path / "b.parquet")
-    assert ex.ExitTrace.load(tmp_path / "b.parquet").reference == "the last exit"
+    assert ex.ExitTrace.load(tmp_path / "b.parquet").reference == "the full network"
 
 
 def test_batches_are_joined():

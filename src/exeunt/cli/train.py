@@ -100,7 +100,7 @@ def _train_classifier(asked: _Asked) -> None:
         return
     of_others = {one.name for group in (masks, language) for one in fields(group)}
     takes = {one.name for one in context.command.params} - of_others
-    _refuse_others(context, takes, "--task classify", "they are of other tasks")
+    _refuse_others(context, takes, "--task classify", "only other tasks do")
     _train_network(asked)
 
 
