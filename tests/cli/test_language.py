@@ -100,7 +100,7 @@ def test_budgets_and_whole_answers(folder):
         (("generate", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
         (train("x", "--size", "3"), "--task generate takes no --size: exits learn the decoder's own answers"),
-        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only other tasks"),
+        (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only --task gen"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):

@@ -161,7 +161,7 @@ def test_options_of_masks_are_no_options_of_classes(data, tmp_path):
         ok=False,
     )
     assert done.returncode == 2
-    assert "--task classify takes no --ignore-class: only other tasks do" in done.stderr
+    assert "--task classify takes no --ignore-class: only --task segment does" in done.stderr
 
 
 @pytest.fixture(scope="module")

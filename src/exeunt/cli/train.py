@@ -98,9 +98,9 @@ def _train_classifier(asked: _Asked) -> None:
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
-    of_others = {one.name for group in (masks, language) for one in fields(group)}
-    takes = {one.name for one in context.command.params} - of_others
-    _refuse_others(context, takes, "--task classify", "only other tasks do")
+    for task, group in (("generate", language), ("segment", masks)):
+        takes = {one.name for one in context.command.params} - {one.name for one in fields(group)}
+        _refuse_others(context, takes, "--task classify", f"only --task {task} does")
     _train_network(asked)
 
 
