@@ -33,7 +33,7 @@ from exeunt.trace import CascadeTrace, check_disjoint
 from exeunt.trace.groups import mean, n_groups
 
 _FEWEST = 40
-_SURELY = 1.0
+_SURELY = 2.0
 """By how many standard errors a router must answer fit inputs better than a cascade."""
 
 
@@ -86,7 +86,7 @@ def cascade_router(
     expectation or, with `delta`, with a certificate: P(mean cost <= budget) >= 1 - delta (see
     `exeunt.policy.certificate_search.dearest_plan`). Where paths are of one model, `calibrate` chooses the price.
     `cheapest(policy="cascade_router")` certifies a loss. Where no router answers the fit inputs better than a `cascade`
-    in the order of prices, by a standard error, it is that cascade.
+    in the order of prices, by two standard errors, it is that cascade.
 
     `budget`, `reference`: as for `cascade`. `answer`: "own", each model's own; "ensemble", that of all models on the
     path; "auto", the better of both on held-out fit inputs. `seed`: of folds, landmarks and the order of tests.
