@@ -37,6 +37,7 @@ from experiments.pages import (
 from experiments.services import PARTS, service_models
 
 import exeunt as ex
+from exeunt._arrays import places_of
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.confidence_intervals import mean_interval
 from exeunt.data import open_inputs
@@ -216,8 +217,7 @@ def banking(data: Path, encoder: str) -> ex.CascadeTrace:
     run = RunFolder.open(folder) if RunFolder.exists(folder) else train_tfidf(str(data), folder, seen=True)
     frozen = ex.ExitTrace.load(TRACES / "banking77-frozen.parquet")
     inputs = open_inputs(data / "test.parquet")
-    rows = np.argsort(inputs.content_keys())[np.argsort(np.argsort(frozen.id))]
-    texts = [inputs.content(row) for row in rows]
+    texts = [inputs.content(row) for row in places_of(inputs.content_keys(), frozen.id)]
     features = {exit_: embeddings(texts, encoder, layer=exit_) for exit_ in range(TOLD_LAYERS)}
     tfidf = concatenate([run.trace(part) for part in TRACED])
     return ex.CascadeTrace({"tf-idf": tfidf, "MiniLM": replace(frozen, features=features)})

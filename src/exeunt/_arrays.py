@@ -59,6 +59,12 @@ def keys(value: ArrayLike, name: str, *, n: int, kind: str = "integers") -> Keys
     return array.astype(np.uint64)
 
 
+def places_of(values: Keys, wanted: Keys) -> Integers:
+    """Return the places of the wanted keys, all of which are among the values, in their order."""
+    order = np.argsort(values, kind="stable")
+    return order[np.searchsorted(values[order], wanted)]  # type: ignore[no-any-return]
+
+
 def check_length(array: NDArray[Any], name: str, n: int) -> None:
     """Raise InputError unless `array` is one-dimensional with n entries."""
     if array.shape != (n,):

@@ -1,4 +1,4 @@
-"""A policy is calibrated again on inputs of late, without labels, with a receipt."""
+"""A policy is calibrated again on recent inputs, without labels, with a receipt."""
 
 from __future__ import annotations
 

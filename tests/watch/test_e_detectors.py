@@ -104,7 +104,7 @@ def test_a_batch_that_the_urn_says_is_impossible_has_finite_evidence():
     assert np.isfinite(evidence).all()
     assert evidence[-1].max() > 1e100
     urn = detectors(np.array([10**12, 0]), np.array([0, 0]))
-    assert urn.e_values(np.array([1])).max() == 1.0  # nothing was seen of late
+    assert urn.e_values(np.array([1])).max() == 1.0  # nothing was seen recently
     assert urn.e_values(np.array([1])).max() == LARGEST
 
 

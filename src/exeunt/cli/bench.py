@@ -121,7 +121,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
 
     Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
     """
-    from exeunt.making.cascade_run import places_of
+    from exeunt._arrays import places_of
     from exeunt.making.precision_run import other_precisions
     from exeunt.run.file_digests import TRACED
     from exeunt.run.run_inputs import InputPreparation

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Integers, Keys
+from exeunt._arrays import Keys, places_of
 from exeunt._files import atomic_folder, check_writable, is_inside
 from exeunt._text import listed
 from exeunt.data.splits import PartRows, SplitPlan
@@ -241,9 +241,3 @@ def _common(recorded: Mapping[str, Keys], plan: SplitPlan) -> dict[str, Any]:
     chosen = np.flatnonzero(known & (datasets == dataset))
     chosen = chosen[np.argsort(rows[chosen])]
     return {"id": first[chosen], "row": rows[chosen], "dataset": dataset}
-
-
-def places_of(keys: Keys, wanted: Keys) -> Integers:
-    """Return the places of the wanted keys, in their order."""
-    order = np.argsort(keys, kind="stable")
-    return order[np.searchsorted(keys[order], wanted)]  # type: ignore[no-any-return]

@@ -68,7 +68,7 @@ def _draw_shares(watch: Watch, axes: Axes) -> None:
         edgecolor=style.COLOURS["grey"], hatch="////", linewidth=0.9,
     )  # fmt: skip
     if shares is not None:
-        when = "of late" if alarm is None else "since then"
+        when = "recently" if alarm is None else "since then"
         axes.bar(place + width / 2, shares, width, label=when, facecolor=style.COLOURS["blue"])
     style.label_exits(axes, policy.n_exits)
     axes.set(title="Where inputs are answered", ylabel="share of inputs")

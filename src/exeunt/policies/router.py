@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, places_of
 from exeunt.allocation_search import beats
 from exeunt.answer.ensemble import ANSWERS
 from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds, exits_under
@@ -130,9 +130,9 @@ def _made(
 ) -> Policy:
     amount = fit.answering.budget(budget, reference=reference)
     learned = learned_router(fit, answer, depth, seed)
-    if depth is None and not _pays(
-        learned.by_cost(amount, calibrate.n).plan(amount), fit, amount, answer, seed
-    ):
+    by_cost = learned.by_cost(amount, calibrate.n)
+    at_budget = by_cost.plan(amount)
+    if depth is None and not _pays(at_budget, fit, amount, answer, seed):
         options: dict[str, Any] = {"reference": reference, "delta": delta, "seed": seed, "ties": ties}
         made = cascade(fit, calibrate, budget=amount, answer=answer, order=by_price(fit), **options)
         said = "It asks models in a row: no router answers the fit inputs better."
@@ -142,20 +142,19 @@ def _made(
     def costed(plan: Plan, inputs: CascadeTrace) -> Costed:
         return _on_paths(plan, seen[id(inputs)])
 
-    several: list[Plan] = []
-    """Plans for several prices, if they were tried, each with scores of its own."""
+    on_fit = costed(at_budget, fit)
+    limits_at_budget = [*_limits(at_budget, on_fit, amount, calibrate.n)]
+    # Thresholds are of no use where nothing follows, or where the first answers cost too much already.
+    by_thresholds = (
+        len(limits_at_budget) > 1 and mean(on_fit.paid(limits_at_budget[0]), fit.groups) < by_cost.near[0]
+    )
 
     def plans() -> Iterator[tuple[tuple[Plan, Thresholds], Floats]]:
-        by_cost = learned.by_cost(amount, calibrate.n)
-        on_fit = costed(plan := by_cost.plan(amount), fit)
-        limits = [*_limits(plan, on_fit, amount, calibrate.n)]
-        # The thresholds are of no use where nothing follows, or the first answers cost too much already.
-        if len(limits) > 1 and mean(on_fit.paid(limits[0]), fit.groups) < by_cost.near[0]:
-            of_plan = costed(plan, calibrate)
-            yield from (((plan, one), of_plan.paid(one)) for one in limits)
+        if by_thresholds:
+            of_plan = costed(at_budget, calibrate)
+            yield from (((at_budget, one), of_plan.paid(one)) for one in limits_at_budget)
             return
         for plan in by_cost.plans():
-            several.append(plan)
             natural = _common(plan, (0.0, 0.0))
             yield (plan, natural), costed(plan, calibrate).paid(natural)
 
@@ -164,15 +163,14 @@ def _made(
     (plan, limits), fields = dearest_plan(
         plans(), highest, amount, calibrate.n, calibrate.groups, delta, seed
     )
+    parts = costed(plan, fit), costed(plan, calibrate)
     shares = [
-        np.bincount(exits_under(one.scores, one.ties, limits), minlength=len(plan.steps))
-        for one in (costed(plan, fit), costed(plan, calibrate))
+        np.bincount(exits_under(one.scores, one.ties, limits), minlength=len(plan.steps)) for one in parts
     ]
     watched = None
     # Watched is the score at the first exit, if all inputs have one, and the same under all plans that were tried.
-    if not several and 0 not in plan.score.known.silent:
-        seen_at = costed(plan, calibrate)
-        ranked = RankedInMemory(seen_at.scores, seen_at.ties)
+    if by_thresholds and 0 not in plan.score.known.silent:
+        ranked = RankedInMemory(parts[1].scores, parts[1].ties)
         watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
     policy = Policy(
         name=name, score=plan.score, rates=shares[0] / fit.n, limits=limits, counts=shares[1], budget=amount,
@@ -190,8 +188,7 @@ def _made(
 def _pays(plan: Plan, fit: CascadeTrace, amount: float, answer: str, seed: int) -> bool:
     """Return whether a router answers fit inputs better than the cascade does that would be chosen in its place."""
     rows, right = right_within(fit.answering, amount, answer, seed, tuple(by_price(fit)))
-    order = np.argsort(fit.row)
-    return beats(plan.right[order[np.searchsorted(fit.row, rows, sorter=order)]], right, by=_SURELY)
+    return beats(plan.right[places_of(fit.row, rows)], right, by=_SURELY)
 
 
 def _on_paths(plan: Plan, seen: Seen) -> Costed:

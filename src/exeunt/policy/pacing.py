@@ -9,7 +9,7 @@ from exeunt.policy.policy import Policy
 from exeunt.policy.policy_set import PolicySet
 
 _SHARE = 20
-"""How expensive answers have been of late is judged on one in so many of all inputs, at least `_LEAST` of them."""
+"""How expensive recent answers have been is judged on one in so many of all inputs, at least `_LEAST` of them."""
 _LEAST = 50
 
 
@@ -17,7 +17,7 @@ class Pace:
     """Chooses the policy for each next input by what is left of a total.
 
     The next input may cost its even share of what is left. The dearest policy that is expected to cost no more answers
-    it; where answers cost more than expected of late, all policies are expected to cost so much more. What one input
+    it; where recent answers cost more than expected, all policies are expected to cost so much more. What one input
     saves or overdraws, all later ones share. A policy is left out where its dearest answer would leave too little for a
     first answer to each input to come. Where none is left, it is the cheapest policy: a pace spends evenly, and a
     `Ledger` sees to it that the total is kept.

@@ -152,14 +152,20 @@ class Policy:
             return self.distribution.mean
         if self.calibration_cost is not None:
             return self.calibration_cost
-        shares = self.rates if self.counts is None else self.counts / self.counts.sum()
-        return float(shares @ self.cost.cumulative)
+        return float(self.planned_shares @ self.cost.cumulative)
+
+    @property
+    def planned_shares(self) -> Floats:
+        """Shares of inputs answered at each exit (m,): of the calibration inputs, or as planned without them."""
+        return self.rates if self.counts is None else self.counts / self.counts.sum()
 
     @property
     def guarantee(self) -> str:
         """Whether the budget is certain, certified or neither, and why, in a sentence."""
-        if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
-            return f"The budget is kept for certain: no input costs more than {self.cost.show(costliest)}."
+        if self.is_certain:
+            return (
+                f"The budget is kept for certain: no input costs more than {self.cost.show(self.costliest)}."
+            )
         if self.cost_certificate is not None:
             return str(self.cost_certificate)
         expected = self.cost.show(self.expected_cost)
@@ -172,6 +178,11 @@ class Policy:
             if self.counts is not None:
                 reason += f" The calibration inputs cost {expected} on average."
         return f"The budget is not certified: {reason}"
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether no input can cost more than the budget."""
+        return self.costliest <= self.budget * (1 + 1e-12)
 
     @property
     def costliest(self) -> float:

@@ -174,6 +174,6 @@ def feasible(
 
 def kept_with(policy: Policy) -> str:
     """Return the probability with which a policy guarantees to keep its budget, as text."""
-    if policy.costliest <= policy.budget * (1 + 1e-12):
+    if policy.is_certain:
         return "1"
     return "not certified" if policy.cost_certificate is None else f"{1 - policy.cost_certificate.delta:.6g}"

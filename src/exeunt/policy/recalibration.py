@@ -1,4 +1,4 @@
-"""Calibrating a policy again on inputs of late, which need no labels, after they have drifted."""
+"""Calibrating a policy again on recent inputs, which need no labels, after they have drifted."""
 
 from __future__ import annotations
 

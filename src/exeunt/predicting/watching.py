@@ -45,16 +45,10 @@ def watch_file(run: RunFolder, watch: Watch, path: Path, group_column: str | Non
     Raises InputError for a file without the columns of `exeunt predict`, or with answers that the policy cannot have
     given.
     """
-    if (watch.policy.n_groups is None) != (group_column is None):
-        needs = "comes" if group_column is None else "does not come"
-        raise InputError(
-            f"the calibration data {needs} in groups: "
-            + (
-                "name their column with --group-column"
-                if group_column is None
-                else "leave out --group-column"
-            )
-        )
+    if watch.policy.n_groups is not None and group_column is None:
+        raise InputError("the calibration data comes in groups: name their column with --group-column")
+    if watch.policy.n_groups is None and group_column is not None:
+        raise InputError("the calibration data does not come in groups: leave out --group-column")
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     left_out = 0
     for seen in _seen(run, watch.policy, files, group_column):

@@ -18,9 +18,8 @@ from exeunt.score.confidence import FEATURES, StartsEmpty
 from exeunt.score.learned import larger
 
 _UP_TO = "best depth up to exit"
-_STEPS = (
-    1e9  # scores are rounded: inputs that are alike must have equal ones in any batch, so that ties part them
-)
+_STEPS = 1e9
+"""Scores are rounded to 1 / this: inputs that are alike must have equal ones in any batch, so that ties part them."""
 
 
 @dataclass(frozen=True, eq=False)

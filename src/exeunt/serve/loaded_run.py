@@ -98,7 +98,7 @@ class LoadedRun:
     def reach(self, policy: str) -> Floats:
         """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""
         chosen, exits = self.policies[policy], np.array(self.shared.exits[policy])
-        shares = chosen.rates if chosen.counts is None else chosen.counts / chosen.counts.sum()
+        shares = chosen.planned_shares
         segments = self.shared.executor.segments
         reach = np.zeros(len(segments))
         for k in self.engine.segments_run(policy):

@@ -20,7 +20,7 @@ _PRIORS = (10.0, 40.0, 160.0, 640.0)
 """How many inputs the shares before a change count as, in guesses at those after it: large and small changes."""
 _LEVEL = 0.95
 _REMEDY = (
-    "Record inputs of late (exeunt record) and calibrate on them (ex.recalibrate). Until then, batches can keep the "
+    "Record recent inputs (exeunt record) and calibrate on them (ex.recalibrate). Until then, batches can keep the "
     "budget by shares (ex.route_batch), or the full network can answer."
 )
 
@@ -77,8 +77,7 @@ def drift_alarm(
     they lie in earlier or surer cells than planned. `repeated`: a sentence on copies, if these changed.
     """
     m, n = policy.n_exits, len(exits)
-    counts = policy.rates if policy.counts is None else policy.counts
-    planned = counts / counts.sum()
+    planned = policy.planned_shares
     shares = np.bincount(exits, minlength=m) / n
     cost = float(shares @ policy.cost.cumulative)
     lines = [
@@ -117,22 +116,19 @@ def _costs(policy: Policy, cost: float) -> str:
 
 def _guarantees(policy: Policy) -> list[str]:
     voided = _voided(policy)
-    certain = policy.costliest <= policy.budget * (1 + 1e-12)
     lines = [f"The guarantee of {' and '.join(voided)} no longer describes them."] if voided else []
-    return lines + ["The budget is kept for certain all the same."] * certain
+    return lines + ["The budget is kept for certain all the same."] * policy.is_certain
 
 
 def _voided(policy: Policy) -> list[str]:
     """Return what the policy guarantees by its calibration inputs."""
-    certain = policy.costliest <= policy.budget * (1 + 1e-12)
-    cost = ["the cost"] if policy.cost_certificate is not None and not certain else []
+    cost = ["the cost"] if policy.cost_certificate is not None and not policy.is_certain else []
     return cost + ["the loss"] * (policy.loss_certificate is not None)
 
 
 def loss_alarm(policy: Policy, at: int, since: int, mean: float, certified: float) -> Alarm:
     """Return the alarm that answers lose more than certified. `mean`: the loss of the inputs since."""
-    counts = policy.rates if policy.counts is None else policy.counts
-    planned = tuple((counts / counts.sum()).tolist())
+    planned = tuple(policy.planned_shares.tolist())
     what = (
         f"answers lose {mean:.2%} on average, and at most {certified:.2%} was certified. The guarantee of the loss no "
         "longer describes them."

@@ -18,15 +18,17 @@ from exeunt.errors import InputError
 MOST = 64
 """Inputs that are taken at a time."""
 FORGETTING = np.array([0.99, 0.997])
-"""Factors by which the shares of late are forgotten with each input: about the last 100 and 330 inputs count."""
+"""Factors by which recent shares are forgotten with each input: about the last 100 and 330 inputs count."""
 _PRIOR = 20.0
-"""How many inputs the urn's own shares count as, among those of late."""
+"""How many inputs the urn's own shares count as, among recent inputs."""
 LARGEST = 1e4
 """E-values are cut off here, so that no product of `MOST` of them is too large for a float."""
+MOST_EVIDENCE = 1e40
+"""Evidence is cut off here, far above all thresholds, while an alarm stands."""
 
 _steps = np.arange(MOST + 1, dtype=np.float64)
 _WEIGHTS = np.append([1.0], FORGETTING) ** -_steps[1:, None]
-"""Before they are forgotten, what inputs of a batch weigh, (MOST, 1 + g): in the urn, and among those of late."""
+"""Before they are forgotten, what inputs of a batch weigh, (MOST, 1 + g): in the urn, and among recent inputs."""
 _KEPT = FORGETTING ** _steps[:, None]
 """What is left of a weight of 1 after so many inputs, (MOST + 1, g)."""
 _ARRIVED = (1 - _KEPT) / (1 - FORGETTING)
@@ -39,7 +41,7 @@ _STATE = ("weights", "late", "evidence")
 
 
 class UrnDetectors:
-    """Bets on the inputs of late against a Polya urn.
+    """Bets on recent inputs against a Polya urn.
 
     `counts` (c,): calibration inputs in cells, fixed in advance, and in an order: by how sure the exits are.
     `divisions`: each names the coarser cell that a cell belongs to, (c,); bets are on the shares of these. `ranked`:
@@ -79,15 +81,15 @@ class UrnDetectors:
         self._safe = LARGEST * float((urn @ members)[: starts[-1]].min())
         """Up to this total no e-value is above `LARGEST`."""
         self.weights = np.append(urn @ members, np.zeros((kinds - 1) * width))
-        """Of the cells, ((1 + g) * cells,): what the urn holds of each, and the inputs of late in each, by factor."""
+        """Of the cells, ((1 + g) * cells,): what the urn holds of each, and the recent inputs in each, by factor."""
         self.late = np.zeros(len(FORGETTING))
-        """The inputs of late in all cells, (g,)."""
+        """The recent inputs in all cells, (g,)."""
         self.evidence = np.zeros(len(FORGETTING) * (len(divisions) + ranked))
 
     def e_values(self, cells: Integers) -> Floats:
         """Return the e-values (n, d) of the next inputs, by their cells, and take note of them; n <= `MOST`.
 
-        e_t = q(x_t) / urn(x_t), where q mixes the shares of late with the urn, so that it is never near 0.
+        e_t = q(x_t) / urn(x_t), where q mixes recent shares with the urn, so that it is never near 0.
         """
         n = len(cells)
         sums = np.empty((n + 1, len(self.weights)))
@@ -111,7 +113,7 @@ class UrnDetectors:
     def _by_rank(self, sums: Floats, cells: Integers, total: Floats, late: Floats) -> Floats:
         """Return the e-values (n, g) of bets on the mean rank: e_t = 1 + stake_t * (rank(x_t) - its mean in the urn).
 
-        The stake is what would grow fastest for a small shift of the mean that is the one of late.
+        The stake is what would grow fastest for a small shift of the mean, the recent one.
         """
         n = len(cells)
         moments = sums.reshape(n, 1 + len(FORGETTING), -1)[:, :, -1]

@@ -1,4 +1,4 @@
-"""The inputs of late that a watch remembers, to tell since when and how they differ once there is an alarm."""
+"""The recent inputs that a watch remembers, to tell since when and how they differ once there is an alarm."""
 
 from __future__ import annotations
 

@@ -12,15 +12,13 @@ from exeunt import _arrays
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
 from exeunt.policy.certificates import CERTAIN
-from exeunt.watch.e_detectors import LARGEST, MOST, evidence_after
+from exeunt.watch.e_detectors import LARGEST, MOST, MOST_EVIDENCE, evidence_after
 
 if TYPE_CHECKING:
     from exeunt.policy import LossCertificate
 
 _STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 """Shares of the capital that are staked on the loss being larger than certified."""
-_MOST_EVIDENCE = 1e40
-"""Evidence is cut off here, far above all thresholds, while an alarm stands."""
 _STATE = ("n", "since", "_sum", "_capital", "_lowest")
 
 
@@ -72,7 +70,7 @@ class LossDetector:
                 self._follow(some[part], bets[part])
                 if len(over) and alarm is None:
                     alarm = self.n, self.since + 1, self._sum / (self.n - self.since)
-            self.evidence = np.minimum(found[-1], _MOST_EVIDENCE)
+            self.evidence = np.minimum(found[-1], MOST_EVIDENCE)
         return alarm
 
     def _follow(self, losses: Floats, bets: Floats) -> None:

@@ -19,14 +19,14 @@ from exeunt.watch.e_detectors import UrnDetectors
 _Told: TypeAlias = "tuple[Integers, Floats | None, Floats | None]"
 
 _GROUPS = 10_000
-"""A group is known again among so many groups of late."""
+"""A group is known again among so many recent groups."""
 _OF_TIES, _OF_COPIES = np.uint64(1 << 62), np.uint64(1 << 63)
 """Set the numbers drawn for inputs of the stream apart from each other, and from those drawn in calibration."""
 _EIGHTHS = 8
 
 
 class ObservedInputs:
-    """Inputs that a policy answered. `scored`: whether they have scores, None before the first. `groups`: of late."""
+    """Inputs that a policy answered. `scored`: whether they have scores, None before the first. `groups`: recent."""
 
     def __init__(self, policy: Policy, cells: WatchedCells) -> None:
         self._policy, self._cells = policy, cells

@@ -22,7 +22,7 @@ from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.derived import score_matrix
 from exeunt.watch.alarm import Alarm, changed_since, drift_alarm, loss_alarm
-from exeunt.watch.e_detectors import MOST, UrnDetectors, evidence_after
+from exeunt.watch.e_detectors import MOST, MOST_EVIDENCE, UrnDetectors, evidence_after
 from exeunt.watch.evidence_curve import EvidenceCurve
 from exeunt.watch.latest_inputs import LatestInputs
 from exeunt.watch.loss_detector import LossDetector
@@ -30,8 +30,6 @@ from exeunt.watch.observed_inputs import ObservedInputs
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
-_MOST_EVIDENCE = 1e40
-"""Evidence is cut off here, far above all thresholds, while an alarm stands."""
 
 
 class Watch:
@@ -84,7 +82,7 @@ class Watch:
 
     @property
     def shares(self) -> Floats | None:
-        """Shares of the exits among the inputs of late, (m,); None before any."""
+        """Shares of the exits among the recent inputs, (m,); None before any."""
         exits = self._latest.exits
         return np.bincount(exits, minlength=self.policy.n_exits) / len(exits) if len(exits) else None
 
@@ -171,7 +169,7 @@ class Watch:
         found = evidence_after(urn.e_values(cells), urn.evidence)
         mean = found @ self._equally
         peak = float(mean[mean.argmax()])
-        urn.evidence = found[-1] if peak < _MOST_EVIDENCE else np.minimum(found[-1], _MOST_EVIDENCE)
+        urn.evidence = found[-1] if peak < MOST_EVIDENCE else np.minimum(found[-1], MOST_EVIDENCE)
         self.n += n
         self.curve.add(self.n, peak)
         if peak < self.threshold or self.alarm is not None:
