@@ -13,6 +13,7 @@ import pytest
 import exeunt as ex
 from cli.command import called
 from exeunt.data import open_inputs
+from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
 from exeunt.run.folder import RunFolder
 
@@ -163,6 +164,12 @@ def test_a_cheaper_model_answers_where_money_for_the_chosen_one_is_short(recorde
     rich = ex.LiveCascade(made_models(), policy).ask_sync(texts)
     assert not any(one.short_of_money for one in rich)
     assert sum(one.cost for one in rich) > ledger.spent
+
+
+def test_a_function_without_a_module_is_told(tmp_path):
+    (tmp_path / "models.yaml").write_text("told: {features: told, price: 0.1}")
+    with pytest.raises(ex.InputError, match="a function is written module:name, got 'told'"):
+        read_models(tmp_path / "models.yaml")
 
 
 @pytest.mark.parametrize("options", [["--score", "margin"], ["--calibration", "marginal", "--delta", "none"]])

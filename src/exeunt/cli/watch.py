@@ -56,7 +56,8 @@ def watch(
     run = RunFolder.open(path)
     if not predictions.exists():
         raise InputError(
-            f"there are no predictions at {predictions}: exeunt predict {path} --out {predictions}"
+            f"there are no predictions at {predictions}: make them with `exeunt predict {path} --data DATA --out "
+            f"{predictions}`"
         )
     for out in filter(None, (options.state, options.figure)):
         check_writable(out.parent, f"cannot write {out}")

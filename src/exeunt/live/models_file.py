@@ -30,6 +30,8 @@ _KINDS = {
 
 def _named(text: str) -> Any:
     module, _, name = text.partition(":")
+    if not module or not name:
+        raise InputError(f"a function is written module:name, got {text!r}")
     return getattr(importlib.import_module(module), name)
 
 

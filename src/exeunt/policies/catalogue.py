@@ -74,5 +74,8 @@ def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
         return policy
     if policy not in PRESETS:
         to_use, baseline = (", ".join(make.__name__ for make in one) for one in (_TO_USE, _TO_COMPARE_WITH))
-        raise InputError(f"there is no policy {policy!r}; choose one of {to_use}, or a baseline: {baseline}")
+        raise InputError(
+            f"there is no policy {policy!r}; choose one of {to_use}, or a baseline: {baseline}; of live models or "
+            "tables of models also router and cascade_router"
+        )
     return PRESETS[policy]
