@@ -60,11 +60,10 @@ def _draw_evidence(watch: Watch, axes: Axes) -> None:
 
 def _draw_shares(watch: Watch, axes: Axes) -> None:
     policy, alarm = watch.policy, watch.alarm
-    counts = policy.rates if policy.counts is None else policy.counts
     shares = watch.shares if alarm is None else np.array(alarm.shares)
     place, width = np.arange(policy.n_exits), 0.4
     axes.bar(
-        place - width / 2, counts / counts.sum(), width, label="calibration", facecolor="white",
+        place - width / 2, policy.planned_shares, width, label="calibration", facecolor="white",
         edgecolor=style.COLOURS["grey"], hatch="////", linewidth=0.9,
     )  # fmt: skip
     if shares is not None:
