@@ -1,0 +1,1 @@
+"""A gateway in front of language models: shadow, certify, live."""
