@@ -1,1 +1,1 @@
-"""A gateway in front of language models: shadow, certify, live."""
+"""An OpenAI-compatible endpoint in front of live models: in shadow, then certified on its own traffic, then live."""
