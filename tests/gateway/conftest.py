@@ -44,7 +44,9 @@ class Running:
     admin: str
 
     def http(self, key: str | None = None) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key or self.client}"}, timeout=30)
+        return httpx.Client(
+            base_url=self.url, headers={"authorization": f"Bearer {key or self.client}"}, timeout=30
+        )
 
     def ask(self, text: str, *, model: str = "auto", **options: Any) -> httpx.Response:
         with self.http() as http:

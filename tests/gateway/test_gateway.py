@@ -55,7 +55,7 @@ def test_shadow_records_hold_costs_and_grades_and_no_texts(run: Running) -> None
         assert record.client == "alice"
     held = b"".join(file.read_bytes() for file in run.gateway.folder.rglob("*") if file.is_file())
     assert b"hard question" not in held
-    assert b"answer" not in held
+    assert b"wrong small" not in held
     assert run.client.encode() not in held
     assert {file.stat().st_mode & 0o77 for file in run.gateway.folder.glob("*.key")} == {0}
     spent = run.gateway.money
@@ -86,20 +86,23 @@ def test_keys(run: Running) -> None:
 
 
 def test_limits_of_money(tmp_path: Path) -> None:
-    with running(tmp_path, spend="{total: '1 usd', key: '0.003 usd'}", shadow="") as run:
-        statuses = [run.ask(f"easy {i}").status_code for i in range(8)]
+    with running(tmp_path, spend="{total: '1 usd', key: '0.008 usd'}", shadow="") as run:
+        statuses = []
+        while 402 not in statuses and len(statuses) < 100:
+            statuses.append(run.ask(f"easy {len(statuses)}").status_code)
         spent = run.gateway.money.of(run.gateway.keys.clients[0]).spent
         refused = run.ask("easy 9")
         assert refused.status_code == 402
         assert "is left" in refused.json()["error"]["message"]
     assert 200 in statuses
     assert statuses[-1] == 402
-    assert spent <= 0.003
+    assert spent > 0.003  # less than a call may cost is left
+    assert spent <= 0.008
 
 
 def test_what_a_rate_allows_again_is_said(tmp_path: Path) -> None:
-    with running(tmp_path, spend="{key: '0.003 usd/minute'}", shadow="") as run:
-        for i in range(12):
+    with running(tmp_path, spend="{key: '0.006 usd/minute'}", shadow="") as run:
+        for i in range(100):
             if (refused := run.ask(f"easy {i}")).status_code != 200:
                 break
         assert refused.status_code == 429
@@ -118,8 +121,12 @@ def test_a_provider_that_fails_is_left_alone_and_another_answers(tmp_path: Path)
 def test_a_model_is_asked_only_for_what_it_takes(run: Running) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     assert run.ask("easy 1", tools=[tool]).status_code == 200
-    assert run.ask("easy 1", model="small", tools=[tool]).json()["error"]["message"].startswith("small takes no tools")
-    assert run.ask("easy 1", max_tokens=101).status_code == 502
+    assert (
+        run.ask("easy 1", model="small", tools=[tool])
+        .json()["error"]["message"]
+        .startswith("small takes no tools")
+    )
+    assert "at most 100 tokens" in run.ask("easy 1", max_tokens=101).json()["error"]["message"]
     image = [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
     with run.http() as http:
         body = {"model": "large", "messages": [{"role": "user", "content": image}]}

@@ -56,8 +56,8 @@ def _flowing(docstring: str | None) -> str:
 
 
 for verb in (
-    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, gateway, cascade, show, diff,
-    verify,
+    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, gateway, cascade, show,
+    diff, verify,
 ):  # fmt: skip
     app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

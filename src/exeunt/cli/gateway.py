@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from exeunt._text import counted, echo
-from exeunt.cli.options import option, options_under, with_groups
+from exeunt.cli.options import options_under, with_groups
 from exeunt.errors import InputError, require
 
 _keys = options_under("Keys")
@@ -19,7 +19,9 @@ _keys = options_under("Keys")
 class _Keys:
     add_client: str | None = _keys("Make a key for a client of this name, print it, and end.")
     add_admin: str | None = _keys("Make a key to administer the gateway with, print it, and end.")
-    shadow: bool = _keys("Let requests of the new client be sent to other models for comparison.", default=True)
+    shadow: bool = _keys(
+        "Let requests of the new client be sent to other models for comparison.", default=True
+    )
     spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
     forget: str | None = _keys("Remove the key and all records of a client, and end.")
 
@@ -38,7 +40,9 @@ def gateway(
     known = Keys(config.folder / "keys.json")
     if (name := keys.add_client or keys.add_admin) is not None:
         if keys.add_client and keys.add_admin:
-            raise InputError("clients and who administers the gateway have keys of their own: make one at a time")
+            raise InputError(
+                "clients and who administers the gateway have keys of their own: make one at a time"
+            )
         key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
     elif keys.forget is not None:

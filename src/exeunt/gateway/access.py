@@ -54,7 +54,9 @@ class AccessMiddleware(SecurityMiddleware):
         if _ADMIN.fullmatch(scope["path"]) and not client.admin:
             return error_response(403, "this needs the key of who administers the gateway")
         if scope["path"].startswith("/v1/") and client.admin:
-            return error_response(403, "this key administers the gateway: ask models with the key of a client")
+            return error_response(
+                403, "this key administers the gateway: ask models with the key of a client"
+            )
         return None
 
     def _path(self, scope: Scope) -> str:

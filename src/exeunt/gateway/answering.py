@@ -39,7 +39,9 @@ class Answered:
     @property
     def why(self) -> str:
         """Why there is no answer, without the words of providers."""
-        failed = {name: reply.failed.partition(":")[0] for name, reply in self.replies.items() if reply.failed}
+        failed = {
+            name: reply.failed.partition(":")[0] for name, reply in self.replies.items() if reply.failed
+        }
         return "; ".join(f"{name}: {why}" for name, why in failed.items()) or "no model answered"
 
     @property
@@ -91,7 +93,7 @@ class Answering:
     async def by_policy(self, active: Active, request: ChatRequest, key: str, ledger: Ledger) -> Answered:
         """Ask as the policy says; where that brings no answer, the reference and then the fallback.
 
-        `key`: of the request's content, breaks ties.
+        `key`: of the request's content, breaks ties. Raises InputError for a request that none of them takes.
         """
         if active.cascade is None or self.refused_by(active, request):
             return await self._first_that_answers(active, {}, request, ledger)
@@ -114,8 +116,12 @@ class Answering:
     ) -> Answered:
         found = dict(replies)
         decided = active.cascade is None
+        refusals = {name: self.models[name].refusal(request) for name in self.order}
+        if all(refusals.values()):
+            name = self.order[0]
+            raise InputError(f"{name} {refusals[name]}, and no other model answers in its place")
         for name in self.order:
-            if name in found or self.models[name].refusal(request):
+            if name in found or refusals[name]:
                 continue
             found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger)
             if reply.is_given or short_of_money(reply.failed):

@@ -23,7 +23,7 @@ from exeunt.errors import ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat import ChatRequest
-from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.streamed import chunks_of
 
@@ -187,7 +187,7 @@ async def _http(_: Request, error: Any) -> Response:
 
 
 async def _bad_input(_: Request, error: Exception) -> Response:
-    return error_response(400, str(error))
+    return error_response(404 if isinstance(error, NoSuchModel) else 400, str(error))
 
 
 async def _no_money(_: Request, error: Any) -> Response:
@@ -196,7 +196,9 @@ async def _no_money(_: Request, error: Any) -> Response:
     wait_s = 1.0 if error.passing else error.wait_s
     if wait_s is None:
         return error_response(402, f"{why}: ask who runs this gateway for more")
-    return error_response(429, f"{why}: try again in {math.ceil(wait_s)} s", {"retry-after": str(math.ceil(wait_s))})
+    return error_response(
+        429, f"{why}: try again in {math.ceil(wait_s)} s", {"retry-after": str(math.ceil(wait_s))}
+    )
 
 
 async def _failure(_: Request, error: Exception) -> Response:

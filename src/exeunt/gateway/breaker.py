@@ -19,7 +19,12 @@ class Breaker:
     """
 
     def __init__(
-        self, provider: str, *, failures: int = 5, pause_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self,
+        provider: str,
+        *,
+        failures: int = 5,
+        pause_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.provider, self.failures, self.pause_s, self.clock = provider, failures, pause_s, clock
         self.opened = 0

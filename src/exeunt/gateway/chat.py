@@ -22,7 +22,12 @@ _PASSED_ON = (
     "reasoning_effort", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
 )  # fmt: skip
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_ONLY = {"n": (1, None), "stream_options": None, "store": (False, None), "service_tier": ("auto", "default", None)}
+_ONLY = {
+    "n": (1, None),
+    "stream_options": None,
+    "store": (False, None),
+    "service_tier": ("auto", "default", None),
+}
 _OWN = ("model", "messages", "stream", "user", "metadata", *_LIMITS, *_ONLY)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -75,7 +80,9 @@ class ChatRequest:
     def n_bytes(self) -> int:
         """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
         texts = [
-            message if not _parts(message) else {**message, "content": [_without_image(part) for part in _parts(message)]}
+            message
+            if not _parts(message)
+            else {**message, "content": [_without_image(part) for part in _parts(message)]}
             for message in self.messages
         ]
         sent = json.dumps([texts, self.options], ensure_ascii=False)
@@ -168,7 +175,7 @@ class ChatModel(OpenAICompatible):
             n_input = self.tokenizer(json.dumps(given.messages)) + len(json.dumps(given.options))
         else:
             n_input = given.n_bytes
-        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens * len(given.messages)
+        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
         return self._cost(n_input, given.limit or self.n_output)
 
     def dearest(self, max_bytes: int) -> float:
@@ -194,7 +201,9 @@ class ChatModel(OpenAICompatible):
         httpx = require("httpx", extra="gateway")
         with self.breaker.watching():
             try:
-                sent = await client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=self._body(given))
+                sent = await client.post(
+                    f"{self.base_url.rstrip('/')}/chat/completions", json=self._body(given)
+                )
             except httpx.HTTPError as error:
                 raise transport_failure(error) from None
             if not sent.is_success:
@@ -213,7 +222,10 @@ class ChatModel(OpenAICompatible):
     def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
         message = at_path(data, "choices.0.message")
         said = message.get("content") or message.get("refusal") or json.dumps(message["tool_calls"])
-        logs = [float(token["logprob"]) for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()]
+        logs = [
+            float(token["logprob"])
+            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
+        ]
         score = sum(logs) / len(logs) if logs else 0.0
         score = score if math.isfinite(score) else 0.0
         return ChatReply(str(said), score, cost, lied=lied, body=data, scored=bool(logs))

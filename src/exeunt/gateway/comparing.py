@@ -42,7 +42,9 @@ class Comparing:
 
     def takes(self, request: ChatRequest) -> bool:
         """Whether all models that are compared take a request, and it is not too many at once."""
-        return not self._slots.locked() and not any(self._models[name].refusal(request) for name in self._names)
+        return not self._slots.locked() and not any(
+            self._models[name].refusal(request) for name in self._names
+        )
 
     async def record(self, record: Record, request: ChatRequest, answered: Answered) -> Record | None:
         """Return the record with what all models said and their grades; None where money or failures stood in the way.
@@ -68,10 +70,17 @@ class Comparing:
             grades = await asyncio.to_thread(self._grades, request, replies, reference)
         except Exception as error:  # a user's function may raise anything
             self.counts["the grader failed"] += 1
-            _log.error("the grader failed", extra={"fields": {"error": type(error).__name__, "why": one_line(error)[:200]}})
+            _log.error(
+                "the grader failed",
+                extra={"fields": {"error": type(error).__name__, "why": one_line(error)[:200]}},
+            )
             return None
         self.counts["compared"] += 1
-        said = {name: replace(said_of(reply), grade=grades.get(name)) for name, reply in replies.items() if name != FEATURES}
+        said = {
+            name: replace(said_of(reply), grade=grades.get(name))
+            for name, reply in replies.items()
+            if name != FEATURES
+        }
         text = told_text(request, replies) if self._keep.texts else None
         return replace(record, time=time.time(), said=said, features=features, text=text)
 
@@ -86,9 +95,12 @@ class Comparing:
     ) -> dict[str, float]:
         """Return the grades of all answers; a model that gave none has 0."""
         return {
-            name: self._grader(request.as_told, reply.message, reference.message) if isinstance(reply, ChatReply) else 0.0
-            for name, reply in replies.items() if name != FEATURES
-        }  # fmt: skip
+            name: self._grader(request.as_told, one.message, reference.message)
+            if isinstance(one, ChatReply)
+            else 0.0
+            for name, one in replies.items()
+            if name != FEATURES
+        }
 
 
 def said_of(reply: Reply) -> Said:
@@ -99,5 +111,7 @@ def said_of(reply: Reply) -> Said:
 
 def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:
     """Return the messages of a request and its answers as JSON."""
-    answers: dict[str, Any] = {name: one.message for name, one in replies.items() if isinstance(one, ChatReply)}
+    answers: dict[str, Any] = {
+        name: one.message for name, one in replies.items() if isinstance(one, ChatReply)
+    }
     return json.dumps({"messages": request.messages, "answers": answers})

@@ -56,7 +56,9 @@ class Shadow:
         ledger_of(self.spend)
         for name in ("share", "audit"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a share of the requests, such as 10%, got {getattr(self, name):g}")
+                raise InputError(
+                    f"{name} is a share of the requests, such as 10%, got {getattr(self, name):g}"
+                )
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class GatewayConfig:
             if unknown := [name for name in names if name not in self.models]:
                 raise InputError(f"{what} names {unknown[0]!r}, and the models are {', '.join(self.models)}")
         if self.shadow is not None and self.reference in self.shadow.models:
-            raise InputError("shadow names the models that are compared with the reference, not the reference")
+            raise InputError(
+                "shadow names the models that are compared with the reference, not the reference"
+            )
         if FEATURES in self.models:
             raise InputError(f"no model may be called {FEATURES!r}: that is what a router looks at")
 
@@ -177,14 +181,20 @@ def _config(body: Any, file: Path) -> GatewayConfig:
     parts: dict[str, type] = {
         "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen,
     }  # fmt: skip
-    made = {name: _made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None}
+    made: dict[str, Any] = {
+        name: _made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None
+    }
     at_most = made.get("spend", Spend()).of_a_request
     models = {
-        str(name): _model(str(name), {**_mapping(entry, f"model {name!r}"), "at_most": at_most}, providers, breakers)
+        str(name): _model(
+            str(name), {**_mapping(entry, f"model {name!r}"), "at_most": at_most}, providers, breakers
+        )
         for name, entry in _mapping(given.pop("models", None), "models").items()
     }
     folder = file.resolve().parent / str(given.pop("folder", "gateway"))
-    return _made(GatewayConfig, {**given, **made, "folder": folder, "providers": providers, "models": models}, "")
+    return _made(
+        GatewayConfig, {**given, **made, "folder": folder, "providers": providers, "models": models}, ""
+    )
 
 
 def _model(
@@ -193,7 +203,11 @@ def _model(
     of = entry.pop("provider", None)
     if of not in providers:
         raise InputError(f"model {name!r} names its provider, one of {', '.join(providers)}, it has {of!r}")
-    known = {"base_url": providers[of].base_url, "key": providers[of].key, "breaker": breakers[of]}
+    known: dict[str, Any] = {
+        "base_url": providers[of].base_url,
+        "key": providers[of].key,
+        "breaker": breakers[of],
+    }
     try:
         return ChatModel(entry.pop("model", name), **entry, **known)
     except TypeError as error:
@@ -208,7 +222,9 @@ def _made(of: type[T], entry: Any, what: str) -> T:
     given = dict(_mapping(entry, what))
     where = f"{what}: " if what else ""
     if unknown := [name for name in given if name not in {one.name for one in known}]:
-        raise InputError(f"{where}there is no {unknown[0]!r}; there are {', '.join(one.name for one in known)}")
+        raise InputError(
+            f"{where}there is no {unknown[0]!r}; there are {', '.join(one.name for one in known)}"
+        )
     needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
     if missing := [name for name in needed if name not in given]:
         raise InputError(f"{where}{missing[0]} is missing")

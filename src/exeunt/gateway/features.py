@@ -19,7 +19,11 @@ class RequestFeatures:
 
     def __call__(self, request: ChatRequest) -> list[float]:
         """Return the features."""
-        lengths = [math.log1p(len(request.text)), math.log1p(request.n_bytes), math.log1p(len(request.messages))]
+        lengths = [
+            math.log1p(len(request.text)),
+            math.log1p(request.n_bytes),
+            math.log1p(len(request.messages)),
+        ]
         return lengths if self._encoder is None else [*self._encoder(request.text).tolist(), *lengths]
 
 

@@ -32,6 +32,12 @@ from exeunt.live.live_run import digest_of
 from exeunt.watch import Alarm
 
 _log = logging.getLogger("exeunt.gateway")
+
+
+class NoSuchModel(InputError):  # noqa: N818 - says what happened
+    """A client asks a model that the gateway does not have."""
+
+
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
 _TIDY_S = 3600.0
@@ -62,17 +68,22 @@ class Gateway:
         self.alarms: deque[dict[str, Any]] = deque(maxlen=20)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._follow(self._policy(self.policies.active()))
-        self.metrics.of(self)
+        self._measure()
 
     # -- requests -------------------------------------------------------------------------------------------
 
     async def answer(self, request: ChatRequest, client: Client) -> Answered:
-        """Answer a request. What it costs is the client's. Raises InputError for a model that there is not."""
+        """Answer a request. What it costs is the client's.
+
+        Raises NoSuchModel, and InputError for what a model does not take.
+        """
         name, _, policy = request.model.partition(":")
         ledger = await asyncio.to_thread(self.money.of, client)
         if name != AUTO:
             if request.model not in self.config.models:
-                raise InputError(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
+                raise NoSuchModel(
+                    f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}"
+                )
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             return await self.answering.by_name(request.model, request, ledger)
@@ -112,7 +123,10 @@ class Gateway:
         if answered.policy != self.active.name:  # another one became active meanwhile
             return
         self.tally.add(record)
-        if record.kind == "audit" and (alarm := self.watch.audited(record, self.config.reference)) is not None:
+        if (
+            record.kind == "audit"
+            and (alarm := self.watch.audited(record, self.config.reference)) is not None
+        ):
             self._fall_back(alarm)
 
     # -- policies -------------------------------------------------------------------------------------------
@@ -225,6 +239,16 @@ class Gateway:
     def _hmac(self, content: bytes) -> str:
         return hmac.digest(self._secret, content, "sha256")[:16].hex()
 
+    def _measure(self) -> None:
+        """Let the metrics read what the gateway knows."""
+        gauge = self.metrics.gauge
+        gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
+        gauge(
+            "drift_evidence", "Evidence that the certificate has ended: an alarm comes at 1.",
+            lambda: max(self.watch.evidence.values(), default=0.0),
+        )  # fmt: skip
+        gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
+
     def _comparing(self) -> Comparing | None:
         config = self.config
         if config.shadow is None or self.money.shadow is None:
@@ -248,4 +272,3 @@ def _about(config: GatewayConfig) -> GatewayModels:
         {name: digest_of(model) for name, model in models.items()},
         0.0 if config.shadow is None else config.shadow.share,
     )
-

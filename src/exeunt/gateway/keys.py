@@ -54,7 +54,9 @@ class Keys:
         if spend is not None:
             ledger_of(spend)
         key = f"ex-{secrets.token_urlsafe(32)}"
-        self._write(Client(name, hashlib.sha256(key.encode()).hexdigest(), admin, shadow, spend), without=name)
+        self._write(
+            Client(name, hashlib.sha256(key.encode()).hexdigest(), admin, shadow, spend), without=name
+        )
         return key
 
     def remove(self, name: str) -> bool:

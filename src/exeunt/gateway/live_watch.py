@@ -65,7 +65,9 @@ class LiveWatch:
         grades = [record.said[name].grade or 0.0 for name in (record.answered, reference)]
         loss, of_reference = ([1 - grade] for grade in grades)
         found = self._losses.update(self._losses.losses(loss, of_reference), self._run_length)
-        return None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
+        return (
+            None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
+        )
 
     def _raised(self, alarm: Alarm) -> Alarm | None:
         """Return an alarm, if it is the first."""

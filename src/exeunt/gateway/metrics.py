@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import prometheus_client as prometheus
 
-if TYPE_CHECKING:
-    from exeunt.gateway.answering import Answered
-    from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.answering import Answered
 
 _BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
@@ -59,19 +57,9 @@ class GatewayMetrics:
         """Count an alarm."""
         self._alarms.labels(policy).inc()
 
-    def of(self, gateway: Gateway) -> None:
-        """Add what is read from a gateway when it is asked for: money, evidence, comparisons, providers that rest."""
-        gauges = {
-            "left_usd": ("US dollars left of the limits for all.", lambda: gateway.money.left),
-            "drift_evidence": (
-                "Evidence that the certificate has ended: an alarm comes at 1.",
-                lambda: max(gateway.watch.evidence.values(), default=0.0),
-            ),
-            "comparisons": ("Requests compared with the reference.", lambda: gateway.compared["compared"]),
-        }
-        for name, (what, read) in gauges.items():
-            gauge = prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry)
-            gauge.set_function(read)
+    def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
+        """Add a number that is read when somebody asks for it."""
+        prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
 
     def exposition(self) -> bytes:
         """Return all counts."""

@@ -59,7 +59,11 @@ class Money:
             "limits": {"total": self.spend.total, "day": self.spend.day},
             "shadow": self.shadow and {"spent": self.shadow.spent, "left": self.shadow.left},
             "clients": {
-                name: {"spent": one.spent, "left": one.available if limits[name] else None, "limit": limits[name]}
+                name: {
+                    "spent": one.spent,
+                    "left": one.available if limits[name] else None,
+                    "limit": limits[name],
+                }
                 for name, one in ledgers.items()
             },
         }

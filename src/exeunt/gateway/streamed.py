@@ -6,8 +6,8 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-_WORDS = 20
-"""About so many characters in a chunk."""
+_LENGTH = 20
+"""Characters in a chunk."""
 
 
 async def chunks_of(body: Mapping[str, Any]) -> AsyncIterator[str]:
@@ -16,19 +16,21 @@ async def chunks_of(body: Mapping[str, Any]) -> AsyncIterator[str]:
     choice = body["choices"][0]
     message = choice["message"]
 
-    def line(delta: Mapping[str, Any], finish: Any = None, **more: Any) -> str:
-        one = {"index": 0, "delta": delta, "finish_reason": finish}
-        return f"data: {json.dumps({**about, 'object': 'chat.completion.chunk', 'choices': [one], **more})}\n\n"
+    def line(*choices: Mapping[str, Any], **more: Any) -> str:
+        return f"data: {json.dumps({**about, 'object': 'chat.completion.chunk', 'choices': choices, **more})}\n\n"
 
-    yield line({"role": "assistant", "content": ""})
+    def said(finish: Any = None, **delta: Any) -> str:
+        return line({"index": 0, "delta": delta, "finish_reason": finish})
+
+    yield said(role="assistant", content="")
     text = message.get("content") or ""
-    for start in range(0, len(text), _WORDS):
-        yield line({"content": text[start : start + _WORDS]})
+    for start in range(0, len(text), _LENGTH):
+        yield said(content=text[start : start + _LENGTH])
     if message.get("refusal"):
-        yield line({"refusal": message["refusal"]})
+        yield said(refusal=message["refusal"])
     if calls := message.get("tool_calls"):
-        yield line({"tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]})
-    yield line({}, choice.get("finish_reason"))
+        yield said(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
+    yield said(choice.get("finish_reason"))
     if "usage" in body:
-        yield f"data: {json.dumps({**about, 'object': 'chat.completion.chunk', 'choices': [], 'usage': body['usage']})}\n\n"
+        yield line(usage=body["usage"])
     yield "data: [DONE]\n\n"
