@@ -43,6 +43,20 @@ def test_the_client_of_openai_asks_it(run: Running) -> None:
             client.chat.completions.create(model="auto", messages=messages, web_search_options={})
 
 
+def test_an_answer_that_is_final_streams_as_it_comes(tmp_path: Path) -> None:
+    with running(tmp_path, MockProvider(answer, PRICES, wait_s=1.0)) as run:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "hard 1"}]}
+        with run.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as answered:
+            came = [(time.monotonic(), line) for line in answered.iter_lines() if line]
+        assert came[-1][1] == "data: [DONE]"
+        assert came[-1][0] - came[0][0] > 0.15  # the provider sends a chunk every tenth of a second
+        chunks = [json.loads(line[5:]) for _, line in came[:-1]]
+        assert {chunk["model"] for chunk in chunks} == {"large"}
+        assert all(chunk["choices"] for chunk in chunks)  # the client did not ask for the usage
+        eventually(lambda: run.gateway.records.counts()["shadow"] == 1)
+        assert run.gateway.money.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+
+
 def test_shadow_records_hold_costs_and_grades_and_no_texts(run: Running) -> None:
     for i in range(4):
         assert run.ask(f"hard question {i}").status_code == 200

@@ -87,7 +87,7 @@ class Answering:
 
     async def by_name(self, name: str, request: ChatRequest, ledger: Ledger) -> Answered:
         """Ask one model."""
-        reply = await self.models[name].ask(request, name=name, ledger=ledger)
+        reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
         return _answered({name: reply}, name, policy="", decided=False)
 
     async def by_policy(self, active: Active, request: ChatRequest, key: str, ledger: Ledger) -> Answered:
@@ -123,7 +123,7 @@ class Answering:
         for name in self.order:
             if name in found or refusals[name]:
                 continue
-            found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger)
+            found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
             if reply.is_given or short_of_money(reply.failed):
                 return _answered(found, name, policy=active.name, decided=decided)
             decided = False

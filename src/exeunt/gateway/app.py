@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from exeunt.errors import ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat import ChatRequest
-from exeunt.gateway.gateway import Gateway, NoSuchModel
+from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
-from exeunt.gateway.streamed import chunks_of
+from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
 
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
@@ -83,10 +84,16 @@ async def _completions(request: Request) -> Response:
 
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
-    gateway, client, begun = _gateway(request), request.state.key, time.monotonic()
+    gateway, client = _gateway(request), request.state.key
     asked = ChatRequest.read(await request.body())
-    answered = await asyncio.shield(gateway.answer(asked, client))
-    gateway.metrics.answered(answered, time.monotonic() - begun)
+    sink = Sink() if asked.stream else None
+    answering = gateway.later(_answered(gateway, replace(asked, sink=sink), client))
+    if sink is not None:
+        chunks = aiter(sink)
+        if (first := await anext(chunks, None)) is not None:
+            headers = {"x-exeunt-policy": gateway.active.name} if asked.model == AUTO else {}
+            return _stream(_chunks(first, chunks, answering), headers)
+    answered = await asyncio.shield(answering)
     if answered.reply is None:
         return await _unanswered(gateway, asked, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
@@ -97,8 +104,40 @@ async def _completions(request: Request) -> Response:
         "x-exeunt-left": f"{await asyncio.to_thread(gateway.left, client):.6f}",
     }
     if asked.stream:
-        return StreamingResponse(chunks_of(body), media_type="text/event-stream", headers=headers)
+        known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
+        return _stream((one for one in [*map(event, known), DONE]), headers)
     return JSONResponse(body, headers=headers)
+
+
+async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Answered:
+    """Answer, count the answer, and end its stream."""
+    begun = time.monotonic()
+    try:
+        answered = await gateway.answer(asked, client)
+    finally:
+        if asked.sink is not None:
+            asked.sink.end()
+    gateway.metrics.answered(answered, time.monotonic() - begun)
+    return answered
+
+
+def _stream(events: Any, headers: Mapping[str, str]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+async def _chunks(
+    first: Mapping[str, Any],
+    others: AsyncIterator[Mapping[str, Any]],
+    model: str,
+    answering: asyncio.Task[Answered],
+) -> AsyncIterator[str]:
+    """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
+    yield event(first)
+    async for chunk in others:
+        yield event(chunk)
+    if (await asyncio.shield(answering)).reply is None:
+        yield event({"error": {"message": "the answer was cut off", "type": "api_error", "code": 502}})
+    yield DONE
 
 
 async def _unanswered(gateway: Gateway, asked: ChatRequest, client: Client, answered: Answered) -> Response:

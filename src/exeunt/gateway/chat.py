@@ -6,13 +6,14 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.streamed import Assembled, Sink, data_of
 from exeunt.live.http_model import http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
@@ -28,7 +29,7 @@ _ONLY = {
     "store": (False, None),
     "service_tier": ("auto", "default", None),
 }
-_OWN = ("model", "messages", "stream", "user", "metadata", *_LIMITS, *_ONLY)
+_OWN = ("model", "messages", "stream", "stream_options", "user", "metadata", *_LIMITS, *_ONLY)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -37,7 +38,8 @@ class ChatRequest:
     """What a client asks: the body of a request to /v1/chat/completions.
 
     `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
-    `user`: whom the client names as its user.
+    `user`: whom the client names as its user. `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
+    an answer that is given whatever it says.
     """
 
     model: str
@@ -46,6 +48,8 @@ class ChatRequest:
     limit: int | None
     stream: bool
     user: str
+    usage: bool = False
+    sink: Sink | None = field(default=None, compare=False)
 
     @classmethod
     def read(cls, data: bytes) -> ChatRequest:
@@ -69,6 +73,7 @@ class ChatRequest:
             limit=min(limits, default=None),
             stream=body.get("stream") is True,
             user=str(body.get("user") or ""),
+            usage=bool((body.get("stream_options") or {}).get("include_usage")),
         )
 
     @cached_property
@@ -134,7 +139,7 @@ class ChatReply(Reply):
 class ChatModel(OpenAICompatible):
     """A model of a provider that answers chat completions as they come.
 
-    `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as; None if it takes none.
+    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as; None if it takes none.
     `max_tokens`: the most output of an answer; fewer if the client wants fewer. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
     that an attempt may cost; requests that may cost more are refused. Other options: see `OpenAICompatible`.
@@ -144,6 +149,7 @@ class ChatModel(OpenAICompatible):
         self,
         model: str,
         *,
+        name: str,
         breaker: Breaker,
         max_tokens: int = 4096,
         tools: bool = False,
@@ -155,7 +161,12 @@ class ChatModel(OpenAICompatible):
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
-        self.breaker, self.tools, self.image_tokens, self.at_most = breaker, tools, image_tokens, at_most
+        self.name, self.breaker, self.tools, self.image_tokens, self.at_most = (
+            breaker,
+            tools,
+            image_tokens,
+            at_most,
+        )
 
     def refusal(self, request: ChatRequest) -> str:
         """Return why this model does not take a request, "" if it does."""
@@ -197,19 +208,19 @@ class ChatModel(OpenAICompatible):
     async def _disconnect(self, client: Any) -> None:
         await client.aclose()
 
+    async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
+        """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
+        if not final and given.sink is not None:
+            given = replace(given, sink=None)
+        return await super().ask(given, **options)
+
     async def _call(self, given: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="gateway")
         with self.breaker.watching():
             try:
-                sent = await client.post(
-                    f"{self.base_url.rstrip('/')}/chat/completions", json=self._body(given)
-                )
+                data = await (self._whole if given.sink is None else self._streamed)(given, client)
             except httpx.HTTPError as error:
                 raise transport_failure(error) from None
-            if not sent.is_success:
-                raise status_failure(sent.status_code, sent.headers, _code(sent))
-            try:
-                data = sent.json()
             except ValueError:
                 raise FailedAttempt("its answer is no JSON", again=True) from None
         cost, lied = self._reported(data)
@@ -218,6 +229,37 @@ class ChatModel(OpenAICompatible):
         except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
         return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
+
+    async def _whole(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion."""
+        sent = await client.post(self._url, json=self._body(given))
+        if not sent.is_success:
+            raise status_failure(sent.status_code, sent.headers, _code(sent))
+        return sent.json()
+
+    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion, whose chunks go to the sink as they come."""
+        sink: Any = given.sink
+        if sink.begun:
+            raise FailedAttempt(
+                "its answer was cut off", cost=0.0
+            )  # the client has the beginning of another one
+        body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
+        whole = Assembled()
+        async with client.stream("POST", self._url, json=body) as sent:
+            if not sent.is_success:
+                await sent.aread()
+                raise status_failure(sent.status_code, sent.headers, _code(sent))
+            async for line in sent.aiter_lines():
+                if (chunk := data_of(line)) is not None:
+                    whole.add(chunk)
+                    if chunk.get("choices") or given.usage:
+                        sink.put({**chunk, "model": self.name})
+        return whole.body
+
+    @property
+    def _url(self) -> str:
+        return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
         message = at_path(data, "choices.0.message")
@@ -270,6 +312,8 @@ def _check_options(body: Mapping[str, Any]) -> None:
         allowed = _ONLY.get(name)
         if allowed is not None and value not in allowed:
             raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
+    if not isinstance(body.get("stream_options") or {}, dict):
+        raise InputError('stream_options is an object, such as {"include_usage": true}')
 
 
 def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:

@@ -209,7 +209,7 @@ def _model(
         "breaker": breakers[of],
     }
     try:
-        return ChatModel(entry.pop("model", name), **entry, **known)
+        return ChatModel(entry.pop("model", name), name=name, **entry, **known)
     except TypeError as error:
         raise InputError(f"model {name!r}: {str(error).partition('__init__() ')[2] or error}") from None
     except ExeuntError as error:

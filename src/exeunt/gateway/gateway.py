@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from exeunt._files import make_folder
 from exeunt.errors import InputError
@@ -30,6 +30,8 @@ from exeunt.gateway.saved_policies import SavedPolicies
 from exeunt.gateway.tally import Tally
 from exeunt.live.live_run import digest_of
 from exeunt.watch import Alarm
+
+T = TypeVar("T")
 
 _log = logging.getLogger("exeunt.gateway")
 
@@ -91,7 +93,7 @@ class Gateway:
         key = self._hmac(request.content)
         answered = await self.answering.by_policy(active, request, key, ledger)
         if answered.reply is not None:
-            self._later(self._recorded(request, client, answered, key))
+            self.later(self._recorded(request, client, answered, key))
         if active is self.active and (alarm := self.watch.answered(answered)) is not None:
             self._fall_back(alarm)
         return answered
@@ -226,15 +228,18 @@ class Gateway:
         self.records.close()
         self.money.close()
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that the end of the gateway waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a record was lost", exc_info=error)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, InputError):
+            _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
     def _hmac(self, content: bytes) -> str:
         return hmac.digest(self._secret, content, "sha256")[:16].hex()

@@ -8,17 +8,18 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from exeunt.gateway.chat import text_of
+from exeunt.gateway.streamed import DONE, chunks_of, event
 
 
 class MockProvider:
@@ -54,13 +55,22 @@ class MockProvider:
         message = {"role": "assistant", "content": said}
         logs = [{"token": said, "logprob": -chance(name, text, "sure"), "top_logprobs": []}]
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return JSONResponse({
+        completion = {
             "id": f"chatcmpl-{len(self.seen)}", "object": "chat.completion", "created": int(time.time()), "model": name,
             "choices": [{**choice, **({"logprobs": {"content": logs}} if body.get("logprobs") else {})}],
             "usage": {
                 "prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output,
             },
-        })  # fmt: skip
+        }  # fmt: skip
+        if body.get("stream"):
+            return StreamingResponse(self._chunks(completion), media_type="text/event-stream")
+        return JSONResponse(completion)
+
+    async def _chunks(self, completion: Mapping[str, Any]) -> AsyncIterator[str]:
+        for chunk in chunks_of(completion):
+            yield event(chunk)
+            await asyncio.sleep(self.wait_s / 10)
+        yield DONE
 
 
 def chance(*parts: object) -> float:

@@ -241,7 +241,10 @@ class LiveCascade:
             name = policy.cascade[exit_].model
             tells = isinstance(self.models[name], FeatureModel)
             promised = said == NO_ANSWER and not tells  # any model's answer will do for the first
-            reply = await self.models[name].ask(given, name=name, ledger=ledger, promised=promised, until=due)
+            reply = await self.models[name].ask(
+                given, name=name, ledger=ledger, promised=promised, until=due,
+                final=policy.thresholds[exit_] == -math.inf,
+            )  # fmt: skip
             asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
