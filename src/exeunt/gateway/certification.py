@@ -35,7 +35,7 @@ class Certification:
 
     `shares`: of the requests, by the model that answers. `cost`, `reference_cost`: US dollars per request. `saved`:
     of the reference's cost, a share with its 95% interval; `loss` of the grade, `gain` over the same shares at random.
-    `controls`: what one would do otherwise.
+    `controls`: what one would do otherwise. `cost_interval`: 95%. `budget`: the mean cost that was asked for.
     """
 
     policy: Policy
@@ -51,6 +51,8 @@ class Certification:
     loss: Interval
     gain: Interval
     controls: tuple[Way, ...]
+    cost_interval: tuple[float, float]
+    budget: float | None = None
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -71,8 +73,19 @@ class Certification:
             f"({100 * gain[1]:.2f} to {100 * gain[2]:.2f})."
         )
         answered = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
-        proofs = [str(self.policy.loss_certificate), self.policy.guarantee]
+        proofs = [str(self.policy.loss_certificate), self._of_the_cost]
         return [*proofs, measured, at_random, f"Answered by: {answered}."]
+
+    @property
+    def _of_the_cost(self) -> str:
+        """Whether the budget is certified, or what is expected."""
+        if self.budget is None or self.policy.cost_certificate is not None:
+            return self.policy.guarantee
+        budget, cost, low, high = map(self.policy.cost.show, (self.budget, self.cost, *self.cost_interval))
+        return (
+            f"The budget of {budget} is not certified, which takes more records, or a lower maximum of what a request "
+            f"can cost: {cost} is expected (95% interval {low} to {high})."
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows: the policy beside what one would do otherwise."""
@@ -87,14 +100,32 @@ class Certification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers in JSON-able form, without the policy."""
-        names = ("reference", "n", "n_groups", "shares", "grade", "reference_grade", "cost", "reference_cost")
+        names = (
+            "reference",
+            "n",
+            "n_groups",
+            "shares",
+            "grade",
+            "reference_grade",
+            "cost",
+            "reference_cost",
+            "budget",
+        )
         return {
             **{name: getattr(self, name) for name in (*names, "saved", "loss", "gain")},
             "controls": [one._asdict() for one in self.controls],
         }
 
 
-def measured(policy: Policy, fit: CascadeTrace, held_out: CascadeTrace, reference: str) -> Certification:
+def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
+    """Return what each record costs under a policy, (n,)."""
+    costs = policy.priced(records).cost.of_inputs(records.n)
+    return np.asarray(costs[np.arange(records.n), policy.route(records)])
+
+
+def measured(
+    policy: Policy, fit: CascadeTrace, held_out: CascadeTrace, reference: str, budget: float | None = None
+) -> Certification:
     """Return what a policy is worth on held-out records, beside each model alone and two mixtures drawn by lot."""
     result, groups = evaluate(policy, held_out), held_out.groups
     shares = dict.fromkeys(held_out.answering.names, 0.0)
@@ -104,8 +135,7 @@ def measured(policy: Policy, fit: CascadeTrace, held_out: CascadeTrace, referenc
     alone = {name: held_out[name] for name in shares}
     quality = np.hstack([one.quality for one in alone.values()])
     costs = np.hstack([one.cost.of_inputs(held_out.n) for one in alone.values()])
-    at = np.arange(held_out.n), result.exits
-    paid = policy.priced(held_out).cost.of_inputs(held_out.n)[at]
+    paid = paid_for(policy, held_out)
     lost, of = lost_by(policy, held_out, reference), [*shares].index(reference)
     by_lot = quality @ np.array([*shares.values()])
     usual = float(mean(costs[:, of], groups))
@@ -132,6 +162,7 @@ def measured(policy: Policy, fit: CascadeTrace, held_out: CascadeTrace, referenc
         shares={name: shares[name] for name in sorted(shares, key=lambda one: -shares[one]) if shares[name]},
         grade=float(mean(quality[:, of] - lost, groups)),
         reference_grade=float(mean(quality[:, of], groups)), cost=result.cost, reference_cost=usual,
+        cost_interval=result.cost_interval, budget=budget,
         saved=interval(ratio), loss=interval(lost), gain=interval(quality[:, of] - lost - by_lot),
         controls=(
             *(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -17,11 +18,12 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.errors import Infeasible, InfeasibleBudget
-from exeunt.gateway.certification import Certification, measured
+from exeunt.gateway.certification import Certification, measured, paid_for
 from exeunt.policies.by_name import rule_for
 from exeunt.policies.candidates import lost_by
 from exeunt.policies.cheapest import cheapest
 from exeunt.policy import Policy
+from exeunt.policy.certificate_search import dearest_plan
 from exeunt.trace import CascadeTrace
 from exeunt.trace.groups import mean, n_units, per_unit
 from exeunt.trace.splitting import part_rows, shaping_and_testing_rows
@@ -33,6 +35,8 @@ _PARTS = {"learn": 0.55, "shape": 0.15, "compare": 0.3}
 _SHAPING = 0.2
 _BUDGETS = 10
 _POINTS = 20
+_POLICIES = _POINTS + _POINTS // 2
+"""How many policies `cheapest` makes at most."""
 _POWER = NormalDist().inv_cdf(0.8)
 """How many records it would take is said for a chance of 80%."""
 _AT_LEAST = 1.25
@@ -103,8 +107,9 @@ def certify(
     InfeasibleBudget for a budget that no model keeps.
     """
     fit, held_out = _parts(records, {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}, seed)
+    allowed = None if budget is None else fit.answering.budget(budget, reference=reference)
     kinds = _kinds(fit)
-    total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POINTS + _POINTS // 2, 0
+    total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POLICIES * (1 if budget is None else 2), 0
 
     def done(now: int = 1, _: int = 0) -> None:
         if progress is not None:
@@ -124,43 +129,41 @@ def certify(
         "points": _POINTS, "progress": done,
     }  # fmt: skip
     try:
-        policy, tested = (
-            (cheapest(fit, held_out, **options), held_out)
-            if budget is None
-            else _within(fit, held_out, budget, options)
-        )
+        policy = _certified(fit, held_out, allowed, options)
     except Infeasible as error:
         shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups, part="fit")
         found = _prospect(kind, _Parts(fit.take(learning), fit.take(shaping), held_out), aim)
         raise _not_yet(error, found, records, n, aim) from None
-    return measured(policy, fit, tested, reference)
+    return measured(policy, fit, held_out, reference, allowed)
 
 
-def _within(
-    fit: CascadeTrace, held_out: CascadeTrace, budget: float | str, options: dict[str, Any]
-) -> tuple[Policy, CascadeTrace]:
-    """Return the policy that is certified within a budget, and the records that had no part in it.
+def _certified(
+    fit: CascadeTrace, held_out: CascadeTrace, allowed: float | None, options: dict[str, Any]
+) -> Policy:
+    """Return the cheapest policy that passes, and whose mean cost is at most `allowed`, certified if that is possible.
 
-    Where a budget cannot be certified, it is the policy without one, if its mean cost on these records is within it.
+    Half of delta goes to the loss, and half to the costs of all policies that were tried.
     """
-    allowed = fit.answering.budget(budget, reference=options["reference"])
-    try:
-        policy = cheapest(fit, held_out, budget=allowed, **options)
-    except Infeasible as error:
-        policy = cheapest(fit, held_out, **options)
-        if (cost := policy.expected_cost) > allowed:
-            raise Infeasible(
-                f"the cheapest policy that loses so little costs {policy.cost.show(cost)} per request, more than the "
-                f"budget of {policy.cost.show(allowed)}: {error}",
-                binding="budget",
-                nearest_budget=cost,
-                nearest_max_loss=options["max_loss"],
-            ) from None
-        return policy, held_out
-    # The other half gave the thresholds.
-    return policy, held_out.take(
-        shaping_and_testing_rows(held_out.n, 0.5, options["seed"], held_out.groups)[1]
-    )
+    delta, reference = options["delta"], options["reference"]
+    if allowed is not None:
+        with suppress(Infeasible, InfeasibleBudget):
+            policy = cheapest(fit, held_out, **{**options, "delta": delta / 2})
+            _, fields = dearest_plan(
+                [(policy, paid_for(policy, held_out))], policy.cost, allowed, held_out.n, held_out.groups,
+                delta / 2 / _POLICIES, options["seed"],
+            )  # fmt: skip
+            return replace(policy, budget=allowed, **fields)
+    policy = cheapest(fit, held_out, **options)
+    if allowed is not None and (cost := policy.expected_cost) > allowed:
+        raise Infeasible(
+            f"the cheapest policy that provably loses at most {100 * options['max_loss']:.4g} points against "
+            f"{reference} costs {policy.cost.show(cost)} per request, more than the budget of "
+            f"{policy.cost.show(allowed)}: give a higher budget, allow a larger loss, or wait for more records",
+            binding="budget",
+            nearest_budget=cost,
+            nearest_max_loss=options["max_loss"],
+        )
+    return policy
 
 
 def _kinds(fit: CascadeTrace) -> list[str]:
@@ -192,8 +195,7 @@ def _prospect(kind: str, parts: _Parts, aim: _Aim) -> _Prospect:
         except InfeasibleBudget:
             continue
         lost = lost_by(policy, compare, reference)
-        at = np.arange(compare.n), policy.route(compare)
-        cost.append(mean(policy.priced(compare).cost.of_inputs(compare.n)[at], compare.groups) / whole)
+        cost.append(mean(paid_for(policy, compare), compare.groups) / whole)
         loss.append(mean(lost, compare.groups))
         gap = max_loss - per_unit(lost, compare.groups, max_loss)
         needed.append((z * gap.std() / gap.mean()) ** 2 if gap.mean() > 0 else math.inf)
