@@ -1,0 +1,112 @@
+"""Certifying a gateway's policy: what is measured, what is refused, and that live models then do the same."""
+
+import numpy as np
+import pytest
+from tests.gateway.made_records import MODELS, WITHOUT_FEATURES, records
+
+import exeunt as ex
+from exeunt.errors import Infeasible, InfeasibleBudget
+from exeunt.gateway.certify import certify
+from exeunt.gateway.recorded_trace import trace_of
+
+
+def certified(made, models=MODELS, **options):
+    return certify(trace_of(made, models).trace, "large", **{"max_loss": 0.1, **options})
+
+
+@pytest.fixture(scope="module")
+def found():
+    return certified(records(600, scores=False))
+
+
+def test_what_is_printed_was_measured_on_held_out_records(found):
+    proof = found.policy.loss_certificate
+    assert (proof.reference, proof.max_loss, proof.measure, proof.n_test) == ("large", 0.1, "grade", 300)
+    assert found.n == 300
+    assert found.policy.name == "router"
+    later = trace_of(records(4_000, seed=1), MODELS).trace
+    result = ex.evaluate(found.policy, later)
+    large = later["large"]
+    width = found.saved[2] - found.saved[1]
+    assert abs(1 - result.cost / large.cost.full - found.saved[0]) < 1.3 * width  # five standard errors
+    assert found.saved[0] > 0.3
+    assert large.quality.mean() - result.accuracy < 0.1
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.grade == pytest.approx(found.reference_grade - found.loss[0])
+    assert found.saved[0] == pytest.approx(1 - found.cost / found.reference_cost)
+    ways = {way.name: way for way in found.ways}
+    assert ways["large alone"].grade == found.reference_grade
+    at_random = ways["the same shares at random"]
+    shares = [found.shares[name] for name in ("small", "large")]
+    assert at_random.grade == pytest.approx(
+        np.dot(shares, [ways[f"{name} alone"].grade for name in ("small", "large")])
+    )
+    assert found.grade - at_random.grade == pytest.approx(found.gain[0])
+    assert found.gain[1] > 0
+    assert ways["the best pair mixed at random"].cost == pytest.approx(found.cost)
+    assert "% of the cost of always asking large is saved" in str(found)
+
+
+def test_scores_alone_make_a_cascade():
+    found = certified(records(400), WITHOUT_FEATURES)
+    assert found.policy.name != "router"
+    assert found.saved[1] > 0.3
+
+
+@pytest.mark.parametrize(("models", "scores"), [(MODELS, False), (WITHOUT_FEATURES, True)])
+def test_live_models_are_asked_as_the_records_are_replayed(models, scores):
+    policy = certified(records(600 if models.features else 400, scores=scores), models).policy
+    later = records(60, seed=2, scores=scores)
+    by_key = {one.request: one for one in later}
+
+    def model(name):
+        said = {key: one.said[name] for key, one in by_key.items()}
+        return ex.FunctionModel(
+            lambda key: (f"{name} to {key}", said[key].score or 0.0), price=lambda key: said[key].cost
+        )
+
+    live = {name: model(name) for name in models.highest}
+    if models.features:
+        live["features"] = ex.FeatureModel(lambda key: by_key[key].features, price=models.features_cost)
+    answers = ex.LiveCascade(live, policy).ask_sync([*by_key], ids=[*by_key])
+    trace = trace_of(later, models).trace
+    exits = policy.route(trace)
+    assert len(set(exits.tolist())) > 1
+    assert [one.answer for one in answers] == [
+        f"{policy.cascade[exit_].model} to {key}" for exit_, key in zip(exits, by_key, strict=True)
+    ]
+    paid = policy.priced(trace).cost.of_inputs(len(later))[np.arange(len(later)), exits]
+    assert [one.cost for one in answers] == pytest.approx(paid.tolist())
+
+
+def test_users_are_counted_where_requests_are_linked():
+    found = certified(records(600, scores=False, of_users=300))
+    assert found.n_groups == found.policy.loss_certificate.n_groups == 150
+    assert "150 held-out groups (300 inputs)" in str(found)
+
+
+def test_a_budget_is_certified_or_expected_or_refused(found):
+    made = records(600, scores=False)
+    both = certified(made, budget="85%")
+    assert both.policy.cost_certificate.budget == both.policy.limit == both.budget
+    assert both.budget == pytest.approx(0.85 * both.reference_cost, rel=0.1)
+    assert both.policy.loss_certificate.delta == 0.025
+    near = certified(made, budget=found.cost * 1.01)
+    assert near.policy.loss_certificate.delta == 0.05
+    assert near.policy.cost_certificate is None
+    assert "is not certified, which takes more records" in str(near)
+    with pytest.raises(InfeasibleBudget, match="below the cheapest model, small"):
+        certified(made, budget="1%")
+    with pytest.raises(Infeasible, match=r"points against large costs .* per request, more than the budget"):
+        certified(made, budget="15%")
+
+
+def test_no_certificate_yet_says_about_how_many_more_records():
+    made = records(4_000, scores=False)
+    with pytest.raises(
+        Infeasible, match=r"no certificate yet: 100 records .* about ([\d,]+) more records"
+    ) as error:
+        certified(made[:100], max_loss=0.02)
+    more = int(str(error.value).rpartition("about ")[2].partition(" ")[0].replace(",", ""))
+    assert 100 < more < 4_000
+    assert certified(made[: 100 + more], max_loss=0.02).saved[0] > 0
