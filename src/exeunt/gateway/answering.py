@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 
 from exeunt.errors import InputError
 from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_cascade import LiveCascade, short_of_money
 from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
-REFERENCE = "reference"
-"""The name of the policy that asks the reference alone."""
 _CLIENTS_FAULT = re.compile(r"status (400|404|413|422)\b")
 
 

@@ -126,10 +126,7 @@ def _stream(events: Any, headers: Mapping[str, str]) -> Response:
 
 
 async def _chunks(
-    first: Mapping[str, Any],
-    others: AsyncIterator[Mapping[str, Any]],
-    model: str,
-    answering: asyncio.Task[Answered],
+    first: Mapping[str, Any], others: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
 ) -> AsyncIterator[str]:
     """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
     yield event(first)

@@ -139,8 +139,9 @@ class ChatReply(Reply):
 class ChatModel(OpenAICompatible):
     """A model of a provider that answers chat completions as they come.
 
-    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as; None if it takes none.
-    `max_tokens`: the most output of an answer; fewer if the client wants fewer. `logprobs`: whether its score is the
+    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
+    None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
+    whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
     that an attempt may cost; requests that may cost more are refused. Other options: see `OpenAICompatible`.
     """
@@ -161,12 +162,8 @@ class ChatModel(OpenAICompatible):
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
-        self.name, self.breaker, self.tools, self.image_tokens, self.at_most = (
-            breaker,
-            tools,
-            image_tokens,
-            at_most,
-        )
+        self.name, self.breaker, self.at_most = name, breaker, at_most
+        self.tools, self.image_tokens = tools, image_tokens
 
     def refusal(self, request: ChatRequest) -> str:
         """Return why this model does not take a request, "" if it does."""

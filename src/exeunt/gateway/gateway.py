@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from exeunt._files import make_folder
 from exeunt.errors import InputError
-from exeunt.gateway.answering import REFERENCE, Active, Answered, Answering, active_policy
+from exeunt.gateway.answering import Active, Answered, Answering, active_policy
 from exeunt.gateway.chat import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
@@ -26,7 +26,7 @@ from exeunt.gateway.live_watch import LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import Money
 from exeunt.gateway.records import Record, Records
-from exeunt.gateway.saved_policies import SavedPolicies
+from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.gateway.tally import Tally
 from exeunt.live.live_run import digest_of
 from exeunt.watch import Alarm
@@ -61,7 +61,7 @@ class Gateway:
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
         self.about.write(self.folder)
-        self.policies = SavedPolicies(self.folder)
+        self.policies = GatewayPolicies(self.folder, self.about)
         self.records = Records(self.folder)
         self._secret = secret(self.folder)
         self.answering = Answering(config.models, config.reference, config.fallback)
@@ -101,7 +101,7 @@ class Gateway:
     @property
     def names(self) -> list[str]:
         """The models that clients may ask."""
-        policies = [f"{AUTO}:{name}" for name in self.policies.names()]
+        policies = [f"{AUTO}:{name}" for name in self.policies.names]
         return [AUTO, *policies, *self.config.models]
 
     async def _recorded(self, request: ChatRequest, client: Client, answered: Answered, key: str) -> None:
@@ -136,12 +136,12 @@ class Gateway:
     def activate(self, name: str) -> None:
         """Let another policy answer from now on; "reference" is the reference alone."""
         active = self._policy(name)
-        self.policies.activate(name)
+        self.policies.activate(name, time.time())
         self._follow(active)
 
     def roll_back(self) -> str:
         """Let the policy answer that did before, and return its name."""
-        self._follow(self._policy(self.policies.roll_back()))
+        self._follow(self._policy(self.policies.roll_back(time.time())))
         return self.active.name
 
     def _policy(self, name: str) -> Active:
@@ -151,7 +151,8 @@ class Gateway:
     def _follow(self, active: Active) -> None:
         self.active = active
         self.watch = LiveWatch(active, self.folder / "watch.json", run_length=self.config.run_length)
-        since = self.policies.since
+        history = self.policies.history
+        since = history[-1][0] if history else 0.0
         self.tally = Tally(self.config.reference, self.records.read(since=since))
         _log.warning("a policy answers", extra={"fields": {"policy": active.name}})
 
@@ -190,7 +191,7 @@ class Gateway:
         certificate = None if self.active.policy is None else self.active.policy.loss_certificate
         return {
             "policy": self.active.name,
-            "policies": [REFERENCE, *self.policies.names()],
+            "policies": [REFERENCE, *self.policies.names],
             "certificate": certificate and str(certificate),
             "reference": self.config.reference,
             "models": list(self.config.models),
