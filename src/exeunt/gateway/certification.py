@@ -89,7 +89,7 @@ class Certification:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows: the policy beside what one would do otherwise."""
-        header = ["way to answer", "mean grade", "usd per 1,000", f"of {self.reference}"]
+        header = ["way to answer", "mean grade", "usd per 1,000", "of the reference's"]
         return header, [
             [one.name, f"{one.grade:.3f}", f"{1000 * one.cost:.4g}", f"{one.cost / self.reference_cost:.1%}"]
             for one in self.ways
