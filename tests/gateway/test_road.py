@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exeunt.cli import main
+import pytest
+
+from exeunt.cli.app import run as exeunt
 from exeunt.gateway.mock_provider import MockProvider, chance
 
 from .conftest import PRICES, answer, right_answer, running
 from .test_gateway import eventually
 
-N = 400
+N = 300
 
 
 def sure_answer(model: str, text: str) -> str:
@@ -19,15 +21,16 @@ def sure_answer(model: str, text: str) -> str:
     return right_answer(text) if right else "wrong"
 
 
-def test_the_whole_road(tmp_path: Path, capsys) -> None:
+def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     provider = MockProvider(sure_answer, PRICES)
     with running(tmp_path, provider) as run:
         for i in range(N):
             run.ask(f"question {i}")
         eventually(lambda: run.gateway.records.counts()["shadow"] == N)
-        assert main(["calibrate", str(run.gateway.folder), "--max-loss", "5%"]) == 0
+        assert exeunt(["calibrate", str(run.gateway.folder), "--max-loss", "5%"]) == 0
         said = capsys.readouterr().out
-        assert "Guarantee" in said
+        assert "Guarantee: with probability 95%" in said
+        assert (run.gateway.folder / "report.html").stat().st_size > 10_000
         with run.http(run.admin) as http:
             assert http.put("/admin/policy", json={"policy": "p9"}).status_code == 400
             assert http.put("/admin/policy", json={"policy": "p1"}).json() == {"policy": "p1"}

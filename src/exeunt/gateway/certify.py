@@ -7,7 +7,7 @@ one that was chosen, and measures what it is compared with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,7 +106,8 @@ def certify(
     Raises Infeasible if nothing can be certified yet, with about how many more records that would take, and
     InfeasibleBudget for a budget that no model keeps.
     """
-    fit, held_out = _parts(records, {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}, seed)
+    shares = {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}
+    fit, held_out = _parts(_as_seen(records), shares, seed)
     allowed = None if budget is None else fit.answering.budget(budget, reference=reference)
     kinds = _kinds(fit)
     total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POLICIES * (1 if budget is None else 2), 0
@@ -129,7 +130,7 @@ def certify(
         "points": _POINTS, "progress": done,
     }  # fmt: skip
     try:
-        policy = _certified(fit, held_out, allowed, options)
+        policy = _certified(fit, held_out, allowed, options, _parts(records, shares, seed))
     except Infeasible as error:
         shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups, part="fit")
         found = _prospect(kind, _Parts(fit.take(learning), fit.take(shaping), held_out), aim)
@@ -138,16 +139,21 @@ def certify(
 
 
 def _certified(
-    fit: CascadeTrace, held_out: CascadeTrace, allowed: float | None, options: dict[str, Any]
+    fit: CascadeTrace,
+    held_out: CascadeTrace,
+    allowed: float | None,
+    options: dict[str, Any],
+    at_highest: Sequence[CascadeTrace],
 ) -> Policy:
     """Return the cheapest policy that passes, and whose mean cost is at most `allowed`, certified if that is possible.
 
-    Half of delta goes to the loss, and half to the costs of all policies that were tried.
+    Half of delta goes to the loss, and half to the costs of all policies that were tried. `at_highest`: both parts with
+    the most that requests can cost, which a certificate of the cost counts with.
     """
     delta, reference = options["delta"], options["reference"]
     if allowed is not None:
         with suppress(Infeasible, InfeasibleBudget):
-            policy = cheapest(fit, held_out, **{**options, "delta": delta / 2})
+            policy = cheapest(*at_highest, **{**options, "delta": delta / 2})
             _, fields = dearest_plan(
                 [(policy, paid_for(policy, held_out))], policy.cost, allowed, held_out.n, held_out.groups,
                 delta / 2 / _POLICIES, options["seed"],
@@ -164,6 +170,18 @@ def _certified(
             nearest_max_loss=options["max_loss"],
         )
     return policy
+
+
+def _as_seen(records: CascadeTrace) -> CascadeTrace:
+    """Return the records as if no request could cost more than the dearest of them.
+
+    What a request can cost at most may be a hundred times what any did cost. An expected cost need not count with that.
+    """
+    return CascadeTrace({
+        name: trace.with_cost(trace.cost.bounded((1 + 1e-9) * float(trace.cost.of_inputs(trace.n).max())))
+        for name in records.names
+        for trace in [records[name]]
+    })  # fmt: skip
 
 
 def _kinds(fit: CascadeTrace) -> list[str]:
