@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -28,7 +29,13 @@ class _Keys:
 
 @with_groups
 def gateway(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of the gateway.")], keys: _Keys
+    keys: _Keys,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Show the road from shadow to live with invented models, in place of FILE.")
+    ] = False,
 ) -> None:
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
     require("starlette", extra="gateway")
@@ -36,6 +43,14 @@ def gateway(
     from exeunt.gateway.keys import Keys
     from exeunt.gateway.server import serve_gateway
 
+    if demo == (file is not None):
+        raise InputError("name the YAML file of a gateway, or give --demo alone")
+    if file is None:
+        from exeunt.gateway.demo import demonstrate
+
+        with TemporaryDirectory() as folder:
+            demonstrate(Path(folder))
+        return
     config = read_config(file)
     known = Keys(config.folder / "keys.json")
     if (name := keys.add_client or keys.add_admin) is not None:

@@ -150,11 +150,13 @@ class Gateway:
 
     def _follow(self, active: Active) -> None:
         self.active = active
-        self.watch = LiveWatch(active, self.folder / "watch.json", run_length=self.config.run_length)
+        audit = 0.0 if self.config.shadow is None else self.config.shadow.audit
+        file = self.folder / "watch.json"
+        self.watch = LiveWatch(active, file, run_length=self.config.run_length, audit=audit)
         history = self.policies.history
         since = history[-1][0] if history else 0.0
         self.tally = Tally(self.config.reference, self.records.read(since=since))
-        _log.warning("a policy answers", extra={"fields": {"policy": active.name}})
+        _log.info("a policy answers", extra={"fields": {"policy": active.name}})
 
     def _fall_back(self, alarm: Alarm) -> None:
         """Let the reference answer: the certificate no longer describes the requests."""

@@ -15,21 +15,24 @@ from exeunt.watch.alarm import loss_alarm
 from exeunt.watch.loss_detector import LossDetector
 
 
+_FEWEST = 100
+"""Audits without a change until a false alarm, on average at least, however few there are."""
+
+
 class LiveWatch:
-    """The watch of the active policy. `run_length`: requests, or audits, without a change until a false alarm, on
-    average at least. What it knows goes on from `file` after a restart.
+    """The watch of the active policy. `run_length`: requests without a change until a false alarm, on average at least,
+    where the share `audit` of them is audited. What it knows goes on from `file` after a restart.
 
     A policy that keeps nothing to watch exits by is watched by audits alone, one without a certified loss by exits
     alone. `alarm`: the first one that was raised.
     """
 
-    def __init__(self, active: Active, file: Path, *, run_length: float) -> None:
+    def __init__(self, active: Active, file: Path, *, run_length: float, audit: float) -> None:
         policy = active.policy
         self._name, self._policy, self._file = active.name, policy, file
-        self._run_length = 2 * run_length  # exits and audits share it
-        self._exits = (
-            None if policy is None or policy.watched is None else Watch(policy, run_length=self._run_length)
-        )
+        # Exits and audits share it.
+        self._audits = max(2 * run_length * audit, _FEWEST)
+        self._exits = None if policy is None or policy.watched is None else Watch(policy, run_length=2 * run_length)
         certificate = None if policy is None else policy.loss_certificate
         self._losses = (
             None if certificate is None or certificate.bound == CERTAIN else LossDetector(certificate)
@@ -44,7 +47,7 @@ class LiveWatch:
         if self._exits is not None:
             found["exits"] = self._exits.evidence / self._exits.threshold
         if self._losses is not None:
-            found["audits"] = float(self._losses.evidence.mean()) / self._run_length
+            found["audits"] = float(self._losses.evidence.mean()) / self._audits
         return found
 
     def answered(self, answered: Answered) -> Alarm | None:
@@ -64,7 +67,7 @@ class LiveWatch:
             return None
         grades = [record.said[name].grade or 0.0 for name in (record.answered, reference)]
         loss, of_reference = ([1 - grade] for grade in grades)
-        found = self._losses.update(self._losses.losses(loss, of_reference), self._run_length)
+        found = self._losses.update(self._losses.losses(loss, of_reference), self._audits)
         return (
             None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
         )

@@ -341,7 +341,7 @@ _LOGS: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-        for name in ("uvicorn", "exeunt.serve")
+        for name in ("uvicorn", "exeunt.serve", "exeunt.gateway")
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
 }
