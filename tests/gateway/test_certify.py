@@ -57,7 +57,7 @@ def by_scores():
 
 def test_scores_alone_make_a_cascade(by_scores):
     assert by_scores.policy.name != "router"
-    assert by_scores.saved[1] > 0.3
+    assert by_scores.saved[1] > 0.1
 
 
 @pytest.mark.parametrize(("models", "scores"), [(MODELS, False), (WITHOUT_FEATURES, True)])
@@ -108,6 +108,16 @@ def test_a_budget_is_certified_or_expected_or_refused(found):
         certified(made, budget="1%")
     with pytest.raises(Infeasible, match=r"points against large costs .* per request, more than the budget"):
         certified(made, budget="15%")
+
+
+def test_a_maximum_far_above_all_bills_changes_no_policy(found):
+    far = replace(MODELS, highest={"small": 4e-3, "large": 0.5})
+    same = certified(records(600, scores=False), far)
+    assert same.cost == found.cost
+    assert same.policy.cost.highest > 0.5
+    assert np.array_equal(same.policy.limits.score, found.policy.limits.score)
+    later = trace_of(records(10, seed=3), far).trace
+    assert ex.evaluate(same.policy, later).n == 10
 
 
 def test_no_certificate_yet_says_about_how_many_more_records():

@@ -18,6 +18,7 @@ import numpy as np
 
 from exeunt._arrays import Floats, check_between
 from exeunt._text import counted
+from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget
 from exeunt.gateway.certification import Certification, measured, paid_for
 from exeunt.policies.by_name import rule_for
@@ -114,7 +115,8 @@ def certify(
     aim = _Aim(reference, max_loss, delta, seed)
     if n_units(records.n, records.groups) < _FEWEST:
         raise _not_yet(records, aim, f"a certificate takes at least {_FEWEST} {_unit(records)}")
-    fit, held_out = _parts(records, {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}, seed)
+    shares = {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}
+    fit, held_out = _parts(_as_seen(records), shares, seed)
     allowed = None if budget is None else fit.answering.budget(budget, reference=reference)
     kinds = _kinds(fit)
     total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POLICIES * (1 if budget is None else 2), 0
@@ -136,33 +138,39 @@ def certify(
         "points": _POINTS, "progress": done,
     }  # fmt: skip
     try:
-        policy = _certified(fit, held_out, allowed, options)
+        policy = _certified(fit, held_out, allowed, options, records)
     except Infeasible as error:
         if error.binding == "budget":
             raise
         shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups, part="fit")
         found = _prospect(kind, _Parts(fit.take(learning), fit.take(shaping), held_out), aim)
         raise _not_yet(records, aim, _advice(found, records, aim)) from None
-    return measured(policy, fit, held_out, reference, allowed)
+    at_highest = _parts(records, shares, seed)
+    return measured(policy, at_highest[0], at_highest[1], reference, allowed)
 
 
 def _certified(
-    fit: CascadeTrace, held_out: CascadeTrace, allowed: float | None, options: dict[str, Any]
+    fit: CascadeTrace,
+    held_out: CascadeTrace,
+    allowed: float | None,
+    options: dict[str, Any],
+    records: CascadeTrace,
 ) -> Policy:
     """Return the cheapest policy that passes, and whose mean cost is at most `allowed`, certified if that is possible.
 
-    Half of delta goes to the loss, and half to the costs of all policies that were tried.
+    Half of delta goes to the loss, and half to the costs of all policies that were tried. `records`: with the most that
+    a request can cost.
     """
     delta, reference = options["delta"], options["reference"]
     if allowed is not None:
         with suppress(Infeasible, InfeasibleBudget):
-            policy = cheapest(fit, held_out, **{**options, "delta": delta / 2})
+            policy = _at_highest(cheapest(fit, held_out, **{**options, "delta": delta / 2}), records)
             _, fields = dearest_plan(
                 [(policy, paid_for(policy, held_out))], policy.cost, allowed, held_out.n, held_out.groups,
                 delta / 2 / _POLICIES, options["seed"],
             )  # fmt: skip
             return replace(policy, budget=allowed, **fields)
-    policy = cheapest(fit, held_out, **options)
+    policy = _at_highest(cheapest(fit, held_out, **options), records)
     if allowed is not None and (cost := policy.expected_cost) > allowed:
         raise Infeasible(
             f"the cheapest policy that provably loses at most {100 * options['max_loss']:.4g} points against "
@@ -173,6 +181,31 @@ def _certified(
             nearest_max_loss=options["max_loss"],
         )
     return policy
+
+
+def _as_seen(records: CascadeTrace) -> CascadeTrace:
+    """Return the records as if no request could cost more than the dearest of them.
+
+    What a request can cost at most may be a hundred times what any did cost, which an expected cost need not count
+    with: one such request more would let no policy keep a budget.
+    """
+    seen = {}
+    for name in records.names:
+        cost = records[name].cost
+        seen[name] = records[name].with_cost(
+            cost.bounded(float(cost.of_inputs(records.n).max()) * (1 + 1e-9))
+        )
+    return CascadeTrace(seen)
+
+
+def _at_highest(policy: Policy, records: CascadeTrace) -> Policy:
+    """Return a policy that was made on records as they were seen with the most that a request can cost."""
+    cost = policy.cost
+    highest = records.along(policy.cascade).cost.highest
+    made = CostModel(
+        cost.cumulative, unit=cost.unit, source=cost.source, reference=cost.reference, highest=highest
+    )
+    return replace(policy, cost=made)
 
 
 def _kinds(fit: CascadeTrace) -> list[str]:
