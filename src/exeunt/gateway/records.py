@@ -55,6 +55,7 @@ class Record:
     policy: str = ""
     answered: str = ""
     text: str | None = None
+    cost: float = 0.0
 
 
 _NAMES = tuple(one.name for one in fields(Record))
