@@ -85,7 +85,7 @@ def grader_named(text: str) -> Grader:
         return similarity(TextEncoder(options[0]), *thresholds)
     if ":" not in kind or options:
         raise InputError(
-            f"a grader is match, similarity hf:FOLDER [THRESHOLD], or module:function, got {text!r}"
+            f"a grader is match, similarity hf:FOLDER [THRESHOLD], module:function, or judge MODEL, got {text!r}"
         )
     try:
         return partial(_checked, function_named(kind), kind)
