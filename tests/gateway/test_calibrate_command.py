@@ -51,7 +51,10 @@ def test_a_policy_is_kept_with_its_report(recorded, tmp_path):
         (["--max-loss", "5%", "--agree", "98%"], "got --agree"),
         (["--max-loss", "5%", "--policy", "eero"], "the calibration of a gateway takes no --policy"),
         (["--max-loss", "5%", "--delta", "none"], "--max-loss is a guarantee and needs a --delta"),
-        (["--max-loss", "0.1%", "--delta", "0.001"], "no certificate yet: 600 records cannot show"),
+        (
+            ["--max-loss", "0.1%", "--delta", "0.001"],
+            "no certificate yet: 600 records cannot show",
+        ),
     ],
 )
 def test_what_is_refused(recorded, options, said):

@@ -53,7 +53,8 @@ def test_records_that_are_not_complete_are_left_out_and_counted():
     )
     assert trace_of(made, WITHOUT_FEATURES).trace.n == 6
     with pytest.raises(
-        InputError, match="1 record of shadow requests or audits, and in none did all of small, large"
+        InputError,
+        match="1 record of shadow requests or audits of these models, and in none did all of small, large",
     ):
         trace_of(made[:1], MODELS)
 
@@ -71,6 +72,21 @@ def test_no_answer_no_grade_of_the_reference_and_bills_that_are_too_high():
     assert large.cost.highest == 0.5
     (note,) = found.notes
     assert note.startswith("1 request cost more at large than the 0.0004 usd that a request can cost")
+
+
+def test_records_of_other_models_or_another_grader_are_left_out():
+    judged = replace(MODELS, identity={"small": "v2", "large": "v1"}, grader="judge expert")
+    told = [
+        ({"small": "v2", "large": "v1"}, "judge expert"),
+        ({"small": "v1", "large": "v1"}, "judge expert"),
+        ({"small": "v2", "large": "v1"}, "match"),
+        ({}, ""),
+    ]
+    made = [replace(one, identity=of, grader=by) for one, (of, by) in zip(records(4), told, strict=True)]
+    found = trace_of(made, judged)
+    assert found.trace.n == 2
+    assert found.notes == ("2 records were left out: models, or what grades answers, have changed.",)
+    assert found.trace.measure == "grade by the judge expert"
 
 
 @pytest.mark.parametrize(

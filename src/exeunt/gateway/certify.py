@@ -7,7 +7,7 @@ one that was chosen, and measures what it is compared with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, check_between
+from exeunt._text import counted
+from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget
 from exeunt.gateway.certification import Certification, measured, paid_for
 from exeunt.policies.by_name import rule_for
@@ -34,6 +36,8 @@ _PARTS = {"learn": 0.55, "shape": 0.15, "compare": 0.3}
 """Of the other records, where kinds of policies are compared."""
 _SHAPING = 0.2
 _BUDGETS = 10
+_FEWEST = 150
+"""Of fewer records a router cannot learn, and hardly any loss can be certified."""
 _POINTS = 20
 _POLICIES = _POINTS + _POINTS // 2
 """How many policies `cheapest` makes at most."""
@@ -106,6 +110,11 @@ def certify(
     Raises Infeasible if nothing can be certified yet, with about how many more records that would take, and
     InfeasibleBudget for a budget that no model keeps.
     """
+    check_between(max_loss, "max_loss", 0.0, 1.0)
+    check_between(delta, "delta", 0.0, 1.0)
+    aim = _Aim(reference, max_loss, delta, seed)
+    if n_units(records.n, records.groups) < _FEWEST:
+        raise _not_yet(records, aim, f"a certificate takes at least {_FEWEST} {_unit(records)}")
     shares = {"fit": 1 - HELD_OUT, "held-out": HELD_OUT}
     fit, held_out = _parts(_as_seen(records), shares, seed)
     allowed = None if budget is None else fit.answering.budget(budget, reference=reference)
@@ -117,7 +126,6 @@ def certify(
             progress(made + now, total)
 
     kind, n = kinds[0], n_units(held_out.n, held_out.groups)
-    aim = _Aim(reference, max_loss, delta, seed)
     if len(kinds) > 1:
         parts, prospects = _Parts(*_parts(fit, _PARTS, seed)), {}
         for one in kinds:
@@ -130,12 +138,15 @@ def certify(
         "points": _POINTS, "progress": done,
     }  # fmt: skip
     try:
-        policy = _certified(fit, held_out, allowed, options, _parts(records, shares, seed))
+        policy = _certified(fit, held_out, allowed, options, records)
     except Infeasible as error:
+        if error.binding == "budget":
+            raise
         shaping, learning = shaping_and_testing_rows(fit.n, _SHAPING, seed, fit.groups, part="fit")
         found = _prospect(kind, _Parts(fit.take(learning), fit.take(shaping), held_out), aim)
-        raise _not_yet(error, found, records, n, aim) from None
-    return measured(policy, fit, held_out, reference, allowed)
+        raise _not_yet(records, aim, _advice(found, records, aim)) from None
+    at_highest = _parts(records, shares, seed)
+    return measured(policy, at_highest[0], at_highest[1], reference, allowed)
 
 
 def _certified(
@@ -143,23 +154,23 @@ def _certified(
     held_out: CascadeTrace,
     allowed: float | None,
     options: dict[str, Any],
-    at_highest: Sequence[CascadeTrace],
+    records: CascadeTrace,
 ) -> Policy:
     """Return the cheapest policy that passes, and whose mean cost is at most `allowed`, certified if that is possible.
 
-    Half of delta goes to the loss, and half to the costs of all policies that were tried. `at_highest`: both parts with
-    the most that requests can cost, which a certificate of the cost counts with.
+    Half of delta goes to the loss, and half to the costs of all policies that were tried. `records`: with the most that
+    a request can cost.
     """
     delta, reference = options["delta"], options["reference"]
     if allowed is not None:
         with suppress(Infeasible, InfeasibleBudget):
-            policy = cheapest(*at_highest, **{**options, "delta": delta / 2})
+            policy = _at_highest(cheapest(fit, held_out, **{**options, "delta": delta / 2}), records)
             _, fields = dearest_plan(
                 [(policy, paid_for(policy, held_out))], policy.cost, allowed, held_out.n, held_out.groups,
                 delta / 2 / _POLICIES, options["seed"],
             )  # fmt: skip
             return replace(policy, budget=allowed, **fields)
-    policy = cheapest(fit, held_out, **options)
+    policy = _at_highest(cheapest(fit, held_out, **options), records)
     if allowed is not None and (cost := policy.expected_cost) > allowed:
         raise Infeasible(
             f"the cheapest policy that provably loses at most {100 * options['max_loss']:.4g} points against "
@@ -175,13 +186,26 @@ def _certified(
 def _as_seen(records: CascadeTrace) -> CascadeTrace:
     """Return the records as if no request could cost more than the dearest of them.
 
-    What a request can cost at most may be a hundred times what any did cost. An expected cost need not count with that.
+    What a request can cost at most may be a hundred times what any did cost, which an expected cost need not count
+    with: one such request more would let no policy keep a budget.
     """
-    return CascadeTrace({
-        name: trace.with_cost(trace.cost.bounded((1 + 1e-9) * float(trace.cost.of_inputs(trace.n).max())))
-        for name in records.names
-        for trace in [records[name]]
-    })  # fmt: skip
+    seen = {}
+    for name in records.names:
+        cost = records[name].cost
+        seen[name] = records[name].with_cost(
+            cost.bounded(float(cost.of_inputs(records.n).max()) * (1 + 1e-9))
+        )
+    return CascadeTrace(seen)
+
+
+def _at_highest(policy: Policy, records: CascadeTrace) -> Policy:
+    """Return a policy that was made on records as they were seen with the most that a request can cost."""
+    cost = policy.cost
+    highest = records.along(policy.cascade).cost.highest
+    made = CostModel(
+        cost.cumulative, unit=cost.unit, source=cost.source, reference=cost.reference, highest=highest
+    )
+    return replace(policy, cost=made)
 
 
 def _kinds(fit: CascadeTrace) -> list[str]:
@@ -220,26 +244,33 @@ def _prospect(kind: str, parts: _Parts, aim: _Aim) -> _Prospect:
     return _Prospect(*map(np.array, (cost, loss, np.maximum.accumulate(needed))))
 
 
-def _not_yet(error: Infeasible, found: _Prospect, records: CascadeTrace, n: int, aim: _Aim) -> Infeasible:
-    """Return the error that says about how many more records a certificate would take."""
-    what, have = ("records", records.n) if records.groups is None else ("groups of records", records.groups.n)
-    if error.binding == "budget":
-        return error
+def _advice(found: _Prospect, records: CascadeTrace, aim: _Aim) -> str:
+    """Return about how many more records it takes, or why more would not help."""
     if not np.isfinite(found.fewest):
         saving = found.loss[found.cost <= 1 - _SAVES]
-        least = f"; the best loses {100 * saving.min():.1f} points" if len(saving) else ""
-        advice = (
+        least = f" (the best loses {100 * saving.min():.1f})" if len(saving) else ""
+        return (
             f"no policy that saves {_SAVES:.0%} or more loses less than {100 * aim.max_loss:.4g} points on these "
-            f"records{least}. More records would hardly change that: allow a larger loss, or add a model"
+            f"records{least}, which more of them would hardly change: allow a larger loss, or add a model"
         )
-    else:
-        more = max(found.fewest, _AT_LEAST * n) / HELD_OUT - have
-        digits = 10 ** max(0, math.floor(math.log10(more)) - 1)
-        advice = f"it would take about {math.ceil(more / digits) * digits:,} more {what}"
+    have = n_units(records.n, records.groups)
+    more = max(found.fewest / HELD_OUT, _AT_LEAST * have) - have
+    digits = 10 ** max(0, math.floor(math.log10(more)) - 1)
+    return f"it would take about {math.ceil(more / digits) * digits:,} more {_unit(records)}"
+
+
+def _unit(records: CascadeTrace) -> str:
+    return "records" if records.groups is None else "groups"
+
+
+def _not_yet(records: CascadeTrace, aim: _Aim, advice: str) -> Infeasible:
+    have = counted(records.n, "record")
+    if records.groups is not None:
+        have += f" in {counted(records.groups.n, 'group')} of conversations and users"
     return Infeasible(
-        f"no certificate yet: {have:,} {what} cannot show that a cheaper policy loses at most "
+        f"no certificate yet: {have} cannot show that a cheaper policy loses at most "
         f"{100 * aim.max_loss:.4g} points against {aim.reference}; {advice}",
-        binding=error.binding,
-        nearest_budget=error.nearest_budget,
-        nearest_max_loss=error.nearest_max_loss,
+        binding="max_loss",
+        nearest_budget=None,
+        nearest_max_loss=None,
     )

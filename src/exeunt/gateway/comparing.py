@@ -15,7 +15,7 @@ from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
 from exeunt.gateway.config import FEATURES, Keep, Shadow
-from exeunt.gateway.graders import Grader
+from exeunt.gateway.judge import AsyncGrader
 from exeunt.gateway.records import Record, Said
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
@@ -32,7 +32,7 @@ class Comparing:
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], reference: str, shadow: Shadow, *, grader: Grader, ledger: Ledger,
+        self, models: Mapping[str, ChatModel], reference: str, shadow: Shadow, *, grader: AsyncGrader, ledger: Ledger,
         features: FeatureModel | None, keep: Keep,
     ) -> None:  # fmt: skip
         self._models, self._reference, self._names = models, reference, (*shadow.models, reference)
@@ -67,7 +67,7 @@ class Comparing:
             self.counts["the reference failed"] += 1
             return None
         try:
-            grades = await asyncio.to_thread(self._grades, request, replies, reference)
+            grades = await self._grades(request, replies, reference)
         except Exception as error:  # a user's function may raise anything
             self.counts["the grader failed"] += 1
             _log.error(
@@ -90,12 +90,12 @@ class Comparing:
         told = replies.get(FEATURES) or await self._features.ask(request, name=FEATURES, ledger=self._ledger)
         return told.features
 
-    def _grades(
+    async def _grades(
         self, request: ChatRequest, replies: Mapping[str, Reply], reference: ChatReply
     ) -> dict[str, float]:
         """Return the grades of all answers; a model that gave none has 0."""
         return {
-            name: self._grader(request.as_told, one.message, reference.message)
+            name: await self._grader(request.as_told, one.message, reference.message)
             if isinstance(one, ChatReply)
             else 0.0
             for name, one in replies.items()

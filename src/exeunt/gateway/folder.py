@@ -28,7 +28,8 @@ class GatewayModels:
     `reference`: the model that answers everything in shadow. `highest`: by name of a model, the reference among them,
     the most US dollars that a request may cost there. `features`: the name of what tells routers features, or "";
     `features_cost`: what a request costs there. `identity`: by name, what tells a model from others of its name, such
-    as a digest of its configuration; a policy is refused where one differs. `shadow_share`: of the requests.
+    as a digest of its configuration; a policy is refused where one differs. `shadow_share`: of the requests. `grader`:
+    what grades answers, as the configuration names it.
     """
 
     reference: str
@@ -37,11 +38,18 @@ class GatewayModels:
     features_cost: float = 0.0
     identity: Mapping[str, str] = field(default_factory=dict)
     shadow_share: float = 0.0
+    grader: str = ""
+
+    @property
+    def measure(self) -> str:
+        """What certificates call the grades: a judge's are its own."""
+        kind, _, name = self.grader.partition(" ")
+        return f"grade by the judge {name.strip()}" if kind == "judge" else "grade"
 
     @property
     def digest(self) -> str:
         """What policies for these models are bound to."""
-        told = {"reference": self.reference, "features": self.features}
+        told = {"reference": self.reference, "features": self.features, "grader": self.grader}
         models = {name: self.identity.get(name, "") for name in sorted(self.highest)}
         text = json.dumps({**told, "models": models}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -54,7 +62,7 @@ class GatewayModels:
         }
         features = {"name": self.features, "cost": self.features_cost} if self.features else None
         about = {"reference": self.reference, "models": models, "features": features}
-        write_json(folder / GATEWAY, {**about, "shadow_share": self.shadow_share})
+        write_json(folder / GATEWAY, {**about, "shadow_share": self.shadow_share, "grader": self.grader})
 
     @classmethod
     def read(cls, folder: Path) -> GatewayModels:
@@ -78,6 +86,7 @@ class GatewayModels:
         return cls(
             str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
             {str(name): str(one.get("identity", "")) for name, one in models.items()}, float(body["shadow_share"]),
+            str(body.get("grader", "")),
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import GatewayModels, secret
-from exeunt.gateway.graders import grader_named
+from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_watch import LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
@@ -115,6 +115,7 @@ class Gateway:
             user=self._hmac(f"{client.name}\0{request.user}".encode()) if request.user else "",
             said={name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
             policy=answered.policy if live else "", answered=answered.model, cost=answered.cost,
+            identity=self.about.identity, grader=self.about.grader,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
         if drawn and self.comparing is not None and self.comparing.takes(request):
@@ -261,9 +262,11 @@ class Gateway:
         config = self.config
         if config.shadow is None or self.money.shadow is None:
             return None
+        compared, ledger = (config.reference, *config.shadow.models), self.money.shadow
         return Comparing(
-            config.models, config.reference, config.shadow, grader=grader_named(config.shadow.grader),
-            ledger=self.money.shadow, features=self.features, keep=config.keep,
+            config.models, config.reference, config.shadow, ledger=ledger,
+            grader=grader_of(config.shadow.grader, config.models, compared, ledger), features=self.features,
+            keep=config.keep,
         )  # fmt: skip
 
 
@@ -279,4 +282,5 @@ def _about(config: GatewayConfig) -> GatewayModels:
         0.0 if features is None else features.price,
         {name: digest_of(model) for name, model in models.items()},
         0.0 if config.shadow is None else config.shadow.share,
+        "" if config.shadow is None else config.shadow.grader,
     )

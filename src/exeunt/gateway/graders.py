@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from exeunt._files import parse_json
-from exeunt.errors import InputError
+from exeunt.errors import InputError, one_line
 from exeunt.live.models_file import function_named
 from exeunt.live.text_encoder import TextEncoder
 
@@ -85,9 +85,12 @@ def grader_named(text: str) -> Grader:
         return similarity(TextEncoder(options[0]), *thresholds)
     if ":" not in kind or options:
         raise InputError(
-            f"a grader is match, similarity hf:FOLDER [THRESHOLD], or module:function, got {text!r}"
+            f"a grader is match, similarity hf:FOLDER [THRESHOLD], module:function, or judge MODEL, got {text!r}"
         )
-    return partial(_checked, function_named(kind), kind)
+    try:
+        return partial(_checked, function_named(kind), kind)
+    except Exception as error:  # of the user's module
+        raise InputError(f"the grader {kind} cannot be opened: {one_line(error)}") from error
 
 
 def _checked(

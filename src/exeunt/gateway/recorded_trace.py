@@ -49,14 +49,20 @@ def trace_of(records: Sequence[Record], models: GatewayModels) -> RecordedTrace:
 
     Raises InputError if no record is complete.
     """
-    chosen = [one for one in records if _is_complete(one, models)]
+    own = [one for one in records if _is_own(one, models)]
+    notes = []
+    if others := len(records) - len(own):
+        notes.append(
+            f"{counted(others, 'record was', 'records were')} left out: models, or what grades answers, have changed."
+        )
+    chosen = [one for one in own if _is_complete(one, models)]
     if not chosen:
         raise InputError(
-            f"there are {counted(len(records), 'record')} of shadow requests or audits, and in none did all of "
-            f"{', '.join(models.highest)} answer and have a grade: let the gateway send a share of requests to all"
+            f"there are {counted(len(own), 'record')} of shadow requests or audits of these models, and in none did "
+            f"all of {', '.join(models.highest)} answer and have a grade: let the gateway send a share of the requests "
+            "to all"
         )
-    notes = []
-    if left := len(records) - len(chosen):
+    if left := len(own) - len(chosen):
         notes.append(
             f"{counted(left, 'record was', 'records were')} left out: not all models were asked, or not all answers "
             "graded. What is certified is about requests like the others."
@@ -79,13 +85,19 @@ def trace_of(records: Sequence[Record], models: GatewayModels) -> RecordedTrace:
             np.array([[usual if one.grade is None else one.grade] for one in said]),
             cost=CostModel(paid[:, None], unit="usd", source="paid", highest=max(most, highest, paid.max())),
             no_answer=np.array([[bool(one.failed)] for one in said]),
-            better="higher", measure="grade", id=keys, groups=groups,
+            better="higher", measure=models.measure, id=keys, groups=groups,
         )  # fmt: skip
     trace = CascadeTrace(traces)
     if models.features:
         told = np.array([one.features for one in chosen])
         trace = trace.with_features(models.features, told, cost=models.features_cost)
     return RecordedTrace(trace, tuple(notes))
+
+
+def _is_own(record: Record, models: GatewayModels) -> bool:
+    """Return whether a record was made with these models, as they are now, and the same grader."""
+    changed = any(record.identity.get(name, known) != known for name, known in models.identity.items())
+    return not changed and record.grader in ("", models.grader)
 
 
 def _is_complete(record: Record, models: GatewayModels) -> bool:

@@ -8,7 +8,7 @@ import threading
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +41,8 @@ class Record:
     too. `client`: the name of its key. `request`, `conversation`, `user`: HMACs in hexadecimal digits; `user` is ""
     where the client names none. `said`: by model. `features`: kept with 32 bits each. `policy`: the name of the one
     that answered; "" in shadow. `answered`: the model whose answer was given. `text`: JSON of request and answers, only
-    where the deployment keeps texts.
+    where the deployment keeps texts. `cost`: US dollars that the client paid. `identity`, `grader`: of the models, and
+    what graded, when it was made (see `GatewayModels`).
     """
 
     time: float
@@ -56,6 +57,8 @@ class Record:
     answered: str = ""
     text: str | None = None
     cost: float = 0.0
+    identity: Mapping[str, str] = field(default_factory=dict)
+    grader: str = ""
 
 
 _NAMES = tuple(one.name for one in fields(Record))
@@ -159,6 +162,7 @@ class Records:
 def _stored(record: Record) -> list[Any]:
     """Return a record as its row in the file."""
     row = {name: getattr(record, name) for name in _NAMES}
+    row["identity"] = json.dumps(dict(record.identity))
     row["said"] = json.dumps({model: asdict(one) for model, one in record.said.items()})
     row["features"] = None if record.features is None else array("f", record.features).tobytes()
     return list(row.values())
@@ -168,6 +172,7 @@ def _restored(row: Sequence[Any]) -> Record:
     """Return the record of a row."""
     named = dict(zip(_NAMES, row, strict=True))
     named["said"] = {model: Said(**one) for model, one in json.loads(named["said"]).items()}
+    named["identity"] = json.loads(named["identity"])
     if named["features"] is not None:
         named["features"] = tuple(array("f", named["features"]))
     return Record(**named)
