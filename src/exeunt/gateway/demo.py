@@ -34,7 +34,7 @@ shadow: {{models: [small, medium], share: 100%, audit: 10%, spend: "1 usd"}}
 spend: {{total: "5 usd", key: "2 usd/day"}}
 """
 _SURE = {"small": 0.55, "medium": 0.8}
-_WORDS = "river stone market winter letter engine garden history window science mountain bridge".split()
+_WORDS = ["river", "stone", "market", "winter", "letter", "engine", "garden", "history", "window", "science", "mountain", "bridge"]
 
 
 def demonstrate(folder: Path, *, shadow: int = 2000, live: int = 1500, max_loss: float = 0.05) -> None:

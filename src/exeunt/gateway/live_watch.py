@@ -14,7 +14,6 @@ from exeunt.watch import Alarm, Watch
 from exeunt.watch.alarm import loss_alarm
 from exeunt.watch.loss_detector import LossDetector
 
-
 _FEWEST = 100
 """Audits without a change until a false alarm, on average at least, however few there are."""
 
