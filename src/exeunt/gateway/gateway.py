@@ -50,6 +50,7 @@ class Gateway:
     """The models, policies, money and records of a gateway.
 
     `active`: the policy that answers "auto". `watch`, `tally`: of what it has answered. `closing`: set at the end.
+    `fallen_from`: the policy whose alarm made the reference answer; "" if it answers for another reason.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -115,6 +116,7 @@ class Gateway:
             user=self._hmac(f"{client.name}\0{request.user}".encode()) if request.user else "",
             said={name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
             policy=answered.policy if live else "", answered=answered.model, cost=answered.cost,
+            escalated=answered.escalated,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
         if drawn and self.comparing is not None and self.comparing.takes(request):
@@ -149,7 +151,7 @@ class Gateway:
         return active_policy(name, policy, self.config.models, self.features)
 
     def _follow(self, active: Active) -> None:
-        self.active = active
+        self.active, self.fallen_from = active, ""
         self.watch = LiveWatch(active, self.folder / "watch.json", run_length=self.config.run_length)
         history = self.policies.history
         since = history[-1][0] if history else 0.0
@@ -164,6 +166,7 @@ class Gateway:
         self.watch.save()
         self.alarms.append({"time": time.time(), **fields})
         self.activate(REFERENCE)
+        self.fallen_from = fields["policy"]
 
     # -- the rest -------------------------------------------------------------------------------------------
 
@@ -185,24 +188,6 @@ class Gateway:
     def left(self, client: Client) -> float:
         """Return the US dollars that a client's requests may still cost."""
         return self.money.of(client).available
-
-    def state(self) -> dict[str, Any]:
-        """Return what the page shows, JSON-able."""
-        certificate = None if self.active.policy is None else self.active.policy.loss_certificate
-        return {
-            "policy": self.active.name,
-            "policies": [REFERENCE, *self.policies.names],
-            "certificate": certificate and str(certificate),
-            "reference": self.config.reference,
-            "models": list(self.config.models),
-            "tally": self.tally.to_dict(),
-            "evidence": self.watch.evidence,
-            "alarms": list(self.alarms),
-            "compared": dict(self.compared),
-            "records": dict(self.records.counts()),
-            "money": self.money.state(self.keys.clients),
-            "resting": [name for name, model in self.config.models.items() if model.breaker.resting],
-        }
 
     @property
     def compared(self) -> Counter[str]:
@@ -250,7 +235,8 @@ class Gateway:
         gauge = self.metrics.gauge
         gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
         gauge(
-            "drift_evidence", "Evidence that the certificate has ended: an alarm comes at 1.",
+            "drift_evidence",
+            "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
             lambda: max(self.watch.evidence.values(), default=0.0),
         )  # fmt: skip
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])

@@ -12,6 +12,7 @@ from exeunt.gateway.records import Record
 from exeunt.policy.certificates import CERTAIN
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.alarm import loss_alarm
+from exeunt.watch.e_detectors import evidence_level
 from exeunt.watch.loss_detector import LossDetector
 
 
@@ -39,12 +40,12 @@ class LiveWatch:
 
     @property
     def evidence(self) -> dict[str, float]:
-        """The evidence for drift, and for a loss above what was certified: an alarm comes at 1."""
+        """The evidence for drift, and for a loss above what was certified, on a logarithmic scale: an alarm comes at 1."""
         found = {}
         if self._exits is not None:
-            found["exits"] = self._exits.evidence / self._exits.threshold
+            found["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
         if self._losses is not None:
-            found["audits"] = float(self._losses.evidence.mean()) / self._run_length
+            found["audits"] = evidence_level(float(self._losses.evidence.mean()), self._run_length)
         return found
 
     def answered(self, answered: Answered) -> Alarm | None:

@@ -1,0 +1,72 @@
+"""What the page of a gateway shows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from exeunt.errors import ExeuntError, one_line
+from exeunt.gateway.gateway import Gateway
+from exeunt.policy import Policy
+
+
+class PageState:
+    """Tells what a gateway does. Saved policies never change, so each is read once."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._policies: dict[str, dict[str, Any]] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Return what the page shows, JSON-able. Money is in US dollars, times are in seconds since 1970.
+
+        `certificate`: of the active policy, in words; None without one. `policies`: those that can be chosen beside the
+        reference. `fallen_from`: see `Gateway`. `tally`: since `since`. `evidence`: on a logarithmic scale; an alarm
+        comes at 1. `resting`: providers that are left alone, `for_s` seconds more.
+        """
+        gateway, config = self._gateway, self._gateway.config
+        return {
+            "time": time.time(),
+            "policy": gateway.active.name,
+            "since": gateway.policies.since,
+            "certificate": _certificate(gateway.active.policy),
+            "policies": {name: self._policy(name) for name in gateway.policies.names},
+            "fallen_from": gateway.fallen_from,
+            "reference": config.reference,
+            "shadow": config.shadow
+            and {"models": config.shadow.models, "share": config.shadow.share, "audit": config.shadow.audit},
+            "tally": gateway.tally.to_dict(),
+            "evidence": gateway.watch.evidence,
+            "alarms": list(gateway.alarms),
+            "compared": dict(gateway.compared),
+            "records": dict(gateway.records.counts()),
+            "money": gateway.money.state(gateway.keys.clients),
+            "resting": _resting(gateway),
+        }
+
+    def _policy(self, name: str) -> dict[str, Any]:
+        """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""
+        if name not in self._policies:
+            try:
+                made = {"certificate": _certificate(self._gateway.policies.load(name)), "unfit": ""}
+            except ExeuntError as error:
+                made = {"certificate": None, "unfit": one_line(error)}
+            self._policies[name] = made
+        return self._policies[name]
+
+
+def _certificate(policy: Policy | None) -> str | None:
+    certificate = None if policy is None else policy.loss_certificate
+    return None if certificate is None else str(certificate)
+
+
+def _resting(gateway: Gateway) -> list[dict[str, Any]]:
+    """Return the providers that rest, with their models."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, model in gateway.config.models.items():
+        if (for_s := model.breaker.rests_s) > 0:
+            provider = model.breaker.provider
+            found.setdefault(provider, {"provider": provider, "for_s": for_s, "models": []})["models"].append(
+                name
+            )
+    return list(found.values())
