@@ -49,8 +49,8 @@ _SAVE_S = 30.0
 class Gateway:
     """The models, policies, money and records of a gateway.
 
-    `active`: the policy that answers "auto". `watch`, `tally`: of what it has answered. `closing`: set at the end.
-    `fallen_from`: the policy whose alarm made the reference answer; "" if it answers for another reason.
+    `active`: the policy that answers "auto", `since` this time. `watch`, `tally`: of what it has answered. `closing`: set at the end.
+    `fallen`: the watch whose alarm made the reference answer; None if it answers for another reason.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -151,11 +151,11 @@ class Gateway:
         return active_policy(name, policy, self.config.models, self.features)
 
     def _follow(self, active: Active) -> None:
-        self.active, self.fallen_from = active, ""
+        self.active, self.fallen = active, None
         self.watch = LiveWatch(active, self.folder / "watch.json", run_length=self.config.run_length)
         history = self.policies.history
-        since = history[-1][0] if history else 0.0
-        self.tally = Tally(self.config.reference, self.records.read(since=since))
+        self.since = history[-1][0] if history else 0.0
+        self.tally = Tally(self.config.reference, self.records.read(since=self.since))
         _log.warning("a policy answers", extra={"fields": {"policy": active.name}})
 
     def _fall_back(self, alarm: Alarm) -> None:
@@ -163,10 +163,11 @@ class Gateway:
         fields = {"policy": self.active.name, "alarm": str(alarm)}
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
-        self.watch.save()
+        watch = self.watch
+        watch.save()
         self.alarms.append({"time": time.time(), **fields})
         self.activate(REFERENCE)
-        self.fallen_from = fields["policy"]
+        self.fallen = watch
 
     # -- the rest -------------------------------------------------------------------------------------------
 

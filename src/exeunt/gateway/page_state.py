@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
@@ -21,22 +20,22 @@ class PageState:
         """Return what the page shows, JSON-able. Money is in US dollars, times are in seconds since 1970.
 
         `certificate`: of the active policy, in words; None without one. `policies`: those that can be chosen beside the
-        reference. `fallen_from`: see `Gateway`. `tally`: since `since`. `evidence`: on a logarithmic scale; an alarm
-        comes at 1. `resting`: providers that are left alone, `for_s` seconds more.
+        reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
+        reason. `tally`: since `since`. `evidence`: of the active policy or of that one, see `LiveWatch.curves`.
+        `resting`: providers that are left alone, `for_s` seconds more.
         """
         gateway, config = self._gateway, self._gateway.config
         return {
-            "time": time.time(),
             "policy": gateway.active.name,
-            "since": gateway.policies.since,
+            "since": gateway.since,
             "certificate": _certificate(gateway.active.policy),
             "policies": {name: self._policy(name) for name in gateway.policies.names},
-            "fallen_from": gateway.fallen_from,
+            "fallen_from": gateway.fallen and gateway.fallen.policy,
             "reference": config.reference,
             "shadow": config.shadow
             and {"models": config.shadow.models, "share": config.shadow.share, "audit": config.shadow.audit},
             "tally": gateway.tally.to_dict(),
-            "evidence": gateway.watch.evidence,
+            "evidence": (gateway.fallen or gateway.watch).curves,
             "alarms": list(gateway.alarms),
             "compared": dict(gateway.compared),
             "records": dict(gateway.records.counts()),

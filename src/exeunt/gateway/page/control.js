@@ -48,14 +48,15 @@ export function showChoices({ policy, policies, reference }) {
   const shown = [...$("choice").options].map(({ value }) => value);
   const unfit = (name) => policies[name]?.unfit ?? "";
   known = { policy, policies, reference };
+  $("controls").hidden = names.length === 0;
+  $("no-policies").hidden = names.length > 0;
   if (`${names}` === `${shown}`) return;
   const chosen = $("choice").value;
   $("choice").replaceChildren(...names.map((name) => {
-    const text = name === REFERENCE ? `${reference} alone` : `policy ${name}${unfit(name) ? " (not of these models)" : ""}`;
+    const text = name === REFERENCE ? REFERENCE : `policy ${name}${unfit(name) ? " (not of these models)" : ""}`;
     const option = new Option(text, name, false, name === chosen);
     option.disabled = Boolean(unfit(name));
     option.title = unfit(name);
     return option;
   }));
-  $("choice").disabled = $("choose").disabled = names.length === 0;
 }

@@ -1,15 +1,13 @@
 // What a gateway does, second by second.
 import { drawBars, element } from "./bars.js";
 import { showChoices } from "./control.js";
-import { drawTimes } from "./server/charts.js";
+import { drawLines } from "./server/charts.js";
 import { follow } from "./server/connection.js";
 import { percent } from "./server/numbers.js";
 import * as words from "./words.js";
 
-const KEPT = 600;
 const MOST_CLIENTS = 20;
 const $ = (id) => document.getElementById(id);
-const history = [];
 
 function set(id, text) {  // what is read out is changed only where it differs
   if ($(id).textContent !== text) $(id).textContent = text;
@@ -46,7 +44,7 @@ function showNumbers(state) {
 }
 
 function showMoney({ money }) {
-  const limits = [["All requests", money.all], ["Today", money.day], ["Comparisons", money.shadow]];
+  const limits = [["All requests", money.all], ["Each day", money.day.limit && { ...money.day, spent: null }], ["Comparisons", money.shadow]];
   drawBars($("limits"), limits.filter(([, one]) => one).map(([name, one]) => words.limit(name, one)));
   const clients = Object.entries(money.clients).sort(([, a], [, b]) => b.spent - a.spent);
   drawBars($("clients"), clients.slice(0, MOST_CLIENTS).map(([name, one]) => words.limit(name, one)));
@@ -56,16 +54,16 @@ function showMoney({ money }) {
 }
 
 function showWatch(state) {
-  const watched = history.some(({ evidence }) => Object.keys(evidence).length);
-  set("evidence-about", watched
-    ? "Evidence that the policy's certificate has ended, on a logarithmic scale. The reference answers from the alarm on, which comes at 100%."
-    : "Nothing is watched while the reference answers everything.");
-  $("evidence").hidden = !watched;
-  if (watched) {
-    const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]];
-    drawTimes($("evidence"), history, {
+  const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]].filter(([kind]) => state.evidence[kind]);
+  set("evidence-about", words.watchAbout(state));
+  $("evidence").hidden = kinds.length === 0;
+  if (kinds.length) {
+    const seen = (kind) => state.evidence[kind].at(-1)[0];
+    drawLines($("evidence"), {
       label: "evidence that the certificate has ended", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
-      series: kinds.map(([kind, name, tone]) => ({ name, tone, of: ({ evidence }) => evidence[kind] })),
+      from: "0", to: kinds.map(([kind, name]) => `${words.whole(seen(kind))} ${name}`).join(", "),
+      series: kinds.map(([kind, name, tone]) => ({ name, tone,
+        points: state.evidence[kind].map(([n, level]) => [n / Math.max(seen(kind), 1), level]) })),
     });
   }
   const alarms = state.alarms.map(({ time }) => time);
@@ -76,8 +74,6 @@ function showWatch(state) {
 }
 
 function show(state) {
-  history.push({ t: state.time, evidence: state.evidence });
-  if (history.length > KEPT) history.shift();
   showNumbers(state);
   showMoney(state);
   showWatch(state);

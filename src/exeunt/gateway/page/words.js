@@ -2,6 +2,7 @@
 import { known, NONE, percent, points } from "./server/numbers.js";
 
 export const REFERENCE = "reference";
+const NEARLY_NONE = 0.02;
 const GAP = "\u00a0";
 const REASONS = {
   score: "The score of a model did not suffice",
@@ -15,16 +16,20 @@ export function usd(value) {
   if (!known(value)) return NONE;
   const cents = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
   const few = { maximumSignificantDigits: 3, maximumFractionDigits: 9 };
-  return `${value.toLocaleString("en", Math.abs(value) >= 1 ? cents : few)}${GAP}usd`;
+  return `${value.toLocaleString("en", Math.abs(value) >= 1 ? cents : few).replace("-", "\u2212")}${GAP}usd`;
 }
 
+/** A share of all, which is not 0% where it is more than nothing. */
+const shareOf = (n, all) => (n > 0 && n / all < 0.001 ? "under 0.1%" : percent(n / all));
 export const whole = (value) => value.toLocaleString("en");
 export const requests = (n, what = "request") => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
 export const when = (seconds) => new Date(1000 * seconds).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const since = ({ since: at }) => (at ? ` since ${when(at)}` : "");
 const isReference = ({ policy }) => policy === REFERENCE;
 
-export const title = (state) => (isReference(state) ? `${state.reference} answers` : `Policy ${state.policy} answers`);
+const list = (names) => (names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join());
+
+export const title = (state) => (isReference(state) ? "The reference answers" : `Policy ${state.policy} answers`);
 
 export function lead(state) {
   const { reference, shadow, tally } = state;
@@ -33,8 +38,8 @@ export function lead(state) {
     return tally.n ? `It has answered ${requests(tally.n)}${since(state)}, ${percent(share)} of them with ${reference}, the reference.`
       : "It has answered no requests yet.";
   }
-  const all = `The reference answers everything: ${requests(tally.n)}${since(state)}.`;
-  return shadow ? `${all} ${percent(shadow.share)} of the requests are compared with ${shadow.models.join(", ")}, in the shadow.`
+  const all = `${reference} answers everything: ${requests(tally.n)}${since(state)}.`;
+  return shadow ? `${all} ${percent(shadow.share)} of them are also sent to ${list(shadow.models)}, to compare the answers.`
     : `${all} It is compared with no other model.`;
 }
 
@@ -68,32 +73,42 @@ export function quality(state) {
   if (isReference(state)) return [NONE, "", `${reference} is what quality is measured against.`];
   if (!tally.lost) return [NONE, "", tooFew(tally)];
   const [mean, low, high] = tally.lost;
-  const sides = [-high, -low].map((value) => `${value > 0 ? "+" : ""}${points(value, 1)}`);
-  return [points(Math.abs(mean), 1), `${mean < 0 ? "above" : "below"} ${reference}`,
-    `95% interval: ${sides[0].replace("-", "\u2212")} to ${sides[1].replace("-", "\u2212")}, from ${requests(tally.audits, "audit")}.`];
+  const side = (value) => (value < 0 ? "above" : "below");
+  const [least, most] = (high < 0 ? [high, low] : [low, high]).map((value) => points(Math.abs(value), 1));
+  const range = side(low) === side(high) ? `${least} to ${most} ${side(low)}` : `${least} above to ${most} below`;
+  return [points(Math.abs(mean), 1), `${side(mean)} ${reference}`,
+    `95% interval: ${range}, from ${requests(tally.audits, "audit")}.`];
+}
+
+export function watchAbout({ policy, evidence, fallen_from: fallenFrom }) {
+  if (fallenFrom) return `Evidence that the certificate of policy ${fallenFrom} has ended, on a logarithmic scale, until the alarm at 100%.`;
+  if (policy === REFERENCE) return "Nothing is watched while the reference answers everything.";
+  return Object.keys(evidence).length
+    ? "Evidence that the policy's certificate has ended, on a logarithmic scale. At 100% there is an alarm, and the reference answers from then on."
+    : "Nothing of this policy can be watched.";
 }
 
 /** Who answered, as bars, the most frequent first. */
 export const answered = ({ tally }) => Object.entries(tally.answered).sort(([, a], [, b]) => b - a)
-  .map(([name, n]) => ({ name, note: `${percent(n / tally.n)} (${whole(n)})`, share: n / tally.n }));
+  .map(([name, n]) => ({ name, note: `${shareOf(n, tally.n)} (${whole(n)})`, share: n / tally.n }));
 
 export const escalatedAbout = ({ tally }) => {
   const n = Object.values(tally.escalated).reduce((sum, one) => sum + one, 0);
-  return n ? `For ${percent(n / tally.n)} of the answers further or other models were asked:`
-    : "No answer needed a further or another model.";
+  return n ? `For ${shareOf(n, tally.n)} of the answers further or other models were asked:`
+    : "No further or other models were asked.";
 };
 
 export const escalated = ({ tally }) => Object.entries(REASONS).filter(([reason]) => tally.escalated[reason])
   .map(([reason, name]) => {
     const n = tally.escalated[reason];
-    return { name, note: `${percent(n / tally.n)} (${whole(n)})`, share: n / tally.n };
+    return { name, note: `${shareOf(n, tally.n)} (${whole(n)})`, share: n / tally.n };
   });
 
 /** A limit as a bar. */
 export function limit(name, { limit: text, most, spent, left }) {
   if (text === null) return { name, note: `${usd(spent)} spent, no limit` };
-  const full = left <= 0.02 * most;
-  return { name, note: `${usd(Math.max(left, 0))} left of ${text}; ${usd(spent)} spent`, share: most > 0 ? 1 - left / most : 1, full };
+  const rest = `${usd(Math.max(left, 0))} left of ${text}`;
+  return { name, note: known(spent) ? `${rest}, ${usd(spent)} spent` : rest, share: most > 0 ? 1 - left / most : 1, full: left <= NEARLY_NONE * most };
 }
 
 export const compared = ({ compared: counts }) => [["compared", counts.compared ?? 0],
@@ -103,10 +118,9 @@ export const records = ({ records: counts }) => [["shadow", counts.shadow], ["li
 
 export function shadowAbout({ policy, shadow, reference }) {
   if (!shadow) return "The file of the gateway names no models to compare.";
-  const models = shadow.models.join(", ");
-  return policy === REFERENCE ? `${percent(shadow.share)} of the requests, with ${models}.`
-    : `${percent(shadow.audit)} of the requests are audited: ${reference} answers them, too, and so do ${models}.`;
+  return policy === REFERENCE ? `${percent(shadow.share)} of the requests are also sent to ${list(shadow.models)}.`
+    : `${percent(shadow.audit)} of the requests are audited: ${list([reference, ...shadow.models])} all answer them.`;
 }
 
 export const rests = ({ provider, for_s: seconds, models }) =>
-  `${provider} rests after failures: ${models.join(", ")} ${models.length === 1 ? "is" : "are"} asked again in ${Math.ceil(seconds)}${GAP}s.`;
+  `${provider} rests after failures: ${list(models)} ${models.length === 1 ? "is" : "are"} asked again in ${Math.ceil(seconds)}${GAP}s.`;
