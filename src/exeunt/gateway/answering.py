@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exeunt.errors import InputError
-from exeunt.gateway.config import FEATURES
 from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.config import FEATURES
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
@@ -49,7 +49,7 @@ class Answered:
 
     @property
     def escalated(self) -> str:
-        """Why it is not what the policy's first model says, or not what the policy chose: one of `REASONS`; "" if it is."""
+        """Why further or other models were asked than the policy's first: one of `REASONS`; "" if none were."""
         failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
         if failed:
             return MONEY if all(map(short_of_money, failed)) else FAILURE

@@ -49,7 +49,8 @@ _SAVE_S = 30.0
 class Gateway:
     """The models, policies, money and records of a gateway.
 
-    `active`: the policy that answers "auto", `since` this time. `watch`, `tally`: of what it has answered. `closing`: set at the end.
+    `active`: the policy that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered.
+    `closing`: set at the end.
     `fallen`: the watch whose alarm made the reference answer; None if it answers for another reason.
     """
 
@@ -151,7 +152,8 @@ class Gateway:
         return active_policy(name, policy, self.config.models, self.features)
 
     def _follow(self, active: Active) -> None:
-        self.active, self.fallen = active, None
+        self.active = active
+        self.fallen: LiveWatch | None = None
         self.watch = LiveWatch(active, self.folder / "watch.json", run_length=self.config.run_length)
         history = self.policies.history
         self.since = history[-1][0] if history else 0.0

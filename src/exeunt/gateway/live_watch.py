@@ -45,7 +45,7 @@ class LiveWatch:
 
     @property
     def evidence(self) -> dict[str, float]:
-        """The evidence for drift, and for a loss above what was certified, on a logarithmic scale: an alarm comes at 1."""
+        """The evidence for drift, and for a loss above what is certified, on a logarithmic scale: an alarm comes at 1."""
         found = {}
         if self._exits is not None:
             found["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
@@ -55,7 +55,7 @@ class LiveWatch:
 
     @property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """The same over time, as (requests or audits so far, evidence), from (0, 0) to now. At most some 400 of each."""
+        """The same over time: (requests or audits so far, evidence), from (0, 0) to now; at most some 400 of each."""
         found, now = {}, self.evidence
         if self._exits is not None:
             found["exits"] = _points(self._exits.curve, self._exits.threshold, self._exits.n, now["exits"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
@@ -30,10 +31,9 @@ class PageState:
             "since": gateway.since,
             "certificate": _certificate(gateway.active.policy),
             "policies": {name: self._policy(name) for name in gateway.policies.names},
-            "fallen_from": gateway.fallen and gateway.fallen.policy,
+            "fallen_from": None if gateway.fallen is None else gateway.fallen.policy,
             "reference": config.reference,
-            "shadow": config.shadow
-            and {"models": config.shadow.models, "share": config.shadow.share, "audit": config.shadow.audit},
+            "shadow": None if config.shadow is None else asdict(config.shadow),
             "tally": gateway.tally.to_dict(),
             "evidence": (gateway.fallen or gateway.watch).curves,
             "alarms": list(gateway.alarms),
