@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import exeunt as ex
-from chromium import browser
+from chromium import browser, set_screen, shown
 from exeunt.errors import InputError
 from exeunt.gateway import app
 from exeunt.gateway.page_state import PageState
-from exeunt.policy.certificates import LossCertificate
 
 from .conftest import Running, right_answer, running
+from .made_state import LIVE, made_policy
 from .test_gateway import eventually
 
 WebDriverWait = pytest.importorskip(
@@ -29,23 +26,6 @@ __all__ = ["browser"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 MARKUP = "<img src=x onerror=document.title='hacked'>"
 LONG = "a-provider/a-model-whose-name-is-far-longer-than-a-phone-is-wide-and-has-no-end"
-LIVE: dict[str, Any] = {
-    "policy": "p2", "since": 1.8e9, "certificate": "Guarantee: 5 points.", "fallen_from": None, "reference": "large",
-    "policies": {"p1": {"certificate": "Guarantee: 9 points.", "unfit": ""}, "p2": {"certificate": None, "unfit": ""},
-                 "p3": {"certificate": None, "unfit": "policies/p3.json is not for these models"}},
-    "shadow": {"models": ["small", "medium"], "spend": "1 usd/day", "share": 0.1, "audit": 0.05, "grader": "match"},
-    "tally": {"n": 18_240, "cost": 41.37, "answered": {"large": 2818, "small": 13_112, "medium": 2310},
-              "escalated": {"score": 4721, "failure": 37, "request": 310, "money": 2}, "audits": 902, "fewest": 10,
-              "saved": [52.4, 49.8, 55.1], "lost": [0.0213, -0.004, 0.0466]},
-    "evidence": {"exits": [[0, 0], [9120, 0.4], [18_240, 0.3]], "audits": [[0, 0], [451, 0.2], [902, 0.1]]},
-    "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1},
-    "records": {"shadow": 3010, "live": 17_338, "audit": 902}, "resting": [],
-    "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None},
-              "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48},
-              "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 2.205, "left": 0.795},
-              "clients": {"alice": {"limit": None, "most": None, "spent": 4.2, "left": None},
-                          "batch": {"limit": "5 usd", "most": 5.0, "spent": 4.99, "left": 0.01}}},
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -53,16 +33,17 @@ def opened(browser: Any) -> Iterator[Any]:
     """Open the page of a gateway with the key of who administers it, at a width (px) in a colour scheme."""
 
     def page(run: Running, *, width: int = 1400, scheme: str = "light") -> None:
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": feature})
-        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        browser.set_script_timeout(10)
+        set_screen(browser, width=width, scheme=scheme)
         browser.get(run.url)
         enter(browser, run.admin)
         shown(browser, "state", "element.innerText === 'live'")
 
     yield page
+    leave(browser)
+
+
+def leave(browser: Any) -> None:
+    """Leave the page before the gateway goes, which would wait for its connection."""
     browser.execute_script("window.stop()")
     browser.get("about:blank")
     browser.get_log("browser")
@@ -71,19 +52,6 @@ def opened(browser: Any) -> Iterator[Any]:
 def enter(browser: Any, key: str) -> None:
     shown(browser, "key-form", "!element.hidden")
     browser.find_element("id", "key").send_keys(f"{key}\n")
-
-
-def shown(browser: Any, part: str, test: str = "element.innerText.trim().length > 1") -> str:
-    """The text of a part of the page, once `test`, JavaScript of `element`, holds."""
-    text: str = browser.execute_async_script(
-        f"""
-        const [part, done] = arguments, element = document.getElementById(part);
-        const look = () => ({test} ? done(element.innerText) : setTimeout(look, 20));
-        look();
-        """,
-        part,
-    )
-    return text.replace("\u00a0", " ")
 
 
 def complaints(browser: Any) -> list[str]:
@@ -103,29 +71,12 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield say
 
 
-def made_policy() -> ex.Policy:
-    """A cascade that asks large where small is not sure."""
-    rng = np.random.default_rng(0)
-    right = {"small": rng.random(200) < 0.8, "large": np.ones(200)}
-    traces = {
-        name: ex.ExitTrace.from_losses(
-            rng.uniform(-1, 0, (200, 1)), 1.0 - right[name][:, None],
-            cost=ex.CostModel([price], unit="usd"), id=np.arange(200),
-        )
-        for name, price in (("small", 1e-5), ("large", 1e-4))
-    }  # fmt: skip
-    fit, calibrate, _ = ex.CascadeTrace(traces).split()
-    policy = ex.cascade(fit, calibrate, budget="60%", policy="eero", order=("small", "large"))
-    proof = LossCertificate(0.2, 0.05, 0.01, "betting", 0.1, 100, "large")
-    return replace(policy, loss_certificate=proof)
-
-
 def test_from_the_shadow_to_a_policy_and_back(
     tmp_path: Path, browser: Any, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "_EVENTS_S", 0.05)
-    with running(tmp_path, spend="{total: '2 usd', key: '1 usd/day'}") as run:
-        browser.set_script_timeout(10)
+    with running(tmp_path, spend="{total: '2 usd', key: '1 usd/day'}", run_length="100") as run:
+        set_screen(browser, width=1400, scheme="light")
         browser.get(run.url)
         enter(browser, run.client)  # a client does not see what others do
         needs = "This needs the key of who administers the gateway."
@@ -154,16 +105,16 @@ def test_from_the_shadow_to_a_policy_and_back(
         browser.find_element("id", "sure-yes").click()
         assert shown(browser, "title", "element.innerText.includes('p1')") == "Policy p1 answers"
         assert run.gateway.active.name == "p1"
-        for i in range(20):
+        for i in range(12):
             run.ask(f"easy question {i}")
         run.ask("easy 1", tools=[TOOL])
-        eventually(lambda: run.gateway.tally.to_dict()["audits"] == 20)
+        eventually(lambda: run.gateway.tally.to_dict()["audits"] == 12)
         assert "of what large alone costs" in shown(browser, "saved", "element.innerText.includes('usd')")
-        assert "from 20 audits" in shown(browser, "quality-about", "element.innerText.includes('audits.')")
+        assert "from 12 audits" in shown(browser, "quality-about", "element.innerText.includes('audits.')")
         reasons = shown(browser, "escalated", "element.children.length === 2")
         assert "The score of a model did not suffice" in reasons
         assert "does not take the request" in reasons
-        assert "20 audits" in shown(browser, "evidence", "element.innerText.includes('audits')")
+        assert "12 audits" in shown(browser, "evidence", "element.innerText.includes('audits')")
         with run.http(run.admin) as http:
             told = http.get("/admin/state").json()
             assert b'escalated_total{policy="p1",reason="request"} 1.0' in http.get("/metrics").content
@@ -195,6 +146,7 @@ def test_from_the_shadow_to_a_policy_and_back(
         )
         assert browser.execute_script(from_outside) == 0
         assert complaints(browser) == []
+        leave(browser)
 
 
 def kinds(state: Any, of: tuple[str, ...] = ("", "tally", "money", "shadow")) -> dict[str, set[str]]:

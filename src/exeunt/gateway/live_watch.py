@@ -45,7 +45,7 @@ class LiveWatch:
 
     @property
     def evidence(self) -> dict[str, float]:
-        """The evidence for drift, and for a loss above what is certified, on a logarithmic scale: an alarm comes at 1."""
+        """The evidence for drift, and for a loss above what is certified, on a log scale: an alarm comes at 1."""
         found = {}
         if self._exits is not None:
             found["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
