@@ -38,7 +38,7 @@ _TOO_LARGE = 413
 class SecurityMiddleware:
     """Passes a request to `app` if it has a key and there is room; ends a request that is too large or too slow.
 
-    `health`: paths that everybody may ask, by any name of the server: what watches it calls it by an address of its own.
+    `health`: paths that everybody may ask, by any name of the server: what watches it calls it by its own address.
     `page`: paths that need no key: the page asks for one. `inputs`: paths that take inputs. Requests to all others are
     small.
     """
