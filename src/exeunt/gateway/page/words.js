@@ -52,6 +52,12 @@ export function promise(certificate, name, reference) {
   return certificate ?? "Nothing is certified of its quality.";
 }
 
+/** When the latest alarm of a policy was, if there was one. */
+export function ended(alarms, name) {
+  const alarm = alarms.findLast(({ policy }) => policy === name);
+  return alarm ? `This no longer held at the alarm of ${when(alarm.time)}.` : "";
+}
+
 const tooFew = ({ audits, fewest }) =>
   `Too few audits yet for an interval: ${whole(audits)} of at least ${whole(fewest)}.`;
 
