@@ -109,7 +109,7 @@ def test_from_the_shadow_to_a_policy_and_back(
             run.ask(f"easy question {i}")
         run.ask("easy 1", tools=[TOOL])
         eventually(lambda: run.gateway.tally.to_dict()["audits"] == 12)
-        assert "of what large alone costs" in shown(browser, "saved", "element.innerText.includes('usd')")
+        assert "less than large alone" in shown(browser, "saved", "element.innerText.includes('usd')")
         shown(browser, "quality-about", "element.innerText.includes('from 12 audits.')")
         reasons = shown(browser, "escalated", "element.children.length === 2")
         assert "The score of a model did not suffice" in reasons
@@ -199,7 +199,7 @@ def test_few_audits_give_no_interval(made_up: Any, browser: Any, opened: Any) ->
 
 def test_a_policy_that_costs_more_and_answers_better(made_up: Any, browser: Any, opened: Any) -> None:
     opened(made_up(tally={**LIVE["tally"], "saved": [-1.5, -2.0, -1.0], "lost": [-0.02, -0.03, -0.01]}))
-    assert shown(browser, "saved").startswith("\u22121.50 usd")
+    assert "\u22121.50 usd 3.8% more than large alone" in " ".join(shown(browser, "saved").split())
     assert "2.0 points above large" in shown(browser, "quality")
     assert "1.0 point to 3.0 points above" in shown(browser, "quality-about")
 

@@ -68,9 +68,9 @@ export function saved(state) {
   const spent = `The policy has cost ${usd(tally.cost)}.`;
   if (!tally.saved) return [NONE, "", `${spent} ${tooFew(tally)}`];
   const [mean, low, high] = tally.saved;
-  const shares = tally.saved.map((value) => percent(value / (value + tally.cost)));
-  return [usd(mean), `${shares[0]} of what ${reference} alone costs`,
-    `95% interval: ${usd(low)} to ${usd(high)} (${shares[1]} to ${shares[2]}). ${spent}`];
+  const [share, least, most] = tally.saved.map((value) => value / (value + tally.cost));
+  return [usd(mean), `${percent(Math.abs(share))} ${share < 0 ? "more" : "less"} than ${reference} alone`,
+    `95% interval: ${usd(low)} to ${usd(high)} (${percent(least)} to ${percent(most)}). ${spent}`];
 }
 
 /** Quality against the reference: [the number, what is beside it, what it means]. */
