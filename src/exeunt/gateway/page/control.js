@@ -1,10 +1,10 @@
 // Which policy answers: another one, or the one before. Both ask whether one is sure.
 import { complain } from "./server/connection.js";
 import { request, send } from "./server/live.js";
-import { promise, REFERENCE } from "./words.js";
+import { ended, promise, REFERENCE } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-let known = { policy: "", policies: {}, reference: "" };
+let known = { policies: {}, reference: "", alarms: [] };
 
 /** Ask whether one is sure, and do it. */
 function ask({ what, about, yes, act }) {
@@ -30,7 +30,7 @@ $("choose").addEventListener("click", () => {
   const name = $("choice").value;
   ask({
     what: `Let ${named(name)} answer from now on?`,
-    about: promise(known.policies[name]?.certificate ?? null, name, known.reference),
+    about: [promise(known.policies[name]?.certificate ?? null, name, known.reference), ended(known.alarms, name)].join(" "),
     yes: "Change",
     act: () => send("PUT", "admin/policy", { policy: name }),
   });
@@ -43,11 +43,11 @@ $("roll-back").addEventListener("click", () => ask({
 }));
 
 /** Show which policies can be chosen. A choice that was made stays. */
-export function showChoices({ policy, policies, reference }) {
+export function showChoices({ policy, policies, reference, alarms }) {
   const names = [REFERENCE, ...Object.keys(policies)].filter((name) => name !== policy);
   const shown = [...$("choice").options].map(({ value }) => value);
   const unfit = (name) => policies[name]?.unfit ?? "";
-  known = { policy, policies, reference };
+  known = { policies, reference, alarms };
   $("controls").hidden = names.length === 0;
   $("no-policies").hidden = names.length > 0;
   if (`${names}` === `${shown}`) return;

@@ -54,16 +54,16 @@ function showMoney({ money }) {
 }
 
 function showWatch(state) {
-  const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]].filter(([kind]) => state.evidence[kind]);
+  const seen = (kind) => state.evidence[kind]?.at(-1)[0] ?? 0;
+  const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]].filter(([kind]) => seen(kind));
   set("evidence-about", words.watchAbout(state));
   $("evidence").hidden = kinds.length === 0;
   if (kinds.length) {
-    const seen = (kind) => state.evidence[kind].at(-1)[0];
     drawLines($("evidence"), {
       label: "evidence that the certificate has ended", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
       from: "0", to: kinds.map(([kind, name]) => `${words.whole(seen(kind))} ${name}`).join(", "),
       series: kinds.map(([kind, name, tone]) => ({ name, tone,
-        points: state.evidence[kind].map(([n, level]) => [n / Math.max(seen(kind), 1), level]) })),
+        points: state.evidence[kind].map(([n, level]) => [n / seen(kind), level]) })),
     });
   }
   const alarms = state.alarms.map(({ time }) => time);

@@ -52,6 +52,12 @@ export function promise(certificate, name, reference) {
   return certificate ?? "Nothing is certified of its quality.";
 }
 
+/** When the latest alarm of a policy was, if there was one. */
+export function ended(alarms, name) {
+  const alarm = alarms.findLast(({ policy }) => policy === name);
+  return alarm ? `This no longer held at the alarm of ${when(alarm.time)}.` : "";
+}
+
 const tooFew = ({ audits, fewest }) =>
   `Too few audits yet for an interval: ${whole(audits)} of at least ${whole(fewest)}.`;
 
@@ -62,9 +68,9 @@ export function saved(state) {
   const spent = `The policy has cost ${usd(tally.cost)}.`;
   if (!tally.saved) return [NONE, "", `${spent} ${tooFew(tally)}`];
   const [mean, low, high] = tally.saved;
-  const shares = tally.saved.map((value) => percent(value / (value + tally.cost)));
-  return [usd(mean), `${shares[0]} of what ${reference} alone costs`,
-    `95% interval: ${usd(low)} to ${usd(high)} (${shares[1]} to ${shares[2]}). ${spent}`];
+  const [share, least, most] = tally.saved.map((value) => value / (value + tally.cost));
+  return [usd(mean), `${percent(Math.abs(share))} ${share < 0 ? "more" : "less"} than ${reference} alone`,
+    `95% interval: ${usd(low)} to ${usd(high)} (${percent(least)} to ${percent(most)}). ${spent}`];
 }
 
 /** Quality against the reference: [the number, what is beside it, what it means]. */
