@@ -57,3 +57,8 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             state = http.get("/admin/state").json()
             assert state["alarms"][0]["policy"] == "p1"
             assert http.post("/admin/rollback").json() == {"policy": "p1"}
+        for i in range(2 * N):  # it is watched again
+            if run.ask(f"still later question {i}").headers["x-exeunt-policy"] == "reference":
+                break
+        eventually(lambda: run.gateway.active.name == "reference")
+        assert len(run.gateway.alarms) == 2

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exeunt._files import make_folder
+from exeunt._files import make_folder, read_json, write_json
 from exeunt.errors import InputError
 from exeunt.gateway.answering import Active, Answered, Answering, active_policy
 from exeunt.gateway.chat import ChatRequest
@@ -42,6 +42,7 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
 
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
+_ALARMS = "alarms.json"
 _TIDY_S = 3600.0
 _SAVE_S = 30.0
 
@@ -69,7 +70,8 @@ class Gateway:
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.comparing = self._comparing()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
-        self.alarms: deque[dict[str, Any]] = deque(maxlen=20)
+        known = read_json(self.folder / _ALARMS) if (self.folder / _ALARMS).is_file() else []
+        self.alarms: deque[dict[str, Any]] = deque(known, maxlen=20)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._follow(self._policy(self.policies.active()))
         self._measure()
@@ -165,12 +167,13 @@ class Gateway:
 
     def _fall_back(self, alarm: Alarm) -> None:
         """Let the reference answer: the certificate no longer describes the requests."""
-        fields = {"policy": self.active.name, "alarm": str(alarm)}
+        fields = {"policy": self.active.name, "alarm": alarm.sentences}
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
         watch = self.watch
         watch.save()
         self.alarms.append({"time": time.time(), **fields})
+        write_json(self.folder / _ALARMS, list(self.alarms))
         self.activate(REFERENCE)
         self.fallen = watch
 

@@ -108,17 +108,16 @@ class LiveWatch:
         write_json(self._file, body)
 
     def _restore(self) -> None:
-        """Go on from the file, if it is of this policy."""
+        """Go on from the file, if it is of this policy. One that is chosen again after an alarm is watched anew."""
         try:
             body = read_json(self._file)
-            if body["policy"] != self.policy:
+            if body["policy"] != self.policy or body["alarm"]:
                 return
             if self._exits is not None and self._policy is not None and body["exits"]:
                 self._exits = Watch.from_dict(body["exits"], self._policy)
             if self._losses is not None and body["losses"]:
                 self._losses.restore(body["losses"])
                 self._loss_curve = EvidenceCurve.from_dict(body["curve"])
-            self.alarm = body["alarm"] and Alarm.from_dict(body["alarm"])
         except (ArtefactError, InputError, KeyError, TypeError):
             return  # none yet, or of another calibration: it begins anew
 
