@@ -34,7 +34,10 @@ def gateway(
         Path | None, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Show the road from shadow to live with invented models, in place of FILE.")
+        bool,
+        typer.Option(
+            "--demo", help="Show the road from shadow to live with invented models, in place of FILE."
+        ),
     ] = False,
 ) -> None:
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""

@@ -34,7 +34,20 @@ shadow: {{models: [small, medium], share: 100%, audit: 10%, spend: "1 usd"}}
 spend: {{total: "5 usd", key: "2 usd/day"}}
 """
 _SURE = {"small": 0.55, "medium": 0.8}
-_WORDS = ["river", "stone", "market", "winter", "letter", "engine", "garden", "history", "window", "science", "mountain", "bridge"]
+_WORDS = [
+    "river",
+    "stone",
+    "market",
+    "winter",
+    "letter",
+    "engine",
+    "garden",
+    "history",
+    "window",
+    "science",
+    "mountain",
+    "bridge",
+]
 
 
 def demonstrate(folder: Path, *, shadow: int = 2000, live: int = 1500, max_loss: float = 0.05) -> None:
@@ -61,7 +74,9 @@ def invented_answer(model: str, question: str) -> str:
     """Return what a model says: the large one is right, the others where they are sure (see `MockProvider`)."""
     right = f"It is {_WORDS[int(chance('truth', question) * len(_WORDS))]}."
     sure = model not in _SURE or chance(model, question, "sure") < _SURE[model]
-    return right if sure or chance("luck", model, question) < 0.3 else f"I believe it is number {len(question)}."
+    return (
+        right if sure or chance("luck", model, question) < 0.3 else f"I believe it is number {len(question)}."
+    )
 
 
 def question(i: int) -> str:
@@ -112,7 +127,9 @@ class _Road:
 
     def worsen(self, provider: MockProvider, start: int) -> None:
         """Let the small model become worse where it is sure, until the watch finds that."""
-        provider.answer = lambda model, text: "Who knows." if model == "small" else invented_answer(model, text)
+        provider.answer = lambda model, text: (
+            "Who knows." if model == "small" else invented_answer(model, text)
+        )
         asked = 0
         while not self._gateway.alarms and asked < 10_000:
             self._ask("worse", range(start + asked, start + asked + 100))

@@ -31,7 +31,9 @@ class LiveWatch:
         self._name, self._policy, self._file = active.name, policy, file
         # Exits and audits share it.
         self._audits = max(2 * run_length * audit, _FEWEST)
-        self._exits = None if policy is None or policy.watched is None else Watch(policy, run_length=2 * run_length)
+        self._exits = (
+            None if policy is None or policy.watched is None else Watch(policy, run_length=2 * run_length)
+        )
         certificate = None if policy is None else policy.loss_certificate
         self._losses = (
             None if certificate is None or certificate.bound == CERTAIN else LossDetector(certificate)
