@@ -9,7 +9,7 @@ import pytest
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway.mock_provider import MockProvider, chance
 
-from .conftest import PRICES, answer, right_answer, running
+from .conftest import PRICES, right_answer, running
 from .test_gateway import eventually
 
 N = 300
@@ -55,5 +55,5 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert run.gateway.active.name == "reference"
         with run.http(run.admin) as http:
             state = http.get("/admin/state").json()
-            assert "p1" == state["alarms"][0]["policy"]
+            assert state["alarms"][0]["policy"] == "p1"
             assert http.post("/admin/rollback").json() == {"policy": "p1"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from exeunt.errors import InputError
 from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.config import FEATURES
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
@@ -15,6 +16,9 @@ from exeunt.live.live_cascade import LiveCascade, short_of_money
 from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
+SCORE, FAILURE, REQUEST, MONEY = REASONS = ("score", "failure", "request", "money")
+"""Why further or other models were asked: a score did not suffice, a model gave no answer, the policy's models do not
+take the request, or money for a model was short."""
 _CLIENTS_FAULT = re.compile(r"status (400|404|413|422)\b")
 
 
@@ -42,6 +46,18 @@ class Answered:
             name: reply.failed.partition(":")[0] for name, reply in self.replies.items() if reply.failed
         }
         return "; ".join(f"{name}: {why}" for name, why in failed.items()) or "no model answered"
+
+    @property
+    def escalated(self) -> str:
+        """Why further or other models were asked than the policy's first: one of `REASONS`; "" if none were."""
+        failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
+        if failed:
+            return MONEY if all(map(short_of_money, failed)) else FAILURE
+        if self.policy in ("", REFERENCE):
+            return ""
+        if not self.decided:
+            return REQUEST
+        return SCORE if len(self.replies.keys() - {FEATURES}) > 1 else ""
 
     @property
     def short_of_money(self) -> bool:

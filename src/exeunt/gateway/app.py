@@ -26,6 +26,7 @@ from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat import ChatRequest
 from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
+from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
 
 _log = logging.getLogger("exeunt.gateway")
@@ -59,14 +60,15 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Route("/events", _events),
             Route("/health", _health),
             Route("/", _page),
-            Mount("/page", StaticFiles(directory=_PAGE, check_dir=False)),
+            Mount("/page/server", StaticFiles(packages=[("exeunt.serve", "page")])),
+            Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
             HTTPException: _http, OverBudget: _no_money, InputError: _bad_input, ExeuntError: _failure,
             Exception: _failure,
         },
     )  # fmt: skip
-    app.state.gateway = gateway
+    app.state.gateway, app.state.page = gateway, PageState(gateway)
     app.add_middleware(AccessMiddleware, gateway=gateway)
     return app
 
@@ -158,7 +160,7 @@ async def _models(request: Request) -> Response:
 
 async def _state(request: Request) -> Response:
     """Return what the page shows."""
-    return JSONResponse(await asyncio.to_thread(_gateway(request).state))
+    return JSONResponse(await asyncio.to_thread(request.app.state.page.read))
 
 
 async def _set_policy(request: Request) -> Response:
@@ -194,11 +196,11 @@ async def _metrics(request: Request) -> Response:
 
 async def _events(request: Request) -> Response:
     """Server-sent events, one a second: JSON of what the page shows."""
-    gateway = _gateway(request)
+    gateway, page = _gateway(request), request.app.state.page
 
     async def lines() -> AsyncIterator[str]:
         while not gateway.closing.is_set():
-            yield f"data: {json.dumps(await asyncio.to_thread(gateway.state))}\n\n"
+            yield f"data: {json.dumps(await asyncio.to_thread(page.read))}\n\n"
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(gateway.closing.wait(), _EVENTS_S)
 

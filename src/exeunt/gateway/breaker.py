@@ -31,9 +31,14 @@ class Breaker:
         self._in_a_row, self._until = 0, 0.0
 
     @property
+    def rests_s(self) -> float:
+        """For how many seconds nobody may ask the provider; 0 if it may be asked now."""
+        return max(self._until - self.clock(), 0.0)
+
+    @property
     def resting(self) -> bool:
         """Whether nobody may ask the provider now."""
-        return self.clock() < self._until
+        return self.rests_s > 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -49,7 +49,9 @@ _SAVE_S = 30.0
 class Gateway:
     """The models, policies, money and records of a gateway.
 
-    `active`: the policy that answers "auto". `watch`, `tally`: of what it has answered. `closing`: set at the end.
+    `active`: the policy that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered.
+    `closing`: set at the end.
+    `fallen`: the watch whose alarm made the reference answer; None if it answers for another reason.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -116,6 +118,7 @@ class Gateway:
             said={name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
             policy=answered.policy if live else "", answered=answered.model, cost=answered.cost,
             identity=self.about.identity, grader=self.about.grader,
+            escalated=answered.escalated,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
         if drawn and self.comparing is not None and self.comparing.takes(request):
@@ -151,12 +154,13 @@ class Gateway:
 
     def _follow(self, active: Active) -> None:
         self.active = active
+        self.fallen: LiveWatch | None = None
         audit = 0.0 if self.config.shadow is None else self.config.shadow.audit
         file = self.folder / "watch.json"
         self.watch = LiveWatch(active, file, run_length=self.config.run_length, audit=audit)
         history = self.policies.history
-        since = history[-1][0] if history else 0.0
-        self.tally = Tally(self.config.reference, self.records.read(since=since))
+        self.since = history[-1][0] if history else 0.0
+        self.tally = Tally(self.config.reference, self.records.read(since=self.since))
         _log.info("a policy answers", extra={"fields": {"policy": active.name}})
 
     def _fall_back(self, alarm: Alarm) -> None:
@@ -164,9 +168,11 @@ class Gateway:
         fields = {"policy": self.active.name, "alarm": str(alarm)}
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
-        self.watch.save()
+        watch = self.watch
+        watch.save()
         self.alarms.append({"time": time.time(), **fields})
         self.activate(REFERENCE)
+        self.fallen = watch
 
     # -- the rest -------------------------------------------------------------------------------------------
 
@@ -188,24 +194,6 @@ class Gateway:
     def left(self, client: Client) -> float:
         """Return the US dollars that a client's requests may still cost."""
         return self.money.of(client).available
-
-    def state(self) -> dict[str, Any]:
-        """Return what the page shows, JSON-able."""
-        certificate = None if self.active.policy is None else self.active.policy.loss_certificate
-        return {
-            "policy": self.active.name,
-            "policies": [REFERENCE, *self.policies.names],
-            "certificate": certificate and str(certificate),
-            "reference": self.config.reference,
-            "models": list(self.config.models),
-            "tally": self.tally.to_dict(),
-            "evidence": self.watch.evidence,
-            "alarms": list(self.alarms),
-            "compared": dict(self.compared),
-            "records": dict(self.records.counts()),
-            "money": self.money.state(self.keys.clients),
-            "resting": [name for name, model in self.config.models.items() if model.breaker.resting],
-        }
 
     @property
     def compared(self) -> Counter[str]:
@@ -253,7 +241,8 @@ class Gateway:
         gauge = self.metrics.gauge
         gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
         gauge(
-            "drift_evidence", "Evidence that the certificate has ended: an alarm comes at 1.",
+            "drift_evidence",
+            "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
             lambda: max(self.watch.evidence.values(), default=0.0),
         )  # fmt: skip
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])

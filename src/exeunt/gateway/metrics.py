@@ -26,6 +26,10 @@ class GatewayMetrics:
             "exeunt_gateway_answers", "Answers, by policy and the model that gave them.", ["policy", "model"],
             registry=registry,
         )  # fmt: skip
+        self._escalated = prometheus.Counter(
+            "exeunt_gateway_escalated", "Answers for which further or other models were asked, by policy and reason.",
+            ["policy", "reason"], registry=registry,
+        )  # fmt: skip
         self._failures = prometheus.Counter(
             "exeunt_gateway_failures", "Requests to models without an answer.", ["model"], registry=registry
         )
@@ -52,6 +56,8 @@ class GatewayMetrics:
         if answered.reply is not None:
             self._answers.labels(answered.policy or "none", answered.model).inc()
             self._seconds.observe(seconds)
+            if answered.escalated:
+                self._escalated.labels(answered.policy or "none", answered.escalated).inc()
 
     def alarm(self, policy: str) -> None:
         """Count an alarm."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from exeunt.budget_text import exact_quantity
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.keys import Client
 from exeunt.ledger import Ledger, ledger_of
@@ -26,6 +27,7 @@ class Money:
         self._store = SQLiteStore(file, "normal")
         self._each: dict[str, Ledger] = {}
         self.set(spend)
+        self._shadow_limit = None if shadow is None else shadow.spend
         self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
 
     def set(self, spend: Spend) -> None:
@@ -50,24 +52,27 @@ class Money:
         return math.inf if self.spend.total is None and self.spend.day is None else self._day.available
 
     def state(self, clients: Iterable[Client]) -> dict[str, Any]:
-        """Return what is spent and left, JSON-able; None for no limit."""
-        ledgers = {client.name: self.of(client) for client in clients if not client.admin}
-        limits = {client.name: client.spend or self.spend.key for client in clients}
+        """Return the limits and what is spent and left of each, JSON-able."""
+        spend = self.spend
         return {
-            "spent": self.whole.spent,
-            "left": None if math.isinf(self.left) else self.left,
-            "limits": {"total": self.spend.total, "day": self.spend.day},
-            "shadow": self.shadow and {"spent": self.shadow.spent, "left": self.shadow.left},
+            "all": _state(self.whole, spend.total),
+            "day": _state(self._day, spend.day and f"{spend.day}/day"),
+            "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit),
             "clients": {
-                name: {
-                    "spent": one.spent,
-                    "left": one.available if limits[name] else None,
-                    "limit": limits[name],
-                }
-                for name, one in ledgers.items()
+                client.name: _state(self.of(client), client.spend or spend.key)
+                for client in clients
+                if not client.admin
             },
         }
 
     def close(self) -> None:
         """Close the file."""
         self._store.close()
+
+
+def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
+    """Return what is spent, since the beginning, and left of a limit. `most`: what may be left, in US dollars."""
+    most = None if limit is None else float(exact_quantity(limit)[0])
+    return {
+        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else ledger.left,
+    }  # fmt: skip

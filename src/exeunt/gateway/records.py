@@ -41,8 +41,9 @@ class Record:
     too. `client`: the name of its key. `request`, `conversation`, `user`: HMACs in hexadecimal digits; `user` is ""
     where the client names none. `said`: by model. `features`: kept with 32 bits each. `policy`: the name of the one
     that answered; "" in shadow. `answered`: the model whose answer was given. `text`: JSON of request and answers, only
-    where the deployment keeps texts. `cost`: US dollars that the client paid. `identity`, `grader`: of the models, and
-    what graded, when it was made (see `GatewayModels`).
+    where the deployment keeps texts. `cost`: US dollars of what was asked for the answer. `escalated`: why further or
+    other models were asked, one of `exeunt.gateway.answering.REASONS`; "" if none was. `identity`, `grader`: of the
+    models, and what graded, when it was made (see `GatewayModels`).
     """
 
     time: float
@@ -57,6 +58,7 @@ class Record:
     answered: str = ""
     text: str | None = None
     cost: float = 0.0
+    escalated: str = ""
     identity: Mapping[str, str] = field(default_factory=dict)
     grader: str = ""
 
@@ -67,6 +69,7 @@ _SCHEMA = f"""
 CREATE TABLE record ({_COLUMNS});
 CREATE INDEX record_time ON record (time);
 CREATE INDEX record_client ON record (client);
+CREATE INDEX record_kind ON record (kind);
 """
 _KIND = DatabaseKind("file of a gateway's records", 0x45584757, 1, _SCHEMA)
 

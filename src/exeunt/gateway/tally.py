@@ -14,6 +14,7 @@ from exeunt.gateway.records import Record
 _MOST = 5_000
 """Audits that count: the latest."""
 _FEWEST = 10
+"""Audits for an interval."""
 
 
 class Tally:
@@ -23,6 +24,7 @@ class Tally:
         self._reference = reference
         self.n, self.cost = 0, 0.0
         self.answered: Counter[str] = Counter()
+        self.escalated: Counter[str] = Counter()
         self._reference_costs: list[float] = []
         self._lost: list[float] = []
         for record in records:
@@ -32,6 +34,8 @@ class Tally:
         """Count a record."""
         self.n, self.cost = self.n + 1, self.cost + record.cost
         self.answered[record.answered] += 1
+        if record.escalated:
+            self.escalated[record.escalated] += 1
         reference, answer = record.said.get(self._reference), record.said.get(record.answered)
         if reference is not None and record.kind != "live":
             self._reference_costs.append(reference.cost)
@@ -48,8 +52,14 @@ class Tally:
 
     @property
     def lost(self) -> tuple[float, ...] | None:
-        """By how much grades are below the reference's, with a 95% interval; None with few audits."""
-        return _interval(self._lost)
+        """By how much grades are below the reference's, with a 95% interval; None with few audits.
+
+        The interval counts one more audit with all lost, and one with all gained: where audits are few and losses rare,
+        it is too narrow without them, as none may have been seen. With a loss of 3% it then covered 60% of the time at
+        30 audits and 80% at 100; with them, at least 93% at 10 to 1,000 (simulated, 2,000 times each).
+        """
+        found = _interval(self._lost)
+        return found and (found[0], *mean_interval(np.array([*self._lost, -1.0, 1.0]), within=(-1, 1))[1:])
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -57,7 +67,9 @@ class Tally:
             "n": self.n,
             "cost": self.cost,
             "answered": dict(self.answered),
+            "escalated": dict(self.escalated),
             "audits": len(self._lost),
+            "fewest": _FEWEST,
             "saved": self.saved,
             "lost": self.lost,
         }
