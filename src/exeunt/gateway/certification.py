@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +16,7 @@ from exeunt.evaluation import evaluate
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
 from exeunt.trace import CascadeTrace
-from exeunt.trace.groups import mean, units_text
+from exeunt.trace.groups import Groups, mean, units_text
 
 Interval: TypeAlias = "tuple[float, float, float]"
 """Mean, low and high: a 95% interval."""
@@ -66,7 +67,8 @@ class Certification:
         measured = (
             f"Measured on {units_text(self.n, self.n_groups, 'held-out', 'input')}: {saved[0]:.1%} of the cost of "
             f"always asking {self.reference} is saved (95% interval {saved[1]:.1%} to {saved[2]:.1%}), "
-            f"{100 * loss[0]:.2f} points of the grade are lost ({100 * loss[1]:.2f} to {100 * loss[2]:.2f})."
+            f"{100 * abs(loss[0]):.2f} points of the grade are {'gained' if loss[0] < 0 else 'lost'} (interval of the "
+            f"loss {100 * loss[1]:.2f} to {100 * loss[2]:.2f}). What shadow and audits cost is not counted."
         )
         at_random = (
             f"The same shares at random would have a grade {100 * gain[0]:.2f} points lower "
@@ -100,19 +102,9 @@ class Certification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers in JSON-able form, without the policy."""
-        names = (
-            "reference",
-            "n",
-            "n_groups",
-            "shares",
-            "grade",
-            "reference_grade",
-            "cost",
-            "reference_cost",
-            "budget",
-        )
+        means = ("grade", "reference_grade", "cost", "reference_cost", "budget", "saved", "loss", "gain")
         return {
-            **{name: getattr(self, name) for name in (*names, "saved", "loss", "gain")},
+            **{name: getattr(self, name) for name in ("reference", "n", "n_groups", "shares", *means)},
             "controls": [one._asdict() for one in self.controls],
         }
 
@@ -140,20 +132,6 @@ def measured(
     by_lot = quality @ np.array([*shares.values()])
     usual = float(mean(costs[:, of], groups))
     share = 1 - float(mean(paid, groups)) / usual
-    by_cost = sorted(shares, key=lambda name: fit[name].cost.full)
-    mixed, spent = mixture_curve(
-        np.array([fit[name].cost.full for name in by_cost]),
-        np.array([mean(fit[name].quality[:, 0], fit.groups) for name in by_cost]),
-        np.array([mean(alone[name].quality[:, 0], groups) for name in by_cost]),
-        np.array([max(result.cost, fit[by_cost[0]].cost.full)]),
-    )
-
-    def interval(values: Floats) -> Interval:
-        if groups is None:
-            return mean_interval(values)
-        found, ends = weighted_interval(groups.means(values), groups.weight, within=(-np.inf, np.inf))
-        return found, *ends
-
     # The share that is saved is a ratio of two means, whose error is that of these values.
     ratio = share + (costs[:, of] * (1 - share) - paid) / usual
     random_cost = float(mean(costs, groups) @ np.array([*shares.values()]))
@@ -163,13 +141,34 @@ def measured(
         grade=float(mean(quality[:, of] - lost, groups)),
         reference_grade=float(mean(quality[:, of], groups)), cost=result.cost, reference_cost=usual,
         cost_interval=result.cost_interval, budget=budget,
-        saved=interval(ratio), loss=interval(lost), gain=interval(quality[:, of] - lost - by_lot),
+        saved=_interval(ratio, groups), loss=_interval(lost, groups),
+        gain=_interval(quality[:, of] - lost - by_lot, groups),
         controls=(
             *(
                 Way(f"{name} alone", float(mean(quality[:, k], groups)), float(mean(costs[:, k], groups)))
                 for k, name in enumerate(shares)
             ),
             Way("the same shares at random", float(mean(by_lot, groups)), random_cost),
-            Way("the best pair mixed at random", float(mixed[0]), float(spent[0])),
+            _best_pair(fit, held_out, [*shares], result.cost),
         ),
     )  # fmt: skip
+
+
+def _best_pair(fit: CascadeTrace, held_out: CascadeTrace, names: Sequence[str], cost: float) -> Way:
+    """Return the mixture of two models by lot, at about this cost, that is best on the records that fit."""
+    by_cost = sorted(names, key=lambda name: fit[name].cost.full)
+    fitted, found = (
+        np.array([mean(part[name].quality[:, 0], part.groups) for name in by_cost])
+        for part in (fit, held_out)
+    )
+    costs = np.array([fit[name].cost.full for name in by_cost])
+    grade, spent = mixture_curve(costs, fitted, found, np.array([max(cost, costs[0])]))
+    return Way("the best pair mixed at random", float(grade[0]), float(spent[0]))
+
+
+def _interval(values: Floats, groups: Groups | None) -> Interval:
+    """Return the mean of values (n,) with its 95% t interval, over groups if there are any."""
+    if groups is None:
+        return mean_interval(values)
+    found, ends = weighted_interval(groups.means(values), groups.weight, within=(-np.inf, np.inf))
+    return found, *ends

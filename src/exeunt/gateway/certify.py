@@ -119,7 +119,7 @@ def certify(
     fit, held_out = _parts(_as_seen(records), shares, seed)
     allowed = None if budget is None else fit.answering.budget(budget, reference=reference)
     kinds = _kinds(fit)
-    total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POLICIES * (1 if budget is None else 2), 0
+    total, made = _BUDGETS * len(kinds) * (len(kinds) > 1) + _POLICIES, 0
 
     def done(now: int = 1, _: int = 0) -> None:
         if progress is not None:
@@ -158,23 +158,29 @@ def _certified(
 ) -> Policy:
     """Return the cheapest policy that passes, and whose mean cost is at most `allowed`, certified if that is possible.
 
-    Half of delta goes to the loss, and half to the costs of all policies that were tried. `records`: with the most that
-    a request can cost.
+    With a budget, half of delta goes to the loss, and half to the costs of all policies that were tried, so that one of
+    them could be chosen. `records`: with the most that a request can cost.
     """
-    delta, reference = options["delta"], options["reference"]
-    if allowed is not None:
-        with suppress(Infeasible, InfeasibleBudget):
-            policy = _at_highest(cheapest(fit, held_out, **{**options, "delta": delta / 2}), records)
-            _, fields = dearest_plan(
-                [(policy, paid_for(policy, held_out))], policy.cost, allowed, held_out.n, held_out.groups,
-                delta / 2 / _POLICIES, options["seed"],
-            )  # fmt: skip
-            return replace(policy, budget=allowed, **fields)
-    policy = _at_highest(cheapest(fit, held_out, **options), records)
-    if allowed is not None and (cost := policy.expected_cost) > allowed:
+    delta = options["delta"] if allowed is None else options["delta"] / 2
+    policy = _at_highest(cheapest(fit, held_out, **{**options, "delta": delta}), records)
+    if allowed is None:
+        return policy
+    paid = paid_for(policy, held_out)
+    with suppress(InfeasibleBudget):
+        _, fields = dearest_plan(
+            [(policy, paid)],
+            policy.cost,
+            allowed,
+            held_out.n,
+            held_out.groups,
+            delta / _POLICIES,
+            options["seed"],
+        )
+        return replace(policy, budget=allowed, **fields)
+    if (cost := policy.expected_cost) > allowed:
         raise Infeasible(
             f"the cheapest policy that provably loses at most {100 * options['max_loss']:.4g} points against "
-            f"{reference} costs {policy.cost.show(cost)} per request, more than the budget of "
+            f"{options['reference']} costs {policy.cost.show(cost)} per request, more than the budget of "
             f"{policy.cost.show(allowed)}: give a higher budget, allow a larger loss, or wait for more records",
             binding="budget",
             nearest_budget=cost,
