@@ -75,16 +75,22 @@ def told(questions: list[str], embedding: Any) -> Any:
     return np.hstack([embedding / np.linalg.norm(embedding, axis=1, keepdims=True), np.array(shape)])
 
 
-def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
-    """Return mean grades and costs of routers and of what they are compared with, for each budget and fold."""
+def asked(folder: Path, encoder: str) -> tuple[list[str], dict[str, float], Any, Any]:
+    """Return the questions, the prices of the models, their grades (n, models), and features of the questions."""
     read = pq.read_table(folder / "router" / "questions.parquet")
     price = json.loads(read.schema.metadata[b"usd_per_million_tokens"])
-    grade, cost = np.column_stack([read[name].to_numpy() for name in price]), np.array([*price.values()])
     questions, kept = read["question"].to_pylist(), Path("runs/graded-embeddings.npy")
     if not kept.is_file():
         kept.parent.mkdir(exist_ok=True)
         np.save(kept, embeddings(questions, encoder))
-    features = told(questions, np.load(kept))
+    grade = np.column_stack([read[name].to_numpy() for name in price])
+    return questions, price, grade, told(questions, np.load(kept))
+
+
+def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
+    """Return mean grades and costs of routers and of what they are compared with, for each budget and fold."""
+    _, price, grade, features = asked(folder, encoder)
+    cost = np.array([*price.values()])
     models = models_of(price, grade, np.zeros(grade.shape)).with_features(
         "encoder", features, cost=ENCODER_COST
     )

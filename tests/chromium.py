@@ -30,3 +30,25 @@ def browser() -> Iterator[Any]:
     session.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield session
     session.quit()
+
+
+def set_screen(browser: Any, *, width: int, scheme: str) -> None:
+    """Give pages a width (px), as of a phone below 600, and a colour scheme."""
+    feature = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": feature})
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.set_script_timeout(10)
+
+
+def shown(browser: Any, part: str, test: str = "element.innerText.trim().length > 1") -> str:
+    """Return the text of a part of the page, once `test`, JavaScript of `element`, holds."""
+    text: str = browser.execute_async_script(
+        f"""
+        const [part, done] = arguments, element = document.getElementById(part);
+        const look = () => ({test} ? done(element.innerText) : setTimeout(look, 20));
+        look();
+        """,
+        part,
+    )
+    return text.replace("\u00a0", " ")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -283,3 +284,12 @@ def locks(file: IO[bytes]) -> bool:
 def open_to_add(path: Path, mode: int) -> IO[str]:
     """Open a text file to add lines. `mode`: permissions of a new one, such as 0o600: only its owner can read it."""
     return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, mode), "a", encoding="utf-8")
+
+
+def secret_of(path: Path) -> bytes:
+    """Return the secret that a file holds, 32 random bytes. It is made if it is missing, for its owner alone."""
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()

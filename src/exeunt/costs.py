@@ -193,7 +193,7 @@ class CostModel:
             for cost, exit_ in path:
                 rows[:, place] += cost.of_inputs(len(rows))[:, exit_]
         means = np.maximum.accumulate(_means(rows)) * (1 + LEAST_RISE * np.arange(len(paths)))
-        highest = max(sum(cost.highest for cost, _ in path) for path in paths)
+        highest = max(float(means[-1]), *(sum(cost.highest for cost, _ in path) for path in paths))
         made = cls(
             means, unit=costs[0].unit, source=costs[0].source, reference=reference,
             highest=highest if varies else None,

@@ -209,7 +209,7 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
 
     executor = PixelExecutor() if executor is None else executor
     all_settings = Settings(run=run.path, port=0, **settings)
-    config = uvicorn_config(lambda: make_app(all_settings), all_settings)
+    config = uvicorn_config(lambda: make_app(all_settings), all_settings.host, all_settings.port)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:

@@ -260,7 +260,7 @@ def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
 
 def test_a_budget_of_the_command_replaces_the_one_that_was_set_earlier(tmp_path, caplog, monkeypatch):
     run = made_run(tmp_path / "pixels")
-    monkeypatch.setattr(server, "_check_address", lambda *_: None)
+    monkeypatch.setattr(server, "check_address", lambda *_: None)
     monkeypatch.setattr(server, "load_run", lambda _: SimpleNamespace(controller=lambda _: None))
     monkeypatch.setattr(server, "make_app", lambda *_, **__: None)
 

@@ -10,7 +10,7 @@ import pytest
 from made_server import in_base64, made_images, made_run, running
 from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
-from chromium import browser
+from chromium import browser, set_screen, shown
 
 WebDriverWait = pytest.importorskip(
     "selenium.webdriver.support.wait", reason="selenium is not installed"
@@ -29,11 +29,7 @@ def opened(browser):
     def page(events, *, width=1400, scheme="light", **options):
         server = PageServer(events, **options)
         servers.append(server)
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": feature})
-        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        browser.set_script_timeout(10)
+        set_screen(browser, width=width, scheme=scheme)
         browser.get(server.url)
         return server
 
@@ -42,18 +38,6 @@ def opened(browser):
     for server in servers:
         server.close()
     browser.get_log("browser")
-
-
-def shown(browser, part, test="element.innerText.trim().length > 1"):
-    """The text of a part of the page, once `test`, JavaScript of `element`, holds."""
-    return browser.execute_async_script(
-        f"""
-        const [part, done] = arguments, element = document.getElementById(part);
-        const look = () => ({test} ? done(element.innerText) : setTimeout(look, 20));
-        look();
-        """,
-        part,
-    ).replace("\u00a0", " ")
 
 
 def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):

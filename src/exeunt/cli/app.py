@@ -14,6 +14,7 @@ from exeunt.cli.cascade import cascade
 from exeunt.cli.compare import compare
 from exeunt.cli.evaluate import evaluate
 from exeunt.cli.export import export
+from exeunt.cli.gateway import gateway
 from exeunt.cli.language import generate
 from exeunt.cli.predict_and_record import predict, record
 from exeunt.cli.serve import serve
@@ -55,8 +56,8 @@ def _flowing(docstring: str | None) -> str:
 
 
 for verb in (
-    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, cascade, show, diff,
-    verify,
+    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, gateway, cascade, show,
+    diff, verify,
 ):  # fmt: skip
     app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._progress import Progress
 from exeunt._text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
+from exeunt.cli.gateway_calibration import calibrate_gateway
 from exeunt.cli.language import calibrate_language_model
 from exeunt.cli.options import Execution, RunPath, changed, option, seed_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
@@ -46,7 +47,23 @@ class _Options:
 def calibrate(
     path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
 ) -> None:
-    """Choose thresholds that keep a budget, on inputs that the network has not seen."""
+    """Choose thresholds that keep a budget, on inputs that the network has not seen.
+
+    RUN may be the folder of a gateway: then its records certify a policy.
+    """
+    from exeunt.gateway.folder import is_gateway
+
+    if is_gateway(path):
+        kept = rule, replace(options, seed=_Options.seed), execution
+        calibrate_gateway(path, guarantee, options.seed, others=changed(*kept))
+    else:
+        _calibrate_run(path, guarantee, rule, options, execution)
+
+
+def _calibrate_run(
+    path: Path, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
+) -> None:
+    """Calibrate a run, and keep its policy, or policies."""
     from exeunt.policies.by_name import policy_set, rule_for
     from exeunt.policies.cheapest import cheapest
     from exeunt.run.file_digests import DECODER, LIVE

@@ -150,6 +150,16 @@ class Ledger:
         return self._account().left / 1e9
 
     @property
+    def available(self) -> float:
+        """The least that is left here and in the ledgers that this one is within."""
+
+        def least(books: Books, now: int) -> int:
+            core.age(books, now)
+            return min(account.left for account in core.chain(books, now, self.name))
+
+        return self._store.run(least, lasting=False) / 1e9
+
+    @property
     def stopped(self) -> tuple[str, ...]:
         """Models that billed more than their stated maximum."""
         return self._account().stopped

@@ -35,7 +35,8 @@ class LiveAnswer:
     `model`: the last one that was asked. `cost`: in US dollars, of all models that were asked; `bound`: the part of it
     that no model reported. `failed`: why models gave no answer, by name. `confidence`: of the model that gave the
     answer; the probability if it is that of an ensemble. `late`: a further model was not asked, or not waited for,
-    because of the deadline.
+    because of the deadline. `replies`: of the models that were asked, by name. `given_by`: the last of them that gave
+    this answer; "" if none did.
     """
 
     id: Any
@@ -46,6 +47,8 @@ class LiveAnswer:
     failed: Mapping[str, str] = field(default_factory=dict)
     confidence: float = 0.0
     late: bool = False
+    replies: Mapping[str, Reply] = field(default_factory=dict, repr=False)
+    given_by: str = ""
 
     @property
     def why(self) -> str:
@@ -228,7 +231,8 @@ class LiveCascade:
         if isinstance(policy.answer, OwnAnswer):
             policy = replace(policy, answer=OwnAnswer(carries=True))
         state, exit_ = policy.init(1, id=key), 0
-        replies: dict[int, Reply] = {}
+        replies: dict[str, Reply] = {}
+        givers: dict[int, str] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
         said, confidence, late, asked = NO_ANSWER, None, False, ""
@@ -237,7 +241,10 @@ class LiveCascade:
             name = policy.cascade[exit_].model
             tells = isinstance(self.models[name], FeatureModel)
             promised = said == NO_ANSWER and not tells  # any model's answer will do for the first
-            reply = await self.models[name].ask(given, name=name, ledger=ledger, promised=promised, until=due)
+            reply = await self.models[name].ask(
+                given, name=name, ledger=ledger, promised=promised, until=due,
+                final=policy.thresholds[exit_] == -math.inf,
+            )  # fmt: skip
             asked = name if reply.attempts else asked
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
@@ -246,7 +253,7 @@ class LiveCascade:
             if said == NO_ANSWER and short_of_money(reply.failed) and (other := _cheaper(policy, exit_)) >= 0:
                 exit_ = other
                 continue
-            replies[code] = reply
+            replies[name], givers[code] = reply, name
             evidence = self._evidence(reply, code)
             if tells:
                 # Of features that did not come nothing is like what was learned from.
@@ -259,11 +266,12 @@ class LiveCascade:
             if decision.leave[0] or late:
                 break
             ((exit_, _),) = policy.following(exit_, state)
-        own = replies.get(said, Reply(None, confidence=0.0))
+        giver = "" if said == NO_ANSWER else givers.get(said, "")
+        own = replies[giver] if giver else Reply(None, confidence=0.0)
         answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
         return LiveAnswer(
             id_, None if said == NO_ANSWER else answer, asked, cost, bound, failed,
-            own.confidence if confidence is None else confidence, late,
+            own.confidence if confidence is None else confidence, late, replies, giver,
         )  # fmt: skip
 
     def _code(self, answer: str, exit_: int) -> int:

@@ -174,6 +174,7 @@ class LiveModel(ABC):
         key: str = "",
         promised: bool = False,
         until: float = math.inf,
+        final: bool = False,  # noqa: ARG002 - for models whose answers come in parts
     ) -> Reply:
         """Ask about an input. `key`: what attempts are called in the ledger, with the model's `name`; "" keeps no
         settled ones there. Where too little is left because of others' attempts, this waits for them, at most

@@ -28,14 +28,19 @@ _KINDS = {
 }
 
 
-def _named(text: str) -> Any:
+def function_named(text: str) -> Any:
+    """Return what "module:name" names, and run the module. Raises InputError for another text."""
     module, _, name = text.partition(":")
     if not module or not name:
         raise InputError(f"a function is written module:name, got {text!r}")
     return getattr(importlib.import_module(module), name)
 
 
-_FUNCTIONS: dict[str, Callable[[str], Any]] = {"function": _named, "features": _named, "encoder": TextEncoder}
+_FUNCTIONS: dict[str, Callable[[str], Any]] = {
+    "function": function_named,
+    "features": function_named,
+    "encoder": TextEncoder,
+}
 
 
 def read_models(path: str | Path) -> dict[str, LiveModel]:

@@ -12,7 +12,6 @@ import asyncio
 import hmac
 import json
 import math
-import secrets
 import signal
 import threading
 from collections import Counter, defaultdict
@@ -28,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, locked, make_folder, open_to_add, read_json
+from exeunt._files import atomic_path, locked, make_folder, open_to_add, read_json, secret_of
 from exeunt._progress import Progress
 from exeunt._text import counted
 from exeunt.budget_text import amount_text
@@ -180,7 +179,7 @@ class _Recording:
         say: Callable[[str], None],
     ) -> None:
         self.models, self.inputs, self.folder, self.data, self.say = models, inputs, folder, data, say
-        self.secret = _secret(folder / KEY)
+        self.secret = secret_of(folder / KEY)
         self.known: dict[str, Reply] = {}
         self.cost: defaultdict[str, float] = defaultdict(float)
         self.spent = 0.0
@@ -448,12 +447,3 @@ def _price(name: str, costs: Any, most: float) -> str:
     """Return a price that all answers have, or the column of prices and the most that an input of this length costs."""
     values = costs.to_numpy()
     return f"{values[0]:g}" if np.ptp(values) == 0 else f"cost_{name}:{max(most, values.max()):.9g}"
-
-
-def _secret(path: Path) -> bytes:
-    """Return the secret of a folder, made if it is missing."""
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.touch(mode=_OWNER)
-            temporary.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()

@@ -24,6 +24,15 @@ def instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrac
     return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
 
+def lost_by(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:
+    """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
+    answered = policy.answer.on(inputs.along(policy.cascade)).quality
+    # The reference agrees with itself, also where it is no exit of the trace.
+    best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
+    lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
+    return lost
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Policies in the order of their tests, from the most expensive down; the first that fails ends the tests.
@@ -69,7 +78,7 @@ class Candidates:
         most = points if evenly else points + points // 2
         policies, losses = _policies(
             make, np.linspace(cost.full, lowest, coarse).tolist(), most,
-            lambda one: _loss(one, fit, reference), 0.0 if evenly else max_loss, progress,
+            lambda one: lost_by(one, fit, reference), 0.0 if evenly else max_loss, progress,
         )  # fmt: skip
         if max_loss == 0 and policies:
             best = int(np.argmin([mean(loss, fit.groups) for loss in losses]))
@@ -165,7 +174,7 @@ class Candidates:
 
     def _tests(self, tested: ExitTrace | CascadeTrace) -> tuple[list[Floats], list[float], int]:
         """Return what each policy loses on every input, its p-value, and how many pass in a row from the start."""
-        losses = [_loss(one, tested, self.reference) for one in self.policies]
+        losses = [lost_by(one, tested, self.reference) for one in self.policies]
         p_values = [
             LOSS_BOUNDS[self.bound](per_unit(loss, tested.groups, self.max_loss), self.max_loss, self.delta)
             for loss in losses
@@ -220,15 +229,6 @@ def _measured_on(tested: ExitTrace | CascadeTrace, policy: Policy) -> Policy:
         policy, budget=paid, calibration_cost=paid, counts=counts, n_calibration=tested.n, n_groups=n_groups(groups),
         distribution=None,
     )  # fmt: skip
-
-
-def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:
-    """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
-    answered = policy.answer.on(inputs.along(policy.cascade)).quality
-    # The reference agrees with itself, also where it is no exit of the trace.
-    best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
-    lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
-    return lost
 
 
 def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -23,13 +24,7 @@ from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve.requests")
-_HEALTH = re.compile(r"/v2/health/(live|ready)")
-"""Paths that everybody may ask, by any name of the server: what watches it calls it by an address of its own."""
-_PAGE = re.compile(r"/(page/.*)?")
-"""Paths that need no key: the page asks for one."""
 _PORT = re.compile(r":\d*$")
-_INPUTS = re.compile(r"/predict|/v2/models/.*/infer")
-"""Paths that take inputs. Requests to all others are small."""
 _OTHER = 100_000
 """Bytes of such a small request at most."""
 _OWN_SITE = (b"same-origin", b"none")
@@ -41,7 +36,16 @@ _TOO_LARGE = 413
 
 
 class SecurityMiddleware:
-    """Passes a request to `app` if it has a key and there is room; ends a request that is too large or too slow."""
+    """Passes a request to `app` if it has a key and there is room; ends a request that is too large or too slow.
+
+    `health`: paths that everybody may ask, by any name of the server: what watches it calls it by its own address.
+    `page`: paths that need no key: the page asks for one. `inputs`: paths that take inputs. Requests to all others are
+    small.
+    """
+
+    health = re.compile(r"/v2/health/(live|ready)")
+    page = re.compile(r"/(page/.*)?")
+    inputs = re.compile(r"/predict|/v2/models/.*/infer")
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
@@ -84,14 +88,14 @@ class SecurityMiddleware:
             self._log(scope, status, time.monotonic() - begun)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers, public = dict(scope["headers"]), _HEALTH.fullmatch(scope["path"]) is not None
+        headers, public = dict(scope["headers"]), self.health.fullmatch(scope["path"]) is not None
         host = headers.get(b"host", b"").lower()
         if not (public or self._has_name(host, scope)):
             name = host.decode("latin-1")
             why = f"this server does not answer as {name!r}: if clients may call it so, start it with --allowed-host"
             return _error(403, why, _CLOSE)
         scope["state"]["key"] = key = self._key(headers)
-        if self._keys and not (public or _PAGE.fullmatch(scope["path"]) or key):
+        if key is None and not (public or self.page.fullmatch(scope["path"])):
             why = "give an API key, as `Authorization: Bearer KEY`"
             return _error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and not _of_own_page(headers, host):
@@ -148,7 +152,7 @@ class SecurityMiddleware:
     def _most(self, scope: Scope) -> int:
         """Return the most bytes that a request may have."""
         most = self._settings.max_body
-        return most if _INPUTS.fullmatch(scope["path"]) else min(most, _OTHER)
+        return most if self.inputs.fullmatch(scope["path"]) else min(most, _OTHER)
 
     def _has_name(self, host: bytes, scope: Scope) -> bool:
         """Whether a Host header is a name of the server, or the address that the request came to. The page of another
@@ -158,21 +162,31 @@ class SecurityMiddleware:
         address, _ = scope.get("server") or (None, None)
         return name == address or any(fnmatchcase(name, pattern) for pattern in self._settings.hosts)
 
-    def _key(self, headers: Mapping[bytes, bytes]) -> str:
-        """Return the API key of a request, "" for none."""
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+    def _key(self, headers: Mapping[bytes, bytes]) -> Any:
+        """Return the API key of a request, "" where none is needed, None where one is missing or wrong."""
+        given = bearer(headers)
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
-        return given.decode() if kind.lower() == b"bearer" and any(fits) else ""
+        return given.decode() if any(fits) else None if self._keys else ""
+
+    def _path(self, scope: Scope) -> str:
+        """Return what the address of a request is called in counts and logs."""
+        route = scope.get("route")
+        return "other" if route is None else str(route.path)
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        path = "other" if route is None else route.path
+        path = self._path(scope)
         self._metrics.requests.labels(path, status).inc()
         level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
         if level > logging.INFO or self._settings.log_requests:
             ms = round(1e3 * seconds, 3)
             fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
             _log.log(level, "request", extra={"fields": fields})
+
+
+def bearer(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key that a request carries, b"" for none."""
+    kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return given if kind.lower() == b"bearer" else b""
 
 
 def _of_own_page(headers: Mapping[bytes, bytes], host: bytes) -> bool:

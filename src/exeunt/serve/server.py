@@ -57,7 +57,7 @@ def serve(settings: Settings) -> None:
 
     Raises InputError for an address that cannot be had, and what loading the run raises.
     """
-    _check_address(settings.host, settings.port)
+    check_address(settings.host, settings.port)
     loaded = load_run(settings)  # here, so that what is wrong with it is an error of the command
     controller = loaded.controller(settings)
     if controller is not None and settings.budget is not None:
@@ -68,7 +68,7 @@ def serve(settings: Settings) -> None:
         app = new_app(loaded)
         new_app = lambda: app  # noqa: E731
     del loaded, controller  # each worker has its own, and the run may be replaced
-    config = uvicorn_config(new_app, settings)
+    config = uvicorn_config(new_app, settings.host, settings.port, settings.workers)
     address = config.bind_socket()
     address.listen(config.backlog)  # else another server could take the same address unnoticed
     _replace_live_budget(settings)
@@ -87,7 +87,7 @@ def serve(settings: Settings) -> None:
         sys.exit(1)
 
 
-def _check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int) -> None:
     """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -108,14 +108,14 @@ def _replace_live_budget(settings: Settings) -> None:
             _log.warning("--budget replaces the budget that was set earlier", extra={"fields": fields})
 
 
-def uvicorn_config(app: Callable[[], FastAPI], settings: Settings) -> uvicorn.Config:
+def uvicorn_config(app: Callable[[], Any], host: str, port: int, workers: int = 1) -> uvicorn.Config:
     """Return how uvicorn is to run an application. `app`: makes it."""
     return uvicorn.Config(
         app,
         factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
+        host=host,
+        port=port,
+        workers=workers,
         http=_Connection,
         ws="none",
         lifespan="on",
@@ -154,7 +154,7 @@ def _own_process(service: Service) -> Iterator[None]:
     gc.collect()
     gc.freeze()
     _end_with_parent()
-    _drain_on_signal(service)
+    drain_on_signal(service.drain)
     watch = asyncio.get_running_loop().create_task(_end_with_engine(service))
     yield
     watch.cancel()
@@ -172,13 +172,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=follow, name="exeunt-parent", daemon=True).start()
 
 
-def _drain_on_signal(service: Service) -> None:
-    """Drain the service at once on a signal to end: uvicorn waits for open requests, and events never end."""
+def drain_on_signal(drain_service: Callable[[], object]) -> None:
+    """Call this at once on a signal to end: uvicorn waits for open requests, and events never end."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def drain(number: int, frame: Any) -> None:
-        loop.call_soon_threadsafe(service.drain)
+        loop.call_soon_threadsafe(drain_service)
         if callable(handler := before[signal.Signals(number)]):
             handler(number, frame)
 
@@ -341,7 +341,7 @@ _LOGS: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-        for name in ("uvicorn", "exeunt.serve")
+        for name in ("uvicorn", "exeunt.serve", "exeunt.gateway")
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
 }

@@ -110,11 +110,7 @@ class Settings:
             )
 
     def _check_hosts(self) -> None:
-        for name in self.allowed_hosts:
-            if not _HOST.fullmatch(name):
-                raise InputError(
-                    f"--allowed-host must be a name or an address without port, such as example.com, got {name!r}"
-                )
+        host_names(self.host, self.allowed_hosts)  # raises for what is no name
         if _EVERY_ADDRESS.fullmatch(self.host) and not (self.api_keys or self.allowed_hosts):
             raise InputError(
                 f"--host {self.host} opens the server to every network: require keys with --api-key-file, or say with "
@@ -124,9 +120,7 @@ class Settings:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names by which requests may call the server, as patterns: any name if only keys protect it."""
-        if _EVERY_ADDRESS.fullmatch(self.host) and not self.allowed_hosts:
-            return ("*",)
-        return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, self.host, *self.allowed_hosts))
+        return host_names(self.host, self.allowed_hosts)
 
     @property
     def model_name(self) -> str:
@@ -143,3 +137,17 @@ class Settings:
     def live_budget_file(self) -> Path:
         """The file that holds the live budget."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
+
+
+def host_names(host: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names, as patterns, by which requests may call a server that listens at `host`: any name if it listens
+    at every address and only keys protect it. Raises InputError for what is no name.
+    """
+    for name in allowed:
+        if not _HOST.fullmatch(name):
+            raise InputError(
+                f"--allowed-host must be a name or an address without port, such as example.com, got {name!r}"
+            )
+    if _EVERY_ADDRESS.fullmatch(host) and not allowed:
+        return ("*",)
+    return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, host, *allowed))

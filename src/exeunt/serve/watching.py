@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from exeunt.engine.answers import Answers
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.watch import Alarm, Watch
+from exeunt.watch.e_detectors import evidence_level
 
 _Parts: TypeAlias = "Sequence[tuple[Integers, Any]]"
 
@@ -47,7 +47,7 @@ class ServedWatches:
     @property
     def evidence(self) -> float:
         """The evidence for drift of the policy with the most of it, on a logarithmic scale: an alarm comes at 1."""
-        levels = (math.log1p(one.evidence) / math.log1p(one.threshold) for one in self._watches.values())
+        levels = (evidence_level(one.evidence, one.threshold) for one in self._watches.values())
         return max(levels, default=0.0)
 
     @property

@@ -50,13 +50,18 @@ class Alarm:
     void: bool
     what: str
 
-    def __str__(self) -> str:
+    @property
+    def sentences(self) -> str:
+        """What was noticed, without what to do about it."""
         noticed = f"noticed at {self.at:,}"
         if self.kind == "loss":
             since = f"Loss: since about labelled or graded input {self.since:,} ({noticed})"
-            return f"{since} {self.what} {_REMEDY}"
+            return f"{since} {self.what}"
         since = f"since about input {self.since:,} (between {self.earliest:,} and {self.latest:,}; {noticed})"
-        return f"Drift: {since} inputs are not like those of calibration. {self.what} {_REMEDY}"
+        return f"Drift: {since} inputs are not like those of calibration. {self.what}"
+
+    def __str__(self) -> str:
+        return f"{self.sentences} {_REMEDY}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""

@@ -7,6 +7,7 @@ A inputs on average (optional stopping). With P_t = e_1 ... e_t it is R_t = P_t 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,11 @@ class UrnDetectors:
                 raise InputError(f"the state of a watch of other cells: {name} has shape {values.shape}")
             setattr(self, name, values)
         self.total = float(state["total"])
+
+
+def evidence_level(evidence: float, threshold: float) -> float:
+    """Return evidence on a logarithmic scale, from 0; the threshold is 1."""
+    return math.log1p(evidence) / math.log1p(threshold)
 
 
 def evidence_after(e_values: Floats, before: Floats) -> Floats:

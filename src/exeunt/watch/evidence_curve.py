@@ -14,8 +14,8 @@ class EvidenceCurve:
     A batch counts where it ends.
     """
 
-    def __init__(self) -> None:
-        self.stride = 64
+    def __init__(self, stride: int = 64) -> None:
+        self.stride = stride
         self.peaks: list[float] = []
         """The highest evidence of inputs 1 to stride, stride + 1 to 2 stride, and so on."""
 

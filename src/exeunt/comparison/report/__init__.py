@@ -18,7 +18,7 @@ from typing import Any
 from exeunt._files import write_text
 from exeunt.errors import InputError
 
-__all__ = ["render", "write_report"]
+__all__ = ["allowed_hash", "page_part", "render", "write_report"]
 
 # In the order in which they run: each uses what stands before it.
 _SCRIPTS = (
@@ -55,18 +55,18 @@ def render(data: dict[str, Any]) -> str:
     Raises InputError where a part is missing, nothing was compared, or a number is not finite.
     """
     _check(data)
-    script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
+    script = "\n".join(page_part(f"{name}.js") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
-    style = _part("page.css")
+    style = page_part("page.css")
     measures = {trace.get("measure", "accuracy") for trace in data["traces"]}
     measure = escape(measures.pop() if len(measures) == 1 else "quality")
     fill = {
         "measure": measure,
         "Measure": measure[:1].upper() + measure[1:],
         "script": script,
-        "script_hash": _hash(script),
+        "script_hash": allowed_hash(script),
         "style": style,
-        "style_hash": _hash(style),
+        "style_hash": allowed_hash(style),
         "data": _embedded(data),
         "lead": _sentence(data["summary"][0]) if data["summary"] else "",
         "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
@@ -75,7 +75,7 @@ def render(data: dict[str, Any]) -> str:
         "command": " ".join(f"<span>{escape(word)}</span>" for word in (data["command"] or "").split(" ")),
         "version": escape(str(data["version"])),
     }
-    return _SLOT.sub(lambda slot: fill[slot[1]], _part("page.html"))
+    return _SLOT.sub(lambda slot: fill[slot[1]], page_part("page.html"))
 
 
 def _check(data: dict[str, Any]) -> None:
@@ -85,11 +85,12 @@ def _check(data: dict[str, Any]) -> None:
         raise InputError("a report needs at least one trace, each with at least one budget and one policy")
 
 
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """Return the text of a file that pages are made of."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def allowed_hash(text: str) -> str:
     """Return the hash that a content security policy allows a text by: only that very text may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

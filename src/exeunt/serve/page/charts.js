@@ -25,15 +25,23 @@ function axis(value) {
   return { step, top: step * Math.ceil(value / step - 1e-9) || step };
 }
 
-/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. `target`: a level, or null; `targetName`. */
-export function drawTimes(host, history, { series, write, target = null, targetName = "target", label, least = 0 }) {
-  const width = Math.max(260, Math.floor(host.clientWidth)), height = 190;
-  const inner = { left: 0, right: width - 62, top: 12, bottom: height - 24 };
+/** Draw lines over the last minutes. `series`: {name, tone, of: (event) => number, area}. Other options: those of `drawLines`. */
+export function drawTimes(host, history, { series, ...options }) {
   const end = history.at(-1)?.t ?? 0;
   const seen = history.filter((event) => event.t >= end - SPAN_S);
-  const values = series.flatMap(({ of }) => seen.map(of)).filter(known);
+  const at = (event) => 1 - (end - event.t) / SPAN_S;
+  drawLines(host, { ...options, from: `${SPAN_S / 60} minutes ago`, to: "now",
+    series: series.map(({ of, ...one }) => ({ ...one, points: seen.map((event) => [at(event), of(event)]) })) });
+}
+
+/** Draw lines. `series`: {name, tone, points: [[x, y]], area, dashed}, where x goes from 0 to 1, called `from` and `to`.
+ * `target`: a level, or null; `targetName`. `least`: how far the axis goes at least. */
+export function drawLines(host, { series, write, target = null, targetName = "target", label, least = 0, from, to }) {
+  const width = Math.max(260, Math.floor(host.clientWidth)), height = 190;
+  const inner = { left: 0, right: width - 62, top: 12, bottom: height - 24 };
+  const values = series.flatMap(({ points }) => points.map(([, value]) => value)).filter(known);
   const { step, top } = axis(Math.max(least, target ?? 0, ...values));
-  const x = (t) => inner.right - ((end - t) / SPAN_S) * (inner.right - inner.left);
+  const x = (share) => inner.left + share * (inner.right - inner.left);
   const y = (value) => inner.bottom - (value / top) * (inner.bottom - inner.top);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
   const ticks = [];  // over the lines
@@ -42,15 +50,15 @@ export function drawTimes(host, history, { series, write, target = null, targetN
     if (value) ticks.push(svg("text", { class: "tick over", x: inner.left, y: near(y(value) - 4), text: write(value) }));
   }
   root.append(
-    svg("text", { class: "tick", x: inner.left, y: height - 6, text: `${SPAN_S / 60} minutes ago` }),
-    svg("text", { class: "tick", x: inner.right, y: height - 6, "text-anchor": "end", text: "now" }));
+    svg("text", { class: "tick", x: inner.left, y: height - 6, text: from }),
+    svg("text", { class: "tick", x: inner.right, y: height - 6, "text-anchor": "end", text: to }));
   const labels = [];
   if (known(target)) {
     root.append(svg("line", { class: "target", x1: inner.left, x2: inner.right, y1: near(y(target)), y2: near(y(target)) }));
     labels.push({ name: targetName, tone: "tone-soft", y: y(target) });
   }
-  for (const { name, tone, of, area, dashed } of series) {
-    const pairs = seen.filter((event) => known(of(event))).map((event) => [x(event.t), y(of(event))]);
+  for (const { name, tone, points, area, dashed } of series) {
+    const pairs = points.filter(([, value]) => known(value)).map(([share, value]) => [x(share), y(value)]);
     if (!pairs.length) continue;
     const group = svg("g", { class: tone });
     if (area) group.append(svg("path", { class: "area", d: `${path(pairs)}L${near(pairs.at(-1)[0])} ${inner.bottom}L${near(pairs[0][0])} ${inner.bottom}Z` }));

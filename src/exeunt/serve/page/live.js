@@ -3,29 +3,31 @@ const key = { value: "" };
 const headers = () => (key.value ? { Authorization: `Bearer ${key.value}` } : {});
 export const useKey = (value) => { key.value = value; };
 
-export class Refused extends Error {}
-
-async function request(path, options = {}) {
+/** Ask the server. What it answers in place of what was asked is an Error with its `status`. */
+export async function request(path, options = {}) {
   const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  if (response.status === 401) throw new Refused("The server needs an API key.");
-  if (!response.ok) throw new Error(await problemOf(response));
+  if (!response.ok) throw Object.assign(new Error(await problemOf(response)), { status: response.status });
   return response;
 }
+
+/** Ask the server with a body of JSON, and return the JSON that it answers. */
+export const send = async (method, path, body) => (await request(path, {
+  method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+})).json();
 
 async function problemOf(response) {
   const text = await response.text();
   try {
     const { detail, error } = JSON.parse(text);
-    return typeof (detail ?? error) === "string" ? (detail ?? error) : text;
+    const why = detail ?? error?.message ?? error;
+    return typeof why === "string" ? why : text;
   } catch {
     return text || `The server answered ${response.status}.`;
   }
 }
 
 export const readBudget = async () => (await request("budget")).json();
-export const writeBudget = async (budget) => (await request("budget", {
-  method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ budget }),
-})).json();
+export const writeBudget = (budget) => send("PUT", "budget", { budget });
 
 /** Yield the events as they come, until the connection ends. */
 export async function* events() {

@@ -1,10 +1,10 @@
 // What happens in the server, second by second, and its budget.
 import { drawExits, drawTimes } from "./charts.js";
-import { events, readBudget, Refused, useKey, writeBudget } from "./live.js";
+import { complain, follow } from "./connection.js";
+import { readBudget, writeBudget } from "./live.js";
 import { amount, known, ms, NONE, percent, points, short } from "./numbers.js";
 
 const KEPT = 600;
-const AGAIN_MS = 1000;
 const PROBLEMS = ["degraded_per_s", "expired_per_s", "refused_per_s", "errors_per_s"];
 const $ = (id) => document.getElementById(id);
 const history = [];
@@ -14,12 +14,6 @@ const set = (id, text) => { $(id).textContent = text; };
 const cost = (value, unit = about.unit) =>
   known(about.full_cost) && known(value) ? `${percent(value / about.full_cost)} (${amount(value, unit)})` : amount(value, unit);
 const latency = (value) => (value >= 1000 ? ms(value) : short(Math.round(10 * value) / 10));  // beside an axis in ms
-
-function complain(error) {
-  $("problem").hidden = !error;
-  set("problem", error ? error.message : "");
-  $("key-form").hidden = !(error instanceof Refused);
-}
 
 // -- the budget ------------------------------------------------------------------------------------------
 
@@ -147,37 +141,9 @@ function show(event) {
   showCharts(event);
 }
 
-function state(word, name) {
-  const place = $("state");
-  if (place.textContent !== word) place.textContent = word;
-  place.className = name;
-}
-
-async function follow() {
-  for (;;) {
-    try {
-      showBudget(await readBudget());
-      for await (const event of events()) {
-        if ($("state").className !== "live") complain(null);
-        state("live", "live");
-        show(event);
-      }
-      throw new Error("The server closed the connection.");
-    } catch (error) {
-      state(error instanceof Refused ? "locked" : "no connection", "lost");
-      if (error instanceof Refused) complain(error);
-      await new Promise((done) => { setTimeout(done, AGAIN_MS); });
-    }
-  }
-}
-
-$("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  useKey($("key").value);
-});
 let resized = 0;
 addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => { if (history.length) showCharts(history.at(-1)); }, 100);
 });
-follow();
+follow({ begin: async () => showBudget(await readBudget()), show, needsKey: "The server needs an API key." });

@@ -1,0 +1,328 @@
+"""The gateway beside LiteLLM's proxy: what each adds to a request, and whether a limit of money holds.
+
+    python -m venv rival && rival/bin/pip install 'litellm[proxy]'
+    python -m benchmarks.gateway --litellm rival/bin/litellm [--seconds 10]
+
+One provider that invents its answers; in front of it nothing, LiteLLM's proxy (one worker), and `exeunt gateway` with a
+ledger on disk, keys and records. All in one run on the same machine. First one request after the other, to a provider
+that answers at once; then 32 at a time, and the processor time that the proxy takes for each. Then a limit of $.45,
+where each call costs a cent and takes .2 seconds, under 5, 50 and 500 calls at a time. LiteLLM starts without the
+internet and without a database, so its limit is that of a provider. Writes docs/results/gateway-beside-litellm.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CAP, CALLS = 0.45, {5: 150, 50: 200, 500: 500}
+PRICE = {
+    "input": 0,
+    "output": 10_000,
+}  # US dollars for a million tokens: a call with one token of output costs a cent
+KEY = "sk-benchmark"
+
+
+# -- servers -----------------------------------------------------------------------------------------------------------
+
+
+def provider(port: int) -> None:
+    """Run the provider. It tells at /books what it has billed."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    books = {"calls": 0, "wait_s": 0.0}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+    async def completions(request: Any) -> Any:
+        body = await request.json()
+        await asyncio.sleep(books["wait_s"])
+        books["calls"] += 1
+        message = {"role": "assistant", "content": "yes"}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return JSONResponse({
+            "id": f"c{books['calls']}", "object": "chat.completion", "created": int(time.time()),
+            "model": body["model"], "choices": choices, "usage": usage,
+        })  # fmt: skip
+
+    async def told(request: Any) -> Any:
+        books.update(await request.json() if request.method == "POST" else {})
+        return JSONResponse(books)
+
+    routes = [
+        Route("/v1/chat/completions", completions, methods=["POST"]),
+        Route("/books", told, methods=["GET", "POST"]),
+    ]
+    uvicorn.run(Starlette(routes=routes), port=port, log_level="warning")
+
+
+@contextmanager
+def running(
+    command: list[str], url: str, path: str, environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until it answers, and end it afterwards."""
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environment}) as process,
+    ):
+        try:
+            for _ in range(600):
+                try:
+                    httpx.get(url + path, timeout=1).raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    if process.poll() is not None:
+                        raise RuntimeError(log.read_text()[-2000:]) from None
+                    time.sleep(0.1)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextmanager
+def gateway(folder: Path, upstream: str, port: int, cap: str | None) -> Iterator[tuple[str, str, int]]:
+    """Run `exeunt gateway`; yield its address, a client's key and its process."""
+    limit = f"spend: {{total: '{cap}'}}" if cap else ""
+    file = folder / "gateway.yaml"
+    file.write_text(
+        f"providers: {{mock: {{base_url: '{upstream}/v1'}}}}\n"
+        f"models: {{large: {{provider: mock, price: {{input: {PRICE['input']}, output: {PRICE['output']}}}, "
+        "max_tokens: 1, concurrency: 512, retries: 0}}\n"
+        f"reference: large\nlisten: {{port: {port}}}\n{limit}\n"
+    )
+    program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
+    keys = [
+        subprocess.run([*program, *option], check=True, capture_output=True, text=True).stdout.split()[0]
+        for option in (["--add-client", "me"], ["--add-admin", "root"])
+    ]
+    url = f"http://127.0.0.1:{port}"
+    with running(program, url, "/health", {}, folder / "gateway.log") as process:
+        yield url, keys[0], process.pid
+
+
+@contextmanager
+def litellm(
+    folder: Path, program: str, upstream: str, port: int, cap: float | None
+) -> Iterator[tuple[str, str, int]]:
+    """Run LiteLLM's proxy; yield its address, a key and its process."""
+    budget = (
+        f"\nrouter_settings: {{provider_budget_config: {{openai: {{budget_limit: {cap}, time_period: 1d}}}}}}"
+        if cap
+        else ""
+    )
+    file = folder / "litellm.yaml"
+    per_token = {name: price / 1e6 for name, price in PRICE.items()}
+    file.write_text(
+        f"model_list: [{{model_name: large, litellm_params: {{model: openai/large, api_base: '{upstream}/v1', api_key: none, "
+        f"input_cost_per_token: {per_token['input']:.9f}, output_cost_per_token: {per_token['output']:.9f}}}}}]\n"
+        f"general_settings: {{master_key: {KEY}}}\nlitellm_settings: {{num_retries: 0}}{budget}\n"
+    )
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        program,
+        "--config",
+        str(file),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--num_workers",
+        "1",
+    ]
+    offline = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "LITELLM_LOG": "ERROR",
+        "PYTHONPATH": "",
+    }
+    with running(command, url, "/health/liveliness", offline, folder / "litellm.log") as process:
+        yield url, KEY, process.pid
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
+
+
+def body(model: str = "large") -> dict[str, Any]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": f"x{secrets.token_hex(2)}"}],
+        "max_tokens": 1,
+    }
+
+
+async def latencies(url: str, key: str, seconds: float) -> list[float]:
+    """Return the milliseconds of requests, one after the other."""
+    took = []
+    async with httpx.AsyncClient(
+        base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60
+    ) as client:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            (await client.post("/v1/chat/completions", json=body())).raise_for_status()
+            took.append(1e3 * (time.perf_counter() - began))
+    return took[len(took) // 10 :]
+
+
+async def together(
+    url: str, key: str, n: int, concurrency: int, *, seconds: float = 1e9
+) -> tuple[int, list[int], float]:
+    """Ask n times, so many at a time; return the answers, the statuses, and how long it took."""
+    statuses: list[int] = []
+    limits = httpx.Limits(max_connections=concurrency)
+    begun = time.perf_counter()
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while len(statuses) < n and time.perf_counter() - begun < seconds:
+            statuses.append(0)
+            place = len(statuses) - 1
+            statuses[place] = (await client.post("/v1/chat/completions", json=body())).status_code
+
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits) as client:
+        await asyncio.gather(*(ask(client) for _ in range(concurrency)))
+    return statuses.count(200), statuses, time.perf_counter() - begun
+
+
+def processor_s(pid: int) -> float:
+    """Return the seconds of processor time of a process and its children so far."""
+    total = 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(stat.parent.name) == pid or int(fields[1]) == pid:
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]:
+    """Return all numbers."""
+    upstream = "http://127.0.0.1:8701"
+    command = [sys.executable, "-m", "benchmarks.gateway", "--provider", "8701"]
+    found: dict[str, Any] = {"load": os.getloadavg()[0], "latency": {}, "together": {}, "cap": {}}
+    with running(command, upstream, "/books", {}, folder / "provider.log"):
+        found["latency"]["no proxy"] = quantiles(await latencies(upstream, "none", seconds))
+        ways = {
+            "exeunt gateway": lambda where, cap: gateway(where, upstream, 8702, cap and f"{cap} usd"),
+            "LiteLLM": lambda where, cap: litellm(where, program, upstream, 8703, cap),
+        }
+        for name, start in ways.items():
+            with start(made(folder / name / "open"), None) as (url, key, pid):
+                await together(url, key, 200, 8)  # warm
+                found["latency"][name] = quantiles(await latencies(url, key, seconds))
+                before = processor_s(pid)
+                n, _, took = await together(url, key, 10**9, 32, seconds=seconds)
+                used = processor_s(pid) - before
+                found["together"][name] = {"a second": n / took, "processor_ms": 1e3 * used / n}
+            for concurrency, calls in CALLS.items():
+                httpx.post(f"{upstream}/books", json={"calls": 0, "wait_s": 0.2})
+                with start(made(folder / name / f"{concurrency}"), CAP) as (url, key, _):
+                    n, statuses, took = await together(url, key, calls, concurrency)
+                billed = httpx.get(f"{upstream}/books").json()["calls"] / 100
+                stuck = sum(status not in (200, 402, 429) for status in statuses)
+                found["cap"].setdefault(name, {})[concurrency] = {
+                    "billed": billed,
+                    "answered": n,
+                    "other": stuck,
+                    "seconds": took,
+                }
+            httpx.post(f"{upstream}/books", json={"wait_s": 0.0})
+    return found
+
+
+def quantiles(took: list[float]) -> dict[str, float]:
+    return {"median": float(np.median(took)), "99%": float(np.quantile(took, 0.99)), "n": len(took)}
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main() -> None:
+    from experiments.pages import RESULTS, parser, write_page
+
+    options = parser(__doc__)
+    options.add_argument("--litellm", default="litellm", help="the program of LiteLLM")
+    options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    options.add_argument("--provider", type=int, help="run only the provider, on this port")
+    given = options.parse_args()
+    if given.provider:
+        provider(given.provider)
+        return
+    version = subprocess.run(
+        [given.litellm, "--version"], check=True, capture_output=True, text=True
+    ).stdout.split()[-1]
+    with tempfile.TemporaryDirectory() as name:
+        numbers = asyncio.run(measured(Path(name), given.litellm, given.seconds))
+    numbers["litellm"] = version
+    write_page(RESULTS / "gateway-beside-litellm.md", page(numbers), numbers)
+
+
+def page(numbers: dict[str, Any]) -> str:
+    from experiments.pages import table
+
+    from exeunt.timing.measuring import describe_machine
+
+    direct = numbers["latency"]["no proxy"]
+    added = [
+        [
+            name,
+            *(f"{row[one]:.1f}" for one in ("median", "99%")),
+            *(f"{row[one] - direct[one]:.1f}" for one in ("median", "99%")),
+        ]
+        for name, row in numbers["latency"].items()
+    ]
+    many = [
+        [name, f"{row['a second']:,.0f}", f"{row['processor_ms']:.2f}", f"{1e3 / row['processor_ms']:,.0f}"]
+        for name, row in numbers["together"].items()
+    ]
+    caps = [
+        [name, concurrency, f"{row['billed']:.2f}", row["answered"], row["other"]]
+        for name, rows in numbers["cap"].items()
+        for concurrency, row in rows.items()
+    ]
+    machine = describe_machine()
+    return f"""# The gateway beside LiteLLM
+
+Made by `python -m benchmarks.gateway` ({machine["processor"]}, {os.cpu_count()} cores; {numbers["load"]:.1f} processes
+were running or waiting on average when it began; LiteLLM {numbers["litellm"]}, one worker, no database). The provider
+invents its answers at once. The gateway checks hashed keys, pays each attempt from a ledger on disk, and keeps a record
+of each answer; LiteLLM's proxy checks its master key.
+
+One request after the other, in milliseconds:
+
+{table(("", "median", "99th percentile", "added, median", "added, 99th percentile"), added)}
+
+32 requests at a time, with the provider and the client on the same cores:
+
+{table(("", "requests a second", "processor time of each, ms", "so a core does, a second"), many)}
+
+A limit of $.45, where each call costs a cent and takes .2 seconds. LiteLLM's is `provider_budget_config`, which is what
+it has without a database. "Other" are answers that are neither an answer nor a refusal for money.
+
+{table(("", "calls at a time", "billed, US dollars", "answered", "other"), caps)}
+"""
+
+
+if __name__ == "__main__":
+    main()

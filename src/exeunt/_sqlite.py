@@ -1,0 +1,87 @@
+"""SQLite files of one kind: made whole, readable by their owner alone, and recognised by what their header says."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from exeunt._files import check_writable, make_folder, temporary_name, why_it_failed
+from exeunt.errors import ArtefactError, ExeuntError, FileError
+
+_WAIT_S = 30.0  # for other processes
+
+
+@dataclass(frozen=True)
+class DatabaseKind:
+    """What files of a kind have in common.
+
+    `name`: what messages call one, such as "ledger". `application`, `version`: numbers in the header. `schema`: the
+    statements that make the tables.
+    """
+
+    name: str
+    application: int
+    version: int
+    schema: str
+    page_size: int = 4096
+
+    def make(self, file: Path) -> None:
+        """Make an empty file, unless another process is faster. A file is never there half made."""
+        check_writable(make_folder(file.parent), f"cannot make the {self.name} {file}")
+        new = temporary_name(file, "tmp")
+        try:
+            new.touch(mode=0o600)
+            with closing(sqlite3.connect(new)) as connection:
+                connection.executescript(
+                    f"PRAGMA page_size = {self.page_size}; PRAGMA journal_mode = WAL;"
+                    f"PRAGMA application_id = {self.application}; PRAGMA user_version = {self.version}; {self.schema}"
+                )
+            with suppress(FileExistsError):
+                os.link(new, file)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def connect(self, file: Path) -> sqlite3.Connection:
+        """Connect to a file. What is in its place otherwise is an error."""
+        # Not opened to look: closing it would free the locks of other connections of this process.
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:
+            what = "is empty" if stat.S_ISREG(found.st_mode) else "is not a file"
+            raise ArtefactError(
+                f"{file} {what}, so it is no {self.name}: choose another file, or remove it to begin anew"
+            )
+        connection = sqlite3.connect(file, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            application, version = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("application_id", "user_version")
+            )
+            if application != self.application:
+                raise ArtefactError(f"{file} is no {self.name} but another database: choose another file")
+            if version != self.version:
+                raise ArtefactError(
+                    f"{file} was written by a newer version of Exeunt: use that version, or another file"
+                )
+            connection.execute("PRAGMA synchronous = normal")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def failure(self, file: Path, error: BaseException) -> BaseException:
+        """Return the error for what was asked when the file failed."""
+        if isinstance(error, sqlite3.OperationalError):
+            return FileError(
+                f"the {self.name} {file} cannot be read or written ({error}): nothing was changed"
+            )
+        if isinstance(error, sqlite3.Error):
+            return ArtefactError(
+                f"{file} is no {self.name}, or is damaged ({error}): restore it, or choose another file"
+            )
+        if isinstance(error, OSError) and not isinstance(error, ExeuntError):
+            return FileError(f"the {self.name} {file} cannot be used: {why_it_failed(error)}")
+        return error

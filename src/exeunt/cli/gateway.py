@@ -1,0 +1,81 @@
+"""`exeunt gateway FILE`: an endpoint of chat completions in front of models that are paid by the call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from exeunt._text import counted, echo
+from exeunt.cli.options import options_under, with_groups
+from exeunt.errors import InputError, require
+
+_keys = options_under("Keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    add_client: str | None = _keys("Make a key for a client of this name, print it, and end.")
+    add_admin: str | None = _keys("Make a key to administer the gateway with, print it, and end.")
+    shadow: bool = _keys(
+        "Let requests of the new client be sent to other models for comparison.", default=True
+    )
+    spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
+    forget: str | None = _keys("Remove the key and all records of a client, and end.")
+
+
+@with_groups
+def gateway(
+    keys: _Keys,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
+    ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo", help="Show the road from shadow to live with invented models, in place of FILE."
+        ),
+    ] = False,
+) -> None:
+    """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
+    require("starlette", extra="gateway")
+    from exeunt.gateway.config import read_config
+    from exeunt.gateway.keys import Keys
+    from exeunt.gateway.server import serve_gateway
+
+    if demo == (file is not None):
+        raise InputError("name the YAML file of a gateway, or give --demo alone")
+    if file is None:
+        from exeunt.gateway.demo import demonstrate
+
+        with TemporaryDirectory() as folder:
+            demonstrate(Path(folder))
+        return
+    config = read_config(file)
+    known = Keys(config.folder / "keys.json")
+    if (name := keys.add_client or keys.add_admin) is not None:
+        if keys.add_client and keys.add_admin:
+            raise InputError(
+                "clients and who administers the gateway have keys of their own: make one at a time"
+            )
+        key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
+        echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
+    elif keys.forget is not None:
+        _forget(config.folder, known, keys.forget)
+    else:
+        serve_gateway(config)
+
+
+def _forget(folder: Path, keys: object, name: str) -> None:
+    from exeunt.gateway.records import Records
+
+    had_key = keys.remove(name)  # type: ignore[attr-defined]
+    records = Records(folder)
+    removed = records.forget(name)
+    records.close()
+    if not (had_key or removed):
+        raise InputError(f"there is neither a key nor a record of {name!r}")
+    echo(f"{name}: {'the key and ' if had_key else ''}{counted(removed, 'record')} removed")

@@ -1,0 +1,47 @@
+"""`exeunt calibrate GATEWAY_FOLDER --max-loss 5%`: certify a policy on the records of a gateway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+
+from exeunt._progress import Progress
+from exeunt._text import counted, echo
+from exeunt.cli.calibration_options import Guarantee
+from exeunt.cli.options import changed, this_command
+from exeunt.errors import InputError
+
+
+def calibrate_gateway(folder: Path, guarantee: Guarantee, seed: int, *, others: str) -> None:
+    """Keep the cheapest policy that passes, and a report of it. `others`: options given that a gateway lacks."""
+    from exeunt.gateway.certify import certify
+    from exeunt.gateway.folder import REPORT, GatewayModels
+    from exeunt.gateway.recorded_trace import read_trace
+    from exeunt.gateway.report import write_report
+    from exeunt.gateway.saved_policies import GatewayPolicies
+
+    if others:
+        raise InputError(f"the calibration of a gateway takes no {others}")
+    wrong = changed(replace(guarantee, budget=None, max_loss=None, delta=None))
+    if wrong or not guarantee.loss:
+        raise InputError(
+            f"a gateway is calibrated by --max-loss above 0, such as --max-loss 5%, and perhaps --budget, got "
+            f"{wrong or ('no --max-loss' if guarantee.loss is None else '--max-loss 0')}"
+        )
+    delta = guarantee.checked_delta(certifies=True)
+    models = GatewayModels.read(folder)
+    records = read_trace(folder, models)
+    echo(f"{counted(records.trace.n, 'record')} of {folder}", err=True)
+    with Progress("policies made") as bar:
+        found = certify(
+            records.trace, models.reference, max_loss=guarantee.loss, budget=guarantee.budget, delta=delta or 0.0,
+            seed=seed, progress=bar.report,
+        )  # fmt: skip
+    name = GatewayPolicies(folder, models).add(found.policy)
+    write_report(found, folder / REPORT, name=name, notes=records.notes, command=this_command())
+    echo("\n".join([str(found), *records.notes]))
+    echo(
+        f"\nkept as {name}, which does not answer before the gateway is told to activate it; "
+        f"report: {quote(str(folder / REPORT))}"
+    )

@@ -1,0 +1,70 @@
+"""Who may ask a gateway what: clients for answers, and whoever administers it for the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Scope
+
+from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.keys import Client
+from exeunt.serve.api_keys_and_limits import SecurityMiddleware, bearer
+from exeunt.serve.settings import host_names
+
+_ADMIN = re.compile(r"/(admin/.*|metrics|events)")
+_PATH = re.compile(r"(/v1/chat/completions|/v1/models|/admin/\w+|/metrics|/events|/health|/)(/.*)?")
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What `SecurityMiddleware` reads of the settings of a server."""
+
+    hosts: tuple[str, ...]
+    max_body: int
+    max_open: int
+    api_keys: tuple[str, ...] = ()
+    slow_s: float = 30.0
+    log_requests: bool = False
+
+
+class AccessMiddleware(SecurityMiddleware):
+    """Guards a gateway as a server is guarded, with hashed keys of clients and of administrators."""
+
+    health = re.compile(r"/health")
+    inputs = re.compile(r"/v1/chat/completions")
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        listen = gateway.config.listen
+        hosts = host_names(listen.host, listen.allowed_hosts)
+        limits: Any = _Limits(hosts, listen.max_body, listen.max_open)
+        super().__init__(app, limits, gateway.metrics)  # type: ignore[arg-type]
+        self._clients = gateway.keys
+
+    def _key(self, headers: Mapping[bytes, bytes]) -> Client | None:  # type: ignore[override]
+        return self._clients.of(bearer(headers))
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        refusal, client = super()._refusal(scope), scope["state"].get("key")
+        if refusal is not None or client is None:
+            return refusal
+        if _ADMIN.fullmatch(scope["path"]) and not client.admin:
+            return error_response(403, "this needs the key of who administers the gateway")
+        if scope["path"].startswith("/v1/") and client.admin:
+            return error_response(
+                403, "this key administers the gateway: ask models with the key of a client"
+            )
+        return None
+
+    def _path(self, scope: Scope) -> str:
+        known = _PATH.fullmatch(scope["path"])
+        return known[1] if known else "other"
+
+
+def error_response(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an error as OpenAI's clients read it."""
+    kind = "invalid_request_error" if status < 500 else "api_error"
+    return JSONResponse({"error": {"message": why, "type": kind, "code": status}}, status, headers)

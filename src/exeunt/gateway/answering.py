@@ -1,0 +1,152 @@
+"""Answering requests: by the reference, by a policy, or by the model that a client names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exeunt.errors import InputError
+from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.config import FEATURES
+from exeunt.gateway.saved_policies import REFERENCE
+from exeunt.ledger import Ledger
+from exeunt.live.function_model import FeatureModel
+from exeunt.live.live_cascade import LiveCascade, short_of_money
+from exeunt.live.live_model import LiveModel, Reply
+from exeunt.policy import Policy
+
+SCORE, FAILURE, REQUEST, MONEY = REASONS = ("score", "failure", "request", "money")
+"""Why further or other models were asked: a score did not suffice, a model gave no answer, the policy's models do not
+take the request, or money for a model was short."""
+_CLIENTS_FAULT = re.compile(r"status (400|404|413|422)\b")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of a request. `reply`: None if no model answered. `replies`: of the models that were asked.
+
+    `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
+    that was asked. `decided`: whether the policy alone decided; False where failures or money did, or where its models
+    do not take the request. `seen`: the exit, the policy's score there and the number that breaks ties, for a watch.
+    """
+
+    reply: ChatReply | None
+    model: str
+    policy: str
+    cost: float
+    replies: Mapping[str, Reply] = field(default_factory=dict)
+    decided: bool = False
+    seen: tuple[int, float | None, float] | None = None
+
+    @property
+    def why(self) -> str:
+        """Why there is no answer, without the words of providers."""
+        failed = {
+            name: reply.failed.partition(":")[0] for name, reply in self.replies.items() if reply.failed
+        }
+        return "; ".join(f"{name}: {why}" for name, why in failed.items()) or "no model answered"
+
+    @property
+    def escalated(self) -> str:
+        """Why further or other models were asked than the policy's first: one of `REASONS`; "" if none were."""
+        failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
+        if failed:
+            return MONEY if all(map(short_of_money, failed)) else FAILURE
+        if self.policy in ("", REFERENCE):
+            return ""
+        if not self.decided:
+            return REQUEST
+        return SCORE if len(self.replies.keys() - {FEATURES}) > 1 else ""
+
+    @property
+    def short_of_money(self) -> bool:
+        """Whether money is why there is no answer."""
+        return self.reply is None and any(short_of_money(reply.failed) for reply in self.replies.values())
+
+    @property
+    def clients_fault(self) -> bool:
+        """Whether the provider refused the request itself, such as one that is too long."""
+        return any(_CLIENTS_FAULT.match(reply.failed) for reply in self.replies.values())
+
+
+@dataclass(frozen=True)
+class Active:
+    """The policy that answers. `cascade`: None for the reference alone."""
+
+    name: str
+    policy: Policy | None
+    cascade: LiveCascade | None
+
+
+def active_policy(
+    name: str, policy: Policy | None, models: Mapping[str, ChatModel], features: FeatureModel | None
+) -> Active:
+    """Return a policy, ready to be asked by it. Raises InputError for one of other models."""
+    if policy is None:
+        return Active(REFERENCE, None, None)
+    known: dict[str, LiveModel] = {**models}
+    asked = [one for one in policy.models if one not in known]
+    if asked and features is None:
+        raise InputError(f"policy {name!r} asks {asked[0]!r}, and the gateway has {', '.join(known)}")
+    known |= dict.fromkeys(asked, features)  # type: ignore[arg-type]
+    return Active(name, policy, LiveCascade(known, policy))
+
+
+class Answering:
+    """Answers requests with the models. `reference`: answers what no policy does. `fallback`: answer after it."""
+
+    def __init__(self, models: Mapping[str, ChatModel], reference: str, fallback: tuple[str, ...]) -> None:
+        self.models = dict(models)
+        self.order = (reference, *(name for name in fallback if name != reference))
+
+    async def by_name(self, name: str, request: ChatRequest, ledger: Ledger) -> Answered:
+        """Ask one model."""
+        reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
+        return _answered({name: reply}, name, policy="", decided=False)
+
+    async def by_policy(self, active: Active, request: ChatRequest, key: str, ledger: Ledger) -> Answered:
+        """Ask as the policy says; where that brings no answer, the reference and then the fallback.
+
+        `key`: of the request's content, breaks ties. Raises InputError for a request that none of them takes.
+        """
+        if active.cascade is None or self.refused_by(active, request):
+            return await self._first_that_answers(active, {}, request, ledger)
+        (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
+        failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
+        replies = {**failed, **said.replies}
+        if said.given_by:
+            return _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
+        if said.short_of_money:
+            return _answered(replies, "", policy=active.name, decided=False)
+        return await self._first_that_answers(active, replies, request, ledger)
+
+    def refused_by(self, active: Active, request: ChatRequest) -> bool:
+        """Whether a model of the policy does not take a request, which the reference answers then."""
+        asked = () if active.policy is None else active.policy.models
+        return any(name in self.models and self.models[name].refusal(request) for name in asked)
+
+    async def _first_that_answers(
+        self, active: Active, replies: Mapping[str, Reply], request: ChatRequest, ledger: Ledger
+    ) -> Answered:
+        found = dict(replies)
+        decided = active.cascade is None
+        refusals = {name: self.models[name].refusal(request) for name in self.order}
+        if all(refusals.values()):
+            name = self.order[0]
+            raise InputError(f"{name} {refusals[name]}, and no other model answers in its place")
+        for name in self.order:
+            if name in found or refusals[name]:
+                continue
+            found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
+            if reply.is_given or short_of_money(reply.failed):
+                return _answered(found, name, policy=active.name, decided=decided)
+            decided = False
+        return _answered(found, "", policy=active.name, decided=False)
+
+
+def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:
+    reply = replies.get(name)
+    given = reply if isinstance(reply, ChatReply) and reply.is_given else None
+    cost = sum(one.cost for one in replies.values())
+    return Answered(given, name if given else "", policy, cost, replies, decided and given is not None)

@@ -1,0 +1,244 @@
+"""The web application of a gateway: chat completions for clients, and what administers it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from exeunt.errors import ExeuntError, InputError, OverBudget
+from exeunt.gateway.access import AccessMiddleware, error_response
+from exeunt.gateway.answering import Answered
+from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
+from exeunt.gateway.keys import Client
+from exeunt.gateway.page_state import PageState
+from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
+
+_log = logging.getLogger("exeunt.gateway")
+_PAGE = Path(__file__).parent / "page"
+_EVENTS_S = 1.0
+
+
+def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
+    """Return the application of a gateway, which it closes at its end. `on_start`: called in its event loop."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        on_start()
+        tidying = asyncio.get_running_loop().create_task(gateway.tidy())
+        yield
+        tidying.cancel()
+        with suppress(asyncio.CancelledError):
+            await tidying
+        await gateway.close()
+
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route("/v1/chat/completions", _completions, methods=["POST"]),
+            Route("/v1/models", _models),
+            Route("/admin/state", _state),
+            Route("/admin/policy", _set_policy, methods=["PUT"]),
+            Route("/admin/rollback", _roll_back, methods=["POST"]),
+            Route("/admin/clients/{name}", _forget, methods=["DELETE"]),
+            Route("/metrics", _metrics),
+            Route("/events", _events),
+            Route("/health", _health),
+            Route("/", _page),
+            Mount("/page/server", StaticFiles(packages=[("exeunt.serve", "page")])),
+            Mount("/page", StaticFiles(directory=_PAGE)),
+        ],
+        exception_handlers={
+            HTTPException: _http, OverBudget: _no_money, InputError: _bad_input, ExeuntError: _failure,
+            Exception: _failure,
+        },
+    )  # fmt: skip
+    app.state.gateway, app.state.page = gateway, PageState(gateway)
+    app.add_middleware(AccessMiddleware, gateway=gateway)
+    return app
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+# -- for clients ------------------------------------------------------------------------------------------------
+
+
+async def _completions(request: Request) -> Response:
+    """Answer a chat completion as OpenAI does, with what it cost in headers.
+
+    What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
+    """
+    gateway, client = _gateway(request), request.state.key
+    asked = ChatRequest.read(await request.body())
+    sink = Sink() if asked.stream else None
+    answering = gateway.later(_answered(gateway, replace(asked, sink=sink), client))
+    if sink is not None:
+        chunks = aiter(sink)
+        if (first := await anext(chunks, None)) is not None:
+            headers = {"x-exeunt-policy": gateway.active.name} if asked.model == AUTO else {}
+            return _stream(_chunks(first, chunks, answering), headers)
+    answered = await asyncio.shield(answering)
+    if answered.reply is None:
+        return await _unanswered(gateway, asked, client, answered)
+    body = {**(answered.reply.body or {}), "model": answered.model}
+    headers = {
+        "x-exeunt-model": answered.model,
+        "x-exeunt-policy": answered.policy or "none",
+        "x-exeunt-cost": f"{answered.cost:.9f}",
+        "x-exeunt-left": f"{await asyncio.to_thread(gateway.left, client):.6f}",
+    }
+    if asked.stream:
+        known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
+        return _stream((one for one in [*map(event, known), DONE]), headers)
+    return JSONResponse(body, headers=headers)
+
+
+async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Answered:
+    """Answer, count the answer, and end its stream."""
+    begun = time.monotonic()
+    try:
+        answered = await gateway.answer(asked, client)
+    finally:
+        if asked.sink is not None:
+            asked.sink.end()
+    gateway.metrics.answered(answered, time.monotonic() - begun)
+    return answered
+
+
+def _stream(events: Any, headers: Mapping[str, str]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+async def _chunks(
+    first: Mapping[str, Any], others: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
+) -> AsyncIterator[str]:
+    """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
+    yield event(first)
+    async for chunk in others:
+        yield event(chunk)
+    if (await asyncio.shield(answering)).reply is None:
+        yield event({"error": {"message": "the answer was cut off", "type": "api_error", "code": 502}})
+    yield DONE
+
+
+async def _unanswered(gateway: Gateway, asked: ChatRequest, client: Client, answered: Answered) -> Response:
+    """Say why no model answered. Raises OverBudget where money is why."""
+    if answered.short_of_money:
+        await gateway.raise_over_budget(asked, client, answered)
+    if answered.clients_fault:
+        return error_response(400, f"the provider refuses this request: {answered.why}")
+    return error_response(502, f"no model answered: {answered.why}", {"retry-after": "1"})
+
+
+async def _models(request: Request) -> Response:
+    """Return the models that a client may ask."""
+    names = _gateway(request).names
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "exeunt"} for name in names]
+    return JSONResponse({"object": "list", "data": data})
+
+
+# -- for who administers it --------------------------------------------------------------------------------------
+
+
+async def _state(request: Request) -> Response:
+    """Return what the page shows."""
+    return JSONResponse(await asyncio.to_thread(request.app.state.page.read))
+
+
+async def _set_policy(request: Request) -> Response:
+    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the best one of that budget."""
+    gateway = _gateway(request)
+    try:
+        wanted = await request.json()
+    except ValueError:
+        wanted = None
+    if not isinstance(wanted, dict) or set(wanted) != {"policy"} or not isinstance(wanted["policy"], str):
+        raise InputError('send {"policy": "NAME"}; "reference" is the reference alone')
+    gateway.activate(wanted["policy"])
+    return JSONResponse({"policy": gateway.active.name})
+
+
+async def _roll_back(request: Request) -> Response:
+    """Let the policy answer that did before."""
+    return JSONResponse({"policy": _gateway(request).roll_back()})
+
+
+async def _forget(request: Request) -> Response:
+    """Remove the records and the key of a client."""
+    removed = await asyncio.to_thread(_gateway(request).forget, request.path_params["name"])
+    return JSONResponse({"removed": removed})
+
+
+async def _metrics(request: Request) -> Response:
+    """All counts, for Prometheus."""
+    return Response(
+        _gateway(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
+async def _events(request: Request) -> Response:
+    """Server-sent events, one a second: JSON of what the page shows."""
+    gateway, page = _gateway(request), request.app.state.page
+
+    async def lines() -> AsyncIterator[str]:
+        while not gateway.closing.is_set():
+            yield f"data: {json.dumps(await asyncio.to_thread(page.read))}\n\n"
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(gateway.closing.wait(), _EVENTS_S)
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _health(_: Request) -> Response:
+    """Answer that the gateway runs."""
+    return JSONResponse({"live": True})
+
+
+async def _page(_: Request) -> Response:
+    """Return the page that shows the gateway at work."""
+    return FileResponse(_PAGE / "page.html")
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+async def _http(_: Request, error: Any) -> Response:
+    return error_response(error.status_code, str(error.detail), error.headers)
+
+
+async def _bad_input(_: Request, error: Exception) -> Response:
+    return error_response(404 if isinstance(error, NoSuchModel) else 400, str(error))
+
+
+async def _no_money(_: Request, error: Any) -> Response:
+    """Say what this may cost, what is left, and when there is money again."""
+    why = f"this may cost {error.asked:.6g} usd, and {error.left:.6g} usd of what may be spent is left"
+    wait_s = 1.0 if error.passing else error.wait_s
+    if wait_s is None:
+        return error_response(402, f"{why}: ask who runs this gateway for more")
+    return error_response(
+        429, f"{why}: try again in {math.ceil(wait_s)} s", {"retry-after": str(math.ceil(wait_s))}
+    )
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    _log.error("a request failed", exc_info=error)
+    return error_response(500, f"unexpected {type(error).__name__}: see the log of the gateway")

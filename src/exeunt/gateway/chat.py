@@ -1,0 +1,330 @@
+"""Chat completions as a client asks for them, and the models that answer them."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from exeunt.budget_text import amount_text
+from exeunt.errors import InputError, require
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.streamed import Assembled, Sink, data_of
+from exeunt.live.http_model import http_client, key_named
+from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
+from exeunt.live.openai_compatible import OpenAICompatible
+
+_PASSED_ON = (
+    "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
+    "reasoning_effort", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+)  # fmt: skip
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_ONLY = {
+    "n": (1, None),
+    "stream_options": None,
+    "store": (False, None),
+    "service_tier": ("auto", "default", None),
+}
+_OWN = ("model", "messages", "stream", "stream_options", "user", "metadata", *_LIMITS, *_ONLY)
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What a client asks: the body of a request to /v1/chat/completions.
+
+    `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
+    `user`: whom the client names as its user. `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
+    an answer that is given whatever it says.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any]
+    limit: int | None
+    stream: bool
+    user: str
+    usage: bool = False
+    sink: Sink | None = field(default=None, compare=False)
+
+    @classmethod
+    def read(cls, data: bytes) -> ChatRequest:
+        """Read a body. Raises InputError for one that is no such request, or has an option of unbounded cost."""
+        try:
+            body = json.loads(data, parse_constant=_refuse_constant)
+            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (RecursionError, ValueError):
+            raise InputError("the request is no JSON in UTF-8") from None
+        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+            raise InputError("a request is a JSON object with a model and messages")
+        _check_options(body)
+        limits = [body[name] for name in _LIMITS if body.get(name) is not None]
+        if any(type(limit) is not int or limit < 1 for limit in limits):
+            raise InputError(f"{_LIMITS[0]} must be a whole number of at least 1, got {limits[0]!r:.40}")
+        messages = _checked_messages(body.get("messages"))
+        return cls(
+            model=body["model"],
+            messages=messages,
+            options={name: body[name] for name in _PASSED_ON if body.get(name) is not None},
+            limit=min(limits, default=None),
+            stream=body.get("stream") is True,
+            user=str(body.get("user") or ""),
+            usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in the messages."""
+        return sum(part["type"] == "image_url" for message in self.messages for part in _parts(message))
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
+        texts = [
+            message
+            if not _parts(message)
+            else {**message, "content": [_without_image(part) for part in _parts(message)]}
+            for message in self.messages
+        ]
+        sent = json.dumps([texts, self.options], ensure_ascii=False)
+        return max(len(one.encode()) for one in (sent, unicodedata.normalize("NFKC", sent)))
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may call tools."""
+        return bool(self.options.get("tools"))
+
+    @property
+    def as_told(self) -> Mapping[str, Any]:
+        """What a grader is told of it."""
+        return {"messages": self.messages, **self.options}
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the last message of the user, for features."""
+        said = [message for message in self.messages if message["role"] == "user"] or self.messages
+        return text_of(said[-1])
+
+    @cached_property
+    def content(self) -> bytes:
+        """What tells requests apart whose answers may differ."""
+        told = [self.messages, self.options, self.limit]
+        return json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
+
+    @cached_property
+    def beginning(self) -> bytes:
+        """The messages up to the first one of the user, which a conversation keeps."""
+        first = next((i for i, one in enumerate(self.messages) if one["role"] == "user"), 0)
+        return json.dumps(self.messages[: first + 1], sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class ChatReply(Reply):
+    """A reply with the completion (`body`) as the provider gave it. `scored`: whether its confidence means anything."""
+
+    body: Mapping[str, Any] | None = None
+    scored: bool = False
+
+    @property
+    def message(self) -> Mapping[str, Any]:
+        """The message of the answer."""
+        found: Mapping[str, Any] = at_path(self.body, "choices.0.message")
+        return found
+
+
+class ChatModel(OpenAICompatible):
+    """A model of a provider that answers chat completions as they come.
+
+    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
+    None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
+    whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
+    mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
+    that an attempt may cost; requests that may cost more are refused. Other options: see `OpenAICompatible`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        name: str,
+        breaker: Breaker,
+        max_tokens: int = 4096,
+        tools: bool = False,
+        image_tokens: int | None = None,
+        logprobs: bool = False,
+        reasons: bool = False,
+        at_most: float = math.inf,
+        **options: Any,
+    ) -> None:
+        wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
+        super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
+        self.name, self.breaker, self.at_most = name, breaker, at_most
+        self.tools, self.image_tokens = tools, image_tokens
+
+    def refusal(self, request: ChatRequest) -> str:
+        """Return why this model does not take a request, "" if it does."""
+        if request.has_tools and not self.tools:
+            return "takes no tools"
+        if request.n_images and self.image_tokens is None:
+            return "takes no images"
+        if request.limit is not None and request.limit > self.n_output:
+            return f"answers with at most {self.n_output:,} tokens"
+        if (most := self.most(request)) > self.at_most:
+            return f"may cost {amount_text(most, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
+        return ""
+
+    def most(self, given: Any) -> float:
+        """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
+        if self.tokenizer is not None:
+            n_input = self.tokenizer(json.dumps(given.messages)) + len(json.dumps(given.options))
+        else:
+            n_input = given.n_bytes
+        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
+        return self._cost(n_input, given.limit or self.n_output)
+
+    def dearest(self, max_bytes: int) -> float:
+        """Return the most that an attempt at a request of so many bytes can cost."""
+        return min(self.at_most, self._cost(max_bytes, self.n_output))
+
+    def _body(self, given: ChatRequest) -> dict[str, Any]:
+        body = {"model": self.model, "messages": given.messages, **given.options, **self.options}
+        for name in self.options:
+            body[name] = given.limit or self.n_output
+        if self.logprobs is not None:
+            body["logprobs"] = True
+        return body
+
+    def _connect(self) -> Any:
+        headers = {} if self.key is None else {"authorization": f"Bearer {key_named(self.key)}"}
+        return http_client(self.concurrency, self.timeout_s, headers=headers)
+
+    async def _disconnect(self, client: Any) -> None:
+        await client.aclose()
+
+    async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
+        """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
+        if not final and given.sink is not None:
+            given = replace(given, sink=None)
+        return await super().ask(given, **options)
+
+    async def _call(self, given: Any, client: Any) -> Reply:
+        httpx = require("httpx", extra="gateway")
+        with self.breaker.watching():
+            try:
+                data = await (self._whole if given.sink is None else self._streamed)(given, client)
+            except httpx.HTTPError as error:
+                raise transport_failure(error) from None
+            except ValueError:
+                raise FailedAttempt("its answer is no JSON", again=True) from None
+        cost, lied = self._reported(data)
+        try:
+            reply = self._read(data, given, cost, lied)
+        except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
+            raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
+        return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
+
+    async def _whole(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion."""
+        sent = await client.post(self._url, json=self._body(given))
+        if not sent.is_success:
+            raise status_failure(sent.status_code, sent.headers, _code(sent))
+        return sent.json()
+
+    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion, whose chunks go to the sink as they come."""
+        sink: Any = given.sink
+        if sink.begun:
+            raise FailedAttempt(
+                "its answer was cut off", cost=0.0
+            )  # the client has the beginning of another one
+        body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
+        whole = Assembled()
+        async with client.stream("POST", self._url, json=body) as sent:
+            if not sent.is_success:
+                await sent.aread()
+                raise status_failure(sent.status_code, sent.headers, _code(sent))
+            async for line in sent.aiter_lines():
+                if (chunk := data_of(line)) is not None:
+                    whole.add(chunk)
+                    if chunk.get("choices") or given.usage:
+                        sink.put({**chunk, "model": self.name})
+        return whole.body
+
+    @property
+    def _url(self) -> str:
+        return f"{self.base_url.rstrip('/')}/chat/completions"
+
+    def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
+        message = at_path(data, "choices.0.message")
+        said = message.get("content") or message.get("refusal") or json.dumps(message["tool_calls"])
+        logs = [
+            float(token["logprob"])
+            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
+        ]
+        score = sum(logs) / len(logs) if logs else 0.0
+        score = score if math.isfinite(score) else 0.0
+        return ChatReply(str(said), score, cost, lied=lied, body=data, scored=bool(logs))
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of a message; that of its parts, in lines."""
+    if parts := _parts(message):
+        return "\n".join(str(part.get("text", "")) for part in parts if part["type"] == "text")
+    return str(message.get("content") or "")
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _without_image(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "image_url"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and infinities are no JSON
+
+
+def _code(sent: Any) -> object:
+    """Return the word that an endpoint gives for an error."""
+    try:
+        return sent.json()["error"]["code"]
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _check_options(body: Mapping[str, Any]) -> None:
+    """Raise InputError for options that this gateway does not know: they could cost more than is known before."""
+    for name, value in body.items():
+        if name not in (*_OWN, *_PASSED_ON):
+            raise InputError(
+                f"the option {name!r:.60} could cost more than is known before a call: leave it out; known are "
+                f"{', '.join((*_OWN, *_PASSED_ON))}"
+            )
+        allowed = _ONLY.get(name)
+        if allowed is not None and value not in allowed:
+            raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
+    if not isinstance(body.get("stream_options") or {}, dict):
+        raise InputError('stream_options is an object, such as {"include_usage": true}')
+
+
+def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the messages of a request. Raises InputError for what could not be priced, such as audio."""
+    if not isinstance(messages, list) or not messages:
+        raise InputError("messages must be a list of at least one message")
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise InputError(f"a message has a role ({', '.join(_ROLES)}) and a content")
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in content:
+                if not isinstance(part, dict) or part.get("type") not in ("text", "image_url", "refusal"):
+                    raise InputError("parts of a message are of type text or image_url")
+        elif content is not None and not isinstance(content, str):
+            raise InputError("the content of a message is a text, or a list of parts")
+    return tuple(messages)

@@ -1,0 +1,167 @@
+"""The road from shadow to live, with providers that invent their answers: no key, no money, two minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from exeunt._progress import Progress
+from exeunt._text import echo
+from exeunt.errors import require
+from exeunt.gateway.app import make_app
+from exeunt.gateway.certify import certify
+from exeunt.gateway.config import read_config
+from exeunt.gateway.folder import REPORT
+from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.mock_provider import MockProvider, chance, served
+from exeunt.gateway.recorded_trace import read_trace
+from exeunt.gateway.report import write_report
+from exeunt.live.live_model import work_through
+
+_PRICES = {"small": (0.1, 0.4), "medium": (0.5, 2.0), "large": (3.0, 12.0)}  # US dollars for a million tokens
+_CONFIG = """
+providers:
+  demo: {{base_url: "{url}/v1"}}
+models:
+  small: {{provider: demo, price: {{input: 0.1, output: 0.4}}, logprobs: true, max_tokens: 200}}
+  medium: {{provider: demo, price: {{input: 0.5, output: 2}}, logprobs: true, max_tokens: 200}}
+  large: {{provider: demo, price: {{input: 3, output: 12}}, max_tokens: 200}}
+reference: large
+shadow: {{models: [small, medium], share: 100%, audit: 10%, spend: "1 usd"}}
+spend: {{total: "5 usd", key: "2 usd/day"}}
+"""
+_SURE = {"small": 0.55, "medium": 0.8}
+_WORDS = [
+    "river",
+    "stone",
+    "market",
+    "winter",
+    "letter",
+    "engine",
+    "garden",
+    "history",
+    "window",
+    "science",
+    "mountain",
+    "bridge",
+]
+
+
+def demonstrate(folder: Path, *, shadow: int = 2000, live: int = 1500, max_loss: float = 0.05) -> None:
+    """Go the whole road in a folder, and tell of it. The page is there until this is interrupted."""
+    provider = MockProvider(invented_answer, _PRICES)
+    with ExitStack() as stack:
+        file = folder / "gateway.yaml"
+        file.write_text(_CONFIG.format(url=stack.enter_context(served(provider.app))).lstrip())
+        gateway = Gateway(read_config(file))
+        client, admin = gateway.keys.add("demo"), gateway.keys.add("admin", admin=True)
+        url = stack.enter_context(served(make_app(gateway)))
+        echo(f"the gateway listens at {url}; its page is there, with the admin key {admin}\n")
+        road = _Road(gateway, url, client, admin)
+        road.shadow(shadow)
+        road.certify(max_loss)
+        road.live(shadow, live)
+        road.worsen(provider, shadow + live)
+        echo(f"\nthe page is at {url} until you press Ctrl-C")
+        while True:
+            time.sleep(3600)
+
+
+def invented_answer(model: str, question: str) -> str:
+    """Return what a model says: the large one is right, the others where they are sure (see `MockProvider`)."""
+    right = f"It is {_WORDS[int(chance('truth', question) * len(_WORDS))]}."
+    sure = model not in _SURE or chance(model, question, "sure") < _SURE[model]
+    return (
+        right if sure or chance("luck", model, question) < 0.3 else f"I believe it is number {len(question)}."
+    )
+
+
+def question(i: int) -> str:
+    """Return the i-th question."""
+    words = [_WORDS[int(chance(i, k) * len(_WORDS))] for k in range(3 + int(12 * chance(i, "length")))]
+    return f"What is the word for {' '.join(words)} in riddle {i}?"
+
+
+class _Road:
+    """The steps of the road."""
+
+    def __init__(self, gateway: Gateway, url: str, client: str, admin: str) -> None:
+        self._gateway, self._url, self._client, self._admin = gateway, url, client, admin
+
+    def shadow(self, n: int) -> None:
+        """Let the reference answer, and compare the other models."""
+        self._ask("shadow", range(n))
+        while self._gateway.records.counts()["shadow"] < n:
+            time.sleep(0.1)
+        money = self._gateway.money
+        compared = 0.0 if money.shadow is None else money.shadow.spent
+        echo(
+            f"shadow: large answered {n:,} requests for {money.whole.spent - compared:.3f} usd; small and medium were "
+            f"asked, too, for {compared:.3f} usd\n"
+        )
+
+    def certify(self, max_loss: float) -> None:
+        """Certify a policy on what was recorded, and let it answer."""
+        gateway = self._gateway
+        records = read_trace(gateway.folder, gateway.about)
+        with Progress("policies made") as bar:
+            found = certify(records.trace, gateway.config.reference, max_loss=max_loss, progress=bar.report)
+        name = gateway.policies.add(found.policy)
+        command = f"exeunt calibrate {gateway.folder} --max-loss {max_loss:.0%}"
+        write_report(found, gateway.folder / REPORT, name=name, notes=records.notes, command=command)
+        echo(f"certify: as `{command}` does\n{found}\n")
+        self._administer("PUT", "/admin/policy", {"policy": name})
+
+    def live(self, start: int, n: int) -> None:
+        """Let the policy answer other requests."""
+        self._ask("live", range(start, start + n))
+        tally = self._settled(n)
+        alone = tally["cost"] + tally["saved"][0]
+        echo(
+            f"live: {n:,} requests for {tally['cost']:.3f} usd; large alone would have cost about {alone:.3f} usd; by "
+            f"{tally['audits']} audits {100 * tally['lost'][0]:.1f} points of the grade are lost\n"
+        )
+
+    def worsen(self, provider: MockProvider, start: int) -> None:
+        """Let the small model become worse where it is sure, until the watch finds that."""
+        provider.answer = lambda model, text: (
+            "Who knows." if model == "small" else invented_answer(model, text)
+        )
+        asked = 0
+        while not self._gateway.alarms and asked < 10_000:
+            self._ask("worse", range(start + asked, start + asked + 100))
+            asked += 100
+        told = self._gateway.alarms[-1]["alarm"] if self._gateway.alarms else "there was no alarm"
+        echo(f"worse: small answers nonsense; within {asked:,} requests the reference answers again:\n{told}")
+
+    def _settled(self, n: int) -> dict[str, Any]:
+        """Return the tally once it counts n answers."""
+        while (tally := self._gateway.tally.to_dict())["n"] < n:
+            time.sleep(0.1)
+        return tally
+
+    def _ask(self, what: str, numbers: range) -> None:
+        httpx = require("httpx", extra="gateway")
+
+        async def ask_all() -> None:
+            headers = {"authorization": f"Bearer {self._client}"}
+            async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=60) as client:
+
+                async def ask(i: int) -> None:
+                    messages = [{"role": "user", "content": question(i)}]
+                    body = {"model": "auto", "messages": messages}
+                    (await client.post("/v1/chat/completions", json=body)).raise_for_status()
+                    progress.update()
+
+                await work_through(numbers, ask, 16)
+
+        with Progress(f"{what} requests", total=len(numbers)) as progress:
+            asyncio.run(ask_all())
+
+    def _administer(self, method: str, path: str, body: Any) -> None:
+        httpx = require("httpx", extra="gateway")
+        headers = {"authorization": f"Bearer {self._admin}"}
+        httpx.request(method, self._url + path, json=body, headers=headers, timeout=60).raise_for_status()

@@ -1,0 +1,100 @@
+"""The folder of a gateway: which models it has, what is kept of requests, and its policies.
+
+`gateway.json`: the models and the reference, written by the gateway. `records.db`: see `exeunt.gateway.records`.
+`secret.key`: the secret of the HMACs in it. `policies/`, `active.json`: see `exeunt.gateway.saved_policies`.
+`report.html`: what the latest `exeunt calibrate` found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exeunt._files import read_json, secret_of, write_json
+from exeunt.errors import ArtefactError
+
+GATEWAY, RECORDS, SECRET = "gateway.json", "records.db", "secret.key"
+POLICIES, ACTIVE, REPORT = "policies", "active.json", "report.html"
+
+
+@dataclass(frozen=True)
+class GatewayModels:
+    """The models of a gateway, as `gateway.json` has them.
+
+    `reference`: the model that answers everything in shadow. `highest`: by name of a model, the reference among them,
+    the most US dollars that a request may cost there. `features`: the name of what tells routers features, or "";
+    `features_cost`: what a request costs there. `identity`: by name, what tells a model from others of its name, such
+    as a digest of its configuration; a policy is refused where one differs. `shadow_share`: of the requests. `grader`:
+    what grades answers, as the configuration names it.
+    """
+
+    reference: str
+    highest: Mapping[str, float]
+    features: str = ""
+    features_cost: float = 0.0
+    identity: Mapping[str, str] = field(default_factory=dict)
+    shadow_share: float = 0.0
+    grader: str = ""
+
+    @property
+    def measure(self) -> str:
+        """What certificates call the grades: a judge's are its own."""
+        kind, _, name = self.grader.partition(" ")
+        return f"grade by the judge {name.strip()}" if kind == "judge" else "grade"
+
+    @property
+    def digest(self) -> str:
+        """What policies for these models are bound to."""
+        told = {"reference": self.reference, "features": self.features, "grader": self.grader}
+        models = {name: self.identity.get(name, "") for name in sorted(self.highest)}
+        text = json.dumps({**told, "models": models}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write `gateway.json`."""
+        models = {
+            name: {"highest": highest, "identity": self.identity.get(name, "")}
+            for name, highest in self.highest.items()
+        }
+        features = {"name": self.features, "cost": self.features_cost} if self.features else None
+        about = {"reference": self.reference, "models": models, "features": features}
+        write_json(folder / GATEWAY, {**about, "shadow_share": self.shadow_share, "grader": self.grader})
+
+    @classmethod
+    def read(cls, folder: Path) -> GatewayModels:
+        """Read `gateway.json`. Raises InputError where there is none, ArtefactError for what is no such file."""
+        file = folder / GATEWAY
+        body = read_json(file, remedy=f"start `exeunt gateway` once with {folder} as its folder")
+        try:
+            return cls._of(body)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtefactError(
+                f"{file} does not describe the models of a gateway ({error!r}): start `exeunt gateway` again, "
+                "which writes it"
+            ) from None
+
+    @classmethod
+    def _of(cls, body: Any) -> GatewayModels:
+        models, features = body["models"], body["features"] or {"name": "", "cost": 0.0}
+        highest = {str(name): float(one["highest"]) for name, one in models.items()}
+        if body["reference"] not in highest:
+            raise ValueError(f"there is no model {body['reference']!r}, the reference")
+        return cls(
+            str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
+            {str(name): str(one.get("identity", "")) for name, one in models.items()}, float(body["shadow_share"]),
+            str(body.get("grader", "")),
+        )  # fmt: skip
+
+
+def is_gateway(path: Path) -> bool:
+    """Return whether a path is the folder of a gateway."""
+    return (path / GATEWAY).is_file()
+
+
+def secret(folder: Path) -> bytes:
+    """Return the secret of a gateway's HMACs, 32 bytes; it is made if it is missing."""
+    return secret_of(folder / SECRET)

@@ -1,0 +1,278 @@
+"""A gateway at work: it answers requests, compares models in the shadow, and falls back when a certificate ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from exeunt._files import make_folder, read_json, write_json
+from exeunt.errors import InputError
+from exeunt.gateway.answering import Active, Answered, Answering, active_policy
+from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.comparing import Comparing, said_of, told_text
+from exeunt.gateway.config import FEATURES, GatewayConfig
+from exeunt.gateway.features import feature_model
+from exeunt.gateway.folder import GatewayModels, secret
+from exeunt.gateway.judge import grader_of
+from exeunt.gateway.keys import Client, Keys
+from exeunt.gateway.live_watch import LiveWatch
+from exeunt.gateway.metrics import GatewayMetrics
+from exeunt.gateway.money import Money
+from exeunt.gateway.records import Record, Records
+from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
+from exeunt.gateway.tally import Tally
+from exeunt.live.live_run import digest_of
+from exeunt.watch import Alarm
+
+T = TypeVar("T")
+
+_log = logging.getLogger("exeunt.gateway")
+
+
+class NoSuchModel(InputError):  # noqa: N818 - says what happened
+    """A client asks a model that the gateway does not have."""
+
+
+AUTO = "auto"
+"""The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
+_ALARMS = "alarms.json"
+_TIDY_S = 3600.0
+_SAVE_S = 30.0
+
+
+class Gateway:
+    """The models, policies, money and records of a gateway.
+
+    `active`: the policy that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered.
+    `closing`: set at the end.
+    `fallen`: the watch whose alarm made the reference answer; None if it answers for another reason.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.folder = make_folder(config.folder)
+        self.folder.chmod(0o700)
+        self.keys = Keys(self.folder / "keys.json")
+        self.money = Money(self.folder / "money.db", config.spend, config.shadow)
+        self.features = None if config.features is None else feature_model(config.features)
+        self.about = _about(config)
+        self.about.write(self.folder)
+        self.policies = GatewayPolicies(self.folder, self.about)
+        self.records = Records(self.folder)
+        self._secret = secret(self.folder)
+        self.answering = Answering(config.models, config.reference, config.fallback)
+        self.comparing = self._comparing()
+        self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
+        known = read_json(self.folder / _ALARMS) if (self.folder / _ALARMS).is_file() else []
+        self.alarms: deque[dict[str, Any]] = deque(known, maxlen=20)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._follow(self._policy(self.policies.active()))
+        self._measure()
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    async def answer(self, request: ChatRequest, client: Client) -> Answered:
+        """Answer a request. What it costs is the client's.
+
+        Raises NoSuchModel, and InputError for what a model does not take.
+        """
+        name, _, policy = request.model.partition(":")
+        ledger = await asyncio.to_thread(self.money.of, client)
+        if name != AUTO:
+            if request.model not in self.config.models:
+                raise NoSuchModel(
+                    f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}"
+                )
+            if why := self.config.models[request.model].refusal(request):
+                raise InputError(f"{request.model} {why}: ask another model")
+            return await self.answering.by_name(request.model, request, ledger)
+        active = self._policy(policy) if policy else self.active
+        key = self._hmac(request.content)
+        answered = await self.answering.by_policy(active, request, key, ledger)
+        if answered.reply is not None:
+            self.later(self._recorded(request, client, answered, key))
+        if active is self.active and (alarm := self.watch.answered(answered)) is not None:
+            self._fall_back(alarm)
+        return answered
+
+    @property
+    def names(self) -> list[str]:
+        """The models that clients may ask."""
+        policies = [f"{AUTO}:{name}" for name in self.policies.names]
+        return [AUTO, *policies, *self.config.models]
+
+    async def _recorded(self, request: ChatRequest, client: Client, answered: Answered, key: str) -> None:
+        """Keep what is known of an answer; of a share of them, after asking the other models, too."""
+        shadow, live = self.config.shadow, answered.policy != REFERENCE
+        share = 0.0 if shadow is None else shadow.audit if live else shadow.share
+        drawn = random.random() < share and client.shadow and not (live and not answered.decided)  # noqa: S311
+        record = Record(
+            time=time.time(), kind="live", client=client.name, request=key,
+            conversation=self._hmac(client.name.encode() + b"\0" + request.beginning),
+            user=self._hmac(f"{client.name}\0{request.user}".encode()) if request.user else "",
+            said={name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
+            policy=answered.policy if live else "", answered=answered.model, cost=answered.cost,
+            identity=self.about.identity, grader=self.about.grader,
+            escalated=answered.escalated,
+            text=told_text(request, answered.replies) if self.config.keep.texts else None,
+        )  # fmt: skip
+        if drawn and self.comparing is not None and self.comparing.takes(request):
+            compared = await self.comparing.record(record, request, answered)
+            if compared is not None:
+                record = replace(compared, kind="audit" if live else "shadow")
+        await asyncio.to_thread(self.records.add, record)
+        if answered.policy != self.active.name:  # another one became active meanwhile
+            return
+        self.tally.add(record)
+        if (
+            record.kind == "audit"
+            and (alarm := self.watch.audited(record, self.config.reference)) is not None
+        ):
+            self._fall_back(alarm)
+
+    # -- policies -------------------------------------------------------------------------------------------
+
+    def activate(self, name: str) -> None:
+        """Let another policy answer from now on; "reference" is the reference alone."""
+        active = self._policy(name)
+        self.policies.activate(name, time.time())
+        self._follow(active)
+
+    def roll_back(self) -> str:
+        """Let the policy answer that did before, and return its name."""
+        self._follow(self._policy(self.policies.roll_back(time.time())))
+        return self.active.name
+
+    def _policy(self, name: str) -> Active:
+        policy = None if name == REFERENCE else self.policies.load(name)
+        return active_policy(name, policy, self.config.models, self.features)
+
+    def _follow(self, active: Active) -> None:
+        self.active = active
+        self.fallen: LiveWatch | None = None
+        audit = 0.0 if self.config.shadow is None else self.config.shadow.audit
+        file = self.folder / "watch.json"
+        self.watch = LiveWatch(active, file, run_length=self.config.run_length, audit=audit)
+        history = self.policies.history
+        self.since = history[-1][0] if history else 0.0
+        self.tally = Tally(self.config.reference, self.records.read(since=self.since))
+        _log.info("a policy answers", extra={"fields": {"policy": active.name}})
+
+    def _fall_back(self, alarm: Alarm) -> None:
+        """Let the reference answer: the certificate no longer describes the requests."""
+        fields = {"policy": self.active.name, "alarm": alarm.sentences}
+        _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
+        self.metrics.alarm(self.active.name)
+        watch = self.watch
+        watch.save()
+        self.alarms.append({"time": time.time(), **fields})
+        write_json(self.folder / _ALARMS, list(self.alarms))
+        self.activate(REFERENCE)
+        self.fallen = watch
+
+    # -- the rest -------------------------------------------------------------------------------------------
+
+    def forget(self, client: str) -> int:
+        """Remove the records and the key of a client; return how many records there were."""
+        self.keys.remove(client)
+        return self.records.forget(client)
+
+    async def tidy(self) -> None:
+        """Remove what has been kept for long enough, and save what the watch knows, for as long as this runs."""
+        tidied = -_TIDY_S
+        while True:
+            if time.monotonic() - tidied >= _TIDY_S:
+                tidied = time.monotonic()
+                await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
+            await asyncio.sleep(_SAVE_S)
+            self.watch.save()
+
+    def left(self, client: Client) -> float:
+        """Return the US dollars that a client's requests may still cost."""
+        return self.money.of(client).available
+
+    @property
+    def compared(self) -> Counter[str]:
+        """What became of the requests that were drawn for comparison."""
+        return Counter() if self.comparing is None else self.comparing.counts
+
+    async def raise_over_budget(self, request: ChatRequest, client: Client, answered: Answered) -> None:
+        """Raise the OverBudget that says when there is money again; return if there is money after all."""
+        names = [name for name, reply in answered.replies.items() if reply.attempts == 0]
+        models = [self.config.models[name] for name in names if name in self.config.models]
+        if models:
+            least = min(model.most(request) for model in models)
+            held = await asyncio.to_thread(self.money.of(client).reserve, least)
+            await asyncio.to_thread(held.release)
+
+    async def close(self) -> None:
+        """Wait for what is under way and close connections and files."""
+        self.closing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=60)
+        for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
+            await model.close()
+        self.watch.save()
+        self.records.close()
+        self.money.close()
+
+    def later(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that the end of the gateway waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, InputError):
+            _log.error("unexpected %s", type(error).__name__, exc_info=error)
+
+    def _hmac(self, content: bytes) -> str:
+        return hmac.digest(self._secret, content, "sha256")[:16].hex()
+
+    def _measure(self) -> None:
+        """Let the metrics read what the gateway knows."""
+        gauge = self.metrics.gauge
+        gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
+        gauge(
+            "drift_evidence",
+            "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
+            lambda: max(self.watch.evidence.values(), default=0.0),
+        )  # fmt: skip
+        gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
+
+    def _comparing(self) -> Comparing | None:
+        config = self.config
+        if config.shadow is None or self.money.shadow is None:
+            return None
+        compared, ledger = (config.reference, *config.shadow.models), self.money.shadow
+        return Comparing(
+            config.models, config.reference, config.shadow, ledger=ledger,
+            grader=grader_of(config.shadow.grader, config.models, compared, ledger), features=self.features,
+            keep=config.keep,
+        )  # fmt: skip
+
+
+def _about(config: GatewayConfig) -> GatewayModels:
+    """Return what policies are bound to: the models that are compared, and what a request may cost at most."""
+    names = (config.reference, *(() if config.shadow is None else config.shadow.models))
+    models = {name: config.models[name] for name in names}
+    features = config.features if config.keep.features else None
+    return GatewayModels(
+        config.reference,
+        {name: model.dearest(config.listen.max_body) * (1 + model.retries) for name, model in models.items()},
+        "" if features is None else FEATURES,
+        0.0 if features is None else features.price,
+        {name: digest_of(model) for name, model in models.items()},
+        0.0 if config.shadow is None else config.shadow.share,
+        "" if config.shadow is None else config.shadow.grader,
+    )

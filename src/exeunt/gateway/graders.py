@@ -1,0 +1,148 @@
+"""How good a model's answer is beside the reference's: graders of messages as OpenAI's protocol has them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from exeunt._files import parse_json
+from exeunt.errors import InputError, one_line
+from exeunt.live.models_file import function_named
+from exeunt.live.text_encoder import TextEncoder
+
+Message: TypeAlias = Mapping[str, Any]
+Grader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], float]
+"""A function of (request, answer, reference) that returns the answer's grade in [0, 1]. Answer and reference are the
+`message` of a choice, with `content` and perhaps `tool_calls`."""
+
+_FENCE = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)
+_AROUND = " \t\n\"'`*_.,;:!?()[]{}<>#-«»“”‘’„"
+
+
+def normalised_match(
+    request: Mapping[str, Any],  # noqa: ARG001 - what every grader takes
+    answer: Message,
+    reference: Message,
+) -> float:
+    """Return 1 if both say the same, else 0.
+
+    Texts are compared without case, white space beyond a blank, and marks around; texts that are both JSON by their
+    values; calls of tools by their names and arguments, in any order, without the text beside them.
+
+    >>> normalised_match({}, {"content": "**Paris**."}, {"content": "paris"})
+    1.0
+    >>> normalised_match({}, {"content": '{"a": 1, "b": [2]}'}, {"content": '{"b":[2.0],"a":1}'})
+    1.0
+    """
+    calls = _calls(answer), _calls(reference)
+    if any(calls):
+        return float(calls[0] == calls[1])
+    texts = text_of(answer), text_of(reference)
+    values = [_canonical_json(text) for text in texts]
+    if None not in values:
+        return float(values[0] == values[1])
+    return float(_plain(texts[0]) == _plain(texts[1]))
+
+
+def similarity(encoder: Callable[[str], Any], threshold: float | None = None) -> Grader:
+    """Return a grader by the cosine of two texts' embeddings, 0 where it is negative; or 1 from `threshold` on, else 0.
+
+    `encoder`: returns the embedding (d,) of a text, such as an `exeunt.TextEncoder`. Calls of tools are compared as
+    `normalised_match` does.
+    """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise InputError(f"the threshold of a similarity is above 0 and at most 1, got {threshold}")
+
+    def grade(request: Mapping[str, Any], answer: Message, reference: Message) -> float:
+        texts = text_of(answer), text_of(reference)
+        if _calls(answer) or _calls(reference) or not all(text.strip() for text in texts):
+            return normalised_match(request, answer, reference)
+        one, other = (np.asarray(encoder(text), dtype=np.float64) for text in texts)
+        lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+        cosine = float(np.clip(one @ other / lengths, 0.0, 1.0)) if lengths else 0.0
+        return cosine if threshold is None else float(cosine >= threshold)
+
+    return grade
+
+
+def grader_named(text: str) -> Grader:
+    """Return the grader that a text names: "match", "similarity hf:FOLDER [THRESHOLD]", or a "module:function".
+
+    Raises InputError for another text. What a grader returns that is no grade raises InputError, too.
+    """
+    kind, *options = shlex.split(text) or [""]
+    if kind == "match" and not options:
+        return normalised_match
+    if kind == "similarity" and len(options) in (1, 2) and (thresholds := _numbers(options[1:])) is not None:
+        return similarity(TextEncoder(options[0]), *thresholds)
+    if ":" not in kind or options:
+        raise InputError(
+            f"a grader is match, similarity hf:FOLDER [THRESHOLD], module:function, or judge MODEL, got {text!r}"
+        )
+    try:
+        return partial(_checked, function_named(kind), kind)
+    except Exception as error:  # of the user's module
+        raise InputError(f"the grader {kind} cannot be opened: {one_line(error)}") from error
+
+
+def _checked(
+    grader: Grader, name: str, request: Mapping[str, Any], answer: Message, reference: Message
+) -> float:
+    """Return the grade of a user's function."""
+    grade = grader(request, answer, reference)
+    with suppress(TypeError, ValueError):
+        if 0 <= float(grade) <= 1:
+            return float(grade)
+    raise InputError(f"the grader {name} must return a number from 0 to 1, got {grade!r:.60}")
+
+
+def _numbers(texts: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return None
+
+
+def text_of(message: Message) -> str:
+    """Return the text of a message: its content, or that of its parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_AROUND)
+
+
+def _canonical_json(text: str) -> str | None:
+    """Return JSON in a form that equal values share; None for a text that is no JSON."""
+    fenced = _FENCE.match(text)
+    try:
+        return json.dumps(_whole(parse_json(fenced[1] if fenced else text)), sort_keys=True)
+    except (ValueError, RecursionError, OverflowError):
+        return None
+
+
+def _whole(value: Any) -> Any:
+    """Return a JSON value whose whole numbers are written without a point."""
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _calls(message: Message) -> list[tuple[str, str]]:
+    """Return the names and arguments of the tools that a message calls, sorted."""
+    called = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    given = [(str(one.get("name")), str(one.get("arguments") or "{}")) for one in called]
+    return sorted((name, _canonical_json(text) or text.strip()) for name, text in given)

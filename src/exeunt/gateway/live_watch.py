@@ -1,0 +1,128 @@
+"""What is watched while a policy answers: where requests leave, and by audits how good the answers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from exeunt._files import read_json, write_json
+from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.answering import Active, Answered
+from exeunt.gateway.records import Record
+from exeunt.policy.certificates import CERTAIN
+from exeunt.watch import Alarm, Watch
+from exeunt.watch.alarm import loss_alarm
+from exeunt.watch.e_detectors import evidence_level
+from exeunt.watch.evidence_curve import EvidenceCurve
+from exeunt.watch.loss_detector import LossDetector
+
+_FEWEST = 100
+"""Audits without a change until a false alarm, on average at least, however few there are."""
+_AUDITS = 8
+"""Audits to a point of the curve, at first."""
+
+
+class LiveWatch:
+    """The watch of the active policy. `run_length`: requests without a change until a false alarm, on average at least,
+    where the share `audit` of them is audited. What it knows goes on from `file` after a restart.
+
+    A policy that keeps nothing to watch exits by is watched by audits alone, one without a certified loss by exits
+    alone. `alarm`: the first one that was raised. `policy`: the name of the policy.
+    """
+
+    def __init__(self, active: Active, file: Path, *, run_length: float, audit: float) -> None:
+        policy = active.policy
+        self.policy, self._policy, self._file = active.name, policy, file
+        # Exits and audits share it.
+        self._audits = max(2 * run_length * audit, _FEWEST)
+        self._exits = (
+            None if policy is None or policy.watched is None else Watch(policy, run_length=2 * run_length)
+        )
+        certificate = None if policy is None else policy.loss_certificate
+        self._losses = (
+            None if certificate is None or certificate.bound == CERTAIN else LossDetector(certificate)
+        )
+        self._loss_curve = EvidenceCurve(_AUDITS)
+        self.alarm: Alarm | None = None
+        self._restore()
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """The evidence for drift, and for a loss above what is certified, on a log scale: an alarm comes at 1."""
+        found = {}
+        if self._exits is not None:
+            found["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
+        if self._losses is not None:
+            found["audits"] = evidence_level(float(self._losses.evidence.mean()), self._audits)
+        return found
+
+    @property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """The same over time: (requests or audits so far, evidence), from (0, 0) to now; at most some 400 of each."""
+        found, now = {}, self.evidence
+        if self._exits is not None:
+            found["exits"] = _points(self._exits.curve, self._exits.threshold, self._exits.n, now["exits"])
+        if self._losses is not None:
+            found["audits"] = _points(self._loss_curve, self._audits, self._losses.n, now["audits"])
+        return found
+
+    def answered(self, answered: Answered) -> Alarm | None:
+        """Take note of an answer that the policy has chosen; return the alarm that it raises."""
+        if self._exits is None or answered.seen is None or not answered.decided:
+            return None
+        exit_, score, tie = answered.seen
+        try:
+            alarms = self._exits.update([exit_], None if score is None else [score], [tie])
+        except InputError:  # no scores came where there were some, or the other way round
+            return None
+        return self._raised(alarms[0]) if alarms else None
+
+    def audited(self, record: Record, reference: str) -> Alarm | None:
+        """Take note of an audit; return the alarm that it raises."""
+        if self._losses is None or self._policy is None or record.answered not in record.said:
+            return None
+        grades = [record.said[name].grade or 0.0 for name in (record.answered, reference)]
+        loss, of_reference = ([1 - grade] for grade in grades)
+        found = self._losses.update(self._losses.losses(loss, of_reference), self._audits)
+        self._loss_curve.add(self._losses.n, float(self._losses.evidence.mean()))
+        return (
+            None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
+        )
+
+    def _raised(self, alarm: Alarm) -> Alarm | None:
+        """Return an alarm, if it is the first."""
+        first, self.alarm = self.alarm is None, self.alarm or alarm
+        return alarm if first else None
+
+    def save(self) -> None:
+        """Write what is known."""
+        if self._policy is None:
+            return
+        body: dict[str, Any] = {
+            "policy": self.policy,
+            "exits": self._exits and self._exits.to_dict(),
+            "losses": self._losses and self._losses.to_dict(),
+            "curve": self._loss_curve.to_dict(),
+            "alarm": self.alarm and self.alarm.to_dict(),
+        }
+        write_json(self._file, body)
+
+    def _restore(self) -> None:
+        """Go on from the file, if it is of this policy. One that is chosen again after an alarm is watched anew."""
+        try:
+            body = read_json(self._file)
+            if body["policy"] != self.policy or body["alarm"]:
+                return
+            if self._exits is not None and self._policy is not None and body["exits"]:
+                self._exits = Watch.from_dict(body["exits"], self._policy)
+            if self._losses is not None and body["losses"]:
+                self._losses.restore(body["losses"])
+                self._loss_curve = EvidenceCurve.from_dict(body["curve"])
+        except (ArtefactError, InputError, KeyError, TypeError):
+            return  # none yet, or of another calibration: it begins anew
+
+
+def _points(curve: EvidenceCurve, threshold: float, n: int, now: float) -> list[tuple[int, float]]:
+    """Return what is to be drawn of a curve, after `n` inputs."""
+    before = [(at, round(evidence_level(peak, threshold), 4)) for at, peak in curve.points if at < n]
+    return [(0, 0.0), *before, (n, now)]

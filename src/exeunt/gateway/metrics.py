@@ -1,0 +1,72 @@
+"""Counts of a gateway, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import prometheus_client as prometheus
+
+from exeunt.gateway.answering import Answered
+
+_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
+
+
+class GatewayMetrics:
+    """Counts requests, answers and money since the start."""
+
+    def __init__(self) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        self.requests = prometheus.Counter(
+            "exeunt_gateway_requests", "Requests, by path and status.", ["path", "status"], registry=registry
+        )
+        self._refused = prometheus.Counter(
+            "exeunt_gateway_refused", "Requests refused because too many were open.", registry=registry
+        )
+        self._answers = prometheus.Counter(
+            "exeunt_gateway_answers", "Answers, by policy and the model that gave them.", ["policy", "model"],
+            registry=registry,
+        )  # fmt: skip
+        self._escalated = prometheus.Counter(
+            "exeunt_gateway_escalated", "Answers for which further or other models were asked, by policy and reason.",
+            ["policy", "reason"], registry=registry,
+        )  # fmt: skip
+        self._failures = prometheus.Counter(
+            "exeunt_gateway_failures", "Requests to models without an answer.", ["model"], registry=registry
+        )
+        self._spent = prometheus.Counter(
+            "exeunt_gateway_spent_usd", "US dollars spent on answers, by model.", ["model"], registry=registry
+        )
+        self._seconds = prometheus.Histogram(
+            "exeunt_gateway_seconds", "Seconds until an answer.", registry=registry, buckets=_BOUNDS
+        )
+        self._alarms = prometheus.Counter(
+            "exeunt_gateway_alarms", "Alarms of the watch.", ["policy"], registry=registry
+        )
+
+    def refused(self) -> None:
+        """Count a request that was refused because too many were open."""
+        self._refused.inc()
+
+    def answered(self, answered: Answered, seconds: float) -> None:
+        """Count what became of a request."""
+        for name, reply in answered.replies.items():
+            self._spent.labels(name).inc(reply.cost)
+            if not reply.is_given:
+                self._failures.labels(name).inc()
+        if answered.reply is not None:
+            self._answers.labels(answered.policy or "none", answered.model).inc()
+            self._seconds.observe(seconds)
+            if answered.escalated:
+                self._escalated.labels(answered.policy or "none", answered.escalated).inc()
+
+    def alarm(self, policy: str) -> None:
+        """Count an alarm."""
+        self._alarms.labels(policy).inc()
+
+    def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
+        """Add a number that is read when somebody asks for it."""
+        prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
+
+    def exposition(self) -> bytes:
+        """Return all counts."""
+        return prometheus.generate_latest(self.registry)

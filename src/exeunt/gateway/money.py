@@ -1,0 +1,78 @@
+"""The ledgers of a gateway: all requests, a day of them, those of each client, and what is asked for comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from exeunt.budget_text import exact_quantity
+from exeunt.gateway.config import Shadow, Spend
+from exeunt.gateway.keys import Client
+from exeunt.ledger import Ledger, ledger_of
+from exeunt.ledger.ledger import MOST
+from exeunt.ledger.sqlite_store import SQLiteStore
+
+_NO_LIMIT = f"{MOST} usd/day"  # a rate: a total that becomes one begins without a burst
+
+
+class Money:
+    """The ledgers, in a file. Each lies within those above it, so that all limits hold at once.
+
+    A limit that changes goes on from what is spent already.
+    """
+
+    def __init__(self, file: Path, spend: Spend, shadow: Shadow | None) -> None:
+        self._store = SQLiteStore(file, "normal")
+        self._each: dict[str, Ledger] = {}
+        self.set(spend)
+        self._shadow_limit = None if shadow is None else shadow.spend
+        self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
+
+    def set(self, spend: Spend) -> None:
+        """Change the limits."""
+        self.spend = spend
+        self.whole = ledger_of(spend.total or f"{MOST} usd", name="all", store=self._store)
+        day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
+        self._day = ledger_of(day, name="day", within=self.whole)
+        self._each.clear()
+
+    def of(self, client: Client) -> Ledger:
+        """Return what pays for the requests of a client."""
+        if (known := self._each.get(client.digest)) is None:
+            limit = client.spend or self.spend.key or _NO_LIMIT
+            known = ledger_of(limit, name=f"key {client.digest[:12]}", within=self._day)
+            self._each[client.digest] = known
+        return known
+
+    @property
+    def left(self) -> float:
+        """US dollars that are left of the limits for all; infinite without any."""
+        return math.inf if self.spend.total is None and self.spend.day is None else self._day.available
+
+    def state(self, clients: Iterable[Client]) -> dict[str, Any]:
+        """Return the limits and what is spent and left of each, JSON-able."""
+        spend = self.spend
+        return {
+            "all": _state(self.whole, spend.total),
+            "day": _state(self._day, spend.day and f"{spend.day}/day"),
+            "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit),
+            "clients": {
+                client.name: _state(self.of(client), client.spend or spend.key)
+                for client in clients
+                if not client.admin
+            },
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+
+def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
+    """Return what is spent, since the beginning, and left of a limit. `most`: what may be left, in US dollars."""
+    most = None if limit is None else float(exact_quantity(limit)[0])
+    return {
+        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else ledger.left,
+    }  # fmt: skip

@@ -1,0 +1,89 @@
+// What a gateway does, second by second.
+import { drawBars, element } from "./bars.js";
+import { showChoices } from "./control.js";
+import { drawLines } from "./server/charts.js";
+import { follow } from "./server/connection.js";
+import { percent } from "./server/numbers.js";
+import * as words from "./words.js";
+
+const MOST_CLIENTS = 20;
+const $ = (id) => document.getElementById(id);
+
+function set(id, text) {  // what is read out is changed only where it differs
+  if ($(id).textContent !== text) $(id).textContent = text;
+}
+
+function setFigure(id, [number, beside, about]) {
+  $(id).replaceChildren(number, ...(beside ? [" ", element("small", "", beside)] : []));
+  set(`${id}-about`, about);
+}
+
+const setList = (id, pairs) => $(id).replaceChildren(...pairs.map(([name, n]) =>
+  element("div", "", element("dt", "", name), element("dd", "", words.whole(n)))));
+
+function showNumbers(state) {
+  $("numbers").hidden = false;
+  set("title", words.title(state));
+  document.title = `${words.title(state)} \u00b7 Exeunt gateway`;
+  set("lead", words.lead(state));
+  set("fallen", words.fallen(state));
+  $("fallen").hidden = !state.fallen_from;
+  set("policy", state.policy);
+  set("certificate", words.promise(state.certificate, state.policy, state.reference));
+  setFigure("saved", words.saved(state));
+  setFigure("quality", words.quality(state));
+  set("answered-about", state.tally.n ? "" : "No requests yet.");
+  drawBars($("answered"), words.answered(state));
+  set("escalated-about", words.escalatedAbout(state));
+  drawBars($("escalated"), words.escalated(state));
+  set("shadow", words.shadowAbout(state));
+  setList("compared", words.compared(state));
+  setList("records", words.records(state));
+  $("answering").hidden = state.resting.length > 0;
+  $("resting").replaceChildren(...state.resting.map((one) => element("li", "problem", words.rests(one))));
+}
+
+function showMoney({ money }) {
+  const limits = [["All requests", money.all], ["Each day", money.day.limit && { ...money.day, spent: null }], ["Comparisons", money.shadow]];
+  drawBars($("limits"), limits.filter(([, one]) => one).map(([name, one]) => words.limit(name, one)));
+  const clients = Object.entries(money.clients).sort(([, a], [, b]) => b.spent - a.spent);
+  drawBars($("clients"), clients.slice(0, MOST_CLIENTS).map(([name, one]) => words.limit(name, one)));
+  const more = clients.length - MOST_CLIENTS;
+  $("more-clients").hidden = more <= 0;
+  set("more-clients", `And ${words.requests(more, "client")} who spent less: see /admin/state.`);
+}
+
+function showWatch(state) {
+  const seen = (kind) => state.evidence[kind]?.at(-1)[0] ?? 0;
+  const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]].filter(([kind]) => seen(kind));
+  set("evidence-about", words.watchAbout(state));
+  $("evidence").hidden = kinds.length === 0;
+  if (kinds.length) {
+    drawLines($("evidence"), {
+      label: "evidence that the certificate has ended", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
+      from: "0", to: kinds.map(([kind, name]) => `${words.whole(seen(kind))} ${name}`).join(", "),
+      series: kinds.map(([kind, name, tone]) => ({ name, tone,
+        points: state.evidence[kind].map(([n, level]) => [n / seen(kind), level]) })),
+    });
+  }
+  const alarms = state.alarms.map(({ time }) => time);
+  if (`${alarms}` === $("alarms").dataset.times) return;  // what is read by somebody stays as it is
+  $("alarms").dataset.times = `${alarms}`;
+  $("alarms").replaceChildren(...state.alarms.toReversed().map(({ time, policy, alarm }) =>
+    element("li", "", element("time", "", `${words.when(time)}, policy ${policy}`), alarm)));
+}
+
+function show(state) {
+  showNumbers(state);
+  showMoney(state);
+  showWatch(state);
+  showChoices(state);
+  latest = state;
+}
+
+let latest = null, resized = 0;
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => { if (latest) showWatch(latest); }, 100);
+});
+follow({ show, needsKey: "This needs the key of who administers the gateway." });

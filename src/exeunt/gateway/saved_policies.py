@@ -1,0 +1,135 @@
+"""The policies in a gateway's folder, and which of them answers.
+
+`policies/p1.json`, `p2.json`, ... are made by `exeunt calibrate`. A router's policy holds features of some requests, so
+only its owner can read it. `active.json` holds what was activated, and when: [[time, name], ...]; [time, name, "back"]
+where the activation before it was undone. Before the first one, the reference answers alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exeunt._files import locked, read_json, write_json
+from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.folder import ACTIVE, POLICIES, GatewayModels
+from exeunt.policy import Policy
+
+REFERENCE = "reference"
+"""The name under which the reference answers alone, in place of a policy's."""
+_NAME = re.compile(r"p(\d+)\.json")
+_BACK = "back"
+
+
+class GatewayPolicies:
+    """The policies of the gateway in `folder`, for its models."""
+
+    def __init__(self, folder: Path, models: GatewayModels) -> None:
+        self.folder, self.models = folder, models
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the policies, the oldest first."""
+        found = (_NAME.fullmatch(file.name) for file in (self.folder / POLICIES).glob("p*.json"))
+        return tuple(f"p{number}" for number in sorted(int(one[1]) for one in found if one))
+
+    def add(self, policy: Policy) -> str:
+        """Keep a policy, which is not active yet, and return its name.
+
+        Raises ArtefactError if it was made for other models, or another reference.
+        """
+        made = replace(policy, run=self.models.digest)
+        self._check(made, "the policy")
+        folder = self.folder / POLICIES
+        with locked(folder / ".lock", folder):
+            folder.chmod(0o700)
+            name = f"p{int(self.names[-1][1:]) + 1 if self.names else 1}"
+            made.save(folder / f"{name}.json")
+            (folder / f"{name}.json").chmod(0o600)
+        return name
+
+    def load(self, name: str) -> Policy:
+        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models."""
+        if name not in self.names:
+            known = ", ".join((REFERENCE, *self.names))
+            raise InputError(f"{self.folder} has no policy {name!r}: there are {known}")
+        file = self.folder / POLICIES / f"{name}.json"
+        policy = Policy.load(file)
+        self._check(policy, str(file))
+        return policy
+
+    @property
+    def history(self) -> list[list[Any]]:
+        """What was activated and when, the latest last, as `active.json` holds it."""
+        file = self.folder / ACTIVE
+        found = read_json(file, remedy=_remedy(file)) if os.path.lexists(file) else []
+        if not isinstance(found, list) or not all(_is_entry(one) for one in found):
+            raise ArtefactError(f"{file} does not say what was activated: {_remedy(file)}")
+        return found
+
+    def active(self) -> str:
+        """Return the name of the policy that answers, or "reference"."""
+        return _stack(self.history)[-1]
+
+    def activate(self, name: str, now: float) -> None:
+        """Let a policy answer, or the "reference" alone. `now`: in seconds since 1970. Raises as `load` does."""
+        if name != REFERENCE:
+            self.load(name)
+        self._write([now, name])
+
+    def roll_back(self, now: float) -> str:
+        """Undo the latest activation that has not been undone, and return the name of what answers now.
+
+        Raises InputError if there is none, and as `load` does.
+        """
+        stack = _stack(self.history)
+        if len(stack) == 1:
+            raise InputError(f"there is nothing to roll back: {REFERENCE} has answered from the beginning")
+        if stack[-2] != REFERENCE:
+            self.load(stack[-2])
+        self._write([now, stack[-2], _BACK])
+        return stack[-2]
+
+    def _write(self, entry: list[Any]) -> None:
+        with locked(self.folder / f".{ACTIVE}.lock", self.folder / ACTIVE):
+            write_json(self.folder / ACTIVE, [*self.history, entry])
+
+    def _check(self, policy: Policy, what: str) -> None:
+        """Raise ArtefactError, starting with `what`, unless a policy was made for these models."""
+        proof, models = policy.loss_certificate, self.models
+        reference = models.reference if proof is None else proof.reference
+        strange = {*policy.models} - {*models.highest, models.features}
+        if policy.run == models.digest and reference == models.reference and policy.models and not strange:
+            return
+        why = "its models, or what they answer with, have changed"
+        if reference != models.reference:
+            why = f"it was certified against {reference}, and the reference is {models.reference}"
+        elif strange:
+            why = f"it asks {', '.join(sorted(strange))}, and there are {', '.join(models.highest)}"
+        raise ArtefactError(
+            f"{what} is not for the models of {self.folder}: {why}. Run `exeunt calibrate` again, on records of "
+            "these models"
+        )
+
+
+def _stack(history: Sequence[Sequence[Any]]) -> list[str]:
+    """Return what would answer if activations were undone one after the other, the latest last."""
+    stack = [REFERENCE]
+    for _, name, *back in history:
+        if back:
+            stack.pop()
+        else:
+            stack.append(str(name))
+    return stack
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) in (2, 3) and isinstance(entry[1], str)
+
+
+def _remedy(file: Path) -> str:
+    return f"remove {file}, and activate a policy again; until then the reference answers"

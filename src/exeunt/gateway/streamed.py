@@ -1,0 +1,117 @@
+"""Completions in chunks: as they come from a provider, and those that are known, cut into chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+_LENGTH = 20
+"""Characters in a chunk."""
+DONE = "data: [DONE]\n\n"
+"""The event that ends a stream."""
+_ABOUT = ("id", "created", "model", "system_fingerprint")
+
+
+class Sink:
+    """Where the chunks of an answer go while it comes in. `begun`: whether there was one."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
+
+    def put(self, chunk: Mapping[str, Any]) -> None:
+        """Pass a chunk on."""
+        self.begun = True
+        self._chunks.put_nowait(chunk)
+
+    def end(self) -> None:
+        """Say that there are no more."""
+        self._chunks.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[Mapping[str, Any]]:
+        while (chunk := await self._chunks.get()) is not None:
+            yield chunk
+
+
+class Assembled:
+    """Puts the completion together of which chunks come in."""
+
+    def __init__(self) -> None:
+        self._about: dict[str, Any] = {}
+        self._message: dict[str, Any] = {"role": "assistant", "content": None}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._logs: list[Any] = []
+        self._finish: Any = None
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Add a chunk."""
+        self._about |= {name: chunk[name] for name in (*_ABOUT, "usage") if chunk.get(name) is not None}
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            for name in ("content", "refusal"):
+                if delta.get(name):
+                    self._message[name] = (self._message.get(name) or "") + delta[name]
+            for call in delta.get("tool_calls") or ():
+                self._add_call(call)
+            self._logs += (choice.get("logprobs") or {}).get("content") or []
+            self._finish = choice.get("finish_reason") or self._finish
+
+    def _add_call(self, delta: Mapping[str, Any]) -> None:
+        call = self._calls.setdefault(
+            delta["index"], {"type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        if delta.get("id"):
+            call["id"] = delta["id"]
+        for name, text in (delta.get("function") or {}).items():
+            call["function"][name] = call["function"].get(name, "") + (text or "")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The completion."""
+        message = dict(self._message)
+        if self._calls:
+            message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        if self._logs:
+            choice["logprobs"] = {"content": self._logs}
+        return {**self._about, "object": "chat.completion", "choices": [choice]}
+
+
+def chunks_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of a completion that is known, the last one with its usage."""
+    about = {name: body[name] for name in _ABOUT if name in body}
+    choice = body["choices"][0]
+    message = choice["message"]
+
+    def chunk(*choices: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return {**about, "object": "chat.completion.chunk", "choices": choices, **more}
+
+    def said(finish: Any = None, **delta: Any) -> dict[str, Any]:
+        return chunk({"index": 0, "delta": delta, "finish_reason": finish})
+
+    yield said(role="assistant", content="")
+    text = message.get("content") or ""
+    for start in range(0, len(text), _LENGTH):
+        yield said(content=text[start : start + _LENGTH])
+    if message.get("refusal"):
+        yield said(refusal=message["refusal"])
+    if calls := message.get("tool_calls"):
+        yield said(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
+    yield said(choice.get("finish_reason"))
+    if "usage" in body:
+        yield chunk(usage=body["usage"])
+
+
+def event(chunk: Mapping[str, Any]) -> str:
+    """Return a chunk as a server-sent event."""
+    return f"data: {json.dumps(chunk)}\n\n"
+
+
+def data_of(line: str) -> dict[str, Any] | None:
+    """Return the chunk in a line of server-sent events; None for any other line. Raises ValueError for no JSON."""
+    if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
+        return None
+    chunk: dict[str, Any] = json.loads(text)
+    return chunk

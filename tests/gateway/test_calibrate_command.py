@@ -1,0 +1,64 @@
+"""`exeunt calibrate` with the folder of a gateway: the policy that it keeps, its report, and what it refuses."""
+
+import re
+import shutil
+
+import pytest
+from tests.cli.command import exeunt
+from tests.gateway.made_records import MODELS, records
+
+from exeunt.gateway.records import Records
+from exeunt.gateway.saved_policies import GatewayPolicies
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gateway") / "gateway"
+    folder.mkdir()
+    MODELS.write(folder)
+    kept = Records(folder)
+    for one in records(600, scores=False):
+        kept.add(one)
+    kept.close()
+    return folder
+
+
+def test_a_policy_is_kept_with_its_report(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path / "gateway")
+    done = exeunt("calibrate", "gateway", "--max-loss", "10%", cwd=tmp_path)
+    policies = GatewayPolicies(tmp_path / "gateway", MODELS)
+    proof = policies.load("p1").loss_certificate
+    assert (proof.max_loss, proof.delta, proof.reference) == (0.1, 0.05, "large")
+    assert policies.active() == "reference"
+    assert str(proof) in done.stdout
+    assert "kept as p1, which does not answer before" in done.stdout
+    page = (tmp_path / "gateway" / "report.html").read_text()
+    assert str(proof).replace(">", "&gt;") in page
+    assert "exeunt calibrate gateway --max-loss 10%" in page
+    assert page.count("<circle") == 5  # the policy, two models, two mixtures
+    assert not re.search(r"<script|(src|href)=|https?://(?!www\.w3\.org)", page)
+    assert "&lt;" not in page
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--budget", "50%"],
+            "a gateway is calibrated by --max-loss above 0, such as --max-loss 5%, and perhaps",
+        ),
+        (["--max-loss", "0"], "got --max-loss 0"),
+        (["--max-loss", "5%", "--agree", "98%"], "got --agree"),
+        (["--max-loss", "5%", "--policy", "eero"], "the calibration of a gateway takes no --policy"),
+        (["--max-loss", "5%", "--delta", "none"], "--max-loss is a guarantee and needs a --delta"),
+        (
+            ["--max-loss", "0.1%", "--delta", "0.001"],
+            "no certificate yet: 600 records cannot show",
+        ),
+    ],
+)
+def test_what_is_refused(recorded, options, said):
+    done = exeunt("calibrate", "gateway", *options, cwd=recorded.parent, ok=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert GatewayPolicies(recorded, MODELS).names == ()

@@ -1,0 +1,203 @@
+"""A gateway as its clients and whoever administers it meet it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+import pytest
+
+from exeunt.errors import InputError
+from exeunt.gateway.config import read_config
+from exeunt.gateway.keys import Keys
+from exeunt.gateway.mock_provider import MockProvider
+
+from .conftest import PRICES, Running, answer, config_text, right_answer, running
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if what():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen within 4 s")
+
+
+def test_the_client_of_openai_asks_it(run: Running) -> None:
+    with openai.OpenAI(api_key=run.client, base_url=f"{run.url}/v1", max_retries=0) as client:
+        messages = [{"role": "user", "content": "hard 1"}]
+        said = client.chat.completions.create(model="auto", messages=messages)
+        assert said.choices[0].message.content == right_answer("hard 1")
+        assert said.model == "large"  # nothing changes for users in the shadow
+        assert client.chat.completions.create(model="small", messages=messages).model == "small"
+        assert {"auto", "small", "large"} <= {model.id for model in client.models.list()}
+        streamed = client.chat.completions.create(model="auto", messages=messages, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices)
+        assert text == right_answer("hard 1")
+        with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
+            client.chat.completions.create(model="other", messages=messages)
+        with pytest.raises(openai.BadRequestError, match="'web_search_options' could cost more"):
+            client.chat.completions.create(model="auto", messages=messages, web_search_options={})
+
+
+def test_an_answer_that_is_final_streams_as_it_comes(tmp_path: Path) -> None:
+    with running(tmp_path, MockProvider(answer, PRICES, wait_s=1.0)) as run:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "hard 1"}]}
+        with run.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as answered:
+            came = [(time.monotonic(), line) for line in answered.iter_lines() if line]
+        assert came[-1][1] == "data: [DONE]"
+        assert came[-1][0] - came[0][0] > 0.15  # the provider sends a chunk every tenth of a second
+        chunks = [json.loads(line[5:]) for _, line in came[:-1]]
+        assert {chunk["model"] for chunk in chunks} == {"large"}
+        assert all(chunk["choices"] for chunk in chunks)  # the client did not ask for the usage
+        eventually(lambda: run.gateway.records.counts()["shadow"] == 1)
+        assert run.gateway.money.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+
+
+def test_shadow_records_hold_costs_and_grades_and_no_texts(run: Running) -> None:
+    for i in range(4):
+        assert run.ask(f"hard question {i}").status_code == 200
+    eventually(lambda: run.gateway.records.counts()["shadow"] == 4)
+    for record in run.gateway.records.read():
+        assert record.said["large"].grade == 1.0
+        assert record.said["small"].grade in (0.0, 1.0)
+        assert record.said["small"].score < 0  # a mean log-probability
+        assert record.said["large"].score is None
+        assert record.client == "alice"
+    held = b"".join(file.read_bytes() for file in run.gateway.folder.rglob("*") if file.is_file())
+    assert b"hard question" not in held
+    assert b"wrong small" not in held
+    assert run.client.encode() not in held
+    assert {file.stat().st_mode & 0o77 for file in run.gateway.folder.glob("*.key")} == {0}
+    spent = run.gateway.money
+    assert spent.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+
+
+def test_the_key_of_a_client_goes_to_no_provider(run: Running) -> None:
+    run.ask("easy 1")
+    assert all(run.client not in json.dumps(seen) for seen in run.provider.seen)
+
+
+def test_keys(run: Running) -> None:
+    with run.http("wrong") as http:
+        assert http.post("/v1/chat/completions", json={}).status_code == 401
+        assert http.get("/health").status_code == 200
+    with run.http() as http:
+        for path in ("/admin/state", "/metrics", "/events"):
+            assert http.get(path).status_code == 403
+        assert http.post("/admin/rollback").status_code == 403
+    with run.http(run.admin) as http:
+        assert http.post("/v1/chat/completions", json={}).status_code == 403
+        assert http.get("/admin/state").json()["policy"] == "reference"
+        assert b"exeunt_gateway_requests" in http.get("/metrics").content
+        assert http.post("/admin/rollback", headers={"origin": "http://evil.example"}).status_code == 403
+        assert http.get("/admin/state", headers={"host": "evil.example"}).status_code == 403
+    run.gateway.keys.remove("alice")
+    assert run.ask("easy 1").status_code == 401
+
+
+def test_limits_of_money(tmp_path: Path) -> None:
+    with running(tmp_path, spend="{total: '1 usd', key: '0.008 usd'}", shadow="") as run:
+        statuses = []
+        while 402 not in statuses and len(statuses) < 100:
+            statuses.append(run.ask(f"easy {len(statuses)}").status_code)
+        spent = run.gateway.money.of(run.gateway.keys.clients[0]).spent
+        refused = run.ask("easy 9")
+        assert refused.status_code == 402
+        assert "is left" in refused.json()["error"]["message"]
+    assert 200 in statuses
+    assert statuses[-1] == 402
+    assert spent > 0.003  # less than a call may cost is left
+    assert spent <= 0.008
+
+
+def test_what_a_rate_allows_again_is_said(tmp_path: Path) -> None:
+    with running(tmp_path, spend="{key: '0.006 usd/minute'}", shadow="") as run:
+        for i in range(100):
+            if (refused := run.ask(f"easy {i}")).status_code != 200:
+                break
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+def test_a_provider_that_fails_is_left_alone_and_another_answers(tmp_path: Path) -> None:
+    bad = MockProvider(answer, PRICES, fails=1.0)
+    with running(tmp_path, bad, shadow="") as run:
+        for i in range(5):
+            assert run.ask(f"easy {i}").status_code == 502
+        assert len(bad.seen) == 3  # then its breaker opened
+        assert "rests" in run.ask("easy 9").json()["error"]["message"]
+
+
+def test_a_model_is_asked_only_for_what_it_takes(run: Running) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    assert run.ask("easy 1", tools=[tool]).status_code == 200
+    assert (
+        run.ask("easy 1", model="small", tools=[tool])
+        .json()["error"]["message"]
+        .startswith("small takes no tools")
+    )
+    assert "at most 100 tokens" in run.ask("easy 1", max_tokens=101).json()["error"]["message"]
+    image = [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
+    with run.http() as http:
+        body = {"model": "large", "messages": [{"role": "user", "content": image}]}
+        assert "takes no images" in http.post("/v1/chat/completions", json=body).json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"{}", b'{"model": "auto"}', b'{"model": "auto", "messages": []}', b"[" * 100_000,
+        b'{"model": "auto", "messages": [{"role": "user", "content": NaN}]}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "n": 2}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": 5}]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
+    with run.http() as http:
+        refused = http.post("/v1/chat/completions", content=body)
+    assert refused.status_code == 400, refused.text
+    assert refused.json()["error"]["message"]
+    assert run.provider.seen == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"reference": "other"}, "reference names 'other', and the models are small, large"),
+        ({"shadow": "{models: [large], spend: '1 usd'}"}, "not the reference"),
+        ({"shadow": "{models: [small], spend: '1 usd', share: 110%}"}, "share is a share"),
+        ({"shadow": "{models: [small]}"}, "shadow: spend is missing"),
+        ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
+        ({"spend": "{total: '1 ms'}"}, "is in ms"),
+        ({"models": "{a: {provider: no}}"}, "model 'a' names its provider, one of mock"),
+        ({"models": "{a: {provider: mock}}"}, "model 'a': .*price"),
+        ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
+        ({"models": ""}, "models must hold options by name"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], message: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1", **more))
+    with pytest.raises(InputError, match=message):
+        read_config(file)
+
+
+def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    with pytest.raises(InputError, match="--add-client"):
+        keys.check()
+    key = keys.add("alice")
+    with pytest.raises(InputError, match="--add-admin"):
+        keys.check()
+    keys.add("root", admin=True)
+    keys.check()
+    assert key not in (tmp_path / "keys.json").read_text()
+    assert (tmp_path / "keys.json").stat().st_mode & 0o77 == 0
+    assert Keys(tmp_path / "keys.json").of(key.encode()).name == "alice"

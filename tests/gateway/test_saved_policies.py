@@ -1,0 +1,84 @@
+"""Policies of a gateway: names in order, activation and rolling back, and policies of other models."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.folder import GatewayModels
+from exeunt.gateway.saved_policies import GatewayPolicies
+from exeunt.policy.certificates import LossCertificate
+
+MODELS = GatewayModels("large", {"small": 1e-4, "large": 1e-3}, "features", 1e-7, shadow_share=0.1)
+
+
+def policy(names=("small", "large")):
+    rng = np.random.default_rng(0)
+    traces = {
+        name: ex.ExitTrace.from_losses(
+            rng.random((200, 1)),
+            rng.random((200, 1)),
+            cost=ex.CostModel([1.0 + place], unit="usd"),
+            id=np.arange(200),
+        )
+        for place, name in enumerate(names)
+    }
+    fit, calibrate, _ = ex.CascadeTrace(traces).split()
+    return ex.cascade(fit, calibrate, budget=2.0, policy="eero", order=names)
+
+
+def test_the_models_of_a_gateway_are_read_as_they_were_written(tmp_path):
+    for models in (MODELS, GatewayModels("a", {"a": 1.0}, identity={"a": "v1"})):
+        models.write(tmp_path)
+        assert GatewayModels.read(tmp_path).digest == models.digest
+        assert replace(GatewayModels.read(tmp_path), identity=models.identity) == models
+    assert MODELS.digest != replace(MODELS, identity={"small": "other"}).digest
+    (tmp_path / "gateway.json").write_text(
+        '{"reference": "b", "models": {"a": {"highest": 1}}, "features": null}'
+    )
+    with pytest.raises(ArtefactError, match=r"no model 'b', the reference.*: start `exeunt gateway` again"):
+        GatewayModels.read(tmp_path)
+    with pytest.raises(InputError, match="start `exeunt gateway` once"):
+        GatewayModels.read(tmp_path / "elsewhere")
+
+
+def test_activation_and_rolling_back(tmp_path):
+    policies, made = GatewayPolicies(tmp_path, MODELS), policy()
+    assert policies.active() == "reference"
+    assert policies.names == ()
+    assert [policies.add(made) for _ in range(11)][-1] == "p11"
+    assert policies.names[1:3] == ("p2", "p3")
+    assert policies.load("p3") == replace(made, run=MODELS.digest)
+    for now, name in enumerate(("p1", "p2", "p11")):
+        policies.activate(name, float(now))
+    again = GatewayPolicies(tmp_path, MODELS)
+    assert again.active() == "p11"
+    assert [again.roll_back(3.0) for _ in range(2)] == ["p2", "p1"]
+    again.activate("reference", 5.0)
+    assert policies.active() == "reference"
+    assert [policies.roll_back(6.0) for _ in range(2)] == ["p1", "reference"]
+    with pytest.raises(InputError, match="nothing to roll back"):
+        policies.roll_back(7.0)
+    assert policies.history[:4] == [[0.0, "p1"], [1.0, "p2"], [2.0, "p11"], [3.0, "p2", "back"]]
+    with pytest.raises(InputError, match="has no policy 'p12': there are reference, p1, p2"):
+        policies.activate("p12", 8.0)
+    assert (tmp_path / "policies" / "p1.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_policies_of_other_models_are_refused(tmp_path):
+    policies = GatewayPolicies(tmp_path, MODELS)
+    with pytest.raises(ArtefactError, match="it asks tiny, and there are small, large"):
+        policies.add(policy(("tiny", "large")))
+    policies.add(policy())
+    changed = GatewayPolicies(tmp_path, replace(MODELS, identity={"small": "another prompt"}))
+    with pytest.raises(ArtefactError, match=r"p1\.json is not for the models of .*have changed"):
+        changed.activate("p1", 0.0)
+    other = replace(MODELS, reference="small")
+    proof = LossCertificate(0.05, 0.05, 0.01, "betting", 0.0, 100, "large")
+    with pytest.raises(ArtefactError, match="certified against large, and the reference is small"):
+        GatewayPolicies(tmp_path, other).add(replace(policy(), loss_certificate=proof))
+    (tmp_path / "active.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="until then the reference answers"):
+        policies.active()

@@ -1,0 +1,125 @@
+"""500 clients at once, one in ten cut off, providers that fail, and a gateway that is killed twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from exeunt.gateway.config import read_config
+from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.mock_provider import MockProvider, served
+
+from .conftest import PRICES, answer, config_text, right_answer
+
+CLIENTS, EACH, POOL = 500, 4, 50
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Killed:
+    """A gateway in a process of its own."""
+
+    def __init__(self, file: Path, port: int) -> None:
+        self.command = [sys.executable, "-m", "exeunt", "gateway", str(file)]
+        self.url = f"http://127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        for _ in range(400):
+            try:
+                httpx.get(f"{self.url}/health", timeout=1)
+                return
+            except httpx.HTTPError:
+                time.sleep(0.05)
+        raise AssertionError("it did not start")
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_no_answer_is_lost_or_anothers_and_no_limit_is_passed(tmp_path: Path) -> None:
+    provider = MockProvider(answer, PRICES, wait_s=0.2, fails=0.05)
+    with served(provider.app) as upstream:
+        file, port = tmp_path / "gateway.yaml", free_port()
+        listen = f"{{port: {port}, max_open: 1000}}"
+        text = config_text(upstream, listen=listen, spend="{total: '9 usd'}", shadow="")
+        text = text.replace("retries: 0", "retries: 2").replace("failures: 3, pause_s: 30", "pause_s: 1")
+        file.write_text(text)
+        gateway = Gateway(read_config(file))
+        client, _ = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
+        asyncio.run(gateway.close())
+        running = Killed(file, port)
+        try:
+            answered = asyncio.run(attack(running, client))
+        finally:
+            running.process.terminate()
+            running.process.wait(60)
+        gateway = Gateway(read_config(file))
+        for _ in range(70):  # what was held when it was killed comes back when its lease ends
+            if gateway.money.whole.reserved == 0:
+                break
+            time.sleep(1)
+        assert gateway.money.whole.reserved == 0
+        spent = gateway.money.whole.spent
+        asyncio.run(gateway.close())
+    assert len(answered) == CLIENTS * EACH
+    for text, said in answered.items():
+        assert said == right_answer(text)
+    assert provider.spent <= spent + 1e-9 <= 9  # what nobody knows of counts at its maximum
+
+
+async def attack(running: Killed, key: str) -> dict[str, str]:
+    """Let all clients ask until they have their answers, while the gateway is killed twice."""
+    answered: dict[str, str] = {}
+    rng = random.Random(0)
+    headers = {"authorization": f"Bearer {key}"}
+
+    async def ask(http: httpx.AsyncClient, text: str) -> None:
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+        for _ in range(200):
+            cut = rng.random() < 0.1
+            try:
+                said = await http.post("/v1/chat/completions", json=body, timeout=0.1 if cut else 60)
+            except httpx.HTTPError:
+                await asyncio.sleep(1)
+                continue
+            if said.status_code == 200:
+                answered[text] = said.json()["choices"][0]["message"]["content"]
+                return
+            assert said.status_code in (502, 503), said.text
+            await asyncio.sleep(1)
+
+    async def some_clients(first: int) -> None:
+        async with httpx.AsyncClient(base_url=running.url, headers=headers) as http:  # a large pool is slow
+
+            async def client(number: int) -> None:
+                for i in range(EACH):
+                    await ask(http, f"question {number}/{i}")
+
+            await asyncio.gather(*map(client, range(first, first + POOL)))
+
+    async def kill_twice() -> None:
+        for share in (0.2, 0.6):
+            while len(answered) < share * CLIENTS * EACH:
+                await asyncio.sleep(0.1)
+            await asyncio.to_thread(running.kill)
+            await asyncio.to_thread(running.start)
+
+    await asyncio.gather(kill_twice(), *map(some_clients, range(0, CLIENTS, POOL)))
+    return answered
