@@ -130,8 +130,9 @@ def litellm(
     file = folder / "litellm.yaml"
     per_token = {name: price / 1e6 for name, price in PRICE.items()}
     file.write_text(
-        f"model_list: [{{model_name: large, litellm_params: {{model: openai/large, api_base: '{upstream}/v1', api_key: none, "
-        f"input_cost_per_token: {per_token['input']:.9f}, output_cost_per_token: {per_token['output']:.9f}}}}}]\n"
+        f"model_list: [{{model_name: large, litellm_params: {{model: openai/large, api_base: '{upstream}/v1', "
+        f"api_key: none, input_cost_per_token: {per_token['input']:.9f}, "
+        f"output_cost_per_token: {per_token['output']:.9f}}}}}]\n"
         f"general_settings: {{master_key: {KEY}}}\nlitellm_settings: {{num_retries: 0}}{budget}\n"
     )
     url = f"http://127.0.0.1:{port}"
