@@ -36,7 +36,7 @@ ENCODER_USD = 1e-7
 """For a request of 200 tokens, by the price of `experiments.router`."""
 MOST_TOKENS, LEAST_TOKENS = 400, 50
 DELTA = 0.05
-ROADS = ((3_000, 0.05), (300, 0.05), (1_000, 0.05), (1_000, 0.02), (3_000, 0.02))
+ROADS = ((3_000, 0.05),)
 """Requests in shadow, and the loss that is allowed."""
 
 
