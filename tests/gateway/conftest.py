@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ def running(folder: Path, provider: MockProvider | None = None, **more: str) -> 
         gateway = Gateway(read_config(file))
         client, admin = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
         yield Running(stack.enter_context(served(make_app(gateway))), gateway, mock, client, admin)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture

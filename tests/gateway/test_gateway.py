@@ -10,12 +10,13 @@ from pathlib import Path
 import openai
 import pytest
 
+from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.mock_provider import MockProvider
 
-from .conftest import PRICES, Running, answer, config_text, right_answer, running
+from .conftest import PRICES, Running, answer, config_text, free_port, right_answer, running
 
 
 def eventually(what: Callable[[], bool]) -> None:
@@ -198,6 +199,39 @@ def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
         keys.check()
     keys.add("root", admin=True)
     keys.check()
+    with pytest.raises(InputError, match="key of the other kind"):
+        keys.add("alice", admin=True)
     assert key not in (tmp_path / "keys.json").read_text()
     assert (tmp_path / "keys.json").stat().st_mode & 0o77 == 0
     assert Keys(tmp_path / "keys.json").of(key.encode()).name == "alice"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--forget", "bob"], "neither a key nor a record of 'bob'"),
+        (["--spend", "5 usd"], "give --add-client, too"),
+        (["--add-client", "a", "--add-admin", "b"], "make one at a time"),
+        (["--add-client", "a/b"], "up to 64 letters"),
+        (["--add-client", "a", "--spend", "5"], "unit"),
+        ([], "clients have no key yet: make one with --add-client NAME"),
+    ],
+)
+def test_what_the_command_refuses(tmp_path: Path, options: list[str], message: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
+    with pytest.raises(InputError, match=message):
+        exeunt(["gateway", str(file), *options])
+
+
+def test_a_provider_without_its_key_is_named_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    file = tmp_path / "gateway.yaml"
+    providers = "{mock: {base_url: 'http://127.0.0.1:1/v1', key: NO_SUCH_KEY}}"
+    file.write_text(config_text("", providers=providers, listen=f"{{port: {free_port()}}}"))
+    for option in ("--add-client", "--add-admin"):
+        exeunt(["gateway", str(file), option, option.strip("-")])
+    with pytest.raises(InputError, match="the environment variable NO_SUCH_KEY is not set"):
+        exeunt(["gateway", str(file)])

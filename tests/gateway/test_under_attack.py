@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,14 +18,9 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider, served
 
-from .conftest import PRICES, answer, config_text, right_answer
+from .conftest import PRICES, answer, config_text, free_port, right_answer
 
 CLIENTS, EACH, POOL = 500, 4, 50
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Killed:

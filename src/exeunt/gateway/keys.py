@@ -51,6 +51,8 @@ class Keys:
         """Make a key and return it; nobody can tell it again. The same name gets another key in place of its own."""
         if not _NAME.fullmatch(name):
             raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
+        if any(one.name == name and one.admin != admin for one in self.clients):
+            raise InputError(f"{name} has a key of the other kind: choose another name, or remove that one")
         if spend is not None:
             ledger_of(spend)
         key = f"ex-{secrets.token_urlsafe(32)}"

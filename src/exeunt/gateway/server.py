@@ -9,15 +9,21 @@ import uvicorn
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.gateway import Gateway
+from exeunt.live.http_model import key_named
 from exeunt.serve.server import check_address, drain_on_signal, uvicorn_config
 
 
 def serve_gateway(config: GatewayConfig) -> None:
-    """Answer requests until a signal. Raises InputError without keys, and where nobody can listen."""
+    """Answer requests until a signal. Raises InputError without keys, of clients or of providers, and where nobody can
+    listen.
+    """
     listen = config.listen
     check_address(listen.host, listen.port)
     gateway = Gateway(config)
     gateway.keys.check()
+    for model in config.models.values():
+        if model.key is not None:
+            key_named(model.key)  # raises if it is not set
     app = make_app(gateway, on_start=lambda: drain_on_signal(gateway.closing.set))
     server = uvicorn.Server(uvicorn_config(lambda: app, listen.host, listen.port))
     server.run()
