@@ -36,8 +36,10 @@ ENCODER_USD = 1e-7
 """For a request of 200 tokens, by the price of `experiments.router`."""
 MOST_TOKENS, LEAST_TOKENS = 400, 50
 DELTA = 0.05
-ROADS = ((3_000, 0.05),)
-"""Requests in shadow, and the loss that is allowed."""
+ROADS = ((3_000, 0.05, 1.0), (300, 0.05, 0.1), (300, 0.02, 0.1))
+"""Requests in shadow, the loss that is allowed, and for which share of the orders."""
+
+COLUMNS = ("in shadow", "max-loss", "orders", "refused", "broken", "broken live", "lost", "saved", "seconds")
 
 
 # -- the requests ------------------------------------------------------------------------------------------------------
@@ -95,9 +97,9 @@ def measure(folder: Path, encoder: str, orders: int) -> dict[str, Any]:
     kept = Measurements(Path("runs/gateway.jsonl"))
     trace = trace_of(*recorded(*asked(folder, encoder))).trace
     roads = []
-    for shadow, max_loss in ROADS:
+    for shadow, max_loss, share in ROADS:
         found = []
-        for order in range(orders):
+        for order in range(round(share * orders)):
             made = partial(road, trace, order, shadow, max_loss)
             found.append(kept.of(shadow, max_loss, order, measure=made))
             if order % 20 == 19:
@@ -149,13 +151,13 @@ def page(found: dict[str, Any]) -> str:
         f"{found['n']:,} questions and nine language models, with a grade from 0 to 1 for each answer (LLMRouter, MIT "
         f"licence; see [routers](router.md)). Tokens are invented, always the same ones: a question has a quarter of "
         f"its letters and eight more, an answer {LEAST_TOKENS} to {MOST_TOKENS} by a hash of the model and the "
-        f"question; prices are those of the models. The reference is {REFERENCE}, the best model. In each of "
-        f"{found['orders']} random orders the first questions are shadow records, `exeunt calibrate --max-loss` "
+        f"question; prices are those of the models. The reference is {REFERENCE}, the best model. In each "
+        "random order the first questions are shadow records, `exeunt calibrate --max-loss` "
         "certifies a policy on them, and the rest are live requests. Half of the records fit, half certify."
     )
     rows = []
     for one in found["roads"]:
-        asked_for = [f"{one['shadow']:,}", f"{one['max_loss']:.0%}", one["refused"]]
+        asked_for = [f"{one['shadow']:,}", f"{one['max_loss']:.0%}", one["orders"], one["refused"]]
         if not one["saved"]:
             rows.append([*asked_for, "", "", "", "", f"{one['seconds']:.1f}"])
             continue
@@ -167,10 +169,11 @@ def page(found: dict[str, Any]) -> str:
     made = main["orders"] - main["refused"]
     low, high = wilson_interval(main["broken"], made)
     legend = (
-        "`broken`: orders in which the policy loses more than was certified on all questions that did not fit it, of "
-        "which the certifying ones are a random part; with delta .05, one order in 20 may. `broken live`: the same on "
-        "the live requests alone, whose mean strays by a point of its own. `lost`: points of the grade, on the "
-        "questions that did not fit it. `saved`: of the cost of always asking the reference, on the live requests; "
+        "`refused`: orders in which nothing could be certified yet. `broken`: orders in which the policy loses more "
+        "than was certified on all questions that did not fit it, of which the certifying ones are a random part; with "
+        "delta .05, one order in 20 may. `broken live`: the same on the live requests alone, whose mean strays by a "
+        "point of its own. `lost`: points of the grade, on the questions that did not fit it. `saved`: of the cost of "
+        "always asking the reference, on the live requests; "
         f"mean, and the middle 90% of the orders. `seconds`: of one core, the median. In the first row, "
         f"{main['broken']} of {made} are broken ({low:.1%} to {high:.1%} by Wilson's interval), and the 95% interval "
         f"of the saving that was printed held the live saving in {main['inside']} of {made}; the live saving has an "
@@ -193,7 +196,7 @@ def page(found: dict[str, Any]) -> str:
     ]
     return "\n\n".join([
         "# The road of a gateway", "Made by `python -m experiments.gateway`; numbers in [gateway.json](gateway.json).",
-        about, table(["in shadow", "max-loss", "refused", "broken", "broken live", "lost", "saved", "seconds"], rows),
+        about, table(COLUMNS, rows),
         legend, "## What one would do otherwise", controls,
         table(["way to answer", "mean grade", "share of the reference's cost", "beaten"], ways),
     ])  # fmt: skip
