@@ -34,6 +34,9 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         with run.http(run.admin) as http:
             assert http.put("/admin/policy", json={"policy": "p9"}).status_code == 400
             assert http.put("/admin/policy", json={"policy": "p1"}).json() == {"policy": "p1"}
+            assert http.post("/admin/rollback").json() == {"policy": "reference"}
+            assert "no policy costs at most 5%" in http.put("/admin/policy", json={"budget": "5%"}).text
+            assert http.put("/admin/policy", json={"budget": "90%"}).json() == {"policy": "p1"}
         models = []
         for i in range(N, N + 100):
             answered = run.ask(f"question {i}")

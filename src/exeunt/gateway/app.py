@@ -32,6 +32,7 @@ from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
+_CHOICES = {"policy", "budget"}
 
 
 def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
@@ -103,8 +104,9 @@ async def _completions(request: Request) -> Response:
         "x-exeunt-model": answered.model,
         "x-exeunt-policy": answered.policy or "none",
         "x-exeunt-cost": f"{answered.cost:.9f}",
-        "x-exeunt-left": f"{await asyncio.to_thread(gateway.left, client):.6f}",
     }
+    if (left := await asyncio.to_thread(gateway.left, client)) is not None:
+        headers["x-exeunt-left"] = f"{left:.6f}"
     if asked.stream:
         known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
         return _stream((one for one in [*map(event, known), DONE]), headers)
@@ -164,15 +166,19 @@ async def _state(request: Request) -> Response:
 
 
 async def _set_policy(request: Request) -> Response:
-    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the best one of that budget."""
+    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest one within that."""
     gateway = _gateway(request)
     try:
         wanted = await request.json()
     except ValueError:
         wanted = None
-    if not isinstance(wanted, dict) or set(wanted) != {"policy"} or not isinstance(wanted["policy"], str):
-        raise InputError('send {"policy": "NAME"}; "reference" is the reference alone')
-    gateway.activate(wanted["policy"])
+    if (
+        not isinstance(wanted, dict)
+        or [type(one) for one in wanted.values()] != [str]
+        or not wanted.keys() <= _CHOICES
+    ):
+        raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
+    gateway.activate(wanted["policy"] if "policy" in wanted else gateway.within(wanted["budget"]))
     return JSONResponse({"policy": gateway.active.name})
 
 

@@ -72,6 +72,7 @@ class Gateway:
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         known = read_json(self.folder / _ALARMS) if (self.folder / _ALARMS).is_file() else []
         self.alarms: deque[dict[str, Any]] = deque(known, maxlen=20)
+        self._known: dict[str, Active] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._follow(self._policy(self.policies.active()))
         self._measure()
@@ -150,9 +151,27 @@ class Gateway:
         self._follow(self._policy(self.policies.roll_back(time.time())))
         return self.active.name
 
+    def within(self, budget: str) -> str:
+        """Return the name of the dearest policy whose expected cost is within a budget, such as "40%" of the
+        reference's cost. Raises InputError if there is none.
+        """
+        costs = {}
+        for name in self.policies.names:
+            policy = self.policies.load(name)
+            costs[name] = policy.cost.share(policy.expected_cost)
+            if policy.expected_cost > policy.cost.amount(budget):
+                del costs[name]
+        if not costs:
+            raise InputError(
+                f"no policy costs at most {budget}: make one with `exeunt calibrate --budget {budget}`"
+            )
+        return max(costs, key=lambda name: costs[name])
+
     def _policy(self, name: str) -> Active:
-        policy = None if name == REFERENCE else self.policies.load(name)
-        return active_policy(name, policy, self.config.models, self.features)
+        if name not in self._known:
+            policy = None if name == REFERENCE else self.policies.load(name)
+            self._known[name] = active_policy(name, policy, self.config.models, self.features)
+        return self._known[name]
 
     def _follow(self, active: Active) -> None:
         self.active = active
@@ -194,9 +213,10 @@ class Gateway:
             await asyncio.sleep(_SAVE_S)
             self.watch.save()
 
-    def left(self, client: Client) -> float:
-        """Return the US dollars that a client's requests may still cost."""
-        return self.money.of(client).available
+    def left(self, client: Client) -> float | None:
+        """Return the US dollars that a client's requests may still cost; None without any limit."""
+        limited = client.spend or self.money.spend.key or self.money.spend.day or self.money.spend.total
+        return self.money.of(client).available if limited else None
 
     @property
     def compared(self) -> Counter[str]:
