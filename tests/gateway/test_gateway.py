@@ -235,3 +235,16 @@ def test_a_provider_without_its_key_is_named_at_the_start(
         exeunt(["gateway", str(file), option, option.strip("-")])
     with pytest.raises(InputError, match="the environment variable NO_SUCH_KEY is not set"):
         exeunt(["gateway", str(file)])
+
+
+def test_an_answer_without_the_log_probabilities_that_were_asked_for_is_the_least_sure(
+    tmp_path: Path,
+) -> None:
+    provider = MockProvider(answer, PRICES)
+    provider.logprobs = False
+    with running(tmp_path, provider) as run:
+        run.ask("easy 1")
+        eventually(lambda: run.gateway.records.counts()["shadow"] == 1)
+        (record,) = run.gateway.records.read()
+    assert record.said["small"].score == -100.0
+    assert record.said["large"].score is None  # it was asked for none

@@ -30,6 +30,8 @@ _ONLY = {
     "service_tier": ("auto", "default", None),
 }
 _OWN = ("model", "messages", "stream", "stream_options", "user", "metadata", *_LIMITS, *_ONLY)
+_LEAST = -100.0
+"""The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -265,9 +267,9 @@ class ChatModel(OpenAICompatible):
             float(token["logprob"])
             for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
         ]
-        score = sum(logs) / len(logs) if logs else 0.0
-        score = score if math.isfinite(score) else 0.0
-        return ChatReply(str(said), score, cost, lied=lied, body=data, scored=bool(logs))
+        scored = self.logprobs is not None
+        score = sum(logs) / len(logs) if logs else _LEAST * scored
+        return ChatReply(str(said), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
 
 
 def text_of(message: Mapping[str, Any]) -> str:

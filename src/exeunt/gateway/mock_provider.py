@@ -26,7 +26,7 @@ class MockProvider:
     """Answers chat completions by `answer(model, text)`, where the text is the user's last message.
 
     `wait_s`: how long an answer takes. `fails`: the share of requests that end with status 503. `calls`: by model, of
-    those that were answered; `spent`: US dollars by `prices`, (input, output) for a million tokens.
+    those that were answered; `spent`: US dollars by `prices`, (input, output) for a million tokens. `logprobs`: whether it gives log-probabilities to who asks for them.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MockProvider:
     ) -> None:  # fmt: skip
         self.answer, self.prices, self.wait_s, self.fails = answer, prices, wait_s, fails
         self.calls: Counter[str] = Counter()
-        self.spent = 0.0
+        self.spent, self.logprobs = 0.0, True
         self.seen: list[dict[str, Any]] = []
         self.app = Starlette(routes=[Route("/v1/chat/completions", self._completions, methods=["POST"])])
 
@@ -57,7 +57,7 @@ class MockProvider:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         completion = {
             "id": f"chatcmpl-{len(self.seen)}", "object": "chat.completion", "created": int(time.time()), "model": name,
-            "choices": [{**choice, **({"logprobs": {"content": logs}} if body.get("logprobs") else {})}],
+            "choices": [{**choice, **({"logprobs": {"content": logs}} if self.logprobs and body.get("logprobs") else {})}],
             "usage": {
                 "prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output,
             },
