@@ -26,7 +26,8 @@ class MockProvider:
     """Answers chat completions by `answer(model, text)`, where the text is the user's last message.
 
     `wait_s`: how long an answer takes. `fails`: the share of requests that end with status 503. `calls`: by model, of
-    those that were answered; `spent`: US dollars by `prices`, (input, output) for a million tokens. `logprobs`: whether it gives log-probabilities to who asks for them.
+    those that were answered; `spent`: US dollars by `prices`, (input, output) for a million tokens. `logprobs`: whether
+    it gives log-probabilities to who asks for them.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class MockProvider:
         self.spent += (n_input * price[0] + n_output * price[1]) / 1e6
         message = {"role": "assistant", "content": said}
         logs = [{"token": said, "logprob": -chance(name, text, "sure"), "top_logprobs": []}]
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
+        if self.logprobs and body.get("logprobs"):
+            choice["logprobs"] = {"content": logs}
         completion = {
             "id": f"chatcmpl-{len(self.seen)}", "object": "chat.completion", "created": int(time.time()), "model": name,
-            "choices": [{**choice, **({"logprobs": {"content": logs}} if self.logprobs and body.get("logprobs") else {})}],
+            "choices": [choice],
             "usage": {
                 "prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output,
             },
