@@ -61,7 +61,11 @@ def test_over_all_orders_the_cells_inside_exits_follow_the_urn(monkeypatch):
     """Three calibration inputs and a future one, in any orders: an exit's inputs are cut by both of their scores."""
     monkeypatch.setattr(watched_cells, "_LEAST", 1)
     orders = [np.array(one, dtype=float) for one in itertools.permutations(range(4))]
-    for shares, bins, counts in (((0.5, 0.5), 1, [1, 1, 1]), ((1.0,), 2, [1, 1, 1]), ((0.5, 0.5), 2, [1, 1, 1])):
+    for shares, bins, counts in (
+        ((0.5, 0.5), 1, [1, 1, 1]),
+        ((1.0,), 2, [1, 1, 1]),
+        ((0.5, 0.5), 2, [1, 1, 1]),
+    ):
         monkeypatch.setattr(watched_cells, "_SHARES", shares)
         monkeypatch.setattr(watched_cells, "_BINS", bins)
         found = Counter()

@@ -256,7 +256,7 @@ def _repeated(firsts: Integers, total: int) -> Integers:
     return np.repeat(np.arange(len(firsts)), np.diff(np.append(firsts, total)))
 
 
-def _middles(counts: Floats | Integers, blocks: Integers) -> Floats:
+def _middles(counts: Any, blocks: Integers) -> Floats:
     """Return where the middle of each bin lies in its block, as a share of it."""
     total = np.bincount(blocks, weights=counts)
     before = np.cumsum(total) - total

@@ -89,7 +89,10 @@ class ServedWatches:
                 continue
             own = self._own[name]
             exits = np.array([own[exit_] for exit_ in answers.exit[rows].tolist()], dtype=np.int64)
-            seen = (None if one is None else one[rows] for one in (answers.score, answers.tie))
+            seen = (
+                None if one is None else one[rows]
+                for one in (answers.score, answers.first_score, answers.tie)
+            )
             try:
                 for alarm in watch.update(exits, *seen):
                     found[name] = alarm
