@@ -29,9 +29,7 @@ def calibrated(scores, ties, planned, seed=0):
 
 def cells_of(cells, limits, scores, ties, draws):
     exits, first = exits_under(scores, ties, limits), scores[:, cells.first]
-    return cells.of(
-        exits, scores[np.arange(len(exits)), exits], first, lambda rows: (ties[rows], draws[rows])
-    ).tolist()
+    return cells.of(exits, scores[np.arange(len(exits)), exits], first, lambda: (ties, draws)).tolist()
 
 
 def by_urn(counts, sequence):

@@ -15,8 +15,8 @@ from exeunt._arrays import Floats, Integers
 from exeunt.calibration import Thresholds
 from exeunt.errors import InputError
 
-Breaks: TypeAlias = "Callable[[Integers], tuple[Floats, Floats]]"
-"""Returns the ties of some inputs, by their places, and a number drawn for each of them; asked for equal scores."""
+Breaks: TypeAlias = "Callable[[], tuple[Floats, Floats]]"
+"""Returns the ties of all inputs, (n,), and a number drawn for each of them; asked where scores are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ScoreBins:
         if np.count_nonzero(equal := edges == here):
             rows = np.flatnonzero(equal.any(axis=1))
             at = blocks[rows]
-            ties, draws = (values[:, None] for values in breaks(rows))
+            ties, draws = (values[rows, None] for values in breaks())
             above = (tie[at] > ties) | ((tie[at] == ties) & (draw[at] > draws))
             bins[rows] += (equal[rows] & above).sum(axis=1)
         return bins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -149,15 +150,16 @@ class ObservedInputs:
         if first_scores is None:
             return self._place.take(exits)
 
-        def breaks(rows: Integers) -> tuple[Floats, Floats]:
-            numbers, seed = (before + rows).astype(np.uint64), self._policy.seed
+        @cache
+        def breaks() -> tuple[Floats, Floats]:
+            numbers, seed = np.arange(before, before + len(exits), dtype=np.uint64), self._policy.seed
             draws = drawn(numbers + _OF_COPIES, seed)
             if ties is not None:
-                return ties[rows], draws
+                return ties, draws
             # An input with the score of its exit's threshold has left, so its tie is at least that one's.
-            limits, at = self._policy.limits, exits[rows]
-            bound = False if scores is None else self._cells.by_exit & (scores[rows] == limits.score[at])
-            low = np.where(bound, np.maximum(limits.tie[at], 0.0), 0.0)
+            limits = self._policy.limits
+            bound = False if scores is None else self._cells.by_exit & (scores == limits.score[exits])
+            low = np.where(bound, np.maximum(limits.tie[exits], 0.0), 0.0)
             return low + (1 - low) * drawn(numbers + _OF_TIES, seed), draws
 
         return self._cells.of(exits, scores, first_scores, breaks)
