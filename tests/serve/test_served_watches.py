@@ -85,20 +85,11 @@ def test_what_fails_is_no_obstacle_and_seconds_in_which_rows_ended_early_are_lef
     assert watches._watches[name].n == 100
 
 
-def test_policies_that_need_scores_are_not_watched_where_none_are_told(policies):
+def test_policies_of_groups_are_not_watched(policies):
     name, policy = next(iter(policies.items()))
-    body = policy.to_dict()
-    body["watched"]["repeats"] = [[2, 135]]
-    watches = served({name: ex.Policy.from_dict(body)})
-    found = of_engine(answers(policy, 0))
-    for column in ("score", "first_score"):
-        object.__setattr__(found, column, None)
-    watches.end(watches.begin(), [ticket(found, name)])
-    assert watches.follow() == {}
-    assert watches._watches == {}
-    assert watches.evidence == 0
     groups = ex.Policy.from_dict(policy.to_dict() | {"n_groups": 9})
     assert served({name: groups})._watches == {}
+    assert served({name: groups}).evidence == 0
 
 
 def test_a_server_logs_drift_counts_it_and_shows_it(tmp_path, capfd):

@@ -10,7 +10,6 @@ import numpy as np
 
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
-from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.e_detectors import evidence_level
@@ -83,7 +82,7 @@ class ServedWatches:
         """Tell the watches of the rows of a ticket."""
         names = np.array([name or "" for name in policies], dtype=object)
         found: dict[str, Alarm] = {}
-        for name, watch in list(self._watches.items()):
+        for name, watch in self._watches.items():
             rows = np.flatnonzero((names == name) & answers.valid)
             if len(rows) == 0:
                 continue
@@ -93,11 +92,8 @@ class ServedWatches:
                 None if one is None else one[rows]
                 for one in (answers.score, answers.first_score, answers.tie)
             )
-            try:
-                for alarm in watch.update(exits, *seen):
-                    found[name] = alarm
-            except InputError:  # live models tell no scores, which this policy's watch needs
-                del self._watches[name]
+            for alarm in watch.update(exits, *seen):
+                found[name] = alarm
         return found
 
 
