@@ -264,7 +264,11 @@ class LiveCascade:
                 # Of features that did not come nothing is like what was learned from.
                 evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
             decision = policy.decide(exit_, evidence, state)
-            state, said, score = decision.state, int(decision.answer["prediction"][0]), float(decision.score[0])
+            state, said, score = (
+                decision.state,
+                int(decision.answer["prediction"][0]),
+                float(decision.score[0]),
+            )
             if watched is not None and exit_ == watched.first:
                 first_score = score
             late = reply.failed == LATE
