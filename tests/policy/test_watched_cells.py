@@ -76,12 +76,29 @@ def test_over_all_orders_the_cells_inside_exits_follow_the_urn(monkeypatch):
             assert Fraction(times, len(orders) ** 2) == by_urn(cells.counts, [cell])
 
 
+@pytest.mark.parametrize("planned", [[1, 4, 2], [1, 2, 1]])
+def test_an_edge_of_a_block_is_no_edge_inside_it(monkeypatch, planned):
+    """The law of an input given the edges around it is that of the inputs between them, not that of the edges."""
+    for name, value in (("_LEAST", 1), ("_SHARES", (0.5, 0.5)), ("_BINS", 2)):
+        monkeypatch.setattr(watched_cells, name, value)
+    rng, n, times = np.random.default_rng(0), sum(planned), 2000
+    found = np.zeros(n)
+    for _ in range(times):
+        scores, ties = rng.random((n + 1, len(planned))), np.full(n + 1, 0.5)
+        limits, cells = calibrated(scores[:n], ties[:n], planned)
+        found[cells_of(cells, limits, scores[n:], ties[n:], np.full(1, 0.5))] += 1
+    c = len(cells.counts)
+    urn = (cells.counts + (np.arange(c) == c - 1)) / (n + 1)
+    assert (binom.ppf(1e-7, times, urn) <= found[:c]).all()
+    assert (found[:c] <= binom.isf(1e-7, times, urn)).all()
+
+
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.3, 0.2], [0.9, 0.1]])
 def test_atoms_follow_the_urn_because_the_watch_breaks_their_ties_at_random(monkeypatch, weights):
     """Contents with scores of their own at two exits, drawn with replacement. Exits alone do not follow the urn."""
     for name, value in (("_LEAST", 2), ("_SHARES", (0.5, 0.5)), ("_BINS", 2)):
         monkeypatch.setattr(watched_cells, name, value)
-    rng, n, times = np.random.default_rng(0), 20, 3000
+    rng, n, times = np.random.default_rng(0), 20, 1500
     of_content, tie_of = rng.random((len(weights), 2)), rng.random(len(weights))
     found, exits = np.zeros(6), np.zeros(2)
     for seed in range(times):
@@ -109,9 +126,10 @@ def test_cells_are_bins_of_fixed_size_in_the_order_of_exits_and_scores():
     assert cells.counts.tolist() == [14, 13, 14, 10, 11, 17, 10, 11]
     assert cells.cell_exits.tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
     assert cells.exit_counts(3).tolist() == [41, 0, 59]
-    # Each calibration input is in a cell of so many, but the last input of each is an edge and needs its own draw.
+    # Each calibration input is in a cell of so many; one that is an edge counts above it, whatever its other score.
     found = np.bincount(cells_of(cells, limits, scores, ties, np.ones(100)), minlength=8)
-    assert found.tolist() == cells.counts.tolist()
+    assert found[:3].tolist() == [14, 13, 14]
+    assert (found[3:5].sum(), found[5], found[6:].sum()) == (21, 17, 21)
     nothing = np.full((1, 3), np.nan)
     assert cells_of(cells, limits, nothing, ties[:1], ties[:1]) == [7]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from exeunt import _arrays
-from exeunt._arrays import Floats, Integers
+from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.calibration import Thresholds
 from exeunt.errors import InputError
 
@@ -92,34 +92,52 @@ class ScoreBins:
         return found
 
 
-def cut(
-    sizes: list[Integers], blocks: Integers, scores: Floats, ties: Floats, draws: Floats
-) -> tuple[ScoreBins, Integers]:
-    """Cut blocks of inputs into bins of these sizes, one array a block. Return the bins, and each input's own (n,)."""
-    counts, firsts = np.concatenate(sizes), np.cumsum([0, *map(len, sizes)])
-    order = np.lexsort((-draws, -ties, -numbers(scores), blocks))
-    own = np.empty(len(order), dtype=np.int64)
-    own[order] = np.repeat(np.arange(len(counts)), counts)
-    inside = np.setdiff1d(np.arange(len(counts)), firsts[1:] - 1)
-    edges = order[np.cumsum(counts)[inside] - 1]
-    limits = Thresholds(numbers(scores)[edges], ties[edges])
-    return ScoreBins(firsts[:-1], blocks[edges], limits, draws[edges]), own
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """Inputs (n,) to cut: ties, a number drawn for each, and which are `edges` of a block.
 
-
-def runs(
-    counts: Integers, m: int, exits: Integers, scores: Floats, ties: Floats, draws: Floats
-) -> tuple[ScoreBins, Integers]:
-    """Cut inputs into runs of these sizes, (u,), in the order of m exits and the scores there.
-
-    Copies that leave together may fill more than one: so the last bin of an exit is the first one of the next.
+    An edge belongs to the block above it, and is the last there whatever its score: given the edge, other inputs of the
+    block are like those to come, and the edge is not.
     """
-    order = np.lexsort((-draws, -ties, -numbers(scores), exits))
-    own = np.empty(len(order), dtype=np.int64)
-    own[order] = np.repeat(np.arange(len(counts)), counts)
-    edges = order[np.cumsum(counts)[:-1] - 1]
-    limits = Thresholds(numbers(scores)[edges], ties[edges])
-    firsts = np.searchsorted(exits[edges], np.arange(m))
-    return ScoreBins(firsts, exits[edges], limits, draws[edges]), own
+
+    ties: Floats
+    draws: Floats
+    edges: Booleans
+
+    def cut(
+        self, sizes: list[Integers], blocks: Integers, scores: Floats
+    ) -> tuple[ScoreBins, Integers, CalibrationInputs]:
+        """Cut blocks into bins of these sizes, one array a block. Return them, each input's bin (n,), and new edges."""
+        counts, firsts = np.concatenate(sizes), np.cumsum([0, *map(len, sizes)])
+        order = np.lexsort((-self.draws, -self.ties, -numbers(scores), self.edges, blocks))
+        inside = np.setdiff1d(np.arange(len(counts)), firsts[1:] - 1)
+        edges, bins, after = self._between(order, counts, inside)
+        return ScoreBins(firsts[:-1], blocks[edges], *self._at(edges, scores)), bins, after
+
+    def runs(
+        self, counts: Integers, m: int, exits: Integers, scores: Floats
+    ) -> tuple[ScoreBins, Integers, CalibrationInputs]:
+        """Cut inputs into runs of these sizes, (u,), in the order of m exits and the scores there.
+
+        Copies that leave together may fill more than one: so the last bin of an exit is the first one of the next.
+        """
+        order = np.lexsort((-self.draws, -self.ties, -numbers(scores), exits))
+        edges, runs, after = self._between(order, counts, np.arange(len(counts) - 1))
+        firsts = np.searchsorted(exits[edges], np.arange(m))
+        return ScoreBins(firsts, exits[edges], *self._at(edges, scores)), runs, after
+
+    def _between(
+        self, order: Integers, counts: Integers, inside: Integers
+    ) -> tuple[Integers, Integers, CalibrationInputs]:
+        own = np.empty(len(order), dtype=np.int64)
+        own[order] = np.repeat(np.arange(len(counts)), counts)
+        edges = order[np.cumsum(counts)[inside] - 1]
+        marked = self.edges.copy()
+        marked[edges] = True
+        return edges, own, CalibrationInputs(self.ties, self.draws, marked)
+
+    def _at(self, edges: Integers, scores: Floats) -> tuple[Thresholds, Floats]:
+        return Thresholds(numbers(scores)[edges], self.ties[edges]), self.draws[edges]
 
 
 def whole(blocks: int) -> ScoreBins:

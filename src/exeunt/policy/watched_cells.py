@@ -19,7 +19,7 @@ from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
 from exeunt.calibration import NEVER, Ranked, Thresholds, at_least
 from exeunt.errors import InputError
-from exeunt.policy.score_bins import Breaks, ScoreBins, cut, numbers, runs, whole
+from exeunt.policy.score_bins import Breaks, CalibrationInputs, ScoreBins, numbers, whole
 from exeunt.score.tie_breaking import scramble, tie_breaks
 from exeunt.trace.groups import Groups
 
@@ -180,16 +180,16 @@ def cells_of_plan(
             (exit_ == last) | at_least(here, ties, limits.score[exit_], limits.tie[exit_])
         )
         exits[leaves], scores[leaves] = exit_, here[leaves]
-    draws = _draws(exits, scores, ties, seed)
+    given = CalibrationInputs(ties, _draws(exits, scores, ties, seed), np.zeros(n, dtype=np.bool_))
     sizes = planned[used]
-    exit_bins, places = runs(sizes, m, exits, scores, ties, draws)
+    exit_bins, places, given = given.runs(sizes, m, exits, scores)
     of_first = [_divided(int(size), _SHARES) for size in sizes]
-    first_bins, bins = cut(of_first, places, inputs.at(int(used[0]))[0], ties, draws)
+    first_bins, bins, given = given.cut(of_first, places, inputs.at(int(used[0]))[0])
     # A copy that is taken for an input of a later exit has no score there: it is the surest.
     scores = np.where(used[places] == exits, scores, np.inf)
     of_score = [np.array([size]) for size in of_first[0]]
     of_score += [_equally(int(size)) for one in of_first[1:] for size in one]
-    score_bins, _ = cut(of_score, bins, scores, ties, draws)
+    score_bins, *_ = given.cut(of_score, bins, scores)
     per_exit = [one.sum() for one in np.split([len(one) for one in of_score], first_bins.firsts[1:])]
     return WatchedCells(
         np.concatenate(of_score), np.repeat(used, per_exit), exit_bins, first_bins, score_bins, int(used[0]),
@@ -211,7 +211,8 @@ def cells_of_first_exit(
     rows = slice(None) if groups is None else np.unique(groups.index, return_index=True)[1]
     scores, ties = (values[rows] for values in inputs.at(first))
     block, counts = np.zeros(len(scores), dtype=np.int64), _divided(len(scores), _SHARES)
-    bins, _ = cut([counts], block, scores, ties, _draws(block, scores, ties, seed))
+    given = CalibrationInputs(ties, _draws(block, scores, ties, seed), block.astype(np.bool_))
+    bins, *_ = given.cut([counts], block, scores)
     return WatchedCells(counts, None, whole(1), bins, whole(len(counts)), first, repeats=_repeats(ties))
 
 
