@@ -60,11 +60,12 @@ class ScoreBins:
         here = scores[:, None]
         bins += np.add.reduce(edges > here, axis=1)
         if np.count_nonzero(equal := edges == here):
-            rows = np.flatnonzero(equal.any(axis=1))
-            at = blocks[rows]
-            ties, draws = (values[rows, None] for values in breaks())
-            above = (tie[at] > ties) | ((tie[at] == ties) & (draw[at] > draws))
-            bins[rows] += (equal[rows] & above).sum(axis=1)
+            rows, places = equal.nonzero()
+            at = blocks.take(rows) * least.shape[1] + places
+            ties, draws = (values.take(rows) for values in breaks())
+            edge_ties, edge_draws = tie.take(at), draw.take(at)
+            above = (edge_ties > ties) | ((edge_ties == ties) & (edge_draws > draws))
+            bins += np.bincount(rows[above], minlength=len(bins))
         return bins
 
     def to_dict(self) -> dict[str, Any]:
