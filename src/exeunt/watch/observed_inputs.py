@@ -85,8 +85,8 @@ class ObservedInputs:
             )
         if tie is None and self._cells.has_copies and self._policy.ties == "content":
             raise InputError(
-                "calibration inputs repeat, and copies leave together: give all scores and ties, which tell copies from "
-                "other inputs of the same score"
+                "calibration inputs repeat, and copies leave together: give all scores and ties, which tell copies "
+                "from other inputs of the same score"
             )
         scored = first is not None
         if scored != self.scored:
