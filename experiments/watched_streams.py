@@ -41,10 +41,11 @@ class Pool:
         self.trace, self.scores = trace, score_matrix(None, trace)
         self.ties, self.weights = tie_breaks(trace.id, 0), weights
 
-    def answered(self, policy: ex.Policy, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return exits, scores and ties (n,) of rows under a policy."""
+    def answered(self, policy: ex.Policy, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return exits, scores there and at the first exit, and ties (n,) of rows under a policy."""
         exits = exits_under(self.scores[rows], self.ties[rows], policy.limits)
-        return exits, self.scores[rows, exits], self.ties[rows]
+        first = self.scores[rows, policy.watched.first]
+        return exits, self.scores[rows, exits], first, self.ties[rows]
 
     def drawn(self, rng: np.random.Generator, n: int, repetition: str = "none") -> np.ndarray:
         if repetition == "Zipf":
@@ -120,7 +121,7 @@ def of_groups(fit: ex.ExitTrace, trace: ex.ExitTrace, seed: int) -> list[list[fl
 
         def firsts(n: int, first: int = policy.watched.first) -> tuple[np.ndarray, ...]:
             some = rows[rng.integers(0, len(rows), n), 0]
-            return np.zeros(n, np.int64), scores[some, first], ties[some]
+            return np.zeros(n, np.int64), None, scores[some, first], ties[some]
 
         found.append(alarmed(ex.Watch(policy, run_length=LENGTH), firsts))
     return found
@@ -144,16 +145,16 @@ def delays(source: Source, strength: str) -> dict[str, list[float | None]]:
         rows = clean.drawn(rng, N)
         policy = ex.eero(source.fit, clean.trace.take(rows), budget="60%", seed=0)
         parts = [(clean, clean.drawn(rng, CLEAN)), (drifted, drifted.drawn(rng, MOST))]
-        exits, scores, ties = (
+        told = [
             np.concatenate(one)
             for one in zip(*(pool.answered(policy, rows) for pool, rows in parts), strict=True)
-        )
+        ]
         watch = ex.Watch(policy, run_length=LENGTH)
-        watch.update(exits, scores, ties)
+        watch.update(*told)
         found["watch"].append(None if watch.alarm is None else watch.alarm.at - CLEAN)
         first = np.concatenate([pool.scores[rows, 0] for pool, rows in parts])
         known = clean.scores[rows, 0]
-        for name, at in signals(policy, exits, first, known, tuned).items():
+        for name, at in signals(policy, told[0], first, known, tuned).items():
             found[name].append(None if at is None else at - CLEAN)
     return found
 
@@ -176,7 +177,7 @@ def power(times: int = 200) -> dict[str, float]:
         scores[falls, 0] = rng.random(falls.sum()) * least
         exits = exits_under(scores, rng.random(5000), policy.limits)
         for name, given in (
-            ("exits and scores", (exits, scores[np.arange(5000), exits])),
+            ("exits and scores", (exits, scores[np.arange(5000), exits], scores[:, 0])),
             ("exits alone", (exits,)),
         ):
             alarms = ex.Watch(policy, run_length=LONGER).update(*given)
@@ -194,9 +195,9 @@ def seconds() -> dict[str, float]:
     fit, calibrate, test = ex.ExitTrace.from_logits(logits, cost=cost, label=label).split()
     policy = ex.eero(fit, calibrate, budget="60%")
     pool = Pool(test)
-    exits, scores, ties = pool.answered(policy, np.arange(64))
+    told = pool.answered(policy, np.arange(64))
     found = {}
-    for name, given in (("exits and scores", (exits, scores, ties)), ("exits alone", (exits,))):
+    for name, given in (("exits and scores", told), ("exits alone", told[:1])):
         watch = ex.Watch(policy, run_length=1e12)
         each = timeit.repeat(partial(watch.update, *given), number=100, repeat=200, timer=time.process_time)
         found[name] = min(each) / 100

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt.predicting.prediction_files import WATCHED
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
 
@@ -28,9 +29,12 @@ def predictions(run, rows=slice(None)):
     """What `exeunt predict` writes of test inputs."""
     policy, trace = run.policy, run.trace("test").take(rows)
     exits = policy.route(trace)
-    scores = score_matrix(policy.score, trace)[np.arange(trace.n), exits]
+    scores = score_matrix(policy.score, trace)
     ties = tie_breaks(trace.keys(policy.ties), policy.seed)
-    return {"exit": exits, "score": scores, "tie": ties, "error": np.full(trace.n, None)}
+    return {
+        "exit": exits, "score": scores[np.arange(trace.n), exits], "first_score": scores[:, 0], "tie": ties,
+        "error": np.full(trace.n, None),
+    }  # fmt: skip
 
 
 def hardest(run, n, start=1300):
@@ -98,9 +102,9 @@ def test_inputs_without_an_answer_are_left_out_and_a_folder_of_parts_is_read_in_
 
 
 def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
-    cells = predictions(calibrated) | {name: np.full(2000, None) for name in ("score", "tie")}
+    cells = predictions(calibrated) | {name: np.full(2000, None) for name in WATCHED}
     table = {name: pa.array(list(column)) for name, column in cells.items()}
-    table |= {name: table[name].cast("double") for name in ("score", "tie")}
+    table |= {name: table[name].cast("double") for name in WATCHED}
     pq.write_table(pa.table(table), tmp_path / "exits.parquet")
     assert "no drift" in called("watch", calibrated.path, tmp_path / "exits.parquet").out
 
@@ -109,8 +113,17 @@ def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
     ("cells", "options", "message"),
     [
         ({"exit": [0]}, (), "has no column 'score': give predictions of this version"),
-        ({"exit": [7], "score": [0.5], "tie": [0.5]}, (), "at an exit where this policy answers none"),
-        ({"exit": [0], "score": [0.5], "tie": [0.5]}, ("--group-column", "user"), "does not come in groups"),
+        ({"exit": [0], "score": [0.5]}, (), "has no column 'first_score': give predictions of this version"),
+        (
+            {"exit": [7], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
+            (),
+            "at an exit where this policy answers none",
+        ),
+        (
+            {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
+            ("--group-column", "user"),
+            "does not come in groups",
+        ),
     ],
 )
 def test_files_that_cannot_be_watched_are_refused(calibrated, tmp_path, cells, options, message):

@@ -15,6 +15,8 @@ import exeunt as ex
 from exeunt.live import live_model
 from exeunt.policies import router
 from exeunt.score.confidence import NO_ANSWER
+from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace.derived import score_matrix
 
 from .service import FAULTS, PRICE, MemoryLedger, Service, served
 
@@ -106,6 +108,11 @@ def check_replay(cascade, made, answers, test):
         assert one.answer == (None if code == NO_ANSWER else CLASSES[code])
         assert one.model == cascade.policy.models[exit_]
         assert one.cost == pytest.approx(costs[exit_])
+    trace, n = test.along(made.cascade), len(exits)
+    scores = score_matrix(made.score, made.answer.on(trace))
+    np.testing.assert_allclose([one.score for one in answers], scores[np.arange(n), exits], rtol=1e-6)
+    np.testing.assert_allclose([one.first_score for one in answers], scores[:, made.watched.first], rtol=1e-6)
+    np.testing.assert_array_equal([one.tie for one in answers], tie_breaks(trace.keys(made.ties), made.seed))
 
 
 @pytest.mark.parametrize("answer", ["own", "ensemble"])

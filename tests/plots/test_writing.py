@@ -11,7 +11,7 @@ from exeunt import baselines, plots
 from exeunt.errors import InputError
 from exeunt.run.file_digests import EVALUATED, EVALUATION
 
-PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "risk_per_exit")
+PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "watch", "risk_per_exit")
 COMPARISONS = ("accuracy_against_budget", "cost_against_budget")
 
 
@@ -20,7 +20,7 @@ def drawn_once(monkeypatch):
     """Figures are laid out and drawn, but not encoded and written in two formats."""
 
     def drawn(figure, path):
-        figure = figure.get_figure(root=True)
+        figure = figure.get_figure(root=True) or figure
         figure.draw_without_rendering()
         return [path.with_suffix(kind) for kind in (".png", ".svg")]
 
@@ -130,7 +130,7 @@ def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path, drawn_
     fit, calibrate, test = parts
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)
     written = plots.draw_evaluation(policy, fit, calibrate, blind, tmp_path)
-    assert [path.name for path in written if path.suffix == ".svg"] == ["rates_and_shares.svg"]
+    assert [path.name for path in written if path.suffix == ".svg"] == ["rates_and_shares.svg", "watch.svg"]
 
 
 def test_a_single_exit_has_figures_too(tmp_path, drawn_once):

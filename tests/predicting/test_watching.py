@@ -73,6 +73,6 @@ def test_the_engine_tells_the_scores_and_ties_that_replay_finds(run, calibration
         found, state = executor.run(segment, state, range(first, last + 1))
         logits += found
     made = ex.ExitTrace.from_logits(np.stack(logits, axis=1), cost=run.cost, id=keys)
-    at = answers.exit if policy.watched.by_exit else np.full(40, policy.watched.first)
-    expected = score_matrix(policy.score, made)[np.arange(40), at]
-    np.testing.assert_allclose(answers.score, expected, atol=1e-5)
+    expected = score_matrix(policy.score, made)
+    np.testing.assert_allclose(answers.score, expected[np.arange(40), answers.exit], atol=1e-5)
+    np.testing.assert_allclose(answers.first_score, expected[:, policy.watched.first], atol=1e-5)

@@ -51,7 +51,7 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             "degraded_per_s": 0.0, "expired_per_s": 0.0, "refused_per_s": 0.0,
             "errors_per_s": 0.4 if t == n - 1 else 0.0,
             "budget": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
-            "policy_without_load": POLICIES[6]["name"], "drift": {},
+            "policy_without_load": POLICIES[6]["name"], "drift": {}, "recalibrated": {},
             "drift_evidence": min(0.3 + 0.1 * np.sin(t / 9) + max(0.0, (t - 150) * 0.02), 1.1),
         })  # fmt: skip
     return made

@@ -29,8 +29,10 @@ def answers(policy, seed, n=100, **ended):
     rng = np.random.default_rng(seed)
     shares = policy.counts / policy.counts.sum()
     exits = rng.choice(len(shares), n, p=shares)
-    nothing = np.zeros(n)
-    return Answers(nothing, nothing, exits, nothing, np.ones(n, bool), nothing, score=rng.random(n), **ended)
+    nothing, score, first = np.zeros(n), rng.random(n), rng.random(n)
+    return Answers(
+        nothing, nothing, exits, nothing, np.ones(n, bool), nothing, score=score, first_score=first, **ended
+    )
 
 
 def ticket(found, policy):
@@ -62,7 +64,7 @@ def test_requests_are_watched_in_the_order_in_which_they_began(policies):
     watches.follow()
     for seed in range(3):
         found = answers(policy, seed)
-        alone.update(found.exit, found.score)
+        alone.update(found.exit, found.score, found.first_score)
     assert watches.evidence == pytest.approx(np.log1p(alone.evidence) / np.log1p(2e5))
     assert watches._watches[name].n == 300
 
@@ -83,19 +85,11 @@ def test_what_fails_is_no_obstacle_and_seconds_in_which_rows_ended_early_are_lef
     assert watches._watches[name].n == 100
 
 
-def test_policies_that_need_scores_are_not_watched_where_none_are_told(policies):
+def test_policies_of_groups_are_not_watched(policies):
     name, policy = next(iter(policies.items()))
-    body = policy.to_dict()
-    body["watched"]["repeats"] = [[2, 135]]
-    watches = served({name: ex.Policy.from_dict(body)})
-    found = of_engine(answers(policy, 0))
-    object.__setattr__(found, "score", None)
-    watches.end(watches.begin(), [ticket(found, name)])
-    assert watches.follow() == {}
-    assert watches._watches == {}
-    assert watches.evidence == 0
     groups = ex.Policy.from_dict(policy.to_dict() | {"n_groups": 9})
     assert served({name: groups})._watches == {}
+    assert served({name: groups}).evidence == 0
 
 
 def test_a_server_logs_drift_counts_it_and_shows_it(tmp_path, capfd):

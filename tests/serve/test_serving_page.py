@@ -55,6 +55,13 @@ def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):
     assert shown(browser, "drift", "!element.hidden") == (
         "Policy 45%: Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
     )
+    assert not browser.find_element("id", "recalibrated").is_displayed()
+    events[-1] |= {"drift": {}, "recalibrated": {"45%": "Calibrated again on 1,000 inputs."}}
+    opened(events)
+    assert shown(browser, "recalibrated", "!element.hidden") == (
+        "Policy 45%: Calibrated again on 1,000 inputs."
+    )
+    assert not browser.find_element("id", "drift").is_displayed()
 
 
 def test_small_prices_are_of_a_million_inputs(opened, browser):

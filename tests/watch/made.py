@@ -27,11 +27,11 @@ def planned(rng, n=1000, **options):
 
 
 def answered(policy, scores):
-    """Where inputs are answered, and their scores there."""
+    """Where inputs are answered, their scores there, and those at the first exit."""
     exits = np.append(scores[:, :2] >= policy.thresholds[:2], np.ones((len(scores), 1), bool), axis=1).argmax(
         axis=1
     )
-    return exits, scores[np.arange(len(scores)), exits]
+    return exits, scores[np.arange(len(scores)), exits], scores[:, 0]
 
 
 def fewer_at_the_first_exit(policy, scores, rng, share=0.25):

@@ -23,7 +23,7 @@ def policy():
 
 
 def drifted(policy, rng, clean=500, n=1500):
-    """A stream whose first exit answers fewer after so many clean inputs: exits and scores."""
+    """A stream whose first exit answers fewer after so many clean inputs: as `answered`."""
     return answered(
         policy,
         np.concatenate(
@@ -38,11 +38,11 @@ def test_a_fall_of_one_share_from_35_to_25_percent_is_found_within_450_inputs_in
     for _ in range(50):
         policy = planned(rng)
         watch = Watch(policy)
-        exits, scores = answered(policy, rng.random((2000, 3)))
-        if watch.update(exits, scores if scored else None):
+        told = answered(policy, rng.random((2000, 3)))
+        if watch.update(*told[: 3 if scored else 1]):
             continue
-        exits, scores = answered(policy, fewer_at_the_first_exit(policy, rng.random((3000, 3)), rng))
-        alarms = watch.update(exits, scores if scored else None)
+        told = answered(policy, fewer_at_the_first_exit(policy, rng.random((3000, 3)), rng))
+        alarms = watch.update(*told[: 3 if scored else 1])
         found.append(alarms[0].at - 2000 if alarms else np.inf)
     assert len(found) >= 45
     assert np.median(found) <= 450
@@ -76,13 +76,13 @@ def test_without_drift_an_alarm_within_t_inputs_is_less_likely_than_t_of_the_run
 def test_inputs_may_come_in_any_batches(cuts, scored):
     rng = np.random.default_rng(0)
     policy = planned(rng, 200)
-    exits, scores = drifted(policy, rng)
+    told = drifted(policy, rng)[: 3 if scored else 1]
     whole, parts = Watch(policy, run_length=1e3), Watch(policy, run_length=1e3)
-    (alarm,) = whole.update(exits, scores if scored else None)
+    (alarm,) = whole.update(*told)
     found = [
         one
-        for rows in np.split(np.arange(len(exits)), sorted(cuts))
-        for one in parts.update(exits[rows], scores[rows] if scored else None)
+        for rows in np.split(np.arange(2000), sorted(cuts))
+        for one in parts.update(*(column[rows] for column in told))
     ]
     assert found == [alarm]
     assert parts.evidence == pytest.approx(whole.evidence, rel=1e-6)
@@ -91,13 +91,13 @@ def test_inputs_may_come_in_any_batches(cuts, scored):
 
 def test_the_state_is_saved_and_another_watch_goes_on_from_it(policy, tmp_path):
     rng = np.random.default_rng(3)
-    exits, scores = drifted(policy, rng)
+    told = drifted(policy, rng)
     whole, first = Watch(policy), Watch(policy)
-    first.update(exits[:550], scores[:550])
+    first.update(*(column[:550] for column in told))
     first.save(tmp_path / "watch.json")
     second = Watch.load(tmp_path / "watch.json", policy)
     assert second.to_dict() == first.to_dict()
-    assert second.update(exits[550:], scores[550:]) == whole.update(exits, scores) != []
+    assert second.update(*(column[550:] for column in told)) == whole.update(*told) != []
     second.save(tmp_path / "watch.json")
     assert Watch.load(tmp_path / "watch.json", policy).alarm == whole.alarm
     other = planned(rng)
@@ -139,9 +139,9 @@ def test_surer_inputs_are_drift_too_and_shares_that_stay_are_said_to(policy):
     surer = rng.random((3000, 3))
     at_first = surer[:, 0] >= policy.thresholds[0]
     surer[at_first, 0] = 1 - (1 - surer[at_first, 0]) ** 2 / (1 - policy.thresholds[0])
-    exits, scores = answered(policy, surer)
-    assert Watch(policy).update(exits) == []
-    (alarm,) = Watch(policy).update(exits, scores)
+    told = answered(policy, surer)
+    assert Watch(policy).update(told[0]) == []
+    (alarm,) = Watch(policy).update(*told)
     assert "each exit answers about its share, and exits are surer of them." in str(alarm)
 
 
@@ -159,18 +159,18 @@ def test_repetition_as_in_calibration_is_no_alarm_and_changed_repetition_is_call
 
 def test_a_group_counts_once_and_inputs_that_a_deadline_decided_are_left_out(policy):
     rng = np.random.default_rng(0)
-    exits, scores = answered(policy, rng.random((300, 3)))
+    told = answered(policy, rng.random((300, 3)))
     once, grouped = Watch(policy), Watch(policy)
-    once.update(exits, scores)
+    once.update(*told)
     order = np.sort(np.concatenate([np.arange(300), rng.integers(0, 300, 500)]))
     for part in np.split(order, 5):
-        grouped.update(exits[part], scores[part], groups=part)
+        grouped.update(*(column[part] for column in told), groups=part)
     assert grouped.n == 300
     assert grouped.evidence == pytest.approx(once.evidence)
     decided = rng.random(300) < 0.5
     some, left_out = Watch(policy), Watch(policy)
-    some.update(exits[decided], scores[decided])
-    left_out.update(np.where(decided, exits, -1), scores, decided=decided)
+    some.update(*(column[decided] for column in told))
+    left_out.update(np.where(decided, told[0], -1), *told[1:], decided=decided)
     assert left_out.evidence == some.evidence
     assert left_out.n == decided.sum()
 
@@ -211,7 +211,7 @@ def test_plans_that_were_not_made_by_counts_are_watched_by_the_first_exits_score
     watch = Watch(policy)
     assert watch.replay(test) == []
     rng = np.random.default_rng(0)
-    assert watch.update(rng.integers(0, 2, 300), np.full(300, 0.9), rng.random(300)) != []
+    assert watch.update(rng.integers(0, 2, 300), None, np.full(300, 0.9), rng.random(300)) != []
 
 
 def test_certified_losses_divide_the_run_length_by_the_plans_that_were_tested(make_logit_trace):
@@ -228,37 +228,37 @@ def test_several_watches_of_one_calibration_share_the_run_length(policy):
 
 def test_after_an_alarm_there_is_no_other_until_a_restart(policy):
     rng = np.random.default_rng(0)
-    exits, scores = drifted(policy, rng)
+    told = drifted(policy, rng)
     watch = Watch(policy)
-    (alarm,) = watch.update(exits, scores)
-    assert watch.update(exits[500:], scores[500:]) == []
+    (alarm,) = watch.update(*told)
+    assert watch.update(*(column[500:] for column in told)) == []
     assert watch.alarm == alarm
     watch.restart()
     assert watch.alarm is None
     assert watch.evidence == 0
-    exits, scores = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
-    assert len(watch.update(exits, scores)) == 1
+    told = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
+    assert len(watch.update(*told)) == 1
 
 
 def test_a_watch_of_nothing_and_of_one_input(policy):
     watch = Watch(policy)
     assert watch.shares is None
     assert watch.evidence == 0
-    assert watch.update([], []) == []
-    assert watch.update([0], [0.9]) == []
+    assert watch.update([], [], []) == []
+    assert watch.update([0], [0.9], [0.9]) == []
     assert watch.shares.tolist() == [1, 0, 0]
-    assert watch.evidence == pytest.approx(1)
-    assert watch.curve.points == [(64, pytest.approx(1))]
+    assert watch.evidence == pytest.approx(1, abs=0.1)
+    assert watch.curve.points == [(64, pytest.approx(watch.evidence))]
 
 
 def test_callers_may_use_their_arrays_again(policy):
     rng, watch, kept = np.random.default_rng(3), Watch(policy), Watch(policy)
-    exits, scores = drifted(policy, rng)
-    (expected,) = kept.update(exits, scores)
+    exits, *others = drifted(policy, rng)
+    (expected,) = kept.update(exits, *others)
     buffer, alarms = np.empty(50, dtype=np.int64), []
     for start in range(0, 2000, 50):
         buffer[:] = exits[start : start + 50]
-        alarms += watch.update(buffer, scores[start : start + 50])
+        alarms += watch.update(buffer, *(column[start : start + 50] for column in others))
     assert alarms == [expected]
 
 
@@ -277,6 +277,8 @@ def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
     ("given", "message"),
     [
         (([0, 1], [0.5]), r"scores must have shape \(2,\), got \(1,\)"),
+        (([0, 1], [0.5, 0.5]), r"those at exit 0 \(first_scores=\), or neither"),
+        (([0, 1], None, [0.5, 0.5]), r"give the scores at the exits that answered \(scores=\)"),
         (([0, 3], None), "at an exit where this policy answers none"),
         (([0, -1], None), "at an exit where this policy answers none"),
         (([0, 1.5], None), "exits must be whole numbers"),
@@ -291,11 +293,11 @@ def test_inputs_that_no_policy_answered_so_are_refused(policy, given, message):
 def test_what_cannot_be_watched_is_refused(policy):
     rng = np.random.default_rng(0)
     watch = Watch(policy)
-    watch.update([0], [0.9])
+    watch.update([0], [0.9], [0.9])
     with pytest.raises(InputError, match="either all inputs have scores or none"):
         watch.update([0])
     with pytest.raises(InputError, match=r"decided must have shape \(1,\), got \(2,\)"):
-        watch.update([0], [0.9], decided=[True, False])
+        watch.update([0], [0.9], [0.9], decided=[True, False])
     with pytest.raises(InputError, match="run_length must lie in"):
         Watch(policy, run_length=5)
     rows = rng.integers(0, 100, 300)
@@ -304,9 +306,9 @@ def test_what_cannot_be_watched_is_refused(policy):
         traced(rng.random((100, 3))[rows], rows),
     )
     with pytest.raises(InputError, match="calibration inputs repeat"):
-        Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9])
+        Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9], [0.9])
     by_row = ex.eero(fit, calibrate, budget=2.0, ties="row")
-    assert Watch(by_row).update([0], [0.9]) == []
+    assert Watch(by_row).update([0], [0.9], [0.9]) == []
     body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
     with pytest.raises(InputError, match="keeps nothing to watch by"):
         Watch(ex.Policy.from_dict(body))

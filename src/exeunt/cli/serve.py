@@ -37,6 +37,11 @@ class _Plain:
         "live models."
     )
     max_spend_per_key: str | None = _budget("The same for each API key.")
+    on_drift: str = option(
+        "What follows once inputs have drifted: tell only warns; reference lets the last exit answer; recalibrate does "
+        "so until 1,000 inputs are recorded there, and calibrates the policy again on them.",
+        default="tell",
+    )
     max_chars: int = _limit("Longest text, in characters.", default=100_000, min=1)
     max_open: int = _limit("Requests that may be open at a time; more are refused.", default=4096, min=1)
     max_rows: int | None = _limit(

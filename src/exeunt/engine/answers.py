@@ -15,7 +15,8 @@ from exeunt.score.masks import Masks
 ENTRY = np.dtype(
     [
         ("label", "i8"), ("confidence", "f8"), ("exit", "i8"), ("cost", "f8"), ("valid", "?"), ("borderline", "?"),
-        ("expired", "?"), ("degraded", "?"), ("policy", "i8"), ("score", "f8"), ("tie", "f8"),
+        ("expired", "?"), ("degraded", "?"), ("policy", "i8"), ("score", "f8"),
+        ("first_score", "f8"), ("tie", "f8"),
     ]
 )  # fmt: skip
 """The latest output for one row. `policy`: its number in the table, -1 for none."""
@@ -37,8 +38,8 @@ class Answers:
     `expired`: the input's deadline passed, and it got the prediction of its latest exit; not valid if it had none and
     the deadline was hard. Its cost is that of all that was run for it. `degraded`: likewise, to make room in a full
     engine. Both are None where neither can happen.
-    `score`, `tie`: what `exeunt.Watch` is told of the input; NaN where the policy keeps nothing to watch by. Both are
-    None where they are not known.
+    `score`, `first_score`, `tie`: what `exeunt.Watch` is told of the input; NaN where the policy keeps nothing to watch
+    by. They are None where they are not known.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
     `masks` (n, h, w) uint8: the class of each pixel, where the network answers with masks and details were asked for;
     255 without an answer. Single pixels whose likeliest classes are that close may differ in another batch. `label` is
@@ -59,6 +60,7 @@ class Answers:
     expired: Booleans | None = None
     degraded: Booleans | None = None
     score: Floats | None = None
+    first_score: Floats | None = None
     tie: Floats | None = None
 
     @property

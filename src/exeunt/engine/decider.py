@@ -22,7 +22,8 @@ from exeunt.trace.cascade_step import is_tree
 class Decisions(NamedTuple):
     """Decisions about rows at an exit: which leave (rows,), their answers, which are borderline, the next memory.
 
-    `watched` (rows,): of which rows the watch is told the `score` (rows,) here; None for none.
+    `score` (rows,): what the policy decided by. `watched`: whether the watch is told of it for the rows that leave;
+    `first`: whether also for all rows, as that of the first exit that can answer.
     """
 
     leave: Booleans
@@ -30,7 +31,8 @@ class Decisions(NamedTuple):
     borderline: Booleans
     memory: PolicyState
     score: Floats
-    watched: Booleans | slice | None
+    watched: bool
+    first: bool
 
 
 class Decider:
@@ -116,10 +118,9 @@ class Decider:
             borderline &= leave
         if (threshold := self._limits[own]) is not None:
             borderline |= abs(score - threshold) <= self._border
-        watched: Booleans | slice | None = None
-        if (cells := self.policy.watched) is not None:
-            watched = leave if cells.by_exit else slice(None) if own == cells.first else None
-        return Decisions(leave, answer, borderline, after, score, watched)
+        cells = self.policy.watched
+        first = cells is not None and own == cells.first
+        return Decisions(leave, answer, borderline, after, score, cells is not None, first)
 
 
 def detail_of(answer: Mapping[str, Any]) -> Any:

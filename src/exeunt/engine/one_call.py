@@ -182,9 +182,11 @@ class Calls:
         return left
 
     def _enter(self, exit_: int, decider: Decider, decisions: Decisions, rows: Integers) -> None:
-        leave, answer, borderline, memory, score, watched = decisions
-        if watched is not None:
-            self.table.record_score(rows[watched], score[watched], memory.tie[watched])
+        leave, answer, borderline, memory, score, watched, first = decisions
+        if first:
+            self.table.record_first_score(rows, score)
+        if watched:
+            self.table.record_score(rows[leave], score[leave], memory.tie[leave])
         if np.count_nonzero(borderline):
             self.table.mark_borderline(rows[borderline])
         leaving = np.count_nonzero(leave)

@@ -21,7 +21,7 @@ from exeunt.score.masks import NO_CLASS
 
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
 _NO_OUTPUT = np.array(
-    [(-1, np.nan, -1, 0.0, False, False, False, False, -1, np.nan, np.nan)], dtype=ENTRY
+    [(-1, np.nan, -1, 0.0, False, False, False, False, -1, np.nan, np.nan, np.nan)], dtype=ENTRY
 ).view(_RAW)
 _FINISHED = -1
 
@@ -142,9 +142,13 @@ class RowTable:
             self._details[at] = details
 
     def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
-        """Enter what the watch is told of these rows: the score, and what breaks ties between equal ones."""
+        """Enter what the watch is told of rows that leave: the score, and what breaks ties between equal ones."""
         at = rows & self._mask
         self._columns["score"][at], self._columns["tie"][at] = score, tie
+
+    def record_first_score(self, rows: Integers, score: Floats) -> None:
+        """Enter the score of these rows at the first exit that can answer, for the watch."""
+        self._columns["first_score"][rows & self._mask] = score
 
     def record_cost(self, rows: Integers, cost: float, policy: int) -> None:
         """Enter the cost of each of these rows so far, and their policy."""

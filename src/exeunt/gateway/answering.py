@@ -28,7 +28,8 @@ class Answered:
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
     that was asked. `decided`: whether the policy alone decided; False where failures or money did, or where its models
-    do not take the request. `seen`: the exit, the policy's score there and the number that breaks ties, for a watch.
+    do not take the request. `seen`: the exit, the policy's score there and at the first exit, and the number that
+    breaks ties, for a watch.
     """
 
     reply: ChatReply | None
@@ -37,7 +38,7 @@ class Answered:
     cost: float
     replies: Mapping[str, Reply] = field(default_factory=dict)
     decided: bool = False
-    seen: tuple[int, float | None, float] | None = None
+    seen: tuple[int, float | None, float | None, float] | None = None
 
     @property
     def why(self) -> str:

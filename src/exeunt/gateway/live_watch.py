@@ -70,9 +70,9 @@ class LiveWatch:
         """Take note of an answer that the policy has chosen; return the alarm that it raises."""
         if self._exits is None or answered.seen is None or not answered.decided:
             return None
-        exit_, score, tie = answered.seen
+        exit_, *scores = answered.seen
         try:
-            alarms = self._exits.update([exit_], None if score is None else [score], [tie])
+            alarms = self._exits.update([exit_], *(None if one is None else [one] for one in scores))
         except InputError:  # no scores came where there were some, or the other way round
             return None
         return self._raised(alarms[0]) if alarms else None

@@ -36,7 +36,8 @@ class LiveAnswer:
     that no model reported. `failed`: why models gave no answer, by name. `confidence`: of the model that gave the
     answer; the probability if it is that of an ensemble. `late`: a further model was not asked, or not waited for,
     because of the deadline. `replies`: of the models that were asked, by name. `given_by`: the last of them that gave
-    this answer; "" if none did.
+    this answer; "" if none did. `score`, `first_score`, `tie`: what `exeunt.Watch` is told of the input; None where the
+    policy keeps nothing to watch by.
     """
 
     id: Any
@@ -49,6 +50,9 @@ class LiveAnswer:
     late: bool = False
     replies: Mapping[str, Reply] = field(default_factory=dict, repr=False)
     given_by: str = ""
+    score: float | None = None
+    first_score: float | None = None
+    tie: float | None = None
 
     @property
     def why(self) -> str:
@@ -236,6 +240,7 @@ class LiveCascade:
         failed: dict[str, str] = {}
         cost = bound = 0.0
         said, confidence, late, asked = NO_ANSWER, None, False, ""
+        watched, first_score = policy.watched, None
         while True:
             exit_ += int(np.argmax(needed[exit_:]))
             name = policy.cascade[exit_].model
@@ -259,7 +264,13 @@ class LiveCascade:
                 # Of features that did not come nothing is like what was learned from.
                 evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
             decision = policy.decide(exit_, evidence, state)
-            state, said = decision.state, int(decision.answer["prediction"][0])
+            state, said, score = (
+                decision.state,
+                int(decision.answer["prediction"][0]),
+                float(decision.score[0]),
+            )
+            if watched is not None and exit_ == watched.first:
+                first_score = score
             late = reply.failed == LATE
             if not isinstance(policy.answer, OwnAnswer):
                 confidence = float(decision.answer.get("max_probability", [0.0])[0])
@@ -272,6 +283,7 @@ class LiveCascade:
         return LiveAnswer(
             id_, None if said == NO_ANSWER else answer, asked, cost, bound, failed,
             own.confidence if confidence is None else confidence, late, replies, giver,
+            *(() if watched is None else (score, first_score, float(state.tie[0]))),
         )  # fmt: skip
 
     def _code(self, answer: str, exit_: int) -> int:

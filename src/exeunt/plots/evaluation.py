@@ -19,13 +19,16 @@ from exeunt.evaluation import Result, evaluate, score_exits
 from exeunt.frontiers import frontier
 from exeunt.plots import style
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
+from exeunt.plots.drift import draw_watch
 from exeunt.policies.catalogue import PRESETS, eero
 from exeunt.policies.common_threshold import common_threshold
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace, concatenate
+from exeunt.watch import Watch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_evaluation(
@@ -42,10 +45,10 @@ def draw_evaluation(
 ) -> list[Path]:
     """Write every figure of an evaluation as PNG and SVG to `out_dir` (made if missing); return the paths.
 
-    The policy itself is measured on `test`. Two figures compare its rule with two others over budgets. They split
-    the union of the three traces again `splits` times, in the same shares, and fit, calibrate and test every policy
-    anew; they are left out unless all three traces are labelled. `progress(name)`: called before each
-    step.
+    The policy itself is measured on `test`, and watched there in a random order. Two figures compare its rule with two
+    others over budgets. They split the union of the three traces again `splits` times, in the same shares, and fit,
+    calibrate and test every policy anew; they are left out unless all three traces are labelled. `progress(name)`:
+    called before each step.
 
     Raises InputError if a trace comes from another network than the policy.
     """
@@ -53,7 +56,7 @@ def draw_evaluation(
     make_folder(folder)
     written: list[Path] = []
 
-    def draw(name: str, make: Callable[[], Axes]) -> None:
+    def draw(name: str, make: Callable[[], Axes | Figure]) -> None:
         progress(name)
         written.extend(style.save_figure(make(), folder / name))
 
@@ -62,6 +65,8 @@ def draw_evaluation(
     compared = _compared(policy, seed=seed, score=score)
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: rates_and_shares(policy, result))
+    if policy.watched is not None:
+        draw("watch", lambda: draw_watch(_watched(policy, test, seed)))
     if test.has_loss:
         draw("risk_per_exit", lambda: risk_per_exit(test))
     whole = concatenate([fit, calibrate, test])
@@ -75,6 +80,13 @@ def draw_evaluation(
     draw("accuracy_against_budget", lambda: accuracy_against_budget(found, whole, results=[result]))
     draw("cost_against_budget", lambda: cost_against_budget(found))
     return written
+
+
+def _watched(policy: Policy, test: ExitTrace, seed: int) -> Watch:
+    """Return a watch that was told of test inputs in a random order, since files are often sorted by class."""
+    watch = Watch(policy)
+    watch.replay(test.take(np.random.default_rng(seed).permutation(test.n)))
+    return watch
 
 
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:

@@ -8,10 +8,10 @@ import numpy as np
 
 from exeunt._arrays import Floats, check_between
 from exeunt._text import counted
-from exeunt.calibration import ALWAYS, NEVER, sequential_thresholds
+from exeunt.calibration import ALWAYS, NEVER, Ranked, RankedInMemory, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
-from exeunt.policy.certificate_search import SMALLEST_DELTA, plan_cost
+from exeunt.policy.certificate_search import SMALLEST_DELTA, CostPlan, plan_cost
 from exeunt.policy.policy import Policy
 from exeunt.policy.watched_cells import cells_of_plan, scored_exits
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
@@ -34,11 +34,7 @@ def recalibrate(
     Raises InputError for policies that were not planned by counts (routers, marginal calibration, costs per input,
     groups), InfeasibleBudget for a budget that so few inputs cannot certify.
     """
-    if policy.distribution is None or policy.n_groups is not None:
-        raise InputError(
-            f"the policy {policy.name} was not planned by counts of calibration inputs: calibrate it again by the rule "
-            "that made it"
-        )
+    check_recalibrates(policy)
     outputs = latest.along(policy.cascade)
     answer = policy.answer.on
     trace = outputs.mapped(answer) if isinstance(outputs, StoredTrace) else answer(outputs)
@@ -47,31 +43,59 @@ def recalibrate(
             f"the policy has {counted(policy.n_exits, 'exit')}: give outputs of all of them for at least one input, "
             f"got {trace.n:,} inputs and {counted(trace.n_exits, 'exit')}"
         )
+    delta, plan = _planned(policy, trace.n, delta)
+    used = np.flatnonzero((plan.counts > 0) | policy.active)
+    exits = scored_exits(used[used < plan.last].tolist(), plan.last, trace.n)
+    with ranked(policy.score, trace, policy.ties, policy.seed, exits) as inputs:
+        return _calibrated(policy, inputs, plan, delta)
+
+
+def recalibrate_on_scores(policy: Policy, scores: Floats, ties: Floats) -> Policy:
+    """Return a policy as `recalibrate` does, from its scores (n, m) of recent inputs and their ties (n,).
+
+    Scores at exits that it does not need may be NaN, but at the first one.
+    """
+    check_recalibrates(policy)
+    delta, plan = _planned(policy, len(scores), None)
+    return _calibrated(policy, RankedInMemory(scores, ties), plan, delta)
+
+
+def check_recalibrates(policy: Policy) -> None:
+    """Raise InputError for a policy that was not planned by counts."""
+    if policy.distribution is None or policy.n_groups is not None:
+        raise InputError(
+            f"the policy {policy.name} was not planned by counts of calibration inputs: calibrate it again by the rule "
+            "that made it"
+        )
+
+
+def _planned(policy: Policy, n: int, delta: float | None) -> tuple[float | None, CostPlan]:
+    """Return the delta of the certificate, and a plan for n inputs."""
     if delta is None and policy.cost_certificate is not None:
         delta = policy.cost_certificate.delta
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
-    plan = plan_cost(lambda amount: _within(policy, amount), policy.cost, policy.budget, trace.n, delta)
-    used = np.flatnonzero((plan.counts > 0) | policy.active)
-    exits = scored_exits(used[used < plan.last].tolist(), plan.last, trace.n)
-    with ranked(policy.score, trace, policy.ties, policy.seed, exits) as inputs:
-        before = inputs.counts(policy.limits)
-        limits = sequential_thresholds(inputs, plan.counts, plan.last)
-        counts = inputs.counts(limits)
-        watched = cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed)
+    return delta, plan_cost(lambda amount: _within(policy, amount), policy.cost, policy.budget, n, delta)
+
+
+def _calibrated(policy: Policy, inputs: Ranked, plan: CostPlan, delta: float | None) -> Policy:
+    n = inputs.shape[0]
+    before = inputs.counts(policy.limits)
+    limits = sequential_thresholds(inputs, plan.counts, plan.last)
+    counts = inputs.counts(limits)
     made = replace(
         policy,
         rates=plan.rates,
         limits=limits,
         counts=counts,
-        n_calibration=trace.n,
+        n_calibration=n,
         distribution=plan.distribution(policy.cost),
         certificate=None if delta is None else plan.certificate(policy.cost, policy.budget, delta),
         loss_certificate=None,
         calibration="sequential",
-        watched=watched,
+        watched=cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed),
     )
-    paid = float(before @ policy.cost.cumulative) / trace.n
+    paid = float(before @ policy.cost.cumulative) / n
     return replace(made, notes={**policy.notes, _NOTE: {"text": _receipt(policy, made, paid)}})
 
 

@@ -1,14 +1,14 @@
 """Cells that the watch counts inputs in: what it needs of the calibration inputs, small enough for the policy's file.
 
-Calibration inputs are put in order, and cells are runs of that order whose sizes were fixed before a calibration input
-was seen. The edges between cells then are order statistics. So the numbers of future inputs in the cells follow a Polya
-urn, exactly, where these are exchangeable with the calibration inputs (docs/explanation/watch.md).
+Calibration inputs are cut into blocks by the exit that answers, these by the score at the first exit, and these by the
+score at the exit that answers. All sizes were fixed before a calibration input was seen, so the edges between cells are
+order statistics, and cells are statistically equivalent blocks. So the numbers of future inputs in the cells follow a
+Polya urn, exactly, where these are exchangeable with the calibration inputs (docs/explanation/watch.md).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,61 +16,47 @@ from typing import Any
 import numpy as np
 
 from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats, Integers, Keys
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt.calibration import NEVER, Ranked, Thresholds, at_least
 from exeunt.errors import InputError
+from exeunt.policy.score_bins import Breaks, CalibrationInputs, ScoreBins, numbers, whole
 from exeunt.score.tie_breaking import scramble, tie_breaks
 from exeunt.trace.groups import Groups
 
-_BINS = 4
-"""Bins of the score at each exit, and half as many as there are bins of the first exit's score alone."""
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.2, 0.1, 0.05)
+"""Of the inputs that an exit answers, in bins by the first exit's score: many drifts show at its ends."""
+_BINS = 3
+"""Bins of each of these, by the score at the exit that answers."""
 _LEAST = 10
-"""Calibration inputs in a bin, at least, where an exit has more than one."""
+"""Calibration inputs in a bin, at least, where there is more than one."""
 _MOST = 1 << 20
 """Of more calibration inputs, scores are not held in memory and sorted."""
 _DRAWS = 0x5EED
 """Sets the numbers that the watch draws apart from those that break the policy's ties."""
+_LEVELS = ("exit_bins", "first_bins", "score_bins")
 
 
 @dataclass(frozen=True, eq=False)
 class WatchedCells:
-    """Cells (c,) of exit and score, in the order of calibration inputs: by exit, and the surest of an exit first.
+    """Cells (c,) of exit, score at the first exit and score at the exit that answers, each time the surest first.
 
-    `counts` (c,): calibration inputs, or groups, in each; fixed in advance. An input beyond the last edge, (c - 1,), is
-    in the last cell. `exits` (c - 1,), `limits`, `draws` (c - 1,): the exit, score and tie of the last calibration
-    input of each cell but the last, and the number that was drawn for it: the watch breaks ties between copies at
-    random. `cell_exits` (c,): the exit that each cell was planned for, None where cells are bins of the score at exit
-    `first`, the first that can answer: of policies whose thresholds were chosen by what calibration inputs cost or
-    lose. `repeats`: how many contents there are among the calibration inputs of each number of copies. `plans`: how
-    many plans the policy was chosen from by labels of other calibration inputs.
+    `counts` (c,): calibration inputs, or groups, in each; fixed in advance. `cell_exits` (c,): the exit that each cell
+    was planned for, None where only the score at exit `first`, the first that can answer, is watched: of policies whose
+    thresholds were chosen by what calibration inputs cost or lose. `exit_bins`: bins of all exits (m,), one for each
+    that answers; the watch breaks ties between copies at random, and takes some for inputs of a later exit.
+    `first_bins`: bins of these by the score at `first`. `score_bins`: bins of those by the score at the exit that
+    answered, which are the cells. `repeats`: how many contents there are among the calibration inputs of each number of
+    copies. `plans`: how many plans the policy was chosen from by labels of other calibration inputs.
     """
 
     counts: Integers
-    exits: Integers
-    limits: Thresholds
-    draws: Floats
-    cell_exits: Integers | None = None
+    cell_exits: Integers | None
+    exit_bins: ScoreBins
+    first_bins: ScoreBins
+    score_bins: ScoreBins
     first: int = 0
     repeats: Mapping[int, int] = field(default_factory=dict)
     plans: int = 1
-
-    @classmethod
-    def at_ranks(
-        cls, counts: Integers, exits: Integers, scores: Floats, ties: Floats, seed: int, **fields: Any
-    ) -> WatchedCells:
-        """Make cells of these sizes, (c,), of calibration inputs: their exits, and scores and ties there, (n,).
-
-        `fields`: `cell_exits` or `first`.
-        """
-        scores, draws = _numbers(scores), np.empty(len(ties))
-        # Copies are drawn numbers by their places, so that the order of the rows makes no difference.
-        draws[np.lexsort((-ties, -scores, exits))] = drawn(np.arange(len(ties)), seed)
-        order = np.lexsort((-draws, -ties, -scores, exits))
-        edges = order[np.cumsum(counts)[:-1] - 1]
-        limits = Thresholds(scores[edges], ties[edges])
-        copies = np.unique(np.unique(ties, return_counts=True)[1], return_counts=True)
-        repeats = dict(zip(*(some.tolist() for some in copies), strict=True))
-        return cls(counts, exits[edges], limits, draws[edges], repeats=repeats, **fields)
 
     @property
     def by_exit(self) -> bool:
@@ -83,37 +69,40 @@ class WatchedCells:
         return any(copies > 1 for copies in self.repeats)
 
     @cached_property
-    def _table(self) -> tuple[Integers, Floats, Floats, Floats]:
-        """The number of edges before each exit, and the edges of each, padded with those that all inputs pass."""
-        m = int(self.exits.max(initial=0)) + 1
-        numbers = np.bincount(self.exits, minlength=m)
-        before = np.append(0, np.cumsum(numbers))
-        places = np.arange(len(self.exits)) - before[self.exits]
-        padded = [np.full((m + 1, int(numbers.max(initial=0))), -np.inf) for _ in range(3)]
-        for table, values in zip(padded, (self.limits.score, self.limits.tie, self.draws), strict=True):
-            table[self.exits, places] = values
-        return before, *padded  # type: ignore[return-value]
+    def used(self) -> Integers:
+        """The exits that there are cells of, (u,)."""
+        return np.array([self.first]) if self.cell_exits is None else np.unique(self.cell_exits)
 
-    def of(
-        self, exits: Integers, scores: Floats, breaks: Callable[[Integers], tuple[Floats, Floats]]
-    ) -> Integers:
-        """Return the cell of each input, (n,), by its exit and its score there.
+    def of(self, exits: Integers, scores: Floats | None, first_scores: Floats, breaks: Breaks) -> Integers:
+        """Return the cell of each input (n,), by its exit, its score there, and its score at the first exit.
 
-        `breaks`: returns the ties of some inputs, by their places, and a number drawn for each; for equal scores.
+        `scores` are needed where cells are `by_exit`.
         """
-        before, least, tie, draw = self._table
-        at = np.minimum(exits, len(before) - 1)
-        edges = least.take(at, axis=0)
-        if math.isnan(scores.sum()):
-            scores = _numbers(scores)
-        passed = edges > scores[:, None]
-        cells: Integers = before.take(at) + np.add.reduce(passed, axis=1)
-        if np.count_nonzero(equal := edges == scores[:, None]):
-            rows = np.flatnonzero(equal.any(axis=1))
-            ties, draws = (values[:, None] for values in breaks(rows))
-            above = (tie[at[rows]] > ties) | ((tie[at[rows]] == ties) & (draw[at[rows]] > draws))
-            cells[rows] += (equal[rows] & above).sum(axis=1)
-        return cells
+        if scores is None or self.cell_exits is None:
+            return self.first_bins.of(np.zeros(len(exits), dtype=np.int64), first_scores, breaks)
+        places = self.exit_bins.of(exits, scores, breaks)
+        bins = self.first_bins.of(places, first_scores, breaks)
+        if np.count_nonzero(later := self.used.take(places) != exits):
+            scores = np.where(later, np.inf, scores)
+        return self.score_bins.of(bins, scores, breaks)
+
+    @cached_property
+    def positions(self) -> tuple[Floats, Floats]:
+        """Where the middle of each cell (c,) lies among calibration inputs, in [0, 1] and 0 the surest.
+
+        First by the score at the first exit, as if what goes on had no other scores there the later it answers; then by
+        the exit and the score there. Both are fixed in advance.
+        """
+        of_exit = _repeated(self.first_bins.firsts, len(self.score_bins.firsts))
+        of_bin = _repeated(self.score_bins.firsts, len(self.counts))
+        per_bin = np.bincount(of_bin, weights=self.counts, minlength=len(of_exit))
+        per_exit = np.bincount(of_exit, weights=per_bin, minlength=len(self.used))
+        cell_exit, n, at_first = of_exit[of_bin], max(per_exit.sum(), 1), per_exit[0]
+        first = _middles(per_bin, of_exit)[of_bin]
+        score = np.where(cell_exit == 0, first, _middles(self.counts, of_bin))
+        by_first = np.where(cell_exit == 0, at_first * first, at_first + (n - at_first) * first)
+        before = np.cumsum(per_exit) - per_exit
+        return by_first / n, (before[cell_exit] + per_exit[cell_exit] * score) / n
 
     def exit_counts(self, m: int) -> Integers:
         """Return how many calibration inputs the exits (m,) were planned to answer."""
@@ -137,10 +126,8 @@ class WatchedCells:
         """Return a JSON-able form."""
         return {
             "counts": self.counts.tolist(),
-            "exits": self.exits.tolist(),
-            "limits": self.limits.to_dict(),
-            "draws": self.draws.tolist(),
             "cell_exits": None if self.cell_exits is None else self.cell_exits.tolist(),
+            **{name: getattr(self, name).to_dict() for name in _LEVELS},
             "first": self.first,
             "repeats": [[copies, number] for copies, number in self.repeats.items()],
             "plans": self.plans,
@@ -149,21 +136,18 @@ class WatchedCells:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> WatchedCells:
         """Rebuild from `to_dict`. Raises InputError for cells that do not fit their edges."""
+        levels = {name: ScoreBins.from_dict(body[name]) for name in _LEVELS}
         found = cls(
             counts=_arrays.integers(body["counts"], "counts", ndim=1),
-            exits=_arrays.integers(body["exits"], "exits", ndim=1),
-            limits=Thresholds.from_dict(body["limits"]),
-            draws=_arrays.floats(body["draws"], "draws", ndim=1),
             cell_exits=None if body["cell_exits"] is None else np.array(body["cell_exits"], dtype=np.int64),
+            **levels,
             first=int(body["first"]),
             repeats={int(copies): int(number) for copies, number in body["repeats"]},
             plans=int(body["plans"]),
         )
-        edges = (found.exits, found.limits.score, found.limits.tie, found.draws)
-        if {len(one) for one in edges} != {len(found.counts) - 1}:
-            raise InputError(
-                f"{len(found.counts)} watched cells have {len(found.counts) - 1} edges between them"
-            )
+        kept = [len(found.used), found.first_bins.n_bins, found.score_bins.n_bins]
+        if kept != [len(found.first_bins.firsts), len(found.score_bins.firsts), len(found.counts)]:
+            raise InputError(f"{len(found.counts)} watched cells do not fit the edges between them")
         return found
 
 
@@ -175,19 +159,20 @@ def scored_exits(used: list[int], last: int, n: int) -> list[int]:
 def cells_of_plan(
     inputs: Ranked, planned: Integers, last: int, limits: Thresholds, counts: Integers, seed: int
 ) -> WatchedCells | None:
-    """Make cells of the exits of a plan, and of bins of the scores there.
+    """Make cells of the exits of a plan, and of bins of the scores at the first of them and there.
 
     `planned` (m,): how many inputs were to leave at each exit, `last` being the one that answers what is left; `counts`
     (m,): how many do. Of more than a million inputs the cells are the exits alone, and there are none if copies left
     together.
     """
     used = np.array([exit_ for exit_ in range(last + 1) if planned[exit_] or exit_ == last])
-    n, edges = inputs.shape[0], used[:-1]
+    (n, m), edges = inputs.shape, used[:-1]
     if n > _MOST:
         if not np.array_equal(planned, counts):
             return None
         kept = Thresholds(limits.score[edges], limits.tie[edges])
-        return WatchedCells(planned[used], edges, kept, drawn(edges, seed), used)
+        exit_bins = ScoreBins(np.searchsorted(edges, np.arange(m)), edges, kept, drawn(edges, seed))
+        return WatchedCells(planned[used], used, exit_bins, whole(len(used)), whole(len(used)), int(used[0]))
     exits, scores = np.full(n, -1), np.zeros(n)
     for exit_ in used.tolist():
         here, ties = inputs.at(exit_)
@@ -195,9 +180,21 @@ def cells_of_plan(
             (exit_ == last) | at_least(here, ties, limits.score[exit_], limits.tie[exit_])
         )
         exits[leaves], scores[leaves] = exit_, here[leaves]
-    parts = [_divided(int(planned[exit_]), _BINS) for exit_ in used]
-    cell_exits = np.repeat(used, [len(part) for part in parts])
-    return WatchedCells.at_ranks(np.concatenate(parts), exits, scores, ties, seed, cell_exits=cell_exits)
+    given = CalibrationInputs(ties, _draws(exits, scores, ties, seed), np.zeros(n, dtype=np.bool_))
+    sizes = planned[used]
+    exit_bins, places, given = given.runs(sizes, m, exits, scores)
+    of_first = [_divided(int(size), _SHARES) for size in sizes]
+    first_bins, bins, given = given.cut(of_first, places, inputs.at(int(used[0]))[0])
+    # A copy that is taken for an input of a later exit has no score there: it is the surest.
+    scores = np.where(used[places] == exits, scores, np.inf)
+    of_score = [np.array([size]) for size in of_first[0]]
+    of_score += [_equally(int(size)) for one in of_first[1:] for size in one]
+    score_bins, *_ = given.cut(of_score, bins, scores)
+    per_exit = [one.sum() for one in np.split([len(one) for one in of_score], first_bins.firsts[1:])]
+    return WatchedCells(
+        np.concatenate(of_score), np.repeat(used, per_exit), exit_bins, first_bins, score_bins, int(used[0]),
+        repeats=_repeats(ties),
+    )  # fmt: skip
 
 
 def cells_of_first_exit(
@@ -213,8 +210,10 @@ def cells_of_first_exit(
     first = int(np.argmax(limits.tie < NEVER))
     rows = slice(None) if groups is None else np.unique(groups.index, return_index=True)[1]
     scores, ties = (values[rows] for values in inputs.at(first))
-    counts = _divided(len(scores), 2 * _BINS)
-    return WatchedCells.at_ranks(counts, np.full(len(scores), first), scores, ties, seed, first=first)
+    block, counts = np.zeros(len(scores), dtype=np.int64), _divided(len(scores), _SHARES)
+    given = CalibrationInputs(ties, _draws(block, scores, ties, seed), block.astype(np.bool_))
+    bins, *_ = given.cut([counts], block, scores)
+    return WatchedCells(counts, None, whole(1), bins, whole(len(counts)), first, repeats=_repeats(ties))
 
 
 def drawn(numbers: Integers | Keys, seed: int) -> Floats:
@@ -222,13 +221,45 @@ def drawn(numbers: Integers | Keys, seed: int) -> Floats:
     return tie_breaks(scramble(numbers.astype(np.uint64)), seed ^ _DRAWS)
 
 
-def _divided(count: int, bins: int) -> Integers:
-    """Divide a number of inputs into bins that are as equal as possible."""
-    bins = max(1, min(bins, count // _LEAST))
+def _draws(exits: Integers, scores: Floats, ties: Floats, seed: int) -> Floats:
+    """Return a number for each calibration input (n,), by its place, so that the order of rows makes no difference."""
+    draws = np.empty(len(ties))
+    draws[np.lexsort((-ties, -numbers(scores), exits))] = drawn(np.arange(len(ties)), seed)
+    return draws
+
+
+def _repeats(ties: Floats) -> dict[int, int]:
+    copies = np.unique(np.unique(ties, return_counts=True)[1], return_counts=True)
+    return dict(zip(*(some.tolist() for some in copies), strict=True))
+
+
+def _divided(count: int, shares: Sequence[float]) -> Integers:
+    """Divide a number of inputs into bins by these shares; bins that are too small are joined with the next one."""
+    found, inside = list[int](), 0
+    for size in np.diff(np.round(np.cumsum([0.0, *shares]) * count).astype(np.int64)).tolist():
+        inside += size
+        if inside >= _LEAST:
+            found.append(inside)
+            inside = 0
+    if found:
+        found[-1] += inside
+    return np.array(found or [count])
+
+
+def _equally(count: int) -> Integers:
+    """Divide a number of inputs into at most `_BINS` bins that are as equal as possible."""
+    bins = max(1, min(_BINS, count // _LEAST))
     return np.diff(np.arange(bins + 1) * count // bins).astype(np.int64)
 
 
-def _numbers(scores: Floats) -> Floats:
-    """Return scores with the lowest in place of NaN, by which no threshold is passed."""
-    nothing: Booleans = np.isnan(scores)
-    return np.where(nothing, -np.inf, scores)
+def _repeated(firsts: Integers, total: int) -> Integers:
+    """Return the block of each of so many bins, whose firsts are these."""
+    return np.repeat(np.arange(len(firsts)), np.diff(np.append(firsts, total)))
+
+
+def _middles(counts: Any, blocks: Integers) -> Floats:
+    """Return where the middle of each bin lies in its block, as a share of it."""
+    total = np.bincount(blocks, weights=counts)
+    before = np.cumsum(total) - total
+    found: Floats = (np.cumsum(counts) - counts / 2 - before[blocks]) / np.maximum(total, 1)[blocks]
+    return found

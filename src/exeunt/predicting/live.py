@@ -213,4 +213,7 @@ def answers_of(said: LiveAnswers, live: LiveCascade) -> Answers:
         borderline=np.zeros(len(label), dtype=np.bool_),
         expired=np.array([one.late for one in said], dtype=np.bool_),
         degraded=np.array([one.short_of_money for one in said], dtype=np.bool_),
+        score=np.array([one.score for one in said], dtype=np.float64),
+        first_score=np.array([one.first_score for one in said], dtype=np.float64),
+        tie=np.array([one.tie for one in said], dtype=np.float64),
     )

@@ -29,7 +29,13 @@ from exeunt.predicting.blocks import (
 )
 from exeunt.predicting.mask_files import check_mask_folder, write_mask_files
 from exeunt.predicting.parts import DoBlocks, do_here, fill_folder, open_parts
-from exeunt.predicting.prediction_files import PredictionColumns, check_out, csv_lines, write_predictions
+from exeunt.predicting.prediction_files import (
+    WATCHED,
+    PredictionColumns,
+    check_out,
+    csv_lines,
+    write_predictions,
+)
 from exeunt.predicting.summary import JobProgress, PredictionSummary, Tally
 from exeunt.predicting.watching import watched_job
 from exeunt.run.executors import chosen_executor
@@ -41,7 +47,7 @@ from exeunt.score.tie_breaking import row_keys
 
 BLOCK, BLOCK_OF_MASKS = 2048, 256
 """Inputs per part. An interruption, or the death of a worker, loses the answers of the parts that are open."""
-_ARRAYS = ("label", "confidence", "exit", "cost", "borderline", "score", "tie")
+_ARRAYS = ("label", "confidence", "exit", "cost", "borderline", "score", "first_score", "tie")
 _POOLS = 32  # at most so many times the rows of one call are held
 
 
@@ -237,7 +243,7 @@ class PredictJob(Job):
         arrays = {
             "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
             "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
-            "score": np.full(n, np.nan), "tie": np.full(n, np.nan),
+            **{name: np.full(n, np.nan) for name in WATCHED},
         }  # fmt: skip
         probabilities = np.zeros((n, k)) if self.written.needs_probabilities else None
         masks: dict[int, Masks] = {}

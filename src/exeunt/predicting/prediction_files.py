@@ -29,9 +29,11 @@ Cells: TypeAlias = "dict[str, list[Any]]"
 _COLUMNS = {
     "name": "string", "label": "int64", "class_name": "string", "confidence": "double", "exit": "int64",
     "cost": "double", "borderline": "bool", "truncated": "bool", "error": "string",
-    "score": "double", "tie": "double",
+    "score": "double", "first_score": "double", "tie": "double",
 }  # fmt: skip
 """The columns that all predictions have, with their types in Arrow."""
+WATCHED = ("score", "first_score", "tie")
+"""Those that a watch is told of, beside the exit."""
 _PARQUET = ("", ".parquet", ".pq")
 _ENDINGS = (*_PARQUET, ".csv", ".jsonl")
 
@@ -105,12 +107,12 @@ class PredictionColumns:
         """Return the cells of inputs with these names.
 
         `arrays`: the columns label, confidence, exit, cost, borderline, truncated, and, NaN where they are not known,
-        score and tie; the label is -1 where there is no answer. `probabilities` (n, k): None if they are not needed.
+        those of `WATCHED`; the label is -1 where there is no answer. `probabilities` (n, k): None if not needed.
         `kept`: the columns to keep, (n,) each. `masks`: by row, those of the inputs that have one.
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
-        for name in ("score", "tie"):
+        for name in WATCHED:
             cells[name] = [None if value is None or math.isnan(value) else value for value in cells[name]]
         named = self._named(cells["label"])
         cells |= {"name": list(names), "error": list(errors), "class_name": named, **kept}

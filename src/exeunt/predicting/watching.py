@@ -17,21 +17,21 @@ from exeunt._paths import AnyPath, open_arrow
 from exeunt._text import counted
 from exeunt.errors import InputError, one_line
 from exeunt.policy import Policy
+from exeunt.predicting.prediction_files import WATCHED
 from exeunt.run.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.watch import Watch
 
 _MOST = 10_000_000
 """Of more predictions of a job, one in two, three, ... is watched."""
-_NEEDED, _KNOWN = ("exit", "score", "tie"), ("error", "degraded")
+_NEEDED, _KNOWN = ("exit", *WATCHED), ("error", "degraded")
 
 
 class _Seen(NamedTuple):
-    """Predictions as a watch is told of them, (n,) each; `scores` and `ties` are None where they were not written."""
+    """Predictions as a watch is told of them, (n,) each. `seen`: scores, first scores and ties; None if not written."""
 
     exits: Integers
-    scores: Floats | None
-    ties: Floats | None
+    seen: tuple[Floats | None, ...]
     decided: Booleans
     groups: Sequence[Any] | None
 
@@ -52,7 +52,7 @@ def watch_file(run: RunFolder, watch: Watch, path: Path, group_column: str | Non
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     left_out = 0
     for seen in _seen(run, watch.policy, files, group_column):
-        watch.update(seen.exits, seen.scores, seen.ties, groups=seen.groups, decided=seen.decided)
+        watch.update(seen.exits, *seen.seen, groups=seen.groups, decided=seen.decided)
         left_out += int((~seen.decided).sum())
     return left_out
 
@@ -65,12 +65,12 @@ def watched_job(run: RunFolder, policy: Policy, files: Sequence[AnyPath], n: int
     if policy.watched is None or policy.n_groups is not None:
         return ""
     try:
-        exits, scores, ties = _decided(_seen(run, policy, files, None), every=-(-n // _MOST))
+        exits, *others = _decided(_seen(run, policy, files, None), every=-(-n // _MOST))
         if len(exits) == 0:
             return ""
         order = np.random.default_rng(0).permutation(len(exits))
         watch = Watch(policy)
-        watch.update(exits[order], *(None if one is None else one[order] for one in (scores, ties)))
+        watch.update(exits[order], *(None if one is None else one[order] for one in others))
     except InputError as error:
         return f"drift was not watched: {one_line(error)}"
     if watch.alarm is None:
@@ -92,17 +92,15 @@ def _peak(watch: Watch) -> str:
     return f"at most {max(watch.curve.peaks, default=0.0):,.0f}, an alarm at {watch.threshold:,.0f}"
 
 
-def _decided(parts: Iterable[_Seen], *, every: int) -> tuple[Integers, Floats | None, Floats | None]:
-    """Return exits, scores and ties of the inputs that the policy decided: of one in so many."""
-    exits, scores, ties = [np.empty(0, np.int64)], list[Any](), list[Any]()
+def _decided(parts: Iterable[_Seen], *, every: int) -> list[Any]:
+    """Return exits, scores, first scores and ties of the inputs that the policy decided: of one in so many."""
+    columns: list[list[Any]] = [[np.empty(0, np.int64)], [], [], []]
     for part in parts:
         rows = np.flatnonzero(part.decided)[::every]
-        exits.append(part.exits[rows])
-        scores.append(None if part.scores is None else part.scores[rows])
-        ties.append(None if part.ties is None else part.ties[rows])
-    known = all(one is not None for one in scores)
-    joined = (np.concatenate(some) if known and some else None for some in (scores, ties))
-    return np.concatenate(exits), *joined  # type: ignore[return-value]
+        for column, values in zip(columns, (part.exits, *part.seen), strict=True):
+            column.append(None if values is None else values[rows])
+    known = (bool(some) and all(one is not None for one in some) for some in columns)
+    return [np.concatenate(some) if all_ else None for some, all_ in zip(columns, known, strict=True)]
 
 
 def _seen(
@@ -112,7 +110,7 @@ def _seen(
     own = _own_exits(run, policy)
     for file in files:
         table = _read(file, group_column)
-        exits, score, tie = (table.column(name) for name in _NEEDED)
+        exits, *others = (table.column(name) for name in _NEEDED)
         decided = ~_numbers(exits.is_null())
         for name, ended in (("error", None), ("degraded", True)):
             if name in table.column_names:
@@ -120,10 +118,12 @@ def _seen(
                 decided &= ~_numbers(column.is_valid() if ended is None else column.fill_null(False))
         places = _numbers(exits.fill_null(0))
         at = np.where(decided, np.append(own, -1)[np.minimum(places, len(own))], -1)
-        known = score.null_count < len(score) or len(score) == 0
-        scores, ties = (_numbers(one.cast("double")) if known else None for one in (score, tie))
+        known = [one.null_count < len(one) or len(one) == 0 for one in others]
+        told = (
+            _numbers(one.cast("double")) if there else None for one, there in zip(others, known, strict=True)
+        )
         groups = None if group_column is None else table.column(group_column).to_pylist()
-        yield _Seen(at, scores, ties, decided, groups)
+        yield _Seen(at, tuple(told), decided, groups)
 
 
 def _numbers(column: Any) -> Any:

@@ -28,7 +28,13 @@ EVALUATED = (
     EVALUATION,
     *(
         f"figures/{name}.{kind}"
-        for name in ("accuracy_against_budget", "cost_against_budget", "rates_and_shares", "risk_per_exit")
+        for name in (
+            "accuracy_against_budget",
+            "cost_against_budget",
+            "rates_and_shares",
+            "risk_per_exit",
+            "watch",
+        )
         for kind in ("png", "svg")
     ),
 )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from exeunt._arrays import Floats
+from exeunt.serve.after_drift import RESPONSES
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Load
 from exeunt.serve.live_engine import LiveEngine
@@ -61,8 +62,12 @@ class ActiveRun:
     def __init__(self, loaded: LoadedRun, settings: Settings) -> None:
         self.loaded = loaded
         self.controller = loaded.controller(settings)
+        responds = RESPONSES[settings.on_drift]
+        for policy in loaded.policies.values():
+            responds.check(policy)
         self.engine = loaded.started()  # last of what may fail: a thread would keep the network
         self.watches = ServedWatches(loaded.policies, loaded.shared.exits, several=settings.workers > 1)
+        self.after_drift = responds(self.engine, loaded.policies, loaded.shared.exits, self.watches)
         self._meter = LoadMeter(self.engine, loaded.call_seconds, loaded.row_seconds)
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
@@ -107,11 +112,21 @@ class ActiveRun:
         """Return the soft deadline of a request that had arrived at a time; None without a latency target."""
         return None if self.controller is None else arrived + self.controller.within_s
 
-    def follow_drift(self) -> None:
-        """Tell the watches of the answers since the last call, and log new alarms."""
+    async def follow_drift(self) -> None:
+        """Tell the watches of the answers since the last call, log new alarms, and respond to them."""
         for name, alarm in self.watches.follow().items():
             fields = {"policy": name, "since": alarm.since, "void": alarm.void, "about": alarm.what}
             _log.warning("inputs have drifted", extra={"fields": fields})
+            await self.after_drift.alarmed(name)
+        await self.after_drift.follow()
+
+    @property
+    def drift(self) -> dict[str, str]:
+        """What the alarms say that stand, and what followed, by policy."""
+        notes = self.after_drift.notes
+        return {
+            name: f"{alarm} {notes.get(name, '')}".rstrip() for name, alarm in self.watches.alarms.items()
+        }
 
     async def take_over(self, before: ActiveRun) -> None:
         """Begin with the load that the previous run was under."""

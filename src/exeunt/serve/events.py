@@ -81,6 +81,7 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
     `estimated_accuracy`: of the rows answered, from the traces on fit, less what rows lost that were degraded or
     expired; `accuracy_without_load`: under the policies that rows named, or else under `policy_without_load`.
     `drift`: by policy, what an alarm says that inputs have drifted; `drift_evidence`: an alarm comes at 1.
+    `recalibrated`: by policy, the receipt of its calibration after a drift.
     """
     loaded = active.loaded
     counts, elapsed = recent.counts, recent.elapsed
@@ -112,6 +113,7 @@ def snapshot(active: ActiveRun, recent: Recent) -> dict[str, Any]:
         "rows_waiting": recent.waiting,
         "drift": recent.drift,
         "drift_evidence": recent.evidence,
+        "recalibrated": recent.recalibrated,
         **{f"{problem}_per_s": counts.problems[problem] / elapsed for problem in _PROBLEMS},
     }
 

@@ -16,6 +16,7 @@ from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, QueueFull
 from exeunt.live.live_cascade import LiveCascade
+from exeunt.policy import Policy
 from exeunt.predicting.live import answers_of
 from exeunt.score.tie_breaking import Ties, row_keys
 from exeunt.serve.spending import Payer
@@ -42,6 +43,11 @@ class LiveEngine:
         self._cascades, self._places, self._max_rows, self._open = dict(cascades), places, max_rows, 0
         *_, self.active = self._cascades
         self._started, self._rows = secrets.token_bytes(16), 0
+
+    def add(self, name: str, policy: Policy, *, exits: Any = None) -> None:  # noqa: ARG002 - as that of `Engine`
+        """Replace the policy of this name; inputs that have begun keep theirs."""
+        before = self._cascades[name]
+        self._cascades[name] = LiveCascade(before.models, policy, classes=before.classes)
 
     @property
     def work(self) -> Integers:

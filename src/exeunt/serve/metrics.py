@@ -87,7 +87,7 @@ class Recent:
 
     `policy`: the active one; `budget_active`: its budget. Of several workers it is the one with the smallest budget.
     `drift`: by policy, what an alarm says that stands; `evidence`: the largest one for drift, on a logarithmic scale:
-    an alarm comes at 1.
+    an alarm comes at 1. `recalibrated`: by policy, the receipt of its calibration after a drift.
     """
 
     counts: Counts
@@ -98,6 +98,7 @@ class Recent:
     workers: int = 1
     drift: dict[str, str] = field(default_factory=dict)
     evidence: float = 0.0
+    recalibrated: dict[str, str] = field(default_factory=dict)
 
     def of_all_workers(self) -> Recent:
         """Return the last seconds of all workers of the server, who tell each other once a second."""
@@ -114,10 +115,21 @@ class Recent:
         for one in found:
             counts.add(one.counts)
         elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
-        drift = {name: text for one in found for name, text in one.drift.items()}
+        drift, recalibrated = (
+            {name: text for one in found for name, text in getattr(one, of).items()}
+            for of in ("drift", "recalibrated")
+        )
         evidence = max(one.evidence for one in found)
         return Recent(
-            counts, elapsed, waiting, least.policy, least.budget_active, len(found), drift, evidence
+            counts,
+            elapsed,
+            waiting,
+            least.policy,
+            least.budget_active,
+            len(found),
+            drift,
+            evidence,
+            recalibrated,
         )
 
 

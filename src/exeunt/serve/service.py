@@ -248,7 +248,7 @@ class Service:
                 )
                 if now >= due:
                     due = now + _POLL_S
-                    self.active.follow_drift()
+                    await self.active.follow_drift()
                     recent = self._recent(now).of_all_workers()
                     self.workers = recent.workers
                     event = snapshot(self.active, recent)
@@ -258,11 +258,10 @@ class Service:
     def _recent(self, now: float) -> Recent:
         policy = self.active.policy
         budget = self.active.loaded.policies[policy].budget
-        watches = self.active.watches
-        drift = {name: str(alarm) for name, alarm in watches.alarms.items()}
         return Recent(
             *self.metrics.last_seconds(now), self.metrics.waiting, policy, budget,
-            drift=drift, evidence=watches.evidence,
+            drift=self.active.drift, evidence=self.active.watches.evidence,
+            recalibrated=self.active.after_drift.receipts,
         )  # fmt: skip
 
     async def _follow_file(self) -> None:

@@ -20,6 +20,7 @@ _EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
 _HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
 """Names, patterns of names, and addresses of IPv6."""
 _PER_CORE = 4  # threads and workers at most
+_ON_DRIFT = ("tell", "reference", "recalibrate")
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
 
@@ -46,7 +47,8 @@ class Settings:
     that have the output of some exit.
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
     an open server. `max_spend`, `max_spend_per_key`: what all answers, and those of each key, may cost, such as
-    "100 usd" or "20 usd/day".
+    "100 usd" or "20 usd/day". `on_drift`: what follows once inputs have drifted: "tell" is a warning alone; with
+    "reference" the last exit answers then; "recalibrate" records inputs there, and calibrates the policy again.
     """
 
     run: Path
@@ -73,6 +75,7 @@ class Settings:
     when_full: str = "degrade"
     slow_s: float = 30.0
     api_keys: tuple[str, ...] = ()
+    on_drift: str = "tell"
     max_spend: str | None = None
     max_spend_per_key: str | None = None
     log_requests: bool = False
@@ -99,6 +102,8 @@ class Settings:
             raise InputError(f"--live-file must be a file, {file} is a folder")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
+        if self.on_drift not in _ON_DRIFT:
+            raise InputError(f"--on-drift must be one of {', '.join(_ON_DRIFT)}, got {self.on_drift!r}")
 
     def _check_limits(self) -> None:
         for limit in (self.max_spend, self.max_spend_per_key):

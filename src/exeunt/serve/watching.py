@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
-from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.e_detectors import evidence_level
@@ -19,10 +18,14 @@ _Parts: TypeAlias = "Sequence[tuple[Integers, Any]]"
 
 
 class _Request:
-    """A request that runs, or has been answered: then `parts` are its places and tickets."""
+    """A request that runs, or has been answered: then `parts` are its places and tickets.
 
-    parts: _Parts | None = None
-    ended = False
+    `before`: names of policies that were replaced since it began.
+    """
+
+    def __init__(self) -> None:
+        self.parts: _Parts | None = None
+        self.ended, self.before = False, set[str]()
 
 
 class ServedWatches:
@@ -43,6 +46,7 @@ class ServedWatches:
         self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
         self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}
         self._waiting: deque[_Request] = deque()
+        self._resting: set[str] = set()
 
     @property
     def evidence(self) -> float:
@@ -54,6 +58,18 @@ class ServedWatches:
     def alarms(self) -> dict[str, Alarm]:
         """The alarms that stand, by policy."""
         return {name: one.alarm for name, one in self._watches.items() if one.alarm is not None}
+
+    def rest(self, name: str) -> None:
+        """Tell the watch of a policy nothing more, because another one answers its rows; its alarm stands."""
+        self._resting.add(name)
+
+    def renew(self, name: str, policy: Policy) -> None:
+        """Watch another policy in place of the one of this name, from the requests that begin now."""
+        several = self._watches[name].of_several
+        self._watches[name] = Watch(policy, of_several=several)
+        self._resting.discard(name)
+        for request in self._waiting:
+            request.before.add(name)
 
     def begin(self) -> _Request:
         """Take note that a request begins to run."""
@@ -72,29 +88,32 @@ class ServedWatches:
         """
         tickets = []
         while self._waiting and self._waiting[0].ended:
-            tickets += [ticket for _, ticket in self._waiting.popleft().parts or ()]
+            request = self._waiting.popleft()
+            tickets += [(ticket, request.before | self._resting) for _, ticket in request.parts or ()]
         alarms: dict[str, Alarm] = {}
-        if not any(_ended_early(ticket.answers) for ticket in tickets):
-            for ticket in tickets:
-                alarms |= self._told(ticket.answers, ticket.policies)
+        if not any(_ended_early(ticket.answers) for ticket, _ in tickets):
+            for ticket, unwatched in tickets:
+                alarms |= self._told(ticket.answers, ticket.policies, unwatched)
         return alarms
 
-    def _told(self, answers: Answers, policies: Iterable[str | None]) -> dict[str, Alarm]:
-        """Tell the watches of the rows of a ticket."""
+    def _told(
+        self, answers: Answers, policies: Iterable[str | None], unwatched: Set[str]
+    ) -> dict[str, Alarm]:
+        """Tell the watches of the rows of a ticket, but for those of the policies `unwatched`."""
         names = np.array([name or "" for name in policies], dtype=object)
         found: dict[str, Alarm] = {}
-        for name, watch in list(self._watches.items()):
+        for name, watch in self._watches.items():
             rows = np.flatnonzero((names == name) & answers.valid)
-            if len(rows) == 0:
+            if len(rows) == 0 or name in unwatched:
                 continue
             own = self._own[name]
             exits = np.array([own[exit_] for exit_ in answers.exit[rows].tolist()], dtype=np.int64)
-            seen = (None if one is None else one[rows] for one in (answers.score, answers.tie))
-            try:
-                for alarm in watch.update(exits, *seen):
-                    found[name] = alarm
-            except InputError:  # live models tell no scores, which this policy's watch needs
-                del self._watches[name]
+            seen = (
+                None if one is None else one[rows]
+                for one in (answers.score, answers.first_score, answers.tie)
+            )
+            for alarm in watch.update(exits, *seen):
+                found[name] = alarm
         return found
 
 

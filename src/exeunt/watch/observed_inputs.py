@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeAlias
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,13 +17,29 @@ from exeunt.policy.watched_cells import WatchedCells, drawn
 from exeunt.trace.fields import id_keys
 from exeunt.watch.e_detectors import UrnDetectors
 
-_Told: TypeAlias = "tuple[Integers, Floats | None, Floats | None]"
+
+class Told(NamedTuple):
+    """Inputs that count, (n,) each. `first_scores`: at the first exit that can answer. None where not given."""
+
+    exits: Integers
+    scores: Floats | None
+    first_scores: Floats | None
+    ties: Floats | None
+
+    def only(self, rows: slice | Booleans) -> Told:
+        """Return some of the inputs."""
+        return Told(self.exits[rows], *(None if one is None else one[rows] for one in self[1:]))
+
 
 _GROUPS = 10_000
 """A group is known again among so many recent groups."""
 _OF_TIES, _OF_COPIES = np.uint64(1 << 62), np.uint64(1 << 63)
 """Set the numbers drawn for inputs of the stream apart from each other, and from those drawn in calibration."""
 _EIGHTHS = 8
+_STAKE = 0.3
+"""How much of the capital is staked on less sure inputs: enough for shifts of some percent of the mean rank."""
+_END = 1e-3
+"""Keeps the values of the ends finite."""
 
 
 class ObservedInputs:
@@ -42,21 +59,23 @@ class ObservedInputs:
         self,
         exits: ArrayLike,
         scores: ArrayLike | None,
+        first_scores: ArrayLike | None,
         ties: ArrayLike | None,
         groups: ArrayLike | None,
         decided: ArrayLike | None,
-    ) -> _Told:
-        """Return exits, scores and ties of the inputs that count; see `Watch.update`, also for errors."""
+    ) -> Told:
+        """Return the inputs that count; see `Watch.update`, also for errors."""
         known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
         at: Integers = exits if known else _arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
-        seen, tie = _numbers(scores, "scores", len(at)), _numbers(ties, "ties", len(at))
+        n = len(at)
+        seen, first = _numbers(scores, "scores", n), _numbers(first_scores, "first_scores", n)
+        found = Told(at, seen, first, tie := _numbers(ties, "ties", n))
         if groups is not None or decided is not None:
-            kept = self._kept(len(at), groups, decided)
-            at, seen, tie = at[kept], None if seen is None else seen[kept], None if tie is None else tie[kept]
-        if not len(at):
-            return at, seen, tie
+            found = found.only(self._kept(n, groups, decided))
+        if not len(found.exits):
+            return found
         try:
-            possible = np.minimum.reduce(self._place.take(at) | at) >= 0
+            possible = np.minimum.reduce(self._place.take(found.exits) | found.exits) >= 0
         except IndexError:
             possible = False
         if not possible:
@@ -66,12 +85,18 @@ class ObservedInputs:
             )
         if tie is None and self._cells.has_copies and self._policy.ties == "content":
             raise InputError(
-                "calibration inputs repeat, and copies leave together: give scores and ties, which tell copies from "
-                "other inputs of the same score"
+                "calibration inputs repeat, and copies leave together: give all scores and ties, which tell copies "
+                "from other inputs of the same score"
             )
-        if (seen is not None) != self.scored:
-            self._begin(scored=seen is not None)
-        return at, seen, tie
+        scored = first is not None
+        if scored != self.scored:
+            self._begin(scored=scored)
+        if self._cells.by_exit and scored != (seen is not None):
+            raise InputError(
+                f"give the scores at the exits that answered (scores=) and those at exit {self._cells.first} "
+                "(first_scores=), or neither to watch exits alone"
+            )
+        return found
 
     def _begin(self, *, scored: bool) -> None:
         if self.scored is not None:
@@ -79,7 +104,7 @@ class ObservedInputs:
         if not scored and not self._cells.by_exit:
             raise InputError(
                 "the thresholds of this policy were not planned by counts, so its exits follow no known law: give "
-                f"the scores at exit {self._cells.first}"
+                f"the scores at exit {self._cells.first} as first_scores="
             )
         self.scored = scored
 
@@ -101,32 +126,43 @@ class ObservedInputs:
         return kept
 
     def urn(self) -> UrnDetectors:
-        """Return the detectors of inputs with scores, or without."""
-        cells = self._cells
-        if self.scored:
-            by_exit = [self._exit_of] if cells.by_exit else []
-            return UrnDetectors(cells.counts, [*by_exit, _eighths(cells.counts)], ranked=True)
-        counts = cells.exit_counts(self._policy.n_exits)[self._used]
-        return UrnDetectors(counts, [np.arange(len(self._used))])
+        """Return the detectors of inputs with scores, or without.
 
-    def cells_of(self, exits: Integers, scores: Floats | None, ties: Floats | None, before: int) -> Integers:
+        Bets on recent shares of the exits and of eight groups of cells by exit and score. Bets that inputs are less
+        sure, by the first exit's score and by exit and score; and that more are among the surest, or the least sure, by
+        the first exit's score.
+        """
+        cells = self._cells
+        if not self.scored:
+            counts = cells.exit_counts(self._policy.n_exits)[self._used]
+            middle = (np.cumsum(counts) - counts / 2) / counts.sum()
+            return UrnDetectors(counts, [np.arange(len(counts))], _less_sure(middle)[:, None])
+        by_first, by_score = cells.positions
+        divisions, bets = [_eighths(by_score, cells.counts)], [by_first]
+        if cells.by_exit:
+            divisions, bets = [self._exit_of, *divisions], [by_first, by_score]
+        ends = [(one + _END) ** -0.5 for one in (by_first, 1 - by_first)]
+        return UrnDetectors(cells.counts, divisions, np.stack([*map(_less_sure, bets), *ends], axis=1))
+
+    def cells_of(self, told: Told, before: int) -> Integers:
         """Return the cell of each input (n,), as the urn numbers them. `before`: how many inputs came before."""
-        if scores is None:
+        exits, scores, first_scores, ties = told
+        if first_scores is None:
             return self._place.take(exits)
 
-        def breaks(rows: Integers) -> tuple[Floats, Floats]:
-            numbers, seed = (before + rows).astype(np.uint64), self._policy.seed
+        @cache
+        def breaks() -> tuple[Floats, Floats]:
+            numbers, seed = np.arange(before, before + len(exits), dtype=np.uint64), self._policy.seed
             draws = drawn(numbers + _OF_COPIES, seed)
             if ties is not None:
-                return ties[rows], draws
+                return ties, draws
             # An input with the score of its exit's threshold has left, so its tie is at least that one's.
-            limits, at = self._policy.limits, exits[rows]
-            bound = self._cells.by_exit & (scores[rows] == limits.score[at])
-            low = np.where(bound, np.maximum(limits.tie[at], 0.0), 0.0)
+            limits = self._policy.limits
+            bound = False if scores is None else self._cells.by_exit & (scores == limits.score[exits])
+            low = np.where(bound, np.maximum(limits.tie[exits], 0.0), 0.0)
             return low + (1 - low) * drawn(numbers + _OF_TIES, seed), draws
 
-        at = exits if self._cells.by_exit else np.full_like(exits, self._cells.first)
-        return self._cells.of(at, scores, breaks)
+        return self._cells.of(exits, scores, first_scores, breaks)
 
 
 def _numbers(values: ArrayLike | None, name: str, n: int) -> Floats | None:
@@ -137,8 +173,15 @@ def _numbers(values: ArrayLike | None, name: str, n: int) -> Floats | None:
     return array
 
 
-def _eighths(counts: Integers) -> Integers:
-    """Return at most eight groups of cells (c,) in their order, as equal in calibration inputs as cells allow."""
-    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
-    groups = np.unique((_EIGHTHS * middle).astype(np.int64), return_inverse=True)[1]
+def _less_sure(positions: Floats) -> Floats:
+    """Return values of cells (c,), larger the less sure."""
+    return 1 + _STAKE * (2 * positions - 1)
+
+
+def _eighths(positions: Floats, counts: Integers) -> Integers:
+    """Return at most eight groups of cells (c,) in the order of their positions, as equal in inputs as cells allow."""
+    order = np.argsort(positions, kind="stable")
+    middle = np.empty(len(counts))
+    middle[order] = np.cumsum(counts[order]) - counts[order] / 2
+    groups = np.unique((_EIGHTHS * middle / counts.sum()).astype(np.int64), return_inverse=True)[1]
     return groups.astype(np.int64)  # type: ignore[no-any-return]

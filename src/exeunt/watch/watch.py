@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
-from exeunt._arrays import Floats, Integers
+from exeunt._arrays import Floats
 from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._text import counted
 from exeunt.errors import InputError
@@ -26,7 +26,7 @@ from exeunt.watch.e_detectors import MOST, MOST_EVIDENCE, UrnDetectors, evidence
 from exeunt.watch.evidence_curve import EvidenceCurve
 from exeunt.watch.latest_inputs import LatestInputs
 from exeunt.watch.loss_detector import LossDetector
-from exeunt.watch.observed_inputs import ObservedInputs
+from exeunt.watch.observed_inputs import ObservedInputs, Told
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
@@ -90,6 +90,7 @@ class Watch:
         self,
         exits: ArrayLike,
         scores: ArrayLike | None = None,
+        first_scores: ArrayLike | None = None,
         ties: ArrayLike | None = None,
         *,
         groups: ArrayLike | None = None,
@@ -97,36 +98,33 @@ class Watch:
     ) -> list[Alarm]:
         """Take note of inputs, in the order in which they came, and return the alarms that they raise.
 
-        `exits` (n,): where the policy answered. `scores` (n,): its score there; of a policy whose `cells` are not
-        `by_exit`, at the exit `cells.first`. Without scores, exits alone are watched; either all inputs have them or
-        none. `ties` (n,): the numbers of `PolicyState.tie`, needed where calibration inputs repeat.
+        `exits` (n,): where the policy answered. `scores` (n,): its score there. `first_scores` (n,): its score at exit
+        `cells.first`, the first that can answer; of a policy whose `cells` are not `by_exit` these alone are watched.
+        Without scores, exits alone are watched; either all inputs have both or none. `ties` (n,): the numbers of
+        `PolicyState.tie`, needed where calibration inputs repeat.
         `groups` (n,): of inputs that come in groups; the first of each counts, the others are left out. `decided` (n,):
         False for inputs that a deadline, a breaker or a ledger decided instead of the policy; they are left out.
 
         Raises InputError for inputs that this policy cannot have answered so, or that cannot be watched.
         """
-        at, seen, tie = self._inputs.told(exits, scores, ties, groups, decided)
-        if len(at) and self._urn is None:
+        told = self._inputs.told(exits, scores, first_scores, ties, groups, decided)
+        n = len(told.exits)
+        if n and self._urn is None:
             self._begin()
-        if len(at) <= MOST:
-            return self._batch(at, seen, tie) if len(at) else []
-        parts = (slice(start, start + MOST) for start in range(0, len(at), MOST))
-        return [
-            alarm
-            for part in parts
-            for alarm in self._batch(
-                at[part], None if seen is None else seen[part], None if tie is None else tie[part]
-            )
-        ]
+        if n <= MOST:
+            return self._batch(told) if n else []
+        parts = (slice(start, start + MOST) for start in range(0, n, MOST))
+        return [alarm for part in parts for alarm in self._batch(told.only(part))]
 
     def replay(self, inputs: ExitTrace | CascadeTrace) -> list[Alarm]:
         """Take note of the inputs of a trace, in its order, as if the policy answered them, and return the alarms."""
         policy, exits = self.policy, self.policy.route(inputs)
         trace = inputs.along(policy.cascade)
-        at = exits if self.cells.by_exit else np.full(trace.n, self.cells.first)
-        scores = score_matrix(policy.score, policy.answer.on(trace))[np.arange(trace.n), at]
+        scores = score_matrix(policy.score, policy.answer.on(trace))
         groups = None if trace.groups is None else trace.groups.key
-        return self.update(exits, scores, tie_breaks(trace.keys(policy.ties), policy.seed), groups=groups)
+        ties = tie_breaks(trace.keys(policy.ties), policy.seed)
+        at_first = scores[:, self.cells.first]
+        return self.update(exits, scores[np.arange(trace.n), exits], at_first, ties, groups=groups)
 
     def update_losses(self, loss: ArrayLike, reference: ArrayLike | None = None) -> list[Alarm]:
         """Take note of the losses in [0, 1] of answers, as they become known, and return the alarms that they raise.
@@ -161,15 +159,17 @@ class Watch:
         self._urn = self._inputs.urn()
         self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
 
-    def _batch(self, exits: Integers, scores: Floats | None, ties: Floats | None) -> list[Alarm]:
+    def _batch(self, told: Told) -> list[Alarm]:
         """Take note of at most `MOST` inputs."""
-        cells = self._inputs.cells_of(exits, scores, ties, self.n)
-        urn, n = cast("UrnDetectors", self._urn), len(exits)
-        self._latest.add(exits, cells, ties)
+        cells = self._inputs.cells_of(told, self.n)
+        urn, n = cast("UrnDetectors", self._urn), len(cells)
+        self._latest.add(told.exits, cells, told.ties)
         found = evidence_after(urn.e_values(cells), urn.evidence)
-        mean = found @ self._equally
+        mean = self._equally @ found
         peak = float(mean[mean.argmax()])
-        urn.evidence = found[-1] if peak < MOST_EVIDENCE else np.minimum(found[-1], MOST_EVIDENCE)
+        urn.evidence = (
+            found[:, -1].copy() if peak < MOST_EVIDENCE else np.minimum(found[:, -1], MOST_EVIDENCE)
+        )
         self.n += n
         self.curve.add(self.n, peak)
         if peak < self.threshold or self.alarm is not None:

@@ -96,10 +96,13 @@ function showNumbers(event) {
     $(name).classList.toggle("problem", event[name] > 0);
   }
   set("controller", controllerSentence(event));
-  const drifts = Object.entries(event.drift ?? {});
-  $("drift").hidden = drifts.length === 0;
-  const text = drifts.map(([policy, alarm]) => (about.policies.length > 1 ? `Policy ${policy}: ${alarm}` : alarm)).join(" ");
-  if ($("drift").textContent !== text) set("drift", text);  // it is read out when it changes
+  for (const name of ["drift", "recalibrated"]) notice(name, Object.entries(event[name] ?? {}));
+}
+
+function notice(id, texts) {  // of each policy
+  $(id).hidden = texts.length === 0;
+  const text = texts.map(([policy, what]) => (about.policies.length > 1 ? `Policy ${policy}: ${what}` : what)).join(" ");
+  if ($(id).textContent !== text) set(id, text);  // it is read out when it changes
 }
 
 function controllerSentence(event) {

@@ -1,0 +1,187 @@
+"""What a server does once inputs have drifted: tell; ask the last exit; or record there, and calibrate again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from exeunt._arrays import Booleans, Floats
+from exeunt.calibration import ALWAYS, NEVER, Thresholds
+from exeunt.errors import InfeasibleBudget, InputError, one_line
+from exeunt.policy import Policy
+from exeunt.policy.recalibration import check_recalibrates, recalibrate_on_scores
+from exeunt.policy.state import Decision, PolicyState
+from exeunt.serve.engine_thread import EngineThread
+from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.watching import ServedWatches
+from exeunt.trace.cascade_step import is_tree
+
+_log = logging.getLogger("exeunt.serve")
+_ENOUGH = 1000
+"""Inputs that a policy is calibrated again on; twice as many where they are too few for its certificate."""
+_SCORES = "recorded scores"
+
+
+class Tell:
+    """Nothing follows an alarm but the warning.
+
+    `policies`: those that are served, by name; `exits`: which exits of the engine each one's are. `notes`: what
+    followed the alarms that stand, and `receipts`: of calibrations since the run was loaded, both by policy.
+    """
+
+    def __init__(
+        self,
+        engine: EngineThread | LiveEngine,
+        policies: Mapping[str, Policy],
+        exits: Mapping[str, Sequence[int]],
+        watches: ServedWatches,
+    ) -> None:
+        self._engine, self._policies, self._exits, self._watches = engine, dict(policies), exits, watches
+        self.notes: dict[str, str] = {}
+        self.receipts: dict[str, str] = {}
+
+    @classmethod
+    def check(cls, policy: Policy) -> None:
+        """Raise InputError for a policy that this response is not for."""
+
+    async def alarmed(self, name: str) -> None:
+        """Respond to an alarm of a policy."""
+
+    async def follow(self) -> None:
+        """Go on with what was begun; called every second."""
+
+    async def _put(self, name: str, policy: Policy) -> None:
+        """Let another policy answer the rows of one, those that have not begun."""
+        await self._engine.call(lambda engine: engine.add(name, policy, exits=self._exits[name]))
+
+
+class Reference(Tell):
+    """The last exit answers the rows of the policy, until the run is loaded again."""
+
+    @classmethod
+    def check(cls, policy: Policy) -> None:
+        """Raise InputError for a router."""
+        if is_tree(policy.cascade):
+            raise InputError(
+                "after a drift the last exit can answer all inputs where exits come in a row, and this is a router: "
+                "serve it with --on-drift tell"
+            )
+
+    async def alarmed(self, name: str) -> None:
+        """Let the last exit answer."""
+        self._watches.rest(name)
+        await self._put(name, at_last_exit(self._policies[name]))
+        self.notes[name] = "The last exit answers now, until the run is loaded again."
+        _log.warning("the last exit answers", extra={"fields": {"policy": name}})
+
+
+class Recalibrate(Reference):
+    """The last exit answers while scores are recorded at all exits; then the policy has thresholds made of these."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._recorded: dict[str, list[tuple[Floats, Floats]]] = {}
+        self._enough = dict.fromkeys(self._policies, _ENOUGH)
+
+    @classmethod
+    def check(cls, policy: Policy) -> None:
+        """Raise InputError for a router, and for a policy that was not planned by counts."""
+        super().check(policy)
+        check_recalibrates(policy)
+
+    async def alarmed(self, name: str) -> None:
+        """Begin to record."""
+        self._watches.rest(name)
+        recorded = self._recorded[name] = list[tuple[Floats, Floats]]()
+        await self._put(name, _recorder(self._policies[name], lambda *some: recorded.append(some)))
+        self._note(name, 0)
+
+    def _note(self, name: str, n: int) -> None:
+        self.notes[name] = (
+            f"The last exit answers now, and the policy is calibrated again once {self._enough[name]:,} inputs are "
+            f"recorded there: {n:,} are."
+        )
+
+    async def follow(self) -> None:
+        """Calibrate policies again whose inputs are enough."""
+        for name, recorded in list(self._recorded.items()):
+            n = sum(len(ties) for _, ties in recorded)
+            self._note(name, n)
+            if n >= self._enough[name]:
+                await self._calibrate(name, *(np.concatenate(some) for some in zip(*recorded, strict=True)))
+
+    async def _calibrate(self, name: str, scores: Floats, ties: Floats) -> None:
+        try:
+            made = await asyncio.to_thread(recalibrate_on_scores, self._policies[name], scores, ties)
+        except InfeasibleBudget as error:
+            self._enough[name] = 2 * len(ties)
+            _log.warning("not calibrated yet", extra={"fields": {"policy": name, "about": one_line(error)}})
+            return
+        del self._recorded[name], self.notes[name]
+        await self._put(name, made)
+        self._policies[name] = made
+        self._watches.renew(name, made)
+        self.receipts[name] = str(made.notes["recalibration"]["text"])
+        _log.warning("calibrated again", extra={"fields": {"policy": name, "about": self.receipts[name]}})
+
+
+RESPONSES: Mapping[str, type[Tell]] = {"tell": Tell, "reference": Reference, "recalibrate": Recalibrate}
+
+
+def at_last_exit(policy: Policy, kind: type[Policy] = Policy, **options: Any) -> Policy:
+    """Return a policy of the same exits that answers everything at the last one, and promises nothing."""
+    last = np.arange(policy.n_exits) == policy.n_exits - 1
+    of = {one.name: getattr(policy, one.name) for one in fields(Policy)}
+    changed = {
+        "rates": last.astype(np.float64),
+        "limits": Thresholds(*[np.where(last, ALWAYS, NEVER)] * 2),
+        "counts": None,
+        "distribution": None,
+        "certificate": None,
+        "loss_certificate": None,
+        "watched": None,
+    }
+    return kind(**{**of, **changed, **options})
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorder(Policy):
+    """Answers at the last exit. `needed` (m,): exits that have scores; `keep`: gets these, (rows, m), and the ties."""
+
+    needed: Booleans = field(kw_only=True)
+    keep: Callable[[Floats, Floats], None] = field(kw_only=True)
+
+    @property
+    def needs(self) -> Booleans:
+        """Which exits' evidence is needed, (m,)."""
+        return self.needed
+
+    def init(self, n: int, *, id: Any) -> PolicyState:  # noqa: A002
+        """Return the state of n inputs before the first exit, without scores."""
+        state = super().init(n, id=id)
+        return PolicyState(
+            state.tie, {**state.memory, _SCORES: np.full((n, self.n_exits), np.nan)}, state.outputs
+        )
+
+    def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
+        """Decide as any policy does, and remember the score."""
+        memory = dict(state.memory)
+        scores = memory.pop(_SCORES).copy()
+        decision = super().decide(exit_, evidence, PolicyState(state.tie, memory, state.outputs))
+        scores[:, exit_] = decision.score
+        if exit_ == self.n_exits - 1:
+            self.keep(scores, state.tie)
+        after = decision.state
+        return decision._replace(
+            state=PolicyState(after.tie, {**after.memory, _SCORES: scores}, after.outputs)
+        )
+
+
+def _recorder(policy: Policy, keep: Callable[[Floats, Floats], None]) -> Policy:
+    needed = policy.needs | (np.arange(policy.n_exits) == 0)
+    return at_last_exit(policy, _Recorder, needed=needed, keep=keep)

@@ -1,0 +1,181 @@
+"""What a server does after an alarm: the last exit answers, and the policy is calibrated again on what it records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from made_server import EXITS, PixelExecutor, in_base64, made_images, made_run, prepared, running, until
+
+pytest.importorskip("fastapi")
+
+import exeunt as ex
+from exeunt.engine.engine import Engine
+from exeunt.errors import InputError
+from exeunt.live.live_cascade import LiveCascade
+from exeunt.serve import after_drift
+from exeunt.serve.after_drift import RESPONSES, at_last_exit
+from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.settings import Settings
+from exeunt.serve.watching import ServedWatches
+from exeunt.trace.derived import score_matrix
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    run = made_run(tmp_path_factory.mktemp("drift") / "pixels", budgets=("60%",))
+    return {"60%": run.policies[0]}
+
+
+def harder(n, seed=1):
+    """Images with half the ease of those of calibration."""
+    pixels = made_images(n, seed)
+    pixels[:, 0, 0, 1] //= 2
+    return pixels
+
+
+class Served:
+    """An engine with its watches and a response."""
+
+    def __init__(self, policies, response):
+        self.engine, self.exits = Engine(PixelExecutor(), policies), {name: range(EXITS) for name in policies}
+        self.watches = ServedWatches(policies, self.exits, several=False)
+        self.response = RESPONSES[response](self, policies, self.exits, self.watches)
+
+    async def call(self, action):
+        return action(self.engine)
+
+    def answer(self, pixels):
+        request = self.watches.begin()
+        ticket = self.engine.submit(prepared(pixels), id=np.arange(len(pixels)))
+        self.engine.drain()
+        self.watches.end(request, [(np.arange(len(pixels)), ticket)])
+        return ticket.answers
+
+    def alarmed(self):
+        asyncio.run(self.response.alarmed("60%"))
+
+    def follow(self):
+        self.watches.follow()
+        asyncio.run(self.response.follow())
+
+
+def test_the_last_exit_answers_and_the_watch_rests(policies):
+    served = Served(policies, "reference")
+    assert served.answer(made_images(50)).exit.min() == 0
+    served.follow()
+    served.alarmed()
+    assert set(served.answer(made_images(50)).exit.tolist()) == {EXITS - 1}
+    served.follow()
+    assert served.watches._watches["60%"].n == 50
+    assert "The last exit answers now" in served.response.notes["60%"]
+    assert at_last_exit(policies["60%"]).certificate is None
+
+
+def test_what_is_recorded_gives_the_policy_that_recalibrate_gives(policies):
+    served, policy, pixels = Served(policies, "recalibrate"), policies["60%"], harder(1000)
+    served.alarmed()
+    begun = served.watches.begin()
+    answers = [served.answer(part) for part in np.split(pixels[:900], 9)]
+    assert set(np.concatenate([one.exit for one in answers]).tolist()) == {EXITS - 1}
+    served.follow()
+    assert "once 1,000 inputs are recorded there: 900 are." in served.response.notes["60%"]
+    served.answer(pixels[900:])
+    served.follow()
+    executor, state = PixelExecutor(), prepared(pixels)
+    logits = np.stack([executor.run(exit_, state, [exit_])[0][0] for exit_ in range(EXITS)], axis=1)
+    ids = np.concatenate([np.arange(100)] * 10)
+    expected = ex.recalibrate(policy, ex.ExitTrace.from_logits(logits, cost=policy.cost, id=ids))
+    made = served.engine._deciders["60%"].policy
+    assert made.limits.to_dict() == expected.limits.to_dict()
+    assert made.watched.to_dict() == expected.watched.to_dict()
+    assert served.response.receipts["60%"] == expected.notes["recalibration"]["text"]
+    assert served.response.notes == {}
+    # The new watch is told of requests that began under the new policy alone.
+    served.watches.end(begun, [(np.arange(9), SimpleNamespace(answers=answers[0], policies=["60%"] * 100))])
+    assert served.answer(harder(300, 2)).exit.min() == 0
+    served.follow()
+    assert served.watches._watches["60%"].n == 300
+    assert served.watches._watches["60%"].policy is made
+
+
+def test_more_inputs_are_recorded_where_they_are_too_few_for_the_certificate(policies, monkeypatch):
+    def refuse(_, scores, __):
+        raise ex.InfeasibleBudget(f"{len(scores)} are too few")
+
+    monkeypatch.setattr(after_drift, "_ENOUGH", 4)
+    monkeypatch.setattr(after_drift, "recalibrate_on_scores", refuse)
+    served = Served(policies, "recalibrate")
+    served.alarmed()
+    served.answer(harder(5))
+    served.follow()
+    served.follow()
+    assert "once 10 inputs are recorded there: 5 are." in served.response.notes["60%"]
+
+
+def test_live_models_answer_and_record_at_the_last_exit_too():
+    rng, n, prices = np.random.default_rng(0), 600, {"small": 0.001, "large": 0.01}
+    label, ids = rng.integers(0, 3, n), [str(i) for i in range(n)]
+    logits = rng.normal(size=(2, n, 3)) + np.array([1, 4])[:, None, None] * np.eye(3)[label]
+    shares = dict(zip(prices, np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True), strict=True))
+    models = ex.CascadeTrace(
+        {
+            name: ex.ExitTrace.from_probabilities(
+                shares[name][:, None], cost=ex.CostModel([price], unit="usd"), label=label, id=ids
+            )
+            for name, price in prices.items()
+        }
+    )
+    fit, calibrate, _ = models.split()
+    policy = ex.cascade(fit, calibrate, budget="60%", policy="eero")
+    asked = {
+        name: ex.FunctionModel(
+            lambda text, name=name: shares[name][int(text)], price=price, classes=["a", "b", "c"]
+        )
+        for name, price in prices.items()
+    }
+    engine, kept = LiveEngine({"60%": LiveCascade(asked, policy)}, list(prices), 1000), []
+    engine.add("60%", after_drift._recorder(policy, lambda *some: kept.append(some)))
+    said = engine._cascades["60%"].ask_sync(ids[:5], ids=ids[:5])
+    assert {one.model for one in said} == {"large"}
+    own = policy.score, models.along(policy.cascade)
+    expected = np.sort(score_matrix(*own)[:5], axis=0)
+    np.testing.assert_allclose(np.sort(np.concatenate([one for one, _ in kept]), axis=0), expected, rtol=1e-6)
+
+
+def test_a_server_calibrates_again_after_a_drift_and_shows_the_receipt(tmp_path, capfd):
+    run = made_run(tmp_path / "pixels", budgets=("60%",))
+    with running(run, on_drift="recalibrate") as one, httpx.Client(base_url=one.url) as client:
+        images, event, end = in_base64(harder(100)), {}, time.monotonic() + 60
+        while not event.get("recalibrated"):
+            assert time.monotonic() < end
+            client.post("/predict", json={"images": images}).raise_for_status()
+            event = latest(client)
+        assert next(iter(event["recalibrated"].values())).startswith("Calibrated again on 1,")
+        until(lambda: "exeunt_drift 0.0" in client.get("/metrics").text)
+        logged = [json.loads(line)["what"] for line in capfd.readouterr().err.splitlines()]
+        assert logged.index("inputs have drifted") < logged.index("calibrated again")
+
+
+def latest(client):
+    with client.stream("GET", "/events") as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data:"))
+        next(lines)  # it may be of the second before
+        return json.loads(next(lines)[5:])
+
+
+def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_path):
+    with pytest.raises(
+        InputError, match="--on-drift must be one of tell, reference, recalibrate, got 'stop'"
+    ):
+        Settings(run=tmp_path, on_drift="stop")
+    by_groups = replace(policies["60%"], n_groups=3)
+    RESPONSES["reference"].check(by_groups)
+    with pytest.raises(InputError, match="was not planned by counts"):
+        RESPONSES["recalibrate"].check(by_groups)
