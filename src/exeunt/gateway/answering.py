@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from exeunt.errors import InputError
 from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
@@ -117,7 +117,9 @@ class Answering:
         failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
         replies = {**failed, **said.replies}
         if said.given_by:
-            return _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
+            seen = None if said.tie is None else (said.exit, said.score, said.first_score, said.tie)
+            answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
+            return replace(answered, seen=seen)
         if said.short_of_money:
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)

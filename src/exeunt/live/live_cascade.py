@@ -36,8 +36,9 @@ class LiveAnswer:
     that no model reported. `failed`: why models gave no answer, by name. `confidence`: of the model that gave the
     answer; the probability if it is that of an ensemble. `late`: a further model was not asked, or not waited for,
     because of the deadline. `replies`: of the models that were asked, by name. `given_by`: the last of them that gave
-    this answer; "" if none did. `score`, `first_score`, `tie`: what `exeunt.Watch` is told of the input; None where the
-    policy keeps nothing to watch by.
+    this answer; "" if none did. `exit`: the policy's exit at which it was answered.
+    `score`, `first_score`, `tie`: what `exeunt.Watch` is told of the input; None where the policy keeps nothing to watch
+    by.
     """
 
     id: Any
@@ -50,6 +51,7 @@ class LiveAnswer:
     late: bool = False
     replies: Mapping[str, Reply] = field(default_factory=dict, repr=False)
     given_by: str = ""
+    exit: int = 0
     score: float | None = None
     first_score: float | None = None
     tie: float | None = None
@@ -283,7 +285,7 @@ class LiveCascade:
         return LiveAnswer(
             id_, None if said == NO_ANSWER else answer, asked, cost, bound, failed,
             own.confidence if confidence is None else confidence, late, replies, giver,
-            *(() if watched is None else (score, first_score, float(state.tie[0]))),
+            exit_, *(() if watched is None else (score, first_score, float(state.tie[0]))),
         )  # fmt: skip
 
     def _code(self, answer: str, exit_: int) -> int:
