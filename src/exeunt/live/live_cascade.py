@@ -209,7 +209,8 @@ class LiveCascade:
             if on_answer is not None:
                 on_answer(i, found[i])
 
-        await work_through(range(len(given)), answer, min(self.concurrency, len(given)))
+        at_once = self.concurrency if pace is None else min(self.concurrency, pace.at_once)
+        await work_through(range(len(given)), answer, min(at_once, len(given)))
         models = self.policy.models if pace is None else pace.models
         return LiveAnswers([found[i] for i in range(len(given))], models)
 

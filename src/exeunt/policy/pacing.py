@@ -13,6 +13,8 @@ from exeunt.policy.policy_set import PolicySet
 _SHARE = 20
 """How expensive recent answers have been is judged on one in so many of all inputs, at least `_LEAST` of them."""
 _LEAST = 50
+_AT_ONCE = 10
+"""One in so many of the inputs to come is under way: a total that lasts to the end is used to the end."""
 
 
 class Pace:
@@ -85,6 +87,11 @@ class Pace:
     def left(self) -> float:
         """What is left of the total, less what answers under way are expected to cost."""
         return self._left - sum(n * self._usual(self.policies[k]) for k, n in self._under_way.items())
+
+    @property
+    def at_once(self) -> int:
+        """How many inputs to have under way: these count at the most that they may cost, which others cannot spend."""
+        return max(1, self._to_come // _AT_ONCE)
 
     def begin(self) -> Policy:
         """Return the policy for the next input. Raises InputError if all inputs have begun."""
