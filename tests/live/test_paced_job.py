@@ -64,7 +64,8 @@ def test_the_total_lasts_and_is_used(folder, tmp_path, share):
     total = share * PRICES["large"] * N
     done = called(*predict(folder, tmp_path / "out.parquet", total))
     assert (done.status, done.err) == (0, "")
-    assert f"paced: so that {total:.6f} usd last for all inputs" in done.out
+    assert f"paced, so that {total:.6f} usd last for all inputs" in done.out
+    assert f"give {folder / 'run'}@100% as the run" in done.out
     assert "allowed" not in done.out  # the budget of a policy
     assert 0.95 * total < spent(done.out) <= total
     found = pq.read_table(tmp_path / "out.parquet").to_pydict()

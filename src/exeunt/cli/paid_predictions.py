@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._text import counted
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset
     from exeunt.ledger import Ledger
     from exeunt.live import LiveCascade
-    from exeunt.policy import Policy
     from exeunt.predicting.predict import PredictJob
     from exeunt.run.folder import RunFolder
 
@@ -38,16 +38,16 @@ class Total:
 
 
 class Asked(NamedTuple):
-    """The live models that answer, and what opens the ledger that pays for them.
+    """The live models that answer for a run, and what opens the ledger that pays for them.
 
-    `policies`: where there are several, the total is paced.
+    Where the run has several policies to choose from, the total is paced.
     """
 
+    run: RunFolder
     live: LiveCascade
     money: Callable[[], Ledger]
     total: str
     models: Path
-    policies: tuple[Policy, ...]
 
     @property
     def job(self) -> Callable[..., PredictJob]:
@@ -56,8 +56,7 @@ class Asked(NamedTuple):
         from exeunt.predicting.live import LiveJob
         from exeunt.predicting.paced import PacedJob
 
-        paced = len(self.policies) > 1
-        make = partial(PacedJob, policies=PolicySet(self.policies)) if paced else LiveJob
+        make = partial(PacedJob, policies=PolicySet(self.run.policies)) if self.paced else LiveJob
         return partial(make, live=self.live, money=self.money, models=self.models)
 
     @property
@@ -65,12 +64,13 @@ class Asked(NamedTuple):
         """Which policies take turns so that the total lasts, in a sentence; "" for one policy."""
         from exeunt.run.saved_policies import named_by_budget
 
-        *others, largest = named_by_budget(self.policies)
+        *others, largest = named_by_budget(self.run.policies)
         if not others:
             return ""
         return (
-            f"paced: so that {self.total} last for all inputs, what is left decides which policy answers the next one, "
-            f"that for {', '.join(others)} or {largest}; RUN@{largest} keeps to one"
+            f"paced, so that {self.total} last for all inputs: what is left decides whether the policy for "
+            f"{', '.join(others)} or {largest} answers the next one; to keep to one of them give "
+            f"{quote(f'{self.run.path}@{largest}')} as the run"
         )
 
     @property
@@ -123,4 +123,4 @@ def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total
     check_unit(Ledger(total=total))
     pays = partial(Ledger, total=total, **options)
     live = live_cascade(run, read_models(models))
-    return Asked(live, pays, total, Path(models).absolute(), run.policies)
+    return Asked(run, live, pays, total, Path(models).absolute())
