@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,9 +74,9 @@ def recorded(tmp_path_factory):
         yield folder
 
 
-def predict(out, total, *more, data="new.parquet"):
+def predict(out, total, *more, data="new.parquet", run="run"):
     return [
-        "predict", "run", "--model", "models.yaml", "--data", data, "--total", total, "--out", str(out), *more,
+        "predict", run, "--model", "models.yaml", "--data", data, "--total", total, "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -116,6 +117,23 @@ def test_a_cluster_answers_as_one_process_does_and_pays_the_same(cluster, record
     for file in (*tmp_path.rglob("*"), *recorded.rglob("*")):
         assert not file.is_file() or secret.encode() not in file.read_bytes()
     assert secret not in done.out + again.out
+
+
+def test_workers_of_a_cluster_pace_a_total(cluster, recorded, tmp_path):
+    """Each looks at the ledger that they share, before its block."""
+    shutil.copytree(recorded / "run", recorded / "several")
+    done = called("calibrate", "several", "--budgets", "20%:80%:20%", "--policy", "eero")
+    assert done.status == 0, done.err
+    (recorded / "calls").write_text("")
+    address, total = server().new_database(), 0.5 * PRICES["large"] * N
+    options = ["--ledger", address, "--engine", "ray", "--workers", "2", "--block-size", "20"]
+    done = called(*predict(tmp_path / "out", f"{total} usd", *options, run="several"))
+    assert (done.status, done.err) == (0, "")
+    assert "paced, so that" in done.out
+    assert f"{N} of {N} inputs answered" in done.out
+    assert spent(done.out) == pytest.approx(bill(recorded))
+    assert 0.6 * total < spent(done.out) <= total
+    assert set(rows(tmp_path / "out")["asked"]) == {"small", "large"}
 
 
 JOB = """

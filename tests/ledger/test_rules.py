@@ -97,10 +97,13 @@ def test_parts_of_a_billionth_above_the_burst_are_lost(rate, clock):
 def test_an_input_without_an_answer_is_still_to_come(total):
     ledger = total(2, inputs=2)
     ledger.promise(0.5)
+    assert ledger.to_come == 2
     held = ledger.reserve(0.5, promised=True)
+    assert ledger.to_come == 1
     assert fits(ledger, 1)
     assert held.dispatch()
     held.settle(0, answered=False)
+    assert ledger.to_come == 2
     assert fits(ledger, 1)
     assert not fits(ledger, 1.1)
     held = ledger.reserve(0.5, promised=True)
@@ -110,6 +113,7 @@ def test_an_input_without_an_answer_is_still_to_come(total):
     assert fits(ledger, 1.5)
     buy(ledger, 0.5, 0, promised=True)
     buy(ledger, 0.5, 0, promised=True)  # more inputs than were announced
+    assert ledger.to_come == 0
     assert fits(ledger, 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -403,10 +404,12 @@ def test_a_pace_chooses_the_policy_of_each_input():
     total = 0.4 * PRICES["large"] * len(names)
     pace = ex.Pace(policies, total=total, inputs=len(names))
     ledger = ex.Ledger(total=f"{total} usd")
-    # What is under way counts as the most that it may cost: with few inputs, few at a time.
-    cascade = ex.LiveCascade(functions(models), policies.policies[-1], ledger=ledger, concurrency=4)
+    cascade = ex.LiveCascade(functions(models), policies.policies[-1], ledger=ledger)
     answers = cascade.ask_sync(dict(zip(names, names, strict=True)), pace=pace)
     assert not answers.failed
     assert 0.9 * total < answers.cost <= total
     assert ledger.spent == pytest.approx(answers.cost)
     assert pace.left == pytest.approx(total - answers.cost)
+    by_model = re.findall(r"(\d+) at (\w+)", str(answers))  # also those that the last policy does not ask
+    assert sum(int(n) for n, _ in by_model) == len(names)
+    assert {name for _, name in by_model} == {one.model for one in answers}

@@ -13,6 +13,7 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.errors import InputError
 from exeunt.policies import router
+from exeunt.policies.by_name import policy_set
 from exeunt.policies.router import _limits, _on_paths
 from exeunt.policies.router_plans import learned_router
 from exeunt.score.kernel_regression import KernelRegression
@@ -53,7 +54,7 @@ def topics(n, seed=0, *, told=True, varies=False, repeats=False):
 @pytest.fixture(autouse=True)
 def _routers(monkeypatch):
     """Make routers also where a cascade would do."""
-    monkeypatch.setattr(router, "_SURELY", -np.inf)
+    monkeypatch.setattr(router, "_SURELY", -1e9)  # times a standard error, which may be 0
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,25 @@ def test_where_a_router_is_not_better_it_is_the_cascade(parts, monkeypatch):
     monkeypatch.undo()
     fit, calibrate, test = parts
     policy = ex.cascade_router(fit, calibrate, budget=2.0, delta=0.1)
-    chain = ex.cascade(fit, calibrate, budget=2.0, delta=0.1, order=["small", "code", "large"])
+    chain = ex.cascade(fit, calibrate, budget=2.0, delta=0.1)
     assert policy.name == "cascade_router"
     assert "in a row: no router answers the fit inputs better" in str(policy)
     assert policy.cascade == chain.cascade
     assert np.array_equal(policy.answers(test), chain.answers(test))
+
+
+def test_the_cascade_in_its_place_asks_in_the_order_that_is_best(monkeypatch):
+    """As `cascade` does, or in a given order. A set keeps to the order of prices, as routers do."""
+    monkeypatch.setattr(router, "_SURELY", 1e9)
+    fit, calibrate, _ = topics(1500, told=False).split(fit=0.5, calibrate=0.4, test=0.1)
+    order = ["code", "small"]
+    policy = ex.cascade_router(fit, calibrate, budget=3.0, order=order)
+    assert policy.cascade == ex.cascade(fit, calibrate, budget=3.0, order=order).cascade
+    alone = ex.cascade_router(fit, calibrate, budget=3.0)
+    assert alone.cascade == ex.cascade(fit, calibrate, budget=3.0).cascade
+    of_set = policy_set(fit, calibrate, policy="cascade_router", budgets=[1.5, 3.0, 5.0])
+    places = [[*PRICES].index(name) for name in of_set.models]
+    assert places == sorted(places)
 
 
 def one_by_one(policy, models):

@@ -111,6 +111,39 @@ def test_while_each_answer_could_be_the_dearest_the_total_is_kept(costs, share, 
     assert spent <= share * 9.0 * len(costs) * (1 + 1e-9)
 
 
+def test_what_others_spend_of_the_total_changes_the_next_choice():
+    """What was learned about prices stays: here each answer costs twice what is expected."""
+    policies, _, _ = world(highest=2.0)
+    pace = ex.Pace(policies, total=6.0 * 4000, inputs=4000)
+    for _ in range(600):
+        policy = pace.begin()
+        pace.end(policy, 2 * policy.expected_cost)
+    pace.update(total=6.0 * 1000, inputs=1000)
+    assert pace.left == 6.0 * 1000
+    dear = pace.begin()
+    fresh = ex.Pace(policies, total=6.0 * 1000, inputs=1000).begin()
+    assert 2 * dear.expected_cost <= 6.0 * 1.02 < 2 * fresh.expected_cost
+    pace.update(total=1.2 * 1000, inputs=1000)
+    assert pace.begin() is pace.policies[0]
+
+
+def test_where_money_is_shortest_the_policy_with_the_cheapest_first_answer_answers():
+    policies, _, _ = world()
+    last = len(policies) - 1
+    firsts = [1.0 if k == last else 3.0 for k in range(len(policies))]
+    pace = ex.Pace(policies, total=1.0 * 100, inputs=100, firsts=firsts)
+    assert pace.begin() is pace.policies[last]
+    with pytest.raises(ex.InfeasibleBudget, match="a first answer to each of 100 inputs may cost 100 usd"):
+        ex.Pace(policies, total=99.0, inputs=100, firsts=firsts)
+    with pytest.raises(ex.InputError, match=f"one amount for each of {len(policies)} policies, got 1"):
+        ex.Pace(policies, total=99.0, inputs=100, firsts=[1.0])
+
+
+@pytest.mark.parametrize(("inputs", "at_once"), [(1, 1), (19, 1), (300, 30)])
+def test_one_input_in_ten_is_under_way(inputs, at_once):
+    assert ex.Pace(world()[0], total=10.0 * inputs, inputs=inputs).at_once == at_once
+
+
 def test_wrong_calls_are_named():
     policies, _, _ = world()
     with pytest.raises(ex.InputError, match="at least 1, got 0"):

@@ -7,11 +7,11 @@ import sys
 from dataclasses import MISSING, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._text import counted, echo
+from exeunt._text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
     STANDARD,
@@ -28,15 +28,13 @@ from exeunt.cli.options import (
     standard_input,
     with_groups,
 )
+from exeunt.cli.paid_predictions import Total, asked_models, live_option
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from exeunt.data import Dataset
-    from exeunt.ledger import Ledger
-    from exeunt.live import LiveCascade
-    from exeunt.predicting.predict import PredictJob
     from exeunt.run.folder import RunFolder
 
 _output = options_under("Output")
@@ -137,25 +135,13 @@ class _Predictions:
     )
 
 
-_live = options_under("Services and functions")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Total:
-    total: str | None = _live("What all answers may cost together, such as '5 usd'.")
-    ledger: str | None = _live(
-        "Where what is spent is counted: a file, or a PostgreSQL database that several machines share, such as "
-        "postgresql://user@host/database. Default: a file beside --out."
-    )
-
-
 @with_groups
 def predict(
     path: RunPath,
     inputs: _Inputs,
     execution: LiveExecution,
     output: _Predictions,
-    live: _Total,
+    live: Total,
     cluster: _WorkersOnParts,
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
@@ -178,16 +164,11 @@ def predict(
             **given(output, without=("out", "keep", "masks")),
             "say": lambda text: echo(text, err=prints),
         }
-        asked = _asked(run, data, execution.trusted, live, out)
+        asked = asked_models(run, data, execution.trusted, live, out)
         if asked is not None:
-            if cluster.is_ray and "://" not in (live.ledger or ""):
-                raise InputError(
-                    "the workers of a cluster share a ledger: name one with --ledger postgresql://user@host/database"
-                )
-            if not cluster.is_ray and not prints and not output.force and os.path.lexists(out):
-                raise InputError(
-                    f"{out} holds answers that were paid for: name another file, or ask all inputs anew with --force"
-                )
+            _check_paid(live, output, cluster)
+            if asked.paced:
+                echo(asked.paced, err=prints)
             workers = (inputs.workers or 1) if cluster.is_ray else 0
             options["make"] = partial(asked.job, spare=workers * asked.live.concurrency)
         if cluster.is_ray:
@@ -206,71 +187,17 @@ def predict(
         raise InputError(f"no input could be answered; the first: {summary.first_error[1]}")
 
 
-class _Asked(NamedTuple):
-    """The live models that answer, and what opens the ledger that pays for them."""
-
-    live: LiveCascade
-    money: Callable[[], Ledger]
-    total: str
-    models: Path
-
-    @property
-    def job(self) -> Callable[..., PredictJob]:
-        """Makes the job."""
-        from exeunt.predicting.live import LiveJob
-
-        return partial(LiveJob, live=self.live, money=self.money, models=self.models)
-
-    @property
-    def paid(self) -> str:
-        """What was spent, also on attempts of which nothing came back, and which models failed."""
-        from exeunt.budget_text import amount_text
-
-        failed = {name: model.counts["failed"] for name, model in self.live.models.items()}
-        named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in failed.items() if n)
-        ledger = self.live.ledger
-        spent = f"{amount_text(0.0 if ledger is None else ledger.spent, 'usd')} of {self.total} are spent"
-        if lost := [] if ledger is None else ledger.unsettled():
-            amount = amount_text(sum(one.maximum for one in lost), "usd")
-            spent += f", {amount} of it on {counted(len(lost), 'attempt')} of which nothing came back"
-        return f"{spent}; no answer of {named}" if named else spent
-
-
-def _asked(run: RunFolder, data: Dataset, models: str | None, money: _Total, out: str) -> _Asked | None:
-    """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
-    from exeunt.run.file_digests import LIVE
-
-    total, ledger = money.total, money.ledger
-    if run.network_file != LIVE:
-        if other := changed(money):
-            raise InputError(
-                f"{other}: such options are for runs of services and functions, and {run.path} computes its answers "
-                "here: leave them out"
-            )
-        return None
-    if models is None or total is None:
+def _check_paid(live: Total, output: _Predictions, cluster: _Workers) -> None:
+    """Raise InputError where workers would not share a ledger, or answers that were paid for would be lost."""
+    out = output.out
+    if cluster.is_ray and "://" not in (live.ledger or ""):
         raise InputError(
-            f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
-            "may cost with --total '5 usd'"
+            "the workers of a cluster share a ledger: name one with --ledger postgresql://user@host/database"
         )
-    from exeunt._paths import place
-    from exeunt._sealed import content_digest
-    from exeunt.ledger import Ledger
-    from exeunt.live.live_model import check_unit
-    from exeunt.live.live_run import live_cascade
-    from exeunt.live.models_file import read_models
-
-    prints = out == STANDARD
-    if ledger is not None and prints:
-        raise InputError("what --ledger counts is spent on the answers in a file: name one with --out")
-    file = None if prints else f"{out}.money.db"
-    name = f"answers {run.digest[:8]}{data.fingerprint[:8]}"
-    if ledger is not None:  # which may count what is spent on others, too
-        file, name = ledger, f"{name} {content_digest(str(place(out).absolute()))[:8]}"
-    options: dict[str, Any] = {"inputs": len(data), "file": file, "durability": "full", "name": name}
-    check_unit(Ledger(total=total))
-    pays = partial(Ledger, total=total, **options)
-    return _Asked(live_cascade(run, read_models(models)), pays, total, Path(models).absolute())
+    if not cluster.is_ray and out != STANDARD and not output.force and os.path.lexists(out):
+        raise InputError(
+            f"{out} holds answers that were paid for: name another file, or ask all inputs anew with --force"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,11 +218,13 @@ class _Recording:
 class _Live:
     """What live models may cost, and what is kept of their inputs."""
 
-    max_spend: str | None = _live("What all runs of this recording may cost together, such as '3 usd'.")
-    concurrency: int = _live("Inputs that are asked about at the same time.", default=64, min=1)
-    repeat: bool = _live("Ask about each copy of an input; else once about the same content.", default=False)
-    keep_texts: bool = _live("Write the texts into the table, too.", default=False)
-    id_column: str | None = _live("A column of ids. Default: an HMAC of the content.")
+    max_spend: str | None = live_option("What all runs of this recording may cost together, such as '3 usd'.")
+    concurrency: int = live_option("Inputs that are asked about at the same time.", default=64, min=1)
+    repeat: bool = live_option(
+        "Ask about each copy of an input; else once about the same content.", default=False
+    )
+    keep_texts: bool = live_option("Write the texts into the table, too.", default=False)
+    id_column: str | None = live_option("A column of ids. Default: an HMAC of the content.")
 
 
 @with_groups

@@ -160,6 +160,12 @@ class Ledger:
         return self._store.run(least, lasting=False) / 1e9
 
     @property
+    def to_come(self) -> int:
+        """How many inputs are promised an answer and have none yet, see `promise`."""
+        account = self._account()
+        return max(0, account.inputs - account.asked)
+
+    @property
     def stopped(self) -> tuple[str, ...]:
         """Models that billed more than their stated maximum."""
         return self._account().stopped

@@ -76,8 +76,8 @@ class LiveAnswer:
 class LiveAnswers(Sequence[LiveAnswer]):
     """Answers in the order of the inputs; printed, they say who answered, what it cost, and which models failed."""
 
-    def __init__(self, answers: Sequence[LiveAnswer], policy: Policy) -> None:
-        self._answers, self._policy = tuple(answers), policy
+    def __init__(self, answers: Sequence[LiveAnswer], models: Sequence[str]) -> None:
+        self._answers, self._models = tuple(answers), models
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -97,7 +97,7 @@ class LiveAnswers(Sequence[LiveAnswer]):
 
     def __str__(self) -> str:
         last = Counter(one.model for one in self._answers)
-        shown = ", ".join(f"{last[name]:,} at {name}" for name in self._policy.models if last[name])
+        shown = ", ".join(f"{last[name]:,} at {name}" for name in self._models if last[name])
         lines = [f"{counted(len(self), 'input')} for {amount_text(self.cost, 'usd')}: {shown or 'none'}"]
         if self.failed:
             named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in self.failed.items())
@@ -156,9 +156,13 @@ class LiveCascade:
                 f"the policy asks {missing[0]!r}, and there are {', '.join(self.models)}: give that model"
             )
 
-    def cheapest_answer(self, most: Mapping[str, float]) -> float:
-        """Return the most that the cheapest answer to an input may cost; `most`: what each model may cost."""
-        cascade = self._given.cascade
+    def cheapest_answer(self, most: Mapping[str, float], policy: Policy | None = None) -> float:
+        """Return the most that the cheapest answer to an input may cost; `most`: what each model may cost.
+
+        `policy`: in place of the own one.
+        """
+        policy = policy or self._given
+        cascade = policy.cascade
 
         def cheapest(exit_: int) -> float:
             name = cascade[exit_].model
@@ -167,7 +171,7 @@ class LiveCascade:
             following = (k for k in range(len(cascade)) if before(cascade, k) == exit_)
             return most[name] + min(map(cheapest, following))
 
-        return cheapest(int(np.argmax(self._given.needs)))
+        return cheapest(int(np.argmax(policy.needs)))
 
     async def ask(
         self,
@@ -211,8 +215,10 @@ class LiveCascade:
             if on_answer is not None:
                 on_answer(i, found[i])
 
-        await work_through(range(len(given)), answer, min(self.concurrency, len(given)))
-        return LiveAnswers([found[i] for i in range(len(given))], self.policy)
+        at_once = self.concurrency if pace is None else min(self.concurrency, pace.at_once)
+        await work_through(range(len(given)), answer, min(at_once, len(given)))
+        models = self.policy.models if pace is None else pace.models
+        return LiveAnswers([found[i] for i in range(len(given))], models)
 
     def ask_sync(self, inputs: Mapping[Any, Any] | Sequence[Any], **options: Any) -> LiveAnswers:
         """Answer inputs as `ask` does, from code that is not asynchronous, also in a notebook."""

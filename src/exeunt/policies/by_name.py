@@ -10,6 +10,7 @@ from exeunt.errors import InputError
 from exeunt.policies.cascade import cascade, cascades
 from exeunt.policies.catalogue import DESCRIPTIONS, preset
 from exeunt.policies.router import cascade_router, router
+from exeunt.policies.router_plans import by_price
 from exeunt.policy import Policy, PolicySet
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
@@ -44,4 +45,6 @@ def policy_set(
     rule = rule_for(fit, policy)
     if isinstance(rule, partial) and rule.func is cascade and not isinstance(calibrate, ExitTrace):
         return cascades(fit, calibrate, policy=policy, **options)  # type: ignore[arg-type]
+    if isinstance(fit, CascadeTrace) and (rule.func if isinstance(rule, partial) else rule) is cascade_router:
+        options = {"order": by_price(fit), **options}
     return PolicySet.make(rule, fit, calibrate, **options)

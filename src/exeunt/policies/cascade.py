@@ -204,7 +204,7 @@ def find_cascade(
 
 
 def right_within(
-    fit: CascadeTrace, amount: float, answer: AnswerChoice, seed: int, order: tuple[str, ...]
+    fit: CascadeTrace, amount: float, answer: AnswerChoice, seed: int, order: tuple[str, ...] | None
 ) -> tuple[Keys, Floats]:
     """Return keys of rows of `fit`, and how well the cascade answers each that `find_cascade` chooses for this cost."""
     steps, _ = find_cascade(fit, amount, answer, seed, order)

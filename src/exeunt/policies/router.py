@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from exeunt.policies.router_plans import (
     NEAR,
     Plan,
     Seen,
-    by_price,
     learned_router,
     told_models,
 )
@@ -69,6 +68,7 @@ def cascade_router(
     delta: float | None = None,
     answer: str = "auto",
     reference: str | None = None,
+    order: Sequence[str] | None = None,
     seed: int = 0,
     ties: Ties = "content",
 ) -> Policy:
@@ -86,9 +86,10 @@ def cascade_router(
     expectation or, with `delta`, with a certificate: P(mean cost <= budget) >= 1 - delta (see
     `exeunt.policy.certificate_search.dearest_plan`). Where paths are of one model, `calibrate` chooses the price.
     `cheapest(policy="cascade_router")` certifies a loss. Where no router answers the fit inputs better than a `cascade`
-    in the order of prices, by two standard errors, it is that cascade.
+    by two standard errors, it is that cascade.
 
-    `budget`, `reference`: as for `cascade`. `answer`: "own", each model's own; "ensemble", that of all models on the
+    `budget`, `reference`: as for `cascade`, and so is `order`, of a cascade in its place. A `PolicySet` needs the order
+    of prices, since routers ask in it. `answer`: "own", each model's own; "ensemble", that of all models on the
     path; "auto", the better of both on held-out fit inputs. `seed`: of folds, landmarks and the order of tests.
 
     Raises InputError for traces without labels or losses, and as `cascade` does; InfeasibleBudget for a budget that
@@ -97,6 +98,13 @@ def cascade_router(
     _check(fit, calibrate)
     if answer not in ANSWERS or answer == "best":
         raise InputError(f"answer must be 'own', 'ensemble' or 'auto', got {answer!r}")
+    amount = fit.answering.budget(budget, reference=reference)
+    learned = learned_router(fit, answer, None, seed)
+    if not _pays(learned.by_cost(amount, calibrate.n).plan(amount), fit, amount, answer, order, seed):
+        options: dict[str, Any] = {"reference": reference, "delta": delta, "seed": seed, "ties": ties}
+        made = cascade(fit, calibrate, budget=amount, answer=answer, order=order, **options)
+        said = "It asks models in a row: no router answers the fit inputs better."
+        return replace(made, name="cascade_router", notes={**made.notes, "cascade_router": {"text": said}})
     return _made("cascade_router", fit, calibrate, budget, delta, reference, seed, ties, answer, depth=None)
 
 
@@ -132,11 +140,6 @@ def _made(
     learned = learned_router(fit, answer, depth, seed)
     by_cost = learned.by_cost(amount, calibrate.n)
     at_budget = by_cost.plan(amount)
-    if depth is None and not _pays(at_budget, fit, amount, answer, seed):
-        options: dict[str, Any] = {"reference": reference, "delta": delta, "seed": seed, "ties": ties}
-        made = cascade(fit, calibrate, budget=amount, answer=answer, order=by_price(fit), **options)
-        said = "It asks models in a row: no router answers the fit inputs better."
-        return replace(made, name=name, notes={**made.notes, name: {"text": said}})
     seen = {id(one): learned.seen(one, ties, seed) for one in (fit, calibrate)}
 
     def costed(plan: Plan, inputs: CascadeTrace) -> Costed:
@@ -185,9 +188,11 @@ def _made(
     return noting_unasked(policy, unasked)
 
 
-def _pays(plan: Plan, fit: CascadeTrace, amount: float, answer: str, seed: int) -> bool:
+def _pays(
+    plan: Plan, fit: CascadeTrace, amount: float, answer: str, order: Sequence[str] | None, seed: int
+) -> bool:
     """Return whether a router answers fit inputs better than the cascade does that would be chosen in its place."""
-    rows, right = right_within(fit.answering, amount, answer, seed, tuple(by_price(fit)))
+    rows, right = right_within(fit.answering, amount, answer, seed, None if order is None else tuple(order))
     return beats(plan.right[places_of(fit.row, rows)], right, by=_SURELY)
 
 

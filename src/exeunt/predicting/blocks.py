@@ -157,6 +157,11 @@ class Job(ABC):
         inputs.check_unchanged()
         yield BlockEnd(names, _true_classes(inputs, self.class_names), kept)
 
+    @property
+    def planned(self) -> Policy | None:
+        """The policy that says what inputs will cost; None where every exit runs on every input, or several answer."""
+        return self.policy
+
     is_repeatable: ClassVar[bool] = True
     """Whether two workers may do the same block, and the first one counts. Not where answers are paid for."""
 

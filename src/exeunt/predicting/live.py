@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,13 @@ from exeunt.ledger import Ledger
 from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_apart
 from exeunt.live.live_run import check_models, live_cascade
 from exeunt.live.models_file import read_models
+from exeunt.policy import Pace
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import Block, BlockEnd, DoneBlock, OpenBlock
 from exeunt.predicting.parts import JOURNAL
 from exeunt.predicting.predict import PredictJob
+
+T = TypeVar("T", bound="LiveJob")
 
 _EXTRA = {"asked": pa.string(), "degraded": pa.bool_()}
 """Columns beside those of networks: the last model that was asked, and whether money for a further one was short."""
@@ -38,7 +41,7 @@ class LiveJob(PredictJob):
     `models`, a file as `exeunt.live.models_file` reads it, and `money` as it stands: a ledger that was lost is
     an error, and not begun anew with the whole total. What was under way at a worker that dies counts as spent, and is
     asked for again: `spare` is how many first answers money is kept for besides one for each input, as far as there is
-    some.
+    some. `most`: what an attempt at each model may cost at most, known once the job has begun.
 
     `folder`, `digest`: where answers of this job are kept as they come, since they were paid for; a file a block.
 
@@ -49,6 +52,7 @@ class LiveJob(PredictJob):
     money: Callable[..., Ledger] | None = None
     models: Path | None = None
     spare: int = 0
+    most: Mapping[str, float] = field(default_factory=dict)
     folder: Path | None = None
     digest: str = ""
     is_repeatable: ClassVar[bool] = False
@@ -67,14 +71,14 @@ class LiveJob(PredictJob):
         return 256
 
     def begin(
-        self,
+        self: T,
         inputs: Dataset,
         left: Sequence[Block],
         *,
         folder: AnyPath | None = None,
         digest: str = "",
         force: bool = False,
-    ) -> LiveJob:
+    ) -> T:
         """Check that the inputs cost what was certified, and keep money for an answer to each that has none.
 
         Raises InputError, also for answers of another job unless `force` removes them, and for a folder in an object
@@ -85,8 +89,8 @@ class LiveJob(PredictJob):
                 f"answers that are paid for are kept line by line, which {folder} cannot do: name a folder on a disk "
                 "that all machines share"
             )
-        most = self.live.cheapest_answer(check_models(self.run, self.live.models, _readable(inputs)))
-        job, to_come = replace(self, folder=folder, digest=digest), 0
+        most = check_models(self.run, self.live.models, _readable(inputs))
+        job, to_come = replace(self, folder=folder, digest=digest, most=most), 0
         for block in left:
             journal = job._journal(block)
             if journal.of_another_job and not force:
@@ -100,9 +104,25 @@ class LiveJob(PredictJob):
         if self.money is not None:
             self.live.ledger = self.money()
         if (ledger := self.live.ledger) is not None:
-            spare = min(self.spare, int(ledger.left / most) - to_come - 1) if most > 0 else 0
-            ledger.promise(most, answered=len(inputs) - to_come - max(0, spare))
+            first = min(job.firsts)
+            spare = max(0, min(self.spare, int(ledger.left / first) - to_come - 1)) if first > 0 else 0
+            ledger.promise(first, answered=len(inputs) - to_come - spare)
+            job = replace(job, spare=spare)
         return job
+
+    @property
+    def firsts(self) -> list[float]:
+        """The most that a first answer to an input may cost, by policy that may answer."""
+        return [self.live.cheapest_answer(self.most)]
+
+    @property
+    def model_names(self) -> Sequence[str]:
+        """Names of the models that may be asked."""
+        return self.live.policy.models
+
+    def pace_for(self, ledger: Ledger | None, n: int) -> Pace | None:  # noqa: ARG002 - of jobs that have one
+        """Return what chooses the policy of each of the next n inputs; None for the job's own."""
+        return None
 
     def _journal(self, block: Block) -> Journal:
         """Return the answers to a block so far, by their place in it."""
@@ -135,7 +155,6 @@ class LiveJob(PredictJob):
     ) -> Iterator[DoneBlock]:
         """Yield each block once it is answered; see `Job.answer`."""
         places = [entry.name for entry in self.run.cascade]
-        exits = np.array([places.index(name) for name in opened.policy.models])
         blocks: dict[int, tuple[OpenBlock, list[PreparedBatch]]] = {}
         for block, item in arriving:
             into, batches = blocks.setdefault(block.start, (OpenBlock(block), []))
@@ -146,14 +165,14 @@ class LiveJob(PredictJob):
             del blocks[block.start]
             said = self._said(opened, block, [batch for batch in batches if len(batch.positions)])
             if said:
-                answers = LiveAnswers(list(said.values()), opened.policy)
-                into.results.append((np.array(list(said)), answers_of(answers, opened)))
+                answers = answers_of([*said.values()], opened, places)
+                into.results.append((np.array(list(said)), answers))
             into.why |= {at: one.why for at, one in said.items()}
             extra: dict[str, list[Any]] = {
                 "asked": [said[at].model if at in said else None for at in range(block.n)],
                 "degraded": [at in said and said[at].short_of_money for at in range(block.n)],
             }
-            done = self._done(into, item._replace(kept={**item.kept, **extra}), exits)
+            done = self._done(into, item._replace(kept={**item.kept, **extra}), np.arange(len(places)))
             unpaid = sum(one.answer is None and one.short_of_money for one in said.values())
             yield done._replace(tally=replace(done.tally, n_unpaid=unpaid))
 
@@ -169,6 +188,7 @@ class LiveJob(PredictJob):
         ]
         if asked:
             places, inputs, keys = (list(column) for column in zip(*asked, strict=True))
+            pace = self.pace_for(live.ledger, len(inputs))
 
             def keep(i: int, answer: LiveAnswer) -> None:
                 if answer.answer is not None and not answer.short_of_money:  # others are asked for again
@@ -176,7 +196,7 @@ class LiveJob(PredictJob):
 
             async def ask() -> LiveAnswers:
                 try:
-                    return await live.ask(inputs, ids=keys, on_answer=keep)
+                    return await live.ask(inputs, ids=keys, pace=pace, on_answer=keep)
                 finally:
                     await live.close()
 
@@ -188,7 +208,7 @@ class LiveJob(PredictJob):
 
     def describe(self, inputs: Dataset, *, by_content: bool) -> dict[str, Any]:
         """Return everything that the results depend on; the models, by what they are."""
-        models = {name: self.live.models[name].identity for name in self.live.policy.models}
+        models = {name: self.live.models[name].identity for name in self.model_names}
         return {**super().describe(inputs, by_content=by_content), "models": models}
 
 
@@ -198,10 +218,13 @@ def _readable(inputs: Dataset) -> Iterator[Any]:
             yield inputs.content(i)
 
 
-def answers_of(said: LiveAnswers, live: LiveCascade) -> Answers:
-    """Return what live models said as the engine's answers: exits are those of the policy, costs what was paid."""
+def answers_of(said: Sequence[LiveAnswer], live: LiveCascade, places: Sequence[str]) -> Answers:
+    """Return what live models said as the engine's answers: costs are what was paid.
+
+    `places`: names of the models; exits are places among these.
+    """
     codes = {name: code for code, name in enumerate(live.classes or ())}
-    exits = {name: exit_ for exit_, name in enumerate(live.policy.models)}
+    exits = {name: exit_ for exit_, name in enumerate(places)}
     label = np.array([codes.get(one.answer or "", -1) for one in said], dtype=np.int64)
     valid = label >= 0
     return Answers(

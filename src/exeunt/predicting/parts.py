@@ -129,7 +129,7 @@ def fill_folder(
         parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
         total, left = done_in(parts, blocks)
         job = job.begin(inputs, left, folder=parts.folder, digest=parts.job, force=force)
-        with JobProgress(job.policy, len(inputs), total, block_size=block_size, say=say) as progress:
+        with JobProgress(job.planned, len(inputs), total, block_size=block_size, say=say) as progress:
             do_blocks(job, inputs, left, parts, progress, say)
         inputs.check_unchanged()
         return finish_folder(parts, blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -83,7 +83,7 @@ def predict_inputs(
     job = predict_job(run, kept=inputs.kept_types, **options)
     blocks = blocks_of(len(inputs), job.block_size)
 
-    progress = partial(JobProgress, job.policy, len(inputs), block_size=job.block_size, say=say)
+    progress = partial(JobProgress, job.planned, len(inputs), block_size=job.block_size, say=say)
 
     def cells(shown: JobProgress) -> Iterator[Any]:
         for done in done_blocks(job, inputs, blocks, say):
@@ -100,12 +100,11 @@ def predict_inputs(
             write_predictions(out, job.written.schema, parts.files)
             if masks_into is not None:
                 write_mask_files(parts.files, masks_into)
-            watched = watched_job(run, job.policy, parts.files, len(inputs))
-        return PredictionSummary.of_job(shown.tally, job.policy, out, watched)
+            return job.summary(shown.tally, out, parts.files)
     job = job.begin(inputs, blocks, force=force)
     with progress(Tally()) as shown:
         out.writelines(csv_lines(cells(shown)))
-    return PredictionSummary.of_job(shown.tally, job.policy, None)
+    return job.summary(shown.tally, None)
 
 
 def predict_folder(
@@ -132,8 +131,7 @@ def predict_folder(
     size = job.block_size if block_size is None else block_size
     total = fill_folder(job, inputs, out, block_size=size, force=force, say=say, do_blocks=do_blocks)
     files: list[AnyPath] = sorted(place(out).absolute().glob("*.parquet"), key=str)
-    watched = watched_job(run, job.policy, files, len(inputs))
-    return PredictionSummary.of_job(total, job.policy, out, watched)
+    return job.summary(total, out, files)
 
 
 def predict_job(
@@ -173,6 +171,13 @@ class PredictJob(Job):
     def columns(self) -> list[str]:
         """Names of the columns that are written."""
         return list(self.written.schema.names)
+
+    def summary(
+        self, total: Tally, out: Path | str | None, files: Sequence[AnyPath] = ()
+    ) -> PredictionSummary:
+        """Return the summary of all inputs; what is in `files` is watched for drift."""
+        watched = watched_job(self.run, self.policy, files, total.n)
+        return PredictionSummary.of_job(total, self.policy, out, watched)
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:
         """Return what answers (n,) cost if each is run alone."""

@@ -223,7 +223,7 @@ def planned_cost(policy: Policy, n: int) -> str:
 class JobProgress(Progress):
     """The progress of a job of n inputs, after a line about its planned cost; silent for a job of a single block.
 
-    `policy`: None if every exit runs on every input. `total`: the tally of blocks that were done before.
+    `policy`: see `Job.planned`. `total`: the tally of blocks that were done before.
     """
 
     def __init__(

@@ -88,15 +88,14 @@ class LiveEngine:
             said = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
         finally:
             self._open -= n
-        answers = answers_of(said, live)
+        answers = answers_of(said, live, self._places)
         if not answers.valid.any() and all(one.short_of_money for one in said):
             most = {name: max(model.most(one) for one in inputs) for name, model in live.models.items()}
             least = live.cheapest_answer(most)
             held = await asyncio.to_thread(payer.ledger.reserve, least)  # raises what says when to try again
             await asyncio.to_thread(held.release)
-        exits = np.array([self._places.index(model) for model in live.policy.models])
         why = {i: one.told_to_clients for i, one in enumerate(said) if one.answer is None}
-        found = {**vars(answers), "exit": np.where(answers.valid, exits[answers.exit], -1)}
+        found = {**vars(answers), "exit": np.where(answers.valid, answers.exit, -1)}
         return LiveTicket(Answers(**found), [name] * n, why)
 
     async def answer(self, *_: Any, **__: Any) -> LiveTicket:
