@@ -50,7 +50,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert state["tally"]["lost"][0] < 0.05
         assert run.gateway.active.name == "p1"
         assert set(state["evidence"]) == {"exits", "audits"}
-        assert state["curves"]["exits"][-1][0] == 100
+        assert state["evidence"]["exits"][-1][0] == 100
 
         # The small model becomes worse where it is sure.
         provider.answer = lambda model, text: right_answer(text) if model == "large" else "wrong"
