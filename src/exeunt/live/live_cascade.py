@@ -36,9 +36,8 @@ class LiveAnswer:
     that no model reported. `failed`: why models gave no answer, by name. `confidence`: of the model that gave the
     answer; the probability if it is that of an ensemble. `late`: a further model was not asked, or not waited for,
     because of the deadline. `replies`: of the models that were asked, by name. `given_by`: the last of them that gave
-    this answer; "" if none did. `exit`: the policy's exit at which it was answered.
-    `score`, `first_score`, `tie`: what `exeunt.Watch` is told of the input; None where the policy keeps nothing to watch
-    by.
+    this answer; "" if none did. `exit`: the policy's exit at which it was answered. `score`, `first_score`, `tie`: what
+    `exeunt.Watch` is told of the input; None where the policy keeps nothing to watch by.
     """
 
     id: Any
