@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import openai
 import pytest
+
+openai = pytest.importorskip("openai")
+pytest.importorskip("typer")
+pytest.importorskip("starlette")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
@@ -16,7 +19,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.mock_provider import MockProvider
 
-from .conftest import PRICES, Running, answer, config_text, free_port, right_answer, running
+from .running_gateway import PRICES, Running, answer, config_text, free_port, right_answer, running
 
 
 def eventually(what: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from exeunt.gateway.mock_provider import MockProvider, served
 from exeunt.gateway.recorded_trace import read_trace
 from exeunt.ledger import ledger_of
 
-from .conftest import PRICES, running
+from .running_gateway import PRICES, running
 from .test_gateway import eventually
 
 REQUEST = {"messages": ({"role": "user", "content": "2 + 2?"},), "temperature": 1}

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("starlette")
+
 from chromium import browser, set_screen, shown
 from exeunt.errors import InputError
 from exeunt.gateway import app
 from exeunt.gateway.page_state import PageState
 
-from .conftest import Running, right_answer, running
 from .made_state import LIVE, made_policy
+from .running_gateway import Running, right_answer, running
 from .test_gateway import eventually
 
 WebDriverWait = pytest.importorskip(

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("typer")
+pytest.importorskip("starlette")
+
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway.mock_provider import MockProvider, chance
 
-from .conftest import PRICES, right_answer, running
+from .running_gateway import PRICES, right_answer, running
 from .test_gateway import eventually
 
 N = 300

@@ -11,14 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+
+import httpx
 
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider, served
 
-from .conftest import PRICES, answer, config_text, free_port, right_answer
+from .running_gateway import PRICES, answer, config_text, free_port, right_answer
 
 CLIENTS, EACH, POOL = 500, 4, 50
 
