@@ -7,6 +7,8 @@ import pytest
 from tests.cli.command import exeunt
 from tests.gateway.made_records import MODELS, records
 
+pytest.importorskip("typer")
+
 from exeunt.gateway.records import Records
 from exeunt.gateway.saved_policies import GatewayPolicies
 

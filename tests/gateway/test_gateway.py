@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-openai = pytest.importorskip("openai")
+pytest.importorskip("openai")
 pytest.importorskip("typer")
 pytest.importorskip("starlette")
+
+import openai
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
