@@ -13,6 +13,7 @@ import pytest
 
 from exeunt.serve import metrics, server
 from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics, Recent
+from exeunt.serve.prediction import Answer
 
 STARTUP_FAILURE = 3
 
@@ -184,18 +185,12 @@ def test_quantiles_of_latencies_are_right_to_a_percent():
     seconds = np.random.default_rng(0).lognormal(-5, 1.5, 999)
     measured = Metrics()
     for one in seconds:
-        measured.answered(columns(), one)
+        measured.answered([Answer(label=0, exit=0, cost=1.0, policy="45%")], one)
     counts, _ = measured.last_seconds(1.0)
     exact = 1e3 * np.quantile(seconds, [0.5, 0.95, 0.99], method="inverted_cdf")
     np.testing.assert_allclose([*counts.latency_ms().values()], exact, rtol=0.0051)
     assert counts.latencies.total() == 999
     assert Counts().latency_ms() == {"p50": None, "p95": None, "p99": None}
-
-
-def columns():
-    nothing = np.zeros(1, dtype=bool)
-    return {"label": np.zeros(1), "cost": np.ones(1), "policy": np.array(["45%"]), "exit": np.zeros(1, dtype=int),
-            "degraded": nothing, "expired": nothing}  # fmt: skip
 
 
 def test_folders_of_servers_that_were_killed_are_removed(monkeypatch, tmp_path):

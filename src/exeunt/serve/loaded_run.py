@@ -23,8 +23,8 @@ from exeunt.run.file_digests import LIVE
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
-from exeunt.serve.decoding import InputReader
 from exeunt.serve.engine_thread import EngineThread
+from exeunt.serve.input_reader import InputReader
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.settings import Settings
@@ -61,9 +61,9 @@ class LoadedRun:
     warning: str = ""
     warms: ClassVar[bool] = True
 
-    def started(self) -> EngineThread | LiveEngine:
-        """Return what answers rows, in its own thread or in the event loop."""
-        return EngineThread(self.engine)
+    def started(self, patience_s: float = 0.0) -> EngineThread | LiveEngine:
+        """Return what answers rows, in its own thread or in the event loop. `patience_s`: see `EngineThread`."""
+        return EngineThread(self.engine, patience_s=patience_s)
 
     @property
     def unit(self) -> str:
@@ -136,7 +136,7 @@ class LoadedLive(LoadedRun):
     engine: LiveEngine  # type: ignore[assignment]
     warms: ClassVar[bool] = False
 
-    def started(self) -> LiveEngine:
+    def started(self, _: float = 0.0) -> LiveEngine:
         """Return what answers rows."""
         return self.engine
 

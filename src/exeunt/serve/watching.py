@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
@@ -73,30 +74,34 @@ class ServedWatches:
         tickets = []
         while self._waiting and self._waiting[0].ended:
             tickets += [ticket for _, ticket in self._waiting.popleft().parts or ()]
-        alarms: dict[str, Alarm] = {}
-        if not any(_ended_early(ticket.answers) for ticket in tickets):
-            for ticket in tickets:
-                alarms |= self._told(ticket.answers, ticket.policies)
-        return alarms
+        if not (tickets and self._watches):
+            return {}
+        answers = [ticket.answers for ticket in tickets]
+        early = [column for one in answers for column in (one.expired, one.degraded) if column is not None]
+        if early and np.concatenate(early).any():
+            return {}
+        names = np.array([name or "" for ticket in tickets for name in ticket.policies], dtype=object)
+        return self._told(names, *_columns(answers, "valid", "exit", "score", "tie"))
 
-    def _told(self, answers: Answers, policies: Iterable[str | None]) -> dict[str, Alarm]:
-        """Tell the watches of the rows of a ticket."""
-        names = np.array([name or "" for name in policies], dtype=object)
+    def _told(self, names: NDArray[Any], valid: Any, exit_: Any, *seen: Any) -> dict[str, Alarm]:
+        """Tell the watches of rows, with what each is told of (n,), None for what is not known."""
         found: dict[str, Alarm] = {}
         for name, watch in list(self._watches.items()):
-            rows = np.flatnonzero((names == name) & answers.valid)
+            rows = np.flatnonzero((names == name) & valid)
             if len(rows) == 0:
                 continue
             own = self._own[name]
-            exits = np.array([own[exit_] for exit_ in answers.exit[rows].tolist()], dtype=np.int64)
-            seen = (None if one is None else one[rows] for one in (answers.score, answers.tie))
+            exits = np.array([own[one] for one in exit_[rows].tolist()], dtype=np.int64)
             try:
-                for alarm in watch.update(exits, *seen):
+                for alarm in watch.update(exits, *(None if one is None else one[rows] for one in seen)):
                     found[name] = alarm
             except InputError:  # live models tell no scores, which this policy's watch needs
                 del self._watches[name]
         return found
 
 
-def _ended_early(answers: Answers) -> bool:
-    return any(one is not None and bool(one.any()) for one in (answers.expired, answers.degraded))
+def _columns(answers: Sequence[Answers], *names: str) -> Iterator[NDArray[Any] | None]:
+    """Yield columns of all answers together; None for those that are not known."""
+    for name in names:
+        parts = [getattr(one, name) for one in answers]
+        yield None if any(part is None for part in parts) else np.concatenate(parts)
