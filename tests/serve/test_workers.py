@@ -11,9 +11,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from exeunt.serve import metrics, server
-from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics, Recent
+from exeunt.serve import recent as recent_module
+from exeunt.serve import server
+from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics
 from exeunt.serve.prediction import Answer
+from exeunt.serve.recent import Recent
 
 STARTUP_FAILURE = 3
 
@@ -162,7 +164,7 @@ def test_workers_are_counted_together(monkeypatch, tmp_path):
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
 
     def told(pid, one):
-        monkeypatch.setattr(metrics.os, "getpid", lambda: pid)
+        monkeypatch.setattr(recent_module.os, "getpid", lambda: pid)
         return one.of_all_workers()
 
     assert told(1, recent(1)) == recent(1)
@@ -175,8 +177,8 @@ def test_workers_are_counted_together(monkeypatch, tmp_path):
     assert (found.elapsed, found.waiting, found.workers) == (9.0, 6, 3)
     assert (found.policy, found.budget_active) == ("35%", 1.2)
     assert told(1, recent(1)) == found  # whoever is asked says the same
-    monkeypatch.setattr(metrics, "mark_process_dead", lambda _: None)
-    metrics.forget_worker(3)
+    monkeypatch.setattr(recent_module, "mark_process_dead", lambda _: None)
+    recent_module.forget_worker(3)
     assert told(2, recent(2, "60%", 2.1)).workers == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.recent", "2.recent"]
 

@@ -13,7 +13,8 @@ from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Load
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.loaded_run import LoadedRun
-from exeunt.serve.metrics import Counts, Metrics, Recent
+from exeunt.serve.metrics import Counts, Metrics
+from exeunt.serve.recent import Recent
 from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
 

@@ -1,5 +1,5 @@
 """Counts of requests and rows: for Prometheus since the start, for the page over the last seconds, and for the
-controller since it last asked. The workers of a server tell each other of the last seconds in files.
+controller since it last asked.
 """
 
 from __future__ import annotations
@@ -8,18 +8,15 @@ import math
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import prometheus_client as prometheus
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from exeunt._files import atomic_path
 from exeunt.serve.prediction import Answer
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -84,58 +81,12 @@ class Counts:
                 setattr(self, name, getattr(self, name) + theirs)
 
 
-def _sum(parts: Iterable[Counts]) -> Counts:
+def sum_of(parts: Iterable[Counts]) -> Counts:
+    """Return the counts of several periods or workers together."""
     whole = Counts()
     for one in parts:
         whole.add(one)
     return whole
-
-
-@dataclass
-class Recent:
-    """The last seconds of one worker, or of several: `elapsed` seconds, with so many rows `waiting` at their end.
-
-    `policy`: the active one; `budget_active`: its budget. Of several workers it is the one with the smallest budget.
-    `drift`: by policy, what an alarm says that stands; `evidence`: the largest one for drift, on a logarithmic scale:
-    an alarm comes at 1.
-    """
-
-    counts: Counts
-    elapsed: float
-    waiting: int
-    policy: str
-    budget_active: float
-    workers: int = 1
-    drift: dict[str, str] = field(default_factory=dict)
-    evidence: float = 0.0
-
-    def of_all_workers(self) -> Recent:
-        """Return the last seconds of all workers of the server, who tell each other once a second."""
-        if SHARED_FOLDER not in os.environ:
-            return self
-        own = Path(os.environ[SHARED_FOLDER], f"{os.getpid()}.recent")
-        with atomic_path(own) as temporary:
-            temporary.write_bytes(msgspec.msgpack.encode(self))
-        found = []
-        for path in own.parent.glob("*.recent"):
-            with suppress(FileNotFoundError):  # it has ended meanwhile
-                found.append(_DECODER.decode(path.read_bytes()))
-        counts, least = _sum(one.counts for one in found), min(found, key=lambda one: one.budget_active)
-        elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
-        drift = {name: text for one in found for name, text in one.drift.items()}
-        evidence = max(one.evidence for one in found)
-        return Recent(
-            counts, elapsed, waiting, least.policy, least.budget_active, len(found), drift, evidence
-        )
-
-
-_DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, given: kind(given))
-
-
-def forget_worker(pid: int | None) -> None:
-    """Leave a worker that has ended out of what all count together now; what it has counted since the start stays."""
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    Path(os.environ[SHARED_FOLDER], f"{pid}.recent").unlink(missing_ok=True)
 
 
 class Metrics:
@@ -259,7 +210,7 @@ class Metrics:
     def _report(self) -> None:
         """Add what was not reported yet to the last seconds and to the metrics of Prometheus."""
         self._set_aside()
-        new, self._unreported = _sum(self._unreported), []
+        new, self._unreported = sum_of(self._unreported), []
         self._window[-1][1].add(replace(new, seconds=[]))
         self._cost.inc(new.cost)
         for (answering, exit_), rows in new.exits.items():
@@ -281,13 +232,13 @@ class Metrics:
         """Return what happened since the last call."""
         self._set_aside()
         untaken, self._untaken = self._untaken, []
-        return untaken[0] if len(untaken) == 1 else _sum(untaken)
+        return untaken[0] if len(untaken) == 1 else sum_of(untaken)
 
     def last_seconds(self, now: float) -> tuple[Counts, float]:
         """Return what happened in the last ten seconds, and in how many; to be called once a second."""
         self._report()
         self._waiting.set(self.waiting)
-        whole = _sum(counts for _, counts in self._window)
+        whole = sum_of(counts for _, counts in self._window)
         elapsed = max(now - self._window[0][0], 1e-9)
         self._window.append((now, Counts()))
         if len(self._window) > _WINDOW_S:

@@ -32,7 +32,8 @@ from exeunt.serve.app import make_app
 from exeunt.serve.connection import Connection
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import load_run
-from exeunt.serve.metrics import SHARED_FOLDER, forget_worker
+from exeunt.serve.metrics import SHARED_FOLDER
+from exeunt.serve.recent import forget_worker
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
 

@@ -15,7 +15,7 @@ from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.decoding import Decoding
 from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
-from exeunt.serve.input_reader import InputReader, Rows
+from exeunt.serve.input_reader import InputReader
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
 from exeunt.serve.metrics import Metrics
@@ -137,7 +137,7 @@ class Service:
                 raise
             finally:
                 active.watches.end(running, parts)
-            answers = await prediction.in_thread_if_large(_answers, len(rows), loaded, rows, parts)
+            answers = await prediction.in_thread_if_large(loaded.answers, len(rows), rows, parts)
             taken_s = time.monotonic() - arrived
             self.metrics.answered(answers, taken_s, policy, own_deadline=own_deadline)
             if active.admission is not None and not own_deadline:
@@ -203,7 +203,7 @@ class Service:
         try:
             if loaded.warms:
                 rows = await asyncio.to_thread(loaded.reader.warm_up)
-                _answers(loaded, rows, await run_rows(active.engine, rows))
+                loaded.answers(rows, await run_rows(active.engine, rows))
             try:
                 await self._follow(active, budget)
                 if budget not in (None, self.settings.budget):
@@ -281,11 +281,6 @@ class Service:
                     async with self._setting:
                         live = await asyncio.to_thread(self._live.read)
                         await self._follow(self.active, live.budget)
-
-
-def _answers(loaded: LoadedRun, rows: Rows, parts: Any) -> list[prediction.Answer]:
-    masks = loaded.reader.gives_masks
-    return prediction.answers_of(rows, parts, loaded.class_names, loaded.shared.places, masks=masks)
 
 
 def _set(future: asyncio.Future[None]) -> None:
