@@ -45,7 +45,7 @@ NEEDS = {
     "one_file": ("onnx", "onnxruntime"),
     "plots": ("matplotlib", "PIL"),
     "predicting": ("torch", "torchvision", "sklearn"),
-    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx", "PIL"),
+    "serve": ("fastapi", "uvicorn", "msgspec", "prometheus_client", "httpx", "PIL"),
     "pytorch": ("torch", "torchvision", "timm", "transformers", "sklearn"),
 }
 """Packages without which the tests of a folder are skipped; the others run with NumPy, SciPy and PyArrow alone."""

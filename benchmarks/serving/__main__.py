@@ -5,21 +5,26 @@
     python -m benchmarks.serving runs/cifar10-cascade/resnet20-distilled --parts loads --sizes 16 --batch 128 \\
         --out docs/results/serving/resnet20
 
-Without runs the page in --out is written again from the kept numbers. Takes the runs that `experiments.cifar10_cascade
+    python -m benchmarks.serving --single runs/cifar10-cascade --before ../checkout-of-an-earlier-commit
+
+Without runs the page in --out is written again from the kept numbers. With --single it is another page, single.md: what
+a request of one image takes, in ten minutes. Takes the runs that `experiments.cifar10_cascade
 --train` makes and `benchmarks.cascade --measure` exports, or any run with exits that is exported in int8 as well, and
 copies them to a folder of its own. `pip install litserve` first. An hour on an idle machine.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from benchmarks.serving import loads, overhead, report, trouble
+from benchmarks.serving import loads, overhead, report, single, single_report, trouble
 from benchmarks.serving.prepared import prepare
 from experiments.pages import RESULTS, kept_numbers, parser
 
@@ -51,7 +56,12 @@ def main() -> None:
     options.add_argument(
         "--work", type=Path, help="folder for copies of the runs; by default a temporary one"
     )
+    options.add_argument("--single", action="store_true", help="measure requests of one image each")
+    options.add_argument("--before", type=Path, help="another checkout, whose server --single measures too")
     given = options.parse_args()
+    if given.single:
+        measure_single(given)
+        return
     if given.runs is None:
         report.write(kept_numbers(given.out / "README.md"), given.out)
         return
@@ -87,6 +97,30 @@ def main() -> None:
         if "overhead" in parts:
             found["overhead"] = overhead.measure(prepared, given.seconds)
         write()
+
+
+def measure_single(given: Any) -> None:
+    """Measure requests of one image each, and write their page; without runs from the kept numbers."""
+    page = given.out / "single.md"
+    if given.runs is None:
+        single_report.write(kept_numbers(page), page)
+        return
+    with TemporaryDirectory() as temporary:
+        folder = given.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepared = prepare(given.runs, folder, given.batch)
+        before, began, load = processor_times(), time.monotonic(), os.getloadavg()[0]
+        found = {
+            "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]), "machine": describe_machine(),
+            "exits": prepared.exits, "original": prepared.original, "least_accuracy": prepared.least_accuracy,
+            "pixels": " x ".join(map(str, prepared.images.shape[1:3])), **single.measure(prepared, given.before),
+        }  # fmt: skip
+        found |= {
+            "stolen": stolen(before),
+            "minutes": (time.monotonic() - began) / 60,
+            "load_average": load,
+        }
+        single_report.write(found, page)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 from typing import Any
 
 import litserve
 import numpy as np
+from PIL import Image
 
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
@@ -30,6 +32,9 @@ class Original(litserve.LitAPI):
         self._network(np.zeros((64, 32, 32, 3), dtype=np.uint8))
 
     def decode_request(self, request):  # LitServe reads an annotation here as the form of the request
+        if "image" in request:
+            image = Image.open(io.BytesIO(base64.b64decode(request["image"])))
+            return np.asarray(image.convert("RGB"))[None]
         pixels = np.frombuffer(base64.b64decode(request["pixels"]), dtype=np.uint8)
         return pixels.reshape(request["shape"])
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL, LARGE = "resnet20-distilled", "resnet56"
+SMALL, LARGE = {"resnet20-distilled": "", "resnet20": " (not fine-tuned)"}, "resnet56"
+"""The small networks by what is said of them; the first that was trained is taken."""
 CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
 """Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
@@ -85,12 +86,13 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         original, exits = runs.name, f"int8 {runs.name} with its exits"
         int8 = RunFolder.open(f"{_copied(runs, folder / 'whole').path}@int8")
     else:
-        small, large = (_copied(runs / name, folder / name) for name in (SMALL, LARGE))
+        trained = next(name for name in SMALL if RunFolder.exists(runs / name))
+        small, large = (_copied(runs / name, folder / name) for name in (trained, LARGE))
         int8 = RunFolder.open(f"{large.path}@int8")
         if not RunFolder.exists(folder / "cascade"):
             make_cascade(folder / "cascade", {"r20": RunFolder.open(f"{small.path}@int8"), "r56": int8})
         served = RunFolder.open(folder / "cascade")
-        original, exits = "ResNet-56", "int8 ResNet-20 with exits, then an int8 ResNet-56"
+        original, exits = "ResNet-56", f"int8 ResNet-20 with exits{SMALL[trained]}, then an int8 ResNet-56"
     for run in (large, int8):
         run.save_policy(_without_exits(run))
     data = part_data(large, "test")

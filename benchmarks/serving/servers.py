@@ -36,7 +36,7 @@ class Running:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=environment, start_new_session=True
+                self.command, stdout=log, stderr=log, env=environment, preexec_fn=os.setpgrp
             )
         end = time.monotonic() + _START_S
         while not self._answers():
@@ -102,12 +102,18 @@ def running(command: Callable[[int], Sequence[str]], ready: str, log: Path) -> I
         server.end()
 
 
-def exeunt_server(run: Path, *options: str) -> Callable[[int], list[str]]:
-    """Return the command of our server."""
+def exeunt_server(run: Path, *options: str, source: Path | None = None) -> Callable[[int], list[str]]:
+    """Return the command of our server. `source`: another checkout of the repository, whose server it is."""
+    other = [] if source is None else ["env", f"PYTHONPATH={source / 'src'}"]
+    command = [*other, sys.executable, "-m", "exeunt", "serve", str(run), "--name", "model", *options]
     live = ["--live-file", str(run.parent / f"{run.name}-serving.json")]
-    return lambda port: [
-        sys.executable, "-m", "exeunt", "serve", str(run), "--name", "model", "--port", str(port), *live, *options
-    ]  # fmt: skip
+    return lambda port: [*command, "--port", str(port), *live]
+
+
+def bare_server(*, workers: int) -> Callable[[int], list[str]]:
+    """Return the command of uvicorn with the same decoding."""
+    command = [sys.executable, str(HERE / "bare_server.py"), "--workers", str(workers)]
+    return lambda port: [*command, "--port", str(port)]
 
 
 def litserve_server(run: Path, *, batch: int, workers: int = 1) -> Callable[[int], list[str]]:

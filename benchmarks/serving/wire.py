@@ -29,10 +29,32 @@ def infer(pixels: np.ndarray) -> bytes:
     return post("/v2/models/model/infer", text + pixels.tobytes(), about)
 
 
+def litserve_image(image: bytes) -> bytes:
+    """Return a request of one encoded image for `litserve_server.py`."""
+    body = {"image": base64.b64encode(image).decode()}
+    return post("/predict", json.dumps(body).encode(), "Content-Type: application/json\r\n")
+
+
 def litserve(pixels: np.ndarray) -> bytes:
     """Return a request of pixels (n, h, w, 3) for `litserve_server.py`."""
     body = {"shape": list(pixels.shape), "pixels": base64.b64encode(pixels.tobytes()).decode()}
     return post("/predict", json.dumps(body).encode(), "Content-Type: application/json\r\n")
+
+
+def form(image: bytes) -> bytes:
+    """Return a request of POST /predict with one encoded image as the file of a form, as curl writes it."""
+    mark = "------------------------4ebf00fbcf09a1b2"
+    head = (
+        f'--{mark}\r\nContent-Disposition: form-data; name="images"; filename="image.png"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    )
+    body = head.encode() + image + f"\r\n--{mark}--\r\n".encode()
+    return post("/predict", body, f"Content-Type: multipart/form-data; boundary={mark}\r\n")
+
+
+def in_base64(image: bytes) -> bytes:
+    """Return a request of POST /predict with one encoded image in base64."""
+    return predict({"images": [base64.b64encode(image).decode()]})
 
 
 def predict(body: Any) -> bytes:
@@ -43,7 +65,8 @@ def predict(body: Any) -> bytes:
 def post(path: str, body: bytes, about: str = "") -> bytes:
     """Return a request with a body, as HTTP/1.1 sends it."""
     return (
-        f"POST {path} HTTP/1.1\r\nHost: server\r\n{about}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{about}Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
     )
 
 
@@ -60,7 +83,12 @@ def columns_of(answer: bytes) -> dict[str, np.ndarray]:
     head, _, body = answer.partition(b"\r\n\r\n")
     _, found_it, after = head.lower().partition(b"inference-header-content-length:")
     if not found_it:
-        return {name: np.array(values) for name, values in json.loads(body).items()}
+        told = json.loads(body)
+        rows = told.get("answers")
+        columns = (
+            told if rows is None else {name: [row[name] for row in rows] for name in (*_TYPES, "policy")}
+        )
+        return {name: np.array(values) for name, values in columns.items()}
     start = int(after.split(b"\r\n", 1)[0])
     found = {}
     for output in json.loads(body[:start])["outputs"]:

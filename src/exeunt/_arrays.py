@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from functools import singledispatch, wraps
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exeunt.errors import InputError
 
+F = TypeVar("F", bound=Callable[..., Any])
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -48,6 +51,18 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
         if not whole:
             raise InputError(f"{name} must be whole numbers, got {_short(value)}")
     return array.astype(np.int64)
+
+
+def dispatched(function: F) -> F:
+    """Dispatch on the type of the first argument as `functools.singledispatch` does, but at once for NumPy arrays."""
+    others = singledispatch(function)
+
+    @wraps(function)
+    def called(array: Any, *more: Any) -> Any:
+        return function(array, *more) if type(array) is np.ndarray else others(array, *more)
+
+    called.register = others.register  # type: ignore[attr-defined]
+    return cast("F", called)
 
 
 def keys(value: ArrayLike, name: str, *, n: int, kind: str = "integers") -> Keys:

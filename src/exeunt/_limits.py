@@ -1,10 +1,13 @@
-"""The cores and the memory that this process may use: in a container, less than the machine has."""
+"""The cores and the memory that this process may use, in a container less than the machine has; and what its processor
+can do.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 from exeunt.errors import InputError
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+_PROCESSOR, _VNNI = Path("/proc/cpuinfo"), ("avx512_vnni", "avx_vnni")
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -34,6 +38,17 @@ def usable_memory() -> int:
     known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
     return min([machine, *_memory_limits()])
+
+
+def adds_products_in_16_bits() -> bool:
+    """Whether the processor adds products of 8-bit integers in 16 bits, where they may overflow: x86 without VNNI.
+
+    Where the system does not tell, it does not.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not _PROCESSOR.is_file():
+        return False
+    flags = _PROCESSOR.read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()
+    return not any(flag in flags for flag in _VNNI)
 
 
 def return_large_blocks() -> None:

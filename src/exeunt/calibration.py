@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -217,7 +216,7 @@ def release_batch(scores: Floats, ties: Floats, rates: ArrayLike) -> Integers:
     return exits_under(scores, ties, limits)
 
 
-@singledispatch
+@_arrays.dispatched
 def at_least(
     score: Floats, tie: Floats, least_score: float | Floats, least_tie: float | Floats
 ) -> _arrays.Booleans:

@@ -58,7 +58,8 @@ class ScriptedEngine:
     """Batches are numbers of rows; one of several rows is done at the next step, one of a single row when flushed."""
 
     def __init__(self):
-        self.tickets, self.flushed = [], False
+        self.tickets, self.flushed, self.max_wait_s = [], False, None
+        self.scheduler = SimpleNamespace(min_batch=(1,))
 
     def submit(self, rows, now, id=None):  # noqa: A002
         base = sum(ticket.n for ticket in self.tickets)

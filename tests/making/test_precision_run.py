@@ -290,3 +290,71 @@ def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
         with pytest.raises(ex.InputError, match="which would only make the network slower here"):
             make_precision(outer, precision, say=lambda _: None)
     assert [path.name for path in outer.path.iterdir() if "16" in path.name] == []
+
+
+def made(exported, folder, monkeypatch, flags):
+    """The int8 run and what is said, on a processor with these flags."""
+    from exeunt import _limits
+    from exeunt.making.precision_run import make_precision
+
+    (folder / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\nbugs : none\n")
+    monkeypatch.setattr(_limits, "_PROCESSOR", folder / "cpuinfo")
+    monkeypatch.setattr(_limits.platform, "machine", lambda: "x86_64")
+    said = []
+    run = RunFolder.open(shutil.copytree(exported.path, folder / "run"))
+    return make_precision(run, "int8", say=said.append), "\n".join(said)
+
+
+def largest_weight(run):
+    onnx = pytest.importorskip("onnx")
+    found = 0
+    for file in (run.path / "onnx").glob("*.onnx"):
+        for one in onnx.load(file).graph.initializer:
+            if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1:
+                found = max(found, int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()))
+    return found
+
+
+def test_weights_have_seven_bits_where_sums_of_products_would_overflow(exported, tmp_path, monkeypatch):
+    run, said = made(exported, tmp_path, monkeypatch, "avx2 avx512f")
+    assert "no VNNI: weights get 7 bits" in said
+    assert 0 < largest_weight(run) <= 64
+    assert np.mean(exported.trace("test").prediction == run.trace("test").prediction) > 0.95
+
+
+@pytest.mark.parametrize("flags", ["avx2 avx_vnni", "avx512f avx512_vnni"])
+def test_weights_have_eight_bits_where_they_do_not(exported, tmp_path, monkeypatch, flags):
+    run, said = made(exported, tmp_path, monkeypatch, flags)
+    assert "VNNI" not in said
+    assert "compared with fp32: exit " in said
+    assert 64 < largest_weight(run) <= 128
+
+
+def test_an_int8_network_that_answers_otherwise_is_refused(exported, tmp_path, monkeypatch):
+    """As where sums overflow: here all weights are of the wrong sign."""
+    onnx = pytest.importorskip("onnx")
+    from exeunt.onnx import quantisation
+
+    def broken(*given):
+        models = by_ranges(*given)
+        for one in (weight for model in models for weight in model.graph.initializer):
+            if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1:
+                one.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(one), one.name))
+        return models
+
+    by_ranges = quantisation._by_ranges
+    monkeypatch.setattr(quantisation, "_by_ranges", broken)
+    with pytest.raises(
+        ex.InputError, match=r"int8 answers too differently from fp32: exit \d moves .*at most 20%"
+    ):
+        made(exported, tmp_path, monkeypatch, "avx_vnni")
+
+
+@pytest.mark.parametrize(("machine", "there"), [("aarch64", True), ("x86_64", False)])
+def test_other_processors_and_systems_that_do_not_tell(tmp_path, monkeypatch, machine, there):
+    from exeunt import _limits
+
+    (tmp_path / "cpuinfo").write_text("flags : fpu\n")
+    monkeypatch.setattr(_limits, "_PROCESSOR", tmp_path / ("cpuinfo" if there else "none"))
+    monkeypatch.setattr(_limits.platform, "machine", lambda: machine)
+    assert not _limits.adds_products_in_16_bits()

@@ -150,12 +150,12 @@ class Running:
         """Return the outermost layer of the application that has an attribute of this name."""
         layer = self.server.config.loaded_app
         while not hasattr(layer, name):
-            layer = getattr(layer, "middleware_stack", None) or layer.app
+            layer = layer.app
         return layer
 
     def inbox(self) -> int:
         """Return how many requests the engine's thread has not looked at yet."""
-        return self.layer("state").state.service.active.engine._inbox.qsize()
+        return len(self.layer("state").state.service.active.engine._inbox)
 
 
 class TextExecutor(PixelExecutor):

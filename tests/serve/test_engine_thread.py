@@ -24,13 +24,13 @@ class MadeEngine:
     def rows(self):
         return len(self.inside)
 
-    def submit(self, inputs, now, *, policy, deadline, soft, id):  # noqa: A002
+    def submit_together(self, given, now, *, policy, soft):
         self.threads.add(threading.get_ident())
-        if inputs == "wrong":
+        if any(one.inputs == "wrong" for one in given):
             raise ValueError("wrong inputs")
-        ticket = SimpleNamespace(inputs=inputs, policy=policy, deadline=deadline, id=id)
-        self.inside.append(ticket)
-        return ticket
+        tickets = [SimpleNamespace(**one._asdict(), policy=policy) for one in given]
+        self.inside += tickets
+        return tickets
 
     def cancel(self, ticket):
         self.cancelled.append(ticket.inputs)

@@ -12,6 +12,7 @@ import exeunt as ex
 from exeunt.serve.events import _accuracy_now, _accuracy_without_load
 from exeunt.serve.loaded_run import lost_by_stopping
 from exeunt.serve.metrics import Counts, Metrics
+from exeunt.serve.prediction import Answer
 
 
 @pytest.fixture(params=["own", "ensemble"])
@@ -26,12 +27,12 @@ def case(request, make_trace):
 
 
 def answered(policy, exits, cut):
-    columns = {name: np.zeros(len(exits), dtype=bool) for name in ("degraded", "expired")}
-    columns["degraded"][cut[::2]] = columns["expired"][cut[1::2]] = True
-    return columns | {
-        "label": exits, "exit": exits, "cost": policy.cost.cumulative[exits],
-        "policy": np.full(len(exits), "it"),
-    }  # fmt: skip
+    costs = policy.cost.cumulative
+    answers = [Answer(label=exit_, exit=exit_, cost=costs[exit_], policy="it") for exit_ in exits.tolist()]
+    for which, name in ((cut[::2], "degraded"), (cut[1::2], "expired")):
+        for i in which:
+            setattr(answers[i], name, True)
+    return answers
 
 
 @pytest.mark.parametrize("last", range(4))

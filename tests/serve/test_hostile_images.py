@@ -19,7 +19,7 @@ from test_api_keys_and_limits import connected, posted
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.errors import UnreadableImage
-from exeunt.serve import decoding
+from exeunt.serve import input_reader
 from exeunt.serve.image_decoding import Allowance, ImageReader, is_bounded
 from exeunt.serve.limited_processes import LimitedProcesses
 
@@ -102,7 +102,7 @@ def test_no_bomb_takes_long_in_a_thread(name):
 @pytest.mark.slow
 def test_what_takes_too_long_is_an_error_of_its_row(run, monkeypatch):
     """It runs in a process of its own, which ends after so many seconds of processor time for all of a request."""
-    monkeypatch.setattr(decoding, "_SECONDS", 0.2)
+    monkeypatch.setattr(input_reader, "_SECONDS", 0.2)
     with running(run) as server:
         found = answers(
             server, plain_numbers(1500), encoded(made_images(1)[0]), saved("JPEG2000"), many_scans()

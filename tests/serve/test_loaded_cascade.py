@@ -20,7 +20,7 @@ from exeunt.run.runner import load
 pytest.importorskip("fastapi")
 
 from exeunt.serve.loaded_run import load_run
-from exeunt.serve.prediction import answer_columns
+from exeunt.serve.prediction import answers_of
 from exeunt.serve.settings import Settings
 
 DATA = open_inputs("sklearn:digits")
@@ -109,7 +109,10 @@ def test_predict_and_serve_number_exits_alike(cascade, tmp_path):
     engine = opened.engine
     ticket = engine.submit(rows.inputs, 0.0, policy=name, id=rows.keys)
     engine.drain()
-    served = answer_columns(rows, [(rows.places, ticket)], opened.class_names, opened.shared.places)
+    served = answers_of(rows, [(rows.places, ticket)], opened.class_names, opened.shared.places)
+    served = {
+        name: np.array([getattr(one, name) for one in served]) for name in ("exit", "label", "borderline")
+    }
     sure = ~(served["borderline"] | np.array(written["borderline"].to_pylist()))
     first = cascade.cascade[0].n_exits
     assert len(set(served["exit"].tolist())) > 1

@@ -215,16 +215,14 @@ def test_more_inputs_than_there_may_be(client):
 
 @pytest.mark.parametrize("file", [b";filename=a", b""])
 def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
-    read, begin = [], predict_route.create_form_parser
+    read, parts_of = [], predict_route.parts_of
 
-    def counted(headers, on_field, on_file, config):
-        def on_part(part, heard):
+    def counted(*given):
+        for part in parts_of(*given):
             read.append(part)
-            heard(part)
+            yield part
 
-        return begin(headers, lambda one: on_part(one, on_field), lambda one: on_part(one, on_file), config)
-
-    monkeypatch.setattr(predict_route, "create_form_parser", counted)
+    monkeypatch.setattr(predict_route, "parts_of", counted)
     part = b"--b\r\ncontent-disposition:form-data;name=budget" + file + b"\r\n\r\n45%\r\n"
     with running(run, max_rows=7) as few:
         found = httpx.post(

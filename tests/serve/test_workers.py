@@ -11,8 +11,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from exeunt.serve import metrics, server
-from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics, Recent
+from exeunt.serve import recent as recent_module
+from exeunt.serve import server
+from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics
+from exeunt.serve.prediction import Answer
+from exeunt.serve.recent import Recent
 
 STARTUP_FAILURE = 3
 
@@ -161,7 +164,7 @@ def test_workers_are_counted_together(monkeypatch, tmp_path):
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
 
     def told(pid, one):
-        monkeypatch.setattr(metrics.os, "getpid", lambda: pid)
+        monkeypatch.setattr(recent_module.os, "getpid", lambda: pid)
         return one.of_all_workers()
 
     assert told(1, recent(1)) == recent(1)
@@ -174,8 +177,8 @@ def test_workers_are_counted_together(monkeypatch, tmp_path):
     assert (found.elapsed, found.waiting, found.workers) == (9.0, 6, 3)
     assert (found.policy, found.budget_active) == ("35%", 1.2)
     assert told(1, recent(1)) == found  # whoever is asked says the same
-    monkeypatch.setattr(metrics, "mark_process_dead", lambda _: None)
-    metrics.forget_worker(3)
+    monkeypatch.setattr(recent_module, "mark_process_dead", lambda _: None)
+    recent_module.forget_worker(3)
     assert told(2, recent(2, "60%", 2.1)).workers == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.recent", "2.recent"]
 
@@ -184,18 +187,12 @@ def test_quantiles_of_latencies_are_right_to_a_percent():
     seconds = np.random.default_rng(0).lognormal(-5, 1.5, 999)
     measured = Metrics()
     for one in seconds:
-        measured.answered(columns(), one)
+        measured.answered([Answer(label=0, exit=0, cost=1.0, policy="45%")], one)
     counts, _ = measured.last_seconds(1.0)
     exact = 1e3 * np.quantile(seconds, [0.5, 0.95, 0.99], method="inverted_cdf")
     np.testing.assert_allclose([*counts.latency_ms().values()], exact, rtol=0.0051)
     assert counts.latencies.total() == 999
     assert Counts().latency_ms() == {"p50": None, "p95": None, "p99": None}
-
-
-def columns():
-    nothing = np.zeros(1, dtype=bool)
-    return {"label": np.zeros(1), "cost": np.ones(1), "policy": np.array(["45%"]), "exit": np.zeros(1, dtype=int),
-            "degraded": nothing, "expired": nothing}  # fmt: skip
 
 
 def test_folders_of_servers_that_were_killed_are_removed(monkeypatch, tmp_path):

@@ -171,6 +171,8 @@ class BatchScheduler:
         """
         if not (force or self._may_be_full) and older_than is None and table is None:
             return None  # nothing else makes rows without a deadline run
+        if force and len(self._queues) == 1:
+            return next(iter(self._queues.values()))
         best, least = None, (9, 0.0, 0, 0)
         no_due_rank = -1 if self._calls_with_due >= _TURN - 1 else 2
         by_segment = -int(self._calls_without_due % _TURN < _TURN - 1)

@@ -55,6 +55,10 @@ class RowGroup:
     parts: list[PolicyRows]
     owns_state: bool = True
 
+    def copied(self) -> RowGroup:
+        """Return a group of the same rows and state."""
+        return RowGroup(self.state, self.state_rows, self.places, self.rows, self.parts, self.owns_state)
+
     def keep(self, which: Any) -> None:
         """Keep only these rows: a boolean mask, ascending indices or a slice."""
         places = self.places

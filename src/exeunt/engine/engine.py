@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_bytes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Keys
 from exeunt._text import counted
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.batch_scheduler import BatchScheduler, Queue
@@ -25,13 +26,21 @@ from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
 from exeunt.engine.executor import Executor
-from exeunt.engine.inputs import input_keys
+from exeunt.engine.inputs import input_keys, joined_inputs, n_rows
 from exeunt.engine.one_call import Calls
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
 from exeunt.score.tie_breaking import Ties, row_keys
+
+
+class Submission(NamedTuple):
+    """Inputs for a ticket: their keys `id` (n,) and deadline as `Engine.submit` takes them."""
+
+    inputs: Any
+    id: ArrayLike | None = None
+    deadline: float | None = None
 
 
 class Engine:
@@ -166,29 +175,52 @@ class Engine:
 
         Raises InputError for inputs that the network does not take, QueueFull if there is no room.
         """
-        if deadline is not None and math.isnan(deadline):
-            raise InputError("deadline must be a time on the clock of now, got nan")
-        if self._check is not None:
-            self._check(inputs)
+        given = Submission(inputs, id, deadline)
+        return self.submit_together([given], now, policy=policy, soft=soft)[0]
+
+    def submit_together(
+        self, given: Sequence[Submission], now: float = 0.0, *, policy: str | None = None, soft: bool = False
+    ) -> list[Ticket]:
+        """Submit inputs as `submit` does one after the other, each with a ticket of its own, which takes less time.
+
+        Raises what `submit` raises for one of them, InputError if they cannot be joined; then none is submitted.
+        """
+        for one in given:
+            if one.deadline is not None and math.isnan(one.deadline):
+                raise InputError("deadline must be a time on the clock of now, got nan")
+            if self._check is not None:
+                self._check(one.inputs)
         decider = None if policy is None else self._deciders[self._known(policy)]
+        inputs = given[0].inputs if len(given) == 1 else joined_inputs([one.inputs for one in given])
         state, valid = self.executor.start(inputs)
         n = len(valid)
+        sizes = [n] if len(given) == 1 else [n_rows(one.inputs) for one in given]
         signature = self.executor.signature(state)
-        if id is None:
-            rows = np.arange(self._submitted, self._submitted + n)
-            id = row_keys(self._started, rows) if self.ties == "row" else input_keys(inputs, n)  # noqa: A001
-        keys = _arrays.keys(id, "id", n=n)
+        keys = self._keys(given, inputs, sizes)
         self._submitted += n
         self._make_room(n)
-        ticket = self._admit(n, now, deadline, soft)
-        rows = np.arange(ticket.base, ticket.base + n)
+        tickets = [self._admit(size, now, one.deadline, soft) for one, size in zip(given, sizes, strict=True)]
+        ranges = [np.arange(ticket.base, ticket.base + ticket.n) for ticket in tickets]
+        rows = ranges[0] if len(ranges) == 1 else np.concatenate(ranges)
         group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
             group.keep(valid)
             self.table.reject(rows[~valid], 0.0, -1)
         if len(group.rows):
             self._push(0 if decider is None else decider.after[-1], signature, group)
-        return ticket
+        return tickets
+
+    def _keys(self, given: Sequence[Submission], inputs: Any, sizes: Sequence[int]) -> Keys:
+        """Return the keys (n,) of the rows of several submissions, whose joined inputs these are."""
+        n = sum(sizes)
+        if all(one.id is None for one in given):
+            if self.ties == "row":
+                return row_keys(self._started, np.arange(self._submitted, self._submitted + n))
+            return input_keys(inputs, n)
+        if any(one.id is None for one in given):
+            raise InputError("inputs that are submitted together all have keys, or none has")
+        keys = [_arrays.keys(one.id, "id", n=size) for one, size in zip(given, sizes, strict=True)]  # type: ignore[arg-type]
+        return keys[0] if len(keys) == 1 else np.concatenate(keys)
 
     def _admit(self, n: int, now: float, deadline: float | None, soft: bool) -> Ticket:
         if deadline is None and self.max_wait_s is None:

@@ -55,6 +55,31 @@ def inputs_by_name(inputs: Any) -> dict[str, Any]:
     return {"0": inputs}
 
 
+def n_rows(inputs: Any) -> int:
+    """Return how many rows inputs have; 0 if that is unknown."""
+    try:
+        return len(next(iter(inputs_by_name(inputs).values()), ()))
+    except TypeError:
+        return 0
+
+
+def joined_inputs(parts: Sequence[Any]) -> Any:
+    """Return the inputs of several tickets as one: arrays, or mappings of names to arrays, of equal sizes and types.
+
+    Raises InputError for any others.
+    """
+    first = parts[0]
+    if isinstance(first, np.ndarray):
+        kind = first.dtype, first.shape[1:]
+        if all(isinstance(one, np.ndarray) and (one.dtype, one.shape[1:]) == kind for one in parts):
+            return np.concatenate(parts)
+    elif hasattr(first, "items") and all(
+        hasattr(one, "items") and one.keys() == first.keys() for one in parts
+    ):
+        return {name: joined_inputs([one[name] for one in parts]) for name in first}
+    raise InputError("only arrays of equal sizes and types are joined")
+
+
 def _plain(value: Any) -> NDArray[Any]:
     """Return an array or a tensor, on any device, as a NumPy array of a type that is hashed."""
     if hasattr(value, "detach"):  # a tensor of PyTorch, which has types that NumPy lacks

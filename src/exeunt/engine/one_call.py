@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from exeunt._arrays import Floats, Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.decider import Decider, Decisions, detail_of
-from exeunt.engine.dropping_finished_rows import PolicyRows, RowGroup, joined
+from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup, joined
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
 from exeunt.engine.row_table import RowTable
@@ -80,8 +79,10 @@ class Calls:
 
     def _wanted_exits(self, segment: int, group: RowGroup) -> list[int]:
         """Return the exits of a segment that any of the policies needs."""
-        wanted = [part.decider.wanted[segment] for part in group.parts if part.decider is not None]
-        return wanted[0] if len(wanted) == 1 else sorted({exit_ for exits in wanted for exit_ in exits})
+        deciders = [part.decider for part in group.parts if part.decider is not None]
+        if len(deciders) == 1:
+            return deciders[0].wanted[segment]
+        return sorted({exit_ for decider in deciders for exit_ in decider.wanted[segment]})
 
     def _checked(
         self, logits: list[NDArray[Any]], wanted: list[int], rows: int
@@ -112,7 +113,7 @@ class Calls:
             return joined(self.executor, groups)
         if drops:
             first.compact(self.executor)
-        return replace(first)
+        return first.copied()
 
     def _bisect(
         self, segment: int, signature: Hashable, groups: list[RowGroup], error: Exception
@@ -171,13 +172,18 @@ class Calls:
         self, exit_: int, asked: list[tuple[PolicyRows, Decider]], found: list[Decisions], group: RowGroup
     ) -> int:
         """Enter decisions, and return how many rows are left."""
-        stays = np.ones(len(group.rows), dtype=np.bool_)
+        n = len(group.rows)
+        stays = None
         for (part, decider), decisions in zip(asked, found, strict=True):
             self._enter(exit_, decider, decisions, group.rows[part.at])
             part.memory = decisions.memory
-            stays[part.at] = ~decisions.leave
-        left = int(np.count_nonzero(stays))
-        if 0 < left < len(group.rows):
+            if part.at is ALL:
+                stays = ~decisions.leave
+            else:
+                stays = np.ones(n, dtype=np.bool_) if stays is None else stays
+                stays[part.at] = ~decisions.leave
+        left = n if stays is None else int(np.count_nonzero(stays))
+        if 0 < left < n:
             group.keep(stays)
         return left
 

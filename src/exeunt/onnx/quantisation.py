@@ -33,11 +33,14 @@ _IN_8_BITS = 4
 """ONNX Runtime's name for products of 8-bit integers."""
 
 
-def quantise_export(source: Path, folder: Path, batches: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+def quantise_export(
+    source: Path, folder: Path, batches: Iterable[Mapping[str, NDArray[Any]]], *, reduce_range: bool = False
+) -> None:
     """Write the stages of the export in `source` to `folder`, quantised to int8, with a manifest.
 
     `batches`: inputs by name, to measure the ranges of activations on; a few hundred inputs are enough. A network of
-    texts does not need them.
+    texts does not need them. `reduce_range`: give the weights of images' networks 7 bits, so that two products of them
+    fit into 16 bits.
     """
     onnx = require("onnx", extra="export")
     manifest = OnnxManifest.load(source)
@@ -46,7 +49,7 @@ def quantise_export(source: Path, folder: Path, batches: Iterable[Mapping[str, N
         if of_texts:
             models = [_in_blocks(onnx.load(source / stage.file)) for stage in manifest.stages]
         else:
-            models = _by_ranges(onnx, source, manifest.stages, iter(batches))
+            models = _by_ranges(onnx, source, manifest.stages, iter(batches), reduce_range)
     written = []
     for stage, model in zip(manifest.stages, models, strict=True):
         onnx.save(model, folder / stage.file)
@@ -69,9 +72,13 @@ def _without_advice() -> Iterator[None]:
 
 
 def _by_ranges(
-    onnx: Any, source: Path, stages: Sequence[OnnxStage], batches: Iterator[Mapping[str, NDArray[Any]]]
+    onnx: Any,
+    source: Path,
+    stages: Sequence[OnnxStage],
+    batches: Iterator[Mapping[str, NDArray[Any]]],
+    reduce_range: bool,
 ) -> list[Any]:
-    """Return stages with weights per channel and activations by their ranges, both in 8 bits.
+    """Return stages with weights per channel and activations by their ranges, both in 8 bits, or weights in 7.
 
     The whole network is quantised at once, so that both sides of a cut agree on the scale of what crosses it. Then it
     is cut into stages again.
@@ -86,7 +93,7 @@ def _by_ranges(
         onnx.save(whole, plain)
         tools.quantize_static(
             plain, quantised, SimpleNamespace(get_next=lambda: next(batches, None)),
-            quant_format=tools.QuantFormat.QDQ, per_channel=True,
+            quant_format=tools.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
             activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
             nodes_to_exclude=fillings,
         )  # fmt: skip

@@ -10,14 +10,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from numpy.typing import ArrayLike
 
 from exeunt.engine.answers import Answers, Ticket
-from exeunt.engine.engine import Engine
-from exeunt.engine.inputs import inputs_by_name
+from exeunt.engine.engine import Engine, Submission
+from exeunt.engine.inputs import n_rows
 from exeunt.errors import BatchFailed
 
 _LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
@@ -100,6 +101,7 @@ def answer_stream(
             pool.work(clock())
             yield from pool.give_out(skip=skip)
             broken = None if skip else pool.failure
+        pool.submit(clock())
         pool.collect(engine.drain())
         yield from pool.give_out(skip=skip)
         broken = broken or (None if skip else pool.failure)
@@ -124,22 +126,45 @@ class StreamPool:
     def __init__(self, engine: Engine, max_rows: int, *, ordered: bool) -> None:
         self.engine, self.max_rows, self.ordered = engine, max_rows, ordered
         self.failure: BatchFailed | None = None
+        self._gathered: list[Submission] = []  # small batches that are submitted together
+        self._waiting, self._enough = 0, engine.scheduler.min_batch[0]  # rows of these
         self._open: deque[Ticket] = deque()  # in order of arrival; done ones leave at the front
         self._done: list[Ticket] = []  # to be given out next
         self._held = 0  # rows that cannot be given out yet
 
     def take_in(self, batch: Any, now: float) -> None:
-        """Submit a batch: inputs, or a Batch of them with their keys."""
+        """Take in a batch: inputs, or a Batch of them with keys. Small ones wait until they are worth a call."""
         given = batch if isinstance(batch, Batch) else Batch(batch)
+        self._gathered.append(Submission(given.inputs, given.id))
+        self._waiting += n_rows(given.inputs)
+        many = max(self._waiting, len(self._gathered)) >= self._enough  # batches may have no rows
+        many = many or self._held + self._waiting > self.max_rows
+        if many or self.engine.max_wait_s is not None:
+            self.submit(now)
+
+    def submit(self, now: float) -> None:
+        """Submit what was taken in: small batches together, unless one cannot be joined to the others."""
+        given, self._gathered, self._waiting = self._gathered, [], 0
+        if len(given) > 1:
+            with suppress(Exception):
+                self._add(self.engine.submit_together(given, now))
+                return
+        self._add([self._ticket(one, now) for one in given])
+
+    def _ticket(self, given: Submission, now: float) -> Ticket:
         try:
-            ticket = self.engine.submit(given.inputs, now, id=given.id)
+            return self.engine.submit(given.inputs, now, id=given.id)
         except Exception as error:  # a batch that cannot be submitted costs no other its answers
-            ticket = self.engine.refuse(_rows(given.inputs), error)
-        self._open.append(ticket)
-        self._held += ticket.n
+            return self.engine.refuse(n_rows(given.inputs), error)
+
+    def _add(self, tickets: list[Ticket]) -> None:
+        self._open.extend(tickets)
+        self._held += sum(ticket.n for ticket in tickets)
 
     def work(self, now: float) -> None:
         """Run full batches, rows that have waited too long, and the oldest rows while too many are held."""
+        if self._gathered and self.engine.max_wait_s is None:
+            return  # nothing has changed
         while self.engine.ready(now):
             self.collect(self.engine.step(now))
         self.collect(self.engine.step(now))
@@ -172,11 +197,3 @@ class StreamPool:
     def _span(self) -> int:
         """Rows from the oldest unfinished one to the newest: the engine's table must hold them all."""
         return self._open[-1].base + self._open[-1].n - self._open[0].base if self._open else 0
-
-
-def _rows(inputs: Any) -> int:
-    """Return how many rows inputs that could not be submitted have, or 0 if that is unknown."""
-    try:
-        return len(next(iter(inputs_by_name(inputs).values()), ()))
-    except TypeError:
-        return 0

@@ -8,18 +8,22 @@ import math
 from collections.abc import Mapping
 
 from exeunt._arrays import Floats
+from exeunt.serve.admission import Admission
 from exeunt.serve.after_drift import RESPONSES
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.latency_controller import Load
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.loaded_run import LoadedRun
-from exeunt.serve.metrics import Counts
+from exeunt.serve.metrics import Counts, Metrics
+from exeunt.serve.recent import Recent
 from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
 
 _log = logging.getLogger("exeunt.serve")
-_QUIET_S = 60.0
-"""The warning that the latency cannot be kept is logged again after this time."""
+_PATIENCE = 0.05
+"""Share of the latency target that rows may wait for others before their first call."""
+_QUIET_S, _REFUSALS_QUIET_S = 60.0, 10.0
+"""The warnings that the latency cannot be kept, and that requests are refused, are logged again after these times."""
 
 
 class LoadMeter:
@@ -65,11 +69,14 @@ class ActiveRun:
         responds = RESPONSES[settings.on_drift]
         for policy in loaded.policies.values():
             responds.check(policy)
-        self.engine = loaded.started()  # last of what may fail: a thread would keep the network
+        self.admission = None if self.controller is None else Admission(self.controller.late_s)
+        patience_s = _PATIENCE * (settings.slo_s or 0.0)
+        self.engine = loaded.started(patience_s)  # last of what may fail: a thread would keep the network
         self.watches = ServedWatches(loaded.policies, loaded.shared.exits, several=settings.workers > 1)
         self.after_drift = responds(self.engine, loaded.policies, loaded.shared.exits, self.watches)
         self._meter = LoadMeter(self.engine, loaded.call_seconds, loaded.row_seconds)
-        self._users, self._quiet_until = 0, -math.inf
+        self._users, self._refused = 0, 0
+        self._quiet_until = self._refusals_quiet_until = -math.inf
         self._unused = asyncio.Event()
         self._unused.set()
         *_, (self.policy, most_expensive) = loaded.policies.items()
@@ -92,6 +99,10 @@ class ActiveRun:
 
     async def follow_load(self, now: float, counts: Counts, waiting: int) -> None:
         """Let the controller, if there is one, choose the policy. `counts`: since the last call; `waiting`: rows."""
+        self._refused += counts.problems["refused"]
+        if self._refused and now >= self._refusals_quiet_until:
+            _log.warning("requests are refused", extra={"fields": {"requests": self._refused}})
+            self._refused, self._refusals_quiet_until = 0, now + _REFUSALS_QUIET_S
         if self.controller is None:
             return
         before, load = self.policy, self._meter.measure(counts, waiting, self.controller.late_s)
@@ -104,6 +115,11 @@ class ActiveRun:
             _log.warning("the latency cannot be kept", extra={"fields": fields})
 
     @property
+    def at_rest(self) -> bool:
+        """Whether time alone does not change the active policy."""
+        return self.policy == self.policy_without_load
+
+    @property
     def policy_without_load(self) -> str:
         """Name of the policy that would be active without load."""
         return self.policy if self.controller is None else self.controller.without_load.name
@@ -111,6 +127,13 @@ class ActiveRun:
     def deadline(self, arrived: float) -> float | None:
         """Return the soft deadline of a request that had arrived at a time; None without a latency target."""
         return None if self.controller is None else arrived + self.controller.within_s
+
+    def admits(self, waited_s: float, waiting: int) -> bool:
+        """Whether a request that has waited so long can be answered in time while so many rows wait in the engine."""
+        if self.controller is None or self.admission is None:
+            return True
+        first_s = float(self.loaded.call_seconds[1, 0])  # of each row: all run to the first exit at least
+        return self.admission.admits(waited_s, waiting * first_s * self.controller.slowness)
 
     async def follow_drift(self) -> None:
         """Tell the watches of the answers since the last call, log new alarms, and respond to them."""
@@ -127,6 +150,14 @@ class ActiveRun:
         return {
             name: f"{alarm} {notes.get(name, '')}".rstrip() for name, alarm in self.watches.alarms.items()
         }
+
+    def recent(self, metrics: Metrics, now: float) -> Recent:
+        """Return the last seconds of this worker."""
+        counts, elapsed = metrics.last_seconds(now)
+        return Recent(
+            counts, elapsed, metrics.waiting, self.policy, self.loaded.policies[self.policy].budget,
+            drift=self.drift, evidence=self.watches.evidence, recalibrated=self.after_drift.receipts,
+        )  # fmt: skip
 
     async def take_over(self, before: ActiveRun) -> None:
         """Begin with the load that the previous run was under."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ _OWN_SITE = (b"same-origin", b"none")
 """Values of Sec-Fetch-Site if the server's own page, or the user of the browser, makes the request."""
 _HELD = 1 << 30
 """Bytes of all open requests at most."""
+_FEW_NAMES = 256
 _CLOSE = {"connection": "close"}  # the rest of the request may not have been read
 _TOO_LARGE = 413
+_LEVELS = {4: logging.WARNING, 5: logging.ERROR}
 
 
 class SecurityMiddleware:
@@ -48,17 +51,17 @@ class SecurityMiddleware:
     inputs = re.compile(r"/predict|/v2/models/.*/infer")
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self.app, self._settings, self._metrics = app, settings, metrics
         self._keys = [key.encode() for key in settings.api_keys]
         self._open = self._held = 0  # requests, and bytes of them
+        self._has_name = lru_cache(_FEW_NAMES)(self._names_it)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http" or scope.get("state", {}).get("internal"):
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        begun = time.monotonic()
-        scope.setdefault("state", {})["begun"] = begun
+        begun = scope.setdefault("state", {}).setdefault("begun", time.monotonic())
         status = 499  # the client left before there was one
 
         async def send_noted(message: Message) -> None:
@@ -74,7 +77,7 @@ class SecurityMiddleware:
         self._open += counted
         try:
             if refusal is None:
-                await self._app(scope, self._bounded(receive, scope), send_noted)
+                await self.app(scope, self._bounded(receive, scope), send_noted)
             else:
                 if refusal.status_code != _TOO_LARGE:
                     await _drain(self._bounded(receive, scope, keeps=False))
@@ -90,7 +93,7 @@ class SecurityMiddleware:
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers, public = dict(scope["headers"]), self.health.fullmatch(scope["path"]) is not None
         host = headers.get(b"host", b"").lower()
-        if not (public or self._has_name(host, scope)):
+        if not (public or self._has_name(host, (scope.get("server") or (None,))[0])):
             name = host.decode("latin-1")
             why = f"this server does not answer as {name!r}: if clients may call it so, start it with --allowed-host"
             return _error(403, why, _CLOSE)
@@ -111,6 +114,7 @@ class SecurityMiddleware:
             return _error(415, "compressed requests are not taken", _CLOSE)
         if scope["method"] == "POST" and self._open >= self._settings.max_open:
             self._metrics.refused()
+            scope["state"]["refused"] = True
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
             return _error(503, why, {"retry-after": "1", **_CLOSE})
         return None
@@ -128,8 +132,8 @@ class SecurityMiddleware:
             if whole:  # the next message is that the client disconnected
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
-            except asyncio.TimeoutError:
+                message = await _in_time(receive, max(due - time.monotonic(), 0.001))
+            except TimeoutError:
                 why = f"the request did not come in within {settings.slow_s:g} seconds"
                 raise HTTPException(408, why, _CLOSE) from None
             size = len(message.get("body", b""))
@@ -138,7 +142,8 @@ class SecurityMiddleware:
                 state["held"] = taken
                 self._held += size
             whole = not message.get("more_body", False)
-            state["read"] = time.monotonic()
+            if whole:
+                state.setdefault("read", time.monotonic())
             if taken > most:
                 raise HTTPException(_TOO_LARGE, _too_large(most), _CLOSE)
             if keeps and self._held > max(_HELD, settings.max_body):
@@ -154,12 +159,11 @@ class SecurityMiddleware:
         most = self._settings.max_body
         return most if self.inputs.fullmatch(scope["path"]) else min(most, _OTHER)
 
-    def _has_name(self, host: bytes, scope: Scope) -> bool:
+    def _names_it(self, host: bytes, address: str | None) -> bool:
         """Whether a Host header is a name of the server, or the address that the request came to. The page of another
         site that lets its name lead to this server still sends that name.
         """
         name = _PORT.sub("", host.decode("latin-1")).strip("[]")
-        address, _ = scope.get("server") or (None, None)
         return name == address or any(fnmatchcase(name, pattern) for pattern in self._settings.hosts)
 
     def _key(self, headers: Mapping[bytes, bytes]) -> Any:
@@ -176,7 +180,9 @@ class SecurityMiddleware:
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         path = self._path(scope)
         self._metrics.requests.labels(path, status).inc()
-        level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
+        # Under overload many are refused, which the service says once in a while.
+        refused = scope["state"].get("refused", False)
+        level = logging.INFO if refused else _LEVELS.get(status // 100, logging.INFO)
         if level > logging.INFO or self._settings.log_requests:
             ms = round(1e3 * seconds, 3)
             fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
@@ -193,6 +199,27 @@ def _of_own_page(headers: Mapping[bytes, bytes], host: bytes) -> bool:
     """Whether a request comes from the server's own page or from a program: only browsers send these headers."""
     origin = headers.get(b"origin", b"//" + host).lower()
     return headers.get(b"sec-fetch-site", b"none") in _OWN_SITE and origin.partition(b"//")[2] == host
+
+
+async def _in_time(receive: Receive, seconds: float) -> Message:
+    """Return the next message. Raises TimeoutError if none comes within so many seconds."""
+    loop, task, late = asyncio.get_running_loop(), asyncio.current_task(), False
+
+    def end() -> None:
+        nonlocal late
+        late = True
+        if task is not None:
+            task.cancel()
+
+    timer = loop.call_later(seconds, end)
+    try:
+        return await receive()
+    except asyncio.CancelledError:
+        if late:
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
 
 
 async def _drain(receive: Receive) -> None:

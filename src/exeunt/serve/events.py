@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from exeunt.serve.active_run import ActiveRun
-from exeunt.serve.metrics import Counts, Recent
+from exeunt.serve.metrics import Counts
+from exeunt.serve.recent import Recent
 from exeunt.serve.settings import Settings
 
 _PROBLEMS = ("degraded", "expired", "refused", "errors")

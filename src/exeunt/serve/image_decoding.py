@@ -27,7 +27,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 _SLOW = (b"P", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """How files begin whose headers do not bound the time: most of PPM is read in Python, JPEG 2000 in one long call."""
 _PPM = re.compile(rb"P[56]\s+\d{1,9}\s+\d{1,9}\s+255\s")
-_SEGMENTS, _CHUNKS, _EXTRAS, _EXTRA_BYTES = 100, 10_000, 64, 1 << 20
+_SEGMENTS, _CHUNKS, _EXTRAS, EXTRA_BYTES = 100, 10_000, 64, 1 << 20
 """At most: segments before the pixels of a JPEG or GIF; chunks of a PNG; its chunks beside the pixels, each of up to 1
 MiB once decompressed; bytes beside the pixels of a JPEG or PNG, such as EXIF."""
 _FEW_SCANS, _SCANS = 16, 40
@@ -36,17 +36,29 @@ _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 
 
+class MayTakeLong(Exception):  # noqa: N818 - no error
+    """A request holds more than is read where it is read now: an image whose headers do not bound the time that it
+    takes to decode; or, in the event loop, more than little.
+    """
+
+
 @dataclass
 class Allowance:
-    """What the images of a request may take together: pixels, and seconds of processor time in a process."""
+    """What the images of a request may take together: pixels, and seconds of processor time in a process.
+
+    `few`: pixels that are decoded here; for more, `MayTakeLong` is raised.
+    """
 
     most: float
     seconds: float
     taken: int = 0
+    few: float = math.inf
 
     def take(self, pixels: int, name: str) -> None:
         """Raise UnreadableImage if there are not so many pixels left."""
         self.taken += pixels
+        if self.taken > self.few:
+            raise MayTakeLong
         if self.taken > self.most:
             why = f"the images of a request may have {self.most:,.0f} pixels together: send fewer at a time"
             raise UnreadableImage(name, why)
@@ -100,14 +112,17 @@ class ImageReader:
         return opened, math.prod(most)
 
 
-def is_bounded(image: SentImage) -> bool:
-    """Whether headers bound the time that reading an image takes to some 0.1 s per million pixels or bytes."""
+def is_bounded(image: SentImage, most_extra: int = EXTRA_BYTES) -> bool:
+    """Whether headers bound the time that reading an image takes to some 0.1 s per million pixels or bytes.
+
+    `most_extra`: bytes beside the pixels of a PNG, which are compressed.
+    """
     if not isinstance(image, bytes):
         return True
     if image.startswith(b"\xff\xd8"):
         return _is_bounded_jpeg(image)
     if image.startswith(PNG_SIGNATURE):
-        return _is_bounded_png(image)
+        return _is_bounded_png(image, most_extra)
     if image.startswith(b"RIFF"):
         return image[12:16] != b"VP8X" or not (image[20:21] or b"\0")[0] & 2  # not animated
     if image.startswith(b"BM"):
@@ -122,20 +137,20 @@ def _is_bounded_jpeg(image: bytes) -> bool:
     for _ in range(_SEGMENTS):
         kind, marker = image[at : at + 2].ljust(2, b"\0")
         if image[at : at + 2] == _SCAN:
-            return at < _EXTRA_BYTES and _few_scans(image)
+            return at < EXTRA_BYTES and _few_scans(image)
         if kind != 0xFF or not 0xC0 <= marker < 0xFF or 0xD0 <= marker <= 0xD9:  # these have no length
             return False
         at += 2 + int.from_bytes(image[at + 2 : at + 4], "big")
     return False
 
 
-def _is_bounded_png(image: bytes) -> bool:
+def _is_bounded_png(image: bytes, most_extra: int) -> bool:
     try:
         chunks = list(islice(png_chunks(image), _CHUNKS + 1))
     except ValueError:  # it is refused once it is opened
         return True
     extras = [length for name, length in chunks if name[:1].islower()]
-    return len(chunks) <= _CHUNKS and len(extras) <= _EXTRAS and sum(extras) < _EXTRA_BYTES
+    return len(chunks) <= _CHUNKS and len(extras) <= _EXTRAS and sum(extras) < most_extra
 
 
 def _is_bounded_gif(image: bytes) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 from fastapi import APIRouter
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,14 +17,12 @@ from starlette.responses import JSONResponse, Response
 from exeunt._version import __version__
 from exeunt.errors import InputError
 from exeunt.serve import request_bodies as bodies
-from exeunt.serve.decoding import InputReader, Rows
+from exeunt.serve.input_reader import InputReader, Rows
 from exeunt.serve.prediction import (
     Options,
     PredictRequest,
     PredictResponse,
     answer_types,
-    in_thread_if_large,
-    predicted,
 )
 from exeunt.serve.request_bodies import DATATYPES
 from exeunt.serve.service import Service
@@ -59,13 +57,19 @@ class InferRequest(BaseModel):
     outputs: list[_Output] | None = None
 
 
+def check_model(service: Service, model: str, version: str) -> str:
+    """Return the name of the model. Raises HTTPException 404 if an address names another model than the service's."""
+    known = service.settings.model_name
+    if (model, version) != (known, _VERSION):
+        raise HTTPException(404, f"there is no such model here: there is {known}, version {_VERSION}")
+    return known
+
+
 def service_of(request: Request) -> Service:
     """Return the service. Raises HTTPException 404 if the path names another model than its own."""
     service: Service = request.app.state.service
-    known = service.settings.model_name, _VERSION
-    named = request.path_params.get("model", known[0]), request.path_params.get("version", _VERSION)
-    if named != known:
-        raise HTTPException(404, f"there is no such model here: there is {known[0]}, version {_VERSION}")
+    named = request.path_params
+    check_model(service, named.get("model", service.settings.model_name), named.get("version", _VERSION))
     return service
 
 
@@ -118,66 +122,74 @@ async def metadata(request: Request) -> dict[str, Any]:
     }
 
 
-def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
-    """Return a schema with its parts in their places: in /openapi.json, references would lead nowhere."""
-    if isinstance(schema, list):
-        return [_inlined(one, parts) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inlined(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
-    return {name: _inlined(value, parts) for name, value in schema.items() if name != "$defs"}
-
-
-_SCHEMA = InferRequest.model_json_schema()
-_BODY = {
-    "required": True,
-    "content": {"application/json": {"schema": _inlined(_SCHEMA, _SCHEMA["$defs"])}},
-}
-
-
-@router.post("/models/{model}/infer", openapi_extra={"requestBody": _BODY})
-@router.post("/models/{model}/versions/{version}/infer", openapi_extra={"requestBody": _BODY})
-async def infer(request: Request) -> Response:
-    """Answer the rows of one tensor.
+class Infer:
+    """Answers the rows of one tensor.
 
     `image`: BYTES (n,), encoded; UINT8 pixels (n, h, w, 3); or FP32 (n, 3, h, w), prepared. `text`: BYTES (n,), or
     (n, 2) for pairs. In JSON, BYTES of images are base64.
     """
-    service = service_of(request)
-    length = request.headers.get(_HEADER)
-    if length is not None and not re.fullmatch("[0-9]{1,30}", length):
-        raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")
-    reading = _Reading(await request.body(), None if length is None else int(length))
-    response = await predicted(request, reading)
-    given = reading.request, response, service.settings.model_name
-    return await in_thread_if_large(_written, len(response.columns["label"]), *given)
 
-
-class _Reading:
-    """Reads a request in a decoding thread. `request`: its JSON, once it was called."""
-
-    request: InferRequest
-
-    def __init__(self, body: bytes, header: int | None) -> None:
-        self._body, self._header = body, header
+    def __init__(
+        self,
+        service: Service,
+        headers: Mapping[bytes, bytes],
+        _: bytes,
+        body: bytes,
+        model: str,
+        version: str = _VERSION,
+    ) -> None:
+        self._model = check_model(service, model, version)
+        length = headers.get(_HEADER.encode())
+        if length is not None and not re.fullmatch(b"[0-9]{1,30}", length):
+            raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length.decode('latin-1')!r}")
+        self._body, self._header = body, len(body) if length is None else int(length)
 
     def __call__(self, reader: InputReader) -> PredictRequest:
-        body, end = memoryview(self._body), len(self._body) if self._header is None else self._header
+        """Read the tensor."""
+        body, end = memoryview(self._body), self._header
         head = body[:end]
         bodies.check_strings(head, reader.max_rows * reader.strings_each)
         fields = bodies.fields(head)
         # A tuple, so that decoding ends at a second input: a million of them would fill the memory.
         parts = bodies.decoded(fields.pop("inputs", b"[]"), tuple[dict[str, msgspec.Raw]], "give one input")
         data = parts[0].pop("data", bodies.NULL)
-        self.request = given = InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts}))
+        self._request = given = InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts}))
         names = [one.name for one in given.outputs or []]
-        known = answer_types(masks=reader.gives_masks)
-        if unknown := [name for name in names if name not in known]:
-            raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(known)}")
+        self._types = answer_types(masks=reader.gives_masks)
+        if unknown := [name for name in names if name not in self._types]:
+            raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(self._types)}")
         if len(names) > len(set(names)):
             raise InputError("an output may be asked for once")
         return PredictRequest(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
+
+    def written(self, response: PredictResponse) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return the outputs that were asked for, as JSON or in binary."""
+        request = self._request
+        every = bool(request.parameters.get("binary_data_output"))
+        wanted = [_Output(name=name) for name in self._types] if request.outputs is None else request.outputs
+        outputs, binary = [], []
+        for one in wanted:
+            kind, values = self._types[one.name], [getattr(answer, one.name) for answer in response.answers]
+            output: dict[str, Any] = {
+                "name": one.name,
+                "datatype": _NAMES[np.dtype(kind)],
+                "shape": [len(values)],
+            }
+            if one.parameters.get("binary_data", every):
+                binary.append(bodies.tensor_bytes(np.array(values, dtype=kind)))
+                output["parameters"] = {"binary_data_size": len(binary[-1])}
+            else:
+                output["data"] = [value or "" for value in values] if kind is np.object_ else values
+            outputs.append(output)
+        body: dict[str, Any] = {"model_name": self._model, "model_version": _VERSION, "outputs": outputs}
+        body["parameters"] = {"unit": response.unit}
+        if request.id is not None:
+            body["id"] = request.id
+        head = msgspec.json.encode(body)
+        if not binary:
+            return head, [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/octet-stream"), (_HEADER.encode(), b"%d" % len(head))]
+        return b"".join([head, *binary]), headers
 
 
 def _options(parameters: dict[str, Any]) -> Options:
@@ -221,32 +233,3 @@ def _text(value: Any) -> Any:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         return value
-
-
-def _written(request: InferRequest, response: PredictResponse, model: str) -> Response:
-    every = bool(request.parameters.get("binary_data_output"))
-    wanted = [_Output(name=name) for name in response.columns] if request.outputs is None else request.outputs
-    outputs, binary = [], []
-    for one in wanted:
-        values = response.columns[one.name]
-        output: dict[str, Any] = {"name": one.name, "datatype": _NAMES[values.dtype], "shape": [len(values)]}
-        if one.parameters.get("binary_data", every):
-            binary.append(bodies.tensor_bytes(values))
-            output["parameters"] = {"binary_data_size": len(binary[-1])}
-        else:
-            output["data"] = _plain(values)
-        outputs.append(output)
-    body: dict[str, Any] = {"model_name": model, "model_version": _VERSION, "outputs": outputs}
-    body["parameters"] = {"unit": response.unit}
-    if request.id is not None:
-        body["id"] = request.id
-    head = msgspec.json.encode(body)
-    if not binary:
-        return Response(head, media_type="application/json")
-    headers = {_HEADER: str(len(head))}
-    return Response(b"".join([head, *binary]), headers=headers, media_type="application/octet-stream")
-
-
-def _plain(values: NDArray[Any]) -> list[Any]:
-    plain: list[Any] = values.tolist()
-    return [value or "" for value in plain] if values.dtype == object else plain

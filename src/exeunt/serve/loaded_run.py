@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Integers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
@@ -23,10 +23,11 @@ from exeunt.run.file_digests import LIVE
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
 from exeunt.run.saved_policies import name_at, named_by_budget
-from exeunt.serve.decoding import InputReader
 from exeunt.serve.engine_thread import EngineThread
+from exeunt.serve.input_reader import InputReader, Rows
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.prediction import Answer, answers_of
 from exeunt.serve.settings import Settings
 from exeunt.serve.spending import check_limits
 from exeunt.trace import ExitTrace
@@ -61,9 +62,9 @@ class LoadedRun:
     warning: str = ""
     warms: ClassVar[bool] = True
 
-    def started(self) -> EngineThread | LiveEngine:
-        """Return what answers rows, in its own thread or in the event loop."""
-        return EngineThread(self.engine)
+    def started(self, patience_s: float = 0.0) -> EngineThread | LiveEngine:
+        """Return what answers rows, in its own thread or in the event loop. `patience_s`: see `EngineThread`."""
+        return EngineThread(self.engine, patience_s=patience_s)
 
     @property
     def unit(self) -> str:
@@ -73,6 +74,11 @@ class LoadedRun:
     def places(self, policy: str) -> list[int]:
         """Return the places of a policy's exits among those of the run."""
         return [self.shared.places[exit_] for exit_ in self.shared.exits[policy]]
+
+    def answers(self, rows: Rows, parts: Iterable[tuple[Integers, Any]]) -> list[Answer]:
+        """Return the answers to the rows of a request. `parts`: places of rows, and their ticket."""
+        masks = self.reader.gives_masks
+        return answers_of(rows, parts, self.class_names, self.shared.places, masks=masks)
 
     def at(self, budget: float | str) -> str:
         """Return the name of the policy with the largest budget that is not above this one.
@@ -136,7 +142,7 @@ class LoadedLive(LoadedRun):
     engine: LiveEngine  # type: ignore[assignment]
     warms: ClassVar[bool] = False
 
-    def started(self) -> LiveEngine:
+    def started(self, _: float = 0.0) -> LiveEngine:
         """Return what answers rows."""
         return self.engine
 

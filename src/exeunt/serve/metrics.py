@@ -1,5 +1,5 @@
 """Counts of requests and rows: for Prometheus since the start, for the page over the last seconds, and for the
-controller since it last asked. The workers of a server tell each other of the last seconds in files.
+controller since it last asked.
 """
 
 from __future__ import annotations
@@ -7,20 +7,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import prometheus_client as prometheus
-from numpy.typing import NDArray
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from exeunt._files import atomic_path
+from exeunt.serve.prediction import Answer
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which Prometheus's client adds up the counts of several processes."""
@@ -78,68 +75,18 @@ class Counts:
     def add(self, other: Counts) -> None:
         """Add the counts of another period."""
         for name, theirs in vars(other).items():
-            setattr(self, name, getattr(self, name) + theirs)
+            if isinstance(theirs, Counter):
+                getattr(self, name).update(theirs)
+            elif theirs:
+                setattr(self, name, getattr(self, name) + theirs)
 
 
-@dataclass
-class Recent:
-    """The last seconds of one worker, or of several: `elapsed` seconds, with so many rows `waiting` at their end.
-
-    `policy`: the active one; `budget_active`: its budget. Of several workers it is the one with the smallest budget.
-    `drift`: by policy, what an alarm says that stands; `evidence`: the largest one for drift, on a logarithmic scale:
-    an alarm comes at 1. `recalibrated`: by policy, the receipt of its calibration after a drift.
-    """
-
-    counts: Counts
-    elapsed: float
-    waiting: int
-    policy: str
-    budget_active: float
-    workers: int = 1
-    drift: dict[str, str] = field(default_factory=dict)
-    evidence: float = 0.0
-    recalibrated: dict[str, str] = field(default_factory=dict)
-
-    def of_all_workers(self) -> Recent:
-        """Return the last seconds of all workers of the server, who tell each other once a second."""
-        if SHARED_FOLDER not in os.environ:
-            return self
-        own = Path(os.environ[SHARED_FOLDER], f"{os.getpid()}.recent")
-        with atomic_path(own) as temporary:
-            temporary.write_bytes(msgspec.msgpack.encode(self))
-        found = []
-        for path in own.parent.glob("*.recent"):
-            with suppress(FileNotFoundError):  # it has ended meanwhile
-                found.append(_DECODER.decode(path.read_bytes()))
-        counts, least = Counts(), min(found, key=lambda one: one.budget_active)
-        for one in found:
-            counts.add(one.counts)
-        elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
-        drift, recalibrated = (
-            {name: text for one in found for name, text in getattr(one, of).items()}
-            for of in ("drift", "recalibrated")
-        )
-        evidence = max(one.evidence for one in found)
-        return Recent(
-            counts,
-            elapsed,
-            waiting,
-            least.policy,
-            least.budget_active,
-            len(found),
-            drift,
-            evidence,
-            recalibrated,
-        )
-
-
-_DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, given: kind(given))
-
-
-def forget_worker(pid: int | None) -> None:
-    """Leave a worker that has ended out of what all count together now; what it has counted since the start stays."""
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    Path(os.environ[SHARED_FOLDER], f"{pid}.recent").unlink(missing_ok=True)
+def sum_of(parts: Iterable[Counts]) -> Counts:
+    """Return the counts of several periods or workers together."""
+    whole = Counts()
+    for one in parts:
+        whole.add(one)
+    return whole
 
 
 class Metrics:
@@ -147,8 +94,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._reading, self._read, self._read_own_deadline, self._rows_each = 0, 0, 0, 1.0
-        self._since = Counts()
-        self.restart_window(0.0)
+        self._new = Counts()
+        self._untaken: list[Counts] = []
+        self._unreported: list[Counts] = []
+        self._window: deque[tuple[float, Counts]] = deque([(0.0, Counts())])
         self.registry = registry = prometheus.CollectorRegistry()
         named: dict[str, Any] = {"namespace": "exeunt", "registry": registry}
         self.requests = prometheus.Counter("requests", "Requests.", ["path", "status"], **named)
@@ -178,10 +127,8 @@ class Metrics:
 
     def restart_window(self, now: float) -> None:
         """Forget the last seconds: they belong to another run, or to none."""
-        self._window: deque[tuple[float, Counts]] = deque([(now, Counts())])
-
-    def _current(self) -> tuple[Counts, Counts]:
-        return self._since, self._window[-1][1]
+        self._report()
+        self._window = deque([(now, Counts())])
 
     @property
     def waiting(self) -> int:
@@ -206,14 +153,14 @@ class Metrics:
     def running(self, rows: int, policy: str | None = None, *, own_deadline: bool = False) -> Iterator[None]:
         """Count a request that was read, and runs inside the block. `policy`: the one that it names."""
         self._rows_each += _LATEST * (rows - self._rows_each)
-        for counts in self._current():
-            if policy is not None:
-                counts.own[policy] += rows
-                continue
-            counts.arrived += rows
+        new = self._new
+        if policy is not None:
+            new.own[policy] += rows
+        else:
+            new.arrived += rows
             if not own_deadline:
-                counts.requests += 1
-                counts.together += rows
+                new.requests += 1
+                new.together += rows
         self._read += rows
         self._read_own_deadline += rows * own_deadline
         try:
@@ -224,44 +171,54 @@ class Metrics:
 
     def answered(
         self,
-        columns: Mapping[str, NDArray[Any]],
+        answers: Sequence[Answer],
         seconds: float,
         policy: str | None = None,
         *,
         own_deadline: bool = False,
     ) -> None:
-        """Count the answers to a request (see `answer_columns`). `policy`: the one that it names."""
-        n, cost = len(columns["label"]), float(columns["cost"].sum())
-        pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
-        exits = Counter(pair for pair in pairs if pair[1] >= 0)
-        early = (columns["degraded"] | columns["expired"]).nonzero()[0].tolist()
-        problems = {
-            "degraded": int(columns["degraded"].sum()),
-            "expired": int(columns["expired"].sum()),
-            "errors": n - sum(exits.values()),
-        }
-        for counts in self._current():
-            counts.cost += cost
-            counts.exits.update(exits)
-            counts.ended_early.update(pairs[i] for i in early if pairs[i][1] >= 0)
+        """Count the answers to a request. `policy`: the one that it names."""
+        new = self._new
+        new.latencies[round(_FINE * math.log(max(seconds, 1e-6)))] += 1
+        new.seconds.append((seconds, len(answers), own_deadline))
+        for one in answers:
+            new.cost += one.cost
+            if one.degraded:
+                new.problems["degraded"] += 1
+            if one.expired:
+                new.problems["expired"] += 1
+            if one.exit < 0:
+                new.problems["errors"] += 1
+                continue
+            at: Any = one.policy, one.exit
+            new.exits[at] += 1
             if policy is not None:
-                counts.own_answered[policy] += sum(exits.values())
-            counts.problems.update(problems)
-            counts.latencies[round(_FINE * math.log(max(seconds, 1e-6)))] += 1
-        self._since.seconds.append((seconds, n, own_deadline))
-        self._seconds.observe(seconds)
-        self._cost.inc(cost)
-        for (answering, exit_), rows in exits.items():
-            self._rows.labels(answering, exit_).inc(rows)
-        for problem, count in problems.items():
-            if count:
-                self._problems.labels(problem).inc(count)
+                new.own_answered[policy] += 1
+            if one.degraded or one.expired:
+                new.ended_early[at] += 1
 
     def refused(self) -> None:
         """Count a request that was refused, because there are too many or money is short."""
-        for counts in self._current():
-            counts.problems["refused"] += 1
-        self._problems.labels("refused").inc()
+        self._new.problems["refused"] += 1
+
+    def _set_aside(self) -> None:
+        """Begin new counts. Those so far are still to be taken and to be reported."""
+        self._unreported.append(self._new)
+        self._untaken.append(self._new)
+        self._new = Counts()
+
+    def _report(self) -> None:
+        """Add what was not reported yet to the last seconds and to the metrics of Prometheus."""
+        self._set_aside()
+        new, self._unreported = sum_of(self._unreported), []
+        self._window[-1][1].add(replace(new, seconds=[]))
+        self._cost.inc(new.cost)
+        for (answering, exit_), rows in new.exits.items():
+            self._rows.labels(answering, exit_).inc(rows)
+        for problem, count in new.problems.items():
+            self._problems.labels(problem).inc(count)
+        for seconds, _, _ in new.seconds:
+            self._seconds.observe(seconds)
 
     def set_estimates(self, event: Mapping[str, Any]) -> None:
         """Take over what the page shows of the active policy (see `exeunt.serve.events.snapshot`)."""
@@ -273,15 +230,15 @@ class Metrics:
 
     def take_counts(self) -> Counts:
         """Return what happened since the last call."""
-        taken, self._since = self._since, Counts()
-        return taken
+        self._set_aside()
+        untaken, self._untaken = self._untaken, []
+        return untaken[0] if len(untaken) == 1 else sum_of(untaken)
 
     def last_seconds(self, now: float) -> tuple[Counts, float]:
         """Return what happened in the last ten seconds, and in how many; to be called once a second."""
+        self._report()
         self._waiting.set(self.waiting)
-        whole = Counts()
-        for _, counts in self._window:
-            whole.add(counts)
+        whole = sum_of(counts for _, counts in self._window)
         elapsed = max(now - self._window[0][0], 1e-9)
         self._window.append((now, Counts()))
         if len(self._window) > _WINDOW_S:
@@ -291,8 +248,9 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return all metrics as Prometheus reads them, of all workers of the server.
 
-        The other workers write their waiting rows once a second.
+        The other workers write what is new once a second.
         """
+        self._report()
         self._waiting.set(self.waiting)
         if SHARED_FOLDER not in os.environ:
             return prometheus.generate_latest(self.registry)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
 from pydantic import Field as Described
-from python_multipart import create_form_parser
-from python_multipart.multipart import Field, File
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from exeunt.errors import InputError
-from exeunt.serve import prediction
 from exeunt.serve import request_bodies as bodies
-from exeunt.serve.decoding import InputReader
+from exeunt.serve.error_answers import problems
+from exeunt.serve.form import parts_of
+from exeunt.serve.input_reader import InputReader
+from exeunt.serve.prediction import Answer, Options, PredictRequest, PredictResponse
 
 _MOST_FIELDS = 16
-router = APIRouter()
+_JSON: Final = "application/json"
 
 
-class PredictBody(prediction.Options):
+class PredictBody(Options):
     """Inputs of one kind, and how they are to be answered."""
 
     images: list[str | None] | None = Described(
@@ -35,88 +33,76 @@ class PredictBody(prediction.Options):
     )
 
 
-class Answers(BaseModel):
+class Answers(msgspec.Struct):
     """An answer per input, in order, and the unit of their costs."""
 
-    answers: list[prediction.Answer]
+    answers: list[Answer]
     unit: str
 
 
-_FORM = {
-    "type": "object",
-    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-}
-_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": PredictBody.model_json_schema()},
-        "multipart/form-data": {"schema": _FORM},
-    },
-}
+class Predict:
+    """Answers inputs: one or many images (JSON in base64, or files), or texts (JSON).
 
-
-@router.post("/predict", response_model=Answers, openapi_extra={"requestBody": _BODY}, tags=["predict"])
-async def predict(request: Request, options: Annotated[prediction.Options, Query()]) -> Response:
-    """Answer inputs: one or many images (JSON in base64, or files), or texts (JSON).
-
-    Options in the query hold unless the body says otherwise.
+    Options in the query hold unless the body says otherwise. Raises HTTPException 415 for other types.
     """
-    given = request.headers.get("content-type", "")
-    kind = given.partition(";")[0].strip().lower()
-    if kind not in _READ:
-        raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
-    response = await prediction.predicted(request, partial(_READ[kind], await request.body(), given, options))
-    body = await prediction.in_thread_if_large(_json, len(response.columns["label"]), response)
-    return Response(body, media_type="application/json")
+
+    def __init__(self, _: Any, headers: Mapping[bytes, bytes], query: bytes, body: bytes) -> None:
+        self._type = headers.get(b"content-type", b"").decode("latin-1")
+        kind = self._type.partition(";")[0].strip().lower()
+        if kind not in _READ:
+            raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
+        self._read, self._query, self._body = _READ[kind], query, body
+
+    def __call__(self, reader: InputReader) -> PredictRequest:
+        """Read the inputs."""
+        options = _in_query(self._query) if self._query else {}
+        return self._read(self._body, self._type, options, reader)
+
+    def written(self, response: PredictResponse) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return the answers as JSON."""
+        body = msgspec.json.encode(Answers(response.answers, response.unit))  # type: ignore[arg-type]
+        return body, [(b"content-type", _JSON.encode())]
 
 
-# -- reading requests, in a decoding thread ---------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+def _in_query(query: bytes) -> dict[str, Any]:
+    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    try:
+        return Options.model_validate(given).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise InputError(problems(error, "the query")) from None
 
 
 def _read_form(
-    body: bytes, content_type: str, options: prediction.Options, reader: InputReader
-) -> prediction.PredictRequest:
+    body: bytes, content_type: str, options: dict[str, Any], reader: InputReader
+) -> PredictRequest:
     """Read the files of a form, in order; its other fields are options."""
     files: list[bytes] = []
     fields: dict[str, str] = {}
-    read: list[str] = []
-    ended: list[bool] = []
-
-    def on_file(file: File) -> None:
-        reader.check_count(len(files) + 1)  # here, because parsing a million parts takes long
-        file.file_object.seek(0)
-        files.append(file.file_object.read())
-
-    def on_field(field: Field) -> None:
-        read.append((field.field_name or b"").decode())
-        fields[read[-1]] = (field.value or b"").decode()
-        if len(read) > _MOST_FIELDS:
+    read = 0
+    for part in parts_of(body, content_type):
+        if part.is_file:
+            reader.check_count(len(files) + 1)  # here, because parsing a million parts takes long
+            files.append(part.content)
+            continue
+        read += 1
+        if read > _MOST_FIELDS:
             raise InputError(f"a form may have at most {_MOST_FIELDS} fields beside its files")
-
-    headers = {"Content-Type": content_type.encode("latin-1")}
-    try:
-        parser = create_form_parser(headers, on_field, on_file, {"MAX_MEMORY_FILE_SIZE": len(body)})
-        parser.on_end = lambda: ended.append(True)
-        parser.write(body)
-        parser.finalize()
-    except InputError:
-        raise
-    except ValueError as error:  # the parser's errors are ValueErrors
-        raise InputError(f"the body is no form: {error}") from None
-    if not ended:
-        raise InputError("the form does not end: its last boundary is missing")
+        fields[part.name] = part.content.decode(errors="replace")
     if "images" in fields:
         raise InputError("images are files, with curl -F images=@cat.jpg; the form's are a text")
-    return prediction.PredictRequest(reader.images(files), _with(options, fields))
+    return PredictRequest(reader.images(files), _options(options | fields))
 
 
-def _read_json(
-    body: bytes, _: str, options: prediction.Options, reader: InputReader
-) -> prediction.PredictRequest:
+def _read_json(body: bytes, _: str, options: dict[str, Any], reader: InputReader) -> PredictRequest:
     bodies.check_strings(body, reader.max_rows * reader.strings_each)
     given = bodies.fields(body)
     images, texts = (given.pop(name, bodies.NULL) for name in ("images", "texts"))
-    further = PredictBody.model_validate_json(bodies.rest(given)).model_dump(exclude_unset=True)
+    if given:
+        further = PredictBody.model_validate_json(bodies.rest(given)).model_dump(exclude_unset=True)
+        options = options | further
     if bodies.is_null(images) == bodies.is_null(texts):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
     if bodies.is_null(images):
@@ -124,21 +110,12 @@ def _read_json(
         rows = reader.texts(bodies.strings(texts, width, name="texts"))
     else:
         rows = reader.images([bodies.from_base64(one) for one in bodies.strings(images, name="images")])
-    return prediction.PredictRequest(rows, _with(options, further))
+    return PredictRequest(rows, _options(options))
 
 
-def _with(options: prediction.Options, further: dict[str, Any]) -> prediction.Options:
-    return prediction.Options.model_validate(options.model_dump(exclude_unset=True) | further)
+def _options(given: dict[str, Any]) -> Options:
+    return Options.model_validate(given) if given else _NO_OPTIONS
 
 
-_READ = {"application/json": _read_json, "multipart/form-data": _read_form}
-
-
-# -- writing responses ------------------------------------------------------------------------------------
-
-
-def _json(response: prediction.PredictResponse) -> bytes:
-    names = list(response.columns)
-    rows = zip(*(column.tolist() for column in response.columns.values()), strict=True)
-    answers = [dict(zip(names, row, strict=True)) for row in rows]
-    return msgspec.json.encode({"answers": answers, "unit": response.unit})
+_NO_OPTIONS = Options.model_validate({})
+_READ = {_JSON: _read_json, "multipart/form-data": _read_form}

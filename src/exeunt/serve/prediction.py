@@ -1,21 +1,20 @@
-"""Requests for predictions, whatever protocol they come in: their options, and their answers as columns."""
+"""Requests for predictions, whatever protocol they come in: their options, and their answers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
 from pydantic_core import PydanticCustomError
-from starlette.requests import ClientDisconnect, Request
 
 from exeunt._arrays import Integers
 from exeunt.errors import one_line
-from exeunt.score.masks import MASK, runs_of
-from exeunt.serve.decoding import InputReader, Rows
+from exeunt.score.masks import runs_of
+from exeunt.serve.input_reader import Rows
 
 T = TypeVar("T")
 
@@ -24,33 +23,43 @@ _NO_ANSWER = "the network's output for this input is not finite"
 _EXPIRED = "the deadline passed before any exit had answered"
 
 
-class Answer(BaseModel):
-    """The answer to one input. `error`: why there is none; its label and exit are then -1.
+class Answer(msgspec.Struct):
+    """The answer to one input. `error`: why there is none; its label and exit are then -1, its confidence is 0."""
 
-    Of a network that answers with masks there is one more field, `mask`: its runs as text, see
-    `exeunt.score.masks.mask_of`; the label is the class of most pixels.
+    label: int = -1
+    class_name: str | None = None
+    confidence: float = 0.0
+    exit: int = -1
+    cost: float = 0.0
+    policy: str | None = None
+    degraded: bool = False
+    expired: bool = False
+    borderline: bool = False
+    error: str | None = None
+
+
+class MaskAnswer(Answer):
+    """The answer of a network that answers with masks. `mask`: its runs as text, see `exeunt.score.masks.mask_of`; the
+    label is the class of most pixels.
     """
 
-    label: int
-    class_name: str | None
-    confidence: float
-    exit: int
-    cost: float
-    policy: str | None
-    degraded: bool
-    expired: bool
-    borderline: bool
-    error: str | None
+    mask: str | None = None
+
+
+def answer_kind(*, masks: bool) -> type[Answer]:
+    """Return the kind of answers, of a network that answers with masks or of another one."""
+    return MaskAnswer if masks else Answer
 
 
 _COLUMNS: Final[dict[Any, Any]] = {int: np.int64, float: np.float64, bool: np.bool_, str | None: np.object_}
-ANSWER_TYPES: Final = {name: _COLUMNS[field.annotation] for name, field in Answer.model_fields.items()}
-"""The columns of answers with their types, in order; objects are texts."""
 
 
 def answer_types(*, masks: bool) -> dict[str, Any]:
-    """Return the columns of answers with their types; those of networks that answer with masks hold them, too."""
-    return {**ANSWER_TYPES, **({MASK: np.object_} if masks else {})}
+    """Return the types of the columns that answers make, in order; objects are texts."""
+    return {name: _COLUMNS[kind] for name, kind in get_type_hints(answer_kind(masks=masks)).items()}
+
+
+ANSWER_TYPES: Final = answer_types(masks=False)
 
 
 class StrictModel(BaseModel):
@@ -91,35 +100,10 @@ class PredictRequest(NamedTuple):
 
 
 class PredictResponse(NamedTuple):
-    """The answers to a request: columns (n,), see `ANSWER_TYPES`, and the unit of cost."""
+    """The answers to a request, and the unit of their costs."""
 
-    columns: dict[str, NDArray[Any]]
+    answers: Sequence[Answer]
     unit: str
-
-
-async def predicted(request: Request, read: Callable[[InputReader], PredictRequest]) -> PredictResponse:
-    """Return the answers to a request whose body has come in. If its client disconnects, its rows are dropped.
-
-    `read`: see `Service.answer`. Raises what that raises, ClientDisconnect if the client disconnects.
-    """
-    state = request.state
-    work: Coroutine[Any, Any, PredictResponse] = request.app.state.service.answer(
-        read, state.begun, state.read, getattr(state, "key", "")
-    )
-    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return answering.result()
-    finally:
-        answering.cancel()
-        leaving.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def in_thread_if_large(function: Callable[..., T], rows: int, *given: Any) -> T:
@@ -129,41 +113,53 @@ async def in_thread_if_large(function: Callable[..., T], rows: int, *given: Any)
     return function(*given) if rows <= _MANY_ROWS else await asyncio.to_thread(function, *given)
 
 
-def answer_columns(
+def answers_of(
     rows: Rows,
     parts: Iterable[tuple[Integers, Any]],
     class_names: Sequence[str],
     exits: Sequence[int],
+    *,
     masks: bool = False,
-) -> dict[str, NDArray[Any]]:
-    """Return the columns `ANSWER_TYPES` (n,) for the rows of a request, and "mask" where the answers are masks.
+) -> list[Answer]:
+    """Return the answers to the rows of a request, an error where there is none.
 
-    `masks`: whether they are. `parts`: places of rows, and their ticket. `exits`: which of the run's exits the
-    executor's are.
-    A row without an answer has an error; its label and exit are -1, its confidence is 0.
+    `parts`: places of rows, and their ticket. `exits`: which of the run's exits the executor's are. `masks`: whether
+    the network answers with masks.
     """
-    n = len(rows)
-    columns: dict[str, NDArray[Any]] = {name: np.zeros(n, dtype=kind) for name, kind in ANSWER_TYPES.items()}
-    columns["label"][:] = columns["exit"][:] = -1
-    columns["class_name"][:] = columns["policy"][:] = None
-    columns["error"][:] = rows.errors
-    if masks:
-        columns[MASK] = np.full(n, None, dtype=np.object_)
+    kind: Any = answer_kind(masks=masks)
+    answers = [kind(error=why) for why in rows.errors]
     for places, ticket in parts:
-        answers, valid = ticket.answers, ticket.answers.valid
-        columns["policy"][places] = ticket.policies
-        for name in ("cost", "degraded", "expired", "borderline"):
-            columns[name][places] = getattr(answers, name)
-        for name in ("label", "confidence"):
-            columns[name][places[valid]] = getattr(answers, name)[valid]
-        columns["exit"][places[valid]] = np.asarray(exits)[answers.exit[valid]]
-        columns["class_name"][places[valid]] = [
-            class_names[label] if label < len(class_names) else str(label)
-            for label in answers.label[valid].tolist()
-        ]
-        if answers.masks is not None:
-            columns[MASK][places[valid]] = [runs_of(mask) for mask in answers.masks[valid]]
-        for which in np.flatnonzero(~valid).tolist():
-            why = _EXPIRED if columns["expired"][places[which]] else ticket.why.get(which, _NO_ANSWER)
-            columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
-    return columns
+        found, names = ticket.answers, ticket.policies
+        columns = (found.label, found.confidence, found.exit, found.cost, found.valid, found.borderline,
+                   found.expired, found.degraded)  # fmt: skip
+        each = zip(places.tolist(), names, *(column.tolist() for column in columns), strict=True)
+        for which, (
+            place,
+            name,
+            label,
+            confidence,
+            exit_,
+            cost,
+            valid,
+            borderline,
+            expired,
+            degraded,
+        ) in enumerate(each):
+            one = answers[place]
+            one.policy, one.cost, one.borderline, one.expired, one.degraded = (
+                name,
+                cost,
+                borderline,
+                expired,
+                degraded,
+            )
+            if valid:
+                one.label, one.confidence, one.exit = label, confidence, exits[exit_]
+                one.class_name = class_names[label] if label < len(class_names) else str(label)
+                if masks and found.masks is not None:
+                    one.mask = runs_of(found.masks[which])
+            elif ticket.error is not None:
+                one.error = one_line(ticket.error)
+            else:
+                one.error = _EXPIRED if expired else ticket.why.get(which, _NO_ANSWER)
+    return answers

@@ -23,30 +23,29 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from exeunt._files import locks
 from exeunt.errors import ArtefactError, InputError
 from exeunt.serve.app import make_app
+from exeunt.serve.connection import Connection
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import load_run
-from exeunt.serve.metrics import SHARED_FOLDER, forget_worker
+from exeunt.serve.metrics import SHARED_FOLDER
+from exeunt.serve.recent import forget_worker
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
 
 _log = logging.getLogger("exeunt.serve")
 _SHARED = "exeunt-serve-"
-_HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _IDLE_S = 75
 """Longer than load balancers keep connections open: a request is lost if its connection is closed while it comes in."""
-_UNREAD_S = 30.0
 _DRAIN_S = 60
 _START_S = 60
 """A worker answers once it has imported what it needs; then it loads the run. A worker that replaces another one after
 SIGHUP has this time for both."""
+_SWITCH_S = 0.0005
 _LOOK_S = 0.5
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 """Workers that do not start are started again after pauses that double."""
@@ -63,7 +62,7 @@ def serve(settings: Settings) -> None:
     if controller is not None and settings.budget is not None:
         controller.set_budget(loaded.policies[loaded.at(settings.budget)].cost.amount(settings.budget))
     alone = settings.workers == 1
-    new_app: Callable[..., FastAPI] = partial(make_app, settings, around=_own_process)
+    new_app: Callable[..., Any] = partial(make_app, settings, around=_own_process)
     if alone:
         app = new_app(loaded)
         new_app = lambda: app  # noqa: E731
@@ -116,7 +115,7 @@ def uvicorn_config(app: Callable[[], Any], host: str, port: int, workers: int = 
         host=host,
         port=port,
         workers=workers,
-        http=_Connection,
+        http=Connection,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -149,10 +148,12 @@ def _own_process(service: Service) -> Iterator[None]:
     """Run a service in a process that does nothing else.
 
     Objects made so far are taken out of garbage collection, which would stop everything for 0.1 s again and again. The
-    process ends with its engine, or with the process that started it.
+    engine's thread takes turns with a busy event loop more often than every 5 ms, which is Python's default: it waits
+    for its turn after each call of the network. The process ends with its engine, or with the process that started it.
     """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_S)
     _end_with_parent()
     drain_on_signal(service.drain)
     watch = asyncio.get_running_loop().create_task(_end_with_engine(service))
@@ -257,63 +258,6 @@ class _Workers(Multiprocess):
                 self._pause_s = 0.0
             del self._pinged[worker.pid]
         return time.monotonic() - self._pinged.get(worker.pid, math.inf) < _START_S
-
-
-# -- connections --------------------------------------------------------------------------------------------
-
-
-class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """An HTTP connection that is closed if headers take too long or too many bytes, or if nobody reads an answer."""
-
-    _bytes = 0
-    _timers: dict[str, asyncio.TimerHandle]
-
-    def connection_made(self, transport: Any) -> None:
-        """Wait for a first request."""
-        self._timers = {}
-        super().connection_made(transport)
-        self._watch_headers()
-
-    def data_received(self, data: bytes) -> None:
-        """Wait for the headers to end, unless they have."""
-        super().data_received(data)
-        self._bytes += len(data)
-        self._watch_headers()
-        if self._bytes > _HEADERS_BYTES:
-            self._close_without_request()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
-        self._stop("headers")
-        self._stop("unread")
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Wait for the client to read, since the buffer is full. Closing instead would keep it until it is read."""
-        super().pause_writing()
-        self._stop("unread")
-        self._timers["unread"] = self.loop.call_later(_UNREAD_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Go on: the client has read."""
-        super().resume_writing()
-        self._stop("unread")
-
-    def _watch_headers(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop("headers")
-            self._bytes = 0
-        elif "headers" not in self._timers:
-            self._timers["headers"] = self.loop.call_later(_HEADERS_S, self._close_without_request)
-
-    def _close_without_request(self) -> None:
-        self._stop("headers")
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-    def _stop(self, name: str) -> None:
-        if (timer := self._timers.pop(name, None)) is not None:
-            timer.cancel()
 
 
 # -- logs ---------------------------------------------------------------------------------------------------

@@ -12,18 +12,19 @@ from typing import Any
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget, QueueFull, one_line
 from exeunt.serve import prediction
 from exeunt.serve.active_run import ActiveRun
-from exeunt.serve.decoding import DecodingThreads, InputReader
+from exeunt.serve.decoding import Decoding
 from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
+from exeunt.serve.input_reader import InputReader
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
-from exeunt.serve.metrics import Metrics, Recent
+from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
 from exeunt.serve.spending import Spending
 
 _log = logging.getLogger("exeunt.serve")
-_LEAST_TICK_S = 0.005
-"""The controller acts ten times within the latency target, but at most once in this time."""
+_LEAST_TICK_S, _SLOWER = 0.005, 3
+"""The controller acts ten times within the latency target, but at most once in this time; less often if none wait."""
 _POLL_S = 1.0
 """How often the live budget is read, and the page gets an event."""
 
@@ -43,8 +44,9 @@ class Service:
         self.draining, self.workers = False, 1
         self.events = EventStream()
         self._live = LiveBudgetFile(settings.live_budget_file)
-        self._decoding = DecodingThreads(settings.decoders)
+        self._decoding = Decoding(settings.decoders)
         self._loads = 0
+        self._asked = asyncio.get_running_loop().create_future()  # done once a request comes
         self._budget: str | float | None = None  # as somebody wrote it; None is the budget of the settings
         self._reloading, self._setting = asyncio.Lock(), asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -91,24 +93,33 @@ class Service:
 
     # -- answers ----------------------------------------------------------------------------------------
 
+    def check_in_time(self, arrived: float) -> None:
+        """Raise QueueFull for a request that came at this time and cannot be answered within the latency target."""
+        waited_s = time.monotonic() - arrived
+        if not self.active.admits(waited_s, self.metrics.waiting_without_deadline):
+            self.metrics.refused()
+            raise QueueFull("too many requests wait for one more to be answered in time: try again soon")
+
     async def answer(
         self,
         read: Callable[[InputReader], prediction.PredictRequest],
+        size: int,
         begun: float,
         arrived: float,
         key: str = "",
     ) -> prediction.PredictResponse:
-        """Answer a request, which `read` makes of its body in a decoding thread.
+        """Answer a request, which `read` makes of its body: at once if it is small, else in a decoding thread.
 
-        `begun`, `arrived`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
-        from the first, latencies from the second: a slow client is no sign of load. If the task is cancelled, its rows
-        are dropped. `key`: the API key, whose ledger pays.
+        `size`: bytes of the body. `begun`, `arrived`: when the request began to come in, and when it had, on the
+        monotonic clock. Deadlines of its own count from the first, latencies from the second: a slow client is no sign
+        of load. If the task is cancelled, its rows are dropped. `key`: the API key, whose ledger pays.
         Raises what `read` raises, InputError for options that cannot be met, OverBudget and QueueFull.
         """
+        _set(self._asked)
         with self.active as active:
             loaded = active.loaded
             with self.metrics.reading():
-                rows, options = await self._decoding(read, loaded.reader)
+                rows, options = await self._decoding(read, loaded.reader, size)
             policy = self._policy_for(loaded, options)
             own_deadline = options.deadline_ms is not None
             deadline = (
@@ -126,17 +137,12 @@ class Service:
                 raise
             finally:
                 active.watches.end(running, parts)
-            columns = await prediction.in_thread_if_large(
-                prediction.answer_columns,
-                len(rows),
-                rows,
-                parts,
-                loaded.class_names,
-                loaded.shared.places,
-                loaded.reader.gives_masks,
-            )
-            self.metrics.answered(columns, time.monotonic() - arrived, policy, own_deadline=own_deadline)
-            return prediction.PredictResponse(columns, loaded.unit)
+            answers = await prediction.in_thread_if_large(loaded.answers, len(rows), rows, parts)
+            taken_s = time.monotonic() - arrived
+            self.metrics.answered(answers, taken_s, policy, own_deadline=own_deadline)
+            if active.admission is not None and not own_deadline:
+                active.admission.answered(taken_s)
+            return prediction.PredictResponse(answers, loaded.unit)
 
     def _policy_for(self, loaded: LoadedRun, options: prediction.Options) -> str | None:
         """Return the name of the policy that the options ask for; None for the active one."""
@@ -196,11 +202,8 @@ class Service:
             budget = self._budget
         try:
             if loaded.warms:
-                rows = await self._decoding(InputReader.warm_up, loaded.reader)
-                warm = await run_rows(active.engine, rows)
-                prediction.answer_columns(
-                    rows, warm, loaded.class_names, loaded.shared.places, loaded.reader.gives_masks
-                )
+                rows = await asyncio.to_thread(loaded.reader.warm_up)
+                loaded.answers(rows, await run_rows(active.engine, rows))
             try:
                 await self._follow(active, budget)
                 if budget not in (None, self.settings.budget):
@@ -238,31 +241,31 @@ class Service:
 
     async def _follow_load(self) -> None:
         due, slo_s = time.monotonic(), self.settings.slo_s
-        tick_s = _POLL_S / 10 if slo_s is None else max(slo_s / 10, _LEAST_TICK_S)
+        tick_s = _POLL_S if slo_s is None else max(slo_s / 10, _LEAST_TICK_S)
         while True:
-            await asyncio.sleep(tick_s)
+            await asyncio.sleep(tick_s if self.metrics.waiting else min(_SLOWER * tick_s, _POLL_S))
             now = time.monotonic()
             with _logged():
-                await self.active.follow_load(
-                    now, self.metrics.take_counts(), self.metrics.waiting_without_deadline
-                )
+                counts = self.metrics.take_counts()
+                await self.active.follow_load(now, counts, self.metrics.waiting_without_deadline)
                 if now >= due:
                     due = now + _POLL_S
                     await self.active.follow_drift()
-                    recent = self._recent(now).of_all_workers()
+                    recent = self.active.recent(self.metrics, now).of_all_workers()
                     self.workers = recent.workers
                     event = snapshot(self.active, recent)
                     self.metrics.set_estimates(event)
                     self.events.send(event)
+            if not self.metrics.waiting and tick_s < _POLL_S:  # else nothing would be missed for so long
+                idle_s = _POLL_S if self.active.at_rest else _POLL_S / 10
+                await self._until_asked(min(idle_s, max(due - now, tick_s)))
 
-    def _recent(self, now: float) -> Recent:
-        policy = self.active.policy
-        budget = self.active.loaded.policies[policy].budget
-        return Recent(
-            *self.metrics.last_seconds(now), self.metrics.waiting, policy, budget,
-            drift=self.active.drift, evidence=self.active.watches.evidence,
-            recalibrated=self.active.after_drift.receipts,
-        )  # fmt: skip
+    async def _until_asked(self, most_s: float) -> None:
+        """Wait until a request comes, but for so many seconds at most."""
+        self._asked = asked = asyncio.get_running_loop().create_future()
+        timer = asked.get_loop().call_later(most_s, _set, asked)
+        await asked
+        timer.cancel()
 
     async def _follow_file(self) -> None:
         """Follow the live budget. Loading a run takes long; meanwhile the previous one follows the load."""
@@ -278,6 +281,11 @@ class Service:
                     async with self._setting:
                         live = await asyncio.to_thread(self._live.read)
                         await self._follow(self.active, live.budget)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 @contextmanager

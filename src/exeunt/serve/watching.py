@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
@@ -90,32 +91,36 @@ class ServedWatches:
         while self._waiting and self._waiting[0].ended:
             request = self._waiting.popleft()
             tickets += [(ticket, request.before | self._resting) for _, ticket in request.parts or ()]
-        alarms: dict[str, Alarm] = {}
-        if not any(_ended_early(ticket.answers) for ticket, _ in tickets):
-            for ticket, unwatched in tickets:
-                alarms |= self._told(ticket.answers, ticket.policies, unwatched)
-        return alarms
+        if not (tickets and self._watches):
+            return {}
+        answers = [ticket.answers for ticket, _ in tickets]
+        early = [column for one in answers for column in (one.expired, one.degraded) if column is not None]
+        if early and np.concatenate(early).any():
+            return {}
+        names = [
+            "" if name is None or name in unwatched else name
+            for ticket, unwatched in tickets
+            for name in ticket.policies
+        ]
+        told = _columns(answers, "valid", "exit", "score", "first_score", "tie")
+        return self._told(np.array(names, dtype=object), *told)
 
-    def _told(
-        self, answers: Answers, policies: Iterable[str | None], unwatched: Set[str]
-    ) -> dict[str, Alarm]:
-        """Tell the watches of the rows of a ticket, but for those of the policies `unwatched`."""
-        names = np.array([name or "" for name in policies], dtype=object)
+    def _told(self, names: NDArray[Any], valid: Any, exit_: Any, *seen: Any) -> dict[str, Alarm]:
+        """Tell the watches of rows, with what each is told of (n,), None for what is not known."""
         found: dict[str, Alarm] = {}
         for name, watch in self._watches.items():
-            rows = np.flatnonzero((names == name) & answers.valid)
-            if len(rows) == 0 or name in unwatched:
+            rows = np.flatnonzero((names == name) & valid)
+            if len(rows) == 0:
                 continue
             own = self._own[name]
-            exits = np.array([own[exit_] for exit_ in answers.exit[rows].tolist()], dtype=np.int64)
-            seen = (
-                None if one is None else one[rows]
-                for one in (answers.score, answers.first_score, answers.tie)
-            )
-            for alarm in watch.update(exits, *seen):
+            exits = np.array([own[one] for one in exit_[rows].tolist()], dtype=np.int64)
+            for alarm in watch.update(exits, *(None if one is None else one[rows] for one in seen)):
                 found[name] = alarm
         return found
 
 
-def _ended_early(answers: Answers) -> bool:
-    return any(one is not None and bool(one.any()) for one in (answers.expired, answers.degraded))
+def _columns(answers: Sequence[Answers], *names: str) -> Iterator[NDArray[Any] | None]:
+    """Yield columns of all answers together; None for those that are not known."""
+    for name in names:
+        parts = [getattr(one, name) for one in answers]
+        yield None if any(part is None for part in parts) else np.concatenate(parts)

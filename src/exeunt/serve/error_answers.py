@@ -1,0 +1,105 @@
+"""What clients are told of errors: each is answered as {"error": why}, as the Open Inference Protocol has it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from functools import singledispatch
+from typing import Any
+
+import msgspec
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Send
+
+from exeunt.errors import ExeuntError, InputError, OverBudget, QueueFull, one_line
+from exeunt.serve.engine_thread import EngineStopped
+
+_log = logging.getLogger("exeunt.serve")
+_SHOWN = 3
+
+Told = tuple[int, str, Mapping[str, str]]
+"""Status, why, and headers."""
+
+
+@singledispatch
+def told(error: Exception) -> Told:
+    """Return what a client is told of an error."""
+    return 500, f"unexpected {type(error).__name__}: see the log of the server", {}
+
+
+@told.register
+def _(error: ExeuntError) -> Told:
+    _log.error(one_line(error))
+    return 500, str(error), {}
+
+
+@told.register
+def _(error: InputError) -> Told:
+    return 422, str(error), {}
+
+
+@told.register(QueueFull)
+@told.register(EngineStopped)
+def _(error: Exception) -> Told:
+    return 503, str(error), {"retry-after": "1"}
+
+
+@told.register
+def _(error: OverBudget) -> Told:
+    why = f"this may cost {error.asked:g}, and {error.left:g} of what you may spend is left"
+    wait_s = 1.0 if error.passing else error.wait_s
+    if wait_s is None:
+        return 402, f"{why}: ask who runs this server for more", {}
+    after = math.ceil(wait_s)
+    return 429, f"{why}: try again in {after} s", {"retry-after": str(after)}
+
+
+@told.register
+def _(error: HTTPException) -> Told:
+    return error.status_code, error.detail, error.headers or {}
+
+
+@told.register
+def _(_: ClientDisconnect) -> Told:
+    return 499, "the client disconnected", {}  # only the log reads it
+
+
+@told.register(RequestValidationError)
+@told.register(ValidationError)
+def _(error: RequestValidationError | ValidationError) -> Told:
+    return 422, problems(error), {}
+
+
+def problems(error: RequestValidationError | ValidationError, whole: str = "the body") -> str:
+    """Return what is wrong and where, without the given values. `whole`: the place of what has no other."""
+    found = [_problem(one, whole) for one in error.errors()[:_SHOWN]]
+    more = len(error.errors()) - len(found)
+    return "; ".join(found) + (f"; and {more} more" if more else "")
+
+
+def _problem(one: Mapping[str, Any], whole: str) -> str:
+    place, why = ".".join(map(str, one["loc"])) or whole, one["msg"]
+    if one["type"] == "json_invalid" and why == "JSON decode error":  # FastAPI's, whose place is a byte
+        place, why = whole, f"Invalid JSON: {one['ctx']['error']}"
+    elif one["type"] == "model_attributes_type":
+        why = "send a JSON object, with content-type: application/json"
+    return f"{place}: {why}"
+
+
+async def send_error(send: Send, status: int, why: str, headers: Mapping[str, str]) -> None:
+    """Send the answer of an error."""
+    about = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send_answer(
+        send, status, msgspec.json.encode({"error": why}), [(b"content-type", b"application/json"), *about]
+    )
+
+
+async def send_answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Send an answer whose body is there. `headers`: its own; they are extended."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

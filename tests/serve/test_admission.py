@@ -1,0 +1,115 @@
+"""Requests under a latency target: when they came, whether they can be in time, and how long they wait for others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+from made_server import PixelExecutor, in_base64, made_images, running
+from test_engine_thread import MadeEngine
+
+from exeunt.serve.admission import Admission
+from exeunt.serve.connection import _age_s
+from exeunt.serve.engine_thread import EngineThread
+
+ANSWERABLE = {"images": in_base64(made_images(1))}
+
+
+def test_how_long_data_have_waited_to_be_read():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as client,
+    ):
+        here, _ = listening.accept()
+        with here:
+            client.sendall(b"x")
+            time.sleep(0.3)
+            assert 0.25 < _age_s(here) < 10
+            client.sendall(b"x")
+            assert _age_s(here) < 0.25
+    assert _age_s(None) == 0.0  # what is no socket
+    with socket.socket(socket.AF_UNIX) as other:
+        assert _age_s(other) == 0.0
+
+
+def test_a_request_that_waited_too_long_to_be_read_is_refused(run):
+    """Something holds up the event loop, and the requests of others come meanwhile: only those that can be in time are
+    answered.
+    """
+    with running(run, slo_s=1.0) as server, httpx.Client(base_url=server.url, timeout=20) as client:
+        assert client.post("/predict", json=ANSWERABLE).status_code == 200
+        loop = server.layer("state").state.service.active.engine._loop
+        held = threading.Event()
+
+        def hold():
+            held.set()
+            time.sleep(1.2)
+
+        loop.call_soon_threadsafe(hold)
+        assert held.wait(10)
+        late = client.post("/predict", json=ANSWERABLE)
+        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        assert "to be answered in time" in late.json()["error"]
+        assert client.post("/predict", json=ANSWERABLE).status_code == 200
+        assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics").text
+
+
+def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):
+    with (
+        running(run, PixelExecutor(pause_s=0.05), slo_s=0.04) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        for _ in range(5):
+            assert client.post("/predict", json=ANSWERABLE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "together"),
+    [(None, 2), (10.0, 2), (0.0, 1)],  # with a deadline that is near, nothing waits
+)
+def test_rows_that_come_often_run_together(deadline_s, together):
+    class Counting(MadeEngine):
+        def step(self, now, *, force):
+            calls.append(len(self.inside))
+            done, self.inside = self.inside, []
+            return done
+
+    calls: list[int] = []
+
+    async def test():
+        thread = EngineThread(Counting(), patience_s=0.3)
+        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        await thread.answer(0)  # the first in a long time
+        first = asyncio.create_task(thread.answer(1, deadline=deadline))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, thread.answer(2))
+        await thread.close()
+
+    asyncio.run(test())
+    assert [one for one in calls if one] == ([1, 2] if together == 2 else [1, 1, 1])
+
+
+def test_the_limit_follows_from_late_answers():
+    one = Admission(0.045)
+    assert one.admits(0.045, 0.0)
+    assert not one.admits(0.046, 0.0)
+    assert not one.admits(0.04, 0.006)  # rows ahead of it count
+    for _ in range(100):
+        one.answered(0.06)
+    assert 0.02 < one.oldest_s < 0.03
+    for _ in range(1000):
+        one.answered(0.06)
+    assert one.oldest_s == pytest.approx(0.045 / 8)  # an idle server always admits
+    for _ in range(2000):
+        one.answered(0.02)
+    assert one.oldest_s == 0.045
+    rng, limits = np.random.default_rng(0), []
+    for late in rng.random(4000) < 0.1:  # as many as may be late: it stays about where it is
+        one.answered(0.06 if late else 0.02)
+        limits.append(one.oldest_s)
+    assert 0.02 < np.mean(limits) < 0.045
