@@ -38,6 +38,7 @@ LONG = {
     "paid-models",
     "policies",
     "regression",
+    "routers",
     "run-folder",
     "scikit-learn",
     "segmentation",

@@ -46,6 +46,7 @@ WORK = {
     "bench": "exeunt.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",
+    "gateway": "exeunt.gateway.config:read_config",
     "watch": "exeunt.predicting.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
     "diff": "exeunt.cli.show_diff_verify:_answers",
@@ -56,6 +57,7 @@ ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("record", "trusted"), ("record", "out"), ("generate", "out"), ("generate", "text_column"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
+    ("gateway", "add_client"), ("gateway", "add_admin"), ("gateway", "forget"),
     ("watch", "group_column"), ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
 
@@ -151,6 +153,7 @@ BASES = {
     "bench": ["{run} --repeats 1"],
     "cascade": ["small={run} {run} --out {nothing}"],
     "serve": ["{run} --port 0"],
+    "gateway": ["{file}"],
     "watch": ["{run} {file}"],
     "show": ["{run}"],
     "diff": ["{run} {run}"],

@@ -102,6 +102,7 @@ def test_a_split_that_is_lost_for_good_is_told():
         jobs._record(ray, None)
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_with_what_is_kept(cluster, make_logit_trace, tmp_path, monkeypatch, capsys):
     make_logit_trace(300, 3).save(tmp_path / "trace.parquet")
     arguments = [

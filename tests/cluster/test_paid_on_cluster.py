@@ -119,6 +119,7 @@ def test_a_cluster_answers_as_one_process_does_and_pays_the_same(cluster, record
     assert secret not in done.out + again.out
 
 
+@pytest.mark.slow
 def test_workers_of_a_cluster_pace_a_total(cluster, recorded, tmp_path):
     """Each looks at the ledger that they share, before its block."""
     shutil.copytree(recorded / "run", recorded / "several")

@@ -216,7 +216,7 @@ def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
     [
         (["--forget", "bob"], "neither a key nor a record of 'bob'"),
         (["--spend", "5 usd"], "give --add-client, too"),
-        (["--add-client", "a", "--add-admin", "b"], "make one at a time"),
+        (["--add-client", "a", "--add-admin", "b"], "at a time"),
         (["--add-client", "a/b"], "up to 64 letters"),
         (["--add-client", "a", "--spend", "5"], "unit"),
         ([], "clients have no key yet: make one with --add-client NAME"),

@@ -27,6 +27,13 @@ class _Keys:
     spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
     forget: str | None = _keys("Remove the key and all records of a client, and end.")
 
+    def check(self) -> None:
+        """Raise InputError for options that do not belong together."""
+        if self.add_client is None and (self.spend is not None or not self.shadow):
+            raise InputError("--spend and --no-shadow are about a new client: give --add-client, too")
+        if sum(one is not None for one in (self.add_client, self.add_admin, self.forget)) > 1:
+            raise InputError("give one of --add-client, --add-admin and --forget at a time")
+
 
 @with_groups
 def gateway(
@@ -55,16 +62,11 @@ def gateway(
         with TemporaryDirectory() as folder:
             demonstrate(Path(folder))
         return
+    keys.check()
     sys.path.insert(0, str(file.resolve().parent))  # graders of one's own lie beside the file
     config = read_config(file)
     known = Keys(config.folder / "keys.json")
-    if keys.add_client is None and (keys.spend is not None or not keys.shadow):
-        raise InputError("--spend and --no-shadow are about a new client: give --add-client, too")
     if (name := keys.add_client or keys.add_admin) is not None:
-        if keys.add_client and keys.add_admin:
-            raise InputError(
-                "clients and who administers the gateway have keys of their own: make one at a time"
-            )
         key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
     elif keys.forget is not None:
