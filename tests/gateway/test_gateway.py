@@ -92,9 +92,11 @@ def test_keys(run: Running) -> None:
         assert http.post("/v1/chat/completions", json={}).status_code == 401
         assert http.get("/health").status_code == 200
     with run.http() as http:
-        for path in ("/admin/state", "/metrics", "/events"):
+        for path in ("/admin/state", "/metrics", "/events", "/admin/state%0A", "/metrics%0A", "/events%0A"):
             assert http.get(path).status_code == 403
-        assert http.post("/admin/rollback").status_code == 403
+        for path in ("/admin/rollback", "/admin/rollback%0A"):
+            assert http.post(path).status_code == 403
+        assert http.delete("/admin/clients/alice%0A").status_code == 403
     with run.http(run.admin) as http:
         assert http.post("/v1/chat/completions", json={}).status_code == 403
         assert http.get("/admin/state").json()["policy"] == "reference"
