@@ -188,6 +188,14 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
         ({"models": "{a: {provider: mock}}"}, "model 'a': .*price"),
         ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
         ({"models": ""}, "models must hold options by name"),
+        (
+            {
+                "reference": "'auto:x'",
+                "shadow": "",
+                "models": "{'auto:x': {provider: mock, price: {input: 1, output: 1}}}",
+            },
+            "does not start with auto",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], message: str) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
@@ -41,7 +41,7 @@ class Raw(MockProvider):
     async def _completions(self, request: Request) -> Response:
         self.seen.append({"body": json.loads(await request.body())})
         if not isinstance(self.body, bytes):
-            return JSONResponse(self.body)
+            return Response(json.dumps(self.body), media_type="application/json")
 
         async def pieces() -> AsyncIterator[bytes]:
             for start in range(0, len(self.body), 7):
@@ -188,3 +188,11 @@ def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> N
         held.dispatch()
         held.settle(0.1)
         assert run.ask("x").json()["model"] == "small"
+
+
+def test_half_a_character_is_passed_on(tmp_path: Path) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "\ud83d"}, "finish_reason": "length"}
+    with running(tmp_path, Raw({"choices": [choice]}), shadow="") as run:
+        answered = run.ask("x")
+    assert answered.status_code == 200
+    assert b"\\ud83d" in answered.content

@@ -15,7 +15,9 @@ from exeunt.gateway.keys import Client
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware, bearer
 from exeunt.serve.settings import host_names
 
-_PATH = re.compile(r"(/v1/chat/completions|/v1/models|/admin/\w+|/metrics|/events|/health|/)(/.*)?")
+_PATH = re.compile(
+    r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients)|/metrics|/events|/health|/)(/.*)?"
+)
 
 
 @dataclass(frozen=True)
