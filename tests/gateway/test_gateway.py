@@ -229,6 +229,7 @@ def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
         (["--add-client", "a", "--add-admin", "b"], "make one at a time"),
         (["--add-client", "a/b"], "up to 64 letters"),
         (["--add-client", "a", "--spend", "5"], "unit"),
+        (["--add-client", "a", "--spend", "5 ms"], "is in ms"),
         ([], "clients have no key yet: make one with --add-client NAME"),
     ],
 )

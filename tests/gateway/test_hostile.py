@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from exeunt.errors import InputError
+from exeunt.gateway.answering import Active, Answering
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.chat import ChatReply, ChatRequest
 from exeunt.gateway.mock_provider import MockProvider
+from exeunt.gateway.streamed import Sink
+from exeunt.live.live_cascade import LiveAnswer
 from exeunt.live.live_model import FailedAttempt
 
 from .running_gateway import PRICES, Running, answer, running
@@ -196,3 +200,25 @@ def test_half_a_character_is_passed_on(tmp_path: Path) -> None:
         answered = run.ask("x")
     assert answered.status_code == 200
     assert b"\\ud83d" in answered.content
+
+
+def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
+    class Cascade:
+        async def ask(self, asked: list[ChatRequest], **_: Any) -> list[LiveAnswer]:
+            assert asked[0].sink is not None
+            asked[0].sink.put(said("begin"))
+            small = {"small": ChatReply("yes", body={})}
+            return [
+                LiveAnswer("", "yes", "large", 0.0, failed={"large": "down"}, replies=small, given_by="small")
+            ]
+
+    class Model:
+        def refusal(self, _: ChatRequest) -> str:
+            return ""
+
+    models: Any = {"large": Model()}
+    cascade: Any = Cascade()
+    asked = replace(ChatRequest.read(request()), sink=Sink())
+    ledger: Any = None
+    work = Answering(models, "large", ()).by_policy(Active("p1", None, cascade), asked, "", ledger)
+    assert asyncio.run(work).reply is None

@@ -117,7 +117,10 @@ class Answering:
         (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
         failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
         replies = {**failed, **said.replies}
-        if said.given_by:
+        cut_off = (
+            request.sink is not None and request.sink.cut_off
+        )  # an earlier answer cannot go on from there
+        if said.given_by and not cut_off:
             seen = None if said.tie is None else (said.exit, said.score, said.first_score, said.tie)
             answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
             return replace(answered, seen=seen)

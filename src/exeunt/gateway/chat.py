@@ -249,6 +249,8 @@ class ChatModel(OpenAICompatible):
             reply = self._read(data, given, cost, lied)
         except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
+        if given.sink is not None:
+            given.sink.whole = True
         return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
 
     async def _whole(self, given: ChatRequest, client: Any) -> Any:

@@ -15,16 +15,21 @@ _ABOUT = ("id", "created", "model", "system_fingerprint")
 
 
 class Sink:
-    """Where the chunks of an answer go while it comes in. `begun`: whether there was one."""
+    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `whole`: it is complete."""
 
     def __init__(self) -> None:
-        self.begun = False
+        self.begun = self.whole = False
         self._chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
     def put(self, chunk: Mapping[str, Any]) -> None:
         """Pass a chunk on."""
         self.begun = True
         self._chunks.put_nowait(chunk)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the client has the beginning of an answer that has no end."""
+        return self.begun and not self.whole
 
     def end(self) -> None:
         """Say that there are no more."""
