@@ -1,16 +1,18 @@
-"""Policies whose models are others by now."""
+"""Policies whose models are others by now, and files that cannot be written."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
+from exeunt.errors import FileError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import GatewayPolicies
@@ -55,3 +57,48 @@ def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(tmp_pa
                 http.get(f"/admin/made-up-{i}x")
                 http.get(f"/admin/madeup{i}")
             assert "madeup" not in http.get("/metrics").text  # nobody fills the memory with counts
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise FileError("the disk is full")
+
+
+def test_the_reference_answers_after_an_alarm_that_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as run:
+        run.gateway.policies.add(policy())
+        run.gateway.activate("p1")
+        monkeypatch.setattr("exeunt.gateway.gateway.write_json", refuse)
+        alarm: Any = type("Alarm", (), {"sentences": "it is worse"})
+        run.gateway._fall_back(alarm)
+        assert run.ask("x").headers["x-exeunt-policy"] == "reference"
+        with run.http(run.admin) as http:
+            assert http.get("/admin/state").json()["fallen_from"] == "p1"
+
+
+def test_records_that_cannot_be_tidied_now_are_tidied_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1"))
+    gateway = Gateway(read_config(file))
+    tries: list[float] = []
+
+    def expire(before: float) -> None:
+        tries.append(before)
+        refuse()
+
+    monkeypatch.setattr(gateway.records, "expire", expire)
+    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    monkeypatch.setattr("exeunt.gateway.gateway._TIDY_S", 0.0)
+
+    async def some_time() -> None:
+        tidying = asyncio.ensure_future(gateway.tidy())
+        await asyncio.sleep(0.3)
+        assert not tidying.done()
+        tidying.cancel()
+        await gateway.close()
+
+    asyncio.run(some_time())
+    assert len(tries) > 1

@@ -8,7 +8,8 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -217,10 +218,14 @@ class Gateway:
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
         watch = self.watch
-        watch.save()
         self.alarms.append({"time": time.time(), **fields})
-        write_json(self.folder / _ALARMS, list(self.alarms))
-        self.activate(REFERENCE)
+        try:
+            watch.save()
+            write_json(self.folder / _ALARMS, list(self.alarms))
+            self.activate(REFERENCE)
+        except (ExeuntError, OSError) as error:  # such as a full disk
+            _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
+            self.active = self._policy(REFERENCE)
         self.fallen = watch
 
     # -- the rest -------------------------------------------------------------------------------------------
@@ -236,9 +241,11 @@ class Gateway:
         while True:
             if time.monotonic() - tidied >= _TIDY_S:
                 tidied = time.monotonic()
-                await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
+                with _logged("records"):
+                    await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
             await asyncio.sleep(_SAVE_S)
-            self.watch.save()
+            with _logged("what the watch knows"):
+                self.watch.save()
 
     def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
@@ -308,6 +315,15 @@ class Gateway:
             grader=grader_of(config.shadow.grader, config.models, compared, ledger), features=self.features,
             keep=config.keep,
         )  # fmt: skip
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log failures of files, such as while `exeunt calibrate` reads them: the next time it may succeed."""
+    try:
+        yield
+    except (ExeuntError, OSError) as error:
+        _log.error("%s could not be tidied", what, exc_info=error)
 
 
 def _about(config: GatewayConfig) -> GatewayModels:
