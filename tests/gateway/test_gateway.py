@@ -92,9 +92,11 @@ def test_keys(run: Running) -> None:
         assert http.post("/v1/chat/completions", json={}).status_code == 401
         assert http.get("/health").status_code == 200
     with run.http() as http:
-        for path in ("/admin/state", "/metrics", "/events"):
+        for path in ("/admin/state", "/metrics", "/events", "/admin/state%0A", "/metrics%0A", "/events%0A"):
             assert http.get(path).status_code == 403
-        assert http.post("/admin/rollback").status_code == 403
+        for path in ("/admin/rollback", "/admin/rollback%0A"):
+            assert http.post(path).status_code == 403
+        assert http.delete("/admin/clients/alice%0A").status_code == 403
     with run.http(run.admin) as http:
         assert http.post("/v1/chat/completions", json={}).status_code == 403
         assert http.get("/admin/state").json()["policy"] == "reference"
@@ -186,6 +188,14 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
         ({"models": "{a: {provider: mock}}"}, "model 'a': .*price"),
         ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
         ({"models": ""}, "models must hold options by name"),
+        (
+            {
+                "reference": "'auto:x'",
+                "shadow": "",
+                "models": "{'auto:x': {provider: mock, price: {input: 1, output: 1}}}",
+            },
+            "does not start with auto",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], message: str) -> None:
@@ -219,6 +229,7 @@ def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
         (["--add-client", "a", "--add-admin", "b"], "at a time"),
         (["--add-client", "a/b"], "up to 64 letters"),
         (["--add-client", "a", "--spend", "5"], "unit"),
+        (["--add-client", "a", "--spend", "5 ms"], "is in ms"),
         ([], "clients have no key yet: make one with --add-client NAME"),
     ],
 )

@@ -15,8 +15,9 @@ from exeunt.gateway.keys import Client
 from exeunt.serve.api_keys_and_limits import SecurityMiddleware, bearer
 from exeunt.serve.settings import host_names
 
-_ADMIN = re.compile(r"/(admin/.*|metrics|events)")
-_PATH = re.compile(r"(/v1/chat/completions|/v1/models|/admin/\w+|/metrics|/events|/health|/)(/.*)?")
+_PATH = re.compile(
+    r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients)|/metrics|/events|/health|/)(/.*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,13 @@ class AccessMiddleware(SecurityMiddleware):
         refusal, client = super()._refusal(scope), scope["state"].get("key")
         if refusal is not None or client is None:
             return refusal
-        if _ADMIN.fullmatch(scope["path"]) and not client.admin:
+        path, asks_models = scope["path"], scope["path"].startswith("/v1/")
+        public = self.health.fullmatch(path) or self.page.fullmatch(path)
+        if not (
+            asks_models or public or client.admin
+        ):  # routes match more than their paths, such as a line's end
             return error_response(403, "this needs the key of who administers the gateway")
-        if scope["path"].startswith("/v1/") and client.admin:
+        if asks_models and client.admin:
             return error_response(
                 403, "this key administers the gateway: ask models with the key of a client"
             )

@@ -12,7 +12,8 @@ from exeunt.gateway.config import FEATURES
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
-from exeunt.live.live_cascade import LiveCascade, short_of_money
+from exeunt.live.live_cascade import LiveCascade
+from exeunt.live.live_cascade import short_of_money as not_admitted
 from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
@@ -116,11 +117,14 @@ class Answering:
         (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
         failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
         replies = {**failed, **said.replies}
-        if said.given_by:
+        cut_off = (
+            request.sink is not None and request.sink.cut_off
+        )  # an earlier answer cannot go on from there
+        if said.given_by and not cut_off:
             seen = None if said.tie is None else (said.exit, said.score, said.first_score, said.tie)
             answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
             return replace(answered, seen=seen)
-        if said.short_of_money:
+        if any(map(short_of_money, said.failed.values())):
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)
 
@@ -146,6 +150,13 @@ class Answering:
                 return _answered(found, name, policy=active.name, decided=decided)
             decided = False
         return _answered(found, "", policy=active.name, decided=False)
+
+
+def short_of_money(why: str) -> bool:
+    """Return whether this is why a model gave no answer. The ledger also refuses a model that billed too much: others
+    may answer in its place.
+    """
+    return not_admitted(why) and " is stopped: " not in why
 
 
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:

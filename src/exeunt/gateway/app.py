@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from exeunt.errors import ExeuntError, InputError, OverBudget
+from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat import ChatRequest
@@ -94,7 +94,9 @@ async def _completions(request: Request) -> Response:
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
-            headers = {"x-exeunt-policy": gateway.active.name} if asked.model == AUTO else {}
+            headers = {"x-exeunt-model": str(first["model"])}
+            if asked.model == AUTO:
+                headers["x-exeunt-policy"] = gateway.active.name
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
@@ -110,7 +112,8 @@ async def _completions(request: Request) -> Response:
     if asked.stream:
         known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
         return _stream((one for one in [*map(event, known), DONE]), headers)
-    return JSONResponse(body, headers=headers)
+    # As JSON in ASCII: a provider may cut a character in two.
+    return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
 async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Answered:
@@ -178,13 +181,19 @@ async def _set_policy(request: Request) -> Response:
         or not wanted.keys() <= _CHOICES
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
-    gateway.activate(wanted["policy"] if "policy" in wanted else gateway.within(wanted["budget"]))
+    try:
+        gateway.activate(wanted["policy"] if "policy" in wanted else gateway.within(wanted["budget"]))
+    except ArtefactError as error:  # made for other models
+        raise InputError(str(error)) from None
     return JSONResponse({"policy": gateway.active.name})
 
 
 async def _roll_back(request: Request) -> Response:
     """Let the policy answer that did before."""
-    return JSONResponse({"policy": _gateway(request).roll_back()})
+    try:
+        return JSONResponse({"policy": _gateway(request).roll_back()})
+    except ArtefactError as error:
+        raise InputError(str(error)) from None
 
 
 async def _forget(request: Request) -> Response:

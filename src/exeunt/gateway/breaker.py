@@ -47,19 +47,23 @@ class Breaker:
             raise FailedAttempt(f"{self.provider} failed {self._in_a_row} times in a row and rests", cost=0.0)
         if self._in_a_row >= self.failures:
             self._until = self.clock() + self.pause_s  # the others wait for what this one finds
+        begun = self.opened
         try:
             yield
         except FailedAttempt as failed:
-            self._count(failed=failed.again)
+            self._count(begun, failed=failed.again)
             raise
         except asyncio.CancelledError:  # it took too long, or its client left
-            self._count(failed=True)
+            self._count(begun, failed=True)
             raise
-        self._count(failed=False)
+        self._count(begun, failed=False)
 
-    def _count(self, *, failed: bool) -> None:
+    def _count(self, begun: int, *, failed: bool) -> None:
+        """Count a call that was made after so many pauses had begun."""
         if not failed:
             self._in_a_row, self._until = 0, 0.0
+            return
+        if begun < self.opened:  # of those that were under way together, one pause is enough
             return
         self._in_a_row += 1
         if self._in_a_row >= self.failures:

@@ -13,14 +13,14 @@ from typing import Any
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.streamed import Assembled, Sink, data_of
+from exeunt.gateway.streamed import Assembled, Sink, data_of, lines_of
 from exeunt.live.http_model import http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 
 _PASSED_ON = (
     "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
-    "reasoning_effort", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
 )  # fmt: skip
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ONLY = {
@@ -28,8 +28,21 @@ _ONLY = {
     "stream_options": None,
     "store": (False, None),
     "service_tier": ("auto", "default", None),
+    "modalities": (["text"], None),
 }
-_OWN = ("model", "messages", "stream", "stream_options", "user", "metadata", *_LIMITS, *_ONLY)
+_HINTS = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+)  # kept from providers
+_OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
+_TOOLS = ("function", "custom")
+_DEEPEST = 100
+"""Levels of a request at most: Python's own limit, which is higher, may be reached only once money is held."""
+_PIECE = 256
+"""Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -58,9 +71,11 @@ class ChatRequest:
         """Read a body. Raises InputError for one that is no such request, or has an option of unbounded cost."""
         try:
             body = json.loads(data, parse_constant=_refuse_constant)
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
         except (RecursionError, ValueError):
             raise InputError("the request is no JSON in UTF-8") from None
+        if _is_deep(body):
+            raise InputError(f"a request has at most {_DEEPEST} levels")
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
             raise InputError("a request is a JSON object with a model and messages")
         _check_options(body)
@@ -93,12 +108,13 @@ class ChatRequest:
             for message in self.messages
         ]
         sent = json.dumps([texts, self.options], ensure_ascii=False)
-        return max(len(one.encode()) for one in (sent, unicodedata.normalize("NFKC", sent)))
+        return max(len(sent.encode()), _n_bytes_normalised(sent))
 
     @property
     def has_tools(self) -> bool:
-        """Whether the answer may call tools."""
-        return bool(self.options.get("tools"))
+        """Whether the answer may call tools, or an earlier one has."""
+        called = any(one["role"] == "tool" or one.get("tool_calls") for one in self.messages)
+        return called or bool(self.options.get("tools"))
 
     @property
     def as_told(self) -> Mapping[str, Any]:
@@ -165,7 +181,7 @@ class ChatModel(OpenAICompatible):
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
         self.name, self.breaker, self.at_most = name, breaker, at_most
-        self.tools, self.image_tokens = tools, image_tokens
+        self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
 
     def refusal(self, request: ChatRequest) -> str:
         """Return why this model does not take a request, "" if it does."""
@@ -173,6 +189,8 @@ class ChatModel(OpenAICompatible):
             return "takes no tools"
         if request.n_images and self.image_tokens is None:
             return "takes no images"
+        if "reasoning_effort" in request.options and not self.reasons:
+            return "takes no reasoning_effort"
         if request.limit is not None and request.limit > self.n_output:
             return f"answers with at most {self.n_output:,} tokens"
         if (most := self.most(request)) > self.at_most:
@@ -215,18 +233,24 @@ class ChatModel(OpenAICompatible):
 
     async def _call(self, given: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="gateway")
+        if given.sink is not None and given.sink.begun:  # the client has the beginning of another answer
+            raise FailedAttempt("its answer was cut off", cost=0.0)
         with self.breaker.watching():
             try:
                 data = await (self._whole if given.sink is None else self._streamed)(given, client)
             except httpx.HTTPError as error:
                 raise transport_failure(error) from None
-            except ValueError:
+            except (RecursionError, ValueError):
                 raise FailedAttempt("its answer is no JSON", again=True) from None
+            except (AttributeError, KeyError, TypeError):
+                raise FailedAttempt("its answer is not understood", again=True) from None
         cost, lied = self._reported(data)
         try:
             reply = self._read(data, given, cost, lied)
         except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
+        if given.sink is not None:
+            given.sink.whole = True
         return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
 
     async def _whole(self, given: ChatRequest, client: Any) -> Any:
@@ -239,21 +263,21 @@ class ChatModel(OpenAICompatible):
     async def _streamed(self, given: ChatRequest, client: Any) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
         sink: Any = given.sink
-        if sink.begun:
-            raise FailedAttempt(
-                "its answer was cut off", cost=0.0
-            )  # the client has the beginning of another one
         body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
         whole = Assembled()
         async with client.stream("POST", self._url, json=body) as sent:
             if not sent.is_success:
                 await sent.aread()
                 raise status_failure(sent.status_code, sent.headers, _code(sent))
-            async for line in sent.aiter_lines():
+            async for line in lines_of(sent.aiter_bytes()):
                 if (chunk := data_of(line)) is not None:
+                    if chunk.get("error"):  # its words stay here
+                        raise FailedAttempt("its answer was cut off", again=True)
                     whole.add(chunk)
                     if chunk.get("choices") or given.usage:
                         sink.put({**chunk, "model": self.name})
+        if not whole.ended:
+            raise FailedAttempt("its answer was cut off", again=True)
         return whole.body
 
     @property
@@ -261,15 +285,18 @@ class ChatModel(OpenAICompatible):
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
-        message = at_path(data, "choices.0.message")
-        said = message.get("content") or message.get("refusal") or json.dumps(message["tool_calls"])
+        message, calls = at_path(data, "choices.0.message"), ""
+        said = message.get("content") or message.get("refusal")
+        if not said and (message.get("tool_calls") or not data["choices"][0].get("finish_reason")):
+            calls = json.dumps(message["tool_calls"])
         logs = [
             float(token["logprob"])
             for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
         ]
         scored = self.logprobs is not None
         score = sum(logs) / len(logs) if logs else _LEAST * scored
-        return ChatReply(str(said), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
+        # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
+        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -285,7 +312,23 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _without_image(part: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in part.items() if name != "image_url"}
+    return {name: value for name, value in part.items() if name != "image_url" or part["type"] != "image_url"}
+
+
+def _n_bytes_normalised(text: str) -> int:
+    """Return how many bytes a text has that a tokeniser has normalised."""
+    if text.isascii():
+        return len(text)
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    return sum(len(unicodedata.normalize("NFKC", piece).encode()) for piece in pieces)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        held = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for each in held for one in each if isinstance(one, dict | list)]
+    return bool(level)
 
 
 def _refuse_constant(name: str) -> None:
@@ -296,7 +339,7 @@ def _code(sent: Any) -> object:
     """Return the word that an endpoint gives for an error."""
     try:
         return sent.json()["error"]["code"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return ""
 
 
@@ -311,6 +354,13 @@ def _check_options(body: Mapping[str, Any]) -> None:
         allowed = _ONLY.get(name)
         if allowed is not None and value not in allowed:
             raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
+    tools = body.get("tools") or []
+    if not isinstance(tools, list) or any(
+        not isinstance(tool, dict) or tool.get("type") not in _TOOLS for tool in tools
+    ):
+        raise InputError(
+            f"tools are of type {' or '.join(_TOOLS)}: those of a provider could cost more than is known"
+        )
     if not isinstance(body.get("stream_options") or {}, dict):
         raise InputError('stream_options is an object, such as {"include_usage": true}')
 
@@ -322,6 +372,8 @@ def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise InputError(f"a message has a role ({', '.join(_ROLES)}) and a content")
+        if message.get("audio"):
+            raise InputError("messages may hold no audio")
         content = message.get("content")
         if isinstance(content, list):
             for part in content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from exeunt.live.http_model import checked_url, checked_variable
 
 T = TypeVar("T")
 
+_MODEL = re.compile(r"[!-~]{1,100}")
 FEATURES = "features"
 """The name of the model that tells features, in policies and records."""
 
@@ -148,6 +150,13 @@ class GatewayConfig:
         if self.shadow is not None and self.reference in self.shadow.models:
             raise InputError(
                 "shadow names the models that are compared with the reference, not the reference"
+            )
+        if wrong := [
+            name for name in self.models if not _MODEL.fullmatch(name) or name.split(":")[0] == "auto"
+        ]:
+            raise InputError(
+                f"a model's name is at most 100 characters of ASCII without blanks and does not start with auto: as "
+                f"policies do, got {wrong[0]!r:.80}"
             )
         if FEATURES in self.models:
             raise InputError(f"no model may be called {FEATURES!r}: that is what a router looks at")

@@ -8,13 +8,14 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from exeunt._files import make_folder, read_json, write_json
-from exeunt.errors import InputError
-from exeunt.gateway.answering import Active, Answered, Answering, active_policy
+from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.gateway.answering import Active, Answered, Answering, active_policy, short_of_money
 from exeunt.gateway.chat import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
@@ -45,6 +46,7 @@ AUTO = "auto"
 _ALARMS = "alarms.json"
 _TIDY_S = 3600.0
 _SAVE_S = 30.0
+_END_S = 60.0
 
 
 class Gateway:
@@ -74,7 +76,7 @@ class Gateway:
         self.alarms: deque[dict[str, Any]] = deque(known, maxlen=20)
         self._known: dict[str, Active] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._follow(self._policy(self.policies.active()))
+        self._follow(self._at_the_start())
         self._measure()
 
     # -- requests -------------------------------------------------------------------------------------------
@@ -88,13 +90,11 @@ class Gateway:
         ledger = await asyncio.to_thread(self.money.of, client)
         if name != AUTO:
             if request.model not in self.config.models:
-                raise NoSuchModel(
-                    f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}"
-                )
+                raise self._no_such_model(request)
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             return await self.answering.by_name(request.model, request, ledger)
-        active = self._policy(policy) if policy else self.active
+        active = self._asked_for(policy, request) if policy else self.active
         key = self._hmac(request.content)
         answered = await self.answering.by_policy(active, request, key, ledger)
         if answered.reply is not None:
@@ -128,6 +128,8 @@ class Gateway:
             compared = await self.comparing.record(record, request, answered)
             if compared is not None:
                 record = replace(compared, kind="audit" if live else "shadow")
+        if all(one.name != client.name for one in self.keys.clients):  # who was forgotten meanwhile
+            return
         await asyncio.to_thread(self.records.add, record)
         if answered.policy != self.active.name:  # another one became active meanwhile
             return
@@ -157,7 +159,10 @@ class Gateway:
         """
         costs = {}
         for name in self.policies.names:
-            policy = self.policies.load(name)
+            try:
+                policy = self.policies.load(name)
+            except ExeuntError:  # made for other models
+                continue
             costs[name] = policy.cost.share(policy.expected_cost)
             if policy.expected_cost > policy.cost.amount(budget):
                 del costs[name]
@@ -166,6 +171,29 @@ class Gateway:
                 f"no policy costs at most {budget}: make one with `exeunt calibrate --budget {budget}`"
             )
         return max(costs, key=lambda name: costs[name])
+
+    def _at_the_start(self) -> Active:
+        """Return the active policy; the reference if the file of the gateway has other models by now."""
+        name = self.policies.active()
+        try:
+            return self._policy(name)
+        except ExeuntError as error:
+            fields = {"policy": name, "alarm": one_line(error)}
+            _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
+            self.alarms.append({"time": time.time(), **fields})
+            write_json(self.folder / _ALARMS, list(self.alarms))
+            self.policies.activate(REFERENCE, time.time())
+            return self._policy(REFERENCE)
+
+    def _asked_for(self, name: str, request: ChatRequest) -> Active:
+        """Return a policy that a client names. What is wrong with others is not for clients."""
+        try:
+            return self._policy(name)
+        except ExeuntError:
+            raise self._no_such_model(request) from None
+
+    def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
+        return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
 
     def _policy(self, name: str) -> Active:
         if name not in self._known:
@@ -190,10 +218,14 @@ class Gateway:
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
         watch = self.watch
-        watch.save()
         self.alarms.append({"time": time.time(), **fields})
-        write_json(self.folder / _ALARMS, list(self.alarms))
-        self.activate(REFERENCE)
+        try:
+            watch.save()
+            write_json(self.folder / _ALARMS, list(self.alarms))
+            self.activate(REFERENCE)
+        except (ExeuntError, OSError) as error:  # such as a full disk
+            _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
+            self.active = self._policy(REFERENCE)
         self.fallen = watch
 
     # -- the rest -------------------------------------------------------------------------------------------
@@ -209,9 +241,11 @@ class Gateway:
         while True:
             if time.monotonic() - tidied >= _TIDY_S:
                 tidied = time.monotonic()
-                await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
+                with _logged("records"):
+                    await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
             await asyncio.sleep(_SAVE_S)
-            self.watch.save()
+            with _logged("what the watch knows"):
+                self.watch.save()
 
     def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
@@ -225,7 +259,7 @@ class Gateway:
 
     async def raise_over_budget(self, request: ChatRequest, client: Client, answered: Answered) -> None:
         """Raise the OverBudget that says when there is money again; return if there is money after all."""
-        names = [name for name, reply in answered.replies.items() if reply.attempts == 0]
+        names = [name for name, reply in answered.replies.items() if short_of_money(reply.failed)]
         models = [self.config.models[name] for name in names if name in self.config.models]
         if models:
             least = min(model.most(request) for model in models)
@@ -235,8 +269,9 @@ class Gateway:
     async def close(self) -> None:
         """Wait for what is under way and close connections and files."""
         self.closing.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=60)
+        end = time.monotonic() + _END_S
+        while self._tasks and (left := end - time.monotonic()) > 0:  # answers begin records of themselves
+            await asyncio.wait(self._tasks, timeout=left)
         for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
             await model.close()
         self.watch.save()
@@ -280,6 +315,15 @@ class Gateway:
             grader=grader_of(config.shadow.grader, config.models, compared, ledger), features=self.features,
             keep=config.keep,
         )  # fmt: skip
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log failures of files, such as while `exeunt calibrate` reads them: the next time it may succeed."""
+    try:
+        yield
+    except (ExeuntError, OSError) as error:
+        _log.error("%s could not be tidied", what, exc_info=error)
 
 
 def _about(config: GatewayConfig) -> GatewayModels:

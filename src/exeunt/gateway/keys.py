@@ -53,8 +53,8 @@ class Keys:
             raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
         if any(one.name == name and one.admin != admin for one in self.clients):
             raise InputError(f"{name} has a key of the other kind: choose another name, or remove that one")
-        if spend is not None:
-            ledger_of(spend)
+        if spend is not None and (unit := ledger_of(spend).unit) != "usd":
+            raise InputError(f"prices are in usd, and {spend!r} is in {unit}")
         key = f"ex-{secrets.token_urlsafe(32)}"
         self._write(
             Client(name, hashlib.sha256(key.encode()).hexdigest(), admin, shadow, spend), without=name

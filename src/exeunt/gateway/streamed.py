@@ -15,16 +15,21 @@ _ABOUT = ("id", "created", "model", "system_fingerprint")
 
 
 class Sink:
-    """Where the chunks of an answer go while it comes in. `begun`: whether there was one."""
+    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `whole`: it is complete."""
 
     def __init__(self) -> None:
-        self.begun = False
+        self.begun = self.whole = False
         self._chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
     def put(self, chunk: Mapping[str, Any]) -> None:
         """Pass a chunk on."""
         self.begun = True
         self._chunks.put_nowait(chunk)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the client has the beginning of an answer that has no end."""
+        return self.begun and not self.whole
 
     def end(self) -> None:
         """Say that there are no more."""
@@ -59,13 +64,19 @@ class Assembled:
             self._finish = choice.get("finish_reason") or self._finish
 
     def _add_call(self, delta: Mapping[str, Any]) -> None:
-        call = self._calls.setdefault(
-            delta["index"], {"type": "function", "function": {"name": "", "arguments": ""}}
-        )
+        index = delta.get("index")
+        if index is None:  # some providers count nothing, and begin each call with its id
+            index = max(len(self._calls) - (not delta.get("id")), 0)
+        call = self._calls.setdefault(index, {"type": "function", "function": {"name": "", "arguments": ""}})
         if delta.get("id"):
             call["id"] = delta["id"]
         for name, text in (delta.get("function") or {}).items():
             call["function"][name] = call["function"].get(name, "") + (text or "")
+
+    @property
+    def ended(self) -> bool:
+        """Whether a chunk said that it was the last."""
+        return self._finish is not None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -113,5 +124,20 @@ def data_of(line: str) -> dict[str, Any] | None:
     """Return the chunk in a line of server-sent events; None for any other line. Raises ValueError for no JSON."""
     if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
         return None
-    chunk: dict[str, Any] = json.loads(text)
+    chunk = json.loads(text)
+    if not isinstance(chunk, dict):
+        raise ValueError("a chunk is an object")
     return chunk
+
+
+async def lines_of(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Yield the lines in bytes. They end with a line feed alone: JSON may hold other ends of lines, such as U+2028."""
+    rest: list[bytes] = []
+    async for piece in data:
+        first, *others = piece.split(b"\n")
+        rest.append(first)
+        for other in others:
+            yield b"".join(rest).decode()
+            rest = [other]
+    if any(rest):
+        yield b"".join(rest).decode()

@@ -1,0 +1,104 @@
+"""Policies whose models are others by now, and files that cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+
+from exeunt.errors import FileError
+from exeunt.gateway.config import read_config
+from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.saved_policies import GatewayPolicies
+
+from .running_gateway import config_text, running
+from .test_saved_policies import policy
+
+
+def test_a_gateway_starts_with_the_reference_where_the_models_of_its_policy_have_changed(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1"))
+    gateway = Gateway(read_config(file))
+    gateway.policies.add(policy())
+    gateway.activate("p1")
+    asyncio.run(gateway.close())
+    file.write_text(config_text("http://127.0.0.1:1").replace("max_tokens: 100", "max_tokens: 200"))
+    for _ in range(2):
+        gateway = Gateway(read_config(file))
+        assert gateway.active.name == "reference"
+        assert [one["policy"] for one in gateway.alarms] == ["p1"]
+        assert "have changed" in gateway.alarms[0]["alarm"]
+        asyncio.run(gateway.close())
+
+
+def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        old = GatewayPolicies(run.gateway.folder, replace(run.gateway.about, identity={}))
+        assert old.add(policy()) == "p1"
+        assert run.gateway.policies.add(policy()) == "p2"
+        for name in ("p1", "p9"):
+            refused = run.ask("x", model=f"auto:{name}")
+            assert refused.status_code == 404
+            assert str(tmp_path) not in refused.text
+        assert run.ask("x", model="auto:p2").headers["x-exeunt-policy"] == "p2"
+        with run.http(run.admin) as http:
+            refused = http.put("/admin/policy", json={"policy": "p1"})
+            assert (refused.status_code, "have changed" in refused.text) == (400, True)
+            assert http.put("/admin/policy", json={"budget": "100%"}).json() == {"policy": "p2"}
+            for i in range(3):
+                http.get(f"/admin/made-up-{i}x")
+                http.get(f"/admin/madeup{i}")
+            assert "madeup" not in http.get("/metrics").text  # nobody fills the memory with counts
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise FileError("the disk is full")
+
+
+def test_the_reference_answers_after_an_alarm_that_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as run:
+        run.gateway.policies.add(policy())
+        run.gateway.activate("p1")
+        monkeypatch.setattr("exeunt.gateway.gateway.write_json", refuse)
+        alarm: Any = type("Alarm", (), {"sentences": "it is worse"})
+        run.gateway._fall_back(alarm)
+        assert run.ask("x").headers["x-exeunt-policy"] == "reference"
+        with run.http(run.admin) as http:
+            assert http.get("/admin/state").json()["fallen_from"] == "p1"
+
+
+def test_records_that_cannot_be_tidied_now_are_tidied_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1"))
+    gateway = Gateway(read_config(file))
+    tries: list[float] = []
+
+    def expire(before: float) -> None:
+        tries.append(before)
+        refuse()
+
+    monkeypatch.setattr(gateway.records, "expire", expire)
+    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    monkeypatch.setattr("exeunt.gateway.gateway._TIDY_S", 0.0)
+
+    async def some_time() -> None:
+        tidying = asyncio.ensure_future(gateway.tidy())
+        await asyncio.sleep(0.3)
+        assert not tidying.done()
+        tidying.cancel()
+        await gateway.close()
+
+    asyncio.run(some_time())
+    assert len(tries) > 1

@@ -1,0 +1,224 @@
+"""What clients and providers send that does harm, or that only some of them send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from exeunt.errors import InputError
+from exeunt.gateway.answering import Active, Answering
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat import ChatReply, ChatRequest
+from exeunt.gateway.mock_provider import MockProvider
+from exeunt.gateway.streamed import Sink
+from exeunt.live.live_cascade import LiveAnswer
+from exeunt.live.live_model import FailedAttempt
+
+from .running_gateway import PRICES, Running, answer, running
+
+
+def request(**options: Any) -> bytes:
+    return json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}], **options}).encode()
+
+
+class Raw(MockProvider):
+    """Answers with `body`: an object, or the bytes of a stream."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__(answer, PRICES)
+        self.body = body
+
+    async def _completions(self, request: Request) -> Response:
+        self.seen.append({"body": json.loads(await request.body())})
+        if not isinstance(self.body, bytes):
+            return Response(json.dumps(self.body), media_type="application/json")
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(self.body), 7):
+                yield self.body[start : start + 7]
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+
+def stream(*chunks: Any) -> bytes:
+    return "".join(f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in chunks).encode()
+
+
+def said(text: str, finish: str | None = None) -> dict[str, Any]:
+    return {"id": "1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(temperature="_").replace(b'"_"', b"1e999"),
+        request(tool_choice="_").replace(b'"_"', b"[" * 150 + b"]" * 150),
+        request(tools=[{"type": "web_search"}]),
+        request(tools={"type": "function"}),
+        request(modalities=["text", "audio"]),
+        request(messages=[{"role": "assistant", "audio": {"id": "audio_1"}}]),
+    ],
+)
+def test_what_could_not_be_sent_or_priced_is_refused(data: bytes) -> None:
+    with pytest.raises(InputError):
+        ChatRequest.read(data)
+
+
+def test_many_marks_do_not_hold_up_others() -> None:
+    marks = "a" + "\u0301" * 100_000 + "\u0323" * 100_000  # minutes, if all are normalised at once
+    begun = time.monotonic()
+    assert (
+        ChatRequest.read(
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": marks}]}).encode()
+        ).n_bytes
+        >= 400_000
+    )
+    assert time.monotonic() - begun < 5
+
+
+def test_only_the_addresses_of_images_are_not_counted() -> None:
+    image = {"image_url": {"url": "x" * 1000}}
+    free, counted = (
+        ChatRequest.read(request(messages=[{"role": "user", "content": [{**image, "type": kind}]}])).n_bytes
+        for kind in ("image_url", "text")
+    )
+    assert free < 1000 < counted
+
+
+def test_what_clients_send_besides_is_taken(run: Running) -> None:
+    more: dict[str, Any] = {
+        "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low", "modalities": ["text"], "store": False,
+        "max_completion_tokens": 50, "stream_options": None, "response_format": {"type": "text"},
+    }  # fmt: skip
+    assert run.ask("easy 1", **more).status_code == 200
+    sent = run.provider.seen[0]["body"]
+    assert sent["verbosity"] == "low"
+    assert sent["max_tokens"] == 50
+    assert not {"prompt_cache_key", "safety_identifier", "modalities", "store"} & sent.keys()
+
+
+def test_models_that_take_no_tools_get_no_results_of_them(run: Running) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": "be short"},
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "easy 1"},
+    ]
+    assert run.ask("", messages=messages).json()["model"] == "large"
+    assert "takes no tools" in run.ask("", model="small", messages=messages).json()["error"]["message"]
+    assert "takes no reasoning_effort" in run.ask("x", reasoning_effort="high").json()["error"]["message"]
+
+
+def test_an_empty_answer_is_an_answer(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
+    choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "length"}
+    with running(tmp_path, Raw({"choices": [choice], "usage": usage}), shadow="") as run:
+        assert run.ask("x").json()["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "chunk", [[1], {"choices": [5]}, {"choices": [{"delta": {"tool_calls": [{"index": []}]}}]}]
+)
+def test_a_stream_that_is_not_understood_is_settled(tmp_path: Path, chunk: Any) -> None:
+    with running(tmp_path, Raw(stream(chunk)), shadow="") as run:
+        assert run.ask("x", stream=True).status_code == 502
+        (held,) = run.gateway.money.whole.unsettled()
+        assert held.state == "charged"  # at once, and not when its lease ends
+
+
+@pytest.mark.parametrize(
+    "last", [{"error": {"message": "secret of the provider"}, "choices": []}, {"choices": []}]
+)
+def test_a_stream_that_ends_early_says_so_without_the_words_of_the_provider(
+    tmp_path: Path, last: Any
+) -> None:
+    retries = (
+        "{small: {provider: mock, price: {input: 1, output: 1}, retries: 0},"
+        " large: {provider: mock, price: {input: 10, output: 10}, retries: 1}}"
+    )
+    with running(tmp_path, Raw(stream(said("begin"), last)), shadow="", models=retries) as run:
+        for _ in range(3):
+            text = run.ask("x", stream=True, stream_options={"include_usage": True}).text
+            assert "begin" in text
+            assert "the answer was cut off" in text
+            assert "secret" not in text
+        assert run.gateway.config.models["large"].breaker.resting  # a retry that cannot be made is no success
+
+
+def test_a_stream_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    with running(tmp_path, Raw(stream(said("a\u2028b\x85c"), said("", "stop"))), shadow="") as run:
+        first, *_ = run.ask("x", stream=True).content.split(b"\n\n")
+    assert json.loads(first[6:])["choices"][0]["delta"]["content"] == "a\u2028b\x85c"
+
+
+def test_calls_that_fail_together_begin_one_pause() -> None:
+    breaker = Breaker("mock", failures=3, pause_s=5.0, clock=lambda: 0.0)
+
+    async def call(wait: asyncio.Event) -> None:
+        with suppress(FailedAttempt), breaker.watching():
+            await wait.wait()
+            raise FailedAttempt("down", again=True)
+
+    async def calls() -> None:
+        wait = asyncio.Event()
+        tasks = [asyncio.ensure_future(call(wait)) for _ in range(50)]
+        await asyncio.sleep(0)
+        wait.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(calls())
+    assert breaker.opened == 1
+    assert breaker.rests_s == 5.0
+
+
+def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> None:
+    with running(tmp_path, shadow="", fallback="[small]") as run:
+        held = run.gateway.money.whole.reserve(0.001, model="large")
+        held.dispatch()
+        held.settle(0.1)
+        assert run.ask("x").json()["model"] == "small"
+
+
+def test_half_a_character_is_passed_on(tmp_path: Path) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "\ud83d"}, "finish_reason": "length"}
+    with running(tmp_path, Raw({"choices": [choice]}), shadow="") as run:
+        answered = run.ask("x")
+    assert answered.status_code == 200
+    assert b"\\ud83d" in answered.content
+
+
+def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
+    class Cascade:
+        async def ask(self, asked: list[ChatRequest], **_: Any) -> list[LiveAnswer]:
+            assert asked[0].sink is not None
+            asked[0].sink.put(said("begin"))
+            small = {"small": ChatReply("yes", body={})}
+            return [
+                LiveAnswer("", "yes", "large", 0.0, failed={"large": "down"}, replies=small, given_by="small")
+            ]
+
+    class Model:
+        def refusal(self, _: ChatRequest) -> str:
+            return ""
+
+    models: Any = {"large": Model()}
+    cascade: Any = Cascade()
+    asked = replace(ChatRequest.read(request()), sink=Sink())
+    ledger: Any = None
+    work = Answering(models, "large", ()).by_policy(Active("p1", None, cascade), asked, "", ledger)
+    assert asyncio.run(work).reply is None
