@@ -264,3 +264,24 @@ def test_an_answer_without_the_log_probabilities_that_were_asked_for_is_the_leas
         (record,) = run.gateway.records.read()
     assert record.said["small"].score == -100.0
     assert record.said["large"].score is None  # it was asked for none
+
+
+def test_a_model_that_bills_too_much_is_stopped_until_it_is_resumed(tmp_path: Path) -> None:
+    provider = MockProvider(lambda model, text: "x" * 8000, PRICES)
+    with running(tmp_path, provider, shadow="") as run:
+        assert run.ask("easy 1").status_code == 200  # the provider has billed it, and its answer is there
+        provider.answer = answer
+        assert run.ask("easy 2").status_code == 502
+        with run.http(run.admin) as http:
+            assert http.post("/admin/models/other/resume").status_code == 404
+            assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
+        assert run.ask("easy 2").status_code == 200
+
+
+def test_another_key_of_a_client_goes_on_with_what_is_spent(run: Running) -> None:
+    run.ask("easy 1")
+    (before,) = (one for one in run.gateway.keys.clients if not one.admin)
+    run.client = run.gateway.keys.add("alice")
+    run.ask("easy 2")
+    (after,) = (one for one in run.gateway.keys.clients if not one.admin)
+    assert run.gateway.money.of(after).spent == run.gateway.money.of(before).spent > 0

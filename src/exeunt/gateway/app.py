@@ -56,6 +56,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Route("/admin/state", _state),
             Route("/admin/policy", _set_policy, methods=["PUT"]),
             Route("/admin/rollback", _roll_back, methods=["POST"]),
+            Route("/admin/models/{name}/resume", _resume, methods=["POST"]),
             Route("/admin/clients/{name}", _forget, methods=["DELETE"]),
             Route("/metrics", _metrics),
             Route("/events", _events),
@@ -194,6 +195,15 @@ async def _roll_back(request: Request) -> Response:
         return JSONResponse({"policy": _gateway(request).roll_back()})
     except ArtefactError as error:
         raise InputError(str(error)) from None
+
+
+async def _resume(request: Request) -> Response:
+    """Let a model be asked again that was stopped because it billed more than it may cost by the file."""
+    gateway, name = _gateway(request), request.path_params["name"]
+    if name not in gateway.config.models:
+        raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
+    await asyncio.to_thread(gateway.money.resume, name, gateway.keys.clients)
+    return JSONResponse({"resumed": name})
 
 
 async def _forget(request: Request) -> Response:

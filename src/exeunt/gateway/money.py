@@ -39,12 +39,17 @@ class Money:
         self._each.clear()
 
     def of(self, client: Client) -> Ledger:
-        """Return what pays for the requests of a client."""
+        """Return what pays for the requests of a client. Another key of the same name goes on with what is spent."""
         if (known := self._each.get(client.digest)) is None:
             limit = client.spend or self.spend.key or _NO_LIMIT
-            known = ledger_of(limit, name=f"key {client.digest[:12]}", within=self._day)
+            known = ledger_of(limit, name=f"client {client.name}", within=self._day)
             self._each[client.digest] = known
         return known
+
+    def resume(self, model: str, clients: Iterable[Client]) -> None:
+        """Let a model be asked again that was stopped because it billed more than its stated maximum."""
+        for ledger in (*map(self.of, clients), *(() if self.shadow is None else (self.shadow,))):
+            ledger.resume(model)
 
     @property
     def left(self) -> float:
