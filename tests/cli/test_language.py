@@ -32,6 +32,7 @@ def train(out, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_way_of_the_how_to(folder):
     """Train, calibrate, evaluate, generate: each says what it did, and names the next command."""
     said = (folder / "said.txt").read_text()

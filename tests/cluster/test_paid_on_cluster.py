@@ -96,6 +96,7 @@ def spent(done):
     return float(re.search(r"^([\d.]+) usd of .* are spent", done, re.M)[1])
 
 
+@pytest.mark.slow
 def test_a_cluster_answers_as_one_process_does_and_pays_the_same(cluster, recorded, tmp_path):
     secret = "s3cr3t-w0rd"
     address = server().new_database().replace("@/", f":{secret}@/")
