@@ -16,7 +16,7 @@ from exeunt.serve.api_keys_and_limits import SecurityMiddleware, bearer
 from exeunt.serve.settings import host_names
 
 _PATH = re.compile(
-    r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients)|/metrics|/events|/health|/)(/.*)?"
+    r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
 
 
@@ -54,9 +54,8 @@ class AccessMiddleware(SecurityMiddleware):
             return refusal
         path, asks_models = scope["path"], scope["path"].startswith("/v1/")
         public = self.health.fullmatch(path) or self.page.fullmatch(path)
-        if not (
-            asks_models or public or client.admin
-        ):  # routes match more than their paths, such as a line's end
+        # Not by the paths of routes, which match more, such as a line's end.
+        if not (asks_models or public or client.admin):
             return error_response(403, "this needs the key of who administers the gateway")
         if asks_models and client.admin:
             return error_response(

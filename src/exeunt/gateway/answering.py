@@ -117,9 +117,8 @@ class Answering:
         (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
         failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
         replies = {**failed, **said.replies}
-        cut_off = (
-            request.sink is not None and request.sink.cut_off
-        )  # an earlier answer cannot go on from there
+        # An earlier answer cannot go on from where a later one was cut off.
+        cut_off = request.sink is not None and request.sink.cut_off
         if said.given_by and not cut_off:
             seen = None if said.tie is None else (said.exit, said.score, said.first_score, said.tie)
             answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)

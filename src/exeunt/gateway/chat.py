@@ -30,13 +30,8 @@ _ONLY = {
     "service_tier": ("auto", "default", None),
     "modalities": (["text"], None),
 }
-_HINTS = (
-    "user",
-    "metadata",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-)  # kept from providers
+_HINTS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+"""Options that are taken and not passed on."""
 _OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
 _TOOLS = ("function", "custom")
 _DEEPEST = 100
@@ -302,7 +297,7 @@ class ChatModel(OpenAICompatible):
 def text_of(message: Mapping[str, Any]) -> str:
     """Return the text of a message; that of its parts, in lines."""
     if parts := _parts(message):
-        return "\n".join(str(part.get("text", "")) for part in parts if part["type"] == "text")
+        return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)
     return str(message.get("content") or "")
 
 

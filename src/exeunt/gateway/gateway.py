@@ -35,12 +35,6 @@ from exeunt.watch import Alarm
 T = TypeVar("T")
 
 _log = logging.getLogger("exeunt.gateway")
-
-
-class NoSuchModel(InputError):  # noqa: N818 - says what happened
-    """A client asks a model that the gateway does not have."""
-
-
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
 _ALARMS = "alarms.json"
@@ -49,12 +43,16 @@ _SAVE_S = 30.0
 _END_S = 60.0
 
 
+class NoSuchModel(InputError):  # noqa: N818 - says what happened
+    """A client asks a model that the gateway does not have."""
+
+
 class Gateway:
     """The models, policies, money and records of a gateway.
 
     `active`: the policy that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered.
-    `closing`: set at the end.
-    `fallen`: the watch whose alarm made the reference answer; None if it answers for another reason.
+    `closing`: set at the end. `fallen`: the watch whose alarm made the reference answer; None if it answers for another
+    reason.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -87,7 +85,7 @@ class Gateway:
         Raises NoSuchModel, and InputError for what a model does not take.
         """
         name, _, policy = request.model.partition(":")
-        ledger = await asyncio.to_thread(self.money.of, client)
+        ledger = self.money.of(client)
         if name != AUTO:
             if request.model not in self.config.models:
                 raise self._no_such_model(request)
@@ -163,9 +161,8 @@ class Gateway:
                 policy = self.policies.load(name)
             except ExeuntError:  # made for other models
                 continue
-            costs[name] = policy.cost.share(policy.expected_cost)
-            if policy.expected_cost > policy.cost.amount(budget):
-                del costs[name]
+            if policy.expected_cost <= policy.cost.amount(budget):
+                costs[name] = policy.cost.share(policy.expected_cost)
         if not costs:
             raise InputError(
                 f"no policy costs at most {budget}: make one with `exeunt calibrate --budget {budget}`"
@@ -180,8 +177,7 @@ class Gateway:
         except ExeuntError as error:
             fields = {"policy": name, "alarm": one_line(error)}
             _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
-            self.alarms.append({"time": time.time(), **fields})
-            write_json(self.folder / _ALARMS, list(self.alarms))
+            self._keep_alarm(fields)
             self.policies.activate(REFERENCE, time.time())
             return self._policy(REFERENCE)
 
@@ -218,15 +214,19 @@ class Gateway:
         _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
         self.metrics.alarm(self.active.name)
         watch = self.watch
-        self.alarms.append({"time": time.time(), **fields})
         try:
+            self._keep_alarm(fields)
             watch.save()
-            write_json(self.folder / _ALARMS, list(self.alarms))
             self.activate(REFERENCE)
         except (ExeuntError, OSError) as error:  # such as a full disk
             _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
             self.active = self._policy(REFERENCE)
         self.fallen = watch
+
+    def _keep_alarm(self, fields: dict[str, Any]) -> None:
+        """Let the page tell of an alarm, also after a restart."""
+        self.alarms.append({"time": time.time(), **fields})
+        write_json(self.folder / _ALARMS, list(self.alarms))
 
     # -- the rest -------------------------------------------------------------------------------------------
 

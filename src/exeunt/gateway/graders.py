@@ -15,6 +15,7 @@ import numpy as np
 
 from exeunt._files import parse_json
 from exeunt.errors import InputError, one_line
+from exeunt.gateway.chat import text_of
 from exeunt.live.models_file import function_named
 from exeunt.live.text_encoder import TextEncoder
 
@@ -109,14 +110,6 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
         return [float(text) for text in texts]
     except ValueError:
         return None
-
-
-def text_of(message: Message) -> str:
-    """Return the text of a message: its content, or that of its parts."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
 
 
 def _plain(text: str) -> str:

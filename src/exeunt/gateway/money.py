@@ -26,17 +26,12 @@ class Money:
     def __init__(self, file: Path, spend: Spend, shadow: Shadow | None) -> None:
         self._store = SQLiteStore(file, "normal")
         self._each: dict[str, Ledger] = {}
-        self.set(spend)
-        self._shadow_limit = None if shadow is None else shadow.spend
-        self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
-
-    def set(self, spend: Spend) -> None:
-        """Change the limits."""
         self.spend = spend
         self.whole = ledger_of(spend.total or f"{MOST} usd", name="all", store=self._store)
         day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
         self._day = ledger_of(day, name="day", within=self.whole)
-        self._each.clear()
+        self._shadow_limit = None if shadow is None else shadow.spend
+        self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
 
     def of(self, client: Client) -> Ledger:
         """Return what pays for the requests of a client. Another key of the same name goes on with what is spent."""
