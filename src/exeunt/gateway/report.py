@@ -94,16 +94,18 @@ def _chart(ways: Sequence[Way], whole: float) -> str:
         f'<text class="tick" x="{x(at):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{at:.0%}</text>'
         for at in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
+    names = []  # over all points, so that none hides a name
     below = {"": 0.0, ' text-anchor="end"': 0.0}  # where the last name of a side stands
     for one, share in sorted(zip(ways, shares, strict=True), key=lambda pair: -pair[0].grade):
         kind = "policy" if one is ways[0] else "at-random" if "at random" in one.name else "model"
         end = ' text-anchor="end"' if share > right / 2 else ""
         place = x(share) + (-9 if end else 9)
         below[end] = max(y(one.grade) + 4, below[end] + 14)
-        lines.append(
-            f'<g class="{kind}"><circle cx="{x(share):.1f}" cy="{y(one.grade):.1f}" r="5"/>'
-            f'<text x="{place:.1f}" y="{below[end]:.1f}"{end}>{escape(one.name)}</text></g>'
+        lines.append(f'<g class="{kind}"><circle cx="{x(share):.1f}" cy="{y(one.grade):.1f}" r="5"/></g>')
+        names.append(
+            f'<g class="{kind}"><text x="{place:.1f}" y="{below[end]:.1f}"{end}>{escape(one.name)}</text></g>'
         )
+    lines += names
     label = "mean cost, share of the reference's"
     lines.append(
         f'<text class="title" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{label}</text>'
