@@ -22,7 +22,7 @@ class ExecutorKind:
     """How an executor is opened, and what it needs.
 
     `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)` and imported only then, so
-    that this layer needs neither PyTorch nor ONNX Runtime.
+    that this layer needs neither PyTorch nor ONNX Runtime. "" for a kind that is refused.
     `package`: what must be installed; `extra`: the extra of Exeunt that installs it.
     `needs`: a file that the run folder must have; `remedy`: what to do if that file is missing, {run} for the run's
     path.
@@ -30,6 +30,7 @@ class ExecutorKind:
     executor's own files hold, and raises if they are damaged or belong to another network. "" without such files.
     `device`: "module:function", called as `x_device()`: returns the device that the executor will compute on (see
     `Executor.device`). "" for the processor.
+    `refusal`: why such a run is not answered by an executor, and what answers it, {run} for the run's path.
     """
 
     opener: str
@@ -39,6 +40,7 @@ class ExecutorKind:
     extra: str = ""
     checker: str = ""
     device: str = ""
+    refusal: str = ""
 
     def ready(self, run: RunFolder) -> bool:
         """Return whether the package is installed and the run folder has the file it needs."""
@@ -101,9 +103,11 @@ EXECUTORS = {
         remedy="it was not recorded from live models",
     ),
     "decoder": ExecutorKind(
-        "exeunt.run.executors:open_decoder",
+        "",
         needs=DECODER,
         remedy="it holds no decoder that generates",
+        refusal="{run} generates texts: answer with `exeunt generate`, or in Python with "
+        "exeunt.torch.language.LanguageModel. It is not served, timed or exported",
     ),
     "eager": ExecutorKind(
         "exeunt.torch.open_run:open_eager",
@@ -128,6 +132,7 @@ def chosen_executor(run: RunFolder, name: str | None = None) -> str:
         return name
     for first, kind in EXECUTORS.items():
         if kind.ready(run):
+            _checked(run, first)
             return first
     extra = next((kind.extra for kind in EXECUTORS.values() if kind.exported(run)), EXECUTORS["eager"].extra)
     raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
@@ -191,14 +196,6 @@ def open_live(run: RunFolder, **_: Any) -> Executor:
     )
 
 
-def open_decoder(run: RunFolder, **_: Any) -> Executor:
-    """Raise InputError: a decoder generates token by token."""
-    raise InputError(
-        f"{run.path} generates texts: answer with `exeunt generate`, or in Python with "
-        "exeunt.torch.language.LanguageModel. It is not served, timed or exported"
-    )
-
-
 def executor_device(name: str) -> str:
     """Return what an executor of this name will compute on here (see `Executor.device`).
 
@@ -215,6 +212,8 @@ def _checked(run: RunFolder, name: str) -> ExecutorKind:
             only = next(one for one, other in EXECUTORS.items() if other.needs == run.network_file)
             remedy = f"its network is in {run.network_file}, which only {only!r} runs: leave the executor out"
         raise InputError(f"{run.path} cannot be run by {name!r}: {remedy}")
+    if kind.refusal:
+        raise InputError(kind.refusal.format(run=run.path))
     return kind
 
 
