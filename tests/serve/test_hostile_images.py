@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import time
@@ -94,7 +95,7 @@ def test_no_bomb_takes_long_in_a_thread(name):
     bomb = BOMBS[name]()
     if is_bounded(bomb):
         begun = time.process_time()
-        with pytest.raises(UnreadableImage):
+        with contextlib.suppress(UnreadableImage):  # the first frame of many is read
             read(bomb)
         assert time.process_time() - begun < 0.5
 
