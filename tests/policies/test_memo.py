@@ -3,6 +3,8 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
+import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
@@ -38,3 +40,32 @@ def test_no_policy_keeps_the_traces_alive_that_it_was_made_of():
     gc.collect()
     assert [name for name, refs in gone.items() if any(ref() is not None for ref in refs)] == []
     assert all(isinstance(policy, ex.Policy) for policy in policies.values())
+
+
+def test_models_are_freed_at_once_after_a_cascade_was_made_of_them():
+    """Their arrays are large, and the collector of cycles counts objects, not bytes."""
+    made = parts(300)
+    fit, calibrate, test = (ex.CascadeTrace({"a": t.exits(0, 1), "b": t.exits(1, t.n_exits)}) for t in made)
+    gone = [weakref.ref(one) for one in (fit, calibrate, test)]
+    gc.collect()
+    gc.disable()
+    try:
+        ex.evaluate(ex.cascade(fit, calibrate, budget="60%"), test)
+        del fit, calibrate, test
+        assert [ref() for ref in gone] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("of", ["answering", "without"])
+def test_models_that_answer_keep_their_order(of):
+    """What a few rows cost does not change which model is the first."""
+    whole = trace(10)
+    prices = [np.where(np.arange(10) < 2, 3.0, 1.0), np.full(10, 2.0)]
+    models = {
+        name: whole.exits(i, i + 1).with_cost(ex.CostModel(price[:, None], highest=4.0))
+        for i, (name, price) in enumerate(zip("ab", prices, strict=True))
+    }
+    rows = ex.CascadeTrace(models).with_features("told", np.zeros((10, 1)), cost=0.1).take([0, 1])
+    found = rows.answering if of == "answering" else rows.without(["told"])
+    assert found.exit_names == ("a", "b")

@@ -346,15 +346,22 @@ class CascadeTrace:
         )  # fmt: skip
         return CascadeTrace({name: silent, **self._traces})
 
-    @cached_property
+    @property
     def answering(self) -> CascadeTrace:
         """The models that answer: without those that only tell features."""
+        return self if self._spoken is None else self._spoken
+
+    @cached_property
+    def _spoken(self) -> CascadeTrace | None:
+        # None where all models answer: an object that holds itself is freed late, and traces are large.
         silent = [name for name, trace in self._traces.items() if _tells_alone(trace)]
-        return self if not silent else self.without(silent)
+        return self.without(silent) if silent else None
 
     def without(self, names: Sequence[str]) -> CascadeTrace:
-        """Return the traces of the other models."""
-        return CascadeTrace({name: trace for name, trace in self._traces.items() if name not in names})
+        """Return the traces of the other models, in their order."""
+        part = CascadeTrace({name: trace for name, trace in self._traces.items() if name not in names})
+        part._order = [step for step in self._order if step[0] not in names]
+        return part
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
         """Return the traces of these inputs: indices, a boolean mask, or a slice."""
