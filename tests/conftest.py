@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from cut_once import exported_once
+from exeunt._limits import usable_cores
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
@@ -52,6 +54,28 @@ NEEDS = {
     "pytorch": ("torch", "torchvision", "timm", "transformers", "sklearn"),
 }
 """Packages without which the tests of a folder are skipped; the others run with NumPy, SciPy and PyArrow alone."""
+
+
+TOGETHER = ("cluster", "language")
+"""Folders that one process tests: their files share a cluster, and a language model that was trained."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return a quarter more processes than cores: while one waits for a server, another one computes."""
+    return usable_cores() + math.ceil(usable_cores() / 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, file = super()._split_scope(nodeid).rpartition("/")
+            return folder if Path(folder).name in TOGETHER else f"{folder}/{file}"
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)
