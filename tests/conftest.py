@@ -80,7 +80,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep what is imported out of the garbage collector: to look through it takes a tenth of the suite's time."""
+    """Keep what is imported out of the garbage collector: to look through it takes a tenth of the suite's time.
+
+    Then it looks seldom: traced networks are many small objects that stay.
+    """
     gc.disable()
     try:
         return (yield)
@@ -88,6 +91,7 @@ def pytest_collection() -> Iterator[None]:
         # Hypothesis makes its generator at first use, and warns if the collector knows nobody who holds it.
         given(st.none())(lambda _: None)()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 
