@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from typing import Any
 # Before NumPy is imported: on arrays this small, threads that wait for each other take up to eight times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test speaks TLS: else each HTTP client reads the certificates of 140 authorities, for 5 to 14 ms.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
 import numpy as np
 import pytest
@@ -22,6 +26,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from cut_once import exported_once
+from exeunt._limits import usable_cores
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
@@ -51,9 +56,34 @@ NEEDS = {
 """Packages without which the tests of a folder are skipped; the others run with NumPy, SciPy and PyArrow alone."""
 
 
+TOGETHER = ("cluster", "language")
+"""Folders that one process tests: their files share a cluster, and a language model that was trained."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return a quarter more processes than cores: while one waits for a server, another one computes."""
+    return usable_cores() + math.ceil(usable_cores() / 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, file = super()._split_scope(nodeid).rpartition("/")
+            return folder if Path(folder).name in TOGETHER else f"{folder}/{file}"
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep what is imported out of the garbage collector: to look through it takes a tenth of the suite's time."""
+    """Keep what is imported out of the garbage collector: to look through it takes a tenth of the suite's time.
+
+    Then it looks seldom: traced networks are many small objects that stay.
+    """
     gc.disable()
     try:
         return (yield)
@@ -61,6 +91,7 @@ def pytest_collection() -> Iterator[None]:
         # Hypothesis makes its generator at first use, and warns if the collector knows nobody who holds it.
         given(st.none())(lambda _: None)()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 

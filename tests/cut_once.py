@@ -45,11 +45,14 @@ def exported_once() -> Iterator[None]:
 
     def once(model: Any, example: Any, **options: Any) -> Any:
         kind = type(model)
-        if kind is not DigitsNet and not kind.__module__.startswith("transformers.models."):
+        if kind is not DigitsNet and not kind.__module__.startswith(
+            ("torchvision.models.", "transformers.models.")
+        ):
             return exported(model, example, **options)
         tensors = [*model.state_dict().items(), *example.named.items()]
         facts = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
-        key = (kind, f"{model}{getattr(model, 'config', '')}{facts}{example.by_keyword}{options}")
+        learns = [module.training for module in model.modules()]
+        key = (kind, f"{model}{getattr(model, 'config', '')}{facts}{learns}{example.by_keyword}{options}")
         if key not in made:
             made[key] = exported(model, example, **options)
         return made[key]

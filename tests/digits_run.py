@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from cut_once import cut_once
 from exeunt.run.folder import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -41,20 +44,32 @@ def trained_digits(out: Path) -> RunFolder:
     return run
 
 
+def made_once(temporary: Path, name: str, make: Callable[[Path], Any]) -> RunFolder:
+    """Return the run that `make` makes in a folder: of the processes that test, the first makes it for all."""
+    made = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / name
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(temporary / "making" / name)
+            (temporary / "making" / name).rename(made)
+    return RunFolder.open(made)
+
+
 @cache
 def trained_once(temporary: Path) -> RunFolder:
     """Every folder of tests that imports the fixtures has its own, and they all get the same run."""
-    return trained_digits(temporary / "digits" / "run")
+    return made_once(temporary, "digits", trained_digits)
 
 
 @cache
 def exported_once(temporary: Path) -> RunFolder:
     from exeunt.torch.to_onnx import export_run
 
-    trained = trained_once(temporary).path
-    run = RunFolder.open(shutil.copytree(trained, temporary / "exported digits" / "run"))
-    export_run(run, trusted=FACTORY, say=lambda _: None)
-    return run
+    def export(out: Path) -> None:
+        shutil.copytree(trained_once(temporary).path, out)
+        export_run(RunFolder.open(out), trusted=FACTORY, say=lambda _: None)
+
+    return made_once(temporary, "exported digits", export)
 
 
 @pytest.fixture(scope="session")

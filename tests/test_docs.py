@@ -97,23 +97,14 @@ def run_console(source, skipped):
         if skipped:
             check_options(arguments)
         else:
-            check_output(shown, run_command(arguments))
+            from cli.command import printed
+
+            check_output(shown, printed(*arguments))
 
 
 def shortened(option, value):
     """A training of thirty epochs shows no more than one of eight: the numbers of the output may differ."""
     return "8" if option == "--epochs" and int(value) > 8 else value
-
-
-def run_command(arguments):
-    from typer.testing import CliRunner
-
-    from exeunt.cli.app import app
-
-    done = CliRunner().invoke(app, arguments)
-    if done.exception is not None and not (isinstance(done.exception, SystemExit) and done.exit_code == 0):
-        raise AssertionError(f"exeunt {shlex.join(arguments)}\n{done.output}") from done.exception
-    return done.output
 
 
 def check_options(arguments):

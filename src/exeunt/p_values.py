@@ -17,7 +17,7 @@ from exeunt import _arrays
 from exeunt._arrays import Floats
 from exeunt.errors import InputError
 
-_NORMAL = NormalDist()
+_quantile = NormalDist().inv_cdf
 _AIM = 1.05
 """How far beyond 1 / delta the stakes aim: near the end a gambler may be close to the aim and lack losses to bet on."""
 _LEAST = 1e-300
@@ -64,20 +64,21 @@ def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
     if n == 0 or bound >= 1:
         return 1.0 if n == 0 else 0.0
     most = 0.9 / (1.0 - bound)  # never so much that one loss could bring ruin
-    further = math.sqrt(2 * math.log(1 / delta) / n)
+    count = np.arange(1, n + 1)  # earlier losses, and a guess of mean and variance, which counts as one
+    mean = np.cumsum(np.append(bound / 2, values[:-1])) / count
+    spread = np.sqrt(np.cumsum(np.append(0.25, (values[:-1] - mean[:-1]) ** 2)) / count)
+    hedging = 1 / (spread * np.sqrt(math.tau * count[::-1]))
+    further = math.sqrt(2 * math.log(1 / delta) / n) / spread
     capital = highest = 1.0
-    total, squares = bound / 2, 0.25  # a guess of mean and variance, which counts as one loss
-    for k, value in enumerate(values.tolist(), start=1):
-        mean, spread = total / k, math.sqrt(squares / k)
+    for gain, hedge, later in zip((bound - values).tolist(), hedging.tolist(), further.tolist(), strict=True):
         if highest * delta >= 1:
-            stake = further / spread
+            stake = later
         else:
-            p = max(capital * delta / _AIM, _LEAST)
-            stake = _NORMAL.pdf(_NORMAL.inv_cdf(p)) / (p * spread * math.sqrt(n - k + 1))
-        capital *= 1 + min(stake, most) * (bound - value)
-        highest = max(highest, capital)
-        total += value
-        squares += (value - mean) ** 2
+            p = chance if (chance := capital * delta / _AIM) > _LEAST else _LEAST
+            stake = math.exp(_quantile(p) ** 2 / -2) / p * hedge
+        capital *= 1 + (stake if stake < most else most) * gain  # `min` and `max` are slow in a loop
+        if capital > highest:
+            highest = capital
     return 1.0 / highest
 
 

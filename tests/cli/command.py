@@ -39,6 +39,16 @@ def exeunt(
     return done
 
 
+def printed(*arguments: object) -> str:
+    """Run a command in this process and return what it printed; errors are raised as they are."""
+    from exeunt.cli.app import run
+
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        assert run([str(argument) for argument in arguments]) == 0
+    return said.getvalue()
+
+
 def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-
 import exeunt as ex
 from made_runs import made_run
 
-typer_testing = pytest.importorskip("typer.testing")
-
-from exeunt.cli.app import app  # noqa: E402 - after the skip
+from .command import printed
 
 
 def diff(*arguments: object) -> list[list[str]]:
-    done = typer_testing.CliRunner().invoke(app, ["diff", *map(str, arguments)])
-    assert done.exit_code == 0, done.output
-    return [line.split() for line in done.output.splitlines()]
+    return [line.split() for line in printed("diff", *arguments).splitlines()]
 
 
 def test_what_differs_what_does_not_and_the_answers(tmp_path):

@@ -13,19 +13,10 @@ from exeunt.run.folder import RunFolder
 
 pytest.importorskip("typer")
 
-from typer.testing import CliRunner
-
-from exeunt.cli.app import app
 from exeunt.serve import events
 from exeunt.serve.settings import Settings
 
-
-def exeunt(*arguments):
-    """Run a verb in this process and return what it printed; an error of the library's own is raised."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if done.exception is not None:
-        raise done.exception
-    return done.output
+from .command import printed as exeunt
 
 
 def test_the_cheapest_within_a_loss(run):

@@ -78,7 +78,7 @@ def test_a_cascade_is_a_run(folder):
     assert "FAILED" not in exeunt("verify", "both", cwd=folder).stdout
     run = RunFolder.open(folder / "both")
     for guarantee in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
-        exeunt("calibrate", "both", *guarantee, "--answer", "own", cwd=folder)
+        exeunt("calibrate", "both", *guarantee, "--policy", "eero", "--answer", "own", cwd=folder)
         assert {policy.answer.name for policy in run.policies} == {"own"}
     said = exeunt(
         "calibrate", "both", "--agree", "80%", "--reference", "small", "--policy", "eero", cwd=folder
@@ -96,7 +96,7 @@ def test_a_cascade_is_a_run(folder):
 @pytest.mark.parametrize("run", ["run", "both"])
 def test_budgets_of_time(folder, run, tmp_path):
     """How long a machine takes is its own: a budget for everything, and one for nothing."""
-    options = ("--of", "time", "--batch-size", "32")
+    options = ("--of", "time", "--batch-size", "32", "--policy", "eero")
     said = exeunt("calibrate", run, "--budget", "1000000%", *options, "--delta", "none", cwd=folder)
     assert "exits that pay for their time" in said.stderr
     assert "ms" in said.stdout
@@ -231,7 +231,7 @@ def test_mistakes(folder):
 
 
 def test_a_cascade_is_timed_against_its_models(folder):
-    exeunt("calibrate", "both", "--budget", "90%", cwd=folder)
+    exeunt("calibrate", "both", "--budget", "90%", "--policy", "eero", cwd=folder)
     options = ("--batch-size", "8", "--repeats", "3", "--max-seconds", "1")
     said = exeunt("bench", "both", *options, cwd=folder).stdout
     for way in ("small alone", "run alone", "budget 60%", "the run's policy"):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
 import exeunt as ex
 from made_runs import made_run
 
-typer_testing = pytest.importorskip("typer.testing")
-
-from exeunt.cli.app import app  # noqa: E402 - after the skip
+from .command import called
 
 
 def verify(path):
-    done = typer_testing.CliRunner().invoke(app, ["verify", str(path)])
-    return done.exit_code, done.output.splitlines()
+    done = called("verify", path)
+    return done.status, done.out.splitlines()
 
 
 def test_a_line_for_each_part_and_a_status(tmp_path):

@@ -262,7 +262,7 @@ class Traffic:
         )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32))
 def test_traffic_at_random(seed):
     traffic = Traffic(seed, 200)

@@ -18,7 +18,15 @@ def asked(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run(asked, tmp_path_factory):
-    from exeunt.torch.language.training import train_language_model
+    """The job done by the command. `said.txt` beside the run holds what it printed."""
+    from cli.command import exeunt
+    from exeunt.run.folder import RunFolder
 
-    out = tmp_path_factory.mktemp("runs") / "lm"
-    return train_language_model(asked, out, command="exeunt train", say=lambda _: None, progress=False)
+    work = tmp_path_factory.mktemp("runs")
+    done = exeunt(
+        "train", "--task", "generate", "--model", asked.model, "--data", asked.data, "--exits", "2", "--most-tokens",
+        "10", "--hidden", "32", "--calibrate", "80", "--batch-size", "32", "--epochs", "8", "--learning-rate", "1e-3",
+        "--out", "lm", cwd=work,
+    )  # fmt: skip
+    (work / "said.txt").write_text(done.stdout)
+    return RunFolder.open(work / "lm")

@@ -211,7 +211,6 @@ def explore(wanted, jumps, restarts, database=None):
     ("wanted", "jumps", "restarts", "worlds"),
     [
         (TWO_BUY_TOO_MUCH, 1, 0, 20_000),
-        (TWO_ASK_THE_SAME, 0, 0, 3_000),
         pytest.param(TWO_BUY_TOO_MUCH, 1, 1, 300_000, marks=pytest.mark.slow),
         pytest.param(TWO_ASK_THE_SAME, 1, 1, 300_000, marks=pytest.mark.slow),
     ],

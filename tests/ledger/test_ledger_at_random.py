@@ -167,14 +167,14 @@ def check_calls(kind, calls):
 
 
 @given(CALLS)
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_a_ledger_in_memory_says_what_the_oracle_says(calls):
     check_calls("memory", calls)
 
 
 @pytest.mark.parametrize("kind", SHARED)
 @given(CALLS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_a_shared_ledger_says_what_the_oracle_says(kind, calls):
     check_calls(kind, calls)
 
@@ -242,7 +242,7 @@ class Buyer:
 
 
 @given(STEPS)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_no_window_of_time_holds_more_than_the_burst_and_the_rate(steps):
     with made_store("memory") as (store, clock):
         ledger = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store, lease_s=LEASE)
@@ -266,7 +266,7 @@ def test_no_window_of_time_holds_more_than_the_burst_and_the_rate(steps):
     st.integers(1, 8), st.integers(1, 20),
     st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.floats(0, 1), st.booleans()), max_size=60),
 )  # fmt: skip
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_each_input_gets_at_least_the_cheapest_answer(n, cheapest, attempts):
     """Whatever else is bought, and however often a free attempt brings no answer."""
     with made_store("memory") as (store, _):

@@ -14,10 +14,9 @@ pytest.importorskip("typer")
 pytest.importorskip("onnxscript")
 
 from own_exit_networks import digits, trained_digits
-from typer.testing import CliRunner
 
 import exeunt as ex
-from exeunt.cli.app import app
+from cli.command import printed
 from exeunt.run.folder import RunFolder
 from exeunt.torch.open_run import load_network
 
@@ -29,10 +28,10 @@ MODEL = "own_exit_networks:digits"
 
 def call(*arguments: object) -> str:
     """Run a command in this process; return what it printed, or the message of its error."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if done.exception is not None and not isinstance(done.exception, ex.ExeuntError):
-        raise done.exception
-    return done.output if done.exception is None else str(done.exception)
+    try:
+        return printed(*arguments)
+    except ex.ExeuntError as error:
+        return str(error)
 
 
 def train(out: Path, *options: object, model: str = MODEL) -> str:

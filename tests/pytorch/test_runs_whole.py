@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import exeunt as ex
-from exeunt.cli.app import app
+from cli.command import printed
 from exeunt.engine.engine import Engine
 from exeunt.errors import RunsWhole
 from exeunt.run import load
@@ -113,10 +112,10 @@ def train(out: Path) -> list[object]:
 
 def call(*arguments: object) -> str:
     """Run a command in this process; return what it printed, or the message of its error."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if done.exception is not None and not isinstance(done.exception, ex.ExeuntError):
-        raise done.exception
-    return done.output if done.exception is None else str(done.exception)
+    try:
+        return printed(*arguments)
+    except ex.ExeuntError as error:
+        return str(error)
 
 
 @pytest.fixture

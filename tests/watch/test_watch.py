@@ -51,7 +51,7 @@ def test_a_fall_of_one_share_from_35_to_25_percent_is_found_within_450_inputs_in
 @pytest.mark.parametrize("copies", ["none", "Zipf", "half of them one input"])
 def test_without_drift_an_alarm_within_t_inputs_is_less_likely_than_t_of_the_run_length(copies):
     """Calibration and stream are drawn from one pool with replacement. The bound holds on average over both."""
-    rng, length, t, times = np.random.default_rng(2), 200, 100, 300
+    rng, length, t, times = np.random.default_rng(2), 200, 100, 150
     pool, alarms, of_exits_alone = rng.random((2000, 3)), 0, 0
     weights = {
         "none": np.full(2000, 1 / 2000),
