@@ -28,14 +28,14 @@ def test_a_gateway_starts_with_the_reference_where_the_models_of_its_policy_have
     file.write_text(config_text("http://127.0.0.1:1"))
     gateway = Gateway(read_config(file))
     gateway.policies.add(policy())
-    gateway.activate("p1")
+    gateway.live.activate("p1")
     asyncio.run(gateway.close())
     file.write_text(config_text("http://127.0.0.1:1").replace("max_tokens: 100", "max_tokens: 200"))
     for _ in range(2):
         gateway = Gateway(read_config(file))
-        assert gateway.active.name == "reference"
-        assert [one["policy"] for one in gateway.alarms] == ["p1"]
-        assert "have changed" in gateway.alarms[0]["alarm"]
+        assert gateway.live.active.name == "reference"
+        assert [one["policy"] for one in gateway.live.alarms] == ["p1"]
+        assert "have changed" in gateway.live.alarms[0]["alarm"]
         asyncio.run(gateway.close())
 
 
@@ -68,10 +68,10 @@ def test_the_reference_answers_after_an_alarm_that_cannot_be_kept(
 ) -> None:
     with running(tmp_path) as run:
         run.gateway.policies.add(policy())
-        run.gateway.activate("p1")
-        monkeypatch.setattr("exeunt.gateway.gateway.write_json", refuse)
+        run.gateway.live.activate("p1")
+        monkeypatch.setattr("exeunt.gateway.live_policy.write_json", refuse)
         alarm: Any = type("Alarm", (), {"sentences": "it is worse"})
-        run.gateway._fall_back(alarm)
+        run.gateway.live.fall_back(alarm)
         assert run.ask("x").headers["x-exeunt-policy"] == "reference"
         with run.http(run.admin) as http:
             assert http.get("/admin/state").json()["fallen_from"] == "p1"

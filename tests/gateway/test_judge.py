@@ -9,7 +9,7 @@ pytest.importorskip("starlette")
 
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat import ChatModel
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.judge import Judge, grader_of
 from exeunt.gateway.mock_provider import MockProvider, served
 from exeunt.gateway.recorded_trace import read_trace

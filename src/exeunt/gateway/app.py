@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
@@ -97,7 +97,7 @@ async def _completions(request: Request) -> Response:
         if (first := await anext(chunks, None)) is not None:
             headers = {"x-exeunt-model": str(first["model"])}
             if asked.model == AUTO:
-                headers["x-exeunt-policy"] = gateway.active.name
+                headers["x-exeunt-policy"] = gateway.live.active.name
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
@@ -183,16 +183,18 @@ async def _set_policy(request: Request) -> Response:
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        gateway.activate(wanted["policy"] if "policy" in wanted else gateway.within(wanted["budget"]))
+        gateway.live.activate(
+            wanted["policy"] if "policy" in wanted else gateway.live.within(wanted["budget"])
+        )
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
-    return JSONResponse({"policy": gateway.active.name})
+    return JSONResponse({"policy": gateway.live.active.name})
 
 
 async def _roll_back(request: Request) -> Response:
     """Let the policy answer that did before."""
     try:
-        return JSONResponse({"policy": _gateway(request).roll_back()})
+        return JSONResponse({"policy": _gateway(request).live.roll_back()})
     except ArtefactError as error:
         raise InputError(str(error)) from None
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.chat_model import ChatModel, ChatReply
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES, Keep, Shadow
 from exeunt.gateway.judge import AsyncGrader
 from exeunt.gateway.records import Record, Said

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import ExeuntError, InputError, one_line, require
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat import ChatModel
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.ledger import ledger_of
 from exeunt.live.http_model import checked_url, checked_variable
 

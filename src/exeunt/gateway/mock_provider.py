@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from exeunt.gateway.chat import text_of
+from exeunt.gateway.chat_request import text_of
 from exeunt.gateway.streamed import DONE, chunks_of, event
 
 

@@ -27,16 +27,16 @@ class PageState:
         """
         gateway, config = self._gateway, self._gateway.config
         return {
-            "policy": gateway.active.name,
-            "since": gateway.since,
-            "certificate": _certificate(gateway.active.policy),
+            "policy": gateway.live.active.name,
+            "since": gateway.live.since,
+            "certificate": _certificate(gateway.live.active.policy),
             "policies": {name: self._policy(name) for name in gateway.policies.names},
-            "fallen_from": None if gateway.fallen is None else gateway.fallen.policy,
+            "fallen_from": None if gateway.live.fallen is None else gateway.live.fallen.policy,
             "reference": config.reference,
             "shadow": None if config.shadow is None else asdict(config.shadow),
-            "tally": gateway.tally.to_dict(),
-            "evidence": (gateway.fallen or gateway.watch).curves,
-            "alarms": list(gateway.alarms),
+            "tally": gateway.live.tally.to_dict(),
+            "evidence": (gateway.live.fallen or gateway.live.watch).curves,
+            "alarms": list(gateway.live.alarms),
             "compared": dict(gateway.compared),
             "records": dict(gateway.records.counts()),
             "money": gateway.money.state(gateway.keys.clients),

@@ -1,22 +1,16 @@
-"""Chat completions as a client asks for them, and the models that answer them."""
+"""Chat completions as a client asks for them."""
 
 from __future__ import annotations
 
 import json
-import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from exeunt.budget_text import amount_text
-from exeunt.errors import InputError, require
-from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.streamed import Assembled, Sink, data_of, lines_of
-from exeunt.live.http_model import http_client, key_named
-from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
-from exeunt.live.openai_compatible import OpenAICompatible
+from exeunt.errors import InputError
+from exeunt.gateway.streamed import Sink
 
 _PASSED_ON = (
     "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
@@ -38,8 +32,6 @@ _DEEPEST = 100
 """Levels of a request at most: Python's own limit, which is higher, may be reached only once money is held."""
 _PIECE = 256
 """Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
-_LEAST = -100.0
-"""The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -135,165 +127,6 @@ class ChatRequest:
         return json.dumps(self.messages[: first + 1], sort_keys=True, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True)
-class ChatReply(Reply):
-    """A reply with the completion (`body`) as the provider gave it. `scored`: whether its confidence means anything."""
-
-    body: Mapping[str, Any] | None = None
-    scored: bool = False
-
-    @property
-    def message(self) -> Mapping[str, Any]:
-        """The message of the answer."""
-        found: Mapping[str, Any] = at_path(self.body, "choices.0.message")
-        return found
-
-
-class ChatModel(OpenAICompatible):
-    """A model of a provider that answers chat completions as they come.
-
-    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
-    None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
-    whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
-    mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
-    that an attempt may cost; requests that may cost more are refused. Other options: see `OpenAICompatible`.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        name: str,
-        breaker: Breaker,
-        max_tokens: int = 4096,
-        tools: bool = False,
-        image_tokens: int | None = None,
-        logprobs: bool = False,
-        reasons: bool = False,
-        at_most: float = math.inf,
-        **options: Any,
-    ) -> None:
-        wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
-        super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
-        self.name, self.breaker, self.at_most = name, breaker, at_most
-        self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
-
-    def refusal(self, request: ChatRequest) -> str:
-        """Return why this model does not take a request, "" if it does."""
-        if request.has_tools and not self.tools:
-            return "takes no tools"
-        if request.n_images and self.image_tokens is None:
-            return "takes no images"
-        if "reasoning_effort" in request.options and not self.reasons:
-            return "takes no reasoning_effort"
-        if request.limit is not None and request.limit > self.n_output:
-            return f"answers with at most {self.n_output:,} tokens"
-        if (most := self.most(request)) > self.at_most:
-            return f"may cost {amount_text(most, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
-        return ""
-
-    def most(self, given: Any) -> float:
-        """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
-        if self.tokenizer is not None:
-            n_input = self.tokenizer(json.dumps(given.messages)) + len(json.dumps(given.options))
-        else:
-            n_input = given.n_bytes
-        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
-        return self._cost(n_input, given.limit or self.n_output)
-
-    def dearest(self, max_bytes: int) -> float:
-        """Return the most that an attempt at a request of so many bytes can cost."""
-        return min(self.at_most, self._cost(max_bytes, self.n_output))
-
-    def _body(self, given: ChatRequest) -> dict[str, Any]:
-        body = {"model": self.model, "messages": given.messages, **given.options, **self.options}
-        for name in self.options:
-            body[name] = given.limit or self.n_output
-        if self.logprobs is not None:
-            body["logprobs"] = True
-        return body
-
-    def _connect(self) -> Any:
-        headers = {} if self.key is None else {"authorization": f"Bearer {key_named(self.key)}"}
-        return http_client(self.concurrency, self.timeout_s, headers=headers)
-
-    async def _disconnect(self, client: Any) -> None:
-        await client.aclose()
-
-    async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
-        """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
-        if not final and given.sink is not None:
-            given = replace(given, sink=None)
-        return await super().ask(given, **options)
-
-    async def _call(self, given: Any, client: Any) -> Reply:
-        httpx = require("httpx", extra="gateway")
-        if given.sink is not None and given.sink.begun:  # the client has the beginning of another answer
-            raise FailedAttempt("its answer was cut off", cost=0.0)
-        with self.breaker.watching():
-            try:
-                data = await (self._whole if given.sink is None else self._streamed)(given, client)
-            except httpx.HTTPError as error:
-                raise transport_failure(error) from None
-            except (RecursionError, ValueError):
-                raise FailedAttempt("its answer is no JSON", again=True) from None
-            except (AttributeError, KeyError, TypeError):
-                raise FailedAttempt("its answer is not understood", again=True) from None
-        cost, lied = self._reported(data)
-        try:
-            reply = self._read(data, given, cost, lied)
-        except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
-            raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
-        if given.sink is not None:
-            given.sink.whole = True
-        return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
-
-    async def _whole(self, given: ChatRequest, client: Any) -> Any:
-        """Return the completion."""
-        sent = await client.post(self._url, json=self._body(given))
-        if not sent.is_success:
-            raise status_failure(sent.status_code, sent.headers, _code(sent))
-        return sent.json()
-
-    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
-        """Return the completion, whose chunks go to the sink as they come."""
-        sink: Any = given.sink
-        body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
-        whole = Assembled()
-        async with client.stream("POST", self._url, json=body) as sent:
-            if not sent.is_success:
-                await sent.aread()
-                raise status_failure(sent.status_code, sent.headers, _code(sent))
-            async for line in lines_of(sent.aiter_bytes()):
-                if (chunk := data_of(line)) is not None:
-                    if chunk.get("error"):  # its words stay here
-                        raise FailedAttempt("its answer was cut off", again=True)
-                    whole.add(chunk)
-                    if chunk.get("choices") or given.usage:
-                        sink.put({**chunk, "model": self.name})
-        if not whole.ended:
-            raise FailedAttempt("its answer was cut off", again=True)
-        return whole.body
-
-    @property
-    def _url(self) -> str:
-        return f"{self.base_url.rstrip('/')}/chat/completions"
-
-    def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
-        message, calls = at_path(data, "choices.0.message"), ""
-        said = message.get("content") or message.get("refusal")
-        if not said and (message.get("tool_calls") or not data["choices"][0].get("finish_reason")):
-            calls = json.dumps(message["tool_calls"])
-        logs = [
-            float(token["logprob"])
-            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
-        ]
-        scored = self.logprobs is not None
-        score = sum(logs) / len(logs) if logs else _LEAST * scored
-        # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
-        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
-
-
 def text_of(message: Mapping[str, Any]) -> str:
     """Return the text of a message; that of its parts, in lines."""
     if parts := _parts(message):
@@ -328,14 +161,6 @@ def _is_deep(value: Any) -> bool:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)  # NaN and infinities are no JSON
-
-
-def _code(sent: Any) -> object:
-    """Return the word that an endpoint gives for an error."""
-    try:
-        return sent.json()["error"]["code"]
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return ""
 
 
 def _check_options(body: Mapping[str, Any]) -> None:
