@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,8 @@ def test_limits_of_money(tmp_path: Path) -> None:
         spent = run.gateway.money.of(run.gateway.keys.clients[0]).spent
         refused = run.ask("easy 9")
         assert refused.status_code == 402
-        assert "is left" in refused.json()["error"]["message"]
+        told = r"this may cost [\d.]+ usd, and [\d.]+ usd of what may be spent is left: ask .* gateway for more"
+        assert re.fullmatch(told, refused.json()["error"]["message"])
     assert 200 in statuses
     assert statuses[-1] == 402
     assert spent > 0.003  # less than a call may cost is left

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +27,7 @@ from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
+from exeunt.serve.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
@@ -256,14 +256,8 @@ async def _bad_input(_: Request, error: Exception) -> Response:
 
 
 async def _no_money(_: Request, error: Any) -> Response:
-    """Say what this may cost, what is left, and when there is money again."""
-    why = f"this may cost {error.asked:.6g} usd, and {error.left:.6g} usd of what may be spent is left"
-    wait_s = 1.0 if error.passing else error.wait_s
-    if wait_s is None:
-        return error_response(402, f"{why}: ask who runs this gateway for more")
-    return error_response(
-        429, f"{why}: try again in {math.ceil(wait_s)} s", {"retry-after": str(math.ceil(wait_s))}
-    )
+    status, why, headers = missing_money(error, program="gateway", unit="usd")
+    return error_response(status, why, headers)
 
 
 async def _failure(_: Request, error: Exception) -> Response:
