@@ -111,7 +111,8 @@ async def _completions(request: Request) -> Response:
     if (left := await asyncio.to_thread(gateway.left, client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
     if asked.stream:
-        known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
+        parts = chunks_of(body, logprobs=bool(asked.options.get("logprobs")))
+        known = [chunk for chunk in parts if chunk["choices"] or asked.usage]
         return _stream((one for one in [*map(event, known), DONE]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     return Response(json.dumps(body), media_type="application/json", headers=headers)

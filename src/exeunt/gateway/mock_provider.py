@@ -70,7 +70,7 @@ class MockProvider:
         return JSONResponse(completion)
 
     async def _chunks(self, completion: Mapping[str, Any]) -> AsyncIterator[str]:
-        for chunk in chunks_of(completion):
+        for chunk in chunks_of(completion, logprobs=True):
             yield event(chunk)
             await asyncio.sleep(self.wait_s / 10)
         yield DONE
