@@ -13,6 +13,8 @@ internet and without a database, so its limit is that of a provider. Writes docs
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import secrets
 import subprocess
@@ -51,14 +53,14 @@ def provider(port: int) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
     async def completions(request: Any) -> Any:
-        body = await request.json()
+        await request.body()
         await asyncio.sleep(books["wait_s"])
         books["calls"] += 1
         message = {"role": "assistant", "content": "yes"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         return JSONResponse({
             "id": f"c{books['calls']}", "object": "chat.completion", "created": int(time.time()),
-            "model": body["model"], "choices": choices, "usage": usage,
+            "model": "large", "choices": choices, "usage": usage,
         })  # fmt: skip
 
     async def told(request: Any) -> Any:
@@ -104,7 +106,7 @@ def gateway(folder: Path, upstream: str, port: int, cap: str | None) -> Iterator
     file.write_text(
         f"providers: {{mock: {{base_url: '{upstream}/v1'}}}}\n"
         f"models: {{large: {{provider: mock, price: {{input: {PRICE['input']}, output: {PRICE['output']}}}, "
-        "max_tokens: 1, concurrency: 512, retries: 0}}\n"
+        "max_tokens: 1, image_tokens: 1500, concurrency: 512, retries: 0}}\n"
         f"reference: large\nlisten: {{port: {port}}}\n{limit}\n"
     )
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
@@ -180,6 +182,29 @@ async def latencies(url: str, key: str, seconds: float) -> list[float]:
             (await client.post("/v1/chat/completions", json=body())).raise_for_status()
             took.append(1e3 * (time.perf_counter() - began))
     return took[len(took) // 10 :]
+
+
+async def beside_large(url: str, key: str, seconds: float) -> list[float]:
+    """Return the milliseconds of small requests, one after the other, while another client sends images."""
+    command = [sys.executable, "-m", "benchmarks.gateway", "--large", url, key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
+        try:
+            sender.stdout.readline()  # it has an answer to its first
+            return await latencies(url, key, seconds)
+        finally:
+            sender.terminate()
+
+
+def send_large(url: str, key: str) -> None:
+    """Send requests with an image of 8 MB, one after the other, until the end."""
+    image = "data:image/png;base64," + base64.b64encode(os.urandom(6 << 20)).decode()
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": image}}]
+    data = json.dumps({**body(), "messages": [{"role": "user", "content": parts}]}).encode()
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        while True:
+            client.post("/v1/chat/completions", content=data).raise_for_status()
+            print("answered", flush=True)
 
 
 async def together(
@@ -266,9 +291,13 @@ def main() -> None:
     options.add_argument("--litellm", default="litellm", help="the program of LiteLLM")
     options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     options.add_argument("--provider", type=int, help="run only the provider, on this port")
+    options.add_argument("--large", nargs=2, metavar=("URL", "KEY"), help="only send large requests there")
     given = options.parse_args()
     if given.provider:
         provider(given.provider)
+        return
+    if given.large:
+        send_large(*given.large)
         return
     version = subprocess.run(
         [given.litellm, "--version"], check=True, capture_output=True, text=True

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
 _CHOICES = {"policy", "budget"}
+_LARGE = 1 << 18
+"""Bytes of a request that takes longer to read than a thread takes to begin."""
 
 
 def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
@@ -89,9 +90,10 @@ async def _completions(request: Request) -> Response:
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    asked = ChatRequest.read(await request.body())
+    data = await request.body()
+    asked = ChatRequest.read(data) if len(data) < _LARGE else await asyncio.to_thread(ChatRequest.read, data)
     sink = Sink() if asked.stream else None
-    answering = gateway.later(_answered(gateway, replace(asked, sink=sink), client))
+    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client))
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
@@ -108,7 +110,7 @@ async def _completions(request: Request) -> Response:
         "x-exeunt-policy": answered.policy or "none",
         "x-exeunt-cost": f"{answered.cost:.9f}",
     }
-    if (left := await asyncio.to_thread(gateway.left, client)) is not None:
+    if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
     if asked.stream:
         parts = chunks_of(body, logprobs=bool(asked.options.get("logprobs")))

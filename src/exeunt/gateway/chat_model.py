@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from exeunt.budget_text import amount_text
 from exeunt.errors import require
@@ -42,7 +45,8 @@ class ChatModel(OpenAICompatible):
     None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
     whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
-    that an attempt may cost; requests that may cost more are refused. Other options: see `OpenAICompatible`.
+    that an attempt may cost; requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of
+    all of its stream. Other options: see `OpenAICompatible`.
     """
 
     def __init__(
@@ -57,11 +61,12 @@ class ChatModel(OpenAICompatible):
         logprobs: bool = False,
         reasons: bool = False,
         at_most: float = math.inf,
+        max_answer: int = 16 << 20,
         **options: Any,
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
-        self.name, self.breaker, self.at_most = name, breaker, at_most
+        self.name, self.breaker, self.at_most, self.max_answer = name, breaker, at_most, max_answer
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
 
     def refusal(self, request: ChatRequest) -> str:
@@ -81,7 +86,7 @@ class ChatModel(OpenAICompatible):
     def most(self, given: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
         if self.tokenizer is not None:
-            n_input = self.tokenizer(json.dumps(given.messages)) + len(json.dumps(given.options))
+            n_input = self.tokenizer(b"".join(given.texts).decode()) + len(json.dumps(given.options))
         else:
             n_input = given.n_bytes
         n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
@@ -92,7 +97,8 @@ class ChatModel(OpenAICompatible):
         return min(self.at_most, self._cost(max_bytes, self.n_output))
 
     def _body(self, given: ChatRequest) -> dict[str, Any]:
-        body = {"model": self.model, "messages": given.messages, **given.options, **self.options}
+        messages = msgspec.Raw(b"[" + b",".join(given.written) + b"]")
+        body = {"model": self.model, "messages": messages, **given.options, **self.options}
         for name in self.options:
             body[name] = given.limit or self.n_output
         if self.logprobs is not None:
@@ -100,7 +106,10 @@ class ChatModel(OpenAICompatible):
         return body
 
     def _connect(self) -> Any:
-        headers = {} if self.key is None else {"authorization": f"Bearer {key_named(self.key)}"}
+        # Of a compressed answer nobody knows how large it becomes.
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if self.key is not None:
+            headers["authorization"] = f"Bearer {key_named(self.key)}"
         return http_client(self.concurrency, self.timeout_s, headers=headers)
 
     async def _disconnect(self, client: Any) -> None:
@@ -109,7 +118,7 @@ class ChatModel(OpenAICompatible):
     async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
         """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
         if not final and given.sink is not None:
-            given = replace(given, sink=None)
+            given = given.with_sink(None)
         return await super().ask(given, **options)
 
     async def _call(self, given: Any, client: Any) -> Reply:
@@ -136,21 +145,16 @@ class ChatModel(OpenAICompatible):
 
     async def _whole(self, given: ChatRequest, client: Any) -> Any:
         """Return the completion."""
-        sent = await client.post(self._url, json=self._body(given))
-        if not sent.is_success:
-            raise status_failure(sent.status_code, sent.headers, _code(sent))
-        return sent.json()
+        async with self._sent(self._body(given), client) as answer:
+            return json.loads(b"".join([piece async for piece in answer]))
 
     async def _streamed(self, given: ChatRequest, client: Any) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
         sink: Any = given.sink
         body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
         whole = Assembled()
-        async with client.stream("POST", self._url, json=body) as sent:
-            if not sent.is_success:
-                await sent.aread()
-                raise status_failure(sent.status_code, sent.headers, _code(sent))
-            async for line in lines_of(sent.aiter_bytes()):
+        async with self._sent(body, client) as answer:
+            async for line in lines_of(answer):
                 if (chunk := data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
                         raise FailedAttempt("its answer was cut off", again=True)
@@ -160,6 +164,26 @@ class ChatModel(OpenAICompatible):
         if not whole.ended:
             raise FailedAttempt("its answer was cut off", again=True)
         return whole.body
+
+    @asynccontextmanager
+    async def _sent(self, body: Mapping[str, Any], client: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses."""
+        async with client.stream("POST", self._url, content=msgspec.json.encode(body)) as sent:
+            answer = self._bounded(sent)
+            if not sent.is_success:
+                said = b"".join([piece async for piece in answer])
+                raise status_failure(sent.status_code, sent.headers, _code(said))
+            yield answer
+
+    async def _bounded(self, sent: Any) -> AsyncIterator[bytes]:
+        """Yield the bytes of an answer. Raises FailedAttempt where they are too many, or compressed."""
+        if sent.headers.get("content-encoding", "identity") != "identity":
+            raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
+        taken = 0
+        async for piece in sent.aiter_raw():
+            if (taken := taken + len(piece)) > self.max_answer:
+                raise FailedAttempt(f"its answer has more than {self.max_answer:,} bytes", again=True)
+            yield piece
 
     @property
     def _url(self) -> str:
@@ -180,9 +204,9 @@ class ChatModel(OpenAICompatible):
         return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
 
 
-def _code(sent: Any) -> object:
+def _code(said: bytes) -> object:
     """Return the word that an endpoint gives for an error."""
     try:
-        return sent.json()["error"]["code"]
+        return json.loads(said)["error"]["code"]
     except (KeyError, RecursionError, TypeError, ValueError):
         return ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import hashlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
@@ -30,6 +33,9 @@ _OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
 _TOOLS = ("function", "custom")
 _DEEPEST = 100
 """Levels of a request at most: Python's own limit, which is higher, may be reached only once money is held."""
+_BRACKETS = 500_000
+"""Lists and objects of a request at most, and what looks like them in texts: millions take seconds to read."""
+_SORTED = msgspec.json.Encoder(order="sorted")
 _PIECE = 256
 """Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -42,6 +48,8 @@ class ChatRequest:
     `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
     `user`: whom the client names as its user. `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
     an answer that is given whatever it says.
+
+    A large one takes long to read, to write and to hash, so each is done once.
     """
 
     model: str
@@ -55,10 +63,14 @@ class ChatRequest:
 
     @classmethod
     def read(cls, data: bytes) -> ChatRequest:
-        """Read a body. Raises InputError for one that is no such request, or has an option of unbounded cost."""
+        """Read a body, in a thread if it is large: all that takes long is known then.
+
+        Raises InputError for one that is no such request, or has an option of unbounded cost.
+        """
+        if (brackets := data.count(b"[") + data.count(b"{")) > _BRACKETS:
+            raise InputError(f"a request has at most {_BRACKETS:,} opening brackets, got {brackets:,}")
         try:
-            body = json.loads(data, parse_constant=_refuse_constant)
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
+            body = msgspec.json.decode(data)
         except (RecursionError, ValueError):
             raise InputError("the request is no JSON in UTF-8") from None
         if _is_deep(body):
@@ -70,7 +82,7 @@ class ChatRequest:
         if any(type(limit) is not int or limit < 1 for limit in limits):
             raise InputError(f"{_LIMITS[0]} must be a whole number of at least 1, got {limits[0]!r:.40}")
         messages = _checked_messages(body.get("messages"))
-        return cls(
+        request = cls(
             model=body["model"],
             messages=messages,
             options={name: body[name] for name in _PASSED_ON if body.get(name) is not None},
@@ -79,6 +91,29 @@ class ChatRequest:
             user=str(body.get("user") or ""),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
         )
+        _ = request.n_bytes, request.content  # they are kept
+        return request
+
+    def with_sink(self, sink: Sink | None) -> ChatRequest:
+        """Return the same request with another sink. What is known of this one is known of it."""
+        other = copy.copy(self)
+        object.__setattr__(other, "sink", sink)
+        return other
+
+    @cached_property
+    def written(self) -> tuple[bytes, ...]:
+        """The messages as JSON, as they are sent."""
+        return tuple(map(_SORTED.encode, self.messages))
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The messages as JSON, without images."""
+        return [
+            _SORTED.encode({**message, "content": [_without_image(part) for part in _parts(message)]})
+            if _parts(message)
+            else written
+            for message, written in zip(self.messages, self.written, strict=True)
+        ]
 
     @cached_property
     def n_images(self) -> int:
@@ -88,14 +123,9 @@ class ChatRequest:
     @cached_property
     def n_bytes(self) -> int:
         """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
-        texts = [
-            message
-            if not _parts(message)
-            else {**message, "content": [_without_image(part) for part in _parts(message)]}
-            for message in self.messages
-        ]
-        sent = json.dumps([texts, self.options], ensure_ascii=False)
-        return max(len(sent.encode()), _n_bytes_normalised(sent))
+        options = _SORTED.encode(self.options)
+        blanks = options.count(b",") + options.count(b":")  # a provider may write some there
+        return blanks + sum(max(len(one), _n_bytes_normalised(one)) for one in (*self.texts, options))
 
     @property
     def has_tools(self) -> bool:
@@ -115,16 +145,20 @@ class ChatRequest:
         return text_of(said[-1])
 
     @cached_property
-    def content(self) -> bytes:
-        """What tells requests apart whose answers may differ."""
-        told = [self.messages, self.options, self.limit]
-        return json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
+    def digests(self) -> tuple[str, ...]:
+        """What tells messages apart."""
+        return tuple(hashlib.sha256(one).hexdigest() for one in self.written)
 
     @cached_property
+    def content(self) -> bytes:
+        """What tells requests apart whose answers may differ."""
+        return _SORTED.encode([self.digests, self.options, self.limit])
+
+    @property
     def beginning(self) -> bytes:
-        """The messages up to the first one of the user, which a conversation keeps."""
+        """What tells the messages up to the first one of the user apart, which a conversation keeps."""
         first = next((i for i, one in enumerate(self.messages) if one["role"] == "user"), 0)
-        return json.dumps(self.messages[: first + 1], sort_keys=True, separators=(",", ":")).encode()
+        return "".join(self.digests[: first + 1]).encode()
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -143,24 +177,22 @@ def _without_image(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "image_url" or part["type"] != "image_url"}
 
 
-def _n_bytes_normalised(text: str) -> int:
+def _n_bytes_normalised(data: bytes) -> int:
     """Return how many bytes a text has that a tokeniser has normalised."""
-    if text.isascii():
-        return len(text)
+    if data.isascii():
+        return len(data)
+    text = data.decode()
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
     return sum(len(unicodedata.normalize("NFKC", piece).encode()) for piece in pieces)
 
 
 def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
+    level, depth = [value], 0
+    while level and depth < _DEEPEST:
         held = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for each in held for one in each if isinstance(one, dict | list)]
+        depth += 1
     return bool(level)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and infinities are no JSON
 
 
 def _check_options(body: Mapping[str, Any]) -> None:

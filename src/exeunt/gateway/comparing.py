@@ -115,4 +115,5 @@ def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:
     answers: dict[str, Any] = {
         name: one.message for name, one in replies.items() if isinstance(one, ChatReply)
     }
-    return json.dumps({"messages": request.messages, "answers": answers})
+    # Answers may hold half a character, which is no UTF-8.
+    return f'{{"messages": [{b",".join(request.written).decode()}], "answers": {json.dumps(answers)}}}'

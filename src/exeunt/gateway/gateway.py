@@ -154,10 +154,12 @@ class Gateway:
             with _logged("what the watch knows"):
                 self.live.watch.save()
 
-    def left(self, client: Client) -> float | None:
+    async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
-        limited = client.spend or self.money.spend.key or self.money.spend.day or self.money.spend.total
-        return self.money.of(client).available if limited else None
+        spend = self.money.spend
+        if not (client.spend or spend.key or spend.day or spend.total):
+            return None
+        return await asyncio.to_thread(lambda: self.money.of(client).available)
 
     @property
     def compared(self) -> Counter[str]:
