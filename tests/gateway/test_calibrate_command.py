@@ -1,5 +1,6 @@
 """`exeunt calibrate` with the folder of a gateway: the policy that it keeps, its report, and what it refuses."""
 
+import json
 import re
 import shutil
 
@@ -9,6 +10,8 @@ from tests.gateway.made_records import MODELS, records
 
 pytest.importorskip("typer")
 
+from exeunt.cli.gateway_calibration import _check_nobody_was_forgotten
+from exeunt.errors import InputError
 from exeunt.gateway.records import Records
 from exeunt.gateway.saved_policies import GatewayPolicies
 
@@ -32,6 +35,11 @@ def test_a_policy_is_kept_with_its_report(recorded, tmp_path):
     proof = policies.load("p1").loss_certificate
     assert (proof.max_loss, proof.delta, proof.reference) == (0.1, 0.05, "large")
     assert policies.active() == "reference"
+    assert json.loads((tmp_path / "gateway" / "policies" / "p1.clients").read_text()) == ["shop"]
+    policies.add(policies.load("p1"), {"shop", "clinic"})
+    with pytest.raises(InputError, match="removed meanwhile"):  # had clinic been forgotten while p2 was made
+        _check_nobody_was_forgotten(tmp_path / "gateway", {"shop", "clinic"})
+    assert [policies.is_forgotten(name) for name in ("p1", "p2")] == [False, True]
     assert str(proof) in done.stdout
     assert "kept as p1, which does not answer before" in done.stdout
     page = (tmp_path / "gateway" / "report.html").read_text()

@@ -11,13 +11,16 @@ import pytest
 
 pytest.importorskip("httpx")
 pytest.importorskip("starlette")
+pytest.importorskip("typer")
 
+from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import GatewayPolicies
 
 from .running_gateway import config_text, running
+from .test_gateway import eventually
 from .test_saved_policies import policy
 
 
@@ -57,6 +60,38 @@ def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(tmp_pa
                 http.get(f"/admin/made-up-{i}x")
                 http.get(f"/admin/madeup{i}")
             assert "madeup" not in http.get("/metrics").text  # nobody fills the memory with counts
+
+
+@pytest.mark.parametrize("by_command", [False, True])
+def test_a_policy_with_features_of_a_forgotten_client_answers_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_command: bool
+) -> None:
+    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    with running(tmp_path) as run:
+        for name, client in (("p1", "bob"), ("p2", "alice")):
+            run.gateway.policies.add(policy())
+            (run.gateway.folder / "policies" / f"{name}.clients").write_text(f'["{client}"]')
+            run.gateway.live.activate(name)
+        with run.http(run.admin) as http:
+            assert http.get("/admin/state").json()["policies"]["p1"]["unfit"] == ""
+            if by_command:
+                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "bob"])
+                assert "p1 held features of its requests" in capsys.readouterr().out
+            else:
+                assert http.delete("/admin/clients/bob").json() == {"removed": 0}
+            eventually(lambda: run.ask("x", model="auto:p1").status_code == 404)
+            assert run.ask("x").headers["x-exeunt-policy"] == "p2"
+            if by_command:
+                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "alice"])
+            else:
+                http.delete("/admin/clients/alice")
+            eventually(lambda: run.gateway.live.active.name == "reference")
+            state = http.get("/admin/state").json()
+            assert (
+                "p2 held features of requests of a client that was forgotten" in state["alarms"][-1]["alarm"]
+            )
+            assert "calibrate" in state["policies"]["p1"]["unfit"]
+            assert "no policy costs at most" in http.put("/admin/policy", json={"budget": "100%"}).text
 
 
 def refuse(*_: Any, **__: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt._text import counted, echo
+from exeunt._text import counted, echo, listed
 from exeunt.cli.options import options_under, with_groups
 from exeunt.errors import InputError, require
 
@@ -25,7 +25,9 @@ class _Keys:
         "Let requests of the new client be sent to other models for comparison.", default=True
     )
     spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
-    forget: str | None = _keys("Remove the key and all records of a client, and end.")
+    forget: str | None = _keys(
+        "Remove the key and all records of a client, and the policies that hold features of its requests, and end."
+    )
 
     def check(self) -> None:
         """Raise InputError for options that do not belong together."""
@@ -77,11 +79,17 @@ def gateway(
 
 def _forget(folder: Path, keys: object, name: str) -> None:
     from exeunt.gateway.records import Records
+    from exeunt.gateway.saved_policies import forget_policies
 
     had_key = keys.remove(name)  # type: ignore[attr-defined]
     records = Records(folder)
     removed = records.forget(name)
     records.close()
-    if not (had_key or removed):
+    policies = forget_policies(folder, name)
+    if not (had_key or removed or policies):
         raise InputError(f"there is neither a key nor a record of {name!r}")
     echo(f"{name}: {'the key and ' if had_key else ''}{counted(removed, 'record')} removed")
+    if policies:
+        echo(
+            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: calibrate again"
+        )

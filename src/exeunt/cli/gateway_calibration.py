@@ -38,10 +38,25 @@ def calibrate_gateway(folder: Path, guarantee: Guarantee, seed: int, *, others: 
             records.trace, models.reference, max_loss=guarantee.loss, budget=guarantee.budget, delta=delta or 0.0,
             seed=seed, progress=bar.report,
         )  # fmt: skip
-    name = GatewayPolicies(folder, models).add(found.policy)
+    name = GatewayPolicies(folder, models).add(found.policy, records.clients)
+    _check_nobody_was_forgotten(folder, records.clients)
     write_report(found, folder / REPORT, name=name, notes=records.notes, command=this_command())
     echo("\n".join([str(found), *records.notes]))
     echo(
         f"\nkept as {name}, which does not answer before the gateway is told to activate it; "
         f"report: {quote(str(folder / REPORT))}"
     )
+
+
+def _check_nobody_was_forgotten(folder: Path, clients: set[str]) -> None:
+    """Remove the policy again if a client was forgotten while it was made. Raises InputError then."""
+    from exeunt.gateway.records import Records
+    from exeunt.gateway.saved_policies import forget_policies
+
+    records = Records(folder)
+    gone = clients - records.clients()
+    records.close()
+    if any(forget_policies(folder, one) for one in gone):
+        raise InputError(
+            "the records of a client were removed meanwhile, and the policy holds some: calibrate again"
+        )

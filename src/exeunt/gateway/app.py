@@ -212,8 +212,8 @@ async def _resume(request: Request) -> Response:
 
 
 async def _forget(request: Request) -> Response:
-    """Remove the records and the key of a client."""
-    removed = await asyncio.to_thread(_gateway(request).forget, request.path_params["name"])
+    """Remove what is kept of a client."""
+    removed = await _gateway(request).forget(request.path_params["name"])
     return JSONResponse({"removed": removed})
 
 

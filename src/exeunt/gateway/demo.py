@@ -109,7 +109,7 @@ class _Road:
         records = read_trace(gateway.folder, gateway.about)
         with Progress("policies made") as bar:
             found = certify(records.trace, gateway.config.reference, max_loss=max_loss, progress=bar.report)
-        name = gateway.policies.add(found.policy)
+        name = gateway.policies.add(found.policy, records.clients)
         command = f"exeunt calibrate {gateway.folder} --max-loss {max_loss:.0%}"
         write_report(found, gateway.folder / REPORT, name=name, notes=records.notes, command=command)
         echo(f"certify: as `{command}` does\n{found}\n")

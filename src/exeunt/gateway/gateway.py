@@ -27,7 +27,7 @@ from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import Money
 from exeunt.gateway.records import Record, Records
-from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
+from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies, forget_policies
 from exeunt.live.live_run import digest_of
 
 T = TypeVar("T")
@@ -137,10 +137,15 @@ class Gateway:
 
     # -- the rest -------------------------------------------------------------------------------------------
 
-    def forget(self, client: str) -> int:
-        """Remove the records and the key of a client; return how many records there were."""
+    async def forget(self, client: str) -> int:
+        """Remove the key and the records of a client, and the policies that hold features of its requests; return how
+        many records there were.
+        """
         self.keys.remove(client)
-        return self.records.forget(client)
+        removed = await asyncio.to_thread(self.records.forget, client)
+        forget_policies(self.folder, client)
+        self.live.leave_forgotten()
+        return removed
 
     async def tidy(self) -> None:
         """Remove what has been kept for long enough, and save what the watch knows, for as long as this runs."""
@@ -153,6 +158,8 @@ class Gateway:
             await asyncio.sleep(_SAVE_S)
             with _logged("what the watch knows"):
                 self.live.watch.save()
+            with _logged("policies"):  # of a client that the command has forgotten
+                self.live.leave_forgotten()
 
     async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""

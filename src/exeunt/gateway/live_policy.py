@@ -44,7 +44,7 @@ class LivePolicy:
         self._known: dict[str, Active] = {}
         self.active: Active
         self.fallen: LiveWatch | None
-        self._follow(self._at_the_start())
+        self._follow(self._latest())
 
     def named(self, name: str) -> Active:
         """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models."""
@@ -110,8 +110,15 @@ class LivePolicy:
             self.active = self.named(REFERENCE)
         self.fallen = watch
 
-    def _at_the_start(self) -> Active:
-        """Return the active policy; the reference if the file of the gateway has other models by now."""
+    def leave_forgotten(self) -> None:
+        """Use no policy any more that was removed because a client was forgotten."""
+        for name in filter(self._policies.is_forgotten, tuple(self._known)):
+            del self._known[name]
+        if self.active.name not in self._known:
+            self._follow(self._latest())
+
+    def _latest(self) -> Active:
+        """Return the policy that was activated last; the reference if it cannot answer, such as one of other models."""
         name = self._policies.active()
         try:
             return self.named(name)

@@ -11,7 +11,7 @@ from exeunt.policy import Policy
 
 
 class PageState:
-    """Tells what a gateway does. Saved policies never change, so each is read once."""
+    """Tells what a gateway does. Saved policies do not change, so each is read once."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -45,7 +45,7 @@ class PageState:
 
     def _policy(self, name: str) -> dict[str, Any]:
         """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""
-        if name not in self._policies:
+        if name not in self._policies or self._gateway.policies.is_forgotten(name):
             try:
                 made = {"certificate": _certificate(self._gateway.policies.load(name)), "unfit": ""}
             except ExeuntError as error:
