@@ -49,6 +49,14 @@ def gateway(
             "--demo", help="Show the road from shadow to live with invented models, in place of FILE."
         ),
     ] = False,
+    to_label: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Print so many answers, drawn at random, for people to label, and end: see `calibrate --labels`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
     require("starlette", extra="gateway")
@@ -73,8 +81,20 @@ def gateway(
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
     elif keys.forget is not None:
         _forget(config.folder, known, keys.forget)
+    elif to_label is not None:
+        _print_to_label(config.folder, to_label)
     else:
         serve_gateway(config)
+
+
+def _print_to_label(folder: Path, n: int) -> None:
+    from exeunt.gateway.folder import GatewayModels
+    from exeunt.gateway.labels import to_label
+    from exeunt.gateway.recorded_trace import read_trace
+
+    models = GatewayModels.read(folder)
+    for line in to_label(read_trace(folder, models).records, models.reference, n):
+        echo(line)
 
 
 def _forget(folder: Path, keys: object, name: str) -> None:
