@@ -5,14 +5,17 @@
 
 One provider that invents its answers; in front of it nothing, LiteLLM's proxy (one worker), and `exeunt gateway` with a
 ledger on disk, keys and records. All in one run on the same machine. First one request after the other, to a provider
-that answers at once; then 32 at a time, and the processor time that the proxy takes for each. Then a limit of $.45,
-where each call costs a cent and takes .2 seconds, under 5, 50 and 500 calls at a time. LiteLLM starts without the
-internet and without a database, so its limit is that of a provider. Writes docs/results/gateway-beside-litellm.md.
+that answers at once; the same while another client sends images of 8 MB; then 32 at a time, and the processor time that
+the proxy takes for each. Then a limit of $.45, where each call costs a cent and takes .2 seconds, under 5, 50 and 500
+calls at a time. LiteLLM starts without the internet and without a database, so its limit is that of a provider.
+Writes docs/results/gateway-beside-litellm.md.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import secrets
 import subprocess
@@ -51,14 +54,14 @@ def provider(port: int) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
     async def completions(request: Any) -> Any:
-        body = await request.json()
+        await request.body()
         await asyncio.sleep(books["wait_s"])
         books["calls"] += 1
         message = {"role": "assistant", "content": "yes"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         return JSONResponse({
             "id": f"c{books['calls']}", "object": "chat.completion", "created": int(time.time()),
-            "model": body["model"], "choices": choices, "usage": usage,
+            "model": "large", "choices": choices, "usage": usage,
         })  # fmt: skip
 
     async def told(request: Any) -> Any:
@@ -104,7 +107,7 @@ def gateway(folder: Path, upstream: str, port: int, cap: str | None) -> Iterator
     file.write_text(
         f"providers: {{mock: {{base_url: '{upstream}/v1'}}}}\n"
         f"models: {{large: {{provider: mock, price: {{input: {PRICE['input']}, output: {PRICE['output']}}}, "
-        "max_tokens: 1, concurrency: 512, retries: 0}}\n"
+        "max_tokens: 1, image_tokens: 1500, concurrency: 512, retries: 0}}\n"
         f"reference: large\nlisten: {{port: {port}}}\n{limit}\n"
     )
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
@@ -182,6 +185,30 @@ async def latencies(url: str, key: str, seconds: float) -> list[float]:
     return took[len(took) // 10 :]
 
 
+async def beside_large(url: str, key: str, seconds: float) -> list[float]:
+    """Return the milliseconds of small requests, one after the other, while another client sends images."""
+    command = [sys.executable, "-m", "benchmarks.gateway", "--large", url, key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
+        try:
+            if not sender.stdout.readline():
+                raise RuntimeError(f"{url} answers no request with an image of 8 MB")
+            return await latencies(url, key, seconds)
+        finally:
+            sender.terminate()
+
+
+def send_large(url: str, key: str) -> None:
+    """Send requests with an image of 8 MB, one after the other, until the end."""
+    image = "data:image/png;base64," + base64.b64encode(os.urandom(6 << 20)).decode()
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": image}}]
+    data = json.dumps({**body(), "messages": [{"role": "user", "content": parts}]}).encode()
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        while True:
+            client.post("/v1/chat/completions", content=data).raise_for_status()
+            print("answered", flush=True)
+
+
 async def together(
     url: str, key: str, n: int, concurrency: int, *, seconds: float = 1e9
 ) -> tuple[int, list[int], float]:
@@ -219,9 +246,12 @@ async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]
     """Return all numbers."""
     upstream = "http://127.0.0.1:8701"
     command = [sys.executable, "-m", "benchmarks.gateway", "--provider", "8701"]
-    found: dict[str, Any] = {"load": os.getloadavg()[0], "latency": {}, "together": {}, "cap": {}}
+    found: dict[str, Any] = {
+        "load": os.getloadavg()[0], "latency": {}, "beside_large": {}, "together": {}, "cap": {},
+    }  # fmt: skip
     with running(command, upstream, "/books", {}, folder / "provider.log"):
         found["latency"]["no proxy"] = quantiles(await latencies(upstream, "none", seconds))
+        found["beside_large"]["no proxy"] = quantiles(await beside_large(upstream, "none", seconds))
         ways = {
             "exeunt gateway": lambda where, cap: gateway(where, upstream, 8702, cap and f"{cap} usd"),
             "LiteLLM": lambda where, cap: litellm(where, program, upstream, 8703, cap),
@@ -230,6 +260,7 @@ async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]
             with start(made(folder / name / "open"), None) as (url, key, pid):
                 await together(url, key, 200, 8)  # warm
                 found["latency"][name] = quantiles(await latencies(url, key, seconds))
+                found["beside_large"][name] = quantiles(await beside_large(url, key, seconds))
                 before = processor_s(pid)
                 n, _, took = await together(url, key, 10**9, 32, seconds=seconds)
                 used = processor_s(pid) - before
@@ -251,7 +282,9 @@ async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]
 
 
 def quantiles(took: list[float]) -> dict[str, float]:
-    return {"median": float(np.median(took)), "99%": float(np.quantile(took, 0.99)), "n": len(took)}
+    return {
+        "median": float(np.median(took)), "99%": float(np.quantile(took, 0.99)), "worst": max(took), "n": len(took),
+    }  # fmt: skip
 
 
 def made(folder: Path) -> Path:
@@ -266,9 +299,13 @@ def main() -> None:
     options.add_argument("--litellm", default="litellm", help="the program of LiteLLM")
     options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     options.add_argument("--provider", type=int, help="run only the provider, on this port")
+    options.add_argument("--large", nargs=2, metavar=("URL", "KEY"), help="only send large requests there")
     given = options.parse_args()
     if given.provider:
         provider(given.provider)
+        return
+    if given.large:
+        send_large(*given.large)
         return
     version = subprocess.run(
         [given.litellm, "--version"], check=True, capture_output=True, text=True
@@ -293,6 +330,10 @@ def page(numbers: dict[str, Any]) -> str:
         ]
         for name, row in numbers["latency"].items()
     ]
+    beside = [
+        [name, *(f"{row[one]:.0f}" for one in ("median", "99%", "worst"))]
+        for name, row in numbers["beside_large"].items()
+    ]
     many = [
         [name, f"{row['a second']:,.0f}", f"{row['processor_ms']:.2f}", f"{1e3 / row['processor_ms']:,.0f}"]
         for name, row in numbers["together"].items()
@@ -313,6 +354,10 @@ of each answer; LiteLLM's proxy checks its master key.
 One request after the other, in milliseconds:
 
 {table(("", "median", "99th percentile", "added, median", "added, 99th percentile"), added)}
+
+The same while another client sends requests with an image of 8 MB, one after the other, in milliseconds:
+
+{table(("", "median", "99th percentile", "worst"), beside)}
 
 32 requests at a time, with the provider and the client on the same cores:
 

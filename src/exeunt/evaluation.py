@@ -172,7 +172,7 @@ def score_exits(
         cost_interval = max(mean - half, within[0]), min(mean + half, within[1])
     else:
         mean, cost_interval = weighted_interval(groups.means(paid), groups.weight, within=within)
-    accuracy, interval = (None, None) if quality is None else _mean_quality(quality, groups)
+    accuracy, interval = (None, None) if quality is None else mean_quality(quality, groups)
     return Result(
         name=name,
         exits=exits,
@@ -189,7 +189,7 @@ def score_exits(
     )
 
 
-def _mean_quality(quality: Floats, groups: Groups | None) -> tuple[float, Interval]:
+def mean_quality(quality: Floats, groups: Groups | None) -> tuple[float, Interval]:
     """Return the mean of qualities (n,) with its 95% interval: Wilson's where inputs are answered right or wrong."""
     if groups is None and is_right_or_wrong(quality):
         return float(quality.sum()) / len(quality), wilson_interval(float(quality.sum()), len(quality))

@@ -296,4 +296,6 @@ def test_an_executor_that_there_is_not_is_refused_where_nothing_is_run(tmp_path)
         "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, live, decoder, eager"
         in done.err
     )
+    refused = called("calibrate", run.path, "--budget", "60%", "--labels", "labels.jsonl")
+    assert "--labels are of answers of a gateway: leave it out" in refused.err
     assert not run.has_policy

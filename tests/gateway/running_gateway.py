@@ -57,9 +57,9 @@ class Running:
             return http.post("/v1/chat/completions", json=body)
 
 
-def config_text(url: str, **more: str) -> str:
+def config_text(url: str, *, max_answer: int = 1_000_000, **more: str) -> str:
     entries = {
-        "providers": f"{{mock: {{base_url: '{url}/v1', failures: 3, pause_s: 30}}}}",
+        "providers": f"{{mock: {{base_url: '{url}/v1', failures: 3, pause_s: 30, max_answer: {max_answer}}}}}",
         "models": (
             "{small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100, logprobs: true, retries: 0},"
             " large: {provider: mock, price: {input: 10, output: 10}, max_tokens: 100, retries: 0, tools: true}}"
@@ -72,7 +72,7 @@ def config_text(url: str, **more: str) -> str:
 
 
 @contextmanager
-def running(folder: Path, provider: MockProvider | None = None, **more: str) -> Iterator[Running]:
+def running(folder: Path, provider: MockProvider | None = None, **more: Any) -> Iterator[Running]:
     """Run a gateway whose configuration has other entries."""
     mock = provider or MockProvider(answer, PRICES)
     with ExitStack() as stack:

@@ -11,13 +11,16 @@ import pytest
 
 pytest.importorskip("httpx")
 pytest.importorskip("starlette")
+pytest.importorskip("typer")
 
+from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import GatewayPolicies
 
 from .running_gateway import config_text, running
+from .test_gateway import eventually
 from .test_saved_policies import policy
 
 
@@ -28,14 +31,14 @@ def test_a_gateway_starts_with_the_reference_where_the_models_of_its_policy_have
     file.write_text(config_text("http://127.0.0.1:1"))
     gateway = Gateway(read_config(file))
     gateway.policies.add(policy())
-    gateway.activate("p1")
+    gateway.live.activate("p1")
     asyncio.run(gateway.close())
     file.write_text(config_text("http://127.0.0.1:1").replace("max_tokens: 100", "max_tokens: 200"))
     for _ in range(2):
         gateway = Gateway(read_config(file))
-        assert gateway.active.name == "reference"
-        assert [one["policy"] for one in gateway.alarms] == ["p1"]
-        assert "have changed" in gateway.alarms[0]["alarm"]
+        assert gateway.live.active.name == "reference"
+        assert [one["policy"] for one in gateway.live.alarms] == ["p1"]
+        assert "have changed" in gateway.live.alarms[0]["alarm"]
         asyncio.run(gateway.close())
 
 
@@ -59,6 +62,38 @@ def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(tmp_pa
             assert "madeup" not in http.get("/metrics").text  # nobody fills the memory with counts
 
 
+@pytest.mark.parametrize("by_command", [False, True])
+def test_a_policy_with_features_of_a_forgotten_client_answers_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_command: bool
+) -> None:
+    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    with running(tmp_path) as run:
+        for name, client in (("p1", "bob"), ("p2", "alice")):
+            run.gateway.policies.add(policy())
+            (run.gateway.folder / "policies" / f"{name}.clients").write_text(f'["{client}"]')
+            run.gateway.live.activate(name)
+        with run.http(run.admin) as http:
+            assert http.get("/admin/state").json()["policies"]["p1"]["unfit"] == ""
+            if by_command:
+                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "bob"])
+                assert "p1 held features of its requests" in capsys.readouterr().out
+            else:
+                assert http.delete("/admin/clients/bob").json() == {"removed": 0}
+            eventually(lambda: run.ask("x", model="auto:p1").status_code == 404)
+            assert run.ask("x").headers["x-exeunt-policy"] == "p2"
+            if by_command:
+                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "alice"])
+            else:
+                http.delete("/admin/clients/alice")
+            eventually(lambda: run.gateway.live.active.name == "reference")
+            state = http.get("/admin/state").json()
+            assert (
+                "p2 held features of requests of a client that was forgotten" in state["alarms"][-1]["alarm"]
+            )
+            assert "calibrate" in state["policies"]["p1"]["unfit"]
+            assert "no policy costs at most" in http.put("/admin/policy", json={"budget": "100%"}).text
+
+
 def refuse(*_: Any, **__: Any) -> None:
     raise FileError("the disk is full")
 
@@ -68,10 +103,10 @@ def test_the_reference_answers_after_an_alarm_that_cannot_be_kept(
 ) -> None:
     with running(tmp_path) as run:
         run.gateway.policies.add(policy())
-        run.gateway.activate("p1")
-        monkeypatch.setattr("exeunt.gateway.gateway.write_json", refuse)
+        run.gateway.live.activate("p1")
+        monkeypatch.setattr("exeunt.gateway.live_policy.write_json", refuse)
         alarm: Any = type("Alarm", (), {"sentences": "it is worse"})
-        run.gateway._fall_back(alarm)
+        run.gateway.live.fall_back(alarm)
         assert run.ask("x").headers["x-exeunt-policy"] == "reference"
         with run.http(run.admin) as http:
             assert http.get("/admin/state").json()["fallen_from"] == "p1"

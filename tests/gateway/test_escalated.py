@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat import ChatReply
+from exeunt.gateway.chat_model import ChatReply
 from exeunt.live.live_model import NOT_ASKED, Reply
 
 GIVEN = ChatReply("yes", body={})

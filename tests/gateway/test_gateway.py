@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.mock_provider import MockProvider
 
+from .made_state import made_policy
 from .running_gateway import PRICES, Running, answer, config_text, free_port, right_answer, running
 
 
@@ -61,6 +63,22 @@ def test_an_answer_that_is_final_streams_as_it_comes(tmp_path: Path) -> None:
         assert all(chunk["choices"] for chunk in chunks)  # the client did not ask for the usage
         eventually(lambda: run.gateway.records.counts()["shadow"] == 1)
         assert run.gateway.money.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+
+
+def test_an_answer_that_was_held_back_keeps_the_log_probabilities_that_its_client_asked_for(
+    run: Running,
+) -> None:
+    run.gateway.policies.add(made_policy())  # it asks small first, whose answer may be replaced
+    for options, wanted in (({}, False), ({"logprobs": True}, True)):
+        streamed = run.ask("easy 1", model="auto:p1", stream=True, **options)
+        assert streamed.headers["x-exeunt-policy"] == "p1"
+        assert "x-exeunt-cost" in streamed.headers  # it was known as a whole
+        chunks = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert "".join(one["delta"].get("content", "") for one in choices) == right_answer("easy 1")
+        assert any("logprobs" in one for one in choices) == wanted
+    whole = run.ask("easy 1", model="auto:p1", logprobs=True).json()["choices"][0]
+    assert [one["logprobs"] for one in choices if "logprobs" in one] == [whole["logprobs"]]
 
 
 def test_shadow_records_hold_costs_and_grades_and_no_texts(run: Running) -> None:
@@ -115,7 +133,10 @@ def test_limits_of_money(tmp_path: Path) -> None:
         spent = run.gateway.money.of(run.gateway.keys.clients[0]).spent
         refused = run.ask("easy 9")
         assert refused.status_code == 402
-        assert "is left" in refused.json()["error"]["message"]
+        told = (
+            r"this may cost [\d.]+ usd, and [\d.]+ usd of what may be spent is left: ask .* gateway for more"
+        )
+        assert re.fullmatch(told, refused.json()["error"]["message"])
     assert 200 in statuses
     assert statuses[-1] == 402
     assert spent > 0.003  # less than a call may cost is left

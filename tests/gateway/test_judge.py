@@ -6,11 +6,14 @@ import json
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("typer")
 
+from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat import ChatModel
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.judge import Judge, grader_of
+from exeunt.gateway.labels import agreement
 from exeunt.gateway.mock_provider import MockProvider, served
 from exeunt.gateway.recorded_trace import read_trace
 from exeunt.ledger import ledger_of
@@ -113,7 +116,7 @@ def test_a_judge_is_no_model_that_it_grades():
         grader_of("judge sage", {"large": None, "expert": None}, ("large",), None)
 
 
-def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path):
+def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
     provider = MockProvider(
         lambda model, text: "TIE" if model == "expert" else f"{model} to {text}",
         {**PRICES, "expert": (1.0, 1.0)},
@@ -124,12 +127,18 @@ def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path):
         " expert: {provider: mock, price: {input: 1, output: 1}, max_tokens: 10}}"
     )
     shadow = "{models: [small], share: 1, spend: '100 usd', grader: judge expert}"
-    with running(tmp_path, provider, models=models, shadow=shadow) as run:
+    with running(tmp_path, provider, models=models, shadow=shadow, keep="{texts: true}") as run:
         for i in range(3):
             run.ask(f"question {i}")
         eventually(lambda: run.gateway.records.counts()["shadow"] == 3)
         found = read_trace(run.gateway.folder, run.gateway.about)
         assert provider.calls["expert"] == 6
+        exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--to-label", "2"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        labels = {(line["request"], line["model"]): 0.0 for line in lines}
+        assert len(labels) == 2
+        told = agreement(labels, found.records, "large", found.trace.measure)
+        assert told.startswith("Of 2 labels the grade by the judge expert agrees with 0.0%")
     assert found.notes == ()
     assert found.trace.measure == "grade by the judge expert"
     assert found.trace["small"].quality[:, 0].tolist() == [1.0] * 3

@@ -102,15 +102,15 @@ def test_from_the_shadow_to_a_policy_and_back(
         assert shown(browser, "sure-what") == "Let policy p1 answer from now on?"
         assert "at most 20 points below that of large" in shown(browser, "sure-about")
         browser.find_element("id", "sure-no").click()
-        assert run.gateway.active.name == "reference"
+        assert run.gateway.live.active.name == "reference"
         browser.find_element("id", "choose").click()
         browser.find_element("id", "sure-yes").click()
         assert shown(browser, "title", "element.innerText.includes('p1')") == "Policy p1 answers"
-        assert run.gateway.active.name == "p1"
+        assert run.gateway.live.active.name == "p1"
         for i in range(12):
             run.ask(f"easy question {i}")
         run.ask("easy 1", tools=[TOOL])
-        eventually(lambda: run.gateway.tally.to_dict()["audits"] == 12)
+        eventually(lambda: run.gateway.live.tally.to_dict()["audits"] == 12)
         assert "less than large alone" in shown(browser, "saved", "element.innerText.includes('usd')")
         shown(browser, "quality-about", "element.innerText.includes('from 12 audits.')")
         reasons = shown(browser, "escalated", "element.children.length === 2")
@@ -130,7 +130,7 @@ def test_from_the_shadow_to_a_policy_and_back(
         shown(browser, "fallen", told_so)
         assert "Loss: since about" in shown(browser, "alarms")
         assert "certificate of policy p1 has ended" in shown(browser, "evidence-about")
-        points = run.gateway.fallen.curves["audits"]
+        points = run.gateway.live.fallen.curves["audits"]
         assert points[0] == (0, 0.0)
         assert points[-1][1] >= 1 > points[-2][1]
 
@@ -138,7 +138,7 @@ def test_from_the_shadow_to_a_policy_and_back(
             browser.find_element("id", "roll-back").click()
             browser.find_element("id", "sure-yes").click()
             shown(browser, "title", f"element.innerText === '{now}'")
-        assert run.gateway.active.name == "reference"
+        assert run.gateway.live.active.name == "reference"
         assert not browser.find_element("id", "fallen").is_displayed()
         browser.find_element("id", "roll-back").click()
         browser.find_element("id", "sure-yes").click()
@@ -270,7 +270,7 @@ def test_what_is_refused_is_said(
     def refuse(name: str) -> None:
         raise InputError(f"{name} is <b>not</b> for these models")
 
-    monkeypatch.setattr(run.gateway, "activate", refuse)
+    monkeypatch.setattr(run.gateway.live, "activate", refuse)
     opened(run)
     browser.find_element("id", "choose").click()
     assert shown(browser, "sure-what") == "Let the reference, large, answer from now on?"

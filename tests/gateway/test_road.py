@@ -51,7 +51,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             state = http.get("/admin/state").json()
         assert state["tally"]["saved"][0] > 0
         assert state["tally"]["lost"][0] < 0.2  # of 100 audits; at most .05 is certified
-        assert run.gateway.active.name == "p1"
+        assert run.gateway.live.active.name == "p1"
         assert set(state["evidence"]) == {"exits", "audits"}
         assert state["evidence"]["exits"][-1][0] == 100
 
@@ -60,7 +60,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         for i in range(N):
             if run.ask(f"later question {i}").headers["x-exeunt-policy"] == "reference":
                 break
-        assert run.gateway.active.name == "reference"
+        assert run.gateway.live.active.name == "reference"
         with run.http(run.admin) as http:
             state = http.get("/admin/state").json()
             assert state["alarms"][0]["policy"] == "p1"
@@ -68,5 +68,5 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         for i in range(2 * N):  # it is watched again
             if run.ask(f"still later question {i}").headers["x-exeunt-policy"] == "reference":
                 break
-        eventually(lambda: run.gateway.active.name == "reference")
-        assert len(run.gateway.alarms) == 2
+        eventually(lambda: run.gateway.live.active.name == "reference")
+        assert len(run.gateway.live.alarms) == 2

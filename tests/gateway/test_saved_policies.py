@@ -8,7 +8,7 @@ import pytest
 import exeunt as ex
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.folder import GatewayModels
-from exeunt.gateway.saved_policies import GatewayPolicies
+from exeunt.gateway.saved_policies import GatewayPolicies, forget_policies
 from exeunt.policy.certificates import LossCertificate
 
 MODELS = GatewayModels("large", {"small": 1e-4, "large": 1e-3}, "features", 1e-7, shadow_share=0.1)
@@ -65,6 +65,33 @@ def test_activation_and_rolling_back(tmp_path):
     with pytest.raises(InputError, match="has no policy 'p12': there are reference, p1, p2"):
         policies.activate("p12", 8.0)
     assert (tmp_path / "policies" / "p1.json").stat().st_mode & 0o777 == 0o600
+
+
+def with_features(policies, clients=None):
+    """Keep a policy as if it held features."""
+    policies.models = replace(MODELS, features="small")
+    return policies.add(policy(), clients)
+
+
+def test_a_policy_is_removed_with_the_clients_whose_features_it_holds(tmp_path):
+    assert forget_policies(tmp_path, "shop") == []
+    policies = GatewayPolicies(tmp_path, MODELS)
+    assert policies.add(policy(), {"shop"}) == "p1"  # of scores alone
+    for clients in ({"shop", "clinic"}, {"clinic"}, None):
+        with_features(policies, clients)
+    assert forget_policies(tmp_path, "nobody") == ["p4"]  # nobody knows whose features it holds
+    assert forget_policies(tmp_path, "shop") == ["p2"]
+    assert forget_policies(tmp_path, "shop") == []
+    folder = tmp_path / "policies"
+    assert {file.name for file in folder.glob("p*")} == {
+        "p1.json", "p1.clients", "p2.forgotten", "p3.json", "p3.clients", "p4.forgotten",
+    }  # fmt: skip
+    assert with_features(policies, ()) == "p5"  # no name means two policies
+    policies.load("p3")
+    with pytest.raises(
+        ArtefactError, match="p2 held features of requests of a client that was forgotten: run"
+    ):
+        policies.activate("p2", 0.0)
 
 
 def test_policies_of_other_models_are_refused(tmp_path):

@@ -127,7 +127,7 @@ def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on
         assert set(silent) == {"small: not asked; large: not asked"}
         refused = ask(client, KEYS[0], *hard)
         assert refused.status_code == 402
-        assert "of what you may spend is left" in refused.json()["error"]
+        assert "of what may be spent is left: ask who runs this server" in refused.json()["error"]
         key = {"authorization": f"Bearer {KEYS[1]}"}
         assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics", headers=key).text
         assert ask(client, KEYS[1], "e 1").json()["answers"][0]["label"] >= 0

@@ -40,6 +40,10 @@ class _Options:
         "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
+    labels: Path | None = option(
+        "Of a gateway: labels of answers, as `exeunt gateway --to-label` prints them. Says how often grades agree with "
+        "them."
+    )
     seed: int = seed_option()
 
 
@@ -54,8 +58,10 @@ def calibrate(
     from exeunt.gateway.folder import is_gateway
 
     if is_gateway(path):
-        kept = rule, replace(options, seed=_Options.seed), execution
-        calibrate_gateway(path, guarantee, options.seed, others=changed(*kept))
+        kept = rule, replace(options, seed=_Options.seed, labels=None), execution
+        calibrate_gateway(path, guarantee, options.seed, labels=options.labels, others=changed(*kept))
+    elif options.labels is not None:
+        raise InputError("--labels are of answers of a gateway: leave it out, a run has labels of its own")
     else:
         _calibrate_run(path, guarantee, rule, options, execution)
 

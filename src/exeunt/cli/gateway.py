@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt._text import counted, echo
+from exeunt._text import counted, echo, listed
 from exeunt.cli.options import options_under, with_groups
 from exeunt.errors import InputError, require
 
@@ -25,7 +25,9 @@ class _Keys:
         "Let requests of the new client be sent to other models for comparison.", default=True
     )
     spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
-    forget: str | None = _keys("Remove the key and all records of a client, and end.")
+    forget: str | None = _keys(
+        "Remove the key and all records of a client, and the policies that hold features of its requests, and end."
+    )
 
     def check(self) -> None:
         """Raise InputError for options that do not belong together."""
@@ -47,6 +49,14 @@ def gateway(
             "--demo", help="Show the road from shadow to live with invented models, in place of FILE."
         ),
     ] = False,
+    to_label: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Print so many answers, drawn at random, for people to label, and end: see `calibrate --labels`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
     require("starlette", extra="gateway")
@@ -71,17 +81,35 @@ def gateway(
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
     elif keys.forget is not None:
         _forget(config.folder, known, keys.forget)
+    elif to_label is not None:
+        _print_to_label(config.folder, to_label)
     else:
         serve_gateway(config)
 
 
+def _print_to_label(folder: Path, n: int) -> None:
+    from exeunt.gateway.folder import GatewayModels
+    from exeunt.gateway.labels import to_label
+    from exeunt.gateway.recorded_trace import read_trace
+
+    models = GatewayModels.read(folder)
+    for line in to_label(read_trace(folder, models).records, models.reference, n):
+        echo(line)
+
+
 def _forget(folder: Path, keys: object, name: str) -> None:
     from exeunt.gateway.records import Records
+    from exeunt.gateway.saved_policies import forget_policies
 
     had_key = keys.remove(name)  # type: ignore[attr-defined]
     records = Records(folder)
     removed = records.forget(name)
     records.close()
-    if not (had_key or removed):
+    policies = forget_policies(folder, name)
+    if not (had_key or removed or policies):
         raise InputError(f"there is neither a key nor a record of {name!r}")
     echo(f"{name}: {'the key and ' if had_key else ''}{counted(removed, 'record')} removed")
+    if policies:
+        echo(
+            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: calibrate again"
+        )

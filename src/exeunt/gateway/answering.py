@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from exeunt.errors import InputError
-from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.chat_model import ChatModel, ChatReply
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger

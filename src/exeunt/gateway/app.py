@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,19 @@ from starlette.staticfiles import StaticFiles
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
+from exeunt.serve.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
 _CHOICES = {"policy", "budget"}
+_LARGE = 1 << 18
+"""Bytes of a request that takes longer to read than a thread takes to begin."""
 
 
 def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
@@ -89,15 +90,16 @@ async def _completions(request: Request) -> Response:
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    asked = ChatRequest.read(await request.body())
+    data = await request.body()
+    asked = ChatRequest.read(data) if len(data) < _LARGE else await asyncio.to_thread(ChatRequest.read, data)
     sink = Sink() if asked.stream else None
-    answering = gateway.later(_answered(gateway, replace(asked, sink=sink), client))
+    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client))
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
             headers = {"x-exeunt-model": str(first["model"])}
             if asked.model == AUTO:
-                headers["x-exeunt-policy"] = gateway.active.name
+                headers["x-exeunt-policy"] = gateway.live.active.name
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
@@ -108,10 +110,11 @@ async def _completions(request: Request) -> Response:
         "x-exeunt-policy": answered.policy or "none",
         "x-exeunt-cost": f"{answered.cost:.9f}",
     }
-    if (left := await asyncio.to_thread(gateway.left, client)) is not None:
+    if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
     if asked.stream:
-        known = [chunk for chunk in chunks_of(body) if chunk["choices"] or asked.usage]
+        parts = chunks_of(body, logprobs=bool(asked.options.get("logprobs")))
+        known = [chunk for chunk in parts if chunk["choices"] or asked.usage]
         return _stream((one for one in [*map(event, known), DONE]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     return Response(json.dumps(body), media_type="application/json", headers=headers)
@@ -183,16 +186,18 @@ async def _set_policy(request: Request) -> Response:
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        gateway.activate(wanted["policy"] if "policy" in wanted else gateway.within(wanted["budget"]))
+        gateway.live.activate(
+            wanted["policy"] if "policy" in wanted else gateway.live.within(wanted["budget"])
+        )
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
-    return JSONResponse({"policy": gateway.active.name})
+    return JSONResponse({"policy": gateway.live.active.name})
 
 
 async def _roll_back(request: Request) -> Response:
     """Let the policy answer that did before."""
     try:
-        return JSONResponse({"policy": _gateway(request).roll_back()})
+        return JSONResponse({"policy": _gateway(request).live.roll_back()})
     except ArtefactError as error:
         raise InputError(str(error)) from None
 
@@ -207,8 +212,8 @@ async def _resume(request: Request) -> Response:
 
 
 async def _forget(request: Request) -> Response:
-    """Remove the records and the key of a client."""
-    removed = await asyncio.to_thread(_gateway(request).forget, request.path_params["name"])
+    """Remove what is kept of a client."""
+    removed = await _gateway(request).forget(request.path_params["name"])
     return JSONResponse({"removed": removed})
 
 
@@ -254,14 +259,8 @@ async def _bad_input(_: Request, error: Exception) -> Response:
 
 
 async def _no_money(_: Request, error: Any) -> Response:
-    """Say what this may cost, what is left, and when there is money again."""
-    why = f"this may cost {error.asked:.6g} usd, and {error.left:.6g} usd of what may be spent is left"
-    wait_s = 1.0 if error.passing else error.wait_s
-    if wait_s is None:
-        return error_response(402, f"{why}: ask who runs this gateway for more")
-    return error_response(
-        429, f"{why}: try again in {math.ceil(wait_s)} s", {"retry-after": str(math.ceil(wait_s))}
-    )
+    status, why, headers = missing_money(error, program="gateway", unit="usd")
+    return error_response(status, why, headers)
 
 
 async def _failure(_: Request, error: Exception) -> Response:

@@ -141,8 +141,8 @@ def measured(
         grade=float(mean(quality[:, of] - lost, groups)),
         reference_grade=float(mean(quality[:, of], groups)), cost=result.cost, reference_cost=usual,
         cost_interval=result.cost_interval, budget=budget,
-        saved=_interval(ratio, groups), loss=_interval(lost, groups),
-        gain=_interval(quality[:, of] - lost - by_lot, groups),
+        saved=interval_of(ratio, groups), loss=interval_of(lost, groups),
+        gain=interval_of(quality[:, of] - lost - by_lot, groups),
         controls=(
             *(
                 Way(f"{name} alone", float(mean(quality[:, k], groups)), float(mean(costs[:, k], groups)))
@@ -166,7 +166,7 @@ def _best_pair(fit: CascadeTrace, held_out: CascadeTrace, names: Sequence[str], 
     return Way("the best pair mixed at random", float(grade[0]), float(spent[0]))
 
 
-def _interval(values: Floats, groups: Groups | None) -> Interval:
+def interval_of(values: Floats, groups: Groups | None) -> Interval:
     """Return the mean of values (n,) with its 95% t interval, over groups if there are any."""
     if groups is None:
         return mean_interval(values)

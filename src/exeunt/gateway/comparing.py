@@ -13,7 +13,8 @@ from typing import Any
 
 from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat import ChatModel, ChatReply, ChatRequest
+from exeunt.gateway.chat_model import ChatModel, ChatReply
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES, Keep, Shadow
 from exeunt.gateway.judge import AsyncGrader
 from exeunt.gateway.records import Record, Said
@@ -114,4 +115,5 @@ def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:
     answers: dict[str, Any] = {
         name: one.message for name, one in replies.items() if isinstance(one, ChatReply)
     }
-    return json.dumps({"messages": request.messages, "answers": answers})
+    # Answers may hold half a character, which is no UTF-8.
+    return f'{{"messages": [{b",".join(request.written).decode()}], "answers": {json.dumps(answers)}}}'

@@ -9,10 +9,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exeunt._arrays import check_positive
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import ExeuntError, InputError, one_line, require
 from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat import ChatModel
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.ledger import ledger_of
 from exeunt.live.http_model import checked_url, checked_variable
 
@@ -27,17 +28,20 @@ FEATURES = "features"
 class Provider:
     """An endpoint of chat completions. `key`: the environment variable that holds its key.
 
-    `failures`: in a row until it is left alone, for `pause_s` seconds at first.
+    `failures`: in a row until it is left alone, for `pause_s` seconds at first. `max_answer`: the most bytes of an
+    answer; a longer one is a failure.
     """
 
     base_url: str
     key: str | None = None
     failures: int = 5
     pause_s: float = 5.0
+    max_answer: int = 16 << 20
 
     def __post_init__(self) -> None:
         checked_url(self.base_url)
         checked_variable(self.key)
+        check_positive(self.max_answer, "max_answer")
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,7 @@ def _model(
         "base_url": providers[of].base_url,
         "key": providers[of].key,
         "breaker": breakers[of],
+        "max_answer": providers[of].max_answer,
     }
     try:
         return ChatModel(entry.pop("model", name), name=name, **entry, **known)

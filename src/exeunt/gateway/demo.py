@@ -109,7 +109,7 @@ class _Road:
         records = read_trace(gateway.folder, gateway.about)
         with Progress("policies made") as bar:
             found = certify(records.trace, gateway.config.reference, max_loss=max_loss, progress=bar.report)
-        name = gateway.policies.add(found.policy)
+        name = gateway.policies.add(found.policy, records.clients)
         command = f"exeunt calibrate {gateway.folder} --max-loss {max_loss:.0%}"
         write_report(found, gateway.folder / REPORT, name=name, notes=records.notes, command=command)
         echo(f"certify: as `{command}` does\n{found}\n")
@@ -131,15 +131,15 @@ class _Road:
             "Who knows." if model == "small" else invented_answer(model, text)
         )
         asked = 0
-        while not self._gateway.alarms and asked < 10_000:
+        while not self._gateway.live.alarms and asked < 10_000:
             self._ask("worse", range(start + asked, start + asked + 100))
             asked += 100
-        told = self._gateway.alarms[-1]["alarm"] if self._gateway.alarms else "there was no alarm"
+        told = self._gateway.live.alarms[-1]["alarm"] if self._gateway.live.alarms else "there was no alarm"
         echo(f"worse: small answers nonsense; within {asked:,} requests the reference answers again:\n{told}")
 
     def _settled(self, n: int) -> dict[str, Any]:
         """Return the tally once it counts n answers."""
-        while (tally := self._gateway.tally.to_dict())["n"] < n:
+        while (tally := self._gateway.live.tally.to_dict())["n"] < n:
             time.sleep(0.1)
         return tally
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from exeunt.gateway.chat import ChatRequest
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import Features
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.text_encoder import TextEncoder

@@ -1,4 +1,4 @@
-"""A gateway at work: it answers requests, compares models in the shadow, and falls back when a certificate ends."""
+"""A gateway at work: it answers requests and compares models in the shadow."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ import hmac
 import logging
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exeunt._files import make_folder, read_json, write_json
-from exeunt.errors import ExeuntError, InputError, one_line
-from exeunt.gateway.answering import Active, Answered, Answering, active_policy, short_of_money
-from exeunt.gateway.chat import ChatRequest
+from exeunt._files import make_folder
+from exeunt.errors import ExeuntError, InputError
+from exeunt.gateway.answering import Active, Answered, Answering, short_of_money
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import GatewayModels, secret
 from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
-from exeunt.gateway.live_watch import LiveWatch
+from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import Money
 from exeunt.gateway.records import Record, Records
-from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
-from exeunt.gateway.tally import Tally
+from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies, forget_policies
 from exeunt.live.live_run import digest_of
-from exeunt.watch import Alarm
 
 T = TypeVar("T")
 
 _log = logging.getLogger("exeunt.gateway")
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
-_ALARMS = "alarms.json"
 _TIDY_S = 3600.0
 _SAVE_S = 30.0
 _END_S = 60.0
@@ -50,9 +47,7 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
 class Gateway:
     """The models, policies, money and records of a gateway.
 
-    `active`: the policy that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered.
-    `closing`: set at the end. `fallen`: the watch whose alarm made the reference answer; None if it answers for another
-    reason.
+    `live`: the policy that answers. `closing`: set at the end.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -70,11 +65,10 @@ class Gateway:
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.comparing = self._comparing()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
-        known = read_json(self.folder / _ALARMS) if (self.folder / _ALARMS).is_file() else []
-        self.alarms: deque[dict[str, Any]] = deque(known, maxlen=20)
-        self._known: dict[str, Active] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._follow(self._at_the_start())
+        self.live = LivePolicy(
+            config, self.policies, features=self.features, records=self.records, metrics=self.metrics
+        )
         self._measure()
 
     # -- requests -------------------------------------------------------------------------------------------
@@ -92,13 +86,13 @@ class Gateway:
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             return await self.answering.by_name(request.model, request, ledger)
-        active = self._asked_for(policy, request) if policy else self.active
+        active = self._asked_for(policy, request) if policy else self.live.active
         key = self._hmac(request.content)
         answered = await self.answering.by_policy(active, request, key, ledger)
         if answered.reply is not None:
             self.later(self._recorded(request, client, answered, key))
-        if active is self.active and (alarm := self.watch.answered(answered)) is not None:
-            self._fall_back(alarm)
+        if active is self.live.active:
+            self.live.answered(answered)
         return answered
 
     @property
@@ -129,111 +123,29 @@ class Gateway:
         if all(one.name != client.name for one in self.keys.clients):  # who was forgotten meanwhile
             return
         await asyncio.to_thread(self.records.add, record)
-        if answered.policy != self.active.name:  # another one became active meanwhile
-            return
-        self.tally.add(record)
-        if (
-            record.kind == "audit"
-            and (alarm := self.watch.audited(record, self.config.reference)) is not None
-        ):
-            self._fall_back(alarm)
-
-    # -- policies -------------------------------------------------------------------------------------------
-
-    def activate(self, name: str) -> None:
-        """Let another policy answer from now on; "reference" is the reference alone."""
-        active = self._policy(name)
-        self.policies.activate(name, time.time())
-        self._follow(active)
-
-    def roll_back(self) -> str:
-        """Let the policy answer that did before, and return its name."""
-        self._follow(self._policy(self.policies.roll_back(time.time())))
-        return self.active.name
-
-    def within(self, budget: str) -> str:
-        """Return the name of the dearest policy whose expected cost is within a budget, such as "40%" of the
-        reference's cost. Raises InputError if there is none.
-        """
-        costs = {}
-        for name in self.policies.names:
-            try:
-                policy = self.policies.load(name)
-            except ExeuntError:  # made for other models
-                continue
-            if policy.expected_cost <= policy.cost.amount(budget):
-                costs[name] = policy.cost.share(policy.expected_cost)
-        if not costs:
-            raise InputError(
-                f"no policy costs at most {budget}: make one with `exeunt calibrate --budget {budget}`"
-            )
-        return max(costs, key=lambda name: costs[name])
-
-    def _at_the_start(self) -> Active:
-        """Return the active policy; the reference if the file of the gateway has other models by now."""
-        name = self.policies.active()
-        try:
-            return self._policy(name)
-        except ExeuntError as error:
-            fields = {"policy": name, "alarm": one_line(error)}
-            _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
-            self._keep_alarm(fields)
-            self.policies.activate(REFERENCE, time.time())
-            return self._policy(REFERENCE)
+        self.live.recorded(record)
 
     def _asked_for(self, name: str, request: ChatRequest) -> Active:
         """Return a policy that a client names. What is wrong with others is not for clients."""
         try:
-            return self._policy(name)
+            return self.live.named(name)
         except ExeuntError:
             raise self._no_such_model(request) from None
 
     def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
         return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
 
-    def _policy(self, name: str) -> Active:
-        if name not in self._known:
-            policy = None if name == REFERENCE else self.policies.load(name)
-            self._known[name] = active_policy(name, policy, self.config.models, self.features)
-        return self._known[name]
-
-    def _follow(self, active: Active) -> None:
-        self.active = active
-        self.fallen: LiveWatch | None = None
-        audit = 0.0 if self.config.shadow is None else self.config.shadow.audit
-        file = self.folder / "watch.json"
-        self.watch = LiveWatch(active, file, run_length=self.config.run_length, audit=audit)
-        history = self.policies.history
-        self.since = history[-1][0] if history else 0.0
-        self.tally = Tally(self.config.reference, self.records.read(since=self.since))
-        _log.info("a policy answers", extra={"fields": {"policy": active.name}})
-
-    def _fall_back(self, alarm: Alarm) -> None:
-        """Let the reference answer: the certificate no longer describes the requests."""
-        fields = {"policy": self.active.name, "alarm": alarm.sentences}
-        _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
-        self.metrics.alarm(self.active.name)
-        watch = self.watch
-        try:
-            self._keep_alarm(fields)
-            watch.save()
-            self.activate(REFERENCE)
-        except (ExeuntError, OSError) as error:  # such as a full disk
-            _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
-            self.active = self._policy(REFERENCE)
-        self.fallen = watch
-
-    def _keep_alarm(self, fields: dict[str, Any]) -> None:
-        """Let the page tell of an alarm, also after a restart."""
-        self.alarms.append({"time": time.time(), **fields})
-        write_json(self.folder / _ALARMS, list(self.alarms))
-
     # -- the rest -------------------------------------------------------------------------------------------
 
-    def forget(self, client: str) -> int:
-        """Remove the records and the key of a client; return how many records there were."""
+    async def forget(self, client: str) -> int:
+        """Remove the key and the records of a client, and the policies that hold features of its requests; return how
+        many records there were.
+        """
         self.keys.remove(client)
-        return self.records.forget(client)
+        removed = await asyncio.to_thread(self.records.forget, client)
+        forget_policies(self.folder, client)
+        self.live.leave_forgotten()
+        return removed
 
     async def tidy(self) -> None:
         """Remove what has been kept for long enough, and save what the watch knows, for as long as this runs."""
@@ -245,12 +157,16 @@ class Gateway:
                     await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
             await asyncio.sleep(_SAVE_S)
             with _logged("what the watch knows"):
-                self.watch.save()
+                self.live.watch.save()
+            with _logged("policies"):  # of a client that the command has forgotten
+                self.live.leave_forgotten()
 
-    def left(self, client: Client) -> float | None:
+    async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
-        limited = client.spend or self.money.spend.key or self.money.spend.day or self.money.spend.total
-        return self.money.of(client).available if limited else None
+        spend = self.money.spend
+        if not (client.spend or spend.key or spend.day or spend.total):
+            return None
+        return await asyncio.to_thread(lambda: self.money.of(client).available)
 
     @property
     def compared(self) -> Counter[str]:
@@ -274,7 +190,7 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=left)
         for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
             await model.close()
-        self.watch.save()
+        self.live.watch.save()
         self.records.close()
         self.money.close()
 
@@ -301,7 +217,7 @@ class Gateway:
         gauge(
             "drift_evidence",
             "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
-            lambda: max(self.watch.evidence.values(), default=0.0),
+            lambda: max(self.live.watch.evidence.values(), default=0.0),
         )  # fmt: skip
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from exeunt._files import parse_json
 from exeunt.errors import InputError, one_line
-from exeunt.gateway.chat import text_of
+from exeunt.gateway.chat_request import text_of
 from exeunt.live.models_file import function_named
 from exeunt.live.text_encoder import TextEncoder
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 from exeunt.errors import InputError
-from exeunt.gateway.chat import ChatModel, ChatRequest
+from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.graders import Grader, Message, grader_named, normalised_match
 from exeunt.ledger import Ledger
 

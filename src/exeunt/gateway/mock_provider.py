@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from exeunt.gateway.chat import text_of
+from exeunt.gateway.chat_request import text_of
 from exeunt.gateway.streamed import DONE, chunks_of, event
 
 
@@ -70,7 +70,7 @@ class MockProvider:
         return JSONResponse(completion)
 
     async def _chunks(self, completion: Mapping[str, Any]) -> AsyncIterator[str]:
-        for chunk in chunks_of(completion):
+        for chunk in chunks_of(completion, logprobs=True):
             yield event(chunk)
             await asyncio.sleep(self.wait_s / 10)
         yield DONE

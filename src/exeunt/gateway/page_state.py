@@ -11,7 +11,7 @@ from exeunt.policy import Policy
 
 
 class PageState:
-    """Tells what a gateway does. Saved policies never change, so each is read once."""
+    """Tells what a gateway does. Saved policies do not change, so each is read once."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -27,16 +27,16 @@ class PageState:
         """
         gateway, config = self._gateway, self._gateway.config
         return {
-            "policy": gateway.active.name,
-            "since": gateway.since,
-            "certificate": _certificate(gateway.active.policy),
+            "policy": gateway.live.active.name,
+            "since": gateway.live.since,
+            "certificate": _certificate(gateway.live.active.policy),
             "policies": {name: self._policy(name) for name in gateway.policies.names},
-            "fallen_from": None if gateway.fallen is None else gateway.fallen.policy,
+            "fallen_from": None if gateway.live.fallen is None else gateway.live.fallen.policy,
             "reference": config.reference,
             "shadow": None if config.shadow is None else asdict(config.shadow),
-            "tally": gateway.tally.to_dict(),
-            "evidence": (gateway.fallen or gateway.watch).curves,
-            "alarms": list(gateway.alarms),
+            "tally": gateway.live.tally.to_dict(),
+            "evidence": (gateway.live.fallen or gateway.live.watch).curves,
+            "alarms": list(gateway.live.alarms),
             "compared": dict(gateway.compared),
             "records": dict(gateway.records.counts()),
             "money": gateway.money.state(gateway.keys.clients),
@@ -45,7 +45,7 @@ class PageState:
 
     def _policy(self, name: str) -> dict[str, Any]:
         """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""
-        if name not in self._policies:
+        if name not in self._policies or self._gateway.policies.is_forgotten(name):
             try:
                 made = {"certificate": _certificate(self._gateway.policies.load(name)), "unfit": ""}
             except ExeuntError as error:

@@ -25,10 +25,16 @@ COMPLETE = ("shadow", "audit")
 
 @dataclass(frozen=True)
 class RecordedTrace:
-    """`trace`: of the complete records. `notes`: sentences about records that were left out, and bills too high."""
+    """`trace`: of the complete `records`. `notes`: sentences about records that were left out, and bills too high."""
 
     trace: CascadeTrace
+    records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def clients(self) -> set[str]:
+        """The clients whose records they are."""
+        return {one.client for one in self.records}
 
 
 def read_trace(folder: Path, models: GatewayModels) -> RecordedTrace:
@@ -91,7 +97,7 @@ def trace_of(records: Sequence[Record], models: GatewayModels) -> RecordedTrace:
     if models.features:
         told = np.array([one.features for one in chosen])
         trace = trace.with_features(models.features, told, cost=models.features_cost)
-    return RecordedTrace(trace, tuple(notes))
+    return RecordedTrace(trace, tuple(chosen), tuple(notes))
 
 
 def _is_own(record: Record, models: GatewayModels) -> bool:

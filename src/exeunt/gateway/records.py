@@ -127,6 +127,11 @@ class Records:
             found = dict(connection.execute("SELECT kind, COUNT(*) FROM record GROUP BY kind"))
         return {kind: found.get(kind, 0) for kind in KINDS}
 
+    def clients(self) -> set[str]:
+        """Return the clients of whom there are records."""
+        with self._told(), closing(_KIND.connect(self.file)) as connection:
+            return {name for (name,) in connection.execute("SELECT DISTINCT client FROM record")}
+
     def close(self) -> None:
         """Close the file. Nothing can be added any more."""
         with self._turn:

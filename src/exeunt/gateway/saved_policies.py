@@ -1,15 +1,16 @@
 """The policies in a gateway's folder, and which of them answers.
 
 `policies/p1.json`, `p2.json`, ... are made by `exeunt calibrate`. A router's policy holds features of some requests, so
-only its owner can read it. `active.json` holds what was activated, and when: [[time, name], ...]; [time, name, "back"]
-where the activation before it was undone. Before the first one, the reference answers alone.
+only its owner can read it; `p1.clients` names the clients whose they are. Once one of these is forgotten, an empty
+`p1.forgotten` is in place of both. `active.json` holds what was activated, and when: [[time, name], ...];
+[time, name, "back"] where the activation before it was undone. Before the first one, the reference answers alone.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from exeunt.policy import Policy
 
 REFERENCE = "reference"
 """The name under which the reference answers alone, in place of a policy's."""
-_NAME = re.compile(r"p(\d+)\.json")
+_NAME = re.compile(r"p(\d+)\.(?:json|forgotten)")
 _BACK = "back"
 
 
@@ -34,11 +35,12 @@ class GatewayPolicies:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the policies, the oldest first."""
-        found = (_NAME.fullmatch(file.name) for file in (self.folder / POLICIES).glob("p*.json"))
-        return tuple(f"p{number}" for number in sorted(int(one[1]) for one in found if one))
+        return _names(self.folder)
 
-    def add(self, policy: Policy) -> str:
+    def add(self, policy: Policy, clients: Collection[str] | None = None) -> str:
         """Keep a policy, which is not active yet, and return its name.
+
+        `clients`: whose requests it was made of; None if nobody knows, so that it may be anybody's.
 
         Raises ArtefactError if it was made for other models, or another reference.
         """
@@ -48,19 +50,31 @@ class GatewayPolicies:
         with locked(folder / ".lock", folder):
             folder.chmod(0o700)
             name = f"p{int(self.names[-1][1:]) + 1 if self.names else 1}"
+            if (told := clients if self.models.features in made.models else ()) is not None:
+                write_json(folder / f"{name}.clients", sorted(told))
             made.save(folder / f"{name}.json")
             (folder / f"{name}.json").chmod(0o600)
         return name
 
     def load(self, name: str) -> Policy:
-        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models."""
+        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models, and for
+        one that held features of requests of a client that was forgotten.
+        """
         if name not in self.names:
             known = ", ".join((REFERENCE, *self.names))
             raise InputError(f"{self.folder} has no policy {name!r}: there are {known}")
+        if self.is_forgotten(name):
+            raise ArtefactError(
+                f"{name} held features of requests of a client that was forgotten: run `exeunt calibrate` again"
+            )
         file = self.folder / POLICIES / f"{name}.json"
         policy = Policy.load(file)
         self._check(policy, str(file))
         return policy
+
+    def is_forgotten(self, name: str) -> bool:
+        """Whether a policy was removed because a client was forgotten."""
+        return (self.folder / POLICIES / f"{name}.forgotten").exists()
 
     @property
     def history(self) -> list[list[Any]]:
@@ -114,6 +128,31 @@ class GatewayPolicies:
             f"{what} is not for the models of {self.folder}: {why}. Run `exeunt calibrate` again, on records of "
             "these models"
         )
+
+
+def forget_policies(folder: Path, client: str) -> list[str]:
+    """Remove the policies in a gateway's folder that hold features of a client's requests, and return their names.
+
+    Nobody can load them any more, and their names are not given again.
+    """
+    within, removed = folder / POLICIES, []
+    if not within.is_dir():
+        return []
+    with locked(within / ".lock", within):
+        for name in _names(folder):
+            policy, clients, mark = (within / f"{name}.{kind}" for kind in ("json", "clients", "forgotten"))
+            if not policy.exists() or (clients.exists() and client not in read_json(clients)):
+                continue
+            mark.touch(0o600)
+            policy.unlink()
+            clients.unlink(missing_ok=True)
+            removed.append(name)
+    return removed
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    found = (_NAME.fullmatch(file.name) for file in (folder / POLICIES).glob("p*"))
+    return tuple(f"p{number}" for number in sorted({int(one[1]) for one in found if one}))
 
 
 def _stack(history: Sequence[Sequence[Any]]) -> list[str]:

@@ -90,8 +90,12 @@ class Assembled:
         return {**self._about, "object": "chat.completion", "choices": [choice]}
 
 
-def chunks_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of a completion that is known, the last one with its usage."""
+def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of a completion that is known, the last one with its usage.
+
+    `logprobs`: with the log-probabilities of its tokens, if it has any. They come with what they are about, in one
+    chunk.
+    """
     about = {name: body[name] for name in _ABOUT if name in body}
     choice = body["choices"][0]
     message = choice["message"]
@@ -99,15 +103,20 @@ def chunks_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     def chunk(*choices: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         return {**about, "object": "chat.completion.chunk", "choices": choices, **more}
 
-    def said(finish: Any = None, **delta: Any) -> dict[str, Any]:
-        return chunk({"index": 0, "delta": delta, "finish_reason": finish})
+    def said(finish: Any = None, logs: Any = None, **delta: Any) -> dict[str, Any]:
+        more = {"logprobs": logs} if logs else {}
+        return chunk({"index": 0, "delta": delta, "finish_reason": finish, **more})
 
     yield said(role="assistant", content="")
-    text = message.get("content") or ""
-    for start in range(0, len(text), _LENGTH):
-        yield said(content=text[start : start + _LENGTH])
-    if message.get("refusal"):
-        yield said(refusal=message["refusal"])
+    texts = {name: message[name] for name in ("content", "refusal") if message.get(name)}
+    if logprobs and choice.get("logprobs"):
+        yield said(logs=choice["logprobs"], **texts)
+    else:
+        text = texts.pop("content", "")
+        for start in range(0, len(text), _LENGTH):
+            yield said(content=text[start : start + _LENGTH])
+        if texts:
+            yield said(**texts)
     if calls := message.get("tool_calls"):
         yield said(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
     yield said(choice.get("finish_reason"))

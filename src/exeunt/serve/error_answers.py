@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.types import Send
 
 from exeunt.errors import ExeuntError, InputError, OverBudget, QueueFull, one_line
 from exeunt.serve.engine_thread import EngineStopped
+from exeunt.serve.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3
@@ -50,12 +50,7 @@ def _(error: Exception) -> Told:
 
 @told.register
 def _(error: OverBudget) -> Told:
-    why = f"this may cost {error.asked:g}, and {error.left:g} of what you may spend is left"
-    wait_s = 1.0 if error.passing else error.wait_s
-    if wait_s is None:
-        return 402, f"{why}: ask who runs this server for more", {}
-    after = math.ceil(wait_s)
-    return 429, f"{why}: try again in {after} s", {"retry-after": str(after)}
+    return missing_money(error, program="server")
 
 
 @told.register

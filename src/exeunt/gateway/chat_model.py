@@ -1,0 +1,212 @@
+"""Models of providers that answer chat completions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from exeunt.budget_text import amount_text
+from exeunt.errors import require
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.streamed import Assembled, data_of, lines_of
+from exeunt.live.http_model import http_client, key_named
+from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
+from exeunt.live.openai_compatible import OpenAICompatible
+
+_LEAST = -100.0
+"""The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
+
+
+@dataclass(frozen=True)
+class ChatReply(Reply):
+    """A reply with the completion (`body`) as the provider gave it. `scored`: whether its confidence means anything."""
+
+    body: Mapping[str, Any] | None = None
+    scored: bool = False
+
+    @property
+    def message(self) -> Mapping[str, Any]:
+        """The message of the answer."""
+        found: Mapping[str, Any] = at_path(self.body, "choices.0.message")
+        return found
+
+
+class ChatModel(OpenAICompatible):
+    """A model of a provider that answers chat completions as they come.
+
+    `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
+    None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
+    whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
+    mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
+    that an attempt may cost; requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of
+    all of its stream. Other options: see `OpenAICompatible`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        name: str,
+        breaker: Breaker,
+        max_tokens: int = 4096,
+        tools: bool = False,
+        image_tokens: int | None = None,
+        logprobs: bool = False,
+        reasons: bool = False,
+        at_most: float = math.inf,
+        max_answer: int = 16 << 20,
+        **options: Any,
+    ) -> None:
+        wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
+        super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
+        self.name, self.breaker, self.at_most, self.max_answer = name, breaker, at_most, max_answer
+        self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
+
+    def refusal(self, request: ChatRequest) -> str:
+        """Return why this model does not take a request, "" if it does."""
+        if request.has_tools and not self.tools:
+            return "takes no tools"
+        if request.n_images and self.image_tokens is None:
+            return "takes no images"
+        if "reasoning_effort" in request.options and not self.reasons:
+            return "takes no reasoning_effort"
+        if request.limit is not None and request.limit > self.n_output:
+            return f"answers with at most {self.n_output:,} tokens"
+        if (most := self.most(request)) > self.at_most:
+            return f"may cost {amount_text(most, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
+        return ""
+
+    def most(self, given: Any) -> float:
+        """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
+        if self.tokenizer is not None:
+            n_input = self.tokenizer(b"".join(given.texts).decode()) + len(json.dumps(given.options))
+        else:
+            n_input = given.n_bytes
+        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
+        return self._cost(n_input, given.limit or self.n_output)
+
+    def dearest(self, max_bytes: int) -> float:
+        """Return the most that an attempt at a request of so many bytes can cost."""
+        return min(self.at_most, self._cost(max_bytes, self.n_output))
+
+    def _body(self, given: ChatRequest) -> dict[str, Any]:
+        messages = msgspec.Raw(b"[" + b",".join(given.written) + b"]")
+        body = {"model": self.model, "messages": messages, **given.options, **self.options}
+        for name in self.options:
+            body[name] = given.limit or self.n_output
+        if self.logprobs is not None:
+            body["logprobs"] = True
+        return body
+
+    def _connect(self) -> Any:
+        # Of a compressed answer nobody knows how large it becomes.
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if self.key is not None:
+            headers["authorization"] = f"Bearer {key_named(self.key)}"
+        return http_client(self.concurrency, self.timeout_s, headers=headers)
+
+    async def _disconnect(self, client: Any) -> None:
+        await client.aclose()
+
+    async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
+        """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
+        if not final and given.sink is not None:
+            given = given.with_sink(None)
+        return await super().ask(given, **options)
+
+    async def _call(self, given: Any, client: Any) -> Reply:
+        httpx = require("httpx", extra="gateway")
+        if given.sink is not None and given.sink.begun:  # the client has the beginning of another answer
+            raise FailedAttempt("its answer was cut off", cost=0.0)
+        with self.breaker.watching():
+            try:
+                data = await (self._whole if given.sink is None else self._streamed)(given, client)
+            except httpx.HTTPError as error:
+                raise transport_failure(error) from None
+            except (RecursionError, ValueError):
+                raise FailedAttempt("its answer is no JSON", again=True) from None
+            except (AttributeError, KeyError, TypeError):
+                raise FailedAttempt("its answer is not understood", again=True) from None
+        cost, lied = self._reported(data)
+        try:
+            reply = self._read(data, given, cost, lied)
+        except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
+            raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
+        if given.sink is not None:
+            given.sink.whole = True
+        return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
+
+    async def _whole(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion."""
+        async with self._sent(self._body(given), client) as answer:
+            return json.loads(b"".join([piece async for piece in answer]))
+
+    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
+        """Return the completion, whose chunks go to the sink as they come."""
+        sink: Any = given.sink
+        body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
+        whole = Assembled()
+        async with self._sent(body, client) as answer:
+            async for line in lines_of(answer):
+                if (chunk := data_of(line)) is not None:
+                    if chunk.get("error"):  # its words stay here
+                        raise FailedAttempt("its answer was cut off", again=True)
+                    whole.add(chunk)
+                    if chunk.get("choices") or given.usage:
+                        sink.put({**chunk, "model": self.name})
+        if not whole.ended:
+            raise FailedAttempt("its answer was cut off", again=True)
+        return whole.body
+
+    @asynccontextmanager
+    async def _sent(self, body: Mapping[str, Any], client: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses."""
+        async with client.stream("POST", self._url, content=msgspec.json.encode(body)) as sent:
+            answer = self._bounded(sent)
+            if not sent.is_success:
+                said = b"".join([piece async for piece in answer])
+                raise status_failure(sent.status_code, sent.headers, _code(said))
+            yield answer
+
+    async def _bounded(self, sent: Any) -> AsyncIterator[bytes]:
+        """Yield the bytes of an answer. Raises FailedAttempt where they are too many, or compressed."""
+        if sent.headers.get("content-encoding", "identity") != "identity":
+            raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
+        taken = 0
+        async for piece in sent.aiter_raw():
+            if (taken := taken + len(piece)) > self.max_answer:
+                raise FailedAttempt(f"its answer has more than {self.max_answer:,} bytes", again=True)
+            yield piece
+
+    @property
+    def _url(self) -> str:
+        return f"{self.base_url.rstrip('/')}/chat/completions"
+
+    def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
+        message, calls = at_path(data, "choices.0.message"), ""
+        said = message.get("content") or message.get("refusal")
+        if not said and (message.get("tool_calls") or not data["choices"][0].get("finish_reason")):
+            calls = json.dumps(message["tool_calls"])
+        logs = [
+            float(token["logprob"])
+            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
+        ]
+        scored = self.logprobs is not None
+        score = sum(logs) / len(logs) if logs else _LEAST * scored
+        # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
+        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
+
+
+def _code(said: bytes) -> object:
+    """Return the word that an endpoint gives for an error."""
+    try:
+        return json.loads(said)["error"]["code"]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,236 @@
+"""Chat completions as a client asks for them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from exeunt.errors import InputError
+from exeunt.gateway.streamed import Sink
+
+_PASSED_ON = (
+    "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
+    "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+)  # fmt: skip
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_ONLY = {
+    "n": (1, None),
+    "stream_options": None,
+    "store": (False, None),
+    "service_tier": ("auto", "default", None),
+    "modalities": (["text"], None),
+}
+_HINTS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+"""Options that are taken and not passed on."""
+_OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
+_TOOLS = ("function", "custom")
+_DEEPEST = 100
+"""Levels of a request at most: Python's own limit, which is higher, may be reached only once money is held."""
+_BRACKETS = 500_000
+"""Lists and objects of a request at most, and what looks like them in texts: millions take seconds to read."""
+_SORTED = msgspec.json.Encoder(order="sorted")
+_PIECE = 256
+"""Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What a client asks: the body of a request to /v1/chat/completions.
+
+    `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
+    `user`: whom the client names as its user. `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
+    an answer that is given whatever it says.
+
+    A large one takes long to read, to write and to hash, so each is done once.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any]
+    limit: int | None
+    stream: bool
+    user: str
+    usage: bool = False
+    sink: Sink | None = field(default=None, compare=False)
+
+    @classmethod
+    def read(cls, data: bytes) -> ChatRequest:
+        """Read a body, in a thread if it is large: all that takes long is known then.
+
+        Raises InputError for one that is no such request, or has an option of unbounded cost.
+        """
+        if (brackets := data.count(b"[") + data.count(b"{")) > _BRACKETS:
+            raise InputError(f"a request has at most {_BRACKETS:,} opening brackets, got {brackets:,}")
+        try:
+            body = msgspec.json.decode(data)
+        except (RecursionError, ValueError):
+            raise InputError("the request is no JSON in UTF-8") from None
+        if _is_deep(body):
+            raise InputError(f"a request has at most {_DEEPEST} levels")
+        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+            raise InputError("a request is a JSON object with a model and messages")
+        _check_options(body)
+        limits = [body[name] for name in _LIMITS if body.get(name) is not None]
+        if any(type(limit) is not int or limit < 1 for limit in limits):
+            raise InputError(f"{_LIMITS[0]} must be a whole number of at least 1, got {limits[0]!r:.40}")
+        messages = _checked_messages(body.get("messages"))
+        request = cls(
+            model=body["model"],
+            messages=messages,
+            options={name: body[name] for name in _PASSED_ON if body.get(name) is not None},
+            limit=min(limits, default=None),
+            stream=body.get("stream") is True,
+            user=str(body.get("user") or ""),
+            usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+        _ = request.n_bytes, request.content  # they are kept
+        return request
+
+    def with_sink(self, sink: Sink | None) -> ChatRequest:
+        """Return the same request with another sink. What is known of this one is known of it."""
+        other = copy.copy(self)
+        object.__setattr__(other, "sink", sink)
+        return other
+
+    @cached_property
+    def written(self) -> tuple[bytes, ...]:
+        """The messages as JSON, as they are sent."""
+        return tuple(map(_SORTED.encode, self.messages))
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The messages as JSON, without images."""
+        return [
+            _SORTED.encode({**message, "content": [_without_image(part) for part in _parts(message)]})
+            if _parts(message)
+            else written
+            for message, written in zip(self.messages, self.written, strict=True)
+        ]
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in the messages."""
+        return sum(part["type"] == "image_url" for message in self.messages for part in _parts(message))
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
+        options = _SORTED.encode(self.options)
+        blanks = options.count(b",") + options.count(b":")  # a provider may write some there
+        return blanks + sum(max(len(one), _n_bytes_normalised(one)) for one in (*self.texts, options))
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may call tools, or an earlier one has."""
+        called = any(one["role"] == "tool" or one.get("tool_calls") for one in self.messages)
+        return called or bool(self.options.get("tools"))
+
+    @property
+    def as_told(self) -> Mapping[str, Any]:
+        """What a grader is told of it."""
+        return {"messages": self.messages, **self.options}
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the last message of the user, for features."""
+        said = [message for message in self.messages if message["role"] == "user"] or self.messages
+        return text_of(said[-1])
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """What tells messages apart."""
+        return tuple(hashlib.sha256(one).hexdigest() for one in self.written)
+
+    @cached_property
+    def content(self) -> bytes:
+        """What tells requests apart whose answers may differ."""
+        return _SORTED.encode([self.digests, self.options, self.limit])
+
+    @property
+    def beginning(self) -> bytes:
+        """What tells the messages up to the first one of the user apart, which a conversation keeps."""
+        first = next((i for i, one in enumerate(self.messages) if one["role"] == "user"), 0)
+        return "".join(self.digests[: first + 1]).encode()
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of a message; that of its parts, in lines."""
+    if parts := _parts(message):
+        return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)
+    return str(message.get("content") or "")
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _without_image(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "image_url" or part["type"] != "image_url"}
+
+
+def _n_bytes_normalised(data: bytes) -> int:
+    """Return how many bytes a text has that a tokeniser has normalised."""
+    if data.isascii():
+        return len(data)
+    text = data.decode()
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    return sum(len(unicodedata.normalize("NFKC", piece).encode()) for piece in pieces)
+
+
+def _is_deep(value: Any) -> bool:
+    level, depth = [value], 0
+    while level and depth < _DEEPEST:
+        held = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for each in held for one in each if isinstance(one, dict | list)]
+        depth += 1
+    return bool(level)
+
+
+def _check_options(body: Mapping[str, Any]) -> None:
+    """Raise InputError for options that this gateway does not know: they could cost more than is known before."""
+    for name, value in body.items():
+        if name not in (*_OWN, *_PASSED_ON):
+            raise InputError(
+                f"the option {name!r:.60} could cost more than is known before a call: leave it out; known are "
+                f"{', '.join((*_OWN, *_PASSED_ON))}"
+            )
+        allowed = _ONLY.get(name)
+        if allowed is not None and value not in allowed:
+            raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
+    tools = body.get("tools") or []
+    if not isinstance(tools, list) or any(
+        not isinstance(tool, dict) or tool.get("type") not in _TOOLS for tool in tools
+    ):
+        raise InputError(
+            f"tools are of type {' or '.join(_TOOLS)}: those of a provider could cost more than is known"
+        )
+    if not isinstance(body.get("stream_options") or {}, dict):
+        raise InputError('stream_options is an object, such as {"include_usage": true}')
+
+
+def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the messages of a request. Raises InputError for what could not be priced, such as audio."""
+    if not isinstance(messages, list) or not messages:
+        raise InputError("messages must be a list of at least one message")
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise InputError(f"a message has a role ({', '.join(_ROLES)}) and a content")
+        if message.get("audio"):
+            raise InputError("messages may hold no audio")
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in content:
+                if not isinstance(part, dict) or part.get("type") not in ("text", "image_url", "refusal"):
+                    raise InputError("parts of a message are of type text or image_url")
+        elif content is not None and not isinstance(content, str):
+            raise InputError("the content of a message is a text, or a list of parts")
+    return tuple(messages)

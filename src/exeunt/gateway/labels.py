@@ -1,0 +1,135 @@
+"""Labels of answers, given by people, and how often a gateway's grades agree with them.
+
+A label is a line of JSON: the `request` of a record, the `model` that answered, and the `grade` of its answer beside
+the reference's, in [0, 1]; null where it is not labelled yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from exeunt._files import parse_json, why_it_failed
+from exeunt._text import counted
+from exeunt.errors import InputError
+from exeunt.evaluation import mean_quality
+from exeunt.gateway.certification import interval_of
+from exeunt.gateway.graders import normalised_match
+from exeunt.gateway.recorded_trace import groups_of
+from exeunt.gateway.records import Record
+from exeunt.trace.groups import n_units
+
+
+class _Answer(NamedTuple):
+    """A graded answer of a model that is compared with the reference."""
+
+    record: Record
+    model: str
+    grade: float
+
+
+def to_label(records: Sequence[Record], reference: str, n: int, *, seed: int = 0) -> Iterator[str]:
+    """Yield lines to label, n or as many as there are, drawn at random from the records' graded answers.
+
+    A line holds the messages of the request and both answers. Answers that are the same as the reference's are left
+    out. Raises InputError if there is no answer to label, such as where no texts are kept.
+    """
+    told = {one.request: json.loads(one.text) for one in records if one.text is not None}
+    lines = []
+    for record, model, _ in _answers(records, reference):
+        said = told.get(record.request, {"answers": {}})["answers"]
+        if not said.keys() >= {model, reference}:
+            continue
+        if normalised_match({}, said[model], said[reference]) < 1:
+            line = {"request": record.request, "model": model, "grade": None}
+            messages = told[record.request]["messages"]
+            lines.append({**line, "messages": messages, "answer": said[model], "reference": said[reference]})
+    if not lines:
+        raise InputError(
+            "there is no answer to label: compared requests are labelled by their texts, which the gateway keeps with "
+            "`keep: {texts: true}` alone, where a model says something else than the reference"
+        )
+    for row in np.random.default_rng(seed).permutation(len(lines))[:n]:
+        # Half a character, which an answer may hold, stays escaped.
+        yield json.dumps(lines[row], ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+def read_labels(file: Path) -> dict[tuple[str, str], float]:
+    """Return the grades in a file of labels, by request and model. Raises InputError for a line that is no label."""
+    found: dict[tuple[str, str], float] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read the labels in {file}: {why_it_failed(error)}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"cannot read the labels in {file}: it is not UTF-8 text, save it as such") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        request, model, grade = _label(line, f"line {number} of {file}")
+        if grade is None:
+            continue
+        if (request, model) in found:
+            raise InputError(f"line {number} of {file} labels an answer again: give one label for each")
+        found[request, model] = grade
+    return found
+
+
+def _label(line: str, where: str) -> tuple[str, str, float | None]:
+    try:
+        body: Any = parse_json(line)
+        request, model, grade = body["request"], body["model"], body["grade"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{where} is no label: give JSON with request, model and grade") from None
+    if grade is not None and (type(grade) not in (int, float) or not 0 <= grade <= 1):
+        raise InputError(f"{where}: a grade is a number from 0 to 1, or null, got {grade!r:.60}")
+    return str(request), str(model), grade
+
+
+def agreement(
+    labels: Mapping[tuple[str, str], float], records: Sequence[Record], reference: str, measure: str
+) -> str:
+    """Say how often the grades of the records' answers are those of the labels, with a 95% interval, and how much
+    higher they are. `measure`: what the grades are called. Conversations and users are groups.
+
+    Raises InputError unless two answers, or groups of them, are labelled.
+    """
+    chosen = [one for one in _answers(records, reference) if (one.record.request, one.model) in labels]
+    groups = groups_of([one.record for one in chosen]) if chosen else None
+    if n_units(len(chosen), groups) < 2:
+        raise InputError(
+            f"of {counted(len(labels), 'label')} {len(chosen)} are of answers in the records that a policy is made of, "
+            "in fewer than two conversations: label more of what `exeunt gateway FILE --to-label 100` prints"
+        )
+    grades = np.array([one.grade for one in chosen])
+    wanted = np.array([labels[one.record.request, one.model] for one in chosen])
+    share, (low, high) = mean_quality((grades == wanted).astype(float), groups)
+    more = [100 * one for one in interval_of(grades - wanted, groups)]
+    left = len(labels) - len(chosen)
+    out = f" {counted(left, 'label')} left out, of other records." if left else ""
+    return (
+        f"Of {len(chosen):,} labels the {measure} agrees with {share:.1%} (95% interval {low:.1%} to {high:.1%}). It "
+        f"is {abs(more[0]):.1f} points {'lower' if more[0] < 0 else 'higher'} on average (interval of the difference "
+        f"{more[1]:.1f} to {more[2]:.1f}).{out}"
+    )
+
+
+def _answers(records: Sequence[Record], reference: str) -> Iterator[_Answer]:
+    """Yield the graded answers of models other than the reference, of requests that were recorded once: a request is
+    all that a label names.
+    """
+    times = Counter(one.request for one in records)
+    for record in records:
+        for model, said in record.said.items():
+            if (
+                model != reference
+                and said.grade is not None
+                and not said.failed
+                and times[record.request] == 1
+            ):
+                yield _Answer(record, model, said.grade)
