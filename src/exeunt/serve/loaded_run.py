@@ -64,7 +64,10 @@ class LoadedRun:
 
     def started(self, patience_s: float = 0.0) -> EngineThread | LiveEngine:
         """Return what answers rows, in its own thread or in the event loop. `patience_s`: see `EngineThread`."""
-        return EngineThread(self.engine, patience_s=patience_s)
+        call_s, row_s = self.call_seconds.sum(axis=1).tolist()
+        return EngineThread(
+            self.engine, patience_s=patience_s, seconds=lambda rows: float(call_s + rows * row_s)
+        )
 
     @property
     def unit(self) -> str:

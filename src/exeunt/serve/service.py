@@ -13,12 +13,12 @@ from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget, Qu
 from exeunt.serve import prediction
 from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.decoding import Decoding
-from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.input_reader import InputReader
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
 from exeunt.serve.metrics import Metrics
+from exeunt.serve.run_rows import run_rows
 from exeunt.serve.settings import Settings
 from exeunt.serve.spending import Spending
 
@@ -93,12 +93,10 @@ class Service:
 
     # -- answers ----------------------------------------------------------------------------------------
 
-    def check_in_time(self, arrived: float) -> None:
-        """Raise QueueFull for a request that came at this time and cannot be answered within the latency target."""
+    def is_late(self, arrived: float) -> bool:
+        """Whether a request that came at this time cannot be answered within the latency target."""
         waited_s = time.monotonic() - arrived
-        if not self.active.admits(waited_s, self.metrics.waiting_without_deadline):
-            self.metrics.refused()
-            raise QueueFull("too many requests wait for one more to be answered in time: try again soon")
+        return not self.active.admits(waited_s, self.metrics.waiting_without_deadline)
 
     async def answer(
         self,
