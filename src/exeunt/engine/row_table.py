@@ -133,13 +133,20 @@ class RowTable:
 
         `details`: probabilities (rows, k) or masks (rows, h, w), if they are kept.
         """
-        at, column = rows & self._mask, self._columns
+        at, column = self._places(rows), self._columns
         column["label"][at], column["confidence"][at], column["exit"][at] = label, confidence, exit_
         column["cost"][at], column["policy"][at] = cost, policy
         if details is not None:
             if self._details is None:
                 self._details = np.empty_like(details, shape=(self._mask + 1, *details.shape[1:]))
             self._details[at] = details
+
+    def _places(self, rows: Integers) -> Any:
+        """Return where the entries of rows lie; for one row a slice, which NumPy enters in a fifth of the time."""
+        if len(rows) > 1:
+            return rows & self._mask
+        at = int(rows[0]) & self._mask
+        return slice(at, at + 1)
 
     def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
         """Enter what the watch is told of rows that leave: the score, and what breaks ties between equal ones."""
@@ -161,7 +168,7 @@ class RowTable:
 
     def finish(self, rows: Integers, *, valid: bool) -> None:
         """Make the latest output of these rows their answer, or enter that they have none."""
-        at = rows & self._mask
+        at = self._places(rows)
         self._columns["valid"][at] = valid
         self._unfinished[at] = _FINISHED
         self.rows -= len(rows)
@@ -248,6 +255,8 @@ class RowTable:
 
     def due(self, rows: Integers) -> float:
         """Return the earliest time by which one of these rows should be done."""
+        if len(rows) == 1:
+            return float(self._due[int(rows[0]) & self._mask])
         return float(self._due[rows & self._mask].min())
 
     def set_deadline(self, rows: Integers, deadline: float) -> None:
@@ -273,5 +282,7 @@ class RowTable:
 
     def take_done(self) -> list[Ticket]:
         """Return the tickets done since the last call, without those that were cancelled."""
+        if not self.done:
+            return []
         done, self.done = self.done, []
         return [ticket for ticket in done if not ticket.cancelled]
