@@ -89,7 +89,7 @@ class Calls:
     ) -> list[tuple[int, NDArray[Any]]]:
         """Return the logits with their exits. If rows are missing, it is not known which."""
         if len(logits) != len(wanted) or any(
-            np.ndim(one) not in (2, 4) or len(one) != rows for one in logits
+            getattr(one, "ndim", 0) not in (2, 4) or len(one) != rows for one in logits
         ):
             raise ExeuntError(
                 f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "

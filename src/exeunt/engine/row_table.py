@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -60,23 +62,46 @@ class RowTable:
 
     def admit(self, n: int, deadline: float = math.inf, due: float = math.inf) -> Ticket:
         """Open a ticket of n rows. `due`: the time by which they should be done."""
+        at, base = self._new_rows(n)
+        place: Any = at if n == 1 else slice(at, at + n)
+        self._base[place], self._due[place], self._deadline[place] = base, due, deadline
+        return self._opened(base, n, deadline)
+
+    def admit_together(
+        self, sizes: Sequence[int], deadlines: Sequence[float], dues: Sequence[float]
+    ) -> list[Ticket]:
+        """Open tickets of so many rows each, side by side, which takes less time than one after the other."""
+        if len(sizes) == 1:
+            return [self.admit(sizes[0], deadlines[0], dues[0])]
+        n = sum(sizes)
+        at, first = self._new_rows(n)
+        bases = [first, *(first + end for end in accumulate(sizes))][:-1]
+        place = slice(at, at + n)
+        for column, values in ((self._base, bases), (self._due, dues), (self._deadline, deadlines)):
+            column[place] = values if n == len(sizes) == sum(map(bool, sizes)) else np.repeat(values, sizes)
+        return [self._opened(*one) for one in zip(bases, sizes, deadlines, strict=True)]
+
+    def _new_rows(self, n: int) -> tuple[int, int]:
+        """Make room for n rows without an output, and return the place and the number of the first."""
         size, base = self._room(n)
         if size > self._mask + 1:
             self._grow(size)
-        ticket = Ticket(self._next_number, base, n, n, deadline)
-        self._next_row, self._next_number = base + n, self._next_number + 1
-        if n == 0:
-            self._close(ticket)
-            return ticket
+        self._next_row = base + n
+        self.rows += n
         at = base & self._mask
         place: Any = at if n == 1 else slice(at, at + n)
         self._entries[place] = _NO_OUTPUT
         self._unfinished[place] = base if n == 1 else np.arange(base, base + n)
-        self._base[place] = base
-        self._due[place], self._deadline[place] = due, deadline
-        self.rows += n
-        self._tickets.append(ticket)
-        self._open[base] = ticket
+        return at, base
+
+    def _opened(self, base: int, n: int, deadline: float) -> Ticket:
+        ticket = Ticket(self._next_number, base, n, n, deadline)
+        self._next_number += 1
+        if n == 0:
+            self._close(ticket)
+        else:
+            self._tickets.append(ticket)
+            self._open[base] = ticket
         return ticket
 
     def _room(self, n: int) -> tuple[int, int]:
