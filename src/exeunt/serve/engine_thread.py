@@ -32,8 +32,10 @@ from exeunt.serve.spending import Payer
 _log = logging.getLogger("exeunt.serve")
 _SHARE = 0.2
 """Of the time to a deadline, for more rows to gather."""
-_SHORT_S = 0.005
-"""Rows that take at most this time run in the event loop."""
+_SHORT_S, _LONG_S = 0.002, 0.005
+"""Rows that are expected to take at most the first time run in the event loop. What takes longer than the second one
+goes on in the thread.
+"""
 
 
 class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
@@ -59,7 +61,7 @@ class EngineThread:
 
     While a call of the network runs, new rows gather in an inbox, so calls are as large as the load makes them. Rows
     for an idle engine have `patience_s` to gather, if they come more often than that: a call of two takes hardly
-    longer. `seconds`: the most that so many rows take; if it is little, they run in the event loop.
+    longer. `seconds`: that so many rows are expected to take; if it is little, they run in the event loop.
     `failure`: what ended the engine, if it was not `close`. `busy_s`: seconds that the engine has worked.
     """
 
@@ -171,7 +173,7 @@ class EngineThread:
             try:
                 given = [job.given for job in self._inbox if job.given is not None]
                 if self._seconds(sum(n_rows(one.inputs) for one in given)) <= _SHORT_S:
-                    self._work(lambda function, *given: function(*given), self._begun + _SHORT_S)
+                    self._work(lambda function, *given: function(*given), self._begun + _LONG_S)
             finally:
                 self._owned.release()
         if self._asleep and (self._is_due or self._engine.rows or self._closing):
