@@ -198,11 +198,16 @@ def shared_of(executor: PixelExecutor, plan: Any = None) -> Any:
 
 
 @contextmanager
-def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: Any) -> Iterator[Running]:
-    """Serve a run on a free port in a thread of this process."""
+def running(
+    run: RunFolder, executor: PixelExecutor | None = None, *, in_loop: bool = False, **settings: Any
+) -> Iterator[Running]:
+    """Serve a run on a free port in a thread of this process.
+
+    `in_loop`: let the event loop run few rows, else the thread runs all: a call that is held does not hold up the loop.
+    """
     import uvicorn
 
-    from exeunt.serve import loaded_run, service
+    from exeunt.serve import engine_thread, loaded_run, service
     from exeunt.serve.app import make_app
     from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
@@ -215,6 +220,8 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaded_run, "open_shared", shared_of(executor))
         patch.setattr(service, "_POLL_S", POLL_S)
+        if not in_loop:
+            patch.setattr(engine_thread, "_SHORT_S", -1.0)
         thread.start()
         try:
             while not server.started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from test_engine_thread import MadeEngine
 from exeunt.serve.admission import Admission
 from exeunt.serve.connection import _age_s
 from exeunt.serve.engine_thread import EngineThread
+from exeunt.serve.input_routes import InputRoutes
 
 ANSWERABLE = {"images": in_base64(made_images(1))}
 
@@ -57,6 +59,53 @@ def test_a_request_that_waited_too_long_to_be_read_is_refused(run):
         assert "to be answered in time" in late.json()["error"]
         assert client.post("/predict", json=ANSWERABLE).status_code == 200
         assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics").text
+
+
+def request(body: bytes, path: str = "/predict", *about: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", *about]
+    return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
+
+
+def answers_to(server, *sent: bytes, count: int = 1) -> list[int]:
+    """Send parts on one connection while the event loop is held up, and return the statuses of the answers."""
+    loop = server.layer("state").state.service.active.engine._loop
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(request(b"{}", "/nowhere"))
+        client.recv(1 << 16)
+        loop.call_soon_threadsafe(time.sleep, 0.5)
+        time.sleep(0.05)
+        for part in sent:
+            client.sendall(part)
+            time.sleep(0.6)  # the next part comes after it was read
+        found = b""
+        while found.count(b"HTTP/1.1 ") < count:
+            found += client.recv(1 << 16)
+    return [int(one[:3]) for one in found.split(b"HTTP/1.1 ")[1:]]
+
+
+def test_late_requests_are_refused_before_the_application_sees_them(run, monkeypatch):
+    good = request(body := json.dumps(ANSWERABLE).encode())
+    own = json.dumps(ANSWERABLE | {"deadline_ms": 9000}).encode()
+    seen, handle = [], InputRoutes.__call__
+
+    async def noted(routes, scope, receive, send):
+        seen.append(scope.get("path"))
+        await handle(routes, scope, receive, send)
+
+    monkeypatch.setattr(InputRoutes, "__call__", noted)
+    with running(run, slo_s=0.3, max_body=100_000) as server:
+        assert answers_to(server, good) == [503]
+        assert answers_to(server, good + good, count=2) == [503, 503]
+        assert answers_to(server, good[:-9], good[-9:]) == [503]  # late since its headers came
+        assert "/predict" not in seen
+        assert answers_to(server, good, good, count=2) == [503, 200]  # the connection goes on
+        assert answers_to(server, request(own)) == [200]
+        assert answers_to(server, request(body, "/predict?deadline_ms=9000")) == [200]
+        assert answers_to(server, request(body, "/other")) == [404]
+        assert answers_to(server, request(bytes(200_000))) == [413]
+        counts = httpx.get(f"{server.url}/metrics").text
+        assert 'exeunt_problems_total{problem="refused"} 5.0' in counts
+        assert 'exeunt_requests_total{path="/predict",status="503"} 5.0' in counts
 
 
 def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):

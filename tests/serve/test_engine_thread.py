@@ -189,3 +189,59 @@ def test_an_engine_that_breaks_fails_everybody_at_once():
         await thread.close()
 
     asyncio.run(ran())
+
+
+def in_loop(test, most=9):
+    """Run a coroutine with an engine of which up to so many rows run in the event loop, and end its thread."""
+
+    async def ran():
+        thread = EngineThread(engine := MadeEngine(), seconds=lambda rows: 0.0 if rows <= most else 1.0)
+        await asyncio.wait_for(test(engine, thread), 10)
+        await asyncio.wait_for(thread.close(), 10)
+        assert not thread._thread.is_alive()
+
+    asyncio.run(ran())
+
+
+def test_few_rows_run_in_the_event_loop():
+    async def test(engine, thread):
+        here = {threading.get_ident()}
+        for i in range(3):
+            assert (await thread.answer([[i]], policy="p")).inputs == [[i]]
+        found = await asyncio.gather(
+            thread.answer([[3]]), thread.answer("wrong"), thread.call(lambda _: 4), return_exceptions=True
+        )
+        assert (found[0].inputs, str(found[1]), found[2]) == ([[3]], "wrong inputs", 4)
+        assert engine.threads == here
+        found = await asyncio.gather(*(thread.answer([[i]]) for i in range(10)))
+        assert [one.inputs for one in found] == [[[i]] for i in range(10)]
+        assert len(engine.threads) == 2
+        engine.threads.clear()
+        await thread.answer([[0]])
+        assert engine.threads == here  # again
+        assert thread.busy_s > 0
+
+    in_loop(test)
+
+
+def test_rows_that_take_longer_than_expected_go_on_in_the_thread():
+    async def test(engine, thread):
+        engine.go = threading.Event()
+        threading.Timer(0.1, engine.go.set).start()
+        assert len(await asyncio.gather(thread.answer([[0]]), thread.answer([[1]]))) == 2
+        assert len(engine.threads) == 2
+
+    in_loop(test)
+
+
+def test_an_engine_that_breaks_in_the_event_loop_fails_everybody():
+    async def test(engine, thread):
+        engine.breaks = SystemError("a bug")
+        for found in await asyncio.gather(thread.answer([[0]]), thread.answer([[1]]), return_exceptions=True):
+            assert isinstance(found, EngineStopped)
+        assert isinstance(thread.failure, SystemError)
+        assert not thread.alive
+        with pytest.raises(EngineStopped):
+            await thread.answer([[2]])
+
+    in_loop(test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,12 @@ class Preprocess:
         height, width = self.size
         return f"{height}x{width}-{self.mode}-{self.crop_share:g}-{self.interpolation}"
 
-    @property
+    @cached_property
     def scale(self) -> NDArray[np.float32]:
         """Factor of a pixel 0..255 in `normalise`, shape (3,)."""
         return np.asarray(1.0 / (255.0 * np.array(self.std)), dtype=np.float32)
 
-    @property
+    @cached_property
     def shift(self) -> NDArray[np.float32]:
         """Summand in `normalise`, after `scale`, shape (3,)."""
         return np.asarray(-np.array(self.mean) / np.array(self.std), dtype=np.float32)

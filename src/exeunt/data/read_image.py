@@ -107,7 +107,8 @@ def _rgb(image: Image, name: str) -> Pixels:
     upright = image
     # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more.
     with suppress(Exception):
-        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+        told = image.format != "PNG" or image.info  # a PNG that tells nothing has no EXIF
+        if told and image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
             upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)

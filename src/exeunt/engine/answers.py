@@ -99,6 +99,7 @@ class Ticket:
     _entries: NDArray[Any] | None = None  # the bytes of ENTRY (n,)
     _details: NDArray[Any] | None = None  # probabilities (n, k), or masks (n, h, w)
     _policies: tuple[str, ...] = ()
+    _answers: Answers | None = None
 
     @property
     def why(self) -> Mapping[int, str]:
@@ -113,6 +114,8 @@ class Ticket:
     @property
     def answers(self) -> Answers:
         """The answers, once the ticket is done."""
+        if self._answers is not None:
+            return self._answers
         if self._entries is None:
             raise ValueError(
                 f"ticket {self.number} is not done: {self.left} of its {self.n} rows are in flight"
@@ -121,7 +124,8 @@ class Ticket:
         columns = {name: entries[name] for name in ENTRY.names or () if name != "policy"}
         kept = self._details
         details = {} if kept is None else {"probabilities" if kept.ndim == 2 else "masks": kept}
-        return Answers(**columns, batch=self.number, error=self.error, **details)
+        self._answers = Answers(**columns, batch=self.number, error=self.error, **details)
+        return self._answers
 
     @property
     def policies(self) -> list[str | None]:

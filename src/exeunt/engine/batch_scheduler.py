@@ -93,6 +93,11 @@ class BatchScheduler:
         """Iterate over the queues that hold rows."""
         return iter(list(self._queues.values()))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rows wait."""
+        return not self._queues
+
     def first(self) -> Queue:
         """Return the queue before the first segment at which rows wait."""
         return min(self._queues.values(), key=lambda queue: queue.segment)

@@ -30,7 +30,9 @@ class Deadlines:
     @property
     def has_overdue(self) -> bool:
         """Whether a row had no output at its soft deadline. Such rows do not wait to be batched."""
-        return any(end == math.inf and not ticket.done for end, _, ticket in self._no_output)
+        return bool(self._no_output) and any(
+            end == math.inf and not ticket.done for end, _, ticket in self._no_output
+        )
 
     @property
     def soonest(self) -> float:

@@ -27,7 +27,7 @@ from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
 from exeunt.engine.executor import Executor
 from exeunt.engine.inputs import input_keys, joined_inputs, n_rows
-from exeunt.engine.one_call import Calls
+from exeunt.engine.one_call import Calls, Survivors
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import InputError, QueueFull
@@ -199,9 +199,8 @@ class Engine:
         keys = self._keys(given, inputs, sizes)
         self._submitted += n
         self._make_room(n)
-        tickets = [self._admit(size, now, one.deadline, soft) for one, size in zip(given, sizes, strict=True)]
-        ranges = [np.arange(ticket.base, ticket.base + ticket.n) for ticket in tickets]
-        rows = ranges[0] if len(ranges) == 1 else np.concatenate(ranges)
+        tickets = self._admit([one.deadline for one in given], sizes, now, soft)
+        rows = np.arange(tickets[0].base, tickets[0].base + n)
         group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
             group.keep(valid)
@@ -222,19 +221,22 @@ class Engine:
         keys = [_arrays.keys(one.id, "id", n=size) for one, size in zip(given, sizes, strict=True)]  # type: ignore[arg-type]
         return keys[0] if len(keys) == 1 else np.concatenate(keys)
 
-    def _admit(self, n: int, now: float, deadline: float | None, soft: bool) -> Ticket:
-        if deadline is None and self.max_wait_s is None:
-            return self.table.admit(n)
-        limit = math.inf if deadline is None else deadline
+    def _admit(
+        self, deadlines: Sequence[float | None], sizes: Sequence[int], now: float, soft: bool
+    ) -> list[Ticket]:
+        limits = [math.inf if one is None else one for one in deadlines]
         due = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.scheduler.remaining_s[0]
+        dues = [due] * len(sizes)
         if not soft:  # another call may have begun when a row should run
-            due = min(limit - self.scheduler.longest_call_s, due)
-        ticket = self.table.admit(n, limit, due)
-        self._has_dues = True
-        if deadline is not None:
-            ticket.soft, self._calls.keeps_outputs = soft, True
-            self._deadlines.watch(ticket)
-        return ticket
+            dues = [min(limit - self.scheduler.longest_call_s, due) for limit in limits]
+        tickets = self.table.admit_together(sizes, limits, dues)
+        for ticket, deadline in zip(tickets, deadlines, strict=True):
+            if deadline is not None:
+                ticket.soft, self._calls.keeps_outputs = soft, True
+                self._deadlines.watch(ticket)
+                self._has_dues = True
+        self._has_dues |= self.max_wait_s is not None
+        return tickets
 
     def refuse(self, n: int, error: Exception) -> Ticket:
         """Return the ticket of n inputs that could not be submitted; `step` returns it too."""
@@ -287,10 +289,24 @@ class Engine:
     def drain(self) -> list[Ticket]:
         """Run everything to its answers, segment after segment, and return the tickets that are done."""
         while self.rows:
-            for left in self._calls.run(*self._taken(self.scheduler.first())):
-                self._push(*left)
+            call: Any = self._taken(self.scheduler.first())
+            while call is not None:
+                left = list(self._calls.run(*call))
+                call = self._next_alone(left)
+            for one in left:
+                self._push(*one)
         self.scheduler.drop_finished(self.table)
         return self.table.take_done()
+
+    def _next_alone(self, left: list[Survivors]) -> tuple[int, Hashable, list[RowGroup]] | None:
+        """Return the next call for what a call has left, if nothing else waits: it need not be queued."""
+        if len(left) != 1 or self.table.stale or not self.scheduler.is_empty:
+            return None
+        segment, signature, group = left.pop()
+        if self.plan.calls(segment, len(group.rows)) > 1:
+            left.append((segment, signature, group))
+            return None
+        return segment, signature, [group]
 
     def answer(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
         """Run inputs to their answers. Raises whatever the executor raises."""

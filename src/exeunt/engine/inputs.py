@@ -57,6 +57,8 @@ def inputs_by_name(inputs: Any) -> dict[str, Any]:
 
 def n_rows(inputs: Any) -> int:
     """Return how many rows inputs have; 0 if that is unknown."""
+    if type(inputs) is np.ndarray and inputs.ndim:
+        return len(inputs)
     try:
         return len(next(iter(inputs_by_name(inputs).values()), ()))
     except TypeError:

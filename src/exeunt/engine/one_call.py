@@ -89,7 +89,7 @@ class Calls:
     ) -> list[tuple[int, NDArray[Any]]]:
         """Return the logits with their exits. If rows are missing, it is not known which."""
         if len(logits) != len(wanted) or any(
-            np.ndim(one) not in (2, 4) or len(one) != rows for one in logits
+            getattr(one, "ndim", 0) not in (2, 4) or len(one) != rows for one in logits
         ):
             raise ExeuntError(
                 f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "
@@ -172,22 +172,26 @@ class Calls:
         self, exit_: int, asked: list[tuple[PolicyRows, Decider]], found: list[Decisions], group: RowGroup
     ) -> int:
         """Enter decisions, and return how many rows are left."""
-        n = len(group.rows)
-        stays = None
+        n = left = len(group.rows)
+        stays: Any = None
         for (part, decider), decisions in zip(asked, found, strict=True):
-            self._enter(exit_, decider, decisions, group.rows[part.at])
+            rows = group.rows if part.at is ALL else group.rows[part.at]
+            leaving = self._enter(exit_, decider, decisions, rows)
             part.memory = decisions.memory
+            left -= leaving
+            if not 0 < leaving < n:  # none leave, or all do
+                continue
             if part.at is ALL:
                 stays = ~decisions.leave
             else:
                 stays = np.ones(n, dtype=np.bool_) if stays is None else stays
                 stays[part.at] = ~decisions.leave
-        left = n if stays is None else int(np.count_nonzero(stays))
         if 0 < left < n:
             group.keep(stays)
         return left
 
-    def _enter(self, exit_: int, decider: Decider, decisions: Decisions, rows: Integers) -> None:
+    def _enter(self, exit_: int, decider: Decider, decisions: Decisions, rows: Integers) -> int:
+        """Enter the decisions of one policy, and return how many rows leave."""
         leave, answer, borderline, memory, score, watched, first = decisions
         if first:
             self.table.record_first_score(rows, score)
@@ -195,17 +199,21 @@ class Calls:
             self.table.record_score(rows[leave], score[leave], memory.tie[leave])
         if np.count_nonzero(borderline):
             self.table.mark_borderline(rows[borderline])
-        leaving = np.count_nonzero(leave)
+        leaving = int(np.count_nonzero(leave))
         if not leaving and not self.keeps_outputs:
-            return
-        entered = slice(None) if self.keeps_outputs or leaving == len(leave) else leave
-        self.table.record(
-            rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
-            decider.cost_at[exit_], decider.number,
-            detail_of(answer)[entered] if self._details else None,
-        )  # fmt: skip
+            return 0
+        out = rows if leaving == len(leave) else rows[leave]
+        label, confidence = answer["prediction"], answer["max_probability"]
+        details = detail_of(answer) if self._details else None
+        if self.keeps_outputs or out is rows:
+            entered = rows
+        else:
+            entered, label, confidence = out, label[leave], confidence[leave]
+            details = None if details is None else details[leave]
+        self.table.record(entered, label, confidence, exit_, decider.cost_at[exit_], decider.number, details)
         if leaving:
-            self.table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
+            self.table.finish(out, valid=True)
+        return leaving
 
     def _without_not_finite(self, exit_: int, values: Floats, group: RowGroup) -> Floats:
         """Reject the rows whose policies want this exit and whose logits are not finite."""
@@ -222,6 +230,10 @@ class Calls:
 
     def _routed(self, segment: int, signature: Hashable, group: RowGroup) -> Iterator[Survivors]:
         """Yield rows with the next segment that their policies run."""
+        (first, *others), after = group.parts, segment + 1
+        if not others and first.decider is not None and first.decider.after[segment] == after:
+            yield after, signature, group
+            return
         routes = {part.decider.after[segment] for part in group.parts if part.decider is not None}
         if routes == {segment + 1}:
             yield segment + 1, signature, group

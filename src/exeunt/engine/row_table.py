@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -60,23 +62,46 @@ class RowTable:
 
     def admit(self, n: int, deadline: float = math.inf, due: float = math.inf) -> Ticket:
         """Open a ticket of n rows. `due`: the time by which they should be done."""
+        at, base = self._new_rows(n)
+        place: Any = at if n == 1 else slice(at, at + n)
+        self._base[place], self._due[place], self._deadline[place] = base, due, deadline
+        return self._opened(base, n, deadline)
+
+    def admit_together(
+        self, sizes: Sequence[int], deadlines: Sequence[float], dues: Sequence[float]
+    ) -> list[Ticket]:
+        """Open tickets of so many rows each, side by side, which takes less time than one after the other."""
+        if len(sizes) == 1:
+            return [self.admit(sizes[0], deadlines[0], dues[0])]
+        n = sum(sizes)
+        at, first = self._new_rows(n)
+        bases = [first, *(first + end for end in accumulate(sizes))][:-1]
+        place = slice(at, at + n)
+        for column, values in ((self._base, bases), (self._due, dues), (self._deadline, deadlines)):
+            column[place] = values if n == len(sizes) == sum(map(bool, sizes)) else np.repeat(values, sizes)
+        return [self._opened(*one) for one in zip(bases, sizes, deadlines, strict=True)]
+
+    def _new_rows(self, n: int) -> tuple[int, int]:
+        """Make room for n rows without an output, and return the place and the number of the first."""
         size, base = self._room(n)
         if size > self._mask + 1:
             self._grow(size)
-        ticket = Ticket(self._next_number, base, n, n, deadline)
-        self._next_row, self._next_number = base + n, self._next_number + 1
-        if n == 0:
-            self._close(ticket)
-            return ticket
+        self._next_row = base + n
+        self.rows += n
         at = base & self._mask
         place: Any = at if n == 1 else slice(at, at + n)
         self._entries[place] = _NO_OUTPUT
         self._unfinished[place] = base if n == 1 else np.arange(base, base + n)
-        self._base[place] = base
-        self._due[place], self._deadline[place] = due, deadline
-        self.rows += n
-        self._tickets.append(ticket)
-        self._open[base] = ticket
+        return at, base
+
+    def _opened(self, base: int, n: int, deadline: float) -> Ticket:
+        ticket = Ticket(self._next_number, base, n, n, deadline)
+        self._next_number += 1
+        if n == 0:
+            self._close(ticket)
+        else:
+            self._tickets.append(ticket)
+            self._open[base] = ticket
         return ticket
 
     def _room(self, n: int) -> tuple[int, int]:
@@ -133,13 +158,20 @@ class RowTable:
 
         `details`: probabilities (rows, k) or masks (rows, h, w), if they are kept.
         """
-        at, column = rows & self._mask, self._columns
+        at, column = self._places(rows), self._columns
         column["label"][at], column["confidence"][at], column["exit"][at] = label, confidence, exit_
         column["cost"][at], column["policy"][at] = cost, policy
         if details is not None:
             if self._details is None:
                 self._details = np.empty_like(details, shape=(self._mask + 1, *details.shape[1:]))
             self._details[at] = details
+
+    def _places(self, rows: Integers) -> Any:
+        """Return where the entries of rows lie; for one row a slice, which NumPy enters in a fifth of the time."""
+        if len(rows) > 1:
+            return rows & self._mask
+        at = int(rows[0]) & self._mask
+        return slice(at, at + 1)
 
     def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
         """Enter what the watch is told of rows that leave: the score, and what breaks ties between equal ones."""
@@ -161,7 +193,7 @@ class RowTable:
 
     def finish(self, rows: Integers, *, valid: bool) -> None:
         """Make the latest output of these rows their answer, or enter that they have none."""
-        at = rows & self._mask
+        at = self._places(rows)
         self._columns["valid"][at] = valid
         self._unfinished[at] = _FINISHED
         self.rows -= len(rows)
@@ -248,6 +280,8 @@ class RowTable:
 
     def due(self, rows: Integers) -> float:
         """Return the earliest time by which one of these rows should be done."""
+        if len(rows) == 1:
+            return float(self._due[int(rows[0]) & self._mask])
         return float(self._due[rows & self._mask].min())
 
     def set_deadline(self, rows: Integers, deadline: float) -> None:
@@ -273,5 +307,7 @@ class RowTable:
 
     def take_done(self) -> list[Ticket]:
         """Return the tickets done since the last call, without those that were cancelled."""
+        if not self.done:
+            return []
         done, self.done = self.done, []
         return [ticket for ticket in done if not ticket.cancelled]

@@ -63,7 +63,7 @@ class OnnxExecutor:
         by_default = cores if cores < (os.cpu_count() or 1) else 0  # 0 leaves the choice to ONNX Runtime
         self._threads = by_default if threads is None else threads
         self._spin = spin
-        self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
+        self._sessions: dict[tuple[int, tuple[str, ...]], tuple[Any, list[str]]] = {}
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
         """Return the inputs as arrays by name, and which rows are finite, (n,)."""
@@ -86,8 +86,8 @@ class OnnxExecutor:
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
         made = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
         if outputs := tuple(dict.fromkeys([*logits, *made])):
-            session = self._session(segment, outputs)
-            found = session.run(outputs, {value.name: state[value.name] for value in session.get_inputs()})
+            session, inputs = self._session(segment, outputs)
+            found = session.run(outputs, {name: state[name] for name in inputs})
             state = state | dict(zip(outputs, found, strict=True))
         return [state[name] for name in logits], {name: state[name] for name in self.cut.states[segment]}
 
@@ -113,8 +113,8 @@ class OnnxExecutor:
     def wait(self) -> None:
         """Do nothing: a session returns when it is done."""
 
-    def _session(self, segment: int, outputs: tuple[str, ...]) -> Any:
-        """Return the session that computes these tensors, opened at the first call.
+    def _session(self, segment: int, outputs: tuple[str, ...]) -> tuple[Any, list[str]]:
+        """Return the session that computes these tensors, opened at the first call, and the names of its inputs.
 
         There is one for each choice of heads: a session computes everything that its model contains, even if it is not
         fetched.
@@ -133,8 +133,8 @@ class OnnxExecutor:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         model = self.cut.graphs[segment].model(outputs)
         session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._sessions[segment, outputs] = session
-        return session
+        self._sessions[segment, outputs] = session, [value.name for value in session.get_inputs()]
+        return self._sessions[segment, outputs]
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         """Return the inputs that the network takes by name, without others."""

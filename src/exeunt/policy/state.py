@@ -33,8 +33,9 @@ class PolicyState:
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""
-        kept = ({name: value[keep] for name, value in one.items()} for one in (self.memory, self.outputs))
-        return PolicyState(self.tie[keep], *kept)
+        memory = {name: value[keep] for name, value in self.memory.items()}
+        outputs = {name: value[keep] for name, value in self.outputs.items()}
+        return PolicyState(self.tie[keep], memory, outputs)
 
     @staticmethod
     def joined(states: Sequence[PolicyState]) -> PolicyState:

@@ -134,8 +134,8 @@ class StreamPool:
 
     def take_in(self, batch: Any, now: float) -> None:
         """Take in a batch: inputs, or a Batch of them with keys. Small ones wait until they are worth a call."""
-        given = batch if isinstance(batch, Batch) else Batch(batch)
-        self._gathered.append(Submission(given.inputs, given.id))
+        given = Submission(batch.inputs, batch.id) if isinstance(batch, Batch) else Submission(batch)
+        self._gathered.append(given)
         self._waiting += n_rows(given.inputs)
         many = max(self._waiting, len(self._gathered)) >= self._enough  # batches may have no rows
         many = many or self._held + self._waiting > self.max_rows

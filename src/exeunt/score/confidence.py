@@ -44,16 +44,21 @@ def margin(probabilities: Floats) -> Floats:
     """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
+    highest, second = _top_two(probabilities)
+    gap: Floats = highest - second
+    return gap
+
+
+def _top_two(probabilities: Floats) -> tuple[Floats, Floats]:
+    """Return the highest and the second-highest probability (n,), of two classes or more."""
     top = probabilities.copy()
     if probabilities.shape[1] > _FEW_CLASSES:
         rows, first = np.arange(len(top)), top.argmax(axis=1)
         highest = top[rows, first]
         top[rows, first] = -np.inf
-        gap: Floats = highest - top.max(axis=1)
-    else:
-        top.partition(probabilities.shape[1] - 2, axis=1)
-        gap = top[:, -1] - top[:, -2]
-    return gap
+        return highest, top.max(axis=1)
+    top.partition(probabilities.shape[1] - 2, axis=1)
+    return top[:, -1], top[:, -2]
 
 
 def entropy(probabilities: Floats) -> Floats:
@@ -145,6 +150,9 @@ class Evidence(Mapping[str, Any]):
             return self.probabilities.argmax(axis=1)
         if name == LOG_PROBABILITY:
             return log_probability(self.probabilities)
+        if name == "margin" and type(self.probabilities) is np.ndarray and self.probabilities.shape[1] > 1:
+            self._found["max_probability"], second = _top_two(self.probabilities)
+            return self._found["max_probability"] - second
         return PROBABILITY_SCORES[name](self.probabilities)
 
     def __contains__(self, name: object) -> bool:

@@ -8,6 +8,8 @@ each late one and grows with the others, so that in the long run few of those ad
 
 from __future__ import annotations
 
+TOO_MANY = "too many requests wait for one more to be answered in time: try again soon"
+"""What the client of a request is told that is refused."""
 _ALLOWED = 0.1
 """Share of the requests admitted under overload that may be late."""
 _GAIN = 0.005

@@ -132,7 +132,10 @@ class SecurityMiddleware:
             if whole:  # the next message is that the client disconnected
                 return await receive()
             try:
-                message = await _in_time(receive, max(due - time.monotonic(), 0.001))
+                if "read" in state:  # it has come in, and nobody waits for it
+                    message = await receive()
+                else:
+                    message = await _in_time(receive, max(due - time.monotonic(), 0.001))
             except TimeoutError:
                 why = f"the request did not come in within {settings.slow_s:g} seconds"
                 raise HTTPException(408, why, _CLOSE) from None
@@ -179,7 +182,7 @@ class SecurityMiddleware:
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         path = self._path(scope)
-        self._metrics.requests.labels(path, status).inc()
+        self._metrics.ended(path, status)
         # Under overload many are refused, which the service says once in a while.
         refused = scope["state"].get("refused", False)
         level = logging.INFO if refused else _LEVELS.get(status // 100, logging.INFO)

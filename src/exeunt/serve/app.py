@@ -115,11 +115,11 @@ def make_app(
     metrics, first = Metrics(), [loaded]
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service = app.state.service = Service(settings, metrics)
         await service.start(first.pop())  # no reference stays here: the run may be replaced
         with around(service):
-            yield
+            yield {"inputs": routes}
         await service.stop()
 
     app = FastAPI(
@@ -135,7 +135,8 @@ def make_app(
         app.include_router(router)
     app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False))
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    return SecurityMiddleware(InputRoutes(app, lambda: app.state.service), settings, metrics)
+    routes = InputRoutes(app, lambda: app.state.service)
+    return SecurityMiddleware(routes, settings, metrics)
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,8 @@
-"""HTTP connections: when their requests came, and how long a client may take."""
+"""HTTP connections: when their requests came, how long a client may take, and refusing under overload.
+
+A server that is asked for several times what it can answer must refuse in a fraction of the time of an answer. So
+requests that hold small inputs, and come too late, are refused here, before the application sees them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _UNREAD_S = 30.0
+_SMALL = 1 << 15
+"""Bytes of a request at most that is refused before the application sees it."""
+_UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
 _LATEST_AT = 52
 """Where `struct tcp_info` of Linux has the milliseconds since the latest data."""
 
@@ -22,6 +29,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _bytes = 0
     _came: float | None = None  # when the data came that are read now, once somebody has asked
     _timers: dict[str, asyncio.TimerHandle]
+    _held: list[bytes] | None = None  # the body so far of a request that may be refused
+    _was_refused = False  # the latest one
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
@@ -35,11 +44,54 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().on_message_begin()
         self.scope["state"]["begun"] = self._when_it_came()
 
+    def on_headers_complete(self) -> None:
+        """Pass the request on to the application, unless it may be refused."""
+        if self._may_be_refused():
+            self._held = []
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body on."""
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
     def on_message_complete(self) -> None:
-        """Note when it had come in."""
+        """Note when it had come in, or refuse it."""
+        if self._held is not None:
+            body, self._held = b"".join(self._held), None
+            if (refusal := self.app_state["inputs"].refusal(self.url, body)) is not None:
+                self._refuse(refusal)
+                return
+            super().on_headers_complete()
+            super().on_body(body)
         if self.cycle is not None:
             self.cycle.scope["state"]["read"] = self._when_it_came()
         super().on_message_complete()
+
+    def _may_be_refused(self) -> bool:
+        """Whether a request comes too late, by its headers, is small, and is the only one of its connection."""
+        inputs = self.app_state.get("inputs")
+        if inputs is None or not inputs.is_late(self._when_it_came()):
+            return False
+        size = dict(self.headers).get(b"content-length", b"")
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.should_keep_alive()
+            and not (self.parser.should_upgrade() or self.expect_100_continue or self.flow.write_paused)
+            and 0 < len(size) < len(str(_SMALL)) + 1
+            and size.isdigit()
+            and int(size) <= _SMALL
+        )
+
+    def _refuse(self, body: bytes) -> None:
+        about = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
+        self.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (_UNAVAILABLE, len(body), about, body))
+        self._was_refused = True
+        self.on_response_complete()
 
     def _when_it_came(self) -> float:
         """Return when the machine received the latest data, however late the event loop reads them."""
@@ -49,7 +101,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def data_received(self, data: bytes) -> None:
         """Wait for the headers to end, unless they have."""
-        self._came = None
+        self._came, self._was_refused = None, False
         super().data_received(data)
         self._bytes += len(data)
         self._watch_headers()
@@ -74,7 +126,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._stop("unread")
 
     def _watch_headers(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._was_refused or (self.cycle is not None and not self.cycle.response_complete):
             self._stop("headers")
             self._bytes = 0
         elif "headers" not in self._timers:

@@ -1,4 +1,7 @@
-"""The thread that owns an engine. The event loop passes it rows and awaits their answers."""
+"""Who runs the engine of a server: few rows at a time run in the event loop itself, all others in a thread.
+
+To wake a thread and be woken by it takes as long as a small network does.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,18 @@ from numpy.typing import ArrayLike
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.engine import Engine, Submission
+from exeunt.engine.inputs import n_rows
 from exeunt.errors import ExeuntError
 from exeunt.score.tie_breaking import Ties
-from exeunt.serve.input_reader import Rows
-from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.spending import Payer
 
 _log = logging.getLogger("exeunt.serve")
 _SHARE = 0.2
 """Of the time to a deadline, for more rows to gather."""
+_SHORT_S, _LONG_S = 0.002, 0.005
+"""Rows that are expected to take at most the first time run in the event loop. What takes longer than the second one
+goes on in the thread.
+"""
 
 
 class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
@@ -38,7 +44,7 @@ class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """What the thread is to do with the engine. `done` gets the result of `action`, or the ticket of what it submits.
+    """What is to be done with the engine. `done` gets the result of `action`, or the ticket of what it submits.
 
     `options`: policy and whether the deadline is soft.
     """
@@ -51,23 +57,33 @@ class _Job:
 
 
 class EngineThread:
-    """Runs an engine in a thread of its own. All methods are for the thread of the event loop.
+    """Runs an engine, in the event loop or in a thread of its own. All methods are for the thread of the event loop.
 
-    While a call of the network runs, new rows gather in an inbox, so calls are as large as the load makes them. An idle
-    thread gives rows `patience_s` to gather, if they come more often than that: a call of two takes hardly longer.
-    `failure`: what ended the thread, if it was not `close`. `busy_s`: seconds that the engine has worked.
+    While a call of the network runs, new rows gather in an inbox, so calls are as large as the load makes them. Rows
+    for an idle engine have `patience_s` to gather, if they come more often than that: a call of two takes hardly
+    longer. `seconds`: that so many rows are expected to take; if it is little, they run in the event loop.
+    `failure`: what ended the engine, if it was not `close`. `busy_s`: seconds that the engine has worked.
     """
 
     def __init__(
-        self, engine: Engine, *, patience_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        *,
+        patience_s: float = 0.0,
+        seconds: Callable[[int], float] = lambda _: math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: BaseException | None = None
         self.busy_s = 0.0
-        self._engine, self._clock, self._patience_s, self._woken = engine, clock, patience_s, -math.inf
+        self._engine, self._clock, self._patience_s, self._seconds = engine, clock, patience_s, seconds
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[_Job] = deque()
+        self._owned = threading.Lock()  # by the thread, or by the event loop, while it works with the engine
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread if it is `_asleep`
-        self._asleep = self._will_ring = False
+        self._asleep = self._is_due = False
+        self._begun = -math.inf  # when the event loop last looked at the inbox
+        self._look: asyncio.Handle | None = None  # with which it looks next
+        self._looks_at = math.inf
         self._jobs: dict[int, _Job] = {}  # whose ticket is in the engine, by its id
         self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="exeunt-engine", daemon=True)
@@ -132,18 +148,38 @@ class EngineThread:
         return _Job(self._loop.create_future(), action)
 
     def _enqueue(self, job: _Job) -> None:
-        """Put a job into the inbox. The thread is woken once for all that the event loop has ready now."""
+        """Put a job into the inbox. The event loop looks at it once for all that it has ready now, or soon."""
         self._inbox.append(job)
-        if not self._will_ring:
-            self._will_ring = True
-            self._loop.call_soon(self._ring)
+        now = self._clock()
+        at = now + self._pause(job, now)
+        if at < self._looks_at:
+            if self._look is not None:
+                self._look.cancel()
+            self._looks_at = at
+            look, later = self._take_care, at - now
+            self._look = self._loop.call_later(later, look) if later else self._loop.call_soon(look)
 
-    def _ring(self) -> None:
-        self._will_ring = False
-        if self._asleep:
+    def _pause(self, job: _Job, now: float) -> float:
+        """Return for how long more rows may gather: not if the previous ones came long ago, or a deadline is near."""
+        if job.given is None or now - self._begun >= self._patience_s:
+            return 0.0
+        deadline = math.inf if job.given.deadline is None else job.given.deadline
+        return min(self._patience_s, max(_SHARE * (deadline - now), 0.0))
+
+    def _take_care(self) -> None:
+        """Do the jobs, or let the thread do them."""
+        self._look, self._looks_at, self._begun, self._is_due = None, math.inf, self._clock(), True
+        if self._asleep and not self._ended and self._owned.acquire(blocking=False):
+            try:
+                given = [job.given for job in self._inbox if job.given is not None]
+                if self._seconds(sum(n_rows(one.inputs) for one in given)) <= _SHORT_S:
+                    self._work(lambda function, *given: function(*given), self._begun + _LONG_S)
+            finally:
+                self._owned.release()
+        if self._asleep and (self._is_due or self._engine.rows or self._closing):
             self._asleep = False
             self._bell.put(None)
-        if self._ended:  # perhaps before it saw the jobs
+        if self._ended:  # perhaps before the thread saw the jobs
             self._fail(self._jobs_taken(), EngineStopped("the engine has stopped"))
 
     def _deliver(self, results: Iterable[tuple[Any, _Job]]) -> None:
@@ -157,27 +193,43 @@ class EngineThread:
                 job.done.set_exception(error)
                 job.done.exception()  # nobody may be waiting for it
 
-    # -- in the engine's thread -------------------------------------------------------------------------
+    # -- in the engine's thread, or in the event loop ---------------------------------------------------
 
     def _run(self) -> None:
+        while not self._ended and not (self._closing and not self._inbox and not self._engine.rows):
+            self._asleep = True
+            # Looked at after that was set: from now on the event loop rings.
+            if not (self._is_due or self._engine.rows):
+                self._bell.get()
+            self._asleep = False
+            with self._owned:
+                self._work(self._loop.call_soon_threadsafe)
+        self._end(self._loop.call_soon_threadsafe)
+
+    def _work(self, tell: Callable[..., Any], until: float = math.inf) -> None:
+        """Do jobs and run rows until none are left, or until some time. `tell`: calls a function in the event loop."""
         try:
-            while not self._closing or self._engine.rows or self._inbox:
-                self._do_jobs()
+            while self._is_due or self._engine.rows:
+                self._is_due = False
+                self._do_jobs(tell)
                 begun = self._clock()
                 done = self._engine.step(begun, force=True)
-                self.busy_s += self._clock() - begun
+                now = self._clock()
+                self.busy_s += now - begun
                 if done:
-                    results = [(ticket, self._jobs.pop(id(ticket))) for ticket in done]
-                    self._loop.call_soon_threadsafe(self._deliver, results)
+                    tell(self._deliver, [(ticket, self._jobs.pop(id(ticket))) for ticket in done])
+                if now > until:
+                    return
         except BaseException as error:
             self.failure = error
             _log.critical("the engine has stopped", exc_info=error)
+            self._end(tell)
+
+    def _end(self, tell: Callable[..., Any]) -> None:
         self._ended = True  # first: whoever enqueues a job from now on looks at it afterwards
         left = [*self._jobs.values(), *self._jobs_taken()]
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(
-                self._fail, left, EngineStopped(f"the engine has stopped: {self.failure!r}")
-            )
+            tell(self._fail, left, EngineStopped(f"the engine has stopped: {self.failure!r}"))
 
     def _jobs_taken(self) -> list[_Job]:
         """Take the jobs out of the inbox."""
@@ -187,84 +239,38 @@ class EngineThread:
                 taken.append(self._inbox.popleft())
         return taken
 
-    def _do_jobs(self) -> None:
-        """Do all jobs; if there are none and the engine is empty, wait for one."""
-        if not self._engine.rows:
-            self._asleep = True
-            if not self._inbox:  # looked at after that was set: who adds a job from now on rings
-                self._bell.get()
-            self._asleep = False
-            self._wait_for_more()
+    def _do_jobs(self, tell: Callable[..., Any]) -> None:
         wanted = (job for job in self._jobs_taken() if not job.done.cancelled())
         for options, jobs in groupby(wanted, key=lambda job: job.given and job.options):
             if options is None:
                 for job in jobs:
-                    self._do(job)
+                    self._do(job, tell)
             else:
-                self._submit(list(jobs), *options)
+                self._submit(list(jobs), tell, *options)
 
-    def _submit(self, jobs: Sequence[_Job], policy: str | None, soft: bool) -> None:
+    def _submit(self, jobs: Sequence[_Job], tell: Callable[..., Any], policy: str | None, soft: bool) -> None:
         """Submit together; what cannot be submitted or joined, apart."""
         given: Any = [job.given for job in jobs]
         try:
             tickets = self._engine.submit_together(given, self._clock(), policy=policy, soft=soft)
         except Exception as error:
             if len(jobs) == 1:
-                self._loop.call_soon_threadsafe(self._fail, jobs, error)
+                tell(self._fail, jobs, error)
             for job in jobs if len(jobs) > 1 else ():
-                self._submit([job], policy, soft)
+                self._submit([job], tell, policy, soft)
             return
         for job, ticket in zip(jobs, tickets, strict=True):
             job.ticket = ticket
             self._jobs[id(ticket)] = job
 
-    def _wait_for_more(self) -> None:
-        """Let more rows gather, unless the previous ones came long ago, or a deadline is near."""
-        before, self._woken = self._woken, self._clock()
-        if self._woken - before < self._patience_s:
-            given = [job.given for job in list(self._inbox)]
-            deadlines = [one.deadline for one in given if one is not None and one.deadline is not None]
-            soonest = min(deadlines, default=math.inf)
-            time.sleep(min(self._patience_s, max(_SHARE * (soonest - self._woken), 0.0)))
-
-    def _do(self, job: _Job) -> None:
+    def _do(self, job: _Job, tell: Callable[..., Any]) -> None:
         try:
             result = job.action(self._engine)  # type: ignore[misc]
         except Exception as error:  # of this job alone
-            self._loop.call_soon_threadsafe(self._fail, [job], error)
+            tell(self._fail, [job], error)
         else:
-            self._loop.call_soon_threadsafe(self._deliver, [(result, job)])
+            tell(self._deliver, [(result, job)])
 
     def _cancel(self, engine: Engine, job: _Job) -> None:
         if job.ticket is not None and self._jobs.pop(id(job.ticket), None) is not None:
             engine.cancel(job.ticket)
-
-
-async def run_rows(
-    engine: EngineThread | LiveEngine, rows: Rows, *, payer: Payer | None = None, **options: Any
-) -> list[tuple[Integers, Any]]:
-    """Run the rows that could be read. Return their places and their ticket; if the network fails, one for each row.
-
-    `payer`: pays for them. `options`: what `EngineThread.answer` takes beside inputs and keys.
-    """
-
-    async def run(which: slice) -> tuple[Integers, Any]:
-        inputs = rows.inputs
-        chosen = {k: v[which] for k, v in inputs.items()} if hasattr(inputs, "items") else inputs[which]
-        keys = None if rows.keys is None or engine.ties == "row" else rows.keys[which]
-        places = rows.places[which]
-        if payer is None:
-            return places, await engine.answer(chosen, id=keys, **options)
-        return places, await engine.paid_answer(payer, len(places), chosen, id=keys, **options)
-
-    if len(rows.places) == 0:
-        return []
-    whole = await run(slice(None))
-    if whole[1].error is None or len(rows.places) == 1:
-        return [whole]
-    each = (run(slice(i, i + 1)) for i in range(len(rows.places)))
-    found = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return found  # type: ignore[return-value]

@@ -85,12 +85,15 @@ def _problem(one: Mapping[str, Any], whole: str) -> str:
     return f"{place}: {why}"
 
 
+def error_body(why: str) -> bytes:
+    """Return the body of the answer of an error."""
+    return msgspec.json.encode({"error": why})
+
+
 async def send_error(send: Send, status: int, why: str, headers: Mapping[str, str]) -> None:
     """Send the answer of an error."""
     about = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    await send_answer(
-        send, status, msgspec.json.encode({"error": why}), [(b"content-type", b"application/json"), *about]
-    )
+    await send_answer(send, status, error_body(why), [(b"content-type", b"application/json"), *about])
 
 
 async def send_answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -23,6 +23,7 @@ from exeunt.serve.prediction import (
     PredictRequest,
     PredictResponse,
     answer_types,
+    options_of,
 )
 from exeunt.serve.request_bodies import DATATYPES
 from exeunt.serve.service import Service
@@ -197,7 +198,7 @@ def _options(parameters: dict[str, Any]) -> Options:
     timeout = parameters.get("timeout")
     if type(timeout) is int and timeout > 0 and "deadline_ms" not in asked:
         asked["deadline_ms"] = min(timeout, _LONGEST_US) / 1e3
-    return Options.model_validate(asked)
+    return options_of(asked)
 
 
 def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReader) -> Rows:

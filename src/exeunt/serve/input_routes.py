@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exeunt.errors import ExeuntError, QueueFull
-from exeunt.serve.error_answers import send_answer, send_error, told
+from exeunt.serve.admission import TOO_MANY
+from exeunt.serve.error_answers import error_body, send_answer, send_error, told
 from exeunt.serve.inference_protocol import Infer
 from exeunt.serve.input_reader import InputReader
 from exeunt.serve.predict_route import Predict
@@ -89,6 +90,24 @@ class InputRoutes:
         else:
             await send_answer(send, 200, body, headers)
 
+    def is_late(self, arrived: float) -> bool:
+        """Whether a request that came at this time is refused, unless it has a deadline of its own."""
+        return self._service().is_late(arrived)
+
+    def refusal(self, url: bytes, body: bytes) -> bytes | None:
+        """Return the body of the answer to a request that is late; None if it must be handled all the same.
+
+        Where nearly all are refused, this takes a fraction of the time that `__call__` does.
+        """
+        path, _, query = url.decode("latin-1").partition("?")
+        route = next((one for one in _ROUTES if one.address.fullmatch(path)), None)
+        service = self._service()
+        if route is None or service.settings.log_requests or _has_own_deadline(query.encode("latin-1"), body):
+            return None
+        service.metrics.refused()
+        service.metrics.ended(route.path, 503)
+        return error_body(TOO_MANY)
+
     async def _answer(
         self, route: _Route, parts: tuple[str, ...], scope: Scope, receive: Receive
     ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -97,12 +116,17 @@ class InputRoutes:
             raise HTTPException(405, why, {"allow": "POST"})
         service, state = self._service(), scope["state"]
         body, query = await _body_of(receive), scope["query_string"]
-        if not any(name in query or name in body for name in _OWN_DEADLINE):
-            service.check_in_time(state["read"])
+        if not _has_own_deadline(query, body) and service.is_late(state["read"]):
+            service.metrics.refused()
+            raise QueueFull(TOO_MANY)
         exchange = route.exchange(service, dict(scope["headers"]), query, body, *parts)
         answering = service.answer(exchange, len(body), state["begun"], state["read"], state.get("key", ""))
         response = await _unless_it_leaves(receive, answering)
         return await in_thread_if_large(exchange.written, len(response.answers), response)
+
+
+def _has_own_deadline(query: bytes, body: bytes) -> bool:
+    return any(name in query or name in body for name in _OWN_DEADLINE)
 
 
 async def _body_of(receive: Receive) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,7 +64,8 @@ class LoadedRun:
 
     def started(self, patience_s: float = 0.0) -> EngineThread | LiveEngine:
         """Return what answers rows, in its own thread or in the event loop. `patience_s`: see `EngineThread`."""
-        return EngineThread(self.engine, patience_s=patience_s)
+        engine, expected_s = self.engine, cache(self.expected_s)
+        return EngineThread(engine, patience_s=patience_s, seconds=lambda n: expected_s(engine.active, n))
 
     @property
     def unit(self) -> str:
@@ -100,6 +101,11 @@ class LoadedRun:
     def row_seconds(self) -> dict[str, float]:
         """Seconds that a row takes on average, by policy."""
         return {name: float(self.call_seconds[1] @ self.reach(name)) for name in self.policies}
+
+    def expected_s(self, policy: str, n: int) -> float:
+        """Return how long n rows that run together take on average."""
+        rows = n * self.reach(policy)
+        return float(np.minimum(rows, 1.0) @ self.call_seconds[0] + rows @ self.call_seconds[1])
 
     def reach(self, policy: str) -> Floats:
         """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""

@@ -101,6 +101,7 @@ class Metrics:
         self.registry = registry = prometheus.CollectorRegistry()
         named: dict[str, Any] = {"namespace": "exeunt", "registry": registry}
         self.requests = prometheus.Counter("requests", "Requests.", ["path", "status"], **named)
+        self._ended: Counter[tuple[str, int]] = Counter()
         self._seconds = prometheus.Histogram(
             "answer_seconds", "Seconds from a request's last byte to its answers.", buckets=_BOUNDS, **named
         )
@@ -197,6 +198,10 @@ class Metrics:
             if one.degraded or one.expired:
                 new.ended_early[at] += 1
 
+    def ended(self, path: str, status: int) -> None:
+        """Count a request to a path that was answered with a status."""
+        self._ended[path, status] += 1
+
     def refused(self) -> None:
         """Count a request that was refused, because there are too many or money is short."""
         self._new.problems["refused"] += 1
@@ -213,6 +218,9 @@ class Metrics:
         new, self._unreported = sum_of(self._unreported), []
         self._window[-1][1].add(replace(new, seconds=[]))
         self._cost.inc(new.cost)
+        for (path, status), count in self._ended.items():
+            self.requests.labels(path, status).inc(count)
+        self._ended.clear()
         for (answering, exit_), rows in new.exits.items():
             self._rows.labels(answering, exit_).inc(rows)
         for problem, count in new.problems.items():

@@ -16,7 +16,7 @@ from exeunt.serve import request_bodies as bodies
 from exeunt.serve.error_answers import problems
 from exeunt.serve.form import parts_of
 from exeunt.serve.input_reader import InputReader
-from exeunt.serve.prediction import Answer, Options, PredictRequest, PredictResponse
+from exeunt.serve.prediction import Answer, Options, PredictRequest, PredictResponse, options_of
 
 _MOST_FIELDS = 16
 _JSON: Final = "application/json"
@@ -93,7 +93,7 @@ def _read_form(
         fields[part.name] = part.content.decode(errors="replace")
     if "images" in fields:
         raise InputError("images are files, with curl -F images=@cat.jpg; the form's are a text")
-    return PredictRequest(reader.images(files), _options(options | fields))
+    return PredictRequest(reader.images(files), options_of(options | fields))
 
 
 def _read_json(body: bytes, _: str, options: dict[str, Any], reader: InputReader) -> PredictRequest:
@@ -110,12 +110,7 @@ def _read_json(body: bytes, _: str, options: dict[str, Any], reader: InputReader
         rows = reader.texts(bodies.strings(texts, width, name="texts"))
     else:
         rows = reader.images([bodies.from_base64(one) for one in bodies.strings(images, name="images")])
-    return PredictRequest(rows, _options(options))
+    return PredictRequest(rows, options_of(options))
 
 
-def _options(given: dict[str, Any]) -> Options:
-    return Options.model_validate(given) if given else _NO_OPTIONS
-
-
-_NO_OPTIONS = Options.model_validate({})
 _READ = {_JSON: _read_json, "multipart/form-data": _read_form}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
@@ -54,7 +55,8 @@ def answer_kind(*, masks: bool) -> type[Answer]:
 _COLUMNS: Final[dict[Any, Any]] = {int: np.int64, float: np.float64, bool: np.bool_, str | None: np.object_}
 
 
-def answer_types(*, masks: bool) -> dict[str, Any]:
+@cache
+def answer_types(*, masks: bool) -> Mapping[str, Any]:
     """Return the types of the columns that answers make, in order; objects are texts."""
     return {name: _COLUMNS[kind] for name, kind in get_type_hints(answer_kind(masks=masks)).items()}
 
@@ -90,6 +92,14 @@ class Options(StrictModel):
         le=1e9,
         description="Milliseconds after which a row returns the prediction of its latest exit, if it has one.",
     )
+
+
+_NO_OPTIONS: Final = Options()
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """Return options by name, checked."""
+    return Options.model_validate(given) if given else _NO_OPTIONS
 
 
 class PredictRequest(NamedTuple):

@@ -13,18 +13,19 @@ from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget, Qu
 from exeunt.serve import prediction
 from exeunt.serve.active_run import ActiveRun
 from exeunt.serve.decoding import Decoding
-from exeunt.serve.engine_thread import run_rows
 from exeunt.serve.events import EventStream, about, snapshot
 from exeunt.serve.input_reader import InputReader
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import LoadedRun, load_run
 from exeunt.serve.metrics import Metrics
+from exeunt.serve.run_rows import run_rows
 from exeunt.serve.settings import Settings
 from exeunt.serve.spending import Spending
 
 _log = logging.getLogger("exeunt.serve")
-_LEAST_TICK_S, _SLOWER = 0.005, 3
-"""The controller acts ten times within the latency target, but at most once in this time; less often if none wait."""
+_LEAST_TICK_S, _SLOWER, _FEW = 0.005, 9, 4
+"""The controller acts ten times within the latency target, but at most once in this time; once within the target while
+only few rows wait."""
 _POLL_S = 1.0
 """How often the live budget is read, and the page gets an event."""
 
@@ -46,7 +47,7 @@ class Service:
         self._live = LiveBudgetFile(settings.live_budget_file)
         self._decoding = Decoding(settings.decoders)
         self._loads = 0
-        self._asked = asyncio.get_running_loop().create_future()  # done once a request comes
+        self._asked, self._few = asyncio.get_running_loop().create_future(), 0  # see `_until_asked`
         self._budget: str | float | None = None  # as somebody wrote it; None is the budget of the settings
         self._reloading, self._setting = asyncio.Lock(), asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -93,12 +94,10 @@ class Service:
 
     # -- answers ----------------------------------------------------------------------------------------
 
-    def check_in_time(self, arrived: float) -> None:
-        """Raise QueueFull for a request that came at this time and cannot be answered within the latency target."""
+    def is_late(self, arrived: float) -> bool:
+        """Whether a request that came at this time cannot be answered within the latency target."""
         waited_s = time.monotonic() - arrived
-        if not self.active.admits(waited_s, self.metrics.waiting_without_deadline):
-            self.metrics.refused()
-            raise QueueFull("too many requests wait for one more to be answered in time: try again soon")
+        return not self.active.admits(waited_s, self.metrics.waiting_without_deadline)
 
     async def answer(
         self,
@@ -115,7 +114,8 @@ class Service:
         of load. If the task is cancelled, its rows are dropped. `key`: the API key, whose ledger pays.
         Raises what `read` raises, InputError for options that cannot be met, OverBudget and QueueFull.
         """
-        _set(self._asked)
+        if self.metrics.waiting >= self._few:
+            _set(self._asked)
         with self.active as active:
             loaded = active.loaded
             with self.metrics.reading():
@@ -243,7 +243,9 @@ class Service:
         due, slo_s = time.monotonic(), self.settings.slo_s
         tick_s = _POLL_S if slo_s is None else max(slo_s / 10, _LEAST_TICK_S)
         while True:
-            await asyncio.sleep(tick_s if self.metrics.waiting else min(_SLOWER * tick_s, _POLL_S))
+            await asyncio.sleep(tick_s)
+            if self.metrics.waiting <= _FEW and tick_s < _POLL_S:
+                await self._until_asked(min(_SLOWER * tick_s, _POLL_S), _FEW)
             now = time.monotonic()
             with _logged():
                 counts = self.metrics.take_counts()
@@ -258,11 +260,12 @@ class Service:
                     self.events.send(event)
             if not self.metrics.waiting and tick_s < _POLL_S:  # else nothing would be missed for so long
                 idle_s = _POLL_S if self.active.at_rest else _POLL_S / 10
-                await self._until_asked(min(idle_s, max(due - now, tick_s)))
+                await self._until_asked(min(idle_s, max(due - now, tick_s)), 0)
 
-    async def _until_asked(self, most_s: float) -> None:
-        """Wait until a request comes, but for so many seconds at most."""
-        self._asked = asked = asyncio.get_running_loop().create_future()
+    async def _until_asked(self, most_s: float, few: int) -> None:
+        """Wait until a request comes while so many rows wait, but for so many seconds at most."""
+        self._asked, self._few = asyncio.get_running_loop().create_future(), few
+        asked = self._asked
         timer = asked.get_loop().call_later(most_s, _set, asked)
         await asked
         timer.cancel()
