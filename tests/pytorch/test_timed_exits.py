@@ -15,6 +15,7 @@ from exeunt.data import open_source
 from exeunt.errors import ArtefactError, InputError
 from exeunt.timing.exit_placement import MeasuredPlaces, PlacedExits
 from exeunt.torch import timed_exits
+from exeunt.torch.executor import StagedExecutor
 from exeunt.torch.timed_exits import exits_by_time
 from exeunt.torch.training import job_network, placed_exits
 from exeunt.torch.training.job import TrainingJob
@@ -34,37 +35,37 @@ def placed(names=("blocks.1",), hidden=32):
     return PlacedExits(measured, (0,), hidden, (1, 64), np.array([1.08, 1.06]))
 
 
-def ticking():
-    """A clock that moves one millisecond at each look: each call takes as long as any other."""
-    now = itertools.count()
-    return lambda: next(now) / 1e3
+class Clocked(StagedExecutor):
+    """Each call takes a millisecond, and each head that is wanted a tenth more: `now` is what its clock says."""
+
+    now = 0.0
+
+    def run(self, segment, state, wanted):
+        Clocked.now += 1e-3 + 1e-4 * len(wanted)
+        return super().run(segment, state, wanted)
 
 
 @pytest.mark.parametrize("batches", [(1, 8), (8,)])
 def test_a_network_is_timed_with_heads_at_all_its_places(monkeypatch, batches):
-    """On PyTorch, by a clock under which a head takes as long as a block: a whole network is one call, too."""
     monkeypatch.setattr(timed_exits, "_FOR_EXPORT", ("a package that is not there",))
+    monkeypatch.setattr(timed_exits, "StagedExecutor", Clocked)
     monkeypatch.setattr(timed_exits, "choose_exits", lambda bench, hidden, sizes: (bench, hidden, sizes))
-    bench, hidden, sizes = exits_by_time(Net(norm=True).eval(), EXAMPLE, batches, clock=ticking())
+    bench, hidden, sizes = exits_by_time(Net(norm=True).eval(), EXAMPLE, batches, clock=lambda: Clocked.now)
     assert (hidden, sizes) == ([128, 64, 32], batches)
-    said = []
+    said, per_input = [], 1 / np.array(batches)
     bench.say = said.append
     found = bench.measure(64)
     assert said == ["timing heads of 64 units at 3 places (eager, cpu)"]
     assert found.names == ("blocks.0", "blocks.1", "blocks.2")
-    assert found.stage.shape == (len(batches), 4)
-    np.testing.assert_allclose(found.stage.sum(axis=1), found.whole)
-    weights = [
-        64 * 4 * 2 * 16 + 64,
-        5 * 64 + 0.25,
-        3 * 64 + 3,
-    ]  # linear, batch norm with its counter of 64 bits, linear
-    assert found.bytes == pytest.approx(4 * sum(weights) + 4)
+    # The network in one call takes 1.1 ms, in four 4.1, so that a cut adds 1 and a head .1.
+    np.testing.assert_allclose(found.whole, 1.1 * per_input)
+    np.testing.assert_allclose(found.stage[0], np.array([1, 1, 1, 1.1]) / 4.1 * found.whole[0])
+    np.testing.assert_allclose(found.head, 1.1 * per_input[:, None] * np.ones((1, 3)))
+    floats = 64 * 128 + 64 + 4 * 64 + 3 * 64 + 3
+    assert found.bytes == pytest.approx(4 * floats + 8)  # and a batch norm's counter
     assert found.network_bytes == sum(tensor.nbytes for tensor in Net(norm=True).state_dict().values())
-    shares = bench.with_exits(64, [1])
-    assert shares.shape == (len(batches),)
-    assert (shares >= 1).all()
-    assert (bench.with_exits(64, [0, 1, 2]) > shares).all()
+    np.testing.assert_allclose(bench.with_exits(64, [1]), 2.0)
+    np.testing.assert_allclose(bench.with_exits(64, [0, 1, 2]), 4.0)
 
 
 def test_options_for_heads_are_kept_and_a_size_that_is_given_is_the_only_one(monkeypatch):
@@ -80,10 +81,19 @@ def test_options_for_heads_are_kept_and_a_size_that_is_given_is_the_only_one(mon
 
 
 @pytest.mark.slow
-def test_on_onnx_runtime_a_lone_input_is_answered_by_one_file():
-    found = exits_by_time(Net(norm=True).eval(), EXAMPLE, (1, 64), clock=ticking(), hidden=8, say=print)
-    assert found.hidden == 8
-    assert found.nobody_leaves == pytest.approx([1.0, 1.0], abs=0.1)
+def test_on_onnx_runtime_a_lone_input_is_answered_by_one_file(monkeypatch):
+    """By a clock of which each answer takes one tick, whoever gives it."""
+
+    def built(bench, hidden, sizes):
+        bench.measure(8)
+        return bench.with_exits(8, [0, 2])
+
+    said, ticks = [], itertools.count()
+    monkeypatch.setattr(timed_exits, "choose_exits", built)
+    model = Net(norm=True).eval()
+    shares = exits_by_time(model, EXAMPLE, (1, 64), clock=lambda: next(ticks), hidden=8, say=said.append)
+    np.testing.assert_allclose(shares, 1.0)
+    assert said == ["timing heads of 8 units at 3 places (onnx, cpu)"]
 
 
 def test_a_job_is_made_with_the_exits_that_were_placed(monkeypatch):

@@ -41,7 +41,7 @@ BATCHES = (64,)
 _MOST_PLACES = 24
 """Places that are timed; more lie a few percent of a network apart."""
 _HALVINGS = 2
-_ROUNDS, _SECONDS = 9, 30.0
+_ROUNDS, _SECONDS = 9, 15.0
 _CALLS_OF = 32  # inputs that a measurement of the network as built takes at least
 _FOR_EXPORT = ("onnx", "onnxscript", "onnxruntime")
 _UNREACHABLE = 2.0  # a margin that no input has
@@ -72,10 +72,9 @@ def exits_by_time(
     with TemporaryDirectory(prefix="exeunt-") as folder:
         bench = _NetworkBench(model, example, tuple(batches), options, Path(folder), clock, say)
         made = bench.attached(options.get("hidden")).options
-        if made is None or options.get("hidden") is not None or made.head in ("paper", "global"):
-            sizes = [0 if made is None else made.hidden]
-        else:
-            sizes = [made.hidden >> halved for halved in range(_HALVINGS + 1) if made.hidden >> halved]
+        hidden = 0 if made is None or made.head in ("paper", "global") else made.hidden
+        halvings = 0 if options.get("hidden") is not None or hidden == 0 else _HALVINGS
+        sizes = [hidden >> halved for halved in range(halvings + 1) if halved == 0 or hidden >> halved]
         return choose_exits(bench, sizes, tuple(batches))
 
 
