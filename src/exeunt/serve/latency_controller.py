@@ -37,7 +37,7 @@ _BUSY = 0.8
 """The controller leaves a policy whose rows take more than this share of the time."""
 _IDLE = 0.5
 """If the engine is busy for at most this share of the time, a cheaper policy does not help against late requests."""
-_BEFORE_DEADLINE = 0.8
+_BEFORE_DEADLINE = 0.6
 """The rows that wait may take this share of the time from a row's arrival to its deadline."""
 _FULL, _EMPTY = 1.5, 0.75
 """The controller leaves a policy if the waiting rows take more than `_FULL` targets, and takes one if they take at most
