@@ -73,8 +73,7 @@ class Bench(Protocol):
 class PlacedExits:
     """Exits that pay for their time: `places` of the `measured` ones, with heads of `hidden` units.
 
-    `nobody_leaves` (b,): time as a share of the network's own, for batches of the sizes `batches` (b,). `where`: what
-    was timed, in words.
+    `nobody_leaves` (b,): time as a share of the network's own, for batches of the sizes `batches` (b,).
     """
 
     measured: MeasuredPlaces

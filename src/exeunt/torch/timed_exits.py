@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from exeunt._arrays import Floats
-from exeunt._limits import usable_cores
+from exeunt._limits import check_memory, usable_cores
 from exeunt.calibration import Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor, Segments
@@ -169,6 +169,8 @@ class _NetworkBench:
 
     def _inputs(self, rows: int) -> Inputs:
         batch = read_example(self.model, self.example)
+        each = sum(tensor.nbytes for tensor in batch.tensors) // batch.n
+        check_memory(rows * each, f"a batch of {rows:,} inputs", "choose a smaller --exit-batch")
         places = np.arange(rows) % batch.n
         return replace(batch, tensors=tuple(tensor[places] for tensor in batch.tensors)).inputs
 
