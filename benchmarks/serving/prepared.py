@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 SMALL, LARGE = {"resnet20-distilled": "", "resnet20": " (not fine-tuned)"}, "resnet56"
 """The small networks by what is said of them; the first that was trained is taken."""
-CHOSEN_FOR = {True: ["15%", "30%", "50%"], False: ["80%"]}
-"""Shares of the original int8 network's time, of a cascade and of a network alone: exits are chosen for the middle one,
-which is what a burst leaves, and the first exit takes no more than the least."""
+CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
+"""Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
 """So many budgets lie evenly between what the first exit takes and this share of the original int8 network's time."""
 GIVEN_UP = 0.021

@@ -44,6 +44,7 @@ _HALVINGS = 2
 _ROUNDS, _SECONDS = 9, 15.0
 _CALLS_OF = 32  # inputs that a measurement of the network as built takes at least
 _FOR_EXPORT = ("onnx", "onnxscript", "onnxruntime")
+_LEAST_ADDED = 1e-3  # share of the network's time that all heads take at least, whatever was measured
 _UNREACHABLE = 2.0  # a margin that no input has
 
 
@@ -132,12 +133,14 @@ class _NetworkBench:
         run, head, (whole,) = (
             table[:, order] * 1e3 / self.batches for table in (each.run, each.head, alone.run)
         )
-        cut = np.maximum(run.sum(axis=0) - whole, 0.0) / len(network.heads)
+        # Of the time that all heads add as built, each has the share that it has of their times one by one.
+        apart = head[:-1] + np.maximum(run.sum(axis=0) - whole, 0.0) / len(network.heads)
+        added = np.maximum(self.with_exits(hidden, range(len(network.heads))) - 1, _LEAST_ADDED) * whole
         return MeasuredPlaces(
             names=tuple(network.exit_names),
             whole=whole,
             stage=(run / run.sum(axis=0) * whole).T,
-            head=(head[:-1] + cut).T,
+            head=(apart / apart.sum(axis=0) * added).T,
             bytes=np.array([_bytes(one) for one in network.heads]),
             network_bytes=_bytes(network.backbone),
         )
