@@ -45,15 +45,11 @@ class Network:
         "--seen/--unseen",
     )
     exits: str = _exits(
-        "Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it offers), "
-        "names of modules separated by commas, auto: placed and sized by what they take on this machine, or own: the "
-        "network returns the logits of its own exits.",
+        "Number of auxiliary exits, spread evenly over the network's cost; auto: placed and sized by time on this "
+        "machine; names of modules, separated by commas; or own: the network returns the logits of its own exits.",
         default="7",
     )
-    exit_batch: str | None = _exits(
-        "With --exits auto: inputs at a time at which all heads together may take a tenth of the network's time, one "
-        "or more numbers separated by commas. Default: 64."
-    )
+    exit_batch: str | None = _exits("Inputs at a time for --exits auto, such as 1,64. Default: 64.")
 
 
 @dataclass(frozen=True, kw_only=True)
