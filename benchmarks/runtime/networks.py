@@ -27,6 +27,7 @@ from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.preparation import save_preparation, to_channels_last
 from exeunt.torch.models.weights import save_weights
+from exeunt.torch.timed_exits import AUTO, exits_by_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,15 +72,23 @@ def keys(n: int, start: int = 0) -> np.ndarray:
     return np.arange(start, start + n, dtype=np.uint64)
 
 
-def run_of(case: Case, folder: Path, *, n_heads: int | None = None, **head: Any) -> RunFolder:
-    """Return the run folder of a network with random weights, made if it is not there. `head`: options of `attach`."""
+def run_of(case: Case, folder: Path, *, n_heads: int | str | None = None, **head: Any) -> RunFolder:
+    """Return the run folder of a network with random weights, made if it is not there. `head`: options of `attach`.
+
+    `n_heads`: "auto" for exits that are placed by the time of a lone input.
+    """
     if RunFolder.exists(folder):
         return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prepare = Preprocess(size=(case.side, case.side))
     model = to_channels_last(build_model(case.spec, n_classes=case.n_classes), prepare)
     example = images(2, case.side, 0)
-    network = attach(model, example, n_heads or case.n_heads, verbose=False, **head)
+    places: Any = n_heads or case.n_heads
+    if n_heads == AUTO:
+        placed = exits_by_time(model, example, (1,), **head)
+        print(placed.describe())
+        places, head = placed.names, {**head, "hidden": placed.hidden}
+    network = attach(model, example, places, verbose=False, **head)
     pool = images(FIT + POOL, case.side, 1)
     _settle(network, pool[:FIT])
     parts = dict(zip(TRACED, _recorded(network, pool, case.n_classes), strict=True))

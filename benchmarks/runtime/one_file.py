@@ -30,6 +30,7 @@ from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
+from exeunt.torch.timed_exits import AUTO
 from exeunt.torch.to_onnx import export_run
 
 if TYPE_CHECKING:
@@ -38,14 +39,16 @@ if TYPE_CHECKING:
 
     from exeunt.run.folder import RunFolder
 
-CELLS: dict[str, tuple[str, int, dict[str, Any]]] = {
+CELLS: dict[str, tuple[str, int | str, dict[str, Any]]] = {
     "resnet18-7": ("resnet18", 7, {}),
     "resnet56-7": ("resnet56", 7, {}),
     "resnet56-26": ("resnet56", 26, {}),
     "resnet56-26-narrow": ("resnet56", 26, {"hidden": 64}),
     "resnet56-26-paper": ("resnet56", 26, {"head": "paper"}),
+    "resnet18-auto": ("resnet18", AUTO, {}),
+    "resnet56-auto": ("resnet56", AUTO, {}),
 }
-"""Networks by the name of their folder: which, how many heads, and what heads."""
+"""Networks by the name of their folder: which, how many heads (auto: placed for a lone input), and what heads."""
 SHARES = (0.6, 0.4)
 IN_A_ROW = 20
 NEVER_SO_SURE = 1e9
@@ -148,7 +151,11 @@ def main() -> None:
         if not (run.path / "onnx").is_dir():
             export_run(run)
         title = ", ".join(
-            [case.title, f"{heads + 1} exits", *(f"{key} {value}" for key, value in head.items())]
+            [
+                case.title,
+                f"{run.n_exits} exits{' placed by time' * (heads == AUTO)}",
+                *(f"{key} {value}" for key, value in head.items()),
+            ]
         )
         parts.append(f"## {title}\n\n{weights(run)}\n\n{table(columns, measure(run, given))}")
         print(parts[-1])

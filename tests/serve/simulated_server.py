@@ -18,7 +18,7 @@ PIECE = 64  # rows that are run together
 
 @dataclass
 class Served:
-    """Seconds from arrival to answer of each request, when it arrived, and (second, place active) at each change.
+    """Seconds from arrival to answer of each request, when it arrived, and (second, place settled on) at each change.
 
     `rows_at`: by place of the policy, those that end early with the cheapest.
     """
@@ -63,7 +63,7 @@ def simulate(
     """Let requests of `size` rows come in at the times `arrived` (n,). `true`: what each policy really takes."""
     n, latency = len(arrived), np.zeros(len(arrived))
     places = {point.name: i for i, point in enumerate(controller.points)}
-    served = Served(arrived, latency, [(0.0, places[controller.active.name])], np.zeros(len(places)))
+    served = Served(arrived, latency, [(0.0, places[controller.settled.name])], np.zeros(len(places)))
     began = done = seen = 0  # requests that have begun, are answered, and were reported to the controller
     free_at, now, finishing = 0.0, 0.0, None
     report = Counter()
@@ -104,7 +104,8 @@ def simulate(
             waiting=(arrived_by_now - done) * size, **report
         )  # fmt: skip
         seen, report = arrived_by_now, Counter()
-        place = places[controller.observe(now, load).name]
+        controller.observe(now, load)
+        place = places[controller.settled.name]
         if place != served.changes[-1][1]:
             served.changes.append((now, place))
     return served

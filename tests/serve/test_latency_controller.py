@@ -61,9 +61,14 @@ def test_neither_the_most_nor_the_least_is_left(rate, waiting, least, most):
             Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
         return
     controller = Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
-    found = affordable(controller, rate, waiting=waiting)
-    assert found.accuracy >= least
-    assert found.budget <= EIGHT[most].budget
+    controller.observe(0.0, Load())
+    found = controller.observe(60.0, Load(rows=60 * rate, requests=1, together=1, waiting=waiting))
+    assert controller.settled.accuracy >= least
+    assert found.budget <= controller.settled.budget <= EIGHT[most].budget
+    # Below the least only where rows would be cut off, and then no further than it takes.
+    cut_off = [point for point in EIGHT if waiting * point.row_s > 0.6 * controller.within_s]
+    assert found == max((p for p in EIGHT[: most + 1] if p not in cut_off and p.budget <= controller.settled.budget),
+                        key=lambda p: p.budget, default=EIGHT[0])  # fmt: skip
 
 
 def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():

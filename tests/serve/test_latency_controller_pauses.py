@@ -28,6 +28,12 @@ def controller():
     return made
 
 
+def settled(controller, now, load):
+    """Return the policy that it settles on."""
+    controller.observe(now, load)
+    return controller.settled
+
+
 def rises(controller, since, to, load=Load(), most=60.0):  # noqa: B008 - a load is frozen
     """Return after how many seconds, in steps of 10 ms, a policy becomes active."""
     for step in range(1, round(100 * most)):
@@ -66,13 +72,34 @@ def test_what_they_take_is_as_slow_as_the_rest(controller, own, found):
 @pytest.mark.parametrize(("waiting", "found"), [(37, DEAR), (38, MIDDLE), (74, MIDDLE), (76, CHEAP)])
 def test_a_policy_is_left_once_what_waits_takes_one_and_a_half_times_the_latency(controller, waiting, found):
     """75 ms, of rows that take 2 and 1 ms."""
-    assert controller.observe(0.01, Load(waiting=waiting)) == found
+    assert settled(controller, 0.01, Load(waiting=waiting)) == found
 
 
 @pytest.mark.parametrize(("waiting", "found"), [(19, MIDDLE), (18, DEAR)])
 def test_a_policy_is_taken_once_what_waits_takes_three_quarters_of_the_latency(controller, waiting, found):
-    assert controller.observe(0.01, Load(waiting=40)) == MIDDLE
-    assert controller.observe(30.0, Load(waiting=waiting)) == found
+    assert settled(controller, 0.01, Load(waiting=40)) == MIDDLE
+    assert settled(controller, 30.0, Load(waiting=waiting)) == found
+
+
+@pytest.mark.parametrize(
+    ("waiting", "found"), [(8, DEAR), (10, MIDDLE), (17, MIDDLE), (19, CHEAP), (180, CHEAP), (181, CHEAP)]
+)
+def test_rows_begin_under_the_best_policy_that_answers_what_waits_in_time(controller, waiting, found):
+    """In three fifths of the 30 ms to the deadline, of rows that take 2, 1 and .1 ms; at once, and no longer."""
+    assert controller.observe(0.01, Load(waiting=waiting)) == found
+    assert controller.settled == (DEAR if waiting < 38 else CHEAP)
+    slow = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05)
+    load = Load(waiting=waiting / 2, busy_s=1e6, expected_s=5e5)  # calls take twice as long as by the profile
+    assert slow.observe(0.0, load) == found
+    if waiting < 38:
+        assert controller.observe(0.02, Load(waiting=8)) == DEAR
+
+
+def test_in_time_goes_before_the_least_accuracy():
+    controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8)
+    assert controller.observe(0.0, FLOOD) == CHEAP
+    assert controller.settled == MIDDLE
+    assert controller.observe(0.1, Load()) == MIDDLE
 
 
 def test_upward_it_goes_one_policy_at_a_time(controller):
@@ -161,7 +188,9 @@ def test_the_very_first_request_counts():
 
 
 def test_a_policy_of_just_the_least_accuracy_is_a_choice():
-    assert Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8).points == (MIDDLE, DEAR)
+    controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8)
+    controller.set_budget(MIDDLE.budget)
+    assert controller.observe(0.0, Load(rows=100_000, requests=1, together=1)) == MIDDLE
 
 
 @pytest.mark.parametrize("times", [{"row_s": 0.015}, {"row_s": 1e-5, "pass_s": 0.015}])
@@ -331,11 +360,11 @@ def test_a_policy_that_was_taken_over_has_just_begun(controller):
 def test_lateness_is_judged_from_when_a_policy_became_active(controller):
     for _ in range(1000):
         controller.observe(9.9, Load(answered=5, late=5))
-    assert controller.observe(10.0, Load(waiting=40)) == MIDDLE
+    assert settled(controller, 10.0, Load(waiting=40)) == MIDDLE
     controller._busy = 0.9
     for second in (10.5, 10.9):
         load = Load(answered=5, late=5, waiting=30, busy_s=0.45, expected_s=0.45)
-        assert controller.observe(second, load) == MIDDLE
+        assert settled(controller, second, load) == MIDDLE
     assert controller.observe(11.01, load) == CHEAP
 
 

@@ -68,7 +68,10 @@ class _Read:
         "predictions of earlier exits."
     )
     slo_quantile: str | None = _budget("Share of inputs that must meet the deadline. Default: 99%.")
-    min_accuracy: str | None = _budget("Lowest estimated accuracy to lower the budget to, such as 90%.")
+    min_accuracy: str | None = _budget(
+        "Lowest estimated accuracy to lower the budget to, such as 90%; lower while rows would else be cut off at "
+        "their deadlines, which is less accurate still."
+    )
     tier: list[str] | None = _budget("A budget by a name that requests give, as gold=90%. May be repeated.")
     max_body: int = _limit("Largest request, in MB.", default=64, min=1)
     max_pixels: float = _limit("Largest image, in millions of pixels.", default=25.0)

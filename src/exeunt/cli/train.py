@@ -28,6 +28,7 @@ from exeunt.cli.training_options import Heads, Images, Language, Masks, Network,
 from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
+_BATCHES = "exit-batch must be whole numbers of at least 1, such as 1,64"
 _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
     "model", "data", "out", "task", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate",
@@ -127,7 +128,8 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
     task = TrainingJob(
         model=network.model, data=network.data, weights=network.weights, pretrained=network.seen,
         label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
-        head=given(heads), recipe=recipe, heads_first=training.heads_first, batch_size=training.batch_size,
+        exit_batch=numbers(network.exit_batch, _BATCHES, kind=int, least=1), head=given(heads), recipe=recipe,
+        heads_first=training.heads_first, batch_size=training.batch_size,
         augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
         mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
         skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **sizes,
@@ -163,6 +165,10 @@ def _train_generator(asked: _Asked) -> None:
     why = "exits learn the decoder's own answers, and the decoder stays as it is"
     others = _refuse_others(context, _OF_GENERATION, "--task generate", why)
     out = network.out
+    if network.exits == "auto":
+        raise InputError(
+            "--task generate places no exits by time: give --exits a number, or names of modules"
+        )
     require("torch", extra="torch")
     from exeunt.torch.language.calibration import agreement_to_try
     from exeunt.torch.language.training import LanguageJob, train_language_model
@@ -235,8 +241,9 @@ def _kept(run: Path) -> str:
 
 def _places(text: str) -> int | str | tuple[str, ...]:
     from exeunt.torch.exits.own import OWN
+    from exeunt.torch.timed_exits import AUTO
 
-    if text == OWN:
+    if text in (OWN, AUTO):
         return text
     if text.isdecimal():
         if int(text) > _MOST_EXITS:

@@ -45,10 +45,11 @@ class Network:
         "--seen/--unseen",
     )
     exits: str = _exits(
-        "Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it offers), "
-        "names of modules separated by commas, or own: the network returns the logits of its own exits.",
+        "Number of auxiliary exits, spread evenly over the network's cost; auto: placed and sized by time on this "
+        "machine; names of modules, separated by commas; or own: the network returns the logits of its own exits.",
         default="7",
     )
+    exit_batch: str | None = _exits("Inputs at a time for --exits auto, such as 1,64. Default: 64.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,11 +105,12 @@ class ActiveRun:
             self._refused, self._refusals_quiet_until = 0, now + _REFUSALS_QUIET_S
         if self.controller is None:
             return
-        before, load = self.policy, self._meter.measure(counts, waiting, self.controller.late_s)
+        before, load = self.controller.settled, self._meter.measure(counts, waiting, self.controller.late_s)
         await self._activate(self.controller.observe(now, load).name)
         fields = {"rows_per_s": round(self.controller.rate), "waiting": waiting}
-        if self.policy != before:
-            _log.info("active policy", extra={"fields": {"policy": self.policy, "before": before, **fields}})
+        if (settled := self.controller.settled) != before:
+            names = {"policy": settled.name, "before": before.name}
+            _log.info("active policy", extra={"fields": names | fields})
         if self.controller.out_of_options and now >= self._quiet_until:
             self._quiet_until = now + _QUIET_S
             _log.warning("the latency cannot be kept", extra={"fields": fields})

@@ -15,6 +15,10 @@ request alone, of `size` rows, is served in time even if another pass is running
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, if the next policy would
 sustain a somewhat higher load too; sooner if it would sustain a much higher one. The pause before a policy doubles each
 time that the policy is left soon after it became active, so that a constant load leads to ever fewer changes.
+
+The arrival rate is known only after a while, and a deadline cuts rows off whether they are easy or hard. So below the
+policy that is settled on so, the queue decides: rows begin under the most accurate policy that answers all rows that
+wait before their deadlines, also below `min_accuracy`. By Little's law that policy's throughput meets any rate.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ _BUSY = 0.8
 """The controller leaves a policy whose rows take more than this share of the time."""
 _IDLE = 0.5
 """If the engine is busy for at most this share of the time, a cheaper policy does not help against late requests."""
+_BEFORE_DEADLINE = 0.6
+"""The rows that wait may take this share of the time from a row's arrival to its deadline."""
 _FULL, _EMPTY = 1.5, 0.75
 """The controller leaves a policy if the waiting rows take more than `_FULL` targets, and takes one if they take at most
 `_EMPTY`."""
@@ -92,8 +98,9 @@ class Load:
 class Controller:
     """Chooses among `points` so that the share `quantile` of rows is answered within `slo_s` seconds.
 
-    `min_accuracy`: policies with a lower estimate are never chosen; by default the cheapest may be. `budget`: the
-    largest budget that may be active, see `set_budget`; by default that of the most expensive policy.
+    `min_accuracy`: policies with a lower estimate are chosen only while the rows that wait would else be cut off at
+    their deadlines, which costs more accuracy; by default there is no such limit. `budget`: the largest budget that may
+    be active, see `set_budget`; by default that of the most expensive policy.
 
     Raises InputError for points of which none has the accuracy, or a budget below that of the cheapest policy.
     """
@@ -110,19 +117,20 @@ class Controller:
         kept: list[OperatingPoint] = []
         for point in sorted(points, key=lambda point: point.budget):
             # A policy that is no more accurate than a cheaper one is no choice.
-            if point.accuracy >= min_accuracy and (not kept or point.accuracy > kept[-1].accuracy):
+            if not kept or point.accuracy > kept[-1].accuracy:
                 kept.append(point)
-        if not kept:
+        if not kept or kept[-1].accuracy < min_accuracy:
             best = max((point.accuracy for point in points), default=0.0)
             raise InputError(
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
         self.points = tuple(kept)
+        self._floor = next(i for i, point in enumerate(kept) if point.accuracy >= min_accuracy)
         self.slo_s = slo_s
         self._reserve, self._some_late = _FIRST_RESERVE, False
         self._allowed = 1 - quantile
-        self._at = self._limit = len(self.points) - 1
+        self._at = self._limit = self._in_time = len(self.points) - 1
         self._now: float | None = None
         self.rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
@@ -135,6 +143,11 @@ class Controller:
     @property
     def active(self) -> OperatingPoint:
         """The policy of new rows."""
+        return self.points[min(self._at, self._in_time)]
+
+    @property
+    def settled(self) -> OperatingPoint:
+        """The policy of new rows where no row would be cut off."""
         return self.points[self._at]
 
     @property
@@ -155,7 +168,11 @@ class Controller:
     @property
     def out_of_options(self) -> bool:
         """Whether too many requests are late at the largest reserve, and no cheaper policy would help."""
-        return self._reserve == _RESERVE[1] and self._some_late and (self._at == 0 or self._busy <= _IDLE)
+        return (
+            self._reserve == _RESERVE[1]
+            and self._some_late
+            and (self._at == self._floor or self._busy <= _IDLE)
+        )
 
     @property
     def slowness(self) -> float:
@@ -164,10 +181,11 @@ class Controller:
 
     def set_budget(self, budget: float) -> None:
         """Set the largest budget that may be active from now on."""
-        fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
+        allowed = range(self._floor, len(self.points))
+        fitting = [i for i in allowed if self.points[i].budget <= budget * (1 + 1e-12)]
         if not fitting:
             why = "ask for at least that, or for less accuracy"
-            raise InputError(f"the least budget that may be active is {self.points[0].name}: {why}")
+            raise InputError(f"the least budget that may be active is {self.points[self._floor].name}: {why}")
         self._limit = fitting[-1]
         if self._at > self._limit:
             self._activate(self._limit, self._now or 0.0)
@@ -190,12 +208,13 @@ class Controller:
             self._since = now
         self._now = now
         self._measure(elapsed, load)
-        if self._at and (not self._sustains(self._at, load.waiting) or self._too_late(now)):
+        if self._at > self._floor and (not self._sustains(self._at, load.waiting) or self._too_late(now)):
             soon = now - self._since < _SOON * self._pauses[self._at]
             self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
             self._activate(self._best_below(self._at, load.waiting), now)
         elif self._at < self._limit and self._may_rise(now - self._since, load.waiting):
             self._activate(self._at + 1, now)
+        self._in_time = self._most_accurate_in_time(load.waiting)
         return self.active
 
     def _measure(self, elapsed: float, load: Load) -> None:
@@ -244,5 +263,10 @@ class Controller:
         self._at, self._since = at, now
 
     def _best_below(self, end: int, waiting: int) -> int:
-        """Return the last point before `end` that sustains the load, else the first one."""
-        return max((i for i in range(end) if self._sustains(i, waiting)), default=0)
+        """Return the last point before `end` that sustains the load, else the first one that has the accuracy."""
+        return max((i for i in range(self._floor, end) if self._sustains(i, waiting)), default=self._floor)
+
+    def _most_accurate_in_time(self, waiting: int) -> int:
+        """Return the last point at which the waiting rows are answered before their deadlines, else the first one."""
+        most_s = _BEFORE_DEADLINE * self.within_s / self.slowness
+        return max((i for i, point in enumerate(self.points) if waiting * point.row_s <= most_s), default=0)

@@ -35,7 +35,8 @@ class Settings:
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
     `slo_s`: the latency target: the share `slo_quantile` of rows is to be answered within so many seconds. Under load,
     rows then return the predictions of earlier exits, and policies below the budget become active, down to
-    `min_accuracy`, as estimated. None leaves both as they are.
+    `min_accuracy`, as estimated; below that where rows would else be cut off at their deadlines. None leaves both as
+    they are.
     `host`, `port`: where to listen. `allowed_hosts`: names, beside that and those of the machine itself, by which
     requests may call the server; `*` stands for any letters.
     `tiers`: budgets by a name that requests may give.

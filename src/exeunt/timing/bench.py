@@ -220,9 +220,15 @@ def all_heads_policy(n_exits: int) -> Policy:
     return _policy_of_rates(np.full(n_exits, 1 / n_exits))
 
 
+def heads_policy(n_exits: int, exits: Sequence[int]) -> Policy:
+    """Return a policy of `n_exits` exits that needs the heads of these and the last one, as `all_heads_policy`."""
+    needed = np.isin(np.arange(n_exits), [*exits, n_exits - 1])
+    return _policy_of_rates(needed / needed.sum())
+
+
 def last_head_policy(n_exits: int) -> Policy:
     """Return a policy of `n_exits` exits that needs the last head alone: all inputs answer there."""
-    return _policy_of_rates(np.eye(n_exits)[-1])
+    return heads_policy(n_exits, ())
 
 
 def _policy_of_rates(rates: Floats) -> Policy:

@@ -13,6 +13,7 @@ from exeunt.torch.exits.heads import Head, HeadOptions  # noqa: E402
 from exeunt.torch.exits.network import EarlyExitNetwork, record  # noqa: E402
 from exeunt.torch.exits.placement import count_macs, cumulative_macs  # noqa: E402
 from exeunt.torch.models.by_name import build_model  # noqa: E402
+from exeunt.torch.timed_exits import exits_by_time  # noqa: E402
 from exeunt.torch.training.checkpoint import EpochMetrics, History  # noqa: E402
 from exeunt.torch.training.recipe import Recipe  # noqa: E402
 from exeunt.torch.training.train import train  # noqa: E402
@@ -30,6 +31,7 @@ __all__ = [
     "cumulative_macs",
     "cut",
     "cut_points",
+    "exits_by_time",
     "record",
     "train",
 ]

@@ -15,6 +15,7 @@ from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.timed_exits import AUTO
 from exeunt.torch.training.recipe import make_recipe
 
 JOB_FILE = "project.json"
@@ -36,7 +37,8 @@ class TrainingJob:
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`).
-    `label`, `text`: columns, see `open_source`. `exits`: see `attach`. `head`: options of `attach`.
+    `label`, `text`: columns, see `open_source`. `exits`: see `attach`, or "auto" for exits placed by
+    time, for batches of the sizes `exit_batch` (see `exits_by_time`). `head`: options of `attach`.
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
     these is not given, it is chosen by the network, see `settings_for`.
@@ -55,6 +57,7 @@ class TrainingJob:
     label: str | None = None
     text: tuple[str, ...] = ()
     exits: int | str | tuple[str, ...] = 7
+    exit_batch: tuple[int, ...] | None = None
     head: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     heads_first: int | None = None
@@ -123,6 +126,12 @@ class TrainingJob:
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
                 f"exits={OWN!r} (there are no heads), got {self.heads_first}"
             )
+        if self.exit_batch is not None and self.exits != AUTO:
+            raise InputError(
+                f"exit_batch is for exits={AUTO!r}, which are placed by time, got exits={self.exits}"
+            )
+        if self.masks and self.exits == AUTO:
+            raise InputError("exits of masks are not placed by time: give their number, or name modules")
         HeadOptions(**self.head)
         if (self.mean is None) != (self.std is None):
             raise InputError("give both mean and std, or neither")

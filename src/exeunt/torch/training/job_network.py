@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from exeunt._progress import Progress
 from exeunt.data import DataSource, Preprocess
 from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError
+from exeunt.timing.exit_placement import PlacedExits
 from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach, encoder_features
 from exeunt.torch.exits.heads import Head
@@ -25,6 +26,7 @@ from exeunt.torch.models import preparation
 from exeunt.torch.models.by_name import PRETRAINED, build_model_and_report, known_class_names
 from exeunt.torch.models.image_libraries import library_preprocess
 from exeunt.torch.models.weights import check_class_order, is_generic
+from exeunt.torch.timed_exits import AUTO, BATCHES, exits_by_time
 from exeunt.torch.training.job import TrainingJob
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
@@ -81,7 +83,8 @@ class JobNetwork(NamedTuple):
     """The network of a job, made before the data are read, since reading can take long.
 
     `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the shape of the data. `settings`: the
-    options of the training. `class_names`: those of the data, or of the network where inputs lack labels.
+    options of the training. `class_names`: those of the data, or of the network where inputs lack labels. `placed`:
+    exits that were placed by time now.
     """
 
     network: EarlyExitNetwork
@@ -89,6 +92,7 @@ class JobNetwork(NamedTuple):
     example: Inputs
     settings: Settings
     class_names: tuple[str, ...]
+    placed: PlacedExits | None = None
 
     def with_class_weights(self, weights: tuple[float, ...]) -> JobNetwork:
         """Return it with what each class's losses are multiplied by, () for 1."""
@@ -98,7 +102,7 @@ class JobNetwork(NamedTuple):
         return self._replace(settings=replace(self.settings, recipe=recipe))
 
 
-def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> JobNetwork:
+def make_network(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> JobNetwork:
     """Make the network with its exits. Of the data, only kind, shape and classes are needed."""
     if source.kind == "text":
         sizing = preparation.text_preparation(job.model)
@@ -123,11 +127,15 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
             f"{job.model} has no trained classifier, so that there is nothing to learn from without labels: give a "
             "trained classifier, or labels"
         )
-    network = attach(
-        preparation.to_channels_last(built.model, sizing), example, exits,
-        n_classes=n_classes, new_classifier=built.new_classifier, masks=job.masks, seed=job.seed, verbose=False,
-        **job.head,
-    )  # fmt: skip
+    model, placed = preparation.to_channels_last(built.model, sizing), None
+    exits, head = job.exits, dict(job.head)
+    options: dict[str, Any] = {
+        "n_classes": n_classes, "new_classifier": built.new_classifier, "masks": job.masks, "seed": job.seed
+    }  # fmt: skip
+    if exits == AUTO:
+        placed = exits_by_time(model, example, job.exit_batch or BATCHES, say=say, **options, **head)
+        exits, head["hidden"] = placed.names, placed.hidden
+    network = attach(model, example, cast("Any", exits), verbose=False, **options, **head)
     known, class_names = None, source.class_names or ()
     if job.brings_weights and not network.new_classifier:
         known = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
@@ -138,7 +146,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     settings = settings_for(job, network, inputs=source.kind, trained=job.brings_weights and not built.random)
     if source.kind == "image":
         preparation.check_batch_memory(sizing, settings.run_size)
-    return JobNetwork(network, sizing, example, settings, class_names)
+    return JobNetwork(network, sizing, example, settings, class_names, placed)
 
 
 def class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> tuple[float, ...]:

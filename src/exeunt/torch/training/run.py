@@ -26,6 +26,7 @@ from exeunt.torch.models.preparation import image_preparation, save_preparation,
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
 from exeunt.torch.training.job_network import JobNetwork, class_weights, library_of, make_network
+from exeunt.torch.training.placed_exits import keep_exits, with_kept_exits
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
@@ -157,7 +158,8 @@ def _run_training(
         job = _without_labels(job, source, say)
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
-    made = make_network(job, source, placed or job.exits).with_class_weights(class_weights(job, source, say))
+    job = with_kept_exits(job if placed is None else replace(job, exits=tuple(placed)), out)
+    made = make_network(job, source, say).with_class_weights(class_weights(job, source, say))
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
@@ -171,6 +173,7 @@ def _run_training(
         say(f"the heads alone learn: {job.model} must return a trained network\n")
     split = content_digest(data.plan.to_dict())
     begin_run(out, asked, {"data_fingerprint": data.plan.fingerprint, "split_digest": split})
+    keep_exits(made.placed, out, say)
     if is_first_process():
         remove_half_written(out)
         if config:
