@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt.cli.compare import _watches
 from exeunt.predicting.prediction_files import WATCHED
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
@@ -65,6 +67,33 @@ def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, en
     found = re.search(r"Drift: since about input (\d+) \(between \d+ and \d+; noticed at (\d+)\)", harder.out)
     assert 580 < int(found[1]) < 620 < int(found[2]) < 700
     assert "The guarantee of the cost no longer describes them." in harder.out
+
+
+def test_the_report_of_a_comparison_draws_the_watch_of_a_run_with_a_policy(
+    calibrated, tmp_path, monkeypatch, capsys
+):
+    options = (
+        "--splits",
+        1,
+        "--workers",
+        0,
+        "--budgets",
+        "60%",
+        "--policies",
+        "eero",
+        "--cache",
+        tmp_path / "kept",
+    )
+    page = tmp_path / "page.html"
+    assert called("compare", calibrated.path, *options, "--out", page).status == 0
+    about = f"<figcaption><b>{calibrated.path.name}</b>: 2,000 inputs watched: no drift (evidence"
+    assert about in page.read_text()
+    assert "data:image/svg+xml;base64," in page.read_text()
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    assert _watches({"run": calibrated.path, "trace": calibrated.trace("test")}, 0) == {}
+    assert re.search(
+        r"the report does not draw the watches of runs: .*exeunt\[plots\]", capsys.readouterr().out
+    )
 
 
 def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):

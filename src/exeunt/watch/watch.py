@@ -116,8 +116,13 @@ class Watch:
         parts = (slice(start, start + MOST) for start in range(0, n, MOST))
         return [alarm for part in parts for alarm in self._batch(told.only(part))]
 
-    def replay(self, inputs: ExitTrace | CascadeTrace) -> list[Alarm]:
-        """Take note of the inputs of a trace, in its order, as if the policy answered them, and return the alarms."""
+    def replay(self, inputs: ExitTrace | CascadeTrace, *, seed: int | None = None) -> list[Alarm]:
+        """Take note of the inputs of a trace, as if the policy answered them, and return the alarms.
+
+        They come in the order of the trace, or with a `seed` in a random one: files are often sorted by class.
+        """
+        if seed is not None:
+            inputs = inputs.take(np.random.default_rng(seed).permutation(inputs.n))
         policy, exits = self.policy, self.policy.route(inputs)
         trace = inputs.along(policy.cascade)
         scores = score_matrix(policy.score, policy.answer.on(trace))
