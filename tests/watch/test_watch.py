@@ -214,6 +214,18 @@ def test_plans_that_were_not_made_by_counts_are_watched_by_the_first_exits_score
     assert watch.update(rng.integers(0, 2, 300), None, np.full(300, 0.9), rng.random(300)) != []
 
 
+@pytest.mark.parametrize("make", [ex.auto, ex.stopping, ex.learned_correctness])
+@pytest.mark.parametrize("score", [None, "entropy"])
+def test_a_single_exit_is_watched_by_its_confidence_where_the_policy_learns_no_score(
+    make_logit_trace, make, score
+):
+    policy = make(*make_logit_trace(n=600, m=1).split()[:2], budget="100%", score=score)
+    logits = 0.5 * np.random.default_rng(0).normal(size=(1000, 1, 5))  # of no class
+    inputs, watch = ex.ExitTrace.from_logits(logits, cost=policy.cost), Watch(policy)
+    assert watch.replay(inputs)
+    assert "exits are less sure" in str(watch.alarm)
+
+
 def test_certified_losses_divide_the_run_length_by_the_plans_that_were_tested(make_logit_trace):
     fit, calibrate, _ = make_logit_trace(3000, 3).split()
     policy = ex.cheapest(fit, calibrate, max_loss=0.1, points=4)
