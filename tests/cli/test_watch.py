@@ -146,7 +146,7 @@ def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
         (
             {"exit": [7], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
             (),
-            "at an exit where this policy answers none",
+            "has an answer at exit 7, where the policy of",
         ),
         (
             {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
@@ -168,6 +168,20 @@ def test_files_that_are_missing_or_no_predictions_are_named(calibrated, tmp_path
     done = called("watch", calibrated.path, tmp_path / "text.parquet")
     assert done.status == 2
     assert "as predictions" in done.err
+    (tmp_path / "parts").mkdir()
+    assert "holds no parts of predictions" in called("watch", calibrated.path, tmp_path / "parts").err
+
+
+def test_options_of_the_state_are_refused_where_they_would_do_nothing(calibrated, tmp_path):
+    file, state = written(predictions(calibrated, slice(100)), tmp_path / "some.parquet"), tmp_path / "state"
+    assert "--restart takes back an alarm" in called("watch", calibrated.path, file, "--restart").err
+    done = called("watch", calibrated.path, file, "--state", tmp_path / "none" / "state")
+    assert "does not exist, create it first" in done.err
+    assert not done.out
+    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
+    done = called("watch", calibrated.path, file, "--state", state, "--run-length", 1000)
+    assert "has a run length of 500: leave out --run-length" in done.err
+    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
 
 
 def test_inputs_in_groups_need_their_column(run, tmp_path):

@@ -211,7 +211,8 @@ def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_pa
         InputError, match="--on-drift must be one of tell, quota, reference, recalibrate, got 'stop'"
     ):
         Settings(run=tmp_path, on_drift="stop")
-    by_groups = replace(policies["60%"], n_groups=3)
-    RESPONSES["reference"].check(by_groups)
+    RESPONSES["reference"].check(planned := replace(policies["60%"], distribution=None))
     with pytest.raises(InputError, match="was not planned by counts"):
-        RESPONSES["recalibrate"].check(by_groups)
+        RESPONSES["recalibrate"].check(planned)
+    with pytest.raises(InputError, match="nothing would follow a drift: this policy is not watched"):
+        RESPONSES["quota"].check(replace(policies["60%"], n_groups=3))

@@ -248,6 +248,10 @@ def test_after_an_alarm_there_is_no_other_until_a_restart(policy):
     watch.restart()
     assert watch.alarm is None
     assert watch.evidence == 0
+    watch.update(*answered(policy, rng.random((64, 3))))
+    assert (
+        max(watch.curve.peaks) < watch.threshold
+    )  # what is drawn, and the highest evidence, are those since
     told = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
     assert len(watch.update(*told)) == 1
 
@@ -291,8 +295,9 @@ def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
         (([0, 1], [0.5]), r"scores must have shape \(2,\), got \(1,\)"),
         (([0, 1], [0.5, 0.5]), r"those at exit 0 \(first_scores=\), or neither"),
         (([0, 1], None, [0.5, 0.5]), r"give the scores at the exits that answered \(scores=\)"),
-        (([0, 3], None), "at an exit where this policy answers none"),
-        (([0, -1], None), "at an exit where this policy answers none"),
+        (([0, 3], None), "answered at exit 3, and this policy answers at 0, 1, 2"),
+        (([0, -1], None), "answered at exit -1, and this policy answers at 0, 1, 2"),
+        (([0], ["low"], [0.5]), "scores must be numbers"),
         (([0, 1.5], None), "exits must be whole numbers"),
         (([[0]], None), "dimension"),
     ],
@@ -321,6 +326,10 @@ def test_what_cannot_be_watched_is_refused(policy):
         Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9], [0.9])
     by_row = ex.eero(fit, calibrate, budget=2.0, ties="row")
     assert Watch(by_row).update([0], [0.9], [0.9]) == []
+    with pytest.raises(InputError, match="a watch is of one policy, got str"):
+        Watch("policy.json")
+    with pytest.raises(InputError, match=r"replay takes recorded outputs .* got ndarray"):
+        watch.replay(rng.random((5, 3)))
     body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
     with pytest.raises(InputError, match="keeps nothing to watch by"):
         Watch(ex.Policy.from_dict(body))

@@ -19,7 +19,7 @@ from exeunt.policy.state import Decision, PolicyState
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.quota import Quota, QuotaPolicy
-from exeunt.serve.watching import ServedWatches
+from exeunt.serve.watching import ServedWatches, is_watched
 from exeunt.trace.cascade_step import is_tree
 
 _log = logging.getLogger("exeunt.serve")
@@ -66,7 +66,12 @@ class Reference(Tell):
 
     @classmethod
     def check(cls, policy: Policy) -> None:
-        """Raise InputError for a router."""
+        """Raise InputError for a router, and for a policy without a watch, which raises no alarm."""
+        if not is_watched(policy):
+            raise InputError(
+                "nothing would follow a drift: this policy is not watched, as none is whose calibration data come in "
+                "groups, which requests do not name; serve it with --on-drift tell"
+            )
         if is_tree(policy.cascade):
             raise InputError(
                 "after a drift another policy can answer where exits come in a row, and this is a router: serve it "
