@@ -126,6 +126,17 @@ def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarant
     assert Alarm.from_dict(one.to_dict()) == one
 
 
+@pytest.mark.parametrize(("worse", "expected"), [(0, "35.0%"), (1, "61.5%")])
+def test_the_exit_at_which_a_change_shows_first_is_named(worse, expected):
+    """Of a cascade it is the model that was replaced; those after it get other inputs, so their shares differ too."""
+    rng = np.random.default_rng(0)
+    policy, scores = planned(rng), rng.random((2000, 3))
+    scores[:, worse] **= 1.4
+    (alarm,) = Watch(policy).update(*answered(policy, scores))
+    assert f"It shows first at exit {worse}, which answers " in str(alarm)
+    assert f"% instead of {expected} of the inputs that come there." in str(alarm)
+
+
 def test_a_budget_that_is_kept_for_certain_is_not_void():
     rng = np.random.default_rng(0)
     policy = planned(rng, budget=3.0, delta=0.05)
