@@ -1,10 +1,12 @@
 """The watch: how often it is wrong without drift, how soon it notices six drifts, and what it costs in time.
 
     python -m experiments.watch
-    python -m experiments.watch --measure --data ../shared/data --models ../shared/models [--streams 1000]
+    python -m experiments.watch --measure all --data ../shared/data --models ../shared/models [--streams 1000]
+    python -m experiments.watch --measure null --data ../shared/data [--streams 1000]
 
-Writes the page again from the kept numbers. --measure records images and texts once, and draws streams from recorded
-traces; the same command goes on where it was interrupted. It needs the packages `river` and `scikit-learn`.
+Writes the page again from the kept numbers. `--measure all` records images and texts once, and draws streams from
+recorded traces; `null` adds streams without drift to those of the page, which must be of the same watch. The same
+command goes on where it was interrupted. Drift needs the packages `river` and `scikit-learn`.
 """
 
 from __future__ import annotations
@@ -46,46 +48,51 @@ from experiments.watched_streams import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-PAGE = RESULTS / "watch.md"
+PAGE, KEPT = RESULTS / "watch.md", Path("runs/watch.jsonl")
+GROUPED = ("resnet20-cifar10-joint", "banking77-tuned")
 
 
 def measure(data: Path, models: Path, streams: int) -> dict[str, Any]:
-    kept = Measurements(Path("runs/watch.jsonl"))
+    kept = Measurements(KEPT)
     sources = all_sources(data, models, Path("runs/watched"))
     found = {
-        (name, strength): kept.of("delay", name, strength, measure=partial(delays, source, strength))
+        f"{name}, {strength}": medians(
+            kept.of("delay", name, strength, measure=partial(delays, source, strength))
+        )
         for name, source in sources.items()
         for strength in STRENGTHS
     }
-    parts = recorded(data)
-    made = {name: (fit, Pool(pool)) for name, (fit, pool) in parts.items()}
-    for seed in range(
-        streams // BATCH
-    ):  # all traces in turn, so that an interrupted measurement has some of each
-        for name, (fit, pool) in made.items():
-            for repetition in REPETITION:
-                kept.of(
-                    "null",
-                    name,
-                    repetition,
-                    seed,
-                    measure=partial(without_drift, fit, pool, repetition, seed),
-                )
-        name = "resnet20-cifar10-joint"
-        kept.of("null", name, "groups", seed, measure=partial(of_groups, *parts[name], seed))
-    streams_of: dict[str, list[list[float]]] = {}
-    for (kind, *about), rows in kept.known.items():
-        if kind == "null":
-            streams_of.setdefault(", ".join(about[:2]), []).extend(rows)
-    null = {name: summary(rows) for name, rows in streams_of.items()}
     return {
-        "null": null,
-        "delays": {f"{name}, {strength}": medians(one) for (name, strength), one in found.items()},
+        "null": measure_null(data, streams, {}),
+        "delays": found,
         "power": kept.of("power", measure=power),
         "seconds": kept.of("seconds", measure=seconds),
     }
+
+
+def measure_null(data: Path, streams: int, before: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Draw streams without drift, as many in all as `streams`, and return summaries of them and those `before`.
+
+    All traces in turn, so that an interrupted measurement has some of each.
+    """
+    kept, parts = Measurements(KEPT), recorded(data)
+    made = {name: (fit, Pool(pool)) for name, (fit, pool) in parts.items()}
+    drawn: dict[str, list[list[float]]] = {}
+
+    def of(name: str, kind: str, seed: int, measure: Callable[[], Any]) -> None:
+        about = f"{name}, {kind}"
+        if seed * BATCH >= before.get(about, {}).get("streams", 0):
+            drawn.setdefault(about, []).extend(kept.of("null", name, kind, seed, measure=measure))
+
+    for seed in range(streams // BATCH):
+        for name, (fit, pool) in made.items():
+            for repetition in REPETITION:
+                of(name, repetition, seed, partial(without_drift, fit, pool, repetition, seed))
+        for name in GROUPED:
+            of(name, "groups", seed, partial(of_groups, *parts[name], seed))
+    return before | {name: pooled(before.get(name), summary(rows)) for name, rows in drawn.items()}
 
 
 def summary(streams: list[list[float]]) -> dict[str, float]:
@@ -95,6 +102,19 @@ def summary(streams: list[list[float]]) -> dict[str, float]:
         "error": float(np.minimum(at, LONGEST).std() / len(at) ** 0.5),
         "within_half": float(np.mean(at <= LENGTH / 2)), "at_longer": float(np.mean(peaks >= LONGER)),
     }  # fmt: skip
+
+
+def pooled(before: dict[str, float] | None, after: dict[str, float]) -> dict[str, float]:
+    """Return the summary of the streams of two summaries."""
+    if before is None:
+        return after
+    n = np.array([before["streams"], after["streams"]])
+    found = {name: float(np.average([before[name], after[name]], weights=n)) for name in after}
+    apart = np.average(
+        [(one["restricted_mean"] - found["restricted_mean"]) ** 2 for one in (before, after)], weights=n
+    )
+    variance = np.average(n * [before["error"] ** 2, after["error"] ** 2], weights=n) + apart
+    return found | {"streams": int(n.sum()), "error": float((variance / n.sum()) ** 0.5)}
 
 
 def medians(found: dict[str, list[float | None]]) -> dict[str, Any]:
@@ -195,12 +215,17 @@ def listed(values: Sequence[float]) -> str:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--measure", action="store_true")
+    arguments.add_argument("--measure", choices=("all", "null"))
     arguments.add_argument("--data", type=Path)
     arguments.add_argument("--models", type=Path)
     arguments.add_argument("--streams", type=int, default=1000)
     given = arguments.parse_args()
-    found = measure(given.data, given.models, given.streams) if given.measure else kept_numbers(PAGE)
+    if given.measure == "all":
+        found = measure(given.data, given.models, given.streams)
+    else:
+        found = kept_numbers(PAGE)
+        if given.measure == "null":
+            found["null"] = measure_null(given.data, given.streams, found["null"])
     write_page(PAGE, page(found), found)
 
 

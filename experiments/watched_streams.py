@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 N, LENGTH, LONGER = 1000, 1e4, 1e5
 """Calibration inputs, and the run lengths."""
-NULL_INPUTS, LONGEST = 20_000, 100_000
-"""Inputs of a stream without drift: at least, and at most if there is no alarm."""
+NULL_INPUTS, LONGEST, STEP = 20_000, 100_000, 4000
+"""Inputs of a stream without drift: until it is known whether there is evidence of `LONGER`, at most if there is no
+alarm, and drawn at a time."""
 CLEAN, MOST, DELAYS = 500, 6000, 60
 """Inputs before a drift and after it; streams per drift."""
 REPETITION = ("none", "Zipf")
@@ -83,11 +84,16 @@ def budget_of(trace: ex.ExitTrace) -> float:
 
 
 def alarmed(watch: ex.Watch, given: Callable[[int], tuple[np.ndarray, ...]]) -> list[float]:
-    """Return the input of the alarm, `LONGEST` + 1 for none up to there, and the highest evidence of `NULL_INPUTS`."""
-    watch.update(*given(NULL_INPUTS))
-    peak = max(watch.curve.peaks)
+    """Return the input of the alarm, `LONGEST` + 1 for none up to there, and the highest evidence of `NULL_INPUTS`.
+
+    Once both are known to be over, the rest of the stream is not drawn: evidence of `LONGER` may have grown further.
+    """
+    peak = 0.0
+    while watch.n < NULL_INPUTS and peak < LONGER:
+        watch.update(*given(STEP))
+        peak = max(watch.curve.peaks)
     while watch.alarm is None and watch.n < LONGEST:
-        watch.update(*given(NULL_INPUTS))
+        watch.update(*given(STEP))
     return [LONGEST + 1 if watch.alarm is None else watch.alarm.at, peak]
 
 

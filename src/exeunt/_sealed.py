@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exeunt._files import read_json, write_json
-from exeunt.errors import ArtefactError
+from exeunt.errors import ArtefactError, InputError
 
 T = TypeVar("T")
 
@@ -81,5 +81,7 @@ def read_sealed(
     check_digest(path, document, body, remedy=remedy)
     try:
         return build(body)
+    except InputError as error:
+        raise ArtefactError(f"{path} cannot be read as a {kind}: {error}; {remedy}") from error
     except (TypeError, ValueError, LookupError) as error:
         raise ArtefactError(f"{path} cannot be read as a {kind} ({error!r}); {remedy}") from error

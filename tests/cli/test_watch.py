@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt.cli.compare import _watches
 from exeunt.predicting.prediction_files import WATCHED
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
@@ -67,6 +69,33 @@ def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, en
     assert "The guarantee of the cost no longer describes them." in harder.out
 
 
+def test_the_report_of_a_comparison_draws_the_watch_of_a_run_with_a_policy(
+    calibrated, tmp_path, monkeypatch, capsys
+):
+    options = (
+        "--splits",
+        1,
+        "--workers",
+        0,
+        "--budgets",
+        "60%",
+        "--policies",
+        "eero",
+        "--cache",
+        tmp_path / "kept",
+    )
+    page = tmp_path / "page.html"
+    assert called("compare", calibrated.path, *options, "--out", page).status == 0
+    about = f"<figcaption><b>{calibrated.path.name}</b>: 2,000 inputs watched: no drift (evidence"
+    assert about in page.read_text()
+    assert "data:image/svg+xml;base64," in page.read_text()
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    assert _watches({"run": calibrated.path, "trace": calibrated.trace("test")}, 0) == {}
+    assert re.search(
+        r"the report does not draw the watches of runs: .*exeunt\[plots\]", capsys.readouterr().out
+    )
+
+
 def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):
     file = written(predictions(calibrated), tmp_path / "same.parquet")
     done = called("watch", calibrated.path, file, "--figure", tmp_path / "watch")
@@ -117,7 +146,7 @@ def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
         (
             {"exit": [7], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
             (),
-            "at an exit where this policy answers none",
+            "has an answer at exit 7, where the policy of",
         ),
         (
             {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
@@ -139,6 +168,20 @@ def test_files_that_are_missing_or_no_predictions_are_named(calibrated, tmp_path
     done = called("watch", calibrated.path, tmp_path / "text.parquet")
     assert done.status == 2
     assert "as predictions" in done.err
+    (tmp_path / "parts").mkdir()
+    assert "holds no parts of predictions" in called("watch", calibrated.path, tmp_path / "parts").err
+
+
+def test_options_of_the_state_are_refused_where_they_would_do_nothing(calibrated, tmp_path):
+    file, state = written(predictions(calibrated, slice(100)), tmp_path / "some.parquet"), tmp_path / "state"
+    assert "--restart takes back an alarm" in called("watch", calibrated.path, file, "--restart").err
+    done = called("watch", calibrated.path, file, "--state", tmp_path / "none" / "state")
+    assert "does not exist, create it first" in done.err
+    assert not done.out
+    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
+    done = called("watch", calibrated.path, file, "--state", state, "--run-length", 1000)
+    assert "has a run length of 500: leave out --run-length" in done.err
+    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
 
 
 def test_inputs_in_groups_need_their_column(run, tmp_path):

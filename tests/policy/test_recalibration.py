@@ -85,5 +85,7 @@ def test_policies_of_other_plans_and_other_exits_are_refused(policy):
         ex.recalibrate(marginal, calibrate)
     with pytest.raises(InputError, match="at least one input, got 0 inputs"):
         ex.recalibrate(policy, calibrate.take(slice(0)))
+    with pytest.raises(InputError, match=r"takes a policy and recorded outputs .* got Policy and str"):
+        ex.recalibrate(policy, "latest")
     with pytest.raises(InputError, match="delta must lie in"):
         ex.recalibrate(policy, calibrate, delta=2.0)

@@ -1,4 +1,4 @@
-"""What a server does after an alarm: the last exit answers, and the policy is calibrated again on what it records."""
+"""What a server does after an alarm: shares are kept, the last exit answers, or it is calibrated again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from exeunt.live.live_cascade import LiveCascade
 from exeunt.serve import after_drift
 from exeunt.serve.after_drift import RESPONSES, at_last_exit
 from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.quota import Quota
 from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
 from exeunt.trace.derived import score_matrix
@@ -76,6 +77,41 @@ def test_the_last_exit_answers_and_the_watch_rests(policies):
     assert served.watches._watches["60%"].n == 50
     assert "The last exit answers now" in served.response.notes["60%"]
     assert at_last_exit(policies["60%"]).certificate is None
+
+
+def test_by_quota_the_cost_stays_within_the_budget_that_harder_inputs_exceed(policies):
+    served, policy, pixels = Served(policies, "quota"), policies["60%"], harder(1000)
+    assert served.answer(pixels).cost.mean() > 1.05 * policy.budget
+    served.follow()
+    served.alarmed()
+    parts = [*np.split(pixels[:50], 50), *np.split(pixels[50:], 19)]  # single rows, and calls of many
+    costs = [served.answer(part).cost for part in parts]
+    planned = float(policy.planned_shares @ policy.cost.cumulative)
+    answered = np.cumsum([len(one) for one in costs])
+    assert (np.cumsum([one.sum() for one in costs]) <= planned * answered * (1 + 1e-9)).all()
+    assert 0.95 * planned <= np.concatenate(costs).mean() <= planned <= policy.budget
+    assert "Each exit answers its planned share of the rows now" in served.response.notes["60%"]
+    served.follow()
+    assert served.watches._watches["60%"].n == 1000
+
+
+def test_by_quota_the_surest_leave_and_rows_without_a_score_go_on():
+    rng, quota = np.random.default_rng(0), Quota(np.array([0.3, 0.0, 0.7]))
+    left, stayed = 0, []
+    for n in rng.integers(1, 20, 200):
+        scores = np.append(rng.normal(size=n), [np.nan, -np.inf])
+        leave = quota.leave(0, scores, rng.random(n + 2))
+        assert not leave[-2:].any()
+        assert not leave.any() or scores[leave].min() >= scores[:-2][~leave[:-2]].max(initial=-np.inf)
+        left += leave.sum()
+        stayed.append(scores[:-2][~leave[:-2]])
+        assert not quota.leave(1, stayed[-1], stayed[-1]).any()
+        assert quota.leave(2, stayed[-1], stayed[-1]).all()
+    n = left + len(np.concatenate(stayed))
+    assert 0.3 * n <= left <= 0.3 * n + 17
+    assert (
+        np.concatenate(stayed) < 0.5
+    ).mean() > 0.9  # of single rows too, those that are surer than others lately
 
 
 def test_what_is_recorded_gives_the_policy_that_recalibrate_gives(policies):
@@ -172,10 +208,11 @@ def latest(client):
 
 def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_path):
     with pytest.raises(
-        InputError, match="--on-drift must be one of tell, reference, recalibrate, got 'stop'"
+        InputError, match="--on-drift must be one of tell, quota, reference, recalibrate, got 'stop'"
     ):
         Settings(run=tmp_path, on_drift="stop")
-    by_groups = replace(policies["60%"], n_groups=3)
-    RESPONSES["reference"].check(by_groups)
+    RESPONSES["reference"].check(planned := replace(policies["60%"], distribution=None))
     with pytest.raises(InputError, match="was not planned by counts"):
-        RESPONSES["recalibrate"].check(by_groups)
+        RESPONSES["recalibrate"].check(planned)
+    with pytest.raises(InputError, match="nothing would follow a drift: this policy is not watched"):
+        RESPONSES["quota"].check(replace(policies["60%"], n_groups=3))

@@ -126,6 +126,17 @@ def test_an_alarm_says_since_when_which_exits_what_it_costs_and_that_the_guarant
     assert Alarm.from_dict(one.to_dict()) == one
 
 
+@pytest.mark.parametrize(("worse", "expected"), [(0, "35.0%"), (1, "61.5%")])
+def test_the_exit_at_which_a_change_shows_first_is_named(worse, expected):
+    """Of a cascade it is the model that was replaced; those after it get other inputs, so their shares differ too."""
+    rng = np.random.default_rng(0)
+    policy, scores = planned(rng), rng.random((2000, 3))
+    scores[:, worse] **= 1.4
+    (alarm,) = Watch(policy).update(*answered(policy, scores))
+    assert f"It shows first at exit {worse}, which answers " in str(alarm)
+    assert f"% instead of {expected} of the inputs that come there." in str(alarm)
+
+
 def test_a_budget_that_is_kept_for_certain_is_not_void():
     rng = np.random.default_rng(0)
     policy = planned(rng, budget=3.0, delta=0.05)
@@ -214,6 +225,18 @@ def test_plans_that_were_not_made_by_counts_are_watched_by_the_first_exits_score
     assert watch.update(rng.integers(0, 2, 300), None, np.full(300, 0.9), rng.random(300)) != []
 
 
+@pytest.mark.parametrize("make", [ex.auto, ex.stopping, ex.learned_correctness])
+@pytest.mark.parametrize("score", [None, "entropy"])
+def test_a_single_exit_is_watched_by_its_confidence_where_the_policy_learns_no_score(
+    make_logit_trace, make, score
+):
+    policy = make(*make_logit_trace(n=600, m=1).split()[:2], budget="100%", score=score)
+    logits = 0.5 * np.random.default_rng(0).normal(size=(1000, 1, 5))  # of no class
+    inputs, watch = ex.ExitTrace.from_logits(logits, cost=policy.cost), Watch(policy)
+    assert watch.replay(inputs)
+    assert "exits are less sure" in str(watch.alarm)
+
+
 def test_certified_losses_divide_the_run_length_by_the_plans_that_were_tested(make_logit_trace):
     fit, calibrate, _ = make_logit_trace(3000, 3).split()
     policy = ex.cheapest(fit, calibrate, max_loss=0.1, points=4)
@@ -236,6 +259,10 @@ def test_after_an_alarm_there_is_no_other_until_a_restart(policy):
     watch.restart()
     assert watch.alarm is None
     assert watch.evidence == 0
+    watch.update(*answered(policy, rng.random((64, 3))))
+    assert (
+        max(watch.curve.peaks) < watch.threshold
+    )  # what is drawn, and the highest evidence, are those since
     told = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
     assert len(watch.update(*told)) == 1
 
@@ -279,8 +306,9 @@ def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
         (([0, 1], [0.5]), r"scores must have shape \(2,\), got \(1,\)"),
         (([0, 1], [0.5, 0.5]), r"those at exit 0 \(first_scores=\), or neither"),
         (([0, 1], None, [0.5, 0.5]), r"give the scores at the exits that answered \(scores=\)"),
-        (([0, 3], None), "at an exit where this policy answers none"),
-        (([0, -1], None), "at an exit where this policy answers none"),
+        (([0, 3], None), "answered at exit 3, and this policy answers at 0, 1, 2"),
+        (([0, -1], None), "answered at exit -1, and this policy answers at 0, 1, 2"),
+        (([0], ["low"], [0.5]), "scores must be numbers"),
         (([0, 1.5], None), "exits must be whole numbers"),
         (([[0]], None), "dimension"),
     ],
@@ -309,6 +337,10 @@ def test_what_cannot_be_watched_is_refused(policy):
         Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9], [0.9])
     by_row = ex.eero(fit, calibrate, budget=2.0, ties="row")
     assert Watch(by_row).update([0], [0.9], [0.9]) == []
+    with pytest.raises(InputError, match="a watch is of one policy, got str"):
+        Watch("policy.json")
+    with pytest.raises(InputError, match=r"replay takes recorded outputs .* got ndarray"):
+        watch.replay(rng.random((5, 3)))
     body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
     with pytest.raises(InputError, match="keeps nothing to watch by"):
         Watch(ex.Policy.from_dict(body))

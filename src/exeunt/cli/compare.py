@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +15,11 @@ from exeunt._text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
-from exeunt.errors import InputError
+from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
     from exeunt.comparison.compare import Measure
+    from exeunt.comparison.report import DrawnWatch
 
 _CACHE = ".exeunt-cache"
 
@@ -87,10 +89,36 @@ def compare(
         )  # fmt: skip
     comparison = replace(comparison, command=this_command())
     if out is not None:
-        write = comparison.report if out.suffix == ".html" else comparison.save
-        write(out)
+        if out.suffix == ".html":
+            comparison.report(out, watches=_watches(found, options.seed))
+        else:
+            comparison.save(out)
     written = [] if out is None else [f"written to {out}"]
     echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
+
+
+def _watches(found: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
+    """Return what the watches of runs find in their test parts, by name, where a policy can be watched."""
+    from exeunt.comparison.report import DrawnWatch
+    from exeunt.plots import draw_watch, svg_of
+    from exeunt.predicting.watching import watched_text
+    from exeunt.run.folder import RunFolder
+    from exeunt.watch import Watch
+
+    drawn: dict[str, DrawnWatch] = {}
+    for name, path in found.items():
+        run = RunFolder.open(path) if isinstance(path, Path) and path.is_dir() else None
+        if run is None or not run.has_policy or run.policy.watched is None:
+            continue
+        watch = Watch(run.policy)
+        watch.replay(run.replayed(run.policy, "test"), seed=seed)
+        text = watched_text(watch, 0).replace("\n", ": ")
+        try:
+            drawn[name] = DrawnWatch(text, svg_of(draw_watch(watch, width_in=5.2)))
+        except MissingExtra as error:
+            echo(f"the report does not draw the watches of runs: {error}")
+            break
+    return drawn
 
 
 def _measuring(cluster: Cluster) -> AbstractContextManager[Measure | None]:

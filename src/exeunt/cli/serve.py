@@ -38,8 +38,9 @@ class _Plain:
     )
     max_spend_per_key: str | None = _budget("The same for each API key.")
     on_drift: str = option(
-        "What follows once inputs have drifted: tell only warns; reference lets the last exit answer; recalibrate does "
-        "so until 1,000 inputs are recorded there, and calibrates the policy again on them.",
+        "What follows once inputs have drifted: tell only warns; quota lets each exit answer its planned share, which "
+        "keeps the budget; reference lets the last exit answer; recalibrate does so until 1,000 inputs are recorded "
+        "there, and calibrates the policy again on them.",
         default="tell",
     )
     max_chars: int = _limit("Longest text, in characters.", default=100_000, min=1)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt._text import echo
 from exeunt.cli.options import RunPath, option, with_groups
 
+if TYPE_CHECKING:
+    from exeunt.policy import Policy
+    from exeunt.watch import Watch
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    run_length: float = option(
-        "Inputs until an alarm without drift, on average at least this many.", default=1e5, min=10
+    run_length: float | None = option(
+        "Inputs until an alarm without drift, on average at least this many. Default: 100,000, or that of --state.",
+        min=10,
     )
     group_column: str | None = option(
         "Column that names the group of each row, where the calibration data come in groups; exeunt predict writes it "
@@ -51,7 +56,6 @@ def watch(
     from exeunt.errors import InputError
     from exeunt.predicting.watching import watch_file, watched_text
     from exeunt.run.folder import RunFolder
-    from exeunt.watch import Watch
 
     run = RunFolder.open(path)
     if not predictions.exists():
@@ -60,14 +64,10 @@ def watch(
             f"{predictions}`"
         )
     for out in filter(None, (options.state, options.figure)):
+        if not out.parent.is_dir():
+            raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
         check_writable(out.parent, f"cannot write {out}")
-    state = options.state
-    if state is not None and state.exists():
-        found = Watch.load(state, run.policy)
-        if options.restart:
-            found.restart()
-    else:
-        found = Watch(run.policy, run_length=options.run_length)
+    found = _begun_or_kept(run.policy, options)
     left_out = watch_file(run, found, predictions, options.group_column)
     echo(watched_text(found, left_out))
     if options.figure is not None:
@@ -75,6 +75,29 @@ def watch(
 
         for file in save_figure(draw_watch(found), options.figure):
             echo(f"written to {file}")
-    if state is not None:
-        found.save(state)
-        echo(f"written to {state}")
+    if options.state is not None:
+        found.save(options.state)
+        echo(f"written to {options.state}")
+
+
+def _begun_or_kept(policy: Policy, options: _Options) -> Watch:
+    """Return the watch that the state holds, or if there is none a new one."""
+    from exeunt.errors import InputError
+    from exeunt.watch import Watch
+
+    state, length = options.state, options.run_length
+    if state is None or not state.exists():
+        if options.restart:
+            raise InputError(
+                "--restart takes back an alarm that stands: name the file of the watch with --state"
+            )
+        return Watch(policy, run_length=1e5 if length is None else length)
+    found = Watch.load(state, policy)
+    if length not in (None, found.run_length):
+        raise InputError(
+            f"the watch in {state} has a run length of {found.run_length:,.0f}: leave out --run-length, or begin "
+            "another watch in another file"
+        )
+    if options.restart:
+        found.restart()
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._version import __version__
-from exeunt.comparison.report import write_report
+from exeunt.comparison.report import DrawnWatch, write_report
 from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.comparison.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.comparison.summary import overall_text, summary
@@ -87,10 +88,15 @@ class Comparison:
         """Return the rows as a `pandas.DataFrame` (needs the extra `pandas`)."""
         return require("pandas", extra="pandas").DataFrame(self.rows())
 
-    def report(self, path: str | Path, *, command: str | None = None) -> None:
-        """Write the report: one HTML file that needs nothing else. `command`: shown as the command that made it."""
+    def report(
+        self, path: str | Path, *, command: str | None = None, watches: Mapping[str, DrawnWatch] | None = None
+    ) -> None:
+        """Write the report: one HTML file that needs nothing else. `command`: shown as the command that made it.
+
+        `watches`: by the name of a run, what the watch of its policy found in its test part.
+        """
         shown = self if command is None else replace(self, command=command)
-        write_report(shown.to_dict(), path)
+        write_report(shown.to_dict(), path, watches=watches or {})
 
     def save(self, path: str | Path) -> None:
         """Write the comparison as JSON, atomically: the statistics to read, and every split to load again."""

@@ -9,7 +9,7 @@ Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 from exeunt.plots.curves import accuracy_against_budget, cost_against_budget
 from exeunt.plots.drift import draw_watch
 from exeunt.plots.evaluation import draw_evaluation, rates_and_shares, risk_per_exit
-from exeunt.plots.style import save_figure
+from exeunt.plots.style import save_figure, svg_of
 
 __all__ = [
     "accuracy_against_budget",
@@ -19,4 +19,5 @@ __all__ = [
     "rates_and_shares",
     "risk_per_exit",
     "save_figure",
+    "svg_of",
 ]

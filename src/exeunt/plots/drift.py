@@ -18,11 +18,14 @@ _LEAST = 0.1
 """Less evidence is drawn as this, since a logarithmic axis has no 0."""
 
 
-def draw_watch(watch: Watch) -> Figure:
-    """Draw the evidence over time, with the alarm if there is one, and the shares of the exits against the plan."""
+def draw_watch(watch: Watch, *, width_in: float = 7.4) -> Figure:
+    """Draw the evidence over time, with the alarm if there is one, and the shares of the exits against the plan.
+
+    Legends stand beside the data, or below them in a figure of less than six inches.
+    """
     with style.styled():
         figure: Figure = require("matplotlib.figure", extra="plots").Figure(
-            figsize=(7.4, 5.2), layout="constrained"
+            figsize=(width_in, 5.2), layout="constrained"
         )
         above, below = figure.subplots(2, 1, height_ratios=[3, 2])
         _draw_evidence(watch, above)

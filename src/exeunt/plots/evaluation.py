@@ -66,7 +66,9 @@ def draw_evaluation(
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: rates_and_shares(policy, result))
     if policy.watched is not None:
-        draw("watch", lambda: draw_watch(_watched(policy, test, seed)))
+        watch = Watch(policy)
+        watch.replay(test, seed=seed)
+        draw("watch", lambda: draw_watch(watch))
     if test.has_loss:
         draw("risk_per_exit", lambda: risk_per_exit(test))
     whole = concatenate([fit, calibrate, test])
@@ -80,13 +82,6 @@ def draw_evaluation(
     draw("accuracy_against_budget", lambda: accuracy_against_budget(found, whole, results=[result]))
     draw("cost_against_budget", lambda: cost_against_budget(found))
     return written
-
-
-def _watched(policy: Policy, test: ExitTrace, seed: int) -> Watch:
-    """Return a watch that was told of test inputs in a random order, since files are often sorted by class."""
-    watch = Watch(policy)
-    watch.replay(test.take(np.random.default_rng(seed).permutation(test.n)))
-    return watch
 
 
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:

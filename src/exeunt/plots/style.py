@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,14 @@ def label_exits(ax: Axes, n_exits: int) -> None:
     ax.set_xlim(-0.6, n_exits - 0.4)
     ax.set_xlabel(f"exit (0 = first, {n_exits - 1} = last)")
     ax.grid(visible=False, axis="x")
+
+
+def svg_of(drawn: Axes | Figure) -> str:
+    """Return a figure, or that of axes, as the SVG that `save_figure` writes."""
+    written = StringIO()
+    with styled():
+        figure_of(drawn).savefig(written, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return written.getvalue()
 
 
 def save_figure(drawn: Axes | Figure, path: str | Path) -> list[Path]:

@@ -25,6 +25,7 @@ from exeunt.policy.policy import Policy
 from exeunt.policy.watched_cells import cells_of_first_exit, cells_of_plan, scored_exits
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Derived, Score
+from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.derived import alike_neighbours, as_score, cached_on_trace, score_matrix
@@ -124,9 +125,12 @@ def composed(
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)
-        ranking = learned.score or part.main
-        if learned.score is not None and not isinstance(part.main, NamedScore):
-            ranking = Derived(part.main, part.scored[1], learned.score)
+        own = learned.score
+        if isinstance(own, LearnedScore) and not len(own.intercept):
+            own = None  # one exit answers everything: nothing is ranked, but the watch looks at the confidence there
+        ranking = own or part.main
+        if own is not None and not isinstance(part.main, NamedScore):
+            ranking = Derived(part.main, part.scored[1], own)
         fields = _calibrated(learned.allocate, ranking, part, calibrate, calibration, ties, delta, slack)
         return Policy(
             name=rule.__name__,

@@ -34,6 +34,11 @@ def recalibrate(
     Raises InputError for policies that were not planned by counts (routers, marginal calibration, costs per input,
     groups), InfeasibleBudget for a budget that so few inputs cannot certify.
     """
+    if not isinstance(policy, Policy) or not isinstance(latest, ExitTrace | CascadeTrace | StoredTrace):
+        raise InputError(
+            "recalibrate takes a policy and recorded outputs (ex.ExitTrace.load, ex.StoredTrace.open), got "
+            f"{type(policy).__name__} and {type(latest).__name__}"
+        )
     check_recalibrates(policy)
     outputs = latest.along(policy.cascade)
     answer = policy.answer.on

@@ -50,6 +50,10 @@ def watch_file(run: RunFolder, watch: Watch, path: Path, group_column: str | Non
     if watch.policy.n_groups is None and group_column is not None:
         raise InputError("the calibration data does not come in groups: leave out --group-column")
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(
+            f"the folder {path} holds no parts of predictions (*.parquet), as exeunt predict writes them"
+        )
     left_out = 0
     for seen in _seen(run, watch.policy, files, group_column):
         watch.update(seen.exits, *seen.seen, groups=seen.groups, decided=seen.decided)
@@ -118,6 +122,11 @@ def _seen(
                 decided &= ~_numbers(column.is_valid() if ended is None else column.fill_null(False))
         places = _numbers(exits.fill_null(0))
         at = np.where(decided, np.append(own, -1)[np.minimum(places, len(own))], -1)
+        if len(foreign := places[decided & (at < 0)]):
+            raise InputError(
+                f"{file} has an answer at exit {foreign[0]}, where the policy of {run.path} gives none: give "
+                "predictions that were made with this policy"
+            )
         known = [one.null_count < len(one) or len(one) == 0 for one in others]
         told = (
             _numbers(one.cast("double")) if there else None for one, there in zip(others, known, strict=True)
@@ -156,7 +165,9 @@ def _read(file: AnyPath, group_column: str | None) -> Any:
                 there = pq.read_schema(opened).names
                 table = pq.read_table(opened, columns=[name for name in names if name in there])
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {file} as predictions: {one_line(error)}") from error
+        raise InputError(
+            f"cannot read {file} as predictions (.parquet, .csv or .jsonl): {one_line(error)}"
+        ) from error
     needed = [*_NEEDED, *([] if group_column is None else [group_column])]
     if missing := [name for name in needed if name not in table.column_names]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a server does once inputs have drifted: tell; ask the last exit; or record there, and calibrate again."""
+"""What a server does once inputs have drifted: tell; keep the shares of exits; ask the last exit; calibrate again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from exeunt.policy.recalibration import check_recalibrates, recalibrate_on_score
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.live_engine import LiveEngine
-from exeunt.serve.watching import ServedWatches
+from exeunt.serve.quota import Quota, QuotaPolicy
+from exeunt.serve.watching import ServedWatches, is_watched
 from exeunt.trace.cascade_step import is_tree
 
 _log = logging.getLogger("exeunt.serve")
@@ -65,19 +66,40 @@ class Reference(Tell):
 
     @classmethod
     def check(cls, policy: Policy) -> None:
-        """Raise InputError for a router."""
+        """Raise InputError for a router, and for a policy without a watch, which raises no alarm."""
+        if not is_watched(policy):
+            raise InputError(
+                "nothing would follow a drift: this policy is not watched, as none is whose calibration data come in "
+                "groups, which requests do not name; serve it with --on-drift tell"
+            )
         if is_tree(policy.cascade):
             raise InputError(
-                "after a drift the last exit can answer all inputs where exits come in a row, and this is a router: "
-                "serve it with --on-drift tell"
+                "after a drift another policy can answer where exits come in a row, and this is a router: serve it "
+                "with --on-drift tell"
             )
 
     async def alarmed(self, name: str) -> None:
-        """Let the last exit answer."""
+        """Let the other policy answer."""
         self._watches.rest(name)
-        await self._put(name, at_last_exit(self._policies[name]))
-        self.notes[name] = "The last exit answers now, until the run is loaded again."
-        _log.warning("the last exit answers", extra={"fields": {"policy": name}})
+        instead, now = self._instead(self._policies[name])
+        await self._put(name, instead)
+        self.notes[name] = f"{now}, until the run is loaded again."
+        _log.warning("another policy answers", extra={"fields": {"policy": name, "about": self.notes[name]}})
+
+    def _instead(self, policy: Policy) -> tuple[Policy, str]:
+        """Return what answers in place of a policy, and what that is."""
+        return at_last_exit(policy), "The last exit answers now"
+
+
+class ByQuota(Reference):
+    """Each exit answers its planned share of rows, so that the budget is kept, until the run is loaded again."""
+
+    def _instead(self, policy: Policy) -> tuple[Policy, str]:
+        most = policy.cost.show(float(policy.planned_shares @ policy.cost.cumulative))
+        now = (
+            f"Each exit answers its planned share of the rows now, the surest ones, at {most} per row or less"
+        )
+        return _changed(policy, QuotaPolicy, quota=Quota(policy.planned_shares)), now
 
 
 class Recalibrate(Reference):
@@ -130,23 +152,23 @@ class Recalibrate(Reference):
         _log.warning("calibrated again", extra={"fields": {"policy": name, "about": self.receipts[name]}})
 
 
-RESPONSES: Mapping[str, type[Tell]] = {"tell": Tell, "reference": Reference, "recalibrate": Recalibrate}
+RESPONSES: Mapping[str, type[Tell]] = {
+    "tell": Tell, "quota": ByQuota, "reference": Reference, "recalibrate": Recalibrate
+}  # fmt: skip
 
 
 def at_last_exit(policy: Policy, kind: type[Policy] = Policy, **options: Any) -> Policy:
     """Return a policy of the same exits that answers everything at the last one, and promises nothing."""
     last = np.arange(policy.n_exits) == policy.n_exits - 1
+    limits = Thresholds(*[np.where(last, ALWAYS, NEVER)] * 2)
+    return _changed(policy, kind, rates=last.astype(np.float64), limits=limits, counts=None, **options)
+
+
+def _changed(policy: Policy, kind: type[Policy], **changes: Any) -> Policy:
+    """Return a policy that differs in these fields, and promises nothing."""
     of = {one.name: getattr(policy, one.name) for one in fields(Policy)}
-    changed = {
-        "rates": last.astype(np.float64),
-        "limits": Thresholds(*[np.where(last, ALWAYS, NEVER)] * 2),
-        "counts": None,
-        "distribution": None,
-        "certificate": None,
-        "loss_certificate": None,
-        "watched": None,
-    }
-    return kind(**{**of, **changed, **options})
+    promises = dict.fromkeys(("distribution", "certificate", "loss_certificate", "watched"))
+    return kind(**{**of, **promises, **changes})
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ _EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
 _HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
 """Names, patterns of names, and addresses of IPv6."""
 _PER_CORE = 4  # threads and workers at most
-_ON_DRIFT = ("tell", "reference", "recalibrate")
+_ON_DRIFT = ("tell", "quota", "reference", "recalibrate")
 _POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
 
 
@@ -49,7 +49,8 @@ class Settings:
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
     an open server. `max_spend`, `max_spend_per_key`: what all answers, and those of each key, may cost, such as
     "100 usd" or "20 usd/day". `on_drift`: what follows once inputs have drifted: "tell" is a warning alone; with
-    "reference" the last exit answers then; "recalibrate" records inputs there, and calibrates the policy again.
+    "quota" each exit answers its planned share then, with "reference" the last exit answers; "recalibrate" records
+    inputs there, and calibrates the policy again.
     """
 
     run: Path

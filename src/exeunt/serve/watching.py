@@ -29,6 +29,11 @@ class _Request:
         self.ended, self.before = False, set[str]()
 
 
+def is_watched(policy: Policy) -> bool:
+    """Whether a policy keeps what a watch needs, and watches single rows: requests do not name groups."""
+    return policy.watched is not None and policy.n_groups is None
+
+
 class ServedWatches:
     """Tells the watch of each policy of the rows that it answered.
 
@@ -40,9 +45,7 @@ class ServedWatches:
     def __init__(
         self, policies: Mapping[str, Policy], exits: Mapping[str, Sequence[int]], *, several: bool
     ) -> None:
-        watched = {
-            name: one for name, one in policies.items() if one.watched is not None and one.n_groups is None
-        }
+        watched = {name: one for name, one in policies.items() if is_watched(one)}
         several |= len(watched) > 1
         self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
         self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
+from exeunt.trace.cascade_step import is_tree
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
@@ -98,15 +99,41 @@ def drift_alarm(
 
 
 def _how(policy: Policy, planned: Floats, shares: Floats, n: int, surer: float) -> str:
-    errors = (shares - planned) / np.sqrt(np.maximum(planned * (1 - planned), 1 / n) / n)
+    errors = _errors(shares, planned, n)
     named = [exit_ for exit_ in np.argsort(-abs(errors)).tolist() if abs(errors[exit_]) >= _NOTED]
     names = policy.exit_names if policy.cascade else [f"exit {k}" for k in range(policy.n_exits)]
     moved = [f"{shares[k]:.1%} instead of {planned[k]:.1%} at {names[k]}" for k in named]
     direction = "surer" if surer > 0 else "less sure"
     since = counted(n, "input")
     if moved:
-        return f"Exits are {direction} of them: of {since} since, {', '.join(moved)}."
+        text = f"Exits are {direction} of them: of {since} since, {', '.join(moved)}."
+        return text + ("" if is_tree(policy.cascade) else _where(names, planned, shares, n))
     return f"Of {since} since, each exit answers about its share, and exits are {direction} of them."
+
+
+def _where(names: Sequence[str], planned: Floats, shares: Floats, n: int) -> str:
+    """Return a sentence on the first exit that answers another share of the inputs that come to it, if one does.
+
+    Later exits get other inputs because of it, so their shares differ too.
+    """
+    (before, expected), (came, kept) = (
+        (there := np.cumsum(one[::-1])[::-1], np.divide(one, there, out=np.ones(len(one)), where=there > 0))
+        for one in (planned, shares)
+    )
+    changed = (before > 0) & (abs(_errors(kept, expected, np.maximum(n * came, 1))) >= _NOTED)
+    if not changed[:-1].any():
+        return ""
+    first = int(np.argmax(changed))
+    return (
+        f" It shows first at {names[first]}, which answers {kept[first]:.1%} instead of {expected[first]:.1%} of the "
+        "inputs that come there."
+    )
+
+
+def _errors(shares: Floats, planned: Floats, n: int | Floats) -> Floats:
+    """Return by how many standard errors shares of n inputs differ from those planned."""
+    found: Floats = (shares - planned) / np.sqrt(np.maximum(planned * (1 - planned), 1 / n) / n)
+    return found
 
 
 def _costs(policy: Policy, cost: float) -> str:

@@ -79,9 +79,12 @@ class ObservedInputs:
         except IndexError:
             possible = False
         if not possible:
+            own = np.flatnonzero(self._place >= 0)
+            other = found.exits[~np.isin(found.exits, own)][0]
+            answers = ", ".join(map(str, own))
             raise InputError(
-                "inputs were answered at an exit where this policy answers none: leave out those without an answer, or "
-                "decided by a deadline, a breaker or a ledger, with decided="
+                f"an input was answered at exit {other}, and this policy answers at {answers}: leave out inputs "
+                "without an answer, or decided by a deadline, a breaker or a ledger, with decided="
             )
         if tie is None and self._cells.has_copies and self._policy.ties == "content":
             raise InputError(
@@ -168,7 +171,10 @@ class ObservedInputs:
 def _numbers(values: ArrayLike | None, name: str, n: int) -> Floats | None:
     if values is None:
         return None
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers: {error}") from error
     _arrays.check_length(array, name, n)
     return array
 

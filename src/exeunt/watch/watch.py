@@ -50,6 +50,11 @@ class Watch:
     """
 
     def __init__(self, policy: Policy, *, run_length: float = 1e5, of_several: bool = False) -> None:
+        if not isinstance(policy, Policy):
+            raise InputError(
+                f"a watch is of one policy, got {type(policy).__name__}: open a file with ex.Policy.load, and make a "
+                "watch for each policy of a set"
+            )
         if policy.watched is None:
             raise InputError(
                 "this policy keeps nothing to watch by: it is a router that looks at features first, was made by an "
@@ -116,8 +121,18 @@ class Watch:
         parts = (slice(start, start + MOST) for start in range(0, n, MOST))
         return [alarm for part in parts for alarm in self._batch(told.only(part))]
 
-    def replay(self, inputs: ExitTrace | CascadeTrace) -> list[Alarm]:
-        """Take note of the inputs of a trace, in its order, as if the policy answered them, and return the alarms."""
+    def replay(self, inputs: ExitTrace | CascadeTrace, *, seed: int | None = None) -> list[Alarm]:
+        """Take note of the inputs of a trace, as if the policy answered them, and return the alarms.
+
+        They come in the order of the trace, or with a `seed` in a random one: files are often sorted by class.
+        """
+        if not isinstance(inputs, ExitTrace | CascadeTrace):
+            raise InputError(
+                f"replay takes recorded outputs (ex.ExitTrace.load), got {type(inputs).__name__}; where answers are "
+                "given one batch after another, use update"
+            )
+        if seed is not None:
+            inputs = inputs.take(np.random.default_rng(seed).permutation(inputs.n))
         policy, exits = self.policy, self.policy.route(inputs)
         trace = inputs.along(policy.cascade)
         scores = score_matrix(policy.score, policy.answer.on(trace))
@@ -147,7 +162,7 @@ class Watch:
     def restart(self) -> None:
         """Take alarms back, so that there can be others: the evidence begins anew, and what was seen still counts."""
         self.alarm = self.loss_alarm = None
-        self._latest = LatestInputs()
+        self._latest, self.curve = LatestInputs(), EvidenceCurve()
         if self._urn is not None:
             self._urn.evidence = np.zeros_like(self._urn.evidence)
         if self._of_losses is not None:
@@ -217,7 +232,7 @@ class Watch:
 
     @classmethod
     def load(cls, path: str | Path, policy: Policy) -> Watch:
-        """Read the state of a policy's watch. Raises ArtefactError for another file, InputError for another policy."""
+        """Read the state of a policy's watch. Raises ArtefactError for another file, or that of another policy."""
         remedy = "begin another watch"
         return read_sealed(
             path, "watch", lambda body: cls.from_dict(body, policy),
@@ -247,9 +262,7 @@ class Watch:
         """Rebuild from `to_dict`. Raises InputError for the state of another policy's watch."""
         watch = cls(policy, run_length=body["run_length"], of_several=body["of_several"])
         if body["calibration"] != content_digest(watch.cells.to_dict()):
-            raise InputError(
-                "this state is of the watch of a policy of another calibration: begin another watch"
-            )
+            raise InputError("this state is of the watch of a policy of another calibration")
         watch._inputs.scored = body["scored"]
         watch._inputs.groups = OrderedDict.fromkeys(body["groups"])
         if body["urn"] is not None:

@@ -8,6 +8,8 @@ import re
 import pytest
 from made_report import made_report
 
+from exeunt.comparison.report import DrawnWatch
+
 INTERVALS = [f"{what}{end}" for what in ("accuracy", "mean_cost", "gain") for end in ("", "_low", "_high")]
 MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"over_budget": 0, "of": 0}
 
@@ -366,6 +368,15 @@ def test_a_phone_shows_it_without_scrolling_sideways(open_page, width):
     click(page, "#show-all")
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
     assert css(page, "#frontier svg").size["width"] <= width
+
+
+def test_the_figure_of_a_watch_is_shown_and_fits_a_phone(open_page):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="500" height="300"><rect width="500" height="300"/></svg>'
+    page = open_page(made_report(), width=390, watches={"net <b>": DrawnWatch("no drift", svg)})
+    assert css(page, "figcaption").text == "net <b>: no drift"
+    assert css(page, "figure img").get_property("naturalWidth") == 500
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert not css(open_page(made_report()), "[aria-labelledby='watch-title']").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,15 +10,17 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from exeunt._files import write_text
 from exeunt.errors import InputError
 
-__all__ = ["allowed_hash", "page_part", "render", "write_report"]
+__all__ = ["DrawnWatch", "allowed_hash", "page_part", "render", "write_report"]
 
 # In the order in which they run: each uses what stands before it.
 _SCRIPTS = (
@@ -38,19 +40,28 @@ _AT_ONCE = 6  # sentences of the summary shown below the first; the others are f
 _SLOT = re.compile(r"<!--(\w+)-->")
 
 
-def write_report(data: dict[str, Any], path: str | Path) -> None:
-    """Write the page of `data` (see `render`) to `path`, atomically.
+class DrawnWatch(NamedTuple):
+    """What a watch found, in words, and its figure as SVG."""
+
+    text: str
+    svg: str
+
+
+def write_report(
+    data: dict[str, Any], path: str | Path, *, watches: Mapping[str, DrawnWatch] = MappingProxyType({})
+) -> None:
+    """Write the page of `data` and `watches` (see `render`) to `path`, atomically.
 
     Raises InputError where the folder does not exist, or as `render` does.
     """
-    write_text(path, render(data))
+    write_text(path, render(data, watches=watches))
 
 
-def render(data: dict[str, Any]) -> str:
+def render(data: dict[str, Any], *, watches: Mapping[str, DrawnWatch] = MappingProxyType({})) -> str:
     """Return the page that shows `data`, the `to_dict()` of a comparison: the same to the byte for the same data.
 
     Costs and budgets are shares of the cost of each trace's `whole`, accuracies and gains shares of the inputs;
-    a number that does not exist is None. Numbers are kept to seven digits.
+    a number that does not exist is None. Numbers are kept to seven digits. `watches`: of runs, by name.
 
     Raises InputError where a part is missing, nothing was compared, or a number is not finite.
     """
@@ -71,6 +82,8 @@ def render(data: dict[str, Any]) -> str:
         "lead": _sentence(data["summary"][0]) if data["summary"] else "",
         "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
         "rest": _list(data["summary"][1 + _AT_ONCE :]),
+        "watches": "".join(_figure(name, watch) for name, watch in watches.items()),
+        "unwatched": "" if watches else "hidden",
         # A command breaks between its words, never after the hyphens of an option.
         "command": " ".join(f"<span>{escape(word)}</span>" for word in (data["command"] or "").split(" ")),
         "version": escape(str(data["version"])),
@@ -113,6 +126,12 @@ def _short(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_short(item) for item in value]
     return value
+
+
+def _figure(name: str, watch: DrawnWatch) -> str:
+    image = base64.b64encode(watch.svg.encode()).decode()
+    shown = f'<img src="data:image/svg+xml;base64,{image}" alt="Evidence for drift over time, and shares of exits">'
+    return f"<figure><figcaption><b>{escape(name)}</b>: {escape(watch.text)}</figcaption>{shown}</figure>"
 
 
 def _list(sentences: list[str]) -> str:
