@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(D
 PAGES = [page for page in PAGES if page.parent.name != "results"]
 # These train networks, use that of the tutorial, or take some ten seconds each: `make docs` runs them.
 LONG = {
+    "cascades",
     "deployment",
     "own-data",
     "own-model",

@@ -71,7 +71,7 @@ def test_calibrated_policy_is_certified(folder):
 
 
 def test_evaluate_prints_and_draws(folder):
-    done = exeunt("evaluate", "run", "--splits", "2", cwd=folder)
+    done = exeunt("evaluate", "run", "--splits", "1", cwd=folder)
     result = json.loads((folder / "run" / "evaluation.json").read_text())
     test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
     expected = ex.evaluate(ex.Policy.load(folder / "run" / "policy.json"), test)

@@ -70,11 +70,11 @@ def test_recorded_outputs_in_a_folder_take_the_place_of_the_runs_own(run, tmp_pa
     assert made[0] == made[1]
     made = []
     for options in ([], ["--traces", tmp_path / "more"]):
-        told = exeunt("calibrate", run.path, "--budget", "60%", *options)
+        told = exeunt("calibrate", run.path, "--budget", "60%", "--policy", "eero", *options)
         made.append(run.policy)
     assert made[0] == made[1]
     assert "threshold found among 2,000 inputs" in told
-    exeunt("calibrate", run.path, "--budgets", "50%,60%", "--traces", tmp_path / "more")
+    exeunt("calibrate", run.path, "--budgets", "50%,60%", "--policy", "eero", "--traces", tmp_path / "more")
     assert run.policy_set.at("60%") == made[0]
     with pytest.raises(ex.InputError, match="--max-loss is tested on labelled inputs in memory"):
         exeunt("calibrate", run.path, "--max-loss", "5%", "--traces", tmp_path / "more")
