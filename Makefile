@@ -14,7 +14,8 @@ EXTRA  := test
 DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# One process per core; a file's tests stay together, since they share what they trained. In the order of the files:
+# A quarter more processes than cores (tests/conftest.py); a file's tests stay together, since they share what they
+# trained. In the order of the files:
 # sorted by their number of tests, the few of Ray, which wait most, would come last.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # Idle threads that spin would fight over the cores; nothing here needs a model hub.
