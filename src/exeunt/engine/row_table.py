@@ -62,37 +62,24 @@ class RowTable:
 
     def admit(self, n: int, deadline: float = math.inf, due: float = math.inf) -> Ticket:
         """Open a ticket of n rows. `due`: the time by which they should be done."""
-        at, base = self._new_rows(n)
-        place: Any = at if n == 1 else slice(at, at + n)
-        self._base[place], self._due[place], self._deadline[place] = base, due, deadline
-        return self._opened(base, n, deadline)
+        return self.admit_together([n], [deadline], [due])[0]
 
     def admit_together(
         self, sizes: Sequence[int], deadlines: Sequence[float], dues: Sequence[float]
     ) -> list[Ticket]:
-        """Open tickets of so many rows each, side by side, which takes less time than one after the other."""
-        if len(sizes) == 1:
-            return [self.admit(sizes[0], deadlines[0], dues[0])]
-        n = sum(sizes)
-        at, first = self._new_rows(n)
-        bases = [first, *(first + end for end in accumulate(sizes))][:-1]
-        place = slice(at, at + n)
-        for column, values in ((self._base, bases), (self._due, dues), (self._deadline, deadlines)):
-            column[place] = values if n == len(sizes) == sum(map(bool, sizes)) else np.repeat(values, sizes)
-        return [self._opened(*one) for one in zip(bases, sizes, deadlines, strict=True)]
-
-    def _new_rows(self, n: int) -> tuple[int, int]:
-        """Make room for n rows without an output, and return the place and the number of the first."""
-        size, base = self._room(n)
+        """Open tickets of so many rows each, side by side: all their rows are entered at once."""
+        size, first = self._room(n := sum(sizes))
         if size > self._mask + 1:
             self._grow(size)
-        self._next_row = base + n
-        self.rows += n
-        at = base & self._mask
-        place: Any = at if n == 1 else slice(at, at + n)
+        at = first & self._mask
+        place = slice(at, at + n)
         self._entries[place] = _NO_OUTPUT
-        self._unfinished[place] = base if n == 1 else np.arange(base, base + n)
-        return at, base
+        self._unfinished[place] = np.arange(first, first + n)
+        bases = list(accumulate(sizes, initial=first))[:-1]
+        for column, values in ((self._base, bases), (self._due, dues), (self._deadline, deadlines)):
+            column[place] = values[0] if len(sizes) == 1 else np.repeat(values, sizes)
+        self._next_row, self.rows = first + n, self.rows + n
+        return [self._opened(*one) for one in zip(bases, sizes, deadlines, strict=True)]
 
     def _opened(self, base: int, n: int, deadline: float) -> Ticket:
         ticket = Ticket(self._next_number, base, n, n, deadline)

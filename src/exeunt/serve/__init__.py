@@ -1,1 +1,1 @@
-"""The web server `exeunt serve`: an engine in a thread of its own, behind FastAPI."""
+"""The web server `exeunt serve`: an engine in the event loop or a thread of its own, behind FastAPI."""

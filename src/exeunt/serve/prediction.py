@@ -94,7 +94,7 @@ class Options(StrictModel):
     )
 
 
-_NO_OPTIONS: Final = Options()
+_NO_OPTIONS: Final = Options.model_validate({})
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
