@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exeunt._files import make_folder
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import Active, Answered, Answering, short_of_money
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.features import feature_model
-from exeunt.gateway.folder import GatewayModels, secret
+from exeunt.gateway.folder import KEYS, GatewayModels, gateway_folder, secret
 from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
@@ -52,9 +51,8 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.folder = make_folder(config.folder)
-        self.folder.chmod(0o700)
-        self.keys = Keys(self.folder / "keys.json")
+        self.folder = gateway_folder(config.folder)
+        self.keys = Keys(self.folder / KEYS)
         self.money = Money(self.folder / "money.db", config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
