@@ -316,5 +316,6 @@ def _billionths(amount: float | Decimal, rounding: str) -> int:
     except ArithmeticError:
         number = Decimal("nan")
     if not (number.is_finite() and 0 <= number <= MOST):
-        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {amount}")
+        given = amount if isinstance(amount, Decimal) else repr(amount)
+        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {given}")
     return int(number.scaleb(9).to_integral_value(rounding))
