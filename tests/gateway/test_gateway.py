@@ -284,11 +284,15 @@ def test_a_model_that_bills_too_much_is_stopped_until_it_is_resumed(tmp_path: Pa
     with running(tmp_path, provider, shadow="") as run:
         assert run.ask("easy 1").status_code == 200  # the provider has billed it, and its answer is there
         provider.answer = answer
-        assert run.ask("easy 2").status_code == 502
+        stopped = run.ask("easy 2")
+        assert stopped.status_code == 502
+        assert "large: stopped, since it billed more" in stopped.json()["error"]["message"]
         with run.http(run.admin) as http:
+            assert http.get("/admin/state").json()["stopped"] == ["large"]
             assert http.post("/admin/models/other/resume").status_code == 404
             assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
         assert run.ask("easy 2").status_code == 200
+        assert run.gateway.money.whole.stopped == ()
 
 
 def test_another_key_of_a_client_goes_on_with_what_is_spent(run: Running) -> None:

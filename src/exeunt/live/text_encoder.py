@@ -63,6 +63,11 @@ class TextEncoder:
         embedding: Floats = hidden if hidden.ndim == 1 else hidden.mean(axis=0)
         return embedding
 
+    def open(self) -> None:
+        """Open the encoder now, not with the first text. Raises InputError for what cannot be opened."""
+        with self._turn:
+            _ = self._opened
+
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
         transformers: Any = require("transformers", extra="hf")
