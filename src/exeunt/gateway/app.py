@@ -128,7 +128,9 @@ async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Ans
     finally:
         if asked.sink is not None:
             asked.sink.end()
-    gateway.metrics.answered(answered, time.monotonic() - begun)
+    now = time.monotonic()
+    gateway.metrics.answered(answered, now - begun)
+    gateway.failures.answered(answered, now)
     return answered
 
 

@@ -18,6 +18,7 @@ from exeunt.gateway.answering import Active, Answered, Answering, short_of_money
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
+from exeunt.gateway.failure_log import FailureLog
 from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import KEYS, GatewayModels, gateway_folder, secret
 from exeunt.gateway.judge import grader_of
@@ -62,6 +63,7 @@ class Gateway:
         self._secret = secret(self.folder)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.comparing = self._comparing()
+        self.failures = FailureLog()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live = LivePolicy(
