@@ -55,7 +55,8 @@ def router(
     if not told_models(fit):
         raise InputError(
             "a router looks at features of the input, and these traces have none: give them with "
-            "models.with_features(name, features, cost=...), or take cascade_router, which looks at answers"
+            "models.with_features(name, features, cost=...), or for a table with --features, or take cascade_router, "
+            "which looks at answers"
         )
     return _made("router", fit, calibrate, budget, delta, reference, seed, ties, "own", depth=1)
 
