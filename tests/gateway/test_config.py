@@ -77,6 +77,12 @@ def model(options: str) -> dict[str, str]:
         (model(f"{PRICE}, tools: 'no'"), "model 'large': tools: give true or false, got 'no'"),
         (model(f"{PRICE}, max_tokens: 4k"), "model 'large': max_tokens: give a whole number, got '4k'"),
         (model(f"{PRICE}, template_tokens: -1"), "model 'large': template_tokens must be .*, got -1"),
+        (model(f"{PRICE}, image_tokens: -1"), "model 'large': image_tokens must be at least 0, got -1"),
+        (
+            {**model("price: {input: 2, output: 8}"), "spend": "{request: '0.01 usd'}"},
+            r"tokens \(max_tokens\) may cost 0.03328 usd, .*: set max_tokens to 1,186 or fewer, or let a request cost",
+        ),
+        ({**model(PRICE), "spend": "{request: '0 usd'}"}, r"\(request of spend\): let a request cost more"),
         ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
         ({"providers": "{mock: {base_url: 'http://x/v1/chat/completions'}}"}, "write 'http://x/v1'"),
         ({"providers": "{mock: {base_url: 'http://x/v1', failures: 0}}"}, "failures must be at least 1"),
@@ -145,3 +151,12 @@ def test_a_secret_of_another_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gateway" / "secret.key").write_bytes(b"")
     with pytest.raises(ArtefactError, match="holds 0 bytes, and a secret has 32"):
         Gateway(config)
+
+
+def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        config, folder = run.gateway.config, run.gateway.folder
+    for text in ("5", "[1]", "{"):
+        (folder / "alarms.json").write_text(text)
+        with pytest.raises(ArtefactError, match=r"alarms\.json .*: .*remove .*alarms\.json"):
+            Gateway(config)

@@ -121,6 +121,8 @@ def test_keys(run: Running) -> None:
     with run.http(run.admin) as http:
         assert http.post("/v1/chat/completions", json={}).status_code == 403
         assert http.get("/admin/state").json()["policy"] == "reference"
+        assert "neither a key nor a record of 'bob'" in http.delete("/admin/clients/bob").text
+        assert "budget 'forty' is not understood" in http.put("/admin/policy", json={"budget": "forty"}).text
         assert b"exeunt_gateway_requests" in http.get("/metrics").content
         assert http.post("/admin/rollback", headers={"origin": "http://evil.example"}).status_code == 403
         other = http.get("/admin/state", headers={"host": "evil.example"})
@@ -138,9 +140,8 @@ def test_limits_of_money(tmp_path: Path) -> None:
         spent = run.gateway.money.of(run.gateway.keys.clients[0]).spent
         refused = run.ask("easy 9")
         assert refused.status_code == 402
-        told = (
-            r"this may cost [\d.]+ usd, and [\d.]+ usd of what may be spent is left: ask .* gateway for more"
-        )
+        left = r"[\d.]+ usd of what may be spent is left"
+        told = f"this may cost [\\d.]+ usd, and {left}: lower max_tokens, or ask .* gateway for more"
         assert re.fullmatch(told, refused.json()["error"]["message"])
     assert 200 in statuses
     assert statuses[-1] == 402

@@ -73,8 +73,8 @@ def gateway(
     if demo == (file is not None):
         raise InputError("name the YAML file of a gateway, or give --demo alone")
     if file is None:
-        if given := changed(keys):
-            raise InputError(f"the demonstration makes keys of its own: leave out {given}")
+        if given := changed(keys) or "--to-label" * (to_label is not None):
+            raise InputError(f"the demonstration has keys and records of its own: leave out {given}")
         from exeunt.gateway.demo import demonstrate
 
         with TemporaryDirectory() as folder:
@@ -106,6 +106,8 @@ def _print_to_label(folder: Path, n: int) -> None:
     models = GatewayModels.read(folder)
     for line in to_label(read_trace(folder, models).records, models.reference, n):
         echo(line)
+
+
 def _allowed(client: Client, config: GatewayConfig) -> str:
     """Say what holds for the requests of a client."""
     spend = client.spend or config.spend.key

@@ -266,7 +266,7 @@ async def _bad_input(_: Request, error: Exception) -> Response:
 
 
 async def _no_money(_: Request, error: Any) -> Response:
-    status, why, headers = missing_money(error, program="gateway", unit="usd")
+    status, why, headers = missing_money(error, program="gateway", unit="usd", less="lower max_tokens")
     return error_response(status, why, headers)
 
 

@@ -139,12 +139,14 @@ class Gateway:
 
     async def forget(self, client: str) -> int:
         """Remove the key and the records of a client, and the policies that hold features of its requests; return how
-        many records there were.
+        many records there were. Raises InputError if there was nothing of it.
         """
-        self.keys.remove(client)
+        had_key = self.keys.remove(client)
         removed = await asyncio.to_thread(self.records.forget, client)
-        forget_policies(self.folder, client)
+        policies = forget_policies(self.folder, client)
         self.live.leave_forgotten()
+        if not (had_key or removed or policies):
+            raise InputError(f"there is neither a key nor a record of {client!r:.80}")
         return removed
 
     async def tidy(self) -> None:
