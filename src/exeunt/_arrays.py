@@ -132,5 +132,5 @@ def _check_ndim(array: NDArray[Any], name: str, ndim: int | tuple[int, ...]) -> 
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

@@ -287,9 +287,17 @@ def open_to_add(path: Path, mode: int) -> IO[str]:
 
 
 def secret_of(path: Path) -> bytes:
-    """Return the secret that a file holds, 32 random bytes. It is made if it is missing, for its owner alone."""
+    """Return the secret that a file holds, 32 random bytes. It is made if it is missing, for its owner alone.
+
+    Raises ArtefactError for a file of another size.
+    """
     if not path.is_file():
         with atomic_path(path) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()
+    if len(secret := path.read_bytes()) != 32:
+        raise ArtefactError(
+            f"{path} holds {len(secret)} bytes, and a secret has 32: restore it; without it nothing can be told from "
+            "what was written before"
+        )
+    return secret

@@ -20,7 +20,7 @@ LIVE: dict[str, Any] = {
               "saved": [52.4, 49.8, 55.1], "lost": [0.0213, -0.004, 0.0466]},
     "evidence": {"exits": [[0, 0], [9120, 0.4], [18_240, 0.3]], "audits": [[0, 0], [451, 0.2], [902, 0.1]]},
     "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1},
-    "records": {"shadow": 3010, "live": 17_338, "audit": 902}, "resting": [],
+    "records": {"shadow": 3010, "live": 17_338, "audit": 902}, "resting": [], "stopped": [],
     "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None},
               "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48},
               "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 2.205, "left": 0.795},

@@ -65,6 +65,7 @@ def test_a_policy_is_kept_with_its_report(recorded, tmp_path):
         ),
         (["--max-loss", "0"], "got --max-loss 0"),
         (["--max-loss", "5%", "--agree", "98%"], "got --agree"),
+        (["--max-loss", "5%", "--budget", "40"], "--budget 40 has no unit: write 40% for a share"),
         (["--max-loss", "5%", "--policy", "eero"], "the calibration of a gateway takes no --policy"),
         (["--max-loss", "5%", "--labels", "none"], "cannot read the labels in none"),
         (["--max-loss", "5%", "--delta", "none"], "--max-loss is a guarantee and needs a --delta"),

@@ -73,5 +73,7 @@ def test_graders_by_name(tmp_path, monkeypatch):
             grader_named(wrong)
     with pytest.raises(InputError, match="the grader my_graders:missing cannot be opened"):
         grader_named("my_graders:missing")
+    with pytest.raises(InputError, match="there is no folder /no/where"):
+        grader_named("similarity hf:/no/where")
     with pytest.raises(InputError, match="threshold of a similarity is above 0 and at most 1, got 2"):
         grader_named("similarity hf:x 2")

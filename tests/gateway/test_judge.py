@@ -110,7 +110,7 @@ def test_a_judge_is_paid_by_the_ledger():
 
 
 def test_a_judge_is_no_model_that_it_grades():
-    with pytest.raises(InputError, match="one of none, got 'large'"):
+    with pytest.raises(InputError, match="and all models are, got 'large'"):
         grader_of("judge large", {"large": None}, ("large",), None)
     with pytest.raises(InputError, match="one of expert, got 'sage'"):
         grader_of("judge sage", {"large": None, "expert": None}, ("large",), None)

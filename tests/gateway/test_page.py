@@ -218,6 +218,7 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
             fallen_from="p2",
             alarms=alarms,
             resting=[{"provider": "mock", "for_s": 11.2, "models": ["small", "medium"]}],
+            stopped=["large"],
         )
     )
     told = shown(browser, "fallen", "!element.hidden")
@@ -231,6 +232,7 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
     assert shown(browser, "resting") == (
         "mock rests after failures: small and medium are asked again in 12 s."
     )
+    assert shown(browser, "stopped").startswith("large is stopped: it billed more than it may cost.")
 
 
 def test_names_are_text_and_fit_on_a_phone(made_up: Any, browser: Any, opened: Any) -> None:

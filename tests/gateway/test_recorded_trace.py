@@ -74,6 +74,13 @@ def test_no_answer_no_grade_of_the_reference_and_bills_that_are_too_high():
     assert note.startswith("1 request cost more at large than the 0.0004 usd that a request can cost")
 
 
+def test_costs_are_those_that_were_paid_however_much_a_request_can_cost():
+    made = records(4)
+    found = trace_of(made, replace(WITHOUT_FEATURES, highest={"small": 5.0, "large": 200.0})).trace
+    for name in ("small", "large"):
+        assert found[name].cost.of_inputs(4)[:, 0].tolist() == [one.said[name].cost for one in made]
+
+
 def test_records_of_other_models_or_another_grader_are_left_out():
     judged = replace(MODELS, identity={"small": "v2", "large": "v1"}, grader="judge expert")
     told = [

@@ -106,6 +106,7 @@ def test_policies_of_other_models_are_refused(tmp_path):
     proof = LossCertificate(0.05, 0.05, 0.01, "betting", 0.0, 100, "large")
     with pytest.raises(ArtefactError, match="certified against large, and the reference is small"):
         GatewayPolicies(tmp_path, other).add(replace(policy(), loss_certificate=proof))
-    (tmp_path / "active.json").write_text("{}")
-    with pytest.raises(ArtefactError, match="until then the reference answers"):
-        policies.active()
+    for text in ("{}", '[["then", "p1"]]', '[[1.0, "p1", "back"]]'):
+        (tmp_path / "active.json").write_text(text)
+        with pytest.raises(ArtefactError, match="until then the reference answers"):
+            policies.active()

@@ -405,6 +405,11 @@ def test_a_pace_chooses_the_policy_of_each_input():
     pace = ex.Pace(policies, total=total, inputs=len(names))
     ledger = ex.Ledger(total=f"{total} usd")
     cascade = ex.LiveCascade(functions(models), policies.policies[-1], ledger=ledger)
+    with pytest.raises(
+        ex.InputError, match="the pace has 3 inputs to come, got 4: give it the number of all"
+    ):
+        cascade.ask_sync(names[:4], pace=ex.Pace(policies, total=total, inputs=3))
+    assert ledger.spent == 0
     answers = cascade.ask_sync(dict(zip(names, names, strict=True)), pace=pace)
     assert not answers.failed
     assert 0.9 * total < answers.cost <= total

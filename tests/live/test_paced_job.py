@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,6 +79,18 @@ def test_the_total_lasts_and_is_used(folder, tmp_path, share):
     ]
     assert {found["asked"][i] for i in range(N)} - set(run.policy.models)
     assert not any(found["degraded"])  # money was short for nobody
+
+
+def test_inputs_are_asked_about_in_their_order_whatever_their_lengths(folder, tmp_path, monkeypatch):
+    asked, ask = [], ex.LiveCascade.ask
+    monkeypatch.setattr(
+        ex.LiveCascade, "ask", lambda self, inputs, **how: asked.extend(inputs) or ask(self, inputs, **how)
+    )
+    texts = [f"new {i}" + " more" * (i % 3) for i in range(30)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "new.parquet")
+    options = predict(folder, tmp_path / "out.parquet", 1.0)
+    done = called(*(tmp_path / "new.parquet" if one.endswith("new.parquet") else one for one in options))
+    assert (done.status, done.err, asked) == (0, "", texts)
 
 
 def test_a_run_with_its_budget_named_keeps_to_that_policy(folder, tmp_path):

@@ -79,11 +79,22 @@ def test_a_models_file_names_an_encoder_and_tells_it_from_others(folder, tmp_pat
         ("bert", "hf:NAME_OR_FOLDER or onnx"),
         ("onnx:nowhere.onnx", "no file nowhere.onnx"),
         ("hf:", "hf:NAME_OR"),
+        ("hf:/no/where", "there is no folder /no/where: give hf:FOLDER, or hf:NAME"),
     ],
 )
 def test_what_is_no_encoder_is_refused(source, message):
     with pytest.raises(ex.InputError, match=message):
         ex.TextEncoder(source)
+
+
+def test_longer_texts_are_cut_to_what_the_encoder_takes(folder):
+    text = " ".join(WORDS[-1:] * 100)
+    found = ex.TextEncoder(f"hf:{folder}", max_tokens=1000)(text)
+    np.testing.assert_allclose(found, expected(folder, text), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ex.InputError, match="takes texts, got int"):
+        ex.TextEncoder(f"hf:{folder}")(5)
+    with pytest.raises(ex.InputError, match="max_tokens must be at least 1, got 0"):
+        ex.TextEncoder(f"hf:{folder}", max_tokens=0)
 
 
 def test_a_folder_without_a_model_is_told(tmp_path):

@@ -318,8 +318,20 @@ def test_bad_input_is_refused(parts):
         fit.with_features("more", np.zeros((3, 1)), cost=1.0)
     with pytest.raises(ex.InputError, match=r"features has 1 NaN, the first at index \(1, 0\)"):
         fit.take([0, 1]).with_features("more", [[0.0], [np.nan]], cost=1.0)
+    with pytest.raises(ex.InputError, match=r"at least one number per input, got shape \(2, 0\)"):
+        fit.take([0, 1]).with_features("more", np.zeros((2, 0)), cost=1.0)
+    with pytest.raises(ex.InputError, match=r"features must be numbers, got array\(\[\['a'\], \['b'\]\]"):
+        fit.take([0, 1]).with_features("more", np.array([["a"], ["b"]]), cost=1.0)
+    for delta in (0, 5):
+        with pytest.raises(ex.InputError, match=f"delta must lie in .*, got {delta}"):
+            ex.router(fit, calibrate, budget=3.0, delta=delta)
+    with pytest.raises(ex.InputError, match=r"give what makes a policy, such as ex\.auto, got 'router'"):
+        ex.PolicySet.make("router", fit, calibrate, budgets="20%,40%")
     with pytest.raises(ex.InputError, match="this is the trace of one network"):
         ex.cheapest(fit["large"], calibrate["large"], policy="router")
     policy = ex.router(fit, calibrate, budget=3.0)
     with pytest.raises(ex.InputError, match="features of the input, and the evidence has none"):
         policy.decide(0, {"prediction": np.zeros(1)}, policy.init(1, id=np.zeros(1, np.uint64)))
+    other = fit.without(["topic"]).with_features("topic", np.zeros((fit.n, 5)), cost=0.01)
+    with pytest.raises(ex.InputError, match=r"this router looks at \d+ features? of an input, got 5"):
+        ex.evaluate(policy, other)

@@ -160,3 +160,10 @@ def test_wrong_calls_are_named():
     pace.end(policy, 1.0)
     with pytest.raises(ex.InputError, match="call end once after each begin"):
         pace.end(policy, 1.0)
+    for cost in (-1.0, np.nan):
+        with pytest.raises(ex.InputError, match="cost"):
+            pace.end(policy, cost)
+    with pytest.raises(ex.InputError, match="an amount for all inputs, such as '5 usd', got '50%'"):
+        ex.Pace(policies, total="50%", inputs=1)
+    with pytest.raises(ex.InputError, match="among the policies of a PolicySet, got Policy"):
+        ex.Pace(policy, total="20 usd", inputs=1)

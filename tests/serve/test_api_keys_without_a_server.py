@@ -268,7 +268,7 @@ def test_without_a_key(made, key):
     status, headers, body = some(b"sec", b"re", b"t", headers=bearer(key))
     assert (status, body) == (
         401,
-        b'{"error":"give an API key, as `Authorization: Bearer KEY`"}',
+        b'{"error":"the API key is missing or not known: give one as `Authorization: Bearer KEY`"}',
     )
     assert (b"www-authenticate", b"Bearer") in headers
     assert CLOSE in headers

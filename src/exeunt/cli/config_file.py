@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from exeunt._files import why_it_failed
+from exeunt._yaml import why_no_yaml
 from exeunt.errors import FileError, InputError, require
 
 
@@ -59,7 +60,7 @@ def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
     except UnicodeDecodeError:
         raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {_why(error)}") from None
+        raise InputError(f"{file} is not YAML: {why_no_yaml(error)}") from None
     if root is None:  # nothing but comments
         return []
     if not isinstance(root, yaml.MappingNode):
@@ -74,9 +75,3 @@ def _text(node: Any, yaml: Any) -> str | None:
     if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
         return ",".join(str(one.value) for one in node.value)
     return None
-
-
-def _why(error: Any) -> str:
-    """Return the error of the parser in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]

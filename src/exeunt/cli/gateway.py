@@ -6,13 +6,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt._text import counted, echo, listed
-from exeunt.cli.options import options_under, with_groups
+from exeunt.cli.options import changed, options_under, with_groups
 from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from exeunt.gateway.config import GatewayConfig
+    from exeunt.gateway.keys import Client
 
 _keys = options_under("Keys")
 
@@ -21,8 +25,9 @@ _keys = options_under("Keys")
 class _Keys:
     add_client: str | None = _keys("Make a key for a client of this name, print it, and end.")
     add_admin: str | None = _keys("Make a key to administer the gateway with, print it, and end.")
-    shadow: bool = _keys(
-        "Let requests of the new client be sent to other models for comparison.", default=True
+    shadow: bool | None = _keys(
+        "Whether requests of the new client may be sent to other models for comparison; they may by default. A further "
+        "key of a client keeps what its first one had."
     )
     spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
     forget: str | None = _keys(
@@ -31,8 +36,8 @@ class _Keys:
 
     def check(self) -> None:
         """Raise InputError for options that do not belong together."""
-        if self.add_client is None and (self.spend is not None or not self.shadow):
-            raise InputError("--spend and --no-shadow are about a new client: give --add-client, too")
+        if self.add_client is None and (self.spend is not None or self.shadow is not None):
+            raise InputError("--spend and --no-shadow are about a client: give them with --add-client NAME")
         if sum(one is not None for one in (self.add_client, self.add_admin, self.forget)) > 1:
             raise InputError("give one of --add-client, --add-admin and --forget at a time")
 
@@ -61,12 +66,15 @@ def gateway(
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
     require("starlette", extra="gateway")
     from exeunt.gateway.config import read_config
+    from exeunt.gateway.folder import KEYS, gateway_folder
     from exeunt.gateway.keys import Keys
     from exeunt.gateway.server import serve_gateway
 
     if demo == (file is not None):
         raise InputError("name the YAML file of a gateway, or give --demo alone")
     if file is None:
+        if given := changed(keys) or "--to-label" * (to_label is not None):
+            raise InputError(f"the demonstration has keys and records of its own: leave out {given}")
         from exeunt.gateway.demo import demonstrate
 
         with TemporaryDirectory() as folder:
@@ -75,10 +83,13 @@ def gateway(
     keys.check()
     sys.path.insert(0, str(file.resolve().parent))  # graders of one's own lie beside the file
     config = read_config(file)
-    known = Keys(config.folder / "keys.json")
+    known = Keys(gateway_folder(config.folder) / KEYS)
     if (name := keys.add_client or keys.add_admin) is not None:
+        again = " Its other key is void." if known.named(name) else ""
         key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
-        echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.")
+        echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.{again}")
+        if (client := known.named(name)) is not None and not client.admin:
+            echo(_allowed(client, config))
     elif keys.forget is not None:
         _forget(config.folder, known, keys.forget)
     elif to_label is not None:
@@ -95,6 +106,16 @@ def _print_to_label(folder: Path, n: int) -> None:
     models = GatewayModels.read(folder)
     for line in to_label(read_trace(folder, models).records, models.reference, n):
         echo(line)
+
+
+def _allowed(client: Client, config: GatewayConfig) -> str:
+    """Say what holds for the requests of a client."""
+    spend = client.spend or config.spend.key
+    shared = "may be" if client.shadow else "are never"
+    return (
+        f"Its requests {f'may cost {spend}' if spend else 'have no limit of their own'}, and {shared} sent to other "
+        "models for comparison."
+    )
 
 
 def _forget(folder: Path, keys: object, name: str) -> None:

@@ -38,6 +38,11 @@ def calibrate_gateway(
             f"a gateway is calibrated by --max-loss above 0, such as --max-loss 5%, and perhaps --budget, got "
             f"{wrong or ('no --max-loss' if guarantee.loss is None else '--max-loss 0')}"
         )
+    if (budget := guarantee.budget) is not None and budget.replace(".", "", 1).strip().isdigit():
+        raise InputError(
+            f"--budget {budget} has no unit: write {budget}% for a share of the reference's mean cost, or "
+            f"'{budget} usd' for a request"
+        )
     delta = guarantee.checked_delta(certifies=True)
     models = GatewayModels.read(folder)
     records = read_trace(folder, models)

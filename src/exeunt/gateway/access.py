@@ -18,6 +18,7 @@ from exeunt.serve.settings import host_names
 _PATH = re.compile(
     r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
+_ADMINISTERS = re.compile("/(admin|metrics|events)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class AccessMiddleware(SecurityMiddleware):
 
     health = re.compile(r"/health")
     inputs = re.compile(r"/v1/chat/completions")
+    allow_name = "add its name to allowed_hosts of listen in the gateway's file"
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         listen = gateway.config.listen
@@ -56,16 +58,29 @@ class AccessMiddleware(SecurityMiddleware):
         public = self.health.fullmatch(path) or self.page.fullmatch(path)
         # Not by the paths of routes, which match more, such as a line's end.
         if not (asks_models or public or client.admin):
-            return error_response(403, "this needs the key of who administers the gateway")
+            if _ADMINISTERS.match(path):
+                return error_response(403, "this needs the key of who administers the gateway")
+            return error_response(404, nothing_at(path))
         if asks_models and client.admin:
             return error_response(
                 403, "this key administers the gateway: ask models with the key of a client"
             )
         return None
 
+    def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
+        return error_response(status, why, headers)
+
     def _path(self, scope: Scope) -> str:
         known = _PATH.fullmatch(scope["path"])
         return known[1] if known else "other"
+
+
+def nothing_at(path: str) -> str:
+    """Return what is said of a path that is none of the gateway's, such as of a client whose base URL lacks /v1."""
+    return (
+        f"there is nothing at {path!r:.80}: clients ask /v1/chat/completions and /v1/models, so their base URL ends "
+        "with /v1"
+    )
 
 
 def error_response(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

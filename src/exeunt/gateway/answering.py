@@ -21,6 +21,7 @@ from exeunt.policy import Policy
 SCORE, FAILURE, REQUEST, MONEY = REASONS = ("score", "failure", "request", "money")
 """Why further or other models were asked: a score did not suffice, a model gave no answer, the policy's models do not
 take the request, or money for a model was short."""
+_STOPPED = " is stopped: "
 _CLIENTS_FAULT = re.compile(r"status (400|404|413|422)\b")
 
 
@@ -45,9 +46,7 @@ class Answered:
     @property
     def why(self) -> str:
         """Why there is no answer, without the words of providers."""
-        failed = {
-            name: reply.failed.partition(":")[0] for name, reply in self.replies.items() if reply.failed
-        }
+        failed = {name: _told(reply.failed) for name, reply in self.replies.items() if reply.failed}
         return "; ".join(f"{name}: {why}" for name, why in failed.items()) or "no model answered"
 
     @property
@@ -156,7 +155,14 @@ def short_of_money(why: str) -> bool:
     """Return whether this is why a model gave no answer. The ledger also refuses a model that billed too much: others
     may answer in its place.
     """
-    return not_admitted(why) and " is stopped: " not in why
+    return not_admitted(why) and _STOPPED not in why
+
+
+def _told(why: str) -> str:
+    """Return why a model gave no answer as clients are told it: what follows a colon is not for them."""
+    if _STOPPED in why:
+        return "stopped, since it billed more than it may cost: who runs this gateway lets it be asked again"
+    return why.partition(":")[0]
 
 
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
-from exeunt.gateway.access import AccessMiddleware, error_response
+from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
@@ -128,7 +128,9 @@ async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Ans
     finally:
         if asked.sink is not None:
             asked.sink.end()
-    gateway.metrics.answered(answered, time.monotonic() - begun)
+    now = time.monotonic()
+    gateway.metrics.answered(answered, now - begun)
+    gateway.failures.answered(answered, now)
     return answered
 
 
@@ -250,8 +252,13 @@ async def _page(_: Request) -> Response:
 # -- errors -------------------------------------------------------------------------------------------------------
 
 
-async def _http(_: Request, error: Any) -> Response:
-    return error_response(error.status_code, str(error.detail), error.headers)
+async def _http(request: Request, error: Any) -> Response:
+    why, path = str(error.detail), request.url.path
+    if error.status_code == 404:
+        why = nothing_at(path)
+    elif error.status_code == 405:
+        why = f"{request.method} is not taken at {path!r:.80}, only {error.headers['Allow']}"
+    return error_response(error.status_code, why, error.headers)
 
 
 async def _bad_input(_: Request, error: Exception) -> Response:
@@ -259,7 +266,7 @@ async def _bad_input(_: Request, error: Exception) -> Response:
 
 
 async def _no_money(_: Request, error: Any) -> Response:
-    status, why, headers = missing_money(error, program="gateway", unit="usd")
+    status, why, headers = missing_money(error, program="gateway", unit="usd", less="lower max_tokens")
     return error_response(status, why, headers)
 
 

@@ -81,12 +81,16 @@ class Certification:
     @property
     def _of_the_cost(self) -> str:
         """Whether the budget is certified, or what is expected."""
-        if self.budget is None or self.policy.cost_certificate is not None:
+        if self.policy.cost_certificate is not None:
             return self.policy.guarantee
-        budget, cost, low, high = map(self.policy.cost.show, (self.budget, self.cost, *self.cost_interval))
+        cost, low, high = (f"{1000 * amount:.4g}" for amount in (self.cost, *self.cost_interval))
+        expected = f"{cost} usd per 1,000 requests are expected (95% interval {low} to {high})"
+        if self.budget is None:
+            return f"The mean cost is not certified: {expected}. Give a budget to certify it."
+        budget = f"{1000 * self.budget:.4g} usd per 1,000 requests"
         return (
             f"The budget of {budget} is not certified, which takes more records, or a lower maximum of what a request "
-            f"can cost: {cost} is expected (95% interval {low} to {high})."
+            f"can cost: {expected}."
         )
 
     def table(self) -> tuple[list[str], list[list[str]]]:

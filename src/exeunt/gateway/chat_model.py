@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from exeunt.budget_text import amount_text
-from exeunt.errors import require
+from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.streamed import Assembled, data_of, lines_of
@@ -68,6 +68,21 @@ class ChatModel(OpenAICompatible):
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
         self.name, self.breaker, self.at_most, self.max_answer = name, breaker, at_most, max_answer
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
+        if image_tokens is not None and image_tokens < 0:
+            raise InputError(f"image_tokens must be at least 0, got {image_tokens}")
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        """Raise InputError if each request that does not ask for fewer tokens may cost more than one may."""
+        if (most := self._cost(self.template_tokens, self.n_output)) <= self.at_most:
+            return
+        a_token = self._cost(0, 1) - self._cost(0, 0)
+        room = int((self.at_most - self._cost(self.template_tokens, 0)) / a_token) if a_token else 0
+        fewer = f"set max_tokens to {room:,} or fewer, or " if room > 0 else ""
+        raise InputError(
+            f"an answer of {self.n_output:,} tokens (max_tokens) may cost {amount_text(most, 'usd')}, and a request "
+            f"{amount_text(self.at_most, 'usd')} (request of spend): {fewer}let a request cost more"
+        )
 
     def refusal(self, request: ChatRequest) -> str:
         """Return why this model does not take a request, "" if it does."""

@@ -5,23 +5,41 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from exeunt._arrays import check_positive
+from exeunt._arrays import check_between, check_positive
+from exeunt._yaml import read_yaml
 from exeunt.budget_text import exact_quantity
-from exeunt.errors import ExeuntError, InputError, one_line, require
+from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.entries import made, mapping, options_of, read_as
 from exeunt.ledger import ledger_of
+from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
-
-T = TypeVar("T")
+from exeunt.serve.settings import host_names
 
 _MODEL = re.compile(r"[!-~]{1,100}")
 FEATURES = "features"
 """The name of the model that tells features, in policies and records."""
+_OF_A_MODEL = {
+    "provider": "str", "model": "str", "price": "Mapping", "max_tokens": "int", "tools": "bool",
+    "image_tokens": "int | None", "logprobs": "bool", "reasons": "bool", "template_tokens": "int", "concurrency": "int",
+    "timeout_s": "float", "retries": "int",
+}  # fmt: skip
+"""The options of a model, each with its kind: see `ChatModel`."""
+
+
+def check_limit(text: str, what: str) -> None:
+    """Raise InputError for what is no limit of money in US dollars, such as "5 usd" or "2 usd/day"."""
+    try:
+        unit = ledger_of(text).unit
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    if unit != "usd":
+        raise InputError(f"{what}: prices are in usd, and {text!r} is in {unit}: write it in usd")
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,12 @@ class Provider:
         checked_url(self.base_url)
         checked_variable(self.key)
         check_positive(self.max_answer, "max_answer")
+        if (path := self.base_url.rstrip("/")).endswith("/chat/completions"):
+            base = path.removesuffix("/chat/completions")
+            raise InputError(f"base_url ends before /chat/completions: write {base!r}")
+        if self.failures < 1:
+            raise InputError(f"failures must be at least 1, got {self.failures}")
+        check_positive(self.pause_s, "pause_s")
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,9 @@ class Shadow:
     grader: str = "match"
 
     def __post_init__(self) -> None:
-        ledger_of(self.spend)
+        check_limit(self.spend, "spend")
+        if not self.models:
+            raise InputError("models is empty: name the models that are compared, or leave shadow out")
         for name in ("share", "audit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
@@ -76,6 +102,9 @@ class Features:
     encoder: str | None = None
     price: float = 0.0
 
+    def __post_init__(self) -> None:
+        checked_price(self.price)
+
 
 @dataclass(frozen=True)
 class Spend:
@@ -89,12 +118,12 @@ class Spend:
     request: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("total", "day", "request"):
-            if (given := getattr(self, name)) is not None and "/" in given:
+        for name in ("total", "day", "key", "request"):
+            if (given := getattr(self, name)) is None:
+                continue
+            if "/" in given and name != "key":
                 raise InputError(f"{name} is an amount such as '20 usd', got {given!r}")
-        for given in (self.total, self.day and f"{self.day}/day", self.key, self.request):
-            if given is not None and (unit := ledger_of(given).unit) != "usd":
-                raise InputError(f"prices are in usd, and {given!r} is in {unit}")
+            check_limit(given, name)
 
     @property
     def of_a_request(self) -> float:
@@ -110,6 +139,9 @@ class Keep:
     features: bool = False
     days: float = 90.0
 
+    def __post_init__(self) -> None:
+        check_positive(self.days, "days")
+
 
 @dataclass(frozen=True)
 class Listen:
@@ -120,6 +152,12 @@ class Listen:
     allowed_hosts: tuple[str, ...] = ()
     max_body: int = 16 << 20
     max_open: int = 1024
+
+    def __post_init__(self) -> None:
+        check_between(self.port, "port", 0, 65_535, inclusive=True)
+        host_names(self.host, self.allowed_hosts, option="allowed_hosts")  # raises for what is no name
+        for name in ("max_body", "max_open"):
+            check_positive(getattr(self, name), name)
 
 
 @dataclass(frozen=True)
@@ -164,17 +202,20 @@ class GatewayConfig:
             )
         if FEATURES in self.models:
             raise InputError(f"no model may be called {FEATURES!r}: that is what a router looks at")
+        if self.keep.features != (self.features is not None):
+            raise InputError(
+                "a router needs both, what it looks at and records of that: give features and keep: "
+                "{features: true}, or neither"
+            )
+        check_between(self.run_length, "run_length", 10, 1e12, inclusive=True)
 
 
 def read_config(path: str | Path) -> GatewayConfig:
     """Read a file. Raises InputError, which names the entry, for what is missing or wrong."""
-    yaml: Any = require("yaml", extra="gateway")
     if not (file := Path(path)).is_file():
-        raise InputError(f"there is no file {file}: name the YAML file of a gateway")
-    try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise InputError(f"{file} is no YAML: {one_line(error)}") from None
+        what = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+        raise InputError(f"{what}: name the YAML file of a gateway")
+    body = read_yaml(file, extra="gateway")
     try:
         return _config(body, file)
     except ExeuntError as error:
@@ -183,10 +224,13 @@ def read_config(path: str | Path) -> GatewayConfig:
 
 def _config(body: Any, file: Path) -> GatewayConfig:
     """Return the configuration that a file holds."""
-    given = dict(_mapping(body, "the file"))
+    given = dict(mapping(body, "the file"))
+    for name in ("providers", "models"):
+        if not given.get(name):
+            raise InputError(f"{name} is missing: give {name} by name, each with its options")
     providers = {
-        str(name): _made(Provider, entry, f"provider {name!r}")
-        for name, entry in _mapping(given.pop("providers", None), "providers").items()
+        str(name): made(Provider, entry, f"provider {name!r}")
+        for name, entry in mapping(given.pop("providers"), "providers").items()
     }
     breakers = {
         name: Breaker(name, failures=one.failures, pause_s=one.pause_s) for name, one in providers.items()
@@ -194,28 +238,27 @@ def _config(body: Any, file: Path) -> GatewayConfig:
     parts: dict[str, type] = {
         "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen,
     }  # fmt: skip
-    made: dict[str, Any] = {
-        name: _made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None
+    found: dict[str, Any] = {
+        name: made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None
     }
-    at_most = made.get("spend", Spend()).of_a_request
+    at_most = found.get("spend", Spend()).of_a_request
     models = {
-        str(name): _model(
-            str(name), {**_mapping(entry, f"model {name!r}"), "at_most": at_most}, providers, breakers
-        )
-        for name, entry in _mapping(given.pop("models", None), "models").items()
+        str(name): _model(str(name), entry, providers, breakers, at_most)
+        for name, entry in mapping(given.pop("models"), "models").items()
     }
-    folder = file.resolve().parent / str(given.pop("folder", "gateway"))
-    return _made(
-        GatewayConfig, {**given, **made, "folder": folder, "providers": providers, "models": models}, ""
+    folder = file.resolve().parent / read_as("str", given.pop("folder", "gateway"), "folder")
+    return made(
+        GatewayConfig, {**given, **found, "folder": folder, "providers": providers, "models": models}, ""
     )
 
 
 def _model(
-    name: str, entry: dict[str, Any], providers: Mapping[str, Provider], breakers: Mapping[str, Breaker]
+    name: str, entry: Any, providers: Mapping[str, Provider], breakers: Mapping[str, Breaker], at_most: float
 ) -> ChatModel:
-    of = entry.pop("provider", None)
-    if of not in providers:
-        raise InputError(f"model {name!r} names its provider, one of {', '.join(providers)}, it has {of!r}")
+    what = f"model {name!r}"
+    options = options_of(entry, _OF_A_MODEL, ("provider", "price"), what)
+    if (of := options.pop("provider")) not in providers:
+        raise InputError(f"{what}: provider is one of {', '.join(providers)}, got {of!r}")
     known: dict[str, Any] = {
         "base_url": providers[of].base_url,
         "key": providers[of].key,
@@ -223,49 +266,6 @@ def _model(
         "max_answer": providers[of].max_answer,
     }
     try:
-        return ChatModel(entry.pop("model", name), name=name, **entry, **known)
-    except TypeError as error:
-        raise InputError(f"model {name!r}: {str(error).partition('__init__() ')[2] or error}") from None
+        return ChatModel(options.pop("model", name), name=name, at_most=at_most, **options, **known)
     except ExeuntError as error:
-        raise InputError(f"model {name!r}: {error}") from None
-
-
-def _made(of: type[T], entry: Any, what: str) -> T:
-    """Make a part of the configuration. Raises InputError for options that it does not have, or that are missing."""
-    known: Any = fields(of)  # type: ignore[arg-type]
-    given = dict(_mapping(entry, what))
-    where = f"{what}: " if what else ""
-    if unknown := [name for name in given if name not in {one.name for one in known}]:
-        raise InputError(
-            f"{where}there is no {unknown[0]!r}; there are {', '.join(one.name for one in known)}"
-        )
-    needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
-    if missing := [name for name in needed if name not in given]:
-        raise InputError(f"{where}{missing[0]} is missing")
-    try:
-        return of(**{one.name: _read(one.type, given[one.name]) for one in known if one.name in given})
-    except ExeuntError as error:
-        raise InputError(f"{where}{error}") from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}{one_line(error)}") from None
-
-
-def _read(kind: str, value: Any) -> Any:
-    """Return a value as the kind that a field has: lists as tuples, shares such as "10%" as numbers."""
-    if kind.startswith("tuple"):
-        if not isinstance(value, list):
-            raise InputError(f"give a list, got {value!r:.60}")
-        return tuple(map(str, value))
-    if kind == "float":
-        return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
-    if kind in ("int", "bool") and type(value).__name__ != kind:
-        raise InputError(f"give {'a whole number' if kind == 'int' else 'true or false'}, got {value!r:.60}")
-    if kind.startswith("str") and value is not None and not isinstance(value, str):
-        raise InputError(f"give a text, got {value!r:.60}: write it in quotes")
-    return value
-
-
-def _mapping(entry: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(entry, Mapping) or not entry:
-        raise InputError(f"{what} must hold options by name")
-    return entry
+        raise InputError(f"{what}: {error}") from None

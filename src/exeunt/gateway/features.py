@@ -15,6 +15,8 @@ class RequestFeatures:
 
     def __init__(self, features: Features) -> None:
         self._encoder = None if features.encoder is None else TextEncoder(features.encoder)
+        if self._encoder is not None:
+            self._encoder.open()
         self.identity = "features of requests" if self._encoder is None else self._encoder.identity
 
     def __call__(self, request: ChatRequest) -> list[float]:

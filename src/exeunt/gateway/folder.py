@@ -1,7 +1,8 @@
 """The folder of a gateway: which models it has, what is kept of requests, and its policies.
 
-`gateway.json`: the models and the reference, written by the gateway. `records.db`: see `exeunt.gateway.records`.
-`secret.key`: the secret of the HMACs in it. `policies/`, `active.json`: see `exeunt.gateway.saved_policies`.
+`gateway.json`: the models and the reference, written by the gateway. `keys.json`: see `exeunt.gateway.keys`.
+`records.db`: see `exeunt.gateway.records`. `secret.key`: the secret of the HMACs in it.
+`policies/`, `active.json`: see `exeunt.gateway.saved_policies`.
 `report.html`: what the latest `exeunt calibrate` found.
 """
 
@@ -14,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import read_json, secret_of, write_json
-from exeunt.errors import ArtefactError
+from exeunt._files import make_folder, read_json, secret_of, write_json
+from exeunt.errors import ArtefactError, InputError
 
-GATEWAY, RECORDS, SECRET = "gateway.json", "records.db", "secret.key"
+GATEWAY, KEYS, RECORDS, SECRET = "gateway.json", "keys.json", "records.db", "secret.key"
+LOCK = ".running.lock"
+"""Held by the gateway that runs."""
 POLICIES, ACTIVE, REPORT = "policies", "active.json", "report.html"
 
 
@@ -88,6 +91,20 @@ class GatewayModels:
             {str(name): str(one.get("identity", "")) for name, one in models.items()}, float(body["shadow_share"]),
             str(body.get("grader", "")),
         )  # fmt: skip
+
+
+def gateway_folder(path: Path) -> Path:
+    """Return the folder of a gateway, which its owner alone can read. It is made if there is none.
+
+    Raises InputError for a folder that holds other files, FileError where none can be made.
+    """
+    there = {one.name for one in path.iterdir() if not one.name.startswith(".")} if path.is_dir() else set()
+    if there and not there & {GATEWAY, KEYS}:
+        raise InputError(
+            f"{path} holds other files, such as {min(there)}: give the gateway a folder of its own (folder)"
+        )
+    make_folder(path).chmod(0o700)
+    return path
 
 
 def is_gateway(path: Path) -> bool:

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exeunt._files import make_folder
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import Active, Answered, Answering, short_of_money
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
+from exeunt.gateway.failure_log import FailureLog
 from exeunt.gateway.features import feature_model
-from exeunt.gateway.folder import GatewayModels, secret
+from exeunt.gateway.folder import KEYS, GatewayModels, gateway_folder, secret
 from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
@@ -52,9 +52,8 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.folder = make_folder(config.folder)
-        self.folder.chmod(0o700)
-        self.keys = Keys(self.folder / "keys.json")
+        self.folder = gateway_folder(config.folder)
+        self.keys = Keys(self.folder / KEYS)
         self.money = Money(self.folder / "money.db", config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
@@ -64,6 +63,7 @@ class Gateway:
         self._secret = secret(self.folder)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.comparing = self._comparing()
+        self.failures = FailureLog()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live = LivePolicy(
@@ -139,12 +139,14 @@ class Gateway:
 
     async def forget(self, client: str) -> int:
         """Remove the key and the records of a client, and the policies that hold features of its requests; return how
-        many records there were.
+        many records there were. Raises InputError if there was nothing of it.
         """
-        self.keys.remove(client)
+        had_key = self.keys.remove(client)
         removed = await asyncio.to_thread(self.records.forget, client)
-        forget_policies(self.folder, client)
+        policies = forget_policies(self.folder, client)
         self.live.leave_forgotten()
+        if not (had_key or removed or policies):
+            raise InputError(f"there is neither a key nor a record of {client!r:.80}")
         return removed
 
     async def tidy(self) -> None:

@@ -83,7 +83,9 @@ def grader_named(text: str) -> Grader:
     if kind == "match" and not options:
         return normalised_match
     if kind == "similarity" and len(options) in (1, 2) and (thresholds := _numbers(options[1:])) is not None:
-        return similarity(TextEncoder(options[0]), *thresholds)
+        grade = similarity(encoder := TextEncoder(options[0]), *thresholds)
+        encoder.open()
+        return grade
     if ":" not in kind or options:
         raise InputError(
             f"a grader is match, similarity hf:FOLDER [THRESHOLD], module:function, or judge MODEL, got {text!r}"

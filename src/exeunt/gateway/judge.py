@@ -72,9 +72,9 @@ def grader_of(
         return _in_thread(grader_named(text))
     others = [one for one in models if one not in compared]
     if name.strip() not in others:
+        there = f"one of {', '.join(others)}" if others else "and all models are"
         raise InputError(
-            f"a judge is a model that is not compared itself, one of {', '.join(others) or 'none'}, got {name!r}: add "
-            "one to the models"
+            f"a judge is a model that is not compared itself, {there}, got {name!r}: add one to the models"
         )
     return Judge(models[name.strip()], ledger)
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from exeunt._files import atomic_path, read_json
-from exeunt.errors import InputError
-from exeunt.ledger import ledger_of
+from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.config import check_limit
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
 
@@ -47,33 +48,46 @@ class Keys:
         self._follow()
         return self._clients.get(hashlib.sha256(key).hexdigest())
 
-    def add(self, name: str, *, admin: bool = False, shadow: bool = True, spend: str | None = None) -> str:
-        """Make a key and return it; nobody can tell it again. The same name gets another key in place of its own."""
+    def add(
+        self, name: str, *, admin: bool = False, shadow: bool | None = None, spend: str | None = None
+    ) -> str:
+        """Make a key and return it; nobody can tell it again. The same name gets another key in place of its own, and
+        keeps what is not given.
+        """
         if not _NAME.fullmatch(name):
             raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
-        if any(one.name == name and one.admin != admin for one in self.clients):
-            raise InputError(f"{name} has a key of the other kind: choose another name, or remove that one")
-        if spend is not None and (unit := ledger_of(spend).unit) != "usd":
-            raise InputError(f"prices are in usd, and {spend!r} is in {unit}")
+        if (known := self.named(name) or Client(name, "", admin)).admin != admin:
+            raise InputError(
+                f"{name} has a key of the other kind: choose another name, or remove that one with --forget"
+            )
+        if spend is not None:
+            check_limit(spend, "spend")
         key = f"ex-{secrets.token_urlsafe(32)}"
-        self._write(
-            Client(name, hashlib.sha256(key.encode()).hexdigest(), admin, shadow, spend), without=name
-        )
+        given: dict[str, Any] = {
+            "digest": hashlib.sha256(key.encode()).hexdigest(),
+            "shadow": shadow,
+            "spend": spend,
+        }
+        made = replace(known, **{option: value for option, value in given.items() if value is not None})
+        self._write(made, without=name)
         return key
+
+    def named(self, name: str) -> Client | None:
+        """Return who has this name; None if nobody has."""
+        return next((client for client in self.clients if client.name == name), None)
 
     def remove(self, name: str) -> bool:
         """Take the key of a client back; return whether it had one."""
-        known = any(client.name == name for client in self.clients)
-        if known:
+        if (known := self.named(name)) is not None:
             self._write(without=name)
-        return known
+        return known is not None
 
     def check(self) -> None:
         """Raise InputError unless there is a key of a client, and one to administer with."""
         for admin, option in ((False, "--add-client NAME"), (True, "--add-admin NAME")):
             if not any(client.admin == admin for client in self.clients):
                 whom = "who administers the gateway has" if admin else "clients have"
-                raise InputError(f"{whom} no key yet: make one with {option}")
+                raise InputError(f"{whom} no key yet: make one with `exeunt gateway FILE {option}`")
 
     def _follow(self) -> None:
         try:
@@ -82,7 +96,11 @@ class Keys:
             self._clients = {}
             return
         if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
-            entries = [Client(**entry) for entry in read_json(self._file)]
+            remedy = "restore it, or remove it and make all keys anew with --add-client and --add-admin"
+            try:
+                entries = [Client(**entry) for entry in read_json(self._file, remedy=remedy)]
+            except TypeError:
+                raise ArtefactError(f"{self._file} holds no keys of a gateway: {remedy}") from None
             self._clients, self._seen = {one.digest: one for one in entries}, seen
 
     def _write(self, *more: Client, without: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from exeunt._files import read_json, write_json
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.budget_text import parse_budget
+from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Answered, active_policy
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.live_watch import LiveWatch
@@ -38,9 +41,7 @@ class LivePolicy:
         self._config, self._policies, self._features = config, policies, features
         self._records, self._metrics = records, metrics
         self._file = config.folder / _ALARMS
-        self.alarms: deque[dict[str, Any]] = deque(
-            read_json(self._file) if self._file.is_file() else (), maxlen=20
-        )
+        self.alarms: deque[dict[str, Any]] = deque(_alarms_in(self._file), maxlen=20)
         self._known: dict[str, Active] = {}
         self.active: Active
         self.fallen: LiveWatch | None
@@ -68,6 +69,7 @@ class LivePolicy:
         """Return the name of the dearest policy whose expected cost is within a budget, such as "40%" of the
         reference's cost. Raises InputError if there is none.
         """
+        parse_budget(budget, full=1.0, unit="usd")  # raises for what is none
         costs = {}
         for name in self._policies.names:
             try:
@@ -78,7 +80,8 @@ class LivePolicy:
                 costs[name] = policy.cost.share(policy.expected_cost)
         if not costs:
             raise InputError(
-                f"no policy costs at most {budget}: make one with `exeunt calibrate --budget {budget}`"
+                f"no policy costs at most {budget}: make one with `exeunt calibrate {quote(str(self._config.folder))} "
+                f"--max-loss 5% --budget {quote(budget)}`"
             )
         return max(costs, key=lambda name: costs[name])
 
@@ -143,3 +146,12 @@ class LivePolicy:
         """Let the page tell of an alarm, also after a restart."""
         self.alarms.append({"time": time.time(), **fields})
         write_json(self._file, list(self.alarms))
+
+
+def _alarms_in(file: Path) -> list[dict[str, Any]]:
+    """Return the alarms that a file holds; none if there is no file. Raises ArtefactError for what holds none."""
+    remedy = f"remove {file}, and alarms of before are not shown"
+    found = read_json(file, remedy=remedy) if file.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "alarm" in one for one in found):
+        raise ArtefactError(f"{file} holds no alarms: {remedy}")
+    return found

@@ -16,7 +16,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
-        self.requests = prometheus.Counter(
+        self._requests = prometheus.Counter(
             "exeunt_gateway_requests", "Requests, by path and status.", ["path", "status"], registry=registry
         )
         self._refused = prometheus.Counter(
@@ -42,6 +42,10 @@ class GatewayMetrics:
         self._alarms = prometheus.Counter(
             "exeunt_gateway_alarms", "Alarms of the watch.", ["policy"], registry=registry
         )
+
+    def ended(self, path: str, status: int) -> None:
+        """Count a request to a path that was answered with a status."""
+        self._requests.labels(path, status).inc()
 
     def refused(self) -> None:
         """Count a request that was refused because too many were open."""

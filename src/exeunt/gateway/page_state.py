@@ -23,7 +23,7 @@ class PageState:
         `certificate`: of the active policy, in words; None without one. `policies`: those that can be chosen beside the
         reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
         reason. `tally`: since `since`. `evidence`: of the active policy or of that one, see `LiveWatch.curves`.
-        `resting`: providers that are left alone, `for_s` seconds more.
+        `resting`: providers that are left alone, `for_s` seconds more. `stopped`: models that are asked no more.
         """
         gateway, config = self._gateway, self._gateway.config
         return {
@@ -41,6 +41,7 @@ class PageState:
             "records": dict(gateway.records.counts()),
             "money": gateway.money.state(gateway.keys.clients),
             "resting": _resting(gateway),
+            "stopped": list(gateway.money.whole.stopped),
         }
 
     def _policy(self, name: str) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def trace_of(records: Sequence[Record], models: GatewayModels) -> RecordedTrace:
                 f"{counted(over, 'request')} cost more at {name} than the {highest:g} usd that a request can cost by "
                 f"the configuration, up to {most:g} usd: certificates of the cost take that as the most."
             )
-        # Free answers get a cost that does not count.
-        paid = np.maximum(cost, 1e-6 * max(most, highest, 1e-9))
+        # Free answers get a cost that does not count: beside what others cost, not beside what one can cost at most.
+        paid = np.maximum(cost, 1e-6 * max(most, 1e-9))
         usual = 1.0 if name == models.reference else 0.0  # of no answer it does not count
         traces[name] = ExitTrace.from_losses(
             np.array([[one.score or 0.0] for one in said]),

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class GatewayPolicies:
         """What was activated and when, the latest last, as `active.json` holds it."""
         file = self.folder / ACTIVE
         found = read_json(file, remedy=_remedy(file)) if os.path.lexists(file) else []
-        if not isinstance(found, list) or not all(_is_entry(one) for one in found):
+        if not isinstance(found, list) or not all(map(_is_entry, found)) or _goes_back_too_far(found):
             raise ArtefactError(f"{file} does not say what was activated: {_remedy(file)}")
         return found
 
@@ -167,7 +168,13 @@ def _stack(history: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) in (2, 3) and isinstance(entry[1], str)
+    kinds = [type(one) for one in entry] if isinstance(entry, list) else []
+    return kinds[:1] in ([int], [float]) and kinds[1:] in ([str], [str, str])
+
+
+def _goes_back_too_far(history: Sequence[Sequence[Any]]) -> bool:
+    """Whether more activations are undone than there were."""
+    return min(accumulate(-1 if back else 1 for _, _, *back in history), default=0) < 0
 
 
 def _remedy(file: Path) -> str:

@@ -6,20 +6,27 @@ import sys
 
 import uvicorn
 
+from exeunt._files import locked
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.folder import LOCK, gateway_folder
 from exeunt.gateway.gateway import Gateway
 from exeunt.live.http_model import key_named
 from exeunt.serve.server import check_address, drain_on_signal, uvicorn_config
 
 
 def serve_gateway(config: GatewayConfig) -> None:
-    """Answer requests until a signal. Raises InputError without keys, of clients or of providers, and where nobody can
-    listen.
+    """Answer requests until a signal. Raises InputError without keys, of clients or of providers, where nobody can
+    listen, and where another gateway runs in the folder.
     """
     listen = config.listen
     check_address(listen.host, listen.port)
-    gateway = Gateway(config)
+    with locked(gateway_folder(config.folder) / LOCK, f"{config.folder}, where a gateway runs"):
+        _serve(Gateway(config))
+
+
+def _serve(gateway: Gateway) -> None:
+    config, listen = gateway.config, gateway.config.listen
     gateway.keys.check()
     for model in config.models.values():
         if model.key is not None:

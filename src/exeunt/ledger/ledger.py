@@ -190,8 +190,9 @@ class Ledger:
     def _alarm(self, hold: Hold) -> None:
         if hold.cost > hold.maximum:
             _log.error(
-                "the model %r billed %s for %r, whose stated maximum is %s: it is stopped until resume(%r) is called",
-                hold.model, shown(hold.cost, self.unit), hold.key, shown(hold.maximum, self.unit), hold.model,
+                "the model %r billed %s%s, and its stated maximum is %s: it is stopped until resume(%r) is called",
+                hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
+                shown(hold.maximum, self.unit), hold.model,
             )  # fmt: skip
 
 
@@ -315,5 +316,6 @@ def _billionths(amount: float | Decimal, rounding: str) -> int:
     except ArithmeticError:
         number = Decimal("nan")
     if not (number.is_finite() and 0 <= number <= MOST):
-        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {amount!r}")
+        given = amount if isinstance(amount, Decimal) else repr(amount)
+        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {given}")
     return int(number.scaleb(9).to_integral_value(rounding))

@@ -203,6 +203,10 @@ class LiveCascade:
 
         for policy in () if pace is None else pace.policies:
             self._check_models(policy)
+        if pace is not None and len(given) > pace.to_come:
+            raise InputError(
+                f"the pace has {counted(pace.to_come, 'input')} to come, got {len(given):,}: give it the number of all"
+            )
 
         async def answer(i: int) -> None:
             policy = self._given if pace is None else pace.begin()

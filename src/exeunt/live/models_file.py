@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exeunt.errors import ExeuntError, InputError, one_line, require
+from exeunt._yaml import read_yaml
+from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel
 from exeunt.live.live_model import LiveModel
@@ -29,11 +30,14 @@ _KINDS = {
 
 
 def function_named(text: str) -> Any:
-    """Return what "module:name" names, and run the module. Raises InputError for another text."""
+    """Return what "module:name" names, and run the module. Raises InputError for another text, or no function."""
     module, _, name = text.partition(":")
     if not module or not name:
         raise InputError(f"a function is written module:name, got {text!r}")
-    return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    if not callable(found):
+        raise InputError(f"{text} is no function: it is {type(found).__name__}")
+    return found
 
 
 _FUNCTIONS: dict[str, Callable[[str], Any]] = {
@@ -49,13 +53,9 @@ def read_models(path: str | Path) -> dict[str, LiveModel]:
     Modules beside the file are found. Raises InputError for a file that is missing or no YAML, and for a model with
     other options than its class takes.
     """
-    yaml: Any = require("yaml", extra="cli")
     if not (file := Path(path)).is_file():
         raise InputError(f"there is no file {file}: --model names a YAML file of models, or RUN is missing")
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise InputError(f"{file} is no YAML: {one_line(error)}") from None
+    entries = read_yaml(file, extra="cli")
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file} must hold models by name, each with its options")
     sys.path.insert(0, str(file.resolve().parent))

@@ -80,6 +80,8 @@ class OpenAICompatible(LiveModel):
         usual = 512 if self.classes is None else 8 + max(len(name.encode()) for name in self.classes)
         self.options = _checked_options(options or {}, max_tokens or usual)
         self.n_output = max(self.options[name] for name in _LIMITS if name in self.options)
+        if type(template_tokens) is not int or template_tokens < 0:
+            raise InputError(f"template_tokens must be a whole number of at least 0, got {template_tokens!r}")
         self.tokenizer, self.template_tokens = tokenizer, template_tokens
 
     @property

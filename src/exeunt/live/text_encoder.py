@@ -19,7 +19,8 @@ class TextEncoder:
     """The embedding of a text, as a function for `FeatureModel`: the mean over tokens of the encoder's last layer.
 
     `source`: "hf:NAME_OR_FOLDER", an encoder of Hugging Face (extra `exeunt[hf]`), or "onnx:FILE.onnx", whose folder
-    holds the tokenizer (`exeunt[hf,onnx]`). Texts are cut to `max_tokens`.
+    holds the tokenizer (`exeunt[hf,onnx]`). Texts are cut to `max_tokens`, or to the fewer that an encoder of Hugging
+    Face takes.
 
     Raises InputError for another kind, or what cannot be opened.
     """
@@ -28,7 +29,15 @@ class TextEncoder:
         kind, _, self._name = source.partition(":")
         if kind not in ("hf", "onnx") or not self._name:
             raise InputError(f"an encoder is hf:NAME_OR_FOLDER or onnx:FILE.onnx, got {source!r}")
-        self._is_onnx, self._max_tokens, self._turn = kind == "onnx", max_tokens, threading.Lock()
+        if max_tokens < 1:
+            raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
+        self._is_onnx, self._turn = kind == "onnx", threading.Lock()
+        self._max_tokens = self._longest = max_tokens
+        is_path = self._name.startswith(("/", ".", "~")) or self._name.count("/") > 1
+        if not self._is_onnx and is_path and not Path(self._name).is_dir():
+            raise InputError(
+                f"there is no folder {self._name}: give hf:FOLDER, or hf:NAME of one of Hugging Face"
+            )
         if self._is_onnx and not Path(self._name).is_file():
             raise InputError(
                 f"there is no file {self._name}: give onnx:FILE.onnx, with the tokenizer beside it"
@@ -43,13 +52,21 @@ class TextEncoder:
         return f"encoder of {self._max_tokens} tokens {told}"
 
     def __call__(self, text: str) -> Floats:
-        """Return the embedding (d,)."""
+        """Return the embedding (d,). Raises InputError for what is no text."""
+        if not isinstance(text, str):
+            raise InputError(f"an encoder takes texts, got {type(text).__name__}")
         with self._turn:  # a tokenizer serves one thread at a time
             tokenizer, encode = self._opened
-            tokens = tokenizer([text], truncation=True, max_length=self._max_tokens, return_tensors="np")
+            longest = min(self._max_tokens, self._longest)
+            tokens = tokenizer([text], truncation=True, max_length=longest, return_tensors="np")
         hidden: Floats = np.asarray(encode(tokens), dtype=np.float64)[0]
         embedding: Floats = hidden if hidden.ndim == 1 else hidden.mean(axis=0)
         return embedding
+
+    def open(self) -> None:
+        """Open the encoder now, not with the first text. Raises InputError for what cannot be opened."""
+        with self._turn:
+            _ = self._opened
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
@@ -65,6 +82,7 @@ class TextEncoder:
         network = transformers.AutoModel.from_pretrained(
             self._name, trust_remote_code=False, use_safetensors=True
         ).eval()
+        self._longest = getattr(network.config, "max_position_embeddings", self._max_tokens)
 
         def encode(tokens: Any) -> Any:
             with torch.inference_mode():

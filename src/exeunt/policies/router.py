@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats, places_of
+from exeunt._arrays import Floats, check_between, places_of
 from exeunt.allocation_search import beats
 from exeunt.answer.ensemble import ANSWERS
 from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds, exits_under
@@ -25,7 +25,7 @@ from exeunt.policies.router_plans import (
     told_models,
 )
 from exeunt.policy import Policy
-from exeunt.policy.certificate_search import Costed, dearest_plan, with_highest
+from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, dearest_plan, with_highest
 from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.score.tie_breaking import Ties
 from exeunt.trace import CascadeTrace, check_disjoint
@@ -51,11 +51,12 @@ def router(
     The traces have features (`CascadeTrace.with_features`). It is `cascade_router` with paths of one model, which is
     what there is to choose where models say nothing of how sure they are. See there for the options.
     """
-    _check(fit, calibrate)
+    _check(fit, calibrate, delta)
     if not told_models(fit):
         raise InputError(
             "a router looks at features of the input, and these traces have none: give them with "
-            "models.with_features(name, features, cost=...), or take cascade_router, which looks at answers"
+            "models.with_features(name, features, cost=...), or for a table with --features, or take cascade_router, "
+            "which looks at answers"
         )
     return _made("router", fit, calibrate, budget, delta, reference, seed, ties, "own", depth=1)
 
@@ -95,7 +96,7 @@ def cascade_router(
     Raises InputError for traces without labels or losses, and as `cascade` does; InfeasibleBudget for a budget that
     cannot be kept.
     """
-    _check(fit, calibrate)
+    _check(fit, calibrate, delta)
     if answer not in ANSWERS or answer == "best":
         raise InputError(f"answer must be 'own', 'ensemble' or 'auto', got {answer!r}")
     amount = fit.answering.budget(budget, reference=reference)
@@ -108,8 +109,10 @@ def cascade_router(
     return _made("cascade_router", fit, calibrate, budget, delta, reference, seed, ties, answer, depth=None)
 
 
-def _check(fit: CascadeTrace, calibrate: CascadeTrace) -> None:
+def _check(fit: CascadeTrace, calibrate: CascadeTrace, delta: float | None) -> None:
     check_models(fit, calibrate)
+    if delta is not None:
+        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
     if not isinstance(calibrate, CascadeTrace):
         raise InputError("a router is calibrated on a CascadeTrace, in memory")
     if not fit.has_loss:

@@ -49,8 +49,14 @@ class Pace:
         inputs: int,
         firsts: Sequence[float] | None = None,
     ) -> None:
+        if not isinstance(policies, PolicySet):
+            raise InputError(
+                f"a pace chooses among the policies of a PolicySet, got {type(policies).__name__}: see PolicySet.make"
+            )
         self.policies, self.models = tuple(policies), policies.models
         cost = self.policies[0].cost
+        if isinstance(total, str) and "%" in total:
+            raise InputError(f"total is an amount for all inputs, such as '5 {cost.unit}', got {total!r}")
         amount = parse_budget(total, full=cost.reference, unit=cost.unit) if isinstance(total, str) else total
         if (left := _arrays.finite(amount, "total")) < 0:
             raise InputError(f"total is what all answers may cost, at least 0, got {total!r}")
@@ -84,6 +90,11 @@ class Pace:
         self._under_way: dict[int, int] = {}
 
     @property
+    def to_come(self) -> int:
+        """How many inputs have not begun."""
+        return self._to_come
+
+    @property
     def left(self) -> float:
         """What is left of the total, less what answers under way are expected to cost."""
         return self._left - sum(n * self._usual(self.policies[k]) for k, n in self._under_way.items())
@@ -110,7 +121,12 @@ class Pace:
         return self.policies[chosen]
 
     def end(self, policy: Policy, cost: float) -> None:
-        """Record what an answer has cost. Raises InputError for a policy under which no input has begun."""
+        """Record what an answer has cost.
+
+        Raises InputError for a policy under which no input has begun, or a cost that is no number of at least 0.
+        """
+        if _arrays.finite(cost, "cost") < 0:
+            raise InputError(f"cost is what the answer has cost, at least 0, got {cost!r}")
         chosen = next(
             (k for k, one in enumerate(self.policies) if one is policy and self._under_way.get(k)), None
         )

@@ -88,6 +88,8 @@ class PolicySet:
 
         Raises InfeasibleBudget if no budget can be kept.
         """
+        if not callable(preset):
+            raise InputError(f"give what makes a policy, such as ex.auto, got {preset!r:.60}")
         amounts = [*feasible(fit.budget, budgets)]
         if jointly and delta is None:
             raise InputError("jointly is about guarantees: give a delta between 0 and 1, got None")

@@ -15,6 +15,7 @@ from exeunt.run.manifest import read_manifest
 INT8 = "int8"
 PRECISIONS = (INT8, "bf16", "fp16")
 _MAKE = "make one with `exeunt train --out RUN`"
+_GATEWAY = "gateway.json"
 _SHOWN = 3  # names in a message
 _DATA_NAMES = ("train", "test", "validation", "val")
 _DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".png", ".jpg", ".jpeg")
@@ -96,11 +97,21 @@ def why_not_a_run(path: Path) -> str:
     if runs := [name for name in names if _is_run(path / name)]:
         more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
         return f"{path} is not a run folder, it holds some: give one of {', '.join(runs[:_SHOWN])}{more}"
+    return _what_else(path, names) or f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
+
+
+def _what_else(path: Path, names: Collection[str]) -> str:
+    """Return what a folder holds that is no run, and what to do; "" if nobody knows."""
+    if _GATEWAY in names:
+        return (
+            f"{path} is the folder of a gateway, not a run folder: `exeunt calibrate {quote(str(path))} --max-loss 5%` "
+            "certifies a policy on its records, and `exeunt gateway FILE` lets it answer"
+        )
     if "config.json" in names:
         return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"
     if data := [name for name in names if name in _DATA_NAMES or name.lower().endswith(_DATA_SUFFIXES)]:
         return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_make_with('--data', path)}"
-    return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
+    return ""
 
 
 def how_to_resume(path: Path, names: Collection[str]) -> str:

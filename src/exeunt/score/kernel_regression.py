@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
+from exeunt._text import counted
+from exeunt.errors import InputError
 
 _LANDMARKS = 1_000
 _PENALTIES = (1.0, 3.0, 10.0, 30.0)
@@ -91,8 +93,13 @@ class KernelRegression:
     def __call__(self, features: Any) -> tuple[Floats, Any]:
         """Return the predictions (rows, q) for features (rows, d), and which inputs are like none learned from.
 
-        An input with a NaN is like none.
+        An input with a NaN is like none. Raises InputError for another number of features.
         """
+        if features.shape[1] != len(self.centre) and not np.isnan(features).all():
+            raise InputError(
+                f"this router looks at {counted(len(self.centre), 'feature')} of an input, got {features.shape[1]}: "
+                "give those that it has learned from"
+            )
         kernel = np.nan_to_num(_kernel((features - self.centre) / self.scale, self.landmarks))
         predicted = kernel @ self.weights + self.mean
         predicted += self.share * (self.around[_nearest(kernel, _NEAREST)].mean(axis=1) - predicted)

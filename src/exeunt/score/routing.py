@@ -48,7 +48,10 @@ class Known:
         quality, unlike = memory.get(_QUALITY), None
         if exit_ in self.quality:
             if FEATURES not in evidence:
-                raise InputError("this router decides by features of the input, and the evidence has none")
+                raise InputError(
+                    "this router decides by features of the input, and the evidence has none: give them, of a live "
+                    "encoder as a FeatureModel"
+                )
             told, unlike = self.quality[exit_](evidence[FEATURES])
             quality = told if predicted is None else predicted
         found = [np.ones(len(evidence["prediction"]))]

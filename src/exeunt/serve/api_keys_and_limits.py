@@ -43,11 +43,12 @@ class SecurityMiddleware:
 
     `health`: paths that everybody may ask, by any name of the server: what watches it calls it by its own address.
     `page`: paths that need no key: the page asks for one. `inputs`: paths that take inputs. Requests to all others are
-    small.
+    small. `allow_name`: what lets a server be called by a further name.
     """
 
     health = re.compile(r"/v2/health/(live|ready)")
     page = re.compile(r"/(page/.*)?")
+    allow_name = "start it with --allowed-host"
     inputs = re.compile(r"/predict|/v2/models/.*/infer")
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -95,28 +96,28 @@ class SecurityMiddleware:
         host = headers.get(b"host", b"").lower()
         if not (public or self._has_name(host, (scope.get("server") or (None,))[0])):
             name = host.decode("latin-1")
-            why = f"this server does not answer as {name!r}: if clients may call it so, start it with --allowed-host"
-            return _error(403, why, _CLOSE)
+            why = f"this server does not answer as {name!r}: if clients may call it so, {self.allow_name}"
+            return self._error(403, why, _CLOSE)
         scope["state"]["key"] = key = self._key(headers)
         if key is None and not (public or self.page.fullmatch(scope["path"])):
-            why = "give an API key, as `Authorization: Bearer KEY`"
-            return _error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
+            why = "the API key is missing or not known: give one as `Authorization: Bearer KEY`"
+            return self._error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and not _of_own_page(headers, host):
             why = (
                 "a page of another site may not ask this server: ask it from your own program; a proxy in front of the "
                 "server must pass on the Host header"
             )
-            return _error(403, why, _CLOSE)
+            return self._error(403, why, _CLOSE)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > (most := self._most(scope)):
-            return _error(_TOO_LARGE, _too_large(most), _CLOSE)
+            return self._error(_TOO_LARGE, _too_large(most), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return _error(415, "compressed requests are not taken", _CLOSE)
+            return self._error(415, "compressed requests are not taken", _CLOSE)
         if scope["method"] == "POST" and self._open >= self._settings.max_open:
             self._metrics.refused()
             scope["state"]["refused"] = True
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
-            return _error(503, why, {"retry-after": "1", **_CLOSE})
+            return self._error(503, why, {"retry-after": "1", **_CLOSE})
         return None
 
     def _bounded(self, receive: Receive, scope: Scope, *, keeps: bool = True) -> Receive:
@@ -174,6 +175,9 @@ class SecurityMiddleware:
         given = bearer(headers)
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
         return given.decode() if any(fits) else None if self._keys else ""
+
+    def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
+        return JSONResponse({"error": why}, status, headers)
 
     def _path(self, scope: Scope) -> str:
         """Return what the address of a request is called in counts and logs."""
@@ -234,10 +238,6 @@ async def _drain(receive: Receive) -> None:
 
 def _too_large(most: int) -> str:
     return f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer at a time"
-
-
-def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": why}, status, headers)
 
 
 def read_api_keys(file: Path) -> tuple[str, ...]:

@@ -146,14 +146,14 @@ class Settings:
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
 
 
-def host_names(host: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-host") -> tuple[str, ...]:
     """Return the names, as patterns, by which requests may call a server that listens at `host`: any name if it listens
-    at every address and only keys protect it. Raises InputError for what is no name.
+    at every address and only keys protect it. Raises InputError, about the `option`, for what is no name.
     """
     for name in allowed:
         if not _HOST.fullmatch(name):
             raise InputError(
-                f"--allowed-host must be a name or an address without port, such as example.com, got {name!r}"
+                f"{option} must be a name or an address without port, such as example.com, got {name!r}"
             )
     if _EVERY_ADDRESS.fullmatch(host) and not allowed:
         return ("*",)

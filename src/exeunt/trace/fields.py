@@ -85,6 +85,8 @@ def checked_answers(
 def checked_features(values: ArrayLike, n: int) -> Floats:
     """Return features (n, d) in single precision. Raises InputError for another shape, NaN or infinity."""
     features = _arrays.floats(values, "features", ndim=2)
+    if features.shape[1] == 0:
+        raise InputError(f"features are at least one number per input, got shape {features.shape}")
     if len(features) != n:
         raise InputError(f"features must have a row for each of {counted(n, 'input')}, got {len(features)}")
     if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):

@@ -39,7 +39,8 @@ function showNumbers(state) {
   set("shadow", words.shadowAbout(state));
   setList("compared", words.compared(state));
   setList("records", words.records(state));
-  $("answering").hidden = state.resting.length > 0;
+  $("answering").hidden = state.resting.length + state.stopped.length > 0;
+  $("stopped").replaceChildren(...state.stopped.map((one) => element("li", "problem", words.isStopped(one))));
   $("resting").replaceChildren(...state.resting.map((one) => element("li", "problem", words.rests(one))));
 }
 

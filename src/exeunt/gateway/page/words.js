@@ -130,3 +130,6 @@ export function shadowAbout({ policy, shadow, reference }) {
 
 export const rests = ({ provider, for_s: seconds, models }) =>
   `${provider} rests after failures: ${list(models)} ${models.length === 1 ? "is" : "are"} asked again in ${Math.ceil(seconds)}${GAP}s.`;
+
+export const isStopped = (model) =>
+  `${model} is stopped: it billed more than it may cost. Correct its price in the file, start the gateway again, then POST /admin/models/${model}/resume.`;

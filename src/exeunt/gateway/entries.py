@@ -1,0 +1,75 @@
+"""Entries of a configuration file: options by name, each of a kind, as frozen dataclasses have them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from exeunt.errors import ExeuntError, InputError
+
+T = TypeVar("T")
+
+
+def made(of: type[T], entry: Any, what: str) -> T:
+    """Make a part of the configuration. Raises InputError for options that it does not have, or that are missing."""
+    known: Any = fields(of)  # type: ignore[arg-type]
+    needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
+    options = options_of(entry, {one.name: one.type for one in known}, needed, what)
+    try:
+        return of(**options)
+    except ExeuntError as error:
+        raise InputError(f"{what}: {error}" if what else str(error)) from None
+
+
+def options_of(entry: Any, kinds: Mapping[str, str], needed: Sequence[str], what: str) -> dict[str, Any]:
+    """Return the options of an entry. Raises InputError for one that there is not, is missing, or of another kind."""
+    given, where = mapping(entry, what), f"{what}: " if what else ""
+    if unknown := [name for name in given if name not in kinds]:
+        raise InputError(f"{where}there is no {unknown[0]!r}; there are {', '.join(kinds)}")
+    if missing := [name for name in needed if name not in given]:
+        raise InputError(f"{where}{missing[0]} is missing")
+    return {name: read_as(kinds[name], value, f"{where}{name}") for name, value in given.items()}
+
+
+def read_as(kind: str, value: Any, what: str) -> Any:
+    """Return a value as the kind that a field has: lists as tuples, shares such as "10%" as numbers."""
+    kind, _, optional = kind.partition(" | ")
+    if value is None and optional:
+        return None
+    if kind.startswith("tuple"):
+        if not isinstance(value, list):
+            raise InputError(f"{what}: give a list such as [one, other], got {value!r:.60}")
+        names = tuple(map(str, value))
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{what}: {twice[0]!r:.60} is there twice")
+        return names
+    if kind == "float":
+        return _number(value, what)
+    if kind in ("int", "bool") and type(value).__name__ != kind:
+        needed = "a whole number" if kind == "int" else "true or false"
+        raise InputError(f"{what}: give {needed}, got {value!r:.60}")
+    if kind == "str" and not isinstance(value, str):
+        raise InputError(f"{what}: give a text, got {value!r:.60}: write it in quotes")
+    if value == "":
+        raise InputError(f"{what} is empty: give a text, or leave it out")
+    return mapping(value, what) if kind == "Mapping" else value
+
+
+def _number(value: Any, what: str) -> float:
+    """Return a number that may be a share, such as "10%"."""
+    text, _, rest = str(value).partition("%")
+    with suppress(ValueError):
+        number = float(text) / (100 if "%" in str(value) else 1)
+        if math.isfinite(number) and not (rest or isinstance(value, bool)):
+            return number
+    raise InputError(f"{what}: give a number, got {value!r:.60}")
+
+
+def mapping(entry: Any, what: str) -> Mapping[str, Any]:
+    """Return options by name, perhaps none. Raises InputError for anything else."""
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{what or 'the file'} must hold options by name, got {entry!r:.60}")
+    return entry

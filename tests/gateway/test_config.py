@@ -1,0 +1,162 @@
+"""What is wrong in the file of a gateway is said, with the entry and what is allowed; and which folder it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+
+from exeunt._files import locked
+from exeunt.cli.app import run as exeunt
+from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.config import read_config
+from exeunt.gateway.folder import LOCK
+from exeunt.gateway.gateway import Gateway
+
+from .running_gateway import config_text, free_port, running
+
+PRICE = "price: {input: 1, output: 1}"
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    return file
+
+
+def model(options: str) -> dict[str, str]:
+    """Return the entries of a gateway whose reference has further options."""
+    return {"models": f"{{large: {{provider: mock, {options}}}}}", "shadow": ""}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"reference": "other"}, "reference names 'other', and the models are small, large"),
+        ({"reference": ""}, "reference is missing"),
+        ({"shadow": "{models: [large], spend: '1 usd'}"}, "not the reference"),
+        ({"shadow": "{models: [], spend: '1 usd'}"}, "shadow: models is empty"),
+        (
+            {"shadow": "{models: small, spend: '1 usd'}"},
+            "shadow: models: give a list such as .*, got 'small'",
+        ),
+        ({"shadow": "{models: [small, small], spend: '1 usd'}"}, "shadow: models: 'small' is there twice"),
+        ({"shadow": "{models: [small], spend: '1 usd', share: 110%}"}, "share is a share"),
+        (
+            {"shadow": "{models: [small], spend: '1 usd', share: yes}"},
+            "shadow: share: give a number, got True",
+        ),
+        (
+            {"shadow": "{models: [small], spend: '1 usd', audit: x%}"},
+            "shadow: audit: give a number, got 'x%'",
+        ),
+        ({"shadow": "{models: [small]}"}, "shadow: spend is missing"),
+        ({"shadow": "{models: [small], spend: '1 eur'}"}, "shadow: spend: prices are in usd, .* in eur"),
+        ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
+        ({"spend": "{total: '1 ms'}"}, "spend: total: .*is in ms"),
+        ({"spend": "{total: '-1 usd'}"}, "spend: total: an amount is a number from 0 to .*, got -1$"),
+        ({"spend": "{day: 20}"}, "spend: day: give a text, got 20: write it in quotes"),
+        ({"keep": "{days: 0}"}, "keep: days must be above 0, got 0"),
+        ({"keep": "{features: true}"}, "a router needs both"),
+        ({"features": "{}"}, "a router needs both"),
+        ({"features": "{price: -1}", "keep": "{features: true}"}, "features: a price is .*, got -1"),
+        ({"listen": "{port: 99999}"}, r"listen: port must lie in \[0, 65535\], got 99999"),
+        ({"listen": "{allowed_hosts: ['a:80']}"}, "listen: allowed_hosts must be a name .* without port"),
+        ({"listen": "{max_open: 0}"}, "listen: max_open must be above 0"),
+        ({"run_length": "0"}, "run_length must lie in"),
+        ({"folder": "''"}, "folder is empty"),
+        ({"models": "{a: {provider: other, price: {}}}"}, "model 'a': provider is one of mock, got 'other'"),
+        ({"models": "{a: {provider: mock}}"}, "model 'a': price is missing"),
+        (model("price: 2"), "model 'large': price must hold options by name, got 2"),
+        (
+            model(f"{PRICE}, tool: true"),
+            "model 'large': there is no 'tool'; there are provider, model, price",
+        ),
+        (model(f"{PRICE}, tools: 'no'"), "model 'large': tools: give true or false, got 'no'"),
+        (model(f"{PRICE}, max_tokens: 4k"), "model 'large': max_tokens: give a whole number, got '4k'"),
+        (model(f"{PRICE}, template_tokens: -1"), "model 'large': template_tokens must be .*, got -1"),
+        (model(f"{PRICE}, image_tokens: -1"), "model 'large': image_tokens must be at least 0, got -1"),
+        (
+            {**model("price: {input: 2, output: 8}"), "spend": "{request: '0.01 usd'}"},
+            r"tokens \(max_tokens\) may cost 0.03328 usd, .*: set max_tokens to 1,186 or fewer, or let a request cost",
+        ),
+        ({**model(PRICE), "spend": "{request: '0 usd'}"}, r"\(request of spend\): let a request cost more"),
+        ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
+        ({"providers": "{mock: {base_url: 'http://x/v1/chat/completions'}}"}, "write 'http://x/v1'"),
+        ({"providers": "{mock: {base_url: 'http://x/v1', failures: 0}}"}, "failures must be at least 1"),
+        ({"providers": "{mock: {base_url: 'http://x/v1', pause_s: 5s}}"}, "pause_s: give a number, got '5s'"),
+        ({"models": ""}, "models is missing"),
+        (
+            {
+                "reference": "'auto:x'",
+                "shadow": "",
+                "models": "{'auto:x': {provider: mock, price: {input: 1, output: 1}}}",
+            },
+            "does not start with auto",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_config(written(tmp_path, config_text("http://127.0.0.1:1", **more)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [\nproviders", "gateway.yaml is no YAML: .* in line 2"),
+        ("reference: a\nproviders: {}\nreference: b", "gateway.yaml, line 3: reference is there twice"),
+        ("models:\n  a: {price: 1}\n  a: {price: 2}", "line 3: a is there twice"),
+        ("[" * 3000, "nested too deeply"),
+        ("text", "the file must hold options by name, got 'text'"),
+        ("", "the file must hold options by name, got None"),
+    ],
+)
+def test_what_is_no_configuration_is_said(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_config(written(tmp_path, text))
+
+
+def test_a_router_may_look_at_lengths_alone(tmp_path: Path) -> None:
+    more = {"features": "{}", "keep": "{features: true}", "run_length": "1e5"}
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1", **more)))
+    assert config.features.encoder is None
+    assert config.run_length == 100_000
+
+
+def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
+    file = written(tmp_path, config_text("http://127.0.0.1:1", folder="."))
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(
+        InputError, match=r"holds other files, such as gateway\.yaml: give the gateway a folder"
+    ):
+        exeunt(["gateway", str(file), "--add-client", "a"])
+    assert tmp_path.stat().st_mode == mode
+    assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
+
+
+def test_two_gateways_do_not_run_in_a_folder(tmp_path: Path) -> None:
+    with running(tmp_path) as run, locked(run.gateway.folder / LOCK, ""):
+        other = written(tmp_path, config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
+        with pytest.raises(InputError, match="where a gateway runs"):
+            exeunt(["gateway", str(other)])
+
+
+def test_a_secret_of_another_size_is_refused(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1")))
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "keys.json").write_text("[]")
+    (tmp_path / "gateway" / "secret.key").write_bytes(b"")
+    with pytest.raises(ArtefactError, match="holds 0 bytes, and a secret has 32"):
+        Gateway(config)
+
+
+def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        config, folder = run.gateway.config, run.gateway.folder
+    for text in ("5", "[1]", "{"):
+        (folder / "alarms.json").write_text(text)
+        with pytest.raises(ArtefactError, match=r"alarms\.json .*: .*remove .*alarms\.json"):
+            Gateway(config)
