@@ -27,9 +27,11 @@ OPTIONS = {
 (TRAIN,) = [one.callback for one in app.registered_commands if one.callback.__name__ == "train"]
 KINDS = get_type_hints(TRAIN)
 TEXTS = {
-    "exits": "blocks.0,blocks.1", "mean": "0.1,0.2,0.3", "std": "1,2,3", "fit": "5%",
+    "exits": "auto", "exit_batch": "1,16", "mean": "0.1,0.2,0.3", "std": "1,2,3", "fit": "5%",
     "calibrate": "200", "test": "0.25", "head": "global", "label_column": "fine label: é",
 }  # fmt: skip
+ASKED_WITH = {"exit_batch": ("exits",)}
+"""Options that go with others alone."""
 
 
 def value_of(name: str) -> object:
@@ -77,8 +79,11 @@ def file(tmp_path):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_does_in_a_file_what_it_does_on_the_command_line(trained, file, name):
     needed = [word for option, value in NEEDED.items() for word in (f"--{option}", value)]
+    others = ASKED_WITH.get(name, ())
+    needed += [word for other in others for word in words_of(other)]
     given, _ = trained(*needed, *words_of(name))
-    assert trained("--config", file({**NEEDED, name: value_of(name)}))[0] == given
+    wanted = {**NEEDED, **{one: value_of(one) for one in (*others, name)}}
+    assert trained("--config", file(wanted))[0] == given
     assert trained(*needed)[0] != given
 
 

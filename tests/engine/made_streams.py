@@ -38,9 +38,9 @@ class StrictTable(RowTable):
         self.policies = policies
         self.settled, self.admitted = set(), 0
 
-    def admit(self, n, *times):
-        self.admitted += 1
-        return super().admit(n, *times)
+    def admit_together(self, sizes, deadlines, dues):
+        self.admitted += len(sizes)
+        return super().admit_together(sizes, deadlines, dues)
 
     def finish(self, rows, *, valid):
         numbers = rows.tolist()

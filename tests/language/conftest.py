@@ -12,7 +12,7 @@ def asked(tmp_path_factory):
     model, data = saved(tmp_path_factory.mktemp("decoder"), alike=True)
     return LanguageJob(
         model=model, data=data, exits=2, most_tokens=10, head={"hidden": 32}, calibrate=80, batch_size=32,
-        recipe={"epochs": 8, "learning_rate": 1e-3},
+        recipe={"mode": "frozen", "epochs": 8, "learning_rate": 1e-3},
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ class Asked:
         return start["status"], start["headers"], b"".join(one["body"] for one in rest)
 
     def counted(self, status, path="other"):
+        self.metrics.exposition()  # what is new is counted when it is read
         return self.metrics.registry.get_sample_value(
             "exeunt_requests_total", {"path": path, "status": str(status)}
         )

@@ -19,6 +19,7 @@ from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.live_run import check_models
 from exeunt.live.models_file import read_models
 from exeunt.policy import Policy
+from exeunt.run.executors import chosen_executor
 from exeunt.run.file_digests import LIVE
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import SharedExecutor, open_shared
@@ -172,6 +173,8 @@ def load_run(settings: Settings) -> LoadedRun:
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)
+    if run.network_file != LIVE:
+        chosen_executor(run)  # raises: some runs cannot be served, with or without a policy
     policies = named_by_budget(run.policies)
     if settings.budget is not None:
         name_at(policies, settings.budget)
