@@ -44,6 +44,7 @@ NEEDS = {
     "cli": ("typer", "matplotlib"),
     "cluster": ("ray", "moto", "torch", "torchvision", "sklearn"),
     "data": ("PIL",),
+    "gateway": ("msgspec",),
     "language": ("torch", "transformers", "lightning_fabric", "typer"),
     "live": ("openai", "httpx", "uvicorn"),
     "making": ("torch", "torchvision", "sklearn"),
