@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tests.cli.command import exeunt
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_table
+from torch.nn import functional
 
 from exeunt.data.masked_images import MaskedImages
 from exeunt.run import load
@@ -20,7 +21,7 @@ from exeunt.score.masks import mask_of
 from exeunt.torch.open_run import load_network
 from exeunt.trace import ExitTrace
 
-MODEL = "tests.pytorch.made_masks:segmenter"
+MODEL = "tests.pytorch.made_masks:unscaled_segmenter"
 TRAIN = ("train", "--task", "segment", "--model", MODEL)
 SMALL = (
     "--exits",
@@ -105,7 +106,8 @@ def test_a_runner_answers_with_masks(run, data):
     assert (answers.label == [np.bincount(mask.ravel()).argmax() for mask in answers.masks]).all()
     network = load_network(RunFolder.open(run), trusted=MODEL)
     with torch.no_grad():
-        outputs = network(torch.from_numpy(inputs))
+        logits = network(torch.from_numpy(inputs))
+        outputs = [functional.interpolate(one, scale_factor=2, mode="bilinear") for one in logits]
     for i in range(5):
         expected = outputs[answers.exit[i]][i].argmax(0).numpy()
         assert (answers.masks[i] == expected).mean() > 0.999

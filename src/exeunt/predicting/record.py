@@ -108,11 +108,12 @@ class RecordJob(Job):
                 if len(item.positions):
                     logits = _all_logits(opened, item)
                     finite = np.all([_finite(one) for one in logits], axis=0)
-                    trace = self._trace([one[finite] for one in logits], item.keys[finite])
+                    kept = [one[finite] for one in logits]
+                    trace = self._trace(kept, item.keys[finite], opened.mask_scale)
                     into.results.append((item.positions[finite], trace))
 
-    def _trace(self, logits: list[Floats], keys: Keys) -> ExitTrace:
-        trace = trace_of_logits(logits, cost=self.run.cost, id=keys)
+    def _trace(self, logits: list[Floats], keys: Keys, mask_scale: int = 1) -> ExitTrace:
+        trace = trace_of_logits(logits, cost=self.run.cost, id=keys, mask_scale=mask_scale)
         return trace if self.probabilities else replace(trace, log_probability=None)
 
     def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
@@ -164,7 +165,8 @@ def record_data(
             row = int(np.flatnonzero(~finite)[0])
             raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")
         label = data.targets(batch.positions, prepare)
-        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys))
+        scale = executor.mask_scale
+        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys, mask_scale=scale))
         places.append(batch.positions)
     return recorded.whole().take(np.argsort(np.concatenate(places), kind="stable"))
 
