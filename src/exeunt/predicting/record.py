@@ -106,7 +106,7 @@ class RecordJob(Job):
             else:
                 into.take_in(item, strict=self.strict)
                 if len(item.positions):
-                    logits = _all_logits(opened, item)
+                    logits = all_logits(opened, item.inputs)
                     finite = np.all([_finite(one) for one in logits], axis=0)
                     kept = [one[finite] for one in logits]
                     trace = self._trace(kept, item.keys[finite], opened.mask_scale)
@@ -159,7 +159,7 @@ def record_data(
     for batch in batches:
         if batch.unreadable:
             raise batch.unreadable[0][1]
-        logits = _all_logits(executor, batch)
+        logits = all_logits(executor, batch.inputs)
         finite = np.all([_finite(one) for one in logits], axis=0)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
@@ -176,9 +176,9 @@ def _finite(logits: Floats) -> Booleans:
     return np.asarray(np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
 
 
-def _all_logits(executor: Executor, batch: PreparedBatch) -> list[Floats]:
-    """Return the logits of every exit for a batch, (b, k), or of masks (b, k, h, w)."""
-    state, found = executor.start(batch.inputs)[0], []
+def all_logits(executor: Executor, inputs: Any) -> list[Floats]:
+    """Return the logits of every exit for a batch of prepared inputs, (b, k), or of masks (b, k, h, w)."""
+    state, found = executor.start(inputs)[0], []
     for segment, (first, last) in enumerate(executor.segments):
         logits, state = executor.run(segment, state, range(first, last + 1))
         found += logits
