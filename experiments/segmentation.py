@@ -55,7 +55,7 @@ from exeunt.score.masks import MaskEvidence
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.open_run import load_network
 from exeunt.trace import concatenate
-from exeunt.trace.masks import mask_trace
+from exeunt.trace.masks import trace_of_evidence
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def recorded(run: RunFolder, batches: Iterable[Any], *, last_only: bool = False)
     cost = network.cost if not last_only else ex.CostModel([network.cost.full])
     traces, both, union = [], [], []
     for inputs, truth, keys in batches:
-        logits = [one.numpy() for one in network(inputs)][-len(cost.cumulative) :]
-        scale = network.mask_scale
-        traces.append(mask_trace(logits, cost=cost, truth=truth, id=keys, scale=scale))
+        logits = network(inputs)[-len(cost.cumulative) :]
+        shown = [MaskEvidence(one.numpy(), network.mask_scale) for one in logits]
+        traces.append(trace_of_evidence(shown, cost=cost, truth=truth, id=keys))
         counts, k = truth >= 0, logits[0].shape[1]
         of_image = np.zeros((len(truth), len(logits), k, k), np.int64)  # by true class and answer
-        for exit_, one in enumerate(logits):
-            for i, said in enumerate(MaskEvidence(one, scale)["mask"]):
+        for exit_, one in enumerate(shown):
+            for i, said in enumerate(one["mask"]):
                 pairs = truth[i][counts[i]] * k + said[counts[i]]
                 of_image[i, exit_] = np.bincount(pairs, minlength=k * k).reshape(k, k)
         here = np.diagonal(of_image, axis1=2, axis2=3)

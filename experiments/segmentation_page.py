@@ -12,7 +12,7 @@ from scipy.stats import t
 from exeunt._text import counted
 
 PAGE, FIGURE = RESULTS / "segmentation.md", RESULTS / "segmentation.png"
-N_SCENES, N_FIT, N_CALIBRATE = 2000, 500, 400
+N_SCENES, N_FIT, N_CALIBRATE = 1500, 400, 300
 BUDGETS = tuple(f"{share}%" for share in range(30, 100, 10))
 ASKED, DELTA, POINTS = (0.95, 0.98), 0.05, 20
 

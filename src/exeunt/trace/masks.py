@@ -35,14 +35,26 @@ def mask_trace(
     disagreement.
     The features that the first exit tells about an image are those of `MaskEvidence`.
     """
-    shown = [MaskEvidence(one, scale) for one in logits]
+    return trace_of_evidence([MaskEvidence(one, scale) for one in logits], cost=cost, truth=truth, id=id)
+
+
+def trace_of_evidence(
+    shown: Sequence[MaskEvidence],
+    *,
+    cost: CostModel,
+    truth: NDArray[Any] | None = None,
+    id: Any = None,  # noqa: A002
+) -> ExitTrace:
+    """Return the same of each exit's evidence, whose masks are then computed."""
     masks = np.stack([one["mask"] for one in shown], axis=1)
     return ExitTrace(
         np.stack([one["prediction"] for one in shown], axis=1),
         {name: np.stack([one[name] for one in shown], axis=1) for name in MASK_SCORES},
         cost,
         id=id,
-        grades=None if truth is None else Grades(image_losses(masks, truth, logits[0].shape[1]), MEAN_IOU),
+        grades=None
+        if truth is None
+        else Grades(image_losses(masks, truth, shown[0].logits.shape[1]), MEAN_IOU),
         features={0: shown[0][FEATURES]},
         disagreement=disagreements(masks),
     )
