@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 POLICIES = {
     "auto": ex.auto,
+    "stopping": ex.stopping,
     "EERO": ex.eero,
     "the gate alone (ECO-M2F)": eco_m2f,
     "EERO's rates by lot": random_routing,
@@ -78,6 +79,16 @@ class Recorded(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Recorded:
         return Recorded(self.trace.take(rows), self.both[rows], self.union[rows])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        np.savez_compressed(folder / "counts.npz", both=self.both, union=self.union)
+        self.trace.save(folder / "trace.parquet")
+
+    @classmethod
+    def load(cls, folder: Path) -> Recorded:
+        counts = np.load(folder / "counts.npz")
+        return cls(ex.ExitTrace.load(folder / "trace.parquet"), counts["both"], counts["union"])
 
     def miou(self, exits: np.ndarray) -> float:
         """Return the mean IoU over classes of all images together, if each is answered at its exit (n,)."""
@@ -184,7 +195,10 @@ def of_run(folder: Path, recalibrations: int) -> dict[str, Any]:
     """Return what a run shows on fresh scenes. `recalibrations`: of each certificate; 0 for none."""
     print(folder, flush=True)
     run = RunFolder.open(folder)
-    outputs = recorded(run, scenes(run, int(folder.name[-1])))
+    kept = folder.with_name(f"recorded-{folder.name}")
+    if not (kept / "trace.parquet").is_file():
+        recorded(run, scenes(run, int(folder.name[-1]))).save(kept)
+    outputs = Recorded.load(kept)
     parts = np.split(np.random.default_rng(0).permutation(N_SCENES), [N_FIT, N_FIT + N_CALIBRATE])
     keep = folder.with_name(f"policies-{folder.name}")
     keep.mkdir(exist_ok=True)

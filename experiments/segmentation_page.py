@@ -37,7 +37,7 @@ def of_budgets(seeds: list[dict[str, Any]], value: int) -> str:
 
 
 def _shown(name: str) -> str:
-    return f"`{name}`" if name == "auto" else name
+    return f"`{name}`" if name in ("auto", "stopping") else name
 
 
 def of_exits(
@@ -79,7 +79,7 @@ turns; medians of rounds.
 def draw(found: dict[str, Any], path: Any) -> None:
     """Draw mean image IoU against multiply-adds, and against time where it is known."""
     seeds, small, of_time = found["seeds"], found["small"], found.get("times", {}).get("seeds")
-    names = ("auto", "EERO", "the gate alone (ECO-M2F)", "one fixed depth")
+    names = ("auto", "stopping", "EERO", "the gate alone (ECO-M2F)", "one fixed depth")
 
     def quality(name: str) -> list[list[float]]:
         return [[seed["policies"][name][budget][0] for seed in seeds] for budget in BUDGETS]

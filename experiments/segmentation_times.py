@@ -22,7 +22,7 @@ from exeunt.timing.bench import heads_policy
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.torch.to_onnx import export_run
 
-TIMED = ("auto", "EERO", "the gate alone (ECO-M2F)")
+TIMED = ("auto", "stopping", "EERO", "the gate alone (ECO-M2F)")
 N_IMAGES, ROUNDS, MAX_SECONDS = 48, 9, 45
 
 
