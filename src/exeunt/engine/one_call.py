@@ -205,9 +205,10 @@ class Calls:
         out = rows if leaving == len(leave) else rows[leave]
         label, confidence = answer["prediction"], answer["max_probability"]
         if self.keeps_outputs or out is rows:
-            entered, which = rows, slice(None)
+            entered = rows
         else:
-            entered, which, label, confidence = out, leave, label[leave], confidence[leave]
+            entered, label, confidence = out, label[leave], confidence[leave]
+        which: Any = slice(None) if entered is rows else leave
         details = detail_of(answer, which) if self._details else None
         self.table.record(entered, label, confidence, exit_, decider.cost_at[exit_], decider.number, details)
         if leaving:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exeunt._arrays import Floats
 from exeunt._files import write_text
 from exeunt._text import counted
 from exeunt.comparison.report import allowed_hash
@@ -77,9 +78,7 @@ def _chosen(exits: NDArray[Any], count: int) -> list[int]:
     return sorted(in_turn[:count], key=lambda row: (exits[row], row))
 
 
-def _article(
-    name: str, answered: int, picture: Any, masks: Masks, truth: Any, shares: Sequence[float], k: int
-) -> str:
+def _article(name: str, answered: int, picture: Any, masks: Masks, truth: Any, shares: Floats, k: int) -> str:
     """Return the part of the page for one image. `masks` (m, h, w), `truth` (h, w) or None."""
     full = len(masks) - 1
     if truth is None:
