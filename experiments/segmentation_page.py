@@ -111,11 +111,12 @@ def draw(found: dict[str, Any], path: Any) -> None:
 
 def reached(seeds: list[dict[str, Any]]) -> str:
     """Write the lowest budget at which `auto` is within .5 points of the full network's mean image IoU."""
-    full = np.mean([seed["exits"][-1][0] for seed in seeds])
-    own = {budget: np.mean([seed["policies"]["auto"][budget][0] for seed in seeds]) for budget in BUDGETS}
-    lost = {budget: 100 * (full - one) for budget, one in own.items()}
-    within = [budget for budget in BUDGETS if lost[budget] <= 0.5]
-    shown = ", ".join(f"{lost[budget]:.2f} at {budget}" for budget in BUDGETS)
+    lost = {
+        budget: [seed["exits"][-1][0] - seed["policies"]["auto"][budget][0] for seed in seeds]
+        for budget in BUDGETS
+    }
+    within = [budget for budget in BUDGETS if 100 * float(np.mean(lost[budget])) <= 0.5]
+    shown = ", ".join(f"{mean_and_interval(lost[budget])} at {budget}" for budget in BUDGETS)
     where = f"from {within[0]} of its multiply-adds on" if within else "at none of these budgets"
     return (
         f"`auto` is within .5 points of the full network {where} (points of mean image IoU lost: {shown}; below 0 it "
