@@ -1,7 +1,8 @@
 """A small segmenter whose depth can be chosen: four stages of convolutions, six transformer layers, a linear decoder.
 
 `exeunt train --task segment --model experiments.segmenter:segmenter --exits own`: it returns the masks of ten exits,
-one after each stage and each layer, all by decoders of one layer.
+one after each stage and each layer, all by decoders of one layer. Logits have a quarter of the image's height and
+width, as the decoders make them: scaling up all ten, or their losses at full size, takes longer than the network.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ class _Layer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Images (n, 3, h, w), h and w multiples of 16, to the logits (n, k, h, w) of each exit.
+    """Images (n, 3, h, w), h and w multiples of 16, to the logits (n, k, h/4, w/4) of each exit.
 
-    `layers`: number of transformer layers, on features of a sixteenth of the image's size. After a layer, its tokens
-    are scaled up and join the features of the second stage, which keep the outlines.
+    `layers`: number of transformer layers, on features of a sixteenth of the image's height and width. What is decoded
+    from the third stage on is coarse: it is scaled up, and the second stage's logits, which keep the outlines, are
+    added. Without them, a deeper exit is worse than one before it.
     """
 
     def __init__(
@@ -56,17 +58,17 @@ class Segmenter(nn.Module):
         n_classes: int,
         *,
         layers: int = 6,
-        widths: tuple[int, ...] = (16, 32, 64, 128),
+        widths: tuple[int, ...] = (8, 16, 32, 64),
         height: int = 192,
         width: int = 256,
     ) -> None:
         super().__init__()
         self.places = height // 16, width // 16
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(3, widths[0], 7, stride=4, padding=3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         ins = (widths[0], *widths[:-1])
-        strides = (1, 2, 2, 2)
+        strides = (1, 1, 2, 2)
         self.stages = nn.ModuleList(_Block(*one) for one in zip(ins, widths, strides, strict=True))
         deep = widths[-1]
         self.position = nn.Parameter(
@@ -80,27 +82,26 @@ class Segmenter(nn.Module):
         self.norm, self.decoder = nn.LayerNorm(deep), nn.Linear(deep, n_classes)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        size = images.shape[2:]
-        masks, x, fine = [], self.stem(images), None
+        logits, x, outlines = [], self.stem(images), None
         for number, (stage, decoder) in enumerate(zip(self.stages, self.decoders, strict=True)):
             x = stage(x)
-            fine = x if number == 1 else fine
-            masks.append(_scaled(decoder(x), size))
-        outlines = self.fine(fine)
+            logits.append(decoder(x) if outlines is None else _joined(decoder(x), outlines))
+            outlines = self.fine(x) if number == 1 else outlines
         tokens = x.flatten(2).transpose(1, 2) + self.position
         for layer in self.layers:
             tokens = layer(tokens)
             coarse = self.decoder(self.norm(tokens)).transpose(1, 2).unflatten(2, self.places)
-            masks.append(_scaled(_scaled(coarse, outlines.shape[2:]) + outlines, size))
-        return masks
+            logits.append(_joined(coarse, outlines))
+        return logits
 
 
-def _scaled(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    return functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+def _joined(coarse: Tensor, outlines: Tensor) -> Tensor:
+    size = tuple(outlines.shape[2:])
+    return functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False) + outlines
 
 
 def segmenter(
-    n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256, base: int = 16
+    n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256, base: int = 8
 ) -> Segmenter:
     """Return the segmenter of images of this size. `base`: channels of its first stage, an eighth of the last one's."""
     return Segmenter(

@@ -38,7 +38,7 @@ class EstimatorExecutor:
     than one segment.
     """
 
-    device, restarts, border = CPU, (), BORDER
+    device, restarts, border, mask_scale = CPU, (), BORDER, 1
     n_exits, segments = 1, ((0, 0),)
 
     def __init__(

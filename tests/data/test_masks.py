@@ -145,7 +145,7 @@ def test_images_without_masks_are_named(folder, tmp_path):
     ("mask", "why"),
     [
         (png(PAIRS[0][0]), "it holds RGB pixels"),
-        (b"no image", "UnidentifiedImageError"),
+        (b"no image", "it is not an image in a format that Pillow knows"),
         (png(PAIRS[0][1])[:60], "cut"),
     ],
 )
@@ -153,6 +153,19 @@ def test_what_is_no_mask_is_named(folder, mask, why):
     (folder / "train" / "masks" / "001.png").write_bytes(mask)
     with pytest.raises(InputError, match=rf"(?s)mask of train/images/001.png cannot be read: .*{why}"):
         open_source(folder, masks=True).dataset("train").pixels_by_class()
+
+
+def test_a_name_of_two_classes_is_named(folder):
+    (folder / "classes.txt").write_text("ground\nbright\nground\n")
+    with pytest.raises(InputError, match="several classes of the masks have the name 'ground'"):
+        open_source(folder, masks=True)
+
+
+def test_images_with_masks_are_not_taken_for_two_classes(folder):
+    with pytest.raises(
+        InputError, match="holds images with masks, not folders of classes: say --task segment"
+    ):
+        open_source(folder)
 
 
 def test_palettes_are_numbers_of_classes(folder):

@@ -92,6 +92,7 @@ class TraceExecutor:
     device: str = "cpu"
     restarts: tuple[int, ...] = ()
     border: float = 1e-5
+    mask_scale: int = 1
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     failed: list[tuple[str, frozenset[int]]] = field(default_factory=list)
     due: dict[int, int] = field(default_factory=dict)

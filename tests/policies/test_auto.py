@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 import exeunt as ex
 from exeunt.learned_quality import correctness_score, denoised_correctness
-from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, trust
+from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, labels_worth, trust
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.derived import score_matrix
@@ -54,6 +54,21 @@ def test_the_joint_score_is_a_mean_standardised_by_exit(n):
     found = score_matrix(joint_score(data, advantage), data)
     assert found[:, :-1] == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert (found[:, -1] == 0).all()
+
+
+def test_grades_count_as_several_labels():
+    data = trace(300, 4)
+    assert labels_worth(data) == 300
+    right = ex.ExitTrace.from_losses(data.scores["margin"], 1 - data.quality, cost=data.cost)
+    assert labels_worth(right) == pytest.approx(300)
+    halved = ex.ExitTrace.from_losses(data.scores["margin"], 0.25 + (1 - data.quality) / 2, cost=data.cost)
+    risk = halved.risk
+    assert labels_worth(halved) == pytest.approx(
+        300 * (risk * (1 - risk)).sum() / halved.quality.var(axis=0).sum()
+    )
+    assert labels_worth(halved) > 1000
+    alike = ex.ExitTrace.from_losses(data.scores["margin"], np.full((300, 4), 0.5), cost=data.cost)
+    assert labels_worth(alike) == 300
 
 
 def test_what_is_learned_counts_the_more_labels_there_are():
@@ -100,7 +115,7 @@ def test_a_rule_that_is_always_right_where_others_never_are_weighs_all():
     """The gains have no spread at all, and their error is that of one input."""
     right = np.zeros((3, 2, 50))
     right[1] = 1.0
-    gains, error = _Curves(np.array([0.1, 1.0]), right, 1.0).around(0.1)
+    gains, error = _Curves(np.array([0.1, 1.0]), right, 1.0, right.shape[2]).around(0.1)
     assert gains == pytest.approx([-1 / 3, 2 / 3, -1 / 3])
     assert error == pytest.approx(1 / 50)
     assert _weights(gains, error, 0.5) == pytest.approx([0, 1, 0], abs=1e-9)
@@ -148,7 +163,7 @@ def made_curves(accuracies, n=4000):
     """Equal rules, right with a given frequency at each budget, on inputs ordered by one draw."""
     hard = np.random.default_rng(0).uniform(size=n)
     right = np.array([[hard < accuracy for accuracy in accuracies]] * 3, dtype=float)
-    return _Curves(np.linspace(0.1, 1.0, len(accuracies)), right, 1.0)
+    return _Curves(np.linspace(0.1, 1.0, len(accuracies)), right, 1.0, right.shape[2])
 
 
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
@@ -168,7 +183,7 @@ def test_less_is_spent_the_surer_it_is_that_more_is_worse(first):
     t = lost.mean() / (lost.std() / 20)
     limit = 1.0 - (1 - 1 / t**2) * (1.0 - 0.1) if t > 1 else np.inf
     assert (limit < np.inf) == (first > 219)
-    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_cost == pytest.approx(limit)
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0, right.shape[2]).most_useful_cost == pytest.approx(limit)
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):

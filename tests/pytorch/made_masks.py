@@ -19,23 +19,32 @@ NAMES = ("ground", "bright", "striped")
 
 
 class Segmenter(nn.Module):
-    """Two stages and a decoder; returns logits (n, k, h, w)."""
+    """Two stages and a decoder; returns logits (n, k, h, w), or if they are not `scaled` (n, k, h/2, w/2)."""
 
-    def __init__(self, n_classes: int = 3) -> None:
+    def __init__(self, n_classes: int = 3, *, scaled: bool = True) -> None:
         super().__init__()
+        self.scaled = scaled
         self.stage1 = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
         self.stage2 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU())
         self.decoder = nn.Conv2d(8, n_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.stage2(self.stage1(images))
-        return functional.interpolate(self.decoder(features), size=images.shape[2:], mode="bilinear")
+        logits = self.decoder(self.stage2(self.stage1(images)))
+        return (
+            functional.interpolate(logits, size=images.shape[2:], mode="bilinear") if self.scaled else logits
+        )
 
 
 def segmenter(n_classes: int = 3) -> Segmenter:
     """Return the network, for `--model`."""
     torch.manual_seed(0)
     return Segmenter(n_classes)
+
+
+def unscaled_segmenter(n_classes: int = 3) -> Segmenter:
+    """Return the same network, whose logits are those of its decoder."""
+    torch.manual_seed(0)
+    return Segmenter(n_classes, scaled=False)
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

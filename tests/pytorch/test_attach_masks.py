@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from tests.pytorch.made_masks import HEIGHT, WIDTH, Segmenter, segmenter
+from tests.pytorch.made_masks import HEIGHT, WIDTH, Segmenter, segmenter, unscaled_segmenter
 from torch import nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch import attach
+from exeunt.torch import attach, train
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.network import record
 from exeunt.torch.exits.pixel_heads import PixelHead, places_of_tokens
 from exeunt.torch.exits.placement import find_candidates
-from exeunt.torch.training.recipe import cross_entropies, mean_loss, objective
+from exeunt.torch.training.recipe import at_pixels_of, cross_entropies, mean_loss, objective
+from exeunt.trace.masks import image_losses
 
 EXAMPLE = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
 
@@ -32,6 +34,21 @@ def test_every_exit_answers_with_masks_of_the_images_size():
     assert isinstance(network.heads[0], PixelHead)
     assert 0 < network.cost.cumulative[0] < network.cost.full
     assert "mask decoder" in network.describe()
+
+
+def test_what_is_scaled_after_the_answer_is_graded_and_learns_at_the_size_of_the_logits():
+    network = attached(unscaled_segmenter(), hidden=4).eval()
+    assert network.mask_scale == 2
+    assert [tuple(one.shape[2:]) for one in network(EXAMPLE)] == [(HEIGHT // 2, WIDTH // 2)] * 2
+    truth = torch.randint(0, 3, (2, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(1))
+    trace = record(network, [(EXAMPLE, truth)])
+    masks = segmenter().eval()(EXAMPLE).argmax(1).numpy()
+    assert np.allclose(trace.risk[1], image_losses(masks[:, None], truth.numpy(), 3).mean())
+    train(network, [(EXAMPLE, truth)], mode="joint", epochs=1, validation=[(EXAMPLE, truth)])
+    other = [torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 4, 4)]
+    with pytest.raises(InputError, match=r"masks of different sizes \(2x2, 4x4 pixels\)"):
+        at_pixels_of(truth, other)
+    assert at_pixels_of(torch.arange(8).reshape(1, 2, 4), [torch.zeros(1, 3, 1, 2)]).tolist() == [[[5, 7]]]
 
 
 def test_a_network_is_rebuilt_from_its_config():
@@ -133,8 +150,8 @@ class _Returns(Segmenter):
     def forward(self, images):
         features = self.pair(self.stage1(images))["a"] if self.kind == "dictionary" else self.stage1(images)
         logits = self.decoder(self.stage2(features))
-        if self.kind == "small":
-            return logits
+        if self.kind == "odd":
+            return logits[..., 1:]
         if self.kind == "classes":
             return logits.mean((2, 3))
         return functional.interpolate(logits, size=images.shape[2:], mode="bilinear")
@@ -148,7 +165,10 @@ class _Pair(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("small", r"returns masks of 8x12 pixels for images of 16x24: let it scale its logits to the size"),
+        (
+            "odd",
+            r"returns masks of 8x11 pixels for images of 16x24: let it return logits of the size of its input",
+        ),
         ("classes", r"returns logits of shape \(2, 3\), and masks need \(images, classes, height, width\)"),
         (
             "dictionary",

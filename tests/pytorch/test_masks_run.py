@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,8 +15,11 @@ import torch
 from PIL import Image
 from tests.cli.command import exeunt
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_table
+from torch.nn import functional
 
 from exeunt.data.masked_images import MaskedImages
+from exeunt.errors import InputError
+from exeunt.plots.mask_pictures import draw_masks
 from exeunt.run import load
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import part_data
@@ -20,7 +27,7 @@ from exeunt.score.masks import mask_of
 from exeunt.torch.open_run import load_network
 from exeunt.trace import ExitTrace
 
-MODEL = "tests.pytorch.made_masks:segmenter"
+MODEL = "tests.pytorch.made_masks:unscaled_segmenter"
 TRAIN = ("train", "--task", "segment", "--model", MODEL)
 SMALL = (
     "--exits",
@@ -105,7 +112,8 @@ def test_a_runner_answers_with_masks(run, data):
     assert (answers.label == [np.bincount(mask.ravel()).argmax() for mask in answers.masks]).all()
     network = load_network(RunFolder.open(run), trusted=MODEL)
     with torch.no_grad():
-        outputs = network(torch.from_numpy(inputs))
+        logits = network(torch.from_numpy(inputs))
+        outputs = [functional.interpolate(one, scale_factor=2, mode="bilinear") for one in logits]
     for i in range(5):
         expected = outputs[answers.exit[i]][i].argmax(0).numpy()
         assert (answers.masks[i] == expected).mean() > 0.999
@@ -113,6 +121,28 @@ def test_a_runner_answers_with_masks(run, data):
     spoilt = runner(inputs)
     assert not spoilt.valid[2]
     assert (spoilt.masks[2] == 255).all()
+
+
+def test_pictures_show_the_masks_of_all_exits_and_which_answered(run):
+    exeunt("calibrate", run, "--budget", "70%", cwd=run)
+    done = exeunt("evaluate", run, "--no-figures", "--pictures", "4", "--model", MODEL, cwd=run)
+    page = (run / "figures" / "masks.html").read_text()
+    assert f"written to {run / 'figures' / 'masks.html'}" in done.stdout
+    assert (page.count("<article>"), page.count("<figure"), page.count("<strong>answered")) == (4, 16, 4)
+    opened, data = RunFolder.open(run), part_data(RunFolder.open(run), "test")
+    answered = dict(re.findall(r"<h2>(.*?)</h2><p>answered at exit (\d)", page))
+    names = [data.name(i) for i in range(len(data))]
+    exits = opened.policy.route(opened.replayed(opened.policy, "test"))
+    assert answered == {name: str(exits[names.index(name)]) for name in answered}
+    assert set(answered.values()) == set(map(str, np.unique(exits)))
+    shown = re.search(r'<figure class="answer"><img src="data:image/png;base64,(.*?)"', page)[1]
+    image = data.content(names.index(next(iter(answered))))
+    expected = load(run, trusted=MODEL)(load(run, trusted=MODEL).prepare([image])).masks[0]
+    assert (np.array(Image.open(io.BytesIO(base64.b64decode(shown)))) == expected).mean() > 0.999
+    with pytest.raises(
+        InputError, match="answers with classes: pictures are of networks that answer with masks"
+    ):
+        draw_masks(SimpleNamespace(masks=False, path="run"), opened.policy, 1, run / "a.html")
 
 
 def test_heads_alone_learn_from_the_full_depth_without_masks(run, tmp_path):

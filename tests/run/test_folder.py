@@ -297,7 +297,12 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
     def open_executor(run, name, *, segments, **options):
         opened.append(segments)
         return SimpleNamespace(
-            name=name, n_exits=3, restarts=(), border=1e-5, segments=segments or ((0, 0), (1, 1), (2, 2))
+            name=name,
+            n_exits=3,
+            restarts=(),
+            border=1e-5,
+            mask_scale=1,
+            segments=segments or ((0, 0), (1, 1), (2, 2)),
         )
 
     monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)

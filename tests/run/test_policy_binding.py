@@ -119,7 +119,7 @@ class _Executor:
     """Answers nothing: `load` refuses before."""
 
     n_exits, segments, name, restarts = 3, ((0, 0), (1, 1), (2, 2)), "none", ()
-    border = 1e-5
+    border, mask_scale = 1e-5, 1
 
 
 def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):

@@ -150,7 +150,7 @@ class Flat:
     """An executor of one exit that reads the mean of an image."""
 
     name, device, restarts, n_exits, segments = "flat", "cpu", (), 1, ((0, 0),)
-    border = 1e-5
+    border, mask_scale = 1e-5, 1
 
     def start(self, inputs):
         return inputs, np.ones(len(inputs), dtype=bool)

@@ -40,7 +40,8 @@ def test_the_prediction_is_the_class_of_most_pixels_and_the_first_of_equals():
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_any_number_of_images(n):
     shown = evidence_of(logits(n))
-    assert shown["mask"].shape == shown.detail.shape == (n, 5, 6)
+    assert shown["mask"].shape == shown.detail(slice(None)).shape == (n, 5, 6)
+    assert MaskEvidence(logits(n), 3)["mask"].shape == (n, 15, 18)
     assert all(shown[name].shape == (n,) for name in MASK_SCORES)
     assert shown[FEATURES].shape == (n, 8)
 

@@ -70,7 +70,7 @@ class PixelExecutor:
     n_exits = EXITS
     segments = ((0, 0), (1, 1), (2, 2))
     restarts = ()
-    border = 1e-5
+    border, mask_scale = 1e-5, 1
     pause_s: float = 0.0
     rows: list[int] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)

@@ -12,7 +12,7 @@ class Clocked:
     head; `gather_s`: of each row put together. `now` is what its clock says.
     """
 
-    name, device, restarts, border = "clocked", "cpu", (), 1e-5
+    name, device, restarts, border, mask_scale = "clocked", "cpu", (), 1e-5, 1
 
     def __init__(self, segments, *, start_s, row_s, head_s, gather_s):
         self.segments = tuple(segments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli.language import evaluate_language_model
-from exeunt.cli.options import RunPath, option, with_groups
+from exeunt.cli.options import Execution, RunPath, option, with_groups
 
 if TYPE_CHECKING:
     from exeunt.evaluation import Result
@@ -22,10 +22,15 @@ class _Options:
     splits: int = option(
         "Random splits that figures with several policies average over.", default=10, min=1, max=10_000
     )
+    pictures: int = option(
+        "Of a network that answers with masks: a page RUN/figures/masks.html with this many test images, the mask of "
+        "each exit, and where the policy answered. The network runs on them.",
+        default=0, min=0, max=1_000,
+    )  # fmt: skip
 
 
 @with_groups
-def evaluate(path: RunPath, options: _Options) -> None:
+def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
     """Replay the policy on the test part: accuracy, mean cost against the budget, share of each exit, figures.
 
     Of policies for several budgets, a table of all comes first; RUN@50% evaluates the one for this budget alone.
@@ -71,6 +76,13 @@ def evaluate(path: RunPath, options: _Options) -> None:
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
+    if options.pictures:
+        from exeunt.plots.mask_pictures import draw_masks
+
+        page = draw_masks(
+            run, policy, options.pictures, run.folder("figures") / "masks.html", **vars(execution)
+        )
+        echo(f"written to {page}")
 
 
 def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def read_image_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
                 f"the images in {folder} lie in no folders of classes: leave out --label-column {FOLDERS}"
             )
         return None
+    if set(classes) == {"images", "masks"}:
+        raise InputError(f"{folder} holds images with masks, not folders of classes: say --task segment")
     return RawParts(
         train=None if train is None else _read(train, classes, folder, loose=columns.unlabelled),
         test=None if test is None else _read(test, classes, folder, loose=columns.unlabelled),

@@ -180,7 +180,12 @@ def _read(mask: Any, name: str) -> Masks:
     except FileError:
         raise
     except Exception as error:  # decoders of damaged files raise almost anything
-        why = f"{type(error).__name__}: {error}"
+        unknown = type(error).__name__ == "UnidentifiedImageError"  # which shows an address in memory
+        why = (
+            "it is not an image in a format that Pillow knows"
+            if unknown
+            else f"{type(error).__name__}: {error}"
+        )
     raise InputError(
         f"the mask of {name} cannot be read: {why}; a mask is a PNG of 8 bits whose pixels are numbers of classes"
     )

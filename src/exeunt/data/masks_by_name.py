@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,6 +182,8 @@ def _codes(parts: Mapping[str, _Part], ignored: str | None) -> MaskCodes | None:
     names = named.pop() if named else tuple(map(str, range(highest_value(masks) + 1)))
     if not 1 <= len(names) <= MOST_MASK_CLASSES:
         raise InputError(f"masks have 1 to {MOST_MASK_CLASSES} classes, and these have {len(names)}")
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(f"several classes of the masks have the name {twice[0]!r}: give each one of its own")
     if ignored is None:
         return MaskCodes(names)
     value = names.index(ignored) if ignored in names else int(ignored) if ignored.isdecimal() else -1

@@ -43,7 +43,7 @@ class _State:
 class CascadeExecutor:
     """Runs models one after the other. Raw inputs are an array with a row per input, of numbers or of objects."""
 
-    name = "cascade"
+    name, mask_scale = "cascade", 1
 
     def __init__(self, models: Sequence[CascadeModel]) -> None:
         self.models = tuple(models)

@@ -39,9 +39,9 @@ class Decider:
     """Applies a policy to the rows of an engine.
 
     `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `number`:
-    of the policy in the table's entries. `border`: see `Executor.border`. An input that leaves within a segment has
-    run through all of it, and that is its cost. Segments of cascade models that the policy skips do not run for its
-    rows.
+    of the policy in the table's entries. `border`, `mask_scale`: see `Executor`. An input that leaves within a segment
+    has run through all of it, and that is its cost. Segments of cascade models that the policy skips do not run for
+    its rows.
 
     Raises InputError if policy and network have different numbers of exits, and for a router.
     """
@@ -55,6 +55,7 @@ class Decider:
         exits: Sequence[int] | None = None,
         number: int = 0,
         border: float = BORDER,
+        mask_scale: int = 1,
     ) -> None:
         if is_tree(policy.cascade):
             raise InputError(
@@ -69,7 +70,7 @@ class Decider:
             raise InputError(
                 f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}"
             )
-        self.policy, self.number, self._border = policy, number, border
+        self.policy, self.number, self._border, self._mask_scale = policy, number, border, mask_scale
         self._own = {exit_: own for own, exit_ in enumerate(exits)}
         inside = [
             [own for exit_, own in self._own.items() if first <= exit_ <= last] for first, last in segments
@@ -110,7 +111,7 @@ class Decider:
     def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decisions:
         """Decide which rows leave at an exit of the network. `logits` (rows, k) or (rows, k, h, w): finite."""
         own = self._own[exit_]
-        leave, score, answer, after = self.policy.decide(own, evidence_of(logits), memory)
+        leave, score, answer, after = self.policy.decide(own, evidence_of(logits, self._mask_scale), memory)
         # Rows that the arithmetic of another batch might answer at another exit, or with another class. A score with a
         # memory may depend on the class at every exit, any other answer on the class where it is given.
         borderline: Booleans = answer["margin"] <= self._border
@@ -123,11 +124,11 @@ class Decider:
         return Decisions(leave, answer, borderline, after, score, cells is not None, first)
 
 
-def detail_of(answer: Mapping[str, Any]) -> Any:
-    """Return what is kept of answers beside class and confidence: class probabilities (n, k), or masks (n, h, w)."""
+def detail_of(answer: Mapping[str, Any], rows: Any) -> Any:
+    """Return what is kept of some rows' answers beside class and confidence: class probabilities, or masks."""
     if isinstance(answer, Evidence):
-        return answer.detail
-    return answer[MASK] if MASK in answer else class_probabilities(answer)
+        return answer.detail(rows)
+    return (answer[MASK] if MASK in answer else class_probabilities(answer))[rows]
 
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:

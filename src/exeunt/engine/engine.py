@@ -117,6 +117,7 @@ class Engine:
             exits=exits,
             number=self.table.policy_number(name),
             border=self.executor.border,
+            mask_scale=self.executor.mask_scale,
         )
 
     @property

@@ -66,6 +66,10 @@ class Executor(Protocol):
     def border(self) -> float:
         """How far probabilities may move with the arithmetic of another batch: `BORDER`, or more with fewer bits."""
 
+    @property
+    def mask_scale(self) -> int:
+        """How many times as high and wide masks are as the logits of them; 1 too where answers are classes."""
+
     def start(self, inputs: Any) -> tuple[Any, Booleans]:
         """Return the state before the first segment, and which inputs can be answered, (n,).
 
@@ -121,7 +125,8 @@ class SelectedExits:
     def __init__(self, executor: Executor, exits: Sequence[int]) -> None:
         self._executor, self._exits, self.n_exits = executor, tuple(exits), len(exits)
         self.name, self.device, self.restarts = executor.name, executor.device, executor.restarts
-        self.border, self.start, self.signature = executor.border, executor.start, executor.signature
+        self.border, self.mask_scale = executor.border, executor.mask_scale
+        self.start, self.signature = executor.start, executor.signature
         self.gather, self.compact, self.wait = executor.gather, executor.compact, executor.wait
         ends = [last for _, last in executor.segments]
         places = [bisect_left(ends, exit_) for exit_ in self._exits]

@@ -204,12 +204,12 @@ class Calls:
             return 0
         out = rows if leaving == len(leave) else rows[leave]
         label, confidence = answer["prediction"], answer["max_probability"]
-        details = detail_of(answer) if self._details else None
         if self.keeps_outputs or out is rows:
             entered = rows
         else:
             entered, label, confidence = out, label[leave], confidence[leave]
-            details = None if details is None else details[leave]
+        which: Any = slice(None) if entered is rows else leave
+        details = detail_of(answer, which) if self._details else None
         self.table.record(entered, label, confidence, exit_, decider.cost_at[exit_], decider.number, details)
         if leaving:
             self.table.finish(out, valid=True)

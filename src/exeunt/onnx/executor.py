@@ -64,6 +64,9 @@ class OnnxExecutor:
         self._threads = by_default if threads is None else threads
         self._spin = spin
         self._sessions: dict[tuple[int, tuple[str, ...]], tuple[Any, list[str]]] = {}
+        kinds = self.manifest.tensors
+        logits, images = kinds[self.manifest.stages[-1].logits].shape, kinds[self.manifest.inputs[0]].shape
+        self.mask_scale: int = images[2] // logits[2] if len(logits) == 4 else 1  # type: ignore[operator]
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
         """Return the inputs as arrays by name, and which rows are finite, (n,)."""

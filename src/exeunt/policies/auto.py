@@ -39,9 +39,10 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     correctness, and EERO's. Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it
     is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
     labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
-    before gains are counted, EERO's. If a mean cost above some amount makes answers worse, the policy plans that amount
-    only, or somewhat more where that is not sure. Exits beyond the last useful one are left out: where none of them
-    answers any fit input better, and the inputs are enough to tell, they answer nothing.
+    before gains are counted, EERO's; a grade counts as several labels, see `labels_worth`. If a mean cost above some
+    amount makes answers worse, the policy plans that amount only, or somewhat more where that is not sure. Exits beyond
+    the last useful one are left out: where none of them answers any fit input better, and the inputs are enough to
+    tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -105,7 +106,23 @@ def _exits(first: int, last: int) -> str:
     return f"Exits {first} {'and' if last == first + 1 else 'to'} {last} are"
 
 
-def trust(n: int) -> float:
+def labels_worth(fit: ExitTrace) -> float:
+    """Return how many labels the losses of a trace are worth: n of right and wrong, more of grades.
+
+    Right and wrong with a mean loss r have the variance r (1 - r), and grades a smaller one (Bhatia and Davis 2000): as
+    many times fewer of them show a mean as well.
+
+    >>> trace = ExitTrace.from_losses([[0.5], [0.5]], [[0.4], [0.6]], cost=CostModel([1]))
+    >>> round(labels_worth(trace))  # the variance 0.01 is a 25th of that of right and wrong
+    50
+    """
+    if fit.grades is None:
+        return float(fit.n)
+    variance, risk = float(fit.quality.var(axis=0).sum()), fit.risk
+    return fit.n * (float((risk * (1 - risk)).sum()) / variance if variance > 0 else 1.0)
+
+
+def trust(n: float) -> float:
     """Return the weight, in [0, 1), of what was learned from n labelled inputs against EERO: a half at 1,000.
 
     EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
@@ -129,7 +146,7 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     intercept = np.zeros_like(advantage.intercept)
     plain = replace(advantage, main=np.zeros_like(main), further=further.copy())
     plain.main[:, :1] = 1.0  # the rank of the main confidence
-    share = trust(fit.n)
+    share = trust(labels_worth(fit))
     for rule, weight in ((advantage, share / 2), (correctness, share / 2), (plain, 1 - share)):
         for exit_ in range(len(intercept)):
             values = columns[exit_] @ np.concatenate([rule.main[exit_], rule.further[exit_]])
@@ -176,11 +193,15 @@ def _searched(fit: ExitTrace, score: str | None) -> RatePath:
 
 @dataclass(frozen=True, eq=False)
 class _Curves:
-    """How right held-out inputs were, (rules, budgets, n), at `budgets` between the first exit and the last."""
+    """How right held-out inputs were, (rules, budgets, n), at `budgets` between the first exit and the last.
+
+    `worth`: how many labels these are worth.
+    """
 
     budgets: Floats
     right: Floats
     span: float
+    worth: float
 
     def near(self, budget: float) -> Floats:
         """Return how right each rule was near a budget, (rules, n)."""
@@ -205,7 +226,7 @@ class _Curves:
 
     def weights(self, budget: float) -> Floats:
         """Return the weight of each rule near a budget, (rules,)."""
-        return _weights(*self.around(budget), trust(self.right.shape[2]))
+        return _weights(*self.around(budget), trust(self.worth))
 
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain.
@@ -230,7 +251,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     right = 0.5 * fit.quality + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     # A fold plans with the mean costs of all inputs, as its budgets do.
-    fit = fit.with_cost(CostModel(cost.cumulative))
+    fit, worth = fit.with_cost(CostModel(cost.cumulative)), labels_worth(fit)
     for rest, rows in folds_of(fit.id, folds, seed, fit.groups):
         train, held = fit.take(rest), fit.take(rows)
         ties = distinct_tie_breaks(held.id, seed)
@@ -240,4 +261,4 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
             for r, name in enumerate(_RULES):
                 exits = release_batch(scores, ties, allocations[name](float(amount)))
                 found[r, b, rows] = right[rows, exits]
-    return _Curves(budgets, found, span or 1.0)
+    return _Curves(budgets, found, span or 1.0, worth)

@@ -106,13 +106,14 @@ class RecordJob(Job):
             else:
                 into.take_in(item, strict=self.strict)
                 if len(item.positions):
-                    logits = _all_logits(opened, item)
+                    logits = all_logits(opened, item.inputs)
                     finite = np.all([_finite(one) for one in logits], axis=0)
-                    trace = self._trace([one[finite] for one in logits], item.keys[finite])
+                    kept = [one[finite] for one in logits]
+                    trace = self._trace(kept, item.keys[finite], opened.mask_scale)
                     into.results.append((item.positions[finite], trace))
 
-    def _trace(self, logits: list[Floats], keys: Keys) -> ExitTrace:
-        trace = trace_of_logits(logits, cost=self.run.cost, id=keys)
+    def _trace(self, logits: list[Floats], keys: Keys, mask_scale: int = 1) -> ExitTrace:
+        trace = trace_of_logits(logits, cost=self.run.cost, id=keys, mask_scale=mask_scale)
         return trace if self.probabilities else replace(trace, log_probability=None)
 
     def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
@@ -158,13 +159,14 @@ def record_data(
     for batch in batches:
         if batch.unreadable:
             raise batch.unreadable[0][1]
-        logits = _all_logits(executor, batch)
+        logits = all_logits(executor, batch.inputs)
         finite = np.all([_finite(one) for one in logits], axis=0)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")
         label = data.targets(batch.positions, prepare)
-        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys))
+        scale = executor.mask_scale
+        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys, mask_scale=scale))
         places.append(batch.positions)
     return recorded.whole().take(np.argsort(np.concatenate(places), kind="stable"))
 
@@ -174,9 +176,9 @@ def _finite(logits: Floats) -> Booleans:
     return np.asarray(np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
 
 
-def _all_logits(executor: Executor, batch: PreparedBatch) -> list[Floats]:
-    """Return the logits of every exit for a batch, (b, k), or of masks (b, k, h, w)."""
-    state, found = executor.start(batch.inputs)[0], []
+def all_logits(executor: Executor, inputs: Any) -> list[Floats]:
+    """Return the logits of every exit for a batch of prepared inputs, (b, k), or of masks (b, k, h, w)."""
+    state, found = executor.start(inputs)[0], []
     for segment, (first, last) in enumerate(executor.segments):
         logits, state = executor.run(segment, state, range(first, last + 1))
         found += logits

@@ -134,10 +134,9 @@ class Evidence(Mapping[str, Any]):
         self.probabilities = probabilities
         self._found: dict[str, Any] = {}
 
-    @property
-    def detail(self) -> Any:
-        """What is kept of an answer beside its class and confidence, where that is asked for: all probabilities."""
-        return self.probabilities
+    def detail(self, rows: Any) -> Any:
+        """What is kept of the answers for these rows beside class and confidence: all probabilities."""
+        return self.probabilities[rows]
 
     def __getitem__(self, name: str) -> Any:
         """Return "prediction" or a score (n,), or "log_probability" (n, k)."""

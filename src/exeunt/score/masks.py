@@ -29,13 +29,14 @@ _MOST_SAMPLED = 4096  # pixels: more of them cost more than the scores are worth
 class MaskEvidence(Evidence):
     """The outputs of an exit that answers with masks, from its `logits` (n, k, h, w).
 
+    `scale`: how many times as high and wide masks are, to which logits are scaled bilinearly where a mask is asked for.
     "mask" (n, h, w): the likeliest class of each pixel. "prediction" (n,): the class of most pixels. "margin",
     "max_probability", "entropy" (n,): means over pixels; "low_margin" (n,): the margin that a tenth of the pixels stay
     below. "features" (n, 2k): mean and standard deviation over pixels of each class's probability, which a gate reads.
-    All but the mask and the prediction are those of a grid of about 4,096 pixels at most, so that they cost little.
+    All but the mask are those of a grid of about 4,096 pixels of the logits at most, so that they cost little.
     """
 
-    __slots__ = ("logits",)
+    __slots__ = ("logits", "scale")
 
     names: ClassVar[tuple[str, ...]] = (
         "prediction",
@@ -47,35 +48,58 @@ class MaskEvidence(Evidence):
         MASK,
     )
 
-    def __init__(self, logits: Floats) -> None:
-        self.logits = logits
+    def __init__(self, logits: Floats, scale: int = 1) -> None:
+        self.logits, self.scale = logits, scale
         n, k, height, width = logits.shape
         step = max(1, int(np.ceil(np.sqrt(height * width / _MOST_SAMPLED))))
         sampled = logits[:, :, ::step, ::step]
         super().__init__(_softmax(sampled.reshape(n, k, sampled.shape[2] * sampled.shape[3])))
 
-    @property
-    def detail(self) -> Masks:
-        """What is kept of an answer beside its class and confidence: the masks."""
-        return self[MASK]  # type: ignore[no-any-return]
+    def detail(self, rows: Any) -> Masks:
+        """What is kept of the answers for these rows beside class and confidence: the masks."""
+        return likeliest(enlarged(self.logits[rows], self.scale))
 
     def _computed(self, name: str) -> Any:
         if name == MASK:
-            return likeliest(self.logits)
+            return self.detail(slice(None))
         if name == "prediction":
-            return commonest(self[MASK], self.logits.shape[1])
+            return commonest(self.probabilities)
         if name == _TOP:
             return _top_two(self.probabilities)
         return _OF_TOP[name](*self[_TOP]) if name in _OF_TOP else _OF_PIXELS[name](self.probabilities)
 
 
-def evidence_of(logits: Floats) -> Evidence:
-    """Return the evidence of an exit's logits: of classes (n, k), or of masks (n, k, h, w)."""
-    return Evidence(softmax(logits)) if logits.ndim == 2 else MaskEvidence(logits)
+def evidence_of(logits: Floats, mask_scale: int = 1) -> Evidence:
+    """Return the evidence of an exit's logits: of classes (n, k), or of masks (n, k, h, w), see `MaskEvidence`."""
+    return Evidence(softmax(logits)) if logits.ndim == 2 else MaskEvidence(logits, mask_scale)
+
+
+def enlarged(logits: Floats, scale: int) -> Floats:
+    """Return logits (n, k, h, w) scaled bilinearly by a whole number, as torch does without aligned corners.
+
+    >>> enlarged(np.array([[[[0.0, 4.0]]]]), 2).tolist()
+    [[[[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0, 4.0]]]]
+    """
+    # Columns first: they are few then, and far apart in memory.
+    return logits if scale == 1 else _enlarged(_enlarged(logits, 3, scale), 2, scale)
+
+
+def _enlarged(logits: Floats, axis: int, scale: int) -> Floats:
+    n = logits.shape[axis]
+    padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+    padded = np.moveaxis(np.pad(logits, padding, mode="edge"), axis, 0)
+    made = np.empty((*logits.shape[:axis], n * scale, *logits.shape[axis + 1 :]), logits.dtype)
+    into = np.moveaxis(made, axis, 0)
+    for phase in range(scale):  # all new pixels at one distance from the old ones
+        place = (phase + 0.5) / scale + 0.5
+        first = int(place)
+        part = place - first
+        into[phase::scale] = padded[first : first + n] * (1 - part) + padded[first + 1 : first + 1 + n] * part
+    return made
 
 
 def likeliest(logits: Floats) -> Masks:
-    """Return the likeliest class of each pixel (n, h, w) of logits (n, k, h, w), the first of equals.
+    """Return the likeliest class of each pixel (n, ...) of logits (n, k, ...), the first of equals.
 
     As `argmax` over the classes, which takes several times as long: they are far apart in memory.
     """
@@ -87,9 +111,10 @@ def likeliest(logits: Floats) -> Masks:
     return mask
 
 
-def commonest(masks: Masks, n_classes: int) -> Integers:
-    """Return the class of most pixels of each mask (n, h, w), the first of equals, (n,)."""
-    counts = [np.count_nonzero(masks == k, axis=(1, 2)) for k in range(n_classes)]
+def commonest(values: Floats) -> Integers:
+    """Return the class of most pixels (n,) by logits or probabilities (n, k, p), the first of equals."""
+    masks = likeliest(values)
+    counts = [np.count_nonzero(masks == k, axis=1) for k in range(values.shape[1])]
     return np.asarray(np.argmax(counts, axis=0))
 
 

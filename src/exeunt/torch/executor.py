@@ -42,7 +42,7 @@ class _Executor:
         # Kernels differ with the number of rows: probabilities in bf16 of CIFAR ResNets moved by up to one unit in
         # the last place. Two are allowed.
         self.border = max(BORDER, float(2 * torch.finfo(self._like.dtype).eps))
-        self.n_exits = network.n_exits
+        self.n_exits, self.mask_scale = network.n_exits, network.mask_scale
         self._example = named_inputs.named_tensors(example, self._like)
         config = getattr(network.backbone, "config", None)
         self._longest, self._pad_token = longest_text(network.backbone), getattr(config, "pad_token_id", 0)

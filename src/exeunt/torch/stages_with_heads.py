@@ -91,6 +91,8 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
     tensors = {tensor.name: tensor for tensor in stages[0].inputs}
     names = list(staged.input_names)
     has_mask = _MASK in names
+    pixels = stages[0].inputs[0].shape[2:] if network.masks else ()
+    shape = (None, network.n_classes, *(side and side // network.mask_scale for side in pixels))
     parts: list[StageWithHead] = []
     for i, stage in enumerate(stages):
         head = network.heads[i] if i < len(network.heads) else None
@@ -98,7 +100,7 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
         if isinstance(head, Head) and has_mask and _MASK not in names:
             part.takes.append(_MASK)
         names = _name_state(part, i, tensors)
-        tensors[part.logits] = StateTensor(part.logits, 0, (None, network.n_classes), torch.float32)
+        tensors[part.logits] = StateTensor(part.logits, 0, shape, torch.float32)
         parts.append(part)
     return StagesWithHeads(parts, tensors)
 

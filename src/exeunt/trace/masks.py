@@ -26,21 +26,35 @@ def mask_trace(
     cost: CostModel,
     truth: NDArray[Any] | None = None,
     id: Any = None,  # noqa: A002
+    scale: int = 1,
 ) -> ExitTrace:
-    """Return the trace of n images. `logits`: of each of m exits, (n, k, h, w).
+    """Return the trace of n images. `logits`: of each of m exits, (n, k, h, w). `scale`: see `MaskEvidence`.
 
-    `truth` (n, h, w): the true class of each pixel, below 0 where there is none. The loss of an answer is 1 - the mean
-    IoU over the classes of the image. Without it, answers have no loss, only their disagreement.
+    `truth` (n, h, w), of the size of the masks: the true class of each pixel, below 0 where there is none. The loss of
+    an answer is 1 - the mean IoU over the classes of the image. Without it, answers have no loss, only their
+    disagreement.
     The features that the first exit tells about an image are those of `MaskEvidence`.
     """
-    shown = [MaskEvidence(one) for one in logits]
+    return trace_of_evidence([MaskEvidence(one, scale) for one in logits], cost=cost, truth=truth, id=id)
+
+
+def trace_of_evidence(
+    shown: Sequence[MaskEvidence],
+    *,
+    cost: CostModel,
+    truth: NDArray[Any] | None = None,
+    id: Any = None,  # noqa: A002
+) -> ExitTrace:
+    """Return the same of each exit's evidence, whose masks are then computed."""
     masks = np.stack([one["mask"] for one in shown], axis=1)
     return ExitTrace(
         np.stack([one["prediction"] for one in shown], axis=1),
         {name: np.stack([one[name] for one in shown], axis=1) for name in MASK_SCORES},
         cost,
         id=id,
-        grades=None if truth is None else Grades(image_losses(masks, truth, logits[0].shape[1]), MEAN_IOU),
+        grades=None
+        if truth is None
+        else Grades(image_losses(masks, truth, shown[0].logits.shape[1]), MEAN_IOU),
         features={0: shown[0][FEATURES]},
         disagreement=disagreements(masks),
     )
@@ -52,14 +66,15 @@ def trace_of_logits(
     cost: CostModel,
     label: NDArray[Any] | None = None,
     id: Any = None,  # noqa: A002
+    mask_scale: int = 1,
 ) -> ExitTrace:
     """Return the trace of a network's outputs: the logits of each of m exits, (n, k), or of masks (n, k, h, w).
 
-    `label` (n,), or the true masks (n, h, w).
+    `label` (n,), or the true masks (n, h, w). `mask_scale`: see `MaskEvidence`.
     """
     if logits[0].ndim == 2:
         return ExitTrace.from_logits(np.stack(logits, axis=1), cost=cost, label=label, id=id)
-    return mask_trace(logits, cost=cost, truth=label, id=id)
+    return mask_trace(logits, cost=cost, truth=label, id=id, scale=mask_scale)
 
 
 def image_losses(masks: Masks, truth: NDArray[Any], n_classes: int) -> Floats:

@@ -23,6 +23,7 @@ from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.devices import seeded
 from exeunt.torch.exits import heads, placement
+from exeunt.torch.exits.kind_of_answer import mask_scale_of
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
 from exeunt.torch.exits.pixel_heads import make_pixel_head
@@ -57,8 +58,9 @@ def attach(
     `complete_options`. Or `head` is a function (shape, n_classes) -> module.
     `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
     that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
-    `masks`: the network answers with masks, logits (n, k, h, w) of the size of its input, and so do all exits. Heads
-    are then each a `PixelHead`, on feature maps or on tokens that cover the image.
+    `masks`: the network answers with masks, and so do all exits: logits (n, k, h, w) of the size of its input, or of a
+    half, a quarter, ... of its height and width. Then those of an answer are scaled up, and the others never are, which
+    saves time. Heads are each a `PixelHead`, on feature maps or on tokens that cover the image.
     `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without the check, cutting is taken to be
@@ -123,6 +125,7 @@ def attach(
         n_classes=width,
         new_classifier=new_classifier,
         masks=masks,
+        mask_scale=mask_scale_of((size[0], size[1]), example) if masks else 1,
     )
     if new_classifier:
         _check_new_classifier(network, example)

@@ -10,7 +10,7 @@ from exeunt.torch.calls import Inputs, as_call
 
 
 def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
-    """Raise InputError unless logits are of masks as large as the example's images, or without `masks` of classes."""
+    """Raise InputError unless logits are of masks of the example's images, or without `masks` of classes."""
     if not masks:
         if logits.ndim != 2:
             raise InputError(
@@ -22,14 +22,25 @@ def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
         raise InputError(
             f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
         )
-    size = _size(example)
-    if shape[2:] != size:
-        raise InputError(
-            f"the network returns masks of {shape[2]}x{shape[3]} pixels for images of {size[0]}x{size[1]}: let it "
-            "scale its logits to the size of its input (torch.nn.functional.interpolate)"
-        )
+    mask_scale_of((shape[2], shape[3]), example)
     if shape[1] > MOST_MASK_CLASSES:
         raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
+
+
+def mask_scale_of(size: tuple[int, int], example: Inputs) -> int:
+    """Return how many times as high and wide the images of an example are as logits of this height and width.
+
+    Raises InputError for a size that is no whole fraction of theirs.
+    """
+    height, width = _size(example)
+    scale = height // size[0]
+    if scale and (size[0] * scale, size[1] * scale) == (height, width):
+        return scale
+    raise InputError(
+        f"the network returns masks of {size[0]}x{size[1]} pixels for images of {height}x{width}: let it return logits "
+        "of the size of its input, or of a half, a quarter, ... of its height and width "
+        "(torch.nn.functional.interpolate)"
+    )
 
 
 def _size(example: Inputs) -> tuple[int, int]:

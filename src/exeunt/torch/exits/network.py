@@ -40,7 +40,8 @@ class EarlyExitNetwork(nn.Module):
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
     `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs the same.
     `options`: what the heads are made of, None for heads made by a function.
-    `masks`: it answers with masks: where logits are said to be (n, k), they are (n, k, h, w).
+    `masks`: it answers with masks: where logits are said to be (n, k), they are (n, k, h, w). `mask_scale`: how many
+    times as high and wide masks are as these.
     """
 
     answers_with = "classifier"
@@ -58,6 +59,7 @@ class EarlyExitNetwork(nn.Module):
         n_classes: int,
         new_classifier: str = "",
         masks: bool = False,
+        mask_scale: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -68,7 +70,7 @@ class EarlyExitNetwork(nn.Module):
         self.options = options
         self.n_classes = n_classes
         self.new_classifier = new_classifier
-        self.masks = masks
+        self.masks, self.mask_scale = masks, mask_scale
         if masks:
             self.answers_with = "mask decoder"
         self.runs_whole = ""
@@ -252,7 +254,7 @@ def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> Ex
     logits = [x.float().cpu().numpy() for x in network(*args, **kwargs)]
     truth = None if label is None else label.cpu().numpy()
     keys = input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_)
-    return trace_of_logits(logits, cost=network.cost, label=truth, id=keys)
+    return trace_of_logits(logits, cost=network.cost, label=truth, id=keys, mask_scale=network.mask_scale)
 
 
 def _keys(id_: Any) -> Keys:

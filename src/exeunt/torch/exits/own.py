@@ -15,7 +15,7 @@ from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits import placement
-from exeunt.torch.exits.kind_of_answer import check_kind
+from exeunt.torch.exits.kind_of_answer import check_kind, mask_scale_of
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.named_inputs import read_example
 
@@ -95,6 +95,12 @@ def open_own_exits(
         logits = _checked_logits(placement.output_of(model, example), rows_of(example), masks=masks)
     for one in logits:
         check_kind(one, example, masks=masks)
+    sizes = {tuple(one.shape[2:]) for one in logits}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise InputError(
+            f"the network's exits return masks of several sizes ({shown}): scale all to one size"
+        )
     width = logits[0].shape[1]
     placement.check_width(width, n_classes)
     wrapped = _OwnExits(model, len(logits))
@@ -135,6 +141,7 @@ def open_own_exits(
         options=None,
         n_classes=width,
         masks=masks,
+        mask_scale=mask_scale_of((logits[0].shape[2], logits[0].shape[3]), example) if masks else 1,
     )
     return network, graph
 

@@ -43,7 +43,7 @@ class ChoiceExecutor:
     segment in one pass. Logits are log-likelihoods, so probabilities compare the choices with one another.
     """
 
-    name, restarts, border = "choices", (), BORDER
+    name, restarts, border, mask_scale = "choices", (), BORDER, 1
 
     def __init__(self, network: DecoderWithExits, prompts: PromptTokens, k: int) -> None:
         if k < 2:

@@ -213,6 +213,28 @@ def mean_loss(losses: Tensor, label: Tensor) -> Tensor:
     return losses.flatten(1) @ counts / counts.sum().clamp_min(1)
 
 
+def at_pixels_of(masks: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """Return masks (n, h, w), or the logits (n, k, h, w) of some, at the pixels of smaller logits m x (n, k, h', w').
+
+    In training, a network may return such. Each pixel gets the value at its centre.
+    Raises InputError for logits whose sizes differ.
+    """
+    sizes = list(dict.fromkeys(tuple(one.shape[2:]) for one in logits))
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise InputError(
+            f"in training, the network returns masks of different sizes ({shown} pixels): let those of all exits have "
+            "one size"
+        )
+    if tuple(masks.shape[-2:]) == sizes[0]:
+        return masks
+    rows, columns = (
+        ((torch.arange(n, device=masks.device) + 0.5) * (of / n)).long()
+        for n, of in zip(sizes[0], masks.shape[-2:], strict=True)
+    )
+    return masks[..., rows[:, None], columns]
+
+
 _SOFT = 0.5
 """The weight of the teacher's soft output where there is no label."""
 

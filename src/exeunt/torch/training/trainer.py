@@ -23,6 +23,7 @@ from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.recipe import (
     Recipe,
+    at_pixels_of,
     cross_entropies,
     known_or_said,
     make_optimiser,
@@ -109,6 +110,8 @@ class Trainer:
                 logits = [x.float() for x in self.learner(*args, **kwargs)]
                 if label is None or self.recipe.unlabelled:
                     label = known_or_said(label, logits[-1])
+                if self.network.masks:
+                    label = at_pixels_of(label, logits)
                 sums.add(mean_loss(cross_entropies(logits, label), label), logits, label)
         return sums.means(self.fabric)
 
@@ -186,6 +189,10 @@ class Trainer:
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
                 target = logits_of(self.teacher(*args, **kwargs))
+        if self.network.masks:
+            label, target = (
+                at_pixels_of(one, logits) if one is not None else None for one in (label, target)
+            )
         recipe = self.recipe
         loss, entropies = objective(
             logits, label, unlabelled=recipe.unlabelled, teacher=target, distill_weight=recipe.distill_weight,
