@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
 from exeunt.cli.language import evaluate_language_model
-from exeunt.cli.options import Execution, RunPath, option, with_groups
+from exeunt.cli.options import Execution, RunPath, changed, option, with_groups
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from exeunt.evaluation import Result
@@ -42,6 +43,10 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
     from exeunt.run.saved_policies import named_by_budget
 
     run = RunFolder.open(path)
+    if changed(execution) and not options.pictures:
+        raise InputError(
+            "traces are replayed, and the network runs for --pictures alone: leave out --executor and --model"
+        )
     if run.network_file == DECODER:
         evaluate_language_model(run, path)
         return

@@ -28,6 +28,8 @@ _BUDGETS = 12
 _WIDTH = 0.08
 """Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
 _TEMPERATURE = 2.0
+_NO_VARIANCE = 1e-12
+"""Grades that vary less, as a share of what right and wrong would, are all the same but for rounding."""
 
 
 @partial(composed, usual_answer="auto")
@@ -118,8 +120,9 @@ def labels_worth(fit: ExitTrace) -> float:
     """
     if fit.grades is None:
         return float(fit.n)
-    variance, risk = float(fit.quality.var(axis=0).sum()), fit.risk
-    return fit.n * (float((risk * (1 - risk)).sum()) / variance if variance > 0 else 1.0)
+    mean, square = fit.quality.mean(axis=0), (fit.quality**2).mean(axis=0)
+    most, variance = float((mean - mean**2).sum()), float((square - mean**2).sum())
+    return fit.n * (most / variance if variance > _NO_VARIANCE * most else 1.0)
 
 
 def trust(n: float) -> float:
