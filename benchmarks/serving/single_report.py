@@ -28,7 +28,7 @@ def _introduction(found: dict[str, Any]) -> str:
 
 Made by `{found["command"]}` in {found["minutes"]:.0f} minutes; numbers in [single.json](single.json).
 
-{machine["processor"]}, {machine["cores"]} cores, which the client and other work of low priority share with the server
+{machine["processor"]}, {machine["cores"]} cores, which the client shares with the server
 (the load average was {found["load_average"]:.1f} before it began); a virtual machine whose host gave
 {found["stolen"]:.1%} of their time to others. PNG images of {found["pixels"]} pixels, decoded with Pillow; *binary*
 is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept connections.
