@@ -102,10 +102,16 @@ def draw(found: dict[str, Any], path: Any) -> None:
             "", x, "mean image IoU", curves, {"smaller network": (place_of_small, best)} if small else {}
         )
 
-    panels = [panel("multiply-adds", spent, small[0]["cost"] / seeds[0]["cost"] if small else 0.0)]
+    panels = [
+        panel(
+            "multiply-adds, of the full network's",
+            spent,
+            small[0]["cost"] / seeds[0]["cost"] if small else 0.0,
+        )
+    ]
     if of_time:
         own = [one["small"][""] for one in of_time if "small" in one]
-        panels.append(panel("time", taken, float(np.mean(own)) if own else 0.0))
+        panels.append(panel("time, of the full network's", taken, float(np.mean(own)) if own else 0.0))
     draw_panels(panels, path)
 
 

@@ -76,6 +76,18 @@ def last_exit(rates: Floats) -> int:
     return int(np.flatnonzero(rates > 0)[-1])
 
 
+def of_those_left(shares: Floats) -> tuple[Floats, Floats]:
+    """Return the share of inputs that come to each exit, (m,), and of these the share that leaves there, (m,).
+
+    `shares` (m,): of all inputs, of each exit. Where no input comes, all leave.
+
+    >>> of_those_left(np.array([0.5, 0.25, 0.25]))
+    (array([1.  , 0.5 , 0.25]), array([0.5, 0.5, 1. ]))
+    """
+    coming: Floats = np.cumsum(shares[::-1])[::-1]
+    return coming, np.divide(shares, coming, out=np.ones(len(shares)), where=coming > 0)
+
+
 def planned_counts(rates: Floats, n: int) -> Integers:
     """Return how many of n inputs leave at each exit, (m,) summing to n, rounded towards safety.
 

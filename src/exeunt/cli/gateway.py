@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from exeunt.gateway.config import GatewayConfig
-    from exeunt.gateway.keys import Client
+    from exeunt.gateway.keys import Client, Keys
 
 _keys = options_under("Keys")
 
@@ -118,18 +119,12 @@ def _allowed(client: Client, config: GatewayConfig) -> str:
     )
 
 
-def _forget(folder: Path, keys: object, name: str) -> None:
-    from exeunt.gateway.records import Records
-    from exeunt.gateway.saved_policies import forget_policies
+def _forget(folder: Path, keys: Keys, name: str) -> None:
+    from exeunt.gateway.records import Records, forget_client
 
-    had_key = keys.remove(name)  # type: ignore[attr-defined]
-    records = Records(folder)
-    removed = records.forget(name)
-    records.close()
-    policies = forget_policies(folder, name)
-    if not (had_key or removed or policies):
-        raise InputError(f"there is neither a key nor a record of {name!r}")
-    echo(f"{name}: {'the key and ' if had_key else ''}{counted(removed, 'record')} removed")
+    with closing(Records(folder)) as records:
+        key, removed, policies = forget_client(name, keys, records)
+    echo(f"{name}: {'the key and ' if key else ''}{counted(removed, 'record')} removed")
     if policies:
         echo(
             f"{listed(policies, 3)} held features of its requests, and cannot answer any more: calibrate again"

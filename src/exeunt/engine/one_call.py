@@ -230,10 +230,6 @@ class Calls:
 
     def _routed(self, segment: int, signature: Hashable, group: RowGroup) -> Iterator[Survivors]:
         """Yield rows with the next segment that their policies run."""
-        (first, *others), after = group.parts, segment + 1
-        if not others and first.decider is not None and first.decider.after[segment] == after:
-            yield after, signature, group
-            return
         routes = {part.decider.after[segment] for part in group.parts if part.decider is not None}
         if routes == {segment + 1}:
             yield segment + 1, signature, group

@@ -26,8 +26,8 @@ from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import Money
-from exeunt.gateway.records import Record, Records
-from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies, forget_policies
+from exeunt.gateway.records import Record, Records, forget_client
+from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.live_run import digest_of
 
 T = TypeVar("T")
@@ -141,13 +141,9 @@ class Gateway:
         """Remove the key and the records of a client, and the policies that hold features of its requests; return how
         many records there were. Raises InputError if there was nothing of it.
         """
-        had_key = self.keys.remove(client)
-        removed = await asyncio.to_thread(self.records.forget, client)
-        policies = forget_policies(self.folder, client)
+        forgotten = await asyncio.to_thread(forget_client, client, self.keys, self.records)
         self.live.leave_forgotten()
-        if not (had_key or removed or policies):
-            raise InputError(f"there is neither a key nor a record of {client!r:.80}")
-        return removed
+        return forgotten.records
 
     async def tidy(self) -> None:
         """Remove what has been kept for long enough, and save what the watch knows, for as long as this runs."""

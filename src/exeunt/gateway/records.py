@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from exeunt._sqlite import DatabaseKind
 from exeunt.errors import FileError, InputError
 from exeunt.gateway.folder import RECORDS
+from exeunt.gateway.keys import Keys
+from exeunt.gateway.saved_policies import forget_policies
 
 KINDS = ("shadow", "live", "audit")
 
@@ -184,3 +186,22 @@ def _restored(row: Sequence[Any]) -> Record:
     if named["features"] is not None:
         named["features"] = tuple(array("f", named["features"]))
     return Record(**named)
+
+
+class Forgotten(NamedTuple):
+    """What was removed of a client: whether its key, how many records, and the names of the policies."""
+
+    key: bool
+    records: int
+    policies: list[str]
+
+
+def forget_client(name: str, keys: Keys, records: Records) -> Forgotten:
+    """Remove the key and the records of a client, and the policies that hold features of its requests.
+
+    Raises InputError if there was nothing of it.
+    """
+    found = Forgotten(keys.remove(name), records.forget(name), forget_policies(records.file.parent, name))
+    if not any(found):
+        raise InputError(f"there is neither a key nor a record of {name!r:.80}")
+    return found

@@ -186,9 +186,8 @@ class LiveJob(PredictJob):
             for at, given, key in zip(batch.positions, batch.inputs, self._keys(batch, block), strict=True)
             if int(at) not in known
         ]
-        asked.sort(
-            key=lambda one: one[0]
-        )  # batches are of texts of similar lengths, and a pace needs a mixed order
+        # Batches are of texts of similar lengths, and a pace needs a mixed order.
+        asked.sort(key=lambda one: one[0])
         if asked:
             places, inputs, keys = (list(column) for column in zip(*asked, strict=True))
             pace = self.pace_for(live.ledger, len(inputs))

@@ -82,8 +82,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             and self.parser.get_method() == b"POST"
             and self.parser.should_keep_alive()
             and not (self.parser.should_upgrade() or self.expect_100_continue or self.flow.write_paused)
-            and 0 < len(size) < len(str(_SMALL)) + 1
             and size.isdigit()
+            and len(size) <= len(str(_SMALL))  # else it may take long to read
             and int(size) <= _SMALL
         )
 

@@ -99,10 +99,10 @@ class InputRoutes:
 
         Where nearly all are refused, this takes a fraction of the time that `__call__` does.
         """
-        path, _, query = url.decode("latin-1").partition("?")
-        route = next((one for one in _ROUTES if one.address.fullmatch(path)), None)
+        path, _, query = url.partition(b"?")
+        route = next((one for one in _ROUTES if one.address.fullmatch(path.decode("latin-1"))), None)
         service = self._service()
-        if route is None or service.settings.log_requests or _has_own_deadline(query.encode("latin-1"), body):
+        if route is None or service.settings.log_requests or _has_own_deadline(query, body):
             return None
         service.metrics.refused()
         service.metrics.ended(route.path, 503)

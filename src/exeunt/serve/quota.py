@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Booleans, Floats
+from exeunt.calibration import of_those_left
 from exeunt.policy import Policy
 from exeunt.policy.state import Decision, PolicyState
 
@@ -28,8 +29,7 @@ class Quota:
     """
 
     def __init__(self, shares: Floats) -> None:
-        still_here = np.cumsum(shares[::-1])[::-1]
-        self._shares = np.divide(shares, still_here, out=np.ones(len(shares)), where=still_here > 0).tolist()
+        self._shares = of_those_left(shares)[1].tolist()
         self._came, self._left = [0] * len(shares), [0] * len(shares)
         self._recent = [np.empty(0)] * len(shares)
 

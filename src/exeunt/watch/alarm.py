@@ -10,6 +10,7 @@ import numpy as np
 
 from exeunt._arrays import Floats, Integers
 from exeunt._text import counted
+from exeunt.calibration import of_those_left
 from exeunt.trace.cascade_step import is_tree
 
 if TYPE_CHECKING:
@@ -116,10 +117,7 @@ def _where(names: Sequence[str], planned: Floats, shares: Floats, n: int) -> str
 
     Later exits get other inputs because of it, so their shares differ too.
     """
-    (before, expected), (came, kept) = (
-        (there := np.cumsum(one[::-1])[::-1], np.divide(one, there, out=np.ones(len(one)), where=there > 0))
-        for one in (planned, shares)
-    )
+    (before, expected), (came, kept) = of_those_left(planned), of_those_left(shares)
     changed = (before > 0) & (abs(_errors(kept, expected, np.maximum(n * came, 1))) >= _NOTED)
     if not changed[:-1].any():
         return ""
