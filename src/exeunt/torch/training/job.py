@@ -128,7 +128,8 @@ class TrainingJob:
             )
         if self.exit_batch is not None and self.exits != AUTO:
             raise InputError(
-                f"exit_batch is for exits={AUTO!r}, which are placed by time, got exits={self.exits}"
+                f"exit_batch is for exits={AUTO!r}, which are placed by time, got exits={self.exits}: give these, or "
+                "leave exit_batch out"
             )
         if self.masks and self.exits == AUTO:
             raise InputError("exits of masks are not placed by time: give their number, or name modules")
