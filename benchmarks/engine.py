@@ -40,7 +40,7 @@ HALF = 0.5
 class FiveExits:
     """An executor whose inputs say by their first number, 0 to 4, at which exit they are confident."""
 
-    name, device, restarts, border = "five exits", CPU, (), BORDER
+    name, device, restarts, border, mask_scale = "five exits", CPU, (), BORDER, 1
     n_exits = M
     segments = tuple((exit_, exit_) for exit_ in range(M))
 
