@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from exeunt.score.learned import quantile_knots, rank_between
+from exeunt.score.confidence import Evidence, softmax
+from exeunt.score.learned import Grid, LearnedScore, quantile_knots, rank_between
 
 
 @pytest.mark.parametrize("n", [0, 1, 64, 1000, 1001])
@@ -21,6 +22,27 @@ def test_ranks_of_arrays_are_the_sum_over_the_pieces_to_the_last_bit(n):
         np.testing.assert_array_equal(rank_between(scores, knots), total / 24, strict=True)
         alone = [rank_between(scores[i : i + 1], knots) for i in range(n)]
         np.testing.assert_array_equal(np.concatenate([np.empty(0), *alone]), total / 24, strict=True)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 64, 100, 101, 1000])
+def test_a_score_of_some_rows_is_that_of_all_of_them_to_the_last_bit(at_once):
+    rng, m, n = np.random.default_rng(0), 4, 1500
+    knots = {
+        name: tuple(np.sort(rng.random(25)).tolist()) for name in ("margin", "entropy", "max_probability")
+    }
+    weights = rng.normal(size=(m, 7)), rng.normal(size=(m, 10))
+    score = LearnedScore(Grid(knots), *weights, rng.normal(size=m), history=True)
+    probabilities = softmax(rng.normal(0, 3, (n * m, 10))).reshape(n, m, 10)
+
+    def scores(rows):
+        memory, found = score.init(len(rows)), []
+        for exit_ in range(m):
+            at_exit, memory = score(exit_, Evidence(rows[:, exit_]), memory)
+            found.append(at_exit)
+        return np.stack(found, axis=1)
+
+    parts = [scores(probabilities[i : i + at_once]) for i in range(0, n, at_once)]
+    np.testing.assert_array_equal(np.concatenate(parts), scores(probabilities))
 
 
 @pytest.mark.parametrize("huge", [-1e9, 1e9, 1e38])

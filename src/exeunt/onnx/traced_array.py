@@ -285,7 +285,7 @@ _SHORTER: dict[Any, Callable[..., Any]] = {
     margin: _margin,
     rank_between: _rank_between,
     bent: _bent,
-    larger: lambda a, b: a.operated("Max", [a.name, b.name], a.example),
+    larger: lambda a, b: a.operated("Max", [a.name, a.writer.named(b, a.dtype)], a.example),
     add_weighted: _add_weighted,
     at_least: _at_least,
 }
