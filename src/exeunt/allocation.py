@@ -10,6 +10,7 @@ the tilt is unique, and bisection always finds it. `exeunt.allocation_search` se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -120,7 +121,16 @@ def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget
     def rates(tilt: float) -> Floats:
         return _softmax(log_base + tilt * direction)
 
-    low, high = _bracket(lambda tilt: float(rates(tilt) @ excess))
+    terms = list(zip(log_base.tolist(), direction.tolist(), excess.tolist(), strict=True))
+
+    def mean_excess(tilt: float) -> float:
+        """Return `rates(tilt) @ excess`; of some exits Python's floats take a fifth of the time of arrays."""
+        logs = [base + tilt * step for base, step, _ in terms]
+        highest = max(logs)
+        weights = [math.exp(log - highest) for log in logs]
+        return sum(weight * term[2] for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+
+    low, high = _bracket(mean_excess)
     # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is the root; a
     # mixture of the two around it still meets the budget. Where they change little both may meet it.
     cheap, costly = rates(low), rates(high)
