@@ -31,6 +31,7 @@ def test_a_job_on_other_inputs_says_so_at_its_end_whatever_their_order(run, nois
     options = {"trusted": "exeunt.zoo:digits", "say": lambda _: None}
     alone = predict_inputs(run, noise, tmp_path / "out.parquet", **options)
     assert alone.watched.startswith("DRIFT: these inputs are not like those of calibration. ")
+    assert alone.watched.endswith(" or the full network can answer.")  # what to do
     assert f"{alone.watched}\nwritten to" in str(alone)
     in_parts = predict_folder(run, noise, str(tmp_path / "out"), block_size=100, **options)
     assert in_parts.watched == alone.watched

@@ -21,6 +21,7 @@ from exeunt.predicting.prediction_files import WATCHED
 from exeunt.run.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.watch import Watch
+from exeunt.watch.alarm import REMEDY
 
 _MOST = 10_000_000
 """Of more predictions of a job, one in two, three, ... is watched."""
@@ -79,7 +80,7 @@ def watched_job(run: RunFolder, policy: Policy, files: Sequence[AnyPath], n: int
         return f"drift was not watched: {one_line(error)}"
     if watch.alarm is None:
         return f"no drift: {counted(len(exits), 'input')} look like those of calibration (evidence {_peak(watch)})"
-    return f"DRIFT: these inputs are not like those of calibration. {watch.alarm.what}"
+    return f"DRIFT: these inputs are not like those of calibration. {watch.alarm.what} {REMEDY}"
 
 
 def watched_text(watch: Watch, left_out: int) -> str:

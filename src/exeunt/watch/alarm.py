@@ -21,7 +21,7 @@ _NOTED = 3.0
 _PRIORS = (10.0, 40.0, 160.0, 640.0)
 """How many inputs the shares before a change count as, in guesses at those after it: large and small changes."""
 _LEVEL = 0.95
-_REMEDY = (
+REMEDY = (
     "Record recent inputs (exeunt record) and calibrate on them (ex.recalibrate). Until then, batches can keep the "
     "budget by shares (ex.route_batch), or the full network can answer."
 )
@@ -63,7 +63,7 @@ class Alarm:
         return f"Drift: {since} inputs are not like those of calibration. {self.what}"
 
     def __str__(self) -> str:
-        return f"{self.sentences} {_REMEDY}"
+        return f"{self.sentences} {REMEDY}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
