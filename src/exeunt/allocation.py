@@ -128,7 +128,8 @@ def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget
         logs = [base + tilt * step for base, step, _ in terms]
         highest = max(logs)
         weights = [math.exp(log - highest) for log in logs]
-        return sum(weight * term[2] for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+        total: float = sum(weight * term[2] for weight, term in zip(weights, terms, strict=True))
+        return total / sum(weights)
 
     low, high = _bracket(mean_excess)
     # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is the root; a

@@ -6,6 +6,7 @@ Axis letters: n images, k classes, h x w pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,7 +58,7 @@ class MaskEvidence(Evidence):
 
     def detail(self, rows: Any) -> Masks:
         """What is kept of the answers for these rows beside class and confidence: the masks."""
-        return likeliest(enlarged(self.logits[rows], self.scale))
+        return masks_of(self.logits[rows], self.scale)
 
     def _computed(self, name: str) -> Any:
         if name == MASK:
@@ -74,28 +75,39 @@ def evidence_of(logits: Floats, mask_scale: int = 1) -> Evidence:
     return Evidence(softmax(logits)) if logits.ndim == 2 else MaskEvidence(logits, mask_scale)
 
 
-def enlarged(logits: Floats, scale: int) -> Floats:
-    """Return logits (n, k, h, w) scaled bilinearly by a whole number, as torch does without aligned corners.
+def masks_of(logits: Floats, scale: int) -> Masks:
+    """Return the likeliest class of each pixel (n, h, w) of logits (n, k, h, w) scaled up by a whole number.
 
-    >>> enlarged(np.array([[[[0.0, 4.0]]]]), 2).tolist()
-    [[[[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0, 4.0]]]]
+    Bilinearly, as torch does without aligned corners. Rows of one phase are scaled up at a time, which stay in the
+    cache.
+
+    >>> masks_of(np.array([[[[0.0, 0.0]], [[-1.0, 3.0]]]]), 2).tolist()
+    [[[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
-    # Columns first: they are few then, and far apart in memory.
-    return logits if scale == 1 else _enlarged(_enlarged(logits, 3, scale), 2, scale)
+    if scale == 1:
+        return likeliest(logits)
+    n, k, height, width = logits.shape
+    wide = np.empty((n, k, height, width * scale), dtype=logits.dtype)
+    for phase, columns in enumerate(_phases(logits, 3, scale)):
+        wide[..., phase::scale] = columns
+    masks = np.empty((n, height * scale, width * scale), dtype=np.uint8)
+    for phase, rows in enumerate(_phases(wide, 2, scale)):
+        masks[:, phase::scale] = likeliest(rows)
+    return masks
 
 
-def _enlarged(logits: Floats, axis: int, scale: int) -> Floats:
+def _phases(logits: Floats, axis: int, scale: int) -> Iterator[Floats]:
+    """Yield the new pixels at each distance from the old ones along an axis, as many as these."""
     n = logits.shape[axis]
     padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]
     padded = np.moveaxis(np.pad(logits, padding, mode="edge"), axis, 0)
-    made = np.empty((*logits.shape[:axis], n * scale, *logits.shape[axis + 1 :]), logits.dtype)
-    into = np.moveaxis(made, axis, 0)
-    for phase in range(scale):  # all new pixels at one distance from the old ones
+    for phase in range(scale):
         place = (phase + 0.5) / scale + 0.5
         first = int(place)
         part = place - first
-        into[phase::scale] = padded[first : first + n] * (1 - part) + padded[first + 1 : first + 1 + n] * part
-    return made
+        between = padded[first : first + n] * (1 - part)
+        between += padded[first + 1 : first + 1 + n] * part
+        yield np.moveaxis(between, 0, axis)
 
 
 def likeliest(logits: Floats) -> Masks:
@@ -115,7 +127,8 @@ def commonest(values: Floats) -> Integers:
     """Return the class of most pixels (n,) by logits or probabilities (n, k, p), the first of equals."""
     n, k = values.shape[:2]
     of_image = likeliest(values) + k * np.arange(n)[:, None]
-    return np.bincount(of_image.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
+    most: Integers = np.bincount(of_image.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
+    return most
 
 
 def runs_of(mask: Masks) -> str:
