@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +14,42 @@ from exeunt.errors import FileError, InputError, require
 def read_yaml(file: Path, *, extra: str) -> Any:
     """Return what a YAML file holds. `extra`: of Exeunt, which brings PyYAML.
 
-    Raises InputError, with the line, for what is no YAML, and for a name that is there twice, of which YAML would take
-    the last; FileError for a file that cannot be read.
+    Raises what `yaml_nodes` raises, and InputError, with the line, for a name that is there twice, of which YAML would
+    take the last.
+    """
+    root, yaml = yaml_nodes(file, extra=extra), require("yaml", extra=extra)
+    if (twice := _name_that_is_there_twice(root, yaml)) is not None:
+        raise InputError(f"{file}, line {twice.start_mark.line + 1}: {twice.value} is there twice")
+    if root is None:
+        return None
+    with _not_yaml(file, yaml):
+        return yaml.SafeLoader("").construct_document(root)
+
+
+def yaml_nodes(file: Path, *, extra: str) -> Any:
+    """Return the root node of a YAML file, whose nodes know their lines; None where there is nothing but comments.
+
+    Raises InputError, with the line, for what is not YAML, FileError for a file that cannot be read.
     """
     yaml: Any = require("yaml", extra=extra)
+    with _not_yaml(file, yaml):
+        return yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+
+
+@contextmanager
+def _not_yaml(file: Path, yaml: Any) -> Iterator[None]:
     try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if (twice := _name_that_is_there_twice(root, yaml)) is not None:
-            raise InputError(f"{file}, line {twice.start_mark.line + 1}: {twice.value} is there twice")
-        return None if root is None else loader.construct_document(root)
+        yield
     except OSError as error:
         raise FileError(f"cannot read {file}: {why_it_failed(error)}") from error
     except UnicodeDecodeError:
-        raise InputError(f"{file} is no YAML: it is no text in UTF-8") from None
+        raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
     except RecursionError:
-        raise InputError(f"{file} is no YAML that can be read: it is nested too deeply") from None
+        raise InputError(f"{file} is not YAML that can be read: it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{file} is no YAML: {why_no_yaml(error)}") from None
-
-
-def why_no_yaml(error: Any) -> str:
-    """Return an error of PyYAML in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        why = f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]
+        raise InputError(f"{file} is not YAML: {why}") from None
 
 
 def _name_that_is_there_twice(root: Any, yaml: Any) -> Any:

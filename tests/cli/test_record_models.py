@@ -229,7 +229,7 @@ def test_what_predict_needs_to_ask(calibrated, options, message):
         ({"price: 0.0002": "price: 0.0002\n  prices: 3"}, "unexpected keyword argument 'prices'"),
         ({"function: answering:small": "name: small"}, "needs one of model, url, function"),
         ({"price: 0.0002": "price: -1"}, "model 'small' of models.yaml: a price is a number"),
-        ({"small:": "small: ["}, "models.yaml is no YAML"),
+        ({"small:": "small: ["}, "models.yaml is not YAML"),
     ],
 )
 def test_files_of_models_that_are_wrong(folder, changed, message):

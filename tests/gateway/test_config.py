@@ -106,7 +106,7 @@ def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("models: [\nproviders", "gateway.yaml is no YAML: .* in line 2"),
+        ("models: [\nproviders", "gateway.yaml is not YAML: .* in line 2"),
         ("reference: a\nproviders: {}\nreference: b", "gateway.yaml, line 3: reference is there twice"),
         ("models:\n  a: {price: 1}\n  a: {price: 2}", "line 3: a is there twice"),
         ("[" * 3000, "nested too deeply"),

@@ -9,9 +9,8 @@ from typing import Any
 
 import typer
 
-from exeunt._files import why_it_failed
-from exeunt._yaml import why_no_yaml
-from exeunt.errors import FileError, InputError, require
+from exeunt._yaml import yaml_nodes
+from exeunt.errors import InputError, require
 
 
 def option_names(context: typer.Context) -> list[str]:
@@ -53,14 +52,7 @@ def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
     """Return the nodes of the names and values in a YAML file, which know their lines."""
     if file.is_dir():
         raise InputError(f"--config takes a file, and {file} is a folder")
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise FileError(f"cannot read {file}: {why_it_failed(error)}") from error
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {why_no_yaml(error)}") from None
+    root = yaml_nodes(file, extra="cli")
     if root is None:  # nothing but comments
         return []
     if not isinstance(root, yaml.MappingNode):

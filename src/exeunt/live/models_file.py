@@ -50,7 +50,7 @@ _FUNCTIONS: dict[str, Callable[[str], Any]] = {
 def read_models(path: str | Path) -> dict[str, LiveModel]:
     """Return the models of a file. A function is written "module:name", and its code runs.
 
-    Modules beside the file are found. Raises InputError for a file that is missing or no YAML, and for a model with
+    Modules beside the file are found. Raises InputError for a file that is missing or not YAML, and for a model with
     other options than its class takes.
     """
     if not (file := Path(path)).is_file():
