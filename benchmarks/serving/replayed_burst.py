@@ -40,7 +40,7 @@ RATE, TIMES, CALM, BEFORE_S, BURST_S = 781 / 2, 10, 0.3, 1.5, 5.0
 class Replayed:
     """An executor that reads outputs off a trace and lets a clock pass. `took`: seconds of its calls so far."""
 
-    name, device, restarts, border = "replayed", "cpu", (), 1e-5
+    name, device, restarts, border, mask_scale = "replayed", "cpu", (), 1e-5, 1
 
     def __init__(self, trace: ExitTrace, call_s: float, row_s: np.ndarray) -> None:
         assert trace.log_probability is not None
