@@ -309,6 +309,16 @@ def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
     assert rates.tolist() == [0.5, 0.5]
 
 
+def test_the_budget_is_met_to_the_last_digits():
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        m = int(rng.integers(2, 12))
+        cost, risk = np.cumsum(rng.uniform(0.1, 1, m)), rng.random(m)
+        budget, temperature = rng.uniform(cost[0], cost[-1]), 10 ** rng.uniform(-3, 1)
+        rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature, spend="exactly")
+        assert rates @ cost == pytest.approx(budget, rel=4e-15)
+
+
 def test_a_budget_is_in_the_unit_of_the_costs():
     cost = ex.CostModel([1.0, 2.0, 4.0], unit="ms")
     for rule in (allocation.geometric, allocation.gaussian):

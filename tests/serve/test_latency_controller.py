@@ -126,6 +126,10 @@ def test_a_policy_no_better_than_a_cheaper_one_is_never_chosen():
     assert Controller([*EIGHT, worse], slo_s=SLO_S).without_load == EIGHT[-1]
 
 
+def test_the_accuracy_of_the_best_policy_may_be_asked_for():
+    assert Controller(EIGHT, slo_s=SLO_S, min_accuracy=EIGHT[-1].accuracy).active == EIGHT[-1]
+
+
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [
