@@ -164,7 +164,7 @@ services. "Zipf": a few rows come most often, as in a query log. "groups": five 
 calibration, whose first row counts. The run length is 10,000: the mean number of inputs to an alarm must be at least
 that, and at most half of the streams may have an alarm within 5,000. Streams without one after {LONGEST:,} inputs count
 as so many, which makes the mean smaller than it is. For a run length of 100,000, at most {NULL_INPUTS / LONGER:.0%} of
-the streams may reach this evidence within {NULL_INPUTS:,} inputs. At least {streams} streams each; means with 95%
+the streams may reach this evidence within {NULL_INPUTS:,} inputs. At least {streams:,} streams each; means with 95%
 intervals. Over all pools the mean is {pooled:,.0f}.
 
 {table(["pool", "streams", "mean inputs to an alarm", "alarm within 5,000", "evidence of 100,000"], rows)}
