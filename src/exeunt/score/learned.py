@@ -71,9 +71,8 @@ def _rank_of_few(score: NDArray[Any], knots: tuple[float, ...]) -> NDArray[Any]:
     low, width = _pieces(knots, score.ndim)
     steps = score - low
     steps /= width
-    np.minimum(
-        np.maximum(steps, 0.0, out=steps), 1.0, out=steps
-    )  # in a fourth of the time of the method `clip`
+    np.maximum(steps, 0.0, out=steps)  # both take half the time of `clip`
+    np.minimum(steps, 1.0, out=steps)
     # NumPy adds up a single column in pairs, with other roundings.
     total = np.add.accumulate(steps, axis=0)[-1] if score.size == 1 else np.add.reduce(steps, axis=0)
     return total / len(low)  # type: ignore[no-any-return]
