@@ -26,6 +26,7 @@ import numpy as np
 from scipy.stats import beta
 
 import exeunt as ex
+from exeunt._files import write_text
 from exeunt.calibration import exits_under
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
@@ -333,6 +334,7 @@ def main() -> None:
     if given.only:
         return
     found = table(("inputs", *CERTIFICATES), zip(POPULATIONS, *columns, strict=True))
+    unnamed = frequency("cost", "unnamed")
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
@@ -341,8 +343,8 @@ false, with 95% intervals. At most {DELTA:.0%} may be.
 
 {found}
 
-Where inputs come in groups that nobody names, a certificate of the cost is false in {frequency("cost", "unnamed")}."""
-    PAGE.write_text(f"{before}{BEGIN}\n{said}\n{END}{after}", encoding="utf-8")
+Where inputs come in groups that nobody names, a certificate of the cost is false in {unnamed}."""
+    write_text(PAGE, f"{before}{BEGIN}\n{said}\n{END}{after}")
 
 
 if __name__ == "__main__":

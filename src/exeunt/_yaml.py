@@ -14,30 +14,30 @@ from exeunt.errors import FileError, InputError, require
 def read_yaml(file: Path, *, extra: str) -> Any:
     """Return what a YAML file holds. `extra`: of Exeunt, which brings PyYAML.
 
-    Raises what `yaml_nodes` raises, and InputError, with the line, for a name that is there twice, of which YAML would
+    Raises what `yaml_root` raises, and InputError, with the line, for a name that is there twice, of which YAML would
     take the last.
     """
-    root, yaml = yaml_nodes(file, extra=extra), require("yaml", extra=extra)
+    root, yaml = yaml_root(file, extra=extra), require("yaml", extra=extra)
     if (twice := _name_that_is_there_twice(root, yaml)) is not None:
         raise InputError(f"{file}, line {twice.start_mark.line + 1}: {twice.value} is there twice")
     if root is None:
         return None
-    with _not_yaml(file, yaml):
+    with _yaml_errors(file, yaml):
         return yaml.SafeLoader("").construct_document(root)
 
 
-def yaml_nodes(file: Path, *, extra: str) -> Any:
+def yaml_root(file: Path, *, extra: str) -> Any:
     """Return the root node of a YAML file, whose nodes know their lines; None where there is nothing but comments.
 
     Raises InputError, with the line, for what is not YAML, FileError for a file that cannot be read.
     """
     yaml: Any = require("yaml", extra=extra)
-    with _not_yaml(file, yaml):
+    with _yaml_errors(file, yaml):
         return yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
 
 
 @contextmanager
-def _not_yaml(file: Path, yaml: Any) -> Iterator[None]:
+def _yaml_errors(file: Path, yaml: Any) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from exeunt._yaml import yaml_nodes
+from exeunt._yaml import yaml_root
 from exeunt.errors import InputError, require
 
 
@@ -52,7 +52,7 @@ def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
     """Return the nodes of the names and values in a YAML file, which know their lines."""
     if file.is_dir():
         raise InputError(f"--config takes a file, and {file} is a folder")
-    root = yaml_nodes(file, extra="cli")
+    root = yaml_root(file, extra="cli")
     if root is None:  # nothing but comments
         return []
     if not isinstance(root, yaml.MappingNode):

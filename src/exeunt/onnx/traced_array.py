@@ -262,8 +262,8 @@ def _rank_between(score: TracedArray, knots: Sequence[float]) -> TracedArray:
     return score.operated("ReduceMean", [passed.name], score.example, keepdims=1)
 
 
-def _bent(rank: TracedArray, bends: Sequence[float]) -> list[TracedArray]:
-    return [(rank - np.array(bends)).clip(0.0, 1.0)]  # side by side, as `_add_weighted` takes them
+def _bent(rank: TracedArray, bends: NDArray[Any]) -> list[TracedArray]:
+    return [(rank - bends).clip(0.0, 1.0)]  # side by side, as `_add_weighted` takes them
 
 
 def _add_weighted(total: TracedArray, weights: NDArray[Any], features: Sequence[TracedArray]) -> TracedArray:

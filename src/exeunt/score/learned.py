@@ -20,7 +20,7 @@ from exeunt._arrays import Floats
 from exeunt.errors import InputError
 from exeunt.score.confidence import StartsEmpty
 
-_BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+_BENDS = np.array([0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
 _LONG_STREAK = 4.0
 _USUAL = 100.0  # no probability, percentage or entropy exceeds it
 _FEW_ROWS = 1000  # with more rows, an array of all pieces leaves the cache
@@ -86,16 +86,11 @@ def _pieces(knots: tuple[float, ...], ndim: int) -> tuple[Floats, Floats]:
 
 
 @_arrays.dispatched
-def bent(rank: Any, bends: tuple[float, ...]) -> Sequence[Any]:
+def bent(rank: Any, bends: Floats) -> Sequence[Any]:
     """Return by how much ranks (rows,) exceed each bend, at least 0: (rows,) each."""
     if _is_few(rank):
-        return np.maximum(rank - _column(bends), 0.0)  # type: ignore[no-any-return]
-    return [(rank - bend).clip(0.0, 1.0) for bend in bends]
-
-
-@lru_cache
-def _column(values: tuple[float, ...]) -> Floats:
-    return np.array(values)[:, None]
+        return np.maximum(rank - bends[:, None], 0.0)  # type: ignore[no-any-return]
+    return [(rank - bend).clip(0.0, 1.0) for bend in bends.tolist()]
 
 
 @singledispatch

@@ -58,7 +58,7 @@ class MaskEvidence(Evidence):
 
     def detail(self, rows: Any) -> Masks:
         """What is kept of the answers for these rows beside class and confidence: the masks."""
-        return masks_of(self.logits[rows], self.scale)
+        return upscaled_masks(self.logits[rows], self.scale)
 
     def _computed(self, name: str) -> Any:
         if name == MASK:
@@ -75,13 +75,12 @@ def evidence_of(logits: Floats, mask_scale: int = 1) -> Evidence:
     return Evidence(softmax(logits)) if logits.ndim == 2 else MaskEvidence(logits, mask_scale)
 
 
-def masks_of(logits: Floats, scale: int) -> Masks:
+def upscaled_masks(logits: Floats, scale: int) -> Masks:
     """Return the likeliest class of each pixel (n, h, w) of logits (n, k, h, w) scaled up by a whole number.
 
-    Bilinearly, as torch does without aligned corners. Rows of one phase are scaled up at a time, which stay in the
-    cache.
+    Bilinearly, as torch does without aligned corners. One row in `scale` is made at a time: these stay in the cache.
 
-    >>> masks_of(np.array([[[[0.0, 0.0]], [[-1.0, 3.0]]]]), 2).tolist()
+    >>> upscaled_masks(np.array([[[[0.0, 0.0]], [[-1.0, 3.0]]]]), 2).tolist()
     [[[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
     if scale == 1:
@@ -97,7 +96,7 @@ def masks_of(logits: Floats, scale: int) -> Masks:
 
 
 def _phases(logits: Floats, axis: int, scale: int) -> Iterator[Floats]:
-    """Yield the new pixels at each distance from the old ones along an axis, as many as these."""
+    """Yield logits scaled up along an axis, in parts: those of the new pixels 0, scale, 2 * scale, ..., then 1, ..."""
     n = logits.shape[axis]
     padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]
     padded = np.moveaxis(np.pad(logits, padding, mode="edge"), axis, 0)
@@ -126,8 +125,8 @@ def likeliest(logits: Floats) -> Masks:
 def commonest(values: Floats) -> Integers:
     """Return the class of most pixels (n,) by logits or probabilities (n, k, p), the first of equals."""
     n, k = values.shape[:2]
-    of_image = likeliest(values) + k * np.arange(n)[:, None]
-    most: Integers = np.bincount(of_image.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
+    codes = likeliest(values) + k * np.arange(n)[:, None]  # another one for each class of each image
+    most: Integers = np.bincount(codes.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
     return most
 
 
