@@ -110,9 +110,9 @@ def exeunt_server(run: Path, *options: str, source: Path | None = None) -> Calla
     return lambda port: [*command, "--port", str(port), *live]
 
 
-def bare_server(*, workers: int) -> Callable[[int], list[str]]:
+def bare_server(*options: str, workers: int) -> Callable[[int], list[str]]:
     """Return the command of uvicorn with the same decoding."""
-    command = [sys.executable, str(HERE / "bare_server.py"), "--workers", str(workers)]
+    command = [sys.executable, str(HERE / "bare_server.py"), "--workers", str(workers), *options]
     return lambda port: [*command, "--port", str(port)]
 
 

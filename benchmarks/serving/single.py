@@ -18,7 +18,7 @@ from benchmarks.serving.loads import QUANTILE, READY, READY_LITSERVE, SLO_S, ask
 from benchmarks.serving.servers import Running, bare_server, exeunt_server, litserve_server, running
 from PIL import Image
 
-from exeunt.serve.loaded_run import LoadedRun, load_run
+from exeunt.serve.loaded_run import load_run
 from exeunt.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     from benchmarks.serving.prepared import Prepared
 
-BARE, BEFORE, AFTER, WHOLE, LITSERVE = "bare uvicorn", "before", "now", "int8 network alone", "LitServe"
+BARE, NETWORK, BEFORE, AFTER, WHOLE, LITSERVE = (
+    "bare uvicorn",
+    "bare uvicorn and network",
+    "before",
+    "now",
+    "int8 network alone",
+    "LitServe",
+)
 KINDS = {"form": wire.form, "base64": wire.in_base64, "binary": wire.infer}
 RATES, WORKERS, ROUNDS, SECONDS = (200.0, 800.0), (1, 2), 2, 2.0
 LOADS = (300.0, 500.0, 700.0, 900.0, 1200.0, 1500.0, 1800.0, 2200.0)
@@ -52,11 +59,9 @@ class Server:
 def measure(prepared: Prepared, source: Path | None) -> dict[str, Any]:
     """Return what each server takes and answers. `source`: another checkout, measured as "before"."""
     files = {kind: _bodies(prepared, kind, make) for kind, make in KINDS.items()}
-    loaded = load_run(Settings(run=prepared.served, threads=1))
-    budget = list(loaded.policies)[POLICY]
+    budget = list(load_run(Settings(run=prepared.served, threads=1)).policies)[POLICY]
     found: dict[str, Any] = {
         "policy": budget,
-        "network_ms": {str(rows): _network_ms(loaded, budget, rows) for rows in (1, 16)},
         "processor": [
             row for workers in WORKERS for row in _processor(prepared, source, files, workers, budget)
         ],
@@ -77,12 +82,6 @@ def _png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _network_ms(loaded: LoadedRun, policy: str, rows: int) -> float:
-    """Return milliseconds that the network takes on one thread for a row, in calls of so many rows."""
-    call_s, row_s = loaded.call_seconds
-    return float(1e3 * ((call_s / rows + row_s) @ loaded.reach(policy)))
-
-
 def _ours(run: Path, workers: int, *options: str, source: Path | None = None) -> Callable[[int], list[str]]:
     slo = ("--slo-ms", f"{1e3 * SLO_S:g}", "--slo-quantile", f"{QUANTILE:g}")
     each = ("--workers", str(workers), "--threads", "1")
@@ -96,7 +95,10 @@ def _processor(
     prepared: Prepared, source: Path | None, files: dict[str, Path], workers: int, budget: str
 ) -> list[dict[str, Any]]:
     """Return a row for each server, kind of request and rate: the least processor time of some rounds."""
-    commands = {BARE: bare_server(workers=workers)}
+    commands = {
+        BARE: bare_server(workers=workers),
+        NETWORK: bare_server("--run", str(prepared.served), "--budget", budget, workers=workers),
+    }
     if source is not None:
         commands[BEFORE] = _ours(prepared.served, workers, "--budget", budget, source=source)
     commands[AFTER] = _ours(prepared.served, workers, "--budget", budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving.single import AFTER, BARE, BEFORE, LITSERVE, POINTS, WHOLE, goodput
+from benchmarks.serving.single import AFTER, BARE, BEFORE, LITSERVE, NETWORK, POINTS, WHOLE, goodput
 from experiments.pages import table, write_page
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ Made by `{found["command"]}` in {found["minutes"]:.0f} minutes; numbers in [sing
 is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept connections.
 
 - *{BARE}*: a plain ASGI application on uvicorn (httptools, uvloop) that parses the same requests, decodes the same
-  images, and runs no network.
+  images, and runs no network. *{NETWORK}*: it also runs the networks of the cascade in its event loop, on all images
+  that wait; which of them go on to the second one is drawn by lot, in the shares of the policy.
 - *{BEFORE}*: `exeunt serve` of the commit before requests were answered in front of the framework. *{AFTER}*: of this
   one. Both with `--slo-ms 50`, of {found["exits"]}.
 - *{WHOLE}*: `exeunt serve` of this commit with the int8 {found["original"]} alone. *{LITSERVE}*: around the same
@@ -43,25 +44,23 @@ is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an op
 
 
 def _processor(found: dict[str, Any]) -> str:
-    network = found["network_ms"]
     cases: dict[tuple[str, int, float], dict[str, float]] = {}
     for row in found["processor"]:
         cases.setdefault((row["kind"], row["workers"], row["rate"]), {})[row["server"]] = row["ms"]
     rows = []
     for (kind, workers, rate), ms in cases.items():
         before, now = ms.get(BEFORE, math.nan), ms[AFTER]
-        beyond = now - ms[BARE] - network["1"]
-        times = (f"{one:.2f}" for one in (ms[BARE], before, now))
+        beyond = now - ms[NETWORK]
+        times = (f"{one:.2f}" for one in (ms[BARE], ms[NETWORK], before, now))
         rows.append([kind, workers, f"{rate:.0f}", *times, f"{before / now:.1f}", f"{beyond:.2f}"])
     columns = (
-        "request", "workers", "requests a second", BARE, BEFORE, AFTER, f"{BEFORE} / {AFTER}",
-        f"{AFTER}, beyond bare and network",
+        "request", "workers", "requests a second", BARE, NETWORK, BEFORE, AFTER, f"{BEFORE} / {AFTER}",
+        f"{AFTER}, beyond {NETWORK}",
     )  # fmt: skip
     return f"""## Processor time
 
 Milliseconds of processor a request that is answered, of all the server's processes; the lesser of two rounds. The
-policy has a budget of {found["policy"]}. The network alone takes {network["1"]:.2f} ms an image on one thread in calls
-of one image, and {network["16"]:.2f} ms in calls of 16.
+policy has a budget of {found["policy"]}.
 
 {table(columns, rows)}"""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, singledispatch
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,18 @@ class Grid:
         knots = self.knots[name]
         return score.clip(0.0, 0.0) + 0.5 if len(knots) < 2 else rank_between(score, knots)
 
+    def ranks(self, scores: Sequence[Any]) -> Sequence[Any]:
+        """Return the ranks (rows,) of all scores (rows,), in the order of the grid."""
+        if self._pieces is not None and all(map(_is_few, scores)):
+            return list(_ranks_of_few(np.array(scores), self._pieces))
+        return [self.rank(name, score) for name, score in zip(self.knots, scores, strict=True)]
+
+    @cached_property
+    def _pieces(self) -> _Pieces | None:
+        """The pieces of all scores; None if one has none."""
+        knots = list(self.knots.values())
+        return _Pieces.between(knots) if min(map(len, knots)) > 1 else None
+
 
 def _is_few(values: Any, most: int = _FEW_ROWS) -> bool:
     """Whether NumPy takes less time for all pieces or features of these rows at once than for one after the other."""
@@ -59,30 +71,50 @@ def _is_few(values: Any, most: int = _FEW_ROWS) -> bool:
 def rank_between(score: Any, knots: Sequence[float]) -> Any:
     """Return the rank (rows,) in [0, 1] of scores (rows,): a knot's rank is its position among the knots."""
     if _is_few(score):
-        return _rank_of_few(score, tuple(knots))
+        return _ranks_of_few(score.reshape(1, -1), _pieces_of_one(tuple(knots))).reshape(score.shape)
     total = score.clip(0.0, 0.0)  # zeros, also for infinite scores
     for low, high in pairwise(knots):
         total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
     return total / (len(knots) - 1)
 
 
-def _rank_of_few(score: NDArray[Any], knots: tuple[float, ...]) -> NDArray[Any]:
-    """Return the same sum, to the last bit."""
-    low, width = _pieces(knots, score.ndim)
-    steps = score - low
-    steps /= width
-    np.maximum(steps, 0.0, out=steps)  # both take half the time of `clip`
-    np.minimum(steps, 1.0, out=steps)
-    # NumPy adds up a single column in pairs, with other roundings.
-    total = np.add.accumulate(steps, axis=0)[-1] if score.size == 1 else np.add.reduce(steps, axis=0)
-    return total / len(low)  # type: ignore[no-any-return]
+class _Pieces(NamedTuple):
+    """The pieces between the knots of several scores: where each begins and its width (p, scores, 1), and how many a
+    score has, `number` (scores, 1). `exist` (p, scores, 1): 0 for pieces beyond that number; None if there are none.
+    """
+
+    low: Floats
+    width: Floats
+    number: Floats
+    exist: Floats | None
+
+    @classmethod
+    def between(cls, knots: Sequence[Sequence[float]]) -> _Pieces:
+        """Return the pieces between these knots, two or more for each score."""
+        number = np.array([[len(ends) - 1.0] for ends in knots])
+        low, width = np.ones((2, int(number.max()), len(knots), 1))
+        for place, ends in enumerate(knots):
+            low[: len(ends) - 1, place, 0], width[: len(ends) - 1, place, 0] = ends[:-1], np.diff(ends)
+        exist = (np.arange(len(low))[:, None, None] < number).astype(np.float64)
+        return cls(low, width, number, None if exist.all() else exist)
 
 
 @lru_cache(maxsize=1024)
-def _pieces(knots: tuple[float, ...], ndim: int) -> tuple[Floats, Floats]:
-    """Return where each piece between two knots begins, and its width, as columns for scores of so many axes."""
-    ends = np.reshape(knots, (-1, *[1] * ndim))
-    return ends[:-1], ends[1:] - ends[:-1]
+def _pieces_of_one(knots: tuple[float, ...]) -> _Pieces:
+    return _Pieces.between([knots])
+
+
+def _ranks_of_few(scores: NDArray[Any], pieces: _Pieces) -> NDArray[Any]:
+    """Return the same sums for several scores (scores, rows), to the last bit."""
+    steps = scores - pieces.low
+    steps /= pieces.width
+    np.maximum(steps, 0.0, out=steps)  # both take half the time of `clip`
+    np.minimum(steps, 1.0, out=steps)
+    if pieces.exist is not None:
+        steps *= pieces.exist
+    # NumPy adds up a single column in pairs, with other roundings.
+    total = np.add.accumulate(steps, axis=0)[-1] if scores.size == 1 else np.add.reduce(steps, axis=0)
+    return total / pieces.number  # type: ignore[no-any-return]
 
 
 @_arrays.dispatched
@@ -93,17 +125,17 @@ def bent(rank: Any, bends: Floats) -> Sequence[Any]:
     return [(rank - bend).clip(0.0, 1.0) for bend in bends.tolist()]
 
 
-@singledispatch
+@_arrays.dispatched
 def larger(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, in each row (rows,)."""
+    return np.maximum(a, b)
+
+
+@larger.register(object)  # type: ignore[attr-defined,untyped-decorator]
+def _(a: Any, b: Any) -> Any:
+    """Return the same with operators alone, of finite numbers."""
     first = (a >= b) * 1.0
     return a * first + b * (1.0 - first)
-
-
-@larger.register(np.ndarray)
-def _(a: NDArray[Any], b: Any) -> Any:
-    """Return the same, also for infinite numbers."""
-    return np.maximum(a, b)
 
 
 @_arrays.dispatched
@@ -129,23 +161,22 @@ def features(
     missing = [name for name in grid.knots if name not in evidence]
     if missing:
         raise InputError(f"this policy decides by scores {list(grid.knots)}; the evidence lacks {missing}")
-    first, *others = grid.knots
-    rank = grid.rank(first, evidence[first])
+    rank, *others = grid.ranks([evidence[name] for name in grid.knots])
     main = [rank, *bent(rank, _BENDS)]
     further = []
     upper = larger(rank - 0.5, 0.0)
-    for name in others:
-        other = grid.rank(name, evidence[name])
+    for other in others:
         further += [other - rank, larger(other - 0.5, 0.0) - upper]
     if not history:
         return main, further, {}
-    prediction = evidence["prediction"]
-    same = streak = before = best = rank * 0.0
-    if memory:
-        before = memory["rank"]
-        same = (prediction == memory["prediction"]) * (same + 1.0)  # in the precision of the scores
-        streak = (memory["streak"] + 1.0) * same
-        best = larger(memory["best"], before) * same
+    prediction, none = evidence["prediction"], rank * 0.0
+    if not memory:
+        further += [none] * 6
+        return main, further, {"prediction": prediction, "rank": rank, "streak": none, "best": none}
+    before = memory["rank"]
+    same = (prediction == memory["prediction"]) * (none + 1.0)  # in the precision of the scores
+    streak = (memory["streak"] + 1.0) * same
+    best = larger(memory["best"], before) * same
     further += [
         same,
         same * rank,

@@ -20,7 +20,7 @@ from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
 
 _log = logging.getLogger("exeunt.serve")
-_PATIENCE = 0.05
+_PATIENCE = 0.1
 """Share of the latency target that rows may wait for others before their first call."""
 _QUIET_S, _REFUSALS_QUIET_S = 60.0, 10.0
 """The warnings that the latency cannot be kept, and that requests are refused, are logged again after these times."""
