@@ -38,6 +38,8 @@ BARE, NETWORK, BEFORE, AFTER, WHOLE, LITSERVE = (
 KINDS = {"form": wire.form, "base64": wire.in_base64, "binary": wire.infer}
 RATES, WORKERS, ROUNDS, SECONDS = (200.0, 800.0), (1, 2), 2, 2.0
 LOADS = (300.0, 500.0, 700.0, 900.0, 1200.0, 1500.0, 1800.0, 2200.0)
+LEAST = 2000
+"""Requests at each load, so that the points of accuracy lost are not those of a few images."""
 BEYOND, BEYOND_S = (1.5, 3.0), 4.0
 POLICY = 2
 """Processor time is measured under this policy of the run."""
@@ -161,7 +163,7 @@ def _rising(prepared: Prepared, source: Path | None, form: Path, workers: int) -
             _warm(server, one.bodies)
             own: list[dict[str, Any]] = []
             for rate in LOADS:
-                own.append(_loaded(prepared, server, one, workers, rate, SECONDS))
+                own.append(_loaded(prepared, server, one, workers, rate, max(SECONDS, LEAST / rate)))
                 if len(own) > 1 and own[-1]["in_time"] < HOPELESS:
                     break
             if one.name == AFTER:

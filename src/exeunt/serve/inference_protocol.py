@@ -40,20 +40,20 @@ class _Input(BaseModel):
     name: str
     shape: list[Annotated[int, Field(lt=2**63)]] = Field(max_length=4)
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     data: list[Any] | None = None
 
 
 class _Output(BaseModel):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class InferRequest(BaseModel):
     """A request for inference. `parameters` may hold `budget`, `tier`, `deadline_ms`; `timeout` is in microseconds."""
 
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     inputs: list[_Input]
     outputs: list[_Output] | None = None
 
