@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -31,6 +32,8 @@ from exeunt.serve.service import Service
 _VERSION = "1"
 _LONGEST_US = 10**12
 _HEADER = "inference-header-content-length"
+_SHORT = 1000
+"""Bytes of JSON that are worth keeping what was read from them."""
 _NAMES: Final = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -147,21 +150,17 @@ class Infer:
 
     def __call__(self, reader: InputReader) -> PredictRequest:
         """Read the tensor."""
-        body, end = memoryview(self._body), self._header
-        head = body[:end]
-        bodies.check_strings(head, reader.max_rows * reader.strings_each)
-        fields = bodies.fields(head)
-        # A tuple, so that decoding ends at a second input: a million of them would fill the memory.
-        parts = bodies.decoded(fields.pop("inputs", b"[]"), tuple[dict[str, msgspec.Raw]], "give one input")
-        data = parts[0].pop("data", bodies.NULL)
-        self._request = given = InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts}))
+        head, rest = self._body[: self._header], memoryview(self._body)[self._header :]
+        read = _known_head if len(head) <= _SHORT else _head
+        self._request, data = read(head, reader.max_rows * reader.strings_each)
+        given = self._request
         names = [one.name for one in given.outputs or []]
         self._types = answer_types(masks=reader.gives_masks)
         if unknown := [name for name in names if name not in self._types]:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(self._types)}")
         if len(names) > len(set(names)):
             raise InputError("an output may be asked for once")
-        return PredictRequest(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
+        return PredictRequest(_rows(given.inputs[0], data, rest, reader), _options(given.parameters))
 
     def written(self, response: PredictResponse) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Return the outputs that were asked for, as JSON or in binary."""
@@ -191,6 +190,19 @@ class Infer:
             return head, [(b"content-type", b"application/json")]
         headers = [(b"content-type", b"application/octet-stream"), (_HEADER.encode(), b"%d" % len(head))]
         return b"".join([head, *binary]), headers
+
+
+def _head(head: bytes, most: int) -> tuple[InferRequest, msgspec.Raw]:
+    """Return the JSON of a request that holds so many strings at most, and apart from it the values of its tensor."""
+    bodies.check_strings(head, most)
+    fields = bodies.fields(head)
+    # A tuple, so that decoding ends at a second input: a million of them would fill the memory.
+    parts = bodies.decoded(fields.pop("inputs", b"[]"), tuple[dict[str, msgspec.Raw]], "give one input")
+    data = parts[0].pop("data", bodies.NULL)
+    return InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts})), data
+
+
+_known_head = lru_cache(maxsize=64)(_head)  # whoever sends tensors in binary sends the same JSON again and again
 
 
 def _options(parameters: dict[str, Any]) -> Options:
