@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_folder, write_table
 
-from exeunt.data import Preprocess, open_source, plan_split
+from exeunt.data import Preprocess, open_inputs, open_source, plan_split
 from exeunt.data.masked_images import MaskCodes, MaskedImages
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 
 PAIRS = scenes(6)
+
+
+def jpeg(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -130,7 +139,7 @@ def test_a_mask_without_any_class_is_named(tmp_path):
 def test_images_without_masks_are_named(folder, tmp_path):
     (folder / "train" / "masks" / "002.png").unlink()
     with pytest.raises(
-        InputError, match=r"1 image of .* has no mask, such as train/images/002.png: add a mask"
+        InputError, match=r"1 image of .* has no mask, such as train/images/002.png: add the mask"
     ):
         open_source(folder, masks=True)
     source = open_source(folder, masks=True, unlabelled=True)
@@ -147,12 +156,66 @@ def test_images_without_masks_are_named(folder, tmp_path):
         (png(PAIRS[0][0]), "it holds RGB pixels"),
         (b"no image", "it is not an image in a format that Pillow knows"),
         (png(PAIRS[0][1])[:60], "cut"),
+        (jpeg(PAIRS[0][1]), "it is a JPEG, which changes the values of pixels"),
     ],
 )
 def test_what_is_no_mask_is_named(folder, mask, why):
     (folder / "train" / "masks" / "001.png").write_bytes(mask)
     with pytest.raises(InputError, match=rf"(?s)mask of train/images/001.png cannot be read: .*{why}"):
         open_source(folder, masks=True).dataset("train").pixels_by_class()
+
+
+def test_columns_of_labels_hold_no_masks(tmp_path):
+    """A number would be opened as a file descriptor: 0 is the standard input."""
+    write_table(tmp_path / "train.parquet", PAIRS)
+    table = pq.read_table(tmp_path / "train.parquet").drop_columns("mask")
+    pq.write_table(table.append_column("mask", pa.array([0] * 6)), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"column 'mask' holds int64, not masks.*--label-column"):
+        open_source(tmp_path, masks=True)
+
+
+def test_a_cell_that_names_a_missing_file_is_named(tmp_path):
+    write_table(tmp_path / "train.parquet", PAIRS)
+    table = pq.read_table(tmp_path / "train.parquet").drop_columns("mask")
+    cells = pa.array(
+        [{"bytes": None, "path": "gone.png"}] * 6, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    pq.write_table(table.append_column("mask", cells), tmp_path / "train.parquet")
+    with pytest.raises(
+        InputError, match=r"mask of train.parquet#0 cannot be read: there is no file .*gone.png"
+    ):
+        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+
+
+def test_images_that_cannot_be_read_are_left_to_whoever_decodes_them(folder):
+    (folder / "train" / "images" / "001.png").write_bytes(png(PAIRS[1][0])[:60])
+    source = open_source(folder, masks=True)
+    assert source.dataset("train").pixels_by_class().sum() == 3 * HEIGHT * WIDTH
+    with pytest.raises(UnreadableImage, match=r"train/images/001.png: .*damaged or cut off"):
+        source.decoded(Preprocess(size=(8, 12)))
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [(b"", "is empty: write the name of a class in each line"), (b"\xff\xfea", "is no text in UTF-8")],
+)
+def test_a_file_without_names_of_classes_is_refused(folder, names, why):
+    (folder / "classes.txt").write_bytes(names)
+    with pytest.raises(InputError, match=rf"classes.txt {why}"):
+        open_source(folder, masks=True)
+
+
+def test_a_folder_without_images_is_named(folder):
+    for file in (folder / "train" / "images").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"train/images holds no images"):
+        open_source(folder, masks=True)
+
+
+def test_masks_are_no_inputs_to_predict(folder):
+    with pytest.raises(InputError, match=r"test holds images and masks: give .*test/images"):
+        open_inputs(folder / "test")
+    assert len(open_inputs(folder / "test" / "images")) == 2
 
 
 def test_a_name_of_two_classes_is_named(folder):
@@ -193,7 +256,7 @@ def test_wrong_names_are_refused(tmp_path):
     table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata({"classes": "ground,bright"})
     pq.write_table(table, tmp_path / "odd.parquet")
     with pytest.raises(
-        InputError, match=r"must name the classes as a JSON list, such as .* got b'ground,bright'"
+        InputError, match=r"must name the classes as a JSON list of texts, such as .* got ground,bright"
     ):
         open_source(tmp_path / "odd.parquet", masks=True)
 

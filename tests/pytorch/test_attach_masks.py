@@ -188,6 +188,8 @@ def test_masks_must_be_asked_for_and_have_their_own_heads():
         InputError, match="head 'grid' answers with classes, and this network with masks: choose pixels"
     ):
         attached(head="grid")
+    with pytest.raises(InputError, match="pools to no grid: leave grid=3 out"):
+        attached(grid=3)
     model = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 2, 2)))
     with pytest.raises(InputError, match="masks are of images"):
         attach(model, torch.zeros(2, 3), ["0"], masks=True, verbose=False)

@@ -266,8 +266,9 @@ def test_what_is_not_for_masks_is_refused(exported, tmp_path):
     for arguments, why in (
         (
             ("export", exported, "--one-file"),
-            "answers with masks, and one file holds policies of classes alone",
+            "answers with masks, and one file, or a page, holds policies of classes alone",
         ),
+        (("export", exported, "--web"), "answers with masks"),
         (
             ("predict", exported, "--data", tmp_path, "--top", "2", "--out", tmp_path / "a.csv"),
             "leave out --top",

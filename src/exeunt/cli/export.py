@@ -64,12 +64,13 @@ def export(path: RunPath, options: _Options) -> None:
     from exeunt.run.executors import EXECUTORS, chosen_executor, open_executor
     from exeunt.run.file_digests import DECODER, LIVE
     from exeunt.run.folder import RunFolder
-    from exeunt.run.run_path import INT8
+    from exeunt.run.run_path import INT8, refuse_masks
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
     if run.network_file in (LIVE, DECODER):
         open_executor(run, chosen_executor(run))  # raises: no file can hold what answers
     if holds_policy:
+        refuse_masks(run.path, run.manifest)
         run.policy  # noqa: B018 - raises where there is none
         if options.web:
             from exeunt.onnx.web_page import packaged_files

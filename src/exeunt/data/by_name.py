@@ -121,6 +121,8 @@ def open_inputs(
                 f"there are no image files in {path}, and no table called test.parquet (or .csv, .jsonl), or shards "
                 f"test-*.parquet; known endings of images are {endings}"
             )
+        if (path / "images").is_dir() and (path / "masks").is_dir():
+            raise InputError(f"{path} holds images and masks: give {path / 'images'}")
         if files:
             return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
     return source.make_inputs(_read(str(name), columns))

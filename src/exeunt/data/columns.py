@@ -95,7 +95,7 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
             if not _holds_texts(kind := schema.field(name).type):
                 raise InputError(f"{where}: the column {name!r} holds {kind}, not texts")
         return Found("text", wanted.text, label)
-    images = [c for c in names if _holds_images(schema.field(c).type)]
+    images = [c for c in names if holds_images(schema.field(c).type)]
     image = next((c for c in _IMAGES if c in images), images[0] if images else None)
     if image is not None:
         return Found("image", (image,), label)
@@ -116,7 +116,8 @@ def check_names(names: Collection[str], needed: Sequence[str], file: object, fir
             raise InputError(f"{file} has no column {name!r}, and {first} has one: mend or remove it")
 
 
-def _holds_images(kind: pa.DataType) -> bool:
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether the cells of a column may be encoded images: bytes, or struct{bytes, path}."""
     if pa.types.is_struct(kind):
         return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

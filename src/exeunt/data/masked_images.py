@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -18,10 +19,11 @@ from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import open_image
 from exeunt.data.stored_inputs import BadCell, StoredInputs
-from exeunt.errors import FileError, InputError
+from exeunt.errors import FileError, InputError, UnreadableImage
 from exeunt.score.masks import NO_CLASS, Masks
 
 _MODES = ("L", "P", "1")
+_LOSSY = ("JPEG", "MPO", "WEBP")  # formats of Pillow
 _ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)  # of EXIF: height and width change places
 
 
@@ -120,21 +122,26 @@ class MaskedImages(Images):
         """
         counts = np.zeros(len(self._codes.class_names), dtype=np.int64)
         for i in range(len(self)):
-            if (codes := self.codes(i)) is not None:
-                size = self._size(i)
-                if codes.shape != size:
-                    raise InputError(
-                        f"the mask of {self.name(i)} has {codes.shape[0]}x{codes.shape[1]} pixels, and the image "
-                        f"{size[0]}x{size[1]}: a mask must have the size of its image"
-                    )
-                if not (codes >= 0).any():
-                    raise InputError(
-                        f"the mask of {self.name(i)} has no pixel of a class: leave the image out"
-                    )
-                counts += np.bincount(codes[codes >= 0], minlength=len(counts))
+            with suppress(UnreadableImage):  # whoever decodes the images says so, or leaves them out
+                counts += self._pixels_by_class(i)
             if progress is not None:
                 progress(i + 1, len(self))
         return counts
+
+    def _pixels_by_class(self, i: int) -> Integers:
+        """Return how many pixels each class has in the mask of an image, (k,); none without a mask."""
+        k = len(self._codes.class_names)
+        if (codes := self.codes(i)) is None:
+            return np.zeros(k, dtype=np.int64)
+        size = self._size(i)
+        if codes.shape != size:
+            raise InputError(
+                f"the mask of {self.name(i)} has {codes.shape[0]}x{codes.shape[1]} pixels, and the image "
+                f"{size[0]}x{size[1]}: a mask must have the size of its image"
+            )
+        if not (codes >= 0).any():
+            raise InputError(f"the mask of {self.name(i)} has no pixel of a class: leave the image out")
+        return np.bincount(codes[codes >= 0], minlength=k)
 
     def _size(self, i: int) -> tuple[int, int]:
         """Return height and width of an image, without decoding it."""
@@ -142,9 +149,11 @@ class MaskedImages(Images):
         if isinstance(stored, (np.ndarray, BadCell)):
             height, width = self.content(i).shape[:2]
             return height, width
-        with open_image(_bytes_of(stored)) as image:
+        with suppress(Exception), open_image(_bytes_of(stored)) as image:
             height, width = image.height, image.width
             return (width, height) if image.getexif().get(_ORIENTATION) in _ROTATED else (height, width)
+        height, width = self.content(i).shape[:2]  # raises what is wrong with it
+        return height, width
 
 
 def balanced_weights(counts: Integers) -> tuple[float, ...]:
@@ -174,11 +183,16 @@ def _read(mask: Any, name: str) -> Masks:
     """Return the values (h, w) of a mask's pixels. Raises InputError for a file that is no mask."""
     try:
         with open_image(_bytes_of(mask)) as image:
-            if image.mode in _MODES:
+            if image.format in _LOSSY:
+                why = f"it is a {image.format}, which changes the values of pixels"
+            elif image.mode in _MODES:
                 return np.array(image, dtype=np.uint8)
-            why = f"it holds {image.mode} pixels"
+            else:
+                why = f"it holds {image.mode} pixels"
     except FileError:
         raise
+    except FileNotFoundError as error:
+        why = f"there is no file {error.filename}"
     except Exception as error:  # decoders of damaged files raise almost anything
         unknown = type(error).__name__ == "UnidentifiedImageError"  # which shows an address in memory
         why = (

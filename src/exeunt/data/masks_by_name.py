@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from exeunt._paths import AnyPath, open_arrow, place, read_bytes
 from exeunt._text import counted, listed
-from exeunt.data.columns import NO_LABELS, Columns, ParquetColumn, find_columns
+from exeunt.data.columns import NO_LABELS, Columns, ParquetColumn, find_columns, holds_images
 from exeunt.data.dataset import Images
 from exeunt.data.image_folder import image_files
 from exeunt.data.masked_images import MaskCodes, MaskedImages, highest_value
@@ -128,6 +128,11 @@ def _table(files: list[AnyPath], label: str | None) -> _Part:
             f"{files[0]} has no column {label!r}; its columns are {', '.join(schema.names)} (name another with "
             "--label-column)"
         )
+    if column is not None and not holds_images(kind := schema.field(column).type):
+        raise InputError(
+            f"{files[0]}: the column {column!r} holds {kind}, not masks; a mask is a PNG, as bytes or as "
+            "struct{bytes, path} (name another column with --label-column)"
+        )
     images = ParquetColumn(files, found.inputs[0], [] if column is None else [column])
     masks = None if column is None else images.beside(column)
     return _Part(images, masks, _named((schema.metadata or {}).get(b"classes"), files[0]))
@@ -143,28 +148,40 @@ def _named(text: bytes | None, file: AnyPath) -> tuple[str, ...] | None:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(
-            f'the metadata of {file} must name the classes as a JSON list, such as ["road", "car"], got {text!r:.80}'
+            f'the metadata of {file} must name the classes as a JSON list of texts, such as ["road", "car"], got '
+            f"{text.decode(errors='backslashreplace'):.80}"
         )
     return tuple(names)
 
 
 def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
     """Return the images in `folder/images`, with the masks of the same names in a folder beside it."""
-    files = image_files(folder / _IMAGES)
+    if not (files := image_files(folder / _IMAGES)):
+        raise InputError(f"{folder / _IMAGES} holds no images (.png, .jpg, ...)")
     possible = _FOLDERS if label is None else () if label == NO_LABELS else (label,)
     beside = next((folder / one for one in possible if (folder / one).is_dir()), None)
     if beside is None and label not in (None, NO_LABELS):
         raise InputError(f"{folder} has no folder {label!r} of masks (name another with --label-column)")
     names = None
     if (file := root / _NAMES).is_file():
-        lines = read_bytes(file).decode(errors="backslashreplace").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = _lines(file)
     images = ImageFiles(files, root=root)
     if beside is None:
         return _Part(images, None, names)
     masks = {_stem(file, beside): file for file in image_files(beside)}
     cells = [masks.get(_stem(file, folder / _IMAGES), BadCell("there is no mask")) for file in files]
     return _Part(images, TableColumn(cells, name=images.name), names)
+
+
+def _lines(file: AnyPath) -> tuple[str, ...]:
+    """Return the lines of a file of names. Raises InputError if there are none, and for what is no text."""
+    try:
+        lines = read_bytes(file).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no text in UTF-8: {error}") from None
+    if not (names := tuple(line.strip() for line in lines if line.strip())):
+        raise InputError(f"{file} is empty: write the name of a class in each line, or remove it")
+    return names
 
 
 def _stem(file: AnyPath, folder: AnyPath) -> str:
@@ -199,5 +216,6 @@ def _check_all_have_masks(data: Images, name: str) -> None:
     if missing:
         raise InputError(
             f"{counted(len(missing), 'image')} of {name} {'has' if len(missing) == 1 else 'have'} no mask, such as "
-            f"{missing[0]}: add a mask of the same name, leave the images out, or learn without masks (--unlabelled)"
+            f"{missing[0]}: add the mask (a file of the same name, or the cell of a table), leave the images out, or "
+            "learn without masks (--unlabelled)"
         )

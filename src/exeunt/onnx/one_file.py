@@ -20,7 +20,7 @@ from exeunt.policy import Policy
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.file_digests import WEIGHTS
 from exeunt.run.folder import RunFolder
-from exeunt.run.run_path import refuse_precision
+from exeunt.run.run_path import refuse_masks, refuse_precision
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -84,11 +84,7 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
     steps = policy.cascade or (CascadeStep("", policy.n_exits),)
     for step in steps:
         model = run.open_model(step.model) if run.cascade else run
-        if model.masks:
-            raise InputError(
-                f"{model.path} answers with masks, and one file holds policies of classes alone: answer with its "
-                "stages (exeunt predict, exeunt serve, exeunt.run.load)"
-            )
+        refuse_masks(model.path, model.manifest)
         if not EXECUTORS["onnx"].exported(model):
             refuse_precision(model.path, model.manifest)
             why = f"was not exported: run `exeunt export {quote(str(model.path))}` first"

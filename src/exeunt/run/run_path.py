@@ -62,6 +62,15 @@ def refuse_precision(root: Path, manifest: Mapping[str, Any]) -> None:
         raise InputError(f"{root} is a run at {precision} already: export the run that it was made from")
 
 
+def refuse_masks(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError if the run at `root` answers with masks: a policy in a file answers with classes alone."""
+    if manifest["network"].get("masks"):
+        raise InputError(
+            f"{root} answers with masks, and one file, or a page, holds policies of classes alone: answer with its "
+            "stages (exeunt predict, exeunt serve, exeunt.run.load)"
+        )
+
+
 def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:
     """Raise ArtefactError if the run at `root` was made from other weights than those of the run around it, if any."""
     precision, around = manifest["model"].get("precision"), root.parent / MANIFEST

@@ -202,7 +202,8 @@ def _head(head: bytes, most: int) -> tuple[InferRequest, msgspec.Raw]:
     return InferRequest.model_validate_json(bodies.rest({**fields, "inputs": parts})), data
 
 
-_known_head = lru_cache(maxsize=64)(_head)  # whoever sends tensors in binary sends the same JSON again and again
+_known_head = lru_cache(maxsize=64)(_head)
+"""The same, kept: whoever sends tensors in binary sends the same JSON again and again."""
 
 
 def _options(parameters: dict[str, Any]) -> Options:

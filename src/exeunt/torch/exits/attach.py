@@ -217,7 +217,7 @@ def _classifier(
     if n_classes is None:
         raise InputError(
             f"the network returns features of shape {shape} for an input and no logits: say how many classes its new "
-            "classifier shall have (n_classes)"
+            "classifier shall have (n_classes), or that it answers with masks (masks=True)"
         )
     with seeded(seed, torch.device("cpu")):
         return heads.make_head(head, shape, n_classes, layout)

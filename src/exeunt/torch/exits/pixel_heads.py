@@ -95,6 +95,8 @@ def make_pixel_head(
         raise InputError(
             f"head {head.head!r} answers with classes, and this network with masks: choose pixels"
         )
+    if head.grid != HeadOptions().grid:
+        raise InputError(f"a head of masks pools to no grid: leave grid={head.grid} out")
     return PixelHead(shape, n_classes, layout, head, size)
 
 

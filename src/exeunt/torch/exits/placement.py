@@ -133,8 +133,8 @@ def check_width(width: int, n_classes: int | None) -> None:
     """Raise InputError for logits of another width than `n_classes`, unless that is None."""
     if n_classes not in (None, width):
         raise InputError(
-            f"the network answers with {counted(width, 'class', 'classes')}, not with {n_classes}: give it a "
-            "classifier of that width (a function of your own may take n_classes)"
+            f"the network answers with {counted(width, 'class', 'classes')}, not with {n_classes}: let its "
+            "classifier, or the decoder of its masks, have so many outputs (a function of your own may take n_classes)"
         )
 
 

@@ -78,7 +78,7 @@ class Trainer:
                 self._check_loss(metrics)
                 history = History((*history.epochs, metrics))
                 self._keep(optimiser, history)
-                show.step(metrics.summary("agreement" if self.recipe.unlabelled else "accuracy"))
+                show.step(metrics.summary(self._measure))
         self.fabric.barrier()
         return history
 
@@ -99,6 +99,12 @@ class Trainer:
             state = {"learner": weights, "optimiser": optimiser.state_dict(), "history": epochs}
             save_checkpoint(self.folder / _CHECKPOINT, self.arguments, state)
             write_text(self.folder / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+    @property
+    def _measure(self) -> str:
+        """What is shown of each epoch."""
+        of = "agreement" if self.recipe.unlabelled else "accuracy"
+        return f"pixel {of}" if self.network.masks else of
 
     def _measured(self, batches: Iterable[tuple[Any, Tensor | None]]) -> tuple[list[float], list[float]]:
         """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: inputs and labels (b,)."""
