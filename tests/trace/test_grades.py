@@ -59,6 +59,7 @@ def test_losses_qualities_and_labels_are_read_alike():
         ({"prediction": np.zeros((9, 3), int)}, r"\(9, 3\)"),
         ({"better": "up"}, "better must be 'lower' for losses or 'higher'"),
         ({"measure": ""}, "a measure is named by a text"),
+        ({"measure": 5}, "a measure is named by a text such as 'IoU', got 5"),
         ({"no_answer": np.zeros(40, bool)}, "no_answer must be True or False for each input and exit"),
         ({"no_answer": np.zeros((40, 3))}, "no_answer must be True or False"),
     ],

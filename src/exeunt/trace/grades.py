@@ -75,7 +75,8 @@ class Grades:
                 f"better must be 'lower' for losses or 'higher' for qualities such as grades, got {better!r}"
             )
         if better == "lower":
-            shown = f"1 - {measure}" if measure not in ("", "quality") else measure
+            plain = not isinstance(measure, str) or measure in ("", "quality")
+            shown = measure if plain else f"1 - {measure}"
             return cls(np.where(no_answer, 1.0, matrix(values, "losses")), shown)
         qualities = np.where(no_answer, 0.0, matrix(values, "qualities"))
         check_range(qualities, "qualities")
