@@ -65,12 +65,13 @@ def of_times(found: dict[str, Any]) -> str:
         for name in names
     ]
     ms = mean_and_interval([one["ms"] / 100 for one in of])
+    machine = found["times"]["machine"]
     return f"""
 ## Time on the clock
 
-One image at a time, from prepared pixels to its mask, on ONNX Runtime with one thread: {found["times"]["machine"]}.
-In per cent of the time of the full network, run without a policy, at its last exit alone ({ms} ms). All ways took
-turns; medians of rounds.
+One image at a time, from prepared pixels to its mask, on ONNX Runtime with one thread ({machine["processor"]},
+{machine["cores"]} cores). In per cent of the time of the full network, run without a policy, at its last exit alone
+({ms} ms). All ways took turns; medians of rounds.
 
 {table(["", *BUDGETS], rows)}
 """

@@ -1,4 +1,4 @@
-"""uvicorn with the decoding that our server does, and nothing else: what HTTP takes by itself.
+"""uvicorn with the decoding that our server does: what HTTP takes by itself, or HTTP and the network.
 
     python benchmarks/serving/bare_server.py --port 9000 --workers 2 [--run RUN --budget 50%]
 
@@ -15,7 +15,6 @@ import base64
 import io
 import json
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +68,8 @@ class Network:
             future.set_result(None)
 
 
-@cache
-def network() -> Network | None:
-    return Network(Path(os.environ[RUN]), os.environ[BUDGET]) if RUN in os.environ else None
+NETWORK = Network(Path(os.environ[RUN]), os.environ[BUDGET]) if RUN in os.environ else None
+"""Of a worker, which imports this file."""
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -84,8 +82,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         more = message.get("more_body", False)
     headers = dict(scope["headers"])
     images = _images(scope["path"], headers, body) if body else []
-    if (runs := network()) is not None and len(images):
-        await runs.answer(images)
+    if NETWORK is not None and len(images):
+        await NETWORK.answer(images)
     answers = [{"label": int(one[0, 0, 0]), "confidence": 0.5, "exit": 0, "error": None} for one in images]
     answer = json.dumps({"answers": answers}).encode()
     about = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
@@ -119,8 +117,10 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--run")
-    parser.add_argument("--budget")
+    parser.add_argument("--budget", help="with --run: the name of one of its policies")
     given = parser.parse_args()
+    if (given.run is None) != (given.budget is None):
+        parser.error("--run and --budget go together")
     if given.run:
         os.environ |= {RUN: given.run, BUDGET: given.budget}
     uvicorn.run(

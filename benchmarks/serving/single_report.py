@@ -34,8 +34,8 @@ Made by `{found["command"]}` in {found["minutes"]:.0f} minutes; numbers in [sing
 is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept connections.
 
 - *{BARE}*: a plain ASGI application on uvicorn (httptools, uvloop) that parses the same requests, decodes the same
-  images, and runs no network. *{NETWORK}*: it also runs the networks of the cascade in its event loop, on all images
-  that wait; which of them go on to the second one is drawn by lot, in the shares of the policy.
+  images, and runs no network. *{NETWORK}*: it also runs the cascade in its event loop, on all images that
+  wait; which of them leave at an exit is drawn by lot, in the shares of the policy.
 - *{BEFORE}*: `exeunt serve` of the commit before requests were answered in front of the framework. *{AFTER}*: of this
   one. Both with `--slo-ms 50`, of {found["exits"]}.
 - *{WHOLE}*: `exeunt serve` of this commit with the int8 {found["original"]} alone. *{LITSERVE}*: around the same

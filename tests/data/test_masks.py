@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +158,7 @@ def test_images_without_masks_are_named(folder, tmp_path):
         (png(PAIRS[0][0]), "it holds RGB pixels"),
         (b"no image", "it is not an image in a format that Pillow knows"),
         (png(PAIRS[0][1])[:60], "cut"),
-        (jpeg(PAIRS[0][1]), "it is a JPEG, which changes the values of pixels"),
+        (jpeg(PAIRS[0][1]), "it is a JPEG, which may change the values of pixels"),
     ],
 )
 def test_what_is_no_mask_is_named(folder, mask, why):
@@ -213,8 +215,9 @@ def test_a_folder_without_images_is_named(folder):
 
 
 def test_masks_are_no_inputs_to_predict(folder):
-    with pytest.raises(InputError, match=r"test holds images and masks: give .*test/images"):
-        open_inputs(folder / "test")
+    for whole in (folder, folder / "test"):
+        with pytest.raises(InputError, match=r"holds images and masks: give the images alone, .*/images"):
+            open_inputs(whole)
     assert len(open_inputs(folder / "test" / "images")) == 2
 
 
@@ -236,6 +239,27 @@ def test_palettes_are_numbers_of_classes(folder):
     image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200])
     image.save(folder / "train" / "masks" / "001.png")
     assert np.array_equal(open_source(folder, masks=True).dataset("train").codes(1), PAIRS[1][1])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_values_of_few_bits_are_numbers_of_classes(folder, bits):
+    """Pillow spreads them over 0 to 255."""
+    each = 8 // bits
+    rows = sum((PAIRS[1][1][:, k::each] << (8 - bits * (k + 1))) for k in range(each)).astype(np.uint8)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    (folder / "train" / "masks" / "001.png").write_bytes(file)
+    assert np.array_equal(open_source(folder, masks=True).dataset("train").codes(1), PAIRS[1][1])
+
+
+def test_an_empty_folder_beside_the_parts_is_none_of_them(folder):
+    (folder / "images").mkdir()
+    assert len(open_source(folder, masks=True).dataset("train")) == 4
 
 
 def test_wrong_names_are_refused(tmp_path):

@@ -184,6 +184,22 @@ def test_binary_tensors_that_do_not_fit(client, changes, rest, message):
     assert message in found.json()["error"]
 
 
+def test_one_header_before_other_bytes_is_read_anew_for_each(client):
+    """What was read of a header is kept, with its mistakes."""
+    pixels = made_images(6, seed=4)
+    each = client.post("/predict", json={"images": in_base64(pixels)}).json()["answers"]
+    tensor = tensor_of(shape=[1, *pixels.shape[1:]], parameters={"binary_data_size": pixels[0].nbytes})
+    del tensor["data"]
+    for outputs, status in (([], 200), ([{"name": "logits"}], 422)):
+        head = json.dumps({"inputs": [tensor]} | ({"outputs": outputs} if outputs else {})).encode()
+        for one, wanted in zip(pixels, each, strict=True):
+            found = client.post(INFER, content=head + one.tobytes(), headers={BINARY: str(len(head))})
+            assert found.status_code == status
+            if status == 200:
+                values = {output["name"]: output["data"] for output in found.json()["outputs"]}
+                assert (values["label"], values["confidence"]) == ([wanted["label"]], [wanted["confidence"]])
+
+
 @pytest.mark.parametrize(
     ("shape", "datatype"), [([N, 0, 0, 3], "UINT8"), ([1, N, 0], "BYTES"), ([N, 0], "BYTES")]
 )

@@ -18,7 +18,7 @@ from exeunt.data import source, tables
 from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
-from exeunt.data.masks_by_name import open_masked_source
+from exeunt.data.masks_by_name import images_beside_masks, open_masked_source
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, StoredTexts, TableColumn, row_names
 from exeunt.errors import InputError, require
 
@@ -121,8 +121,8 @@ def open_inputs(
                 f"there are no image files in {path}, and no table called test.parquet (or .csv, .jsonl), or shards "
                 f"test-*.parquet; known endings of images are {endings}"
             )
-        if (path / "images").is_dir() and (path / "masks").is_dir():
-            raise InputError(f"{path} holds images and masks: give {path / 'images'}")
+        if (images := images_beside_masks(path)) is not None:
+            raise InputError(f"{path} holds images and masks: give the images alone, {images}")
         if files:
             return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
     return source.make_inputs(_read(str(name), columns))

@@ -17,13 +17,13 @@ from exeunt._paths import read_bytes, read_patiently
 from exeunt._text import listed
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import open_image
+from exeunt.data.read_image import PNG_SIGNATURE, open_image
 from exeunt.data.stored_inputs import BadCell, StoredInputs
 from exeunt.errors import FileError, InputError, UnreadableImage
 from exeunt.score.masks import NO_CLASS, Masks
 
 _MODES = ("L", "P", "1")
-_LOSSY = ("JPEG", "MPO", "WEBP")  # formats of Pillow
+_EXACT = ("PNG", "GIF", "BMP", "TIFF", "PPM")  # formats of Pillow that keep the values of pixels
 _ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)  # of EXIF: height and width change places
 
 
@@ -182,11 +182,11 @@ def highest_value(masks: StoredInputs) -> int:
 def _read(mask: Any, name: str) -> Masks:
     """Return the values (h, w) of a mask's pixels. Raises InputError for a file that is no mask."""
     try:
-        with open_image(_bytes_of(mask)) as image:
-            if image.format in _LOSSY:
-                why = f"it is a {image.format}, which changes the values of pixels"
+        with open_image(encoded := _bytes_of(mask)) as image:
+            if image.format not in _EXACT:
+                why = f"it is a {image.format}, which may change the values of pixels"
             elif image.mode in _MODES:
-                return np.array(image, dtype=np.uint8)
+                return np.array(image, dtype=np.uint8) // (_spread(encoded) if image.mode == "L" else 1)
             else:
                 why = f"it holds {image.mode} pixels"
     except FileError:
@@ -203,6 +203,12 @@ def _read(mask: Any, name: str) -> Masks:
     raise InputError(
         f"the mask of {name} cannot be read: {why}; a mask is a PNG of 8 bits whose pixels are numbers of classes"
     )
+
+
+def _spread(encoded: bytes) -> int:
+    """Return what Pillow multiplies the values of a grey image by: those of a PNG of 2 or 4 bits reach 255."""
+    bits = encoded[24] if encoded.startswith(PNG_SIGNATURE) else 8
+    return int(255 // (2**bits - 1))
 
 
 def _bytes_of(stored: Any) -> bytes:

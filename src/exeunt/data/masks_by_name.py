@@ -101,10 +101,12 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
     def first(*names: str) -> _Part | None:
         return next((found for name in names if (found := read(name)) is not None), None)
 
-    alone = _folder(path, path, label) if (path / _IMAGES).is_dir() else None
+    def alone() -> _Part | None:
+        return _folder(path, path, label) if (path / _IMAGES).is_dir() else None
+
     test, other = first(TEST_NAMES[0]), first(*TEST_NAMES[1:])
     parts = {
-        "train": first(*TRAIN_NAMES) or alone,
+        "train": first(*TRAIN_NAMES) or alone(),
         "test": test or other,
         "validation": other if test is not None else None,
     }
@@ -182,6 +184,16 @@ def _lines(file: AnyPath) -> tuple[str, ...]:
     if not (names := tuple(line.strip() for line in lines if line.strip())):
         raise InputError(f"{file} is empty: write the name of a class in each line, or remove it")
     return names
+
+
+def images_beside_masks(root: AnyPath) -> AnyPath | None:
+    """Return a folder of images with one of masks beside it, in `root` or a part there; None if there is none."""
+    for folder in (root, *(root / part for part in (*TRAIN_NAMES, *TEST_NAMES))):
+        if (folder / _IMAGES).is_dir():
+            beside = [folder / one for one in _FOLDERS if (folder / one).is_dir()]
+            if any(map(image_files, beside)):
+                return folder / _IMAGES
+    return None
 
 
 def _stem(file: AnyPath, folder: AnyPath) -> str:

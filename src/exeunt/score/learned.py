@@ -51,7 +51,8 @@ class Grid:
 
     def ranks(self, scores: Sequence[Any]) -> Sequence[Any]:
         """Return the ranks (rows,) of all scores (rows,), in the order of the grid."""
-        if self._pieces is not None and all(map(_is_few, scores)):
+        most = _FEW_ROWS // len(scores)
+        if self._pieces is not None and all(_is_few(score, most) for score in scores):
             return list(_ranks_of_few(np.array(scores), self._pieces))
         return [self.rank(name, score) for name, score in zip(self.knots, scores, strict=True)]
 
@@ -133,9 +134,12 @@ def larger(a: Any, b: Any) -> Any:
 
 @larger.register(object)  # type: ignore[attr-defined,untyped-decorator]
 def _(a: Any, b: Any) -> Any:
-    """Return the same with operators alone, of finite numbers."""
+    """Return the same by operators; the numbers must be finite."""
     first = (a >= b) * 1.0
     return a * first + b * (1.0 - first)
+
+
+larger.register(np.ndarray, np.maximum)  # type: ignore[attr-defined]  # of its subclasses
 
 
 @_arrays.dispatched

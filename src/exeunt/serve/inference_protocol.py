@@ -151,7 +151,7 @@ class Infer:
     def __call__(self, reader: InputReader) -> PredictRequest:
         """Read the tensor."""
         head, rest = self._body[: self._header], memoryview(self._body)[self._header :]
-        read = _known_head if len(head) <= _SHORT else _head
+        read = _known_head if rest and len(head) <= _SHORT else _head
         self._request, data = read(head, reader.max_rows * reader.strings_each)
         given = self._request
         names = [one.name for one in given.outputs or []]
@@ -203,7 +203,7 @@ def _head(head: bytes, most: int) -> tuple[InferRequest, msgspec.Raw]:
 
 
 _known_head = lru_cache(maxsize=64)(_head)
-"""The same, kept: whoever sends tensors in binary sends the same JSON again and again."""
+"""The same, kept: whoever sends tensors in binary repeats its JSON, unless it gives ids."""
 
 
 def _options(parameters: dict[str, Any]) -> Options:
