@@ -298,6 +298,6 @@ def test_a_network_that_fails_on_the_example_or_has_other_classes_is_refused_in_
     ):
         attach(DigitsNet(channels=1), torch.randn(4, 3, 8, 8), 3, verbose=False)
     with pytest.raises(
-        InputError, match="answers with 10 classes, not with 7: give it a classifier of that width"
+        InputError, match="answers with 10 classes, not with 7: let its classifier, or the decoder of its"
     ):
         attach(DigitsNet(channels=1), example(), 3, n_classes=7, verbose=False)
