@@ -37,9 +37,10 @@ class Network:
     def __init__(self, run: Path, budget: str) -> None:
         loaded = load_run(Settings(run=run, threads=1))
         self._executor, self._batch = loaded.shared.executor, load_preparation(loaded.run).batch
-        exits, reach = set(loaded.shared.exits[budget]), loaded.reach(budget)
+        policy = loaded.at(budget)
+        exits, reach = set(loaded.shared.exits[policy]), loaded.reach(policy)
         self._segments = []
-        for segment in loaded.engine.segments_run(budget):
+        for segment in loaded.engine.segments_run(policy):
             first, last = self._executor.segments[segment]
             wanted = [exit_ for exit_ in range(first, last + 1) if exit_ in exits]
             self._segments.append((segment, wanted, reach[segment]))
@@ -117,7 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--run")
-    parser.add_argument("--budget", help="with --run: the name of one of its policies")
+    parser.add_argument("--budget", help="with --run: that of its policy")
     given = parser.parse_args()
     if (given.run is None) != (given.budget is None):
         parser.error("--run and --budget go together")

@@ -146,13 +146,11 @@ class MaskedImages(Images):
     def _size(self, i: int) -> tuple[int, int]:
         """Return height and width of an image, without decoding it."""
         stored: Any = self.stored[int(self.rows[i])]
-        if isinstance(stored, (np.ndarray, BadCell)):
-            height, width = self.content(i).shape[:2]
-            return height, width
-        with suppress(Exception), open_image(_bytes_of(stored)) as image:
-            height, width = image.height, image.width
-            return (width, height) if image.getexif().get(_ORIENTATION) in _ROTATED else (height, width)
-        height, width = self.content(i).shape[:2]  # raises what is wrong with it
+        if not isinstance(stored, (np.ndarray, BadCell)):
+            with suppress(Exception), open_image(_bytes_of(stored)) as image:
+                height, width = image.height, image.width
+                return (width, height) if image.getexif().get(_ORIENTATION) in _ROTATED else (height, width)
+        height, width = self.content(i).shape[:2]  # raises what is wrong with an image that cannot be opened
         return height, width
 
 

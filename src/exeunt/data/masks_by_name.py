@@ -95,18 +95,14 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
     def read(part: str) -> _Part | None:
         if files := [file for file in table_files(path, part) if file.suffix == ".parquet"]:
             return _table(files, label)
-        folder = path / part
-        return _folder(folder, path, label) if (folder / _IMAGES).is_dir() else None
+        return _folder(path / part, path, label)
 
     def first(*names: str) -> _Part | None:
         return next((found for name in names if (found := read(name)) is not None), None)
 
-    def alone() -> _Part | None:
-        return _folder(path, path, label) if (path / _IMAGES).is_dir() else None
-
     test, other = first(TEST_NAMES[0]), first(*TEST_NAMES[1:])
     parts = {
-        "train": first(*TRAIN_NAMES) or alone(),
+        "train": first(*TRAIN_NAMES) or _folder(path, path, label),
         "test": test or other,
         "validation": other if test is not None else None,
     }
@@ -156,8 +152,10 @@ def _named(text: bytes | None, file: AnyPath) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
-    """Return the images in `folder/images`, with the masks of the same names in a folder beside it."""
+def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part | None:
+    """Return the images in `folder/images`, with the masks of the same names in a folder beside it; None without it."""
+    if not (folder / _IMAGES).is_dir():
+        return None
     if not (files := image_files(folder / _IMAGES)):
         raise InputError(f"{folder / _IMAGES} holds no images (.png, .jpg, ...)")
     possible = _FOLDERS if label is None else () if label == NO_LABELS else (label,)
@@ -176,7 +174,7 @@ def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part:
 
 
 def _lines(file: AnyPath) -> tuple[str, ...]:
-    """Return the lines of a file of names. Raises InputError if there are none, and for what is no text."""
+    """Return the names in a file, one in each line. Raises InputError if there are none, and for what is no text."""
     try:
         lines = read_bytes(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -26,7 +26,7 @@ class PolicyState:
     def __post_init__(self) -> None:
         rows = np.shape(self.tie)
         for name, values in self.memory.items():
-            if np.shape(values)[:1] != rows[:1]:
+            if np.shape(values)[:1] != rows:
                 raise InputError(
                     f"a score must remember one value per input, {len(self.tie)} here, got {name!r} of shape "
                     f"{np.shape(values)}"

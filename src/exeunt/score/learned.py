@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, singledispatch
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -126,20 +126,17 @@ def bent(rank: Any, bends: Floats) -> Sequence[Any]:
     return [(rank - bend).clip(0.0, 1.0) for bend in bends.tolist()]
 
 
-@_arrays.dispatched
+@singledispatch
 def larger(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, in each row (rows,)."""
-    return np.maximum(a, b)
-
-
-@larger.register(object)  # type: ignore[attr-defined,untyped-decorator]
-def _(a: Any, b: Any) -> Any:
-    """Return the same by operators; the numbers must be finite."""
     first = (a >= b) * 1.0
     return a * first + b * (1.0 - first)
 
 
-larger.register(np.ndarray, np.maximum)  # type: ignore[attr-defined]  # of its subclasses
+@larger.register(np.ndarray)
+def _(a: NDArray[Any], b: Any) -> Any:
+    """Return the same, also for infinite numbers."""
+    return np.maximum(a, b)
 
 
 @_arrays.dispatched
@@ -173,12 +170,12 @@ def features(
         further += [other - rank, larger(other - 0.5, 0.0) - upper]
     if not history:
         return main, further, {}
-    prediction, none = evidence["prediction"], rank * 0.0
+    prediction, zero = evidence["prediction"], rank * 0.0
     if not memory:
-        further += [none] * 6
-        return main, further, {"prediction": prediction, "rank": rank, "streak": none, "best": none}
+        further += [zero] * 6
+        return main, further, {"prediction": prediction, "rank": rank, "streak": zero, "best": zero}
     before = memory["rank"]
-    same = (prediction == memory["prediction"]) * (none + 1.0)  # in the precision of the scores
+    same = (prediction == memory["prediction"]) * (zero + 1.0)  # in the precision of the scores
     streak = (memory["streak"] + 1.0) * same
     best = larger(memory["best"], before) * same
     further += [

@@ -33,7 +33,7 @@ _VERSION = "1"
 _LONGEST_US = 10**12
 _HEADER = "inference-header-content-length"
 _SHORT = 1000
-"""Bytes of JSON that are worth keeping what was read from them."""
+"""What was read from JSON of up to so many bytes is kept."""
 _NAMES: Final = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -203,7 +203,7 @@ def _head(head: bytes, most: int) -> tuple[InferRequest, msgspec.Raw]:
 
 
 _known_head = lru_cache(maxsize=64)(_head)
-"""The same, kept: whoever sends tensors in binary repeats its JSON, unless it gives ids."""
+"""`_head`, which keeps what it read: clients that send tensors in binary repeat their JSON, unless they give ids."""
 
 
 def _options(parameters: dict[str, Any]) -> Options:

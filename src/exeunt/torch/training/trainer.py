@@ -78,7 +78,7 @@ class Trainer:
                 self._check_loss(metrics)
                 history = History((*history.epochs, metrics))
                 self._keep(optimiser, history)
-                show.step(metrics.summary(self._measure))
+                show.step(metrics.summary(self._shown))
         self.fabric.barrier()
         return history
 
@@ -101,8 +101,8 @@ class Trainer:
             write_text(self.folder / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
     @property
-    def _measure(self) -> str:
-        """What is shown of each epoch."""
+    def _shown(self) -> str:
+        """What the accuracies of an epoch are called."""
         of = "agreement" if self.recipe.unlabelled else "accuracy"
         return f"pixel {of}" if self.network.masks else of
 
