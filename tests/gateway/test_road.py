@@ -52,8 +52,11 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert state["tally"]["saved"][0] > 0
         assert state["tally"]["lost"][0] < 0.2  # of 100 audits; at most .05 is certified
         assert run.gateway.live.active.name == "p1"
-        assert set(state["evidence"]) == {"exits", "audits"}
-        assert state["evidence"]["exits"][-1][0] == 100
+        # Records are divided at random. One division in some forty makes a router, whose exits are not watched.
+        policy = run.gateway.live.active.policy
+        assert policy is not None
+        watched = {"audits"} if policy.watched is None else {"audits", "exits"}
+        assert {name: points[-1][0] for name, points in state["evidence"].items()} == dict.fromkeys(watched, 100)
 
         # The small model becomes worse where it is sure.
         provider.answer = lambda model, text: right_answer(text) if model == "large" else "wrong"
