@@ -56,7 +56,9 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         policy = run.gateway.live.active.policy
         assert policy is not None
         watched = {"audits"} if policy.watched is None else {"audits", "exits"}
-        assert {name: points[-1][0] for name, points in state["evidence"].items()} == dict.fromkeys(watched, 100)
+        assert {name: points[-1][0] for name, points in state["evidence"].items()} == dict.fromkeys(
+            watched, 100
+        )
 
         # The small model becomes worse where it is sure.
         provider.answer = lambda model, text: right_answer(text) if model == "large" else "wrong"
