@@ -8,9 +8,9 @@
     python -m benchmarks.serving --single runs/cifar10-cascade --before ../checkout-of-an-earlier-commit
 
 Without runs the page in --out is written again from the kept numbers. With --single it is another page, single.md: what
-a request of one image takes, in ten minutes. Takes the runs that `experiments.cifar10_cascade
---train` makes and `benchmarks.cascade --measure` exports, or any run with exits that is exported in int8 as well, and
-copies them to a folder of its own. `pip install litserve` first. An hour on an idle machine.
+a request of one image takes, in ten minutes. Takes the runs that `experiments.cifar10_cascade --train` makes, or any
+run with exits that is exported in int8 as well, and copies them to a folder of its own. `pip install litserve` first.
+An hour on an idle machine.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmarks.cascade import with_int8
 from benchmarks.serving import wire
 
 import exeunt as ex
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL, LARGE = {"resnet20-distilled": "", "resnet20": " (not fine-tuned)"}, "resnet56"
-"""The small networks by what is said of them; the first that was trained is taken."""
+SMALL, LARGE = ("resnet8-distilled", "resnet20-distilled"), "resnet56"
+"""The runs of the cascade's networks."""
 CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
 """Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
@@ -78,7 +79,7 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     """Copy the runs, and calibrate what is served by time.
 
     `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_cascade.py
-    trains, of whose int8 runs a cascade is made. `batch`: rows that exits are timed at.
+    trains, of which a cascade in int8 is made. `batch`: rows that exits are timed at.
     """
     if RunFolder.exists(runs):
         large = _copied(runs, folder / runs.name)
@@ -86,13 +87,13 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         original, exits = runs.name, f"int8 {runs.name} with its exits"
         int8 = RunFolder.open(f"{_copied(runs, folder / 'whole').path}@int8")
     else:
-        trained = next(name for name in SMALL if RunFolder.exists(runs / name))
-        small, large = (_copied(runs / name, folder / name) for name in (trained, LARGE))
-        int8 = RunFolder.open(f"{large.path}@int8")
+        copies = [_copied(runs / name, folder / name) for name in (*SMALL, LARGE)]
+        models = dict(zip((*SMALL, LARGE), map(with_int8, copies), strict=True))
+        large, int8 = copies[-1], models[LARGE]
         if not RunFolder.exists(folder / "cascade"):
-            make_cascade(folder / "cascade", {"r20": RunFolder.open(f"{small.path}@int8"), "r56": int8})
+            make_cascade(folder / "cascade", models)
         served = RunFolder.open(folder / "cascade")
-        original, exits = "ResNet-56", f"int8 ResNet-20 with exits{SMALL[trained]}, then an int8 ResNet-56"
+        original, exits = "ResNet-56", "int8 ResNet-8 and ResNet-20 with exits, then an int8 ResNet-56"
     for run in (large, int8):
         run.save_policy(_without_exits(run))
     data = part_data(large, "test")

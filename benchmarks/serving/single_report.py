@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving.single import AFTER, BARE, BEFORE, LITSERVE, NETWORK, POINTS, WHOLE, goodput
+from benchmarks.serving.single import (
+    AFTER,
+    BARE,
+    BARE_WHOLE,
+    BEFORE,
+    LITSERVE,
+    NETWORK,
+    POINTS,
+    RATES,
+    WHOLE,
+    goodput,
+)
 from experiments.pages import table, write_page
 
 if TYPE_CHECKING:
@@ -35,7 +46,8 @@ is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an op
 
 - *{BARE}*: a plain ASGI application on uvicorn (httptools, uvloop) that parses the same requests, decodes the same
   images, and runs no network. *{NETWORK}*: it also runs the cascade in its event loop, on all images that
-  wait; which of them leave at an exit is drawn by lot, in the shares of the policy.
+  wait; which of them leave at an exit is drawn by lot, in the shares of the policy. *{BARE_WHOLE}*: it
+  runs the int8 {found["original"]} instead.
 - *{BEFORE}*: `exeunt serve` of the commit before requests were answered in front of the framework. *{AFTER}*: of this
   one. Both with `--slo-ms 50`, of {found["exits"]}.
 - *{WHOLE}*: `exeunt serve` of this commit with the int8 {found["original"]} alone. *{LITSERVE}*: around the same
@@ -51,10 +63,10 @@ def _processor(found: dict[str, Any]) -> str:
     for (kind, workers, rate), ms in cases.items():
         before, now = ms.get(BEFORE, math.nan), ms[AFTER]
         beyond = now - ms[NETWORK]
-        times = (f"{one:.2f}" for one in (ms[BARE], ms[NETWORK], before, now))
+        times = (f"{one:.2f}" for one in (ms[BARE], ms[BARE_WHOLE], ms[NETWORK], before, now))
         rows.append([kind, workers, f"{rate:.0f}", *times, f"{before / now:.1f}", f"{beyond:.2f}"])
     columns = (
-        "request", "workers", "requests a second", BARE, NETWORK, BEFORE, AFTER, f"{BEFORE} / {AFTER}",
+        "request", "workers", "requests a second", BARE, BARE_WHOLE, NETWORK, BEFORE, AFTER, f"{BEFORE} / {AFTER}",
         f"{AFTER}, beyond {NETWORK}",
     )  # fmt: skip
     return f"""## Processor time
@@ -85,7 +97,29 @@ Share of requests that are answered within 50 ms, by requests a second (files of
 that are in time; and with at most one point of accuracy lost, against the fp32 {found["original"]}. The controller does
 not go below an estimated accuracy of {found["least_accuracy"]}.
 
-{(chr(10) * 2).join(parts)}"""
+{(chr(10) * 2).join(parts)}
+
+By the times above, a cascade can answer so many times as many requests as the int8 network: what *{BARE_WHOLE}* takes
+of forms at {max(RATES):.0f} a second, over what *{NETWORK}* takes.
+
+{_arithmetic(found)}"""
+
+
+def _arithmetic(found: dict[str, Any]) -> str:
+    rows = []
+    for workers in dict.fromkeys(row["workers"] for row in found["load"]):
+        ms = {
+            row["server"]: row["ms"]
+            for row in found["processor"]
+            if (row["kind"], row["workers"], row["rate"]) == ("form", workers, max(RATES))
+        }
+        own = [row for row in found["load"] if row["workers"] == workers]
+        most = {
+            name: goodput([row for row in own if row["server"] == name], POINTS) for name in (WHOLE, AFTER)
+        }
+        could, does = ms[BARE_WHOLE] / ms[NETWORK], most[AFTER] / most[WHOLE]
+        rows.append([workers, f"{could:.2f}", f"{does:.2f}", f"{does / could:.0%}"])
+    return table(("workers", "could", f"{AFTER} / {WHOLE}, with one point lost", "of what it could"), rows)
 
 
 def _beyond(found: dict[str, Any]) -> str:

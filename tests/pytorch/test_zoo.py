@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.torch import build_model, count_macs
-from exeunt.zoo import CifarResNet, digits, resnet18, resnet20, resnet56
+from exeunt.zoo import CifarResNet, digits, resnet8_wide, resnet18, resnet20, resnet56
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
 
@@ -23,6 +23,14 @@ def test_cifar_resnets_are_those_of_the_paper(network, macs, parameters):
     assert count_macs(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(macs, rel=2e-3)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.02)
     assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == (20 if macs < 1e8 else 56)
+
+
+def test_the_wide_resnet8_has_twice_the_channels_on_half_the_resolution():
+    model, x = resnet8_wide(7).eval(), torch.randn(2, 3, 32, 32)
+    assert model.layer1(functional.relu(model.bn1(model.conv1(x)))).shape == (2, 32, 16, 16)
+    assert model(x).shape == (2, 7)
+    assert count_macs(model, x) == pytest.approx(12.0e6, rel=0.01)
+    assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == 8
 
 
 def test_the_shortcut_subsamples_and_pads_with_zeros():

@@ -79,7 +79,8 @@ def answers_to(server, *sent: bytes, count: int = 1) -> list[int]:
             time.sleep(0.6)  # the next part comes after it was read
         found = b""
         while found.count(b"HTTP/1.1 ") < count:
-            found += client.recv(1 << 16)
+            found += (part := client.recv(1 << 16))
+            assert part, "the connection was closed"
     return [int(one[:3]) for one in found.split(b"HTTP/1.1 ")[1:]]
 
 
@@ -97,6 +98,8 @@ def test_late_requests_are_refused_before_the_application_sees_them(run, monkeyp
         assert answers_to(server, good) == [503]
         assert answers_to(server, good + good, count=2) == [503, 503]
         assert answers_to(server, good[:-9], good[-9:]) == [503]  # late since its headers came
+        large = request(body + b" " * ((1 << 16) - len(body)))
+        assert answers_to(server, large[:-9], large[-9:]) == [503]
         assert "/predict" not in seen
         assert answers_to(server, good, good, count=2) == [503, 200]  # the connection goes on
         assert answers_to(server, request(own)) == [200]
@@ -104,8 +107,8 @@ def test_late_requests_are_refused_before_the_application_sees_them(run, monkeyp
         assert answers_to(server, request(body, "/other")) == [404]
         assert answers_to(server, request(bytes(200_000))) == [413]
         counts = httpx.get(f"{server.url}/metrics").text
-        assert 'exeunt_problems_total{problem="refused"} 5.0' in counts
-        assert 'exeunt_requests_total{path="/predict",status="503"} 5.0' in counts
+        assert 'exeunt_problems_total{problem="refused"} 6.0' in counts
+        assert 'exeunt_requests_total{path="/predict",status="503"} 6.0' in counts
 
 
 def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):

@@ -19,6 +19,7 @@ from exeunt.run.runner import load
 
 pytest.importorskip("fastapi")
 
+from exeunt.serve.image_decoding import MayTakeLong
 from exeunt.serve.loaded_run import load_run
 from exeunt.serve.prediction import answers_of
 from exeunt.serve.settings import Settings
@@ -57,6 +58,12 @@ def same_as_a_runner(run, opened):
     rows = opened.reader.images(images)
     assert rows.errors == [None] * 200
     np.testing.assert_array_equal(rows.keys, DATA.content_keys(range(200)))
+    at_once = opened.reader.pixels(np.stack(images))
+    assert at_once.errors == rows.errors
+    for name in ("inputs", "keys", "places"):
+        np.testing.assert_array_equal(getattr(at_once, name), getattr(rows, name))
+    with pytest.raises(MayTakeLong):
+        opened.reader.for_little.pixels(np.stack(images))
     for (name, policy), own in zip(opened.policies.items(), run.policy_set, strict=True):
         assert policy == own
         runner = load(run, policy=own)

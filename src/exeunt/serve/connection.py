@@ -16,7 +16,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _UNREAD_S = 30.0
-_SMALL = 1 << 15
+_SMALL = 1 << 16
 """Bytes of a request at most that is refused before the application sees it."""
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
 _LATEST_AT = 52
@@ -105,7 +105,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().data_received(data)
         self._bytes += len(data)
         self._watch_headers()
-        if self._bytes > _HEADERS_BYTES:
+        if self._bytes > _HEADERS_BYTES + (0 if self._held is None else _SMALL):
             self._close_without_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

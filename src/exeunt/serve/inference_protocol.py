@@ -232,7 +232,7 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     if kind == "FP32":
         return reader.prepared(values)
     if kind == "UINT8":
-        return reader.images(list(values))
+        return reader.pixels(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if reader.kind == "text":

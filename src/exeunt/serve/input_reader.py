@@ -102,6 +102,7 @@ class InputReader:
                     f"the network of {run.path} takes images of any size, and a server needs one: train it with "
                     "--size"
                 )
+            self._as_it_is = math.prod(self.size) <= max_pixels and all(way.size == self.size for way in ways)
         self.max_rows = _room(self.example(1)) if max_rows is None else max_rows
 
     @cached_property
@@ -181,6 +182,16 @@ class InputReader:
         keys = np.array([key for _, key in found], dtype=np.uint64)
         inputs = self._way.batch([pixels for pixels, _ in found]) if found else None
         return Rows(inputs, keys, places, errors)
+
+    def pixels(self, images: NDArray[np.uint8]) -> Rows:
+        """Read images as pixels, (n, h, w, channels): all at once where there is nothing to scale or to convert."""
+        n, *sides, channels = images.shape
+        if not self._as_it_is or (*sides, channels) != (*self.size, 3):  # type: ignore[misc]
+            return self.images(list(images))
+        if self.little and (n > _FEW_ROWS or n * math.prod(sides) > _FEW_PIXELS):
+            raise MayTakeLong
+        keys = np.array([content_key(image) for image in images], dtype=np.uint64)
+        return Rows(self._way.batch(images), keys, np.arange(n), [None] * n)
 
     def _read_apart(
         self, processes: LimitedProcesses, image: SentImage, name: str, allowance: Allowance

@@ -34,7 +34,9 @@ _LIBRARIES: dict[str, tuple[Callable[[str], Any], Callable[..., BuiltModel]]] = 
     "hf": (hugging_face.read_config, hugging_face.build),
 }
 """By kind of name: the function that checks it, and the one that builds the model."""
-_OUR_FACTORIES = tuple(f"exeunt.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
+_OUR_FACTORIES = tuple(
+    f"exeunt.zoo:{name}" for name in ("digits", "resnet8_wide", "resnet18", "resnet20", "resnet56")
+)
 _DECIDED_ELSEWHERE = {
     **dict.fromkeys(("num_classes", "n_classes"), "the data say how many classes there are"),
     **dict.fromkeys(("pretrained", "weights"), "--weights says so"),
