@@ -14,6 +14,7 @@ import pytest
 from made_server import PixelExecutor, in_base64, made_images, running
 from test_engine_thread import MadeEngine
 
+from exeunt.serve import connection
 from exeunt.serve.admission import Admission
 from exeunt.serve.connection import _age_s
 from exeunt.serve.engine_thread import EngineThread
@@ -70,17 +71,26 @@ def answers_to(server, *sent: bytes, count: int = 1) -> list[int]:
     """Send parts on one connection while the event loop is held up, and return the statuses of the answers."""
     loop = server.layer("state").state.service.active.engine._loop
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
-        client.sendall(request(b"{}", "/nowhere"))
-        client.recv(1 << 16)
+        statuses(client, request(b"{}", "/nowhere"))
         loop.call_soon_threadsafe(time.sleep, 0.5)
         time.sleep(0.05)
         for part in sent:
             client.sendall(part)
             time.sleep(0.6)  # the next part comes after it was read
-        found = b""
-        while found.count(b"HTTP/1.1 ") < count:
-            found += (part := client.recv(1 << 16))
-            assert part, "the connection was closed"
+        return received(client, count)
+
+
+def statuses(client, *sent: bytes) -> list[int]:
+    """Send requests together on a connection, and return the statuses of the answers."""
+    client.sendall(b"".join(sent))
+    return received(client, len(sent))
+
+
+def received(client, count: int) -> list[int]:
+    found = b""
+    while found.count(b"HTTP/1.1 ") < count:
+        found += (part := client.recv(1 << 16))
+        assert part, "the connection was closed"
     return [int(one[:3]) for one in found.split(b"HTTP/1.1 ")[1:]]
 
 
@@ -109,6 +119,48 @@ def test_late_requests_are_refused_before_the_application_sees_them(run, monkeyp
         counts = httpx.get(f"{server.url}/metrics").text
         assert 'exeunt_problems_total{problem="refused"} 6.0' in counts
         assert 'exeunt_requests_total{path="/predict",status="503"} 6.0' in counts
+
+
+@pytest.fixture
+def lateness(monkeypatch):
+    """Whether every request comes too late: an item that a test can set."""
+    late = [True]
+    monkeypatch.setattr(InputRoutes, "is_late", lambda *_: late[0])
+    return late
+
+
+def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(run, lateness, monkeypatch):
+    good = request(json.dumps(ANSWERABLE).encode())
+    with running(run, slo_s=0.3) as server:
+        address, taken = ("127.0.0.1", server.port), []
+        with socket.create_connection(address, timeout=20) as client:
+            for _ in range(7):
+                began = time.monotonic()
+                assert statuses(client, good) == [503]
+                taken.append(time.monotonic() - began)
+        assert all(
+            one > least for one, least in zip(taken, (0, 0, 0.04, 0.09, 0.19, 0.39, 0.39), strict=True)
+        )
+        monkeypatch.setattr(connection, "_WAITS_S", (0.0, 0.0, 60.0))
+        with socket.create_connection(address, timeout=20) as client:
+            assert statuses(client, good, good) == [503, 503]
+            lateness[0] = False
+            assert statuses(client, good) == [200]
+            lateness[0] = True
+            assert statuses(client, good, good) == [503, 503]  # answered meanwhile
+            time.sleep(1.1)
+            assert statuses(client, good, good) == [503, 503]  # it has waited
+            # Whatever comes next on the connection ends the wait.
+            assert statuses(client, good, request(b"{}", "/nowhere")) == [503, 404]
+        with socket.create_connection(address, timeout=20) as client:  # one that leaves meanwhile
+            client.sendall(good * 3)
+        waiting = socket.create_connection(address, timeout=20)
+        assert statuses(waiting, good, good) == [503, 503]
+        waiting.sendall(good)
+        time.sleep(0.2)
+    with waiting:
+        assert waiting.recv(1 << 16).startswith(b"HTTP/1.1 503")  # the server ended
+        assert waiting.recv(1 << 16) == b""
 
 
 def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):

@@ -1,12 +1,14 @@
 """HTTP connections: when their requests came, how long a client may take, and refusing under overload.
 
 A server that is asked for several times what it can answer must refuse in a fraction of the time of an answer. So
-requests that hold small inputs, and come too late, are refused here, before the application sees them.
+requests that hold small inputs, and come too late, are refused here, before the application sees them. Clients that ask
+again at once, and so again and again, would still take all the time: their refusals wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 import time
@@ -18,6 +20,10 @@ _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _UNREAD_S = 30.0
 _SMALL = 1 << 16
 """Bytes of a request at most that is refused before the application sees it."""
+_AGAIN_S, _WAITS_S = 1.0, (0.0, 0.0, 0.05, 0.1, 0.2, 0.4)
+"""Who asks again within so many seconds of a refusal, which `Retry-After` names, waits so long for the first refusal, the
+second, and so on; for all later ones as for the last.
+"""
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
 _LATEST_AT = 52
 """Where `struct tcp_info` of Linux has the milliseconds since the latest data."""
@@ -31,6 +37,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _timers: dict[str, asyncio.TimerHandle]
     _held: list[bytes] | None = None  # the body so far of a request that may be refused
     _was_refused = False  # the latest one
+    _refused_at, _in_a_row = -math.inf, 0  # when, and how many since the latest pause or answer
+    _refusal: bytes | None = None  # that waits
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
@@ -41,6 +49,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_message_begin(self) -> None:
         """Note when a request began to come in."""
+        self._send_refusal()
         super().on_message_begin()
         self.scope["state"]["begun"] = self._when_it_came()
 
@@ -49,7 +58,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if self._may_be_refused():
             self._held = []
         else:
-            super().on_headers_complete()
+            self._pass_on_headers()
+
+    def _pass_on_headers(self) -> None:
+        self._in_a_row = 0
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
@@ -65,7 +78,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             if (refusal := self.app_state["inputs"].refusal(self.url, body)) is not None:
                 self._refuse(refusal)
                 return
-            super().on_headers_complete()
+            self._pass_on_headers()
             super().on_body(body)
         if self.cycle is not None:
             self.cycle.scope["state"]["read"] = self._when_it_came()
@@ -89,9 +102,29 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _refuse(self, body: bytes) -> None:
         about = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
-        self.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (_UNAVAILABLE, len(body), about, body))
+        self._refusal = b"%bcontent-length: %d\r\n%b\r\n%b" % (_UNAVAILABLE, len(body), about, body)
         self._was_refused = True
-        self.on_response_complete()
+        if time.monotonic() > self._refused_at + _AGAIN_S:
+            self._in_a_row = 0
+        wait_s = _WAITS_S[min(self._in_a_row, len(_WAITS_S) - 1)]
+        self._in_a_row += 1
+        if wait_s:
+            self.flow.pause_reading()
+            self._timers["refusal"] = self.loop.call_later(wait_s, self._send_refusal)
+        else:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        self._stop("refusal")
+        if self._refusal is not None:
+            self.transport.write(self._refusal)
+            self._refusal, self._refused_at = None, time.monotonic()
+            self.on_response_complete()
+
+    def shutdown(self) -> None:
+        """Let nobody wait longer for a refusal."""
+        self._send_refusal()
+        super().shutdown()
 
     def _when_it_came(self) -> float:
         """Return when the machine received the latest data, however late the event loop reads them."""
@@ -110,8 +143,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        self._stop("headers")
-        self._stop("unread")
+        for name in ("headers", "unread", "refusal"):
+            self._stop(name)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
