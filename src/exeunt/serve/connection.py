@@ -21,8 +21,8 @@ _UNREAD_S = 30.0
 _SMALL = 1 << 16
 """Bytes of a request at most that is refused before the application sees it."""
 _AGAIN_S, _WAITS_S = 1.0, (0.0, 0.0, 0.05, 0.1, 0.2, 0.4)
-"""Who asks again within so many seconds of a refusal, which `Retry-After` names, waits so long for the first refusal, the
-second, and so on; for all later ones as for the last.
+"""Who asks again within so many seconds of a refusal, which `Retry-After` names, waits so long for the first refusal,
+the second, and so on; for all later ones as for the last.
 """
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
 _LATEST_AT = 52
