@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL, LARGE = ("resnet8-distilled", "resnet20-distilled"), "resnet56"
-"""The runs of the cascade's networks."""
+SMALL, LARGE = {"resnet8-distilled": "ResNet-8", "resnet20-distilled": "ResNet-20"}, "resnet56"
+"""The runs of the cascade's networks; the small ones by what they are called, if they are asked."""
 CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
 """Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
@@ -93,16 +93,17 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         if not RunFolder.exists(folder / "cascade"):
             make_cascade(folder / "cascade", models)
         served = RunFolder.open(folder / "cascade")
-        original, exits = "ResNet-56", "int8 ResNet-8 and ResNet-20 with exits, then an int8 ResNet-56"
+        original, exits = "ResNet-56", "int8 {} with exits, then an int8 ResNet-56"
     for run in (large, int8):
         run.save_policy(_without_exits(run))
     data = part_data(large, "test")
     images = np.stack([data.content(i) for i in range(len(data))])
     if not served.has_policy_set:
         _calibrate(served, images[:batch])
+    asked = " and ".join(called for name, called in SMALL.items() if name in served.policy_set.models)
     return Prepared(
-        folder, served.path, large.path, int8.path, original, exits, images, np.asarray(data.labels),
-        large.trace("test").correct[:, -1],
+        folder, served.path, large.path, int8.path, original, exits.format(asked), images,
+        np.asarray(data.labels), large.trace("test").correct[:, -1],
     )  # fmt: skip
 
 
