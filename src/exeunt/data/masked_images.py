@@ -17,14 +17,14 @@ from exeunt._paths import read_bytes, read_patiently
 from exeunt._text import listed
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import PNG_SIGNATURE, open_image
+from exeunt.data.read_image import ORIENTATION, PNG_SIGNATURE, open_image
 from exeunt.data.stored_inputs import BadCell, StoredInputs
 from exeunt.errors import FileError, InputError, UnreadableImage
 from exeunt.score.masks import NO_CLASS, Masks
 
 _MODES = ("L", "P", "1")
 _EXACT = ("PNG", "GIF", "BMP", "TIFF", "PPM")  # formats of Pillow that keep the values of pixels
-_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)  # of EXIF: height and width change places
+_ROTATED = (5, 6, 7, 8)  # orientations of EXIF: height and width change places
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class MaskedImages(Images):
         if not isinstance(stored, (np.ndarray, BadCell)):
             with suppress(Exception), open_image(_bytes_of(stored)) as image:
                 height, width = image.height, image.width
-                return (width, height) if image.getexif().get(_ORIENTATION) in _ROTATED else (height, width)
+                return (width, height) if image.getexif().get(ORIENTATION) in _ROTATED else (height, width)
         height, width = self.content(i).shape[:2]  # raises what is wrong with an image that cannot be opened
         return height, width
 

@@ -28,7 +28,7 @@ AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image | BadCell"
 (h, w, 3), a PIL image, or an empty cell of a table."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # of EXIF
 _COMMON = ("JPEG", "PNG", "WEBP")
 """Formats that are tried first. Pillow tries one after the other, WebP as one of the last."""
 
@@ -108,7 +108,7 @@ def _rgb(image: Image, name: str) -> Pixels:
     # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more.
     with suppress(Exception):
         told = image.format != "PNG" or image.info  # a PNG that tells nothing has no EXIF
-        if told and image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+        if told and image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied
             upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)
