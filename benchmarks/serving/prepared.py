@@ -102,7 +102,7 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         _calibrate(served, images[:batch])
     asked = " and ".join(called for name, called in SMALL.items() if name in served.policy_set.models)
     return Prepared(
-        folder, served.path, large.path, int8.path, original, exits.format(asked), images,
+        folder, served.path, large.path, int8.path, original, exits.replace("{}", asked), images,
         np.asarray(data.labels), large.trace("test").correct[:, -1],
     )  # fmt: skip
 

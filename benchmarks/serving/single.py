@@ -56,7 +56,9 @@ def measure(prepared: Prepared, source: Path | None) -> dict[str, Any]:
     files = {kind: _bodies(prepared, kind, make) for kind, make in KINDS.items()}
     least = prepared.whole.mean() - POINTS / 100
     accuracy = load_run(Settings(run=prepared.served, threads=1)).accuracy
-    budget = next(name for name, estimate in accuracy.items() if estimate is not None and estimate >= least)
+    budget = next(
+        (name for name, estimate in accuracy.items() if (estimate or 0.0) >= least), list(accuracy)[-1]
+    )
     found: dict[str, Any] = {
         "policy": budget,
         "processor": [

@@ -99,8 +99,8 @@ not go below an estimated accuracy of {found["least_accuracy"]}.
 
 {(chr(10) * 2).join(parts)}
 
-By the times above, a cascade can answer so many times as many requests as the int8 network: what
-*{BARE_WHOLE}* takes of forms at {max(RATES):.0f} a second, over what *{NETWORK}* takes.
+The times above allow a cascade this many times the requests of the int8 network: what *{BARE_WHOLE}*
+takes of forms at {max(RATES):.0f} a second, over what *{NETWORK}* takes.
 
 {_arithmetic(found)}"""
 

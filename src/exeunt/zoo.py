@@ -85,7 +85,7 @@ class CifarResNet(nn.Module):
 def resnet8_wide(n_classes: int = 10) -> CifarResNet:
     """Return a ResNet-8 of twice the channels on half the resolution: 12.0 million multiply-adds at 32x32.
 
-    Convolutions of more channels use a processor better: in int8 it takes a fifth of a ResNet-20's time.
+    Convolutions of more channels use a processor better.
     """
     return CifarResNet(1, n_classes, widths=(32, 64, 128), stride=2)
 

@@ -150,10 +150,15 @@ def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(r
             assert statuses(client, good, good) == [503, 503]  # answered meanwhile
             time.sleep(1.1)
             assert statuses(client, good, good) == [503, 503]  # it has waited
-            # Whatever comes next on the connection ends the wait.
+            # A request that was read with it ends the wait.
             assert statuses(client, good, request(b"{}", "/nowhere")) == [503, 404]
-        with socket.create_connection(address, timeout=20) as client:  # one that leaves meanwhile
-            client.sendall(good * 3)
+        with socket.create_connection(address, timeout=0.5) as client:
+            assert statuses(client, good, good) == [503, 503]
+            client.sendall(good)
+            time.sleep(0.1)
+            client.sendall(good)  # which is not read until then
+            with pytest.raises(TimeoutError):
+                client.recv(1 << 16)
         waiting = socket.create_connection(address, timeout=20)
         assert statuses(waiting, good, good) == [503, 503]
         waiting.sendall(good)
@@ -161,6 +166,23 @@ def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(r
     with waiting:
         assert waiting.recv(1 << 16).startswith(b"HTTP/1.1 503")  # the server ended
         assert waiting.recv(1 << 16) == b""
+
+
+def test_the_time_in_which_nothing_is_read_does_not_make_a_request_late(run, monkeypatch):
+    came: list[float] = []
+    monkeypatch.setattr(InputRoutes, "is_late", lambda _, arrived: not came.append(arrived))
+    monkeypatch.setattr(connection, "_WAITS_S", (0.0, 0.5, 0.0))
+    good = request(json.dumps(ANSWERABLE).encode())
+    with (
+        running(run, slo_s=0.3) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,
+    ):
+        assert statuses(client, good) == [503]
+        client.sendall(good)
+        time.sleep(0.1)
+        client.sendall(good)
+        assert received(client, 2) == [503, 503]
+    assert came[2] - came[1] > 0.4
 
 
 def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):

@@ -2,7 +2,7 @@
 
 A server that is asked for several times what it can answer must refuse in a fraction of the time of an answer. So
 requests that hold small inputs, and come too late, are refused here, before the application sees them. Clients that ask
-again at once, and so again and again, would still take all the time: their refusals wait.
+again at once would still take all the time. So their refusals wait.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _UNREAD_S = 30.0
 _SMALL = 1 << 16
 """Bytes of a request at most that is refused before the application sees it."""
 _AGAIN_S, _WAITS_S = 1.0, (0.0, 0.0, 0.05, 0.1, 0.2, 0.4)
-"""Who asks again within so many seconds of a refusal, which `Retry-After` names, waits so long for the first refusal,
-the second, and so on; for all later ones as for the last.
+"""Who asks again within so many seconds of a refusal (what `Retry-After` says) waits this long: for the first refusal,
+the second, and so on. Later ones wait as long as the last.
 """
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
 _LATEST_AT = 52
@@ -35,9 +35,9 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _bytes = 0
     _came: float | None = None  # when the data came that are read now, once somebody has asked
     _timers: dict[str, asyncio.TimerHandle]
-    _held: list[bytes] | None = None  # the body so far of a request that may be refused
+    _held: bytearray | None = None  # the body so far of a request that may be refused
     _was_refused = False  # the latest one
-    _refused_at, _in_a_row = -math.inf, 0  # when, and how many since the latest pause or answer
+    _refused_at, _in_a_row = -math.inf, 0  # when, and how many since the latest pause, or request passed on
     _refusal: bytes | None = None  # that waits
 
     def connection_made(self, transport: Any) -> None:
@@ -56,7 +56,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, unless it may be refused."""
         if self._may_be_refused():
-            self._held = []
+            self._held = bytearray()
         else:
             self._pass_on_headers()
 
@@ -69,12 +69,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if self._held is None:
             super().on_body(body)
         else:
-            self._held.append(body)
+            self._held += body
 
     def on_message_complete(self) -> None:
         """Note when it had come in, or refuse it."""
         if self._held is not None:
-            body, self._held = b"".join(self._held), None
+            body, self._held = bytes(self._held), None
             if (refusal := self.app_state["inputs"].refusal(self.url, body)) is not None:
                 self._refuse(refusal)
                 return
@@ -94,6 +94,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
             and self.parser.should_keep_alive()
+            and self.parser.get_http_version() != "1.0"  # whose connection is closed after the answer
             and not (self.parser.should_upgrade() or self.expect_100_continue or self.flow.write_paused)
             and size.isdigit()
             and len(size) <= len(str(_SMALL))  # else it may take long to read
@@ -127,9 +128,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().shutdown()
 
     def _when_it_came(self) -> float:
-        """Return when the machine received the latest data, however late the event loop reads them."""
+        """Return when the machine received the latest data, however late the event loop reads them.
+
+        While a refusal waits, nothing is read: that is not counted.
+        """
         if self._came is None:
-            self._came = time.monotonic() - _age_s(self._socket)
+            self._came = max(time.monotonic() - _age_s(self._socket), self._refused_at)
         return self._came
 
     def data_received(self, data: bytes) -> None:

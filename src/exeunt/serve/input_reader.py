@@ -186,7 +186,8 @@ class InputReader:
     def pixels(self, images: NDArray[np.uint8]) -> Rows:
         """Read images as pixels, (n, h, w, channels): all at once where there is nothing to scale or to convert."""
         n, *sides, channels = images.shape
-        if not self._as_it_is or (*sides, channels) != (*self.size, 3):  # type: ignore[misc]
+        as_it_is = self.kind == "image" and self._as_it_is and (*sides, channels) == (*self.size, 3)  # type: ignore[misc]
+        if not as_it_is or n == 0 or self.left.is_set():
             return self.images(list(images))
         if self.little and (n > _FEW_ROWS or n * math.prod(sides) > _FEW_PIXELS):
             raise MayTakeLong
