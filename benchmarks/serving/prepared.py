@@ -84,7 +84,7 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     if RunFolder.exists(runs):
         large = _copied(runs, folder / runs.name)
         served = RunFolder.open(f"{large.path}@int8")
-        original, exits = runs.name, f"int8 {runs.name} with its exits"
+        original = runs.name
         int8 = RunFolder.open(f"{_copied(runs, folder / 'whole').path}@int8")
     else:
         copies = [_copied(runs / name, folder / name) for name in (*SMALL, LARGE)]
@@ -93,7 +93,7 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
         if not RunFolder.exists(folder / "cascade"):
             make_cascade(folder / "cascade", models)
         served = RunFolder.open(folder / "cascade")
-        original, exits = "ResNet-56", "int8 {} with exits, then an int8 ResNet-56"
+        original = "ResNet-56"
     for run in (large, int8):
         run.save_policy(_without_exits(run))
     data = part_data(large, "test")
@@ -101,9 +101,12 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     if not served.has_policy_set:
         _calibrate(served, images[:batch])
     asked = " and ".join(called for name, called in SMALL.items() if name in served.policy_set.models)
+    exits = (
+        f"int8 {asked} with exits, then an int8 {original}" if asked else f"int8 {original} with its exits"
+    )
     return Prepared(
-        folder, served.path, large.path, int8.path, original, exits.replace("{}", asked), images,
-        np.asarray(data.labels), large.trace("test").correct[:, -1],
+        folder, served.path, large.path, int8.path, original, exits, images, np.asarray(data.labels),
+        large.trace("test").correct[:, -1],
     )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def _arithmetic(found: dict[str, Any]) -> str:
         most = {
             name: goodput([row for row in own if row["server"] == name], POINTS) for name in (WHOLE, AFTER)
         }
-        could, does = ms[BARE_WHOLE] / ms[NETWORK], most[AFTER] / most[WHOLE]
+        could = ms[BARE_WHOLE] / ms[NETWORK]
+        does = most[AFTER] / most[WHOLE] if most[WHOLE] else math.inf
         rows.append([workers, f"{could:.2f}", f"{does:.2f}", f"{does / could:.0%}"])
     return table(("workers", "could", f"{AFTER} / {WHOLE}, with one point lost", "of what it could"), rows)
 

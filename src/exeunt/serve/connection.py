@@ -147,7 +147,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        for name in ("headers", "unread", "refusal"):
+        for name in [*self._timers]:
             self._stop(name)
         super().connection_lost(exc)
 
