@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.cascade import Way, share_of_time, test_inputs, timed, timed_way, with_int8
+from benchmarks.runtime.networks import nobody_leaves
 from benchmarks.texts import EXEUNT
 from experiments.banking77 import EXITS
 from experiments.ingredients import BLOCKS
@@ -28,26 +29,39 @@ from exeunt.confidence_intervals import wilson_interval
 from exeunt.making.cascade_run import make_cascade
 from exeunt.run.folder import RunFolder
 from exeunt.run.run_inputs import InputPreparation
+from exeunt.run.runner import load
 from exeunt.timed_run import TimedNetwork
-from exeunt.timing.bench import whole_network
+from exeunt.timing.bench import all_heads_policy, whole_network
 from exeunt.timing.measuring import Spread, describe_machine
 
 PAGE = RESULTS / "by-time.md"
-SHARES = (0.3, 0.5, 0.7)
+SHARES = (0.3, 0.5, 0.6, 0.7)
 SIZE, BATCHES = 64, 8
 MOST_LOST = 0.01  # accuracy that an int8 model of a cascade may lose
 
 _CIFAR = (
     "--data ../shared/data/cifar10 --fit 3000 --calibrate 2000 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
-    "--batch-size 256 --model exeunt.zoo:{0} --weights ../shared/models/{0}_cifar10.safetensors"
+    "--batch-size {1} --model exeunt.zoo:{0} --weights ../shared/models/{0}_cifar10.safetensors"
 )
+_FINE_TUNED = (
+    "--exits auto --mode distill --teacher original --epochs 8 --heads-first 5 --precision bf16 --augment crop-flip "
+    "--backbone-rate 0.05"
+)
+_SMALL = f"{_CIFAR.format('resnet20', 256)} --exits {','.join(BLOCKS[:-1])} --hidden 256"
+_DISTILLED = TRACES / "resnet20-distilled-cifar10-cascade.parquet"
 _TEXTS = "--data ../shared/data/text/banking77 --model"
 _DIGITS = "--data sklearn:cluttered-digits --epochs 12 --batch-size 64 --augment none --exits 3 --model"
 TASKS: dict[str, dict[str, str | Path]] = {
     "CIFAR-10": {
-        "ResNet-56": f"{_CIFAR.format('resnet56')} --exits 8 --epochs 10",
-        "ResNet-20": f"{_CIFAR.format('resnet20')} --exits {','.join(BLOCKS[:-1])} --hidden 256",
-        "ResNet-20, distilled": TRACES / "resnet20-distilled-cifar10-cascade.parquet",
+        "ResNet-56": f"{_CIFAR.format('resnet56', 256)} --exits 8 --epochs 10",
+        "ResNet-20": _SMALL,
+        "ResNet-20, distilled": _DISTILLED,
+    },
+    "CIFAR-10, exits placed by time": {
+        "ResNet-56": f"{_CIFAR.format('resnet56', 256)} --exits auto --epochs 10",
+        "ResNet-20": _SMALL,
+        "ResNet-56, fine-tuned": f"{_CIFAR.format('resnet56', 128)} {_FINE_TUNED}",
+        "ResNet-20, distilled": _DISTILLED,
     },
     "BANKING77": {
         "MiniLM": f"{_TEXTS} {{encoder}} --exits {','.join(EXITS)}",
@@ -59,7 +73,7 @@ TASKS: dict[str, dict[str, str | Path]] = {
         "narrow network, distilled": f"{_DIGITS} exeunt.zoo:digits?width=6 --mode distill --teacher {{teacher}}",
     },
 }
-# Options of `exeunt train` by model: the larger, the smaller, the smaller distilled (or outputs of one of its shape).
+# Options of `exeunt train` by model: the larger, the smaller, others of their shapes (or outputs of one).
 
 
 def opened(task: str, folder: Path, encoder: str) -> dict[str, RunFolder]:
@@ -98,9 +112,14 @@ def measured(task: str, runs: dict[str, RunFolder]) -> dict[str, Any]:
             risk = trace.take(np.flatnonzero(np.isin(trace.id, original.trace("test").id))).risk
             ways[name] = Way(name, 1 - float(risk[-1]), ways[f"{smaller}, fp32"].answer)
     int8 = share_of_time(ways[f"{larger}, int8"], ways[f"{larger}, fp32"], raw[:SIZE])
-    policies = {"exits, fp32": original, "exits, int8": runs[f"{larger}, int8"]}
-    policies |= {name: run for name, run in runs.items() if run.cascade}
+    policies = {
+        name.replace(larger, "exits"): run
+        for name, run in runs.items()
+        if run.cascade or name.startswith(larger)
+    }
     for name, run in policies.items():
+        if not run.cascade:
+            ways[f"{name}, no early exit"] = _no_early_exit(f"{name}, no early exit", run)
         full = int8 if name.endswith("int8") else 1.0
         for share in SHARES:  # of the fp32 model's time; a budget is a share of the run's own original model
             budget = f"{min(share / full, 1):.1%}"
@@ -114,21 +133,29 @@ def measured(task: str, runs: dict[str, RunFolder]) -> dict[str, Any]:
     return {"machine": describe_machine(), "n": original.trace("test").n, "rows": rows}
 
 
+def _no_early_exit(name: str, run: RunFolder) -> Way:
+    """Return what runs all heads, where no input leaves: what exits cost those whom they do not help."""
+    runner = load(run, policy=nobody_leaves(all_heads_policy(run.n_exits)), executor="onnx")
+    return Way(name, 1 - float(run.trace("test").risk[-1]), lambda raw: runner(runner.prepare(raw)))
+
+
 def section(task: str, found: dict[str, Any]) -> str:
     """Return the best that each way does within each share of the time, and all measurements."""
     place = {name: row and (row["share"]["median"], row["accuracy"]) for name, row in found["rows"].items()}
     best, (larger, smaller, *_) = [], TASKS[task]
+    asked = {float(one[1]) / 100 for name in place if (one := re.search(r", (\d+)%$", name))}
+    shares = [share for share in SHARES if share in asked]
     for name in dict.fromkeys(re.sub(r", \d+%$", "", name) for name in place):
         own = place.get(name)
         within: list[Any] = [None]
-        for share in SHARES:
+        for share in shares:
             fits = own if own and own[0] <= share else within[-1]
             within.append(place.get(f"{name}, {share:.0%}") or fits)
         best.append([name, *map(_cell, (own, *within[1:]))])
     for precision in ("fp32", "int8"):
         small = place.get(f"{smaller}, {precision}", place[f"{smaller}, fp32"])
         times, accuracies = zip(*sorted((small, place[f"{larger}, {precision}"])), strict=True)
-        mixed = [(one, np.interp(one, times, accuracies)) for one in np.minimum(SHARES, times[1])]
+        mixed = [(one, np.interp(one, times, accuracies)) for one in np.minimum(shares, times[1])]
         shown = [_cell(one if one[0] >= times[0] else None) for one in mixed]
         best.append([f"random mixture, {precision}", "-", *shown])
     details = []
@@ -141,7 +168,7 @@ def section(task: str, found: dict[str, Any]) -> str:
 
 {found["n"]:,} test inputs; {found["machine"]["processor"]}, {found["machine"]["cores"]} cores.
 
-{table(("way", "as it is", *(f"within {share:.0%}" for share in SHARES)), best)}
+{table(("way", "as it is", *(f"within {share:.0%}" for share in shares)), best)}
 
 {table(("measured", "accuracy", "ms per input", "of the original model's time"), details)}
 """
@@ -161,7 +188,9 @@ threads, batches of {SIZE}. Every way answers the same {SIZE * BATCHES:,} test i
 answers, in turns. A time is the median over rounds of its ratio to the original fp32 model, with the 10% and 90%
 quantiles. Accuracy is that on all test inputs, which neither fit nor calibrated a policy, with 95% Wilson intervals.
 
-- **exits**: `ex.auto` with `answer="auto"` on the larger model alone, under a budget of 30%, 50% or 70% of the time.
+- **exits**: `ex.auto` with `answer="auto"` on the larger model alone, under a budget of 30%, 50%, 60% or 70% of the
+  time. *Placed by time*: `--exits auto` has chosen their places and sizes. *Fine-tuned*: the network has learned with
+  its heads. *No early exit*: all heads run, and no input leaves.
 - **cascade**: the smaller model with its exits, then the larger one with its exits, under the same budgets; of int8
   models unless int8 costs the larger one a point of accuracy.
 - **random mixture**: the smaller or the larger model, drawn at random, at the time in the column. It is not measured,
