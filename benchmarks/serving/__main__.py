@@ -19,6 +19,7 @@ import os
 import shlex
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,9 +29,11 @@ from benchmarks.serving import loads, overhead, report, single, single_report, t
 from benchmarks.serving.prepared import prepare
 from experiments.pages import RESULTS, kept_numbers, parser
 
+from exeunt._limits import usable_cores
 from exeunt.timing.measuring import describe_machine
 
 PARTS = ("loads", "trouble", "overhead")
+_COUNTED_S = 10.0
 
 
 def processor_times() -> np.ndarray:
@@ -42,6 +45,26 @@ def stolen(before: np.ndarray) -> float:
     """Return the share of the processors' time that the host gave to others, where this machine is a virtual one."""
     passed = processor_times() - before
     return float(passed[7] / passed.sum())
+
+
+def machine_slow() -> float:
+    """Return in which share of ten seconds counting takes more than twice as long as usual, on all cores at once.
+
+    So the machine itself is slow: what the host of a virtual machine takes away is not always told.
+    """
+    cores = usable_cores()
+    with ProcessPoolExecutor(cores) as pool:
+        taken = [np.array(one) for one in pool.map(_counting, range(cores))]
+    return float(np.mean([one[one > 2 * np.median(one)].sum() / one.sum() for one in taken]))
+
+
+def _counting(_: int) -> list[float]:
+    taken, end = [], time.monotonic() + _COUNTED_S
+    while time.monotonic() < end:
+        begun = time.perf_counter()
+        sum(range(50_000))
+        taken.append(time.perf_counter() - begun)
+    return taken
 
 
 def main() -> None:
@@ -69,7 +92,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]), "machine": describe_machine(),
         "seconds": given.seconds, "long_s": loads.LONGER * given.seconds, "settle_s": loads.SETTLE_S,
-        "quantile": loads.QUANTILE,
+        "quantile": loads.QUANTILE, "slow": machine_slow(),
     }  # fmt: skip
     before = processor_times()
 
@@ -111,6 +134,7 @@ def measure_single(given: Any) -> None:
         prepared = prepare(given.runs, folder, given.batch)
         before, began, load = processor_times(), time.monotonic(), os.getloadavg()[0]
         found = {
+            "slow": machine_slow(),
             "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]), "machine": describe_machine(),
             "exits": prepared.exits, "original": prepared.original, "least_accuracy": prepared.least_accuracy,
             "pixels": " x ".join(map(str, prepared.images.shape[1:3])), **single.measure(prepared, given.before),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from benchmarks.serving.prepared import Prepared
 
-SLO_S, QUANTILE = 0.05, 0.999
-LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
+SLO_S, QUANTILE = 0.05, 0.99
+LOADS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Of the original fp32 network's capacity, measured through our server with requests of the same size."""
 TWICE, LONGER = 2.0, 3
 """At this load so many times as long: of ten seconds one request in a thousand is one."""
@@ -73,7 +73,7 @@ def systems(prepared: Prepared, size: int) -> list[System]:
     for precision, run in (("fp32", prepared.fp32), ("int8", prepared.int8)):
         add(f"original model, {precision}", exeunt_server(run, *onnx))
         add(f"original model, {precision}{EACH_CORE}", exeunt_server(run, *onnx, *each_core))
-        add(f"LitServe, {precision}", litserve_server(run, batch=batch), rival=True)
+    add("LitServe, int8", litserve_server(prepared.int8, batch=batch), rival=True)
     command = litserve_server(prepared.int8, batch=batch, workers=usable_cores())
     add(f"LitServe, int8{EACH_CORE}", command, rival=True)
     add(CONTROLLED, exeunt_server(prepared.served, *slo))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.serving.report import slow
 from benchmarks.serving.single import (
     AFTER,
     BARE,
     BARE_WHOLE,
     BEFORE,
+    CAREFUL,
     LITSERVE,
     NETWORK,
     POINTS,
@@ -41,8 +43,9 @@ Made by `{found["command"]}` in {found["minutes"]:.0f} minutes; numbers in [sing
 
 {machine["processor"]}, {machine["cores"]} cores, which the client shares with the server
 (the load average was {found["load_average"]:.1f} before it began); a virtual machine whose host gave
-{found["stolen"]:.1%} of their time to others. PNG images of {found["pixels"]} pixels, decoded with Pillow; *binary*
-is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept connections.
+{found["stolen"]:.1%} of their time to others.{slow(found)} PNG images of {found["pixels"]} pixels, decoded with
+Pillow; *binary* is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept
+connections.
 
 - *{BARE}*: a plain ASGI application on uvicorn (httptools, uvloop) that parses the same requests, decodes the same
   images, and runs no network. *{NETWORK}*: it also runs the cascade in its event loop, on all images that
@@ -95,12 +98,12 @@ def _load(found: dict[str, Any]) -> str:
 
 Share of requests that are answered within 50 ms, by requests a second (files of a form). *Goodput*: the most a second
 that are in time; and with at most one point of accuracy lost, against the fp32 {found["original"]}. The controller does
-not go below an estimated accuracy of {found["least_accuracy"]}.
+not go below an estimated accuracy of {found["least_accuracy"]}, that of *{CAREFUL}* not below {found["careful"]}.
 
 {(chr(10) * 2).join(parts)}
 
 The times above allow a cascade this many times the requests of the int8 network: what *{BARE_WHOLE}*
-takes of forms at {max(RATES):.0f} a second, over what *{NETWORK}* takes.
+takes of forms at {max(RATES):.0f} a second, over what *{NETWORK}* takes. *{AFTER}* is the better of its two rows.
 
 {_arithmetic(found)}"""
 
@@ -115,10 +118,11 @@ def _arithmetic(found: dict[str, Any]) -> str:
         }
         own = [row for row in found["load"] if row["workers"] == workers]
         most = {
-            name: goodput([row for row in own if row["server"] == name], POINTS) for name in (WHOLE, AFTER)
+            name: goodput([row for row in own if row["server"] == name], POINTS)
+            for name in (WHOLE, AFTER, CAREFUL)
         }
         could = ms[BARE_WHOLE] / ms[NETWORK]
-        does = most[AFTER] / most[WHOLE] if most[WHOLE] else math.inf
+        does = max(most[AFTER], most[CAREFUL]) / most[WHOLE] if most[WHOLE] else math.inf
         rows.append([workers, f"{could:.2f}", f"{does:.2f}", f"{does / could:.0%}"])
     return table(("workers", "could", f"{AFTER} / {WHOLE}, with one point lost", "of what it could"), rows)
 
