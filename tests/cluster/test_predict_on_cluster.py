@@ -66,6 +66,7 @@ def test_what_is_connected_stays_connected(cluster):
     assert cluster.is_initialized()
 
 
+@pytest.mark.slow
 def test_columns_of_the_table_come_back(cluster, run, pictures, tmp_path):
     files = sorted(pictures.glob("**/*.*"))[:9]
     cells = [{"bytes": file.read_bytes()} for file in files]

@@ -45,7 +45,7 @@ class Clocked(StagedExecutor):
         return super().run(segment, state, wanted)
 
 
-@pytest.mark.parametrize("batches", [(1, 8), (8,)])
+@pytest.mark.parametrize("batches", [pytest.param((1, 8), marks=pytest.mark.slow), (8,)])
 def test_a_network_is_timed_with_heads_at_all_its_places(monkeypatch, batches):
     monkeypatch.setattr(timed_exits, "_FOR_EXPORT", ("a package that is not there",))
     monkeypatch.setattr(timed_exits, "StagedExecutor", Clocked)

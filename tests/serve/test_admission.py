@@ -168,6 +168,21 @@ def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(r
         assert waiting.recv(1 << 16) == b""
 
 
+def test_a_late_request_whose_body_comes_slowly_is_handled_as_others_are(run, lateness, monkeypatch):
+    monkeypatch.setattr(connection, "_HEADERS_S", 0.3)
+    good = request(json.dumps(ANSWERABLE).encode())
+    with running(run, slo_s=0.3, slow_s=1.0) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address, timeout=20) as slow, socket.create_connection(address) as never:
+            slow.sendall(good[:-9])
+            never.sendall(good[:-9])
+            time.sleep(0.6)
+            lateness[0] = False
+            slow.sendall(good[-9:])
+            assert received(slow, 1) == [200]
+            assert received(never, 1) == [408]
+
+
 def test_the_time_in_which_nothing_is_read_does_not_make_a_request_late(run, monkeypatch):
     came: list[float] = []
     monkeypatch.setattr(InputRoutes, "is_late", lambda _, arrived: not came.append(arrived))

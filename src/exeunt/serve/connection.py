@@ -64,6 +64,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._in_a_row = 0
         super().on_headers_complete()
 
+    def _pass_on(self) -> None:
+        """Pass the request on with what is held of its body: it is not refused, or comes slowly."""
+        body, self._held = bytes(self._held or b""), None
+        self._pass_on_headers()
+        super().on_body(body)
+
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
         if self._held is None:
@@ -74,12 +80,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def on_message_complete(self) -> None:
         """Note when it had come in, or refuse it."""
         if self._held is not None:
-            body, self._held = bytes(self._held), None
-            if (refusal := self.app_state["inputs"].refusal(self.url, body)) is not None:
+            if (refusal := self.app_state["inputs"].refusal(self.url, bytes(self._held))) is not None:
+                self._held = None
                 self._refuse(refusal)
                 return
-            self._pass_on_headers()
-            super().on_body(body)
+            self._pass_on()
         if self.cycle is not None:
             self.cycle.scope["state"]["read"] = self._when_it_came()
         super().on_message_complete()
@@ -143,7 +148,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._bytes += len(data)
         self._watch_headers()
         if self._bytes > _HEADERS_BYTES + (0 if self._held is None else _SMALL):
-            self._close_without_request()
+            self._wait_no_longer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
@@ -167,11 +172,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self._stop("headers")
             self._bytes = 0
         elif "headers" not in self._timers:
-            self._timers["headers"] = self.loop.call_later(_HEADERS_S, self._close_without_request)
+            self._timers["headers"] = self.loop.call_later(_HEADERS_S, self._wait_no_longer)
 
-    def _close_without_request(self) -> None:
+    def _wait_no_longer(self) -> None:
         self._stop("headers")
-        if self.cycle is None or self.cycle.response_complete:
+        if self._held is not None:
+            self._pass_on()
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
     def _stop(self, name: str) -> None:
