@@ -5,7 +5,8 @@
 Five exits; a fifth of the rows leaves at each, by thresholds on the margin. Every number is processor time, the best
 of 15 rounds. Beside it is what the executor itself takes, called on the same rows without an engine, and what the
 arithmetic takes when it is written out for this one policy: no tickets, plans, other policies or failures. Then a
-stream of up to a million rows. Prints the page and writes docs/results/engine-benchmarks.md.
+lone row in one ONNX file, which holds network and policy, and a stream of up to a million rows. Prints the page and
+writes docs/results/engine-benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 from benchmarks.core import best, forget_peak, peak_mib
 from experiments.pages import RESULTS, parser, table, write_page
+from onnx import TensorProto, helper, numpy_helper
 
 from exeunt.calibration import Thresholds, at_least
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.inputs import input_keys
+from exeunt.onnx.model_file import OnnxGraph, join_graphs
+from exeunt.onnx.nested_if import KEY, ModelStage, model_with_policy
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
@@ -104,6 +109,63 @@ def by_hand(batches: list[Any]) -> None:
                 break
 
 
+def stage(exit_: int) -> ModelStage:
+    """Return what `FiveExits` computes for one exit, as an ONNX model."""
+    takes, gives, logits = f"x{exit_}", f"x{exit_ + 1}", f"logits{exit_}"
+    pick, bound, sure = f"pick{exit_}", f"bound{exit_}", f"sure{exit_}"
+    nodes = [
+        helper.make_node("Identity", [takes], [gives]),
+        helper.make_node("MatMul", [takes, pick], [f"first{exit_}"]),
+        helper.make_node("LessOrEqual", [f"first{exit_}", bound], [f"is_{sure}"]),
+        helper.make_node("Cast", [f"is_{sure}"], [sure], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", [sure, f"spread{exit_}"], [logits]),
+    ]
+    weights = {pick: np.eye(8, 1), bound: np.full((1, 1), exit_ + HALF), f"spread{exit_}": 9 * np.eye(1, 10)}
+    ins, outs = [(takes, 8)], [(gives, 8), (logits, 10)]
+    graph = helper.make_graph(
+        nodes,
+        "stage",
+        *(
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", k]) for name, k in some]
+            for some in (ins, outs)
+        ),
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()],
+    )
+    return ModelStage(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), logits
+    )
+
+
+def in_one_file(single: Sequence[Any]) -> tuple[float, float]:
+    """Return seconds that a lone row takes in one file with the policy, and in the stages alone up to its exit."""
+    stages, options = [stage(exit_) for exit_ in range(M)], onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+
+    def session(model: bytes) -> Any:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    graphs = [OnnxGraph.read(one.model.SerializeToString()) for one in stages]
+    alone = [
+        session(join_graphs(graphs[: exit_ + 1]).model([one.logits for one in stages[: exit_ + 1]]))
+        for exit_ in range(M)
+    ]
+    whole = session(model_with_policy(stages, policy()).SerializeToString())
+    given = [({"x0": one}, {"x0": one, KEY: np.array([i], np.uint64)}) for i, one in enumerate(single)]
+    for one, (_, keyed) in zip(single, given, strict=True):
+        if whole.run(["exit"], keyed)[0][0] != one[0, 0]:
+            raise ValueError(f"{one[0, 0]:g} should be its exit")
+
+    def with_policy() -> None:
+        for _, keyed in given:
+            whole.run(None, keyed)
+
+    def without() -> None:
+        for one, (plain, _) in zip(single, given, strict=True):
+            alone[int(one[0, 0])].run(None, plain)
+
+    return best(with_policy, ROUNDS) / len(single), best(without, ROUNDS) / len(single)
+
+
 def waiting(rows: int) -> float:
     """Return seconds a call takes beside this many rows of tickets of their own that wait at the last exit."""
     engine = Engine(FiveExits(), policy(), min_batch=(1, 1, 1, 1, 10**9))
@@ -154,6 +216,7 @@ def main() -> None:
         calls = (call, partial(bare, batches), partial(by_hand, batches))
         rows.append([name, *(f"{1e6 * best(one, ROUNDS) / ROWS:.1f}" for one in calls)])
     machine = describe_machine()
+    whole, alone = in_one_file(single)
     few, many = waiting(10), waiting(10_000)
     columns = ("rows come as", "microseconds a row", "the executor", "executor and arithmetic by hand")
     text = f"""# What the engine takes
@@ -164,6 +227,9 @@ written for this one policy and an executor that never fails: keys, probabilitie
 NumPy, without an engine.
 
 {table(columns, rows)}
+
+One row at a time in one ONNX file that holds the same network and policy: {1e6 * whole:.1f} microseconds a row, of
+which the stages alone, up to the row's exit, take {1e6 * alone:.1f}. To decide takes {1e6 * (whole - alone):.0f}.
 
 A request of one row takes {1e6 * few:.0f} microseconds beside 10 tickets that wait, and {1e6 * many:.0f} beside 10,000
 ({many / few:.2f} times as long).
