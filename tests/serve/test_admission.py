@@ -173,7 +173,10 @@ def test_a_late_request_whose_body_comes_slowly_is_handled_as_others_are(run, la
     good = request(json.dumps(ANSWERABLE).encode())
     with running(run, slo_s=0.3, slow_s=1.0) as server:
         address = ("127.0.0.1", server.port)
-        with socket.create_connection(address, timeout=20) as slow, socket.create_connection(address) as never:
+        with (
+            socket.create_connection(address, timeout=20) as slow,
+            socket.create_connection(address) as never,
+        ):
             slow.sendall(good[:-9])
             never.sendall(good[:-9])
             time.sleep(0.6)
