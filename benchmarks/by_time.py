@@ -143,8 +143,7 @@ def section(task: str, found: dict[str, Any]) -> str:
     """Return the best that each way does within each share of the time, and all measurements."""
     place = {name: row and (row["share"]["median"], row["accuracy"]) for name, row in found["rows"].items()}
     best, (larger, smaller, *_) = [], TASKS[task]
-    asked = {float(one[1]) / 100 for name in place if (one := re.search(r", (\d+)%$", name))}
-    shares = [share for share in SHARES if share in asked]
+    shares = [share for share in SHARES if any(name.endswith(f", {share:.0%}") for name in place)]
     for name in dict.fromkeys(re.sub(r", \d+%$", "", name) for name in place):
         own = place.get(name)
         within: list[Any] = [None]

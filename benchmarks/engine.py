@@ -18,10 +18,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from benchmarks.core import best, forget_peak, peak_mib
+from benchmarks.runtime.one_file import session
 from experiments.pages import RESULTS, parser, table, write_page
-from onnx import TensorProto, helper, numpy_helper
+from onnx.parser import parse_model
 
 from exeunt.calibration import Thresholds, at_least
 from exeunt.engine.engine import Engine
@@ -109,47 +109,30 @@ def by_hand(batches: list[Any]) -> None:
                 break
 
 
-def stage(exit_: int) -> ModelStage:
-    """Return what `FiveExits` computes for one exit, as an ONNX model."""
-    takes, gives, logits = f"x{exit_}", f"x{exit_ + 1}", f"logits{exit_}"
-    pick, bound, sure = f"pick{exit_}", f"bound{exit_}", f"sure{exit_}"
-    nodes = [
-        helper.make_node("Identity", [takes], [gives]),
-        helper.make_node("MatMul", [takes, pick], [f"first{exit_}"]),
-        helper.make_node("LessOrEqual", [f"first{exit_}", bound], [f"is_{sure}"]),
-        helper.make_node("Cast", [f"is_{sure}"], [sure], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", [sure, f"spread{exit_}"], [logits]),
-    ]
-    weights = {pick: np.eye(8, 1), bound: np.full((1, 1), exit_ + HALF), f"spread{exit_}": 9 * np.eye(1, 10)}
-    ins, outs = [(takes, 8)], [(gives, 8), (logits, 10)]
-    graph = helper.make_graph(
-        nodes,
-        "stage",
-        *(
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", k]) for name, k in some]
-            for some in (ins, outs)
-        ),
-        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()],
-    )
-    return ModelStage(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), logits
-    )
+def stage(k: int) -> ModelStage:
+    """Return what `FiveExits` computes for exit k, as an ONNX model."""
+    model = parse_model(f"""<ir_version: 9, opset_import: ["": 18]>
+        stage (float[n, 8] x{k}) => (float[n, 8] x{k + 1}, float[n, 10] logits{k})
+        <float[8, 1] pick = {{1, 0, 0, 0, 0, 0, 0, 0}}, float[1, 1] bound{k} = {{{k + HALF}}},
+         float[1, 10] spread = {{9, 0, 0, 0, 0, 0, 0, 0, 0, 0}}> {{
+            x{k + 1} = Identity (x{k})
+            first{k} = MatMul (x{k}, pick)
+            is_sure{k} = LessOrEqual (first{k}, bound{k})
+            sure{k} = Cast <to = 1> (is_sure{k})
+            logits{k} = MatMul (sure{k}, spread)
+        }}""")
+    return ModelStage(model, f"logits{k}")
 
 
 def in_one_file(single: Sequence[Any]) -> tuple[float, float]:
     """Return seconds that a lone row takes in one file with the policy, and in the stages alone up to its exit."""
-    stages, options = [stage(exit_) for exit_ in range(M)], onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-
-    def session(model: bytes) -> Any:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
+    stages = [stage(k) for k in range(M)]
     graphs = [OnnxGraph.read(one.model.SerializeToString()) for one in stages]
     alone = [
-        session(join_graphs(graphs[: exit_ + 1]).model([one.logits for one in stages[: exit_ + 1]]))
-        for exit_ in range(M)
+        session(join_graphs(graphs[: k + 1]).model([one.logits for one in stages[: k + 1]]), threads=1)
+        for k in range(M)
     ]
-    whole = session(model_with_policy(stages, policy()).SerializeToString())
+    whole = session(model_with_policy(stages, policy()).SerializeToString(), threads=1)
     given = [({"x0": one}, {"x0": one, KEY: np.array([i], np.uint64)}) for i, one in enumerate(single)]
     for one, (_, keyed) in zip(single, given, strict=True):
         if whole.run(["exit"], keyed)[0][0] != one[0, 0]:

@@ -14,7 +14,7 @@ from benchmarks.serving.servers import Running, exeunt_server, litserve_server, 
 from exeunt._limits import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from benchmarks.serving.prepared import Prepared
@@ -23,7 +23,9 @@ SLO_S, QUANTILE = 0.05, 0.99
 LOADS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Of the original fp32 network's capacity, measured through our server with requests of the same size."""
 TWICE, LONGER = 2.0, 3
-"""At this load so many times as long: of ten seconds one request in a thousand is one."""
+"""At this load so many times as long, since it is what is quoted."""
+POINTS = 1.0
+"""Of accuracy that may be lost."""
 HOPELESS = 0.01
 """Higher loads are left out once less than this share was answered in time at two loads, the last at least 1."""
 BURSTY = (0.3, 1.0)
@@ -191,6 +193,15 @@ def bursty(rate: float, seconds: float) -> np.ndarray:
 
 
 ARRIVALS = {"Poisson": poisson, "bursty": bursty}
+
+
+def goodput(rows: Iterable[dict[str, Any]], points: float = np.inf) -> float:
+    """Return the most rows a second that were answered in time, where at most so many points of accuracy are lost.
+
+    Loads that were chosen as multiples of a goodput ("times") do not count.
+    """
+    kept = [row["goodput"] for row in rows if "times" not in row and (row["points_lost"] or 0.0) <= points]
+    return max(kept, default=0.0)
 
 
 def summary(prepared: Prepared, found: Answers, size: int, since: float, until: float) -> dict[str, Any]:

@@ -29,8 +29,10 @@ CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
 """Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
 """So many budgets lie evenly between what the first exit takes and this share of the original int8 network's time."""
-GIVEN_UP = 0.021
-"""The server takes the budget no lower than where so much of the original model's accuracy is lost, as estimated."""
+GIVEN_UP = 2.1
+"""The server takes the budget no lower than where so many points of the original model's accuracy are lost, as
+estimated.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ class Prepared:
     @property
     def least_accuracy(self) -> str:
         """The accuracy below which the server does not go."""
-        return f"{self.whole.mean() - GIVEN_UP:.1%}"
+        return f"{self.accuracy_less(GIVEN_UP):.1%}"
+
+    def accuracy_less(self, points: float) -> float:
+        """Return the accuracy of the original fp32 model, less so many points."""
+        return float(self.whole.mean()) - points / 100
 
     def accuracies(
         self, which: np.ndarray, labels: list[np.ndarray], size: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving.loads import CONTROLLED, EACH_CORE
+from benchmarks.serving.loads import CONTROLLED, EACH_CORE, POINTS, goodput
 from experiments.pages import Curve, Panel, draw_panels, table, write_page
 
 from exeunt.confidence_intervals import wilson_interval
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Rows = list[dict[str, Any]]
-SLO_MS, POINTS = 50, 1.0
+SLO_MS = 50
 FIRST = "original model, fp32"
 DRAWN = (f"{CONTROLLED}{EACH_CORE}", f"original model, int8{EACH_CORE}", "LitServe, int8", FIRST)
 TROUBLES = {
@@ -49,8 +49,10 @@ def slow(found: dict[str, Any]) -> str:
     """Return the sentence on how slow the machine itself was, if that was measured."""
     if "slow" not in found:
         return ""
-    return f"""
-Before that, loops that only count took more than twice as long as usual in {found["slow"]:.1%} of ten seconds."""
+    share = f"{found['slow']:.1%} of ten seconds"
+    return (
+        f" Before the measurement, loops that only count\ntook more than twice as long as usual in {share}."
+    )
 
 
 def _introduction(found: dict[str, Any]) -> str:
@@ -64,11 +66,13 @@ def _introduction(found: dict[str, Any]) -> str:
 Made by `{found["command"]}`; numbers in [results.json](results.json).
 
 {machine["processor"]}, {machine["cores"]} cores, which the client shares with the server; a virtual machine whose
-host gave {found["stolen"]:.1%} of their time to others meanwhile.{slow(found)} Test images, {found["pixels"]} raw
-pixels, that neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. The rate of *bursty*
-arrivals changes between a quarter and seven quarters of its mean every half second. A latency counts from the time at
-which a request was due, whether or not the client could send it then. The first {found["settle_s"]:g} s at each load
-are not counted, the next {found["seconds"]:g} s are, {found["long_s"]:g} s at twice the capacity.
+host gave {found["stolen"]:.1%} of their time to others meanwhile.{slow(found)}
+
+Test images, {found["pixels"]} raw pixels, that
+neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. The rate of *bursty* arrivals
+changes between a quarter and seven quarters of its mean every half second. A latency counts from the time at which a
+request was due, whether or not the client could send it then. The first {found["settle_s"]:g} s at each load are not
+counted, the next {found["seconds"]:g} s are, {found["long_s"]:g} s at twice the capacity.
 
 - *original model*: `exeunt serve` with dynamic batching of the original {original}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session, with one API server process and one worker process
@@ -129,7 +133,7 @@ def _summary(rows: Rows) -> list[str]:
     return [
         *([f"{kept['load']:g}", f"{kept['goodput']:.0f}"] if kept else ["none", "-"]),
         *([f"{right['load']:g}", f"{right['goodput']:.0f}"] if right else ["none", "-"]),
-        f"{max((row['goodput'] for row in at.values() if (row['points_lost'] or 0.0) <= POINTS), default=0):.0f}",
+        f"{goodput(at.values(), POINTS):.0f}",
         _number(at[0.7]["p50_ms"], ".1f") if 0.7 in at else "-",
         *([f"{twice['in_time']:.2%}", _number(twice["points_lost"], ".2f")] if twice else ["-", "-"]),
     ]

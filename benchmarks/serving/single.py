@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from benchmarks.serving import wire
 from benchmarks.serving.client import Answers, Asked, answers
-from benchmarks.serving.loads import QUANTILE, READY, READY_LITSERVE, SLO_S, asked, poisson, summary
+from benchmarks.serving.loads import (
+    POINTS,
+    QUANTILE,
+    READY,
+    READY_LITSERVE,
+    SLO_S,
+    asked,
+    goodput,
+    poisson,
+    summary,
+)
 from benchmarks.serving.servers import Running, bare_server, exeunt_server, litserve_server, running
 from PIL import Image
 
@@ -36,8 +46,6 @@ LOADS = (300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 1000.0, 1200.0, 1500.0, 1800.
 LEAST = 2000
 """Requests at each load, so that the points of accuracy lost are not those of a few images."""
 BEYOND, BEYOND_S = (1.5, 3.0), 4.0
-POINTS = 1.0
-"""Of accuracy: processor time is measured under the cheapest policy that loses no more, as estimated."""
 SETTLE_S, HOPELESS = 1.0, 0.1
 _CONNECTIONS, _GIVE_UP_S = 256, 2.0
 
@@ -53,27 +61,25 @@ class Server:
 
 
 def measure(prepared: Prepared, source: Path | None) -> dict[str, Any]:
-    """Return what each server takes and answers. `source`: another checkout, measured as "before"."""
+    """Return what each server takes and answers. `source`: another checkout, measured as "before".
+
+    Processor time is measured under the cheapest policy that loses at most `POINTS`, as estimated.
+    """
     files = {kind: _bodies(prepared, kind, make) for kind, make in KINDS.items()}
-    least = least_accuracy(prepared)
+    least = prepared.accuracy_less(POINTS)
     accuracy = load_run(Settings(run=prepared.served, threads=1)).accuracy
     budget = next(
         (name for name, estimate in accuracy.items() if (estimate or 0.0) >= least), list(accuracy)[-1]
     )
     found: dict[str, Any] = {
         "policy": budget,
-        "careful": f"{least_accuracy(prepared):.1%}",
+        "careful": f"{least:.1%}",
         "processor": [
             row for workers in WORKERS for row in _processor(prepared, source, files, workers, budget)
         ],
         "load": [row for workers in WORKERS for row in _rising(prepared, source, files["form"], workers)],
     }
     return found
-
-
-def least_accuracy(prepared: Prepared) -> float:
-    """Return the accuracy of the original fp32 model less `POINTS`."""
-    return float(prepared.whole.mean()) - POINTS / 100
 
 
 def _bodies(prepared: Prepared, kind: str, make: Callable[[Any], bytes]) -> Path:
@@ -162,7 +168,7 @@ def _rising(prepared: Prepared, source: Path | None, form: Path, workers: int) -
     if source is not None:
         servers.append(Server(BEFORE, _ours(prepared.served, workers, *least, source=source), form))
     servers.append(Server(AFTER, _ours(prepared.served, workers, *least), form))
-    at_most = ("--min-accuracy", f"{least_accuracy(prepared):.1%}")
+    at_most = ("--min-accuracy", f"{prepared.accuracy_less(POINTS):.1%}")
     servers.append(Server(CAREFUL, _ours(prepared.served, workers, *at_most), form))
     rows = []
     for one in servers:
@@ -196,9 +202,3 @@ def _loaded(
                                         "refused", "p50_ms", "client_cores")}, flush=True)  # fmt: skip
     time.sleep(1.0)
     return row
-
-
-def goodput(rows: Sequence[dict[str, Any]], points: float = np.inf) -> float:
-    """Return the most requests a second that were answered in time, where so many points of accuracy are lost."""
-    kept = [row["goodput"] for row in rows if "times" not in row and (row["points_lost"] or 0.0) <= points]
-    return max(kept, default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.serving.loads import POINTS, goodput
 from benchmarks.serving.report import slow
 from benchmarks.serving.single import (
     AFTER,
@@ -14,10 +15,8 @@ from benchmarks.serving.single import (
     CAREFUL,
     LITSERVE,
     NETWORK,
-    POINTS,
     RATES,
     WHOLE,
-    goodput,
 )
 from experiments.pages import table, write_page
 
@@ -43,9 +42,10 @@ Made by `{found["command"]}` in {found["minutes"]:.0f} minutes; numbers in [sing
 
 {machine["processor"]}, {machine["cores"]} cores, which the client shares with the server
 (the load average was {found["load_average"]:.1f} before it began); a virtual machine whose host gave
-{found["stolen"]:.1%} of their time to others.{slow(found)} PNG images of {found["pixels"]} pixels, decoded with
-Pillow; *binary* is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept
-connections.
+{found["stolen"]:.1%} of their time to others.{slow(found)}
+
+PNG images of {found["pixels"]} pixels, decoded with Pillow; *binary*
+is the Open Inference Protocol with raw pixels. Arrivals are Poisson, from an open-loop client on kept connections.
 
 - *{BARE}*: a plain ASGI application on uvicorn (httptools, uvloop) that parses the same requests, decodes the same
   images, and runs no network. *{NETWORK}*: it also runs the cascade in its event loop, on all images that

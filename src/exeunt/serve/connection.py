@@ -80,7 +80,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def on_message_complete(self) -> None:
         """Note when it had come in, or refuse it."""
         if self._held is not None:
-            if (refusal := self.app_state["inputs"].refusal(self.url, bytes(self._held))) is not None:
+            if (refusal := self.app_state["inputs"].refusal(self.url, self._held)) is not None:
                 self._held = None
                 self._refuse(refusal)
                 return

@@ -94,7 +94,7 @@ class InputRoutes:
         """Whether a request that came at this time is refused, unless it has a deadline of its own."""
         return self._service().is_late(arrived)
 
-    def refusal(self, url: bytes, body: bytes) -> bytes | None:
+    def refusal(self, url: bytes, body: bytes | bytearray) -> bytes | None:
         """Return the body of the answer to a request that is late; None if it must be handled all the same.
 
         Where nearly all are refused, this takes a fraction of the time that `__call__` does.
@@ -125,7 +125,7 @@ class InputRoutes:
         return await in_thread_if_large(exchange.written, len(response.answers), response)
 
 
-def _has_own_deadline(query: bytes, body: bytes) -> bool:
+def _has_own_deadline(query: bytes, body: bytes | bytearray) -> bool:
     return any(name in query or name in body for name in _OWN_DEADLINE)
 
 
