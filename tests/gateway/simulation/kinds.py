@@ -1,0 +1,83 @@
+"""Kinds of requests: what the models would say to one is drawn from its kind, so the truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+FINITE = 1_000_000_000
+"""Prompts from this number on come again and again; all others are asked once."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Requests that are alike. A unit of them is a conversation of `turns`, or `requests` of one user.
+
+    `share`: of the units. `sure`: how often the small model is sure of its answer. `wrong`: how often it is wrong where
+    it is sure, and where it is not. `letters`: of a question. `tokens`: of an answer. `seconds`: until the small and the
+    large model answer. `prompts`: from how many a request is drawn, by Zipf's law; 0 where no prompt comes twice.
+    `turns`, `requests`: the fewest and the most. `gap`: seconds between requests of a unit, on average. `user`: whether
+    requests name one: "" names nobody, "new" a user for each unit, "known" one of `users`. `client`: whose key it is.
+    `hours`: of the day in which units begin.
+    """
+
+    share: float = 1.0
+    sure: float = 0.8
+    wrong: tuple[float, float] = (0.02, 0.6)
+    letters: int = 120
+    tokens: int = 40
+    seconds: tuple[float, float] = (0.5, 2.0)
+    prompts: int = 0
+    turns: tuple[int, int] = (1, 1)
+    requests: tuple[int, int] = (1, 1)
+    gap: float = 20.0
+    user: str = ""
+    users: int = 0
+    client: str = "shop"
+    tools: bool = False
+    hours: tuple[int, int] = (0, 24)
+
+
+class Saying(NamedTuple):
+    """What the models say to a prompt. `wrong`: whether the small model is; `expected`: how often it would be, over all
+    prompts that are drawn as this one was. `score`: the small model's log-probability. `kind`: its place in the world.
+    """
+
+    prompt: int
+    kind: int
+    wrong: bool
+    expected: float
+    score: float
+    tokens: int
+    seconds: tuple[float, float]
+
+
+def drawn(kind: Kind, place: int, prompt: int, rng: np.random.Generator) -> Saying:
+    """Return what is said to a prompt that was never asked before, or is one of the kind's own."""
+    finite = prompt >= FINITE
+    lot = rng.random(4)
+    sure = bool(lot[0] < kind.sure)
+    expected = kind.wrong[0 if sure else 1]
+    wrong = bool(lot[1] < expected)
+    score = -0.1 * lot[2] if sure else -1.0 - lot[2]
+    tokens = max(1, round(kind.tokens * (0.5 + lot[3])))
+    # Of a prompt that comes again nothing is left to chance.
+    return Saying(prompt, place, wrong, float(wrong) if finite else expected, score, tokens, kind.seconds)
+
+
+def question(saying: Saying, letters: int) -> str:
+    """Return the text of a prompt. The provider knows it by its number."""
+    return f"{saying.prompt} ".ljust(letters, "x")
+
+
+def answer(saying: Saying, wrong: bool) -> str:
+    """Return what a model says; a wrong answer is as long as a right one."""
+    return f"{'wrong' if wrong else 'right'} {saying.prompt}"
+
+
+def zipf(n: int, exponent: float = 1.0) -> np.ndarray:
+    """Return Zipf frequencies of n prompts."""
+    frequencies = np.arange(1, n + 1) ** -exponent
+    return frequencies / frequencies.sum()

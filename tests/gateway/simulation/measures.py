@@ -1,0 +1,103 @@
+"""What is written down of a world: what was printed or promised, and what is true."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from tests.gateway.simulation.drive import Drive, Outcome
+from tests.gateway.simulation.sides import Found
+from tests.gateway.simulation.worlds import Event, Look, World
+
+
+def measured(drive: Drive) -> dict[str, Any]:
+    """Return the raw numbers of a world, JSON-able."""
+    return {
+        "requests": len(drive.outcomes),
+        "days": drive.clock.passed / 86_400,
+        "looks": _looks(drive),
+        "alarms": [asdict(alarm) for alarm in drive.alarms],
+        "compared": drive.side.compared,
+        "included": _included(drive),
+        "live": _live(drive),
+        "private": _private(drive),
+        "units": _units(drive),
+    }
+
+
+def _looks(drive: Drive) -> list[dict[str, Any]]:
+    population: dict[bool, list[Event]] = {}
+    made = []
+    for look, found, told in drive.looks:
+        drifted = drive.world.drift_at is not None and look.at > drive.world.drift_at
+        line = {**look._asdict(), **told, "name": found.name, "more": found.more}
+        if found.name:
+            if drifted not in population:
+                population[drifted] = drive.world.population(drifted=drifted)
+            line |= _true(drive, found, population[drifted])
+        else:
+            line["said"] = found.said[:300]
+        made.append(line)
+    return made
+
+
+def _true(drive: Drive, found: Found, population: list[Event]) -> dict[str, Any]:
+    true = drive.side.truth(found, population)
+    printed = None if found.printed is None else asdict(found.printed)
+    return {"printed": printed, "loss": true.loss, "cost": true.cost, "reference": true.reference}
+
+
+def _lost(outcome: Outcome) -> bool:
+    return outcome.model == "small" and outcome.event.saying.wrong
+
+
+def _loss(outcomes: list[Outcome]) -> float | None:
+    return sum(map(_lost, outcomes)) / len(outcomes) if outcomes else None
+
+
+def _live(drive: Drive) -> dict[str, Any] | None:
+    """Return the bill since a policy was chosen first: what is printed as saved and lost, and what the provider says."""
+    if not drive.used:
+        return None
+    outcomes = drive.outcomes[drive.used[0] :]
+    before, spent = drive.snapshots[0], drive.provider.spent
+    earlier = _reference_alone(drive.world, drive.outcomes[: drive.used[0]])
+    alone = _reference_alone(drive.world, outcomes)
+    bill = drive.side.bill()
+    return {
+        "requests": len(outcomes), "by_policy": sum(one.by_policy for one in outcomes), "loss": _loss(outcomes),
+        "reference_alone": alone, "spent": spent - before, "answers": sum(one.cost for one in outcomes),
+        "spent_before": before, "reference_alone_before": earlier,
+        "printed_saved": bill.get("saved"), "printed_lost": bill.get("lost"), "printed_cost": bill.get("cost"),
+        "printed_requests": bill.get("n"),
+    }  # fmt: skip
+
+
+def _reference_alone(world: World, outcomes: list[Outcome]) -> float:
+    return sum(world.costs(one.event)[1] for one in outcomes)
+
+
+def _included(drive: Drive) -> list[dict[str, Any]]:
+    """Return, by kind of request, how many came before a policy answered, and how many of these were compared."""
+    before = drive.outcomes[: drive.used[0] if drive.used else None]
+    made: dict[int, list[int]] = {}
+    for one in before:
+        counts = made.setdefault(one.event.saying.kind, [0, 0])
+        counts[0] += 1
+        counts[1] += len(drive.provider.asked[one.event.saying.prompt]) > 1
+    return [{"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())]
+
+
+def _private(drive: Drive) -> dict[str, Any]:
+    """Return what became of requests of clients who refuse comparison."""
+    since = drive.outcomes[drive.used[0] :] if drive.used else []
+    own = [one for one in since if one.event.client in drive.world.private]
+    compared = sum(len(drive.provider.asked[one.event.saying.prompt]) > 1 for one in own)
+    return {"requests": len(own), "by_policy": sum(one.by_policy for one in own), "loss": _loss(own), "compared": compared}
+
+
+def _units(drive: Drive) -> dict[str, int]:
+    """Return how many users and units there have been."""
+    events = [one.event for one in drive.outcomes]
+    users = {event.user for event in events if event.user}
+    return {"users": len(users), "units": len({event.unit for event in events})}

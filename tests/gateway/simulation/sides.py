@@ -1,0 +1,91 @@
+"""What both sides of a comparison, the gateway before and after, tell of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from tests.gateway.simulation.worlds import Event, Look, World
+
+from exeunt.gateway.chat_request import ChatRequest
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What is printed of a policy: the mean loss, what is saved of the reference's cost, and by whom requests are
+    answered; the notes; with which probability the budget is kept, and the budget in US dollars for a request.
+    """
+
+    loss: float
+    saved: float
+    saved_interval: Sequence[float]
+    shares: dict[str, float]
+    notes: list[str]
+    probability: float | None = None
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look has found. `name`: of the policy that is certified; "" for none. `more`: about how many units more it
+    would take, if that is said.
+    """
+
+    name: str = ""
+    printed: Printed | None = None
+    said: str = ""
+    more: int | None = None
+    policy: Any = field(default=None, repr=False)
+
+
+class Truth(NamedTuple):
+    """The mean loss per request over all requests; the mean cost in US dollars, and that of the reference alone."""
+
+    loss: float
+    cost: float
+    reference: float
+
+
+class Side(Protocol):
+    """A gateway in a world."""
+
+    name: str
+
+    def __init__(self, world: World, file: Path) -> None: ...
+    async def answer(self, request: ChatRequest, client: str) -> Any: ...
+    async def settle(self) -> None: ...
+    async def advance(self) -> None: ...
+    def look(self, look: Look) -> Found: ...
+    def use(self, found: Found) -> None: ...
+    @property
+    def answers(self) -> bool: ...
+    @property
+    def alarms(self) -> list[str]: ...
+    def bill(self) -> dict[str, Any]: ...
+    @property
+    def compared(self) -> dict[str, int]: ...
+    async def close(self) -> None: ...
+    def truth(self, found: Found, population: list[Event]) -> Truth: ...
+
+
+def config_text(world: World, **more: str) -> str:
+    """Return the file of a world's gateway."""
+    logprobs = "true" if world.scored else "false"
+    price = [f"{{input: {price}, output: {4 * price}}}" for price in world.prices]
+    entries = {
+        "providers": "{one: {base_url: 'http://provider.invalid/v1'}}",
+        "models": (
+            f"{{small: {{provider: one, price: {price[0]}, max_tokens: 300, logprobs: {logprobs}}},"
+            f" large: {{provider: one, price: {price[1]}, max_tokens: 300, tools: true}}}}"
+        ),
+        "reference": "large",
+        "shadow": (
+            f"{{models: [small], share: {world.share}, audit: {world.audit}, spend: '{world.money}', "
+            "grader: 'tests.gateway.simulation.grading:grade'}"
+        ),
+        "run_length": f"{world.run_length:g}",
+        **more,
+    }
+    return "\n".join(f"{name}: {value}" for name, value in entries.items())
