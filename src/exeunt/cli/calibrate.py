@@ -53,13 +53,13 @@ def calibrate(
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen.
 
-    RUN may be the folder of a gateway: then its records certify a policy.
+    RUN may be the folder of a gateway: then it shows what that has certified.
     """
     from exeunt.gateway.folder import is_gateway
 
     if is_gateway(path):
-        kept = rule, replace(options, seed=_Options.seed, labels=None), execution
-        calibrate_gateway(path, guarantee, options.seed, labels=options.labels, others=changed(*kept))
+        kept = rule, replace(options, labels=None), execution
+        calibrate_gateway(path, guarantee, labels=options.labels, others=changed(*kept))
     elif options.labels is not None:
         raise InputError("--labels are of answers of a gateway: leave it out, a run has labels of its own")
     else:

@@ -102,10 +102,12 @@ def gateway(
 def _print_to_label(folder: Path, n: int) -> None:
     from exeunt.gateway.folder import GatewayModels
     from exeunt.gateway.labels import to_label
-    from exeunt.gateway.recorded_trace import read_trace
+    from exeunt.stream.records import COMPARED, Records
 
     models = GatewayModels.read(folder)
-    for line in to_label(read_trace(folder, models).records, models.reference, n):
+    with closing(Records(folder)) as records:
+        compared = records.read("compared = ?", (COMPARED,))
+    for line in to_label(compared, models.reference, n):
         echo(line)
 
 
@@ -120,12 +122,13 @@ def _allowed(client: Client, config: GatewayConfig) -> str:
 
 
 def _forget(folder: Path, keys: Keys, name: str) -> None:
-    from exeunt.gateway.records import Records, forget_client
+    from exeunt.gateway.forgetting import forget_client
+    from exeunt.stream.records import Records
 
     with closing(Records(folder)) as records:
         key, removed, policies = forget_client(name, keys, records)
     echo(f"{name}: {'the key and ' if key else ''}{counted(removed, 'record')} removed")
     if policies:
         echo(
-            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: calibrate again"
+            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: later proposals bring others"
         )

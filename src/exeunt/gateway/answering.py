@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from exeunt.errors import InputError
+from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES
@@ -18,11 +18,26 @@ from exeunt.live.live_cascade import short_of_money as not_admitted
 from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
-SCORE, FAILURE, REQUEST, MONEY = REASONS = ("score", "failure", "request", "money")
-"""Why further or other models were asked: a score did not suffice, a model gave no answer, the policy's models do not
-take the request, or money for a model was short."""
+SCORE, FAILURE, MONEY = ("score", "failure", "money")
+"""Why further or other models were asked: a score did not suffice, a model gave no answer, or money for it was short."""
+REQUEST, UNIT, CLIENT = ("request", "unit", "client")
+"""Why the reference was asked and not the policy: one of its models does not take the request, or it may cost too much;
+it is a later one of its unit, or in none; or its client is not compared."""
+REASONS = (SCORE, FAILURE, MONEY, REQUEST, UNIT, CLIENT)
 _STOPPED = " is stopped: "
 _CLIENTS_FAULT = re.compile(r"status (400|404|413|422)\b")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a watch is told of a request: the exit, the policy's score there and at the first exit, and the number that
+    breaks ties.
+    """
+
+    exit: int
+    score: float | None
+    first_score: float | None
+    tie: float
 
 
 @dataclass(frozen=True)
@@ -30,9 +45,7 @@ class Answered:
     """What became of a request. `reply`: None if no model answered. `replies`: of the models that were asked.
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
-    that was asked. `decided`: whether the policy alone decided; False where failures or money did, or where its models
-    do not take the request. `seen`: the exit, the policy's score there and at the first exit, and the number that
-    breaks ties, for a watch.
+    that was asked. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
     """
 
     reply: ChatReply | None
@@ -41,7 +54,7 @@ class Answered:
     cost: float
     replies: Mapping[str, Reply] = field(default_factory=dict)
     decided: bool = False
-    seen: tuple[int, float | None, float | None, float] | None = None
+    seen: Seen | None = None
 
     @property
     def why(self) -> str:
@@ -51,14 +64,12 @@ class Answered:
 
     @property
     def escalated(self) -> str:
-        """Why further or other models were asked than the policy's first: one of `REASONS`; "" if none were."""
+        """Why further or other models were asked than the first: "score", "failure" or "money"; "" if none were."""
         failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
         if failed:
             return MONEY if all(map(short_of_money, failed)) else FAILURE
         if self.policy in ("", REFERENCE):
             return ""
-        if not self.decided:
-            return REQUEST
         return SCORE if len(self.replies.keys() - {FEATURES}) > 1 else ""
 
     @property
@@ -74,25 +85,37 @@ class Answered:
 
 @dataclass(frozen=True)
 class Active:
-    """The policy that answers. `cascade`: None for the reference alone."""
+    """The policy that answers. `cascade`: None for the reference alone. `rows`: how many requests of a unit it answers.
+    `max_loss`: what was promised of it; None if nothing was.
+    """
 
     name: str
     policy: Policy | None
     cascade: LiveCascade | None
+    rows: int = 0
+    max_loss: float | None = None
 
 
 def active_policy(
     name: str, policy: Policy | None, models: Mapping[str, ChatModel], features: FeatureModel | None
 ) -> Active:
-    """Return a policy, ready to be asked by it. Raises InputError for one of other models."""
+    """Return a policy, ready to be asked by it. Raises InputError for one of other models, ArtefactError for one that
+    was certified before there were units.
+    """
     if policy is None:
         return Active(REFERENCE, None, None)
+    if "gateway" not in policy.notes:
+        raise ArtefactError(
+            f"policy {name} was certified for records in any order and not for units of requests, so it must be "
+            "certified again: give the file a promise, and the gateway does"
+        )
+    about = policy.notes["gateway"]
     known: dict[str, LiveModel] = {**models}
     asked = [one for one in policy.models if one not in known]
     if asked and features is None:
         raise InputError(f"policy {name!r} asks {asked[0]!r}, and the gateway has {', '.join(known)}")
     known |= dict.fromkeys(asked, features)  # type: ignore[arg-type]
-    return Active(name, policy, LiveCascade(known, policy))
+    return Active(name, policy, LiveCascade(known, policy), int(about["rows"]), about["max_loss"])
 
 
 class Answering:
@@ -112,7 +135,7 @@ class Answering:
 
         `key`: of the request's content, breaks ties. Raises InputError for a request that none of them takes.
         """
-        if active.cascade is None or self.refused_by(active, request):
+        if active.cascade is None:
             return await self._first_that_answers(active, {}, request, ledger)
         (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
         failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
@@ -120,17 +143,12 @@ class Answering:
         # An earlier answer cannot go on from where a later one was cut off.
         cut_off = request.sink is not None and request.sink.cut_off
         if said.given_by and not cut_off:
-            seen = None if said.tie is None else (said.exit, said.score, said.first_score, said.tie)
+            seen = None if said.tie is None else Seen(said.exit, said.score, said.first_score, said.tie)
             answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
             return replace(answered, seen=seen)
         if any(map(short_of_money, said.failed.values())):
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)
-
-    def refused_by(self, active: Active, request: ChatRequest) -> bool:
-        """Whether a model of the policy does not take a request, which the reference answers then."""
-        asked = () if active.policy is None else active.policy.models
-        return any(name in self.models and self.models[name].refusal(request) for name in asked)
 
     async def _first_that_answers(
         self, active: Active, replies: Mapping[str, Reply], request: ChatRequest, ledger: Ledger

@@ -1,25 +1,19 @@
-"""What was certified for a gateway, measured on records that had no part in it, and what it is compared with."""
+"""What a plan is worth on units that are held out, per request, and what one would do otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt._text import text_table
 from exeunt.comparison.one_split import mixture_curve
-from exeunt.confidence_intervals import mean_interval, weighted_interval
-from exeunt.evaluation import evaluate
-from exeunt.policies.candidates import lost_by
+from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
+from exeunt.stream.bill import Interval
+from exeunt.stream.ratios import RatioSums
 from exeunt.trace import CascadeTrace
-from exeunt.trace.groups import Groups, mean, units_text
-
-Interval: TypeAlias = "tuple[float, float, float]"
-"""Mean, low and high: a 95% interval."""
 
 
 class Way(NamedTuple):
@@ -31,148 +25,113 @@ class Way(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Certification:
-    """A certified policy, and what it is worth on `n` records that had no part in it, in `n_groups` groups if any.
+class Measured:
+    """What a plan is worth on `requests` of `units` that had no part in it; intervals are of 95% and pointwise.
 
-    `shares`: of the requests, by the model that answers. `cost`, `reference_cost`: US dollars per request. `saved`:
-    of the reference's cost, a share with its 95% interval; `loss` of the grade, `gain` over the same shares at random.
-    `controls`: what one would do otherwise. `cost_interval`: 95%. `budget`: the mean cost that was asked for.
+    `saved`: of the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the
+    policy answers; `lost_per_unit`: a mean over units. `cost`: US dollars per request. `may_answer`: the share of these
+    requests that the policy may answer, and `money` of their cost at the reference. `shares`: of the requests, by the
+    model that answers. `ways`: the plan, then what one would do otherwise.
     """
 
-    policy: Policy
-    reference: str
-    n: int
-    n_groups: int | None
-    shares: dict[str, float]
-    grade: float
-    reference_grade: float
+    units: int
+    requests: int
+    saved: Interval | None
+    lost: Interval | None
+    lost_answered: Interval | None
+    lost_per_unit: float
     cost: float
     reference_cost: float
-    saved: Interval
-    loss: Interval
-    gain: Interval
-    controls: tuple[Way, ...]
-    cost_interval: tuple[float, float]
-    budget: float | None = None
-
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        """The policy, then what one would do otherwise."""
-        return Way(f"this policy ({self.policy.name})", self.grade, self.cost), *self.controls
-
-    @property
-    def sentences(self) -> list[str]:
-        """What is certified, and what was measured."""
-        saved, loss, gain = self.saved, self.loss, self.gain
-        measured = (
-            f"Measured on {units_text(self.n, self.n_groups, 'held-out', 'input')}: {saved[0]:.1%} of the cost of "
-            f"always asking {self.reference} is saved (95% interval {saved[1]:.1%} to {saved[2]:.1%}), "
-            f"{100 * abs(loss[0]):.2f} points of the grade are {'gained' if loss[0] < 0 else 'lost'} (interval of the "
-            f"loss {100 * loss[1]:.2f} to {100 * loss[2]:.2f}). What shadow and audits cost is not counted."
-        )
-        at_random = (
-            f"The same shares at random would have a grade {100 * gain[0]:.2f} points lower "
-            f"({100 * gain[1]:.2f} to {100 * gain[2]:.2f})."
-        )
-        answered = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
-        proofs = [str(self.policy.loss_certificate), self._of_the_cost]
-        return [*proofs, measured, at_random, f"Answered by: {answered}."]
-
-    @property
-    def _of_the_cost(self) -> str:
-        """Whether the budget is certified, or what is expected."""
-        if self.policy.cost_certificate is not None:
-            return self.policy.guarantee
-        cost, low, high = (f"{1000 * amount:.4g}" for amount in (self.cost, *self.cost_interval))
-        expected = f"{cost} usd per 1,000 requests are expected (95% interval {low} to {high})"
-        if self.budget is None:
-            return f"The mean cost is not certified: {expected}. Give a budget to certify it."
-        budget = f"{1000 * self.budget:.4g} usd per 1,000 requests"
-        return (
-            f"The budget of {budget} is not certified, which takes more records, or a lower maximum of what a request "
-            f"can cost: {expected}."
-        )
+    may_answer: float
+    money: float
+    shares: dict[str, float]
+    ways: tuple[Way, ...]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and rows: the policy beside what one would do otherwise."""
+        """Return header and rows: the plan beside what one would do otherwise."""
         header = ["way to answer", "mean grade", "usd per 1,000", "of the reference's"]
         return header, [
-            [one.name, f"{one.grade:.3f}", f"{1000 * one.cost:.4g}", f"{one.cost / self.reference_cost:.1%}"]
-            for one in self.ways
+            [way.name, f"{way.grade:.3f}", f"{1000 * way.cost:.4g}", f"{way.cost / self.reference_cost:.1%}"]
+            for way in self.ways
         ]
 
-    def __str__(self) -> str:
-        return "\n".join([text_table(*self.table()), *self.sentences])
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers in JSON-able form, without the policy."""
-        means = ("grade", "reference_grade", "cost", "reference_cost", "budget", "saved", "loss", "gain")
-        return {
-            **{name: getattr(self, name) for name in ("reference", "n", "n_groups", "shares", *means)},
-            "controls": [one._asdict() for one in self.controls],
-        }
+        """Return a JSON-able form."""
+        return {**self.__dict__, "ways": [way._asdict() for way in self.ways]}
 
 
-def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
-    """Return what each record costs under a policy, (n,)."""
-    costs = policy.priced(records).cost.of_inputs(records.n)
-    return np.asarray(costs[np.arange(records.n), policy.route(records)])
-
-
-def measured(
-    policy: Policy, fit: CascadeTrace, held_out: CascadeTrace, reference: str, budget: float | None = None
-) -> Certification:
-    """Return what a policy is worth on held-out records, beside each model alone and two mixtures drawn by lot."""
-    result, groups = evaluate(policy, held_out), held_out.groups
-    shares = dict.fromkeys(held_out.answering.names, 0.0)
-    for step, share in zip(policy.cascade, result.shares.tolist(), strict=True):
-        if step.model in shares:
-            shares[step.model] += share
-    alone = {name: held_out[name] for name in shares}
-    quality = np.hstack([one.quality for one in alone.values()])
-    costs = np.hstack([one.cost.of_inputs(held_out.n) for one in alone.values()])
-    paid = paid_for(policy, held_out)
-    lost, of = lost_by(policy, held_out, reference), [*shares].index(reference)
-    by_lot = quality @ np.array([*shares.values()])
-    usual = float(mean(costs[:, of], groups))
-    share = 1 - float(mean(paid, groups)) / usual
-    # The share that is saved is a ratio of two means, whose error is that of these values.
-    ratio = share + (costs[:, of] * (1 - share) - paid) / usual
-    random_cost = float(mean(costs, groups) @ np.array([*shares.values()]))
-    return Certification(
-        policy=policy, reference=reference, n=held_out.n, n_groups=None if groups is None else groups.n,
-        shares={name: shares[name] for name in sorted(shares, key=lambda one: -shares[one]) if shares[name]},
-        grade=float(mean(quality[:, of] - lost, groups)),
-        reference_grade=float(mean(quality[:, of], groups)), cost=result.cost, reference_cost=usual,
-        cost_interval=result.cost_interval, budget=budget,
-        saved=interval_of(ratio, groups), loss=interval_of(lost, groups),
-        gain=interval_of(quality[:, of] - lost - by_lot, groups),
-        controls=(
-            *(
-                Way(f"{name} alone", float(mean(quality[:, k], groups)), float(mean(costs[:, k], groups)))
-                for k, name in enumerate(shares)
-            ),
-            Way("the same shares at random", float(mean(by_lot, groups)), random_cost),
-            _best_pair(fit, held_out, [*shares], result.cost),
-        ),
+def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
+    """Return what a plan is worth that answers the first `rows` requests of a unit; None if nothing is known."""
+    trace, known = evidence.trace, evidence.place >= 0
+    if trace is None:
+        return None
+    lost, cost = evidence.outcomes(policy)
+    reference = evidence.reference_cost
+    answers = (evidence.row < rows) & ~evidence.outside(policy)
+    lost, cost = np.where(answers, lost, 0.0), np.where(answers, cost, reference)
+    weight = evidence.weight[evidence.unit]
+    ones = np.ones(len(lost))
+    sizes = np.bincount(evidence.unit, minlength=evidence.n_units)
+    per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
+    saved = _ratio(evidence, reference - cost, reference)
+    shares = _shares(policy, evidence, answers, weight)
+    ways = _ways(trace, evidence, weight[known], shares)
+    of_reference = next(way.grade for way in ways if way.name == f"{evidence.reference} alone")
+    mean_cost, mean_lost = float(weight @ cost / weight.sum()), float(weight @ lost / weight.sum())
+    own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
+    best_pair = _best_pair(trace, [way for way in ways if way.name.endswith(" alone")], mean_cost)
+    return Measured(
+        units=evidence.n_units, requests=len(lost), saved=saved, lost=_ratio(evidence, lost, ones),
+        lost_answered=_ratio(evidence, lost, answers.astype(float)),
+        lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
+        reference_cost=float(weight @ reference / weight.sum()),
+        may_answer=float(weight @ answers / weight.sum()),
+        money=float(weight @ (answers * reference) / (weight @ reference)),
+        shares=shares, ways=(own, *ways, best_pair),
     )  # fmt: skip
 
 
-def _best_pair(fit: CascadeTrace, held_out: CascadeTrace, names: Sequence[str], cost: float) -> Way:
-    """Return the mixture of two models by lot, at about this cost, that is best on the records that fit."""
-    by_cost = sorted(names, key=lambda name: fit[name].cost.full)
-    fitted, found = (
-        np.array([mean(part[name].quality[:, 0], part.groups) for name in by_cost])
-        for part in (fit, held_out)
-    )
-    costs = np.array([fit[name].cost.full for name in by_cost])
-    grade, spent = mixture_curve(costs, fitted, found, np.array([max(cost, costs[0])]))
+def _ratio(evidence: Evidence, over: Floats, under: Floats) -> Interval | None:
+    """Return the ratio of two sums over rows, with an interval over units."""
+    sums = RatioSums()
+    above, below = (np.bincount(evidence.unit, weights=each, minlength=evidence.n_units) for each in (over, under))
+    for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
+        sums.add(x, y, unit.probability)
+    found = sums.ratio()
+    return None if found is None else Interval(*found)
+
+
+def _shares(policy: Policy, evidence: Evidence, answers: Floats, weight: Floats) -> dict[str, float]:
+    """Return the share of the requests that each model answers, the largest first."""
+    assert evidence.trace is not None  # noqa: S101 - for types
+    exits = policy.route(evidence.trace)
+    names = [step.model for step in policy.cascade]
+    shares: dict[str, float] = {}
+    for row in range(len(evidence.unit)):
+        is_own = answers[row] and evidence.place[row] >= 0
+        name = names[exits[evidence.place[row]]] if is_own else evidence.reference
+        shares[name] = shares.get(name, 0.0) + float(weight[row])
+    return {name: shares[name] / float(weight.sum()) for name in sorted(shares, key=lambda name: -shares[name])}
+
+
+def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[str, float]) -> list[Way]:
+    """Return each model alone, and the same shares at random, on the rows of which all is known."""
+    places = np.argsort(evidence.place[evidence.place >= 0])
+    weight = weight[places]
+    grades, costs = {}, {}
+    for name in trace.answering.names:
+        grades[name] = float(weight @ trace[name].quality[:, 0] / weight.sum())
+        costs[name] = float(weight @ trace[name].cost.of_inputs(trace.n)[:, 0] / weight.sum())
+    at_random = [sum(share * of.get(name, 0.0) for name, share in shares.items()) for of in (grades, costs)]
+    return [
+        *(Way(f"{name} alone", grades[name], costs[name]) for name in grades),
+        Way("the same shares at random", *at_random),
+    ]
+
+
+def _best_pair(trace: CascadeTrace, alone: list[Way], cost: float) -> Way:
+    """Return the mixture of two models by lot, at about this cost, that has the best grade."""
+    by_cost = sorted(alone, key=lambda way: way.cost)
+    costs, grades = np.array([way.cost for way in by_cost]), np.array([way.grade for way in by_cost])
+    grade, spent = mixture_curve(costs, grades, grades, np.array([max(cost, costs[0])]))
     return Way("the best pair mixed at random", float(grade[0]), float(spent[0]))
-
-
-def interval_of(values: Floats, groups: Groups | None) -> Interval:
-    """Return the mean of values (n,) with its 95% t interval, over groups if there are any."""
-    if groups is None:
-        return mean_interval(values)
-    found, ends = weighted_interval(groups.means(values), groups.weight, within=(-np.inf, np.inf))
-    return found, *ends

@@ -107,6 +107,10 @@ class ChatModel(OpenAICompatible):
         n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
         return self._cost(n_input, given.limit or self.n_output)
 
+    def input_cost(self, tokens: int | None) -> float | None:
+        """Return what an input of so many tokens costs; None if their number is not known."""
+        return None if tokens is None else self._cost(tokens, 0)
+
     def dearest(self, max_bytes: int) -> float:
         """Return the most that an attempt at a request of so many bytes can cost."""
         return min(self.at_most, self._cost(max_bytes, self.n_output))

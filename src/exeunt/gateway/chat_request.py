@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class ChatRequest:
     """What a client asks: the body of a request to /v1/chat/completions.
 
     `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
-    `user`: whom the client names as its user. `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
+    `user`: whom the client names as its user; `conversation`: which conversation (`metadata.conversation`). `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
     an answer that is given whatever it says.
 
     A large one takes long to read, to write and to hash, so each is done once.
@@ -59,6 +60,7 @@ class ChatRequest:
     stream: bool
     user: str
     usage: bool = False
+    conversation: str = ""
     sink: Sink | None = field(default=None, compare=False)
 
     @classmethod
@@ -90,6 +92,7 @@ class ChatRequest:
             stream=body.get("stream") is True,
             user=str(body.get("user") or ""),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
+            conversation=_conversation(body.get("metadata")),
         )
         _ = request.n_bytes, request.content  # they are kept
         return request
@@ -154,11 +157,43 @@ class ChatRequest:
         """What tells requests apart whose answers may differ."""
         return _SORTED.encode([self.digests, self.options, self.limit])
 
+    @cached_property
+    def beginnings(self) -> tuple[bytes, ...]:
+        """What tells the first messages of a conversation apart, for every number of them from 1 to all.
+
+        An assistant's message is what it says and the tools that it calls: clients repeat no more of an answer.
+        """
+        found, before = [], b""
+        for message, digest in zip(self.messages, self.digests, strict=True):
+            own = said_digest(message) if message["role"] == "assistant" else digest.encode()
+            before = hashlib.sha256(before + own).digest()
+            found.append(before)
+        return tuple(found)
+
     @property
-    def beginning(self) -> bytes:
-        """What tells the messages up to the first one of the user apart, which a conversation keeps."""
-        first = next((i for i, one in enumerate(self.messages) if one["role"] == "user"), 0)
-        return "".join(self.digests[: first + 1]).encode()
+    def answers(self) -> tuple[bytes, ...]:
+        """What tells the messages up to each assistant's message apart, the longest first."""
+        places = [k for k, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return tuple(self.beginnings[k] for k in reversed(places))
+
+    @property
+    def opening(self) -> bytes:
+        """What tells the messages before the first assistant's one apart; b"" if there are none."""
+        roles = [message["role"] for message in self.messages]
+        n = roles.index("assistant") if "assistant" in roles else len(roles)
+        return self.beginnings[n - 1] if n else b""
+
+    def followed_by(self, answer: Mapping[str, Any]) -> bytes:
+        """Return what tells the messages and an answer to them apart."""
+        return hashlib.sha256(self.beginnings[-1] + said_digest(answer)).digest()
+
+
+def said_digest(message: Mapping[str, Any]) -> bytes:
+    """Return what tells an assistant's message apart: its text and the calls of tools."""
+    calls = message.get("tool_calls")
+    known = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    said = [text_of(message), [{name: call.get(name) for name in ("id", "function", "custom")} for call in known]]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -215,6 +250,16 @@ def _check_options(body: Mapping[str, Any]) -> None:
         )
     if not isinstance(body.get("stream_options") or {}, dict):
         raise InputError('stream_options is an object, such as {"include_usage": true}')
+
+
+def _conversation(metadata: Any) -> str:
+    """Return the name of the conversation that a client gives. Raises InputError for one that is no text."""
+    if not isinstance(metadata, dict) or "conversation" not in metadata:
+        return ""
+    name = metadata["conversation"]
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"metadata.conversation names a conversation by a text, got {name!r:.60}")
+    return name
 
 
 def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,75 +14,87 @@ from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.config import FEATURES, Keep, Shadow
+from exeunt.gateway.config import FEATURES, Keep
 from exeunt.gateway.judge import AsyncGrader
-from exeunt.gateway.records import Record, Said
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import Reply
+from exeunt.stream.records import COMPARED, Record, Said
 
 _log = logging.getLogger("exeunt.gateway")
 _MOST_AT_ONCE = 64
+NOT_GRADED = "the grader failed"
 
 
 class Comparing:
     """Asks the models of the shadow, and the reference if it has not answered, and grades what they say.
 
-    `counts`: what became of requests that were drawn: "compared", or why not.
+    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `counts`: what became of
+    requests that were compared, and why others were not.
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], reference: str, shadow: Shadow, *, grader: AsyncGrader, ledger: Ledger,
+        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger: Ledger,
         features: FeatureModel | None, keep: Keep,
     ) -> None:  # fmt: skip
-        self._models, self._reference, self._names = models, reference, (*shadow.models, reference)
+        self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep
         self._slots = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._open = 0
         self.counts: Counter[str] = Counter()
 
-    def takes(self, request: ChatRequest) -> bool:
-        """Whether all models that are compared take a request, and it is not too many at once."""
-        return not self._slots.locked() and not any(
-            self._models[name].refusal(request) for name in self._names
-        )
+    async def is_paid_for(self) -> bool:
+        """Return whether money for one more comparison is free: the same amount whatever the request is."""
+        available = await asyncio.to_thread(lambda: self._ledger.available)
+        return available >= self._cap * (self._open + 1)
 
-    async def record(self, record: Record, request: ChatRequest, answered: Answered) -> Record | None:
-        """Return the record with what all models said and their grades; None where money or failures stood in the way.
+    async def record(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
+        """Return the record with what all models said and their grades, or with what stood in the way.
 
-        `answered`: what the client got; its models are not asked again.
+        `answered`: what the client got; its models are not asked again. Models that do not take it are not asked.
+        Comparisons wait for each other: none is left out because there are many.
         """
-        async with self._slots:
-            replies = {name: reply for name, reply in answered.replies.items() if reply.is_given}
-            missing = [name for name in self._names if name not in replies]
-            asked = await asyncio.gather(
-                *(self._models[name].ask(request, name=name, ledger=self._ledger) for name in missing)
-            )
-            replies |= dict(zip(missing, asked, strict=True))
-            features = await self._told(request, replies)
-        if any(reply.attempts == 0 for reply in replies.values()):
-            self.counts["no money"] += 1
-            return None
-        reference = replies[self._reference]
-        if not isinstance(reference, ChatReply):
-            self.counts["the reference failed"] += 1
-            return None
+        self._open += 1
         try:
-            grades = await self._grades(request, replies, reference)
-        except Exception as error:  # a user's function may raise anything
-            self.counts["the grader failed"] += 1
-            _log.error(
-                "the grader failed",
-                extra={"fields": {"error": type(error).__name__, "why": one_line(error)[:200]}},
-            )
-            return None
-        self.counts["compared"] += 1
+            async with self._slots:
+                compared = await self._compared(record, request, answered)
+        finally:
+            self._open -= 1
+        self.counts[compared.compared] += 1
+        return compared
+
+    async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
+        replies = {name: reply for name, reply in answered.replies.items() if reply.is_given}
+        missing = [name for name in self._names if name not in replies and name not in record.refused]
+        asked = await asyncio.gather(
+            *(self._models[name].ask(request, name=name, ledger=self._ledger) for name in missing)
+        )
+        replies |= dict(zip(missing, asked, strict=True))
+        features = await self._told(request, replies)
+        grades, why = await self._graded(request, replies)
         said = {
             name: replace(said_of(reply), grade=grades.get(name))
             for name, reply in replies.items()
             if name != FEATURES
         }
         text = told_text(request, replies) if self._keep.texts else None
-        return replace(record, time=time.time(), said=said, features=features, text=text)
+        return replace(record, said=said, compared=why or COMPARED, features=features, text=text)
+
+    async def _graded(
+        self, request: ChatRequest, replies: Mapping[str, Reply]
+    ) -> tuple[Mapping[str, float], str]:
+        """Return the grades by model, and why there are none."""
+        if any(reply.attempts == 0 for reply in replies.values()):
+            return {}, "no money"
+        reference = replies[self._names[-1]]
+        if not isinstance(reference, ChatReply):
+            return {}, "the reference failed"
+        try:
+            return await self._grades(request, replies, reference), ""
+        except Exception as error:  # a user's function may raise anything
+            fields = {"error": type(error).__name__, "why": one_line(error)[:200]}
+            _log.error("the grader failed", extra={"fields": fields})
+            return {}, NOT_GRADED
 
     async def _told(self, request: ChatRequest, replies: Mapping[str, Reply]) -> tuple[float, ...] | None:
         if self._features is None or not self._keep.features:
@@ -96,10 +107,10 @@ class Comparing:
     ) -> dict[str, float]:
         """Return the grades of all answers; a model that gave none has 0."""
         return {
-            name: await self._grader(request.as_told, one.message, reference.message)
-            if isinstance(one, ChatReply)
+            name: await self._grader(request.as_told, reply.message, reference.message)
+            if isinstance(reply, ChatReply)
             else 0.0
-            for name, one in replies.items()
+            for name, reply in replies.items()
             if name != FEATURES
         }
 
@@ -113,7 +124,7 @@ def said_of(reply: Reply) -> Said:
 def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:
     """Return the messages of a request and its answers as JSON."""
     answers: dict[str, Any] = {
-        name: one.message for name, one in replies.items() if isinstance(one, ChatReply)
+        name: reply.message for name, reply in replies.items() if isinstance(reply, ChatReply)
     }
     # Answers may hold half a character, which is no UTF-8.
     return f'{{"messages": [{b",".join(request.written).decode()}], "answers": {json.dumps(answers)}}}'

@@ -6,22 +6,27 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from exeunt._arrays import check_between, check_positive
 from exeunt._yaml import read_yaml
-from exeunt.budget_text import exact_quantity
+from exeunt.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
-from exeunt.gateway.entries import made, mapping, options_of, read_as
+from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
 from exeunt.serve.settings import host_names
+from exeunt.stream.units import DAY_S, HOUR_S, UnitRules
 
 _MODEL = re.compile(r"[!-~]{1,100}")
+OPTED_OUT = ("reference", "policy")
+_USUAL_BYTES = 1 << 15
+"""Bytes of the longest request that is compared where nothing says what one may cost."""
 FEATURES = "features"
 """The name of the model that tells features, in policies and records."""
 _OF_A_MODEL = {
@@ -40,6 +45,13 @@ def check_limit(text: str, what: str) -> None:
         raise InputError(f"{what}: {error}") from None
     if unit != "usd":
         raise InputError(f"{what}: prices are in usd, and {text!r} is in {unit}: write it in usd")
+
+
+def check_amount(text: str, what: str) -> None:
+    """Raise InputError for what is no amount of money in US dollars, such as "5 usd"."""
+    if "/" in text:
+        raise InputError(f"{what} is an amount such as '20 usd', got {text!r}")
+    check_limit(text, what)
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,13 @@ class Provider:
 
 @dataclass(frozen=True)
 class Shadow:
-    """Which requests are also sent to which models, to be compared with the reference's answers.
+    """Which units of requests are also sent to which models, to be compared with the reference's answers.
 
-    `share`: of the requests, while the reference answers everything. `audit`: of those that a policy answers.
-    `spend`: what this may cost, such as "5 usd/day". `grader`: see `exeunt.gateway.graders.grader_named`.
+    `share`: of the units, while the reference answers everything. `audit`: of the units, while a policy answers.
+    `spend`: what this may cost, such as "5 usd/day". `cap`: the most that a request may cost whoever answers it; dearer
+    ones are answered by the reference and not compared. `grader`: see `exeunt.gateway.graders.grader_named`.
+    `opted_out`: who answers clients whose requests are not compared: "reference", or also the "policy", of which nobody
+    knows how good it is for them.
     """
 
     models: tuple[str, ...]
@@ -81,16 +96,54 @@ class Shadow:
     share: float = 0.1
     audit: float = 0.05
     grader: str = "match"
+    cap: str | None = None
+    opted_out: str = "reference"
 
     def __post_init__(self) -> None:
         check_limit(self.spend, "spend")
+        if self.cap is not None:
+            check_amount(self.cap, "cap")
+        if self.opted_out not in OPTED_OUT:
+            raise InputError(f"opted_out is {' or '.join(OPTED_OUT)}, got {self.opted_out!r}")
         if not self.models:
             raise InputError("models is empty: name the models that are compared, or leave shadow out")
         for name in ("share", "audit"):
             if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share of the units, such as 10%, got {getattr(self, name):g}")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the gateway is to certify. `max_loss`: by how much the mean grade per request may be below the reference's.
+    `budget`: the mean cost per request, as a share of the reference's such as "40%", or an amount such as "0.002 usd".
+    `delta`: the probability that a certificate is ever false, however often one looks.
+
+    Raises InputError for a promise of nothing, and for limits that nothing can keep.
+    """
+
+    max_loss: float | None = None
+    budget: str | None = None
+    delta: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.max_loss is None and self.budget is None:
+            raise InputError("give max_loss, such as 5%, or budget, such as 40%, or both")
+        if self.max_loss is not None:
+            check_between(self.max_loss, "max_loss", 0.0, 1.0)
+        check_between(self.delta, "delta", 0.0, 1.0)
+        if self.budget is not None:
+            share, amount = self.parts_of(self.budget)
+            if not (0 < share < 1 or amount > 0):
                 raise InputError(
-                    f"{name} is a share of the requests, such as 10%, got {getattr(self, name):g}"
+                    f"budget is a share of the reference's cost below 100%, such as 40%, or an amount per request such "
+                    f"as '0.002 usd', got {self.budget!r}"
                 )
+
+    @staticmethod
+    def parts_of(budget: str) -> tuple[float, float]:
+        """Return a budget as a share of the reference's cost and an amount in US dollars, one of which is 0."""
+        share = parse_budget(budget, full=1.0, unit="usd")
+        return (share, 0.0) if "%" in budget else (0.0, share)
 
 
 @dataclass(frozen=True)
@@ -121,9 +174,7 @@ class Spend:
         for name in ("total", "day", "key", "request"):
             if (given := getattr(self, name)) is None:
                 continue
-            if "/" in given and name != "key":
-                raise InputError(f"{name} is an amount such as '20 usd', got {given!r}")
-            check_limit(given, name)
+            (check_limit if name == "key" else check_amount)(given, name)
 
     @property
     def of_a_request(self) -> float:
@@ -164,8 +215,12 @@ class Listen:
 class GatewayConfig:
     """A gateway. `models`: by name. `reference`: the model that answers until there is a policy, and against which
     others are measured. `fallback`: models that answer, in this order, where those asked give no answer. `folder`:
-    holds keys, records, policies and money. `run_length`: requests until a false alarm of the watch, on average at
-    least.
+    holds keys, records, policies and money.
+
+    `promise`: what is to be certified; None for nothing. `units`: which requests belong together, a "request", a
+    "conversation" (by default) or a "user"; `unit_idle`, `unit_rows`, `unit_time`: see `UnitRules`. `period`: seconds
+    of the periods after which evidence is read; `min_periods`: periods until a certificate, at least. `run_length`:
+    units until a false alarm of the watch, on average at least.
     """
 
     folder: Path
@@ -178,9 +233,44 @@ class GatewayConfig:
     spend: Spend = field(default_factory=Spend)
     keep: Keep = field(default_factory=Keep)
     listen: Listen = field(default_factory=Listen)
+    promise: Promise | None = None
+    units: str | None = None
+    unit_idle: Seconds = HOUR_S
+    unit_rows: int = 20
+    unit_time: Seconds | None = None
+    period: Seconds = DAY_S
+    min_periods: int = 7
     run_length: float = 1e5
 
+    @cached_property
+    def unit_rules(self) -> UnitRules:
+        """What a unit is."""
+        kind: Any = self.units or "conversation"
+        time_s = self.unit_time or (7 * DAY_S if kind == "user" else DAY_S)
+        return UnitRules(kind, self.unit_idle, self.unit_rows, time_s)
+
+    @property
+    def cap(self) -> float:
+        """US dollars that a request may cost, whoever answers it, to be compared and answered by a policy."""
+        shadow = self.shadow
+        if shadow is not None and shadow.cap is not None:
+            return float(exact_quantity(shadow.cap)[0])
+        if math.isfinite(self.spend.of_a_request):
+            return self.spend.of_a_request
+        return sum(self.models[name].dearest(_USUAL_BYTES) for name in self.compared)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The models that are compared, the reference the last of them."""
+        return (*(() if self.shadow is None else self.shadow.models), self.reference)
+
     def __post_init__(self) -> None:
+        _ = self.unit_rules  # raises for units that there are not
+        check_positive(self.period, "period")
+        if self.min_periods < 1:
+            raise InputError(f"min_periods must be at least 1, got {self.min_periods}")
+        if self.promise is not None and self.shadow is None:
+            raise InputError("a promise is tested on requests that are compared: name the models in shadow")
         named = {
             "reference": (self.reference,),
             "fallback": self.fallback,
@@ -236,7 +326,7 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         name: Breaker(name, failures=one.failures, pause_s=one.pause_s) for name, one in providers.items()
     }
     parts: dict[str, type] = {
-        "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen,
+        "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen, "promise": Promise,
     }  # fmt: skip
     found: dict[str, Any] = {
         name: made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from exeunt.errors import ExeuntError, InputError
 
 T = TypeVar("T")
+
+Seconds: TypeAlias = float
+"""A duration, which the file gives with its unit, such as "1 h"."""
+_DURATION = re.compile(r"\s*(\d*\.?\d+)\s*(s|min|h|days?|weeks?)\s*")
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800}
 
 
 def made(of: type[T], entry: Any, what: str) -> T:
@@ -46,6 +52,8 @@ def read_as(kind: str, value: Any, what: str) -> Any:
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"{what}: {twice[0]!r:.60} is there twice")
         return names
+    if kind == "Seconds":
+        return _seconds(value, what)
     if kind == "float":
         return _number(value, what)
     if kind in ("int", "bool") and type(value).__name__ != kind:
@@ -66,6 +74,13 @@ def _number(value: Any, what: str) -> float:
         if math.isfinite(number) and not (rest or isinstance(value, bool)):
             return number
     raise InputError(f"{what}: give a number, got {value!r:.60}")
+
+
+def _seconds(value: Any, what: str) -> float:
+    """Return a duration in seconds."""
+    if (match := _DURATION.fullmatch(str(value))) is None or not math.isfinite(float(match[1])):
+        raise InputError(f"{what}: give a duration such as '30 s', '1 h' or '1 day', got {value!r:.60}")
+    return float(match[1]) * _UNITS_S[match[2] if match[2] == "s" else match[2].rstrip("s")]
 
 
 def mapping(entry: Any, what: str) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
 """The folder of a gateway: which models it has, what is kept of requests, and its policies.
 
 `gateway.json`: the models and the reference, written by the gateway. `keys.json`: see `exeunt.gateway.keys`.
-`records.db`: see `exeunt.gateway.records`. `secret.key`: the secret of the HMACs in it.
-`policies/`, `active.json`: see `exeunt.gateway.saved_policies`.
-`report.html`: what the latest `exeunt calibrate` found.
+`records.db`: see `exeunt.stream.records`. `secret.key`: the secret of the HMACs in it.
+`proposals/`: plans that are tested. `policies/`, `active.json`: those that passed, see `exeunt.gateway.saved_policies`.
+`report.html`: what the latest `exeunt calibrate` printed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from exeunt._files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
 
-GATEWAY, KEYS, RECORDS, SECRET = "gateway.json", "keys.json", "records.db", "secret.key"
+GATEWAY, KEYS, SECRET = "gateway.json", "keys.json", "secret.key"
 LOCK = ".running.lock"
 """Held by the gateway that runs."""
-POLICIES, ACTIVE, REPORT = "policies", "active.json", "report.html"
+POLICIES, PROPOSALS, ACTIVE, REPORT = "policies", "proposals", "active.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class GatewayModels:
     features: str = ""
     features_cost: float = 0.0
     identity: Mapping[str, str] = field(default_factory=dict)
-    shadow_share: float = 0.0
     grader: str = ""
 
     @property
@@ -65,7 +64,7 @@ class GatewayModels:
         }
         features = {"name": self.features, "cost": self.features_cost} if self.features else None
         about = {"reference": self.reference, "models": models, "features": features}
-        write_json(folder / GATEWAY, {**about, "shadow_share": self.shadow_share, "grader": self.grader})
+        write_json(folder / GATEWAY, {**about, "grader": self.grader})
 
     @classmethod
     def read(cls, folder: Path) -> GatewayModels:
@@ -88,8 +87,7 @@ class GatewayModels:
             raise ValueError(f"there is no model {body['reference']!r}, the reference")
         return cls(
             str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
-            {str(name): str(one.get("identity", "")) for name, one in models.items()}, float(body["shadow_share"]),
-            str(body.get("grader", "")),
+            {str(name): str(one.get("identity", "")) for name, one in models.items()}, str(body.get("grader", "")),
         )  # fmt: skip
 
 

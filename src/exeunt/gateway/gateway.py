@@ -1,42 +1,51 @@
-"""A gateway at work: it answers requests and compares models in the shadow."""
+"""A gateway at work: it answers requests, compares models in the shadow, and certifies what it promises."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-import random
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from exeunt.errors import ExeuntError, InputError
-from exeunt.gateway.answering import Active, Answered, Answering, short_of_money
+from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
+from exeunt.gateway.certifying import Apart, Certifier
+from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
+from exeunt.gateway.evidence import OVER_CAP
 from exeunt.gateway.failure_log import FailureLog
 from exeunt.gateway.features import feature_model
-from exeunt.gateway.folder import KEYS, GatewayModels, gateway_folder, secret
+from exeunt.gateway.folder import KEYS, REPORT, GatewayModels, gateway_folder, secret
+from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import Money
-from exeunt.gateway.records import Record, Records, forget_client
+from exeunt.gateway.report import write_report
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
+from exeunt.gateway.standing import STANDING, Standing, standing
+from exeunt.gateway.traffic import Traffic
 from exeunt.live.live_run import digest_of
+from exeunt.stream.records import Record, Records
+from exeunt.stream.units import Arrival, Place, Unit
 
 T = TypeVar("T")
 
 _log = logging.getLogger("exeunt.gateway")
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
-_TIDY_S = 3600.0
-_SAVE_S = 30.0
+_TIDY_S, _SAVE_S, _STEP_S = 3600.0, 30.0, 1.0
 _END_S = 60.0
 
 
@@ -44,14 +53,24 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
     """A client asks a model that the gateway does not have."""
 
 
+async def in_another_process(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """Run a function that computes for long in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
+
+
 class Gateway:
     """The models, policies, money and records of a gateway.
 
-    `live`: the policy that answers. `closing`: set at the end.
+    `live`: the policy that answers. `traffic`: the stream of requests, in units. `certifier`: tests what is promised;
+    `standing`: what is certified now, None before it is known.
+    `clock`: the time in seconds since 1970. `apart`: runs what computes for long. `closing`: set at the end.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self.config = config
+    def __init__(
+        self, config: GatewayConfig, *, clock: Callable[[], float] = time.time, apart: Apart = in_another_process
+    ) -> None:
+        self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
         self.keys = Keys(self.folder / KEYS)
         self.money = Money(self.folder / "money.db", config.spend, config.shadow)
@@ -66,9 +85,15 @@ class Gateway:
         self.failures = FailureLog()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.standing: Standing | None = None
+        self.traffic = Traffic(config, self.about, self.records, self._secret, clock())
+        self.certifier = Certifier(config, self.about, self.records, self.policies, clock())
         self.live = LivePolicy(
-            config, self.policies, features=self.features, records=self.records, metrics=self.metrics
-        )
+            config, self.policies, features=self.features, metrics=self.metrics, clock=clock,
+            on_change=self._changed,
+        )  # fmt: skip
+        if not self.traffic.bill.spans or self.traffic.bill.now.policy != self.live.active.name:
+            self._changed(False)
         self._measure()
 
     # -- requests -------------------------------------------------------------------------------------------
@@ -78,21 +103,47 @@ class Gateway:
 
         Raises NoSuchModel, and InputError for what a model does not take.
         """
+        if request.model != AUTO:
+            return await self._answer_by_name(request, client)
+        number, now = self.traffic.number(), self.clock()
+        arrival = self._arrival(number, request, client)
+        place = self.traffic.arrive(arrival, now) if client.shadow else Place(None)
+        drawing = self._drawing(place, now)
+        active, refused = self.live.active, self._refused(request)
+        why = self._why_not_asked(active, client, place, refused)
+        waiting = None if why else self.live.begin(place)
+        answered = None
+        try:
+            chosen = self.live.reference if why else active
+            answered = await self.answering.by_policy(chosen, request, arrival.content.hex(), self.money.of(client))
+        finally:
+            given = None if answered is None else answered.reply
+            transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
+            self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
+            decided = answered is not None and answered.decided
+            self.live.answered(waiting, answered.seen if answered is not None and decided else None)
+            if answered is None:
+                self._ended(place)
+        known_by = arrival.name or transcript
+        record = self._record(number, now, request, client, place, answered, known_by, refused, why)
+        self.later(self._recorded(record, request, client, place, answered, drawing))
+        return answered
+
+    async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
+        """Answer by a model or a policy that the client names: it is recorded and billed, and in no unit."""
         name, _, policy = request.model.partition(":")
-        ledger = self.money.of(client)
-        if name != AUTO:
-            if request.model not in self.config.models:
-                raise self._no_such_model(request)
+        number, now, ledger = self.traffic.number(), self.clock(), self.money.of(client)
+        if name == AUTO:
+            key = self._hmac(client, request.content).hex()
+            answered = await self.answering.by_policy(self._asked_for(policy, request), request, key, ledger)
+        elif request.model not in self.config.models:
+            raise self._no_such_model(request)
+        else:
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
-            return await self.answering.by_name(request.model, request, ledger)
-        active = self._asked_for(policy, request) if policy else self.live.active
-        key = self._hmac(request.content)
-        answered = await self.answering.by_policy(active, request, key, ledger)
-        if answered.reply is not None:
-            self.later(self._recorded(request, client, answered, key))
-        if active is self.live.active:
-            self.live.answered(answered)
+            answered = await self.answering.by_name(request.model, request, ledger)
+        record = self._record(number, now, request, client, Place(None), answered, b"", (), "")
+        self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
     @property
@@ -101,63 +152,188 @@ class Gateway:
         policies = [f"{AUTO}:{name}" for name in self.policies.names]
         return [AUTO, *policies, *self.config.models]
 
-    async def _recorded(self, request: ChatRequest, client: Client, answered: Answered, key: str) -> None:
-        """Keep what is known of an answer; of a share of them, after asking the other models, too."""
-        shadow, live = self.config.shadow, answered.policy != REFERENCE
-        share = 0.0 if shadow is None else shadow.audit if live else shadow.share
-        drawn = random.random() < share and client.shadow and not (live and not answered.decided)  # noqa: S311
-        record = Record(
-            time=time.time(), kind="live", client=client.name, request=key,
-            conversation=self._hmac(client.name.encode() + b"\0" + request.beginning),
-            user=self._hmac(f"{client.name}\0{request.user}".encode()) if request.user else "",
-            said={name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
-            policy=answered.policy if live else "", answered=answered.model, cost=answered.cost,
-            identity=self.about.identity, grader=self.about.grader,
-            escalated=answered.escalated,
+    def _arrival(self, number: int, request: ChatRequest, client: Client) -> Arrival:
+        kind = self.config.unit_rules.kind
+        named = kind == "conversation" and request.conversation
+        return Arrival(
+            number, client.name, self._hmac(client, request.content),
+            tuple(self._hmac(client, answer) for answer in request.answers) if kind == "conversation" else (),
+            self._hmac(client, request.opening) if kind == "conversation" else b"",
+            self._hmac(client, b"name " + request.conversation.encode()) if named else b"",
+            self._hmac(client, b"user " + request.user.encode()) if request.user and kind == "user" else b"",
+        )  # fmt: skip
+
+    def _refused(self, request: ChatRequest) -> tuple[str, ...]:
+        """Return the compared models that do not take a request, and `OVER_CAP` if it could cost more than the cap."""
+        models = {name: self.config.models[name] for name in self.config.compared}
+        refused = tuple(name for name, model in models.items() if model.refusal(request))
+        most = sum(model.most(request) for name, model in models.items() if name not in refused)
+        return (*refused, OVER_CAP) if most > self.config.cap else refused
+
+    def _why_not_asked(self, active: Active, client: Client, place: Place, refused: tuple[str, ...]) -> str:
+        """Return why the reference answers a request in place of the policy; "" if the policy does."""
+        shadow = self.config.shadow
+        if active.policy is None:
+            return ""
+        if OVER_CAP in refused or not set(refused).isdisjoint(active.policy.models):
+            return REQUEST
+        if not client.shadow:
+            return "" if shadow is not None and shadow.opted_out == "policy" else CLIENT
+        return "" if place.is_open and place.row < active.rows else UNIT
+
+    def _record(
+        self, number: int, now: float, request: ChatRequest, client: Client, place: Place, answered: Answered,
+        transcript: bytes, refused: tuple[str, ...], why: str,
+    ) -> Record:  # fmt: skip
+        chosen = "" if answered.policy == REFERENCE else answered.policy
+        return Record(
+            number, now, client.name, self._hmac(client, request.content).hex(),
+            {name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
+            setting=self.traffic.setting, unit=0 if place.unit is None else place.unit.number, row=place.row,
+            is_open=place.is_open, retry=place.retry, guessed=place.guessed, transcript=transcript, policy=chosen,
+            answered=answered.model, asked=tuple(name for name in answered.replies if name != FEATURES),
+            decided=why or answered.escalated, cost=answered.cost,
+            input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)), refused=refused,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
-        if drawn and self.comparing is not None and self.comparing.takes(request):
-            compared = await self.comparing.record(record, request, answered)
-            if compared is not None:
-                record = replace(compared, kind="audit" if live else "shadow")
-        if all(one.name != client.name for one in self.keys.clients):  # who was forgotten meanwhile
-            return
-        await asyncio.to_thread(self.records.add, record)
-        self.live.recorded(record)
+
+    async def _recorded(
+        self, record: Record, request: ChatRequest, client: Client, place: Place | None, answered: Answered,
+        drawing: asyncio.Task[None] | None,
+    ) -> None:  # fmt: skip
+        """Keep what is known of an answer; of drawn units, after asking the other models, too.
+
+        `place`: None where the client named a model or a policy.
+        """
+        try:
+            if drawing is not None:
+                await drawing
+            unit = None if place is None else place.unit
+            if self.comparing is not None and place is not None and unit is not None and unit.drawn and place.is_open:
+                record = await self._compared(record, request, answered)
+            if any(known.name == client.name for known in self.keys.clients):  # else it was forgotten meanwhile
+                await self._kept(record, counts=place is not None, opted_out=not client.shadow)
+        finally:
+            if place is not None:
+                self._ended(place)
+
+    async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
+        """Return the record of a request of a drawn unit, after the other models were asked."""
+        assert self.comparing is not None  # noqa: S101 - for types
+        others = set(self.config.compared) - {self.config.reference}
+        if OVER_CAP in record.refused or others <= set(record.refused):
+            return replace(record, compared="no model takes it")
+        if answered.reply is None:
+            return replace(record, compared="no answer")
+        compared = await self.comparing.record(record, request, answered)
+        self.live.compared(compared)
+        return compared
+
+    async def _kept(self, record: Record, *, counts: bool, opted_out: bool) -> None:
+        """Add a record to the file, and to the bill if it `counts`."""
+        if counts:
+            self.traffic.count(record, opted_out=opted_out)
+        await asyncio.to_thread(self.traffic.keep, record)
+
+    def _drawing(self, place: Place, now: float) -> asyncio.Task[None] | None:
+        """Begin to find out whether a unit that begins is drawn; None for any other request."""
+        if not place.starts or place.unit is None:
+            return self.traffic.drawings.get(place.unit.number) if place.unit is not None else None
+        shadow = self.config.shadow
+        is_live = self.live.active.policy is not None
+        most = 0.0 if shadow is None else shadow.audit if is_live else shadow.share
+        if not self.traffic.is_chosen(place.unit, now, most):
+            return None
+        task = self.later(self._drawn(place.unit))
+        self.traffic.drawings[place.unit.number] = task
+        return task
+
+    async def _drawn(self, unit: Unit) -> None:
+        """Draw a unit that was chosen, if money for a comparison is free, whatever it asks."""
+        free = self.comparing is not None and await self.comparing.is_paid_for()
+        self.traffic.draw(unit, free=free)
+        if unit.drawn:
+            self.live.audit(unit)
+
+    def _ended(self, place: Place) -> None:
+        """Take note that a request has ended, with its comparison."""
+        if place.unit is not None:
+            self.traffic.ended(place.unit)
 
     def _asked_for(self, name: str, request: ChatRequest) -> Active:
         """Return a policy that a client names. What is wrong with others is not for clients."""
         try:
-            return self.live.named(name)
+            active = self.live.named(name)
         except ExeuntError:
             raise self._no_such_model(request) from None
+        refused = self._refused(request)
+        asked = () if active.policy is None else active.policy.models
+        return self.live.reference if OVER_CAP in refused or not set(refused).isdisjoint(asked) else active
 
     def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
         return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
 
-    # -- the rest -------------------------------------------------------------------------------------------
+    # -- as time goes on ------------------------------------------------------------------------------------
+
+    async def advance(self) -> None:
+        """Close units whose time has come, tell who counts them, and go on with what is certified."""
+        now = self.clock()
+        for unit in self.traffic.take_over(now):
+            records = await asyncio.to_thread(self.records.read, "unit = ? AND compared != ''", (unit.number,))
+            self.traffic.unit_over(unit, records)
+            self.live.unit_ended(unit, records)
+        await asyncio.to_thread(self.traffic.save)
+        passed = await self.certifier.advance(now, self.traffic.busy, self._apart)
+        for name in passed or ():
+            _log.info("a policy is certified", extra={"fields": {"policy": name}})
+        if passed is not None or self.standing is None:
+            await asyncio.to_thread(self._find_standing)
+
+    async def tidy(self) -> None:
+        """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
+        for as long as this runs.
+        """
+        tidied = saved = -_TIDY_S
+        while True:
+            with _logged("units and certificates"):
+                await self.advance()
+            if time.monotonic() - tidied >= _TIDY_S:
+                tidied = time.monotonic()
+                with _logged("records"):
+                    await asyncio.to_thread(self.records.expire, self.clock() - 86400 * self.config.keep.days)
+            if time.monotonic() - saved >= _SAVE_S:
+                saved = time.monotonic()
+                with _logged("what the watch knows"):
+                    self.live.watch.save()
+                with _logged("policies"):  # of a client that the command has forgotten
+                    self.live.leave_forgotten()
+                    self.certifier.forget()
+            await asyncio.sleep(min(_STEP_S, self.config.period / 4))
 
     async def forget(self, client: str) -> int:
         """Remove the key and the records of a client, and the policies that hold features of its requests; return how
         many records there were. Raises InputError if there was nothing of it.
         """
+        self.traffic.forget(client)
         forgotten = await asyncio.to_thread(forget_client, client, self.keys, self.records)
         self.live.leave_forgotten()
+        self.certifier.forget()
         return forgotten.records
 
-    async def tidy(self) -> None:
-        """Remove what has been kept for long enough, and save what the watch knows, for as long as this runs."""
-        tidied = -_TIDY_S
-        while True:
-            if time.monotonic() - tidied >= _TIDY_S:
-                tidied = time.monotonic()
-                with _logged("records"):
-                    await asyncio.to_thread(self.records.expire, time.time() - 86400 * self.config.keep.days)
-            await asyncio.sleep(_SAVE_S)
-            with _logged("what the watch knows"):
-                self.live.watch.save()
-            with _logged("policies"):  # of a client that the command has forgotten
-                self.live.leave_forgotten()
+    def _find_standing(self) -> None:
+        """Find out what is certified now, keep it for the command, and write the report."""
+        self.standing = standing(self.certifier, self.config)
+        self.records.keep(STANDING, self.standing.to_dict())
+        write_report(self.standing, self.folder / REPORT, reference=self.config.reference)
+
+    def _changed(self, by_alarm: bool) -> None:
+        """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
+        now = self.clock()
+        self.traffic.begin_span(self.live.active.name, now, self.money.compared)
+        if by_alarm:
+            self.traffic.save()
+            self.certifier.alarmed(now)
+            self.standing = None
 
     async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
@@ -189,6 +365,7 @@ class Gateway:
         for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
             await model.close()
         self.live.watch.save()
+        self.traffic.save()
         self.records.close()
         self.money.close()
 
@@ -205,8 +382,9 @@ class Gateway:
         if error is not None and not isinstance(error, InputError):
             _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
-    def _hmac(self, content: bytes) -> str:
-        return hmac.digest(self._secret, content, "sha256")[:16].hex()
+    def _hmac(self, client: Client, content: bytes) -> bytes:
+        """Return what stands for something of a client: the same for the same, and nobody can tell what it was."""
+        return hmac.digest(self._secret, client.name.encode() + b"\0" + content, "sha256")[:16]
 
     def _measure(self) -> None:
         """Let the metrics read what the gateway knows."""
@@ -218,31 +396,48 @@ class Gateway:
             lambda: max(self.live.watch.evidence.values(), default=0.0),
         )  # fmt: skip
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
+        gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
+        gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
+        gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
+
+    def _saved(self) -> float:
+        saved = self.traffic.bill.saved_in_all(self.money.compared)
+        return float("nan") if saved is None else saved.mean
 
     def _comparing(self) -> Comparing | None:
         config = self.config
         if config.shadow is None or self.money.shadow is None:
             return None
-        compared, ledger = (config.reference, *config.shadow.models), self.money.shadow
+        ledger = self.money.shadow
         return Comparing(
-            config.models, config.reference, config.shadow, ledger=ledger,
-            grader=grader_of(config.shadow.grader, config.models, compared, ledger), features=self.features,
+            config.models, config.compared, config.cap, ledger=ledger,
+            grader=grader_of(config.shadow.grader, config.models, config.compared, ledger), features=self.features,
             keep=config.keep,
         )  # fmt: skip
 
 
 @contextmanager
 def _logged(what: str) -> Iterator[None]:
-    """Log failures of files, such as while `exeunt calibrate` reads them: the next time it may succeed."""
+    """Log failures of files, such as while another process reads them: the next time it may succeed."""
     try:
         yield
     except (ExeuntError, OSError) as error:
         _log.error("%s could not be tidied", what, exc_info=error)
 
 
+def _usage(answered: Answered) -> int | None:
+    """Return how many tokens the input of a request has, by the model that answered; None if it does not say."""
+    replies = [reply for reply in answered.replies.values() if isinstance(reply, ChatReply) and reply.body]
+    for reply in replies:
+        tokens = ((reply.body or {}).get("usage") or {}).get("prompt_tokens")
+        if type(tokens) is int:
+            return tokens
+    return None
+
+
 def _about(config: GatewayConfig) -> GatewayModels:
     """Return what policies are bound to: the models that are compared, and what a request may cost at most."""
-    names = (config.reference, *(() if config.shadow is None else config.shadow.models))
+    names = (config.reference, *config.compared[:-1])
     models = {name: config.models[name] for name in names}
     features = config.features if config.keep.features else None
     return GatewayModels(
@@ -251,6 +446,7 @@ def _about(config: GatewayConfig) -> GatewayModels:
         "" if features is None else FEATURES,
         0.0 if features is None else features.price,
         {name: digest_of(model) for name, model in models.items()},
-        0.0 if config.shadow is None else config.shadow.share,
         "" if config.shadow is None else config.shadow.grader,
     )
+
+

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt._files import parse_json, why_it_failed
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import mean_quality
-from exeunt.gateway.certification import interval_of
+from exeunt.confidence_intervals import mean_interval, weighted_interval
 from exeunt.gateway.graders import normalised_match
-from exeunt.gateway.recorded_trace import groups_of
-from exeunt.gateway.records import Record
-from exeunt.trace.groups import n_units
+from exeunt.stream.records import Record
+from exeunt.trace.groups import Groups, n_units
 
 
 class _Answer(NamedTuple):
@@ -95,21 +95,22 @@ def agreement(
     labels: Mapping[tuple[str, str], float], records: Sequence[Record], reference: str, measure: str
 ) -> str:
     """Say how often the grades of the records' answers are those of the labels, with a 95% interval, and how much
-    higher they are. `measure`: what the grades are called. Conversations and users are groups.
+    higher they are. `measure`: what the grades are called. Units are groups.
 
     Raises InputError unless two answers, or groups of them, are labelled.
     """
     chosen = [one for one in _answers(records, reference) if (one.record.request, one.model) in labels]
-    groups = groups_of([one.record for one in chosen]) if chosen else None
+    units = [one.record.unit for one in chosen]
+    groups = Groups(np.array(units)) if len(set(units)) < len(units) else None
     if n_units(len(chosen), groups) < 2:
         raise InputError(
             f"of {counted(len(labels), 'label')} {len(chosen)} are of answers in the records that a policy is made of, "
-            "in fewer than two conversations: label more of what `exeunt gateway FILE --to-label 100` prints"
+            "in fewer than two units: label more of what `exeunt gateway FILE --to-label 100` prints"
         )
     grades = np.array([one.grade for one in chosen])
     wanted = np.array([labels[one.record.request, one.model] for one in chosen])
     share, (low, high) = mean_quality((grades == wanted).astype(float), groups)
-    more = [100 * one for one in interval_of(grades - wanted, groups)]
+    more = [100 * one for one in _interval(grades - wanted, groups)]
     left = len(labels) - len(chosen)
     out = f" {counted(left, 'label')} left out, of other records." if left else ""
     return (
@@ -133,3 +134,11 @@ def _answers(records: Sequence[Record], reference: str) -> Iterator[_Answer]:
                 and times[record.request] == 1
             ):
                 yield _Answer(record, model, said.grade)
+
+
+def _interval(values: Floats, groups: Groups | None) -> tuple[float, float, float]:
+    """Return the mean of values (n,) with its 95% t interval, over groups if there are any."""
+    if groups is None:
+        return mean_interval(values)
+    mean, ends = weighted_interval(groups.means(values), groups.weight, within=(-np.inf, np.inf))
+    return mean, *ends

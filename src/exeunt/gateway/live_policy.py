@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from exeunt._files import read_json, write_json
 from exeunt.budget_text import parse_budget
 from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
-from exeunt.gateway.answering import Active, Answered, active_policy
+from exeunt.gateway.answering import Active, Seen, active_policy
+from exeunt.gateway.comparing import NOT_GRADED
 from exeunt.gateway.config import GatewayConfig
-from exeunt.gateway.live_watch import LiveWatch
+from exeunt.gateway.live_watch import GradingWatch, LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
-from exeunt.gateway.records import Record, Records
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
-from exeunt.gateway.tally import Tally
 from exeunt.live.function_model import FeatureModel
+from exeunt.stream.bill import loss_of
+from exeunt.stream.order import InOrder, Waiting
+from exeunt.stream.records import COMPARED, Record
+from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
 _log = logging.getLogger("exeunt.gateway")
@@ -27,22 +29,25 @@ _ALARMS, _WATCH = "alarms.json", "watch.json"
 
 
 class LivePolicy:
-    """Which of the policies in a gateway's folder answers, and what is known of its answers.
+    """Which of the policies in a gateway's folder answers, and the watch of its answers.
 
-    `active`: the one that answers "auto", since the time `since`. `watch`, `tally`: of what it has answered. `alarms`:
-    the latest, also of before a restart. `fallen`: the watch whose alarm made the reference answer; None if it answers
-    for another reason.
+    `active`: the one that answers "auto", since the time `since`. `reference`: the reference alone. `watch`: of what it
+    has answered. `alarms`: the latest, also of before a restart. `fallen`: the watch whose alarm made the reference
+    answer; None if it answers for another reason. `on_change`: called when another policy is active, with whether an
+    alarm is why.
     """
 
     def __init__(
-        self, config: GatewayConfig, policies: GatewayPolicies, *, features: FeatureModel | None, records: Records,
-        metrics: GatewayMetrics,
+        self, config: GatewayConfig, policies: GatewayPolicies, *, features: FeatureModel | None,
+        metrics: GatewayMetrics, clock: Callable[[], float], on_change: Callable[[bool], None],
     ) -> None:  # fmt: skip
         self._config, self._policies, self._features = config, policies, features
-        self._records, self._metrics = records, metrics
+        self._metrics, self._clock, self._on_change = metrics, clock, on_change
         self._file = config.folder / _ALARMS
         self.alarms: deque[dict[str, Any]] = deque(_alarms_in(self._file), maxlen=20)
         self._known: dict[str, Active] = {}
+        self._grading = GradingWatch()
+        self.reference = self.named(REFERENCE)
         self.active: Active
         self.fallen: LiveWatch | None
         self._follow(self._latest())
@@ -57,12 +62,14 @@ class LivePolicy:
     def activate(self, name: str) -> None:
         """Let another policy answer from now on; "reference" is the reference alone. Raises as `named` does."""
         active = self.named(name)
-        self._policies.activate(name, time.time())
+        self._policies.activate(name, self._clock())
         self._follow(active)
+        self._on_change(False)
 
     def roll_back(self) -> str:
         """Let the policy answer that did before, and return its name."""
-        self._follow(self.named(self._policies.roll_back(time.time())))
+        self._follow(self.named(self._policies.roll_back(self._clock())))
+        self._on_change(False)
         return self.active.name
 
     def within(self, budget: str) -> str:
@@ -80,23 +87,61 @@ class LivePolicy:
                 costs[name] = policy.cost.share(policy.expected_cost)
         if not costs:
             raise InputError(
-                f"no policy costs at most {budget}: make one with `exeunt calibrate {quote(str(self._config.folder))} "
-                f"--max-loss 5% --budget {quote(budget)}`"
+                f"no certified policy costs at most {budget}: the page says what is certified now, and what is missing"
             )
         return max(costs, key=lambda name: costs[name])
 
-    def answered(self, answered: Answered) -> None:
-        """Take note of an answer of the active policy."""
-        if (alarm := self.watch.answered(answered)) is not None:
-            self.fall_back(alarm)
+    # -- the watch ------------------------------------------------------------------------------------------
 
-    def recorded(self, record: Record) -> None:
-        """Take note of a record, unless another policy became active since the answer."""
-        if (record.policy or REFERENCE) != self.active.name:
+    def begin(self, place: Place) -> Waiting[Seen] | None:
+        """Take note that the policy is asked for a request. Returns its place in the watch's order, for `answered`: of
+        a unit the first request counts.
+        """
+        return self._firsts.begin() if place.starts and self.active.policy is not None else None
+
+    def answered(self, waiting: Waiting[Seen] | None, seen: Seen | None) -> None:
+        """Take note of how a request was answered; None where failures or money decided."""
+        if waiting is None:
             return
-        self.tally.add(record)
-        if record.kind == "audit" and (alarm := self.watch.audited(record, self._config.reference)):
-            self.fall_back(alarm)
+        self._firsts.end(waiting, seen)
+        for each in self._firsts.take_ready():
+            if (alarm := self.watch.answered(each)) is not None:
+                self.fall_back(alarm)
+
+    def audit(self, unit: Unit) -> None:
+        """Take note that a unit is drawn whose first requests the policy answers."""
+        if self.active.policy is not None:
+            self._audits[unit.number] = self._audited.begin()
+
+    def unit_ended(self, unit: Unit, records: Sequence[Record]) -> None:
+        """Take note of a drawn unit that has closed, or of which the policy answers no more, with its records."""
+        if (waiting := self._audits.pop(unit.number, None)) is None:
+            return
+        self._audited.end(waiting, self._lost(records))
+        for lost in self._audited.take_ready():
+            if (alarm := self.watch.audited(lost)) is not None:
+                self.fall_back(alarm)
+
+    def _lost(self, records: Sequence[Record]) -> float:
+        """Return what a unit lost, such that its mean is the promised loss where the mean per request is.
+
+        A grade that is missing speaks for no loss.
+        """
+        rows, limit = self.active.rows, self.active.max_loss or 0.0
+        lost = [
+            loss_of(record, self._config.reference, missing=-1.0) for record in records if record.row < rows
+        ]
+        return limit + sum(each - limit for each in lost) / rows
+
+    def compared(self, record: Record) -> None:
+        """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
+        if record.compared in (COMPARED, NOT_GRADED):
+            text = self._grading.compared(graded=record.compared == COMPARED)
+            if text:
+                fields = {"policy": self.active.name, "alarm": text}
+                _log.error("comparisons are not graded", extra={"fields": fields})
+                self._metrics.alarm(self.active.name)
+                self._keep_alarm(fields)
 
     def fall_back(self, alarm: Alarm) -> None:
         """Let the reference answer: the certificate no longer describes the requests."""
@@ -107,10 +152,12 @@ class LivePolicy:
         try:
             self._keep_alarm(fields)
             watch.save()
-            self.activate(REFERENCE)
+            self._policies.activate(REFERENCE, self._clock())
+            self._follow(self.reference)
+            self._on_change(True)
         except (ExeuntError, OSError) as error:  # such as a full disk
             _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
-            self.active = self.named(REFERENCE)
+            self.active = self.reference
         self.fallen = watch
 
     def leave_forgotten(self) -> None:
@@ -119,6 +166,7 @@ class LivePolicy:
             del self._known[name]
         if self.active.name not in self._known:
             self._follow(self._latest())
+            self._on_change(False)
 
     def _latest(self) -> Active:
         """Return the policy that was activated last; the reference if it cannot answer, such as one of other models."""
@@ -129,8 +177,8 @@ class LivePolicy:
             fields = {"policy": name, "alarm": one_line(error)}
             _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
             self._keep_alarm(fields)
-            self._policies.activate(REFERENCE, time.time())
-            return self.named(REFERENCE)
+            self._policies.activate(REFERENCE, self._clock())
+            return self.reference
 
     def _follow(self, active: Active) -> None:
         self.active, self.fallen = active, None
@@ -139,12 +187,13 @@ class LivePolicy:
         self.watch = LiveWatch(active, file, run_length=self._config.run_length, audit=audit)
         history = self._policies.history
         self.since = history[-1][0] if history else 0.0
-        self.tally = Tally(self._config.reference, self._records.read(since=self.since))
+        self._firsts, self._audited = InOrder[Seen](), InOrder[float]()
+        self._audits: dict[int, Waiting[float]] = {}
         _log.info("a policy answers", extra={"fields": {"policy": active.name}})
 
     def _keep_alarm(self, fields: dict[str, Any]) -> None:
         """Let the page tell of an alarm, also after a restart."""
-        self.alarms.append({"time": time.time(), **fields})
+        self.alarms.append({"time": self._clock(), **fields})
         write_json(self._file, list(self.alarms))
 
 

@@ -1,15 +1,16 @@
-"""What is watched while a policy answers: where requests leave, and by audits how good the answers are."""
+"""What is watched while a policy answers: where units' first requests leave, and by audits how good the answers are."""
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exeunt._files import read_json, write_json
 from exeunt.errors import ArtefactError, InputError
-from exeunt.gateway.answering import Active, Answered
-from exeunt.gateway.records import Record
-from exeunt.policy.certificates import CERTAIN
+from exeunt.gateway.answering import Active, Seen
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.alarm import loss_alarm
 from exeunt.watch.e_detectors import evidence_level
@@ -23,10 +24,10 @@ _AUDITS = 8
 
 
 class LiveWatch:
-    """The watch of the active policy. `run_length`: requests without a change until a false alarm, on average at least,
+    """The watch of the active policy. `run_length`: units without a change until a false alarm, on average at least,
     where the share `audit` of them is audited. What it knows goes on from `file` after a restart.
 
-    A policy that keeps nothing to watch exits by is watched by audits alone, one without a certified loss by exits
+    A policy that keeps nothing to watch exits by is watched by audits alone, one without a promised loss by exits
     alone. `alarm`: the first one that was raised. `policy`: the name of the policy.
     """
 
@@ -38,10 +39,7 @@ class LiveWatch:
         self._exits = (
             None if policy is None or policy.watched is None else Watch(policy, run_length=2 * run_length)
         )
-        certificate = None if policy is None else policy.loss_certificate
-        self._losses = (
-            None if certificate is None or certificate.bound == CERTAIN else LossDetector(certificate)
-        )
+        self._losses = None if policy is None or active.max_loss is None else LossDetector(active.max_loss)
         self._loss_curve = EvidenceCurve(_AUDITS)
         self.alarm: Alarm | None = None
         self._restore()
@@ -58,7 +56,7 @@ class LiveWatch:
 
     @property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """The same over time: (requests or audits so far, evidence), from (0, 0) to now; at most some 400 of each."""
+        """The same over time: (units or audits so far, evidence), from (0, 0) to now; at most some 400 of each."""
         found, now = {}, self.evidence
         if self._exits is not None:
             found["exits"] = _points(self._exits.curve, self._exits.threshold, self._exits.n, now["exits"])
@@ -66,24 +64,24 @@ class LiveWatch:
             found["audits"] = _points(self._loss_curve, self._audits, self._losses.n, now["audits"])
         return found
 
-    def answered(self, answered: Answered) -> Alarm | None:
-        """Take note of an answer that the policy has chosen; return the alarm that it raises."""
-        if self._exits is None or answered.seen is None or not answered.decided:
+    def answered(self, seen: Seen) -> Alarm | None:
+        """Update the watch with the first request of a unit, in order of arrival. Returns a new alarm, or None."""
+        if self._exits is None:
             return None
-        exit_, *scores = answered.seen
+        scores = (seen.score, seen.first_score, seen.tie)
         try:
-            alarms = self._exits.update([exit_], *(None if one is None else [one] for one in scores))
+            alarms = self._exits.update([seen.exit], *(None if one is None else [one] for one in scores))
         except InputError:  # no scores came where there were some, or the other way round
             return None
         return self._raised(alarms[0]) if alarms else None
 
-    def audited(self, record: Record, reference: str) -> Alarm | None:
-        """Take note of an audit; return the alarm that it raises."""
-        if self._losses is None or self._policy is None or record.answered not in record.said:
+    def audited(self, lost: float) -> Alarm | None:
+        """Update the watch with what an audited unit lost, in [-1, 1], in order of arrival. Returns a new alarm, or
+        None.
+        """
+        if self._losses is None or self._policy is None:
             return None
-        grades = [record.said[name].grade or 0.0 for name in (record.answered, reference)]
-        loss, of_reference = ([1 - grade] for grade in grades)
-        found = self._losses.update(self._losses.losses(loss, of_reference), self._audits)
+        found = self._losses.update(np.array([lost]), self._audits)
         self._loss_curve.add(self._losses.n, float(self._losses.evidence.mean()))
         return (
             None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
@@ -108,18 +106,45 @@ class LiveWatch:
         write_json(self._file, body)
 
     def _restore(self) -> None:
-        """Go on from the file, if it is of this policy. One that is chosen again after an alarm is watched anew."""
+        """Go on from the file, if it is of this policy. One that is chosen again after an alarm is watched anew.
+
+        The run length may be another one: evidence is what it is, and the threshold moves.
+        """
         try:
             body = read_json(self._file)
             if body["policy"] != self.policy or body["alarm"]:
                 return
             if self._exits is not None and self._policy is not None and body["exits"]:
-                self._exits = Watch.from_dict(body["exits"], self._policy)
+                run_length = self._exits.run_length
+                self._exits = Watch.from_dict({**body["exits"], "run_length": run_length}, self._policy)
             if self._losses is not None and body["losses"]:
                 self._losses.restore(body["losses"])
                 self._loss_curve = EvidenceCurve.from_dict(body["curve"])
         except (ArtefactError, InputError, KeyError, TypeError):
             return  # none yet, or of another calibration: it begins anew
+
+
+class GradingWatch:
+    """Notices that comparisons are not graded any more, which hides losses: more than a fifth of the latest fifty."""
+
+    def __init__(self) -> None:
+        self._graded: deque[bool] = deque(maxlen=50)
+        self._told = False
+
+    def compared(self, *, graded: bool) -> str:
+        """Take note of a comparison. Returns what to say, once until grading works again; "" for nothing."""
+        self._graded.append(graded)
+        missing = len(self._graded) - sum(self._graded)
+        if missing <= len(self._graded) // 20:
+            self._told = False
+        full = len(self._graded) == self._graded.maxlen
+        if self._told or not full or missing <= len(self._graded) // 5:
+            return ""
+        self._told = True
+        return (
+            f"{missing} of the latest {len(self._graded)} comparisons have no grade, because the grader failed: losses "
+            "are not seen by audits until it works again (the log says why it fails)"
+        )
 
 
 def _points(curve: EvidenceCurve, threshold: float, n: int, now: float) -> list[tuple[int, float]]:

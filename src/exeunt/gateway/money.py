@@ -47,6 +47,11 @@ class Money:
             ledger.resume(model)
 
     @property
+    def compared(self) -> float:
+        """US dollars that comparisons, audits and judges have cost."""
+        return 0.0 if self.shadow is None else self.shadow.spent
+
+    @property
     def left(self) -> float:
         """US dollars that are left of the limits for all; infinite without any."""
         return math.inf if self.spend.total is None and self.spend.day is None else self._day.available

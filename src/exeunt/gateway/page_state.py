@@ -7,7 +7,8 @@ from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.gateway import Gateway
-from exeunt.policy import Policy
+from exeunt.gateway.proposing import LOSS
+from exeunt.stream.ratios import FEWEST
 
 
 class PageState:
@@ -15,49 +16,92 @@ class PageState:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._policies: dict[str, dict[str, Any]] = {}
+        self._unfit: dict[str, str] = {}
 
     def read(self) -> dict[str, Any]:
         """Return what the page shows, JSON-able. Money is in US dollars, times are in seconds since 1970.
 
-        `certificate`: of the active policy, in words; None without one. `policies`: those that can be chosen beside the
-        reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
-        reason. `tally`: since `since`. `evidence`: of the active policy or of that one, see `LiveWatch.curves`.
-        `resting`: providers that are left alone, `for_s` seconds more. `stopped`: models that are asked no more.
+        `certificate`: of the active policy, sentences; None without one. `policies`: those that can be chosen beside
+        the reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
+        reason. `bill`: since `since`; `in_all`: since the first start. `evidence`: of the active policy or of that one,
+        see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what is not covered. `resting`:
+        providers that are left alone, `for_s` seconds more. `stopped`: models that are asked no more.
         """
         gateway, config = self._gateway, self._gateway.config
+        active = gateway.live.active
         return {
-            "policy": gateway.live.active.name,
+            "policy": active.name,
             "since": gateway.live.since,
-            "certificate": _certificate(gateway.live.active.policy),
+            "unit": config.unit_rules.kind,
+            "rows": active.rows,
+            "certificate": self._sentences(active.name),
+            "promise": None if config.promise is None else asdict(config.promise),
+            "limit": self._limit(active.name),
+            "standing": [] if gateway.standing is None else gateway.standing.notes,
             "policies": {name: self._policy(name) for name in gateway.policies.names},
             "fallen_from": None if gateway.live.fallen is None else gateway.live.fallen.policy,
             "reference": config.reference,
             "shadow": None if config.shadow is None else asdict(config.shadow),
-            "tally": gateway.live.tally.to_dict(),
+            "bill": self._bill(),
+            "in_all": self._in_all(),
+            "drawing": self._drawing(),
             "evidence": (gateway.live.fallen or gateway.live.watch).curves,
             "alarms": list(gateway.live.alarms),
             "compared": dict(gateway.compared),
-            "records": dict(gateway.records.counts()),
             "money": gateway.money.state(gateway.keys.clients),
             "resting": _resting(gateway),
             "stopped": list(gateway.money.whole.stopped),
         }
 
+    def _bill(self) -> dict[str, Any]:
+        """Return what has happened since the active policy became active."""
+        span, compared = self._gateway.traffic.bill.now, self._gateway.money.compared
+        return {
+            "requests": span.requests, "by_policy": span.by_policy, "opted_out": span.opted_out,
+            "in_units": span.in_units, "guessed": span.guessed, "retries": span.retries, "cost": span.cost,
+            "compared": compared - span.compared, "answered": dict(span.answered), "decided": dict(span.decided),
+            "audits": span.loss.n, "fewest": FEWEST, "saved": span.saved(compared), "lost": span.lost,
+            "lost_answered": span.lost_answered,
+        }  # fmt: skip
+
+    def _in_all(self) -> dict[str, Any]:
+        """Return what was saved since the first start, and when comparisons are earned back."""
+        bill, compared = self._gateway.traffic.bill, self._gateway.money.compared
+        now = self._gateway.clock()
+        return {
+            "saved": bill.saved_in_all(compared), "compared": compared, "break_even": bill.break_even(compared, now),
+        }  # fmt: skip
+
+    def _drawing(self) -> dict[str, Any]:
+        """Return what the share and the money for comparisons have come to."""
+        periods = [period for period in self._gateway.traffic.drawing.latest if period.units]
+        latest = periods[-1] if periods else None
+        return {
+            "probability": None if latest is None else latest.probability,
+            "units": sum(period.units for period in periods),
+            "chosen": sum(period.chosen for period in periods),
+            "refused": sum(period.refused for period in periods),
+            "open": len(self._gateway.traffic.units.open),
+        }
+
+    def _sentences(self, name: str) -> list[str] | None:
+        certified = None if self._gateway.standing is None else self._gateway.standing.certified.get(name)
+        return None if certified is None else certified.guarantees
+
+    def _limit(self, name: str) -> float | None:
+        """Return the loss that is certified of a policy, in [0, 1]; None if none is."""
+        certified = None if self._gateway.standing is None else self._gateway.standing.certified.get(name)
+        return None if certified is None else certified.limits.get(LOSS)
+
     def _policy(self, name: str) -> dict[str, Any]:
         """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""
-        if name not in self._policies or self._gateway.policies.is_forgotten(name):
+        if name not in self._unfit or self._gateway.policies.is_forgotten(name):
             try:
-                made = {"certificate": _certificate(self._gateway.policies.load(name)), "unfit": ""}
+                self._gateway.live.named(name)
+                self._unfit[name] = ""
             except ExeuntError as error:
-                made = {"certificate": None, "unfit": one_line(error)}
-            self._policies[name] = made
-        return self._policies[name]
-
-
-def _certificate(policy: Policy | None) -> str | None:
-    certificate = None if policy is None else policy.loss_certificate
-    return None if certificate is None else str(certificate)
+                self._unfit[name] = one_line(error)
+        return {"certificate": self._sentences(name), "unfit": self._unfit[name]}
 
 
 def _resting(gateway: Gateway) -> list[dict[str, Any]]:

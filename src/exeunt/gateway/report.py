@@ -1,4 +1,4 @@
-"""What a calibration of a gateway found, as one HTML file that opens offline."""
+"""What a gateway has certified, as one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from exeunt import __version__
 from exeunt._files import write_text
 from exeunt.comparison.report import allowed_hash, page_part
-from exeunt.gateway.certification import Certification, Way
+from exeunt.gateway.certification import Way
+from exeunt.gateway.standing import Certified, Standing
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 340, 56, 44
 _STYLE = """
@@ -19,35 +20,47 @@ _STYLE = """
 """
 
 
-def write_report(found: Certification, path: Path, *, name: str, notes: Sequence[str], command: str) -> None:
-    """Write the page of a certification, atomically. `name`: of the policy; `notes`: sentences about the records."""
-    write_text(path, render(found, name=name, notes=notes, command=command))
+def write_report(found: Standing, path: Path, *, reference: str) -> None:
+    """Write the page of what a gateway has certified, atomically. `reference`: the model that it is measured by."""
+    write_text(path, render(found, reference=reference))
 
 
-def render(found: Certification, *, name: str, notes: Sequence[str], command: str) -> str:
+def render(found: Standing, *, reference: str) -> str:
     """Return the page: what is certified, what was measured, and what one would do otherwise."""
     style = page_part("page.css") + _STYLE
-    saved = f"{found.saved[0]:.0%} of the cost of always asking {found.reference}"
-    header, rows = found.table()
-    facts = f"Policy {name}, measured on {found.n:,} held-out records"
-    shares = [[model, f"{share:.1%}"] for model, share in found.shares.items()]
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"
     made_by = f"Made by Exeunt {escape(__version__)}. This file is complete: it loads nothing from anywhere."
-    chart = _chart(found.ways, found.reference_cost)
+    names = ", ".join(found.certified) or "Nothing"
+    title = f"{names} {'is' if len(found.certified) < 2 else 'are'} certified"
+    parts = [part for one in found.certified.values() for part in _of_policy(one, reference)]
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
         '<meta name="color-scheme" content="light dark">',
-        f"<title>Exeunt gateway: {escape(name)}</title>\n<style>{style}</style>\n</head>\n<body>",
-        f'<header class="masthead"><p class="kicker">Exeunt gateway</p><h1>{escape(saved)} can be saved</h1>',
-        f'<p class="facts">{escape(facts)}</p><ul class="summary">{_items([*found.sentences, *notes])}</ul></header>',
-        _section("What one would do otherwise", "Mean grade and mean cost on the same records. Hollow: drawn by lot.",
-                 chart + _table(header, rows)),
-        _section("Who answers", "", _table(["model", "share of the requests"], shares)),
-        _section("How this was made", "", f'<div class="command"><pre>{escape(command)}</pre></div>'),
+        f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
+        f'<header class="masthead"><p class="kicker">Exeunt gateway</p><h1>{escape(title)}</h1>',
+        f'<ul class="summary">{_items(found.notes)}</ul></header>',
+        *parts,
         f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
     ])  # fmt: skip
+
+
+def _of_policy(policy: Certified, reference: str) -> list[str]:
+    """Return the sections of a certified policy."""
+    numbers = policy.measured
+    sections = [_section(policy.name, "", f'<ul class="summary">{_items(policy.sentences)}</ul>')]
+    if numbers is None:
+        return sections
+    header, rows = numbers.table()
+    shares = [[model, f"{share:.1%}"] for model, share in numbers.shares.items()]
+    caption = f"Mean grade and mean cost on the held-out requests, beside {reference} alone. Hollow: drawn by lot."
+    chart = _chart(numbers.ways, numbers.reference_cost)
+    return [
+        *sections,
+        _section("What one would do otherwise", caption, chart + _table(header, rows)),
+        _section("Who answers", "", _table(["model", "share of the requests"], shares)),
+    ]
 
 
 def _section(title: str, caption: str, content: str) -> str:

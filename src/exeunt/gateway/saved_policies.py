@@ -1,6 +1,6 @@
 """The policies in a gateway's folder, and which of them answers.
 
-`policies/p1.json`, `p2.json`, ... are made by `exeunt calibrate`. A router's policy holds features of some requests, so
+`policies/p1.json`, `p2.json`, ... are plans that were certified (see `exeunt.gateway.certifying`). A router's policy holds features of some requests, so
 only its owner can read it; `p1.clients` names the clients whose they are. Once one of these is forgotten, an empty
 `p1.forgotten` is in place of both. `active.json` holds what was activated, and when: [[time, name], ...];
 [time, name, "back"] where the activation before it was undone. Before the first one, the reference answers alone.
@@ -43,7 +43,7 @@ class GatewayPolicies:
 
         `clients`: whose requests it was made of; None if nobody knows, so that it may be anybody's.
 
-        Raises ArtefactError if it was made for other models, or another reference.
+        Raises ArtefactError if it was made for other models.
         """
         made = replace(policy, run=self.models.digest)
         self._check(made, "the policy")
@@ -66,7 +66,7 @@ class GatewayPolicies:
             raise InputError(f"{self.folder} has no policy {name!r}: there are {known}")
         if self.is_forgotten(name):
             raise ArtefactError(
-                f"{name} held features of requests of a client that was forgotten: run `exeunt calibrate` again"
+                f"{name} held features of requests of a client that was forgotten: take another certified policy"
             )
         file = self.folder / POLICIES / f"{name}.json"
         policy = Policy.load(file)
@@ -115,19 +115,15 @@ class GatewayPolicies:
 
     def _check(self, policy: Policy, what: str) -> None:
         """Raise ArtefactError, starting with `what`, unless a policy was made for these models."""
-        proof, models = policy.loss_certificate, self.models
-        reference = models.reference if proof is None else proof.reference
+        models = self.models
         strange = {*policy.models} - {*models.highest, models.features}
-        if policy.run == models.digest and reference == models.reference and policy.models and not strange:
+        if policy.run == models.digest and policy.models and not strange:
             return
         why = "its models, or what they answer with, have changed"
-        if reference != models.reference:
-            why = f"it was certified against {reference}, and the reference is {models.reference}"
-        elif strange:
+        if strange:
             why = f"it asks {', '.join(sorted(strange))}, and there are {', '.join(models.highest)}"
         raise ArtefactError(
-            f"{what} is not for the models of {self.folder}: {why}. Run `exeunt calibrate` again, on records of "
-            "these models"
+            f"{what} is not for the models of {self.folder}: {why}. Others are certified on records of these models"
         )
 
 

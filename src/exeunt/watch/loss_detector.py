@@ -25,22 +25,27 @@ _STATE = ("n", "since", "_sum", "_capital", "_lowest")
 class LossDetector:
     """Bets that the mean of losses is above what was certified: e_t = 1 + stake * (loss_t - certified) / most.
 
+    `certified`: the mean loss at most; `agreement`: whether losses are disagreements, which are never below 0.
     `evidence` (d,): R_t for each stake; `n`: losses so far. The mean of e_t is at most 1 while the mean loss is at most
     as certified, whatever the losses before.
-
-    Raises InputError for a policy without a certified loss, or one that loses nothing for certain.
     """
 
-    def __init__(self, certificate: LossCertificate | None) -> None:
+    def __init__(self, certified: float, *, agreement: bool = False) -> None:
+        self.certified, self._agreement = certified, agreement
+        self.evidence, self.n, self.since = np.zeros(len(_STAKES)), 0, 0
+        self._sum = self._capital = self._lowest = 0.0
+
+    @classmethod
+    def of(cls, certificate: LossCertificate | None) -> LossDetector:
+        """Return the detector for a policy's certificate. Raises InputError without a certified loss, and for a policy
+        that loses nothing for certain.
+        """
         if certificate is None or certificate.bound == CERTAIN:
             raise InputError(
                 "losses are watched against what was certified, and this policy has no certified loss: certify one "
                 "with ex.cheapest or ex.risk_controlled"
             )
-        self.certified = certificate.max_loss
-        self._agreement = certificate.measure == "agreement"
-        self.evidence, self.n, self.since = np.zeros(len(_STAKES)), 0, 0
-        self._sum = self._capital = self._lowest = 0.0
+        return cls(certificate.max_loss, agreement=certificate.measure == "agreement")
 
     def losses(self, loss: ArrayLike, reference: ArrayLike | None) -> Floats:
         """Return by how much answers lose, (n,), each in [-1, 1]. Raises InputError for anything else."""

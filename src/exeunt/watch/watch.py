@@ -151,7 +151,7 @@ class Watch:
         Raises InputError for losses outside [0, 1], or a policy without a certified loss.
         """
         if self._of_losses is None:
-            self._of_losses = LossDetector(self.policy.loss_certificate)
+            self._of_losses = LossDetector.of(self.policy.loss_certificate)
         detector = self._of_losses
         found = detector.update(detector.losses(loss, reference), self.threshold)
         if found is None or self.loss_alarm is not None:
@@ -275,6 +275,6 @@ class Watch:
         watch.curve = EvidenceCurve.from_dict(body["curve"])
         watch._latest = LatestInputs.from_dict(body["latest"])
         if body["losses"] is not None:
-            watch._of_losses = LossDetector(policy.loss_certificate)
+            watch._of_losses = LossDetector.of(policy.loss_certificate)
             watch._of_losses.restore(body["losses"])
         return watch

@@ -1,0 +1,473 @@
+"""What a gateway certifies on its own traffic: questions, proposals, and bets on periods, all kept in its records.
+
+A question is what is to be promised, of which models, and what a unit is. Whoever asks another one, changes a model or
+the grader, or comes back after an alarm, asks a new question, which takes the weights that are left. So the chance that
+any certificate is ever false is at most delta, over all looks and questions together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt._files import make_folder
+from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.dependence import dependence
+from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
+from exeunt.gateway.folder import PROPOSALS, GatewayModels
+from exeunt.gateway.proposing import FEWEST, limits_of, propose, values_of, watched_by
+from exeunt.gateway.saved_policies import GatewayPolicies
+from exeunt.policy import Policy
+from exeunt.stream import bets
+from exeunt.stream.drawing import Period
+from exeunt.stream.records import Records
+from exeunt.stream.units import HOUR_S, Unit
+
+_FIRST_LOOK = 1.0
+_SHARES = (*bets.TIGHTER, _FIRST_LOOK)
+_SKIPPED = 0.1
+"""Where more of the periods are not bet on, nothing is certified."""
+DEPENDENT = 0.001
+"""The p-value below which successive units of a client are taken to depend on one another."""
+FORGOTTEN = "forgotten"
+"""Under this name the records keep the number of the latest request when a client was forgotten."""
+ALARM = "an alarm"
+
+Apart = Callable[..., Awaitable[Any]]
+"""Runs a function elsewhere, so that requests are answered meanwhile."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be certified. `number`: from 1; `asked`: when. `tests_from`: the first unit that may test; `fits_from`:
+    the first that may fit. `why`: it was asked. `body`: what makes it this question.
+    """
+
+    number: int
+    asked: float
+    tests_from: int
+    fits_from: int
+    why: str
+    body: Mapping[str, Any]
+
+
+@dataclass
+class Plan:
+    """A plan of a proposal. `policy`: None if a client was forgotten whose requests it held. `needed`: about how many
+    units it takes. `name`: that it is kept under, once it has `passed`, a time.
+
+    `logs`: by promise and share of its limit, the logarithms of the stakes' factors in each period, (p, 4).
+    """
+
+    policy: Policy | None
+    needed: float
+    name: str = ""
+    passed: float | None = None
+    logs: dict[tuple[str, float], list[Floats]] = field(default_factory=dict)
+
+    def wealth(self, promise: str, share: float, first: int) -> float:
+        """Return the highest wealth so far after `first` periods or more."""
+        logs = self.logs.get((promise, share), [])
+        sums = np.cumsum(np.array(logs).reshape(-1, len(bets.STAKES)), axis=0)
+        return max((bets.wealth(row) for row in sums[max(first - 1, 0) :]), default=0.0)
+
+
+@dataclass
+class Tested:
+    """A proposal and how its tests stand. `number`: among all, which gives its `weight`. `fitted`: units that it was
+    made of. `tests_from`: the first unit that tests it. `rows`: of a unit that its plans answer.
+
+    `correlation`: the p-value of whether successive units of a client are alike. `periods`, `units`: that were bet on.
+    """
+
+    number: int
+    question: int
+    made: float
+    fitted: int
+    tests_from: int
+    rows: int
+    kind: str
+    correlation: float
+    plans: list[Plan]
+    ended: bool = False
+    periods: int = 0
+    units: int = 0
+
+    @property
+    def weight(self) -> float:
+        """Its share of delta."""
+        return bets.weight(self.number)
+
+
+class Certifier:
+    """Asks the question of the configuration, and answers it as units come.
+
+    `question`: None without a promise. `proposals`: of this question. `models`: that it is about.
+    """
+
+    def __init__(
+        self, config: GatewayConfig, models: GatewayModels, records: Records, policies: GatewayPolicies, now: float
+    ) -> None:
+        self._config, self.models, self._records, self._policies = config, models, records, policies
+        self._folder = make_folder(config.folder / PROPOSALS)
+        self._settings = own_settings(records.settings(), models)
+        self.question = self._latest_question()
+        body = self._body()
+        if body is not None and (self.question is None or self.question.body != body):
+            self.ask(now, _why(None if self.question is None else self.question.body, body))
+        elif body is None:
+            self.question = None
+        self.proposals = [] if self.question is None else self._restored()
+        self._is_proposing = False
+
+    # -- questions ------------------------------------------------------------------------------------------
+
+    def ask(self, now: float, why: str, *, fits_from: int = 0) -> None:
+        """Ask a new question: it is tested on units that come from now on. The first one of a gateway that has no
+        records yet is tested on all.
+        """
+        if (body := self._body()) is None:
+            return
+        number = 1 if self.question is None else self.question.number + 1
+        tests_from = self._records.latest_number() + 1
+        self.question = Question(number, now, tests_from, fits_from, why, body)
+        self.proposals = []
+        with self._records.writing() as connection:
+            connection.execute(
+                "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)",
+                (number, now, tests_from, fits_from, why, json.dumps(body, sort_keys=True)),
+            )
+
+    def alarmed(self, now: float) -> None:
+        """Ask anew: nothing from before an alarm is evidence."""
+        self.ask(now, ALARM, fits_from=self._records.latest_number() + 1)
+
+    def _body(self) -> dict[str, Any] | None:
+        """Return what makes a question this one, JSON-able; None without a promise."""
+        config, models = self._config, self.models
+        if config.promise is None or config.shadow is None:
+            return None
+        rules = config.unit_rules
+        return {
+            "promise": {**limits_of(config.promise), "delta": config.promise.delta},
+            "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
+            "features": models.features, "cap": config.cap, "period": config.period,
+            "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
+        }  # fmt: skip
+
+    def _latest_question(self) -> Question | None:
+        with self._records.reading() as connection:
+            row = connection.execute("SELECT * FROM question ORDER BY number DESC").fetchone()
+        return None if row is None else Question(*row[:5], body=json.loads(row[5]))
+
+    # -- as time goes on ------------------------------------------------------------------------------------
+
+    async def advance(self, now: float, busy: Sequence[Unit], apart: Apart) -> list[str] | None:
+        """Bet on the periods that are over, and make a proposal if it is time. Returns the names under which plans are
+        kept that passed now, or None if nothing has changed.
+
+        `busy`: units that are open, or of which requests are under way.
+        """
+        if self.question is None or self._config.promise is None:
+            return None
+        settled = self._settle(now, busy)
+        proposed = await self._propose(now, apart)
+        if not (settled or proposed):
+            return None
+        for proposal in self.proposals:
+            self._bet(proposal)
+        return self._passes(now)
+
+    def _settle(self, now: float, busy: Sequence[Unit]) -> bool:
+        """Take note of the periods whose units have all closed and been graded."""
+        grace = min(HOUR_S, self._config.period)
+        done = []
+        for period in self._periods("settled IS NULL"):
+            if now < (period.number + 1) * self._config.period + grace:
+                break
+            with self._records.reading() as connection:
+                (latest,) = connection.execute(
+                    "SELECT MAX(closed) FROM unit WHERE period = ?", (period.number,)
+                ).fetchone()
+            if any(unit.period == period.number for unit in busy) or now < (latest or 0.0) + grace:
+                break
+            done.append(period.number)
+        if done:
+            self._records.settle(done, now)
+        return bool(done)
+
+    def _periods(self, where: str) -> list[Period]:
+        """Return the periods of the question's time for which a condition holds, in their order."""
+        since = 0.0 if self.question is None else self.question.asked
+        return self._records.periods(f"number >= ? AND {where}", (since // self._config.period,))
+
+    async def _propose(self, now: float, apart: Apart) -> bool:
+        """Make a proposal if the fit half has reached its next size."""
+        question, promise = self.question, self._config.promise
+        if question is None or promise is None or self._is_proposing:
+            return False
+        size = 2 * self.proposals[-1].fitted if self.proposals else FEWEST
+        if self.n_fitting < size:
+            return False
+        self._is_proposing = True
+        try:
+            evidence = self._evidence(*self._fitting)
+            number = self.last + 1
+            made = await apart(
+                propose, evidence, promise, bets.weight(number), most_rows=self._config.unit_rules.most_rows,
+                seed=number,
+            )  # fmt: skip
+            correlation = await apart(dependence, evidence, number)
+            if self.question is question:  # nobody asked another one meanwhile
+                self._add(number, now, evidence, made, correlation)
+        finally:
+            self._is_proposing = False
+        return True
+
+    @property
+    def _fitting(self) -> tuple[str, Sequence[Any]]:
+        """An SQL condition for the units that fit policies."""
+        where = f"NOT held_out AND closed IS NOT NULL AND number >= ? AND setting IN ({_places(self._settings)})"
+        return where, (0 if self.question is None else self.question.fits_from, *self._settings)
+
+    @property
+    def n_fitting(self) -> int:
+        """How many units fit policies."""
+        return self._records.count_units(*self._fitting)
+
+    def held_out(self, proposal: Tested) -> Evidence:
+        """Return the evidence of the units that have tested a proposal."""
+        bet_on = self._bet_on(proposal.number)
+        return self._evidence(
+            f"held_out AND number >= ? AND setting IN ({_places(self._settings)}) "
+            f"AND period IN ({_places([*bet_on])})",
+            (proposal.tests_from, *self._settings, *bet_on),
+        )
+
+    @property
+    def probability(self) -> float:
+        """With which units are drawn now."""
+        latest = self._records.latest_periods(1)
+        return latest[0].probability if latest else 0.0
+
+    @property
+    def units_a_period(self) -> float:
+        """How many units came in each of the latest periods, on average."""
+        latest = self._records.latest_periods(8)[:-1]  # the latest one has not ended
+        return sum(period.units for period in latest) / len(latest) if latest else 0.0
+
+    def missing_periods(self, proposal: Tested) -> int:
+        """How many more periods a proposal must be tested in."""
+        return max(0, self._config.min_periods - proposal.periods)
+
+    def clients(self) -> list[str]:
+        """Return the client of each compared unit."""
+        return self._records.unit_clients(f"setting IN ({_places(self._settings)})", self._settings)
+
+    @property
+    def last(self) -> int:
+        """The highest number of a proposal so far, of all questions."""
+        with self._records.reading() as connection:
+            return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
+
+    def _add(self, number: int, now: float, evidence: Evidence, made: Any, correlation: float) -> None:
+        """Keep a proposal. One without plans counts, too: its time has passed."""
+        question = self.question
+        assert question is not None  # noqa: S101 - for types
+        tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
+        rows, kind = (0, "") if made is None else (made.rows, made.kind)
+        proposal = Tested(number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation, [])
+        if made is not None:
+            held_out = self._evidence("held_out AND closed IS NOT NULL AND number >= ?", (tests_from,))
+            for place, policy in enumerate(made.plans):
+                watched = watched_by(policy, held_out)
+                self._save(number, place, watched)
+                proposal.plans.append(Plan(watched, made.needed[place]))
+        clients = sorted({unit.client for unit in evidence.units})
+        (self._folder / f"{number}.clients").write_text(json.dumps(clients))
+        with self._records.writing() as connection:
+            connection.execute(
+                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                (number, question.number, now, proposal.fitted, tests_from, rows, kind, correlation),
+            )
+            connection.executemany(
+                "INSERT INTO plan VALUES (?, ?, ?, '', NULL)",
+                [(number, place, plan.needed) for place, plan in enumerate(proposal.plans)],
+            )
+        self.proposals.append(proposal)
+
+    # -- bets -----------------------------------------------------------------------------------------------
+
+    def _bet(self, proposal: Tested) -> None:
+        """Bet on the settled periods on which it has not been bet, in their order."""
+        known = self._bet_on(proposal.number)
+        for period in self._periods("settled IS NOT NULL"):
+            if period.number in known or not period.is_bet_on or proposal.ended:
+                continue
+            evidence = self._evidence(
+                f"held_out AND period = ? AND number >= ? AND setting IN ({_places(self._settings)})",
+                (period.number, proposal.tests_from, *self._settings),
+            )
+            if evidence.n_units:
+                self._bet_period(proposal, period.number, evidence)
+
+    def _bet_period(self, proposal: Tested, period: int, evidence: Evidence) -> None:
+        promise, rows = self._config.promise, []
+        for place, plan in enumerate(proposal.plans):
+            if plan.policy is None or promise is None:
+                continue
+            outcomes = evidence.outcomes(plan.policy)
+            for name, limit in limits_of(promise).items():
+                for share in _SHARES:
+                    values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
+                    logs = bets.log_factors(values, highest)
+                    plan.logs.setdefault((name, share), []).append(logs)
+                    rows.append((proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()))
+        with self._records.writing() as connection:
+            connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        proposal.periods += 1
+        proposal.units += evidence.n_units
+
+    def _bet_on(self, proposal: int) -> set[int]:
+        with self._records.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT period FROM factor WHERE proposal = ?", (proposal,))
+            return {period for (period,) in rows}
+
+    def _passes(self, now: float) -> list[str]:
+        """Walk the plans of each proposal; return the names of those that have passed now."""
+        passed = []
+        for proposal in self.proposals:
+            if self.withheld(proposal):
+                continue
+            n_passed = bets.n_passed([self.wealths(proposal, plan) for plan in proposal.plans], self.needed(proposal))
+            for place, plan in enumerate(proposal.plans[:n_passed]):
+                if plan.passed is None and plan.policy is not None:
+                    plan.name, plan.passed = self._keep(proposal, place, plan.policy), now
+                    passed.append(plan.name)
+                    with self._records.writing() as connection:
+                        connection.execute(
+                            "UPDATE plan SET policy = ?, passed = ? WHERE proposal = ? AND place = ?",
+                            (plan.name, now, proposal.number, place),
+                        )
+        return passed
+
+    def needed(self, proposal: Tested) -> float:
+        """Return the wealth at which a plan passes."""
+        promise = self._config.promise
+        return float("inf") if promise is None else 1 / (promise.delta * proposal.weight)
+
+    def wealths(self, proposal: Tested, plan: Plan) -> dict[str, float]:
+        """Return the highest wealth of each promise of a plan, after as many periods as it takes."""
+        promise = self._config.promise
+        limits = {} if promise is None else limits_of(promise)
+        return {name: plan.wealth(name, _FIRST_LOOK, self._config.min_periods) for name in limits}
+
+    def tightest(self, proposal: Tested, plan: Plan, promise: str) -> float:
+        """Return the lowest share of a promised limit that a plan has reached, 1 if none below it."""
+        reached = [
+            share
+            for share in bets.TIGHTER
+            if plan.wealth(promise, share, self._config.min_periods) >= self.needed(proposal)
+        ]
+        return min(reached, default=_FIRST_LOOK)
+
+    def withheld(self, proposal: Tested) -> str:
+        """Return why nothing of a proposal is certified now; "" if nothing stands in the way."""
+        if proposal.correlation < DEPENDENT and self._config.units is None:
+            return (
+                f"successive units of a client are alike (p = {proposal.correlation:.2g}), so they are not independent: "
+                "write `units` into the file, a user where a user's conversations depend on one another, or the kind "
+                "that it has now if you know that they do not"
+            )
+        settled = self._periods("settled IS NOT NULL")
+        skipped = sum(not period.is_bet_on for period in settled)
+        if skipped > _SKIPPED * len(settled):
+            return (
+                f"in {skipped} of {len(settled)} periods money for comparisons was missing, so what was compared may "
+                "differ from the rest: let comparisons cost more (spend of shadow), or compare fewer (share)"
+            )
+        return ""
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    def _keep(self, proposal: Tested, place: int, policy: Policy) -> str:
+        """Keep a policy that may answer from now on, and return its name."""
+        promise = self._config.promise
+        about = {
+            "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
+            "max_loss": None if promise is None else promise.max_loss,
+        }  # fmt: skip
+        clients = json.loads((self._folder / f"{proposal.number}.clients").read_text())
+        return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
+
+    def _save(self, proposal: int, place: int, policy: Policy) -> None:
+        file = self._folder / f"{proposal}-{place}.json"
+        policy.save(file)
+        file.chmod(0o600)
+
+    def forget(self) -> None:
+        """Test nothing any more that holds requests of a client that was forgotten."""
+        for proposal in self.proposals:
+            proposal.ended = proposal.ended or not (self._folder / f"{proposal.number}.clients").exists()
+
+    def _restored(self) -> list[Tested]:
+        """Return the proposals of the question as they were kept."""
+        assert self.question is not None  # noqa: S101 - for types
+        with self._records.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation, ended FROM proposal "
+                "WHERE question = ? ORDER BY number",
+                (self.question.number,),
+            ).fetchall()
+            proposals = [Tested(*row[:8], plans=[], ended=bool(row[8])) for row in rows]
+            for proposal in proposals:
+                proposal.plans = self._restored_plans(connection, proposal)
+        return proposals
+
+    def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
+        plans = []
+        for place, needed, name, passed in connection.execute(
+            "SELECT place, needed, policy, passed FROM plan WHERE proposal = ? ORDER BY place", (proposal.number,)
+        ):
+            file = self._folder / f"{proposal.number}-{place}.json"
+            plans.append(Plan(Policy.load(file) if file.exists() else None, needed, name, passed))
+        periods: dict[int, int] = {}
+        for place, promise, share, period, units, *logs in connection.execute(
+            "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
+            (proposal.number,),
+        ):
+            plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
+            periods[period] = units
+        proposal.periods, proposal.units = len(periods), sum(periods.values())
+        return plans
+
+    def _evidence(self, where: str, given: Sequence[Any]) -> Evidence:
+        rules = self._config.unit_rules
+        return evidence_of(self._records.of_units(where, given), self.models, self._config.cap, rules.most_rows)
+
+
+def forget_proposals(folder: Path, client: str) -> None:
+    """Remove the plans in a gateway's folder that were made of a client's requests."""
+    within = folder / PROPOSALS
+    for clients in within.glob("*.clients"):
+        if client in json.loads(clients.read_text()):
+            for file in within.glob(f"{clients.stem}-*.json"):
+                file.unlink()
+            clients.unlink()
+
+
+def _places(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _why(before: Mapping[str, Any] | None, body: Mapping[str, Any]) -> str:
+    """Return why a question is asked: what has changed."""
+    if before is None:
+        return "the first one"
+    return ", ".join(name for name in body if before.get(name) != body[name]) + " changed"

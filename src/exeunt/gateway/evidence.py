@@ -1,0 +1,206 @@
+"""What the drawn units of a gateway show of a plan: what each request would have lost and cost under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from exeunt._arrays import Booleans, Floats, Integers
+from exeunt.costs import CostModel
+from exeunt.gateway.folder import GatewayModels
+from exeunt.live.live_cascade import short_of_money
+from exeunt.policies.candidates import lost_by
+from exeunt.policy import Policy
+from exeunt.stream.records import COMPARED, Record, Said
+from exeunt.stream.units import Unit
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.groups import Groups
+
+OVER_CAP = ""
+"""Among the models that refuse a request: it could cost more than the cap, whoever answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The first requests of drawn units, of n rows and u units.
+
+    `unit` (n,): which of the units each row is of; `row` (n,): its place there. `place` (n,): where it lies in `trace`,
+    -1 if a model was not asked or nothing is known of it. `records` (n,): None of rows of which there is none.
+    `cap`: US dollars that a row counts where its cost is not known.
+    """
+
+    units: tuple[Unit, ...]
+    records: tuple[Record | None, ...]
+    unit: Integers
+    row: Integers
+    trace: CascadeTrace | None
+    place: Integers
+    reference: str
+    cap: float
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+    @property
+    def weight(self) -> Floats:
+        """How many units each one stands for, (u,)."""
+        return np.array([1 / unit.probability for unit in self.units])
+
+    @property
+    def reference_cost(self) -> Floats:
+        """What each row costs at the reference, (n,); the cap where that is not known."""
+        return np.array([_cost(record, self.reference, self.cap) for record in self.records])
+
+    @property
+    def over_cap(self) -> Booleans:
+        """Which rows could cost more than the cap, (n,): the reference answers them."""
+        return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
+
+    def outside(self, policy: Policy) -> Booleans:
+        """Return which rows the reference answers because they could cost too much or a model does not take them, (n,)."""
+        models = {OVER_CAP, *policy.models}
+        return np.array(
+            [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
+        )
+
+    def outcomes(self, policy: Policy) -> tuple[Floats, Floats]:
+        """Return what each row loses, in [-1, 1], and what it costs under a policy, (n,) each.
+
+        A row that the reference answers anyway loses nothing. One of which something is missing loses 1 and costs the
+        cap, unless it is sure that the reference answers it.
+        """
+        lost, cost = np.ones(len(self.unit)), np.full(len(self.unit), self.cap)
+        known = self.place >= 0
+        if self.trace is not None:
+            rows = self.place[known]
+            lost[known] = lost_by(policy, self.trace, self.reference)[rows]
+            cost[known] = paid_for(policy, self.trace)[rows]
+        outside = self.outside(policy)
+        lost[outside], cost[outside] = 0.0, self.reference_cost[outside]
+        return lost, cost
+
+    def only(self, units: Integers) -> Evidence:
+        """Return the evidence of some units, by their places."""
+        new = np.full(self.n_units, -1)
+        new[units] = np.arange(len(units))
+        rows = np.flatnonzero(new[self.unit] >= 0)
+        known = rows[self.place[rows] >= 0]
+        place = np.full(len(rows), -1)
+        place[self.place[rows] >= 0] = np.arange(len(known))
+        return replace(
+            self, units=tuple(self.units[k] for k in units.tolist()),
+            records=tuple(self.records[k] for k in rows.tolist()), unit=new[self.unit[rows]], row=self.row[rows],
+            trace=None if self.trace is None or not len(known) else self.trace.take(self.place[known]), place=place,
+        )  # fmt: skip
+
+    def whole(self) -> CascadeTrace | None:
+        """Return the trace of the rows that all models take, from which policies learn; None if there are none."""
+        rows = [k for k, record in enumerate(self.records) if self.place[k] >= 0 and record and not record.refused]
+        return None if self.trace is None or not rows else self.trace.take(self.place[rows])
+
+    def firsts(self, policy: Policy) -> Integers:
+        """Return the places in `trace` of the units' first rows that the policy decides."""
+        rows = (self.row == 0) & (self.place >= 0) & ~self.outside(policy)
+        return self.place[rows]
+
+
+def evidence_of(
+    units: Sequence[tuple[Unit, Sequence[Record]]], models: GatewayModels, cap: float, most_rows: int
+) -> Evidence:
+    """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared."""
+    unit, row, records = [], [], list[Record | None]()
+    for k, (one, compared) in enumerate(units):
+        by_row = _one_each(compared)
+        for place in range(min(one.rows, most_rows)):
+            unit.append(k)
+            row.append(place)
+            records.append(by_row.get(place))
+    known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
+    place = np.full(len(records), -1)
+    place[known] = np.arange(len(known))
+    chosen = [record for record in (records[k] for k in known) if record is not None]
+    groups = [units[unit[k]][0].number for k in known]
+    return Evidence(
+        tuple(one for one, _ in units), tuple(records), np.array(unit, np.int64), np.array(row, np.int64),
+        _trace(chosen, models, groups) if chosen else None, place, models.reference, cap,
+    )  # fmt: skip
+
+
+def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
+    """Return what each record costs under a policy, (n,)."""
+    costs = policy.priced(records).cost.of_inputs(records.n)
+    return np.asarray(costs[np.arange(records.n), policy.route(records)])
+
+
+def _one_each(records: Sequence[Record]) -> dict[int, Record]:
+    """Return the record of each row: of a request and its retries the first that was compared."""
+    by_row: dict[int, Record] = {}
+    for record in records:
+        known = by_row.get(record.row)
+        if known is None or (known.compared != COMPARED and record.compared == COMPARED):
+            by_row[record.row] = record
+    return by_row
+
+
+def _cost(record: Record | None, model: str, unknown: float) -> float:
+    said = None if record is None else record.said.get(model)
+    return unknown if said is None else said.cost
+
+
+def _is_known(record: Record, models: GatewayModels) -> bool:
+    """Return whether all models that take the request were asked, so that it is known which would answer."""
+    if record.compared != COMPARED or OVER_CAP in record.refused:
+        return False
+    said = [record.said.get(name) for name in models.highest if name not in record.refused]
+    asked = all(one is not None and not short_of_money(one.failed) for one in said)
+    reference = record.said.get(models.reference)
+    has_features = not models.features or record.features is not None
+    return asked and reference is not None and not reference.failed and has_features
+
+
+def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int]) -> CascadeTrace:
+    """Return the trace of graded models.
+
+    An answer of the reference that is not graded has grade 1: it agrees with itself. A model that gave no answer has
+    grade 0, and so has an answer whose grade is missing. A score that is missing counts as 0, as live models without
+    one have it. The requests of a unit are a group.
+    """
+    keys, traces = [record.request for record in records], {}
+    groups = Groups(np.array(units)) if len(set(units)) < len(units) else None
+    for name, highest in models.highest.items():
+        said = [record.said.get(name) or _REFUSED for record in records]
+        cost = np.array([answer.cost for answer in said])
+        most = float(cost.max())
+        # Free answers get a cost that does not count: beside what others cost, not beside what one can cost at most.
+        paid = np.maximum(cost, 1e-6 * max(most, 1e-9))
+        usual = 1.0 if name == models.reference else 0.0
+        traces[name] = ExitTrace.from_losses(
+            np.array([[answer.score or 0.0] for answer in said]),
+            np.array([[usual if answer.grade is None else answer.grade] for answer in said]),
+            cost=CostModel(paid[:, None], unit="usd", source="paid", highest=max(most, highest, paid.max())),
+            no_answer=np.array([[bool(answer.failed)] for answer in said]),
+            better="higher", measure=models.measure, id=keys, groups=groups,
+        )  # fmt: skip
+    trace = CascadeTrace(traces)
+    if models.features:
+        features = np.array([record.features for record in records])
+        trace = trace.with_features(models.features, features, cost=models.features_cost)
+    return trace
+
+
+_REFUSED = Said(0.0, failed="does not take it")
+
+
+def own_settings(settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels) -> list[int]:
+    """Return the settings whose records were made with these models, as they are now, and the same grader."""
+    return [number for number, (_, body) in settings.items() if _is_own(body, models)]
+
+
+def _is_own(body: Mapping[str, object], models: GatewayModels) -> bool:
+    identity, grader = body.get("identity") or {}, body.get("grader", "")
+    changed = any(identity.get(name, known) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
+    return not changed and grader in ("", models.grader)

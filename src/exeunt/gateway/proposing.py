@@ -1,0 +1,292 @@
+"""Proposals: plans that the fit half of a gateway's units suggests, which the other half then tests.
+
+All of a proposal comes from the units that fit: how many requests of a unit a policy answers, the kind of policy, the
+plans and their order. So the units that are held out are independent of it (docs/explanation/live-traffic.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt.calibration import RankedInMemory
+from exeunt.errors import InfeasibleBudget
+from exeunt.gateway.config import Promise
+from exeunt.gateway.evidence import Evidence
+from exeunt.policies.by_name import rule_for
+from exeunt.policy import Policy
+from exeunt.policy.watched_cells import cells_of_first_exit
+from exeunt.score.tie_breaking import tie_breaks
+from exeunt.stream import bets
+from exeunt.trace import CascadeTrace
+from exeunt.trace.derived import score_matrix
+from exeunt.trace.groups import n_units
+from exeunt.trace.splitting import shaping_and_testing_rows
+
+FEWEST = 150
+"""Of fewer units that fit, a router cannot learn, and hardly any loss can be certified."""
+_FEWEST_TO_LEARN = 60
+"""Units of which a policy is made, at least."""
+_ROWS = (1, 2, 3, 5, 8, 13, 20, 30, 50)
+"""How many requests of a unit a policy may answer."""
+_PLANS = 12
+_FOLDS = 2
+_SHAPING = 0.2
+"""The share of the units that fit which thresholds come from."""
+_SAVES = 0.05
+"""A plan that saves less of the reference's cost is not what anybody waits for."""
+_POWER = NormalDist().inv_cdf(0.8)
+"""How many units it would take is said for a chance of 80%."""
+LOSS, BUDGET = "max_loss", "budget"
+"""The promises."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Plans in the order in which they are tested. `rows`: of a unit that they answer; `kind`: of their policies.
+
+    `needed`: about how many units each plan takes to be certified; `saved`: what it saves of the reference's cost, over
+    all requests. Both are estimates by the units that fit.
+    """
+
+    rows: int
+    kind: str
+    plans: tuple[Policy, ...]
+    needed: tuple[float, ...]
+    saved: tuple[float, ...]
+
+
+class _Candidate(NamedTuple):
+    """A policy's kind at a budget, by units that it did not learn from: what each row loses and costs, (n,) each."""
+
+    budget: float
+    lost: Floats
+    cost: Floats
+
+
+class _Prospect(NamedTuple):
+    """What candidates are worth that answer so many rows: the share of the cost that is saved, and the units needed."""
+
+    rows: int
+    saved: Floats
+    needed: Floats
+
+
+def limits_of(promise: Promise) -> dict[str, float | str]:
+    """Return the limits of a promise by name: of the loss, and of the cost as people write it."""
+    limits: dict[str, float | str | None] = {LOSS: promise.max_loss, BUDGET: promise.budget}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def values_of(
+    promise: str, limit: float | str, share: float, evidence: Evidence, outcomes: tuple[Floats, Floats], rows: int
+) -> tuple[Floats, float]:
+    """Return Z of each unit, (u,), and the most that it can be, for a share of a promised limit (see `bets`).
+
+    `outcomes`: what each row loses and costs under the plan, which answers the first `rows` of a unit.
+    """
+    lost, cost = outcomes
+    first = evidence.row < rows
+    if promise == LOSS:
+        of_loss = share * float(limit)
+        values = bets.loss_values(lost[first], evidence.unit[first], evidence.n_units, of_loss, rows)
+        return values, 1 - of_loss
+    first &= ~evidence.over_cap
+    allowed = allowed_cost(limit, evidence.reference_cost) * share
+    values = bets.cost_values(
+        cost[first], allowed[first], evidence.unit[first], evidence.n_units, rows, evidence.cap
+    )
+    return values, 1.0
+
+
+def allowed_cost(budget: float | str, reference: Floats) -> Floats:
+    """Return what each row may cost on average, (n,), by a budget such as "40%" of the reference's, or "0.002 usd"."""
+    share, amount = Promise.parts_of(str(budget))
+    return share * reference + amount
+
+
+def propose(evidence: Evidence, promise: Promise, weight: float, *, most_rows: int, seed: int) -> Proposal | None:
+    """Return what the units of the fit half suggest; None if nothing is worth a test.
+
+    `weight`: of the proposal among all. `most_rows`: of a unit, that are compared.
+    """
+    trace = evidence.whole()
+    if trace is None:
+        return None
+    level = math.log(len(bets.STAKES) / (promise.delta * weight))
+    kind = _best_kind(evidence, trace, seed)
+    candidates = _candidates(kind, evidence, _budgets(trace, evidence.reference), _FOLDS, seed)
+    prospects = [
+        _prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows
+    ]
+    best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
+    order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
+    made = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
+    kept = [k for k in order if candidates[k].budget in made]
+    if not kept:
+        return None
+    plans = tuple(made[candidates[k].budget] for k in kept)
+    return Proposal(best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()))
+
+
+def watched_by(policy: Policy, held_out: Evidence) -> Policy:
+    """Return a policy that is watched by its score at the first exit, in cells made of units that are held out.
+
+    The cells do not depend on which of the plans it is. A router that looks at features first cannot be watched so.
+    """
+    places = held_out.firsts(policy)
+    if policy.watched is None or held_out.trace is None or not len(places):
+        return replace(policy, watched=None)
+    trace = held_out.trace.take(places).along(policy.cascade)
+    ranked = RankedInMemory(
+        score_matrix(policy.score, policy.answer.on(trace)), tie_breaks(trace.keys(policy.ties), policy.seed)
+    )
+    return replace(policy, watched=cells_of_first_exit(ranked, policy.limits, None, policy.seed))
+
+
+# -- candidates -------------------------------------------------------------------------------------------------
+
+
+def _kinds(fit: CascadeTrace) -> list[str]:
+    """Return the names of the kinds of policies that can differ on these records, the simplest first.
+
+    Of one model and the reference there is but one threshold, which all kinds of cascades find.
+    """
+    names, kinds, has_features = fit.answering.names, ["eero"], fit.answering is not fit
+    scores = [fit[name].scores[fit[name].default_score] for name in names]
+    scored = any(np.ptp(score[np.isfinite(score)]) > 0 for score in scores if np.isfinite(score).any())
+    if scored and len(names) > 2:
+        kinds.append("auto")
+    if scored and (len(names) > 2 or has_features):
+        kinds.append("cascade_router")
+    if has_features:
+        kinds.append("router")
+    return kinds
+
+
+def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
+    """Return the kind of policies that loses the least at equal budgets; the simplest that is as good by its error."""
+    kinds = _kinds(trace)
+    budgets = _budgets(trace, evidence.reference)[2::3]
+    lost: dict[str, dict[float, Floats]] = {}
+    for kind in kinds if len(kinds) > 1 else ():
+        lost[kind] = {one.budget: one.lost for one in _candidates(kind, evidence, budgets, _FOLDS, seed)}
+    common = [amount for amount in budgets if all(amount in lost[kind] for kind in lost)]
+    best = kinds[0]
+    for kind in kinds[1:] if common else ():
+        gain = np.mean([lost[best][amount] - lost[kind][amount] for amount in common], axis=0)
+        per_unit = np.bincount(evidence.unit, weights=gain, minlength=evidence.n_units)
+        if per_unit.mean() > per_unit.std() / evidence.n_units**0.5:
+            best = kind
+    return best
+
+
+def _budgets(fit: CascadeTrace, reference: str) -> list[float]:
+    """Return budgets from below the reference's cost down to that of the cheapest model."""
+    full, first = fit[reference].cost.full, fit.answering.alone.cost.first
+    return np.linspace(full, first, _PLANS + 1, endpoint=False)[1:].tolist()
+
+
+def _candidates(
+    kind: str, evidence: Evidence, budgets: list[float], folds: int, seed: int
+) -> list[_Candidate]:
+    """Return candidates of a kind, each row judged by a policy that learned from the units of other folds."""
+    order = np.random.default_rng(seed).permutation(evidence.n_units)
+    lost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
+    cost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
+    for fold in range(folds):
+        others, own = np.delete(order, np.s_[fold::folds]), np.sort(order[fold::folds])
+        learned, judged = evidence.only(np.sort(others)).whole(), evidence.only(own)
+        if learned is None:
+            continue
+        rows = np.isin(evidence.unit, own)
+        for amount, policy in _policies(kind, learned, budgets, evidence.reference, seed):
+            lost[amount][rows], cost[amount][rows] = judged.outcomes(policy)
+    return [
+        _Candidate(amount, lost[amount], cost[amount])
+        for amount in budgets
+        if not np.isnan(lost[amount]).any()
+    ]
+
+
+def _policies(
+    kind: str, trace: CascadeTrace, budgets: list[float], reference: str, seed: int
+) -> Iterator[tuple[float, Policy]]:
+    """Yield policies of a kind for those of the budgets that can be kept."""
+    if n_units(trace.n, trace.groups) < _FEWEST_TO_LEARN:
+        return
+    trace = _as_seen(trace)
+    shaping, learning = shaping_and_testing_rows(trace.n, _SHAPING, seed, trace.groups, part="fit")
+    learn, shape = trace.take(learning), trace.take(shaping)
+    make = partial(rule_for(learn, kind), learn, shape, reference=reference, seed=seed)
+    for amount in budgets:
+        with suppress(InfeasibleBudget):
+            yield amount, make(budget=amount)
+
+
+def _as_seen(records: CascadeTrace) -> CascadeTrace:
+    """Return the records as if no request could cost more than the dearest of them.
+
+    What a request can cost at most may be a hundred times what any did cost, which an expected cost need not count
+    with: one such request more would let no policy keep a budget.
+    """
+    seen = {}
+    for name in records.names:
+        cost = records[name].cost
+        highest = float(cost.of_inputs(records.n).max()) * (1 + 1e-9)
+        seen[name] = records[name].with_cost(cost.bounded(highest))
+    return CascadeTrace(seen)
+
+
+# -- what they are worth ----------------------------------------------------------------------------------------
+
+
+def _prospect(
+    rows: int, candidates: list[_Candidate], evidence: Evidence, promise: Promise, level: float
+) -> _Prospect:
+    reference, first = evidence.reference_cost, evidence.row < rows
+    weight = evidence.weight[evidence.unit]
+    total = float(weight @ reference)
+    saved, needed = [], []
+    for candidate in candidates:
+        spent = np.where(first, candidate.cost, reference)
+        saved.append(1 - float(weight @ spent) / total)
+        within = BUDGET not in limits_of(promise) or weight @ spent <= weight @ allowed_cost(
+            promise.budget or "", reference
+        )
+        outcomes = candidate.lost, candidate.cost
+        units = [
+            _units_needed(*values_of(name, limit, 1.0, evidence, outcomes, rows), rows, level)
+            for name, limit in limits_of(promise).items()
+        ]
+        needed.append(max(units) if within else math.inf)
+    return _Prospect(rows, np.array(saved), np.array(needed))
+
+
+def _units_needed(values: Floats, highest: float, rows: int, level: float) -> float:
+    """Return about how many units it takes until wealth has reached exp(level) / 4 with a chance of 80%.
+
+    One unit more counts, of which one request is as bad as can be: of few units none may have lost yet.
+    """
+    careful = np.append(values, highest / rows)
+    growth = np.log1p(-bets.STAKES[:, None] * (np.minimum(careful, highest) / highest))
+    mean, spread = growth.mean(axis=1), growth.std(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = ((_POWER * spread + np.sqrt((_POWER * spread) ** 2 + 4 * mean * level)) / (2 * mean)) ** 2
+    return float(np.min(units[mean > 0], initial=math.inf))
+
+
+def _rank(prospect: _Prospect, horizon: int) -> tuple[float, float]:
+    """Return what prospects are sorted by: what the cheapest plan saves that can be certified soon, then how soon."""
+    soon = prospect.saved[prospect.needed <= horizon]
+    worthwhile = prospect.needed[prospect.saved >= _SAVES]
+    return -float(np.max(soon, initial=0.0)), float(np.min(worthwhile, initial=math.inf))
+

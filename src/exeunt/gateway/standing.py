@@ -1,0 +1,306 @@
+"""What a gateway has certified now, what it takes to certify more, and what was measured: in words and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt._text import counted, text_table
+from exeunt.gateway.certification import Measured, measured
+from exeunt.gateway.certifying import Certifier, Plan, Tested
+from exeunt.gateway.config import GatewayConfig
+
+from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, limits_of, values_of
+from exeunt.stream import bets
+
+STANDING = "standing"
+"""Under this name the records keep what is certified, for who asks another process."""
+_POWER = NormalDist().inv_cdf(0.8)
+_RESAMPLES, _RANGE = 40, (0.1, 0.9)
+_MANY = 100_000
+"""More units than anybody waits for."""
+_DECIDES = 0.5
+"""A client that brings more of the units than this decides what is certified."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured.
+    `notes`: what else is to be known, and what it takes to certify more.
+    """
+
+    certified: dict[str, Certified]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        parts = [str(certified) for certified in self.certified.values()]
+        return "\n\n".join([*parts, "\n".join(self.notes)]) if self.notes else "\n\n".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        certified = {name: one.to_dict() for name, one in self.certified.items()}
+        return {"certified": certified, "notes": self.notes, "text": str(self)}
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A policy that is certified. `guarantees`: sentences; `measured`: on held-out units."""
+
+    name: str
+    guarantees: list[str]
+    measured: Measured | None
+    limits: dict[str, float]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is guaranteed, then what was measured."""
+        return [*self.guarantees, *_measured_text(self.measured)]
+
+    def __str__(self) -> str:
+        table = "" if self.measured is None else "\n" + text_table(*self.measured.table())
+        return f"{self.name}{table}\n" + "\n".join(self.sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        numbers = None if self.measured is None else self.measured.to_dict()
+        return {"sentences": self.sentences, "measured": numbers, "limits": self.limits}
+
+
+def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
+    """Return where the question of a gateway stands."""
+    if certifier.question is None or config.promise is None:
+        return Standing({}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."])
+    certified, notes = {}, _about_question(certifier)
+    for proposal in certifier.proposals:
+        if why := certifier.withheld(proposal):
+            notes.append(f"Nothing of proposal {proposal.number} is certified: {why}.")
+            continue
+        passed = [plan for plan in proposal.plans if plan.passed is not None and plan.policy is not None]
+        if passed:
+            best = _Best(certifier, config, proposal, passed[-1])
+            certified[best.plan.name] = best.certified()
+    notes += _forecast(certifier, config)
+    return Standing(certified, notes)
+
+
+def _about_question(certifier: Certifier) -> list[str]:
+    question = certifier.question
+    if question is None or question.number == 1:
+        return []
+    weight = bets.weight(certifier.last + 1)
+    return [
+        f"This is question {question.number}, asked because of {question.why}. Units of before do not test it, and its "
+        f"next proposal has a share of {weight:.0%} of delta, as {counted(certifier.last, 'proposal')} came before."
+        if question.why == "an alarm"
+        else f"This is question {question.number}, since {question.why}. Units of before do not test it, and its next "
+        f"proposal has a share of {weight:.0%} of delta, as {counted(certifier.last, 'proposal')} came before."
+    ]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The cheapest plan of a proposal that has passed."""
+
+    certifier: Certifier
+    config: GatewayConfig
+    proposal: Tested
+    plan: Plan
+
+    def certified(self) -> Certified:
+        promise, policy = self.config.promise, self.plan.policy
+        assert promise is not None and policy is not None  # noqa: S101, PT018 - for types
+        evidence = self.certifier.held_out(self.proposal)
+        numbers = measured(policy, self.proposal.rows, evidence)
+        limits = {name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)}
+        guarantees = [self._of_loss(limits[LOSS])] if promise.max_loss is not None else []
+        if promise.budget is not None:
+            guarantees.append(self._of_cost(limits[BUDGET], numbers))
+        guarantees += self._assumptions()
+        tightest = {LOSS: limits[LOSS] * promise.max_loss} if promise.max_loss is not None else {}
+        return Certified(self.plan.name, guarantees, numbers, tightest)
+
+    @property
+    def _chance(self) -> str:
+        promise = self.config.promise
+        return f"{100 * (1 - (promise.delta if promise else 0)):g}%"
+
+    @property
+    def _unit(self) -> str:
+        return self.config.unit_rules.kind
+
+    def _of_loss(self, tightest: float) -> str:
+        limit = (self.config.promise.max_loss if self.config.promise else None) or 0.0
+        measure = self.certifier.models.measure
+        tighter = (
+            f" For this policy alone, {100 * tightest * limit:.3g} points are certified, too." if tightest < 1 else ""
+        )
+        return (
+            f"Guarantee: with probability {self._chance} over all looks and questions together, the long-run mean "
+            f"{measure} per request is at most {100 * limit:.4g} points below that of {self.config.reference}.{tighter}"
+        )
+
+    def _of_cost(self, tightest: float, numbers: Measured | None) -> str:
+        budget = (self.config.promise.budget if self.config.promise else None) or ""
+        of = "" if "usd" in budget else f" of that of {self.config.reference}"
+        covered = over_all = ""
+        if numbers is not None:
+            covered = f" These are {numbers.may_answer:.1%} of the compared requests and {numbers.money:.1%} of their cost."
+            if numbers.saved is not None:
+                low, high = sorted(1 - each for each in numbers.saved[1:])
+                over_all = (
+                    f" Over all compared requests the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
+                    f"{self.config.reference} (95% interval {low:.1%} to {high:.1%})."
+                )
+        tighter = f" For this policy alone, {tightest:.0%} of that is certified, too." if tightest < 1 else ""
+        return (
+            f"Guarantee: with probability {self._chance}, together with the other guarantee if there is one, the "
+            f"long-run mean cost of the requests that the policy may answer is at most {budget}{of}, where a request "
+            f"counts {self.config.cap:g} usd at most.{tighter}{covered}{over_all}"
+        )
+
+    def _assumptions(self) -> list[str]:
+        unit, proposal, rows = self._unit, self.proposal, self.proposal.rows
+        answers = f"It answers the first {rows} requests of a {unit}" if rows > 1 else f"It answers the first request of a {unit}"
+        if unit == "request":
+            answers = "It answers requests one by one"
+        tested = (
+            f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta), read between periods. It assumes that "
+            f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does not "
+            "depend on who answered."
+        )
+        later = "" if unit == "request" else f"; {self.config.reference} answers later ones, and what a model does not take"
+        own = f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})." if (
+            self.config.units is not None and proposal.correlation < 0.001
+        ) else ""  # fmt: skip
+        return [f"{answers}{later}.", tested + own]
+
+
+def _measured_text(numbers: Measured | None) -> list[str]:
+    if numbers is None or numbers.saved is None or numbers.lost is None:
+        return []
+    saved, lost = numbers.saved, numbers.lost
+    answered = ", ".join(f"{name} {share:.1%}" for name, share in numbers.shares.items())
+    of_answered = ""
+    if (among := numbers.lost_answered) is not None:
+        of_answered = f" Among those that the policy answers, {100 * among.mean:.2f} points are lost"
+        of_answered += f"; on average over units, {100 * numbers.lost_per_unit:.2f}."
+    return [
+        f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
+        f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
+        f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
+        f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals are pointwise. What comparisons "
+        "cost is not counted here: the bill counts it.",
+        f"Answered by: {answered}.",
+    ]
+
+
+# -- how many more ------------------------------------------------------------------------------------------------
+
+
+def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
+    """Say about how many more units it takes to certify something, or something cheaper."""
+    notes = _few(certifier, config)
+    drawn = certifier.probability
+    if not certifier.proposals:
+        missing = FEWEST - certifier.n_fitting
+        if missing <= 0 or drawn <= 0:
+            return notes
+        more = math.ceil(2 * missing / drawn)
+        return [
+            f"The first proposal is made once {FEWEST} drawn units fit policies: {max(certifier.n_fitting, 0)} do. With "
+            f"{drawn:.0%} of the units drawn, that is about {_rounded(more)} more {config.unit_rules.kind}s"
+            f"{_when(certifier, more)}.",
+            *notes,
+        ]
+    proposal = certifier.proposals[-1]
+    waiting = next((plan for plan in proposal.plans if plan.passed is None and plan.policy is not None), None)
+    if waiting is None:
+        if not proposal.plans:
+            notes.insert(0, f"Proposal {proposal.number} has no plan: no policy saves 5% or more and loses little enough on the units that fit.")
+        return notes
+    units = _units_to_come(certifier, config, proposal, waiting)
+    if units is None or drawn <= 0:
+        return notes
+    middle, low, high = (2 * each / drawn for each in units)
+    if middle > _MANY:
+        text = (
+            f"The next plan of proposal {proposal.number} would hardly ever be certified: it loses about as much as is "
+            "promised. Allow a larger loss, add a model, or wait for the next proposal."
+        )
+        return [text, *notes]
+    n = certifier.missing_periods(proposal)
+    periods = f" and {counted(n, 'more period')}" if n else ""
+    return [
+        f"For a chance of 80% that the next plan of proposal {proposal.number} is certified, it takes about "
+        f"{_rounded(middle)} more {config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}"
+        f"{_when(certifier, middle)}.",
+        *notes,
+    ]  # fmt: skip
+
+
+def _units_to_come(
+    certifier: Certifier, config: GatewayConfig, proposal: Tested, plan: Plan
+) -> tuple[float, float, float] | None:
+    """Return about how many more held-out units a plan takes, with a range, by the units that it was tested on."""
+    evidence = certifier.held_out(proposal)
+    if config.promise is None or plan.policy is None or evidence.n_units < 10:
+        return None
+    outcomes = evidence.outcomes(plan.policy)
+    rng = np.random.default_rng(proposal.number)
+    samples = [np.arange(evidence.n_units), *rng.integers(0, evidence.n_units, (_RESAMPLES, evidence.n_units))]
+    found = np.zeros(len(samples))
+    for name, limit in limits_of(config.promise).items():
+        values, highest = values_of(name, limit, 1.0, evidence, outcomes, proposal.rows)
+        logs = np.array(plan.logs.get((name, 1.0), [])).reshape(-1, len(bets.STAKES)).sum(axis=0)
+        level = math.log(certifier.needed(proposal) * len(bets.STAKES)) - logs
+        found = np.maximum(found, [_more(values[rows], highest, level) for rows in samples])
+    low, high = np.quantile(found[1:], _RANGE)
+    return float(found[0]), float(low), float(high)
+
+
+def _more(values: Floats, highest: float, level: Floats) -> float:
+    """Return about how many more units it takes until one stake's capital has grown by exp(level), (4,)."""
+    growth = np.log1p(-bets.STAKES[:, None] * (np.minimum(values, highest) / highest))
+    mean, spread = growth.mean(axis=1), growth.std(axis=1)
+    left = np.maximum(level, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = ((_POWER * spread + np.sqrt((_POWER * spread) ** 2 + 4 * mean * left)) / (2 * mean)) ** 2
+    return float(np.min(np.where(left == 0, 0.0, units)[mean > 0], initial=1e12))
+
+
+def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:
+    """Say where there are not so many units to come, or where a few clients decide everything."""
+    notes, clients = [], Counter(certifier.clients())
+    total = sum(clients.values())
+    if total >= FEWEST and len(clients) > 1 and (top := clients.most_common(1)[0])[1] > _DECIDES * total:
+        notes.append(
+            f"{top[0]} brings {top[1] / total:.0%} of the compared units: what is certified is mostly about its requests."
+        )
+    if config.unit_rules.kind == "user" and certifier.units_a_period < 1:
+        notes.append(
+            f"Of {counted(total, 'compared user')}, hardly any came in the latest periods: only new users are evidence, "
+            "so there are not as many as it takes. With `units: conversation` every new conversation counts, of users "
+            "as they are."
+        )
+    return notes
+
+
+def _when(certifier: Certifier, units: float) -> str:
+    pace = certifier.units_a_period
+    if pace <= 0:
+        return ", and none came in the latest periods"
+    return f", which is about {counted(math.ceil(units / pace), 'period')} at the pace of the latest ones"
+
+
+def _rounded(number: float) -> str:
+    digits = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
+    return f"{math.ceil(number / digits) * digits:,}"
+
+

@@ -1,0 +1,163 @@
+"""The stream of a gateway's requests: numbered, in units, drawn for comparison, billed and kept."""
+
+from __future__ import annotations
+
+from asyncio import Task
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.folder import GatewayModels
+from exeunt.stream.bill import Bill, Span
+from exeunt.stream.drawing import Drawing, Period
+from exeunt.stream.records import Record, Records
+from exeunt.stream.units import Arrival, Place, Unit, Units
+
+_REMEMBERED = 200_000
+_PERIODS = 11
+
+
+class Traffic:
+    """The requests to `auto` in order of arrival. It goes on from the records after a restart.
+
+    `units`: that requests belong to. `setting`: the number of models, grader and rules as they are. `bill`: what was
+    saved. `drawings`: by unit, tasks that find out whether it is drawn.
+    """
+
+    def __init__(
+        self, config: GatewayConfig, models: GatewayModels, records: Records, secret: bytes, now: float
+    ) -> None:
+        self._records, self._reference, self._now = records, config.reference, now
+        self.setting = records.setting(_setting(config, models), now)
+        self.units = Units(config.unit_rules)
+        self.drawing = Drawing(secret, config.period, records.latest_periods(_PERIODS))
+        self.bill = Bill(config.reference, [Span.from_dict(body) for body in records.kept("bill") or ()])
+        self.drawings: dict[int, Task[None]] = {}
+        self._numbers = count(records.latest_number() + 1)
+        self._running: Counter[int] = Counter()
+        self._over: dict[int, Unit] = {}
+        self._changed: dict[int, Unit] = {}
+        self._restore(now)
+
+    def number(self) -> int:
+        """Return the number of a request that arrives now."""
+        return next(self._numbers)
+
+    def arrive(self, request: Arrival, now: float) -> Place:
+        """Return the place of a request, in order of arrival."""
+        self._now = max(now, self._now)  # a clock that is set back stands still
+        place = self.units.arrive(request, self._now)
+        if place.unit is not None:
+            place.unit.setting = place.unit.setting or self.setting
+            self._running[place.unit.number] += 1
+            self._changed[place.unit.number] = place.unit
+        return place
+
+    def is_chosen(self, unit: Unit, now: float, most: float) -> bool:
+        """Return whether the lot falls on comparing a unit that begins. `most`: the probability at most."""
+        period = self.drawing.period(max(now, self._now), most)
+        period.units += 1
+        unit.period, unit.probability = period.number, period.probability
+        unit.held_out = self.drawing.is_held_out(unit.number)
+        chosen = self.drawing.is_chosen(unit.number, period.probability)
+        period.chosen += chosen
+        return chosen
+
+    def draw(self, unit: Unit, *, free: bool) -> None:
+        """Draw a unit that was chosen if money is `free`."""
+        unit.drawn = free
+        if not free:
+            self.drawing.refuse(unit.period)
+        self._changed[unit.number] = unit
+
+    def answered(self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool) -> None:
+        """Take note that a request has been answered."""
+        self.units.answered(request, place, transcript, max(now, self._now), failed=failed)
+
+    def ended(self, unit: Unit) -> None:
+        """Take note that a request of a unit has ended, with its comparison."""
+        self._running[unit.number] -= 1
+        if not self._running[unit.number]:
+            del self._running[unit.number]
+            self.drawings.pop(unit.number, None)
+
+    @property
+    def busy(self) -> tuple[Unit, ...]:
+        """The units that are open, or of which requests are under way."""
+        return (*self.units.open, *self._over.values())
+
+    def take_over(self, now: float) -> list[Unit]:
+        """Return the units that have closed and of which nothing is under way any more, each once."""
+        self._now = max(now, self._now)
+        self.units.close_due(self._now)
+        for unit in self.units.take_closed():
+            self._over[unit.number] = self._changed[unit.number] = unit
+        ready = [unit for unit in self._over.values() if unit.number not in self._running]
+        for unit in ready:
+            del self._over[unit.number]
+        return ready
+
+    # -- the bill and the file ------------------------------------------------------------------------------
+
+    def forget(self, client: str) -> None:
+        """Keep of a client's units nothing but their numbers."""
+        for unit in self.busy:
+            if unit.client == client:
+                unit.client, unit.user, unit.drawn = "", b"", False
+
+    def begin_span(self, policy: str, now: float, compared: float) -> None:
+        """Take note that another policy is active. `compared`: US dollars spent on comparing until now."""
+        self.bill.begin(policy, now, compared)
+
+    def count(self, record: Record, *, opted_out: bool) -> None:
+        """Count a record in the bill."""
+        self.bill.now.add(record, self._reference, opted_out=opted_out)
+
+    def unit_over(self, unit: Unit, records: Sequence[Record]) -> None:
+        """Count a unit that is over in the bill, if it was drawn."""
+        if unit.drawn:
+            self.bill.of(unit).add_unit(unit, records, self._reference)
+
+    def keep(self, record: Record) -> None:
+        """Write a record, and what has changed since."""
+        self._records.add(record, self._take_changed(), self._periods(), bill=self.bill.to_dict())
+
+    def save(self) -> None:
+        """Write what has changed."""
+        if self._changed:
+            self._records.update(self._take_changed(), self._periods())
+            self._records.keep("bill", self.bill.to_dict())
+
+    def _take_changed(self) -> list[Unit]:
+        changed, self._changed = [*self._changed.values()], {}
+        return changed
+
+    def _periods(self) -> list[Period]:
+        return self.drawing.latest
+
+    def _restore(self, now: float) -> None:
+        """Take up the units of before a restart. Those of another setting are closed."""
+        units = {unit.number: unit for unit in self._records.units("closed IS NULL")}
+        for unit in units.values():
+            if unit.setting != self.setting:
+                unit.closed = now
+                self._changed[unit.number] = unit
+            self.units.restore(unit)
+        if self.units.rules.kind == "user":
+            for unit in self._records.units("user != x'' AND closed IS NOT NULL"):
+                self.units.restore(unit)
+        if self.units.rules.kind == "conversation":
+            for number, transcript in self._records.transcripts(_REMEMBERED):
+                unit = units.get(number) or Unit(number, "", 0.0, 0.0, closed=0.0)
+                self.units.restore(units.setdefault(number, unit), (transcript,))
+
+
+def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
+    """Return what decides which records may be counted together, JSON-able."""
+    rules = config.unit_rules
+    return {
+        "identity": dict(models.identity), "grader": models.grader,
+        "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s], "cap": config.cap,
+    }  # fmt: skip

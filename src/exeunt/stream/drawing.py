@@ -1,0 +1,100 @@
+"""Which units are compared: drawn by lot before anybody looks at what they hold, with a probability that is known.
+
+The lots are HMACs of a unit's number, one for whether it is drawn and another for whether it tests policies or fits
+them. The probability is set at the start of a period from earlier periods alone, and is constant in it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_LOOKED_AT = 10
+"""Periods by which the probability is set: the money must have lasted in all of these but one."""
+_GROWTH = 2.0
+"""By which factor the probability may rise from a period in which the money lasted."""
+NOT_BET_ON = 0.02
+"""A period in which money was missing for more of the chosen units than this is not bet on."""
+
+
+@dataclass
+class Period:
+    """The units that began in a period. `number`: of the period. `probability`: with which its units were chosen.
+
+    `units`: that began, of clients that are compared. `chosen`: by lot; `refused`: of these, those that were not drawn
+    because money was not free. `settled`: when all of its units had closed and been graded; None before.
+    """
+
+    number: int
+    probability: float
+    units: int = 0
+    chosen: int = 0
+    refused: int = 0
+    settled: float | None = None
+
+    @property
+    def is_bet_on(self) -> bool:
+        """Whether money was free for nearly all units that were chosen, so that those drawn are like the others."""
+        return self.refused <= NOT_BET_ON * self.chosen
+
+    @property
+    def affordable(self) -> float:
+        """The probability at which the money would have lasted; where it did, the highest that may follow."""
+        if self.refused:
+            return self.probability * (1 - self.refused / self.chosen)
+        return self.probability * _GROWTH
+
+
+class Drawing:
+    """Draws units. `secret`: of the HMACs. `period_s`: the length of a period, from the beginning of 1970 on (UTC).
+
+    `before`: the latest periods of before a restart, the oldest first.
+    """
+
+    def __init__(self, secret: bytes, period_s: float, before: Iterable[Period] = ()) -> None:
+        self._secret, self.period_s = secret, period_s
+        self._periods: deque[Period] = deque(before, maxlen=_LOOKED_AT + 1)
+
+    def number_of(self, now: float) -> int:
+        """Return the number of the period of a time."""
+        return int(now // self.period_s)
+
+    def period(self, now: float, most: float) -> Period:
+        """Return the period of a time. If it begins now, its probability is at most `most`."""
+        number = self.number_of(now)
+        if not self._periods or self._periods[-1].number < number:
+            self._periods.append(Period(number, self._probability(most)))
+        return self._periods[-1]
+
+    def refuse(self, number: int) -> None:
+        """Take note that money was not free for a chosen unit of a period."""
+        for period in self._periods:
+            if period.number == number:
+                period.refused += 1
+
+    @property
+    def latest(self) -> list[Period]:
+        """The latest periods, two at most: requests of the one before may still be under way."""
+        return [*self._periods][-2:]
+
+    def is_chosen(self, unit: int, probability: float) -> bool:
+        """Return whether the lot of a unit falls on comparing it."""
+        return self._lot(b"draw", unit) < probability
+
+    def is_held_out(self, unit: int) -> bool:
+        """Return whether a unit tests policies; others fit them."""
+        return self._lot(b"half", unit) < 0.5
+
+    def _lot(self, use: bytes, unit: int) -> float:
+        digest = hmac.digest(self._secret, b"%s %d" % (use, unit), "sha256")
+        return int.from_bytes(digest[:7], "big") / 2**56
+
+    def _probability(self, most: float) -> float:
+        """Return the highest probability at which the money lasted in all of the latest periods but one in ten."""
+        affordable = sorted(period.affordable for period in [*self._periods][-_LOOKED_AT:] if period.chosen)
+        if not affordable:
+            return most
+        place = 1 if len(affordable) >= _LOOKED_AT else 0
+        return min(most, affordable[place])

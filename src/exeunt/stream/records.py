@@ -1,0 +1,435 @@
+"""What is kept of live requests, in a SQLite file: costs, scores and grades, and HMACs in place of contents.
+
+One record per answered request, numbered in order of arrival; one row for each unit and each period. Whoever counts
+(watch, audits, bill, certificate, page) reads these.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from exeunt._sqlite import DatabaseKind
+from exeunt.errors import FileError, InputError
+from exeunt.stream.drawing import Period
+from exeunt.stream.units import Unit
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one model did for one request.
+
+    `cost`: in US dollars, of all attempts. `score`: the model's confidence; None without one. `grade`: of its answer,
+    in [0, 1]; None if it is not graded. `failed`: why it gave no answer.
+    """
+
+    cost: float
+    score: float | None = None
+    grade: float | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of one answered request.
+
+    `number`: of its arrival. `time`: of its arrival, in seconds since 1970. `client`: the name of its key. `request`: an
+    HMAC of its content, in hexadecimal digits. `setting`: which models, grader and rules there were (see
+    `Records.setting`). `unit`: the number of its unit, 0 for none; `row`: its place there; `is_open`: whether the unit
+    still took it; `retry`, `guessed`: see `exeunt.stream.units.Place`. `transcript`: an HMAC of its messages
+    and answer, or of the conversation's name.
+
+    `policy`: the name of the one that chose, "" where the reference answered alone. `answered`: the model whose answer
+    was given; `asked`: the models that were asked for it. `decided`: "" where the policy decided; else why it did not, or why further or other models were asked.
+    `cost`: US dollars of what was asked for the answer. `input_cost`: what its input costs at the reference, if known.
+    `said`: by model. `refused`: compared models that do not take it; "" among them if it could cost more than the cap.
+    `compared`: "" if it was not drawn; "compared", or what stood in the way. `features`: kept with 32 bits each.
+    `text`: JSON of request and answers, only where the deployment keeps texts.
+    """
+
+    number: int
+    time: float
+    client: str
+    request: str
+    said: Mapping[str, Said]
+    setting: int = 0
+    unit: int = 0
+    row: int = 0
+    is_open: bool = False
+    retry: bool = False
+    guessed: bool = False
+    transcript: bytes = b""
+    policy: str = ""
+    answered: str = ""
+    asked: tuple[str, ...] = ()
+    decided: str = ""
+    cost: float = 0.0
+    input_cost: float | None = None
+    refused: tuple[str, ...] = ()
+    compared: str = ""
+    features: tuple[float, ...] | None = None
+    text: str | None = None
+
+
+COMPARED = "compared"
+_NAMES = tuple(one.name for one in fields(Record))
+_COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
+_LISTS = ("asked", "refused")
+_UNIT = tuple(one.name for one in fields(Unit))
+_PERIOD = tuple(one.name for one in fields(Period))
+_SCHEMA = f"""
+CREATE TABLE request ({_COLUMNS.replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE INDEX request_client ON request (client);
+CREATE INDEX request_unit ON request (unit) WHERE compared != '';
+CREATE TABLE unit ({", ".join(f'"{name}"' for name in _UNIT).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE INDEX unit_period ON unit (period) WHERE drawn;
+CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
+CREATE INDEX unit_open ON unit (number) WHERE closed IS NULL;
+CREATE TABLE period ({", ".join(f'"{name}"' for name in _PERIOD).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE setting (number INTEGER PRIMARY KEY, since REAL, body TEXT);
+CREATE TABLE kept (name TEXT PRIMARY KEY, body TEXT);
+CREATE TABLE question (number INTEGER PRIMARY KEY, asked REAL, tests_from INTEGER, fits_from INTEGER, why TEXT, body TEXT);
+CREATE TABLE proposal (number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER,
+    rows INTEGER, kind TEXT, correlation REAL, ended INTEGER);
+CREATE TABLE plan (proposal INTEGER, place INTEGER, needed REAL, policy TEXT, passed REAL, PRIMARY KEY (proposal, place));
+CREATE TABLE factor (proposal INTEGER, plan INTEGER, promise TEXT, share REAL, period INTEGER, units INTEGER,
+    f0 REAL, f1 REAL, f2 REAL, f3 REAL, PRIMARY KEY (proposal, plan, promise, share, period)) WITHOUT ROWID;
+"""
+RECORDS = "records.db"
+KIND = DatabaseKind("file of a gateway's records", 0x45584757, 2, _SCHEMA)
+
+
+class Records:
+    """The stream in a folder, made if there is none.
+
+    Any number of threads of a process add to it, while other processes read. Of removed records nothing is left in
+    the file.
+
+    Raises FileError if the file cannot be read or written, ArtefactError if another file is in its place.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / RECORDS
+        self._turn = threading.Lock()
+        self._connection = cast("sqlite3.Connection | None", None)
+        with self._as_file_errors():
+            if not self.file.exists():
+                KIND.make(self.file)
+            _take_over_first_version(self.file)
+            self._connection = KIND.connect(self.file)
+
+    # -- adding ---------------------------------------------------------------------------------------------
+
+    def add(
+        self, record: Record, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **kept: Any
+    ) -> None:
+        """Add a record, and what is known of units and periods by now, together. `kept`: as `keep` takes it, by name."""
+        with self.writing() as connection:
+            _put(connection, "request", _NAMES, _stored(record))
+            _put_units(connection, units, periods)
+            for name, body in kept.items():
+                _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
+
+    def update(self, units: Iterable[Unit], periods: Iterable[Period] = ()) -> None:
+        """Keep what is known of units and periods by now."""
+        with self.writing() as connection:
+            _put_units(connection, units, periods)
+
+    def settle(self, periods: Iterable[int], now: float) -> None:
+        """Take note that all units of periods have closed and been graded."""
+        with self.writing() as connection:
+            rows = [(now, period) for period in periods]
+            connection.executemany("UPDATE period SET settled = ? WHERE number = ?", rows)
+
+    def setting(self, body: Mapping[str, Any], now: float) -> int:
+        """Return the number of a setting, JSON-able: the latest one if it is the same, else a new one."""
+        text = json.dumps(body, sort_keys=True)
+        with self.writing() as connection:
+            latest = connection.execute("SELECT number, body FROM setting ORDER BY number DESC").fetchone()
+            if latest is not None and latest[1] == text:
+                return int(latest[0])
+            inserted = connection.execute("INSERT INTO setting (since, body) VALUES (?, ?)", (now, text))
+            return int(inserted.lastrowid or 0)
+
+    def keep(self, name: str, body: Any) -> None:
+        """Keep something JSON-able under a name."""
+        with self.writing() as connection:
+            _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def read(self, where: str = "1", given: Sequence[Any] = ()) -> list[Record]:
+        """Return the records for which an SQL condition holds, in order of arrival."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM request WHERE {where} ORDER BY number",  # noqa: S608
+                tuple(given),
+            )
+            return [_restored(row) for row in rows]
+
+    def units(self, where: str = "1", given: Sequence[Any] = ()) -> list[Unit]:
+        """Return the units for which an SQL condition holds, in order of arrival."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {', '.join(_UNIT)} FROM unit WHERE {where} ORDER BY number",  # noqa: S608
+                tuple(given),
+            )
+            return [_unit(row) for row in rows]
+
+    def of_units(self, where: str = "1", given: Sequence[Any] = ()) -> list[tuple[Unit, list[Record]]]:
+        """Return drawn units, each with its compared requests, in order of arrival."""
+        units = {unit.number: (unit, list[Record]()) for unit in self.units(f"drawn AND ({where})", given)}
+        inside = f"compared != '' AND unit IN (SELECT number FROM unit WHERE drawn AND ({where}))"
+        for record in self.read(inside, given):
+            if record.unit in units:
+                units[record.unit][1].append(record)
+        return list(units.values())
+
+    def count_units(self, where: str, given: Sequence[Any] = ()) -> int:
+        """Return the number of drawn units for which an SQL condition holds."""
+        with self.reading() as connection:
+            query = f"SELECT COUNT(*) FROM unit WHERE drawn AND ({where})"  # noqa: S608
+            return int(connection.execute(query, tuple(given)).fetchone()[0])
+
+    def periods(self, where: str = "1", given: Sequence[Any] = ()) -> list[Period]:
+        """Return the periods for which an SQL condition holds, the oldest first."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {', '.join(_PERIOD)} FROM period WHERE {where} ORDER BY number",  # noqa: S608
+                tuple(given),
+            )
+            return [Period(*row) for row in rows]
+
+    def latest_periods(self, n: int) -> list[Period]:
+        """Return the latest periods, the oldest first."""
+        with self.reading() as connection:
+            names = ", ".join(_PERIOD)
+            rows = connection.execute(
+                f"SELECT {names} FROM period ORDER BY number DESC LIMIT ?",  # noqa: S608
+                (n,),
+            ).fetchall()
+        return [Period(*row) for row in reversed(rows)]
+
+    def unit_clients(self, where: str = "1", given: Sequence[Any] = ()) -> list[str]:
+        """Return the client of each drawn unit for which an SQL condition holds."""
+        with self.reading() as connection:
+            query = f"SELECT client FROM unit WHERE drawn AND ({where})"  # noqa: S608
+            return [client for (client,) in connection.execute(query, tuple(given))]
+
+    def settings(self) -> dict[int, tuple[float, Any]]:
+        """Return all settings by number: since when, and what."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT number, since, body FROM setting").fetchall()
+        return {number: (since, json.loads(body)) for number, since, body in rows}
+
+    def kept(self, name: str) -> Any:
+        """Return what was kept under a name; None if nothing was."""
+        with self.reading() as connection:
+            row = connection.execute("SELECT body FROM kept WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def latest_number(self) -> int:
+        """Return the highest number of a request or a unit; 0 before any."""
+        with self.reading() as connection:
+            return max(
+                connection.execute(f"SELECT COALESCE(MAX(number), 0) FROM {table}").fetchone()[0]  # noqa: S608
+                for table in ("request", "unit")
+            )
+
+    def transcripts(self, latest: int) -> list[tuple[int, bytes]]:
+        """Return (unit, transcript) of the latest requests that have one, the oldest first."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT unit, transcript FROM request WHERE transcript != x'' ORDER BY number DESC LIMIT ?",
+                (latest,),
+            ).fetchall()
+        return rows[::-1]
+
+    def clients(self) -> set[str]:
+        """Return the clients of whom there are records."""
+        with self.reading() as connection:
+            return {name for (name,) in connection.execute("SELECT DISTINCT client FROM request")}
+
+    def count(self, where: str = "1", given: Sequence[Any] = ()) -> int:
+        """Return the number of records for which an SQL condition holds."""
+        with self.reading() as connection:
+            query = f"SELECT COUNT(*) FROM request WHERE {where}"  # noqa: S608
+            return int(connection.execute(query, tuple(given)).fetchone()[0])
+
+    # -- removing -------------------------------------------------------------------------------------------
+
+    def forget(self, client: str) -> int:
+        """Remove all records of a client, and return how many there were. Of its units the numbers stay."""
+        return self._remove("client = ?", client, "UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?")
+
+    def expire(self, before: float) -> int:
+        """Remove the records of before a time, and return how many there were."""
+        return self._remove(
+            "time < ?", before, "DELETE FROM unit WHERE closed IS NOT NULL AND user = x'' AND latest < ?"
+        )
+
+    def close(self) -> None:
+        """Close the file. Nothing can be added any more."""
+        with self._turn:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _remove(self, where: str, value: Any, of_units: str) -> int:
+        with self.writing() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            removed = connection.execute(f"DELETE FROM request WHERE {where}", (value,)).rowcount  # noqa: S608
+            connection.execute(of_units, (value,))
+        with self._writing_alone() as connection:
+            # What was written lately is in the write-ahead log, too.
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise FileError(
+                f"{removed} records were removed, but {self.file}-wal may still hold some of them, because another "
+                "process has been reading for long: repeat this when it is done"
+            )
+        return removed
+
+    # -- connections ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for a transaction, of which all is kept or nothing."""
+        with self._writing_alone() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection to read by, while others add."""
+        with self._as_file_errors(), closing(KIND.connect(self.file)) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing_alone(self) -> Iterator[sqlite3.Connection]:
+        with self._as_file_errors(), self._turn:
+            if self._connection is None:
+                raise InputError(f"{self.file} is closed: open it again")
+            yield self._connection
+
+    @contextmanager
+    def _as_file_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise KIND.failure(self.file, error) from error
+
+
+def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], values: Sequence[Any]) -> None:
+    columns = ", ".join(f'"{name}"' for name in names)
+    places = ", ".join("?" * len(values))
+    connection.execute(f"REPLACE INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608
+
+
+def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: Iterable[Period]) -> None:
+    for unit in units:
+        _put(connection, "unit", _UNIT, [getattr(unit, name) for name in _UNIT])
+    for period in periods:
+        connection.execute(
+            "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (number) DO UPDATE SET "
+            "units = excluded.units, chosen = excluded.chosen, refused = excluded.refused",
+            (period.number, period.probability, period.units, period.chosen, period.refused),
+        )
+
+
+def _unit(row: Sequence[Any]) -> Unit:
+    unit = Unit(*row)
+    unit.drawn, unit.held_out = bool(unit.drawn), bool(unit.held_out)
+    return unit
+
+
+def _stored(record: Record) -> list[Any]:
+    """Return a record as its row in the file."""
+    row = {name: getattr(record, name) for name in _NAMES}
+    row["said"] = json.dumps({model: _short(said) for model, said in record.said.items()})
+    for name in _LISTS:
+        row[name] = json.dumps(row[name]) if row[name] else ""
+    row["features"] = None if record.features is None else array("f", record.features).tobytes()
+    return list(row.values())
+
+
+def _restored(row: Sequence[Any]) -> Record:
+    """Return the record of a row."""
+    values = dict(zip(_NAMES, row, strict=True))
+    values["said"] = {model: Said(**said) for model, said in json.loads(values["said"]).items()}
+    for name in _LISTS:
+        values[name] = tuple(json.loads(values[name])) if values[name] else ()
+    for name in ("is_open", "retry", "guessed"):
+        values[name] = bool(values[name])
+    if values["features"] is not None:
+        values["features"] = tuple(array("f", values["features"]))
+    return Record(**values)
+
+
+def _short(said: Said) -> dict[str, Any]:
+    return {name: value for name, value in asdict(said).items() if value not in (None, "")}
+
+
+# -- files of before there were units ---------------------------------------------------------------------------
+
+
+def _take_over_first_version(file: Path) -> None:
+    """Bring a file of the first version to this one: its records fit policies, and certify nothing.
+
+    Requests that share a conversation or a user are a unit that fits, as they were groups.
+    """
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        application, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if (application, version) != (KIND.application, 1):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        names = [row[1] for row in connection.execute("PRAGMA table_info(record)")]
+        old = [dict(zip(names, row, strict=True)) for row in connection.execute("SELECT * FROM record ORDER BY time")]
+        connection.execute("DROP TABLE record")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            connection.execute(statement)
+        _convert(connection, old)
+        connection.execute(f"PRAGMA user_version = {KIND.version}")
+        connection.execute("COMMIT")
+
+
+def _convert(connection: sqlite3.Connection, old: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the records of a file of the first version."""
+    settings: dict[str, int] = {}
+    units: dict[tuple[str, str], Unit] = {}
+    for number, row in enumerate(old, 1):
+        body = json.dumps({"identity": json.loads(row["identity"]), "grader": row["grader"]}, sort_keys=True)
+        if body not in settings:
+            settings[body] = len(settings) + 1
+            connection.execute("INSERT INTO setting VALUES (?, ?, ?)", (settings[body], row["time"], body))
+        key = ("user", row["user"]) if row["user"] else ("conversation", row["conversation"])
+        unit = units.setdefault(key, Unit(number, row["client"], row["time"], row["time"], closed=row["time"], setting=settings[body]))
+        compared = row["kind"] in ("shadow", "audit")
+        unit.drawn |= compared
+        unit.probability = 1.0
+        record = Record(
+            number, row["time"], row["client"], row["request"],
+            {model: Said(**said) for model, said in json.loads(row["said"]).items()},
+            setting=settings[body], unit=unit.number, row=unit.rows, is_open=True, policy=row["policy"],
+            answered=row["answered"], decided=row["escalated"], cost=row["cost"],
+            compared=COMPARED if compared else "", text=row["text"],
+        )  # fmt: skip
+        unit.rows += 1
+        values = _stored(record)
+        values[_NAMES.index("features")] = row["features"]
+        _put(connection, "request", _NAMES, values)
+    _put_units(connection, [replace(unit) for unit in units.values()], ())

@@ -1,0 +1,268 @@
+"""Which requests belong together: units, which are independent of one another and alike (METHOD: live traffic).
+
+Requests of one conversation, or of one user, may depend on one another. Units may not, so they are what is drawn,
+tested and watched. A unit is numbered by when it came, never by what it holds: two conversations that begin with the
+same words are two units.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, TypeVar
+
+from exeunt._arrays import check_positive
+from exeunt.errors import InputError
+
+T = TypeVar("T")
+
+UnitKind: TypeAlias = Literal["request", "conversation", "user"]
+KINDS: tuple[UnitKind, ...] = ("request", "conversation", "user")
+
+HOUR_S, DAY_S = 3600.0, 86400.0
+_RETRY_S = 60.0
+"""A request that is repeated so soon after it failed is a retry."""
+_EXAMPLES = 3
+"""Units in which a client has sent the same beginning of a conversation, from which on it is an example in a prompt."""
+_REMEMBERED = 200_000
+"""Transcripts by which later requests are recognised, of all clients: the latest."""
+
+
+@dataclass(frozen=True)
+class UnitRules:
+    """What a unit is. `kind`: a request, a conversation, or all requests of a user. `idle_s`: a unit without a request
+    for so long has closed (not a user's). `rows`: the requests of a unit at most. `time_s`: from its first request on.
+
+    Raises InputError for another kind, and for numbers that are not above 0.
+    """
+
+    kind: UnitKind = "conversation"
+    idle_s: float = HOUR_S
+    rows: int = 20
+    time_s: float = DAY_S
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"units are {', '.join(KINDS)}, got {self.kind!r}")
+        check_positive(self.idle_s, "unit_idle")
+        check_positive(self.time_s, "unit_time")
+        if self.rows < 1:
+            raise InputError(f"unit_rows must be at least 1, got {self.rows}")
+
+    @property
+    def most_rows(self) -> int:
+        """The most requests of a unit."""
+        return 1 if self.kind == "request" else self.rows
+
+
+@dataclass
+class Unit:
+    """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first and
+    its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
+    None while it is open.
+
+    `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
+    `period`: in which it began; `setting`: that there was then (see `Records.setting`).
+    """
+
+    number: int
+    client: str
+    opened: float
+    latest: float
+    rows: int = 0
+    closed: float | None = None
+    user: bytes = b""
+    period: int = 0
+    probability: float = 0.0
+    drawn: bool = False
+    held_out: bool = False
+    setting: int = 0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request as it comes. `number`: of its arrival. All digests are HMACs that begin with the client.
+
+    `content`: of the whole request. `transcripts`: of its messages up to each assistant's message, the longest first.
+    `beginning`: of the messages before the first assistant's one. `name`: of the conversation, if the client names it.
+    `user`: whom the client names.
+    """
+
+    number: int
+    client: str
+    content: bytes
+    transcripts: Sequence[bytes] = ()
+    beginning: bytes = b""
+    name: bytes = b""
+    user: bytes = b""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request lies in the stream. `unit`: None if it is in none. `row`: its place in it, from 0.
+
+    `is_open`: whether the unit takes it; later requests of a closed one are answered by the reference. `starts`: whether
+    it is the first one. `retry`: whether it repeats one that is under way or has failed. `guessed`: whether it holds an
+    answer that this client was not given, so that its unit is known by its beginning, or is its own.
+    """
+
+    unit: Unit | None
+    row: int = 0
+    is_open: bool = False
+    starts: bool = False
+    retry: bool = False
+    guessed: bool = False
+
+
+@dataclass
+class _Attempts:
+    """The attempts at one content: their place, how many are under way, and when the latest one failed."""
+
+    place: Place
+    running: int = 0
+    failed: float = field(default=-1e18)
+
+
+class Units:
+    """Finds the unit of each request, in order of arrival. `now`: seconds since 1970, which never fall."""
+
+    def __init__(self, rules: UnitRules) -> None:
+        self.rules = rules
+        self._open: OrderedDict[int, Unit] = OrderedDict()  # in order of their first requests
+        self._known: OrderedDict[bytes, Unit] = OrderedDict()  # by transcript, or by the name that a client gives
+        self._sent: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
+        self._beginnings: OrderedDict[bytes, Unit] = OrderedDict()
+        self._users: dict[bytes, Unit] = {}
+        self._attempts: dict[bytes, _Attempts] = {}
+        self._closed: list[Unit] = []
+
+    @property
+    def open(self) -> tuple[Unit, ...]:
+        """The units that are open, the oldest first."""
+        return tuple(self._open.values())
+
+    def arrive(self, request: Arrival, now: float) -> Place:
+        """Return the place of a request, which begins a unit if it belongs to none."""
+        if (attempts := self._attempts.get(request.content)) is not None:
+            if attempts.running or now - attempts.failed <= _RETRY_S:
+                attempts.running += 1
+                return replace(attempts.place, starts=False, retry=True)
+        place = self._placed(request, now)
+        self._attempts[request.content] = _Attempts(place, running=1)
+        return place
+
+    def answered(self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool) -> None:
+        """Take note that a request has ended. `transcript`: of its messages and the answer, by which the next request
+        of the conversation is recognised; b"" without an answer.
+        """
+        attempts = self._attempts.get(request.content)
+        if attempts is not None:
+            attempts.running -= 1
+            attempts.failed = now if failed else attempts.failed
+            if not (attempts.running or failed):
+                del self._attempts[request.content]
+        if transcript and place.unit is not None and self.rules.kind == "conversation":
+            _remember(self._known, transcript, place.unit)
+
+    def close_due(self, now: float) -> None:
+        """Close the units whose time has come."""
+        for unit in self.open:
+            if self._is_due(unit, now):
+                self._close(unit, now)
+        for content in [key for key, attempts in self._attempts.items() if _is_over(attempts, now)]:
+            del self._attempts[content]
+
+    def take_closed(self) -> list[Unit]:
+        """Return the units that have closed since this was last called."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def restore(self, unit: Unit, transcripts: Sequence[bytes] = ()) -> None:
+        """Take up a unit of before a restart, with transcripts or names by which it is known. The oldest come first."""
+        if unit.closed is None:
+            self._open[unit.number] = unit
+        for transcript in transcripts:
+            _remember(self._known, transcript, unit)
+        if unit.user:
+            self._users[unit.user] = unit
+
+    # -- one request ----------------------------------------------------------------------------------------
+
+    def _placed(self, request: Arrival, now: float) -> Place:
+        if self.rules.kind == "user" and not request.user:
+            return Place(None)
+        known, guessed = self._unit_of(request, now)
+        unit = known or self._begun(request, now)
+        if unit.closed is None and known is not None and self._is_due(unit, now):
+            self._close(unit, now)
+        if self.rules.kind == "conversation":
+            self._take_note(request, unit)
+        place = Place(unit, unit.rows, unit.closed is None, starts=known is None, guessed=guessed)
+        if place.is_open:
+            unit.rows, unit.latest = unit.rows + 1, now
+            if unit.rows >= self.rules.most_rows:
+                self._close(unit, now)
+        return place
+
+    def _unit_of(self, request: Arrival, now: float) -> tuple[Unit | None, bool]:
+        """Return the unit that a request continues, None if it begins one, and whether that is a guess."""
+        if self.rules.kind == "request":
+            return None, False
+        if self.rules.kind == "user":
+            return self._users.get(request.user), False
+        if request.name:
+            return self._known.get(request.name), False
+        if not request.transcripts:
+            return None, False
+        if len(self._sent.get(request.transcripts[0], ())) >= _EXAMPLES:
+            return None, False
+        for transcript in request.transcripts:
+            if (unit := self._known.get(transcript)) is not None:
+                return unit, False
+        unit = self._beginnings.get(request.beginning)
+        if unit is None or unit.closed is not None or self._is_due(unit, now):
+            return None, True
+        return unit, True
+
+    def _begun(self, request: Arrival, now: float) -> Unit:
+        user = request.user if self.rules.kind == "user" else b""
+        unit = Unit(request.number, request.client, now, now, user=user)
+        self._open[unit.number] = unit
+        if user:
+            self._users[user] = unit
+        return unit
+
+    def _take_note(self, request: Arrival, unit: Unit) -> None:
+        """Remember by what later requests of a conversation are recognised."""
+        if request.name:
+            _remember(self._known, request.name, unit)
+        elif request.transcripts:
+            numbers = self._sent.get(request.transcripts[0], ())
+            if unit.number not in numbers and len(numbers) < _EXAMPLES:
+                _remember(self._sent, request.transcripts[0], (*numbers, unit.number))
+        if request.beginning and unit.closed is None:
+            _remember(self._beginnings, request.beginning, unit)
+
+    # -- closing --------------------------------------------------------------------------------------------
+
+    def _is_due(self, unit: Unit, now: float) -> bool:
+        rules = self.rules
+        idle = rules.kind != "user" and now - unit.latest >= rules.idle_s
+        return idle or now - unit.opened >= rules.time_s or unit.rows >= rules.most_rows
+
+    def _close(self, unit: Unit, now: float) -> None:
+        unit.closed = now
+        self._open.pop(unit.number, None)
+        self._closed.append(unit)
+
+
+def _remember(memory: OrderedDict[bytes, T], key: bytes, value: T) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
+
+
+def _is_over(attempts: _Attempts, now: float) -> bool:
+    return not attempts.running and now - attempts.failed > _RETRY_S
