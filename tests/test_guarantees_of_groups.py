@@ -214,8 +214,13 @@ def test_a_loss_certificate_is_that_of_the_groups(make, most):
     assert f"over the {proof.n_groups} labelled groups ({proof.n_test:,} inputs) tested on, the " in str(
         proof
     )
-    assert {1: "mean over groups of their accuracy is", 20: "accuracy, where inputs of groups"}[most] in str(
-        proof
+    mean = {
+        1: "long-run mean over groups of their accuracy is",
+        20: "long-run accuracy per input, where inputs of groups of more than 20 weigh 20/size, is",
+    }
+    assert mean[most] in str(proof)
+    assert str(proof).endswith(
+        "future groups are exchangeable with these, and that nothing else was fitted on them."
     )
     right = calibrate.correct.astype(float)
     lost = right[:, -1] - right[np.arange(calibrate.n), policy.route(calibrate)]

@@ -163,7 +163,7 @@ def test_a_loss_of_a_timed_cascade_is_told_of_the_model_that_it_is_tested_agains
     said = exeunt(
         "calibrate", "both", "--max-loss", "30%", "--budget", "1000000%", *options, cwd=folder
     ).stdout
-    assert "the accuracy is at most 30 points below that of run" in said
+    assert "the long-run accuracy per input is at most 30 points below that of run" in said
 
 
 def test_a_budget_that_was_not_asked_for_is_told_of(folder, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -150,8 +151,13 @@ def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
         ),
         (
             {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
-            ("--group-column", "user"),
-            "does not come in groups",
+            ("--group-column", "user id"),
+            "name another with --group-column, or write it with `exeunt predict --group-column 'user id'`",
+        ),
+        (
+            {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5], "users": [["a", "b"]]},
+            ("--group-column", "users"),
+            "the column 'users' holds list<",
         ),
     ],
 )
@@ -184,13 +190,67 @@ def test_options_of_the_state_are_refused_where_they_would_do_nothing(calibrated
     assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
 
 
-def test_inputs_in_groups_need_their_column(run, tmp_path):
-    from dataclasses import replace
+def in_groups(run):
+    """Mark a run's policy as one whose calibration inputs came in groups."""
+    run.save_policy(replace(run.policy, n_groups=50))
+    return run
 
-    policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
-    run.save_policy(replace(policy, n_groups=50))
+
+def test_inputs_need_the_column_of_their_groups_where_calibration_inputs_came_in_groups(calibrated, tmp_path):
+    run = in_groups(calibrated)
     cells = predictions(run, slice(0, 100)) | {"user": np.arange(100) // 2}
     file = written(cells, tmp_path / "x.parquet")
-    assert "name their column with --group-column" in called("watch", run.path, file).err
+    told = "came in groups, and these name none: name the column of their groups with --group-column"
+    assert told in called("watch", run.path, file).err
     done = called("watch", run.path, file, "--group-column", "user")
-    assert done.out.startswith("50 inputs watched"), done.err
+    assert done.out.startswith("50 groups watched\n"), done.err
+
+
+def test_conversations_are_drift_unless_each_counts_once(calibrated, tmp_path):
+    """40 conversations of 50 turns that are alike, though all of them together are as in calibration."""
+    rng, score = np.random.default_rng(0), calibrated.trace("test").scores["margin"][:, 0]
+    alike = rng.permuted(np.argsort(score).reshape(40, 50), axis=1)[rng.permutation(40)]
+    cells = predictions(calibrated, alike.ravel()) | {"talk": [f"talk {k}" for k in np.repeat(range(40), 50)]}
+    file = written(cells, tmp_path / "talks.parquet")
+    assert called("watch", calibrated.path, file).out.startswith("2,000 inputs watched\nDrift: since")
+    done = called("watch", calibrated.path, file, "--group-column", "talk")
+    assert done.out.startswith("40 groups watched\nno drift (evidence"), done.err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_groups_are_told_apart_by_their_names_as_written_across_parts_and_runs(calibrated, tmp_path, ending):
+    names = ["007", "7", "ü", "NA", "7", "007", "a b", "ü", "null", "nan"]
+    cells = predictions(calibrated, slice(0, 10)) | {"user": names}
+    file, options = written(cells, tmp_path / f"x.{ending}"), ("--group-column", "user")
+    assert called("watch", calibrated.path, file, *options).out.startswith("7 groups watched\n")
+    state = ("--state", tmp_path / "watch.json")
+    for _ in range(2):
+        assert called("watch", calibrated.path, file, *options, *state).out.startswith("7 groups watched\n")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_a_row_that_names_no_group_is_named_unless_it_is_left_out(calibrated, tmp_path, ending, empty):
+    cells = predictions(calibrated, slice(0, 10)) | {"user": [*"abcdef", empty, *"hij"]}
+    if ending != "csv":  # CSV cannot tell an error that is empty from none
+        cells["error"] = [*[None] * 6, "cannot be read", *[None] * 3]
+        file = written(cells, tmp_path / f"y.{ending}")
+        done = called("watch", calibrated.path, file, "--group-column", "user")
+        assert done.out.startswith("9 groups watched, 1 input left out\n"), done.err
+    cells["error"] = [None] * 10
+    file = written(cells, tmp_path / f"x.{ending}")
+    done = called("watch", calibrated.path, file, "--group-column", "user")
+    assert done.status == 2
+    assert done.err.startswith(
+        "exeunt: row 6 of the predictions (rows count from 0) names no group: its cell in the column 'user' is empty"
+    )
+    assert not done.out
+
+
+def test_rows_of_parts_are_counted_together(calibrated, tmp_path):
+    (tmp_path / "parts").mkdir()
+    for start, last in ((0, 3), (5, None)):
+        cells = predictions(calibrated, slice(start, start + 5)) | {"user": pa.array([1, 1, 2, 2, last])}
+        written(cells, tmp_path / "parts" / f"{start:012d}.parquet")
+    done = called("watch", calibrated.path, tmp_path / "parts", "--group-column", "user")
+    assert "row 9 of the predictions (rows count from 0) names no group" in done.err

@@ -42,7 +42,7 @@ def test_answers_that_differ_from_those_of_the_last_exit_are_counted():
     assert differ(policy, test, test) < 0.16
     assert (
         "over the 3,000 calibration inputs tested on, at most 15% of the answers differ from those of the full "
-        f"network (measured: {proof.loss:.2%}; p = "
+        f"network in the long run (measured: {proof.loss:.2%}; p = "
     ) in str(policy)
     stricter = cheapest(fit, calibrate, agree=0.92, policy="eero")
     assert stricter.budget > policy.budget

@@ -371,7 +371,7 @@ def test_the_cheapest_cascade_that_loses_little_against_a_model():
         broken += result.accuracy < 1 - test["good"].risk[0] - 0.03
     proof = policy.loss_certificate
     assert proof.reference == "good"
-    assert "the accuracy is at most 3 points below that of good (" in str(policy)
+    assert "the long-run accuracy per input is at most 3 points below that of good (" in str(policy)
     assert made == trials
     assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 

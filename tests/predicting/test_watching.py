@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import exeunt as ex
+from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
 from exeunt.predicting import predict_inputs, watching
 from exeunt.predicting.predict import predict_folder
 from exeunt.predicting.watching import watched_job
 from exeunt.run.runner import open_shared
-from exeunt.score.tie_breaking import tie_breaks
+from exeunt.score.tie_breaking import scramble, tie_breaks
 from exeunt.trace.derived import score_matrix
 
 
@@ -46,13 +51,119 @@ def test_a_policy_that_keeps_nothing_to_watch_by_writes_no_scores(run, noise, tm
     assert done.watched == ""
     table = pq.read_table(out)
     assert table["score"].null_count == table["tie"].null_count == 300
-    assert len(watching._decided(watching._seen(run, policy, [out], None), every=3)[0]) == 100
+    assert len(watching._counted(watching._seen(run, policy, [out], None), every=3)[0]) == 100
     # Predictions that another policy cannot have made are no reason to fail.
     assert watched_job(run, policy, [out], 300).startswith(("no drift", "DRIFT"))
     pq.write_table(table.set_column(table.column_names.index("exit"), "exit", [[5] * 300]), out)
     assert watched_job(run, policy, [out], 300).startswith(
         f"drift was not watched: {out} has an answer at exit 5"
     )
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Twelve images of four talks, whose turns came among those of others; the last names its talk badly."""
+    cells = []
+    for pixels in np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), dtype=np.uint8):
+        Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+        cells.append({"bytes": file.getvalue()})
+    talks = ["a", "a", "b", "a", "c", "b", "c", "a", "b", "b", "d", "d"]
+    columns = {"image": cells, "talk": talks, "badly": [*talks[:-1], None], "n": range(12)}
+    pq.write_table(
+        pa.table({name: pa.array(values) for name, values in columns.items()}), tmp_path / "log.parquet"
+    )
+    return tmp_path / "log.parquet"
+
+
+@pytest.mark.parametrize("in_calibration", [False, True])
+def test_a_job_counts_each_group_once_or_says_that_nothing_was_watched(run, log, tmp_path, in_calibration):
+    if in_calibration:
+        run.save_policy(replace(run.policy, n_groups=50))
+    command = (
+        "predict",
+        run.path,
+        "--data",
+        log,
+        "--out",
+        tmp_path / "out.parquet",
+        "--model",
+        "exeunt.zoo:digits",
+    )
+    done = called(*command, "--group-column", "talk", "--keep", "n")
+    assert "no drift: 4 groups look like those of calibration (evidence at most" in done.out, done.err
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names[-2:] == ["n", "talk"]
+    told = called("watch", run.path, tmp_path / "out.parquet", "--group-column", "talk").out
+    assert told.startswith("4 groups watched\n")
+    nameless = called(*command)
+    if in_calibration:
+        assert (
+            "drift was not watched: the calibration inputs came in groups, and these name none: name the column of "
+            "their groups with --group-column\n"
+        ) in nameless.out
+    else:
+        assert "no drift: 12 inputs look like those of calibration" in nameless.out
+    badly = called(*command, "--group-column", "badly")
+    assert "drift was not watched: row 11 of the predictions (rows count from 0) names no group" in badly.out
+    assert badly.status == 0
+
+
+def test_columns_of_groups_that_there_are_not_are_named_before_any_work(run, log, noise, tmp_path):
+    out = tmp_path / "out.parquet"
+    command = ("predict", run.path, "--model", "exeunt.zoo:digits", "--data")
+    for data, into, told in (
+        (
+            log,
+            out,
+            "has no column 'user'; its columns are image, talk, badly, n (name another with --group-column)",
+        ),
+        (
+            log,
+            "-",
+            "drift is looked for in a file of predictions: name one with --out, or leave out --group-column",
+        ),
+        (tmp_path / "in", out, "is no table and has no column 'user': leave it out"),
+        ("-", out, "has no column 'user': name a table with --data, or leave out --group-column"),
+    ):
+        done = called(*command, data, "--group-column", "user", "--out", into)
+        assert told in done.err
+        assert done.status == 2
+        assert not out.exists()
+    with pytest.raises(
+        ex.InputError, match=r"groups are a column that is kept: open_inputs\(..., keep=\['user'\]"
+    ):
+        predict_inputs(run, noise, out, group_column="user")
+
+
+def test_a_policy_that_keeps_nothing_to_watch_by_says_so_where_groups_are_named(run, log, tmp_path):
+    body = {name: value for name, value in run.policy.to_dict().items() if name != "watched"}
+    run.save_policy(ex.Policy.from_dict(body))
+    options = {"trusted": "exeunt.zoo:digits", "say": lambda _: None, "group_column": "talk"}
+    done = predict_inputs(run, open_inputs(log, keep=["talk"]), tmp_path / "out.parquet", **options)
+    assert done.watched == "drift was not watched: this policy keeps nothing to watch by"
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_first_decided_row_of_each_group_counts_also_across_parts(every):
+    """Against a loop over the rows. Of more predictions than are watched, whole groups are left out."""
+    rng = np.random.default_rng(every)
+    sizes = [7, 0, 40, 53]
+    names = rng.integers(0, 30, sum(sizes)).astype(np.uint64)
+    exits, scores = rng.integers(0, 3, sum(sizes)), rng.random(sum(sizes))
+    parts, start = [], 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        parts.append(watching._Seen(exits[rows], (scores[rows], scores[rows], None), names[rows], 0))
+        start += size
+    found = watching._counted(parts, every=every)
+    first = dict(zip(names[::-1].tolist(), range(len(names) - 1, -1, -1), strict=True))
+    expected = sorted(
+        row for name, row in first.items() if int(scramble(np.array([name], np.uint64))[0]) % every == 0
+    )
+    assert 3 < len(expected) < 20 if every > 1 else len(expected) == len(first)
+    assert found[0].tolist() == exits[expected].tolist()
+    assert found[1].tolist() == found[2].tolist() == scores[expected].tolist()
+    assert found[3] is None
 
 
 @pytest.mark.parametrize("calibration", ["sequential", "marginal"])

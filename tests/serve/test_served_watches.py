@@ -85,6 +85,24 @@ def test_what_fails_is_no_obstacle_and_seconds_in_which_rows_ended_early_are_lef
     assert watches._watches[name].n == 100
 
 
+def test_a_renewed_watch_is_told_of_the_requests_that_begin_from_then_on(policies):
+    (name, policy), (other, second), *_ = policies.items()
+    watches = served(policies)
+    before, beside, under_way = (watches.begin() for _ in range(3))
+    watches.end(before, [ticket(of_engine(answers(policy, 0)), name)])
+    watches.renew(name, policy)  # before anything was followed
+    after = watches.begin()
+    watches.end(after, [ticket(of_engine(answers(policy, 1)), name)])
+    watches.end(beside, [ticket(of_engine(answers(second, 2)), other)])
+    watches.end(under_way, [ticket(of_engine(answers(policy, 3)), name)])
+    watches.follow()
+    assert [watches._watches[each].n for each in (name, other)] == [100, 100]
+    alone = ex.Watch(policy, of_several=True)
+    found = answers(policy, 1)
+    alone.update(found.exit, found.score, found.first_score)
+    assert watches._watches[name].evidence == pytest.approx(alone.evidence)
+
+
 def test_policies_of_groups_are_not_watched(policies):
     name, policy = next(iter(policies.items()))
     groups = ex.Policy.from_dict(policy.to_dict() | {"n_groups": 9})

@@ -109,7 +109,10 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
 
 def test_a_certificate_names_a_measure_of_which_lower_is_better():
     proof = LossCertificate(0.05, 0.1, 0.01, "betting", 0.02, 300, measure=graded(measure="error").measure)
-    assert "tested on, 1 - error is at most 5 points below that of the full network" in str(proof)
+    assert (
+        "tested on, the long-run mean per input of 1 - error is at most 5 points below that of the full network"
+        in str(proof)
+    )
 
 
 def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made import COST, RATES, answered, fewer_at_the_first_exit, planned, traced
+from scipy.special import ndtr
 from scipy.stats import binom
 
 import exeunt as ex
@@ -204,6 +205,55 @@ def test_groups_are_watched_by_the_score_of_their_first_row():
     assert alarm.kind == "inputs"
     with pytest.raises(InputError, match="give the scores at exit 0"):
         Watch(policy).update([0, 1])
+
+
+def test_in_a_random_order_it_is_still_the_first_row_of_a_group_that_counts():
+    rng = np.random.default_rng(0)
+
+    def begun(first, n):
+        """Groups of five rows, of which the first is harder than all that follow."""
+        scores = rng.random((n, 5, 3)) * 0.3 + np.where(np.arange(5) > 0, 0.7, 0.0)[:, None]
+        return traced(scores.reshape(-1, 3), groups=np.repeat(np.arange(first, first + n), 5))
+
+    policy = ex.eero(begun(0, 100), begun(100, 400), budget="80%", delta=0.1)
+    stream = begun(1000, 1000)
+    for seed in range(5):
+        watch = Watch(policy)
+        assert watch.replay(stream, seed=seed) == []
+        assert watch.n == 1000
+    orders = [Watch(policy), Watch(policy)]
+    for seed, watch in enumerate(orders):
+        watch.replay(stream, seed=seed)
+    assert orders[0].evidence != orders[1].evidence
+
+
+@pytest.mark.parametrize("in_calibration", [False, True])
+def test_without_drift_conversations_raise_false_alarms_unless_they_are_named(in_calibration):
+    """Inputs are as in calibration, ten turns a conversation, which arrive among those of others.
+
+    With names, an alarm within 300 conversations has a chance of at most 300 / 100,000, so 6% among 20 streams.
+    """
+    rng, named, nameless = np.random.default_rng(6), 0, 0
+    for _ in range(20):
+        policy = planned(rng)
+        if in_calibration:
+            fit, calibrate = (conversations(rng, n) for n in (500, 5000))
+            fit, calibrate = traced(fit[0], groups=fit[1]), traced(calibrate[0], groups=calibrate[1] + 50)
+            policy = ex.compose("planned", lambda _: RATES, fit, calibrate, budget=2.1)
+        scores, names = conversations(rng, 3000)
+        told = answered(policy, scores)
+        named += len(Watch(policy).update(*told, groups=names))
+        nameless += len(Watch(policy).update(*told))
+    assert (named, nameless) == (0, 20)
+
+
+def conversations(rng, n, turns=10):
+    """Scores (n, 3) of turns in order of arrival, each uniform over conversations, and the names of these."""
+    names = np.repeat(np.arange(n // turns), turns)
+    level = np.sqrt(0.9) * rng.normal(size=(n // turns, 3))[names] + np.sqrt(0.1) * rng.normal(size=(n, 3))
+    arrival = names + np.tile(np.arange(turns), n // turns) * rng.uniform(0.1, 5, n // turns)[names]
+    order = np.argsort(arrival, kind="stable")
+    return ndtr(level)[order], names[order]
 
 
 @pytest.mark.parametrize(

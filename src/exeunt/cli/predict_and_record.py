@@ -32,7 +32,7 @@ from exeunt.cli.paid_predictions import Total, asked_models, live_option
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from exeunt.data import Dataset
     from exeunt.run.folder import RunFolder
@@ -66,9 +66,12 @@ class _Inputs:
     )
 
     def opened(
-        self, path: Path, execution: Execution, cluster: _Workers, keep: Sequence[str] = ()
+        self, path: Path, execution: Execution, cluster: _Workers, keep: Mapping[str, str] | None = None
     ) -> tuple[RunFolder, Dataset, dict[str, Any]]:
-        """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too."""
+        """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too.
+
+        `keep`: columns that come back beside the predictions, and the option that named each.
+        """
         from exeunt.data import open_inputs, open_lines
         from exeunt.run.folder import RunFolder
 
@@ -76,14 +79,16 @@ class _Inputs:
         own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
         options = {**own, **vars(execution)}
         if self.data == STANDARD:
-            if keep:
+            for name, named_by in (keep or {}).items():
                 raise InputError(
-                    f"the standard input has no column {keep[0]!r}: name a table with --data, or leave out --keep"
+                    f"the standard input has no column {name!r}: name a table with --data, or leave out {named_by}"
                 )
             return run, open_lines(standard_input(), run.manifest["inputs"]["kind"]), options
         trained_on, text = run.manifest["data"], column_names(self.text_column)
         known, label = trained_on.get("text", ()), trained_on.get("label")
-        inputs = open_inputs(self.data, label=label, text=text or known, of_training=not text, keep=keep)
+        inputs = open_inputs(
+            self.data, label=label, text=text or known, of_training=not text, keep=keep or ()
+        )
         return run, inputs, options
 
 
@@ -133,6 +138,39 @@ class _Predictions:
     keep: list[str] | None = _output(
         "Columns of the table that come back beside the predictions as they are, such as id,customer; may be repeated."
     )
+    group_column: str | None = _output(
+        "A column of the table that names the group of each input, where inputs come in groups, such as conversations "
+        "or users, in order of arrival. When drift is looked for at the end, a group counts once, by its first row. "
+        "The column comes back beside the predictions."
+    )
+
+    @property
+    def prints(self) -> bool:
+        """Whether predictions go to the standard output."""
+        return self.out == STANDARD
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that come back, and the option that named each."""
+        kept = {name: "--keep" for text in self.keep or () for name in column_names(text)}
+        if self.group_column is not None:
+            kept.setdefault(self.group_column, "--group-column")
+        return kept
+
+    def check(self, cluster: Cluster) -> None:
+        """Raise InputError for options that do not go together."""
+        if cluster.is_ray and self.prints:
+            raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
+        if self.masks is not None and (cluster.is_ray or self.prints):
+            raise InputError(
+                "--masks goes with a file of predictions: name one with --out, without --engine ray"
+            )
+        if self.group_column is not None and self.prints:
+            raise InputError(
+                "drift is looked for in a file of predictions: name one with --out, or leave out --group-column"
+            )
+        if not cluster.is_ray and "://" in self.out:
+            raise InputError(f"one process writes a file, not {self.out}: add --engine ray, or name a file")
 
 
 @with_groups
@@ -149,17 +187,11 @@ def predict(
     Says the accuracy where the inputs have labels, or lie in folders named like the classes. If interrupted while it
     writes a file, the same command resumes.
     """
-    out, prints = output.out, output.out == STANDARD
-    if cluster.is_ray and prints:
-        raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
-    if output.masks is not None and (cluster.is_ray or prints):
-        raise InputError("--masks goes with a file of predictions: name one with --out, without --engine ray")
-    if not cluster.is_ray and "://" in out:
-        raise InputError(f"one process writes a file, not {out}: add --engine ray, or name a file")
+    output.check(cluster)
+    out, prints = output.out, output.prints
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
-        keep = [name for text in output.keep or () for name in column_names(text)]
-        run, data, options = inputs.opened(path, execution, cluster, keep)
+        run, data, options = inputs.opened(path, execution, cluster, output.columns)
         options |= {
             **given(output, without=("out", "keep", "masks")),
             "say": lambda text: echo(text, err=prints),
@@ -283,7 +315,7 @@ def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live
             "name a RUN; or services and functions with --model models.yaml, and what they may cost with "
             "--max-spend '3 usd'"
         )
-    keep = () if live.id_column is None else (live.id_column,)
+    keep = {} if live.id_column is None else {live.id_column: "--id-column"}
     text = column_names(inputs.text_column)
     data = open_inputs(inputs.data, text=text, keep=keep)
     folder, known = recording_folder(output.out), read_models(models)

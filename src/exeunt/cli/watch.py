@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     run_length: float | None = option(
-        "Inputs until an alarm without drift, on average at least this many. Default: 100,000, or that of --state.",
+        "Inputs, or groups, until an alarm without drift, on average at least this many. Default: 100,000, or that of "
+        "--state.",
         min=10,
     )
     group_column: str | None = option(
-        "Column that names the group of each row, where the calibration data come in groups; exeunt predict writes it "
-        "with --keep."
+        "Column that names the group of each row, where inputs come in groups such as conversations or users; `exeunt "
+        "predict` writes it with --group-column or --keep. A group counts once, by its first row."
     )
     state: Path | None = option(
         "File that keeps the watch: if it is there, the predictions follow those that it was told of before."
@@ -50,7 +51,8 @@ def watch(
 ) -> None:
     """Watch predictions for drift, in the order of their rows: since when, which exits, and what it costs.
 
-    Needs no labels. Inputs without an answer are left out.
+    Needs no labels. Rows must be in order of arrival. Inputs without an answer are left out. Inputs that come in groups
+    need --group-column: else alarms come without drift.
     """
     from exeunt._files import check_writable
     from exeunt.errors import InputError
@@ -69,7 +71,7 @@ def watch(
         check_writable(out.parent, f"cannot write {out}")
     found = _begun_or_kept(run.policy, options)
     left_out = watch_file(run, found, predictions, options.group_column)
-    echo(watched_text(found, left_out))
+    echo(watched_text(found, left_out, by_group=options.group_column is not None))
     if options.figure is not None:
         from exeunt.plots import draw_watch, save_figure
 

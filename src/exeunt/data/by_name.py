@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -95,7 +95,7 @@ def open_inputs(
     label: str | None = None,
     text: Sequence[str] = (),
     of_training: bool = False,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | Mapping[str, str] = (),
 ) -> Dataset:
     """Open inputs to predict, with or without labels; a label that is missing or no class is -1.
 
@@ -104,10 +104,13 @@ def open_inputs(
     may lie in an object store, as "s3://bucket/folder".
     `label`, `text`: see `open_source`. `of_training`: they name columns of the network's training data, which inputs
     other than tables may lack. `keep`: columns of a table, such as its ids, that come back beside the predictions as
-    they are. Raises InputError if there are no inputs, or a column is missing.
+    they are; a mapping says by which option each was named, for messages. Raises InputError if there are no inputs, or
+    a column is missing.
     """
-    kept = tuple(dict.fromkeys(keep))
-    columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training, keep=kept)
+    kept, options = tuple(dict.fromkeys(keep)), keep if isinstance(keep, Mapping) else {}
+    columns = Columns(
+        text=tuple(text), label=label, to_predict=True, of_training=of_training, keep=kept, options=options
+    )
     path = place(name)
     if path.is_file() and path.suffix not in (*tables.TABLE_SUFFIXES, _TEXTS):
         return _without_columns(Images(ImageFiles([path], root=path.parent)), name, columns)

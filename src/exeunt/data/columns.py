@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -44,7 +44,8 @@ class Columns:
     classes; None for the usual names, NO_LABELS for none. `to_predict`: the table holds inputs to predict, so classes
     may be missing. `unlabelled`: some or all inputs to train on have no class.
     `of_training`: these names are those of the network's training data; the caller named none for these data. `keep`:
-    columns that come back beside the predictions.
+    columns that come back beside the predictions. `options`: the option that named a column of these, where that is not
+    --keep.
     """
 
     text: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Columns:
     unlabelled: bool = False
     of_training: bool = False
     keep: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.text) > 2:
@@ -84,8 +86,9 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
     possible_labels = _LABELS if wanted.label is None else (wanted.label,)
     label = next((name for name in possible_labels if name in names), None)
     labels = [] if wanted.label in (None, NO_LABELS) or wanted.to_predict else [wanted.label]
-    options = {"--keep": wanted.keep, "--label-column": labels, "--text-column": wanted.text}
-    for name, option in {name: option for option, needed in options.items() for name in needed}.items():
+    options = {name: wanted.options.get(name, "--keep") for name in wanted.keep}
+    options |= {**dict.fromkeys(labels, "--label-column"), **dict.fromkeys(wanted.text, "--text-column")}
+    for name, option in options.items():
         if name not in names:
             raise InputError(
                 f"{where} has no column {name!r}; its columns are {', '.join(names)} (name another with {option})"

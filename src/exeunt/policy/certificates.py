@@ -7,10 +7,11 @@ from typing import Any
 
 from exeunt.budget_text import amount_text, readable_unit
 from exeunt.trace.grades import known_by
-from exeunt.trace.groups import mean_text, units_text, weights_text
+from exeunt.trace.groups import GROUP_OF, mean_text, units_text, weights_text
 
 CERTAIN = "certain"
 """The `bound` of a `LossCertificate` that needs no test: the policy gives the answers of the reference."""
+_ASSUMED = "are exchangeable with these, and that nothing else was fitted on them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Certificate(_OfGroups):
     expected_cost: float
     cost_quantile: float
     n_calibration: int
-    assumption: str = "future inputs are exchangeable with these, and that nothing else was fitted on them"
+    assumption: str = f"future inputs {_ASSUMED}"
 
     def __str__(self) -> str:
         size, _ = readable_unit(self.budget, self.unit)
@@ -72,7 +73,9 @@ class Certificate(_OfGroups):
 class LossCertificate(_OfGroups):
     """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta; or the same of another measure.
 
-    Of agreement: P(share of answers that differ from those of `reference` <= max_loss) >= 1 - delta.
+    Of agreement: P(share of answers that differ from those of `reference` <= max_loss) >= 1 - delta. As of the mean
+    cost, it is about the long run, per input, and over the draw of the tested inputs, with which future ones are
+    exchangeable.
 
     `reference`: the model that a cascade is measured against instead of the full network. `p_value`: of the
     policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
@@ -96,23 +99,41 @@ class LossCertificate(_OfGroups):
         if self.bound == CERTAIN:
             nothing = "no answer differs" if agrees else f"no {self.measure} is lost"
             return f"Guarantee: {nothing}, because every input gets the answer of {reference}."
-        change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
-        quality = mean_text(self.measure, self.rows_per_group, self.row)
-        quality = quality if quality.startswith("1 - ") else f"the {quality}"
-        kept = f"{quality} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         if agrees:
-            change = f"{self.loss:.2%}"
-            how = "" if self.rows_per_group is None else f" ({weights_text(self.rows_per_group, self.row)})"
-            if self.row == "token" and self.of == "answers":  # an answer is what one prompt gets
-                how = ""
-            kept = (
-                f"at most {100 * self.max_loss:.4g}% of the {self.of}{how} differ from those of {reference}"
-            )
+            change, kept = f"{self.loss:.2%}", self._difference(reference)
+        else:
+            change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
+            kept = f"{self._mean()} is at most {100 * self.max_loss:.4g} points below that of {reference}"
+        unit = self.row if self.n_groups is None else GROUP_OF[self.row]
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
             f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {kept} "
-            f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound)."
+            f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). "
+            f"It assumes that future {unit}s {_ASSUMED}."
         )
+
+    def _mean(self) -> str:
+        """Return which mean is certified: "the long-run accuracy per input"."""
+        per = f"per {self.row}"
+        if self.rows_per_group == 1:
+            quantity = self.measure
+        elif self.measure == "accuracy":
+            quantity = f"accuracy {per}"
+        elif self.measure.startswith("1 - "):
+            quantity = f"mean {per} of {self.measure}"
+        else:
+            quantity = f"mean {self.measure} {per}"
+        return f"the long-run {mean_text(quantity, self.rows_per_group, self.row)}"
+
+    def _difference(self, reference: str) -> str:
+        """Return what share of which answers may differ."""
+        how = ""
+        if self.rows_per_group is None and self.of == "pixels":
+            how = " (mean over inputs)"
+        elif self.rows_per_group is not None and (self.row, self.of) != ("token", "answers"):
+            how = f" ({weights_text(self.rows_per_group, self.row)})"  # the answer to a prompt is a unit by itself
+        most = f"at most {100 * self.max_loss:.4g}% of the {self.of}{how}"
+        return f"{most} differ from those of {reference} in the long run"
 
 
 def _percent(delta: float) -> str:

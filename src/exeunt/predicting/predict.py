@@ -15,6 +15,7 @@ from exeunt._arrays import Floats, Integers, Keys
 from exeunt._paths import AnyPath, place
 from exeunt.data import Dataset
 from exeunt.engine.engine import Engine
+from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import (
@@ -140,27 +141,34 @@ def predict_job(
     top: int = 0,
     probabilities: bool = False,
     kept: Mapping[str, Any] | None = None,
+    group_column: str | None = None,
     executor: str | None = None,
     make: Callable[..., PredictJob] | None = None,
     **options: Any,
 ) -> PredictJob:
     """Return the job that answers inputs with a run folder's network and policy.
 
-    `top`, `probabilities`, `kept`: see `PredictionColumns`. `executor`: see `exeunt.run.load`. `make`: another kind of
-    job, such as `exeunt.predicting.live.LiveJob`. `options`: those of `Job`. Raises InputError as these do, or for an
-    executor that cannot run the network.
+    `top`, `probabilities`, `kept`: see `PredictionColumns`. `group_column`: one of `kept`, which names the groups that
+    inputs come in: of each the first row is watched for drift. `executor`: see `exeunt.run.load`. `make`: another kind
+    of job, such as `exeunt.predicting.live.LiveJob`. `options`: those of `Job`.
+
+    Raises InputError as these do, for an executor that cannot run the network, or a column of groups that is not kept.
     """
+    if group_column is not None and group_column not in (kept or {}):
+        raise InputError(f"groups are a column that is kept: open_inputs(..., keep=[{group_column!r}])")
     written = PredictionColumns(run.manifest["class_names"], top, probabilities, kept or {}, masks=run.masks)
     executor = chosen_executor(run, executor)
-    return (make or PredictJob)(run=run, policy=run.policy, written=written, executor=executor, **options)
+    options |= {"run": run, "policy": run.policy, "written": written, "group_column": group_column}
+    return (make or PredictJob)(executor=executor, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob(Job):
-    """A job that answers inputs under a policy. `written`: the columns that it writes."""
+    """A job that answers inputs under a policy. `written`: the columns that it writes. `group_column`: one of them."""
 
     policy: Policy
     written: PredictionColumns
+    group_column: str | None = None
 
     @property
     def block_size(self) -> int:
@@ -176,7 +184,7 @@ class PredictJob(Job):
         self, total: Tally, out: Path | str | None, files: Sequence[AnyPath] = ()
     ) -> PredictionSummary:
         """Return the summary of all inputs; what is in `files` is watched for drift."""
-        watched = watched_job(self.run, self.policy, files, total.n)
+        watched = watched_job(self.run, self.policy, files, total.n, self.group_column)
         return PredictionSummary.of_job(total, self.policy, out, watched)
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,21 +11,13 @@ from numpy.typing import NDArray
 from exeunt._arrays import Integers
 from exeunt.engine.answers import Answers
 from exeunt.policy import Policy
+from exeunt.stream.order import InOrder, Waiting
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.e_detectors import evidence_level
 
 _Parts: TypeAlias = "Sequence[tuple[Integers, Any]]"
-
-
-class _Request:
-    """A request that runs, or has been answered: then `parts` are its places and tickets.
-
-    `before`: names of policies that were replaced since it began.
-    """
-
-    def __init__(self) -> None:
-        self.parts: _Parts | None = None
-        self.ended, self.before = False, set[str]()
+_Answered: TypeAlias = "tuple[int, _Parts]"
+"""How many requests began before one, and its rows' places and tickets."""
 
 
 def is_watched(policy: Policy) -> bool:
@@ -37,9 +28,9 @@ def is_watched(policy: Policy) -> bool:
 class ServedWatches:
     """Tells the watch of each policy of the rows that it answered.
 
-    Requests are answered in another order than they come, and easy rows before hard ones. So they wait here until all
-    earlier ones are done. `exits`: by policy, which of the engine's exits are its own. `several`: whether other servers
-    or workers answer under the same policies.
+    Requests are answered in another order than they come, and easy rows before hard ones. So they wait in order of
+    arrival until all earlier ones are done. `exits`: by policy, which of the engine's exits are its own. `several`:
+    whether other servers or workers answer under the same policies.
     """
 
     def __init__(
@@ -49,8 +40,9 @@ class ServedWatches:
         several |= len(watched) > 1
         self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
         self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}
-        self._waiting: deque[_Request] = deque()
+        self._requests = InOrder[_Answered]()
         self._resting: set[str] = set()
+        self._renewed = dict[str, int]()  # by policy: how many requests had begun when its watch was replaced
 
     @property
     def evidence(self) -> float:
@@ -72,17 +64,15 @@ class ServedWatches:
         several = self._watches[name].of_several
         self._watches[name] = Watch(policy, of_several=several)
         self._resting.discard(name)
-        for request in self._waiting:
-            request.before.add(name)
+        self._renewed[name] = self._requests.n_begun
 
-    def begin(self) -> _Request:
+    def begin(self) -> Waiting[_Answered]:
         """Take note that a request begins to run."""
-        self._waiting.append(request := _Request())
-        return request
+        return self._requests.begin()
 
-    def end(self, request: _Request, parts: _Parts | None) -> None:
+    def end(self, request: Waiting[_Answered], parts: _Parts | None) -> None:
         """Take note that a request is answered; None if it is not."""
-        request.parts, request.ended = parts, True
+        self._requests.end(request, None if parts is None else (request.number, parts))
 
     def follow(self) -> dict[str, Alarm]:
         """Tell the watches of the requests that are done, and of which all earlier ones are; return new alarms.
@@ -91,9 +81,9 @@ class ServedWatches:
         go deep, so the others are no sample of all.
         """
         tickets = []
-        while self._waiting and self._waiting[0].ended:
-            request = self._waiting.popleft()
-            tickets += [(ticket, request.before | self._resting) for _, ticket in request.parts or ()]
+        for number, parts in self._requests.take_ready():
+            before = {name for name, first in self._renewed.items() if number < first}
+            tickets += [(ticket, before | self._resting) for _, ticket in parts]
         if not (tickets and self._watches):
             return {}
         answers = [ticket.answers for ticket, _ in tickets]

@@ -21,6 +21,7 @@ from exeunt.policy.watched_cells import WatchedCells
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.derived import score_matrix
+from exeunt.trace.groups import n_units
 from exeunt.watch.alarm import Alarm, changed_since, drift_alarm, loss_alarm
 from exeunt.watch.e_detectors import MOST, MOST_EVIDENCE, UrnDetectors, evidence_after
 from exeunt.watch.evidence_curve import EvidenceCurve
@@ -39,6 +40,12 @@ class Watch:
     calibrations (docs/explanation/watch.md). An alarm stands, and there is no other, until `restart`.
     `of_several`: give True where several watches follow policies of one calibration, as for several budgets or servers.
     Then `run_length` holds for the inputs of all of them together, whatever their number.
+
+    Tell it of inputs in order of arrival, not in the order in which their answers end: easy ones end first, which looks
+    like drift. Inputs that come in groups, such as turns of a conversation, frames of a video or requests of a user,
+    are alike. Name the group of each (`update(..., groups=)`): a group counts once, by its first input, and
+    `run_length` counts groups. Without names every input counts as independent of the others, and there are alarms
+    without drift, soon and nearly always.
 
     ::
 
@@ -107,7 +114,8 @@ class Watch:
         `cells.first`, the first that can answer; of a policy whose `cells` are not `by_exit` these alone are watched.
         Without scores, exits alone are watched; either all inputs have both or none. `ties` (n,): the numbers of
         `PolicyState.tie`, needed where calibration inputs repeat.
-        `groups` (n,): of inputs that come in groups; the first of each counts, the others are left out. `decided` (n,):
+        `groups` (n,): the names of the groups that inputs come in, as in calibration; the first input of each counts,
+        the others are left out, as long as it is among the latest 10,000 groups. `decided` (n,):
         False for inputs that a deadline, a breaker or a ledger decided instead of the policy; they are left out.
 
         Raises InputError for inputs that this policy cannot have answered so, or that cannot be watched.
@@ -124,7 +132,8 @@ class Watch:
     def replay(self, inputs: ExitTrace | CascadeTrace, *, seed: int | None = None) -> list[Alarm]:
         """Take note of the inputs of a trace, as if the policy answered them, and return the alarms.
 
-        They come in the order of the trace, or with a `seed` in a random one: files are often sorted by class.
+        They come in the order of the trace, or with a `seed` in a random one: files are often sorted by class. Groups
+        stay together then, each in its own order.
         """
         if not isinstance(inputs, ExitTrace | CascadeTrace):
             raise InputError(
@@ -132,7 +141,8 @@ class Watch:
                 "given one batch after another, use update"
             )
         if seed is not None:
-            inputs = inputs.take(np.random.default_rng(seed).permutation(inputs.n))
+            units = np.random.default_rng(seed).permutation(n_units(inputs.n, inputs.groups))
+            inputs = inputs.take(units if inputs.groups is None else inputs.groups.rows(units))
         policy, exits = self.policy, self.policy.route(inputs)
         trace = inputs.along(policy.cascade)
         scores = score_matrix(policy.score, policy.answer.on(trace))
