@@ -32,6 +32,8 @@ _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
 _CHOICES = {"policy", "budget"}
+_RETRY = "x-stainless-retry-count"
+"""How often a request was sent before, as the clients of OpenAI say."""
 _LARGE = 1 << 18
 """Bytes of a request that takes longer to read than a thread takes to begin."""
 
@@ -92,6 +94,8 @@ async def _completions(request: Request) -> Response:
     gateway, client = _gateway(request), request.state.key
     data = await request.body()
     asked = ChatRequest.read(data) if len(data) < _LARGE else await asyncio.to_thread(ChatRequest.read, data)
+    if request.headers.get(_RETRY, "0") != "0":
+        asked = asked.as_retry()
     sink = Sink() if asked.stream else None
     answering = gateway.later(_answered(gateway, asked.with_sink(sink), client))
     if sink is not None:

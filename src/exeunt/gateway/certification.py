@@ -94,7 +94,9 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
 def _ratio(evidence: Evidence, over: Floats, under: Floats) -> Interval | None:
     """Return the ratio of two sums over rows, with an interval over units."""
     sums = RatioSums()
-    above, below = (np.bincount(evidence.unit, weights=each, minlength=evidence.n_units) for each in (over, under))
+    above, below = (
+        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units) for each in (over, under)
+    )
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
     found = sums.ratio()
@@ -111,7 +113,9 @@ def _shares(policy: Policy, evidence: Evidence, answers: Floats, weight: Floats)
         is_own = answers[row] and evidence.place[row] >= 0
         name = names[exits[evidence.place[row]]] if is_own else evidence.reference
         shares[name] = shares.get(name, 0.0) + float(weight[row])
-    return {name: shares[name] / float(weight.sum()) for name in sorted(shares, key=lambda name: -shares[name])}
+    return {
+        name: shares[name] / float(weight.sum()) for name in sorted(shares, key=lambda name: -shares[name])
+    }
 
 
 def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[str, float]) -> list[Way]:

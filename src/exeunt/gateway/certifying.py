@@ -112,7 +112,12 @@ class Certifier:
     """
 
     def __init__(
-        self, config: GatewayConfig, models: GatewayModels, records: Records, policies: GatewayPolicies, now: float
+        self,
+        config: GatewayConfig,
+        models: GatewayModels,
+        records: Records,
+        policies: GatewayPolicies,
+        now: float,
     ) -> None:
         self._config, self.models, self._records, self._policies = config, models, records, policies
         self._folder = make_folder(config.folder / PROPOSALS)
@@ -233,7 +238,9 @@ class Certifier:
     @property
     def _fitting(self) -> tuple[str, Sequence[Any]]:
         """An SQL condition for the units that fit policies."""
-        where = f"NOT held_out AND closed IS NOT NULL AND number >= ? AND setting IN ({_places(self._settings)})"
+        where = (
+            f"NOT held_out AND closed IS NOT NULL AND number >= ? AND setting IN ({_places(self._settings)})"
+        )
         return where, (0 if self.question is None else self.question.fits_from, *self._settings)
 
     @property
@@ -282,7 +289,9 @@ class Certifier:
         assert question is not None  # noqa: S101 - for types
         tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
         rows, kind = (0, "") if made is None else (made.rows, made.kind)
-        proposal = Tested(number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation, [])
+        proposal = Tested(
+            number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation, []
+        )
         if made is not None:
             held_out = self._evidence("held_out AND closed IS NOT NULL AND number >= ?", (tests_from,))
             for place, policy in enumerate(made.plans):
@@ -328,7 +337,9 @@ class Certifier:
                     values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
                     logs = bets.log_factors(values, highest)
                     plan.logs.setdefault((name, share), []).append(logs)
-                    rows.append((proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()))
+                    rows.append(
+                        (proposal.number, place, name, share, period, evidence.n_units, *logs.tolist())
+                    )
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         proposal.periods += 1
@@ -345,7 +356,9 @@ class Certifier:
         for proposal in self.proposals:
             if self.withheld(proposal):
                 continue
-            n_passed = bets.n_passed([self.wealths(proposal, plan) for plan in proposal.plans], self.needed(proposal))
+            n_passed = bets.n_passed(
+                [self.wealths(proposal, plan) for plan in proposal.plans], self.needed(proposal)
+            )
             for place, plan in enumerate(proposal.plans[:n_passed]):
                 if plan.passed is None and plan.policy is not None:
                     plan.name, plan.passed = self._keep(proposal, place, plan.policy), now
@@ -433,7 +446,8 @@ class Certifier:
     def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
         plans = []
         for place, needed, name, passed in connection.execute(
-            "SELECT place, needed, policy, passed FROM plan WHERE proposal = ? ORDER BY place", (proposal.number,)
+            "SELECT place, needed, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
+            (proposal.number,),
         ):
             file = self._folder / f"{proposal.number}-{place}.json"
             plans.append(Plan(Policy.load(file) if file.exists() else None, needed, name, passed))
@@ -449,7 +463,9 @@ class Certifier:
 
     def _evidence(self, where: str, given: Sequence[Any]) -> Evidence:
         rules = self._config.unit_rules
-        return evidence_of(self._records.of_units(where, given), self.models, self._config.cap, rules.most_rows)
+        return evidence_of(
+            self._records.of_units(where, given), self.models, self._config.cap, rules.most_rows
+        )
 
 
 def forget_proposals(folder: Path, client: str) -> None:

@@ -61,6 +61,7 @@ class ChatRequest:
     user: str
     usage: bool = False
     conversation: str = ""
+    is_retry: bool = field(default=False, compare=False)
     sink: Sink | None = field(default=None, compare=False)
 
     @classmethod
@@ -98,9 +99,18 @@ class ChatRequest:
         return request
 
     def with_sink(self, sink: Sink | None) -> ChatRequest:
-        """Return the same request with another sink. What is known of this one is known of it."""
+        """Return the same request with another sink."""
+        return self._with(sink=sink)
+
+    def as_retry(self) -> ChatRequest:
+        """Return the same request, of which its client says that it repeats another one."""
+        return self._with(is_retry=True)
+
+    def _with(self, **fields: Any) -> ChatRequest:
+        """Return the same request with other fields. What is known of this one is known of it."""
         other = copy.copy(self)
-        object.__setattr__(other, "sink", sink)
+        for name, value in fields.items():
+            object.__setattr__(other, name, value)
         return other
 
     @cached_property
@@ -192,7 +202,10 @@ def said_digest(message: Mapping[str, Any]) -> bytes:
     """Return what tells an assistant's message apart: its text and the calls of tools."""
     calls = message.get("tool_calls")
     known = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    said = [text_of(message), [{name: call.get(name) for name in ("id", "function", "custom")} for call in known]]
+    said = [
+        text_of(message),
+        [{name: call.get(name) for name in ("id", "function", "custom")} for call in known],
+    ]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 

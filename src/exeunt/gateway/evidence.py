@@ -99,7 +99,9 @@ class Evidence:
 
     def whole(self) -> CascadeTrace | None:
         """Return the trace of the rows that all models take, from which policies learn; None if there are none."""
-        rows = [k for k, record in enumerate(self.records) if self.place[k] >= 0 and record and not record.refused]
+        rows = [
+            k for k, record in enumerate(self.records) if self.place[k] >= 0 and record and not record.refused
+        ]
         return None if self.trace is None or not rows else self.trace.take(self.place[rows])
 
     def firsts(self, policy: Policy) -> Integers:
@@ -195,7 +197,9 @@ def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int
 _REFUSED = Said(0.0, failed="does not take it")
 
 
-def own_settings(settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels) -> list[int]:
+def own_settings(
+    settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels
+) -> list[int]:
     """Return the settings whose records were made with these models, as they are now, and the same grader."""
     return [number for number, (_, body) in settings.items() if _is_own(body, models)]
 

@@ -68,7 +68,11 @@ class Gateway:
     """
 
     def __init__(
-        self, config: GatewayConfig, *, clock: Callable[[], float] = time.time, apart: Apart = in_another_process
+        self,
+        config: GatewayConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        apart: Apart = in_another_process,
     ) -> None:
         self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
@@ -115,7 +119,9 @@ class Gateway:
         answered = None
         try:
             chosen = self.live.reference if why else active
-            answered = await self.answering.by_policy(chosen, request, arrival.content.hex(), self.money.of(client))
+            answered = await self.answering.by_policy(
+                chosen, request, arrival.content.hex(), self.money.of(client)
+            )
         finally:
             given = None if answered is None else answered.reply
             transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
@@ -161,6 +167,7 @@ class Gateway:
             self._hmac(client, request.opening) if kind == "conversation" else b"",
             self._hmac(client, b"name " + request.conversation.encode()) if named else b"",
             self._hmac(client, b"user " + request.user.encode()) if request.user and kind == "user" else b"",
+            request.is_retry,
         )  # fmt: skip
 
     def _refused(self, request: ChatRequest) -> tuple[str, ...]:
@@ -209,9 +216,17 @@ class Gateway:
             if drawing is not None:
                 await drawing
             unit = None if place is None else place.unit
-            if self.comparing is not None and place is not None and unit is not None and unit.drawn and place.is_open:
+            if (
+                self.comparing is not None
+                and place is not None
+                and unit is not None
+                and unit.drawn
+                and place.is_open
+            ):
                 record = await self._compared(record, request, answered)
-            if any(known.name == client.name for known in self.keys.clients):  # else it was forgotten meanwhile
+            if any(
+                known.name == client.name for known in self.keys.clients
+            ):  # else it was forgotten meanwhile
                 await self._kept(record, counts=place is not None, opted_out=not client.shadow)
         finally:
             if place is not None:
@@ -279,7 +294,9 @@ class Gateway:
         """Close units whose time has come, tell who counts them, and go on with what is certified."""
         now = self.clock()
         for unit in self.traffic.take_over(now):
-            records = await asyncio.to_thread(self.records.read, "unit = ? AND compared != ''", (unit.number,))
+            records = await asyncio.to_thread(
+                self.records.read, "unit = ? AND compared != ''", (unit.number,)
+            )
             self.traffic.unit_over(unit, records)
             self.live.unit_ended(unit, records)
         await asyncio.to_thread(self.traffic.save)
@@ -448,5 +465,3 @@ def _about(config: GatewayConfig) -> GatewayModels:
         {name: digest_of(model) for name, model in models.items()},
         "" if config.shadow is None else config.shadow.grader,
     )
-
-

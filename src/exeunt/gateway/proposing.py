@@ -87,7 +87,12 @@ def limits_of(promise: Promise) -> dict[str, float | str]:
 
 
 def values_of(
-    promise: str, limit: float | str, share: float, evidence: Evidence, outcomes: tuple[Floats, Floats], rows: int
+    promise: str,
+    limit: float | str,
+    share: float,
+    evidence: Evidence,
+    outcomes: tuple[Floats, Floats],
+    rows: int,
 ) -> tuple[Floats, float]:
     """Return Z of each unit, (u,), and the most that it can be, for a share of a promised limit (see `bets`).
 
@@ -113,7 +118,9 @@ def allowed_cost(budget: float | str, reference: Floats) -> Floats:
     return share * reference + amount
 
 
-def propose(evidence: Evidence, promise: Promise, weight: float, *, most_rows: int, seed: int) -> Proposal | None:
+def propose(
+    evidence: Evidence, promise: Promise, weight: float, *, most_rows: int, seed: int
+) -> Proposal | None:
     """Return what the units of the fit half suggest; None if nothing is worth a test.
 
     `weight`: of the proposal among all. `most_rows`: of a unit, that are compared.
@@ -124,9 +131,7 @@ def propose(evidence: Evidence, promise: Promise, weight: float, *, most_rows: i
     level = math.log(len(bets.STAKES) / (promise.delta * weight))
     kind = _best_kind(evidence, trace, seed)
     candidates = _candidates(kind, evidence, _budgets(trace, evidence.reference), _FOLDS, seed)
-    prospects = [
-        _prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows
-    ]
+    prospects = [_prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows]
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
     made = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
@@ -134,7 +139,9 @@ def propose(evidence: Evidence, promise: Promise, weight: float, *, most_rows: i
     if not kept:
         return None
     plans = tuple(made[candidates[k].budget] for k in kept)
-    return Proposal(best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()))
+    return Proposal(
+        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist())
+    )
 
 
 def watched_by(policy: Policy, held_out: Evidence) -> Policy:
@@ -289,4 +296,3 @@ def _rank(prospect: _Prospect, horizon: int) -> tuple[float, float]:
     soon = prospect.saved[prospect.needed <= horizon]
     worthwhile = prospect.needed[prospect.saved >= _SAVES]
     return -float(np.max(soon, initial=0.0)), float(np.min(worthwhile, initial=math.inf))
-

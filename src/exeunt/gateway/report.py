@@ -54,7 +54,9 @@ def _of_policy(policy: Certified, reference: str) -> list[str]:
         return sections
     header, rows = numbers.table()
     shares = [[model, f"{share:.1%}"] for model, share in numbers.shares.items()]
-    caption = f"Mean grade and mean cost on the held-out requests, beside {reference} alone. Hollow: drawn by lot."
+    caption = (
+        f"Mean grade and mean cost on the held-out requests, beside {reference} alone. Hollow: drawn by lot."
+    )
     chart = _chart(numbers.ways, numbers.reference_cost)
     return [
         *sections,

@@ -75,7 +75,9 @@ class Certified:
 def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
     """Return where the question of a gateway stands."""
     if certifier.question is None or config.promise is None:
-        return Standing({}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."])
+        return Standing(
+            {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
+        )
     certified, notes = {}, _about_question(certifier)
     for proposal in certifier.proposals:
         if why := certifier.withheld(proposal):
@@ -117,7 +119,9 @@ class _Best:
         assert promise is not None and policy is not None  # noqa: S101, PT018 - for types
         evidence = self.certifier.held_out(self.proposal)
         numbers = measured(policy, self.proposal.rows, evidence)
-        limits = {name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)}
+        limits = {
+            name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)
+        }
         guarantees = [self._of_loss(limits[LOSS])] if promise.max_loss is not None else []
         if promise.budget is not None:
             guarantees.append(self._of_cost(limits[BUDGET], numbers))
@@ -138,7 +142,9 @@ class _Best:
         limit = (self.config.promise.max_loss if self.config.promise else None) or 0.0
         measure = self.certifier.models.measure
         tighter = (
-            f" For this policy alone, {100 * tightest * limit:.3g} points are certified, too." if tightest < 1 else ""
+            f" For this policy alone, {100 * tightest * limit:.3g} points are certified, too."
+            if tightest < 1
+            else ""
         )
         return (
             f"Guarantee: with probability {self._chance} over all looks and questions together, the long-run mean "
@@ -166,7 +172,11 @@ class _Best:
 
     def _assumptions(self) -> list[str]:
         unit, proposal, rows = self._unit, self.proposal, self.proposal.rows
-        answers = f"It answers the first {rows} requests of a {unit}" if rows > 1 else f"It answers the first request of a {unit}"
+        answers = (
+            f"It answers the first {rows} requests of a {unit}"
+            if rows > 1
+            else f"It answers the first request of a {unit}"
+        )
         if unit == "request":
             answers = "It answers requests one by one"
         tested = (
@@ -175,7 +185,11 @@ class _Best:
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does not "
             "depend on who answered."
         )
-        later = "" if unit == "request" else f"; {self.config.reference} answers later ones, and what a model does not take"
+        later = (
+            ""
+            if unit == "request"
+            else f"; {self.config.reference} answers later ones, and what a model does not take"
+        )
         own = f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})." if (
             self.config.units is not None and proposal.correlation < 0.001
         ) else ""  # fmt: skip
@@ -223,7 +237,10 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     waiting = next((plan for plan in proposal.plans if plan.passed is None and plan.policy is not None), None)
     if waiting is None:
         if not proposal.plans:
-            notes.insert(0, f"Proposal {proposal.number} has no plan: no policy saves 5% or more and loses little enough on the units that fit.")
+            notes.insert(
+                0,
+                f"Proposal {proposal.number} has no plan: no policy saves 5% or more and loses little enough on the units that fit.",
+            )
         return notes
     units = _units_to_come(certifier, config, proposal, waiting)
     if units is None or drawn <= 0:
@@ -254,7 +271,10 @@ def _units_to_come(
         return None
     outcomes = evidence.outcomes(plan.policy)
     rng = np.random.default_rng(proposal.number)
-    samples = [np.arange(evidence.n_units), *rng.integers(0, evidence.n_units, (_RESAMPLES, evidence.n_units))]
+    samples = [
+        np.arange(evidence.n_units),
+        *rng.integers(0, evidence.n_units, (_RESAMPLES, evidence.n_units)),
+    ]
     found = np.zeros(len(samples))
     for name, limit in limits_of(config.promise).items():
         values, highest = values_of(name, limit, 1.0, evidence, outcomes, proposal.rows)
@@ -302,5 +322,3 @@ def _when(certifier: Certifier, units: float) -> str:
 def _rounded(number: float) -> str:
     digits = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return f"{math.ceil(number / digits) * digits:,}"
-
-

@@ -72,7 +72,9 @@ class Traffic:
             self.drawing.refuse(unit.period)
         self._changed[unit.number] = unit
 
-    def answered(self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool) -> None:
+    def answered(
+        self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool
+    ) -> None:
         """Take note that a request has been answered."""
         self.units.answered(request, place, transcript, max(now, self._now), failed=failed)
 

@@ -95,7 +95,11 @@ class Span:
             answered += 1
             lost += loss_of(record, reference)
             said = record.said.get(reference)
-            if said is not None and not reference_was_asked(record, reference) and record.compared == COMPARED:
+            if (
+                said is not None
+                and not reference_was_asked(record, reference)
+                and record.compared == COMPARED
+            ):
                 estimated += 1
                 rest += said.cost - (record.input_cost or 0.0)
         probability = unit.probability or 1.0

@@ -267,7 +267,9 @@ class Records:
 
     def forget(self, client: str) -> int:
         """Remove all records of a client, and return how many there were. Of its units the numbers stay."""
-        return self._remove("client = ?", client, "UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?")
+        return self._remove(
+            "client = ?", client, "UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?"
+        )
 
     def expire(self, before: float) -> int:
         """Remove the records of before a time, and return how many there were."""
@@ -398,7 +400,10 @@ def _take_over_first_version(file: Path) -> None:
             return
         connection.execute("BEGIN IMMEDIATE")
         names = [row[1] for row in connection.execute("PRAGMA table_info(record)")]
-        old = [dict(zip(names, row, strict=True)) for row in connection.execute("SELECT * FROM record ORDER BY time")]
+        old = [
+            dict(zip(names, row, strict=True))
+            for row in connection.execute("SELECT * FROM record ORDER BY time")
+        ]
         connection.execute("DROP TABLE record")
         for statement in filter(str.strip, _SCHEMA.split(";")):
             connection.execute(statement)
@@ -417,7 +422,10 @@ def _convert(connection: sqlite3.Connection, old: Sequence[Mapping[str, Any]]) -
             settings[body] = len(settings) + 1
             connection.execute("INSERT INTO setting VALUES (?, ?, ?)", (settings[body], row["time"], body))
         key = ("user", row["user"]) if row["user"] else ("conversation", row["conversation"])
-        unit = units.setdefault(key, Unit(number, row["client"], row["time"], row["time"], closed=row["time"], setting=settings[body]))
+        unit = units.setdefault(
+            key,
+            Unit(number, row["client"], row["time"], row["time"], closed=row["time"], setting=settings[body]),
+        )
         compared = row["kind"] in ("shadow", "audit")
         unit.drawn |= compared
         unit.probability = 1.0

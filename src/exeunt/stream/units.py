@@ -7,9 +7,10 @@ same words are two units.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from exeunt._arrays import check_positive
@@ -22,7 +23,7 @@ KINDS: tuple[UnitKind, ...] = ("request", "conversation", "user")
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 _RETRY_S = 60.0
-"""A request that is repeated so soon after it failed is a retry."""
+"""So long after a request has ended another one may be its retry."""
 _EXAMPLES = 3
 """Units in which a client has sent the same beginning of a conversation, from which on it is an example in a prompt."""
 _REMEMBERED = 200_000
@@ -58,8 +59,8 @@ class UnitRules:
 
 @dataclass
 class Unit:
-    """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first and
-    its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
+    """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first
+    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
     None while it is open.
 
     `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
@@ -86,7 +87,7 @@ class Arrival:
 
     `content`: of the whole request. `transcripts`: of its messages up to each assistant's message, the longest first.
     `beginning`: of the messages before the first assistant's one. `name`: of the conversation, if the client names it.
-    `user`: whom the client names.
+    `user`: whom the client names. `is_retry`: whether the client says that it repeats a request.
     """
 
     number: int
@@ -96,15 +97,16 @@ class Arrival:
     beginning: bytes = b""
     name: bytes = b""
     user: bytes = b""
+    is_retry: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a request lies in the stream. `unit`: None if it is in none. `row`: its place in it, from 0.
 
-    `is_open`: whether the unit takes it; later requests of a closed one are answered by the reference. `starts`: whether
-    it is the first one. `retry`: whether it repeats one that is under way or has failed. `guessed`: whether it holds an
-    answer that this client was not given, so that its unit is known by its beginning, or is its own.
+    `is_open`: whether the unit takes it; later requests of a closed one are answered by the reference. `starts`:
+    whether it is the first one. `retry`: whether it repeats another. `guessed`: whether it holds an answer that this
+    client was not given, so that its unit is known by its beginning, or is its own.
     """
 
     unit: Unit | None
@@ -117,11 +119,23 @@ class Place:
 
 @dataclass
 class _Attempts:
-    """The attempts at one content: their place, how many are under way, and when the latest one failed."""
+    """The latest attempts at one content: their place, how many are under way, when the latest one ended, and how."""
 
     place: Place
     running: int = 0
-    failed: float = field(default=-1e18)
+    ended: float = -math.inf
+    failed: bool = False
+
+    def are_repeated(self, request: Arrival, now: float) -> bool:
+        """Whether a request of this content is a retry."""
+        recent = now - self.ended <= _RETRY_S
+        return (recent and self.failed and not self.running) or (
+            request.is_retry and (recent or self.running > 0)
+        )
+
+    def are_over(self, now: float) -> bool:
+        """Whether no request can repeat these any more."""
+        return not self.running and now - self.ended > _RETRY_S
 
 
 class Units:
@@ -130,7 +144,9 @@ class Units:
     def __init__(self, rules: UnitRules) -> None:
         self.rules = rules
         self._open: OrderedDict[int, Unit] = OrderedDict()  # in order of their first requests
-        self._known: OrderedDict[bytes, Unit] = OrderedDict()  # by transcript, or by the name that a client gives
+        self._known: OrderedDict[bytes, Unit] = (
+            OrderedDict()
+        )  # by transcript, or by the name that a client gives
         self._sent: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
         self._beginnings: OrderedDict[bytes, Unit] = OrderedDict()
         self._users: dict[bytes, Unit] = {}
@@ -143,25 +159,29 @@ class Units:
         return tuple(self._open.values())
 
     def arrive(self, request: Arrival, now: float) -> Place:
-        """Return the place of a request, which begins a unit if it belongs to none."""
-        if (attempts := self._attempts.get(request.content)) is not None:
-            if attempts.running or now - attempts.failed <= _RETRY_S:
-                attempts.running += 1
-                return replace(attempts.place, starts=False, retry=True)
+        """Return the place of a request, which begins a unit if it belongs to none.
+
+        A retry has the place of the request that it repeats: one of the same content that failed within a minute, or,
+        where the client says that it is a retry, one that is under way or ended within a minute. Other requests of the
+        same content are draws of their own, however close together they come.
+        """
+        attempts = self._attempts.get(request.content)
+        if attempts is not None and attempts.are_repeated(request, now):
+            attempts.running += 1
+            return replace(attempts.place, starts=False, retry=True)
         place = self._placed(request, now)
         self._attempts[request.content] = _Attempts(place, running=1)
         return place
 
-    def answered(self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool) -> None:
+    def answered(
+        self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool
+    ) -> None:
         """Take note that a request has ended. `transcript`: of its messages and the answer, by which the next request
         of the conversation is recognised; b"" without an answer.
         """
         attempts = self._attempts.get(request.content)
-        if attempts is not None:
-            attempts.running -= 1
-            attempts.failed = now if failed else attempts.failed
-            if not (attempts.running or failed):
-                del self._attempts[request.content]
+        if attempts is not None and attempts.place.unit is place.unit:
+            attempts.running, attempts.ended, attempts.failed = attempts.running - 1, now, failed
         if transcript and place.unit is not None and self.rules.kind == "conversation":
             _remember(self._known, transcript, place.unit)
 
@@ -170,7 +190,7 @@ class Units:
         for unit in self.open:
             if self._is_due(unit, now):
                 self._close(unit, now)
-        for content in [key for key, attempts in self._attempts.items() if _is_over(attempts, now)]:
+        for content in [key for key, attempts in self._attempts.items() if attempts.are_over(now)]:
             del self._attempts[content]
 
     def take_closed(self) -> list[Unit]:
@@ -262,7 +282,3 @@ def _remember(memory: OrderedDict[bytes, T], key: bytes, value: T) -> None:
     memory.move_to_end(key)
     if len(memory) > _REMEMBERED:
         memory.popitem(last=False)
-
-
-def _is_over(attempts: _Attempts, now: float) -> bool:
-    return not attempts.running and now - attempts.failed > _RETRY_S
