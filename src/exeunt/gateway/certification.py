@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
@@ -79,7 +79,7 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     of_reference = next(way.grade for way in ways if way.name == f"{evidence.reference} alone")
     mean_cost, mean_lost = float(weight @ cost / weight.sum()), float(weight @ lost / weight.sum())
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
-    best_pair = _best_pair(trace, [way for way in ways if way.name.endswith(" alone")], mean_cost)
+    best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
         units=evidence.n_units, requests=len(lost), saved=saved, lost=_ratio(evidence, lost, ones),
         lost_answered=_ratio(evidence, lost, answers.astype(float)),
@@ -103,7 +103,7 @@ def _ratio(evidence: Evidence, over: Floats, under: Floats) -> Interval | None:
     return None if found is None else Interval(*found)
 
 
-def _shares(policy: Policy, evidence: Evidence, answers: Floats, weight: Floats) -> dict[str, float]:
+def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:
     """Return the share of the requests that each model answers, the largest first."""
     assert evidence.trace is not None  # noqa: S101 - for types
     exits = policy.route(evidence.trace)
@@ -133,7 +133,7 @@ def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[
     ]
 
 
-def _best_pair(trace: CascadeTrace, alone: list[Way], cost: float) -> Way:
+def _best_pair(alone: list[Way], cost: float) -> Way:
     """Return the mixture of two models by lot, at about this cost, that has the best grade."""
     by_cost = sorted(alone, key=lambda way: way.cost)
     costs, grades = np.array([way.cost for way in by_cost]), np.array([way.grade for way in by_cost])

@@ -61,7 +61,7 @@ class Evidence:
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
 
     def outside(self, policy: Policy) -> Booleans:
-        """Return which rows the reference answers because they could cost too much or a model does not take them, (n,)."""
+        """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
         models = {OVER_CAP, *policy.models}
         return np.array(
             [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
@@ -107,7 +107,8 @@ class Evidence:
     def firsts(self, policy: Policy) -> Integers:
         """Return the places in `trace` of the units' first rows that the policy decides."""
         rows = (self.row == 0) & (self.place >= 0) & ~self.outside(policy)
-        return self.place[rows]
+        places: Integers = self.place[rows]
+        return places
 
 
 def evidence_of(
@@ -117,10 +118,10 @@ def evidence_of(
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
         by_row = _one_each(compared)
-        for place in range(min(one.rows, most_rows)):
+        for of_unit in range(min(one.rows, most_rows)):
             unit.append(k)
-            row.append(place)
-            records.append(by_row.get(place))
+            row.append(of_unit)
+            records.append(by_row.get(of_unit))
     known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
     place[known] = np.arange(len(known))

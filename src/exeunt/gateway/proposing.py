@@ -41,7 +41,7 @@ _PLANS = 12
 _FOLDS = 2
 _SHAPING = 0.2
 """The share of the units that fit which thresholds come from."""
-_SAVES = 0.05
+SAVES = 0.05
 """A plan that saves less of the reference's cost is not what anybody waits for."""
 _POWER = NormalDist().inv_cdf(0.8)
 """How many units it would take is said for a chance of 80%."""
@@ -199,7 +199,7 @@ def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
 def _budgets(fit: CascadeTrace, reference: str) -> list[float]:
     """Return budgets from below the reference's cost down to that of the cheapest model."""
     full, first = fit[reference].cost.full, fit.answering.alone.cost.first
-    return np.linspace(full, first, _PLANS + 1, endpoint=False)[1:].tolist()
+    return [float(amount) for amount in np.linspace(full, first, _PLANS + 1, endpoint=False)[1:]]
 
 
 def _candidates(
@@ -294,5 +294,5 @@ def _units_needed(values: Floats, highest: float, rows: int, level: float) -> fl
 def _rank(prospect: _Prospect, horizon: int) -> tuple[float, float]:
     """Return what prospects are sorted by: what the cheapest plan saves that can be certified soon, then how soon."""
     soon = prospect.saved[prospect.needed <= horizon]
-    worthwhile = prospect.needed[prospect.saved >= _SAVES]
+    worthwhile = prospect.needed[prospect.saved >= SAVES]
     return -float(np.max(soon, initial=0.0)), float(np.min(worthwhile, initial=math.inf))

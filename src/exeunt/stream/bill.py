@@ -17,7 +17,8 @@ from exeunt.stream.records import COMPARED, Record
 from exeunt.stream.units import DAY_S, Unit
 
 _CAREFUL = (1.0, -1.0)
-"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%)."""
+"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
+"""
 
 
 _SUMS, _COUNTS = ("loss", "loss_answered", "rest"), ("answered", "decided")

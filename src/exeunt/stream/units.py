@@ -60,8 +60,8 @@ class UnitRules:
 @dataclass
 class Unit:
     """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first
-    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
-    None while it is open.
+    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it
+    closed; None while it is open.
 
     `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
     `period`: in which it began; `setting`: that there was then (see `Records.setting`).
