@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 import exeunt as ex
-from exeunt.policy.certificates import LossCertificate
 
 LIVE: dict[str, Any] = {
     "policy": "p2", "since": 1.8e9, "certificate": "Guarantee: 5 points.", "fallen_from": None, "reference": "large",
@@ -42,5 +41,5 @@ def made_policy() -> ex.Policy:
     }  # fmt: skip
     fit, calibrate, _ = ex.CascadeTrace(traces).split()
     policy = ex.cascade(fit, calibrate, budget="60%", policy="eero", order=("small", "large"))
-    proof = LossCertificate(0.2, 0.05, 0.01, "betting", 0.1, 100, "large")
-    return replace(policy, loss_certificate=proof)
+    about = {"rows": 20, "proposal": 1, "plan": 0, "question": 1, "max_loss": 0.2, "share": 0.6, "cost": 6e-5}
+    return replace(policy, notes={**policy.notes, "gateway": about})

@@ -60,13 +60,16 @@ class Question:
 @dataclass
 class Plan:
     """A plan of a proposal. `policy`: None if a client was forgotten whose requests it held. `needed`: about how many
-    units it takes. `name`: that it is kept under, once it has `passed`, a time.
+    units it takes; `share`: of the reference's cost that it takes, and `cost` in US dollars per request, estimates by
+    the units that fit. `name`: that it is kept under, once it has `passed`, a time.
 
     `logs`: by promise and share of its limit, the logarithms of the stakes' factors in each period, (p, 4).
     """
 
     policy: Policy | None
     needed: float
+    share: float
+    cost: float
     name: str = ""
     passed: float | None = None
     logs: dict[tuple[str, float], list[Floats]] = field(default_factory=dict)
@@ -309,7 +312,8 @@ class Certifier:
             for place, policy in enumerate(made.plans):
                 watched = watched_by(policy, held_out)
                 self._save(number, place, watched)
-                proposal.plans.append(Plan(watched, made.needed[place]))
+                share = 1 - made.saved[place]
+                proposal.plans.append(Plan(watched, made.needed[place], share, share * made.reference_cost))
         clients = sorted({unit.client for unit in evidence.units})
         (self._folder / f"{number}.clients").write_text(json.dumps(clients))
         with self._records.writing() as connection:
@@ -318,8 +322,11 @@ class Certifier:
                 (number, question.number, now, proposal.fitted, tests_from, rows, kind, correlation),
             )
             connection.executemany(
-                "INSERT INTO plan VALUES (?, ?, ?, '', NULL)",
-                [(number, place, plan.needed) for place, plan in enumerate(proposal.plans)],
+                "INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)",
+                [
+                    (number, place, plan.needed, plan.share, plan.cost)
+                    for place, plan in enumerate(proposal.plans)
+                ],
             )
         self.proposals.append(proposal)
 
@@ -366,7 +373,7 @@ class Certifier:
             n_passed = bets.n_passed([self.wealths(plan) for plan in proposal.plans], self.needed(proposal))
             for place, plan in enumerate(proposal.plans[:n_passed]):
                 if plan.passed is None and plan.policy is not None:
-                    plan.name, plan.passed = self._keep(proposal, place, plan.policy), now
+                    plan.name, plan.passed = self._keep(proposal, place, plan), now
                     passed.append(plan.name)
                     with self._records.writing() as connection:
                         connection.execute(
@@ -414,12 +421,13 @@ class Certifier:
 
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _keep(self, proposal: Tested, place: int, policy: Policy) -> str:
-        """Keep a policy that may answer from now on, and return its name."""
-        promise = self._config.promise
+    def _keep(self, proposal: Tested, place: int, plan: Plan) -> str:
+        """Keep the policy of a plan, which may answer from now on, and return its name."""
+        promise, policy = self._config.promise, plan.policy
+        assert policy is not None  # noqa: S101 - for types
         about = {
             "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
-            "max_loss": None if promise is None else promise.max_loss,
+            "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
         }  # fmt: skip
         clients = json.loads((self._folder / f"{proposal.number}.clients").read_text())
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
@@ -453,12 +461,12 @@ class Certifier:
 
     def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
         plans = []
-        for place, needed, name, passed in connection.execute(
-            "SELECT place, needed, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
+        for place, *about in connection.execute(
+            "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
             (proposal.number,),
         ):
             file = self._folder / f"{proposal.number}-{place}.json"
-            plans.append(Plan(Policy.load(file) if file.exists() else None, needed, name, passed))
+            plans.append(Plan(Policy.load(file) if file.exists() else None, *about))
         for place, promise, share, period, units, *logs in connection.execute(
             "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
             (proposal.number,),

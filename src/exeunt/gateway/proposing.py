@@ -53,8 +53,8 @@ LOSS, BUDGET = "max_loss", "budget"
 class Proposal:
     """Plans in the order in which they are tested. `rows`: of a unit that they answer; `kind`: of their policies.
 
-    `needed`: about how many units each plan takes to be certified; `saved`: what it saves of the reference's cost, over
-    all requests. Both are estimates by the units that fit.
+    `needed`: about how many units each plan takes to be certified; `saved`: what it saves of the reference's cost over
+    all requests, of which each costs `reference_cost` US dollars there. These are estimates by the units that fit.
     """
 
     rows: int
@@ -62,6 +62,7 @@ class Proposal:
     plans: tuple[Policy, ...]
     needed: tuple[float, ...]
     saved: tuple[float, ...]
+    reference_cost: float
 
 
 class _Candidate(NamedTuple):
@@ -139,9 +140,11 @@ def propose(
     if not kept:
         return None
     plans = tuple(made[candidates[k].budget] for k in kept)
+    of_rows = evidence.weight[evidence.unit]
     return Proposal(
-        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist())
-    )
+        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
+        float(of_rows @ evidence.reference_cost / of_rows.sum()),
+    )  # fmt: skip
 
 
 def watched_by(policy: Policy, held_out: Evidence) -> Policy:

@@ -78,6 +78,11 @@ class Record:
     text: str | None = None
 
 
+def _columns(names: Sequence[str]) -> str:
+    """Return columns for SQL, of which "number" is the key."""
+    return ", ".join(f'"{name}" INTEGER PRIMARY KEY' if name == "number" else f'"{name}"' for name in names)
+
+
 COMPARED = "compared"
 _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
@@ -85,23 +90,31 @@ _LISTS = ("asked", "refused")
 _UNIT = tuple(one.name for one in fields(Unit))
 _PERIOD = tuple(one.name for one in fields(Period))
 _SCHEMA = f"""
-CREATE TABLE request ({_COLUMNS.replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
 CREATE INDEX request_unit ON request (unit) WHERE compared != '';
-CREATE TABLE unit ({", ".join(f'"{name}"' for name in _UNIT).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE unit ({_columns(_UNIT)});
 CREATE INDEX unit_period ON unit (period) WHERE drawn;
 CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
 CREATE INDEX unit_open ON unit (number) WHERE closed IS NULL;
-CREATE TABLE period ({", ".join(f'"{name}"' for name in _PERIOD).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE period ({_columns(_PERIOD)});
 CREATE TABLE setting (number INTEGER PRIMARY KEY, since REAL, body TEXT);
 CREATE TABLE kept (name TEXT PRIMARY KEY, body TEXT);
-CREATE TABLE question (number INTEGER PRIMARY KEY, asked REAL, tests_from INTEGER, fits_from INTEGER, why TEXT, body
-TEXT); CREATE TABLE proposal (number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from
-INTEGER,
-    rows INTEGER, kind TEXT, correlation REAL, ended INTEGER);
-CREATE TABLE plan (proposal INTEGER, place INTEGER, needed REAL, policy TEXT, passed REAL, PRIMARY KEY (proposal,
-place)); CREATE TABLE factor (proposal INTEGER, plan INTEGER, promise TEXT, share REAL, period INTEGER, units INTEGER,
-    f0 REAL, f1 REAL, f2 REAL, f3 REAL, PRIMARY KEY (proposal, plan, promise, share, period)) WITHOUT ROWID;
+CREATE TABLE question (
+    number INTEGER PRIMARY KEY, asked REAL, tests_from INTEGER, fits_from INTEGER, why TEXT, body TEXT
+);
+CREATE TABLE proposal (
+    number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER, rows INTEGER,
+    kind TEXT, correlation REAL, ended INTEGER
+);
+CREATE TABLE plan (
+    proposal INTEGER, place INTEGER, needed REAL, share REAL, cost REAL, policy TEXT, passed REAL,
+    PRIMARY KEY (proposal, place)
+);
+CREATE TABLE factor (
+    proposal INTEGER, plan INTEGER, promise TEXT, share REAL, period INTEGER, units INTEGER,
+    f0 REAL, f1 REAL, f2 REAL, f3 REAL, PRIMARY KEY (proposal, plan, promise, share, period)
+) WITHOUT ROWID;
 """
 RECORDS = "records.db"
 KIND = DatabaseKind("file of a gateway's records", 0x45584757, 2, _SCHEMA)

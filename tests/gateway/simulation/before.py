@@ -60,7 +60,11 @@ class Before:
         try:
             records = read_trace(gateway.folder, gateway.about)
             certified = certify(
-                records.trace, gateway.config.reference, max_loss=look.max_loss, budget=look.budget, delta=DELTA
+                records.trace,
+                gateway.config.reference,
+                max_loss=look.max_loss,
+                budget=look.budget,
+                delta=DELTA,
             )
         except (Infeasible, InputError) as error:
             more = _MORE.search(str(error))

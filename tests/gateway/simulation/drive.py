@@ -111,7 +111,9 @@ class Drive:
     def _note_alarms(self) -> None:
         for said in self.side.alarms[len(self.alarms) :]:
             answered = len(self.outcomes) - self._answered_before
-            self.alarms.append(Alarm(self._issued - self._since, answered, int(self.side.bill().get("audits", 0)), said))
+            self.alarms.append(
+                Alarm(self._issued - self._since, answered, int(self.side.bill().get("audits", 0)), said)
+            )
 
     def _begun(self, event: Event) -> asyncio.Task[None]:
         """Begin to ask. The next turn of a conversation waits for the answer to this one."""
@@ -120,7 +122,9 @@ class Drive:
         self._turns[event.unit] = answered
         return asyncio.ensure_future(self._ask(event, before, answered))
 
-    async def _ask(self, event: Event, before: asyncio.Future[None] | None, answered: asyncio.Future[None]) -> None:
+    async def _ask(
+        self, event: Event, before: asyncio.Future[None] | None, answered: asyncio.Future[None]
+    ) -> None:
         try:
             if before is not None and not event.again:
                 await before

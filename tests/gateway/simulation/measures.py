@@ -85,7 +85,9 @@ def _included(drive: Drive) -> list[dict[str, Any]]:
         counts = made.setdefault(one.event.saying.kind, [0, 0])
         counts[0] += 1
         counts[1] += len(drive.provider.asked[one.event.saying.prompt]) > 1
-    return [{"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())]
+    return [
+        {"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())
+    ]
 
 
 def _private(drive: Drive) -> dict[str, Any]:
@@ -93,7 +95,12 @@ def _private(drive: Drive) -> dict[str, Any]:
     since = drive.outcomes[drive.used[0] :] if drive.used else []
     own = [one for one in since if one.event.client in drive.world.private]
     compared = sum(len(drive.provider.asked[one.event.saying.prompt]) > 1 for one in own)
-    return {"requests": len(own), "by_policy": sum(one.by_policy for one in own), "loss": _loss(own), "compared": compared}
+    return {
+        "requests": len(own),
+        "by_policy": sum(one.by_policy for one in own),
+        "loss": _loss(own),
+        "compared": compared,
+    }
 
 
 def _units(drive: Drive) -> dict[str, int]:

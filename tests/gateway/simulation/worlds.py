@@ -105,9 +105,14 @@ class World:
 
     def events(self) -> list[Event]:
         """Return the requests in the order in which they come."""
-        made = sorted(_Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n), key=lambda one: one.time)
+        made = sorted(
+            _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n), key=lambda one: one.time
+        )
         pauses = np.searchsorted(sorted({look.at for look in self.looks}), np.arange(self.n), side="right")
-        return [one._replace(time=one.time + PAUSE_S * wait) for one, wait in zip(made, pauses.tolist(), strict=False)]
+        return [
+            one._replace(time=one.time + PAUSE_S * wait)
+            for one, wait in zip(made, pauses.tolist(), strict=False)
+        ]
 
     def population(self, n: int = 20_000, *, drifted: bool = False) -> list[Event]:
         """Return other requests of the same kinds, which tell the truth about a policy; those after a change."""
@@ -151,7 +156,9 @@ class _Drawing:
         rng = self._rng
         turns = int(rng.integers(kind.turns[0], kind.turns[1] + 1))
         requests = int(rng.integers(kind.requests[0], kind.requests[1] + 1))
-        user = {"": "", "new": f"new {unit}", "known": f"known {int(rng.integers(max(kind.users, 1)))}"}[kind.user]
+        user = {"": "", "new": f"new {unit}", "known": f"known {int(rng.integers(max(kind.users, 1)))}"}[
+            kind.user
+        ]
         made, now, letters = list[Event](), start, 0
         for turn in range(turns * requests):
             saying = self._said(kind, place)
