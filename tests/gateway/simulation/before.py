@@ -60,7 +60,11 @@ class Before:
         try:
             records = read_trace(gateway.folder, gateway.about)
             certified = certify(
-                records.trace, gateway.config.reference, max_loss=look.max_loss, budget=look.budget, delta=DELTA
+                records.trace,
+                gateway.config.reference,
+                max_loss=look.max_loss,
+                budget=look.budget,
+                delta=DELTA,
             )
         except (Infeasible, InputError) as error:
             more = _MORE.search(str(error))
@@ -69,7 +73,8 @@ class Before:
         name = gateway.policies.add(policy, records.clients)
         proof = policy.cost_certificate
         printed = Printed(
-            certified.loss[0], certified.saved[0], certified.saved[1:], certified.shares, list(records.notes),
+            certified.loss, certified.saved, (certified.cost, *certified.cost_interval), certified.shares,
+            list(records.notes),
             None if proof is None else proof.probability, None if proof is None else proof.budget,
         )  # fmt: skip
         return Found(name=name, printed=printed, said=str(certified), policy=policy)

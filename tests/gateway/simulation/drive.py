@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time as real_time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ class Drive:
         self.outcomes: list[Outcome] = []
         self.looks: list[tuple[Look, Found, dict[str, Any]]] = []
         self.alarms: list[Alarm] = []
-        self._issued = self._since = self._answered_before = 0
+        self._issued = self._since = self._answered_before = self._audits_before = 0
         self._histories: dict[int, list[dict[str, str]]] = {}
         self._turns: dict[int, asyncio.Future[None]] = {}
         self.used: list[int] = []
@@ -89,6 +88,7 @@ class Drive:
                 task.result()
             tasks.clear()
         await self.side.settle()
+        await asyncio.sleep(1.0)  # the owner comes later than the last record
         self._note_alarms()
 
     async def _advance(self) -> None:
@@ -97,21 +97,25 @@ class Drive:
             await self.side.advance()
 
     def _look(self, look: Look) -> None:
+        if look.use == "again" and self.side.answers:
+            return
         started = real_time.process_time()
         found = self.side.look(look)
         told = {"seconds": real_time.process_time() - started, "requests": len(self.outcomes), "used": False}
-        if found.name and (look.use == "yes" or (look.use == "again" and not self.side.answers)):
+        if found.name and look.use:
             self.side.use(found)
             self._since, self._answered_before = self._issued, len(self.outcomes)
             self.used.append(len(self.outcomes))
             self.snapshots.append(self.provider.spent)
+            self._audits_before = self.side.compared.get("compared", 0)
             told["used"] = True
         self.looks.append((look, found, told))
 
     def _note_alarms(self) -> None:
         for said in self.side.alarms[len(self.alarms) :]:
             answered = len(self.outcomes) - self._answered_before
-            self.alarms.append(Alarm(self._issued - self._since, answered, int(self.side.bill().get("audits", 0)), said))
+            audits = self.side.compared.get("compared", 0) - self._audits_before
+            self.alarms.append(Alarm(self._issued - self._since, answered, audits, said))
 
     def _begun(self, event: Event) -> asyncio.Task[None]:
         """Begin to ask. The next turn of a conversation waits for the answer to this one."""
@@ -120,7 +124,9 @@ class Drive:
         self._turns[event.unit] = answered
         return asyncio.ensure_future(self._ask(event, before, answered))
 
-    async def _ask(self, event: Event, before: asyncio.Future[None] | None, answered: asyncio.Future[None]) -> None:
+    async def _ask(
+        self, event: Event, before: asyncio.Future[None] | None, answered: asyncio.Future[None]
+    ) -> None:
         try:
             if before is not None and not event.again:
                 await before

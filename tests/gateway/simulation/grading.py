@@ -1,4 +1,4 @@
-"""The grader of worlds, named in their gateways' files: an answer is as good as the reference's if both say the same."""
+"""The grader of worlds, named in their gateways' files: an answer is good if it says what the reference says."""
 
 from __future__ import annotations
 

@@ -7,22 +7,26 @@ from typing import Any
 
 from tests.gateway.simulation.drive import Drive, Outcome
 from tests.gateway.simulation.sides import Found
-from tests.gateway.simulation.worlds import Event, Look, World
+from tests.gateway.simulation.worlds import Event, World
+
+_TEXT = 120
+"""Letters of what is said, at most."""
 
 
 def measured(drive: Drive) -> dict[str, Any]:
     """Return the raw numbers of a world, JSON-able."""
-    return {
+    found = {
         "requests": len(drive.outcomes),
         "days": drive.clock.passed / 86_400,
         "looks": _looks(drive),
-        "alarms": [asdict(alarm) for alarm in drive.alarms],
+        "alarms": [{**asdict(alarm), "said": alarm.said[:_TEXT]} for alarm in drive.alarms],
         "compared": drive.side.compared,
         "included": _included(drive),
         "live": _live(drive),
         "private": _private(drive),
         "units": _units(drive),
     }
+    return _rounded(found)
 
 
 def _looks(drive: Drive) -> list[dict[str, Any]]:
@@ -36,7 +40,7 @@ def _looks(drive: Drive) -> list[dict[str, Any]]:
                 population[drifted] = drive.world.population(drifted=drifted)
             line |= _true(drive, found, population[drifted])
         else:
-            line["said"] = found.said[:300]
+            line["said"] = found.said[-_TEXT:]
         made.append(line)
     return made
 
@@ -56,7 +60,7 @@ def _loss(outcomes: list[Outcome]) -> float | None:
 
 
 def _live(drive: Drive) -> dict[str, Any] | None:
-    """Return the bill since a policy was chosen first: what is printed as saved and lost, and what the provider says."""
+    """Return the bill since a policy was chosen first: what is printed, and what the provider's books say."""
     if not drive.used:
         return None
     outcomes = drive.outcomes[drive.used[0] :]
@@ -85,7 +89,9 @@ def _included(drive: Drive) -> list[dict[str, Any]]:
         counts = made.setdefault(one.event.saying.kind, [0, 0])
         counts[0] += 1
         counts[1] += len(drive.provider.asked[one.event.saying.prompt]) > 1
-    return [{"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())]
+    return [
+        {"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())
+    ]
 
 
 def _private(drive: Drive) -> dict[str, Any]:
@@ -93,7 +99,12 @@ def _private(drive: Drive) -> dict[str, Any]:
     since = drive.outcomes[drive.used[0] :] if drive.used else []
     own = [one for one in since if one.event.client in drive.world.private]
     compared = sum(len(drive.provider.asked[one.event.saying.prompt]) > 1 for one in own)
-    return {"requests": len(own), "by_policy": sum(one.by_policy for one in own), "loss": _loss(own), "compared": compared}
+    return {
+        "requests": len(own),
+        "by_policy": sum(one.by_policy for one in own),
+        "loss": _loss(own),
+        "compared": compared,
+    }
 
 
 def _units(drive: Drive) -> dict[str, int]:
@@ -101,3 +112,12 @@ def _units(drive: Drive) -> dict[str, int]:
     events = [one.event for one in drive.outcomes]
     users = {event.user for event in events if event.user}
     return {"users": len(users), "units": len({event.unit for event in events})}
+
+
+def _rounded(value: Any) -> Any:
+    """Return numbers to six digits, which is what a file of a thousand worlds keeps."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

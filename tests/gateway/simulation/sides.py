@@ -14,13 +14,15 @@ from exeunt.gateway.chat_request import ChatRequest
 
 @dataclass(frozen=True)
 class Printed:
-    """What is printed of a policy: the mean loss, what is saved of the reference's cost, and by whom requests are
-    answered; the notes; with which probability the budget is kept, and the budget in US dollars for a request.
+    """What is printed of a policy: the mean loss and what is saved of the reference's cost, each with its 95% interval;
+    the mean cost in US dollars for a request, with its own; by which models requests are answered; notes.
+
+    `probability`: with which the `budget` is kept, in US dollars for a request; None where it is not certified.
     """
 
-    loss: float
-    saved: float
-    saved_interval: Sequence[float]
+    loss: Sequence[float]
+    saved: Sequence[float]
+    cost: Sequence[float]
     shares: dict[str, float]
     notes: list[str]
     probability: float | None = None
@@ -72,13 +74,15 @@ class Side(Protocol):
 
 def config_text(world: World, **more: str) -> str:
     """Return the file of a world's gateway."""
-    logprobs = "true" if world.scored else "false"
-    price = [f"{{input: {price}, output: {4 * price}}}" for price in world.prices]
+    small, large = (
+        f"provider: one, price: {{input: {price}, output: {4 * price}}}, max_tokens: 64, template_tokens: 16, "
+        f"retries: {world.retries}"
+        for price in world.prices
+    )
     entries = {
         "providers": "{one: {base_url: 'http://provider.invalid/v1'}}",
         "models": (
-            f"{{small: {{provider: one, price: {price[0]}, max_tokens: 300, logprobs: {logprobs}}},"
-            f" large: {{provider: one, price: {price[1]}, max_tokens: 300, tools: true}}}}"
+            f"{{small: {{{small}, logprobs: {str(world.scored).lower()}}}, large: {{{large}, tools: true}}}}"
         ),
         "reference": "large",
         "shadow": (
@@ -86,6 +90,7 @@ def config_text(world: World, **more: str) -> str:
             "grader: 'tests.gateway.simulation.grading:grade'}"
         ),
         "run_length": f"{world.run_length:g}",
+        **({"spend": f"{{request: '{world.request}'}}"} if world.request else {}),
         **more,
     }
     return "\n".join(f"{name}: {value}" for name, value in entries.items())
