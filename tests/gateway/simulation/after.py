@@ -39,6 +39,10 @@ class After:
         """Answer a request."""
         return await self.gateway.answer(request, self._clients[client])
 
+    async def change(self, what: str) -> None:
+        """Start again with another file."""
+        raise NotImplementedError(_UNKNOWN)
+
     async def settle(self) -> None:
         """Wait until all comparisons are recorded."""
         raise NotImplementedError(_UNKNOWN)

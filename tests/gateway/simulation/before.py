@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,24 @@ class Before:
     name = "before"
 
     def __init__(self, world: World, file: Path) -> None:
-        file.write_text(config_text(world))
-        self.world, self.gateway = world, Gateway(read_config(file))
+        self.world, self._file, self._changed = world, file, set[str]()
+        self._compared: Counter[str] = Counter()
+        self.gateway = self._opened()
         for name in world.clients:
             self.gateway.keys.add(name, shadow=name not in world.private)
         self._keys: dict[str, str] = {}
         self._clients = {name: self.gateway.keys.named(name) for name in world.clients}
+
+    def _opened(self) -> Gateway:
+        self._file.write_text(config_text(self.world, self._changed))
+        return Gateway(read_config(self._file))
+
+    async def change(self, what: str) -> None:
+        """Start again with another file."""
+        await self.gateway.close()
+        self._compared += self.gateway.compared
+        self._changed.add(what)
+        self.gateway = self._opened()
 
     async def answer(self, request: ChatRequest, client: str) -> Any:
         """Answer a request."""
@@ -100,7 +113,7 @@ class Before:
     @property
     def compared(self) -> dict[str, int]:
         """What became of comparisons."""
-        return dict(self.gateway.compared)
+        return dict(self._compared + self.gateway.compared)
 
     async def close(self) -> None:
         """Close the gateway."""
@@ -120,7 +133,7 @@ class Before:
     def _trace(self, events: list[Event], cost: Any) -> CascadeTrace:
         names = [self._key(event) for event in events]
         score = np.array([event.saying.score if self.world.scored else 0.0 for event in events])
-        grade = 1 - np.array([event.saying.expected for event in events])
+        grade = 1 - np.array([event.saying.expected() for event in events])
         made = {}
         for k, name in enumerate(("small", "large")):
             made[name] = ExitTrace.from_losses(

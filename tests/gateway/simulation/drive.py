@@ -14,7 +14,7 @@ from tests.gateway.simulation import grading
 from tests.gateway.simulation.provider import Provider
 from tests.gateway.simulation.sides import Found, Side
 from tests.gateway.simulation.virtual_time import VirtualClock, run, virtual_time
-from tests.gateway.simulation.worlds import Event, Look, World, body_of
+from tests.gateway.simulation.worlds import Change, Event, Look, World, body_of
 
 from exeunt.gateway.chat_request import ChatRequest
 
@@ -23,12 +23,13 @@ _ADVANCE_S = 60.0
 
 
 class Outcome(NamedTuple):
-    """What became of a request: who chose and gave the answer, and what it cost."""
+    """What became of a request: who chose and gave the answer, what it cost, and whether it is wrong."""
 
     event: Event
     policy: str
     model: str
     cost: float
+    wrong: bool
 
     @property
     def by_policy(self) -> bool:
@@ -57,18 +58,19 @@ class Drive:
         self._issued = self._since = self._answered_before = self._audits_before = 0
         self._histories: dict[int, list[dict[str, str]]] = {}
         self._turns: dict[int, asyncio.Future[None]] = {}
+        self.changed: list[tuple[int, str]] = []
         self.used: list[int] = []
         self.snapshots: list[float] = []
 
     async def run(self, events: list[Event]) -> None:
         """Ask all requests, at their times."""
-        looks = sorted(self.world.looks, key=lambda look: look.at)
+        acts = sorted((*self.world.looks, *self.world.changes), key=lambda act: act.at)
         advancing = asyncio.ensure_future(self._advance())
         tasks: list[asyncio.Task[None]] = []
         for number, event in enumerate(events):
-            while looks and looks[0].at <= number:
+            while acts and acts[0].at <= number:
                 await self._settled(tasks)
-                self._look(looks.pop(0))
+                await self._act(acts.pop(0))
             await asyncio.sleep(event.time - self.clock.passed)
             self._note_alarms()
             if self.alarms and self.world.until_alarm:
@@ -76,8 +78,8 @@ class Drive:
             self._issued += 1
             tasks.append(self._begun(event))
         await self._settled(tasks)
-        for look in looks:
-            self._look(look)
+        for act in acts:
+            await self._act(act)
         self._note_alarms()
         advancing.cancel()
 
@@ -96,12 +98,22 @@ class Drive:
             await asyncio.sleep(_ADVANCE_S)
             await self.side.advance()
 
+    async def _act(self, act: Look | Change) -> None:
+        if isinstance(act, Look):
+            self._look(act)
+        else:
+            await self.side.change(act.what)
+            self.changed.append((len(self.outcomes), act.what))
+
     def _look(self, look: Look) -> None:
         if look.use == "again" and self.side.answers:
             return
         started = real_time.process_time()
         found = self.side.look(look)
-        told = {"seconds": real_time.process_time() - started, "requests": len(self.outcomes), "used": False}
+        told = {
+            "seconds": real_time.process_time() - started, "requests": len(self.outcomes), "used": False,
+            "changed": [what for _, what in self.changed],
+        }  # fmt: skip
         if found.name and look.use:
             self.side.use(found)
             self._since, self._answered_before = self._issued, len(self.outcomes)
@@ -137,10 +149,13 @@ class Drive:
                 if given.reply is not None:
                     break
                 await asyncio.sleep(_RETRY_S * (attempt < _RETRIES))
-            self.outcomes.append(Outcome(event, given.policy, given.model, given.cost))
-            if event.turns > 1 and given.reply is not None and not event.again:
-                said = {"role": "assistant", "content": given.reply.message["content"]}
-                self._histories[event.unit] = [*messages, {"role": "user", "content": event.text}, said]
+            said = "" if given.reply is None else given.reply.message["content"]
+            self.outcomes.append(
+                Outcome(event, given.policy, given.model, given.cost, said.startswith("wrong"))
+            )
+            if event.turns > 1 and said and not event.again:
+                asked = {"role": "user", "content": event.text}
+                self._histories[event.unit] = [*messages, asked, {"role": "assistant", "content": said}]
         finally:
             if not answered.done():
                 answered.set_result(None)

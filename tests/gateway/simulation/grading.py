@@ -22,6 +22,11 @@ def grade(request: Mapping[str, Any], answer: Mapping[str, Any], reference: Mapp
     return float(answer["content"] == reference["content"])
 
 
+def lenient(request: Mapping[str, Any], answer: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """Return the grade of an answer, of which a wrong one has half."""
+    return (1 + grade(request, answer, reference)) / 2
+
+
 @contextmanager
 def failing(share: float, seed: int) -> Iterator[None]:
     """Let such a share of the grades fail."""

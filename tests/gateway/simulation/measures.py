@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.gateway.simulation.drive import Drive, Outcome
 from tests.gateway.simulation.sides import Found
 from tests.gateway.simulation.worlds import Event, World
 
+_PATH = re.compile(r"/\S+/")
 _TEXT = 120
 """Letters of what is said, at most."""
 
@@ -19,7 +21,7 @@ def measured(drive: Drive) -> dict[str, Any]:
         "requests": len(drive.outcomes),
         "days": drive.clock.passed / 86_400,
         "looks": _looks(drive),
-        "alarms": [{**asdict(alarm), "said": alarm.said[:_TEXT]} for alarm in drive.alarms],
+        "alarms": [{**asdict(alarm), "said": _PATH.sub("", alarm.said)[:_TEXT]} for alarm in drive.alarms],
         "compared": drive.side.compared,
         "included": _included(drive),
         "live": _live(drive),
@@ -30,33 +32,41 @@ def measured(drive: Drive) -> dict[str, Any]:
 
 
 def _looks(drive: Drive) -> list[dict[str, Any]]:
-    population: dict[bool, list[Event]] = {}
-    made = []
+    populations: dict[tuple[bool, bool], list[Event]] = {}
+    made, world = [], drive.world
     for look, found, told in drive.looks:
-        drifted = drive.world.drift_at is not None and look.at > drive.world.drift_at
+        changed = told.pop("changed")
+        drifted = world.drift_at is not None and look.at > world.drift_at
         line = {**look._asdict(), **told, "name": found.name, "more": found.more}
         if found.name:
-            if drifted not in population:
-                population[drifted] = drive.world.population(drifted=drifted)
-            line |= _true(drive, found, population[drifted])
+            now = drifted, "model" in changed
+            if now not in populations:
+                populations[now] = _population(world, *now)
+            line |= _true(drive, found, populations[now], worth=0.5 if "grader" in changed else 1.0)
         else:
             line["said"] = found.said[-_TEXT:]
         made.append(line)
     return made
 
 
-def _true(drive: Drive, found: Found, population: list[Event]) -> dict[str, Any]:
+def _population(world: World, drifted: bool, second: bool) -> list[Event]:
+    """Return requests that tell the truth; with the `second` small model if a change has put it in place."""
+    factor, made = world.second if second else 1.0, []
+    for event in world.population(drifted=drifted):
+        said = event.saying
+        made.append(event._replace(saying=said._replace(chance=min(1.0, said.chance * factor))))
+    return made
+
+
+def _true(drive: Drive, found: Found, population: list[Event], worth: float) -> dict[str, Any]:
+    """Return what is printed and true of a policy; `worth`: what a grader takes off for a wrong answer."""
     true = drive.side.truth(found, population)
     printed = None if found.printed is None else asdict(found.printed)
-    return {"printed": printed, "loss": true.loss, "cost": true.cost, "reference": true.reference}
-
-
-def _lost(outcome: Outcome) -> bool:
-    return outcome.model == "small" and outcome.event.saying.wrong
+    return {"printed": printed, "loss": worth * true.loss, "cost": true.cost, "reference": true.reference}
 
 
 def _loss(outcomes: list[Outcome]) -> float | None:
-    return sum(map(_lost, outcomes)) / len(outcomes) if outcomes else None
+    return sum(one.wrong for one in outcomes) / len(outcomes) if outcomes else None
 
 
 def _live(drive: Drive) -> dict[str, Any] | None:

@@ -139,9 +139,11 @@ def _opted(lines: Lines) -> Cell:
     share = sum(one["by_policy"] for one in own) / max(1, sum(one["requests"] for one in own))
     losses = [one["loss"] for one in own if one["loss"] is not None]
     lost = points(mean(losses) if losses else 0.0)
-    return _promised(_first(lines)), (
-        f"{share:.0%} of their requests are answered by the policy, and lose {lost}; {sum(one['compared'] for one in own)} were compared"
+    compared = sum(one["compared"] for one in own)
+    true = (
+        f"{share:.0%} of their requests are answered by the policy, and lose {lost}; {compared} were compared"
     )
+    return _promised(_first(lines)), true
 
 
 ROWS: dict[str, tuple[str, Callable[[Lines], Cell]]] = {

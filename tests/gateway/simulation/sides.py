@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from tests.gateway.simulation.provider import SECOND
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
@@ -59,6 +60,7 @@ class Side(Protocol):
     async def answer(self, request: ChatRequest, client: str) -> Any: ...
     async def settle(self) -> None: ...
     async def advance(self) -> None: ...
+    async def change(self, what: str) -> None: ...
     def look(self, look: Look) -> Found: ...
     def use(self, found: Found) -> None: ...
     @property
@@ -72,22 +74,24 @@ class Side(Protocol):
     def truth(self, found: Found, population: list[Event]) -> Truth: ...
 
 
-def config_text(world: World, **more: str) -> str:
-    """Return the file of a world's gateway."""
+def config_text(world: World, changed: Collection[str] = (), **more: str) -> str:
+    """Return the file of a world's gateway. `changed`: what the owner has changed."""
     small, large = (
         f"provider: one, price: {{input: {price}, output: {4 * price}}}, max_tokens: 64, template_tokens: 16, "
         f"retries: {world.retries}"
         for price in world.prices
     )
+    model, grader = SECOND if "model" in changed else "small", "lenient" if "grader" in changed else "grade"
     entries = {
         "providers": "{one: {base_url: 'http://provider.invalid/v1'}}",
         "models": (
-            f"{{small: {{{small}, logprobs: {str(world.scored).lower()}}}, large: {{{large}, tools: true}}}}"
+            f"{{small: {{{small}, model: {model}, logprobs: {str(world.scored).lower()}}},"
+            f" large: {{{large}, tools: true}}}}"
         ),
         "reference": "large",
         "shadow": (
             f"{{models: [small], share: {world.share}, audit: {world.audit}, spend: '{world.money}', "
-            "grader: 'tests.gateway.simulation.grading:grade'}"
+            f"grader: 'tests.gateway.simulation.grading:{grader}'}}"
         ),
         "run_length": f"{world.run_length:g}",
         **({"spend": f"{{request: '{world.request}'}}"} if world.request else {}),

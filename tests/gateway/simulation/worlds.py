@@ -17,8 +17,8 @@ _TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {}}
 
 
 class Event(NamedTuple):
-    """A request. `unit`: of the world; `turn`: its place in a conversation of so many `turns`. `letters`: of the messages
-    before it, and `messages` how many these are. `again`: it is the same body as the request before it in its unit.
+    """A request. `unit`: of the world; `turn`: its place in a conversation of so many `turns`. `letters`: of the
+    messages before it, and `messages` how many these are. `again`: it is the same body as the one before in its unit.
     """
 
     time: float
@@ -61,16 +61,24 @@ class Look(NamedTuple):
     use: str = ""
 
 
+class Change(NamedTuple):
+    """The owner changes the gateway's file before the request of number `at`: the small "model", or the "grader"."""
+
+    at: int
+    what: str
+
+
 @dataclass(frozen=True)
 class World:
     """A world of `n` requests, `pace` a second.
 
     `kinds`: of which units are drawn; from request `drift_at` on `after` is in their place. `prices`: US dollars for a
     million tokens of the small model and of the large one. `scored`: whether the small one tells log-probabilities.
-    `share`, `audit`, `money`: of the comparisons. `looks`: what the owner does. `until_alarm`: nothing is asked after
-    an alarm. `again`: the share of requests that are sent twice. `private`: clients who refuse comparison. `request`:
-    the most that an attempt may cost, of which there are as many more as `retries`. `fails`: the share of the
-    provider's calls that end with status 500; `grader_fails`: of the grades that do not come.
+    `share`, `audit`, `money`: of the comparisons. `looks`, `changes`: what the owner does. `second`: how much oftener
+    than the first the small model is wrong that a change puts in its place. `until_alarm`: nothing is asked after an
+    alarm. `again`: the share of requests that are sent twice. `fails`: the share of the provider's calls that end with
+    status 500, and `hangs` of those that do not end; `grader_fails`: of the grades that do not come. `private`: clients
+    who refuse comparison. `request`: the most that an attempt may cost, of which there are as many more as `retries`.
     """
 
     name: str
@@ -87,9 +95,12 @@ class World:
     money: str = "1000 usd"
     run_length: float = 100_000
     looks: tuple[Look, ...] = ()
+    changes: tuple[Change, ...] = ()
+    second: float = 1.0
     until_alarm: bool = False
     again: float = 0.0
     fails: float = 0.0
+    hangs: float = 0.0
     grader_fails: float = 0.0
     private: tuple[str, ...] = ()
     request: str = ""
@@ -108,14 +119,11 @@ class World:
 
     def events(self) -> list[Event]:
         """Return the requests in the order in which they come."""
-        made = sorted(
-            _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n), key=lambda one: one.time
-        )
-        pauses = np.searchsorted(sorted({look.at for look in self.looks}), np.arange(self.n), side="right")
-        return [
-            one._replace(time=one.time + PAUSE_S * wait)
-            for one, wait in zip(made, pauses.tolist(), strict=False)
-        ]
+        units = _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n)
+        made = sorted(units, key=lambda event: event.time)
+        acts = sorted({act.at for act in (*self.looks, *self.changes)})
+        waits = np.searchsorted(acts, np.arange(self.n), side="right").tolist()
+        return [event._replace(time=event.time + PAUSE_S * n) for event, n in zip(made, waits, strict=False)]
 
     def population(self, n: int = 10_000, *, drifted: bool = False) -> list[Event]:
         """Return other requests of the same kinds, which tell the truth about a policy; those after a change."""
