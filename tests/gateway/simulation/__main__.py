@@ -2,6 +2,7 @@
 
     python -m tests.gateway.simulation --before                  # all fixed worlds, and the page
     python -m tests.gateway.simulation --before --name the_bill --worlds 5
+    python -m tests.gateway.simulation --after --name weeks --worlds 1000
     python -m tests.gateway.simulation                           # the page alone
 
 What was measured is kept in docs/results/live-traffic.jsonl, a line for each world: an interrupted command goes on
@@ -22,8 +23,10 @@ from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED, WORLDS
 from tests.gateway.simulation.measures import measured
 from tests.gateway.simulation.page import write
+from tests.gateway.simulation.weeks import DRAWN
 
 KEPT = RESULTS / "live-traffic.jsonl"
+NAMED = FIXED | DRAWN
 SIDES: dict[str, Any] = {side.name: side for side in (Before, After)}
 
 
@@ -35,15 +38,15 @@ def main() -> None:
     options.add_argument(
         "--worlds", type=int, help="seeds of each world; by default as many as the page needs"
     )
-    options.add_argument("--name", action="append", choices=FIXED)
+    options.add_argument("--name", action="append", choices=NAMED, help="by default all fixed worlds")
     given = options.parse_args()
     logging.getLogger("exeunt").setLevel(logging.CRITICAL)
     kept = Measurements(KEPT)
     for side in given.sides or ():
         for name in given.name or FIXED:
-            for seed in range(given.worlds or WORLDS[name]):
+            for seed in range(given.worlds or WORLDS.get(name, 100)):
                 begun = time.process_time()
-                kept.of(side, name, seed, measure=partial(driven, FIXED[name](seed), SIDES[side], measured))
+                kept.of(side, name, seed, measure=partial(driven, NAMED[name](seed), SIDES[side], measured))
                 print(f"{side}: {name} {seed + 1}, {time.process_time() - begun:.1f} s", flush=True)
     write(kept.known)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from tests.gateway.simulation.kinds import Kind
 from tests.gateway.simulation.worlds import Change, Look, World
 
 _WEEK_S = 7 * 86_400.0
+CHANGE_AT = 2_500
+"""From this request on the small model is worse in the world `change`."""
 _LOOKS = 100
 """The owner looks after so many requests again."""
 
@@ -79,6 +82,9 @@ def change(seed: int) -> World:
     usual, worse = Kind(sure=0.7, wrong=(0.02, 0.7)), Kind(sure=0.7, wrong=(0.4, 0.9))
     looks = (Look(2_000, use="yes"),)
     return World(
-        "change", seed, (usual,), looks=looks, drift_at=2_500, after=(worse,), n=4_000, run_length=2_000, audit=0.5,
+        "change", seed, (usual,), looks=looks, drift_at=CHANGE_AT, after=(worse,), n=4_000, run_length=2_000, audit=0.5,
         until_alarm=True,
     )  # fmt: skip
+
+
+DRAWN: dict[str, Callable[[int], World]] = {made.__name__: made for made in (weeks, enough, change)}
