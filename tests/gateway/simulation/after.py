@@ -20,12 +20,13 @@ class After:
     """A gateway that proposes and bets by itself. The owner only looks at what is certified."""
 
     name = "after"
+    pause_s = 7_200.0
 
     def __init__(self, world: World, file: Path) -> None:
         first = world.looks[0]
         budget = f", budget: {first.budget}" if first.budget else ""
         more = {
-            "units": world.units, "period": "30 s", "min_periods": "1", "unit_idle": "30 s",
+            "units": world.units, "period": world.period, "min_periods": "7", "unit_idle": world.idle,
             "promise": f"{{max_loss: {first.max_loss}, delta: 0.05{budget}}}",
         }  # fmt: skip
         file.write_text(config_text(world, **more))

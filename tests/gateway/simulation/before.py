@@ -34,6 +34,7 @@ class Before:
     """A gateway, calibrated by its command."""
 
     name = "before"
+    pause_s = 600.0
 
     def __init__(self, world: World, file: Path) -> None:
         self.world, self._file, self._changed = world, file, set[str]()

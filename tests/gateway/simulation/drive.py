@@ -161,11 +161,11 @@ class Drive:
                 answered.set_result(None)
 
 
-def driven(world: World, make: Callable[[World, Path], Side], measure: Callable[[Drive], Any]) -> Any:
+def driven(world: World, make: type[Side], measure: Callable[[Drive], Any]) -> Any:
     """Run a world on a side, and return what is measured of it, before the gateway is closed."""
     started = real_time.process_time()
     with tempfile.TemporaryDirectory(dir=_folder()) as folder, virtual_time(world.seed) as clock:
-        events = world.events()
+        events = world.events(make.pause_s)
         provider = Provider(world, events)
         with provider.in_place(), grading.failing(world.grader_fails, world.seed):
 

@@ -42,7 +42,9 @@ def late_answers(seed: int) -> World:
     """No drift: easy answers take half a second, hard ones six, and forty requests come in a second."""
     kind = Kind(sure=0.6, wrong=(0.02, 0.6), seconds=(0.5, 5.5))
     looks = (Look(1_200, use="yes"),)
-    return World("late_answers", seed, (kind,), pace=40.0, n=2_200, looks=looks, until_alarm=True)
+    return World(
+        "late_answers", seed, (kind,), pace=40.0, period="4 s", n=2_200, looks=looks, until_alarm=True
+    )
 
 
 def conversations_no_drift(seed: int) -> World:
@@ -52,7 +54,8 @@ def conversations_no_drift(seed: int) -> World:
     long = [replace(kind, share=kind.share * 0.18, turns=(10, 10)) for kind in (easy, hard)]
     looks = (Look(2_400, max_loss=0.1, use="yes"),)
     return World(
-        "conversations_no_drift", seed, (easy, hard, *long), pace=0.1, n=3_900, looks=looks, until_alarm=True,
+        "conversations_no_drift", seed, (easy, hard, *long), pace=0.1, period="1 h", n=3_900, looks=looks,
+        until_alarm=True,
     )  # fmt: skip
 
 

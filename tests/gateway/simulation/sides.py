@@ -52,9 +52,10 @@ class Truth(NamedTuple):
 
 
 class Side(Protocol):
-    """A gateway in a world."""
+    """A gateway in a world. `pause_s`: for how long nobody asks before the owner does anything."""
 
     name: str
+    pause_s: float
 
     def __init__(self, world: World, file: Path) -> None: ...
     async def answer(self, request: ChatRequest, client: str) -> Any: ...

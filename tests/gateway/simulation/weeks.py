@@ -36,6 +36,7 @@ def weeks(seed: int, n: int = 3_000) -> World:
         again=float(rng.choice([0.0, 0.05])), fails=float(rng.choice([0.0, 0.05])),
         hangs=float(rng.choice([0.0, 0.01])), grader_fails=float(rng.choice([0.0, 0.1])),
         private=("clinic",) if rng.random() < 0.3 else (), units=str(rng.choice(["conversation", "request", "user"])),
+        period="1 day", idle="1 h",
     )  # fmt: skip
 
 

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from tests.gateway.simulation.kinds import FINITE, Kind, Saying, answer, drawn, question, zipf
 
-PAUSE_S = 600.0
-"""Nobody asks for so long before the owner does anything."""
 _DAY_S = 86_400.0
 _TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
 
@@ -79,6 +77,7 @@ class World:
     alarm. `again`: the share of requests that are sent twice. `fails`: the share of the provider's calls that end with
     status 500, and `hangs` of those that do not end; `grader_fails`: of the grades that do not come. `private`: clients
     who refuse comparison. `request`: the most that an attempt may cost, of which there are as many more as `retries`.
+    `units`, `period`, `idle`: of the gateway's file.
     """
 
     name: str
@@ -106,6 +105,8 @@ class World:
     request: str = ""
     retries: int = 1
     units: str = "conversation"
+    period: str = "30 s"
+    idle: str = "1 min"
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -117,13 +118,13 @@ class World:
         small, large = (price * (event.n_input + 4 * event.saying.tokens) / 1e6 for price in self.prices)
         return small, large
 
-    def events(self) -> list[Event]:
-        """Return the requests in the order in which they come."""
+    def events(self, pause_s: float = 600.0) -> list[Event]:
+        """Return the requests as they come. For `pause_s` nobody asks before the owner does anything."""
         units = _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n)
         made = sorted(units, key=lambda event: event.time)
         acts = sorted({act.at for act in (*self.looks, *self.changes)})
         waits = np.searchsorted(acts, np.arange(self.n), side="right").tolist()
-        return [event._replace(time=event.time + PAUSE_S * n) for event, n in zip(made, waits, strict=False)]
+        return [event._replace(time=event.time + pause_s * n) for event, n in zip(made, waits, strict=False)]
 
     def population(self, n: int = 10_000, *, drifted: bool = False) -> list[Event]:
         """Return other requests of the same kinds, which tell the truth about a policy; those after a change."""
