@@ -60,7 +60,10 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             assert http.put("/admin/policy", json={"policy": "p999"}).status_code == 400
             assert http.put("/admin/policy", json={"policy": name}).json() == {"policy": name}
             assert http.post("/admin/rollback").json() == {"policy": "reference"}
-            assert "no certified policy costs at most 1%" in http.put("/admin/policy", json={"budget": "1%"}).text
+            assert (
+                "no certified policy costs at most 1%"
+                in http.put("/admin/policy", json={"budget": "1%"}).text
+            )
             assert http.put("/admin/policy", json={"budget": "95%"}).status_code == 200
             assert http.put("/admin/policy", json={"policy": name}).json() == {"policy": name}
         assert set(ask_all(run, "live question", range(100))) == {"small", "large"}
@@ -73,7 +76,9 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         # What is not estimated is what the provider's books say.
         assert gateway.money.whole.spent == pytest.approx(provider.spent, abs=1e-8)
         watched = {"audits"} if gateway.live.active.policy.watched is None else {"audits", "exits"}
-        assert {kind: points[-1][0] for kind, points in state["evidence"].items()} == dict.fromkeys(watched, 100)
+        assert {kind: points[-1][0] for kind, points in state["evidence"].items()} == dict.fromkeys(
+            watched, 100
+        )
 
         # The small model becomes worse where it is sure.
         provider.answer = lambda model, text: right_answer(text) if model == "large" else "wrong"

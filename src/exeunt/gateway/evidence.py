@@ -51,6 +51,13 @@ class Evidence:
         return np.array([1 / unit.probability for unit in self.units])
 
     @property
+    def later(self) -> tuple[Floats, Floats]:
+        """How many requests came after each unit had closed, and what they have cost, (u,) each."""
+        return tuple(
+            np.array([getattr(unit, name) for unit in self.units], float) for name in ("later", "later_cost")
+        )  # type: ignore[return-value]
+
+    @property
     def reference_cost(self) -> Floats:
         """What each row costs at the reference, (n,); the cap where that is not known."""
         return np.array([_cost(record, self.reference, self.cap) for record in self.records])

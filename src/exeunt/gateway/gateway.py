@@ -304,7 +304,7 @@ class Gateway:
         for name in passed or ():
             _log.info("a policy is certified", extra={"fields": {"policy": name}})
         if passed is not None or self.standing is None:
-            await asyncio.to_thread(self._find_standing)
+            await asyncio.to_thread(self.find_standing)
 
     async def tidy(self) -> None:
         """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
@@ -337,7 +337,7 @@ class Gateway:
         self.certifier.forget()
         return forgotten.records
 
-    def _find_standing(self) -> None:
+    def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
         self.standing = standing(self.certifier, self.config)
         self.records.keep(STANDING, self.standing.to_dict())

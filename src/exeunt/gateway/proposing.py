@@ -135,6 +135,7 @@ def propose(
     prospects = [_prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows]
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
+    order = _different(order, candidates)
     made = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
     kept = [k for k in order if candidates[k].budget in made]
     if not kept:
@@ -145,6 +146,17 @@ def propose(
         best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
         float(of_rows @ evidence.reference_cost / of_rows.sum()),
     )  # fmt: skip
+
+
+def _different(order: list[int], candidates: list[_Candidate]) -> list[int]:
+    """Return those that do not do the same as one before them."""
+    seen, kept = set(), []
+    for place in order:
+        outcomes = candidates[place].lost.tobytes() + candidates[place].cost.tobytes()
+        if outcomes not in seen:
+            kept.append(place)
+        seen.add(outcomes)
+    return kept
 
 
 def watched_by(policy: Policy, held_out: Evidence) -> Policy:
@@ -264,11 +276,11 @@ def _prospect(
 ) -> _Prospect:
     reference, first = evidence.reference_cost, evidence.row < rows
     weight = evidence.weight[evidence.unit]
-    total = float(weight @ reference)
+    total = float(weight @ reference + evidence.weight @ evidence.later[1])
     saved, needed = [], []
     for candidate in candidates:
         spent = np.where(first, candidate.cost, reference)
-        saved.append(1 - float(weight @ spent) / total)
+        saved.append(float(weight @ (reference - spent)) / total)
         within = BUDGET not in limits_of(promise) or weight @ spent <= weight @ allowed_cost(
             promise.budget or "", reference
         )

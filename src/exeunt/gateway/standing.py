@@ -38,8 +38,13 @@ class Standing:
     notes: list[str]
 
     def __str__(self) -> str:
-        parts = [str(certified) for certified in self.certified.values()]
-        return "\n\n".join([*parts, "\n".join(self.notes)]) if self.notes else "\n\n".join(parts)
+        best, *others = sorted(self.certified.values(), key=lambda one: one.cost) or (None,)
+        also = [
+            f"Certified, too: {other.name}, which costs {1000 * other.cost:.4g} usd per 1,000."
+            for other in others
+        ]
+        parts = [str(best)] if best is not None else []
+        return "\n\n".join([*parts, "\n".join([*also, *self.notes])]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -249,12 +254,13 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
             "promised. Allow a larger loss, add a model, or wait for the next proposal."
         )
         return [text, *notes]
-    n = certifier.missing_periods(proposal)
+    n, plan = certifier.missing_periods(proposal), f"the next plan of proposal {proposal.number}"
+    if middle < 1:
+        return [*([f"It takes {counted(n, 'more period')} to certify {plan}."] if n else []), *notes]
     periods = f" and {counted(n, 'more period')}" if n else ""
     text = (
-        f"For a chance of 80% that the next plan of proposal {proposal.number} is certified, it takes about "
-        f"{_rounded(middle)} more {config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}"
-        f"{_when(certifier, middle)}."
+        f"For a chance of 80% that {plan} is certified, it takes about {_rounded(middle)} more "
+        f"{config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}{_when(certifier, middle)}."
     )
     return [text, *notes]
 
@@ -326,5 +332,7 @@ def _when(certifier: Certifier, units: float) -> str:
 
 
 def _rounded(number: float) -> str:
+    if number > _MANY:
+        return f"more than {_MANY:,}"
     digits = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return f"{math.ceil(number / digits) * digits:,}"

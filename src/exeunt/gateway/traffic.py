@@ -50,9 +50,10 @@ class Traffic:
         self._now = max(now, self._now)  # a clock that is set back stands still
         place = self.units.arrive(request, self._now)
         if place.unit is not None:
-            place.unit.setting = place.unit.setting or self.setting
             self._running[place.unit.number] += 1
-            self._changed[place.unit.number] = place.unit
+            if place.is_open:
+                place.unit.setting = place.unit.setting or self.setting
+                self._changed[place.unit.number] = place.unit
         return place
 
     def is_chosen(self, unit: Unit, now: float, most: float) -> bool:

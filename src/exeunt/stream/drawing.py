@@ -41,10 +41,12 @@ class Period:
 
     @property
     def affordable(self) -> float:
-        """The probability at which the money would have lasted; where it did, the highest that may follow."""
+        """The probability at which the money would have lasted; where it did, the highest that may follow: twice as
+        much, and so much that at least two units are chosen.
+        """
         if self.refused:
             return self.probability * (1 - self.refused / self.chosen)
-        return self.probability * _GROWTH
+        return _GROWTH * max(self.probability, 1 / max(self.units, 1))
 
 
 class Drawing:
@@ -93,7 +95,7 @@ class Drawing:
 
     def _probability(self, most: float) -> float:
         """Return the highest probability at which the money lasted in all of the latest periods but one in ten."""
-        affordable = sorted(period.affordable for period in [*self._periods][-_LOOKED_AT:] if period.chosen)
+        affordable = sorted(period.affordable for period in [*self._periods][-_LOOKED_AT:] if period.units)
         if not affordable:
             return most
         place = 1 if len(affordable) >= _LOOKED_AT else 0

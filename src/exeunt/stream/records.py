@@ -88,6 +88,11 @@ _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
 _UNIT = tuple(one.name for one in fields(Unit))
+_COUNTED = ("number", "later", "later_cost")
+_PUT_UNIT = (
+    f"INSERT INTO unit VALUES ({', '.join('?' * len(_UNIT))}) ON CONFLICT (number) DO UPDATE SET "  # noqa: S608
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in _UNIT if name not in _COUNTED)
+)
 _PERIOD = tuple(one.name for one in fields(Period))
 _SCHEMA = f"""
 CREATE TABLE request ({_columns(_NAMES)});
@@ -148,6 +153,11 @@ class Records:
         with self.writing() as connection:
             _put(connection, "request", _NAMES, _stored(record))
             _put_units(connection, units, periods)
+            if record.unit and not record.is_open:
+                connection.execute(
+                    "UPDATE unit SET later = later + 1, later_cost = later_cost + ? WHERE number = ?",
+                    (record.cost, record.unit),
+                )
             for name, body in kept.items():
                 _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
 
@@ -355,7 +365,7 @@ def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], value
 
 def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: Iterable[Period]) -> None:
     for unit in units:
-        _put(connection, "unit", _UNIT, [getattr(unit, name) for name in _UNIT])
+        connection.execute(_PUT_UNIT, [getattr(unit, name) for name in _UNIT])
     for period in periods:
         connection.execute(
             "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (number) DO UPDATE SET "
