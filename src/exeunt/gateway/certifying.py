@@ -143,6 +143,8 @@ class Certifier:
             self.question = None
         self.proposals = [] if self.question is None else self._restored()
         self._is_proposing = False
+        self._grace = min(HOUR_S, config.period)
+        self._next_look = now
 
     # -- questions ------------------------------------------------------------------------------------------
 
@@ -191,12 +193,13 @@ class Certifier:
 
     async def advance(self, now: float, busy: Sequence[Unit], apart: Apart) -> list[str] | None:
         """Bet on the periods that are over, and make a proposal if it is time. Returns the names under which plans are
-        kept that passed now, or None if nothing has changed.
+        kept that passed now, or None if nothing has changed. It looks four times while grades are waited for.
 
         `busy`: units that are open, or of which requests are under way.
         """
-        if self.question is None or self._config.promise is None:
+        if self.question is None or self._config.promise is None or now < self._next_look:
             return None
+        self._next_look = now + self._grace / 4
         settled = self._settle(now, busy)
         proposed = await self._propose(now, apart)
         if not (settled or proposed):
@@ -206,8 +209,7 @@ class Certifier:
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> bool:
         """Take note of the periods whose units have all closed and been graded."""
-        grace = min(HOUR_S, self._config.period)
-        done = []
+        grace, done = self._grace, []
         for period in self._periods("settled IS NULL"):
             if now < (period.number + 1) * self._config.period + grace:
                 break
