@@ -123,7 +123,7 @@ UNIT = st.tuples(
 @settings(max_examples=300)
 @given(kinds=st.lists(UNIT, min_size=1, max_size=5), most=st.integers(1, 4))
 def test_where_the_mean_loss_per_request_is_the_limit_no_stake_expects_to_win(kinds, most):
-    """Also where long units are the difficult ones, and where later requests, which go to the reference, lose nothing."""
+    """Also where long units are the difficult ones, and where later requests, those of the reference, lose nothing."""
     share = np.array([often for often, _ in kinds]) / sum(often for often, _ in kinds)
     answered = [[*lost[:most], *[0.0] * (len(lost) - most)] for _, lost in kinds]
     mean = share @ [sum(lost) for lost in answered] / (share @ [len(lost) for lost in answered])
@@ -144,14 +144,16 @@ def test_where_the_mean_loss_per_request_is_the_limit_no_stake_expects_to_win(ki
     assert expected <= 1 + 1e-9
 
 
+COSTS = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=3)
+"""What the requests of a unit cost under a plan, and at the reference."""
+
+
 @settings(max_examples=300)
 @given(
-    kinds=st.lists(
-        st.tuples(st.integers(1, 10), st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=3)),
-        min_size=1, max_size=4,
-    ),
-    most=st.integers(1, 3), excess=st.sampled_from([1.0, 1.2]),
-)  # fmt: skip
+    kinds=st.lists(st.tuples(st.integers(1, 10), COSTS), min_size=1, max_size=4),
+    most=st.integers(1, 3),
+    excess=st.sampled_from([1.0, 1.2]),
+)
 def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_win(kinds, most, excess):
     share = np.array([often for often, _ in kinds]) / sum(often for often, _ in kinds)
     rows = [(k, *row) for k, (_, unit) in enumerate(kinds) for row in unit[:most]]
@@ -212,7 +214,7 @@ def logs_of(rng, worlds, periods, units, *, mean=LIMIT, most=MOST, hours=(1.0, 1
 def test_the_simulated_units_lose_the_limit_and_bring_the_values_of_the_formula():
     difficulty, rows = difficulties(LIMIT, MOST), np.minimum(SIZES, MOST)
     assert (SIZE_SHARES * rows) @ difficulty / (SIZE_SHARES @ rows) == pytest.approx(LIMIT)
-    assert np.all((0 < difficulty) & (difficulty < 1))
+    assert np.all((difficulty > 0) & (difficulty < 1))
     logs = logs_of(np.random.default_rng(0), 1, 1, 200)[0, 0]
     again = np.random.default_rng(0)
     size = again.choice(3, (1, 1, 200), p=SIZE_SHARES)[0, 0]
