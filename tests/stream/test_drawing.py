@@ -183,7 +183,9 @@ def test_where_money_lasts_the_probability_is_the_one_that_was_asked_for():
     assert {period.probability for period in periods_with(lambda _: 1e9, n_periods=30)} == {0.2}
     audits = periods_with(lambda _: 1e9, most=0.01, n_periods=LOOKED_AT + 5)
     after = Drawing(b"s", 1.0, audits[-LOOKED_AT - 1 :])
-    assert after.period(1e6, 0.2).probability == 0.2  # audits were few because a policy answered, not for money
+    assert (
+        after.period(1e6, 0.2).probability == 0.2
+    )  # audits were few because a policy answered, not for money
 
 
 def test_money_that_comes_back_is_noticed_after_as_many_periods_as_are_remembered():

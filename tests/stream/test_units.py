@@ -1,4 +1,4 @@
-"""Which requests are one unit: the rules of METHOD 16 against a loop over the whole history, one by one, and at borders."""
+"""Which requests are one unit: the rules of METHOD 16 against a loop over the whole history, one by one, at borders."""
 
 from __future__ import annotations
 

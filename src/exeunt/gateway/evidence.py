@@ -13,7 +13,7 @@ from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
-from exeunt.stream.records import COMPARED, Record, Said
+from exeunt.stream.records import COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import Groups
@@ -124,8 +124,13 @@ def evidence_of(
     """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared."""
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
+<<<<<<< HEAD
         by_row = _one_each(compared)
         for of_unit in range(min(one.rows, most_rows)):
+=======
+        by_row = one_each(compared)
+        for place in range(min(one.rows, most_rows)):
+>>>>>>> streamtests
             unit.append(k)
             row.append(of_unit)
             records.append(by_row.get(of_unit))
@@ -144,16 +149,6 @@ def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
     """Return what each record costs under a policy, (n,)."""
     costs = policy.priced(records).cost.of_inputs(records.n)
     return np.asarray(costs[np.arange(records.n), policy.route(records)])
-
-
-def _one_each(records: Sequence[Record]) -> dict[int, Record]:
-    """Return the record of each row: of a request and its retries the first that was compared."""
-    by_row: dict[int, Record] = {}
-    for record in records:
-        known = by_row.get(record.row)
-        if known is None or (known.compared != COMPARED and record.compared == COMPARED):
-            by_row[record.row] = record
-    return by_row
 
 
 def _cost(record: Record | None, model: str, unknown: float) -> float:

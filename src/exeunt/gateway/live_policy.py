@@ -19,7 +19,7 @@ from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, Record
+from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
@@ -133,7 +133,9 @@ class LivePolicy:
         """
         rows, limit = self.active.rows, self.active.max_loss or 0.0
         lost = [
-            loss_of(record, self._config.reference, missing=-1.0) for record in records if record.row < rows
+            loss_of(record, self._config.reference, missing=-1.0)
+            for row, record in one_each(records).items()
+            if row < rows
         ]
         return limit + sum(each - limit for each in lost) / rows
 

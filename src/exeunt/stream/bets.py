@@ -23,6 +23,8 @@ STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 _WEIGHTS = (0.05, 0.15, 0.25, 0.20, 0.15, 0.10)
 TIGHTER = (0.2, 0.4, 0.6, 0.8)
 """Shares of a promised limit that are tested beside it, each with a wealth of its own."""
+_LARGEST = 700.0
+"""The logarithm of a wealth that is as good as any above it, and is a number still."""
 
 
 def weight(proposal: int) -> float:
@@ -47,7 +49,7 @@ def log_factors(values: Floats, highest: float) -> Floats:
 
 def wealth(logs: Floats) -> float:
     """Return the mean of the stakes' capitals, given the logarithms (4,)."""
-    return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(logs))))
+    return math.exp(min(float(np.logaddexp.reduce(logs)) - math.log(len(logs)), _LARGEST))
 
 
 def n_passed(wealths: Sequence[Mapping[str, float]], needed: float) -> int:
@@ -57,7 +59,7 @@ def n_passed(wealths: Sequence[Mapping[str, float]], needed: float) -> int:
     of its promises have reached `needed`.
     """
     for place, promises in enumerate(wealths):
-        if not promises or min(promises.values()) < needed:
+        if not promises or not all(each >= needed for each in promises.values()):
             return place
     return len(wealths)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from exeunt.stream.ratios import RatioSums
-from exeunt.stream.records import COMPARED, Record
+from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
 
 _CAREFUL = (1.0, -1.0)
@@ -88,9 +88,9 @@ class Span:
             self.input_cost += record.input_cost or 0.0
 
     def add_unit(self, unit: Unit, records: Sequence[Record], reference: str) -> None:
-        """Count a drawn unit that has closed, with its compared requests."""
+        """Count a drawn unit that has closed, with its compared requests, of which retries are the same row."""
         lost, answered, rest, estimated = 0.0, 0, 0.0, 0
-        for record in records:
+        for record in one_each(records).values():
             if not record.policy:
                 continue
             answered += 1

@@ -407,6 +407,16 @@ def _short(said: Said) -> dict[str, Any]:
     return {name: value for name, value in asdict(said).items() if value not in (None, "")}
 
 
+def one_each(records: Iterable[Record]) -> dict[int, Record]:
+    """Return the record of each row of a unit: of a request and its retries the first that was compared."""
+    by_row: dict[int, Record] = {}
+    for record in records:
+        known = by_row.get(record.row)
+        if known is None or (known.compared != COMPARED and record.compared == COMPARED):
+            by_row[record.row] = record
+    return by_row
+
+
 # -- files of before there were units ---------------------------------------------------------------------------
 
 

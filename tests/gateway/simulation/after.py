@@ -16,6 +16,7 @@ from tests.gateway.simulation.sides import Found, Printed, Truth, config_text
 from tests.gateway.simulation.worlds import Event, Look, World, body_of
 
 from exeunt.costs import CostModel
+from exeunt.gateway.answering import Active
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
@@ -105,7 +106,7 @@ class After:
             None if promise.budget is None else 1 - DELTA,
             None if promise.budget is None else float(promise.budget.rstrip("%")) / 100,
         )  # fmt: skip
-        return Found(best.name, printed, said, to_come, best.name, promise.max_loss)
+        return Found(best.name, printed, said, to_come, gateway.live.named(best.name), promise.max_loss)
 
     def use(self, found: Found) -> None:
         """Let what is certified answer."""
@@ -144,7 +145,7 @@ class After:
 
     def truth(self, found: Found, population: list[Event]) -> Truth:
         """Return what a policy really loses and costs, per request, on all requests of clients who are compared."""
-        active = self.gateway.live.named(found.name)
+        active: Active = found.policy
         population = [event for event in population if event.client not in self.world.private]
         if self.world.units == "user":  # requests that name nobody are in no unit
             population = [event for event in population if event.user]
