@@ -124,13 +124,8 @@ def evidence_of(
     """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared."""
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
-<<<<<<< HEAD
-        by_row = _one_each(compared)
-        for of_unit in range(min(one.rows, most_rows)):
-=======
         by_row = one_each(compared)
-        for place in range(min(one.rows, most_rows)):
->>>>>>> streamtests
+        for of_unit in range(min(one.rows, most_rows)):
             unit.append(k)
             row.append(of_unit)
             records.append(by_row.get(of_unit))
