@@ -87,6 +87,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             if gateway.live.active.name == "reference":
                 break
         assert gateway.live.active.name == "reference"
+        eventually(lambda: gateway.standing is not None)
         with run.http(run.admin) as http:
             state = http.get("/admin/state").json()
             assert state["alarms"][0]["policy"] == name

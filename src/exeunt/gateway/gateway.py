@@ -116,24 +116,24 @@ class Gateway:
         active, refused = self.live.active, self._refused(request)
         why = self._why_not_asked(active, client, place, refused)
         waiting = None if why else self.live.begin(place)
-        answered = None
+        chosen, answered = self.live.reference if why else active, Answered(None, "", REFERENCE, 0.0)
+        if request.sink is not None:
+            request.sink.policy = chosen.name
         try:
-            chosen = self.live.reference if why else active
-            answered = await self.answering.by_policy(
-                chosen, request, arrival.content.hex(), self.money.of(client)
-            )
+            key, ledger = arrival.content.hex(), self.money.of(client)
+            answered = await self.answering.by_policy(chosen, request, key, ledger)
+            return answered
+        except InputError:
+            refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
+            raise
         finally:
-            given = None if answered is None else answered.reply
+            given = answered.reply
             transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
             self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
-            decided = answered is not None and answered.decided
-            self.live.answered(waiting, answered.seen if answered is not None and decided else None)
-            if answered is None:
-                self._ended(place)
-        known_by = arrival.name or transcript
-        record = self._record(number, now, request, client, place, answered, known_by, refused, why)
-        self.later(self._recorded(record, request, client, place, answered, drawing))
-        return answered
+            self.live.answered(waiting, answered.seen if answered.decided else None)
+            known_by = arrival.name or transcript
+            record = self._record(number, now, request, client, place, answered, known_by, refused, why)
+            self.later(self._recorded(record, request, client, place, answered, drawing))
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
         """Answer by a model or a policy that the client names: it is recorded and billed, and in no unit."""

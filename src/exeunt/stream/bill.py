@@ -66,9 +66,12 @@ class Span:
     rest: RatioSums = field(default_factory=RatioSums)
 
     def add(self, record: Record, reference: str, *, opted_out: bool) -> None:
-        """Count a request to `auto` that was answered."""
+        """Count a request to `auto`. One without an answer has cost something, and saved nothing."""
         if opted_out:
             self.opted_out += 1
+            return
+        if not record.answered:
+            self.cost += record.cost if record.policy else 0.0
             return
         self.requests += 1
         self.in_units += record.is_open
