@@ -133,7 +133,9 @@ class Promise:
         check_between(self.delta, "delta", 0.0, 1.0)
         if self.budget is not None:
             if self.budget.replace(".", "", 1).strip().isdigit():
-                raise InputError(f"budget {self.budget} has no unit: write {self.budget}%, or '{self.budget} usd'")
+                raise InputError(
+                    f"budget {self.budget} has no unit: write {self.budget}%, or '{self.budget} usd'"
+                )
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):
                 raise InputError(
