@@ -462,7 +462,7 @@ class Certifier:
             ).fetchall()
             proposals = []
             for row in rows:
-                proposals.append(Tested(*row, []))
+                proposals.append(Tested(*row, plans=[]))
                 proposals[-1].plans = self._restored_plans(connection, proposals[-1])
         return proposals
 
