@@ -461,9 +461,10 @@ class Certifier:
                 (self.question.number,),
             ).fetchall()
             proposals = []
-            for row in rows:
-                proposals.append(Tested(*row, plans=[]))
-                proposals[-1].plans = self._restored_plans(connection, proposals[-1])
+            for number, question, made, fitted, tests_from, n_rows, kind, correlation in rows:
+                proposal = Tested(number, question, made, fitted, tests_from, n_rows, kind, correlation, [])
+                proposal.plans = self._restored_plans(connection, proposal)
+                proposals.append(proposal)
         return proposals
 
     def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
