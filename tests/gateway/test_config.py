@@ -76,11 +76,23 @@ def model(options: str) -> dict[str, str]:
         ({"promise": "{max_loss: 5%, delta: 0}"}, "promise: delta must lie"),
         ({"promise": "{budget: 120%}"}, "promise: budget is a share of the reference's cost below 100%"),
         ({"promise": "{budget: '40'}"}, "promise: budget 40 has no unit: write 40%, or '40 usd'"),
-        ({"promise": "{budget: 5%}"}, "no compared model costs as little as 0.05 of large: .* it is 0.1 at least"),
+        (
+            {"promise": "{budget: 5%}"},
+            "no compared model costs as little as 0.05 of large: .* it is 0.1 at least",
+        ),
         ({"promise": "{max_loss: 5%}", "shadow": ""}, "name the models in shadow"),
-        ({"shadow": "{models: [small], spend: '1 usd', cap: '2 usd'}"}, "a comparison may cost 2 usd, more than"),
-        ({"shadow": "{models: [small], spend: '1 usd', cap: '1 usd/day'}"}, "shadow: cap is an amount such as"),
-        ({"shadow": "{models: [small], spend: '1 usd', opted_out: nobody}"}, "opted_out is reference or policy"),
+        (
+            {"shadow": "{models: [small], spend: '1 usd', cap: '2 usd'}"},
+            "a comparison may cost 2 usd, more than",
+        ),
+        (
+            {"shadow": "{models: [small], spend: '1 usd', cap: '1 usd/day'}"},
+            "shadow: cap is an amount such as",
+        ),
+        (
+            {"shadow": "{models: [small], spend: '1 usd', opted_out: nobody}"},
+            "opted_out is reference or policy",
+        ),
         ({"folder": "''"}, "folder is empty"),
         ({"models": "{a: {provider: other, price: {}}}"}, "model 'a': provider is one of mock, got 'other'"),
         ({"models": "{a: {provider: mock}}"}, "model 'a': price is missing"),
