@@ -141,7 +141,7 @@ def propose(
     if not kept:
         return None
     plans = tuple(made[candidates[k].budget] for k in kept)
-    of_rows = evidence.weight[evidence.unit]
+    of_rows = evidence.weight[evidence.unit] * evidence.has_reference
     return Proposal(
         best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
         float(of_rows @ evidence.reference_cost / of_rows.sum()),
@@ -275,11 +275,12 @@ def _prospect(
     rows: int, candidates: list[_Candidate], evidence: Evidence, promise: Promise, level: float
 ) -> _Prospect:
     reference, first = evidence.reference_cost, evidence.row < rows
-    weight = evidence.weight[evidence.unit]
+    weight = evidence.weight[evidence.unit] * evidence.has_reference
     total = float(weight @ reference + evidence.weight @ evidence.later[1])
     saved, needed = [], []
     for candidate in candidates:
-        spent = np.where(first, candidate.cost, reference)
+        # Of a row of which something is missing nothing is known to be saved.
+        spent = np.where(first & (evidence.place >= 0), candidate.cost, reference)
         saved.append(float(weight @ (reference - spent)) / total)
         within = BUDGET not in limits_of(promise) or weight @ spent <= weight @ allowed_cost(
             promise.budget or "", reference

@@ -83,7 +83,7 @@ def _columns(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}" INTEGER PRIMARY KEY' if name == "number" else f'"{name}"' for name in names)
 
 
-COMPARED = "compared"
+COMPARED, NOT_GRADED = "compared", "the grader failed"
 _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
