@@ -110,7 +110,7 @@ CREATE TABLE question (
 );
 CREATE TABLE proposal (
     number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER, rows INTEGER,
-    kind TEXT, correlation REAL, ended INTEGER
+    kind TEXT, correlation REAL
 );
 CREATE TABLE plan (
     proposal INTEGER, place INTEGER, needed REAL, share REAL, cost REAL, policy TEXT, passed REAL,
