@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,9 @@ class Certifier:
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
             "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
-            "features": models.features, "cap": config.cap, "period": config.period,
+            "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
+            "features": None if config.features is None else asdict(config.features), "cap": config.cap,
+            "period": config.period,
             "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
         }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from statistics import NormalDist
 from typing import Any
 
@@ -188,9 +189,12 @@ class _Best:
         )
         if unit == "request":
             answers = "It answers requests one by one"
+        question = self.certifier.question
+        asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta), read between periods. It assumes that "
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
+            f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
             "not depend on who answered."
         )
