@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 import exeunt as ex
-from exeunt.policy.certificates import LossCertificate
 
 GUARANTEES = [
     (
@@ -95,6 +94,5 @@ def made_policy() -> ex.Policy:
     }  # fmt: skip
     fit, calibrate, _ = ex.CascadeTrace(traces).split()
     policy = ex.cascade(fit, calibrate, budget="60%", policy="eero", order=("small", "large"))
-    proof = LossCertificate(0.2, 0.05, 0.01, "betting", 0.1, 100, "large")
-    about = {"rows": 1, "proposal": 1, "plan": 0, "question": 1, "max_loss": 0.2}
-    return replace(policy, loss_certificate=proof, notes={**policy.notes, "gateway": about})
+    about = {"rows": 20, "proposal": 1, "plan": 0, "question": 1, "max_loss": 0.2, "share": 0.6, "cost": 6e-5}
+    return replace(policy, notes={**policy.notes, "gateway": about})

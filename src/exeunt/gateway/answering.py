@@ -19,7 +19,8 @@ from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
 SCORE, FAILURE, MONEY = ("score", "failure", "money")
-"""Why further or other models were asked: a score did not suffice, a model gave no answer, or money for it was short."""
+"""Why further or other models were asked: a score did not suffice, a model gave no answer, or money for it was short.
+"""
 REQUEST, UNIT, CLIENT = ("request", "unit", "client")
 """Why the reference was asked and not the policy: one of its models does not take the request, or it may cost too much;
 it is a later one of its unit, or in none; or its client is not compared."""

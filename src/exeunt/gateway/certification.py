@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
@@ -69,53 +69,59 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     reference = evidence.reference_cost
     answers = (evidence.row < rows) & ~evidence.outside(policy)
     lost, cost = np.where(answers, lost, 0.0), np.where(answers, cost, reference)
-    weight = evidence.weight[evidence.unit]
+    weight, (later, later_cost) = evidence.weight[evidence.unit], evidence.later
     ones = np.ones(len(lost))
     sizes = np.bincount(evidence.unit, minlength=evidence.n_units)
     per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
-    saved = _ratio(evidence, reference - cost, reference)
+    saved = _ratio(evidence, reference - cost, reference, later_cost)
+    requests = float(weight.sum() + evidence.weight @ later)
+    paid_later = float(evidence.weight @ later_cost)
     shares = _shares(policy, evidence, answers, weight)
     ways = _ways(trace, evidence, weight[known], shares)
     of_reference = next(way.grade for way in ways if way.name == f"{evidence.reference} alone")
-    mean_cost, mean_lost = float(weight @ cost / weight.sum()), float(weight @ lost / weight.sum())
+    mean_cost, mean_lost = float(weight @ cost + paid_later) / requests, float(weight @ lost) / requests
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
-    best_pair = _best_pair(trace, [way for way in ways if way.name.endswith(" alone")], mean_cost)
+    best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
-        units=evidence.n_units, requests=len(lost), saved=saved, lost=_ratio(evidence, lost, ones),
+        units=evidence.n_units, requests=len(lost) + round(later.sum()), saved=saved,
+        lost=_ratio(evidence, lost, ones, later),
         lost_answered=_ratio(evidence, lost, answers.astype(float)),
         lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
-        reference_cost=float(weight @ reference / weight.sum()),
-        may_answer=float(weight @ answers / weight.sum()),
-        money=float(weight @ (answers * reference) / (weight @ reference)),
+        reference_cost=float(weight @ reference + paid_later) / requests,
+        may_answer=float(weight @ answers) / requests,
+        money=float(weight @ (answers * reference)) / float(weight @ reference + paid_later),
         shares=shares, ways=(own, *ways, best_pair),
     )  # fmt: skip
 
 
-def _ratio(evidence: Evidence, over: Floats, under: Floats) -> Interval | None:
-    """Return the ratio of two sums over rows, with an interval over units."""
+def _ratio(evidence: Evidence, over: Floats, under: Floats, later: Floats | None = None) -> Interval | None:
+    """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum."""
     sums = RatioSums()
     above, below = (
-        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units) for each in (over, under)
+        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units).astype(float)
+        for each in (over, under)
     )
+    if later is not None:
+        below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
     found = sums.ratio()
     return None if found is None else Interval(*found)
 
 
-def _shares(policy: Policy, evidence: Evidence, answers: Floats, weight: Floats) -> dict[str, float]:
+def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:
     """Return the share of the requests that each model answers, the largest first."""
     assert evidence.trace is not None  # noqa: S101 - for types
     exits = policy.route(evidence.trace)
     names = [step.model for step in policy.cascade]
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = {evidence.reference: float(evidence.weight @ evidence.later[0])}
     for row in range(len(evidence.unit)):
         is_own = answers[row] and evidence.place[row] >= 0
         name = names[exits[evidence.place[row]]] if is_own else evidence.reference
         shares[name] = shares.get(name, 0.0) + float(weight[row])
-    return {
-        name: shares[name] / float(weight.sum()) for name in sorted(shares, key=lambda name: -shares[name])
-    }
+    total = sum(shares.values())
+    largest_first = sorted(shares, key=lambda name: -shares[name])
+    return {name: shares[name] / total for name in largest_first if shares[name]}
 
 
 def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[str, float]) -> list[Way]:
@@ -133,7 +139,7 @@ def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[
     ]
 
 
-def _best_pair(trace: CascadeTrace, alone: list[Way], cost: float) -> Way:
+def _best_pair(alone: list[Way], cost: float) -> Way:
     """Return the mixture of two models by lot, at about this cost, that has the best grade."""
     by_cost = sorted(alone, key=lambda way: way.cost)
     costs, grades = np.array([way.cost for way in by_cost]), np.array([way.grade for way in by_cost])

@@ -34,8 +34,8 @@ class Comparing:
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger: Ledger,
-        features: FeatureModel | None, keep: Keep,
+        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger:
+        Ledger, features: FeatureModel | None, keep: Keep,
     ) -> None:  # fmt: skip
         self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep

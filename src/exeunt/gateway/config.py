@@ -298,6 +298,12 @@ class GatewayConfig:
                 "{features: true}, or neither"
             )
         check_between(self.run_length, "run_length", 10, 1e12, inclusive=True)
+        if self.shadow is not None and self.cap > ledger_of(self.shadow.spend).left:
+            raise InputError(
+                f"a comparison may cost {self.cap:.4g} usd, more than the spend of shadow, {self.shadow.spend!r}, so "
+                "nothing could be compared: give shadow a lower cap (dearer requests are then left to the reference), "
+                "or let it spend more"
+            )
 
 
 def read_config(path: str | Path) -> GatewayConfig:

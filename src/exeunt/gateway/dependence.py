@@ -44,7 +44,7 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
 
 
 def _losses(evidence: Evidence) -> tuple[Floats, Integers]:
-    """Return the mean loss of the cheapest model over each unit's known rows, and the unit's client, of units with any."""
+    """Return the mean loss of the cheapest model over each unit's known rows, if it has any, and its client."""
     trace = evidence.trace
     if trace is None:
         return np.empty(0), np.empty(0, np.int64)

@@ -13,7 +13,7 @@ from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
-from exeunt.stream.records import COMPARED, Record, Said
+from exeunt.stream.records import COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import Groups
@@ -51,6 +51,13 @@ class Evidence:
         return np.array([1 / unit.probability for unit in self.units])
 
     @property
+    def later(self) -> tuple[Floats, Floats]:
+        """How many requests came after each unit had closed, and what they have cost, (u,) each."""
+        return tuple(
+            np.array([getattr(unit, name) for unit in self.units], float) for name in ("later", "later_cost")
+        )  # type: ignore[return-value]
+
+    @property
     def reference_cost(self) -> Floats:
         """What each row costs at the reference, (n,); the cap where that is not known."""
         return np.array([_cost(record, self.reference, self.cap) for record in self.records])
@@ -61,7 +68,7 @@ class Evidence:
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
 
     def outside(self, policy: Policy) -> Booleans:
-        """Return which rows the reference answers because they could cost too much or a model does not take them, (n,)."""
+        """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
         models = {OVER_CAP, *policy.models}
         return np.array(
             [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
@@ -107,7 +114,8 @@ class Evidence:
     def firsts(self, policy: Policy) -> Integers:
         """Return the places in `trace` of the units' first rows that the policy decides."""
         rows = (self.row == 0) & (self.place >= 0) & ~self.outside(policy)
-        return self.place[rows]
+        places: Integers = self.place[rows]
+        return places
 
 
 def evidence_of(
@@ -116,11 +124,11 @@ def evidence_of(
     """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared."""
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
-        by_row = _one_each(compared)
-        for place in range(min(one.rows, most_rows)):
+        by_row = one_each(compared)
+        for of_unit in range(min(one.rows, most_rows)):
             unit.append(k)
-            row.append(place)
-            records.append(by_row.get(place))
+            row.append(of_unit)
+            records.append(by_row.get(of_unit))
     known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
     place[known] = np.arange(len(known))
@@ -136,16 +144,6 @@ def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
     """Return what each record costs under a policy, (n,)."""
     costs = policy.priced(records).cost.of_inputs(records.n)
     return np.asarray(costs[np.arange(records.n), policy.route(records)])
-
-
-def _one_each(records: Sequence[Record]) -> dict[int, Record]:
-    """Return the record of each row: of a request and its retries the first that was compared."""
-    by_row: dict[int, Record] = {}
-    for record in records:
-        known = by_row.get(record.row)
-        if known is None or (known.compared != COMPARED and record.compared == COMPARED):
-            by_row[record.row] = record
-    return by_row
 
 
 def _cost(record: Record | None, model: str, unknown: float) -> float:

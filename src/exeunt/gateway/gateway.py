@@ -116,25 +116,26 @@ class Gateway:
         active, refused = self.live.active, self._refused(request)
         why = self._why_not_asked(active, client, place, refused)
         waiting = None if why else self.live.begin(place)
-        answered = None
+        chosen = self.live.reference if why else active
+        answered = Answered(None, "", REFERENCE, 0.0, instead=why)
+        if request.sink is not None:
+            request.sink.policy = chosen.name
         try:
-            chosen = self.live.reference if why else active
-            found = await self.answering.by_policy(
-                chosen, request, arrival.content.hex(), self.money.of(client)
-            )
+            key, ledger = arrival.content.hex(), self.money.of(client)
+            found = await self.answering.by_policy(chosen, request, key, ledger)
             answered = replace(found, instead=why)
+            return answered
+        except InputError:
+            refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
+            raise
         finally:
-            given = None if answered is None else answered.reply
+            given = answered.reply
             transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
             self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
-            decided = answered is not None and answered.decided
-            self.live.answered(waiting, answered.seen if answered is not None and decided else None)
-            if answered is None:
-                self._ended(place)
-        known_by = arrival.name or transcript
-        record = self._record(number, now, request, client, place, answered, known_by, refused)
-        self.later(self._recorded(record, request, client, place, answered, drawing))
-        return answered
+            self.live.answered(waiting, answered.seen if answered.decided else None)
+            known_by = arrival.name or transcript
+            record = self._record(number, now, request, client, place, answered, known_by, refused)
+            self.later(self._recorded(record, request, client, place, answered, drawing))
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
         """Answer by a model or a policy that the client names: it is recorded and billed, and in no unit."""
@@ -305,7 +306,7 @@ class Gateway:
         for name in passed or ():
             _log.info("a policy is certified", extra={"fields": {"policy": name}})
         if passed is not None or self.standing is None:
-            await asyncio.to_thread(self._find_standing)
+            await asyncio.to_thread(self.find_standing)
 
     async def tidy(self) -> None:
         """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
@@ -338,7 +339,7 @@ class Gateway:
         self.certifier.forget()
         return forgotten.records
 
-    def _find_standing(self) -> None:
+    def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
         self.standing = standing(self.certifier, self.config)
         self.records.keep(STANDING, self.standing.to_dict())

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from exeunt._files import read_json, write_json
-from exeunt.budget_text import parse_budget
 from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
 from exeunt.gateway.comparing import NOT_GRADED
-from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.live_watch import GradingWatch, LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, Record
+from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
@@ -73,23 +72,28 @@ class LivePolicy:
         return self.active.name
 
     def within(self, budget: str) -> str:
-        """Return the name of the dearest policy whose expected cost is within a budget, such as "40%" of the
-        reference's cost. Raises InputError if there is none.
+        """Return the name of the dearest policy whose cost per request is estimated to be within a budget, such as
+        "40%" of the reference's, or "0.002 usd". Raises InputError if there is none.
         """
-        parse_budget(budget, full=1.0, unit="usd")  # raises for what is none
+        share, amount = Promise.parts_of(budget)
         costs = {}
         for name in self._policies.names:
             try:
-                policy = self._policies.load(name)
-            except ExeuntError:  # made for other models
+                about = self._about(name)
+            except ExeuntError:  # made for other models, or before there were units
                 continue
-            if policy.expected_cost <= policy.cost.amount(budget):
-                costs[name] = policy.cost.share(policy.expected_cost)
+            if about["share"] <= share or about["cost"] <= amount:
+                costs[name] = about["share"]
         if not costs:
             raise InputError(
                 f"no certified policy costs at most {budget}: the page says what is certified now, and what is missing"
             )
         return max(costs, key=lambda name: costs[name])
+
+    def _about(self, name: str) -> Mapping[str, Any]:
+        """Return what is known of a policy. Raises as `named` does."""
+        policy = self.named(name).policy
+        return {} if policy is None else policy.notes["gateway"]
 
     # -- the watch ------------------------------------------------------------------------------------------
 
@@ -129,7 +133,9 @@ class LivePolicy:
         """
         rows, limit = self.active.rows, self.active.max_loss or 0.0
         lost = [
-            loss_of(record, self._config.reference, missing=-1.0) for record in records if record.row < rows
+            loss_of(record, self._config.reference, missing=-1.0)
+            for row, record in one_each(records).items()
+            if row < rows
         ]
         return limit + sum(each - limit for each in lost) / rows
 

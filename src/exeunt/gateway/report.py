@@ -41,7 +41,8 @@ def render(found: Standing, *, reference: str, told: str, now: float) -> str:
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"
     made_by = f"Made by Exeunt {escape(__version__)}. This file is complete: it loads nothing from anywhere."
     time = datetime.fromtimestamp(now, timezone.utc)
-    parts = [_of_policy(one, reference) for one in found.certified.values()]
+    best_first = sorted(found.certified.values(), key=lambda one: one.cost)
+    parts = [_of_policy(one, reference) for one in best_first]
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -49,7 +50,7 @@ def render(found: Standing, *, reference: str, told: str, now: float) -> str:
         '<meta name="color-scheme" content="light dark">',
         f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
         f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
-        f"<h1>{escape(_title([*found.certified]))}</h1>",
+        f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
         f'<ul class="summary">{_items([told, *found.notes])}</ul></header>',
         *parts,
         f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",

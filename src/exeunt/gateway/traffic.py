@@ -11,12 +11,11 @@ from typing import Any
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import GatewayModels
 from exeunt.stream.bill import Bill, Span
-from exeunt.stream.drawing import Drawing, Period
+from exeunt.stream.drawing import LOOKED_AT, Drawing, Period
 from exeunt.stream.records import Record, Records
 from exeunt.stream.units import Arrival, Place, Unit, Units
 
 _REMEMBERED = 200_000
-_PERIODS = 11
 
 
 class Traffic:
@@ -32,7 +31,7 @@ class Traffic:
         self._records, self._reference, self._now = records, config.reference, now
         self.setting = records.setting(_setting(config, models), now)
         self.units = Units(config.unit_rules)
-        self.drawing = Drawing(secret, config.period, records.latest_periods(_PERIODS))
+        self.drawing = Drawing(secret, config.period, records.latest_periods(LOOKED_AT + 1))
         self.bill = Bill(config.reference, [Span.from_dict(body) for body in records.kept("bill") or ()])
         self.drawings: dict[int, Task[None]] = {}
         self._numbers = count(records.latest_number() + 1)
@@ -50,9 +49,10 @@ class Traffic:
         self._now = max(now, self._now)  # a clock that is set back stands still
         place = self.units.arrive(request, self._now)
         if place.unit is not None:
-            place.unit.setting = place.unit.setting or self.setting
             self._running[place.unit.number] += 1
-            self._changed[place.unit.number] = place.unit
+            if place.is_open:
+                place.unit.setting = place.unit.setting or self.setting
+                self._changed[place.unit.number] = place.unit
         return place
 
     def is_chosen(self, unit: Unit, now: float, most: float) -> bool:

@@ -1,9 +1,9 @@
 """Bets that a mean is below 0, read as often as one likes: what a promise on live traffic rests on.
 
 Each of several frozen plans is tested on units that had no part in it. A unit brings Z, whose mean is at least 0 if the
-promise is false. Four gamblers stake fixed shares of their capital on Z being below 0; the mean of their capitals is the
-wealth. Under a false promise it is a nonnegative supermartingale, so it ever reaches 1 / delta with probability delta at
-most (Ville's inequality; Waudby-Smith and Ramdas 2024). Stakes never depend on how many units there are.
+promise is false. Four gamblers stake fixed shares of their capital on Z being below 0; the mean of their capitals is
+the wealth. Under a false promise it is a nonnegative supermartingale, so it ever reaches 1 / delta with probability
+delta at most (Ville's inequality; Waudby-Smith and Ramdas 2024). Stakes never depend on how many units there are.
 
 Units of a period are bet on together, when all of them have closed, and wealth is read between periods only: hours of a
 day differ, and units that end early are not like those that end late.
@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Integers
 
 STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 """Of the capital, as shares of what a unit can bring at most."""
 _WEIGHTS = (0.05, 0.15, 0.25, 0.20, 0.15, 0.10)
 TIGHTER = (0.2, 0.4, 0.6, 0.8)
 """Shares of a promised limit that are tested beside it, each with a wealth of its own."""
+_LARGEST = 700.0
+"""The logarithm of a wealth that is as good as any above it, and is a number still."""
 
 
 def weight(proposal: int) -> float:
@@ -47,7 +49,7 @@ def log_factors(values: Floats, highest: float) -> Floats:
 
 def wealth(logs: Floats) -> float:
     """Return the mean of the stakes' capitals, given the logarithms (4,)."""
-    return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(logs))))
+    return math.exp(min(float(np.logaddexp.reduce(logs)) - math.log(len(logs)), _LARGEST))
 
 
 def n_passed(wealths: Sequence[Mapping[str, float]], needed: float) -> int:
@@ -57,12 +59,12 @@ def n_passed(wealths: Sequence[Mapping[str, float]], needed: float) -> int:
     of its promises have reached `needed`.
     """
     for place, promises in enumerate(wealths):
-        if not promises or min(promises.values()) < needed:
+        if not promises or not all(each >= needed for each in promises.values()):
             return place
     return len(wealths)
 
 
-def loss_values(lost: Floats, unit: Floats, n_units: int, limit: float, most_rows: int) -> Floats:
+def loss_values(lost: Floats, unit: Integers, n_units: int, limit: float, most_rows: int) -> Floats:
     """Return Z of units for the promise that a request loses at most `limit` on average, (n_units,).
 
     `lost` (n,): what the first `most_rows` requests of units lose, in [-1, 1]; `unit` (n,): which unit each is of. Over
@@ -72,7 +74,7 @@ def loss_values(lost: Floats, unit: Floats, n_units: int, limit: float, most_row
 
 
 def cost_values(
-    cost: Floats, allowed: Floats, unit: Floats, n_units: int, most_rows: int, cap: float
+    cost: Floats, allowed: Floats, unit: Integers, n_units: int, most_rows: int, cap: float
 ) -> Floats:
     """Return Z of units for the promise that requests cost at most what is allowed on average, (n_units,).
 

@@ -15,11 +15,12 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from exeunt.stream.ratios import RatioSums
-from exeunt.stream.records import COMPARED, Record
+from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
 
 _CAREFUL = (1.0, -1.0)
-"""Losses of two units more, by which intervals are wide enough where losses are rare (93% or more, simulated)."""
+"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
+"""
 
 _LONG_S = 3652 * DAY_S
 
@@ -68,9 +69,12 @@ class Span:
     rest: RatioSums = field(default_factory=RatioSums)
 
     def add(self, record: Record, reference: str, *, opted_out: bool) -> None:
-        """Count a request to `auto` that was answered."""
+        """Count a request to `auto`. One without an answer has cost something, and saved nothing."""
         if opted_out:
             self.opted_out += 1
+            return
+        if not record.answered:
+            self.cost += record.cost if record.policy else 0.0
             return
         self.requests += 1
         self.in_units += record.is_open
@@ -90,9 +94,9 @@ class Span:
             self.input_cost += record.input_cost or 0.0
 
     def add_unit(self, unit: Unit, records: Sequence[Record], reference: str) -> None:
-        """Count a drawn unit that has closed, with its compared requests."""
+        """Count a drawn unit that has closed, with its compared requests, of which retries are the same row."""
         lost, answered, rest, estimated = 0.0, 0, 0.0, 0
-        for record in records:
+        for record in one_each(records).values():
             if not record.policy:
                 continue
             answered += 1

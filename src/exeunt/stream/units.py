@@ -60,11 +60,12 @@ class UnitRules:
 @dataclass
 class Unit:
     """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first
-    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
-    None while it is open.
+    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it
+    closed; None while it is open.
 
     `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
-    `period`: in which it began; `setting`: that there was then (see `Records.setting`).
+    `period`: in which it began; `setting`: that there was then (see `Records.setting`). `later`: requests that came
+    after it had closed, and what they have cost, which the records count.
     """
 
     number: int
@@ -79,6 +80,8 @@ class Unit:
     drawn: bool = False
     held_out: bool = False
     setting: int = 0
+    later: int = 0
+    later_cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Arrival:
     name: bytes = b""
     user: bytes = b""
     is_retry: bool = False
+
+    @property
+    def repeated(self) -> tuple[bytes, ...]:
+        """What a retry has in common with the request that it repeats."""
+        return self.content, self.name, self.user
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,10 @@ class Place:
 
 @dataclass
 class _Attempts:
-    """The latest attempts at one content: their place, how many are under way, when the latest one ended, and how."""
+    """The latest attempts at one content: their place, which are under way, when the latest one ended, and how."""
 
     place: Place
-    running: int = 0
+    running: set[int]
     ended: float = -math.inf
     failed: bool = False
 
@@ -130,7 +138,7 @@ class _Attempts:
         """Whether a request of this content is a retry."""
         recent = now - self.ended <= _RETRY_S
         return (recent and self.failed and not self.running) or (
-            request.is_retry and (recent or self.running > 0)
+            request.is_retry and (recent or bool(self.running))
         )
 
     def are_over(self, now: float) -> bool:
@@ -148,9 +156,10 @@ class Units:
             OrderedDict()
         )  # by transcript, or by the name that a client gives
         self._sent: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
-        self._beginnings: OrderedDict[bytes, Unit] = OrderedDict()
+        self._begun_with: dict[bytes, dict[int, Unit]] = {}  # open units, that of the latest request last
+        self._beginnings: dict[int, set[bytes]] = {}  # of each of them
         self._users: dict[bytes, Unit] = {}
-        self._attempts: dict[bytes, _Attempts] = {}
+        self._attempts: dict[tuple[bytes, ...], _Attempts] = {}
         self._closed: list[Unit] = []
 
     @property
@@ -165,12 +174,12 @@ class Units:
         where the client says that it is a retry, one that is under way or ended within a minute. Other requests of the
         same content are draws of their own, however close together they come.
         """
-        attempts = self._attempts.get(request.content)
+        attempts = self._attempts.get(request.repeated)
         if attempts is not None and attempts.are_repeated(request, now):
-            attempts.running += 1
+            attempts.running.add(request.number)
             return replace(attempts.place, starts=False, retry=True)
         place = self._placed(request, now)
-        self._attempts[request.content] = _Attempts(place, running=1)
+        self._attempts[request.repeated] = _Attempts(place, {request.number})
         return place
 
     def answered(
@@ -179,9 +188,10 @@ class Units:
         """Take note that a request has ended. `transcript`: of its messages and the answer, by which the next request
         of the conversation is recognised; b"" without an answer.
         """
-        attempts = self._attempts.get(request.content)
-        if attempts is not None and attempts.place.unit is place.unit:
-            attempts.running, attempts.ended, attempts.failed = attempts.running - 1, now, failed
+        attempts = self._attempts.get(request.repeated)
+        if attempts is not None and request.number in attempts.running:
+            attempts.running.remove(request.number)
+            attempts.ended, attempts.failed = now, failed
         if transcript and place.unit is not None and self.rules.kind == "conversation":
             _remember(self._known, transcript, place.unit)
 
@@ -190,8 +200,8 @@ class Units:
         for unit in self.open:
             if self._is_due(unit, now):
                 self._close(unit, now)
-        for content in [key for key, attempts in self._attempts.items() if attempts.are_over(now)]:
-            del self._attempts[content]
+        for key in [key for key, attempts in self._attempts.items() if attempts.are_over(now)]:
+            del self._attempts[key]
 
     def take_closed(self) -> list[Unit]:
         """Return the units that have closed since this was last called."""
@@ -240,10 +250,8 @@ class Units:
         for transcript in request.transcripts:
             if (unit := self._known.get(transcript)) is not None:
                 return unit, False
-        unit = self._beginnings.get(request.beginning)
-        if unit is None or unit.closed is not None or self._is_due(unit, now):
-            return None, True
-        return unit, True
+        alike = reversed(self._begun_with.get(request.beginning, {}).values())
+        return next((unit for unit in alike if not self._is_due(unit, now)), None), True
 
     def _begun(self, request: Arrival, now: float) -> Unit:
         user = request.user if self.rules.kind == "user" else b""
@@ -262,7 +270,10 @@ class Units:
             if unit.number not in numbers and len(numbers) < _EXAMPLES:
                 _remember(self._sent, request.transcripts[0], (*numbers, unit.number))
         if request.beginning and unit.closed is None:
-            _remember(self._beginnings, request.beginning, unit)
+            alike = self._begun_with.setdefault(request.beginning, {})
+            alike.pop(unit.number, None)
+            alike[unit.number] = unit
+            self._beginnings.setdefault(unit.number, set()).add(request.beginning)
 
     # -- closing --------------------------------------------------------------------------------------------
 
@@ -275,6 +286,10 @@ class Units:
         unit.closed = now
         self._open.pop(unit.number, None)
         self._closed.append(unit)
+        for beginning in self._beginnings.pop(unit.number, ()):
+            del self._begun_with[beginning][unit.number]
+            if not self._begun_with[beginning]:
+                del self._begun_with[beginning]
 
 
 def _remember(memory: OrderedDict[bytes, T], key: bytes, value: T) -> None:

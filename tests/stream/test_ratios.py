@@ -1,0 +1,130 @@
+"""Means per request over drawn units: the ratio and its interval against slow formulas, and how often it covers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, t
+
+from exeunt.stream.ratios import FEWEST, RatioSums
+
+UNITS = st.lists(
+    st.tuples(st.floats(-20, 20), st.integers(1, 20), st.sampled_from([0.05, 0.2, 1.0])), min_size=10, max_size=40
+)  # fmt: skip
+
+
+def sums_of(units):
+    sums = RatioSums()
+    for x, y, probability in units:
+        sums.add(x, y, probability)
+    return sums
+
+
+def slow_ratio(units, careful=()):
+    """Return the ratio and its t interval by linearisation, of units one by one; further ones are of mean size."""
+    weighed = [(x / p, y / p) for x, y, p in units]
+    mean = sum(x for x, _ in weighed) / sum(y for _, y in weighed)
+    size = sum(y for _, y in weighed) / len(weighed)
+    with_more = [*weighed, *((size * extra, size) for extra in careful)]
+    n, total = len(with_more), sum(y for _, y in with_more)
+    centre = sum(x for x, _ in with_more) / total
+    spread = math.sqrt(sum((x - mean * y) ** 2 for x, y in with_more) * n / (n - 1)) / total
+    half = t.ppf(0.975, n - 1) * spread
+    return mean, min(centre - half, mean), max(centre + half, mean)
+
+
+@given(units=UNITS, careful=st.sampled_from([(), (1.0, -1.0), (0.5,)]))
+def test_ratio_and_interval_are_those_of_a_loop(units, careful):
+    found = sums_of(units).ratio(careful)
+    assert found == pytest.approx(slow_ratio(units, careful), rel=1e-6, abs=1e-5)
+    mean, low, high = found
+    assert low <= mean <= high
+    assert mean == sums_of(units).ratio()[0]
+
+
+@given(units=UNITS, factor=st.sampled_from([0.1, 0.5]), order=st.randoms(use_true_random=False))
+def test_neither_the_order_nor_a_common_probability_makes_a_difference(units, factor, order):
+    rarer = [(x, y, p * factor) for x, y, p in units]
+    order.shuffle(rarer)
+    assert sums_of(rarer).ratio() == pytest.approx(sums_of(units).ratio(), rel=1e-6, abs=1e-6)
+
+
+def test_a_unit_drawn_with_a_tenth_counts_as_ten():
+    units = [(1.0, 2, 1.0)] * 30 + [(0.0, 4, 0.1)] * 10
+    assert sums_of(units).ratio()[0] == pytest.approx(30 / (60 + 400))
+
+
+def test_of_too_few_units_there_is_no_interval():
+    units = [(float(k % 2), 2, 0.5) for k in range(FEWEST)]
+    assert FEWEST == 10
+    for n in (0, 1, 2, FEWEST - 1):
+        assert sums_of(units[:n]).ratio() is None
+        assert sums_of(units[:n]).ratio((1.0, -1.0)) is None  # those that are made up do not count
+    assert sums_of(units).ratio() is not None
+    assert sums_of([(0.0, 0, 1.0)] * 20).ratio() is None  # nothing to divide by
+
+
+def test_where_all_units_are_alike_the_interval_is_a_point_but_for_those_that_are_made_up():
+    units = [(0.5, 2, 0.3)] * 100
+    assert sums_of(units).ratio() == pytest.approx((0.25, 0.25, 0.25))
+    mean, low, high = sums_of([(0.0, 1, 0.2)] * 100).ratio((1.0, -1.0))
+    assert mean == 0.0
+    assert -0.05 < low < -0.01
+    assert 0.01 < high < 0.05
+    narrow = sums_of([(0.0, 1, 0.2)] * 10_000).ratio((1.0, -1.0))
+    assert narrow[2] < 0.001
+
+
+def test_sums_are_kept_as_json():
+    sums = sums_of([(0.1, 3, 0.3)] * 12)
+    again = RatioSums(**json.loads(json.dumps(sums.to_dict())))
+    assert again == sums
+    again.add(1.0, 2, 0.5)
+    sums.add(1.0, 2, 0.5)
+    assert again.ratio() == sums.ratio()
+
+
+def world(rng, n):
+    """Return rows, losses and probabilities of units, of which long ones lose more, and all rows or none of a unit are
+    likely to; and which are drawn.
+    """
+    rows = np.minimum(rng.geometric(0.4, n), 20)
+    difficulty = np.where(rows > 3, 0.3, 0.1)
+    lost = rng.binomial(rows, rng.beta(difficulty, 1 - difficulty))
+    probability = rng.choice([0.1, 0.5], n)
+    return rows, lost, probability, rng.random(n) < probability
+
+
+def test_the_interval_covers_the_mean_per_request_of_units_that_depend_and_differ_in_probability():
+    rng, runs, n = np.random.default_rng(0), 300, 1000
+    sizes = np.arange(1, 20)
+    shares = np.array([0.4 * 0.6 ** (k - 1) for k in sizes] + [0.6**19])
+    sizes = np.append(sizes, 20)
+    truth = (shares * sizes) @ np.where(sizes > 3, 0.3, 0.1) / (shares @ sizes)
+    covered = by_row = 0
+    for _ in range(runs):
+        rows, lost, probability, drawn = world(rng, n)
+        units = list(
+            zip(lost[drawn].tolist(), rows[drawn].tolist(), probability[drawn].tolist(), strict=True)
+        )
+        _, low, high = sums_of(units).ratio()
+        covered += low <= truth <= high
+        mean, rows_drawn = lost[drawn].sum() / rows[drawn].sum(), rows[drawn].sum()
+        by_row += abs(mean - truth) <= 1.96 * math.sqrt(mean * (1 - mean) / rows_drawn)
+    assert covered >= binom.ppf(1e-6, runs, 0.93)
+    assert by_row < binom.ppf(1e-6, runs, 0.93)  # rows as if each were a draw: the test would notice
+
+
+@pytest.mark.parametrize(("n", "mean"), [(10, 0.03), (30, 0.03), (100, 0.01), (100, 0.2)])
+def test_where_losses_are_rare_the_careful_interval_covers_them(n, mean):
+    rng, runs = np.random.default_rng(0), 300
+    covered = 0
+    for lost in rng.random((runs, n)) < mean:
+        _, low, high = sums_of([(float(one), 1, 0.2) for one in lost]).ratio((1.0, -1.0))
+        covered += low <= mean <= high
+    assert covered >= binom.ppf(1e-6, runs, 0.93)

@@ -1,0 +1,711 @@
+"""Which requests are one unit: the rules of METHOD 16 against a loop over the whole history, one by one, at borders."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exeunt.errors import InputError
+from exeunt.stream import units as module
+from exeunt.stream.units import Arrival, Unit, UnitRules, Units
+
+# -- conversations as tuples of messages, such as ("user: hello", "assistant: hi") --------------------------------
+
+
+def is_answer(message):
+    return message.startswith("assistant")
+
+
+def beginnings(messages):
+    """Return the messages up to each assistant's one, the longest first."""
+    return [messages[: k + 1] for k in range(len(messages))[::-1] if is_answer(messages[k])]
+
+
+def opening(messages):
+    """Return the messages before the first assistant's one."""
+    n = next((k for k, message in enumerate(messages) if is_answer(message)), len(messages))
+    return messages[:n]
+
+
+def digest(client, what):
+    return repr((client, what)).encode()
+
+
+def arrival(number, messages, *, client="shop", name="", user="", is_retry=False):
+    """Return a request as a gateway tells it."""
+    return Arrival(
+        number, client, digest(client, ("content", messages)),
+        tuple(digest(client, one) for one in beginnings(messages)),
+        digest(client, opening(messages)) if opening(messages) else b"",
+        digest(client, f"name {name}") if name else b"", digest(client, f"user {user}") if user else b"", is_retry,
+    )  # fmt: skip
+
+
+class Client:
+    """Asks and answers, and numbers what it asks."""
+
+    def __init__(self, units, name="shop"):
+        self.units, self.name, self.number, self.asked = units, name, 0, {}
+
+    def ask(self, *messages, now=0.0, **fields):
+        self.number += 1
+        request = arrival(self.number, messages, client=fields.pop("client", self.name), **fields)
+        place = self.units.arrive(request, now)
+        self.asked[self.number] = (request, messages, place)
+        return place
+
+    def answer(self, number, answer=None, now=0.0):
+        """End a request with an answer, or without one."""
+        request, messages, place = self.asked[number]
+        said = b"" if answer is None else digest(request.client, (*messages, answer))
+        self.units.answered(request, place, said, now, failed=answer is None)
+
+    def say(self, *messages, answer, now=0.0, **fields):
+        """Ask, and be answered."""
+        place = self.ask(*messages, now=now, **fields)
+        self.answer(self.number, answer, now)
+        return place
+
+
+def client(**rules):
+    return Client(Units(UnitRules(**rules)))
+
+
+# -- the whole history, in slow loops -----------------------------------------------------------------------------
+
+
+@dataclass
+class Asked:
+    """A request of the history. `unit`: of the first request of its unit, None without one; `of`: the request that it
+    repeats, itself if none. `took`: whether its unit took it as a row. `answers`: what was answered, and when.
+    """
+
+    number: int
+    time: float
+    client: str
+    messages: tuple
+    name: str
+    user: str
+    unit: int | None = None
+    of: int = 0
+    row: int = 0
+    took: bool = False
+    ended: float = math.inf
+    answer: str | None = None
+
+    @property
+    def said_by(self):
+        return self.client, self.messages, self.name, self.user
+
+
+@dataclass
+class History:
+    """All requests so far, and the place of the next one as the sentences of METHOD 16 say it."""
+
+    rules: UnitRules
+    asked: list[Asked] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    guesses: dict[int, bool] = field(default_factory=dict)
+
+    def rows(self, unit):
+        return [one for one in self.asked if one.unit == unit and one.took and one.of == one.number]
+
+    def is_open(self, unit, now):
+        """Return whether a unit is open: it has not been idle for long, nor full, nor old."""
+        rows = self.rows(unit)
+        most = 1 if self.rules.kind == "request" else self.rules.rows
+        idle = self.rules.kind != "user" and now - rows[-1].time >= self.rules.idle_s
+        return not idle and len(rows) < most and now - rows[0].time < self.rules.time_s
+
+    def repeated(self, one, is_retry, now):
+        """Return the request that this one repeats, None if it is one of its own."""
+        same = [other for other in self.asked if other.said_by == one.said_by]
+        if not same:
+            return None
+        first = same[-1].of  # the latest that was not a retry, and its retries
+        group = [other for other in same if other.of == first]
+        running = any(other.ended == math.inf for other in group)
+        over = [other for other in group if other.ended < math.inf]
+        latest = max(over, key=self.order, default=None)
+        recent = latest is not None and now - latest.ended <= 60
+        if recent and latest.answer is None and not running:
+            return first
+        return first if is_retry and (running or recent) else None
+
+    def continued(self, one, now):
+        """Return the unit that a request continues, None if it starts one, and whether that is a guess."""
+        own = [other for other in self.asked if other.client == one.client and other.unit is not None]
+        if self.rules.kind == "request":
+            return None, False
+        if self.rules.kind == "user":
+            return next((other.unit for other in own if other.user == one.user), None), False
+        if one.name:
+            return next((other.unit for other in own[::-1] if other.name == one.name), None), False
+        before = beginnings(one.messages)
+        if not before:
+            return None, False
+        sent_in = {
+            other.unit
+            for other in own
+            if other.of == other.number and not other.name and beginnings(other.messages)[:1] == before[:1]
+        }
+        if len(sent_in) >= 3:
+            return None, False
+        for transcript in before:
+            answered = [
+                other for other in own
+                if other.answer is not None and other.ended <= now and (*other.messages, other.answer) == transcript
+            ]  # fmt: skip
+            if answered:
+                return max(answered, key=self.order).unit, False
+        began = [
+            other for other in own
+            if other.of == other.number and opening(other.messages) == opening(one.messages) != ()
+            and other.took and self.is_open(other.unit, now)
+        ]  # fmt: skip
+        return (began[-1].unit if began else None), True
+
+    def order(self, one):
+        """Return when a request ended, among all that did."""
+        return self.ends.index(one.number)
+
+    def arrive(self, number, now, client, messages, name, user, is_retry):
+        """Return (unit, row, is open, starts, retry, guessed) of a request."""
+        one = Asked(number, now, client, messages, name, user, of=number)
+        first = self.repeated(one, is_retry, now)
+        if first is not None:
+            before = next(other for other in self.asked if other.number == first)
+            one.unit, one.of, one.row, one.took = before.unit, first, before.row, before.took
+            self.asked.append(one)
+            return one.unit, one.row, one.took, False, True, self.guesses[first]
+        if self.rules.kind == "user" and not user:
+            self.asked.append(one)
+            self.guesses[number] = False
+            return None, 0, False, False, False, False
+        known, guessed = self.continued(one, now)
+        one.unit = number if known is None else known
+        one.took = known is None or self.is_open(known, now)
+        one.row = len(self.rows(one.unit))
+        self.asked.append(one)
+        self.guesses[number] = guessed
+        return one.unit, one.row, one.took, known is None, False, guessed
+
+    def end(self, number, answer, now):
+        one = next(other for other in self.asked if other.number == number)
+        one.ended, one.answer = now, answer
+        self.ends.append(number)
+
+
+TEXTS = st.sampled_from(["p", "q"])
+ANSWERS = st.sampled_from(["assistant: a", "assistant: b", None])
+ASKS = st.fixed_dictionaries(
+    {
+        "client": st.sampled_from(["one", "one", "one", "two"]),
+        "base": st.integers(0, 6),  # 0: a conversation begins; else one goes on
+        "text": TEXTS,
+        "edited": st.sampled_from([False, False, False, True]),
+        "tool": st.booleans(),
+        "name": st.sampled_from(["", "", "", "", "n"]),
+        "user": st.sampled_from(["", "u", "v"]),
+        "is_retry": st.sampled_from([False, False, True]),
+        "again": st.sampled_from([False, False, True]),
+    }
+)
+SCRIPTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 1.0, 5.0, 30.0, 61.0]),
+        st.one_of(
+            st.tuples(st.just("ask"), ASKS), st.tuples(st.just("end"), st.tuples(st.integers(0, 5), ANSWERS)),
+            st.tuples(st.just("close"), st.none()),
+        ),
+    ),
+    max_size=40,
+)  # fmt: skip
+RULES = st.builds(
+    UnitRules, st.sampled_from(["conversation", "conversation", "conversation", "user", "request"]),
+    st.sampled_from([20.0, 90.0, 1e6]), st.integers(1, 4), st.sampled_from([50.0, 200.0, 1e6]),
+)  # fmt: skip
+
+
+def messages_of(told, history):
+    """Return the messages of a request: new ones, those of an earlier request and its answer and more, or again."""
+    ended = [one for one in history.asked if one.client == told["client"] and one.answer is not None]
+    if told["again"] and history.asked:
+        return history.asked[-1 - told["base"] % len(history.asked)].messages
+    if not told["base"] or not ended:
+        return (f"user: {told['text']}",)
+    before = ended[-1 - told["base"] % len(ended)]
+    answer = "assistant: edited" if told["edited"] else before.answer
+    more = ("tool: 7", "assistant: seven") if told["tool"] else ()
+    return (*before.messages, answer, *more, f"user: {told['text']}")[-7:]
+
+
+def played(script, rules, *, closes=True):
+    """Yield the place of each request, and that by the whole history."""
+    units, history, now, requests, closed = Units(rules), History(rules), 0.0, {}, []
+    for step, (later, (action, told)) in enumerate(script, 1):
+        now += later
+        if action == "close" and closes:
+            units.close_due(now)
+            closed += units.take_closed()
+        elif action == "end":
+            waiting = [one for one in history.asked if one.ended == math.inf]
+            if waiting:
+                which, answer = told
+                one = waiting[which % len(waiting)]
+                request, place = requests[one.number]
+                said = b"" if answer is None else digest(one.client, (*one.messages, answer))
+                units.answered(request, place, said, now, failed=answer is None)
+                history.end(one.number, answer, now)
+        elif action == "ask":
+            name = told["name"] if rules.kind == "conversation" else ""
+            user = told["user"] if rules.kind == "user" else ""
+            messages = messages_of(told, history)
+            request = arrival(
+                step, messages, client=told["client"], name=name, user=user, is_retry=told["is_retry"]
+            )
+            place = units.arrive(request, now)
+            requests[step] = request, place
+            found = (
+                None if place.unit is None else place.unit.number, place.row, place.is_open, place.starts, place.retry,
+                place.guessed,
+            )  # fmt: skip
+            yield (
+                found,
+                history.arrive(step, now, told["client"], messages, name, user, told["is_retry"]),
+                place,
+            )
+    if closes:
+        units.close_due(now + 1e9)
+        closed += units.take_closed()
+        kept = {one.unit for one in history.asked if one.unit is not None}
+        assert {unit.number for unit in closed} == kept
+        assert len(closed) == len(kept)
+        for unit in closed:
+            rows = history.rows(unit.number)
+            assert (unit.rows, unit.opened, unit.latest) == (len(rows), rows[0].time, rows[-1].time)
+        assert not units.open
+        assert not units._attempts or any(one.ended == math.inf for one in history.asked)
+
+
+@settings(max_examples=400)
+@given(script=SCRIPTS, rules=RULES)
+def test_each_request_has_the_place_that_the_whole_history_gives_it(script, rules):
+    for place, expected, _ in played(script, rules):
+        assert place == expected
+
+
+@settings(max_examples=100)
+@given(script=SCRIPTS, rules=RULES)
+def test_it_makes_no_difference_how_often_units_are_closed(script, rules):
+    seldom = [found for found, _, _ in played(script, rules, closes=False)]
+    assert [found for found, _, _ in played(script, rules)] == seldom
+
+
+# -- rule by rule -------------------------------------------------------------------------------------------------
+
+HI, BYE = "user: hi", "user: bye"
+A, B = "assistant: a", "assistant: b"
+
+
+def test_equal_first_messages_are_units_of_their_own_however_often_they_come():
+    one = client()
+    places = [one.say(HI, answer=A, now=float(k)) for k in range(20)]
+    assert [place.unit.number for place in places] == list(range(1, 21))
+    assert all(place.starts and place.is_open and not place.retry and not place.guessed for place in places)
+    several = [one.ask(HI, now=20.0) for _ in range(20)]  # at the same moment, all under way
+    assert [place.unit.number for place in several] == list(range(21, 41))
+
+
+def test_a_request_continues_the_latest_unit_whose_messages_and_answer_it_repeats():
+    one = client()
+    for number in (1, 2):
+        one.ask(HI)
+        one.answer(number, A if number == 1 else B)
+    first, second = one.ask(HI, A, BYE), one.ask(HI, B, BYE)
+    assert (first.unit.number, first.row, second.unit.number, second.row) == (1, 1, 2, 1)
+    assert not first.starts
+    assert not first.guessed
+    one.ask(HI)
+    one.answer(5, A)  # said before, too: the latest unit goes on
+    assert one.ask(HI, A, BYE, now=1.0).unit.number == 5
+
+
+def test_the_longest_transcript_decides():
+    one = client()
+    one.say(HI, answer=A)
+    one.say(HI, A, BYE, answer=B)
+    one.say(HI, answer=A)
+    assert one.ask(HI, A, BYE, B, HI).unit.number == 1
+    assert one.ask(HI, A, BYE, "assistant: edited", HI).unit.number == 3  # up to the first answer
+
+
+def test_messages_of_tools_belong_to_the_conversation():
+    one = client()
+    call, result = "assistant: call f", "tool: 7"
+    one.say("system: s", HI, answer=call)
+    assert one.say("system: s", HI, call, result, answer=A).row == 1
+    assert one.say("system: s", HI, call, result, A, BYE, answer=B).row == 2
+    assert one.ask("system: s", HI, call, result, A, BYE, B, HI).row == 3
+    assert {place.unit.number for _, _, place in one.asked.values()} == {1}
+    assert one.say("tool: 8", A, HI, answer=B).guessed  # begins with a tool's message, which nobody called
+
+
+def test_chats_of_a_gateway_are_recognised_with_tools_and_other_keys_of_messages():
+    pytest.importorskip("msgspec")
+    from exeunt.gateway.chat_request import ChatRequest
+
+    units, numbers = Units(UnitRules()), iter(range(1, 100))
+
+    def asked(*messages):
+        request = ChatRequest("auto", messages, {}, None, False, "")
+        told = Arrival(next(numbers), "shop", request.content, request.answers, request.opening)
+        return request, told, units.arrive(told, 0.0)
+
+    def answered(request, told, place, message):
+        units.answered(told, place, request.followed_by(message), 0.0, failed=False)
+
+    user, other = {"role": "user", "content": "2 + 5?"}, {"role": "user", "content": "And 3?"}
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "[2, 5]"}}
+    calls = {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "annotations": []}
+    repeated = {"role": "assistant", "tool_calls": [{**call, "index": 0}]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "7"}
+    first = asked(user)
+    answered(*first, calls)
+    second = asked(user, repeated, result)
+    answered(*second, {"role": "assistant", "content": "Seven."})
+    third = asked(user, repeated, result, {"role": "assistant", "content": "Seven.", "name": "bot"}, other)
+    assert [place.unit.number for _, _, place in (first, second, third)] == [1, 1, 1]
+    assert [place.row for _, _, place in (first, second, third)] == [0, 1, 2]
+    wrong = asked(user, {**repeated, "tool_calls": [{**call, "id": "c2"}]}, result)
+    assert wrong[2].guessed
+    assert wrong[2].unit.number == 1
+    assert asked(user)[2].starts
+
+
+def test_an_edited_history_joins_the_latest_open_unit_that_begins_alike():
+    one = client(rows=2)
+    for _ in range(3):
+        one.say(HI, answer=A)
+    place = one.ask(HI, "assistant: not said", BYE)
+    assert (place.unit.number, place.row, place.guessed, place.starts) == (3, 1, True, False)
+    assert place.unit.closed is not None  # two rows are all
+    place = one.ask(HI, "assistant: nor this", BYE)
+    assert (place.unit.number, place.guessed) == (2, True)
+    one.ask(HI, "assistant: that", BYE)
+    place = one.ask(HI, "assistant: whatever", BYE)  # none of them is open any more
+    assert (place.unit.number, place.starts, place.guessed) == (7, True, True)
+    place = one.ask("user: other", "assistant: whatever", BYE)
+    assert (place.unit.number, place.starts, place.guessed) == (8, True, True)
+
+
+def test_of_units_that_begin_alike_the_one_that_was_asked_last_is_the_latest():
+    one = client()
+    one.say(HI, answer=A)
+    one.say(HI, answer=B)
+    one.say(HI, A, BYE, answer=A)  # the first one goes on
+    assert one.ask(HI, "assistant: edited", BYE).unit.number == 1
+
+
+def test_a_history_that_begins_with_an_answer_is_known_by_nothing_else():
+    one = client()
+    assert one.ask(A, HI).starts
+    assert one.ask(B, HI).starts
+
+
+def test_examples_in_a_prompt_start_units_once_they_have_been_in_three():
+    one = client(rows=1)
+    examples = ("user: 1 + 1", "assistant: 2", "user: 2 + 2", "assistant: 4")
+    guessed = [one.say(*examples, f"user: {k} + 5", answer=A).guessed for k in range(6)]
+    assert guessed == [True, True, True, False, False, False]
+    assert len({place.unit.number for _, _, place in one.asked.values()}) == 6
+    roomy = client(rows=3)
+    numbers = [roomy.say(*examples, f"user: {k} + 5", answer=A).unit.number for k in range(12)]
+    assert numbers == [1, 1, 1, 4, 4, 4, 7, 8, 9, 10, 11, 12]  # until then all may be one conversation
+
+
+def test_the_same_beginning_again_and_again_in_one_unit_is_no_example():
+    one = client()
+    one.say(HI, answer=A)
+    places = [one.say(HI, A, f"user: {k}", answer=B) for k in range(5)]  # a user who edits the question
+    assert {place.unit.number for place in places} == {1}
+    assert not any(place.guessed for place in places)
+
+
+def test_clients_do_not_share_units():
+    one = client()
+    one.say(HI, answer=A)
+    place = one.ask(HI, A, BYE, client="other")
+    assert (place.starts, place.guessed, place.unit.client) == (True, True, "other")
+
+
+def test_conversations_that_clients_name_are_known_by_the_name_alone():
+    one = client()
+    assert one.say(HI, answer=A, name="n").unit.number == 1
+    assert one.ask(BYE, name="n").unit.number == 1
+    assert one.ask(BYE, name="n", client="other").unit.number == 3
+    assert one.ask(HI, A, BYE, name="m").unit.number == 4
+    place = one.ask(HI, A, "user: unnamed")  # what was said there is known, too
+    assert (place.unit.number, place.guessed) == (1, False)
+
+
+def test_what_closes_a_unit_and_when():
+    for rules, gap, rows, closed in [
+        ({"idle_s": 10.0}, 10.0, 1, True), ({"idle_s": 10.0}, 9.99, 1, False),
+        ({"rows": 3}, 1.0, 3, True), ({"rows": 3}, 1.0, 2, False),
+        ({"time_s": 20.0, "idle_s": 1e9}, 10.0, 2, True), ({"time_s": 20.1, "idle_s": 1e9}, 10.0, 2, False),
+    ]:  # fmt: skip
+        one = client(**rules)
+        transcript = ()
+        for k in range(rows):
+            one.say(*transcript, HI, answer=A, now=k * gap)
+            transcript = (*transcript, HI, A)
+        place = one.ask(*transcript, HI, now=rows * gap)
+        assert (place.unit.number, place.is_open, place.row) == (1, not closed, rows), rules
+        assert not place.starts
+        assert not place.guessed
+
+
+def test_late_requests_of_a_closed_conversation_start_no_unit_and_leave_it_as_it_was():
+    one = client(idle_s=10.0)
+    unit = one.say(HI, answer=A).unit
+    one.units.close_due(10.0)
+    assert one.units.take_closed() == [unit]
+    before = replace(unit)
+    for now in (20.0, 21.0, 22.0):
+        place = one.say(HI, A, f"user: {now}", answer=B, now=now)
+        assert (place.unit, place.is_open, place.starts, place.row) == (unit, False, False, 1)
+    assert one.ask(HI, A, "user: 20.0", B, BYE, now=23.0).unit is unit  # and what follows them neither
+    assert unit == before
+    one.units.close_due(1e9)
+    assert one.units.take_closed() == []
+    assert one.units.open == ()
+
+
+def test_units_close_once_and_are_given_once_in_the_order_in_which_they_close():
+    one = client(rows=2, idle_s=10.0)
+    one.say(HI, answer=A)
+    one.say(BYE, answer=A, now=1.0)
+    assert [unit.number for unit in one.units.open] == [1, 2]
+    one.ask(BYE, A, HI, now=2.0)  # the second one is full
+    one.units.close_due(9.9)
+    assert [unit.number for unit in one.units.take_closed()] == [2]
+    one.units.close_due(10.0)
+    one.units.close_due(30.0)
+    assert [(unit.number, unit.closed) for unit in one.units.take_closed()] == [(1, 10.0)]
+    assert one.units.take_closed() == []
+
+
+def test_with_units_of_requests_each_is_one_closed_at_once_whatever_it_holds():
+    one = client(kind="request", rows=20)
+    places = [one.say(HI, answer=A), one.ask(HI, A, BYE), one.ask(BYE, name="n"), one.ask(BYE, HI, name="n")]
+    assert [place.unit.number for place in places] == [1, 2, 3, 4]
+    assert all(place.is_open and place.starts and place.unit.rows == 1 for place in places)
+    assert len(one.units.take_closed()) == 4
+
+
+def test_a_user_has_one_unit_ever_and_requests_without_a_user_have_none():
+    one = client(kind="user", rows=3, time_s=100.0, idle_s=1.0)
+    assert one.ask(HI, user="u").starts
+    assert one.ask(BYE, user="v", now=50.0).starts
+    place = one.ask(BYE, user="u", now=99.0)  # idle for long, which does not close a user's
+    assert (place.unit.number, place.row, place.is_open) == (1, 1, True)
+    place = one.ask("user: x", user="u", now=100.0)
+    assert (place.unit.number, place.row, place.is_open, place.starts) == (1, 2, False, False)
+    for now in (51.0, 52.0):
+        one.ask(f"user: {now}", user="v", now=now)
+    assert not one.ask("user: y", user="v", now=1e9).is_open
+    assert one.ask(HI, now=1e9).unit is None
+    assert one.ask(HI, client="other", user="u", now=1e9).starts
+
+
+# -- retries ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ended", "again", "is_retry", "expected"),
+    [
+        (None, 60.0, False, True),  # it failed a minute ago
+        (None, 60.1, False, False),
+        (A, 1.0, False, False),  # a prompt that is popular
+        (A, 60.0, True, True),
+        (A, 60.1, True, False),
+        (None, 60.1, True, False),
+        ("never", 1.0, False, False),  # under way: popular, too
+        ("never", 1e6, True, True),
+    ],
+)
+def test_what_is_a_retry(ended, again, is_retry, expected):
+    one = client()
+    one.ask(HI)
+    if ended != "never":
+        one.answer(1, ended)
+    place = one.ask(HI, now=again, is_retry=is_retry)
+    assert (place.retry, place.starts, place.unit.number) == (
+        (True, False, 1) if expected else (False, True, 2)
+    )
+
+
+def test_a_retry_is_the_same_row_also_of_a_unit_that_has_closed_meanwhile():
+    one = client(rows=2)
+    one.say(HI, answer=A)
+    original = one.ask(HI, A, BYE)
+    one.answer(2)
+    assert original.unit.closed == 0.0
+    for now in (10.0, 20.0, 75.0):
+        place = one.ask(HI, A, BYE, now=now)
+        assert place == replace(original, retry=True)
+        one.answer(one.number, now=now)
+    one.answer(one.number, A, now=80.0)  # was told already
+    assert original.unit.rows == 2
+    assert one.ask(HI, A, BYE, now=80.0).retry
+
+
+def test_while_a_retry_is_under_way_an_equal_request_is_one_of_its_own():
+    one = client()
+    one.ask(HI)
+    one.answer(1)
+    assert one.ask(HI, now=1.0).retry
+    place = one.ask(HI, now=2.0)
+    assert (place.retry, place.unit.number) == (False, 3)
+    one.answer(2, now=3.0)  # of the first one, which nobody repeats any more
+    assert one.ask(HI, now=4.0).unit.number == 4
+
+
+@pytest.mark.parametrize("rules", [{"kind": "user"}, {}])
+def test_the_end_of_one_of_two_equal_requests_of_a_unit_is_not_taken_for_that_of_the_other(rules):
+    one = client(**rules)
+    fields = {"user": "u"} if rules else {"name": "n"}
+    one.ask(HI, **fields)
+    one.ask(HI, **fields)
+    one.answer(1)  # the later one is still under way
+    assert not one.ask(HI, **fields).retry
+    one.answer(2)
+    one.answer(3)
+    place = one.ask(HI, now=1.0, **fields)
+    assert place.retry
+    one.answer(4, now=1.0)
+    one.units.close_due(100.0)
+    assert not one.units._attempts  # nothing is kept of it
+
+
+def test_what_another_user_or_another_conversation_asks_is_no_retry():
+    users = client(kind="user")
+    users.ask(HI, user="u")
+    users.answer(1)
+    assert users.ask(HI, user="v", now=1.0).unit.number == 2
+    assert users.ask(HI, user="u", now=1.0).retry
+    named = client()
+    named.ask(HI, name="n")
+    named.answer(1)
+    assert named.ask(HI, name="m", now=1.0).starts
+    assert named.ask(HI, now=1.0).starts
+    assert named.ask(HI, name="n", now=1.0).retry
+
+
+def test_a_failure_is_forgotten_where_a_retry_was_answered():
+    one = client()
+    one.ask(HI)
+    one.answer(1)
+    one.ask(HI, now=1.0)
+    one.answer(2, A, now=2.0)
+    assert not one.ask(HI, now=3.0).retry
+    assert one.ask(HI, A, BYE, now=3.0).unit.number == 1  # its answer goes on in the unit
+
+
+# -- restarts and memory ------------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_open_units_go_on_and_closed_ones_stay_closed():
+    one = client(rows=3)
+    for _ in range(3):
+        one.say(HI, answer=A)
+    unit = one.asked[3][2].unit
+    closed = Unit(1, "shop", 0.0, 0.0, rows=3, closed=0.0)
+    again = Client(Units(UnitRules(rows=3)))
+    again.number = 10
+    again.units.restore(closed, (digest("shop", (BYE, A)),))
+    again.units.restore(replace(unit, drawn=True), (digest("shop", (HI, A)), digest("shop", "name n")))
+    place = again.say(HI, A, BYE, answer=A, now=5.0)
+    assert (place.unit.number, place.row, place.is_open, place.unit.drawn) == (3, 1, True, True)
+    assert again.ask(BYE, name="n", now=6.0).row == 2
+    assert again.units.take_closed()[0].number == 3
+    place = again.ask(BYE, A, HI, now=6.0)
+    assert (place.unit.number, place.is_open, place.starts) == (1, False, False)
+    assert again.ask(HI, now=6.0).starts
+
+
+def test_after_a_restart_a_unit_that_was_idle_meanwhile_closes():
+    units = Units(UnitRules(idle_s=10.0))
+    units.restore(Unit(1, "shop", 0.0, 5.0, rows=1), (b"t",))
+    units.restore(Unit(2, "shop", 6.0, 6.0, rows=1))
+    units.close_due(15.5)
+    assert [unit.number for unit in units.open] == [2]
+    assert [unit.number for unit in units.take_closed()] == [1]
+
+
+def test_after_a_restart_users_are_known():
+    units = Client(Units(UnitRules("user", time_s=100.0)))
+    units.units.restore(Unit(1, "shop", 0.0, 0.0, rows=1, closed=50.0, user=digest("shop", "user u")))
+    units.units.restore(Unit(2, "shop", 60.0, 60.0, rows=1, user=digest("shop", "user v")))
+    units.number = 2
+    assert not units.ask(HI, user="u", now=99.0).is_open
+    assert units.ask(HI, user="v", now=99.0).row == 1
+    assert units.ask(HI, user="w", now=99.0).starts
+    assert not units.ask(BYE, user="v", now=160.0).is_open
+
+
+def test_of_very_many_transcripts_the_latest_are_known(monkeypatch):
+    monkeypatch.setattr(module, "_REMEMBERED", 3)
+    one = client()
+    for k in range(4):
+        one.say(f"user: {k}", answer=A)
+    assert [one.ask(f"user: {k}", A, BYE).guessed for k in range(4)] == [True, False, False, False]
+
+
+def test_nothing_is_kept_of_units_that_have_closed_but_how_they_are_known():
+    one = client(idle_s=10.0, rows=2)
+    for k in range(50):
+        one.say(HI, answer=A, now=k / 10)
+        if k % 3:
+            one.ask(HI, "assistant: edited", f"user: {k}", now=k / 10)
+            one.answer(one.number, now=k / 10)
+    one.units.close_due(1e6)
+    assert not one.units._begun_with
+    assert not one.units._beginnings
+    assert not one.units._attempts
+    assert not one.units._open
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, math.inf, math.nan])
+def test_bad_rules(number):
+    for name, said in (("idle_s", "unit_idle"), ("time_s", "unit_time")):
+        with pytest.raises(InputError, match=said):
+            UnitRules(**{name: number})
+    with pytest.raises(InputError, match="units are request, conversation, user, got 'session'"):
+        UnitRules("session")
+    with pytest.raises(InputError, match="unit_rows must be at least 1, got 0"):
+        UnitRules(rows=0)
+    assert [UnitRules(kind, rows=7).most_rows for kind in ("request", "conversation", "user")] == [1, 7, 7]
+
+
+def test_units_do_not_depend_on_the_words():
+    """Another secret, or other words, and the same units: only what is equal counts, never what it is."""
+    places = []
+    for words in ("pq", "xy"):
+        one, seen = client(rows=5), np.random.default_rng(1)
+        for step in range(300):
+            ended = [key for key in one.asked if key % 3]
+            base = ended[int(seen.integers(len(ended)))] if ended and seen.random() < 0.6 else 0
+            before = (*one.asked[base][1], f"assistant: {words[0]}") if base else ()
+            one.say(
+                *before, f"user: {words[int(seen.integers(2))]}", answer=f"assistant: {words[0]}", now=step
+            )
+        places.append([place.unit.number for _, _, place in one.asked.values()])
+    assert places[0] == places[1]
+    assert len(set(places[0])) > 20
