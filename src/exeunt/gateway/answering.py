@@ -47,6 +47,7 @@ class Answered:
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
     that was asked. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
+    `instead`: why the reference was asked in place of the active policy; "" if it was not.
     """
 
     reply: ChatReply | None
@@ -56,6 +57,7 @@ class Answered:
     replies: Mapping[str, Reply] = field(default_factory=dict)
     decided: bool = False
     seen: Seen | None = None
+    instead: str = ""
 
     @property
     def why(self) -> str:
@@ -65,7 +67,9 @@ class Answered:
 
     @property
     def escalated(self) -> str:
-        """Why further or other models were asked than the first: "score", "failure" or "money"; "" if none were."""
+        """Why further or other models were asked than the first, one of `REASONS`; "" if none were."""
+        if self.instead:
+            return self.instead
         failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
         if failed:
             return MONEY if all(map(short_of_money, failed)) else FAILURE

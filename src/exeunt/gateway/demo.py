@@ -17,7 +17,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider, chance, served
 from exeunt.live.live_model import work_through
-from exeunt.stream.bill import Bill, Interval, Span
+from exeunt.stream.bill import Bill, Interval, Span, in_usd
 
 _PRICES = {"small": (0.1, 0.4), "medium": (0.5, 2.0), "large": (3.0, 12.0)}  # US dollars for a million tokens
 _CONFIG = """
@@ -127,8 +127,7 @@ class _Road:
             f"live: {n:,} requests for {span.cost:.3f} usd; saved against large alone, net of audits: {_usd(saved)}; "
             f"by {span.loss.n} audits {_points(lost)} points of the grade are lost per request"
         )
-        in_all = self._bill.saved_in_all(compared)
-        echo(f"in all, with what the comparisons in shadow had cost: {_usd(in_all)}\n")
+        echo(f"{self._bill.told(compared, self._gateway.clock())}\n")
 
     @property
     def _bill(self) -> Bill:
@@ -183,7 +182,7 @@ class _Road:
 def _usd(amount: Interval | None) -> str:
     if amount is None:
         return "not known yet"
-    return f"{amount.mean:.3f} usd (95% interval {amount.low:.3f} to {amount.high:.3f})"
+    return f"{in_usd(amount.mean)} (95% interval {in_usd(amount.low)} to {in_usd(amount.high)})"
 
 
 def _points(share: Interval | None) -> str:

@@ -31,7 +31,7 @@ from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
-from exeunt.gateway.money import Money
+from exeunt.gateway.money import MONEY, Money
 from exeunt.gateway.report import write_report
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.gateway.standing import STANDING, Standing, standing
@@ -80,7 +80,7 @@ class Gateway:
         self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
         self.keys = Keys(self.folder / KEYS)
-        self.money = Money(self.folder / "money.db", config.spend, config.shadow)
+        self.money = Money(self.folder / MONEY, config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
         self.about.write(self.folder)
@@ -119,12 +119,14 @@ class Gateway:
         active, refused = self.live.active, self._refused(request)
         why = self._why_not_asked(active, client, place, refused)
         waiting = None if why else self.live.begin(place)
-        chosen, answered = self.live.reference if why else active, Answered(None, "", REFERENCE, 0.0)
+        chosen = self.live.reference if why else active
+        answered = Answered(None, "", REFERENCE, 0.0, instead=why)
         if request.sink is not None:
             request.sink.policy = chosen.name
         try:
             key, ledger = arrival.content.hex(), self.money.of(client)
-            answered = await self.answering.by_policy(chosen, request, key, ledger)
+            found = await self.answering.by_policy(chosen, request, key, ledger)
+            answered = replace(found, instead=why)
             return answered
         except InputError:
             refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
@@ -135,7 +137,7 @@ class Gateway:
             self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
             self.live.answered(waiting, answered.seen if answered.decided else None)
             known_by = arrival.name or transcript
-            record = self._record(number, now, request, client, place, answered, known_by, refused, why)
+            record = self._record(number, now, request, client, place, answered, known_by, refused)
             self.later(self._recorded(record, request, client, place, answered, drawing))
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
@@ -151,7 +153,7 @@ class Gateway:
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             answered = await self.answering.by_name(request.model, request, ledger)
-        record = self._record(number, now, request, client, Place(None), answered, b"", (), "")
+        record = self._record(number, now, request, client, Place(None), answered, b"", ())
         self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
@@ -193,7 +195,7 @@ class Gateway:
 
     def _record(
         self, number: int, now: float, request: ChatRequest, client: Client, place: Place, answered: Answered,
-        transcript: bytes, refused: tuple[str, ...], why: str,
+        transcript: bytes, refused: tuple[str, ...],
     ) -> Record:  # fmt: skip
         chosen = "" if answered.policy == REFERENCE else answered.policy
         return Record(
@@ -202,7 +204,7 @@ class Gateway:
             setting=self.traffic.setting, unit=0 if place.unit is None else place.unit.number, row=place.row,
             is_open=place.is_open, retry=place.retry, guessed=place.guessed, transcript=transcript, policy=chosen,
             answered=answered.model, asked=tuple(name for name in answered.replies if name != FEATURES),
-            decided=why or answered.escalated, cost=answered.cost,
+            decided=answered.escalated, cost=answered.cost,
             input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)), refused=refused,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
@@ -344,7 +346,9 @@ class Gateway:
         """Find out what is certified now, keep it for the command, and write the report."""
         self.standing = standing(self.certifier, self.config)
         self.records.keep(STANDING, self.standing.to_dict())
-        write_report(self.standing, self.folder / REPORT, reference=self.config.reference)
+        now = self.clock()
+        told = self.traffic.bill.told(self.money.compared, now)
+        write_report(self.standing, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""

@@ -30,9 +30,9 @@ class LivePolicy:
     """Which of the policies in a gateway's folder answers, and the watch of its answers.
 
     `active`: the one that answers "auto", since the time `since`. `reference`: the reference alone. `watch`: of what it
-    has answered. `alarms`: the latest, also of before a restart. `fallen`: the watch whose alarm made the reference
-    answer; None if it answers for another reason. `on_change`: called when another policy is active, with whether an
-    alarm is why.
+    has answered. `alarms`: the latest, also of before a restart; those with `ends` ended a certificate. `fallen`: the
+    watch whose alarm made the reference answer; None if it answers for another reason. `on_change`: called when another
+    policy is active, with whether an alarm is why.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class LivePolicy:
         self._metrics.alarm(self.active.name)
         watch = self.watch
         try:
-            self._keep_alarm(fields)
+            self._keep_alarm({**fields, "ends": True})
             watch.save()
             self._policies.activate(REFERENCE, self._clock())
             self._follow(self.reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from statistics import NormalDist
 from typing import Any
@@ -16,6 +16,7 @@ from exeunt._text import counted, text_table
 from exeunt.gateway.certification import Measured, measured
 from exeunt.gateway.certifying import Certifier, Plan, Tested
 from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.evidence import Evidence
 from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
 
@@ -31,12 +32,18 @@ _DECIDES = 0.5
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured.
-    `notes`: what else is to be known, and what it takes to certify more.
+    """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured, of
+    the plan of each proposal that passed last. `notes`: what else is to be known, and what it takes to certify more.
+    `others`: those that passed before these, and are certified, too.
     """
 
     certified: dict[str, Certified]
     notes: list[str]
+    others: dict[str, Certified] = field(default_factory=dict)
+
+    def of(self, name: str) -> Certified | None:
+        """Return what is certified of a policy; None if nothing is."""
+        return self.certified.get(name) or self.others.get(name)
 
     def __str__(self) -> str:
         best, *others = sorted(self.certified.values(), key=lambda one: one.cost) or (None,)
@@ -88,17 +95,20 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         return Standing(
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
-    certified, notes = {}, _about_question(certifier)
+    certified, others, notes = {}, {}, _about_question(certifier)
     for proposal in certifier.proposals:
         if why := certifier.withheld(proposal):
             notes.append(f"Nothing of proposal {proposal.number} is certified: {why}.")
             continue
         passed = [plan for plan in proposal.plans if plan.passed is not None and plan.policy is not None]
-        if passed:
-            best = _Best(certifier, config, proposal, passed[-1])
-            certified[best.plan.name] = best.certified()
+        if not passed:
+            continue
+        evidence = certifier.held_out(proposal)
+        for plan in passed:
+            found = certified if plan is passed[-1] else others
+            found[plan.name] = _Passed(certifier, config, proposal, plan, evidence).certified()
     notes += _forecast(certifier, config)
-    return Standing(certified, notes)
+    return Standing(certified, notes, others)
 
 
 def _about_question(certifier: Certifier) -> list[str]:
@@ -113,19 +123,19 @@ def _about_question(certifier: Certifier) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Best:
-    """The cheapest plan of a proposal that has passed."""
+class _Passed:
+    """A plan that has passed, and what tested it."""
 
     certifier: Certifier
     config: GatewayConfig
     proposal: Tested
     plan: Plan
+    evidence: Evidence
 
     def certified(self) -> Certified:
         promise, policy = self.config.promise, self.plan.policy
         assert promise is not None and policy is not None  # noqa: S101, PT018 - for types
-        evidence = self.certifier.held_out(self.proposal)
-        numbers = measured(policy, self.proposal.rows, evidence)
+        numbers = measured(policy, self.proposal.rows, self.evidence)
         limits = {
             name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)
         }
