@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from tests.gateway.simulation.sides import Found, Truth, config_text
+from tests.gateway.simulation.sides import Found, Truth, config_text, given_keys
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
+from exeunt.gateway.folder import KEYS
 from exeunt.gateway.gateway import Gateway
 
 _UNKNOWN = "this gateway does not tell it yet"
@@ -22,7 +24,7 @@ class After:
     name = "after"
     pause_s = 7_200.0
 
-    def __init__(self, world: World, file: Path) -> None:
+    def __init__(self, world: World, file: Path, clients: Collection[str]) -> None:
         first = world.looks[0]
         budget = f", budget: {first.budget}" if first.budget else ""
         more = {
@@ -31,10 +33,8 @@ class After:
         }  # fmt: skip
         file.write_text(config_text(world, **more))
         self.world = world
+        self._clients = given_keys(file.parent / "gateway" / KEYS, clients, world.private)
         self.gateway = Gateway(read_config(file), clock=time.time)  # type: ignore[call-arg]
-        for name in world.clients:
-            self.gateway.keys.add(name, shadow=name not in world.private)
-        self._clients: dict[str, Any] = {name: self.gateway.keys.named(name) for name in world.clients}
 
     async def answer(self, request: ChatRequest, client: str) -> Any:
         """Answer a request."""

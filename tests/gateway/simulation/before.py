@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tests.gateway.simulation.kinds import FINITE
-from tests.gateway.simulation.sides import Found, Printed, Truth, config_text
+from tests.gateway.simulation.sides import Found, Printed, Truth, config_text, given_keys
 from tests.gateway.simulation.worlds import Event, Look, World, body_of
 
 from exeunt.costs import CostModel
@@ -19,6 +20,7 @@ from exeunt.gateway.certification import paid_for
 from exeunt.gateway.certify import certify
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
+from exeunt.gateway.folder import KEYS
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.recorded_trace import read_trace
 from exeunt.gateway.saved_policies import REFERENCE
@@ -36,14 +38,12 @@ class Before:
     name = "before"
     pause_s = 600.0
 
-    def __init__(self, world: World, file: Path) -> None:
+    def __init__(self, world: World, file: Path, clients: Collection[str]) -> None:
         self.world, self._file, self._changed = world, file, set[str]()
         self._compared: Counter[str] = Counter()
+        self._clients = given_keys(file.parent / "gateway" / KEYS, clients, world.private)
         self.gateway = self._opened()
-        for name in world.clients:
-            self.gateway.keys.add(name, shadow=name not in world.private)
         self._keys: dict[str, str] = {}
-        self._clients = {name: self.gateway.keys.named(name) for name in world.clients}
 
     def _opened(self) -> Gateway:
         self._file.write_text(config_text(self.world, self._changed))
