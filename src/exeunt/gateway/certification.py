@@ -28,14 +28,16 @@ class Way(NamedTuple):
 class Measured:
     """What a plan is worth on `requests` of `units` that had no part in it; intervals are of 95% and pointwise.
 
-    `saved`: of the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the
-    policy answers; `lost_per_unit`: a mean over units. `cost`: US dollars per request. `may_answer`: the share of these
+    `missing`: requests of which something is missing, which are left out here, and count as lost in tests. `saved`: of
+    the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the policy
+    answers; `lost_per_unit`: a mean over units. `cost`: US dollars per request. `may_answer`: the share of these
     requests that the policy may answer, and `money` of their cost at the reference. `shares`: of the requests, by the
     model that answers. `ways`: the plan, then what one would do otherwise.
     """
 
     units: int
     requests: int
+    missing: int
     saved: Interval | None
     lost: Interval | None
     lost_answered: Interval | None
@@ -66,12 +68,14 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     if trace is None:
         return None
     lost, cost = evidence.outcomes(policy)
-    reference = evidence.reference_cost
-    answers = (evidence.row < rows) & ~evidence.outside(policy)
+    outside = evidence.outside(policy)
+    seen = (known & evidence.graded) | (outside & evidence.has_reference)
+    reference = np.where(seen, evidence.reference_cost, 0.0)
+    answers = (evidence.row < rows) & ~outside & seen
     lost, cost = np.where(answers, lost, 0.0), np.where(answers, cost, reference)
-    weight, (later, later_cost) = evidence.weight[evidence.unit], evidence.later
-    ones = np.ones(len(lost))
-    sizes = np.bincount(evidence.unit, minlength=evidence.n_units)
+    weight, (later, later_cost) = evidence.weight[evidence.unit] * seen, evidence.later
+    ones = seen.astype(float)
+    sizes = np.bincount(evidence.unit, weights=ones, minlength=evidence.n_units)
     per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
     saved = _ratio(evidence, reference - cost, reference, later_cost)
     requests = float(weight.sum() + evidence.weight @ later)
@@ -83,7 +87,7 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
     best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
-        units=evidence.n_units, requests=len(lost) + round(later.sum()), saved=saved,
+        units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
         lost=_ratio(evidence, lost, ones, later),
         lost_answered=_ratio(evidence, lost, answers.astype(float)),
         lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
@@ -115,7 +119,7 @@ def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Float
     exits = policy.route(evidence.trace)
     names = [step.model for step in policy.cascade]
     shares: dict[str, float] = {evidence.reference: float(evidence.weight @ evidence.later[0])}
-    for row in range(len(evidence.unit)):
+    for row in np.flatnonzero(weight).tolist():
         is_own = answers[row] and evidence.place[row] >= 0
         name = names[exits[evidence.place[row]]] if is_own else evidence.reference
         shares[name] = shares.get(name, 0.0) + float(weight[row])

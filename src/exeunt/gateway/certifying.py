@@ -7,16 +7,17 @@ any certificate is ever false is at most delta, over all looks and questions tog
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt._files import make_folder
+from exeunt._files import make_folder, read_json, write_json
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
@@ -142,6 +143,7 @@ class Certifier:
         elif body is None:
             self.question = None
         self.proposals = [] if self.question is None else self._restored()
+        self.forget()
         self._is_proposing = False
         self._grace = min(HOUR_S, config.period)
         self._next_look = now
@@ -177,7 +179,9 @@ class Certifier:
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
             "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
-            "features": models.features, "cap": config.cap, "period": config.period,
+            "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
+            "features": None if config.features is None else asdict(config.features), "cap": config.cap,
+            "period": config.period,
             "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
         }  # fmt: skip
 
@@ -200,12 +204,9 @@ class Certifier:
         if self.question is None or self._config.promise is None or now < self._next_look:
             return None
         self._next_look = now + self._grace / 4
-        settled = self._settle(now, busy)
+        settled = await asyncio.to_thread(self._settle, now, busy)
         proposed = await self._propose(now, apart)
-        if not (settled or proposed):
-            return None
-        bets_made = [self._bet(proposal) for proposal in self.proposals]
-        return self._passes(now) if proposed or any(bets_made) else None
+        return await asyncio.to_thread(self._tested, now, proposed) if settled or proposed else None
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> bool:
         """Take note of the periods whose units have all closed and been graded."""
@@ -235,11 +236,11 @@ class Certifier:
         if question is None or promise is None or self._is_proposing:
             return False
         size = 2 * self.proposals[-1].fitted if self.proposals else FEWEST
-        if self.n_fitting < size:
+        if await asyncio.to_thread(lambda: self.n_fitting) < size:
             return False
         self._is_proposing = True
         try:
-            evidence = self._evidence(*self._fitting)
+            evidence = await asyncio.to_thread(self._evidence, *self._fitting)
             number = self.last + 1
             made = await apart(
                 propose, evidence, promise, bets.weight(number), most_rows=self._config.unit_rules.most_rows,
@@ -247,7 +248,7 @@ class Certifier:
             )  # fmt: skip
             correlation = await apart(dependence, evidence, number)
             if self.question is question:  # nobody asked another one meanwhile
-                self._add(number, now, evidence, made, correlation)
+                await asyncio.to_thread(self._add, number, now, evidence, made, correlation)
         finally:
             self._is_proposing = False
         return True
@@ -317,10 +318,10 @@ class Certifier:
                 share = 1 - made.saved[place]
                 proposal.plans.append(Plan(watched, made.needed[place], share, share * made.reference_cost))
         clients = sorted({unit.client for unit in evidence.units})
-        (self._folder / f"{number}.clients").write_text(json.dumps(clients))
+        write_json(self._folder / f"{number}.clients", clients)
         with self._records.writing() as connection:
             connection.execute(
-                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, question.number, now, proposal.fitted, tests_from, rows, kind, correlation),
             )
             connection.executemany(
@@ -333,6 +334,11 @@ class Certifier:
         self.proposals.append(proposal)
 
     # -- bets -----------------------------------------------------------------------------------------------
+
+    def _tested(self, now: float, proposed: bool) -> list[str] | None:
+        """Bet for all proposals. Returns the names under which plans are kept that passed now, or None without bets."""
+        bets_made = [self._bet(proposal) for proposal in self.proposals]
+        return self._passes(now) if proposed or any(bets_made) else None
 
     def _bet(self, proposal: Tested) -> bool:
         """Bet on the settled periods on which it has not been bet, in their order. Returns whether there were any."""
@@ -370,7 +376,7 @@ class Certifier:
         """Walk the plans of each proposal; return the names of those that have passed now."""
         passed = []
         for proposal in self.proposals:
-            if self.withheld(proposal):
+            if proposal.ended or self.withheld(proposal):
                 continue
             n_passed = bets.n_passed([self.wealths(plan) for plan in proposal.plans], self.needed(proposal))
             for place, plan in enumerate(proposal.plans[:n_passed]):
@@ -431,7 +437,7 @@ class Certifier:
             "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
             "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
         }  # fmt: skip
-        clients = json.loads((self._folder / f"{proposal.number}.clients").read_text())
+        clients = read_json(self._folder / f"{proposal.number}.clients")
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
 
     def _save(self, proposal: int, place: int, policy: Policy) -> None:
@@ -442,23 +448,25 @@ class Certifier:
     def forget(self) -> None:
         """Test nothing any more that holds requests of a client that was forgotten."""
         for proposal in self.proposals:
-            proposal.ended = proposal.ended or not (self._folder / f"{proposal.number}.clients").exists()
+            if not (self._folder / f"{proposal.number}.clients").exists():
+                proposal.ended = True
+                for plan in proposal.plans:
+                    plan.policy = None
 
     def _restored(self) -> list[Tested]:
         """Return the proposals of the question as they were kept."""
         assert self.question is not None  # noqa: S101 - for types
         with self._records.reading() as connection:
             rows = connection.execute(
-                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation, ended FROM proposal "
+                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation FROM proposal "
                 "WHERE question = ? ORDER BY number",
                 (self.question.number,),
             ).fetchall()
             proposals = []
-            for number, question, made, fitted, tests_from, n_rows, kind, correlation, ended in rows:
-                of = (number, question, made, fitted, tests_from, n_rows, kind, correlation)
-                proposals.append(Tested(*of, plans=[], ended=bool(ended)))
-            for proposal in proposals:
+            for number, question, made, fitted, tests_from, n_rows, kind, correlation in rows:
+                proposal = Tested(number, question, made, fitted, tests_from, n_rows, kind, correlation, [])
                 proposal.plans = self._restored_plans(connection, proposal)
+                proposals.append(proposal)
         return proposals
 
     def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
@@ -488,7 +496,7 @@ def forget_proposals(folder: Path, client: str) -> None:
     """Remove the plans in a gateway's folder that were made of a client's requests."""
     within = folder / PROPOSALS
     for clients in within.glob("*.clients"):
-        if client in json.loads(clients.read_text()):
+        if client in read_json(clients):
             for file in within.glob(f"{clients.stem}-*.json"):
                 file.unlink()
             clients.unlink()

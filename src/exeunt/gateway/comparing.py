@@ -19,11 +19,10 @@ from exeunt.gateway.judge import AsyncGrader
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import Reply
-from exeunt.stream.records import COMPARED, Record, Said
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said
 
 _log = logging.getLogger("exeunt.gateway")
 _MOST_AT_ONCE = 64
-NOT_GRADED = "the grader failed"
 
 
 class Comparing:

@@ -13,7 +13,7 @@ from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
-from exeunt.stream.records import COMPARED, Record, Said, one_each
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import Groups
@@ -67,6 +67,16 @@ class Evidence:
         """Which rows could cost more than the cap, (n,): the reference answers them."""
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
 
+    @property
+    def graded(self) -> Booleans:
+        """Which rows have grades, (n,)."""
+        return np.array([record is not None and record.compared == COMPARED for record in self.records], bool)
+
+    @property
+    def has_reference(self) -> Booleans:
+        """Of which rows it is known what the reference costs, (n,)."""
+        return np.array([_cost(record, self.reference, -1.0) >= 0 for record in self.records], bool)
+
     def outside(self, policy: Policy) -> Booleans:
         """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
         models = {OVER_CAP, *policy.models}
@@ -105,9 +115,11 @@ class Evidence:
         )  # fmt: skip
 
     def whole(self) -> CascadeTrace | None:
-        """Return the trace of the rows that all models take, from which policies learn; None if there are none."""
+        """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
         rows = [
-            k for k, record in enumerate(self.records) if self.place[k] >= 0 and record and not record.refused
+            k
+            for k, record in enumerate(self.records)
+            if self.place[k] >= 0 and self.graded[k] and record is not None and not record.refused
         ]
         return None if self.trace is None or not rows else self.trace.take(self.place[rows])
 
@@ -153,7 +165,7 @@ def _cost(record: Record | None, model: str, unknown: float) -> float:
 
 def _is_known(record: Record, models: GatewayModels) -> bool:
     """Return whether all models that take the request were asked, so that it is known which would answer."""
-    if record.compared != COMPARED or OVER_CAP in record.refused:
+    if record.compared not in (COMPARED, NOT_GRADED) or OVER_CAP in record.refused:
         return False
     said = [record.said.get(name) for name in models.highest if name not in record.refused]
     asked = all(one is not None and not short_of_money(one.failed) for one in said)

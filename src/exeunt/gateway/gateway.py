@@ -55,8 +55,11 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
 
 async def in_another_process(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
     """Run a function that computes for long in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    try:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # the end of the gateway does not wait for it
 
 
 class Gateway:
@@ -439,10 +442,10 @@ class Gateway:
 
 @contextmanager
 def _logged(what: str) -> Iterator[None]:
-    """Log failures of files, such as while another process reads them: the next time it may succeed."""
+    """Log what fails, such as a file that another process reads: answering goes on, and it may succeed later."""
     try:
         yield
-    except (ExeuntError, OSError) as error:
+    except Exception as error:
         _log.error("%s could not be tidied", what, exc_info=error)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from exeunt._files import read_json, write_json
 from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
-from exeunt.gateway.comparing import NOT_GRADED
 from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.live_watch import GradingWatch, LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
@@ -19,7 +18,7 @@ from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, Record, one_each
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 

@@ -141,7 +141,7 @@ def propose(
     if not kept:
         return None
     plans = tuple(made[candidates[k].budget] for k in kept)
-    of_rows = evidence.weight[evidence.unit]
+    of_rows = evidence.weight[evidence.unit] * evidence.has_reference
     return Proposal(
         best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
         float(of_rows @ evidence.reference_cost / of_rows.sum()),
@@ -275,21 +275,25 @@ def _prospect(
     rows: int, candidates: list[_Candidate], evidence: Evidence, promise: Promise, level: float
 ) -> _Prospect:
     reference, first = evidence.reference_cost, evidence.row < rows
-    weight = evidence.weight[evidence.unit]
-    total = float(weight @ reference + evidence.weight @ evidence.later[1])
+    weight = evidence.weight[evidence.unit] * evidence.has_reference
+    later, later_cost = evidence.later
+    total, requests = (
+        float(weight @ reference + evidence.weight @ later_cost),
+        weight.sum() + evidence.weight @ later,
+    )
+    share, amount = (1.0, 0.0) if promise.budget is None else Promise.parts_of(promise.budget)
     saved, needed = [], []
     for candidate in candidates:
-        spent = np.where(first, candidate.cost, reference)
+        # Of a row of which something is missing nothing is known to be saved.
+        spent = np.where(first & (evidence.place >= 0), candidate.cost, reference)
         saved.append(float(weight @ (reference - spent)) / total)
-        within = BUDGET not in limits_of(promise) or weight @ spent <= weight @ allowed_cost(
-            promise.budget or "", reference
-        )
+        within = (1 - saved[-1]) * total <= share * total + amount * requests
         outcomes = candidate.lost, candidate.cost
         units = [
             _units_needed(*values_of(name, limit, 1.0, evidence, outcomes, rows), rows, level)
             for name, limit in limits_of(promise).items()
         ]
-        needed.append(max(units) if within else math.inf)
+        needed.append(max(units) if within or promise.budget is None else math.inf)
     return _Prospect(rows, np.array(saved), np.array(needed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from statistics import NormalDist
 from typing import Any
 
@@ -200,9 +201,12 @@ class _Passed:
         )
         if unit == "request":
             answers = "It answers requests one by one"
+        question = self.certifier.question
+        asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta), read between periods. It assumes that "
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
+            f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
             "not depend on who answered."
         )
@@ -226,12 +230,16 @@ def _measured_text(numbers: Measured | None) -> list[str]:
     if (among := numbers.lost_answered) is not None:
         of_answered = f" Among those that the policy answers, {100 * among.mean:.2f} points are lost"
         of_answered += f"; on average over units, {100 * numbers.lost_per_unit:.2f}."
+    missing = ""
+    if numbers.missing:
+        n = counted(numbers.missing, "request")
+        missing = f" {n} of which something is missing are left out here; the tests count them as lost."
     what = (
         f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
         f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals are pointwise. What comparisons "
-        "cost is not counted here: the bill counts it."
+        f"cost is not counted here: the bill counts it.{missing}"
     )
     return [what, f"Answered by: {answered}."]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from exeunt._sqlite import DatabaseKind
-from exeunt.errors import FileError, InputError
+from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.stream.drawing import Period
 from exeunt.stream.units import Unit
 
@@ -83,7 +83,7 @@ def _columns(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}" INTEGER PRIMARY KEY' if name == "number" else f'"{name}"' for name in names)
 
 
-COMPARED = "compared"
+COMPARED, NOT_GRADED = "compared", "the grader failed"
 _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
@@ -99,7 +99,7 @@ CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
 CREATE INDEX request_unit ON request (unit) WHERE compared != '';
 CREATE TABLE unit ({_columns(_UNIT)});
-CREATE INDEX unit_period ON unit (period) WHERE drawn;
+CREATE INDEX unit_period ON unit (period);
 CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
 CREATE INDEX unit_open ON unit (number) WHERE closed IS NULL;
 CREATE TABLE period ({_columns(_PERIOD)});
@@ -110,7 +110,7 @@ CREATE TABLE question (
 );
 CREATE TABLE proposal (
     number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER, rows INTEGER,
-    kind TEXT, correlation REAL, ended INTEGER
+    kind TEXT, correlation REAL
 );
 CREATE TABLE plan (
     proposal INTEGER, place INTEGER, needed REAL, share REAL, cost REAL, policy TEXT, passed REAL,
@@ -122,6 +122,8 @@ CREATE TABLE factor (
 ) WITHOUT ROWID;
 """
 RECORDS = "records.db"
+_LATEST = "latest number"
+"""Under this name the highest number is kept, of which the record may have been removed."""
 KIND = DatabaseKind("file of a gateway's records", 0x45584757, 2, _SCHEMA)
 
 
@@ -143,6 +145,8 @@ class Records:
                 KIND.make(self.file)
             _take_over_first_version(self.file)
             self._connection = KIND.connect(self.file)
+            # Also of what is replaced, such as a unit whenever it takes a request, nothing is to be left.
+            self._connection.execute("PRAGMA secure_delete = ON")
 
     # -- adding ---------------------------------------------------------------------------------------------
 
@@ -191,11 +195,12 @@ class Records:
 
     def read(self, where: str = "1", given: Sequence[Any] = ()) -> list[Record]:
         """Return the records for which an SQL condition holds, in order of arrival."""
-        with self.reading() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM request WHERE {where} ORDER BY number",  # noqa: S608
-                tuple(given),
-            )
+        query = f"SELECT {_COLUMNS} FROM request WHERE {where} ORDER BY number"  # noqa: S608
+        with (
+            self.reading() as connection,
+            _as_damage(self.file),
+            closing(connection.execute(query, tuple(given))) as rows,  # else an error keeps the file locked
+        ):
             return [_restored(row) for row in rows]
 
     def units(self, where: str = "1", given: Sequence[Any] = ()) -> list[Unit]:
@@ -210,7 +215,8 @@ class Records:
     def of_units(self, where: str = "1", given: Sequence[Any] = ()) -> list[tuple[Unit, list[Record]]]:
         """Return drawn units, each with its compared requests, in order of arrival."""
         units = {unit.number: (unit, list[Record]()) for unit in self.units(f"drawn AND ({where})", given)}
-        inside = f"compared != '' AND unit IN (SELECT number FROM unit WHERE drawn AND ({where}))"  # noqa: S608
+        # The + lets SQLite look units up in the index, whose values have no type.
+        inside = f"compared != '' AND unit IN (SELECT +number FROM unit WHERE drawn AND ({where}))"  # noqa: S608
         for record in self.read(inside, given):
             if record.unit in units:
                 units[record.unit][1].append(record)
@@ -249,22 +255,20 @@ class Records:
 
     def settings(self) -> dict[int, tuple[float, Any]]:
         """Return all settings by number: since when, and what."""
-        with self.reading() as connection:
+        with self.reading() as connection, _as_damage(self.file):
             rows = connection.execute("SELECT number, since, body FROM setting").fetchall()
-        return {number: (since, json.loads(body)) for number, since, body in rows}
+            return {number: (since, json.loads(body)) for number, since, body in rows}
 
     def kept(self, name: str) -> Any:
         """Return what was kept under a name; None if nothing was."""
-        with self.reading() as connection:
+        with self.reading() as connection, _as_damage(self.file):
             row = connection.execute("SELECT body FROM kept WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+            return None if row is None else json.loads(row[0])
 
     def latest_number(self) -> int:
-        """Return the highest number of a request or a unit; 0 before any."""
-        with self.reading() as connection:
-            tables = ("request", "unit")
-            queries = (f"SELECT COALESCE(MAX(number), 0) FROM {table}" for table in tables)  # noqa: S608
-            return max(int(connection.execute(query).fetchone()[0]) for query in queries)
+        """Return the highest number that a request or a unit ever had; 0 before any."""
+        with self.reading() as connection, _as_damage(self.file):
+            return _latest_number(connection)
 
     def transcripts(self, latest: int) -> list[tuple[int, bytes]]:
         """Return (unit, transcript) of the latest requests that have one, the oldest first."""
@@ -290,15 +294,18 @@ class Records:
 
     def forget(self, client: str) -> int:
         """Remove all records of a client, and return how many there were. Of its units the numbers stay."""
-        return self._remove(
-            "client = ?", client, "UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?"
-        )
+        of_units = ("UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?",)
+        return self._remove("client = ?", client, of_units)
 
     def expire(self, before: float) -> int:
-        """Remove the records of before a time, and return how many there were."""
-        return self._remove(
-            "time < ?", before, "DELETE FROM unit WHERE closed IS NOT NULL AND user = x'' AND latest < ?"
+        """Remove the records of before a time, and return how many there were. Units that began before it are not
+        used any more; that a user had one is not forgotten.
+        """
+        of_units = (
+            "DELETE FROM unit WHERE closed IS NOT NULL AND user = x'' AND latest < ?",
+            "UPDATE unit SET drawn = 0 WHERE drawn AND opened < ?",
         )
+        return self._remove("time < ?", before, of_units)
 
     def close(self) -> None:
         """Close the file. Nothing can be added any more."""
@@ -307,11 +314,13 @@ class Records:
                 self._connection.close()
                 self._connection = None
 
-    def _remove(self, where: str, value: Any, of_units: str) -> int:
+    def _remove(self, where: str, value: Any, of_units: Sequence[str]) -> int:
         with self.writing() as connection:
-            connection.execute("PRAGMA secure_delete = ON")
+            # Numbers are never used again: questions count from one on.
+            _put(connection, "kept", ("name", "body"), (_LATEST, json.dumps(_latest_number(connection))))
             removed = connection.execute(f"DELETE FROM request WHERE {where}", (value,)).rowcount  # noqa: S608
-            connection.execute(of_units, (value,))
+            for statement in of_units:
+                connection.execute(statement, (value,))
         with self._writing_alone() as connection:
             # What was written lately is in the write-ahead log, too.
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -355,6 +364,25 @@ class Records:
             yield
         except (sqlite3.Error, OSError) as error:
             raise KIND.failure(self.file, error) from error
+
+
+@contextmanager
+def _as_damage(file: Path) -> Iterator[None]:
+    """Raise ArtefactError where what is in a file cannot have been written there."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ArtefactError(
+            f"{file} is damaged ({error!r:.80}): restore it, or choose another file"
+        ) from error
+
+
+def _latest_number(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT body FROM kept WHERE name = ?", (_LATEST,)).fetchone()
+    numbers = [0 if row is None else int(json.loads(row[0]))]
+    for table in ("request", "unit"):
+        numbers += connection.execute(f"SELECT COALESCE(MAX(number), 0) FROM {table}").fetchone()  # noqa: S608
+    return max(numbers)
 
 
 def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], values: Sequence[Any]) -> None:
@@ -420,22 +448,31 @@ def one_each(records: Iterable[Record]) -> dict[int, Record]:
 # -- files of before there were units ---------------------------------------------------------------------------
 
 
+_OTHERS_S = 30.0
+"""So long another process may take to bring a file to this version."""
+
+
 def _take_over_first_version(file: Path) -> None:
     """Bring a file of the first version to this one: its records fit policies, and certify nothing.
 
-    Requests that share a conversation or a user are a unit that fits, as they were groups.
+    Compared requests that share a conversation or a user are a unit that fits, as they were groups.
     """
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        application, version = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if (application, version) != (KIND.application, 1):
+    if not file.is_file() or not file.stat().st_size:
+        return
+    with (
+        closing(sqlite3.connect(file, timeout=_OTHERS_S, isolation_level=None)) as connection,
+        _as_damage(file),
+    ):
+        if not _is_first_version(connection):
             return
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute("BEGIN IMMEDIATE")
+        if not _is_first_version(connection):  # another process was faster
+            return
         names = [row[1] for row in connection.execute("PRAGMA table_info(record)")]
         old = [
             dict(zip(names, row, strict=True))
-            for row in connection.execute("SELECT * FROM record ORDER BY time")
+            for row in connection.execute("SELECT * FROM record ORDER BY time, rowid")
         ]
         connection.execute("DROP TABLE record")
         for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -445,32 +482,36 @@ def _take_over_first_version(file: Path) -> None:
         connection.execute("COMMIT")
 
 
+def _is_first_version(connection: sqlite3.Connection) -> bool:
+    found = [
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    ]
+    return found == [KIND.application, 1]
+
+
 def _convert(connection: sqlite3.Connection, old: Sequence[Mapping[str, Any]]) -> None:
     """Insert the records of a file of the first version."""
     settings: dict[str, int] = {}
-    units: dict[tuple[str, str], Unit] = {}
+    units: dict[tuple[str, ...], Unit] = {}
     for number, row in enumerate(old, 1):
         body = json.dumps({"identity": json.loads(row["identity"]), "grader": row["grader"]}, sort_keys=True)
         if body not in settings:
             settings[body] = len(settings) + 1
             connection.execute("INSERT INTO setting VALUES (?, ?, ?)", (settings[body], row["time"], body))
-        key = ("user", row["user"]) if row["user"] else ("conversation", row["conversation"])
-        unit = units.setdefault(
-            key,
-            Unit(number, row["client"], row["time"], row["time"], closed=row["time"], setting=settings[body]),
-        )
-        compared = row["kind"] in ("shadow", "audit")
-        unit.drawn |= compared
-        unit.probability = 1.0
         record = Record(
             number, row["time"], row["client"], row["request"],
             {model: Said(**said) for model, said in json.loads(row["said"]).items()},
-            setting=settings[body], unit=unit.number, row=unit.rows, is_open=True, policy=row["policy"],
-            answered=row["answered"], decided=row["escalated"], cost=row["cost"],
-            compared=COMPARED if compared else "", text=row["text"],
+            setting=settings[body], policy=row["policy"], answered=row["answered"], decided=row["escalated"],
+            cost=row["cost"], text=row["text"],
         )  # fmt: skip
-        unit.rows += 1
+        if row["kind"] in ("shadow", "audit"):
+            group = ("user", row["user"]) if row["user"] else ("conversation", row["conversation"])
+            new = Unit(number, row["client"], row["time"], row["time"], drawn=True, probability=1.0)
+            unit = units.setdefault((row["client"], *group), new)
+            unit.setting = unit.setting or record.setting
+            record = replace(record, unit=unit.number, row=unit.rows, is_open=True, compared=COMPARED)
+            unit.rows, unit.latest, unit.closed = unit.rows + 1, record.time, record.time
         values = _stored(record)
         values[_NAMES.index("features")] = row["features"]
         _put(connection, "request", _NAMES, values)
-    _put_units(connection, [replace(unit) for unit in units.values()], ())
+    _put_units(connection, units.values(), ())

@@ -100,7 +100,7 @@ class After:
         assert numbers is not None
         assert promise is not None
         lost, saved = (interval or (np.nan,) * 3 for interval in (numbers.lost, numbers.saved))
-        cost = tuple(numbers.reference_cost * (1 - share) for share in (saved[0], saved[2], saved[1]))
+        cost = tuple(1 - share for share in (saved[0], saved[2], saved[1]))
         printed = Printed(
             [*lost], [*saved], cost, numbers.shares, list(standing.notes),
             None if promise.budget is None else 1 - DELTA,

@@ -177,11 +177,18 @@ def _weeks(lines: Lines) -> Cell:
     loss = sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks)
     cost = sum(any(map(_over_budget, some)) for some in looks)
     every = [look for some in looks for look in some]
-    inside = mean(look["printed"]["cost"][1] <= look["cost"] <= look["printed"]["cost"][2] for look in every)
+    inside = mean(_is_inside(look) for look in every)
     return f"5% false over all looks and questions; certified in {certified} of {len(lines)}", (
         f"a loss certified falsely in {loss} worlds, a budget in {cost}; "
         f"the true cost lies in {inside:.0%} of the printed 95% intervals"
     )
+
+
+def _is_inside(look: Mapping[str, Any]) -> bool:
+    """Return whether the true cost lies in the printed interval: US dollars before, a share of the reference's now."""
+    _, low, high = look["printed"]["cost"]
+    true = look["cost"] if look["share"] is None else look["cost"] / look["reference"]
+    return bool(low <= true <= high)
 
 
 def _over_budget(look: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ def weeks(seed: int, n: int = 3_000) -> World:
     rng = np.random.default_rng([seed, 4])
     kinds = _kinds(rng)
     drift = bool(rng.random() < 0.3)
-    limits = rng.choice([0.03, 0.05, 0.1], size=2)
+    limits = rng.choice([0.05, 0.1, 0.2], size=2)
     looks = tuple(_look(at, limits, rng) for at in range(300, n + 1, _LOOKS))
     budgets = [str(rng.choice(["50%", "70%"])) if rng.random() < 0.3 else None for _ in limits]
     # Requests of one user, or of a batch, depend on one another: the owner knows that.
@@ -42,11 +42,11 @@ def weeks(seed: int, n: int = 3_000) -> World:
         drift_at=int(rng.integers(n // 3, 2 * n // 3)) if drift else None,
         after=tuple(map(_worse, kinds)) if drift else (),
         second=float(rng.choice([0.5, 2.0])), scored=bool(rng.random() < 0.8), run_length=2_000,
-        share=float(rng.choice([0.3, 1.0])), audit=float(rng.choice([0.1, 0.5])),
+        share=float(rng.choice([0.5, 1.0])), audit=float(rng.choice([0.1, 0.5])),
         money=(money := str(rng.choice(["1000 usd", "0.1 usd/day", "0.3 usd/day"]))), cap="0.06 usd", spend=money,
         time="1 day",
         again=float(rng.choice([0.0, 0.05])), fails=float(rng.choice([0.0, 0.05])),
-        hangs=float(rng.choice([0.0, 0.01])), grader_fails=float(rng.choice([0.0, 0.1])),
+        hangs=float(rng.choice([0.0, 0.002])), grader_fails=float(rng.choice([0.0, 0.02])),
         private=("clinic",) if rng.random() < 0.3 else (), units=units, period="1 day", idle="1 h",
         promises=tuple(zip(limits.tolist(), budgets, strict=True)),
     )  # fmt: skip
@@ -59,10 +59,10 @@ def _kinds(rng: np.random.Generator) -> tuple[Kind, ...]:
     others = (
         Kind(share=share[0], wrong=(0.02, 0.5), prompts=200),
         Kind(share=share[1], sure=1.0, wrong=(float(rng.choice([0.0, 1.0])), 0.0), prompts=1),
-        Kind(share=0.2 * share[2], wrong=(0.03, 0.6), turns=(1, 40), gap=120.0, alike=0.8, slow=10.0),
-        Kind(share=0.02 * share[3], sure=0.3, wrong=(0.3, 0.8), requests=(20, 200), gap=600.0, user="new"),
+        Kind(share=0.05 * share[2], wrong=(0.03, 0.6), turns=(1, 40), gap=120.0, alike=0.8, slow=10.0),
+        Kind(share=0.005 * share[3], sure=0.3, wrong=(0.3, 0.8), requests=(20, 200), gap=600.0, user="new"),
         Kind(share=share[4], wrong=(0.03, 0.4), user="known", users=60),
-        Kind(share=0.02 * share[5], sure=0.9, wrong=(0.2, 0.8), requests=(40, 40), gap=0.05, letters=4_000),
+        Kind(share=0.005 * share[5], sure=0.9, wrong=(0.2, 0.8), requests=(40, 40), gap=0.05, letters=4_000),
         Kind(share=0.3 * share[6], sure=1.0, wrong=(0.02, 0.0), tools=True),
         Kind(share=0.5 * share[7], sure=1.0, wrong=(0.2, 0.0), client="clinic"),
     )
