@@ -95,7 +95,8 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         return Standing(
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
-    certified, others = dict[str, Certified](), dict[str, Certified]()
+    certified: dict[str, Certified] = {}
+    others: dict[str, Certified] = {}
     notes = _about_question(certifier)
     for proposal in certifier.proposals:
         if why := certifier.withheld(proposal):
