@@ -56,6 +56,11 @@ class Evidence:
         return np.array([_cost(record, self.reference, self.cap) for record in self.records])
 
     @property
+    def least_reference_cost(self) -> Floats:
+        """The same, (n,); 0 where it is not known, so that no budget gets more than it should."""
+        return np.array([_cost(record, self.reference, 0.0) for record in self.records])
+
+    @property
     def over_cap(self) -> Booleans:
         """Which rows could cost more than the cap, (n,): the reference answers them."""
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
@@ -190,11 +195,16 @@ _REFUSED = Said(0.0, failed="does not take it")
 def own_settings(
     settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels
 ) -> list[int]:
-    """Return the settings whose records were made with these models, as they are now, and the same grader."""
+    """Return the settings whose records were made with these models, as they are now, and the same grader.
+
+    A setting that lacks one of them, or the features, is of before: what that would have said is not known of any of
+    its records, and each would count as lost.
+    """
     return [number for number, (_, body) in settings.items() if _is_own(body, models)]
 
 
 def _is_own(body: Mapping[str, object], models: GatewayModels) -> bool:
     identity, grader = body.get("identity") or {}, body.get("grader", "")
-    changed = any(identity.get(name, known) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
-    return not changed and grader in ("", models.grader)
+    changed = bool(identity) and any(identity.get(name) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
+    unknown = models.features and body.get("features", models.features) != models.features
+    return not changed and not unknown and grader in ("", models.grader)

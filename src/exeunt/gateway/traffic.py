@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncio import Task
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -51,7 +52,8 @@ class Traffic:
         if place.unit is not None:
             place.unit.setting = place.unit.setting or self.setting
             self._running[place.unit.number] += 1
-            self._changed[place.unit.number] = place.unit
+            if place.is_open:  # of others, from before a restart, not all is known
+                self._changed[place.unit.number] = place.unit
         return place
 
     def is_chosen(self, unit: Unit, now: float, most: float) -> bool:
@@ -104,7 +106,7 @@ class Traffic:
 
     def forget(self, client: str) -> None:
         """Keep of a client's units nothing but their numbers."""
-        for unit in self.busy:
+        for unit in (*self.busy, *self._changed.values()):
             if unit.client == client:
                 unit.client, unit.user, unit.drawn = "", b"", False
 
@@ -123,17 +125,25 @@ class Traffic:
 
     def keep(self, record: Record) -> None:
         """Write a record, and what has changed since."""
-        self._records.add(record, self._take_changed(), self._periods(), bill=self.bill.to_dict())
+        with self._taken() as changed:
+            self._records.add(record, changed, self._periods(), bill=self.bill.to_dict())
 
     def save(self) -> None:
         """Write what has changed."""
         if self._changed:
-            self._records.update(self._take_changed(), self._periods())
+            with self._taken() as changed:
+                self._records.update(changed, self._periods())
             self._records.keep("bill", self.bill.to_dict())
 
-    def _take_changed(self) -> list[Unit]:
-        changed, self._changed = [*self._changed.values()], {}
-        return changed
+    @contextmanager
+    def _taken(self) -> Iterator[list[Unit]]:
+        """Give the units that have changed; if they cannot be written, they still have. Others may change meanwhile."""
+        changed, self._changed = self._changed, {}
+        try:
+            yield [*changed.values()]
+        except BaseException:
+            self._changed = changed | self._changed
+            raise
 
     def _periods(self) -> list[Period]:
         return self.drawing.latest
@@ -144,7 +154,7 @@ class Traffic:
         for unit in units.values():
             if unit.setting != self.setting:
                 unit.closed = now
-                self._changed[unit.number] = unit
+                self._changed[unit.number] = self._over[unit.number] = unit
             self.units.restore(unit)
         if self.units.rules.kind == "user":
             for unit in self._records.units("user != x'' AND closed IS NOT NULL"):
@@ -159,6 +169,6 @@ def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
     """Return what decides which records may be counted together, JSON-able."""
     rules = config.unit_rules
     return {
-        "identity": dict(models.identity), "grader": models.grader,
+        "identity": dict(models.identity), "grader": models.grader, "features": models.features,
         "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s], "cap": config.cap,
     }  # fmt: skip
