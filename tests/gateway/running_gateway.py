@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,6 +52,11 @@ class Running:
             base_url=self.url, headers={"authorization": f"Bearer {key or self.client}"}, timeout=30
         )
 
+    @property
+    def n_compared(self) -> int:
+        """Requests that were compared, or could not be, and are recorded."""
+        return self.gateway.records.count("compared != ''")
+
     def ask(self, text: str, *, model: str = "auto", **options: Any) -> httpx.Response:
         with self.http() as http:
             body = {"model": model, "messages": [{"role": "user", "content": text}], **options}
@@ -78,7 +84,7 @@ def running(folder: Path, provider: MockProvider | None = None, **more: Any) -> 
     with ExitStack() as stack:
         file = folder / "gateway.yaml"
         file.write_text(config_text(stack.enter_context(served(mock.app)), **more))
-        gateway = Gateway(read_config(file))
+        gateway = Gateway(read_config(file), apart=asyncio.to_thread)
         client, admin = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
         yield Running(stack.enter_context(served(make_app(gateway))), gateway, mock, client, admin)
 

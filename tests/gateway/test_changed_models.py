@@ -66,7 +66,8 @@ def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(tmp_pa
 def test_a_policy_with_features_of_a_forgotten_client_answers_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_command: bool
 ) -> None:
-    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.0)
+    monkeypatch.setattr("exeunt.gateway.gateway._STEP_S", 0.01)
     with running(tmp_path) as run:
         for name, client in (("p1", "bob"), ("p2", "alice")):
             run.gateway.policies.add(policy())
@@ -90,8 +91,10 @@ def test_a_policy_with_features_of_a_forgotten_client_answers_no_more(
             assert (
                 "p2 held features of requests of a client that was forgotten" in state["alarms"][-1]["alarm"]
             )
-            assert "calibrate" in state["policies"]["p1"]["unfit"]
-            assert "no policy costs at most" in http.put("/admin/policy", json={"budget": "100%"}).text
+            assert "was forgotten" in state["policies"]["p1"]["unfit"]
+            assert (
+                "no certified policy costs at most" in http.put("/admin/policy", json={"budget": "100%"}).text
+            )
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -125,7 +128,7 @@ def test_records_that_cannot_be_tidied_now_are_tidied_later(
         refuse()
 
     monkeypatch.setattr(gateway.records, "expire", expire)
-    monkeypatch.setattr("exeunt.gateway.gateway._SAVE_S", 0.01)
+    monkeypatch.setattr("exeunt.gateway.gateway._STEP_S", 0.01)
     monkeypatch.setattr("exeunt.gateway.gateway._TIDY_S", 0.0)
 
     async def some_time() -> None:

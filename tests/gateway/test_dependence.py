@@ -15,7 +15,7 @@ from exeunt.gateway.certifying import DEPENDENT
 from exeunt.gateway.dependence import dependence, permutation_p_value
 from exeunt.gateway.evidence import evidence_of
 from exeunt.gateway.folder import GatewayModels
-from exeunt.stream.records import Said
+from exeunt.stream.records import COMPARED, NOT_GRADED, Said
 
 
 def p_value(values, clients, seed=0):
@@ -138,6 +138,17 @@ def test_what_is_compared_is_the_mean_loss_of_the_cheapest_model_over_a_units_kn
     assert len(values) in (38, 39)
     codes = np.unique(clients, return_inverse=True)[1]
     assert dependence(evidence_of(made, models, CAP, 3), 5) == p_value(values, codes, 5)
+
+
+def test_a_grader_that_fails_for_a_while_makes_no_units_alike():
+    """Where it fails, it is not known whether small was wrong. Had it found so forty times in a row, that would be."""
+    for why, alike in ((NOT_GRADED, False), (COMPARED, True)):
+        made = units(300)
+        for k, (_, inside) in enumerate(made):
+            small, wrong = inside[0].said["small"], 100 <= k < 140
+            said = {"small": replace(small, grade=None if wrong else 1.0 - (k % 7 == 0)), "large": Said(1e-4)}
+            inside[0] = replace(inside[0], said=said, compared=why if wrong else COMPARED)
+        assert (dependence(evidence_of(made, WITHOUT_FEATURES, CAP, 3), 0) < DEPENDENT) == alike
 
 
 def test_without_units_nothing_depends():

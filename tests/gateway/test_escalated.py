@@ -25,7 +25,6 @@ FEATURES = Reply(None, features=(1.0,))
         ({"features": FAILED, "large": GIVEN}, "p1", False, "failure"),
         ({"large": POOR, "small": GIVEN}, "p1", False, "money"),
         ({"large": POOR, "middle": FAILED, "small": GIVEN}, "p1", False, "failure"),
-        ({"large": GIVEN}, "p1", False, "request"),
         ({"large": GIVEN}, "reference", True, ""),
         ({"large": FAILED, "other": GIVEN}, "reference", False, "failure"),
         ({"large": GIVEN}, "", False, ""),

@@ -15,7 +15,6 @@ from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.judge import Judge, grader_of
 from exeunt.gateway.labels import agreement
 from exeunt.gateway.mock_provider import MockProvider, served
-from exeunt.gateway.recorded_trace import read_trace
 from exeunt.ledger import ledger_of
 
 from .running_gateway import PRICES, running
@@ -130,15 +129,13 @@ def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
     with running(tmp_path, provider, models=models, shadow=shadow, keep="{texts: true}") as run:
         for i in range(3):
             run.ask(f"question {i}")
-        eventually(lambda: run.gateway.records.counts()["shadow"] == 3)
-        found = read_trace(run.gateway.folder, run.gateway.about)
+        eventually(lambda: run.n_compared == 3)
+        records = run.gateway.records.read()
         assert provider.calls["expert"] == 6
         exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--to-label", "2"])
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         labels = {(line["request"], line["model"]): 0.0 for line in lines}
         assert len(labels) == 2
-        told = agreement(labels, found.records, "large", found.trace.measure)
+        told = agreement(labels, records, "large", run.gateway.about.measure)
         assert told.startswith("Of 2 labels the grade by the judge expert agrees with 0.0%")
-    assert found.notes == ()
-    assert found.trace.measure == "grade by the judge expert"
-    assert found.trace["small"].quality[:, 0].tolist() == [1.0] * 3
+    assert [record.said["small"].grade for record in records] == [1.0] * 3

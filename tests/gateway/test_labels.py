@@ -10,7 +10,7 @@ pytest.importorskip("msgspec")
 
 from exeunt.errors import InputError
 from exeunt.gateway.labels import agreement, read_labels, to_label
-from exeunt.gateway.records import Said
+from exeunt.stream.records import Said
 
 
 def graded(grades, **fields):

@@ -123,7 +123,7 @@ def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised()
     assert one.with_sink(Sink()).written is one.written
     assert one.n_bytes == small.n_bytes < 500
     assert one.content != small.content
-    assert one.beginning != small.beginning
+    assert one.opening != small.opening
     assert (
         small.content == ChatRequest.read(json.dumps(json.loads(asked("data:,")), indent=1).encode()).content
     )

@@ -67,7 +67,7 @@ def test_a_late_request_after_a_restart_leaves_its_unit_as_it_was(tmp_path):
     assert after.ask(23.0, b"t3").unit.number == 1
     after.close()
     again = Records(tmp_path)
-    assert again.units() == [kept]
+    assert again.units() == [replace(kept, later=2, later_cost=2e-4)]
     assert [(unit.number, len(inside)) for unit, inside in again.of_units()] == [(1, 2)]
     again.close()
 

@@ -94,10 +94,11 @@ def test_who_answered_and_why_are_counted():
     made = [escalated(), escalated(), record(), by_reference("unit", is_open=False), record(retry=True),
             record(guessed=True), record(answered="", decided="failure")]  # fmt: skip
     one = span(made)
-    assert one.answered == {"large": 3, "small": 3, "": 1}
-    assert one.decided == {"score": 2, "unit": 1, "failure": 1}
-    assert (one.requests, one.in_units, one.by_policy, one.retries, one.guessed) == (7, 6, 6, 1, 1)
-    assert (one.estimated, one.opted_out) == (4, 0)
+    assert one.answered == {"large": 3, "small": 3}
+    assert one.decided == {"score": 2, "unit": 1}
+    assert (one.requests, one.in_units, one.by_policy, one.retries, one.guessed) == (6, 5, 5, 1, 1)
+    assert (one.estimated, one.opted_out) == (3, 0)
+    assert one.cost == pytest.approx(span(made[:-1]).cost + made[-1].cost)  # what has no answer has a cost
 
 
 def test_clients_who_opted_out_count_nowhere_else():

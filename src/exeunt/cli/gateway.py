@@ -130,5 +130,6 @@ def _forget(folder: Path, keys: Keys, name: str) -> None:
     echo(f"{name}: {'the key and ' if key else ''}{counted(removed, 'record')} removed")
     if policies:
         echo(
-            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: later proposals bring others"
+            f"{listed(policies, 3)} held features of its requests, and cannot answer any more: later proposals bring "
+            "others"
         )

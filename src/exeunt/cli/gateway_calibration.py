@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from pathlib import Path
 from shlex import quote
@@ -20,7 +21,9 @@ def calibrate_gateway(folder: Path, guarantee: Guarantee, *, labels: Path | None
     from exeunt.gateway.evidence import own_settings
     from exeunt.gateway.folder import REPORT, GatewayModels
     from exeunt.gateway.labels import agreement, read_labels
+    from exeunt.gateway.money import compared_in
     from exeunt.gateway.standing import STANDING
+    from exeunt.stream.bill import Bill, Span
     from exeunt.stream.records import COMPARED, Records
 
     if given := " ".join(filter(None, (changed(guarantee), others))):
@@ -32,6 +35,9 @@ def calibrate_gateway(folder: Path, guarantee: Guarantee, *, labels: Path | None
     with closing(Records(folder)) as records:
         standing = records.kept(STANDING)
         lines = [] if standing is None else [standing["text"]]
+        if spans := records.kept("bill"):
+            bill = Bill(models.reference, [Span.from_dict(span) for span in spans])
+            lines.append(bill.told(compared_in(folder), time.time()))
         if labels is not None:
             own = own_settings(records.settings(), models)
             where = f"compared = ? AND setting IN ({', '.join('?' * len(own))})"

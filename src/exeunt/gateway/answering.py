@@ -19,7 +19,8 @@ from exeunt.live.live_model import LiveModel, Reply
 from exeunt.policy import Policy
 
 SCORE, FAILURE, MONEY = ("score", "failure", "money")
-"""Why further or other models were asked: a score did not suffice, a model gave no answer, or money for it was short."""
+"""Why further or other models were asked: a score did not suffice, a model gave no answer, or money for it was short.
+"""
 REQUEST, UNIT, CLIENT = ("request", "unit", "client")
 """Why the reference was asked and not the policy: one of its models does not take the request, or it may cost too much;
 it is a later one of its unit, or in none; or its client is not compared."""
@@ -46,6 +47,7 @@ class Answered:
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
     that was asked. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
+    `instead`: why the reference was asked in place of the active policy; "" if it was not.
     """
 
     reply: ChatReply | None
@@ -55,6 +57,7 @@ class Answered:
     replies: Mapping[str, Reply] = field(default_factory=dict)
     decided: bool = False
     seen: Seen | None = None
+    instead: str = ""
 
     @property
     def why(self) -> str:
@@ -64,7 +67,9 @@ class Answered:
 
     @property
     def escalated(self) -> str:
-        """Why further or other models were asked than the first: "score", "failure" or "money"; "" if none were."""
+        """Why further or other models were asked than the first, one of `REASONS`; "" if none were."""
+        if self.instead:
+            return self.instead
         failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
         if failed:
             return MONEY if all(map(short_of_money, failed)) else FAILURE

@@ -22,7 +22,7 @@ from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.gateway import AUTO, Gateway, NoSuchModel
+from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
@@ -102,8 +102,8 @@ async def _completions(request: Request) -> Response:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
             headers = {"x-exeunt-model": str(first["model"])}
-            if asked.model == AUTO:
-                headers["x-exeunt-policy"] = gateway.live.active.name
+            if sink.policy:
+                headers["x-exeunt-policy"] = sink.policy
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:

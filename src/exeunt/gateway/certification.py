@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
@@ -28,14 +28,16 @@ class Way(NamedTuple):
 class Measured:
     """What a plan is worth on `requests` of `units` that had no part in it; intervals are of 95% and pointwise.
 
-    `saved`: of the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the
-    policy answers; `lost_per_unit`: a mean over units. `cost`: US dollars per request. `may_answer`: the share of these
+    `missing`: requests of which something is missing, which are left out here, and count as lost in tests. `saved`: of
+    the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the policy
+    answers; `lost_per_unit`: a mean over units. `cost`: US dollars per request. `may_answer`: the share of these
     requests that the policy may answer, and `money` of their cost at the reference. `shares`: of the requests, by the
     model that answers. `ways`: the plan, then what one would do otherwise.
     """
 
     units: int
     requests: int
+    missing: int
     saved: Interval | None
     lost: Interval | None
     lost_answered: Interval | None
@@ -66,56 +68,64 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     if trace is None:
         return None
     lost, cost = evidence.outcomes(policy)
-    reference = evidence.reference_cost
-    answers = (evidence.row < rows) & ~evidence.outside(policy)
+    outside = evidence.outside(policy)
+    seen = (known & evidence.graded) | (outside & evidence.has_reference)
+    reference = np.where(seen, evidence.reference_cost, 0.0)
+    answers = (evidence.row < rows) & ~outside & seen
     lost, cost = np.where(answers, lost, 0.0), np.where(answers, cost, reference)
-    weight = evidence.weight[evidence.unit]
-    ones = np.ones(len(lost))
-    sizes = np.bincount(evidence.unit, minlength=evidence.n_units)
+    weight, (later, later_cost) = evidence.weight[evidence.unit] * seen, evidence.later
+    ones = seen.astype(float)
+    sizes = np.bincount(evidence.unit, weights=ones, minlength=evidence.n_units)
     per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
-    saved = _ratio(evidence, reference - cost, reference)
+    saved = _ratio(evidence, reference - cost, reference, later_cost)
+    requests = float(weight.sum() + evidence.weight @ later)
+    paid_later = float(evidence.weight @ later_cost)
     shares = _shares(policy, evidence, answers, weight)
     ways = _ways(trace, evidence, weight[known], shares)
     of_reference = next(way.grade for way in ways if way.name == f"{evidence.reference} alone")
-    mean_cost, mean_lost = float(weight @ cost / weight.sum()), float(weight @ lost / weight.sum())
+    mean_cost, mean_lost = float(weight @ cost + paid_later) / requests, float(weight @ lost) / requests
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
-    best_pair = _best_pair(trace, [way for way in ways if way.name.endswith(" alone")], mean_cost)
+    best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
-        units=evidence.n_units, requests=len(lost), saved=saved, lost=_ratio(evidence, lost, ones),
+        units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
+        lost=_ratio(evidence, lost, ones, later),
         lost_answered=_ratio(evidence, lost, answers.astype(float)),
         lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
-        reference_cost=float(weight @ reference / weight.sum()),
-        may_answer=float(weight @ answers / weight.sum()),
-        money=float(weight @ (answers * reference) / (weight @ reference)),
+        reference_cost=float(weight @ reference + paid_later) / requests,
+        may_answer=float(weight @ answers) / requests,
+        money=float(weight @ (answers * reference)) / float(weight @ reference + paid_later),
         shares=shares, ways=(own, *ways, best_pair),
     )  # fmt: skip
 
 
-def _ratio(evidence: Evidence, over: Floats, under: Floats) -> Interval | None:
-    """Return the ratio of two sums over rows, with an interval over units."""
+def _ratio(evidence: Evidence, over: Floats, under: Floats, later: Floats | None = None) -> Interval | None:
+    """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum."""
     sums = RatioSums()
     above, below = (
-        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units) for each in (over, under)
+        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units).astype(float)
+        for each in (over, under)
     )
+    if later is not None:
+        below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
     found = sums.ratio()
     return None if found is None else Interval(*found)
 
 
-def _shares(policy: Policy, evidence: Evidence, answers: Floats, weight: Floats) -> dict[str, float]:
+def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:
     """Return the share of the requests that each model answers, the largest first."""
     assert evidence.trace is not None  # noqa: S101 - for types
     exits = policy.route(evidence.trace)
     names = [step.model for step in policy.cascade]
-    shares: dict[str, float] = {}
-    for row in range(len(evidence.unit)):
+    shares: dict[str, float] = {evidence.reference: float(evidence.weight @ evidence.later[0])}
+    for row in np.flatnonzero(weight).tolist():
         is_own = answers[row] and evidence.place[row] >= 0
         name = names[exits[evidence.place[row]]] if is_own else evidence.reference
         shares[name] = shares.get(name, 0.0) + float(weight[row])
-    return {
-        name: shares[name] / float(weight.sum()) for name in sorted(shares, key=lambda name: -shares[name])
-    }
+    total = sum(shares.values())
+    largest_first = sorted(shares, key=lambda name: -shares[name])
+    return {name: shares[name] / total for name in largest_first if shares[name]}
 
 
 def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[str, float]) -> list[Way]:
@@ -133,7 +143,7 @@ def _ways(trace: CascadeTrace, evidence: Evidence, weight: Floats, shares: dict[
     ]
 
 
-def _best_pair(trace: CascadeTrace, alone: list[Way], cost: float) -> Way:
+def _best_pair(alone: list[Way], cost: float) -> Way:
     """Return the mixture of two models by lot, at about this cost, that has the best grade."""
     by_cost = sorted(alone, key=lambda way: way.cost)
     costs, grades = np.array([way.cost for way in by_cost]), np.array([way.grade for way in by_cost])

@@ -7,16 +7,17 @@ any certificate is ever false is at most delta, over all looks and questions tog
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt._files import make_folder
+from exeunt._files import make_folder, read_json, write_json
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
@@ -45,8 +46,8 @@ Apart = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be certified. `number`: from 1; `asked`: when. `tests_from`: the first unit that may test; `fits_from`:
-    the first that may fit. `why`: it was asked. `body`: what makes it this question.
+    """What is to be certified. `number`: from 1; `asked`: when. `tests_from`: the first unit that may test;
+    `fits_from`: the first that may fit. `why`: it was asked. `body`: what makes it this question.
     """
 
     number: int
@@ -60,13 +61,16 @@ class Question:
 @dataclass
 class Plan:
     """A plan of a proposal. `policy`: None if a client was forgotten whose requests it held. `needed`: about how many
-    units it takes. `name`: that it is kept under, once it has `passed`, a time.
+    units it takes; `share`: of the reference's cost that it takes, and `cost` in US dollars per request, estimates by
+    the units that fit. `name`: that it is kept under, once it has `passed`, a time.
 
     `logs`: by promise and share of its limit, the logarithms of the stakes' factors in each period, (p, 4).
     """
 
     policy: Policy | None
     needed: float
+    share: float
+    cost: float
     name: str = ""
     passed: float | None = None
     logs: dict[tuple[str, float], list[Floats]] = field(default_factory=dict)
@@ -83,7 +87,8 @@ class Tested:
     """A proposal and how its tests stand. `number`: among all, which gives its `weight`. `fitted`: units that it was
     made of. `tests_from`: the first unit that tests it. `rows`: of a unit that its plans answer.
 
-    `correlation`: the p-value of whether successive units of a client are alike. `periods`, `units`: that were bet on.
+    `correlation`: the p-value of whether successive units of a client are alike. `bet_on`: how many units it was bet on
+    in each period; of none there is no bet.
     """
 
     number: int
@@ -96,8 +101,17 @@ class Tested:
     correlation: float
     plans: list[Plan]
     ended: bool = False
-    periods: int = 0
-    units: int = 0
+    bet_on: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def periods(self) -> int:
+        """In how many periods it was tested."""
+        return sum(units > 0 for units in self.bet_on.values())
+
+    @property
+    def units(self) -> int:
+        """How many units have tested it."""
+        return sum(self.bet_on.values())
 
     @property
     def weight(self) -> float:
@@ -129,7 +143,10 @@ class Certifier:
         elif body is None:
             self.question = None
         self.proposals = [] if self.question is None else self._restored()
+        self.forget()
         self._is_proposing = False
+        self._grace = min(HOUR_S, config.period)
+        self._next_look = now
 
     # -- questions ------------------------------------------------------------------------------------------
 
@@ -162,37 +179,38 @@ class Certifier:
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
             "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
-            "features": models.features, "cap": config.cap, "period": config.period,
+            "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
+            "features": None if config.features is None else asdict(config.features), "cap": config.cap,
+            "period": config.period,
             "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
         }  # fmt: skip
 
     def _latest_question(self) -> Question | None:
         with self._records.reading() as connection:
             row = connection.execute("SELECT * FROM question ORDER BY number DESC").fetchone()
-        return None if row is None else Question(*row[:5], body=json.loads(row[5]))
+        if row is None:
+            return None
+        number, asked, tests_from, fits_from, why, body = row
+        return Question(number, asked, tests_from, fits_from, why, json.loads(body))
 
     # -- as time goes on ------------------------------------------------------------------------------------
 
     async def advance(self, now: float, busy: Sequence[Unit], apart: Apart) -> list[str] | None:
         """Bet on the periods that are over, and make a proposal if it is time. Returns the names under which plans are
-        kept that passed now, or None if nothing has changed.
+        kept that passed now, or None if nothing has changed. It looks four times while grades are waited for.
 
         `busy`: units that are open, or of which requests are under way.
         """
-        if self.question is None or self._config.promise is None:
+        if self.question is None or self._config.promise is None or now < self._next_look:
             return None
-        settled = self._settle(now, busy)
+        self._next_look = now + self._grace / 4
+        settled = await asyncio.to_thread(self._settle, now, busy)
         proposed = await self._propose(now, apart)
-        if not (settled or proposed):
-            return None
-        for proposal in self.proposals:
-            self._bet(proposal)
-        return self._passes(now)
+        return await asyncio.to_thread(self._tested, now, proposed) if settled or proposed else None
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> bool:
         """Take note of the periods whose units have all closed and been graded."""
-        grace = min(HOUR_S, self._config.period)
-        done = []
+        grace, done = self._grace, []
         for period in self._periods("settled IS NULL"):
             if now < (period.number + 1) * self._config.period + grace:
                 break
@@ -218,11 +236,11 @@ class Certifier:
         if question is None or promise is None or self._is_proposing:
             return False
         size = 2 * self.proposals[-1].fitted if self.proposals else FEWEST
-        if self.n_fitting < size:
+        if await asyncio.to_thread(lambda: self.n_fitting) < size:
             return False
         self._is_proposing = True
         try:
-            evidence = self._evidence(*self._fitting)
+            evidence = await asyncio.to_thread(self._evidence, *self._fitting)
             number = self.last + 1
             made = await apart(
                 propose, evidence, promise, bets.weight(number), most_rows=self._config.unit_rules.most_rows,
@@ -230,7 +248,7 @@ class Certifier:
             )  # fmt: skip
             correlation = await apart(dependence, evidence, number)
             if self.question is question:  # nobody asked another one meanwhile
-                self._add(number, now, evidence, made, correlation)
+                await asyncio.to_thread(self._add, number, now, evidence, made, correlation)
         finally:
             self._is_proposing = False
         return True
@@ -250,10 +268,10 @@ class Certifier:
 
     def held_out(self, proposal: Tested) -> Evidence:
         """Return the evidence of the units that have tested a proposal."""
-        bet_on = self._bet_on(proposal.number)
+        bet_on = [period for period, units in proposal.bet_on.items() if units]
         return self._evidence(
             f"held_out AND number >= ? AND setting IN ({_places(self._settings)}) "
-            f"AND period IN ({_places([*bet_on])})",
+            f"AND period IN ({_places(bet_on)})",
             (proposal.tests_from, *self._settings, *bet_on),
         )
 
@@ -297,27 +315,36 @@ class Certifier:
             for place, policy in enumerate(made.plans):
                 watched = watched_by(policy, held_out)
                 self._save(number, place, watched)
-                proposal.plans.append(Plan(watched, made.needed[place]))
+                share = 1 - made.saved[place]
+                proposal.plans.append(Plan(watched, made.needed[place], share, share * made.reference_cost))
         clients = sorted({unit.client for unit in evidence.units})
-        (self._folder / f"{number}.clients").write_text(json.dumps(clients))
+        write_json(self._folder / f"{number}.clients", clients)
         with self._records.writing() as connection:
             connection.execute(
-                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, question.number, now, proposal.fitted, tests_from, rows, kind, correlation),
             )
             connection.executemany(
-                "INSERT INTO plan VALUES (?, ?, ?, '', NULL)",
-                [(number, place, plan.needed) for place, plan in enumerate(proposal.plans)],
+                "INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)",
+                [
+                    (number, place, plan.needed, plan.share, plan.cost)
+                    for place, plan in enumerate(proposal.plans)
+                ],
             )
         self.proposals.append(proposal)
 
     # -- bets -----------------------------------------------------------------------------------------------
 
-    def _bet(self, proposal: Tested) -> None:
-        """Bet on the settled periods on which it has not been bet, in their order."""
-        known = self._bet_on(proposal.number)
+    def _tested(self, now: float, proposed: bool) -> list[str] | None:
+        """Bet for all proposals. Returns the names under which plans are kept that passed now, or None without bets."""
+        bets_made = [self._bet(proposal) for proposal in self.proposals]
+        return self._passes(now) if proposed or any(bets_made) else None
+
+    def _bet(self, proposal: Tested) -> bool:
+        """Bet on the settled periods on which it has not been bet, in their order. Returns whether there were any."""
+        before = proposal.units
         for period in self._periods("settled IS NOT NULL"):
-            if period.number in known or not period.is_bet_on or proposal.ended:
+            if period.number in proposal.bet_on or not period.is_bet_on or proposal.ended:
                 continue
             evidence = self._evidence(
                 f"held_out AND period = ? AND number >= ? AND setting IN ({_places(self._settings)})",
@@ -325,6 +352,8 @@ class Certifier:
             )
             if evidence.n_units:
                 self._bet_period(proposal, period.number, evidence)
+            proposal.bet_on[period.number] = evidence.n_units
+        return proposal.units > before
 
     def _bet_period(self, proposal: Tested, period: int, evidence: Evidence) -> None:
         promise, rows = self._config.promise, []
@@ -337,31 +366,22 @@ class Certifier:
                     values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
                     logs = bets.log_factors(values, highest)
                     plan.logs.setdefault((name, share), []).append(logs)
-                    rows.append(
-                        (proposal.number, place, name, share, period, evidence.n_units, *logs.tolist())
-                    )
+                    rows.append((
+                        proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()
+                    ))  # fmt: skip
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        proposal.periods += 1
-        proposal.units += evidence.n_units
-
-    def _bet_on(self, proposal: int) -> set[int]:
-        with self._records.reading() as connection:
-            rows = connection.execute("SELECT DISTINCT period FROM factor WHERE proposal = ?", (proposal,))
-            return {period for (period,) in rows}
 
     def _passes(self, now: float) -> list[str]:
         """Walk the plans of each proposal; return the names of those that have passed now."""
         passed = []
         for proposal in self.proposals:
-            if self.withheld(proposal):
+            if proposal.ended or self.withheld(proposal):
                 continue
-            n_passed = bets.n_passed(
-                [self.wealths(proposal, plan) for plan in proposal.plans], self.needed(proposal)
-            )
+            n_passed = bets.n_passed([self.wealths(plan) for plan in proposal.plans], self.needed(proposal))
             for place, plan in enumerate(proposal.plans[:n_passed]):
                 if plan.passed is None and plan.policy is not None:
-                    plan.name, plan.passed = self._keep(proposal, place, plan.policy), now
+                    plan.name, plan.passed = self._keep(proposal, place, plan), now
                     passed.append(plan.name)
                     with self._records.writing() as connection:
                         connection.execute(
@@ -375,7 +395,7 @@ class Certifier:
         promise = self._config.promise
         return float("inf") if promise is None else 1 / (promise.delta * proposal.weight)
 
-    def wealths(self, proposal: Tested, plan: Plan) -> dict[str, float]:
+    def wealths(self, plan: Plan) -> dict[str, float]:
         """Return the highest wealth of each promise of a plan, after as many periods as it takes."""
         promise = self._config.promise
         limits = {} if promise is None else limits_of(promise)
@@ -394,9 +414,9 @@ class Certifier:
         """Return why nothing of a proposal is certified now; "" if nothing stands in the way."""
         if proposal.correlation < DEPENDENT and self._config.units is None:
             return (
-                f"successive units of a client are alike (p = {proposal.correlation:.2g}), so they are not independent: "
-                "write `units` into the file, a user where a user's conversations depend on one another, or the kind "
-                "that it has now if you know that they do not"
+                f"successive units of a client are alike (p = {proposal.correlation:.2g}), so they are not "
+                "independent: write `units` into the file, user where a user's conversations depend on one another, or "
+                "the kind that it has now if you know that they do not"
             )
         settled = self._periods("settled IS NOT NULL")
         skipped = sum(not period.is_bet_on for period in settled)
@@ -409,14 +429,15 @@ class Certifier:
 
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _keep(self, proposal: Tested, place: int, policy: Policy) -> str:
-        """Keep a policy that may answer from now on, and return its name."""
-        promise = self._config.promise
+    def _keep(self, proposal: Tested, place: int, plan: Plan) -> str:
+        """Keep the policy of a plan, which may answer from now on, and return its name."""
+        promise, policy = self._config.promise, plan.policy
+        assert policy is not None  # noqa: S101 - for types
         about = {
             "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
-            "max_loss": None if promise is None else promise.max_loss,
+            "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
         }  # fmt: skip
-        clients = json.loads((self._folder / f"{proposal.number}.clients").read_text())
+        clients = read_json(self._folder / f"{proposal.number}.clients")
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
 
     def _save(self, proposal: int, place: int, policy: Policy) -> None:
@@ -427,38 +448,41 @@ class Certifier:
     def forget(self) -> None:
         """Test nothing any more that holds requests of a client that was forgotten."""
         for proposal in self.proposals:
-            proposal.ended = proposal.ended or not (self._folder / f"{proposal.number}.clients").exists()
+            if not (self._folder / f"{proposal.number}.clients").exists():
+                proposal.ended = True
+                for plan in proposal.plans:
+                    plan.policy = None
 
     def _restored(self) -> list[Tested]:
         """Return the proposals of the question as they were kept."""
         assert self.question is not None  # noqa: S101 - for types
         with self._records.reading() as connection:
             rows = connection.execute(
-                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation, ended FROM proposal "
+                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation FROM proposal "
                 "WHERE question = ? ORDER BY number",
                 (self.question.number,),
             ).fetchall()
-            proposals = [Tested(*row[:8], plans=[], ended=bool(row[8])) for row in rows]
-            for proposal in proposals:
+            proposals = []
+            for number, question, made, fitted, tests_from, n_rows, kind, correlation in rows:
+                proposal = Tested(number, question, made, fitted, tests_from, n_rows, kind, correlation, [])
                 proposal.plans = self._restored_plans(connection, proposal)
+                proposals.append(proposal)
         return proposals
 
     def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
         plans = []
-        for place, needed, name, passed in connection.execute(
-            "SELECT place, needed, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
+        for place, *about in connection.execute(
+            "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
             (proposal.number,),
         ):
             file = self._folder / f"{proposal.number}-{place}.json"
-            plans.append(Plan(Policy.load(file) if file.exists() else None, needed, name, passed))
-        periods: dict[int, int] = {}
+            plans.append(Plan(Policy.load(file) if file.exists() else None, *about))
         for place, promise, share, period, units, *logs in connection.execute(
             "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
             (proposal.number,),
         ):
             plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
-            periods[period] = units
-        proposal.periods, proposal.units = len(periods), sum(periods.values())
+            proposal.bet_on[period] = units
         return plans
 
     def _evidence(self, where: str, given: Sequence[Any]) -> Evidence:
@@ -472,7 +496,7 @@ def forget_proposals(folder: Path, client: str) -> None:
     """Remove the plans in a gateway's folder that were made of a client's requests."""
     within = folder / PROPOSALS
     for clients in within.glob("*.clients"):
-        if client in json.loads(clients.read_text()):
+        if client in read_json(clients):
             for file in within.glob(f"{clients.stem}-*.json"):
                 file.unlink()
             clients.unlink()

@@ -111,6 +111,13 @@ class ChatModel(OpenAICompatible):
         """Return what an input of so many tokens costs; None if their number is not known."""
         return None if tokens is None else self._cost(tokens, 0)
 
+    def price_share(self, other: ChatModel) -> float:
+        """Return the least that a token costs here, as a share of what one costs at another model."""
+        own, others = (
+            [one._cost(*tokens) - one._cost(0, 0) for tokens in ((1, 0), (0, 1))] for one in (self, other)
+        )
+        return min((a / b for a, b in zip(own, others, strict=True) if b > 0), default=0.0)
+
     def dearest(self, max_bytes: int) -> float:
         """Return the most that an attempt at a request of so many bytes can cost."""
         return min(self.at_most, self._cost(max_bytes, self.n_output))

@@ -47,8 +47,8 @@ class ChatRequest:
     """What a client asks: the body of a request to /v1/chat/completions.
 
     `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
-    `user`: whom the client names as its user; `conversation`: which conversation (`metadata.conversation`). `usage`: whether a stream ends with its usage. `sink`: gets the chunks of
-    an answer that is given whatever it says.
+    `user`: whom the client names as its user; `conversation`: which conversation (`metadata.conversation`). `usage`:
+    whether a stream ends with its usage. `sink`: gets the chunks of an answer that is given whatever it says.
 
     A large one takes long to read, to write and to hash, so each is done once.
     """

@@ -19,11 +19,10 @@ from exeunt.gateway.judge import AsyncGrader
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import Reply
-from exeunt.stream.records import COMPARED, Record, Said
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said
 
 _log = logging.getLogger("exeunt.gateway")
 _MOST_AT_ONCE = 64
-NOT_GRADED = "the grader failed"
 
 
 class Comparing:
@@ -34,8 +33,8 @@ class Comparing:
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger: Ledger,
-        features: FeatureModel | None, keep: Keep,
+        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger:
+        Ledger, features: FeatureModel | None, keep: Keep,
     ) -> None:  # fmt: skip
         self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep

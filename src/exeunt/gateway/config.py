@@ -132,6 +132,10 @@ class Promise:
             check_between(self.max_loss, "max_loss", 0.0, 1.0)
         check_between(self.delta, "delta", 0.0, 1.0)
         if self.budget is not None:
+            if self.budget.replace(".", "", 1).strip().isdigit():
+                raise InputError(
+                    f"budget {self.budget} has no unit: write {self.budget}%, or '{self.budget} usd'"
+                )
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):
                 raise InputError(
@@ -259,6 +263,19 @@ class GatewayConfig:
             return self.spend.of_a_request
         return sum(self.models[name].dearest(_USUAL_BYTES) for name in self.compared)
 
+    def _check_budget(self) -> None:
+        """Raise InputError for a budget that is below the prices of all compared models."""
+        promise, reference = self.promise, self.models[self.reference]
+        if promise is None or promise.budget is None:
+            return
+        share, _ = promise.parts_of(promise.budget)
+        least = min(self.models[name].price_share(reference) for name in self.compared)
+        if 0 < share < least:
+            raise InputError(
+                f"promise: no compared model costs as little as {share:.4g} of {self.reference}: by their prices it is "
+                f"{least:.4g} at least, so give a higher budget, or add a cheaper model"
+            )
+
     @property
     def compared(self) -> tuple[str, ...]:
         """The models that are compared, the reference the last of them."""
@@ -298,6 +315,13 @@ class GatewayConfig:
                 "{features: true}, or neither"
             )
         check_between(self.run_length, "run_length", 10, 1e12, inclusive=True)
+        self._check_budget()
+        if self.shadow is not None and self.cap > ledger_of(self.shadow.spend).left:
+            raise InputError(
+                f"a comparison may cost {self.cap:.4g} usd, more than the spend of shadow, {self.shadow.spend!r}, so "
+                "nothing could be compared: give shadow a lower cap (dearer requests are then left to the reference), "
+                "or let it spend more"
+            )
 
 
 def read_config(path: str | Path) -> GatewayConfig:

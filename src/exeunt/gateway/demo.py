@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from exeunt._progress import Progress
 from exeunt._text import echo
-from exeunt.errors import require
+from exeunt.errors import ExeuntError, require
 from exeunt.gateway.app import make_app
-from exeunt.gateway.certify import certify
 from exeunt.gateway.config import read_config
-from exeunt.gateway.folder import REPORT
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider, chance, served
-from exeunt.gateway.recorded_trace import read_trace
-from exeunt.gateway.report import write_report
 from exeunt.live.live_model import work_through
+from exeunt.stream.bill import Bill, Interval, Span, in_usd
 
 _PRICES = {"small": (0.1, 0.4), "medium": (0.5, 2.0), "large": (3.0, 12.0)}  # US dollars for a million tokens
 _CONFIG = """
@@ -31,8 +29,13 @@ models:
   large: {{provider: demo, price: {{input: 3, output: 12}}, max_tokens: 200}}
 reference: large
 shadow: {{models: [small, medium], share: 100%, audit: 10%, spend: "1 usd"}}
-spend: {{total: "5 usd", key: "2 usd/day"}}
+spend: {{total: "5 usd", key: "2 usd/day", request: "0.01 usd"}}
+promise: {{max_loss: 5%}}
+unit_idle: 1 s
+period: 2 s
+min_periods: 4
 """
+_WAIT_S = 60.0
 _SURE = {"small": 0.55, "medium": 0.8}
 _WORDS = [
     "river",
@@ -50,7 +53,7 @@ _WORDS = [
 ]
 
 
-def demonstrate(folder: Path, *, shadow: int = 2000, live: int = 1500, max_loss: float = 0.05) -> None:
+def demonstrate(folder: Path, *, shadow: int = 3000, live: int = 1500) -> None:
     """Go the whole road in a folder, and tell of it. The page is there until this is interrupted."""
     provider = MockProvider(invented_answer, _PRICES)
     with ExitStack() as stack:
@@ -62,7 +65,7 @@ def demonstrate(folder: Path, *, shadow: int = 2000, live: int = 1500, max_loss:
         echo(f"the gateway listens at {url}; its page is there, with the admin key {admin}\n")
         road = _Road(gateway, url, client, admin)
         road.shadow(shadow)
-        road.certify(max_loss)
+        road.certify()
         road.live(shadow, live)
         road.worsen(provider, shadow + live)
         echo(f"\nthe page is at {url} until you press Ctrl-C")
@@ -94,36 +97,45 @@ class _Road:
     def shadow(self, n: int) -> None:
         """Let the reference answer, and compare the other models."""
         self._ask("shadow", range(n))
-        while self._gateway.records.counts()["shadow"] < n:
-            time.sleep(0.1)
+        self._wait_until(lambda: self._gateway.traffic.bill.now.requests >= n)
         money = self._gateway.money
-        compared = 0.0 if money.shadow is None else money.shadow.spent
         echo(
-            f"shadow: large answered {n:,} requests for {money.whole.spent - compared:.3f} usd; small and medium were "
-            f"asked, too, for {compared:.3f} usd\n"
+            f"shadow: large answered {n:,} requests for {money.whole.spent - money.compared:.3f} usd; small and medium "
+            f"were asked, too, for {money.compared:.3f} usd\n"
         )
 
-    def certify(self, max_loss: float) -> None:
-        """Certify a policy on what was recorded, and let it answer."""
+    def certify(self) -> None:
+        """Wait until a policy is certified, and let the cheapest one answer. A period is two seconds here."""
         gateway = self._gateway
-        records = read_trace(gateway.folder, gateway.about)
-        with Progress("policies made") as bar:
-            found = certify(records.trace, gateway.config.reference, max_loss=max_loss, progress=bar.report)
-        name = gateway.policies.add(found.policy, records.clients)
-        command = f"exeunt calibrate {gateway.folder} --max-loss {max_loss:.0%}"
-        write_report(found, gateway.folder / REPORT, name=name, notes=records.notes, command=command)
-        echo(f"certify: as `{command}` does\n{found}\n")
-        self._administer("PUT", "/admin/policy", {"policy": name})
+        self._wait_until(lambda: bool(gateway.standing and gateway.standing.certified))
+        time.sleep(2 * gateway.config.period)  # what comes in is bet on
+        standing = gateway.standing
+        if standing is None or not standing.certified:
+            raise ExeuntError(f"nothing is certified yet: {standing}")
+        best = min(standing.certified.values(), key=lambda policy: policy.cost)
+        echo(f"certify: as `exeunt calibrate {gateway.folder}` shows\n{best}\n")
+        self._administer("PUT", "/admin/policy", {"policy": best.name})
 
     def live(self, start: int, n: int) -> None:
         """Let the policy answer other requests."""
         self._ask("live", range(start, start + n))
-        tally = self._settled(n)
-        alone = tally["cost"] + tally["saved"][0]
+        self._wait_until(lambda: self._span.requests >= n and not self._gateway.traffic.busy)
+        time.sleep(self._gateway.config.period)
+        span, compared = self._span, self._gateway.money.compared
+        saved, lost = span.saved(compared), span.lost
         echo(
-            f"live: {n:,} requests for {tally['cost']:.3f} usd; large alone would have cost about {alone:.3f} usd; by "
-            f"{tally['audits']} audits {100 * tally['lost'][0]:.1f} points of the grade are lost\n"
+            f"live: {n:,} requests for {span.cost:.3f} usd; saved against large alone, net of audits: {_usd(saved)}; "
+            f"by {span.loss.n} audits {_points(lost)} points of the grade are lost per request"
         )
+        echo(f"{self._bill.told(compared, self._gateway.clock())}\n")
+
+    @property
+    def _bill(self) -> Bill:
+        return self._gateway.traffic.bill
+
+    @property
+    def _span(self) -> Span:
+        return self._bill.now
 
     def worsen(self, provider: MockProvider, start: int) -> None:
         """Let the small model become worse where it is sure, until the watch finds that."""
@@ -137,11 +149,11 @@ class _Road:
         told = self._gateway.live.alarms[-1]["alarm"] if self._gateway.live.alarms else "there was no alarm"
         echo(f"worse: small answers nonsense; within {asked:,} requests the reference answers again:\n{told}")
 
-    def _settled(self, n: int) -> dict[str, Any]:
-        """Return the tally once it counts n answers."""
-        while (tally := self._gateway.live.tally.to_dict())["n"] < n:
+    @staticmethod
+    def _wait_until(what: Callable[[], bool]) -> None:
+        end = time.monotonic() + _WAIT_S
+        while not what() and time.monotonic() < end:
             time.sleep(0.1)
-        return tally
 
     def _ask(self, what: str, numbers: range) -> None:
         httpx = require("httpx", extra="gateway")
@@ -165,3 +177,15 @@ class _Road:
         httpx = require("httpx", extra="gateway")
         headers = {"authorization": f"Bearer {self._admin}"}
         httpx.request(method, self._url + path, json=body, headers=headers, timeout=60).raise_for_status()
+
+
+def _usd(amount: Interval | None) -> str:
+    if amount is None:
+        return "not known yet"
+    return f"{in_usd(amount.mean)} (95% interval {in_usd(amount.low)} to {in_usd(amount.high)})"
+
+
+def _points(share: Interval | None) -> str:
+    if share is None:
+        return "an unknown number of"
+    return f"{100 * share.mean:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"

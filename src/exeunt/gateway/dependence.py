@@ -46,13 +46,16 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
 
 
 def _losses(evidence: Evidence) -> tuple[Floats, Integers]:
-    """Return the mean loss of the cheapest model over each unit's known rows, and the unit's client, of units with any."""
+    """Return the mean loss of the cheapest model over each unit's graded rows, if it has any, and its client.
+
+    Grades that are missing say nothing: a grader that fails for an hour would make units alike.
+    """
     trace = evidence.trace
     if trace is None:
         return np.empty(0), np.empty(0, np.int64)
     others = [name for name in trace.answering.names if name != evidence.reference]
     cheapest = min(others, key=lambda name: trace[name].cost.full)
-    known = evidence.place >= 0
+    known = (evidence.place >= 0) & evidence.graded
     lost = trace[evidence.reference].quality[:, 0] - trace[cheapest].quality[:, 0]
     unit = evidence.unit[known]
     sums = np.bincount(unit, weights=lost[evidence.place[known]], minlength=evidence.n_units)

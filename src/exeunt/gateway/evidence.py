@@ -13,7 +13,7 @@ from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
-from exeunt.stream.records import COMPARED, Record, Said, one_each
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import Groups
@@ -51,6 +51,13 @@ class Evidence:
         return np.array([1 / unit.probability for unit in self.units])
 
     @property
+    def later(self) -> tuple[Floats, Floats]:
+        """How many requests came after each unit had closed, and what they have cost, (u,) each."""
+        return tuple(
+            np.array([getattr(unit, name) for unit in self.units], float) for name in ("later", "later_cost")
+        )  # type: ignore[return-value]
+
+    @property
     def reference_cost(self) -> Floats:
         """What each row costs at the reference, (n,); the cap where that is not known."""
         return np.array([_cost(record, self.reference, self.cap) for record in self.records])
@@ -65,8 +72,18 @@ class Evidence:
         """Which rows could cost more than the cap, (n,): the reference answers them."""
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
 
+    @property
+    def graded(self) -> Booleans:
+        """Which rows have grades, (n,)."""
+        return np.array([record is not None and record.compared == COMPARED for record in self.records], bool)
+
+    @property
+    def has_reference(self) -> Booleans:
+        """Of which rows it is known what the reference costs, (n,)."""
+        return np.array([_cost(record, self.reference, -1.0) >= 0 for record in self.records], bool)
+
     def outside(self, policy: Policy) -> Booleans:
-        """Return which rows the reference answers because they could cost too much or a model does not take them, (n,)."""
+        """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
         models = {OVER_CAP, *policy.models}
         return np.array(
             [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
@@ -103,16 +120,16 @@ class Evidence:
         )  # fmt: skip
 
     def whole(self) -> CascadeTrace | None:
-        """Return the trace of the rows that all models take, from which policies learn; None if there are none."""
-        rows = [
-            k for k, record in enumerate(self.records) if self.place[k] >= 0 and record and not record.refused
-        ]
+        """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
+        usable = (self.place >= 0) & self.graded
+        rows = [k for k, record in enumerate(self.records) if usable[k] and record and not record.refused]
         return None if self.trace is None or not rows else self.trace.take(self.place[rows])
 
     def firsts(self, policy: Policy) -> Integers:
         """Return the places in `trace` of the units' first rows that the policy decides."""
         rows = (self.row == 0) & (self.place >= 0) & ~self.outside(policy)
-        return self.place[rows]
+        places: Integers = self.place[rows]
+        return places
 
 
 def evidence_of(
@@ -122,10 +139,10 @@ def evidence_of(
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
         by_row = one_each(compared)
-        for place in range(min(one.rows, most_rows)):
+        for of_unit in range(min(one.rows, most_rows)):
             unit.append(k)
-            row.append(place)
-            records.append(by_row.get(place))
+            row.append(of_unit)
+            records.append(by_row.get(of_unit))
     known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
     place[known] = np.arange(len(known))
@@ -150,7 +167,7 @@ def _cost(record: Record | None, model: str, unknown: float) -> float:
 
 def _is_known(record: Record, models: GatewayModels) -> bool:
     """Return whether all models that take the request were asked, so that it is known which would answer."""
-    if record.compared != COMPARED or OVER_CAP in record.refused:
+    if record.compared not in (COMPARED, NOT_GRADED) or OVER_CAP in record.refused:
         return False
     said = [record.said.get(name) for name in models.highest if name not in record.refused]
     asked = all(one is not None and not short_of_money(one.failed) for one in said)

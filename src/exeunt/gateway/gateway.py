@@ -31,7 +31,7 @@ from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
-from exeunt.gateway.money import Money
+from exeunt.gateway.money import MONEY, Money
 from exeunt.gateway.report import write_report
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.gateway.standing import STANDING, Standing, standing
@@ -55,8 +55,11 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
 
 async def in_another_process(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
     """Run a function that computes for long in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    try:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # the end of the gateway does not wait for it
 
 
 class Gateway:
@@ -77,7 +80,7 @@ class Gateway:
         self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
         self.keys = Keys(self.folder / KEYS)
-        self.money = Money(self.folder / "money.db", config.spend, config.shadow)
+        self.money = Money(self.folder / MONEY, config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
         self.about.write(self.folder)
@@ -116,24 +119,26 @@ class Gateway:
         active, refused = self.live.active, self._refused(request)
         why = self._why_not_asked(active, client, place, refused)
         waiting = None if why else self.live.begin(place)
-        answered = None
+        chosen = self.live.reference if why else active
+        answered = Answered(None, "", REFERENCE, 0.0, instead=why)
+        if request.sink is not None:
+            request.sink.policy = chosen.name
         try:
-            chosen = self.live.reference if why else active
-            answered = await self.answering.by_policy(
-                chosen, request, arrival.content.hex(), self.money.of(client)
-            )
+            key, ledger = arrival.content.hex(), self.money.of(client)
+            found = await self.answering.by_policy(chosen, request, key, ledger)
+            answered = replace(found, instead=why)
+            return answered
+        except InputError:
+            refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
+            raise
         finally:
-            given = None if answered is None else answered.reply
+            given = answered.reply
             transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
             self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
-            decided = answered is not None and answered.decided
-            self.live.answered(waiting, answered.seen if answered is not None and decided else None)
-            if answered is None:
-                self._ended(place)
-        known_by = arrival.name or transcript
-        record = self._record(number, now, request, client, place, answered, known_by, refused, why)
-        self.later(self._recorded(record, request, client, place, answered, drawing))
-        return answered
+            self.live.answered(waiting, answered.seen if answered.decided else None)
+            known_by = arrival.name or transcript
+            record = self._record(number, now, request, client, place, answered, known_by, refused)
+            self.later(self._recorded(record, request, client, place, answered, drawing))
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
         """Answer by a model or a policy that the client names: it is recorded and billed, and in no unit."""
@@ -148,7 +153,7 @@ class Gateway:
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             answered = await self.answering.by_name(request.model, request, ledger)
-        record = self._record(number, now, request, client, Place(None), answered, b"", (), "")
+        record = self._record(number, now, request, client, Place(None), answered, b"", ())
         self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
@@ -190,7 +195,7 @@ class Gateway:
 
     def _record(
         self, number: int, now: float, request: ChatRequest, client: Client, place: Place, answered: Answered,
-        transcript: bytes, refused: tuple[str, ...], why: str,
+        transcript: bytes, refused: tuple[str, ...],
     ) -> Record:  # fmt: skip
         chosen = "" if answered.policy == REFERENCE else answered.policy
         return Record(
@@ -199,7 +204,7 @@ class Gateway:
             setting=self.traffic.setting, unit=0 if place.unit is None else place.unit.number, row=place.row,
             is_open=place.is_open, retry=place.retry, guessed=place.guessed, transcript=transcript, policy=chosen,
             answered=answered.model, asked=tuple(name for name in answered.replies if name != FEATURES),
-            decided=why or answered.escalated, cost=answered.cost,
+            decided=answered.escalated, cost=answered.cost,
             input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)), refused=refused,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
         )  # fmt: skip
@@ -304,7 +309,7 @@ class Gateway:
         for name in passed or ():
             _log.info("a policy is certified", extra={"fields": {"policy": name}})
         if passed is not None or self.standing is None:
-            await asyncio.to_thread(self._find_standing)
+            await asyncio.to_thread(self.find_standing)
 
     async def tidy(self) -> None:
         """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
@@ -337,11 +342,13 @@ class Gateway:
         self.certifier.forget()
         return forgotten.records
 
-    def _find_standing(self) -> None:
+    def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
         self.standing = standing(self.certifier, self.config)
         self.records.keep(STANDING, self.standing.to_dict())
-        write_report(self.standing, self.folder / REPORT, reference=self.config.reference)
+        now = self.clock()
+        told = self.traffic.bill.told(self.money.compared, now)
+        write_report(self.standing, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
@@ -435,10 +442,10 @@ class Gateway:
 
 @contextmanager
 def _logged(what: str) -> Iterator[None]:
-    """Log failures of files, such as while another process reads them: the next time it may succeed."""
+    """Log what fails, such as a file that another process reads: answering goes on, and it may succeed later."""
     try:
         yield
-    except (ExeuntError, OSError) as error:
+    except Exception as error:
         _log.error("%s could not be tidied", what, exc_info=error)
 
 

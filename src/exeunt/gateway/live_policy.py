@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from exeunt._files import read_json, write_json
-from exeunt.budget_text import parse_budget
 from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
-from exeunt.gateway.comparing import NOT_GRADED
-from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.live_watch import GradingWatch, LiveWatch
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, Record, one_each
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
@@ -32,9 +30,9 @@ class LivePolicy:
     """Which of the policies in a gateway's folder answers, and the watch of its answers.
 
     `active`: the one that answers "auto", since the time `since`. `reference`: the reference alone. `watch`: of what it
-    has answered. `alarms`: the latest, also of before a restart. `fallen`: the watch whose alarm made the reference
-    answer; None if it answers for another reason. `on_change`: called when another policy is active, with whether an
-    alarm is why.
+    has answered. `alarms`: the latest, also of before a restart; those with `ends` ended a certificate. `fallen`: the
+    watch whose alarm made the reference answer; None if it answers for another reason. `on_change`: called when another
+    policy is active, with whether an alarm is why.
     """
 
     def __init__(
@@ -73,23 +71,28 @@ class LivePolicy:
         return self.active.name
 
     def within(self, budget: str) -> str:
-        """Return the name of the dearest policy whose expected cost is within a budget, such as "40%" of the
-        reference's cost. Raises InputError if there is none.
+        """Return the name of the dearest policy whose cost per request is estimated to be within a budget, such as
+        "40%" of the reference's, or "0.002 usd". Raises InputError if there is none.
         """
-        parse_budget(budget, full=1.0, unit="usd")  # raises for what is none
+        share, amount = Promise.parts_of(budget)
         costs = {}
         for name in self._policies.names:
             try:
-                policy = self._policies.load(name)
-            except ExeuntError:  # made for other models
+                about = self._about(name)
+            except ExeuntError:  # made for other models, or before there were units
                 continue
-            if policy.expected_cost <= policy.cost.amount(budget):
-                costs[name] = policy.cost.share(policy.expected_cost)
+            if about["share"] <= share or about["cost"] <= amount:
+                costs[name] = about["share"]
         if not costs:
             raise InputError(
                 f"no certified policy costs at most {budget}: the page says what is certified now, and what is missing"
             )
         return max(costs, key=lambda name: costs[name])
+
+    def _about(self, name: str) -> Mapping[str, Any]:
+        """Return what is known of a policy. Raises as `named` does."""
+        policy = self.named(name).policy
+        return {} if policy is None else policy.notes["gateway"]
 
     # -- the watch ------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class LivePolicy:
         self._metrics.alarm(self.active.name)
         watch = self.watch
         try:
-            self._keep_alarm(fields)
+            self._keep_alarm({**fields, "ends": True})
             watch.save()
             self._policies.activate(REFERENCE, self._clock())
             self._follow(self.reference)

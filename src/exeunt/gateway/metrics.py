@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import prometheus_client as prometheus
 
-from exeunt.gateway.answering import Answered
+from exeunt.gateway.answering import REASONS, Answered
 
 _BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
@@ -27,7 +27,8 @@ class GatewayMetrics:
             registry=registry,
         )  # fmt: skip
         self._escalated = prometheus.Counter(
-            "exeunt_gateway_escalated", "Answers for which further or other models were asked, by policy and reason.",
+            "exeunt_gateway_escalated",
+            f"Answers for which further or other models were asked, by policy and reason: {', '.join(REASONS)}.",
             ["policy", "reason"], registry=registry,
         )  # fmt: skip
         self._failures = prometheus.Counter(

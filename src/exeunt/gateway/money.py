@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from exeunt.ledger import Ledger, ledger_of
 from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
 
+MONEY = "money.db"
+_COMPARED = "all/day/shadow"
 _NO_LIMIT = f"{MOST} usd/day"  # a rate: a total that becomes one begins without a burst
 
 
@@ -73,6 +76,15 @@ class Money:
     def close(self) -> None:
         """Close the file."""
         self._store.close()
+
+
+def compared_in(folder: Path) -> float:
+    """Return the US dollars that comparisons of the gateway in a folder have cost so far, as `Money.compared` does."""
+    if not (file := folder / MONEY).exists():
+        return 0.0
+    with closing(SQLiteStore(file, "normal")) as store:
+        account = store.run(lambda books, _: books.account(_COMPARED), lasting=False)
+    return 0.0 if account is None else (account.settled + account.dispatched) / 1e9
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:

@@ -24,14 +24,15 @@ class PageState:
         `certificate`: of the active policy, sentences; None without one. `policies`: those that can be chosen beside
         the reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
         reason. `bill`: since `since`; `in_all`: since the first start. `evidence`: of the active policy or of that one,
-        see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what is not covered. `resting`:
-        providers that are left alone, `for_s` seconds more. `stopped`: models that are asked no more.
+        see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what became of those of the latest
+        periods, `since`. `alarms`: those with `ends` ended a certificate. `resting`: providers that are left alone,
+        `for_s` seconds more. `stopped`: models that are asked no more.
         """
         gateway, config = self._gateway, self._gateway.config
         active = gateway.live.active
         return {
             "policy": active.name,
-            "since": gateway.live.since,
+            "since": gateway.traffic.bill.now.since,
             "unit": config.unit_rules.kind,
             "rows": active.rows,
             "certificate": self._sentences(active.name),
@@ -69,15 +70,17 @@ class PageState:
         bill, compared = self._gateway.traffic.bill, self._gateway.money.compared
         now = self._gateway.clock()
         return {
-            "saved": bill.saved_in_all(compared), "compared": compared, "break_even": bill.break_even(compared, now),
+            "since": bill.spans[0].since, "saved": bill.saved_in_all(compared), "compared": compared,
+            "break_even": bill.break_even(compared, now), "told": bill.told(compared, now),
         }  # fmt: skip
 
     def _drawing(self) -> dict[str, Any]:
         """Return what the share and the money for comparisons have come to."""
-        periods = [period for period in self._gateway.traffic.drawing.latest if period.units]
-        latest = periods[-1] if periods else None
+        drawing = self._gateway.traffic.drawing
+        periods = [period for period in drawing.latest if period.units]
         return {
-            "probability": None if latest is None else latest.probability,
+            "probability": periods[-1].probability if periods else None,
+            "since": periods[0].number * drawing.period_s if periods else None,
             "units": sum(period.units for period in periods),
             "chosen": sum(period.chosen for period in periods),
             "refused": sum(period.refused for period in periods),
@@ -85,12 +88,12 @@ class PageState:
         }
 
     def _sentences(self, name: str) -> list[str] | None:
-        certified = None if self._gateway.standing is None else self._gateway.standing.certified.get(name)
+        certified = None if self._gateway.standing is None else self._gateway.standing.of(name)
         return None if certified is None else certified.guarantees
 
     def _limit(self, name: str) -> float | None:
         """Return the loss that is certified of a policy, in [0, 1]; None if none is."""
-        certified = None if self._gateway.standing is None else self._gateway.standing.certified.get(name)
+        certified = None if self._gateway.standing is None else self._gateway.standing.of(name)
         return None if certified is None else certified.limits.get(LOSS)
 
     def _policy(self, name: str) -> dict[str, Any]:

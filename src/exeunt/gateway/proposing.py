@@ -41,7 +41,7 @@ _PLANS = 12
 _FOLDS = 2
 _SHAPING = 0.2
 """The share of the units that fit which thresholds come from."""
-_SAVES = 0.05
+SAVES = 0.05
 """A plan that saves less of the reference's cost is not what anybody waits for."""
 _POWER = NormalDist().inv_cdf(0.8)
 """How many units it would take is said for a chance of 80%."""
@@ -53,8 +53,8 @@ LOSS, BUDGET = "max_loss", "budget"
 class Proposal:
     """Plans in the order in which they are tested. `rows`: of a unit that they answer; `kind`: of their policies.
 
-    `needed`: about how many units each plan takes to be certified; `saved`: what it saves of the reference's cost, over
-    all requests. Both are estimates by the units that fit.
+    `needed`: about how many units each plan takes to be certified; `saved`: what it saves of the reference's cost over
+    all requests, of which each costs `reference_cost` US dollars there. These are estimates by the units that fit.
     """
 
     rows: int
@@ -62,6 +62,7 @@ class Proposal:
     plans: tuple[Policy, ...]
     needed: tuple[float, ...]
     saved: tuple[float, ...]
+    reference_cost: float
 
 
 class _Candidate(NamedTuple):
@@ -134,14 +135,28 @@ def propose(
     prospects = [_prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows]
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
+    order = _different(order, candidates)
     made = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
     kept = [k for k in order if candidates[k].budget in made]
     if not kept:
         return None
     plans = tuple(made[candidates[k].budget] for k in kept)
+    of_rows = evidence.weight[evidence.unit] * evidence.has_reference
     return Proposal(
-        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist())
-    )
+        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
+        float(of_rows @ evidence.reference_cost / of_rows.sum()),
+    )  # fmt: skip
+
+
+def _different(order: list[int], candidates: list[_Candidate]) -> list[int]:
+    """Return those that do not do the same as one before them."""
+    seen, kept = set(), []
+    for place in order:
+        outcomes = candidates[place].lost.tobytes() + candidates[place].cost.tobytes()
+        if outcomes not in seen:
+            kept.append(place)
+        seen.add(outcomes)
+    return kept
 
 
 def watched_by(policy: Policy, held_out: Evidence) -> Policy:
@@ -199,7 +214,7 @@ def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
 def _budgets(fit: CascadeTrace, reference: str) -> list[float]:
     """Return budgets from below the reference's cost down to that of the cheapest model."""
     full, first = fit[reference].cost.full, fit.answering.alone.cost.first
-    return np.linspace(full, first, _PLANS + 1, endpoint=False)[1:].tolist()
+    return [float(amount) for amount in np.linspace(full, first, _PLANS + 1, endpoint=False)[1:]]
 
 
 def _candidates(
@@ -260,21 +275,25 @@ def _prospect(
     rows: int, candidates: list[_Candidate], evidence: Evidence, promise: Promise, level: float
 ) -> _Prospect:
     reference, first = evidence.reference_cost, evidence.row < rows
-    weight = evidence.weight[evidence.unit]
-    total = float(weight @ reference)
+    weight = evidence.weight[evidence.unit] * evidence.has_reference
+    later, later_cost = evidence.later
+    total, requests = (
+        float(weight @ reference + evidence.weight @ later_cost),
+        weight.sum() + evidence.weight @ later,
+    )
+    share, amount = (1.0, 0.0) if promise.budget is None else Promise.parts_of(promise.budget)
     saved, needed = [], []
     for candidate in candidates:
-        spent = np.where(first, candidate.cost, reference)
-        saved.append(1 - float(weight @ spent) / total)
-        within = BUDGET not in limits_of(promise) or weight @ spent <= weight @ allowed_cost(
-            promise.budget or "", reference
-        )
+        # Of a row of which something is missing nothing is known to be saved.
+        spent = np.where(first & (evidence.place >= 0), candidate.cost, reference)
+        saved.append(float(weight @ (reference - spent)) / total)
+        within = (1 - saved[-1]) * total <= share * total + amount * requests
         outcomes = candidate.lost, candidate.cost
         units = [
             _units_needed(*values_of(name, limit, 1.0, evidence, outcomes, rows), rows, level)
             for name, limit in limits_of(promise).items()
         ]
-        needed.append(max(units) if within else math.inf)
+        needed.append(max(units) if within or promise.budget is None else math.inf)
     return _Prospect(rows, np.array(saved), np.array(needed))
 
 
@@ -294,5 +313,5 @@ def _units_needed(values: Floats, highest: float, rows: int, level: float) -> fl
 def _rank(prospect: _Prospect, horizon: int) -> tuple[float, float]:
     """Return what prospects are sorted by: what the cheapest plan saves that can be certified soon, then how soon."""
     soon = prospect.saved[prospect.needed <= horizon]
-    worthwhile = prospect.needed[prospect.saved >= _SAVES]
+    worthwhile = prospect.needed[prospect.saved >= SAVES]
     return -float(np.max(soon, initial=0.0)), float(np.min(worthwhile, initial=math.inf))

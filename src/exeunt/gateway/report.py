@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
@@ -12,61 +14,68 @@ from exeunt.comparison.report import allowed_hash, page_part
 from exeunt.gateway.certification import Way
 from exeunt.gateway.standing import Certified, Standing
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 340, 56, 44
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 290, 44, 44
+_LINE, _LONGEST = 14.0, 30
+"""The height of a name in the picture, and its letters at most: the table has all of it."""
 _STYLE = """
+h1, h2, .summary, .caption { overflow-wrap: anywhere; }
+section > .summary { max-width: 46rem; }
+section > .caption { margin-top: 22px; }
+.ways { max-width: 600px; margin-bottom: 16px; }
 .ways circle { fill: var(--tone-4); } .ways .policy circle { fill: var(--tone-product); }
 .ways .policy text { font-weight: 700; }
 .ways .at-random circle { fill: none; stroke: var(--tone-4); stroke-width: 1.6; }
 """
 
 
-def write_report(found: Standing, path: Path, *, reference: str) -> None:
-    """Write the page of what a gateway has certified, atomically. `reference`: the model that it is measured by."""
-    write_text(path, render(found, reference=reference))
+def write_report(found: Standing, path: Path, *, reference: str, told: str, now: float) -> None:
+    """Write the page of what a gateway has certified, atomically. `reference`: the model that it is measured by.
+    `told`: what was saved by the time `now`, see `Bill.told`.
+    """
+    write_text(path, render(found, reference=reference, told=told, now=now))
 
 
-def render(found: Standing, *, reference: str) -> str:
+def render(found: Standing, *, reference: str, told: str, now: float) -> str:
     """Return the page: what is certified, what was measured, and what one would do otherwise."""
     style = page_part("page.css") + _STYLE
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"
     made_by = f"Made by Exeunt {escape(__version__)}. This file is complete: it loads nothing from anywhere."
-    names = ", ".join(found.certified) or "Nothing"
-    title = f"{names} {'is' if len(found.certified) < 2 else 'are'} certified"
-    parts = [part for one in found.certified.values() for part in _of_policy(one, reference)]
+    time = datetime.fromtimestamp(now, timezone.utc)
+    best_first = sorted(found.certified.values(), key=lambda one: one.cost)
+    parts = [_of_policy(one, reference) for one in best_first]
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
-        f'<header class="masthead"><p class="kicker">Exeunt gateway</p><h1>{escape(title)}</h1>',
-        f'<ul class="summary">{_items(found.notes)}</ul></header>',
+        f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
+        f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
+        f'<ul class="summary">{_items([told, *found.notes])}</ul></header>',
         *parts,
         f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
     ])  # fmt: skip
 
 
-def _of_policy(policy: Certified, reference: str) -> list[str]:
-    """Return the sections of a certified policy."""
+def _title(names: Sequence[str]) -> str:
+    if not names:
+        return "Nothing is certified now"
+    *others, last = names
+    return f"{', '.join(others)} and {last} are certified" if others else f"{last} is certified"
+
+
+def _of_policy(policy: Certified, reference: str) -> str:
+    """Return the section of a certified policy."""
     numbers = policy.measured
-    sections = [_section(policy.name, "", f'<ul class="summary">{_items(policy.sentences)}</ul>')]
-    if numbers is None:
-        return sections
-    header, rows = numbers.table()
-    shares = [[model, f"{share:.1%}"] for model, share in numbers.shares.items()]
-    caption = (
-        f"Mean grade and mean cost on the held-out requests, beside {reference} alone. Hollow: drawn by lot."
-    )
-    chart = _chart(numbers.ways, numbers.reference_cost)
-    return [
-        *sections,
-        _section("What one would do otherwise", caption, chart + _table(header, rows)),
-        _section("Who answers", "", _table(["model", "share of the requests"], shares)),
-    ]
-
-
-def _section(title: str, caption: str, content: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>{content}</section>'
+    content = f'<ul class="summary">{_items(policy.sentences)}</ul>'
+    if numbers is not None:
+        caption = (
+            f"What one would do otherwise, on the same held-out requests, beside {reference} alone. Up: mean grade. To "
+            "the right: mean cost. Hollow: drawn by lot."
+        )
+        chart = _chart(numbers.ways, numbers.reference_cost)
+        content += f'<p class="caption">{escape(caption)}</p>{chart}{_table(*numbers.table())}'
+    return f"<section><h2>{escape(policy.name)}</h2>{content}</section>"
 
 
 def _items(sentences: Sequence[str]) -> str:
@@ -109,18 +118,23 @@ def _chart(ways: Sequence[Way], whole: float) -> str:
         f'<text class="tick" x="{x(at):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{at:.0%}</text>'
         for at in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    names = []  # over all points, so that none hides a name
-    below = {"": 0.0, ' text-anchor="end"': 0.0}  # where the last name of a side stands
-    for one, share in sorted(zip(ways, shares, strict=True), key=lambda pair: -pair[0].grade):
-        kind = "policy" if one is ways[0] else "at-random" if "at random" in one.name else "model"
-        end = ' text-anchor="end"' if share > right / 2 else ""
-        place = x(share) + (-9 if end else 9)
-        below[end] = max(y(one.grade) + 4, below[end] + 14)
-        lines.append(f'<g class="{kind}"><circle cx="{x(share):.1f}" cy="{y(one.grade):.1f}" r="5"/></g>')
-        names.append(
-            f'<g class="{kind}"><text x="{place:.1f}" y="{below[end]:.1f}"{end}>{escape(one.name)}</text></g>'
-        )
-    lines += names
+    places = [(x(share), y(one.grade)) for one, share in zip(ways, shares, strict=True)]
+    kinds = [
+        "policy" if one is ways[0] else "at-random" if "at random" in one.name else "model" for one in ways
+    ]
+    lines += [
+        f'<g class="{kind}"><circle cx="{across:.1f}" cy="{down:.1f}" r="5"/></g>'
+        for kind, (across, down) in zip(kinds, places, strict=True)
+    ]
+    for at_end in (False, True):  # names of a side stand one below the other, over all points
+        side = [k for k, share in enumerate(shares) if (share > right / 2) == at_end]
+        anchor = ' text-anchor="end"' if at_end else ""
+        for k, down in zip(side, _apart([places[k][1] for k in side]), strict=True):
+            across = places[k][0] + (-9 if at_end else 9)
+            lines.append(
+                f'<g class="{kinds[k]}"><text x="{across:.1f}" y="{down + 4:.1f}"{anchor}>'
+                f"{escape(_short(ways[k].name))}</text></g>"
+            )
     label = "mean cost, share of the reference's"
     lines.append(
         f'<text class="title" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{label}</text>'
@@ -129,3 +143,18 @@ def _chart(ways: Sequence[Way], whole: float) -> str:
         f'<div class="chart ways"><svg role="img" aria-label="mean grade against mean cost" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(lines)}</svg></div>'
     )
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Return places near these, a line or more from one another, and above the axis where there is room."""
+    order = sorted(range(len(places)), key=lambda k: places[k])
+    found, above, below = list(places), -math.inf, _HEIGHT - _BOTTOM + _LINE
+    for k in order:
+        above = found[k] = max(places[k], above + _LINE)
+    for k in reversed(order):
+        below = found[k] = min(found[k], below - _LINE)
+    return found
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\u2026"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from statistics import NormalDist
 from typing import Any
 
@@ -15,8 +16,8 @@ from exeunt._text import counted, text_table
 from exeunt.gateway.certification import Measured, measured
 from exeunt.gateway.certifying import Certifier, Plan, Tested
 from exeunt.gateway.config import GatewayConfig
-
-from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, limits_of, values_of
+from exeunt.gateway.evidence import Evidence
+from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
 
 STANDING = "standing"
@@ -31,16 +32,27 @@ _DECIDES = 0.5
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured.
-    `notes`: what else is to be known, and what it takes to certify more.
+    """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured, of
+    the plan of each proposal that passed last. `notes`: what else is to be known, and what it takes to certify more.
+    `others`: those that passed before these, and are certified, too.
     """
 
     certified: dict[str, Certified]
     notes: list[str]
+    others: dict[str, Certified] = field(default_factory=dict)
+
+    def of(self, name: str) -> Certified | None:
+        """Return what is certified of a policy; None if nothing is."""
+        return self.certified.get(name) or self.others.get(name)
 
     def __str__(self) -> str:
-        parts = [str(certified) for certified in self.certified.values()]
-        return "\n\n".join([*parts, "\n".join(self.notes)]) if self.notes else "\n\n".join(parts)
+        best, *others = sorted(self.certified.values(), key=lambda one: one.cost) or (None,)
+        also = [
+            f"Certified, too: {other.name}, which costs {1000 * other.cost:.4g} usd per 1,000."
+            for other in others
+        ]
+        parts = [str(best)] if best is not None else []
+        return "\n\n".join([*parts, "\n".join([*also, *self.notes])]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -56,6 +68,11 @@ class Certified:
     guarantees: list[str]
     measured: Measured | None
     limits: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        """US dollars per request, as measured; infinite where nothing was."""
+        return math.inf if self.measured is None else self.measured.cost
 
     @property
     def sentences(self) -> list[str]:
@@ -78,47 +95,47 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         return Standing(
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
-    certified, notes = {}, _about_question(certifier)
+    certified, others, notes = {}, {}, _about_question(certifier)
     for proposal in certifier.proposals:
         if why := certifier.withheld(proposal):
             notes.append(f"Nothing of proposal {proposal.number} is certified: {why}.")
             continue
         passed = [plan for plan in proposal.plans if plan.passed is not None and plan.policy is not None]
-        if passed:
-            best = _Best(certifier, config, proposal, passed[-1])
-            certified[best.plan.name] = best.certified()
+        if not passed:
+            continue
+        evidence = certifier.held_out(proposal)
+        for plan in passed:
+            found = certified if plan is passed[-1] else others
+            found[plan.name] = _Passed(certifier, config, proposal, plan, evidence).certified()
     notes += _forecast(certifier, config)
-    return Standing(certified, notes)
+    return Standing(certified, notes, others)
 
 
 def _about_question(certifier: Certifier) -> list[str]:
-    question = certifier.question
+    question, n = certifier.question, certifier.last
     if question is None or question.number == 1:
         return []
-    weight = bets.weight(certifier.last + 1)
-    return [
-        f"This is question {question.number}, asked because of {question.why}. Units of before do not test it, and its "
-        f"next proposal has a share of {weight:.0%} of delta, as {counted(certifier.last, 'proposal')} came before."
-        if question.why == "an alarm"
-        else f"This is question {question.number}, since {question.why}. Units of before do not test it, and its next "
-        f"proposal has a share of {weight:.0%} of delta, as {counted(certifier.last, 'proposal')} came before."
-    ]
+    text = (
+        f"This is question {question.number}, asked because of {question.why}: units of before do not test it. "
+        f"{counted(n, 'proposal')} came before, so its next one has {bets.weight(n + 1):.0%} of delta."
+    )
+    return [text]
 
 
 @dataclass(frozen=True)
-class _Best:
-    """The cheapest plan of a proposal that has passed."""
+class _Passed:
+    """A plan that has passed, and what tested it."""
 
     certifier: Certifier
     config: GatewayConfig
     proposal: Tested
     plan: Plan
+    evidence: Evidence
 
     def certified(self) -> Certified:
         promise, policy = self.config.promise, self.plan.policy
         assert promise is not None and policy is not None  # noqa: S101, PT018 - for types
-        evidence = self.certifier.held_out(self.proposal)
-        numbers = measured(policy, self.proposal.rows, evidence)
+        numbers = measured(policy, self.proposal.rows, self.evidence)
         limits = {
             name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)
         }
@@ -156,7 +173,10 @@ class _Best:
         of = "" if "usd" in budget else f" of that of {self.config.reference}"
         covered = over_all = ""
         if numbers is not None:
-            covered = f" These are {numbers.may_answer:.1%} of the compared requests and {numbers.money:.1%} of their cost."
+            shares = (
+                f"{numbers.may_answer:.1%} of the compared requests and {numbers.money:.1%} of their cost"
+            )
+            covered = f" These are {shares}."
             if numbers.saved is not None:
                 low, high = sorted(1 - each for each in numbers.saved[1:])
                 over_all = (
@@ -179,11 +199,14 @@ class _Best:
         )
         if unit == "request":
             answers = "It answers requests one by one"
+        question = self.certifier.question
+        asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta), read between periods. It assumes that "
-            f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does not "
-            "depend on who answered."
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
+            f"between periods. It assumes that "
+            f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
+            "not depend on who answered."
         )
         later = (
             ""
@@ -205,14 +228,18 @@ def _measured_text(numbers: Measured | None) -> list[str]:
     if (among := numbers.lost_answered) is not None:
         of_answered = f" Among those that the policy answers, {100 * among.mean:.2f} points are lost"
         of_answered += f"; on average over units, {100 * numbers.lost_per_unit:.2f}."
-    return [
+    missing = ""
+    if numbers.missing:
+        n = counted(numbers.missing, "request")
+        missing = f" {n} of which something is missing are left out here; the tests count them as lost."
+    what = (
         f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
         f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals are pointwise. What comparisons "
-        "cost is not counted here: the bill counts it.",
-        f"Answered by: {answered}.",
-    ]
+        f"cost is not counted here: the bill counts it.{missing}"
+    )
+    return [what, f"Answered by: {answered}."]
 
 
 # -- how many more ------------------------------------------------------------------------------------------------
@@ -220,29 +247,22 @@ def _measured_text(numbers: Measured | None) -> list[str]:
 
 def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     """Say about how many more units it takes to certify something, or something cheaper."""
-    notes = _few(certifier, config)
-    drawn = certifier.probability
+    notes, drawn = _few(certifier, config), certifier.probability
     if not certifier.proposals:
         missing = FEWEST - certifier.n_fitting
-        if missing <= 0 or drawn <= 0:
-            return notes
-        more = math.ceil(2 * missing / drawn)
         return [
-            f"The first proposal is made once {FEWEST} drawn units fit policies: {max(certifier.n_fitting, 0)} do. With "
-            f"{drawn:.0%} of the units drawn, that is about {_rounded(more)} more {config.unit_rules.kind}s"
-            f"{_when(certifier, more)}.",
+            *([_until_first(certifier, config, missing, drawn)] if missing > 0 and drawn > 0 else []),
             *notes,
         ]
     proposal = certifier.proposals[-1]
+    if not proposal.plans:
+        text = (
+            f"Proposal {proposal.number} has no plan: no policy saves {SAVES:.0%} or more and loses little enough on "
+            "the units that fit."
+        )
+        return [text, *notes]
     waiting = next((plan for plan in proposal.plans if plan.passed is None and plan.policy is not None), None)
-    if waiting is None:
-        if not proposal.plans:
-            notes.insert(
-                0,
-                f"Proposal {proposal.number} has no plan: no policy saves 5% or more and loses little enough on the units that fit.",
-            )
-        return notes
-    units = _units_to_come(certifier, config, proposal, waiting)
+    units = None if waiting is None else _units_to_come(certifier, config, proposal, waiting)
     if units is None or drawn <= 0:
         return notes
     middle, low, high = (2 * each / drawn for each in units)
@@ -252,14 +272,24 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
             "promised. Allow a larger loss, add a model, or wait for the next proposal."
         )
         return [text, *notes]
-    n = certifier.missing_periods(proposal)
+    n, plan = certifier.missing_periods(proposal), f"the next plan of proposal {proposal.number}"
+    if middle < 1:
+        return [*([f"It takes {counted(n, 'more period')} to certify {plan}."] if n else []), *notes]
     periods = f" and {counted(n, 'more period')}" if n else ""
-    return [
-        f"For a chance of 80% that the next plan of proposal {proposal.number} is certified, it takes about "
-        f"{_rounded(middle)} more {config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}"
-        f"{_when(certifier, middle)}.",
-        *notes,
-    ]  # fmt: skip
+    text = (
+        f"For a chance of 80% that {plan} is certified, it takes about {_rounded(middle)} more "
+        f"{config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}{_when(certifier, middle)}."
+    )
+    return [text, *notes]
+
+
+def _until_first(certifier: Certifier, config: GatewayConfig, missing: int, drawn: float) -> str:
+    """Say when there will be a proposal."""
+    more, kind = math.ceil(2 * missing / drawn), config.unit_rules.kind
+    return (
+        f"The first proposal is made once {FEWEST} drawn units fit policies: {certifier.n_fitting} do. With "
+        f"{drawn:.0%} of the units drawn, that is about {_rounded(more)} more {kind}s{_when(certifier, more)}."
+    )
 
 
 def _units_to_come(
@@ -301,13 +331,13 @@ def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:
     total = sum(clients.values())
     if total >= FEWEST and len(clients) > 1 and (top := clients.most_common(1)[0])[1] > _DECIDES * total:
         notes.append(
-            f"{top[0]} brings {top[1] / total:.0%} of the compared units: what is certified is mostly about its requests."
+            f"{top[0]} brings {top[1] / total:.0%} of the compared units, so what is certified is mostly about it."
         )
     if config.unit_rules.kind == "user" and certifier.units_a_period < 1:
         notes.append(
-            f"Of {counted(total, 'compared user')}, hardly any came in the latest periods: only new users are evidence, "
-            "so there are not as many as it takes. With `units: conversation` every new conversation counts, of users "
-            "as they are."
+            f"Of {counted(total, 'compared user')}, hardly any came in the latest periods: only new users are "
+            "evidence, so there are not as many as it takes. With `units: conversation` every new conversation counts, "
+            "of users as they are."
         )
     return notes
 
@@ -320,5 +350,7 @@ def _when(certifier: Certifier, units: float) -> str:
 
 
 def _rounded(number: float) -> str:
+    if number > _MANY:
+        return f"more than {_MANY:,}"
     digits = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return f"{math.ceil(number / digits) * digits:,}"

@@ -15,10 +15,13 @@ _ABOUT = ("id", "created", "model", "system_fingerprint")
 
 
 class Sink:
-    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `whole`: it is complete."""
+    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `whole`: it is complete.
+
+    `policy`: the name of the one that chose who answers; "" where the client named the model.
+    """
 
     def __init__(self) -> None:
-        self.begun = self.whole = False
+        self.begun, self.whole, self.policy = False, False, ""
         self._chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
     def put(self, chunk: Mapping[str, Any]) -> None:

@@ -50,9 +50,9 @@ class Traffic:
         self._now = max(now, self._now)  # a clock that is set back stands still
         place = self.units.arrive(request, self._now)
         if place.unit is not None:
-            place.unit.setting = place.unit.setting or self.setting
             self._running[place.unit.number] += 1
             if place.is_open:  # of others, from before a restart, not all is known
+                place.unit.setting = place.unit.setting or self.setting
                 self._changed[place.unit.number] = place.unit
         return place
 

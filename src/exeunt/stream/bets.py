@@ -1,9 +1,9 @@
 """Bets that a mean is below 0, read as often as one likes: what a promise on live traffic rests on.
 
 Each of several frozen plans is tested on units that had no part in it. A unit brings Z, whose mean is at least 0 if the
-promise is false. Four gamblers stake fixed shares of their capital on Z being below 0; the mean of their capitals is the
-wealth. Under a false promise it is a nonnegative supermartingale, so it ever reaches 1 / delta with probability delta at
-most (Ville's inequality; Waudby-Smith and Ramdas 2024). Stakes never depend on how many units there are.
+promise is false. Four gamblers stake fixed shares of their capital on Z being below 0; the mean of their capitals is
+the wealth. Under a false promise it is a nonnegative supermartingale, so it ever reaches 1 / delta with probability
+delta at most (Ville's inequality; Waudby-Smith and Ramdas 2024). Stakes never depend on how many units there are.
 
 Units of a period are bet on together, when all of them have closed, and wealth is read between periods only: hours of a
 day differ, and units that end early are not like those that end late.
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._arrays import Floats, Integers
 
 STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 """Of the capital, as shares of what a unit can bring at most."""
@@ -64,7 +64,7 @@ def n_passed(wealths: Sequence[Mapping[str, float]], needed: float) -> int:
     return len(wealths)
 
 
-def loss_values(lost: Floats, unit: Floats, n_units: int, limit: float, most_rows: int) -> Floats:
+def loss_values(lost: Floats, unit: Integers, n_units: int, limit: float, most_rows: int) -> Floats:
     """Return Z of units for the promise that a request loses at most `limit` on average, (n_units,).
 
     `lost` (n,): what the first `most_rows` requests of units lose, in [-1, 1]; `unit` (n,): which unit each is of. Over
@@ -74,7 +74,7 @@ def loss_values(lost: Floats, unit: Floats, n_units: int, limit: float, most_row
 
 
 def cost_values(
-    cost: Floats, allowed: Floats, unit: Floats, n_units: int, most_rows: int, cap: float
+    cost: Floats, allowed: Floats, unit: Integers, n_units: int, most_rows: int, cap: float
 ) -> Floats:
     """Return Z of units for the promise that requests cost at most what is allowed on average, (n_units,).
 

@@ -7,9 +7,11 @@ estimated from drawn units, for which the reference was asked in comparison.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from exeunt.stream.ratios import RatioSums
@@ -17,8 +19,10 @@ from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
 
 _CAREFUL = (1.0, -1.0)
-"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%)."""
+"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
+"""
 
+_LONG_S = 3652 * DAY_S
 
 _SUMS, _COUNTS = ("loss", "loss_answered", "rest"), ("answered", "decided")
 
@@ -65,9 +69,12 @@ class Span:
     rest: RatioSums = field(default_factory=RatioSums)
 
     def add(self, record: Record, reference: str, *, opted_out: bool) -> None:
-        """Count a request to `auto` that was answered."""
+        """Count a request to `auto`. One without an answer has cost something, and saved nothing."""
         if opted_out:
             self.opted_out += 1
+            return
+        if not record.answered:
+            self.cost += record.cost if record.policy else 0.0
             return
         self.requests += 1
         self.in_units += record.is_open
@@ -188,6 +195,30 @@ class Bill:
             return None
         return now - total.mean / (span.mean / days) * DAY_S
 
+    def told(self, compared: float, now: float) -> str:
+        """Say what was saved since the first start, and when comparisons are earned back: the same words everywhere."""
+        saved, begun = self.saved_in_all(compared), f"Since {_day(self.spans[0].since)}, the first start,"
+        spent = f"{in_usd(compared)} for comparisons, audits and judges"
+        if saved is None:
+            return f"{begun} {spent} were spent. Too few units were compared to say what was saved."
+        if not any(span.by_policy for span in self.spans):
+            return f"{begun} no policy has answered, and {spent} were spent."
+        about = "" if saved.low == saved.high else f" (95% interval {_range(saved.low, saved.high)})"
+        text = f"{begun} {in_usd(abs(saved.mean))} were {_side(saved.mean)}{about}"
+        if not compared:
+            return f"{text}."
+        return f"{text}, net of {spent}. {self._earned_back(saved, compared, now)}"
+
+    def _earned_back(self, saved: Interval, compared: float, now: float) -> str:
+        if saved.mean >= 0:
+            return "These are earned back."
+        day = self.break_even(compared, now)
+        if day is None:
+            return "At this pace they are not earned back."
+        if day - now > _LONG_S:
+            return "At this pace they are not earned back within ten years."
+        return f"At this pace they are earned back on about {_day(day)}, which is an estimate."
+
     def _rest(self) -> RatioSums:
         """Return the sums of all spans together."""
         parts = [span.rest for span in self.spans]
@@ -215,3 +246,31 @@ def loss_of(record: Record, reference: str, *, missing: float = 1.0) -> float:
 def reference_was_asked(record: Record, reference: str) -> bool:
     """Return whether the reference was asked for the answer, and not for comparison alone."""
     return reference in record.asked
+
+
+# -- in words -----------------------------------------------------------------------------------------------------
+
+
+def in_usd(value: float) -> str:
+    """Return US dollars as people read them, with cents from 1 on: "1,204.50 usd", "0.0123 usd"."""
+    if value == 0 or abs(value) >= 1:
+        return f"{value:,.2f} usd" if value else "0 usd"
+    digits = min(2 - math.floor(math.log10(abs(value))), 9)
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".") + " usd"
+
+
+def _day(time: float) -> str:
+    day = datetime.fromtimestamp(time, timezone.utc)
+    return f"{day.day} {day:%b %Y}"
+
+
+def _side(saved: float) -> str:
+    return "lost" if saved < 0 else "saved"
+
+
+def _range(low: float, high: float) -> str:
+    """Return an interval of what was saved, in words."""
+    if _side(low) != _side(high):
+        return f"{in_usd(-low)} lost to {in_usd(high)} saved"
+    least, most = sorted((abs(low), abs(high)))
+    return f"{in_usd(least)} to {in_usd(most)}"

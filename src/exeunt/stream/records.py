@@ -40,18 +40,18 @@ class Said:
 class Record:
     """What is kept of one answered request.
 
-    `number`: of its arrival. `time`: of its arrival, in seconds since 1970. `client`: the name of its key. `request`: an
-    HMAC of its content, in hexadecimal digits. `setting`: which models, grader and rules there were (see
+    `number`: of its arrival. `time`: of its arrival, in seconds since 1970. `client`: the name of its key. `request`:
+    an HMAC of its content, in hexadecimal digits. `setting`: which models, grader and rules there were (see
     `Records.setting`). `unit`: the number of its unit, 0 for none; `row`: its place there; `is_open`: whether the unit
-    still took it; `retry`, `guessed`: see `exeunt.stream.units.Place`. `transcript`: an HMAC of its messages
-    and answer, or of the conversation's name.
+    still took it; `retry`, `guessed`: see `exeunt.stream.units.Place`. `transcript`: an HMAC of its messages and
+    answer, or of the conversation's name.
 
     `policy`: the name of the one that chose, "" where the reference answered alone. `answered`: the model whose answer
-    was given; `asked`: the models that were asked for it. `decided`: "" where the policy decided; else why it did not, or why further or other models were asked.
-    `cost`: US dollars of what was asked for the answer. `input_cost`: what its input costs at the reference, if known.
-    `said`: by model. `refused`: compared models that do not take it; "" among them if it could cost more than the cap.
-    `compared`: "" if it was not drawn; "compared", or what stood in the way. `features`: kept with 32 bits each.
-    `text`: JSON of request and answers, only where the deployment keeps texts.
+    was given; `asked`: the models that were asked for it. `decided`: "" where the policy decided; else why it did not,
+    or why further or other models were asked. `cost`: US dollars of what was asked for the answer. `input_cost`: what
+    its input costs at the reference, if known. `said`: by model. `refused`: compared models that do not take it; ""
+    among them if it could cost more than the cap. `compared`: "" if it was not drawn; "compared", or what stood in the
+    way. `features`: kept with 32 bits each. `text`: JSON of request and answers, only where the deployment keeps texts.
     """
 
     number: int
@@ -78,29 +78,48 @@ class Record:
     text: str | None = None
 
 
-COMPARED = "compared"
+def _columns(names: Sequence[str]) -> str:
+    """Return columns for SQL, of which "number" is the key."""
+    return ", ".join(f'"{name}" INTEGER PRIMARY KEY' if name == "number" else f'"{name}"' for name in names)
+
+
+COMPARED, NOT_GRADED = "compared", "the grader failed"
 _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
 _UNIT = tuple(one.name for one in fields(Unit))
+_COUNTED = ("number", "later", "later_cost")
+_PUT_UNIT = (
+    f"INSERT INTO unit VALUES ({', '.join('?' * len(_UNIT))}) ON CONFLICT (number) DO UPDATE SET "  # noqa: S608
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in _UNIT if name not in _COUNTED)
+)
 _PERIOD = tuple(one.name for one in fields(Period))
 _SCHEMA = f"""
-CREATE TABLE request ({_COLUMNS.replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
 CREATE INDEX request_unit ON request (unit) WHERE compared != '';
-CREATE TABLE unit ({", ".join(f'"{name}"' for name in _UNIT).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE unit ({_columns(_UNIT)});
 CREATE INDEX unit_period ON unit (period);
 CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
 CREATE INDEX unit_open ON unit (number) WHERE closed IS NULL;
-CREATE TABLE period ({", ".join(f'"{name}"' for name in _PERIOD).replace('"number"', '"number" INTEGER PRIMARY KEY')});
+CREATE TABLE period ({_columns(_PERIOD)});
 CREATE TABLE setting (number INTEGER PRIMARY KEY, since REAL, body TEXT);
 CREATE TABLE kept (name TEXT PRIMARY KEY, body TEXT);
-CREATE TABLE question (number INTEGER PRIMARY KEY, asked REAL, tests_from INTEGER, fits_from INTEGER, why TEXT, body TEXT);
-CREATE TABLE proposal (number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER,
-    rows INTEGER, kind TEXT, correlation REAL, ended INTEGER);
-CREATE TABLE plan (proposal INTEGER, place INTEGER, needed REAL, policy TEXT, passed REAL, PRIMARY KEY (proposal, place));
-CREATE TABLE factor (proposal INTEGER, plan INTEGER, promise TEXT, share REAL, period INTEGER, units INTEGER,
-    f0 REAL, f1 REAL, f2 REAL, f3 REAL, PRIMARY KEY (proposal, plan, promise, share, period)) WITHOUT ROWID;
+CREATE TABLE question (
+    number INTEGER PRIMARY KEY, asked REAL, tests_from INTEGER, fits_from INTEGER, why TEXT, body TEXT
+);
+CREATE TABLE proposal (
+    number INTEGER PRIMARY KEY, question INTEGER, made REAL, fitted INTEGER, tests_from INTEGER, rows INTEGER,
+    kind TEXT, correlation REAL
+);
+CREATE TABLE plan (
+    proposal INTEGER, place INTEGER, needed REAL, share REAL, cost REAL, policy TEXT, passed REAL,
+    PRIMARY KEY (proposal, place)
+);
+CREATE TABLE factor (
+    proposal INTEGER, plan INTEGER, promise TEXT, share REAL, period INTEGER, units INTEGER,
+    f0 REAL, f1 REAL, f2 REAL, f3 REAL, PRIMARY KEY (proposal, plan, promise, share, period)
+) WITHOUT ROWID;
 """
 RECORDS = "records.db"
 _LATEST = "latest number"
@@ -134,10 +153,15 @@ class Records:
     def add(
         self, record: Record, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **kept: Any
     ) -> None:
-        """Add a record, and what is known of units and periods by now, together. `kept`: as `keep` takes it, by name."""
+        """Add a record with what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put(connection, "request", _NAMES, _stored(record))
             _put_units(connection, units, periods)
+            if record.unit and not record.is_open:
+                connection.execute(
+                    "UPDATE unit SET later = later + 1, later_cost = later_cost + ? WHERE number = ?",
+                    (record.cost, record.unit),
+                )
             for name, body in kept.items():
                 _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
 
@@ -369,7 +393,7 @@ def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], value
 
 def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: Iterable[Period]) -> None:
     for unit in units:
-        _put(connection, "unit", _UNIT, [getattr(unit, name) for name in _UNIT])
+        connection.execute(_PUT_UNIT, [getattr(unit, name) for name in _UNIT])
     for period in periods:
         connection.execute(
             "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (number) DO UPDATE SET "

@@ -60,11 +60,12 @@ class UnitRules:
 @dataclass
 class Unit:
     """Requests that belong together. `number`: that of its first request. `opened`, `latest`: the times of its first
-    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it closed;
-    None while it is open.
+    and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it
+    closed; None while it is open.
 
     `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
-    `period`: in which it began; `setting`: that there was then (see `Records.setting`).
+    `period`: in which it began; `setting`: that there was then (see `Records.setting`). `later`: requests that came
+    after it had closed, and what they have cost, which the records count.
     """
 
     number: int
@@ -79,6 +80,8 @@ class Unit:
     drawn: bool = False
     held_out: bool = False
     setting: int = 0
+    later: int = 0
+    later_cost: float = 0.0
 
 
 @dataclass(frozen=True)

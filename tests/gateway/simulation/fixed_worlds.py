@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.gateway.simulation.kinds import Kind
 from tests.gateway.simulation.worlds import Look, World
@@ -18,7 +19,16 @@ def users_and_integrations(seed: int) -> World:
         share=20, sure=0.23, wrong=(1.0, 1.0), requests=(100, 100), gap=6.0, user="new", letters=130,
     )  # fmt: skip
     looks = (Look(3_000), Look(3_000, budget="20%"))
-    return World("users_and_integrations", seed, (once, integration), looks=looks, prices=(0.07, 10.0))
+    return World(
+        "users_and_integrations",
+        seed,
+        (once, integration),
+        looks=looks,
+        prices=(0.07, 10.0),
+        request="0.005 usd",
+        retries=0,
+        promises=((0.05, "20%"),),
+    )
 
 
 def one_prompt_40(seed: int) -> World:
@@ -33,54 +43,61 @@ def late_answers(seed: int) -> World:
     """No drift: easy answers take half a second, hard ones six, and forty requests come in a second."""
     kind = Kind(sure=0.6, wrong=(0.02, 0.6), seconds=(0.5, 5.5))
     looks = (Look(1_200, use="yes"),)
-    return World("late_answers", seed, (kind,), pace=40.0, n=2_200, looks=looks, until_alarm=True)
+    return World(
+        "late_answers", seed, (kind,), pace=40.0, period="4 s", n=2_200, looks=looks, until_alarm=True
+    )
 
 
 def conversations_no_drift(seed: int) -> World:
-    """No drift: conversations of ten turns are easy, or hard, as a whole."""
-    easy = Kind(share=0.6, sure=1.0, wrong=(0.02, 0.0), turns=(10, 10))
-    hard = Kind(share=0.4, sure=0.0, wrong=(0.0, 0.6), turns=(10, 10))
-    looks = (Look(2_000, max_loss=0.1, use="yes"),)
+    """No drift: two requests in three are of conversations of ten turns, which are alike and do not overlap much."""
+    easy = Kind(share=0.6, sure=1.0, wrong=(0.02, 0.0), alike=0.9, gap=2.0)
+    hard = Kind(share=0.4, sure=0.0, wrong=(0.0, 0.6), alike=0.9, gap=2.0)
+    long = [replace(kind, share=kind.share * 0.18, turns=(10, 10)) for kind in (easy, hard)]
+    looks = (Look(2_400, max_loss=0.1, use="yes"),)
     return World(
-        "conversations_no_drift", seed, (easy, hard), pace=0.2, n=5_000, looks=looks, until_alarm=True,
+        "conversations_no_drift", seed, (easy, hard, *long), pace=0.1, period="1 h", n=3_900, looks=looks,
+        until_alarm=True,
     )  # fmt: skip
 
 
 def looking_again(seed: int) -> World:
-    """The small model loses a little more than is allowed, so that it never may be certified to answer nearly all."""
-    kind = Kind(sure=1.0, wrong=(0.055, 0.0))
+    """The small model loses a little more than is allowed, so a policy that lets it answer nearly all does, too."""
+    kind = Kind(sure=1.0, wrong=(0.0535, 0.0))
     looks = tuple(Look(at) for at in range(300, 300 + 100 * LOOKS[-1], 100))
     return World("looking_again", seed, (kind,), n=2_700, scored=False, looks=looks)
 
 
 def after_an_alarm(seed: int) -> World:
     """The small model becomes worse; after the alarm the owner certifies again, with records from before it."""
-    usual, worse = Kind(sure=1.0, wrong=(0.01, 0.0)), Kind(sure=1.0, wrong=(0.12, 0.0))
-    looks = (Look(1_200, use="yes"), *(Look(at, use="again") for at in range(1_500, 3_000, 100)))
-    return World("after_an_alarm", seed, (usual,), drift_at=1_300, after=(worse,), looks=looks)
+    usual, worse = Kind(sure=1.0, wrong=(0.01, 0.0)), Kind(sure=1.0, wrong=(0.3, 0.0))
+    looks = (Look(1_200, use="yes"), *(Look(at, use="again") for at in range(1_300, 3_000, 100)))
+    return World("after_an_alarm", seed, (usual,), drift_at=1_250, after=(worse,), looks=looks, audit=1.0)
 
 
 def money_short(seed: int) -> World:
     """Money for comparisons is short; long requests are dear, and the small model is wrong on them."""
     short = Kind(share=0.56, sure=1.0, wrong=(0.01, 0.0))
     long = Kind(share=0.44, sure=1.0, wrong=(0.98, 0.0), letters=12_000)
-    looks = (Look(3_000),)
-    return World("money_short", seed, (short, long), looks=looks, money="0.002 usd/minute")
+    looks = (Look(2_000),)
+    return World(
+        "money_short", seed, (short, long), n=2_000, looks=looks, money="0.002 usd/minute", cap="0.13 usd",
+        spend="0.3 usd/day",
+    )  # fmt: skip
 
 
 def the_bill(seed: int) -> World:
     """Fifteen hundred requests in shadow, fifteen hundred live."""
     kind = Kind(sure=0.7, wrong=(0.01, 0.6))
     looks = (Look(1_500, use="yes"),)
-    return World("the_bill", seed, (kind,), looks=looks, prices=(0.5, 3.0))
+    return World("the_bill", seed, (kind,), looks=looks, prices=(1.0, 3.0))
 
 
 def few_users(seed: int) -> World:
     """All requests come from four hundred users, who differ in how well the small model answers them."""
     good = Kind(share=0.8, sure=1.0, wrong=(0.02, 0.0), user="known", users=400)
     bad = Kind(share=0.2, sure=1.0, wrong=(0.1, 0.0), user="known", users=400)
-    looks = (Look(2_000, max_loss=0.04), Look(3_000, max_loss=0.04))
-    return World("few_users", seed, (good, bad), looks=looks)
+    looks = (Look(1_000, max_loss=0.01), Look(2_000, max_loss=0.01))
+    return World("few_users", seed, (good, bad), n=2_000, looks=looks, units="user", time="30 min")
 
 
 def opted_out(seed: int) -> World:
@@ -98,3 +115,7 @@ FIXED: dict[str, Callable[[int], World]] = {
         money_short, the_bill, few_users, opted_out,
     )
 }  # fmt: skip
+WORLDS = dict.fromkeys(FIXED, 10) | dict.fromkeys(
+    ("late_answers", "conversations_no_drift", "looking_again"), 50
+)
+"""How many worlds of each the page needs: more where it is a frequency."""

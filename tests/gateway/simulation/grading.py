@@ -1,4 +1,4 @@
-"""The grader of worlds, named in their gateways' files: an answer is as good as the reference's if both say the same."""
+"""The grader of worlds, named in their gateways' files: an answer is good if it says what the reference says."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def grade(request: Mapping[str, Any], answer: Mapping[str, Any], reference: Mapp
     if _fails and _lot() < _fails:
         raise GraderFailed("the grader is out of order")
     return float(answer["content"] == reference["content"])
+
+
+def lenient(request: Mapping[str, Any], answer: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """Return the grade of an answer, of which a wrong one has half."""
+    return (1 + grade(request, answer, reference)) / 2
 
 
 @contextmanager

@@ -16,19 +16,23 @@ class Kind:
     """Requests that are alike. A unit of them is a conversation of `turns`, or `requests` of one user.
 
     `share`: of the units. `sure`: how often the small model is sure of its answer. `wrong`: how often it is wrong where
-    it is sure, and where it is not. `letters`: of a question. `tokens`: of an answer. `seconds`: until the small and the
-    large model answer. `prompts`: from how many a request is drawn, by Zipf's law; 0 where no prompt comes twice.
-    `turns`, `requests`: the fewest and the most. `gap`: seconds between requests of a unit, on average. `user`: whether
-    requests name one: "" names nobody, "new" a user for each unit, "known" one of `users`. `client`: whose key it is.
-    `hours`: of the day in which units begin.
+    it is sure, and where it is not. `scores`: between which its log-probabilities then lie; `alike`: how much of these
+    the requests of a unit have in common. `letters`: of a question. `tokens`: of an answer. `seconds`: until the small
+    and the large model answer, up to `slow` times that. `prompts`: from how many a request is drawn, by Zipf's law; 0
+    where no prompt comes twice. `turns`, `requests`: the fewest and the most. `gap`: seconds between requests of a
+    unit, on average. `user`: whether requests name one: "" names nobody, "new" a user for each unit, "known" one of
+    `users`. `client`: whose key it is. `hours`: of the day in which units begin.
     """
 
     share: float = 1.0
     sure: float = 0.8
     wrong: tuple[float, float] = (0.02, 0.6)
+    scores: tuple[tuple[float, float], tuple[float, float]] = ((-0.1, 0.0), (-2.0, -1.0))
+    alike: float = 0.0
     letters: int = 120
     tokens: int = 40
     seconds: tuple[float, float] = (0.5, 2.0)
+    slow: float = 1.0
     prompts: int = 0
     turns: tuple[int, int] = (1, 1)
     requests: tuple[int, int] = (1, 1)
@@ -41,30 +45,42 @@ class Kind:
 
 
 class Saying(NamedTuple):
-    """What the models say to a prompt. `wrong`: whether the small model is; `expected`: how often it would be, over all
-    prompts that are drawn as this one was. `score`: the small model's log-probability. `kind`: its place in the world.
+    """What the models say to a prompt. The small one is wrong with this `chance`, which a `lot` in [0, 1) decides.
+
+    `score`: the small model's log-probability. `seconds`: until the small and the large model answer. `kind`: its place
+    in the world.
     """
 
     prompt: int
     kind: int
-    wrong: bool
-    expected: float
+    chance: float
+    lot: float
     score: float
     tokens: int
     seconds: tuple[float, float]
 
+    def wrong(self, factor: float = 1.0) -> bool:
+        """Return whether a small model is wrong; `factor`: how much oftener it is than the first one."""
+        return self.lot < self.chance * factor
 
-def drawn(kind: Kind, place: int, prompt: int, rng: np.random.Generator) -> Saying:
-    """Return what is said to a prompt that was never asked before, or is one of the kind's own."""
-    finite = prompt >= FINITE
+    def expected(self, factor: float = 1.0) -> float:
+        """Return how often it is wrong on prompts like this. Of one that comes again nothing is left to chance."""
+        return float(self.wrong(factor)) if self.prompt >= FINITE else min(1.0, self.chance * factor)
+
+
+def drawn(kind: Kind, place: int, prompt: int, rng: np.random.Generator, common: float = 0.0) -> Saying:
+    """Return what is said to a prompt that was never asked before, or is one of the kind's own.
+
+    `common`: a number in [0, 1) that the requests of a unit share.
+    """
     lot = rng.random(4)
     sure = bool(lot[0] < kind.sure)
-    expected = kind.wrong[0 if sure else 1]
-    wrong = bool(lot[1] < expected)
-    score = -0.1 * lot[2] if sure else -1.0 - lot[2]
+    low, high = kind.scores[0 if sure else 1]
+    score = low + (high - low) * float(kind.alike * common + (1 - kind.alike) * lot[2])
     tokens = max(1, round(kind.tokens * (0.5 + lot[3])))
-    # Of a prompt that comes again nothing is left to chance.
-    return Saying(prompt, place, wrong, float(wrong) if finite else expected, score, tokens, kind.seconds)
+    factor = kind.slow ** float(rng.random()) if kind.slow > 1 else 1.0
+    seconds = kind.seconds[0] * factor, kind.seconds[1] * factor
+    return Saying(prompt, place, kind.wrong[0 if sure else 1], float(lot[1]), score, tokens, seconds)
 
 
 def question(saying: Saying, letters: int) -> str:

@@ -2,61 +2,81 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
 from tests.gateway.simulation.drive import Drive, Outcome
 from tests.gateway.simulation.sides import Found
-from tests.gateway.simulation.worlds import Event, Look, World
+from tests.gateway.simulation.worlds import Event, World
+
+_PATH = re.compile(r"/\S+/")
+_TEXT = 120
+"""Letters of what is said, at most."""
 
 
 def measured(drive: Drive) -> dict[str, Any]:
     """Return the raw numbers of a world, JSON-able."""
-    return {
+    found = {
         "requests": len(drive.outcomes),
         "days": drive.clock.passed / 86_400,
         "looks": _looks(drive),
-        "alarms": [asdict(alarm) for alarm in drive.alarms],
+        "alarms": [{**asdict(alarm), "said": _PATH.sub("", alarm.said)[:_TEXT]} for alarm in drive.alarms],
         "compared": drive.side.compared,
         "included": _included(drive),
         "live": _live(drive),
         "private": _private(drive),
         "units": _units(drive),
     }
+    return _rounded(found)
 
 
 def _looks(drive: Drive) -> list[dict[str, Any]]:
-    population: dict[bool, list[Event]] = {}
-    made = []
+    populations: dict[tuple[bool, bool], list[Event]] = {}
+    made, world = [], drive.world
     for look, found, told in drive.looks:
-        drifted = drive.world.drift_at is not None and look.at > drive.world.drift_at
+        changed = told.pop("changed")
+        drifted = world.drift_at is not None and look.at > world.drift_at
+        alarmed = any(alarm.at >= (world.drift_at or 0) for alarm in drive.alarms if alarm.at <= look.at)
         line = {**look._asdict(), **told, "name": found.name, "more": found.more}
+        line["stale"] = drifted and not alarmed
         if found.name:
-            if drifted not in population:
-                population[drifted] = drive.world.population(drifted=drifted)
-            line |= _true(drive, found, population[drifted])
+            now = drifted, "model" in changed
+            if now not in populations:
+                populations[now] = _population(world, *now)
+            line |= _true(drive, found, populations[now], worth=0.5 if "grader" in changed else 1.0)
         else:
-            line["said"] = found.said[:300]
+            line["said"] = found.said[-_TEXT:]
         made.append(line)
     return made
 
 
-def _true(drive: Drive, found: Found, population: list[Event]) -> dict[str, Any]:
+def _population(world: World, drifted: bool, second: bool) -> list[Event]:
+    """Return requests that tell the truth; with the `second` small model if a change has put it in place."""
+    factor, made = world.second if second else 1.0, []
+    for event in world.population(drifted=drifted):
+        said = event.saying
+        made.append(event._replace(saying=said._replace(chance=min(1.0, said.chance * factor))))
+    return made
+
+
+def _true(drive: Drive, found: Found, population: list[Event], worth: float) -> dict[str, Any]:
+    """Return what is printed and true of a policy; `worth`: what a grader takes off for a wrong answer."""
     true = drive.side.truth(found, population)
     printed = None if found.printed is None else asdict(found.printed)
-    return {"printed": printed, "loss": true.loss, "cost": true.cost, "reference": true.reference}
-
-
-def _lost(outcome: Outcome) -> bool:
-    return outcome.model == "small" and outcome.event.saying.wrong
+    limits = {} if found.limit is None else {"max_loss": found.limit}
+    return {
+        "printed": printed, "loss": worth * true.loss, "cost": true.cost, "reference": true.reference,
+        "share": true.share, **limits,
+    }  # fmt: skip
 
 
 def _loss(outcomes: list[Outcome]) -> float | None:
-    return sum(map(_lost, outcomes)) / len(outcomes) if outcomes else None
+    return sum(one.wrong for one in outcomes) / len(outcomes) if outcomes else None
 
 
 def _live(drive: Drive) -> dict[str, Any] | None:
-    """Return the bill since a policy was chosen first: what is printed as saved and lost, and what the provider says."""
+    """Return the bill since a policy was chosen first: what is printed, and what the provider's books say."""
     if not drive.used:
         return None
     outcomes = drive.outcomes[drive.used[0] :]
@@ -85,7 +105,9 @@ def _included(drive: Drive) -> list[dict[str, Any]]:
         counts = made.setdefault(one.event.saying.kind, [0, 0])
         counts[0] += 1
         counts[1] += len(drive.provider.asked[one.event.saying.prompt]) > 1
-    return [{"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())]
+    return [
+        {"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())
+    ]
 
 
 def _private(drive: Drive) -> dict[str, Any]:
@@ -93,7 +115,12 @@ def _private(drive: Drive) -> dict[str, Any]:
     since = drive.outcomes[drive.used[0] :] if drive.used else []
     own = [one for one in since if one.event.client in drive.world.private]
     compared = sum(len(drive.provider.asked[one.event.saying.prompt]) > 1 for one in own)
-    return {"requests": len(own), "by_policy": sum(one.by_policy for one in own), "loss": _loss(own), "compared": compared}
+    return {
+        "requests": len(own),
+        "by_policy": sum(one.by_policy for one in own),
+        "loss": _loss(own),
+        "compared": compared,
+    }
 
 
 def _units(drive: Drive) -> dict[str, int]:
@@ -101,3 +128,12 @@ def _units(drive: Drive) -> dict[str, int]:
     events = [one.event for one in drive.outcomes]
     users = {event.user for event in events if event.user}
     return {"users": len(users), "units": len({event.unit for event in events})}
+
+
+def _rounded(value: Any) -> Any:
+    """Return numbers to six digits, which is what a file of a thousand worlds keeps."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

@@ -18,6 +18,10 @@ from tests.gateway.simulation.worlds import Event, World, tokens_of
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import text_of
 
+SECOND = "small-2"
+"""The small model that a change puts in the place of the first."""
+_NEVER_S = 1e4
+
 
 class Sent:
     """The provider's answer to one call, as the client of HTTP has it."""
@@ -40,7 +44,8 @@ class Provider:
     def __init__(self, world: World, events: list[Event]) -> None:
         self._world = world
         self._sayings: dict[int, Saying] = {event.saying.prompt: event.saying for event in events}
-        self._price = dict(zip(("small", "large"), world.prices, strict=True))
+        self._price = dict(zip(("small", "large"), world.prices, strict=True)) | {SECOND: world.prices[0]}
+        self._factor = {"small": 1.0, SECOND: world.second, "large": 0.0}
         self._lots = random.Random(f"provider {world.seed}")
         self.books: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
@@ -57,16 +62,17 @@ class Provider:
         body = msgspec.json.decode(content)
         name, messages = body["model"], body["messages"]
         saying = self._sayings[int(text_of(messages[-1]).partition(" ")[0])]
-        small = name == "small"
         self.asked[saying.prompt].add(name)
-        await asyncio.sleep(saying.seconds[0 if small else 1])
+        if self._world.hangs and self._lots.random() < self._world.hangs:
+            await asyncio.sleep(_NEVER_S)
+        await asyncio.sleep(saying.seconds[name == "large"])
         if self._world.fails and self._lots.random() < self._world.fails:
             yield Sent(500, b'{"error": {"code": "overloaded"}}')
             return
         n_input = tokens_of(sum(len(message["content"]) for message in messages), len(messages))
         self.calls[name] += 1
         self.books[name] += self._price[name] * (n_input + 4 * saying.tokens) / 1e6
-        said = answer(saying, small and saying.wrong)
+        said = answer(saying, saying.wrong(self._factor[name]))
         choice: dict[str, Any] = {
             "index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop",
         }  # fmt: skip

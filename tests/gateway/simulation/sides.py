@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from tests.gateway.simulation.provider import SECOND
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
@@ -14,13 +15,15 @@ from exeunt.gateway.chat_request import ChatRequest
 
 @dataclass(frozen=True)
 class Printed:
-    """What is printed of a policy: the mean loss, what is saved of the reference's cost, and by whom requests are
-    answered; the notes; with which probability the budget is kept, and the budget in US dollars for a request.
+    """What is printed of a policy: the mean loss and what is saved of the reference's cost, each with its 95% interval;
+    the mean cost in US dollars for a request, with its own; by which models requests are answered; notes.
+
+    `probability`: with which the `budget` is kept, in US dollars for a request; None where it is not certified.
     """
 
-    loss: float
-    saved: float
-    saved_interval: Sequence[float]
+    loss: Sequence[float]
+    saved: Sequence[float]
+    cost: Sequence[float]
     shares: dict[str, float]
     notes: list[str]
     probability: float | None = None
@@ -30,7 +33,7 @@ class Printed:
 @dataclass(frozen=True)
 class Found:
     """What a look has found. `name`: of the policy that is certified; "" for none. `more`: about how many units more it
-    would take, if that is said.
+    would take, if that is said. `limit`: what was promised of the loss, where it is not what the look has asked.
     """
 
     name: str = ""
@@ -38,25 +41,32 @@ class Found:
     said: str = ""
     more: int | None = None
     policy: Any = field(default=None, repr=False)
+    limit: float | None = None
 
 
 class Truth(NamedTuple):
-    """The mean loss per request over all requests; the mean cost in US dollars, and that of the reference alone."""
+    """The mean loss per request over all requests; the mean cost in US dollars, and that of the reference alone.
+
+    `share`: of the reference's cost, for the requests that the policy may answer, of which a budget is certified.
+    """
 
     loss: float
     cost: float
     reference: float
+    share: float | None = None
 
 
 class Side(Protocol):
-    """A gateway in a world."""
+    """A gateway in a world. `pause_s`: for how long nobody asks before the owner does anything."""
 
     name: str
+    pause_s: float
 
     def __init__(self, world: World, file: Path) -> None: ...
     async def answer(self, request: ChatRequest, client: str) -> Any: ...
     async def settle(self) -> None: ...
     async def advance(self) -> None: ...
+    async def change(self, what: str) -> None: ...
     def look(self, look: Look) -> Found: ...
     def use(self, found: Found) -> None: ...
     @property
@@ -70,22 +80,27 @@ class Side(Protocol):
     def truth(self, found: Found, population: list[Event]) -> Truth: ...
 
 
-def config_text(world: World, **more: str) -> str:
-    """Return the file of a world's gateway."""
-    logprobs = "true" if world.scored else "false"
-    price = [f"{{input: {price}, output: {4 * price}}}" for price in world.prices]
+def config_text(world: World, changed: Collection[str] = (), **more: str) -> str:
+    """Return the file of a world's gateway. `changed`: what the owner has changed."""
+    small, large = (
+        f"provider: one, price: {{input: {price}, output: {4 * price}}}, max_tokens: 64, template_tokens: 16, "
+        f"retries: {world.retries}"
+        for price in world.prices
+    )
+    model, grader = SECOND if "model" in changed else "small", "lenient" if "grader" in changed else "grade"
     entries = {
         "providers": "{one: {base_url: 'http://provider.invalid/v1'}}",
         "models": (
-            f"{{small: {{provider: one, price: {price[0]}, max_tokens: 300, logprobs: {logprobs}}},"
-            f" large: {{provider: one, price: {price[1]}, max_tokens: 300, tools: true}}}}"
+            f"{{small: {{{small}, model: {model}, logprobs: {str(world.scored).lower()}}},"
+            f" large: {{{large}, tools: true}}}}"
         ),
         "reference": "large",
         "shadow": (
             f"{{models: [small], share: {world.share}, audit: {world.audit}, spend: '{world.money}', "
-            "grader: 'tests.gateway.simulation.grading:grade'}"
+            f"grader: 'tests.gateway.simulation.grading:{grader}'}}"
         ),
         "run_length": f"{world.run_length:g}",
+        **({"spend": f"{{request: '{world.request}'}}"} if world.request else {}),
         **more,
     }
     return "\n".join(f"{name}: {value}" for name, value in entries.items())

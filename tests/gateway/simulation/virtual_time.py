@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import rich.style  # noqa: F401 - draws a number at random when it is imported
+
 from exeunt.gateway.breaker import Breaker
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tests.gateway.simulation.kinds import FINITE, Kind, Saying, answer, drawn, question, zipf
 
-PAUSE_S = 600.0
-"""Nobody asks for so long before the owner does anything."""
 _DAY_S = 86_400.0
 _TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
 
 
 class Event(NamedTuple):
-    """A request. `unit`: of the world; `turn`: its place in a conversation of so many `turns`. `letters`: of the messages before it, and
-    `messages` how many these are. `again`: whether it is the same body as the request before it in its unit.
+    """A request. `unit`: of the world; `turn`: its place in a conversation of so many `turns`. `letters`: of the
+    messages before it, and `messages` how many these are. `again`: it is the same body as the one before in its unit.
     """
 
     time: float
@@ -61,15 +59,29 @@ class Look(NamedTuple):
     use: str = ""
 
 
+class Change(NamedTuple):
+    """The owner changes the gateway's file before the request of number `at`: the small "model", the "grader", or the
+    "promise", which then is that of the first look with another limit.
+    """
+
+    at: int
+    what: str
+
+
 @dataclass(frozen=True)
 class World:
-    """A world of `n` requests, `pace` a second. `kinds`: of which units are drawn; from request `drift_at` on `after` is
-    in their place.
+    """A world of `n` requests, `pace` a second.
 
-    `prices`: US dollars for a million tokens of the small model and of the large one. `scored`: whether the small one
-    tells log-probabilities. `share`, `audit`, `money`: of the comparisons. `looks`: what the owner does.
-    `until_alarm`: nothing is asked after an alarm. `again`: the share of requests that are sent twice. `fails`: the
-    share of the provider's calls that end with status 500; `grader_fails`: of the grades that do not come.
+    `kinds`: of which units are drawn; from request `drift_at` on `after` is in their place. `prices`: US dollars for a
+    million tokens of the small model and of the large one. `scored`: whether the small one tells log-probabilities.
+    `share`, `audit`, `money`: of the comparisons. `looks`, `changes`: what the owner does. `second`: how much oftener
+    than the first the small model is wrong that a change puts in its place. `until_alarm`: nothing is asked after an
+    alarm. `again`: the share of requests that are sent twice. `fails`: the share of the provider's calls that end with
+    status 500, and `hangs` of those that do not end; `grader_fails`: of the grades that do not come. `private`: clients
+    who refuse comparison. `request`: the most that an attempt may cost, of which there are as many more as `retries`.
+    `units`, `period`, `idle`, `time`, `cap`: of the gateway's file; `spend`: the money for comparisons where there is a
+    cap. `promises`: the limits of the loss, and the budgets, that the file promises at first and after a change of it;
+    by default those of the first look.
     """
 
     name: str
@@ -86,12 +98,23 @@ class World:
     money: str = "1000 usd"
     run_length: float = 100_000
     looks: tuple[Look, ...] = ()
+    changes: tuple[Change, ...] = ()
+    second: float = 1.0
     until_alarm: bool = False
     again: float = 0.0
     fails: float = 0.0
+    hangs: float = 0.0
     grader_fails: float = 0.0
     private: tuple[str, ...] = ()
+    request: str = ""
+    retries: int = 1
     units: str = "conversation"
+    period: str = "30 s"
+    idle: str = "1 min"
+    time: str = ""
+    cap: str = ""
+    spend: str = ""
+    promises: tuple[tuple[float, str | None], ...] = ()
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -103,13 +126,15 @@ class World:
         small, large = (price * (event.n_input + 4 * event.saying.tokens) / 1e6 for price in self.prices)
         return small, large
 
-    def events(self) -> list[Event]:
-        """Return the requests in the order in which they come."""
-        made = sorted(_Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n), key=lambda one: one.time)
-        pauses = np.searchsorted(sorted({look.at for look in self.looks}), np.arange(self.n), side="right")
-        return [one._replace(time=one.time + PAUSE_S * wait) for one, wait in zip(made, pauses.tolist(), strict=False)]
+    def events(self, pause_s: float = 600.0) -> list[Event]:
+        """Return the requests as they come. For `pause_s` nobody asks before the owner does anything."""
+        units = _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n)
+        made = sorted(units, key=lambda event: event.time)
+        acts = sorted({act.at for act in (*self.looks, *self.changes)})
+        waits = np.searchsorted(acts, np.arange(self.n), side="right").tolist()
+        return [event._replace(time=event.time + pause_s * n) for event, n in zip(made, waits, strict=False)]
 
-    def population(self, n: int = 20_000, *, drifted: bool = False) -> list[Event]:
+    def population(self, n: int = 10_000, *, drifted: bool = False) -> list[Event]:
         """Return other requests of the same kinds, which tell the truth about a policy; those after a change."""
         kinds = self.after if drifted else self.kinds
         other = replace(self, kinds=kinds, after=(), drift_at=None, again=0.0)
@@ -151,10 +176,12 @@ class _Drawing:
         rng = self._rng
         turns = int(rng.integers(kind.turns[0], kind.turns[1] + 1))
         requests = int(rng.integers(kind.requests[0], kind.requests[1] + 1))
-        user = {"": "", "new": f"new {unit}", "known": f"known {int(rng.integers(max(kind.users, 1)))}"}[kind.user]
-        made, now, letters = list[Event](), start, 0
+        user = {"": "", "new": f"new {unit}", "known": f"known {int(rng.integers(max(kind.users, 1)))}"}[
+            kind.user
+        ]
+        made, now, letters, common = list[Event](), start, 0, float(rng.random())
         for turn in range(turns * requests):
-            saying = self._said(kind, place)
+            saying = self._said(kind, place, common)
             text, at = question(saying, kind.letters), turn if turns > 1 else 0
             event = Event(
                 now, kind.client, user, unit, at, saying, text, letters, 2 * at, turns, kind.tools,
@@ -166,10 +193,10 @@ class _Drawing:
             now += float(rng.exponential(kind.gap))
         return made
 
-    def _said(self, kind: Kind, place: int) -> Saying:
+    def _said(self, kind: Kind, place: int, common: float) -> Saying:
         if not kind.prompts:
             self._next += 1
-            return drawn(kind, place, self._next, self._rng)
+            return drawn(kind, place, self._next, self._rng, common)
         rank = int(self._rng.choice(kind.prompts, p=zipf(kind.prompts))) if kind.prompts > 1 else 0
         prompt = FINITE + 1_000_000 * place + rank
         if prompt not in self._known:

@@ -1,5 +1,5 @@
-// Lists of bars. Text is always set as text, never read as markup.
-import { known } from "./server/numbers.js";
+// Lists of bars, and one of a loss. Text is always set as text, never read as markup.
+import { known, points } from "./server/numbers.js";
 
 export function element(tag, className = "", ...children) {
   const node = document.createElement(tag);
@@ -21,4 +21,19 @@ export function drawBars(host, entries) {
     }
     return row;
   }));
+}
+
+/** Draw a certified `limit` and a measured loss, [mean, low, high], on one axis whose 0 is the reference. */
+export function drawLoss(host, { limit, bill: { lost: [mean, low, high] } }) {
+  const least = Math.min(0, low), span = Math.max(limit, high) - least || 1;
+  const at = (value) => 3 + (94 * (value - least)) / span;  // percent
+  const put = (kind, from, text = "") => {
+    const node = element(text ? "span" : "div", kind, text);
+    node.style.left = `${at(from)}%`;
+    if (text) node.style.transform = `translateX(-${at(from)}%)`;  // never beyond the picture
+    return node;
+  };
+  host.replaceChildren(put("zero", 0), put("limit", limit), put("interval", low), put("mean", mean), put("limit", limit, `certified limit: ${points(limit, 1)}`), put("mean", mean, `measured: ${points(Math.abs(mean), 1)}${mean < 0 ? " above" : ""}`),
+    put("zero", 0, "as the reference"));
+  host.querySelector(".interval").style.width = `${at(high) - at(low)}%`;
 }

@@ -1,7 +1,7 @@
 // Which policy answers: another one, or the one before. Both ask whether one is sure.
 import { complain } from "./server/connection.js";
 import { request, send } from "./server/live.js";
-import { ended, promise, REFERENCE } from "./words.js";
+import { certified, ended, REFERENCE } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 let known = { policies: {}, reference: "", alarms: [] };
@@ -30,7 +30,7 @@ $("choose").addEventListener("click", () => {
   const name = $("choice").value;
   ask({
     what: `Let ${named(name)} answer from now on?`,
-    about: [promise(known.policies[name]?.certificate ?? null, name, known.reference), ended(known.alarms, name)].join(" "),
+    about: [...certified(known.policies[name]?.certificate, name, known.reference), ended(known.alarms, name)].join(" "),
     yes: "Change",
     act: () => send("PUT", "admin/policy", { policy: name }),
   });
@@ -45,16 +45,16 @@ $("roll-back").addEventListener("click", () => ask({
 /** Show which policies can be chosen. A choice that was made stays. */
 export function showChoices({ policy, policies, reference, alarms }) {
   const names = [REFERENCE, ...Object.keys(policies)].filter((name) => name !== policy);
-  const shown = [...$("choice").options].map(({ value }) => value);
   const unfit = (name) => policies[name]?.unfit ?? "";
+  const why = (name) => (unfit(name) ? " (cannot answer)" : policies[name].certificate ? "" : " (not certified now)");
+  const texts = names.map((name) => (name === REFERENCE ? REFERENCE : `policy ${name}${why(name)}`));
   known = { policies, reference, alarms };
   $("controls").hidden = names.length === 0;
   $("no-policies").hidden = names.length > 0;
-  if (`${names}` === `${shown}`) return;
+  if (`${texts}` === `${[...$("choice").options].map(({ text }) => text)}`) return;
   const chosen = $("choice").value;
-  $("choice").replaceChildren(...names.map((name) => {
-    const text = name === REFERENCE ? REFERENCE : `policy ${name}${unfit(name) ? " (not of these models)" : ""}`;
-    const option = new Option(text, name, false, name === chosen);
+  $("choice").replaceChildren(...names.map((name, i) => {
+    const option = new Option(texts[i], name, false, name === chosen);
     option.disabled = Boolean(unfit(name));
     option.title = unfit(name);
     return option;

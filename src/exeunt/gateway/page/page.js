@@ -1,5 +1,5 @@
 // What a gateway does, second by second.
-import { drawBars, element } from "./bars.js";
+import { drawBars, drawLoss, element } from "./bars.js";
 import { showChoices } from "./control.js";
 import { drawLines } from "./server/charts.js";
 import { follow } from "./server/connection.js";
@@ -18,6 +18,11 @@ function setFigure(id, [number, beside, about]) {
   set(`${id}-about`, about);
 }
 
+function setLines(id, texts) {
+  const lines = texts.map((text) => element("li", "", text));
+  if ($(id).textContent !== texts.join("")) $(id).replaceChildren(...lines);
+}
+
 const setList = (id, pairs) => $(id).replaceChildren(...pairs.map(([name, n]) =>
   element("div", "", element("dt", "", name), element("dd", "", words.whole(n)))));
 
@@ -29,16 +34,24 @@ function showNumbers(state) {
   set("fallen", words.fallen(state));
   $("fallen").hidden = !state.fallen_from;
   set("policy", state.policy);
-  set("certificate", words.promise(state.certificate, state.policy, state.reference));
+  set("rows", words.rows(state));
+  setLines("certificate", state.policy === words.REFERENCE ? [] : words.certified(state.certificate, state.policy));
+  setLines("standing", words.standing(state));
   setFigure("saved", words.saved(state));
+  set("in-all", state.in_all.told);
   setFigure("quality", words.quality(state));
-  set("answered-about", state.tally.n ? "" : "No requests yet.");
+  const [chance, isProblem] = words.chance(state);
+  set("chance", chance);
+  ["chance", "loss"].forEach((id) => $(id).classList.toggle("problem", isProblem));
+  $("loss").hidden = !chance;
+  if (chance) drawLoss($("loss"), state);
+  set("answered-about", state.bill.requests ? "" : "No requests yet.");
   drawBars($("answered"), words.answered(state));
   set("escalated-about", words.escalatedAbout(state));
   drawBars($("escalated"), words.escalated(state));
-  set("shadow", words.shadowAbout(state));
+  setLines("drawn", words.drawn(state));
   setList("compared", words.compared(state));
-  setList("records", words.records(state));
+  setLines("uncovered", words.uncovered(state));
   $("answering").hidden = state.resting.length + state.stopped.length > 0;
   $("stopped").replaceChildren(...state.stopped.map((one) => element("li", "problem", words.isStopped(one))));
   $("resting").replaceChildren(...state.resting.map((one) => element("li", "problem", words.rests(one))));
@@ -56,13 +69,13 @@ function showMoney({ money }) {
 
 function showWatch(state) {
   const seen = (kind) => state.evidence[kind]?.at(-1)[0] ?? 0;
-  const kinds = [["exits", "requests", "tone-0"], ["audits", "audits", "tone-1"]].filter(([kind]) => seen(kind));
+  const kinds = [["exits", "requests", "tone-0", `${state.unit}s`], ["audits", "audits", "tone-1", "audits"]].filter(([kind]) => seen(kind));
   set("evidence-about", words.watchAbout(state));
   $("evidence").hidden = kinds.length === 0;
   if (kinds.length) {
     drawLines($("evidence"), {
-      label: "evidence that the certificate has ended", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
-      from: "0", to: kinds.map(([kind, name]) => `${words.whole(seen(kind))} ${name}`).join(", "),
+      label: "evidence of a change since the certificate", write: (value) => percent(value, 0), least: 1, target: 1, targetName: "alarm",
+      from: "0", to: kinds.map(([kind, , , units]) => `${words.whole(seen(kind))} ${units}`).join(", "),
       series: kinds.map(([kind, name, tone]) => ({ name, tone,
         points: state.evidence[kind].map(([n, level]) => [n / seen(kind), level]) })),
     });

@@ -1,0 +1,101 @@
+"""The report of what a gateway has certified, of made-up numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chromium import browser, set_screen
+from exeunt.gateway.certification import Measured, Way
+from exeunt.gateway.report import render, write_report
+from exeunt.gateway.standing import Certified, Standing
+from exeunt.stream.bill import Interval
+
+from .made_state import FORECAST, GUARANTEES, LIVE
+
+__all__ = ["browser"]
+
+TOLD = LIVE["in_all"]["told"]
+MARKUP = "<img src=x onerror=document.title='hacked'>"
+
+
+def certified(name: str = "p2", cheap: str = "small") -> Certified:
+    """A policy that is certified, beside models of which the cheapest has a name."""
+    ways = (
+        Way(f"this policy ({name})", 0.962, 0.00171), Way(f"{cheap} alone", 0.871, 0.0004),
+        Way("medium alone", 0.928, 0.0012), Way("large alone", 0.981, 0.0041),
+        Way("the same shares at random", 0.912, 0.00168), Way("the best pair mixed at random", 0.938, 0.00171),
+    )  # fmt: skip
+    numbers = Measured(
+        units=412, requests=1387, saved=Interval(0.583, 0.549, 0.617), lost=Interval(0.019, 0.002, 0.036),
+        lost_answered=Interval(0.0231, 0.003, 0.043), lost_per_unit=0.021, cost=0.00171, reference_cost=0.0041,
+        may_answer=0.832, money=0.77, shares={cheap: 0.613, "large": 0.284, "medium": 0.103}, ways=ways,
+    )  # fmt: skip
+    return Certified(name, GUARANTEES, numbers, {"max_loss": 0.04})
+
+
+def alike() -> Certified:
+    """A policy beside models that are all about as good and as cheap as it is."""
+    one = certified("p7")
+    assert one.measured is not None
+    ways = tuple(way._replace(grade=0.9 + 0.001 * k, cost=0.0004) for k, way in enumerate(one.measured.ways))
+    return replace(one, measured=replace(one.measured, ways=(*ways[:3], Way("large alone", 0.98, 0.0041))))
+
+
+def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
+    write_report(
+        Standing({"p2": certified()}, [FORECAST]),
+        tmp_path / "r.html",
+        reference="large",
+        told=TOLD,
+        now=1.8e9,
+    )
+    page = (tmp_path / "r.html").read_text()
+    assert "<h1>p2 is certified</h1>" in page
+    for text in (TOLD, FORECAST, *GUARANTEES, "58.3% of the reference&#x27;s cost is saved", "61.3%"):
+        assert text in page
+    assert "2027-01-15 08:00 UTC" in page
+    assert page.count("<circle") == 6
+
+
+def test_nothing_is_certified_yet_and_two_policies_are() -> None:
+    page = render(Standing({}, [FORECAST]), reference="large", told=TOLD, now=1.8e9)
+    assert "<h1>Nothing is certified now</h1>" in page
+    assert TOLD in page
+    found = {name: certified(name) for name in ("p2", "p5")}
+    page = render(Standing(found, []), reference="large", told=TOLD, now=1.8e9)
+    assert "<h1>p2 and p5 are certified</h1>" in page
+    assert page.count("<section>") == 2
+    of_none = Certified("p1", GUARANTEES, None, {})
+    assert "<circle" not in render(Standing({"p1": of_none}, []), reference="large", told=TOLD, now=1.8e9)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_it_fits_on_a_phone_and_names_are_text(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    pytest.importorskip("selenium")
+    set_screen(browser, width=width, scheme=scheme)
+    long = "a-provider/a-model-whose-name-is-far-longer-than-a-phone-is-wide"
+    found = {"p2": certified(), MARKUP: certified(MARKUP, long), "p7": alike()}
+    write_report(Standing(found, [MARKUP]), tmp_path / "r.html", reference="large", told=MARKUP, now=1.8e9)
+    browser.get((tmp_path / "r.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script("return document.querySelectorAll('img').length") == 0
+    outside = """
+        return [...document.querySelectorAll('svg text')].filter((text) => {
+            const box = text.closest('svg').getBoundingClientRect(), own = text.getBoundingClientRect();
+            return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
+        }).map((text) => text.textContent)
+    """
+    assert browser.execute_script(outside) == []
+    over_others = """
+        return [...document.querySelectorAll('svg')].flatMap((svg) => {
+            const boxes = [...svg.querySelectorAll('g text')].map((text) => text.getBoundingClientRect());
+            const over = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+            return boxes.filter((a, i) => boxes.some((b, k) => k > i && over(a, b)));
+        }).length
+    """
+    assert browser.execute_script(over_others) == 0
+    assert browser.get_log("browser") == []
