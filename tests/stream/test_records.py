@@ -89,6 +89,15 @@ def test_units_and_periods_are_read_as_they_were_added(records):
     assert records.kept("bill") == 3
 
 
+def test_later_requests_of_a_unit_are_counted_and_whoever_writes_the_unit_does_not_know_of_them(records):
+    records.add(replace(FULL, number=6, unit=5, is_open=True), [UNIT])
+    for number in (7, 8):
+        records.add(replace(FULL, number=number, unit=5, is_open=False, cost=0.25), [replace(UNIT, rows=4)])
+    records.add(replace(FULL, number=9, unit=0, is_open=False))
+    records.update([UNIT])
+    assert records.units() == [replace(UNIT, later=2, later_cost=0.5)]
+
+
 def test_the_latest_periods_come_the_oldest_first(records):
     records.update([], [Period(number, 0.1) for number in (3, 1, 2)])
     assert [period.number for period in records.latest_periods(2)] == [2, 3]

@@ -9,6 +9,8 @@ from exeunt.gateway.evidence import Evidence
 
 _PERMUTATIONS, _AT_ONCE, _ENOUGH = 9_999, 500, 50
 """After so many permutations that are as correlated, no more are needed: the p-value is far from small."""
+_NUMBERS = 5_000_000
+"""Fewer permutations at once where there are so many units that they would fill the memory."""
 
 
 def dependence(evidence: Evidence, seed: int) -> float:
@@ -33,7 +35,7 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
     found = float(values[1:][same] @ values[:-1][same])
     as_high = tried = 0
     while tried < _PERMUTATIONS and as_high < _ENOUGH:
-        n = min(_AT_ONCE, _PERMUTATIONS - tried)
+        n = min(_AT_ONCE, _PERMUTATIONS - tried, max(1, _NUMBERS // len(values)))
         # Clients keep their places: random numbers are sorted within each.
         places = np.argsort(rng.random((n, len(values))) + clients, axis=1)
         shuffled = values[places]
@@ -44,13 +46,16 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
 
 
 def _losses(evidence: Evidence) -> tuple[Floats, Integers]:
-    """Return the mean loss of the cheapest model over each unit's known rows, if it has any, and its client."""
+    """Return the mean loss of the cheapest model over each unit's graded rows, if it has any, and its client.
+
+    Grades that are missing say nothing: a grader that fails for an hour would make units alike.
+    """
     trace = evidence.trace
     if trace is None:
         return np.empty(0), np.empty(0, np.int64)
     others = [name for name in trace.answering.names if name != evidence.reference]
     cheapest = min(others, key=lambda name: trace[name].cost.full)
-    known = evidence.place >= 0
+    known = (evidence.place >= 0) & evidence.graded
     lost = trace[evidence.reference].quality[:, 0] - trace[cheapest].quality[:, 0]
     unit = evidence.unit[known]
     sums = np.bincount(unit, weights=lost[evidence.place[known]], minlength=evidence.n_units)

@@ -63,6 +63,11 @@ class Evidence:
         return np.array([_cost(record, self.reference, self.cap) for record in self.records])
 
     @property
+    def least_reference_cost(self) -> Floats:
+        """The same, (n,); 0 where it is not known, so that no budget gets more than it should."""
+        return np.array([_cost(record, self.reference, 0.0) for record in self.records])
+
+    @property
     def over_cap(self) -> Booleans:
         """Which rows could cost more than the cap, (n,): the reference answers them."""
         return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
@@ -116,11 +121,8 @@ class Evidence:
 
     def whole(self) -> CascadeTrace | None:
         """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
-        rows = [
-            k
-            for k, record in enumerate(self.records)
-            if self.place[k] >= 0 and self.graded[k] and record is not None and not record.refused
-        ]
+        usable = (self.place >= 0) & self.graded
+        rows = [k for k, record in enumerate(self.records) if usable[k] and record and not record.refused]
         return None if self.trace is None or not rows else self.trace.take(self.place[rows])
 
     def firsts(self, policy: Policy) -> Integers:
@@ -210,11 +212,16 @@ _REFUSED = Said(0.0, failed="does not take it")
 def own_settings(
     settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels
 ) -> list[int]:
-    """Return the settings whose records were made with these models, as they are now, and the same grader."""
+    """Return the settings whose records were made with these models, as they are now, and the same grader.
+
+    A setting that lacks one of them, or the features, is of before: what that would have said is not known of any of
+    its records, and each would count as lost.
+    """
     return [number for number, (_, body) in settings.items() if _is_own(body, models)]
 
 
 def _is_own(body: Mapping[str, object], models: GatewayModels) -> bool:
     identity, grader = body.get("identity") or {}, body.get("grader", "")
-    changed = any(identity.get(name, known) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
-    return not changed and grader in ("", models.grader)
+    changed = bool(identity) and any(identity.get(name) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
+    unknown = models.features and body.get("features", models.features) != models.features
+    return not changed and not unknown and grader in ("", models.grader)

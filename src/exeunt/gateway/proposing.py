@@ -106,7 +106,7 @@ def values_of(
         values = bets.loss_values(lost[first], evidence.unit[first], evidence.n_units, of_loss, rows)
         return values, 1 - of_loss
     first &= ~evidence.over_cap
-    allowed = allowed_cost(limit, evidence.reference_cost) * share
+    allowed = allowed_cost(limit, evidence.least_reference_cost) * share
     values = bets.cost_values(
         cost[first], allowed[first], evidence.unit[first], evidence.n_units, rows, evidence.cap
     )
