@@ -52,7 +52,7 @@ class Traffic:
         place = self.units.arrive(request, self._now)
         if place.unit is not None:
             self._running[place.unit.number] += 1
-            if place.is_open:
+            if place.is_open:  # of others, from before a restart, not all is known
                 place.unit.setting = place.unit.setting or self.setting
                 self._changed[place.unit.number] = place.unit
         return place
@@ -107,7 +107,7 @@ class Traffic:
 
     def forget(self, client: str) -> None:
         """Keep of a client's units nothing but their numbers."""
-        for unit in self.busy:
+        for unit in (*self.busy, *self._changed.values()):
             if unit.client == client:
                 unit.client, unit.user, unit.drawn = "", b"", False
 
@@ -154,7 +154,7 @@ class Traffic:
         for unit in units.values():
             if unit.setting != self.setting:
                 unit.closed = now
-                self._changed[unit.number] = unit
+                self._changed[unit.number] = self._over[unit.number] = unit
             self.units.restore(unit)
         if self.units.rules.kind == "user":
             for unit in self._records.units("user != x'' AND closed IS NOT NULL"):
@@ -169,6 +169,6 @@ def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
     """Return what decides which records may be counted together, JSON-able."""
     rules = config.unit_rules
     return {
-        "identity": dict(models.identity), "grader": models.grader,
+        "identity": dict(models.identity), "grader": models.grader, "features": models.features,
         "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s], "cap": config.cap,
     }  # fmt: skip
