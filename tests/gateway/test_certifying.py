@@ -150,6 +150,10 @@ def test_plans_are_certified_after_the_periods_that_it_takes(world: World) -> No
     assert 0 < about["share"] < 1
     found = standing(world.certifier, world.config)
     assert passed[-1] in found.certified
+    assert [
+        name for name in passed if found.of(name) is None
+    ] == []  # those that passed earlier are certified, too
+    assert found.of("p99") is None
     assert "Guarantee: with probability 95% over all looks and questions together" in str(found)
 
 

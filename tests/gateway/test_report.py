@@ -30,9 +30,9 @@ def certified(name: str = "p2", cheap: str = "small") -> Certified:
         Way("the same shares at random", 0.912, 0.00168), Way("the best pair mixed at random", 0.938, 0.00171),
     )  # fmt: skip
     numbers = Measured(
-        units=412, requests=1387, saved=Interval(0.583, 0.549, 0.617), lost=Interval(0.019, 0.002, 0.036),
+        units=412, requests=1387, missing=3, saved=Interval(0.583, 0.549, 0.617), lost=Interval(0.019, 0.002, 0.036),
         lost_answered=Interval(0.0231, 0.003, 0.043), lost_per_unit=0.021, cost=0.00171, reference_cost=0.0041,
-        may_answer=0.832, money=0.77, shares={cheap: 0.613, "large": 0.284, "medium": 0.103}, ways=ways,
+        may_answer=0.832, money=0.77, missing=6, shares={cheap: 0.613, "large": 0.284, "medium": 0.103}, ways=ways,
     )  # fmt: skip
     return Certified(name, GUARANTEES, numbers, {"max_loss": 0.04})
 

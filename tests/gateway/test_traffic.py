@@ -43,12 +43,12 @@ class Gateway:
             compared=COMPARED if place.unit.drawn and place.is_open else "",
         )  # fmt: skip
         self.traffic.count(record, opted_out=False)
-        self.traffic.keep(record)
+        self.traffic.keeping(record)()
         self.traffic.ended(place.unit)
         return place
 
     def close(self):
-        self.traffic.save()
+        self.traffic.saving()()
         self.records.close()
 
 
@@ -131,10 +131,10 @@ def test_what_could_not_be_written_is_written_the_next_time(tmp_path, monkeypatc
         full.setattr(gateway.records, "add", fails)
         gateway.traffic.take_over(20.0)
         with pytest.raises(FileError):
-            gateway.traffic.save()
+            gateway.traffic.saving()()
         with pytest.raises(FileError):
             gateway.ask(21.0)
-    gateway.traffic.save()
+    gateway.traffic.saving()()
     assert [(unit.number, unit.closed) for unit in gateway.records.units()] == [(1, 20.0), (2, None)]
     gateway.close()
 

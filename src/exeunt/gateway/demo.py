@@ -35,7 +35,7 @@ unit_idle: 1 s
 period: 2 s
 min_periods: 4
 """
-_WAIT_S = 60.0
+_WAIT_S = 300.0
 _SURE = {"small": 0.55, "medium": 0.8}
 _WORDS = [
     "river",

@@ -253,7 +253,7 @@ class Gateway:
         """Add a record to the file, and to the bill if it `counts`."""
         if counts:
             self.traffic.count(record, opted_out=opted_out)
-        await asyncio.to_thread(self.traffic.keep, record)
+        await asyncio.to_thread(self.traffic.keeping(record))
 
     def _drawing(self, place: Place, now: float) -> asyncio.Task[None] | None:
         """Begin to find out whether a unit that begins is drawn; None for any other request."""
@@ -297,6 +297,10 @@ class Gateway:
 
     async def advance(self) -> None:
         """Close units whose time has come, tell who counts them, and go on with what is certified."""
+        await self._close_units()
+        await self._certify()
+
+    async def _close_units(self) -> None:
         now = self.clock()
         for unit in self.traffic.take_over(now):
             records = await asyncio.to_thread(
@@ -304,8 +308,10 @@ class Gateway:
             )
             self.traffic.unit_over(unit, records)
             self.live.unit_ended(unit, records)
-        await asyncio.to_thread(self.traffic.save)
-        passed = await self.certifier.advance(now, self.traffic.busy, self._apart)
+        await asyncio.to_thread(self.traffic.saving())
+
+    async def _certify(self) -> None:
+        passed = await self.certifier.advance(self.clock(), self.traffic.busy, self._apart)
         for name in passed or ():
             _log.info("a policy is certified", extra={"fields": {"policy": name}})
         if passed is not None or self.standing is None:
@@ -316,9 +322,12 @@ class Gateway:
         for as long as this runs.
         """
         tidied = saved = -_TIDY_S
+        certifying: asyncio.Task[None] | None = None
         while True:
-            with _logged("units and certificates"):
-                await self.advance()
+            with _logged("units"):
+                await self._close_units()
+            if certifying is None or certifying.done():  # a proposal takes long, and units close meanwhile
+                certifying = self.later(self._certify())
             if time.monotonic() - tidied >= _TIDY_S:
                 tidied = time.monotonic()
                 with _logged("records"):
@@ -355,7 +364,7 @@ class Gateway:
         now = self.clock()
         self.traffic.begin_span(self.live.active.name, now, self.money.compared)
         if by_alarm:
-            self.traffic.save()
+            self.traffic.saving()()
             self.certifier.alarmed(now)
             self.standing = None
 
@@ -389,7 +398,7 @@ class Gateway:
         for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
             await model.close()
         self.live.watch.save()
-        self.traffic.save()
+        self.traffic.saving()()
         self.records.close()
         self.money.close()
 

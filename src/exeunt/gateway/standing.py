@@ -95,7 +95,9 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         return Standing(
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
-    certified, others, notes = {}, {}, _about_question(certifier)
+    certified: dict[str, Certified] = {}
+    others: dict[str, Certified] = {}
+    notes = _about_question(certifier)
     for proposal in certifier.proposals:
         if why := certifier.withheld(proposal):
             notes.append(f"Nothing of proposal {proposal.number} is certified: {why}.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from asyncio import Task
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -123,27 +124,26 @@ class Traffic:
         if unit.drawn:
             self.bill.of(unit).add_unit(unit, records, self._reference)
 
-    def keep(self, record: Record) -> None:
-        """Write a record, and what has changed since."""
-        with self._taken() as changed:
-            self._records.add(record, changed, self._periods(), bill=self.bill.to_dict())
+    def keeping(self, record: Record) -> Callable[[], None]:
+        """Return what writes a record and what has changed, as it is now: it may run in a thread."""
+        return self._writing(partial(self._records.add, record))
 
-    def save(self) -> None:
-        """Write what has changed."""
-        if self._changed:
-            with self._taken() as changed:
-                self._records.update(changed, self._periods())
-            self._records.keep("bill", self.bill.to_dict())
+    def saving(self) -> Callable[[], None]:
+        """Return what writes what has changed, as it is now."""
+        return self._writing(self._records.update) if self._changed else lambda: None
 
-    @contextmanager
-    def _taken(self) -> Iterator[list[Unit]]:
-        """Give the units that have changed; if they cannot be written, they still have. Others may change meanwhile."""
-        changed, self._changed = self._changed, {}
-        try:
-            yield [*changed.values()]
-        except BaseException:
-            self._changed = changed | self._changed
-            raise
+    def _writing(self, write: Callable[..., None]) -> Callable[[], None]:
+        changed, self._changed = [replace(unit) for unit in self._changed.values()], {}
+        periods, bill = self._periods(), self.bill.to_dict()
+
+        def writing() -> None:
+            try:
+                write(changed, periods, bill=bill)
+            except Exception:  # such as a full disk: it is tried again with what changes next
+                self._changed = {unit.number: unit for unit in changed} | self._changed
+                raise
+
+        return writing
 
     def _periods(self) -> list[Period]:
         return self.drawing.latest

@@ -203,7 +203,8 @@ class Bill:
             return f"{begun} {spent} were spent. Too few units were compared to say what was saved."
         if not any(span.by_policy for span in self.spans):
             return f"{begun} no policy has answered, and {spent} were spent."
-        about = "" if saved.low == saved.high else f" (95% interval {_range(saved.low, saved.high)})"
+        exact = in_usd(saved.low) == in_usd(saved.high)
+        about = "" if exact else f" (95% interval {_range(saved.low, saved.high)})"
         text = f"{begun} {in_usd(abs(saved.mean))} were {_side(saved.mean)}{about}"
         if not compared:
             return f"{text}."

@@ -162,13 +162,13 @@ class Records:
                     "UPDATE unit SET later = later + 1, later_cost = later_cost + ? WHERE number = ?",
                     (record.cost, record.unit),
                 )
-            for name, body in kept.items():
-                _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
+            _keep(connection, kept)
 
-    def update(self, units: Iterable[Unit], periods: Iterable[Period] = ()) -> None:
-        """Keep what is known of units and periods by now."""
+    def update(self, units: Iterable[Unit], periods: Iterable[Period] = (), **kept: Any) -> None:
+        """Keep what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put_units(connection, units, periods)
+            _keep(connection, kept)
 
     def settle(self, periods: Iterable[int], now: float) -> None:
         """Take note that all units of periods have closed and been graded."""
@@ -189,7 +189,7 @@ class Records:
     def keep(self, name: str, body: Any) -> None:
         """Keep something JSON-able under a name."""
         with self.writing() as connection:
-            _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
+            _keep(connection, {name: body})
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -389,6 +389,11 @@ def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], value
     columns = ", ".join(f'"{name}"' for name in names)
     places = ", ".join("?" * len(values))
     connection.execute(f"REPLACE INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608
+
+
+def _keep(connection: sqlite3.Connection, kept: Mapping[str, Any]) -> None:
+    for name, body in kept.items():
+        _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
 
 
 def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: Iterable[Period]) -> None:

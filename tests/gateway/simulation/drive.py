@@ -169,11 +169,11 @@ def driven(world: World, make: type[Side], measure: Callable[[Drive], Any]) -> A
     started = real_time.process_time()
     with tempfile.TemporaryDirectory(dir=_folder()) as folder, virtual_time(world.seed) as clock:
         events = world.events(make.pause_s)
-        provider = Provider(world, events)
+        provider, clients = Provider(world, events), sorted({event.client for event in events})
         with provider.in_place(), grading.failing(world.grader_fails, world.seed):
 
             async def lived() -> Any:
-                drive = Drive(world, make(world, Path(folder) / "gateway.yaml"), provider, clock)
+                drive = Drive(world, make(world, Path(folder) / "gateway.yaml", clients), provider, clock)
                 await drive.run(events)
                 measured = measure(drive)
                 await drive.side.close()

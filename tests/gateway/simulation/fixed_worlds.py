@@ -61,8 +61,11 @@ def conversations_no_drift(seed: int) -> World:
 
 
 def looking_again(seed: int) -> World:
-    """The small model loses a little more than is allowed, so a policy that lets it answer nearly all does, too."""
-    kind = Kind(sure=1.0, wrong=(0.0535, 0.0))
+    """All clients ask one thing, to which the small model's answer loses a little more than is allowed.
+
+    Equal requests are answered alike, so all that can be certified loses as much.
+    """
+    kind = Kind(sure=1.0, wrong=(0.05001, 0.0), prompts=1, fickle=True, client="")
     looks = tuple(Look(at) for at in range(300, 300 + 100 * LOOKS[-1], 100))
     return World("looking_again", seed, (kind,), n=2_700, scored=False, looks=looks)
 

@@ -21,7 +21,8 @@ class Kind:
     and the large model answer, up to `slow` times that. `prompts`: from how many a request is drawn, by Zipf's law; 0
     where no prompt comes twice. `turns`, `requests`: the fewest and the most. `gap`: seconds between requests of a
     unit, on average. `user`: whether requests name one: "" names nobody, "new" a user for each unit, "known" one of
-    `users`. `client`: whose key it is. `hours`: of the day in which units begin.
+    `users`. `client`: whose key it is; "" for a key for each unit. `fickle`: asked again, the small model may be wrong
+    where it was right. `hours`: of the day in which units begin.
     """
 
     share: float = 1.0
@@ -34,6 +35,7 @@ class Kind:
     seconds: tuple[float, float] = (0.5, 2.0)
     slow: float = 1.0
     prompts: int = 0
+    fickle: bool = False
     turns: tuple[int, int] = (1, 1)
     requests: tuple[int, int] = (1, 1)
     gap: float = 20.0
@@ -45,7 +47,8 @@ class Kind:
 
 
 class Saying(NamedTuple):
-    """What the models say to a prompt. The small one is wrong with this `chance`, which a `lot` in [0, 1) decides.
+    """What the models say to a prompt. The small one is wrong with this `chance`, which a `lot` in [0, 1) decides; None
+    where it is drawn each time.
 
     `score`: the small model's log-probability. `seconds`: until the small and the large model answer. `kind`: its place
     in the world.
@@ -54,18 +57,21 @@ class Saying(NamedTuple):
     prompt: int
     kind: int
     chance: float
-    lot: float
+    lot: float | None
     score: float
     tokens: int
     seconds: tuple[float, float]
 
-    def wrong(self, factor: float = 1.0) -> bool:
-        """Return whether a small model is wrong; `factor`: how much oftener it is than the first one."""
-        return self.lot < self.chance * factor
+    def wrong(self, factor: float, now: float) -> bool:
+        """Return whether a small model is wrong; `factor`: how much oftener it is than the first one. `now`: a number
+        in [0, 1) that is drawn each time.
+        """
+        return (now if self.lot is None else self.lot) < self.chance * factor
 
     def expected(self, factor: float = 1.0) -> float:
         """Return how often it is wrong on prompts like this. Of one that comes again nothing is left to chance."""
-        return float(self.wrong(factor)) if self.prompt >= FINITE else min(1.0, self.chance * factor)
+        decided = self.prompt >= FINITE and self.lot is not None
+        return float(self.wrong(factor, 0.0)) if decided else min(1.0, self.chance * factor)
 
 
 def drawn(kind: Kind, place: int, prompt: int, rng: np.random.Generator, common: float = 0.0) -> Saying:
@@ -73,14 +79,15 @@ def drawn(kind: Kind, place: int, prompt: int, rng: np.random.Generator, common:
 
     `common`: a number in [0, 1) that the requests of a unit share.
     """
-    lot = rng.random(4)
-    sure = bool(lot[0] < kind.sure)
+    lots = rng.random(4)
+    sure = bool(lots[0] < kind.sure)
     low, high = kind.scores[0 if sure else 1]
-    score = low + (high - low) * float(kind.alike * common + (1 - kind.alike) * lot[2])
-    tokens = max(1, round(kind.tokens * (0.5 + lot[3])))
+    score = low + (high - low) * float(kind.alike * common + (1 - kind.alike) * lots[2])
+    tokens = max(1, round(kind.tokens * (0.5 + lots[3])))
     factor = kind.slow ** float(rng.random()) if kind.slow > 1 else 1.0
     seconds = kind.seconds[0] * factor, kind.seconds[1] * factor
-    return Saying(prompt, place, kind.wrong[0 if sure else 1], float(lot[1]), score, tokens, seconds)
+    lot = None if kind.fickle else float(lots[1])
+    return Saying(prompt, place, kind.wrong[0 if sure else 1], lot, score, tokens, seconds)
 
 
 def question(saying: Saying, letters: int) -> str:

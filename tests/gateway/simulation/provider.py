@@ -47,6 +47,7 @@ class Provider:
         self._price = dict(zip(("small", "large"), world.prices, strict=True)) | {SECOND: world.prices[0]}
         self._factor = {"small": 1.0, SECOND: world.second, "large": 0.0}
         self._lots = random.Random(f"provider {world.seed}")
+        self._moods = random.Random(f"moods {world.seed}")
         self.books: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.asked: defaultdict[int, set[str]] = defaultdict(set)
@@ -72,7 +73,8 @@ class Provider:
         n_input = tokens_of(sum(len(message["content"]) for message in messages), len(messages))
         self.calls[name] += 1
         self.books[name] += self._price[name] * (n_input + 4 * saying.tokens) / 1e6
-        said = answer(saying, saying.wrong(self._factor[name]))
+        now = self._moods.random() if saying.lot is None else 0.0
+        said = answer(saying, saying.wrong(self._factor[name], now))
         choice: dict[str, Any] = {
             "index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop",
         }  # fmt: skip

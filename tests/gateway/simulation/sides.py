@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +13,7 @@ from tests.gateway.simulation.provider import SECOND
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.keys import Client
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Side(Protocol):
     name: str
     pause_s: float
 
-    def __init__(self, world: World, file: Path) -> None: ...
+    def __init__(self, world: World, file: Path, clients: Collection[str]) -> None: ...
     async def answer(self, request: ChatRequest, client: str) -> Any: ...
     async def settle(self) -> None: ...
     async def advance(self) -> None: ...
@@ -78,6 +81,16 @@ class Side(Protocol):
     def compared(self) -> dict[str, int]: ...
     async def close(self) -> None: ...
     def truth(self, found: Found, population: list[Event]) -> Truth: ...
+
+
+def given_keys(file: Path, names: Collection[str], private: Collection[str]) -> dict[str, Client]:
+    """Write the keys of a gateway that is not open yet, thousands at once; return whose they are by name."""
+    clients = [
+        Client(name, hashlib.sha256(name.encode()).hexdigest(), shadow=name not in private) for name in names
+    ]
+    file.parent.mkdir()
+    file.write_text(json.dumps([asdict(client) for client in clients]))
+    return {client.name: client for client in clients}
 
 
 def config_text(world: World, changed: Collection[str] = (), **more: str) -> str:

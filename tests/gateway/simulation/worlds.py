@@ -116,11 +116,6 @@ class World:
     spend: str = ""
     promises: tuple[tuple[float, str | None], ...] = ()
 
-    @property
-    def clients(self) -> tuple[str, ...]:
-        """The names of all keys."""
-        return tuple(sorted({kind.client for kind in (*self.kinds, *self.after)}))
-
     def costs(self, event: Event) -> tuple[float, float]:
         """Return the US dollars of the small and of the large model's answer."""
         small, large = (price * (event.n_input + 4 * event.saying.tokens) / 1e6 for price in self.prices)
@@ -184,7 +179,7 @@ class _Drawing:
             saying = self._said(kind, place, common)
             text, at = question(saying, kind.letters), turn if turns > 1 else 0
             event = Event(
-                now, kind.client, user, unit, at, saying, text, letters, 2 * at, turns, kind.tools,
+                now, kind.client or f"client-{unit}", user, unit, at, saying, text, letters, 2 * at, turns, kind.tools,
             )  # fmt: skip
             made.append(event)
             if self._world.again and rng.random() < self._world.again:
