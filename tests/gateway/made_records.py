@@ -14,8 +14,10 @@ WITHOUT_FEATURES = GatewayModels("large", {"small": 4e-5, "large": 4e-4})
 CAP = 0.001
 
 
-def records(n, seed=0, *, scores=True, of_users=0):
-    """Return n compared requests. `of_users`: how many units they are of, in turn; 0 for a unit each."""
+def records(n, seed=0, *, scores=True, of_users=0, setting=1):
+    """Return n compared requests. `of_users`: how many units they are of, in turn; 0 for a unit each. `setting`: see
+    `Records.setting`.
+    """
     rng = np.random.default_rng(seed)
     features = np.float32(rng.normal(size=(n, 3)))
     easy = 1 / (1 + np.exp(-4 * features[:, 0]))
@@ -31,7 +33,7 @@ def records(n, seed=0, *, scores=True, of_users=0):
         unit, row = (k % of_users, k // of_users) if of_users else (k, 0)
         made.append(
             Record(
-                k + 1, float(k), "shop", f"{k:032x}", said, setting=1, unit=unit + 1, row=row, is_open=True,
+                k + 1, float(k), "shop", f"{k:032x}", said, setting=setting, unit=unit + 1, row=row, is_open=True,
                 answered="large", asked=("large",), cost=said["large"].cost, input_cost=tokens[k] * 2e-6,
                 compared=COMPARED, features=tuple(features[k].tolist()),
             )

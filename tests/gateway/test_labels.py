@@ -41,10 +41,10 @@ def test_a_known_agreement_is_found_with_its_interval():
     assert "agrees with 0.0%" in agreement(labels_of(undecided, [1.0] * 10), undecided, "large", "grade")
 
 
-def test_answers_to_one_user_count_together():
+def test_answers_of_one_unit_count_together():
     wrong = [0.0] * 10 + [1.0] * 90
     alone = graded([1.0] * 100)
-    linked = [replace(one, user=f"u{row // 10}") for row, one in enumerate(alone)]
+    linked = [replace(one, unit=row // 10) for row, one in enumerate(alone)]
     labels = labels_of(alone, wrong)
     assert "agrees with 90.0% (95% interval 82.6% to 94.5%)" in agreement(labels, alone, "large", "grade")
     assert "agrees with 90.0% (95% interval 67.4% to 100.0%)" in agreement(labels, linked, "large", "grade")

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,7 +23,7 @@ from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError
 from exeunt.stream import records as module
 from exeunt.stream.drawing import Period
 from exeunt.stream.records import COMPARED, RECORDS, Record, Records, Said, one_each
-from exeunt.stream.units import Unit, UnitRules, Units
+from exeunt.stream.units import Unit
 
 SMALL, LARGE = Said(1e-5, 0.75, 0.5), Said(2e-4, failed="timeout")
 FULL = Record(
@@ -574,7 +573,7 @@ def flipped(folder, file, places):
             yield None
 
 
-@pytest.mark.parametrize("n", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_whatever_byte_is_changed_the_file_is_read_or_refused(tmp_path, n):
     (tmp_path / "made").mkdir()
     (tmp_path / "changed").mkdir()
@@ -659,29 +658,3 @@ def test_nothing_that_is_asked_often_reads_all_requests(records, monkeypatch):
         for query in asked:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
             assert not any(step in ("SCAN request", "SCAN unit") for step in plan), query
-
-
-@pytest.mark.slow
-def test_300_000_records_are_open_within_a_second(tmp_path):
-    with closing(Records(tmp_path)) as records, records.writing() as connection:
-        for number in range(1, 300_001):
-            made = replace(
-                FULL, number=number, unit=number - number % 3, transcript=number.to_bytes(16, "big"), text=None,
-                compared=COMPARED if number % 15 < 3 else "",
-            )  # fmt: skip
-            module._put(connection, "request", module._NAMES, module._stored(made))
-            if number % 3 == 0:
-                unit = replace(UNIT, number=number, drawn=number % 15 < 3, period=number // 3000, user=b"")
-                module._put_units(connection, [unit], ())
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        records, units = Records(tmp_path), Units(UnitRules())
-        known = {unit.number: unit for unit in records.units("closed IS NULL")}
-        for number, transcript in records.transcripts(200_000):
-            unit = known.setdefault(number, Unit(number, "", 0.0, 0.0, closed=0.0))
-            units.restore(unit, (transcript,))
-        assert records.latest_number() == 300_000
-        took.append(time.perf_counter() - began)
-        records.close()
-    assert min(took) < 1.0
