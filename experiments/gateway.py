@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exeunt.gateway.certify import HELD_OUT, certify
+from exeunt.gateway.recorded_trace import trace_of
+from exeunt.gateway.records import Record, Said
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 from experiments.router import asked
 
@@ -23,10 +26,7 @@ import exeunt as ex
 from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import Infeasible
 from exeunt.gateway.certification import Way, measured
-from exeunt.gateway.certify import HELD_OUT, certify
 from exeunt.gateway.folder import GatewayModels
-from exeunt.gateway.recorded_trace import trace_of
-from exeunt.gateway.records import Record, Said
 from exeunt.policies.candidates import lost_by
 from exeunt.trace.splitting import part_rows
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exeunt.gateway.certify import certify
+from exeunt.gateway.recorded_trace import trace_of
+from exeunt.gateway.records import Record, Said
 from experiments.gateway import DELTA, REFERENCE, recorded
 from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
 from experiments.router import asked
 
 from exeunt.gateway.answering import Active
-from exeunt.gateway.certify import certify
 from exeunt.gateway.live_watch import LiveWatch
-from exeunt.gateway.recorded_trace import trace_of
-from exeunt.gateway.records import Record, Said
 
 PAGE = RESULTS / "gateway-falls-back.md"
 SHADOW, MAX_LOSS, BELOW = 3_000, 0.05, 0.10
