@@ -40,7 +40,8 @@ WITHOUT, MOST = 20_000, 200_000
 class Answers:
     """What a certified policy's answers are worth, in units of a kind of traffic.
 
-    `rows`: of a unit that it answers; `later`: requests per unit in all, for each that it may answer.
+    `rows`: of a unit that it answers; `may_answer`: the share of all requests that these are. `own`, `reference` (q,):
+    the grade of the policy's answer to each question, and of the reference's; `answered` (q,): by which model.
     """
 
     def __init__(self, questions: Questions, name: str) -> None:

@@ -20,6 +20,8 @@ LOSSES = ((0.017, 0.21), (0.020, 0.28), (0.030, 0.22))
 WEIGHTS = (1.0, 0.25, 0.15, 0.05)
 PROPOSALS = 6
 _MOST, _ONE_LOOKS = 6_000, 400
+_LARGEST = 700.0
+"""The logarithm of a wealth that is a number still."""
 LAST = 3
 """Later proposals have few held-out units after them."""
 LOOK_AT = (25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 800, 1_000, 1_200, 1_500, 2_000)
@@ -34,7 +36,7 @@ def median(values: Sequence[float]) -> float:
 def wealth_so_far(values: Any, highest: float) -> Any:
     """Return the highest wealth until each unit, if it is read after every one, given Z of units (n,)."""
     logs = np.cumsum(np.log1p(-bets.STAKES[:, None] * (np.minimum(values, highest) / highest)), axis=1)
-    return np.maximum.accumulate(np.exp(logs).mean(axis=0))
+    return np.maximum.accumulate(np.exp(np.minimum(logs, _LARGEST)).mean(axis=0))
 
 
 def first(wealth: Any, weight: float, since: int = 0) -> float:
