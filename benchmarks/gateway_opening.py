@@ -74,8 +74,9 @@ def fill(gateway: Gateway, n: int) -> None:
     with records.writing() as connection:
         connection.execute("UPDATE unit SET period = CAST(opened / 86400 AS INTEGER)")
         connection.execute(
-            "INSERT INTO period SELECT period, ?, COUNT(*), SUM(drawn), 0, NULL FROM unit GROUP BY period",
-            (DRAWN,),
+            "INSERT INTO period (number, probability, units, chosen, refused, length) "
+            "SELECT period, ?, COUNT(*), SUM(drawn), 0, ? FROM unit GROUP BY period",
+            (DRAWN, DAY_S),
         )
         connection.execute(
             "UPDATE unit SET closed = NULL WHERE number IN (SELECT number FROM unit ORDER BY number DESC LIMIT ?)",

@@ -3,7 +3,8 @@
     python -m experiments.gateway
     python -m experiments.gateway --measure ../shared/data --encoder FOLDER [--orders 20]
 
-Writes the page again from the kept numbers, or measures (about a minute for an order of all four kinds of traffic); an
+Writes the page again from the kept numbers, or measures (two minutes of a core for an order of the four kinds of
+traffic, if OMP_NUM_THREADS is 1); an
 interrupted command goes on where it was. The data folder holds `router/questions.parquet` (see `experiments.router`),
 FOLDER a sentence encoder. Nothing is simulated but the models, whose grades are recorded: `Units`, `Drawing`, `propose`
 and `Certifier` are those of the gateway, with records in a folder in memory.
@@ -190,8 +191,8 @@ class Road:
         unit = place.unit
         if unit is None or self._of_unit.setdefault(request.unit, unit.number) != unit.number:
             raise RuntimeError("the gateway's units are not those of the world")
-        if place.starts:
-            traffic.draw(unit, free=traffic.is_chosen(unit, now, 1.0))
+        if place.starts and traffic.is_chosen(unit, now, 1.0):
+            traffic.draw(unit, free=True)
         traffic.answered(arrival, place, after, now, failed=False)
         record = self._questions.record(
             request.question, number, now, unit=unit.number, row=place.row, is_open=place.is_open,
@@ -207,7 +208,8 @@ class Road:
     async def _advance(self, now: float) -> None:
         gateway, started = self.gateway, time.process_time()
         self._now, before = now, len(gateway.certifier.proposals)
-        gateway.traffic.take_over(now)
+        for unit in gateway.traffic.take_over(now):
+            gateway.traffic.unit_over(unit, ())  # the bill is not read here
         gateway.traffic.saving()()
         names = await gateway.certifier.advance(now, gateway.traffic.busy, at_once)
         if len(gateway.certifier.proposals) > before:
