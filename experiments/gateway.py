@@ -1,13 +1,12 @@
 """The road of a gateway, replayed: traffic in units, proposals, bets day by day, and what is true of the certificates.
 
     python -m experiments.gateway
-    python -m experiments.gateway --measure ../shared/data --encoder FOLDER [--orders 20]
+    python -m experiments.gateway --measure ../shared/data --encoder FOLDER [--orders 12]
 
 Writes the page again from the kept numbers, or measures (two minutes of a core for an order of the four kinds of
-traffic, if OMP_NUM_THREADS is 1); an
-interrupted command goes on where it was. The data folder holds `router/questions.parquet` (see `experiments.router`),
-FOLDER a sentence encoder. Nothing is simulated but the models, whose grades are recorded: `Units`, `Drawing`, `propose`
-and `Certifier` are those of the gateway, with records in a folder in memory.
+traffic, if OMP_NUM_THREADS is 1); an interrupted command goes on where it was. The data folder holds
+`router/questions.parquet` (see `experiments.router`), FOLDER a sentence encoder. Only the models are
+stand-ins, whose grades are recorded: `Units`, `Drawing`, `propose` and `Certifier` are those of the gateway, with records in a folder in memory.
 """
 
 from __future__ import annotations
@@ -411,8 +410,8 @@ def page(found: dict[str, Any]) -> str:
     n_all = sum(map(len, roads.values()))
     low, high = wilson_interval(n_false, n_all)
     legend = (
-        "`none`: orders in which nothing was certified. `looks`: certificates over all looks. `false`: orders in which "
-        "any of them, at any time, is of a plan that loses more than is promised in the long run, per request, over "
+        "`none`: orders in which nothing was certified. `certificates`: plans that were certified, over all looks. "
+        "`false`: orders in which any of them, at any time, is of a plan that loses more than is promised in the long run, per request, over "
         "all requests; with delta .05, one order in 20 may. `tighter`: the same for tighter limits that are printed "
         "for single plans. `units`: until the first certificate, the median, which seven days put at "
         f"{7 * PACE:.0f} at least. `lost` (points of the grade), `saved` (of the cost of always asking the reference): "
@@ -422,7 +421,7 @@ def page(found: dict[str, Any]) -> str:
         f"{high:.1%} by Wilson's interval)."
     )
     columns = (
-        "traffic", "unit", "orders", "none", "looks", "false", "tighter", "units", "lost", "saved", "may answer",
+        "traffic", "unit", "orders", "none", "certificates", "false", "tighter", "units", "lost", "saved", "may answer",
         "seconds",
     )  # fmt: skip
     after = (
@@ -458,7 +457,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--measure", type=Path, metavar="DATA")
     options.add_argument("--encoder", default="", help="folder of a sentence encoder")
-    options.add_argument("--orders", type=int, default=20)
+    options.add_argument("--orders", type=int, default=12)
     given = options.parse_args()
     found = measure(given.measure, given.encoder, given.orders) if given.measure else kept_numbers(PAGE)
     write_page(PAGE, page(found), found)
