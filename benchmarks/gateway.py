@@ -1,13 +1,15 @@
 """The gateway beside LiteLLM's proxy: what each adds to a request, and whether a limit of money holds.
 
     python -m venv rival && rival/bin/pip install 'litellm[proxy]'
-    python -m benchmarks.gateway --litellm rival/bin/litellm [--seconds 10]
+    python -m benchmarks.gateway --litellm rival/bin/litellm [--seconds 10] [--before OTHER/src]
 
 One provider that invents its answers; in front of it nothing, LiteLLM's proxy (one worker), and `exeunt gateway` with a
 ledger on disk, keys and records. All in one run on the same machine. First one request after the other, to a provider
 that answers at once; the same while another client sends images of 8 MB; then 32 at a time, and the processor time that
 the proxy takes for each. Then a limit of $.45, where each call costs a cent and takes .2 seconds, under 5, 50 and 500
-calls at a time. LiteLLM starts without the internet and without a database, so its limit is that of a provider.
+calls at a time. LiteLLM starts without the internet and without a database, so its limit is that of a provider. Last,
+how long a gateway with 300,000 records takes to open (see `benchmarks.gateway_opening`). OTHER is a checkout of another
+commit, which is measured beside this one.
 Writes docs/results/gateway-beside-litellm.md.
 """
 
@@ -23,11 +25,13 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+from benchmarks.gateway_opening import measured as opening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +104,11 @@ def running(
 
 
 @contextmanager
-def gateway(folder: Path, upstream: str, port: int, cap: str | None) -> Iterator[tuple[str, str, int]]:
-    """Run `exeunt gateway`; yield its address, a client's key and its process."""
+def gateway(
+    folder: Path, upstream: str, port: int, cap: str | None, *, source: str = ""
+) -> Iterator[tuple[str, str, int]]:
+    """Run `exeunt gateway`; yield its address, a client's key and its process. `source`: of another version."""
+    environment = {"PYTHONPATH": source} if source else {}
     limit = f"spend: {{total: '{cap}'}}" if cap else ""
     file = folder / "gateway.yaml"
     file.write_text(
@@ -112,11 +119,13 @@ def gateway(folder: Path, upstream: str, port: int, cap: str | None) -> Iterator
     )
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
     keys = [
-        subprocess.run([*program, *option], check=True, capture_output=True, text=True).stdout.split()[0]
+        subprocess.run(
+            [*program, *option], check=True, capture_output=True, text=True, env={**os.environ, **environment}
+        ).stdout.split()[0]
         for option in (["--add-client", "me"], ["--add-admin", "root"])
     ]
     url = f"http://127.0.0.1:{port}"
-    with running(program, url, "/health", {}, folder / "gateway.log") as process:
+    with running(program, url, "/health", environment, folder / "gateway.log") as process:
         yield url, keys[0], process.pid
 
 
@@ -171,7 +180,7 @@ def body(model: str = "large") -> dict[str, Any]:
     }
 
 
-async def latencies(url: str, key: str, seconds: float) -> list[float]:
+async def latencies(url: str, key: str, seconds: float, model: str = "large") -> list[float]:
     """Return the milliseconds of requests, one after the other."""
     took = []
     async with httpx.AsyncClient(
@@ -180,19 +189,19 @@ async def latencies(url: str, key: str, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             began = time.perf_counter()
-            (await client.post("/v1/chat/completions", json=body())).raise_for_status()
+            (await client.post("/v1/chat/completions", json=body(model))).raise_for_status()
             took.append(1e3 * (time.perf_counter() - began))
     return took[len(took) // 10 :]
 
 
-async def beside_large(url: str, key: str, seconds: float) -> list[float]:
+async def beside_large(url: str, key: str, seconds: float, model: str = "large") -> list[float]:
     """Return the milliseconds of small requests, one after the other, while another client sends images."""
     command = [sys.executable, "-m", "benchmarks.gateway", "--large", url, key]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
         try:
             if not sender.stdout.readline():
                 raise RuntimeError(f"{url} answers no request with an image of 8 MB")
-            return await latencies(url, key, seconds)
+            return await latencies(url, key, seconds, model)
         finally:
             sender.terminate()
 
@@ -210,7 +219,7 @@ def send_large(url: str, key: str) -> None:
 
 
 async def together(
-    url: str, key: str, n: int, concurrency: int, *, seconds: float = 1e9
+    url: str, key: str, n: int, concurrency: int, *, seconds: float = 1e9, model: str = "large"
 ) -> tuple[int, list[int], float]:
     """Ask n times, so many at a time; return the answers, the statuses, and how long it took."""
     statuses: list[int] = []
@@ -221,7 +230,7 @@ async def together(
         while len(statuses) < n and time.perf_counter() - begun < seconds:
             statuses.append(0)
             place = len(statuses) - 1
-            statuses[place] = (await client.post("/v1/chat/completions", json=body())).status_code
+            statuses[place] = (await client.post("/v1/chat/completions", json=body(model))).status_code
 
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits) as client:
@@ -242,29 +251,38 @@ def processor_s(pid: int) -> float:
     return total
 
 
-async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]:
+async def measured(folder: Path, program: str, seconds: float, before: str) -> dict[str, Any]:
     """Return all numbers."""
     upstream = "http://127.0.0.1:8701"
     command = [sys.executable, "-m", "benchmarks.gateway", "--provider", "8701"]
     found: dict[str, Any] = {
         "load": os.getloadavg()[0], "latency": {}, "beside_large": {}, "together": {}, "cap": {},
     }  # fmt: skip
+
+    def exeunt(where: Path, cap: float | None, source: str = "") -> Any:
+        return gateway(where, upstream, 8702, cap and f"{cap} usd", source=source)
+
+    other = partial(exeunt, source=before)
+    ways = {
+        "exeunt gateway": (exeunt, "large"),
+        "exeunt gateway, `auto`": (exeunt, "auto"),
+        **({"before": (other, "large"), "before, `auto`": (other, "auto")} if before else {}),
+        "LiteLLM": (lambda where, cap: litellm(where, program, upstream, 8703, cap), "large"),
+    }  # fmt: skip
     with running(command, upstream, "/books", {}, folder / "provider.log"):
         found["latency"]["no proxy"] = quantiles(await latencies(upstream, "none", seconds))
         found["beside_large"]["no proxy"] = quantiles(await beside_large(upstream, "none", seconds))
-        ways = {
-            "exeunt gateway": lambda where, cap: gateway(where, upstream, 8702, cap and f"{cap} usd"),
-            "LiteLLM": lambda where, cap: litellm(where, program, upstream, 8703, cap),
-        }
-        for name, start in ways.items():
+        for name, (start, model) in ways.items():
             with start(made(folder / name / "open"), None) as (url, key, pid):
-                await together(url, key, 200, 8)  # warm
-                found["latency"][name] = quantiles(await latencies(url, key, seconds))
-                found["beside_large"][name] = quantiles(await beside_large(url, key, seconds))
-                before = processor_s(pid)
-                n, _, took = await together(url, key, 10**9, 32, seconds=seconds)
-                used = processor_s(pid) - before
+                await together(url, key, 200, 8, model=model)  # warm
+                found["latency"][name] = quantiles(await latencies(url, key, seconds, model))
+                found["beside_large"][name] = quantiles(await beside_large(url, key, seconds, model))
+                used = processor_s(pid)
+                n, _, took = await together(url, key, 10**9, 32, seconds=seconds, model=model)
+                used = processor_s(pid) - used
                 found["together"][name] = {"a second": n / took, "processor_ms": 1e3 * used / n}
+            if name not in ("exeunt gateway", "LiteLLM"):
+                continue
             for concurrency, calls in CALLS.items():
                 httpx.post(f"{upstream}/books", json={"calls": 0, "wait_s": 0.2})
                 with start(made(folder / name / f"{concurrency}"), CAP) as (url, key, _):
@@ -278,6 +296,7 @@ async def measured(folder: Path, program: str, seconds: float) -> dict[str, Any]
                     "seconds": took,
                 }
             httpx.post(f"{upstream}/books", json={"wait_s": 0.0})
+    found["opening"] = opening()
     return found
 
 
@@ -298,6 +317,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--litellm", default="litellm", help="the program of LiteLLM")
     options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    options.add_argument("--before", default="", metavar="SRC", help="folder `src` of an older version")
     options.add_argument("--provider", type=int, help="run only the provider, on this port")
     options.add_argument("--large", nargs=2, metavar=("URL", "KEY"), help="only send large requests there")
     given = options.parse_args()
@@ -311,7 +331,7 @@ def main() -> None:
         [given.litellm, "--version"], check=True, capture_output=True, text=True
     ).stdout.split()[-1]
     with tempfile.TemporaryDirectory() as name:
-        numbers = asyncio.run(measured(Path(name), given.litellm, given.seconds))
+        numbers = asyncio.run(measured(Path(name), given.litellm, given.seconds, given.before))
     numbers["litellm"] = version
     write_page(RESULTS / "gateway-beside-litellm.md", page(numbers), numbers)
 
@@ -343,13 +363,26 @@ def page(numbers: dict[str, Any]) -> str:
         for name, rows in numbers["cap"].items()
         for concurrency, row in rows.items()
     ]
-    machine = describe_machine()
+    machine, many_records = describe_machine(), numbers["opening"]
+    seconds, scans = many_records["seconds"], many_records["scans"]
+    whole = [
+        [
+            "opening the gateway",
+            f"{seconds['open']:.2f}",
+            f"{seconds['open, of a core']:.2f}",
+            len(scans["open"]),
+        ],
+        ["the first request's place", f"{seconds['first request']:.4f}", "", ""],
+        ["reading the page's state", f"{seconds['page']:.4f}", "", len(scans["page"])],
+    ]
     return f"""# The gateway beside LiteLLM
 
 Made by `python -m benchmarks.gateway` ({machine["processor"]}, {os.cpu_count()} cores; {numbers["load"]:.1f} processes
 were running or waiting on average when it began; LiteLLM {numbers["litellm"]}, one worker, no database). The provider
 invents its answers at once. The gateway checks hashed keys, pays each attempt from a ledger on disk, and keeps a record
-of each answer; LiteLLM's proxy checks its master key.
+of each answer; LiteLLM's proxy checks its master key. Requests name the model; `auto` leaves the choice to the gateway,
+which then finds the conversation of each. `before` is the gateway whose live traffic was not yet one stream (commit
+5df78fd6).
 
 One request after the other, in milliseconds:
 
@@ -367,6 +400,12 @@ A limit of $.45, where each call costs a cent and takes .2 seconds. LiteLLM's is
 it has without a database. "Other" are answers that are neither an answer nor a refusal for money.
 
 {table(("", "calls at a time", "billed, US dollars", "answered", "other"), caps)}
+
+A gateway with {many_records["records"]:,} records of conversations in {many_records["mib"]:.0f} MiB, medians of five
+times, in seconds; before live traffic was one stream, opening took 16.5. `scans`: queries that go through all records
+or units; the one at opening reads the latest 200,000 transcripts, by which conversations are recognised.
+
+{table(("", "seconds", "of a core", "scans"), whole)}
 """
 
 

@@ -649,6 +649,18 @@ def test_after_a_restart_a_unit_that_was_idle_meanwhile_closes():
     assert [unit.number for unit in units.take_closed()] == [1]
 
 
+def test_after_a_restart_those_close_that_were_idle_longest():
+    units = Units(UnitRules(idle_s=10.0, time_s=100.0))
+    for number, latest in ((1, 30.0), (2, 6.0), (3, 20.0)):
+        units.restore(Unit(number, "shop", number, latest, rows=2))
+    units.close_due(29.9)
+    assert [unit.number for unit in units.open] == [1, 3]
+    units.close_due(30.0)
+    assert [unit.number for unit in units.open] == [1]
+    units.close_due(40.0)
+    assert [unit.number for unit in units.take_closed()] == [2, 3, 1]
+
+
 def test_after_a_restart_users_are_known():
     units = Client(Units(UnitRules("user", time_s=100.0)))
     units.units.restore(Unit(1, "shop", 0.0, 0.0, rows=1, closed=50.0, user=digest("shop", "user u")))

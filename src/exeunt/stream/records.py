@@ -12,7 +12,7 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -450,7 +450,7 @@ def _restored(row: Sequence[Any]) -> Record:
 
 
 def _short(said: Said) -> dict[str, Any]:
-    return {name: value for name, value in asdict(said).items() if value not in (None, "")}
+    return {name: value for name, value in vars(said).items() if value not in (None, "")}
 
 
 def one_each(records: Iterable[Record]) -> dict[int, Record]:

@@ -154,6 +154,8 @@ class Units:
     def __init__(self, rules: UnitRules) -> None:
         self.rules = rules
         self._open: OrderedDict[int, Unit] = OrderedDict()  # in order of their first requests
+        self._latest: OrderedDict[int, Unit] = OrderedDict()  # the same in order of their latest requests
+        self._in_order = True
         self._known: OrderedDict[bytes, Unit] = (
             OrderedDict()
         )  # by transcript, or by the name that a client gives
@@ -199,8 +201,11 @@ class Units:
 
     def close_due(self, now: float) -> None:
         """Close the units whose time has come."""
-        for unit in self.open:
-            if self._is_due(unit, now):
+        if not self._in_order:  # after a restart
+            by_time = sorted(self._latest.items(), key=lambda item: item[1].latest)
+            self._latest, self._in_order = OrderedDict(by_time), True
+        for order in (self._open, self._latest):  # of many open units only those that are due are looked at
+            while order and self._is_due(unit := next(iter(order.values())), now):
                 self._close(unit, now)
         for key in [key for key, attempts in self._attempts.items() if attempts.are_over(now)]:
             del self._attempts[key]
@@ -213,7 +218,8 @@ class Units:
     def restore(self, unit: Unit, transcripts: Sequence[bytes] = ()) -> None:
         """Take up a unit of before a restart, with transcripts or names by which it is known. The oldest come first."""
         if unit.closed is None:
-            self._open[unit.number] = unit
+            self._open[unit.number] = self._latest[unit.number] = unit
+            self._in_order = False
         for transcript in transcripts:
             _remember(self._known, transcript, unit)
         if unit.user:
@@ -233,6 +239,7 @@ class Units:
         place = Place(unit, unit.rows, unit.closed is None, starts=known is None, guessed=guessed)
         if place.is_open:
             unit.rows, unit.latest = unit.rows + 1, now
+            self._latest.move_to_end(unit.number)
             if unit.rows >= self.rules.most_rows:
                 self._close(unit, now)
         return place
@@ -258,7 +265,7 @@ class Units:
     def _begun(self, request: Arrival, now: float) -> Unit:
         user = request.user if self.rules.kind == "user" else b""
         unit = Unit(request.number, request.client, now, now, user=user)
-        self._open[unit.number] = unit
+        self._open[unit.number] = self._latest[unit.number] = unit
         if user:
             self._users[user] = unit
         return unit
@@ -287,6 +294,7 @@ class Units:
     def _close(self, unit: Unit, now: float) -> None:
         unit.closed = now
         self._open.pop(unit.number, None)
+        self._latest.pop(unit.number, None)
         self._closed.append(unit)
         for beginning in self._beginnings.pop(unit.number, ()):
             del self._begun_with[beginning][unit.number]
