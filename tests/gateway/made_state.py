@@ -12,7 +12,7 @@ import exeunt as ex
 GUARANTEES = [
     (
         "Guarantee: with probability 95% over all looks and questions together, the long-run mean grade per request is "
-        "at most 5 points below that of large. For this policy alone, 4 points are certified, too."
+        "at most 5 points below that of large. For this policy alone, with the same probability, the limit is 4 points."
     ),
     "It answers the first 5 requests of a conversation; large answers later ones, and what a model does not take.",
     (
@@ -39,6 +39,7 @@ LIVE: dict[str, Any] = {
     "shadow": {"models": ["small", "medium"], "spend": "1 usd/day", "share": 0.1, "audit": 0.05, "grader": "match",
                "cap": None, "opted_out": "reference"},
     "bill": {"requests": 18_240, "by_policy": 15_902, "opted_out": 310, "in_units": 17_036, "guessed": 383,
+             "estimated": 9_000, "refused": 0,
              "retries": 12, "cost": 41.37, "compared": 2.21,
              "answered": {"large": 5156, "small": 11_212, "medium": 1872},
              "decided": {"score": 2583, "failure": 37, "request": 310, "money": 2, "unit": 2028},

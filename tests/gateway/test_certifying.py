@@ -76,16 +76,18 @@ class World:
         rng = np.random.default_rng([int(self.now), 1])
         period = Period(int(self.now // DAY), 1.0, n, n, refused)
         day_wrong = rng.random() < 0.5
-        for _ in range(n):
+        for k in range(n):
             self._number += 1
-            self._add(rng, period, client, day_wrong if alike else None)
+            self._add(rng, period, client, day_wrong if alike else None, refused=k < refused)
         self.records.update((), [period])
         self.now = (period.number + 1) * DAY + 2 * 3600
         passed = asyncio.run(self.certifier.advance(self.now, (), at_once)) or []
         self.now = (period.number + 1) * DAY
         return passed
 
-    def _add(self, rng: np.random.Generator, period: Period, client: str, day_wrong: bool | None) -> None:
+    def _add(
+        self, rng: np.random.Generator, period: Period, client: str, day_wrong: bool | None, *, refused: bool
+    ) -> None:
         from exeunt.stream.units import Unit
 
         number, sure = self._number, rng.random() < 0.5
@@ -95,14 +97,14 @@ class World:
             else day_wrong and rng.random() < 0.5
         )
         unit = Unit(
-            number, client, self.now, self.now, 1, self.now, period=period.number, probability=1.0, drawn=True,
-            held_out=self.traffic.drawing.is_held_out(number), setting=self.traffic.setting,
+            number, client, self.now, self.now, 1, self.now, period=period.number, probability=1.0, drawn=not refused,
+            held_out=self.traffic.drawing.is_held_out(number), setting=self.traffic.setting, refused=refused,
         )  # fmt: skip
         score = -float(rng.random()) / 10 if sure else -1 - float(rng.random())
         said = {"small": Said(1e-5, score, 1.0 - wrong), "large": Said(1e-4, None, 1.0)}
         record = Record(
             number, self.now, client, f"{number:032x}", said, setting=self.traffic.setting, unit=number, is_open=True,
-            answered="large", asked=("large",), cost=1e-4, compared=COMPARED,
+            answered="large", asked=("large",), cost=1e-4, compared="" if refused else COMPARED,
         )  # fmt: skip
         self.records.add(record, [unit])
 
@@ -234,7 +236,7 @@ def test_a_new_question_is_tested_on_later_units_alone_and_has_the_next_weight(w
 
 
 def test_nothing_from_before_an_alarm_is_evidence(world: World) -> None:
-    world.certifier.alarmed(world.now)
+    world.certifier.alarmed(world.now, world.records.latest_number())
     question, first = world.certifier.question, 100 * DAYS + 1
     assert (question.number, question.why, question.tests_from, question.fits_from) == (
         2,
@@ -254,13 +256,15 @@ def test_a_plan_that_loses_too_much_is_not_certified(tmp_path: Path) -> None:
     assert days(world, 5) == []
 
 
-def test_where_money_was_missing_nothing_is_certified(tmp_path: Path) -> None:
+def test_units_for_which_money_was_missing_count_as_lost(tmp_path: Path) -> None:
     world = World(tmp_path)
-    assert days(world, 5, refused=50) == []
-    assert "in 5 of 5 periods money for comparisons was missing" in str(
+    assert days(world, 8, refused=20) == []  # without these, something is certified after six days
+    assert "In 8 of 8 periods money for comparisons was missing" in str(
         standing(world.certifier, world.config)
     )
-    assert all(not proposal.bet_on for proposal in world.certifier.proposals)
+    proposal = world.certifier.proposals[0]
+    held_out = world.records.of_units("held_out AND number >= ?", (proposal.tests_from,), refused=True)
+    assert proposal.units == len(held_out) > world.certifier.held_out(proposal).n_units
 
 
 def test_where_units_depend_on_one_another_the_owner_must_say_what_they_are(tmp_path: Path) -> None:

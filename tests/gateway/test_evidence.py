@@ -140,6 +140,8 @@ def check(made, most, policy):
         assert evidence.weight[place] == 1 / unit.probability
         for row in range(min(unit.rows, most)):
             record = counted(inside, row)
+            if record is not None and OVER_CAP in record.refused and not record.answered:
+                continue  # nobody has an answer to it
             assert (evidence.unit[k], evidence.row[k]) == (place, row)
             assert evidence.records[k] is record
             assert (lost[k], cost[k]) == pytest.approx(outcome(record, policy, THREE)), record
@@ -201,7 +203,7 @@ def shown(record, *, models=WITHOUT_FEATURES, rows=1, policy=TWO_STEPS):
 
 def one(said=None, **fields):
     said = {"small": SMALL, "large": LARGE} if said is None else said
-    told = {"unit": 1, "is_open": True, "compared": COMPARED}
+    told = {"unit": 1, "is_open": True, "compared": COMPARED, "answered": "large"}
     return Record(1, 0.0, "shop", "0", said, **{**told, **fields})
 
 

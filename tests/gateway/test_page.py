@@ -338,7 +338,11 @@ def test_a_loss_above_the_limit_within_chance_and_one_below_nothing(
         browser, "uncovered"
     )
     leave(browser)
-    opened(made_up(bill={**LIVE["bill"], "lost": [-0.02, -0.03, -0.01], "saved": [3.0, 3.0, 3.0]}))
+    opened(
+        made_up(
+            bill={**LIVE["bill"], "lost": [-0.02, -0.03, -0.01], "saved": [3.0, 3.0, 3.0], "estimated": 0}
+        )
+    )
     assert "2.0 points above large" in " ".join(shown(browser, "quality").split())
     assert "1.0 point to 3.0 points above" in shown(browser, "quality-about")
     assert "measured: 2.0 points above" in shown(browser, "loss")

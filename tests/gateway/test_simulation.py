@@ -1,11 +1,17 @@
 """The simulation of live traffic: virtual time, the provider's books, and that a world is always the same."""
 
 import asyncio
+import logging
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 
 import pytest
+from scipy.stats import binom
 
 pytest.importorskip("httpx")
 pytest.importorskip("msgspec")
@@ -16,7 +22,9 @@ from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED
 from tests.gateway.simulation.kinds import Kind
 from tests.gateway.simulation.measures import measured
+from tests.gateway.simulation.page import cost_is_inside, over_budget, saves_half
 from tests.gateway.simulation.virtual_time import BEGIN, run, virtual_time
+from tests.gateway.simulation.weeks import CHANGE_AT, DRAWN
 from tests.gateway.simulation.worlds import Look, World
 
 
@@ -85,3 +93,65 @@ def test_fixed_worlds_are_of_their_size(name):
     assert world.name == name
     assert len(events) == world.n
     assert all(one.time <= other.time for one, other in pairwise(events))
+
+
+def _drawn(drive):
+    return {"drawn": {prompt for prompt, asked in drive.provider.asked.items() if len(asked) > 1}}
+
+
+def test_what_is_compared_does_not_depend_on_content():
+    world = World("one", 5, (Kind(),), n=250, share=0.5, looks=(Look(250),))
+    other = Kind(sure=0.1, wrong=(0.9, 1.0), letters=3_000, tokens=300, scores=((-3.0, -2.0), (-9.0, -8.0)))
+    found = driven(world, After, _drawn)["drawn"]
+    assert found == driven(replace(world, kinds=(other,)), After, _drawn)["drawn"]
+    assert 80 <= len(found) <= 170  # of 250, each with probability 1/2: five standard deviations and more
+
+
+def test_what_is_saved_is_the_providers_books():
+    kind = Kind(sure=0.7, wrong=(0.02, 0.5))
+    looks = (Look(600, max_loss=0.2, use="yes"), Look(800, max_loss=0.2))
+    bill = driven(World("bill", 7, (kind,), n=800, period="10 s", looks=looks), After, measured)["live"]
+    assert bill["by_policy"] > 0
+    _, low, high = bill["printed_in_all"]
+    books = bill["reference_alone_before"] + bill["reference_alone"] - bill["spent_before"] - bill["spent"]
+    assert low - 1e-9 <= books <= high + 1e-9
+
+
+def _world(name, seed):
+    logging.getLogger("exeunt").setLevel(logging.CRITICAL)
+    return driven(DRAWN[name](seed), After, measured)
+
+
+def _worlds(name, n):
+    """Return what is measured in worlds of n seeds; a core has one at a time."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        return list(pool.map(partial(_world, name), range(n)))
+
+
+@pytest.mark.slow
+def test_in_100_weeks_of_owners_what_is_promised_is_true():
+    worlds = _worlds("weeks", 100)
+    # Of traffic that has changed nothing is promised until the alarm: what notices that is the watch.
+    looks = [[look for look in world["looks"] if look["name"] and not look["stale"]] for world in worlds]
+    at_most = binom.ppf(1 - 1e-6, 100, 0.05)
+    assert sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks) <= at_most
+    assert sum(any(map(over_budget, some)) for some in looks) <= at_most
+    assert sum(map(bool, looks)) >= 20  # what certifies nothing is never wrong
+    last = [some[-1] for some in looks if some]
+    assert sum(not cost_is_inside(look) for look in last) <= binom.ppf(1 - 1e-6, len(last), 0.05)
+
+
+@pytest.mark.slow
+def test_in_four_of_five_worlds_a_plan_is_certified_that_saves_half_of_what_can_be_saved():
+    enough = sum(saves_half(world["looks"][-1]) for world in _worlds("enough", 20))
+    assert enough >= binom.ppf(1e-6, 20, 0.8)
+
+
+@pytest.mark.slow
+def test_alarms_come_after_a_change_and_seldom_before():
+    worlds = _worlds("change", 20)
+    early = sum(bool(world["alarms"]) and world["requests"] < CHANGE_AT for world in worlds)
+    assert early <= binom.ppf(
+        1 - 1e-6, 20, 1 - 0.5**0.5
+    )  # 500 requests of a run length of 2,000, and audits' own
+    assert sum(bool(world["alarms"]) for world in worlds) >= 18

@@ -83,7 +83,10 @@ def test_open_units_numbers_and_probabilities_go_on_after_a_restart(tmp_path):
     assert (place.unit.number, place.row, place.unit.drawn) == (1, 1, first.unit.drawn)
     other = after.ask(7.0, most=0.2)  # in the same period
     assert (other.unit.number, other.unit.probability) == (3, 0.7)
-    assert [unit.number for unit in after.traffic.take_over(30.0)] == [1, 3]
+    over = after.traffic.take_over(30.0)
+    assert [unit.number for unit in over] == [1, 3]
+    for unit in over:
+        after.traffic.unit_over(unit, [])
     assert after.traffic.take_over(30.0) == []
     assert after.traffic.bill.now.requests == 3
     after.close()
@@ -116,8 +119,10 @@ def test_a_unit_is_over_when_it_has_closed_and_nothing_of_it_is_under_way(tmp_pa
     assert gateway.traffic.take_over(50.0) == []
     assert gateway.traffic.busy == (place.unit,)
     gateway.traffic.ended(place.unit)
-    assert gateway.traffic.take_over(50.0) == [place.unit]
-    assert gateway.traffic.busy == ()
+    assert gateway.traffic.take_over(50.0) == gateway.traffic.take_over(50.0) == [place.unit]
+    gateway.traffic.unit_over(place.unit, [])
+    assert not gateway.traffic.busy
+    assert not gateway.traffic.take_over(50.0)
     gateway.close()
 
 

@@ -81,7 +81,7 @@ def test_units_and_periods_are_read_as_they_were_added(records):
     records.update([young], [second])
     assert records.units() == [UNIT, young]
     assert records.periods() == [first, second]
-    records.settle([4], 77.0)
+    records.settle([first], 77.0)
     records.update([], [first])  # which does not know that it has settled
     assert records.periods("settled IS NOT NULL") == [replace(first, settled=77.0)]
     records.keep("bill", 3)

@@ -60,6 +60,10 @@ def calibrate(
     if is_gateway(path):
         kept = rule, replace(options, labels=None), execution
         calibrate_gateway(path, guarantee, labels=options.labels, others=changed(*kept))
+    elif path.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"{path} is a file: give the folder that it names (folder), such as {path.with_suffix('')}"
+        )
     elif options.labels is not None:
         raise InputError("--labels are of answers of a gateway: leave it out, a run has labels of its own")
     else:

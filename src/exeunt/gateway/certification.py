@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
 from exeunt.stream.bill import Interval
-from exeunt.stream.ratios import RatioSums
+from exeunt.stream.ratios import CAREFUL, RatioSums
 from exeunt.trace import CascadeTrace
 
 
@@ -88,8 +89,8 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
         units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
-        lost=_ratio(evidence, lost, ones, later),
-        lost_answered=_ratio(evidence, lost, answers.astype(float)),
+        lost=_ratio(evidence, lost, ones, later, careful=CAREFUL),
+        lost_answered=_ratio(evidence, lost, answers.astype(float), careful=CAREFUL),
         lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
         reference_cost=float(weight @ reference + paid_later) / requests,
         may_answer=float(weight @ answers) / requests,
@@ -98,8 +99,16 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     )  # fmt: skip
 
 
-def _ratio(evidence: Evidence, over: Floats, under: Floats, later: Floats | None = None) -> Interval | None:
-    """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum."""
+def _ratio(
+    evidence: Evidence,
+    over: Floats,
+    under: Floats,
+    later: Floats | None = None,
+    careful: Sequence[float] = (),
+) -> Interval | None:
+    """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum.
+    `careful`: see `RatioSums.ratio`.
+    """
     sums = RatioSums()
     above, below = (
         np.bincount(evidence.unit, weights=each, minlength=evidence.n_units).astype(float)
@@ -109,7 +118,7 @@ def _ratio(evidence: Evidence, over: Floats, under: Floats, later: Floats | None
         below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
-    found = sums.ratio()
+    found = sums.ratio(careful)
     return None if found is None else Interval(*found)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt._files import make_folder, read_json, write_json
+from exeunt.errors import FileError
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
@@ -30,10 +32,9 @@ from exeunt.stream.drawing import Period
 from exeunt.stream.records import Records
 from exeunt.stream.units import HOUR_S, Unit
 
+_log = logging.getLogger("exeunt.gateway")
 _FIRST_LOOK = 1.0
 _SHARES = (*bets.TIGHTER, _FIRST_LOOK)
-_SKIPPED = 0.1
-"""Where more of the periods are not bet on, nothing is certified."""
 DEPENDENT = 0.001
 """The p-value below which successive units of a client are taken to depend on one another."""
 FORGOTTEN = "forgotten"
@@ -138,8 +139,10 @@ class Certifier:
         self._settings = own_settings(records.settings(), models)
         self.question = self._latest_question()
         body = self._body()
+        self._is_kept = True
         if body is not None and (self.question is None or self.question.body != body):
-            self.ask(now, _why(None if self.question is None else self.question.body, body))
+            why = _why(None if self.question is None else self.question.body, body)
+            self.ask(now, why, after=records.latest_number())
         elif body is None:
             self.question = None
         self.proposals = [] if self.question is None else self._restored()
@@ -150,25 +153,29 @@ class Certifier:
 
     # -- questions ------------------------------------------------------------------------------------------
 
-    def ask(self, now: float, why: str, *, fits_from: int = 0) -> None:
-        """Ask a new question: it is tested on units that come from now on. The first one of a gateway that has no
-        records yet is tested on all.
-        """
+    def ask(self, now: float, why: str, *, after: int, fits_from: int = 0) -> None:
+        """Ask a new question: it is tested on units that begin after the request of this number."""
         if (body := self._body()) is None:
             return
         number = 1 if self.question is None else self.question.number + 1
-        tests_from = self._records.latest_number() + 1
-        self.question = Question(number, now, tests_from, fits_from, why, body)
-        self.proposals = []
-        with self._records.writing() as connection:
-            connection.execute(
-                "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)",
-                (number, now, tests_from, fits_from, why, json.dumps(body, sort_keys=True)),
-            )
+        self.question, self.proposals = Question(number, now, after + 1, fits_from, why, body), []
+        self._keep_question()
 
-    def alarmed(self, now: float) -> None:
-        """Ask anew: nothing from before an alarm is evidence."""
-        self.ask(now, ALARM, fits_from=self._records.latest_number() + 1)
+    def alarmed(self, now: float, latest: int) -> None:
+        """Ask anew: nothing from before an alarm is evidence. `latest`: the number of the latest request."""
+        try:
+            self.ask(now, ALARM, after=latest, fits_from=latest + 1)
+        except FileError as error:  # such as a full disk: it is tried again before anything else is written
+            self._is_kept = False
+            _log.error("a question cannot be kept yet", exc_info=error)
+
+    def _keep_question(self) -> None:
+        question = self.question
+        assert question is not None  # noqa: S101 - for types
+        row = {**vars(question), "body": json.dumps(question.body, sort_keys=True)}
+        with self._records.writing() as connection:
+            connection.execute("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)", list(row.values()))
+        self._is_kept = True
 
     def _body(self) -> dict[str, Any] | None:
         """Return what makes a question this one, JSON-able; None without a promise."""
@@ -204,11 +211,15 @@ class Certifier:
         if self.question is None or self._config.promise is None or now < self._next_look:
             return None
         self._next_look = now + self._grace / 4
-        settled = await asyncio.to_thread(self._settle, now, busy)
-        proposed = await self._propose(now, apart)
-        return await asyncio.to_thread(self._tested, now, proposed) if settled or proposed else None
+        if not self._is_kept:
+            await asyncio.to_thread(self._keep_question)
+        await asyncio.to_thread(self._settle, now, busy)
+        passed = await asyncio.to_thread(self._tested, now)  # whether or not a proposal can be made
+        if await self._propose(now, apart):
+            return [*(passed or ()), *(await asyncio.to_thread(self._tested, now) or ())]
+        return passed
 
-    def _settle(self, now: float, busy: Sequence[Unit]) -> bool:
+    def _settle(self, now: float, busy: Sequence[Unit]) -> None:
         """Take note of the periods whose units have all closed and been graded."""
         grace, done = self._grace, []
         for period in self._periods("settled IS NULL"):
@@ -220,15 +231,14 @@ class Certifier:
                 ).fetchone()
             if any(unit.period == period.number for unit in busy) or now < (latest or 0.0) + grace:
                 break
-            done.append(period.number)
+            done.append(period)
         if done:
             self._records.settle(done, now)
-        return bool(done)
 
     def _periods(self, where: str) -> list[Period]:
         """Return the periods of the question's time for which a condition holds, in their order."""
-        since = 0.0 if self.question is None else self.question.asked
-        return self._records.periods(f"number >= ? AND {where}", (since // self._config.period,))
+        since, length = 0.0 if self.question is None else self.question.asked, self._config.period
+        return self._records.periods(f"length = ? AND number >= ? AND {where}", (length, since // length))
 
     async def _propose(self, now: float, apart: Apart) -> bool:
         """Make a proposal if the fit half has reached its next size."""
@@ -240,6 +250,7 @@ class Certifier:
             return False
         self._is_proposing = True
         try:
+            forgotten = self._records.kept(FORGOTTEN)
             evidence = await asyncio.to_thread(self._evidence, *self._fitting)
             number = self.last + 1
             made = await apart(
@@ -247,8 +258,13 @@ class Certifier:
                 seed=number,
             )  # fmt: skip
             correlation = await apart(dependence, evidence, number)
+            if (
+                self._records.kept(FORGOTTEN) != forgotten
+            ):  # it may hold requests of who was forgotten meanwhile
+                return False
+            proposal = await asyncio.to_thread(self._kept, question, number, now, evidence, made, correlation)
             if self.question is question:  # nobody asked another one meanwhile
-                await asyncio.to_thread(self._add, number, now, evidence, made, correlation)
+                self.proposals.append(proposal)
         finally:
             self._is_proposing = False
         return True
@@ -278,14 +294,14 @@ class Certifier:
     @property
     def probability(self) -> float:
         """With which units are drawn now."""
-        latest = self._records.latest_periods(1)
+        latest = self._records.latest_periods(1, self._config.period)
         return latest[0].probability if latest else 0.0
 
     @property
-    def units_a_period(self) -> float:
-        """How many units came in each of the latest periods, on average."""
-        latest = self._records.latest_periods(8)[:-1]  # the latest one has not ended
-        return sum(period.units for period in latest) / len(latest) if latest else 0.0
+    def units_a_period(self) -> float | None:
+        """How many units came in each of the latest periods, on average; None while the first one has not ended."""
+        latest = self._records.latest_periods(8, self._config.period)[:-1]  # the latest one has not ended
+        return sum(period.units for period in latest) / len(latest) if latest else None
 
     def missing_periods(self, proposal: Tested) -> int:
         """How many more periods a proposal must be tested in."""
@@ -301,10 +317,10 @@ class Certifier:
         with self._records.reading() as connection:
             return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
 
-    def _add(self, number: int, now: float, evidence: Evidence, made: Any, correlation: float) -> None:
-        """Keep a proposal. One without plans counts, too: its time has passed."""
-        question = self.question
-        assert question is not None  # noqa: S101 - for types
+    def _kept(
+        self, question: Question, number: int, now: float, evidence: Evidence, made: Any, correlation: float
+    ) -> Tested:
+        """Keep a proposal, and return it. One without plans counts, too: its time has passed."""
         tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
         rows, kind = (0, "") if made is None else (made.rows, made.kind)
         proposal = Tested(
@@ -331,32 +347,38 @@ class Certifier:
                     for place, plan in enumerate(proposal.plans)
                 ],
             )
-        self.proposals.append(proposal)
+        return proposal
 
     # -- bets -----------------------------------------------------------------------------------------------
 
-    def _tested(self, now: float, proposed: bool) -> list[str] | None:
+    def _tested(self, now: float) -> list[str] | None:
         """Bet for all proposals. Returns the names under which plans are kept that passed now, or None without bets."""
-        bets_made = [self._bet(proposal) for proposal in self.proposals]
-        return self._passes(now) if proposed or any(bets_made) else None
+        settled = [period.number for period in self._periods("settled IS NOT NULL")]
+        bets_made = [self._bet(proposal, settled) for proposal in self.proposals]
+        return self._passes(now) if any(bets_made) else None
 
-    def _bet(self, proposal: Tested) -> bool:
-        """Bet on the settled periods on which it has not been bet, in their order. Returns whether there were any."""
+    def _bet(self, proposal: Tested, settled: Sequence[int]) -> bool:
+        """Bet on the periods on which it has not been bet, in their order. Returns whether there were any.
+
+        A unit that was chosen when money was missing counts as one that loses and costs all it can. If it were left
+        out, units that are dear, and with them the days on which they are many, would be tested less often.
+        """
         before = proposal.units
-        for period in self._periods("settled IS NOT NULL"):
-            if period.number in proposal.bet_on or not period.is_bet_on or proposal.ended:
+        for period in settled:
+            if period in proposal.bet_on or proposal.ended:
                 continue
             evidence = self._evidence(
                 f"held_out AND period = ? AND number >= ? AND setting IN ({_places(self._settings)})",
-                (period.number, proposal.tests_from, *self._settings),
+                (period, proposal.tests_from, *self._settings),
+                refused=True,
             )
             if evidence.n_units:
-                self._bet_period(proposal, period.number, evidence)
-            proposal.bet_on[period.number] = evidence.n_units
+                self._bet_period(proposal, period, evidence)
+            proposal.bet_on[period] = evidence.n_units
         return proposal.units > before
 
     def _bet_period(self, proposal: Tested, period: int, evidence: Evidence) -> None:
-        promise, rows = self._config.promise, []
+        promise, rows, found = self._config.promise, [], []
         for place, plan in enumerate(proposal.plans):
             if plan.policy is None or promise is None:
                 continue
@@ -365,12 +387,14 @@ class Certifier:
                 for share in _SHARES:
                     values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
                     logs = bets.log_factors(values, highest)
-                    plan.logs.setdefault((name, share), []).append(logs)
+                    found.append((plan.logs.setdefault((name, share), []), logs))
                     rows.append((
                         proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()
                     ))  # fmt: skip
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        for kept, logs in found:  # only what the file holds counts: it is bet on once
+            kept.append(logs)
 
     def _passes(self, now: float) -> list[str]:
         """Walk the plans of each proposal; return the names of those that have passed now."""
@@ -418,14 +442,19 @@ class Certifier:
                 "independent: write `units` into the file, user where a user's conversations depend on one another, or "
                 "the kind that it has now if you know that they do not"
             )
-        settled = self._periods("settled IS NOT NULL")
-        skipped = sum(not period.is_bet_on for period in settled)
-        if skipped > _SKIPPED * len(settled):
-            return (
-                f"in {skipped} of {len(settled)} periods money for comparisons was missing, so what was compared may "
-                "differ from the rest: let comparisons cost more (spend of shadow), or compare fewer (share)"
-            )
         return ""
+
+    def short_of_money(self) -> tuple[int, int]:
+        """Return in how many periods of the question money for comparisons was missing, and how many there were."""
+        periods = self._periods("1")
+        return sum(period.is_short for period in periods), len(periods)
+
+    @property
+    def highest_delta(self) -> float:
+        """The highest delta of any question so far: the chance that any certificate is ever false is at most that."""
+        with self._records.reading() as connection:
+            bodies = [json.loads(body) for (body,) in connection.execute("SELECT body FROM question")]
+        return max((float(body["promise"]["delta"]) for body in bodies), default=0.0)
 
     # -- files ----------------------------------------------------------------------------------------------
 
@@ -445,13 +474,18 @@ class Certifier:
         policy.save(file)
         file.chmod(0o600)
 
-    def forget(self) -> None:
-        """Test nothing any more that holds requests of a client that was forgotten."""
-        for proposal in self.proposals:
-            if not (self._folder / f"{proposal.number}.clients").exists():
-                proposal.ended = True
-                for plan in proposal.plans:
-                    plan.policy = None
+    def forget(self) -> bool:
+        """Test nothing any more that holds requests of a client that was forgotten; return whether there was any."""
+        ended = [
+            proposal
+            for proposal in self.proposals
+            if not proposal.ended and not (self._folder / f"{proposal.number}.clients").exists()
+        ]
+        for proposal in ended:
+            proposal.ended = True
+            for plan in proposal.plans:
+                plan.policy = None
+        return bool(ended)
 
     def _restored(self) -> list[Tested]:
         """Return the proposals of the question as they were kept."""
@@ -485,11 +519,9 @@ class Certifier:
             proposal.bet_on[period] = units
         return plans
 
-    def _evidence(self, where: str, given: Sequence[Any]) -> Evidence:
-        rules = self._config.unit_rules
-        return evidence_of(
-            self._records.of_units(where, given), self.models, self._config.cap, rules.most_rows
-        )
+    def _evidence(self, where: str, given: Sequence[Any], *, refused: bool = False) -> Evidence:
+        units = self._records.of_units(where, given, refused=refused)
+        return evidence_of(units, self.models, self._config.cap, self._config.unit_rules.most_rows)
 
 
 def forget_proposals(folder: Path, client: str) -> None:

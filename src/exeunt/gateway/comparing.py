@@ -85,7 +85,7 @@ class Comparing:
         """Return the grades by model, and why there are none."""
         if any(reply.attempts == 0 for reply in replies.values()):
             return {}, "no money"
-        reference = replies[self._names[-1]]
+        reference = replies.get(self._names[-1])
         if not isinstance(reference, ChatReply):
             return {}, "the reference failed"
         try:

@@ -103,6 +103,7 @@ class Shadow:
         check_limit(self.spend, "spend")
         if self.cap is not None:
             check_amount(self.cap, "cap")
+            check_positive(float(exact_quantity(self.cap)[0]), "cap")
         if self.opted_out not in OPTED_OUT:
             raise InputError(f"opted_out is {' or '.join(OPTED_OUT)}, got {self.opted_out!r}")
         if not self.models:
@@ -132,10 +133,6 @@ class Promise:
             check_between(self.max_loss, "max_loss", 0.0, 1.0)
         check_between(self.delta, "delta", 0.0, 1.0)
         if self.budget is not None:
-            if self.budget.replace(".", "", 1).strip().isdigit():
-                raise InputError(
-                    f"budget {self.budget} has no unit: write {self.budget}%, or '{self.budget} usd'"
-                )
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):
                 raise InputError(
@@ -145,7 +142,12 @@ class Promise:
 
     @staticmethod
     def parts_of(budget: str) -> tuple[float, float]:
-        """Return a budget as a share of the reference's cost and an amount in US dollars, one of which is 0."""
+        """Return a budget as a share of the reference's cost and an amount in US dollars, one of which is 0.
+
+        Raises InputError for a number without a unit.
+        """
+        if budget.replace(".", "", 1).strip().isdigit():
+            raise InputError(f"budget {budget} has no unit: write {budget}%, or '{budget} usd'")
         share = parse_budget(budget, full=1.0, unit="usd")
         return (share, 0.0) if "%" in budget else (0.0, share)
 

@@ -138,16 +138,21 @@ class _Road:
         return self._bill.now
 
     def worsen(self, provider: MockProvider, start: int) -> None:
-        """Let the small model become worse where it is sure, until the watch finds that."""
-        provider.answer = lambda model, text: (
-            "Who knows." if model == "small" else invented_answer(model, text)
-        )
+        """Let the cheap model that answers the most become worse, until the watch finds that."""
+        answered = self._span.answered
+        worse = max(("small", "medium"), key=lambda name: answered[name])
+        provider.answer = lambda model, text: "Who knows." if model == worse else invented_answer(model, text)
         asked = 0
         while not self._gateway.live.alarms and asked < 10_000:
             self._ask("worse", range(start + asked, start + asked + 100))
             asked += 100
-        told = self._gateway.live.alarms[-1]["alarm"] if self._gateway.live.alarms else "there was no alarm"
-        echo(f"worse: small answers nonsense; within {asked:,} requests the reference answers again:\n{told}")
+        if not self._gateway.live.alarms:
+            echo(f"worse: {worse} answers nonsense, and {asked:,} requests were too few for an alarm")
+            return
+        told = self._gateway.live.alarms[-1]["alarm"]
+        echo(
+            f"worse: {worse} answers nonsense; within {asked:,} requests the reference answers again:\n{told}"
+        )
 
     @staticmethod
     def _wait_until(what: Callable[[], bool]) -> None:

@@ -135,14 +135,19 @@ class Evidence:
 def evidence_of(
     units: Sequence[tuple[Unit, Sequence[Record]]], models: GatewayModels, cap: float, most_rows: int
 ) -> Evidence:
-    """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared."""
+    """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared.
+
+    Requests to which no policy has an answer, such as those that no model takes, are no rows.
+    """
     unit, row, records = [], [], list[Record | None]()
     for k, (one, compared) in enumerate(units):
         by_row = one_each(compared)
         for of_unit in range(min(one.rows, most_rows)):
-            unit.append(k)
-            row.append(of_unit)
-            records.append(by_row.get(of_unit))
+            record = by_row.get(of_unit)
+            if record is None or record.answered or OVER_CAP not in record.refused:
+                unit.append(k)
+                row.append(of_unit)
+                records.append(record)
     known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
     place[known] = np.arange(len(known))

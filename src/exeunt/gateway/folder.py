@@ -17,6 +17,7 @@ from typing import Any
 
 from exeunt._files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
+from exeunt.stream.records import RECORDS
 
 GATEWAY, KEYS, SECRET = "gateway.json", "keys.json", "secret.key"
 LOCK = ".running.lock"
@@ -111,5 +112,13 @@ def is_gateway(path: Path) -> bool:
 
 
 def secret(folder: Path) -> bytes:
-    """Return the secret of a gateway's HMACs, 32 bytes; it is made if it is missing."""
+    """Return the secret of a gateway's HMACs, 32 bytes; it is made with the folder.
+
+    Raises ArtefactError where it is missing and there are records.
+    """
+    if not (folder / SECRET).is_file() and (folder / RECORDS).is_file():
+        raise ArtefactError(
+            f"{folder / SECRET} is missing: restore it, since without it no conversation or user of {RECORDS} can be "
+            f"told; or remove {RECORDS}, and the gateway counts from now on"
+        )
     return secret_of(folder / SECRET)

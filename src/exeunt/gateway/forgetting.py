@@ -25,10 +25,10 @@ def forget_client(name: str, keys: Keys, records: Records) -> Forgotten:
     Proposals that come later are tested on units that come later. Raises InputError if there was nothing of it.
     """
     folder = records.file.parent
+    forget_proposals(folder, name)
     forgotten = Forgotten(keys.remove(name), records.forget(name), forget_policies(folder, name))
     if not any(forgotten):
         raise InputError(f"there is neither a key nor a record of {name!r:.80}")
     if forgotten.records:
         records.keep(FORGOTTEN, records.latest_number())
-        forget_proposals(folder, name)
     return forgotten

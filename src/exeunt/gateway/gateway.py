@@ -59,7 +59,9 @@ async def in_another_process(function: Callable[..., Any], *given: Any, **option
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # the end of the gateway does not wait for it
+        for process in (pool._processes or {}).values():
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Gateway:
@@ -85,13 +87,14 @@ class Gateway:
         self.about = _about(config)
         self.about.write(self.folder)
         self.policies = GatewayPolicies(self.folder, self.about)
-        self.records = Records(self.folder)
         self._secret = secret(self.folder)
+        self.records = Records(self.folder)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.comparing = self._comparing()
         self.failures = FailureLog()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._certifying: asyncio.Task[None] | None = None
         self.standing: Standing | None = None
         self.traffic = Traffic(config, self.about, self.records, self._secret, clock())
         self.certifier = Certifier(config, self.about, self.records, self.policies, clock())
@@ -176,11 +179,13 @@ class Gateway:
         )  # fmt: skip
 
     def _refused(self, request: ChatRequest) -> tuple[str, ...]:
-        """Return the compared models that do not take a request, and `OVER_CAP` if it could cost more than the cap."""
+        """Return the compared models that do not take a request, and `OVER_CAP` if it could cost more than the cap, or
+        if the reference is one of them: then policies do not matter.
+        """
         models = {name: self.config.models[name] for name in self.config.compared}
         refused = tuple(name for name, model in models.items() if model.refusal(request))
         most = sum(model.most(request) for name, model in models.items() if name not in refused)
-        return (*refused, OVER_CAP) if most > self.config.cap else refused
+        return (*refused, OVER_CAP) if most > self.config.cap or self.config.reference in refused else refused
 
     def _why_not_asked(self, active: Active, client: Client, place: Place, refused: tuple[str, ...]) -> str:
         """Return why the reference answers a request in place of the policy; "" if the policy does."""
@@ -245,9 +250,10 @@ class Gateway:
             return replace(record, compared="no model takes it")
         if answered.reply is None:
             return replace(record, compared="no answer")
-        compared = await self.comparing.record(record, request, answered)
-        self.live.compared(compared)
-        return compared
+        with _logged("a comparison"):
+            record = await self.comparing.record(record, request, answered)
+            self.live.compared(record)
+        return record
 
     async def _kept(self, record: Record, *, counts: bool, opted_out: bool) -> None:
         """Add a record to the file, and to the bill if it `counts`."""
@@ -270,7 +276,9 @@ class Gateway:
 
     async def _drawn(self, unit: Unit) -> None:
         """Draw a unit that was chosen, if money for a comparison is free, whatever it asks."""
-        free = self.comparing is not None and await self.comparing.is_paid_for()
+        free = False
+        with _logged("whether money for a comparison is free"):
+            free = self.comparing is not None and await self.comparing.is_paid_for()
         self.traffic.draw(unit, free=free)
         if unit.drawn:
             self.live.audit(unit)
@@ -322,12 +330,13 @@ class Gateway:
         for as long as this runs.
         """
         tidied = saved = -_TIDY_S
-        certifying: asyncio.Task[None] | None = None
         while True:
             with _logged("units"):
                 await self._close_units()
-            if certifying is None or certifying.done():  # a proposal takes long, and units close meanwhile
-                certifying = self.later(self._certify())
+            if (
+                self._certifying is None or self._certifying.done()
+            ):  # a proposal takes long, and units close meanwhile
+                self._certifying = self.later(self._certify())
             if time.monotonic() - tidied >= _TIDY_S:
                 tidied = time.monotonic()
                 with _logged("records"):
@@ -338,7 +347,7 @@ class Gateway:
                     self.live.watch.save()
                 with _logged("policies"):  # of a client that the command has forgotten
                     self.live.leave_forgotten()
-                    self.certifier.forget()
+                    await self._proposals_forgotten()
             await asyncio.sleep(min(_STEP_S, self.config.period / 4))
 
     async def forget(self, client: str) -> int:
@@ -348,12 +357,21 @@ class Gateway:
         self.traffic.forget(client)
         forgotten = await asyncio.to_thread(forget_client, client, self.keys, self.records)
         self.live.leave_forgotten()
-        self.certifier.forget()
+        await self._proposals_forgotten()
         return forgotten.records
+
+    async def _proposals_forgotten(self) -> None:
+        """Test and show nothing any more that holds requests of a client that was forgotten."""
+        if self.certifier.forget():
+            await asyncio.to_thread(self.find_standing)
 
     def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
-        self.standing = standing(self.certifier, self.config)
+        question = self.certifier.question
+        found = standing(self.certifier, self.config)
+        if self.certifier.question is not question:  # an alarm has ended it meanwhile
+            return
+        self.standing = found
         self.records.keep(STANDING, self.standing.to_dict())
         now = self.clock()
         told = self.traffic.bill.told(self.money.compared, now)
@@ -364,9 +382,10 @@ class Gateway:
         now = self.clock()
         self.traffic.begin_span(self.live.active.name, now, self.money.compared)
         if by_alarm:
-            self.traffic.saving()()
-            self.certifier.alarmed(now)
             self.standing = None
+            self.certifier.alarmed(now, self.traffic.latest_number)
+            with _logged("keeping what is known until an alarm"):
+                self.traffic.saving()()
 
     async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
@@ -392,6 +411,8 @@ class Gateway:
     async def close(self) -> None:
         """Wait for what is under way and close connections and files."""
         self.closing.set()
+        if self._certifying is not None:
+            self._certifying.cancel()
         end = time.monotonic() + _END_S
         while self._tasks and (left := end - time.monotonic()) > 0:  # answers begin records of themselves
             await asyncio.wait(self._tasks, timeout=left)
@@ -412,7 +433,7 @@ class Gateway:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, InputError):
+        if error is not None:
             _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
     def _hmac(self, client: Client, content: bytes) -> bytes:
@@ -455,7 +476,7 @@ def _logged(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _log.error("%s could not be tidied", what, exc_info=error)
+        _log.error("failed: %s", what, exc_info=error)
 
 
 def _usage(answered: Answered) -> int | None:

@@ -158,12 +158,11 @@ class LivePolicy:
             self._keep_alarm({**fields, "ends": True})
             watch.save()
             self._policies.activate(REFERENCE, self._clock())
-            self._follow(self.reference)
-            self._on_change(True)
         except (ExeuntError, OSError) as error:  # such as a full disk
             _log.error("the alarm cannot be kept: until the next start the reference answers", exc_info=error)
-            self.active = self.reference
+        self._follow(self.reference)
         self.fallen = watch
+        self._on_change(True)
 
     def leave_forgotten(self) -> None:
         """Use no policy any more that was removed because a client was forgotten."""

@@ -59,7 +59,9 @@ class PageState:
         span, compared = self._gateway.traffic.bill.now, self._gateway.money.compared
         return {
             "requests": span.requests, "by_policy": span.by_policy, "opted_out": span.opted_out,
-            "in_units": span.in_units, "guessed": span.guessed, "retries": span.retries, "cost": span.cost,
+            "in_units": span.in_units,
+            "estimated": span.estimated, "refused": span.refused, "guessed": span.guessed,
+            "retries": span.retries, "cost": span.cost,
             "compared": compared - span.compared, "answered": dict(span.answered), "decided": dict(span.decided),
             "audits": span.loss.n, "fewest": FEWEST, "saved": span.saved(compared), "lost": span.lost,
             "lost_answered": span.lost_answered,

@@ -51,7 +51,7 @@ def render(found: Standing, *, reference: str, told: str, now: float) -> str:
         f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
         f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
         f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
-        f'<ul class="summary">{_items([told, *found.notes])}</ul></header>',
+        f'<ul class="summary">{_items([told, *found.also(found.certified), *found.notes])}</ul></header>',
         *parts,
         f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
     ])  # fmt: skip

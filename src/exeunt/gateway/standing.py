@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from statistics import NormalDist
@@ -45,14 +46,20 @@ class Standing:
         """Return what is certified of a policy; None if nothing is."""
         return self.certified.get(name) or self.others.get(name)
 
-    def __str__(self) -> str:
-        best, *others = sorted(self.certified.values(), key=lambda one: one.cost) or (None,)
-        also = [
+    def also(self, told: Collection[str]) -> list[str]:
+        """Return a sentence on each certified policy of which nothing was `told`."""
+        others = sorted((self.certified | self.others).values(), key=lambda one: one.cost)
+        return [
             f"Certified, too: {other.name}, which costs {1000 * other.cost:.4g} usd per 1,000."
             for other in others
+            if other.name not in told
         ]
-        parts = [str(best)] if best is not None else []
-        return "\n\n".join([*parts, "\n".join([*also, *self.notes])]).rstrip()
+
+    def __str__(self) -> str:
+        best = min(self.certified.values(), key=lambda one: one.cost, default=None)
+        parts = [str(best)] if best is not None else ["Nothing is certified now."]
+        also = [*self.also(() if best is None else (best.name,)), *self.notes]
+        return "\n\n".join([*parts, "\n".join(also)]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -97,8 +104,13 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         )
     certified: dict[str, Certified] = {}
     others: dict[str, Certified] = {}
-    notes = _about_question(certifier)
+    notes = [*_about_question(certifier), *_short(certifier)]
     for proposal in certifier.proposals:
+        if proposal.ended:
+            notes.append(
+                f"Proposal {proposal.number} held requests of a client that was forgotten: it has ended."
+            )
+            continue
         if why := certifier.withheld(proposal):
             notes.append(f"Nothing of proposal {proposal.number} is certified: {why}.")
             continue
@@ -124,6 +136,18 @@ def _about_question(certifier: Certifier) -> list[str]:
     return [text]
 
 
+def _short(certifier: Certifier) -> list[str]:
+    """Say where money for comparisons was missing."""
+    short, periods = certifier.short_of_money()
+    if not short:
+        return []
+    text = (
+        f"In {short} of {periods} periods money for comparisons was missing for some units that were chosen: each of "
+        "them counts as lost in the tests. Let comparisons cost more (spend of shadow), or compare fewer (share)."
+    )
+    return [text]
+
+
 @dataclass(frozen=True)
 class _Passed:
     """A plan that has passed, and what tested it."""
@@ -145,13 +169,12 @@ class _Passed:
         if promise.budget is not None:
             guarantees.append(self._of_cost(limits[BUDGET], numbers))
         guarantees += self._assumptions()
-        tightest = {LOSS: limits[LOSS] * promise.max_loss} if promise.max_loss is not None else {}
-        return Certified(self.plan.name, guarantees, numbers, tightest)
+        promised = {} if promise.max_loss is None else {LOSS: promise.max_loss}
+        return Certified(self.plan.name, guarantees, numbers, promised)
 
     @property
     def _chance(self) -> str:
-        promise = self.config.promise
-        return f"{100 * (1 - (promise.delta if promise else 0)):g}%"
+        return f"{100 * (1 - self.certifier.highest_delta):g}%"
 
     @property
     def _unit(self) -> str:
@@ -161,7 +184,7 @@ class _Passed:
         limit = (self.config.promise.max_loss if self.config.promise else None) or 0.0
         measure = self.certifier.models.measure
         tighter = (
-            f" For this policy alone, {100 * tightest * limit:.3g} points are certified, too."
+            f" For this policy alone, with the same probability, the limit is {100 * tightest * limit:.3g} points."
             if tightest < 1
             else ""
         )
@@ -185,7 +208,11 @@ class _Passed:
                     f" Over all compared requests the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
                     f"{self.config.reference} (95% interval {low:.1%} to {high:.1%})."
                 )
-        tighter = f" For this policy alone, {tightest:.0%} of that is certified, too." if tightest < 1 else ""
+        tighter = (
+            f" For this policy alone, with the same probability, the limit is {tightest:.0%} of that."
+            if tightest < 1
+            else ""
+        )
         return (
             f"Guarantee: with probability {self._chance}, together with the other guarantee if there is one, the "
             f"long-run mean cost of the requests that the policy may answer is at most {budget}{of}, where a request "
@@ -335,7 +362,11 @@ def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:
         notes.append(
             f"{top[0]} brings {top[1] / total:.0%} of the compared units, so what is certified is mostly about it."
         )
-    if config.unit_rules.kind == "user" and certifier.units_a_period < 1:
+    if (
+        config.unit_rules.kind == "user"
+        and certifier.units_a_period is not None
+        and certifier.units_a_period < 1
+    ):
         notes.append(
             f"Of {counted(total, 'compared user')}, hardly any came in the latest periods: only new users are "
             "evidence, so there are not as many as it takes. With `units: conversation` every new conversation counts, "
@@ -346,6 +377,8 @@ def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:
 
 def _when(certifier: Certifier, units: float) -> str:
     pace = certifier.units_a_period
+    if pace is None:
+        return ""
     if pace <= 0:
         return ", and none came in the latest periods"
     return f", which is about {counted(math.ceil(units / pace), 'period')} at the pace of the latest ones"

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 from exeunt.gateway.config import GatewayConfig
@@ -24,7 +23,7 @@ class Traffic:
     """The requests to `auto` in order of arrival. It goes on from the records after a restart.
 
     `units`: that requests belong to. `setting`: the number of models, grader and rules as they are. `bill`: what was
-    saved. `drawings`: by unit, tasks that find out whether it is drawn.
+    saved. `latest_number`: of a request. `drawings`: by unit, tasks that find out whether it is drawn.
     """
 
     def __init__(
@@ -33,10 +32,10 @@ class Traffic:
         self._records, self._reference, self._now = records, config.reference, now
         self.setting = records.setting(_setting(config, models), now)
         self.units = Units(config.unit_rules)
-        self.drawing = Drawing(secret, config.period, records.latest_periods(LOOKED_AT + 1))
+        self.drawing = Drawing(secret, config.period, records.latest_periods(LOOKED_AT + 1, config.period))
         self.bill = Bill(config.reference, [Span.from_dict(body) for body in records.kept("bill") or ()])
         self.drawings: dict[int, Task[None]] = {}
-        self._numbers = count(records.latest_number() + 1)
+        self.latest_number = records.latest_number()
         self._running: Counter[int] = Counter()
         self._over: dict[int, Unit] = {}
         self._changed: dict[int, Unit] = {}
@@ -44,7 +43,8 @@ class Traffic:
 
     def number(self) -> int:
         """Return the number of a request that arrives now."""
-        return next(self._numbers)
+        self.latest_number += 1
+        return self.latest_number
 
     def arrive(self, request: Arrival, now: float) -> Place:
         """Return the place of a request, in order of arrival."""
@@ -69,7 +69,7 @@ class Traffic:
 
     def draw(self, unit: Unit, *, free: bool) -> None:
         """Draw a unit that was chosen if money is `free`."""
-        unit.drawn = free
+        unit.drawn, unit.refused = free, not free
         if not free:
             self.drawing.refuse(unit.period)
         self._changed[unit.number] = unit
@@ -93,15 +93,12 @@ class Traffic:
         return (*self.units.open, *self._over.values())
 
     def take_over(self, now: float) -> list[Unit]:
-        """Return the units that have closed and of which nothing is under way any more, each once."""
+        """Return the units that have closed and of which nothing is under way any more, until `unit_over`."""
         self._now = max(now, self._now)
         self.units.close_due(self._now)
         for unit in self.units.take_closed():
             self._over[unit.number] = self._changed[unit.number] = unit
-        ready = [unit for unit in self._over.values() if unit.number not in self._running]
-        for unit in ready:
-            del self._over[unit.number]
-        return ready
+        return [unit for unit in self._over.values() if unit.number not in self._running]
 
     # -- the bill and the file ------------------------------------------------------------------------------
 
@@ -109,7 +106,7 @@ class Traffic:
         """Keep of a client's units nothing but their numbers."""
         for unit in (*self.busy, *self._changed.values()):
             if unit.client == client:
-                unit.client, unit.user, unit.drawn = "", b"", False
+                unit.client, unit.user, unit.drawn, unit.refused = "", b"", False, False
 
     def begin_span(self, policy: str, now: float, compared: float) -> None:
         """Take note that another policy is active. `compared`: US dollars spent on comparing until now."""
@@ -120,8 +117,8 @@ class Traffic:
         self.bill.now.add(record, self._reference, opted_out=opted_out)
 
     def unit_over(self, unit: Unit, records: Sequence[Record]) -> None:
-        """Count a unit that is over in the bill, if it was drawn."""
-        if unit.drawn:
+        """Count a unit that is over in the bill, if it was drawn, once."""
+        if self._over.pop(unit.number, None) is not None and unit.drawn:
             self.bill.of(unit).add_unit(unit, records, self._reference)
 
     def keeping(self, record: Record) -> Callable[[], None]:

@@ -14,13 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from exeunt.stream.ratios import RatioSums
+from exeunt.stream.ratios import CAREFUL, RatioSums
 from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
-
-_CAREFUL = (1.0, -1.0)
-"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
-"""
 
 _LONG_S = 3652 * DAY_S
 
@@ -60,6 +56,7 @@ class Span:
     estimated: int = 0
     input_cost: float = 0.0
     opted_out: int = 0
+    refused: int = 0
     guessed: int = 0
     retries: int = 0
     answered: Counter[str] = field(default_factory=Counter)
@@ -80,6 +77,7 @@ class Span:
         self.in_units += record.is_open
         self.guessed += record.guessed
         self.retries += record.retry
+        self.refused += bool(record.refused)
         self.answered[record.answered] += 1
         if record.decided:
             self.decided[record.decided] += 1
@@ -129,14 +127,14 @@ class Span:
     @property
     def lost(self) -> Interval | None:
         """By how much the mean grade per request is below the reference's, over all requests; None with few units."""
-        found = self.loss.ratio(_CAREFUL)
+        found = self.loss.ratio(CAREFUL)
         share = self.in_units / self.requests if self.requests else 0.0  # later requests lose nothing
         return Interval(*(share * each for each in found)) if found else None
 
     @property
     def lost_answered(self) -> Interval | None:
         """The same over the requests that the policy answered."""
-        found = self.loss_answered.ratio(_CAREFUL)
+        found = self.loss_answered.ratio(CAREFUL)
         return Interval(*found) if found else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from exeunt.stream.units import DAY_S
+
 LOOKED_AT = 20
 """Periods by which the probability is set. It is tried whether money lasts again when it did in all of them: so it is
 missing in about one of 21, which is less than the one in ten in which it may be."""
 _SPARED = 2.0
 """Standard deviations of the number of chosen units for which money is spared: it comes by chance."""
-NOT_BET_ON = 0.02
-"""A period in which money was missing for more of the chosen units than this is not bet on."""
+_SHORT = 0.02
+"""Money is short in a period in which it was missing for more of the chosen units than this."""
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Period:
     """The units that began in a period. `number`: of the period. `probability`: with which its units were chosen.
 
     `units`: that began, of clients that are compared. `chosen`: by lot; `refused`: of these, those that were not drawn
-    because money was not free. `settled`: when all of its units had closed and been graded; None before.
+    because money was not free. `settled`: when all of its units had closed and been graded; None before. `length`: in
+    seconds.
     """
 
     number: int
@@ -35,11 +38,12 @@ class Period:
     chosen: int = 0
     refused: int = 0
     settled: float | None = None
+    length: float = DAY_S
 
     @property
-    def is_bet_on(self) -> bool:
-        """Whether money was free for nearly all units that were chosen, so that those drawn are like the others."""
-        return self.refused <= NOT_BET_ON * self.chosen
+    def is_short(self) -> bool:
+        """Whether money was missing for many of the units that were chosen."""
+        return self.refused > _SHORT * self.chosen
 
     @property
     def affordable(self) -> float:
@@ -53,7 +57,7 @@ class Period:
 class Drawing:
     """Draws units. `secret`: of the HMACs. `period_s`: the length of a period, from the beginning of 1970 on (UTC).
 
-    `before`: the latest periods of before a restart, the oldest first.
+    `before`: the latest periods of this length of before a restart, the oldest first.
     """
 
     def __init__(self, secret: bytes, period_s: float, before: Iterable[Period] = ()) -> None:
@@ -68,7 +72,7 @@ class Drawing:
         """Return the period of a time. If it begins now, its probability is at most `most`."""
         number = self.number_of(now)
         if not self._periods or self._periods[-1].number < number:
-            self._periods.append(Period(number, self._probability(most)))
+            self._periods.append(Period(number, self._probability(most), length=self.period_s))
         return self._periods[-1]
 
     def refuse(self, number: int) -> None:

@@ -10,6 +10,9 @@ from scipy.stats import t as student
 
 FEWEST = 10
 """Units for an interval."""
+CAREFUL = (1.0, -1.0)
+"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
+"""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any, cast
 from exeunt._sqlite import DatabaseKind
 from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.stream.drawing import Period
-from exeunt.stream.units import Unit
+from exeunt.stream.units import DAY_S, Unit
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,17 @@ _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
 _UNIT = tuple(one.name for one in fields(Unit))
 _COUNTED = ("number", "later", "later_cost")
+_OF_A_CLIENT = {"client": "''", "user": "x''", "drawn": "0", "refused": "0"}
+"""What is removed of a unit whose client is forgotten. A gateway that runs meanwhile does not write it again."""
 _PUT_UNIT = (
     f"INSERT INTO unit VALUES ({', '.join('?' * len(_UNIT))}) ON CONFLICT (number) DO UPDATE SET "  # noqa: S608
-    + ", ".join(f'"{name}" = excluded."{name}"' for name in _UNIT if name not in _COUNTED)
+    + ", ".join(
+        f"{name} = CASE client WHEN '' THEN {_OF_A_CLIENT[name]} ELSE excluded.{name} END"
+        if name in _OF_A_CLIENT
+        else f'"{name}" = excluded."{name}"'
+        for name in _UNIT
+        if name not in _COUNTED
+    )
 )
 _PERIOD = tuple(one.name for one in fields(Period))
 _SCHEMA = f"""
@@ -102,7 +110,7 @@ CREATE TABLE unit ({_columns(_UNIT)});
 CREATE INDEX unit_period ON unit (period);
 CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
 CREATE INDEX unit_open ON unit (number) WHERE closed IS NULL;
-CREATE TABLE period ({_columns(_PERIOD)});
+CREATE TABLE period ({", ".join(_PERIOD)}, PRIMARY KEY (number, length));
 CREATE TABLE setting (number INTEGER PRIMARY KEY, since REAL, body TEXT);
 CREATE TABLE kept (name TEXT PRIMARY KEY, body TEXT);
 CREATE TABLE question (
@@ -170,11 +178,11 @@ class Records:
             _put_units(connection, units, periods)
             _keep(connection, kept)
 
-    def settle(self, periods: Iterable[int], now: float) -> None:
+    def settle(self, periods: Iterable[Period], now: float) -> None:
         """Take note that all units of periods have closed and been graded."""
         with self.writing() as connection:
-            rows = [(now, period) for period in periods]
-            connection.executemany("UPDATE period SET settled = ? WHERE number = ?", rows)
+            rows = [(now, period.number, period.length) for period in periods]
+            connection.executemany("UPDATE period SET settled = ? WHERE number = ? AND length = ?", rows)
 
     def setting(self, body: Mapping[str, Any], now: float) -> int:
         """Return the number of a setting, JSON-able: the latest one if it is the same, else a new one."""
@@ -212,9 +220,14 @@ class Records:
             )
             return [_unit(row) for row in rows]
 
-    def of_units(self, where: str = "1", given: Sequence[Any] = ()) -> list[tuple[Unit, list[Record]]]:
-        """Return drawn units, each with its compared requests, in order of arrival."""
-        units = {unit.number: (unit, list[Record]()) for unit in self.units(f"drawn AND ({where})", given)}
+    def of_units(
+        self, where: str = "1", given: Sequence[Any] = (), *, refused: bool = False
+    ) -> list[tuple[Unit, list[Record]]]:
+        """Return drawn units, each with its compared requests, in order of arrival. `refused`: and those that were
+        chosen when money was missing, of which nothing was compared.
+        """
+        chosen = "(drawn OR refused)" if refused else "drawn"
+        units = {unit.number: (unit, list[Record]()) for unit in self.units(f"{chosen} AND ({where})", given)}
         # The + lets SQLite look units up in the index, whose values have no type.
         inside = f"compared != '' AND unit IN (SELECT +number FROM unit WHERE drawn AND ({where}))"  # noqa: S608
         for record in self.read(inside, given):
@@ -237,13 +250,13 @@ class Records:
             )
             return [Period(*row) for row in rows]
 
-    def latest_periods(self, n: int) -> list[Period]:
-        """Return the latest periods, the oldest first."""
+    def latest_periods(self, n: int, length: float = DAY_S) -> list[Period]:
+        """Return the latest periods of a length in seconds, the oldest first."""
         with self.reading() as connection:
             names = ", ".join(_PERIOD)
             rows = connection.execute(
-                f"SELECT {names} FROM period ORDER BY number DESC LIMIT ?",  # noqa: S608
-                (n,),
+                f"SELECT {names} FROM period WHERE length = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+                (length, n),
             ).fetchall()
         return [Period(*row) for row in reversed(rows)]
 
@@ -294,7 +307,7 @@ class Records:
 
     def forget(self, client: str) -> int:
         """Remove all records of a client, and return how many there were. Of its units the numbers stay."""
-        of_units = ("UPDATE unit SET drawn = 0, client = '', user = x'' WHERE client = ?",)
+        of_units = ("UPDATE unit SET drawn = 0, refused = 0, client = '', user = x'' WHERE client = ?",)
         return self._remove("client = ?", client, of_units)
 
     def expire(self, before: float) -> int:
@@ -303,7 +316,7 @@ class Records:
         """
         of_units = (
             "DELETE FROM unit WHERE closed IS NOT NULL AND user = x'' AND latest < ?",
-            "UPDATE unit SET drawn = 0 WHERE drawn AND opened < ?",
+            "UPDATE unit SET drawn = 0, refused = 0 WHERE (drawn OR refused) AND opened < ?",
         )
         return self._remove("time < ?", before, of_units)
 
@@ -401,15 +414,15 @@ def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: I
         connection.execute(_PUT_UNIT, [getattr(unit, name) for name in _UNIT])
     for period in periods:
         connection.execute(
-            "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (number) DO UPDATE SET "
+            "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL, ?) ON CONFLICT (number, length) DO UPDATE SET "
             "units = excluded.units, chosen = excluded.chosen, refused = excluded.refused",
-            (period.number, period.probability, period.units, period.chosen, period.refused),
+            (period.number, period.probability, period.units, period.chosen, period.refused, period.length),
         )
 
 
 def _unit(row: Sequence[Any]) -> Unit:
     unit = Unit(*row)
-    unit.drawn, unit.held_out = bool(unit.drawn), bool(unit.held_out)
+    unit.drawn, unit.held_out, unit.refused = bool(unit.drawn), bool(unit.held_out), bool(unit.refused)
     return unit
 
 

@@ -63,7 +63,8 @@ class Unit:
     and its latest request. `rows`: the requests that it took while it was open, without retries. `closed`: when it
     closed; None while it is open.
 
-    `probability`: with which it was drawn; `drawn`: whether it was; `held_out`: whether it tests policies or fits them.
+    `probability`: with which it was chosen; `drawn`: whether it was and is compared; `refused`: whether it was when
+    money was missing; `held_out`: whether it tests policies or fits them.
     `period`: in which it began; `setting`: that there was then (see `Records.setting`). `later`: requests that came
     after it had closed, and what they have cost, which the records count.
     """
@@ -82,6 +83,7 @@ class Unit:
     setting: int = 0
     later: int = 0
     later_cost: float = 0.0
+    refused: bool = False
 
 
 @dataclass(frozen=True)

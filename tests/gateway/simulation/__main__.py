@@ -1,9 +1,10 @@
 """Drive gateways through worlds of live traffic: is what they print and promise true?
 
-    python -m tests.gateway.simulation --before                  # all fixed worlds, and the page
-    python -m tests.gateway.simulation --before --name the_bill --worlds 5
+    python -m tests.gateway.simulation --after                   # all fixed worlds, and the page
     python -m tests.gateway.simulation --after --name weeks --worlds 1000
     python -m tests.gateway.simulation                           # the page alone
+
+The lines of `before` are of the gateway that stood before version 2 of its records; that code is gone.
 
 What was measured is kept in docs/results/live-traffic.jsonl, a line for each world: an interrupted command goes on
 where it was. Remove the lines of a world when it changes. A world takes some ten seconds of a core.

@@ -89,7 +89,7 @@ def _live(drive: Drive) -> dict[str, Any] | None:
         "reference_alone": alone, "spent": spent - before, "answers": sum(one.cost for one in outcomes),
         "spent_before": before, "reference_alone_before": earlier,
         "printed_saved": bill.get("saved"), "printed_lost": bill.get("lost"), "printed_cost": bill.get("cost"),
-        "printed_requests": bill.get("n"),
+        "printed_requests": bill.get("n"), "printed_in_all": bill.get("in_all"),
     }  # fmt: skip
 
 

@@ -175,23 +175,24 @@ def _weeks(lines: Lines) -> Cell:
     looks = [[look for look in line["looks"] if look["name"] and not look["stale"]] for line in lines]
     certified = sum(map(bool, looks))
     loss = sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks)
-    cost = sum(any(map(_over_budget, some)) for some in looks)
+    cost = sum(any(map(over_budget, some)) for some in looks)
     every = [look for some in looks for look in some]
-    inside = mean(_is_inside(look) for look in every)
+    inside = mean(cost_is_inside(look) for look in every)
     return f"5% false over all looks and questions; certified in {certified} of {len(lines)}", (
         f"a loss certified falsely in {loss} worlds, a budget in {cost}; "
         f"the true cost lies in {inside:.0%} of the printed 95% intervals"
     )
 
 
-def _is_inside(look: Mapping[str, Any]) -> bool:
+def cost_is_inside(look: Mapping[str, Any]) -> bool:
     """Return whether the true cost lies in the printed interval: US dollars before, a share of the reference's now."""
     _, low, high = look["printed"]["cost"]
     true = look["cost"] if look["share"] is None else look["cost"] / look["reference"]
     return bool(low <= true <= high)
 
 
-def _over_budget(look: Mapping[str, Any]) -> bool:
+def over_budget(look: Mapping[str, Any]) -> bool:
+    """Return whether a policy that is certified within a budget truly costs more."""
     printed = look["printed"]
     if printed["probability"] is None:
         return False
@@ -204,11 +205,15 @@ def _over_budget(look: Mapping[str, Any]) -> bool:
 
 def _enough(lines: Lines) -> Cell:
     looks = [line["looks"][-1] for line in lines]
-    half = [look["name"] and 1 - look["cost"] / look["reference"] >= _SAVES / 2 for look in looks]
     return (
         "80% certify a plan that saves half of what can be saved",
-        f"{mean(map(bool, half)):.0%} of {len(looks)}",
+        f"{mean(map(saves_half, looks)):.0%} of {len(looks)}",
     )
+
+
+def saves_half(look: Mapping[str, Any]) -> bool:
+    """Return whether a plan is certified that saves half of what there is to save in the world `enough`."""
+    return bool(look["name"]) and bool(1 - look["cost"] / look["reference"] >= _SAVES / 2)
 
 
 def _changed(lines: Lines) -> Cell:

@@ -85,7 +85,7 @@ export function saved(state) {
   const paid = `since the policy answers, its requests have cost ${usd(bill.cost)}; ${spent}.`;
   if (!bill.saved) return [NONE, "", `${tooFew(state)} So far, ${paid}`];
   const [mean, low, high] = bill.saved, alone = mean + bill.cost + bill.compared;
-  const interval = low === high ? "Nothing of this is estimated." : `95% interval: ${range(low, high, usd, ["lost", "saved"])}.`;
+  const interval = !bill.estimated ? "Nothing of this is estimated." : `95% interval: ${range(low, high, usd, ["lost", "saved"])}.`;
   return [`${usd(Math.abs(mean))} ${mean < 0 ? "lost" : "saved"}`, alone > 0 && `${percent(Math.abs(mean) / alone)} of ${reference}\u2019s cost`,
     `${interval} This is net: ${paid}`];
 }
@@ -159,6 +159,7 @@ export function uncovered({ unit, shadow, reference, bill }) {
   const lines = [
     bill.opted_out > 0 && `${requests(bill.opted_out)} came from clients who are not compared: ${by}, and no other number counts them.`,
     outside > 0 && `${share(outside)} ${late}: ${reference} answers them.`,
+    bill.refused > 0 && `${share(bill.refused)} could cost more than the cap, or one of the models does not take them: a policy that asks it leaves them to ${reference}.`,
     bill.guessed > 0 && `${share(bill.guessed)} hold an answer that was not given here, so that their ${unit} is a guess.`,
     bill.retries > 0 && `${share(bill.retries)} were retries, which count once in tests.`,
   ].filter(Boolean);
