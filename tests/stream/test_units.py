@@ -610,12 +610,12 @@ def test_what_another_user_or_another_conversation_asks_is_no_retry():
 
 def test_closing_what_is_due_forgets_no_failure_of_the_last_minute():
     one = client()
-    one.ask(HI)
-    one.answer(1)
-    one.units.close_due(59.0)
-    assert one.ask(HI, now=60.0).retry
-    one.answer(2, now=60.0)
-    one.units.close_due(121.0)
+    one.ask(HI, now=100.0)
+    one.answer(1, now=100.0)
+    one.units.close_due(160.0)
+    assert one.ask(HI, now=160.0).retry
+    one.answer(2, now=160.0)
+    one.units.close_due(220.1)
     assert not one.units._attempts
 
 
@@ -666,6 +666,11 @@ def test_after_a_restart_a_unit_that_was_idle_meanwhile_closes():
     units.close_due(15.5)
     assert [unit.number for unit in units.open] == [2]
     assert [unit.number for unit in units.take_closed()] == [1]
+    full = Client(Units(UnitRules(rows=2)))
+    full.units.restore(
+        Unit(1, "shop", 0.0, 0.0, rows=2), (digest("shop", (HI, A)),)
+    )  # it ended while it closed
+    assert not full.ask(HI, A, BYE).is_open
 
 
 def test_after_a_restart_users_are_known():
@@ -698,7 +703,14 @@ def test_nothing_is_kept_of_units_that_have_closed_but_how_they_are_known():
         if k % 3:
             one.ask(HI, "assistant: edited", f"user: {k}", now=k / 10)
             one.answer(one.number, now=k / 10)
+    one.units.close_due(1e5)
+    one.say(HI, A, BYE, answer=B, now=1e5)  # a late one
+    assert not one.asked[one.number][2].is_open
     one.units.close_due(1e6)
+    for k in range(6):  # examples
+        one.say(HI, B, f"user: {k}", answer=A, now=1e6 + 100 * k)
+    assert max(map(len, one.units._sent.values())) == 3
+    one.units.close_due(1e7)
     assert not one.units._begun_with
     assert not one.units._beginnings
     assert not one.units._attempts
@@ -709,7 +721,8 @@ def test_a_unit_begins_open_and_undrawn_and_rules_are_those_of_the_method():
     one = client()
     unit = one.ask(HI, now=5.0).unit
     assert unit == Unit(1, "shop", 5.0, 5.0, 1, None, b"", 0, 0.0, drawn=False, held_out=False, setting=0)
-    assert (unit.later, unit.later_cost) == (0, 0.0)
+    assert (unit.later, unit.later_cost, unit.refused) == (0, 0.0, False)
+    assert one.ask(HI, user="u").unit.user == b""  # users matter where they are the units
     assert UnitRules() == UnitRules("conversation", 3600.0, 20, 86400.0)
     assert module.KINDS == ("request", "conversation", "user")
 
