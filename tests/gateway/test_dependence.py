@@ -56,6 +56,7 @@ def exact(values, clients):
         ([0, 0, 1, 1, 5], [0, 0, 0, 0, 0]),
         ([0, 7, 1, 7, 2, 9, 3], [0, 1, 0, 1, 0, 1, 0]),  # the clients take turns
         ([1, 2, 3, 9, 0, 4], [1, 1, 1, 0, 0, 0]),
+        ([0, 1, 2, 3, 4, -100, 100], [0, 0, 0, 0, 0, 1, 1]),
         ([5, 1, 1], [0, 1, 2]),
         ([5, 5, 5, 5], [0, 0, 1, 1]),
         ([2, 1], [0, 0]),
@@ -95,6 +96,14 @@ def test_a_burst_of_units_that_are_alike_is_noticed():
     assert p_value(rng.permutation(values), np.zeros(480)) > DEPENDENT
     turns = np.column_stack([values, rng.permutation(values)]).ravel()  # beside a client without any
     assert p_value(turns, np.tile([0, 1], 480)) < DEPENDENT
+
+
+def test_as_many_permutations_are_made_as_tell_a_small_p_value_from_a_large_one():
+    bursts = np.repeat(np.arange(12.0), 40)
+    assert p_value(bursts, np.zeros(480)) == pytest.approx(1 / 10_000)  # none of 9,999 is as alike
+    at_once = 501 * p_value(np.random.default_rng(0).random(60), np.zeros(60))
+    assert at_once == pytest.approx(round(at_once))  # 500 were enough
+    assert at_once > 51
 
 
 def test_units_that_alternate_are_not_alike():

@@ -53,6 +53,21 @@ def counted(inside, row):
     return next((record for record in own if record.compared == COMPARED), own[0] if own else None)
 
 
+def is_known(record, models):
+    """Return whether it is known who would answer a row: all models that take it were asked."""
+    if record is None or OVER_CAP in record.refused or record.compared not in (COMPARED, NOT_GRADED):
+        return False
+    asked = [record.said.get(model) for model in models.highest if model not in record.refused]
+    reference = record.said.get(models.reference)
+    without_features = bool(models.features) and record.features is None
+    return not (
+        without_features
+        or any(said is None or said.failed.startswith("not asked") for said in asked)
+        or reference is None
+        or bool(reference.failed)
+    )
+
+
 def outcome(record, policy, models, cap=CAP):
     """Return what a row loses and costs: METHOD 16, sentence by sentence."""
     if record is None:
@@ -60,13 +75,7 @@ def outcome(record, policy, models, cap=CAP):
     reference = record.said.get(models.reference)
     if OVER_CAP in record.refused or any(model in record.refused for model in policy.models):
         return 0.0, cap if reference is None else reference.cost  # always goes to the reference, at its cost
-    asked = [model for model in models.highest if model not in record.refused]
-    incomplete = record.compared not in (COMPARED, NOT_GRADED) or any(
-        model not in record.said or record.said[model].failed.startswith("not asked") for model in asked
-    )
-    if incomplete or reference is None or reference.failed:
-        return 1.0, cap
-    if models.features and record.features is None:
+    if not is_known(record, models):
         return 1.0, cap
     best = 1.0 if reference.grade is None else reference.grade
     cost, given_by = 0.0, None
@@ -106,12 +115,15 @@ def compared_records(draw, row):
         st.sampled_from([(), (), (), (), ("small",), ("medium",), ("small", "medium"), (OVER_CAP,)])
     )
     said = {name: each for name, each in said.items() if name not in refused and not draw(some(12))}
-    why = draw(st.sampled_from([COMPARED, COMPARED, COMPARED, COMPARED, "no money", "the reference failed"]))
+    why = draw(
+        st.sampled_from([COMPARED, COMPARED, COMPARED, NOT_GRADED, "no money", "the reference failed"])
+    )
     if why != COMPARED:
         said = {name: replace(each, grade=None) for name, each in said.items()}
     return Record(
         draw(st.integers(1, 99)), 1.0, "shop", f"{draw(st.integers(0, 5)):x}", said, unit=1, row=row, is_open=True,
-        refused=refused, compared=why, features=None if draw(some(8)) else (0.5,),
+        answered=draw(st.sampled_from(["large", "large", ""])), refused=refused, compared=why,
+        features=None if draw(some(8)) else (0.5,),
     )  # fmt: skip
 
 
@@ -148,7 +160,10 @@ def check(made, most, policy):
             reference = None if record is None else record.said.get("large")
             assert evidence.reference_cost[k] == (CAP if reference is None else reference.cost)
             assert evidence.least_reference_cost[k] == (0.0 if reference is None else reference.cost)
+            assert evidence.has_reference[k] == (reference is not None)
+            assert evidence.graded[k] == (record is not None and record.compared == COMPARED)
             assert evidence.over_cap[k] == (record is not None and OVER_CAP in record.refused)
+            assert (evidence.place[k] >= 0) == is_known(record, THREE)
             k += 1
     assert k == len(lost) == len(cost) == len(evidence.records)
     assert np.all((lost >= -1) & (lost <= 1))
@@ -230,6 +245,7 @@ def one(said=None, **fields):
         (one({"large": LARGE}, refused=(OVER_CAP,), compared="no model takes it"), 0.0, 2e-4),
         (one(refused=(OVER_CAP,)), 0.0, 2e-4),
         (one({}, refused=("small",), compared="no model takes it"), 0.0, CAP),
+        (one({"small": SMALL}, refused=("large",)), 0.0, CAP),
         (one({"small": SMALL, "large": LARGE}, refused=("other",)), 0.75, 1e-5),
     ],
 )
@@ -398,6 +414,39 @@ def test_policies_learn_from_rows_that_are_complete_and_that_all_models_take():
     assert whole["small"].cost.of_inputs(5)[:, 0].tolist() == [
         record.said["small"].cost for record in made[5:]
     ]
+
+
+def test_policies_learn_nothing_from_answers_that_were_not_graded_or_where_no_row_is_complete():
+    made = records(6)
+    made[0] = replace(made[0], compared=NOT_GRADED)
+    evidence = evidence_of(units_of(made), WITHOUT_FEATURES, CAP, 20)
+    assert evidence.trace.n == 6
+    assert evidence.whole().n == 5
+    for changed in ({"refused": ("medium",)}, {"compared": NOT_GRADED}):
+        evidence = evidence_of(units_of(replace(one, **changed) for one in made), WITHOUT_FEATURES, CAP, 20)
+        assert evidence.trace.n == 6
+        assert evidence.whole() is None
+
+
+def test_what_costs_nothing_at_the_reference_is_known_all_the_same():
+    free = one({"small": SMALL, "large": replace(LARGE, cost=0.0)})
+    unit = Unit(1, "shop", 0.0, 0.0, rows=2, drawn=True, probability=1.0)
+    evidence = evidence_of([(unit, [free])], WITHOUT_FEATURES, CAP, 2)
+    assert evidence.has_reference.tolist() == [True, False]
+    assert evidence.reference_cost.tolist() == [0.0, CAP]
+
+
+def test_a_request_that_could_cost_more_than_the_cap_and_got_no_answer_is_no_row():
+    """No policy has an answer to it, nor has the reference."""
+    inside = [
+        one(),
+        one({}, row=1, refused=(OVER_CAP,), answered="", compared="no model takes it"),
+        one(row=2),
+    ]
+    unit = Unit(1, "shop", 0.0, 0.0, rows=4, drawn=True, probability=1.0)
+    evidence = evidence_of([(unit, inside)], WITHOUT_FEATURES, CAP, 20)
+    assert evidence.row.tolist() == [0, 2, 3]  # the last one is missing, and counts
+    assert evidence.outcomes(TWO_STEPS)[0].tolist() == [0.75, 0.75, 1.0]
 
 
 def test_the_first_rows_that_a_policy_decides():

@@ -80,6 +80,7 @@ def span(records, *, compared=0.0, units=()):
         (record({"small": Said(0.001)}, compared="no money"), None),
         (record({"small": Said(0.001, failed="timeout")}, answered="", compared="no answer"), None),
         (record({}, answered="small", compared=COMPARED), None),
+        (record({"small": SMALL}, compared=COMPARED), None),
     ],
 )
 def test_what_a_request_has_lost_and_that_a_missing_grade_counts_as_asked(made, lost):
@@ -279,6 +280,41 @@ def test_a_request_and_its_retries_lose_once():
         assert one.lost_answered.mean == pytest.approx(0.25)
     alone = span([record()] * 20, units=[(unit(number=k), [failed]) for k in range(20)])
     assert alone.lost.mean == 1.0
+
+
+def test_the_interval_of_the_loss_is_a_careful_one():
+    one = span(
+        [record()] * 3 + [by_reference("unit", is_open=False)],
+        units=[(unit(number=k), [audited()]) for k in range(20)],
+    )
+    assert one.lost == pytest.approx([0.75 * end for end in one.loss.ratio((1.0, -1.0))])
+    assert one.lost_answered == pytest.approx(one.loss_answered.ratio((1.0, -1.0)))
+    assert one.lost_answered.high > 0.26
+    few = span([record()], units=[(unit(number=k), [audited()]) for k in range(9)])
+    assert few.lost is None
+    assert few.lost_answered is None
+    before = span([], units=[(unit(number=k), [audited()]) for k in range(20)])  # of requests of another span
+    assert before.lost == (0.0, 0.0, 0.0)
+
+
+def test_a_unit_of_which_something_is_missing_counts_all_the_same():
+    """A row that could not be paid has lost, and tells nothing of what the reference costs."""
+    unpaid = record({"small": SMALL}, compared="no money")
+    one = span([record()], units=[(unit(number=k), [unpaid if k % 2 else audited()]) for k in range(40)])
+    assert one.lost.mean == pytest.approx((1.0 + 0.25) / 2)
+    assert one.saved(0.0).mean == pytest.approx(0.009)
+    weightless = [
+        (unit(number=k, probability=0.0), [audited()]) for k in range(20)
+    ]  # of before there were periods
+    assert (
+        span([record()], units=weightless).loss
+        == span([record()], units=[(unit(probability=1.0), [audited()])] * 20).loss
+    )
+
+
+def test_what_failed_without_a_policy_costs_the_policy_nothing():
+    one = span([replace(by_reference(), answered="")])
+    assert (one.cost, one.requests, one.since, one.compared) == (0.0, 0, 0.0, 0.0)
 
 
 def test_the_interval_of_the_loss_covers_it():

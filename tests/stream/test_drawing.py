@@ -216,6 +216,16 @@ def test_what_would_have_been_affordable_is_above_0_and_below_what_failed(
         assert math.isclose(expected + 2 * math.sqrt(expected), paid, rel_tol=1e-9, abs_tol=1e-9)
 
 
+def test_where_nothing_was_paid_for_it_is_as_if_one_unit_had_been():
+    """Else nothing would ever be drawn again."""
+    one = (math.sqrt(2) - 1) ** 2
+    assert Period(0, 0.5, 10, 3, 3).affordable == pytest.approx(one / 10)
+    assert Period(0, 0.5, 10, 3, 2).affordable == pytest.approx(one / 10)
+    assert Period(0, 0.5, 1, 1, 1).affordable == pytest.approx(one)
+    assert Period(0, 0.5, 0, 0, 1).affordable == pytest.approx(one)
+    assert Period(5, 0.5) == Period(5, 0.5, 0, 0, 0, None, 86400.0)
+
+
 def test_the_rule_looks_at_so_many_periods_and_no_more():
     poor = Period(0, 0.5, 100, 50, 30)
     rich = [Period(number, 0.1, 100, 10, 0) for number in range(1, LOOKED_AT + 1)]

@@ -97,6 +97,35 @@ def test_later_requests_of_a_unit_are_counted_and_whoever_writes_the_unit_does_n
     assert records.units() == [replace(UNIT, later=2, later_cost=0.5)]
 
 
+def test_units_for_which_money_was_missing_come_where_they_are_asked_for(records):
+    refused = replace(UNIT, number=6, drawn=False, refused=True)
+    records.add(FULL, [UNIT, refused, replace(UNIT, number=7, drawn=False)])
+    assert records.units("refused") == [refused]
+    assert [unit.number for unit, _ in records.of_units()] == [5]
+    assert records.of_units(refused=True) == [(UNIT, [FULL]), (refused, [])]
+    records.expire(1.2)
+    assert records.of_units(refused=True) == []
+
+
+def test_periods_of_another_length_are_others(records):
+    day, hour = Period(3, 0.5, 9, 4, 1), Period(3, 0.25, 2, 1, length=3600.0)
+    records.update([], [day, hour])
+    records.settle([hour], 5.0)
+    assert records.periods("settled IS NULL") == [day]
+    assert records.latest_periods(5) == [day]
+    assert records.latest_periods(5, 3600.0) == [replace(hour, settled=5.0)]
+    assert records.latest_periods(5, 60.0) == []
+
+
+def test_a_unit_of_a_client_that_was_forgotten_is_not_written_again(records):
+    """As by a gateway that runs while the command forgets the client."""
+    users = replace(UNIT, refused=True)
+    records.add(FULL, [users])
+    records.forget("shop")
+    records.update([replace(users, rows=9)])
+    assert records.units() == [replace(users, client="", user=b"", drawn=False, refused=False, rows=9)]
+
+
 def test_the_latest_periods_come_the_oldest_first(records):
     records.update([], [Period(number, 0.1) for number in (3, 1, 2)])
     assert [period.number for period in records.latest_periods(2)] == [2, 3]

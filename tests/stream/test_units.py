@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exeunt.errors import InputError
 from exeunt.stream import units as module
-from exeunt.stream.units import Arrival, Unit, UnitRules, Units
+from exeunt.stream.units import Arrival, Place, Unit, UnitRules, Units
 
 # -- conversations as tuples of messages, such as ("user: hello", "assistant: hi") --------------------------------
 
@@ -608,6 +608,24 @@ def test_what_another_user_or_another_conversation_asks_is_no_retry():
     assert named.ask(HI, name="n", now=1.0).retry
 
 
+def test_closing_what_is_due_forgets_no_failure_of_the_last_minute():
+    one = client()
+    one.ask(HI, now=100.0)
+    one.answer(1, now=100.0)
+    one.units.close_due(160.0)
+    assert one.ask(HI, now=160.0).retry
+    one.answer(2, now=160.0)
+    one.units.close_due(220.1)
+    assert not one.units._attempts
+
+
+def test_the_end_of_a_request_that_never_arrived_changes_nothing():
+    """As of a client that is not compared."""
+    units, request = Units(UnitRules()), arrival(1, (HI,))
+    units.answered(request, Place(None), digest("shop", (HI, A)), 0.0, failed=False)
+    assert units.arrive(arrival(2, (HI, A, BYE)), 0.0).starts
+
+
 def test_a_failure_is_forgotten_where_a_retry_was_answered():
     one = client()
     one.ask(HI)
@@ -631,6 +649,7 @@ def test_after_a_restart_open_units_go_on_and_closed_ones_stay_closed():
     again.number = 10
     again.units.restore(closed, (digest("shop", (BYE, A)),))
     again.units.restore(replace(unit, drawn=True), (digest("shop", (HI, A)), digest("shop", "name n")))
+    assert [unit.number for unit in again.units.open] == [3]
     place = again.say(HI, A, BYE, answer=A, now=5.0)
     assert (place.unit.number, place.row, place.is_open, place.unit.drawn) == (3, 1, True, True)
     assert again.ask(BYE, name="n", now=6.0).row == 2
@@ -647,6 +666,11 @@ def test_after_a_restart_a_unit_that_was_idle_meanwhile_closes():
     units.close_due(15.5)
     assert [unit.number for unit in units.open] == [2]
     assert [unit.number for unit in units.take_closed()] == [1]
+    full = Client(Units(UnitRules(rows=2)))
+    full.units.restore(
+        Unit(1, "shop", 0.0, 0.0, rows=2), (digest("shop", (HI, A)),)
+    )  # it ended while it closed
+    assert not full.ask(HI, A, BYE).is_open
 
 
 def test_after_a_restart_those_close_that_were_idle_longest():
@@ -678,6 +702,10 @@ def test_of_very_many_transcripts_the_latest_are_known(monkeypatch):
     for k in range(4):
         one.say(f"user: {k}", answer=A)
     assert [one.ask(f"user: {k}", A, BYE).guessed for k in range(4)] == [True, False, False, False]
+    again = client()
+    for k in (0, 1, 2, 0, 3):  # the first one was said again
+        again.say(f"user: {k}", answer=A)
+    assert [again.ask(f"user: {k}", A, BYE).guessed for k in range(4)] == [False, True, False, False]
 
 
 def test_nothing_is_kept_of_units_that_have_closed_but_how_they_are_known():
@@ -687,11 +715,28 @@ def test_nothing_is_kept_of_units_that_have_closed_but_how_they_are_known():
         if k % 3:
             one.ask(HI, "assistant: edited", f"user: {k}", now=k / 10)
             one.answer(one.number, now=k / 10)
+    one.units.close_due(1e5)
+    one.say(HI, A, BYE, answer=B, now=1e5)  # a late one
+    assert not one.asked[one.number][2].is_open
     one.units.close_due(1e6)
+    for k in range(6):  # examples
+        one.say(HI, B, f"user: {k}", answer=A, now=1e6 + 100 * k)
+    assert max(map(len, one.units._sent.values())) == 3
+    one.units.close_due(1e7)
     assert not one.units._begun_with
     assert not one.units._beginnings
     assert not one.units._attempts
     assert not one.units._open
+
+
+def test_a_unit_begins_open_and_undrawn_and_rules_are_those_of_the_method():
+    one = client()
+    unit = one.ask(HI, now=5.0).unit
+    assert unit == Unit(1, "shop", 5.0, 5.0, 1, None, b"", 0, 0.0, drawn=False, held_out=False, setting=0)
+    assert (unit.later, unit.later_cost, unit.refused) == (0, 0.0, False)
+    assert one.ask(HI, user="u").unit.user == b""  # users matter where they are the units
+    assert UnitRules() == UnitRules("conversation", 3600.0, 20, 86400.0)
+    assert module.KINDS == ("request", "conversation", "user")
 
 
 @pytest.mark.parametrize("number", [0.0, -1.0, math.inf, math.nan])
