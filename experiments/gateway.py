@@ -412,9 +412,10 @@ def page(found: dict[str, Any]) -> str:
     low, high = wilson_interval(n_false, n_all)
     legend = (
         "`none`: orders in which nothing was certified. `certificates`: plans that were certified, over all looks. "
-        "`false`: orders in which any of them, at any time, is of a plan that loses more than is promised in the "
-        "long run, per request, over all requests; with delta .05, one order in 20 may. `tighter`: the same for tighter limits that are printed "
-        "for single plans. `units`: until the first certificate, the median, which seven days put at "
+        "`false`: orders in which any of them, at any time, is of a plan that loses more than is promised in the long "
+        "run, per request, over all requests; with delta .05, one order in 20 may. `tighter`: the same for tighter "
+        "limits that are printed for single plans. `units`: until the first certificate, the median, which seven days "
+        "put at "
         f"{7 * PACE:.0f} at least. `lost` (points of the grade), `saved` (of the cost of always asking the reference): "
         "in the long run, by the cheapest plan that is certified at the end, means, and the middle 90% of the orders; "
         "comparisons are not counted. `may answer`: the requests that come early enough in their unit. `seconds`: of a "
