@@ -29,7 +29,7 @@ def test_over_all_losses_as_certified_the_evidence_after_n_of_them_has_mean_n():
     ):  # fmt: skip
         mean = np.zeros(5)
         for sequence in itertools.product(range(len(values)), repeat=5):
-            detector = LossDetector(certificate)
+            detector = LossDetector.of(certificate)
             detector.update(np.array(values)[list(sequence)], np.inf)
             mean += np.prod(np.array(shares)[list(sequence)]) * detector.evidence
         np.testing.assert_allclose(mean, 5, rtol=1e-9)
@@ -77,6 +77,6 @@ def test_a_policy_without_a_certified_loss_has_nothing_to_compare_with(certifica
 
 
 def test_one_loss_where_none_was_certified_is_finite_evidence():
-    detector = LossDetector(replace(AGREEMENT, max_loss=0.0))
+    detector = LossDetector.of(replace(AGREEMENT, max_loss=0.0))
     detector.update(np.ones(200), np.inf)
     assert np.isfinite(detector.evidence).all()
