@@ -72,7 +72,9 @@ def test_units_and_periods_are_read_as_they_were_added(records):
     first, second = Period(4, 0.25, 10, 3, 1), Period(5, 0.5)
     records.add(FULL, [UNIT, young], [first, second], bill=[{"a": 1}], other=None)
     assert records.units() == [UNIT, young]
-    assert [type(unit.drawn) for unit in records.units()] == [bool, bool]
+    flags = [(unit.drawn, unit.held_out, unit.refused) for unit in records.units()]
+    flags += [(one.is_open, one.retry, one.guessed) for one in records.read()]
+    assert {type(flag) for three in flags for flag in three} == {bool}
     assert records.units("closed IS NULL") == [young]
     assert records.periods() == [first, second]
     assert records.kept("bill") == [{"a": 1}]
@@ -84,6 +86,8 @@ def test_units_and_periods_are_read_as_they_were_added(records):
     records.settle([first], 77.0)
     records.update([], [first])  # which does not know that it has settled
     assert records.periods("settled IS NOT NULL") == [replace(first, settled=77.0)]
+    records.update([], bill=[2])
+    assert records.kept("bill") == [2]
     records.keep("bill", 3)
     assert records.kept("bill") == 3
 
@@ -456,15 +460,17 @@ def test_a_file_of_the_first_version_fits_policies_and_tests_none(tmp_path):
         {"time": 5.0, "conversation": "a", "kind": "live", "said": live, "policy": "p1", "features": None,
          "request": "r5"},
         {"time": 6.0, "conversation": "a", "client": "other", "request": "r6"},
+        {"time": 7.0, "conversation": "d", "request": "r7"},
     ]  # fmt: skip
     first_version(tmp_path, rows)
     records = Records(tmp_path)
     found = records.read()
     assert [(one.number, one.request, one.time) for one in found] == [
-        (k, f"r{k}", float(k)) for k in range(1, 7)
+        (k, f"r{k}", float(k)) for k in range(1, 8)
     ]
     assert [(one.unit, one.row, one.compared) for one in found] == [
         (1, 0, COMPARED), (2, 0, COMPARED), (1, 1, COMPARED), (2, 1, COMPARED), (0, 0, ""), (6, 0, COMPARED),
+        (7, 0, COMPARED),
     ]  # fmt: skip
     assert found[0] == Record(
         1, 1.0, "shop", "r1", {name: Said(**said) for name, said in SAID.items()}, setting=1, unit=1, is_open=True,
@@ -481,16 +487,18 @@ def test_a_file_of_the_first_version_fits_policies_and_tests_none(tmp_path):
     drawn = [
         (unit.number, unit.client, unit.rows, unit.latest, unit.closed) for unit, _ in records.of_units()
     ]
-    assert drawn == [(1, "shop", 2, 3.0, 3.0), (2, "shop", 2, 4.0, 4.0), (6, "other", 1, 6.0, 6.0)]
+    assert drawn == [(1, "shop", 2, 3.0, 3.0), (2, "shop", 2, 4.0, 4.0), (6, "other", 1, 6.0, 6.0),
+                     (7, "shop", 1, 7.0, 7.0)]  # fmt: skip
+    assert [unit.setting for unit, _ in records.of_units()] == [1, 1, 1, 1]  # that of its first request
     assert all(len(inside) == unit.rows for unit, inside in records.of_units())  # nothing counts as missing
-    assert records.count_units("NOT held_out AND probability = 1") == 3
+    assert records.count_units("NOT held_out AND probability = 1") == 4
     assert records.settings() == {
         1: (1.0, {"identity": {"small": "v1"}, "grader": "match"}),
         2: (4.0, {"identity": {"small": "v2"}, "grader": "match"}),
     }
     assert records.periods() == []
-    assert records.latest_number() == 6
-    records.add(replace(FULL, number=7))
+    assert records.latest_number() == 7
+    records.add(replace(FULL, number=8))
     records.close()
     with closing(Records(tmp_path)) as again:
         assert again.read()[:-1] == found
@@ -511,6 +519,23 @@ def test_two_processes_open_a_file_of_the_first_version_at_once(tmp_path):
     assert [one.count() for one in opened] == [200] * 4
     for one in opened:
         one.close()
+
+
+def test_a_file_that_another_process_converts_meanwhile_is_converted_once(tmp_path, monkeypatch):
+    first_version(tmp_path, [{"request": f"r{k}"} for k in range(20)])
+    looks, is_first = [], module._is_first_version
+
+    def while_another_is_faster(connection):
+        found = is_first(connection)
+        looks.append(found)
+        if len(looks) == 1:  # it has been looked at, and is not locked yet
+            Records(tmp_path).close()
+        return found
+
+    monkeypatch.setattr(module, "_is_first_version", while_another_is_faster)
+    with closing(Records(tmp_path)) as records:
+        assert records.count() == 20
+        records.add(FULL)
 
 
 @pytest.mark.usefixtures("careless")
