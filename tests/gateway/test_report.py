@@ -12,7 +12,7 @@ from chromium import browser, set_screen
 from exeunt.gateway.certification import Measured, Way
 from exeunt.gateway.report import render, write_report
 from exeunt.gateway.standing import Certified, Standing
-from exeunt.stream.bill import Interval
+from exeunt.stream.ratios import Interval
 
 from .made_state import FORECAST, GUARANTEES, LIVE
 

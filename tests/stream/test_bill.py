@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from exeunt.stream.bill import Bill, Interval, Span, loss_of, reference_was_asked
-from exeunt.stream.ratios import FEWEST
+from exeunt.stream.bill import Bill, Span, loss_of, reference_was_asked
+from exeunt.stream.ratios import FEWEST, Interval
 from exeunt.stream.records import COMPARED, Record, Said
 from exeunt.stream.units import DAY_S, Unit
 
@@ -133,7 +133,7 @@ def test_where_nothing_is_estimated_what_is_saved_is_what_the_books_say(kinds, c
     reference_alone = sum(0.01 for _ in records)
     one = span(records, compared=before)
     assert one.saved(before + compared) == pytest.approx((reference_alone - paid,) * 3)
-    bill = Bill("large", [one])
+    bill = Bill([one])
     assert bill.saved_in_all(before + compared) == pytest.approx((reference_alone - paid - before,) * 3)
 
 
@@ -148,7 +148,7 @@ def test_with_too_few_drawn_units_nothing_is_said_of_what_was_not_asked():
     one = span([record()] * 20, units=units[:-1])
     assert one.saved(0.0) is None
     assert one.lost is None
-    assert Bill("large", [one]).saved_in_all(0.0) is None
+    assert Bill([one]).saved_in_all(0.0) is None
     one.add_unit(*units[-1], "large")
     # Each request: .004 is known of the input, .006 are estimated, and .001 was paid.
     assert one.saved(0.05) == pytest.approx((20 * 0.009 - 0.05,) * 3)
@@ -204,7 +204,7 @@ def test_spans_add_up_and_comparisons_are_subtracted_once():
     second = span([escalated()] * 10, compared=1.0)
     units = [(unit(number=k), [audited()]) for k in range(20)]
     third = span([record()] * 100, compared=1.5, units=units)
-    bill = Bill("large", [first, second, third])
+    bill = Bill([first, second, third])
     assert bill.saved_in_all(2.0) == pytest.approx((-10 * 0.001 + 100 * 0.009 - 2.0,) * 3)
     parts = [first.saved(1.0), second.saved(1.5), third.saved(2.0)]
     assert bill.saved_in_all(2.0).mean == pytest.approx(sum(part.mean for part in parts))
@@ -213,7 +213,7 @@ def test_spans_add_up_and_comparisons_are_subtracted_once():
 
 def test_a_span_with_few_units_is_estimated_by_all_spans_together():
     units = [(unit(number=k), [audited()]) for k in range(20)]
-    bill = Bill("large", [span([record()] * 100, units=units), span([record()] * 7)])
+    bill = Bill([span([record()] * 100, units=units), span([record()] * 7)])
     assert bill.now.saved(0.0) is None
     assert bill.saved_in_all(0.0) == pytest.approx((107 * 0.009,) * 3)
 
@@ -224,7 +224,7 @@ def test_a_span_with_few_units_is_estimated_by_all_spans_together():
 def test_the_day_on_which_comparisons_are_earned_back():
     """Shadow cost 1 dollar; the policy has saved .9 in two days, of which .4 went into audits."""
     units = [(unit(number=k), [audited()]) for k in range(20)]
-    bill = Bill("large", [Span("reference"), span([record()] * 100, compared=1.0, units=units)])
+    bill = Bill([Span("reference"), span([record()] * 100, compared=1.0, units=units)])
     bill.now.since = 0.0
     assert bill.saved_in_all(1.4).mean == pytest.approx(0.9 - 1.4)
     assert bill.break_even(1.4, 2 * DAY_S) == pytest.approx(4 * DAY_S)  # .5 dollars more at .25 a day
@@ -236,11 +236,11 @@ def test_the_day_on_which_comparisons_are_earned_back():
 def test_there_is_no_day_where_it_is_earned_back_or_never_is_or_is_not_known():
     units = [(unit(number=k), [audited()]) for k in range(20)]
     good = [Span("reference"), span([record()] * 100, compared=1.0, units=units)]
-    assert Bill("large", good).break_even(1.95, DAY_S) is None  # all that is saved is spent
-    assert Bill("large", good).break_even(1.4, 0.0) is None  # just now
-    assert Bill("large", [good[1]]).break_even(0.5, DAY_S) is None  # earned back
+    assert Bill(good).break_even(1.95, DAY_S) is None  # all that is saved is spent
+    assert Bill(good).break_even(1.4, 0.0) is None  # just now
+    assert Bill([good[1]]).break_even(0.5, DAY_S) is None  # earned back
     few = [Span("reference"), span([record()] * 100, compared=1.0)]
-    assert Bill("large", few).break_even(1.4, DAY_S) is None
+    assert Bill(few).break_even(1.4, DAY_S) is None
 
 
 # -- what was lost ------------------------------------------------------------------------------------------------
@@ -338,13 +338,13 @@ def test_the_interval_of_the_loss_covers_it():
 
 def test_a_bill_is_kept_as_json_and_goes_on():
     units = [(unit(number=k), [audited()]) for k in range(12)]
-    bill = Bill("large", [span([by_reference("unit"), escalated()], compared=0.1)])
+    bill = Bill([span([by_reference("unit"), escalated()], compared=0.1)])
     bill.begin("p2", 7.0, 0.3)
     for made in (record(), audited(guessed=True)):
         bill.now.add(made, "large", opted_out=False)
     for each in units:
         bill.now.add_unit(*each, "large")
-    again = Bill("large", [Span.from_dict(body) for body in json.loads(json.dumps(bill.to_dict()))])
+    again = Bill([Span.from_dict(body) for body in json.loads(json.dumps(bill.to_dict()))])
     assert again.to_dict() == bill.to_dict()
     for one in (bill, again):
         one.now.add(escalated(), "large", opted_out=False)
@@ -357,7 +357,7 @@ def test_a_bill_is_kept_as_json_and_goes_on():
 
 
 def test_a_span_in_which_nothing_came_is_left_out():
-    bill = Bill("large")
+    bill = Bill()
     bill.begin("reference", 0.0, 0.0)
     bill.begin("p1", 1.0, 0.5)
     assert [one.policy for one in bill.spans] == ["p1"]
@@ -370,7 +370,7 @@ def test_a_span_in_which_nothing_came_is_left_out():
 
 
 def test_a_unit_counts_where_it_began():
-    bill = Bill("large", [Span("a", since=10.0), Span("b", since=20.0), Span("c", since=20.0)])
+    bill = Bill([Span("a", since=10.0), Span("b", since=20.0), Span("c", since=20.0)])
     assert [bill.of(unit(opened=now)).policy for now in (5.0, 10.0, 19.9, 20.0, 1e9)] == [
         "a",
         "a",

@@ -22,7 +22,7 @@ def bill(*, reference_cost: float = 10.0, spent_before: float = 4.0) -> Bill:
         cost=3.0,
         reference_cost=reference_cost,
     )
-    return Bill("large", [shadow, live])
+    return Bill([shadow, live])
 
 
 def told(compared: float, **changes: float) -> str:
@@ -44,7 +44,7 @@ def test_it_says_whether_comparisons_are_earned_back() -> None:
 
 
 def test_it_says_where_too_little_is_known() -> None:
-    only_shadow = Bill("large", [Span("reference", START, 0.0, requests=100)])
+    only_shadow = Bill([Span("reference", START, 0.0, requests=100)])
     assert only_shadow.told(1.204, START) == (
         "Since 15 Jan 2027, the first start, no policy has answered, and 1.20 usd for comparisons, audits and judges "
         "were spent."

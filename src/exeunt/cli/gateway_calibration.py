@@ -36,7 +36,7 @@ def calibrate_gateway(folder: Path, guarantee: Guarantee, *, labels: Path | None
         standing = records.kept(STANDING)
         lines = [] if standing is None else [standing["text"]]
         if spans := records.kept("bill"):
-            bill = Bill(models.reference, [Span.from_dict(span) for span in spans])
+            bill = Bill([Span.from_dict(span) for span in spans])
             lines.append(bill.told(compared_in(folder), time.time()))
         if labels is not None:
             own = own_settings(records.settings(), models)

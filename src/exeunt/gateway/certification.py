@@ -12,8 +12,7 @@ from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
-from exeunt.stream.bill import Interval
-from exeunt.stream.ratios import CAREFUL, RatioSums
+from exeunt.stream.ratios import CAREFUL, Interval, RatioSums
 from exeunt.trace import CascadeTrace
 
 
@@ -118,8 +117,7 @@ def _ratio(
         below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
-    found = sums.ratio(careful)
-    return None if found is None else Interval(*found)
+    return sums.ratio(careful)
 
 
 def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:

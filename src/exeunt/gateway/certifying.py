@@ -262,7 +262,9 @@ class Certifier:
                 self._records.kept(FORGOTTEN) != forgotten
             ):  # it may hold requests of who was forgotten meanwhile
                 return False
-            proposal = await asyncio.to_thread(self._kept, question, number, now, evidence, made, correlation)
+            proposal = await asyncio.to_thread(
+                self._keep_proposal, question, number, now, evidence, made, correlation
+            )
             if self.question is question:  # nobody asked another one meanwhile
                 self.proposals.append(proposal)
         finally:
@@ -317,7 +319,7 @@ class Certifier:
         with self._records.reading() as connection:
             return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
 
-    def _kept(
+    def _keep_proposal(
         self, question: Question, number: int, now: float, evidence: Evidence, made: Any, correlation: float
     ) -> Tested:
         """Keep a proposal, and return it. One without plans counts, too: its time has passed."""
@@ -405,7 +407,7 @@ class Certifier:
             n_passed = bets.n_passed([self.wealths(plan) for plan in proposal.plans], self.needed(proposal))
             for place, plan in enumerate(proposal.plans[:n_passed]):
                 if plan.passed is None and plan.policy is not None:
-                    plan.name, plan.passed = self._keep(proposal, place, plan), now
+                    plan.name, plan.passed = self._keep_policy(proposal, place, plan), now
                     passed.append(plan.name)
                     with self._records.writing() as connection:
                         connection.execute(
@@ -458,7 +460,7 @@ class Certifier:
 
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _keep(self, proposal: Tested, place: int, plan: Plan) -> str:
+    def _keep_policy(self, proposal: Tested, place: int, plan: Plan) -> str:
         """Keep the policy of a plan, which may answer from now on, and return its name."""
         promise, policy = self._config.promise, plan.policy
         assert policy is not None  # noqa: S101 - for types

@@ -17,7 +17,8 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider, chance, served
 from exeunt.live.live_model import work_through
-from exeunt.stream.bill import Bill, Interval, Span, in_usd
+from exeunt.stream.bill import Bill, Span, in_usd
+from exeunt.stream.ratios import Interval
 
 _PRICES = {"small": (0.1, 0.4), "medium": (0.5, 2.0), "large": (3.0, 12.0)}  # US dollars for a million tokens
 _CONFIG = """

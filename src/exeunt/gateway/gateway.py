@@ -226,21 +226,14 @@ class Gateway:
             if drawing is not None:
                 await drawing
             unit = None if place is None else place.unit
-            if (
-                self.comparing is not None
-                and place is not None
-                and unit is not None
-                and unit.drawn
-                and place.is_open
-            ):
+            is_drawn = place is not None and place.is_open and unit is not None and unit.drawn
+            if self.comparing is not None and is_drawn:
                 record = await self._compared(record, request, answered)
-            if any(
-                known.name == client.name for known in self.keys.clients
-            ):  # else it was forgotten meanwhile
+            if self.keys.named(client.name) is not None:  # else it was forgotten meanwhile
                 await self._kept(record, counts=place is not None, opted_out=not client.shadow)
         finally:
-            if place is not None:
-                self._ended(place)
+            if place is not None and place.unit is not None:
+                self.traffic.ended(place.unit)
 
     async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
         """Return the record of a request of a drawn unit, after the other models were asked."""
@@ -282,11 +275,6 @@ class Gateway:
         self.traffic.draw(unit, free=free)
         if unit.drawn:
             self.live.audit(unit)
-
-    def _ended(self, place: Place) -> None:
-        """Take note that a request has ended, with its comparison."""
-        if place.unit is not None:
-            self.traffic.ended(place.unit)
 
     def _asked_for(self, name: str, request: ChatRequest) -> Active:
         """Return a policy that a client names. What is wrong with others is not for clients."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +42,6 @@ _SHAPING = 0.2
 """The share of the units that fit which thresholds come from."""
 SAVES = 0.05
 """A plan that saves less of the reference's cost is not what anybody waits for."""
-_POWER = NormalDist().inv_cdf(0.8)
-"""How many units it would take is said for a chance of 80%."""
 LOSS, BUDGET = "max_loss", "budget"
 """The promises."""
 
@@ -302,12 +299,7 @@ def _units_needed(values: Floats, highest: float, rows: int, level: float) -> fl
 
     One unit more counts, of which one request is as bad as can be: of few units none may have lost yet.
     """
-    careful = np.append(values, highest / rows)
-    growth = np.log1p(-bets.STAKES[:, None] * (np.minimum(careful, highest) / highest))
-    mean, spread = growth.mean(axis=1), growth.std(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        units = ((_POWER * spread + np.sqrt((_POWER * spread) ** 2 + 4 * mean * level)) / (2 * mean)) ** 2
-    return float(np.min(units[mean > 0], initial=math.inf))
+    return bets.units_needed(np.append(values, highest / rows), highest, level)
 
 
 def _rank(prospect: _Prospect, horizon: int) -> tuple[float, float]:

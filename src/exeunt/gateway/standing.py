@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats
 from exeunt._text import counted, text_table
 from exeunt.gateway.certification import Measured, measured
 from exeunt.gateway.certifying import Certifier, Plan, Tested
@@ -23,10 +21,10 @@ from exeunt.stream import bets
 
 STANDING = "standing"
 """Under this name the records keep what is certified, for who asks another process."""
-_POWER = NormalDist().inv_cdf(0.8)
 _RESAMPLES, _RANGE = 40, (0.1, 0.9)
 _MANY = 100_000
 """More units than anybody waits for."""
+_NEVER = 1e12
 _DECIDES = 0.5
 """A client that brings more of the units than this decides what is certified."""
 
@@ -47,13 +45,10 @@ class Standing:
         return self.certified.get(name) or self.others.get(name)
 
     def also(self, told: Collection[str]) -> list[str]:
-        """Return a sentence on each certified policy of which nothing was `told`."""
-        others = sorted((self.certified | self.others).values(), key=lambda one: one.cost)
-        return [
-            f"Certified, too: {other.name}, which costs {1000 * other.cost:.4g} usd per 1,000."
-            for other in others
-            if other.name not in told
-        ]
+        """Return a sentence on the certified policies of which nothing was `told`; none without any."""
+        others = [one for one in (self.certified | self.others).values() if one.name not in told]
+        costs = [f"{one.name} {1000 * one.cost:.4g}" for one in sorted(others, key=lambda one: one.cost)]
+        return [f"Certified, too, with what 1,000 requests cost in usd: {', '.join(costs)}."] if costs else []
 
     def __str__(self) -> str:
         best = min(self.certified.values(), key=lambda one: one.cost, default=None)
@@ -142,8 +137,9 @@ def _short(certifier: Certifier) -> list[str]:
     if not short:
         return []
     text = (
-        f"In {short} of {periods} periods money for comparisons was missing for some units that were chosen: each of "
-        "them counts as lost in the tests. Let comparisons cost more (spend of shadow), or compare fewer (share)."
+        f"In {short} of {periods} periods money for comparisons was missing for more than 2% of the units that were "
+        "chosen: each of them counts as lost in the tests. Let comparisons cost more (spend of shadow), or compare "
+        "fewer (share)."
     )
     return [text]
 
@@ -184,13 +180,13 @@ class _Passed:
         limit = (self.config.promise.max_loss if self.config.promise else None) or 0.0
         measure = self.certifier.models.measure
         tighter = (
-            f" For this policy alone, with the same probability, the limit is {100 * tightest * limit:.3g} points."
+            f" For this policy alone, with the same probability, the limit is {_points(tightest * limit)}."
             if tightest < 1
             else ""
         )
         return (
             f"Guarantee: with probability {self._chance} over all looks and questions together, the long-run mean "
-            f"{measure} per request is at most {100 * limit:.4g} points below that of {self.config.reference}.{tighter}"
+            f"{measure} per request is at most {_points(limit)} below that of {self.config.reference}.{tighter}"
         )
 
     def _of_cost(self, tightest: float, numbers: Measured | None) -> str:
@@ -246,6 +242,11 @@ class _Passed:
             self.config.units is not None and proposal.correlation < 0.001
         ) else ""  # fmt: skip
         return [f"{answers}{later}.", tested + own]
+
+
+def _points(share: float) -> str:
+    number = f"{100 * share:.4g}"
+    return f"{number} point" if number == "1" else f"{number} points"
 
 
 def _measured_text(numbers: Measured | None) -> list[str]:
@@ -339,19 +340,10 @@ def _units_to_come(
         values, highest = values_of(name, limit, 1.0, evidence, outcomes, proposal.rows)
         logs = np.array(plan.logs.get((name, 1.0), [])).reshape(-1, len(bets.STAKES)).sum(axis=0)
         level = math.log(certifier.needed(proposal) * len(bets.STAKES)) - logs
-        found = np.maximum(found, [_more(values[rows], highest, level) for rows in samples])
+        more = [min(bets.units_needed(values[rows], highest, level), _NEVER) for rows in samples]
+        found = np.maximum(found, more)
     low, high = np.quantile(found[1:], _RANGE)
     return float(found[0]), float(low), float(high)
-
-
-def _more(values: Floats, highest: float, level: Floats) -> float:
-    """Return about how many more units it takes until one stake's capital has grown by exp(level), (4,)."""
-    growth = np.log1p(-bets.STAKES[:, None] * (np.minimum(values, highest) / highest))
-    mean, spread = growth.mean(axis=1), growth.std(axis=1)
-    left = np.maximum(level, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        units = ((_POWER * spread + np.sqrt((_POWER * spread) ** 2 + 4 * mean * left)) / (2 * mean)) ** 2
-    return float(np.min(np.where(left == 0, 0.0, units)[mean > 0], initial=1e12))
 
 
 def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import GatewayModels
 from exeunt.stream.bill import Bill, Span
-from exeunt.stream.drawing import LOOKED_AT, Drawing, Period
+from exeunt.stream.drawing import LOOKED_AT, Drawing
 from exeunt.stream.records import Record, Records
 from exeunt.stream.units import Arrival, Place, Unit, Units
 
@@ -33,7 +33,7 @@ class Traffic:
         self.setting = records.setting(_setting(config, models), now)
         self.units = Units(config.unit_rules)
         self.drawing = Drawing(secret, config.period, records.latest_periods(LOOKED_AT + 1, config.period))
-        self.bill = Bill(config.reference, [Span.from_dict(body) for body in records.kept("bill") or ()])
+        self.bill = Bill([Span.from_dict(body) for body in records.kept("bill") or ()])
         self.drawings: dict[int, Task[None]] = {}
         self.latest_number = records.latest_number()
         self._running: Counter[int] = Counter()
@@ -131,7 +131,7 @@ class Traffic:
 
     def _writing(self, write: Callable[..., None]) -> Callable[[], None]:
         changed, self._changed = [replace(unit) for unit in self._changed.values()], {}
-        periods, bill = self._periods(), self.bill.to_dict()
+        periods, bill = self.drawing.latest, self.bill.to_dict()
 
         def writing() -> None:
             try:
@@ -141,9 +141,6 @@ class Traffic:
                 raise
 
         return writing
-
-    def _periods(self) -> list[Period]:
-        return self.drawing.latest
 
     def _restore(self, now: float) -> None:
         """Take up the units of before a restart. Those of another setting are closed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -23,6 +24,7 @@ STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 _WEIGHTS = (0.05, 0.15, 0.25, 0.20, 0.15, 0.10)
 TIGHTER = (0.2, 0.4, 0.6, 0.8)
 """Shares of a promised limit that are tested beside it, each with a wealth of its own."""
+_POWER = NormalDist().inv_cdf(0.8)
 _LARGEST = 700.0
 """The logarithm of a wealth that is as good as any above it, and is a number still."""
 
@@ -44,7 +46,23 @@ def log_factors(values: Floats, highest: float) -> Floats:
 
     `values`: Z of each unit, at most `highest`, at least about -1. The order of units makes no difference.
     """
-    return np.asarray(np.log1p(-STAKES[:, None] * (np.minimum(values, highest) / highest)).sum(axis=1))
+    return np.asarray(_growth(values, highest).sum(axis=1))
+
+
+def units_needed(values: Floats, highest: float, level: float | Floats) -> float:
+    """Return about how many units like these it takes until the logarithm of one stake's capital has grown by its
+    level, a number or (4,), with a chance of 80%: the fewest of the four; infinite where none grows.
+    """
+    growth = _growth(values, highest)
+    mean, spread, left = growth.mean(axis=1), _POWER * growth.std(axis=1), np.maximum(level, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = ((spread + np.sqrt(spread**2 + 4 * mean * left)) / (2 * mean)) ** 2
+    return float(np.min(np.where(left == 0, 0.0, units)[mean > 0], initial=math.inf))
+
+
+def _growth(values: Floats, highest: float) -> Floats:
+    """Return by how much the logarithm of each stake's capital grows with each unit, (4, u)."""
+    return np.asarray(np.log1p(-STAKES[:, None] * (np.minimum(values, highest) / highest)))
 
 
 def wealth(logs: Floats) -> float:

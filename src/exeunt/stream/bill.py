@@ -12,23 +12,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
-from exeunt.stream.ratios import CAREFUL, RatioSums
+from exeunt.stream.ratios import CAREFUL, Interval, RatioSums
 from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
 
 _LONG_S = 3652 * DAY_S
 
 _SUMS, _COUNTS = ("loss", "loss_answered", "rest"), ("answered", "decided")
-
-
-class Interval(NamedTuple):
-    """An estimate and its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass
@@ -39,7 +31,8 @@ class Span:
     `requests`: all; `in_units`: those that their unit took. `answered`: by model; `decided`: reasons by number.
     `by_policy`: those that the policy was asked for, and `cost` of these. `reference_cost`: what the reference cost for
     those of them for which it was asked; `estimated`: the others, and `input_cost` of these at the reference.
-    `opted_out`: requests of clients who are not compared, which count nowhere else. `guessed`, `retries`: see `Place`.
+    `opted_out`: requests of clients who are not compared, which count nowhere else. `refused`: those that a compared
+    model does not take, or that could cost more than the cap. `guessed`, `retries`: see `Place`.
 
     Of drawn units: `loss` per request, `loss_answered` per request that the policy was asked for, `rest`: what the
     reference costs beyond the input per request of `estimated` ones.
@@ -134,8 +127,7 @@ class Span:
     @property
     def lost_answered(self) -> Interval | None:
         """The same over the requests that the policy answered."""
-        found = self.loss_answered.ratio(CAREFUL)
-        return Interval(*found) if found else None
+        return self.loss_answered.ratio(CAREFUL)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -150,10 +142,9 @@ class Span:
 
 
 class Bill:
-    """The spans of a gateway, the active policy's last. `reference`: the model that others are measured by."""
+    """The spans of a gateway, the active policy's last."""
 
-    def __init__(self, reference: str, spans: Sequence[Span] = ()) -> None:
-        self._reference = reference
+    def __init__(self, spans: Sequence[Span] = ()) -> None:
         self.spans = list(spans)
 
     @property

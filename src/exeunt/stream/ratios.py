@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
@@ -13,6 +13,14 @@ FEWEST = 10
 CAREFUL = (1.0, -1.0)
 """Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
 """
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass
@@ -39,7 +47,7 @@ class RatioSums:
         self.xy += weighted_x * weighted_y
         self.yy += weighted_y**2
 
-    def ratio(self, careful: Sequence[float] = ()) -> tuple[float, float, float] | None:
+    def ratio(self, careful: Sequence[float] = ()) -> Interval | None:
         """Return the ratio with its 95% t interval, units being the draws; None of too few units.
 
         `careful`: ratios of further units of mean size that widen the interval and leave the ratio as it is: where
@@ -54,7 +62,7 @@ class RatioSums:
         total = self.y + size * len(careful)
         centre = (self.x + size * sum(careful)) / total
         half = float(student.ppf(0.975, n - 1)) * (max(squares, 0.0) * n / (n - 1)) ** 0.5 / total
-        return mean, min(centre - half, mean), max(centre + half, mean)
+        return Interval(mean, min(centre - half, mean), max(centre + half, mean))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""

@@ -64,9 +64,9 @@ class Unit:
     closed; None while it is open.
 
     `probability`: with which it was chosen; `drawn`: whether it was and is compared; `refused`: whether it was when
-    money was missing; `held_out`: whether it tests policies or fits them.
-    `period`: in which it began; `setting`: that there was then (see `Records.setting`). `later`: requests that came
-    after it had closed, and what they have cost, which the records count.
+    money was missing; `held_out`: whether it tests policies or fits them. `period`: in which it began; `setting`: that
+    there was then (see `Records.setting`). `later`: requests that came after it had closed, and what they have cost,
+    which the records count.
     """
 
     number: int
