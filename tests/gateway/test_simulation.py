@@ -1,7 +1,6 @@
 """The simulation of live traffic: virtual time, the provider's books, and that a world is always the same."""
 
 import asyncio
-import logging
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +21,11 @@ from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED
 from tests.gateway.simulation.kinds import Kind
 from tests.gateway.simulation.measures import measured
-from tests.gateway.simulation.page import cost_is_inside, over_budget, saves_half
+from tests.gateway.simulation.page import cost_is_inside, last_interval, over_budget, saves_half
 from tests.gateway.simulation.virtual_time import BEGIN, run, virtual_time
-from tests.gateway.simulation.weeks import CHANGE_AT, DRAWN
+from tests.gateway.simulation.weeks import CHANGE_AT
 from tests.gateway.simulation.worlds import Look, World
+from tests.gateway.simulation.worlds_by_name import lived
 
 
 def test_a_week_passes_at_once_and_clocks_are_as_before():
@@ -117,15 +117,10 @@ def test_what_is_saved_is_the_providers_books():
     assert low - 1e-9 <= books <= high + 1e-9
 
 
-def _world(name, seed):
-    logging.getLogger("exeunt").setLevel(logging.CRITICAL)
-    return driven(DRAWN[name](seed), After, measured)
-
-
 def _worlds(name, n):
     """Return what is measured in worlds of n seeds; a core has one at a time."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
-        return list(pool.map(partial(_world, name), range(n)))
+        return list(pool.map(partial(lived, "after", name), range(n)))
 
 
 @pytest.mark.slow
@@ -137,7 +132,9 @@ def test_in_100_weeks_of_owners_what_is_promised_is_true():
     assert sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks) <= at_most
     assert sum(any(map(over_budget, some)) for some in looks) <= at_most
     assert sum(map(bool, looks)) >= 20  # what certifies nothing is never wrong
-    last = [some[-1] for some in looks if some]
+    # Where a few units hold many requests, intervals can be too narrow: what was not drawn is not seen.
+    last = [look for look in map(last_interval, worlds) if look and not look["rare"]]
+    assert len(last) >= 10
     assert sum(not cost_is_inside(look) for look in last) <= binom.ppf(1 - 1e-6, len(last), 0.05)
 
 

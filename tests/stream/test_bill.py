@@ -287,8 +287,8 @@ def test_the_interval_of_the_loss_is_a_careful_one():
         [record()] * 3 + [by_reference("unit", is_open=False)],
         units=[(unit(number=k), [audited()]) for k in range(20)],
     )
-    assert one.lost == pytest.approx([0.75 * end for end in one.loss.ratio((1.0, -1.0))])
-    assert one.lost_answered == pytest.approx(one.loss_answered.ratio((1.0, -1.0)))
+    assert one.lost == pytest.approx([0.75 * end for end in one.loss.ratio((-1.0, 1.0))])
+    assert one.lost_answered == pytest.approx(one.loss_answered.ratio((-1.0, 1.0)))
     assert one.lost_answered.high > 0.26
     few = span([record()], units=[(unit(number=k), [audited()]) for k in range(9)])
     assert few.lost is None

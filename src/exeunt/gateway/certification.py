@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from exeunt._arrays import Booleans, Floats
 from exeunt.comparison.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
-from exeunt.stream.ratios import CAREFUL, Interval, RatioSums
+from exeunt.stream.ratios import LOSSES, Interval, RatioSums
 from exeunt.trace import CascadeTrace
 
 
@@ -88,8 +87,8 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
         units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
-        lost=_ratio(evidence, lost, ones, later, careful=CAREFUL),
-        lost_answered=_ratio(evidence, lost, answers.astype(float), careful=CAREFUL),
+        lost=_ratio(evidence, lost, ones, later, extremes=LOSSES),
+        lost_answered=_ratio(evidence, lost, answers.astype(float), extremes=LOSSES),
         lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
         reference_cost=float(weight @ reference + paid_later) / requests,
         may_answer=float(weight @ answers) / requests,
@@ -103,10 +102,10 @@ def _ratio(
     over: Floats,
     under: Floats,
     later: Floats | None = None,
-    careful: Sequence[float] = (),
+    extremes: tuple[float, ...] = (),
 ) -> Interval | None:
     """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum.
-    `careful`: see `RatioSums.ratio`.
+    `extremes`: see `RatioSums.ratio`.
     """
     sums = RatioSums()
     above, below = (
@@ -117,7 +116,7 @@ def _ratio(
         below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
-    return sums.ratio(careful)
+    return sums.ratio(extremes)
 
 
 def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:

@@ -305,6 +305,17 @@ class Certifier:
         latest = self._records.latest_periods(8, self._config.period)[:-1]  # the latest one has not ended
         return sum(period.units for period in latest) / len(latest) if latest else None
 
+    @property
+    def unseen_users(self) -> float:
+        """About how many users have not come yet: f1 (f1 - 1) / (2 (f2 + 1)); f1 have made one request, and f2 two.
+
+        The estimate of Chao (1984), corrected for its bias. Where users differ in how often they come it is too low.
+        """
+        once, twice = self._records.units_by_requests(
+            2, f"setting IN ({_places(self._settings)})", self._settings
+        )
+        return once * (once - 1) / (2 * (twice + 1))
+
     def missing_periods(self, proposal: Tested) -> int:
         """How many more periods a proposal must be tested in."""
         return max(0, self._config.min_periods - proposal.periods)

@@ -250,9 +250,12 @@ def _points(share: float) -> str:
 
 
 def _measured_text(numbers: Measured | None) -> list[str]:
-    if numbers is None or numbers.saved is None or numbers.lost is None:
+    if numbers is None:
         return []
     saved, lost = numbers.saved, numbers.lost
+    if saved is None or lost is None:
+        text = f"Measured on {numbers.units:,} held-out units, but nearly all of it is of one: there is no interval."
+        return [text]
     answered = ", ".join(f"{name} {share:.1%}" for name, share in numbers.shares.items())
     of_answered = ""
     if (among := numbers.lost_answered) is not None:
@@ -277,11 +280,11 @@ def _measured_text(numbers: Measured | None) -> list[str]:
 
 def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     """Say about how many more units it takes to certify something, or something cheaper."""
-    notes, drawn = _few(certifier, config), certifier.probability
+    notes, drawn = _mostly_one(certifier), certifier.probability
     if not certifier.proposals:
         missing = FEWEST - certifier.n_fitting
         return [
-            *([_until_first(certifier, config, missing, drawn)] if missing > 0 and drawn > 0 else []),
+            *(_until_first(certifier, config, missing, drawn) if missing > 0 and drawn > 0 else []),
             *notes,
         ]
     proposal = certifier.proposals[-1]
@@ -310,16 +313,17 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
         f"For a chance of 80% that {plan} is certified, it takes about {_rounded(middle)} more "
         f"{config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}{_when(certifier, middle)}."
     )
-    return [text, *notes]
+    return [text, *_scarce(certifier, config, middle), *notes]
 
 
-def _until_first(certifier: Certifier, config: GatewayConfig, missing: int, drawn: float) -> str:
+def _until_first(certifier: Certifier, config: GatewayConfig, missing: int, drawn: float) -> list[str]:
     """Say when there will be a proposal."""
     more, kind = math.ceil(2 * missing / drawn), config.unit_rules.kind
-    return (
+    text = (
         f"The first proposal is made once {FEWEST} drawn units fit policies: {certifier.n_fitting} do. With "
         f"{drawn:.0%} of the units drawn, that is about {_rounded(more)} more {kind}s{_when(certifier, more)}."
     )
+    return [text, *_scarce(certifier, config, more)]
 
 
 def _units_to_come(
@@ -346,25 +350,29 @@ def _units_to_come(
     return float(found[0]), float(low), float(high)
 
 
-def _few(certifier: Certifier, config: GatewayConfig) -> list[str]:
-    """Say where there are not so many units to come, or where a few clients decide everything."""
-    notes, clients = [], Counter(certifier.clients())
+def _mostly_one(certifier: Certifier) -> list[str]:
+    """Say where one of several clients brings most of the units."""
+    clients = Counter(certifier.clients())
     total = sum(clients.values())
-    if total >= FEWEST and len(clients) > 1 and (top := clients.most_common(1)[0])[1] > _DECIDES * total:
-        notes.append(
-            f"{top[0]} brings {top[1] / total:.0%} of the compared units, so what is certified is mostly about it."
-        )
-    if (
-        config.unit_rules.kind == "user"
-        and certifier.units_a_period is not None
-        and certifier.units_a_period < 1
-    ):
-        notes.append(
-            f"Of {counted(total, 'compared user')}, hardly any came in the latest periods: only new users are "
-            "evidence, so there are not as many as it takes. With `units: conversation` every new conversation counts, "
-            "of users as they are."
-        )
-    return notes
+    if total < FEWEST or len(clients) == 1:
+        return []
+    name, units = clients.most_common(1)[0]
+    text = (
+        f"{name} brings {units / total:.0%} of the compared units, so what is certified is mostly about it."
+    )
+    return [text] if units > _DECIDES * total else []
+
+
+def _scarce(certifier: Certifier, config: GatewayConfig, more: float) -> list[str]:
+    """Say where there are not so many users to come."""
+    if config.unit_rules.kind != "user" or (unseen := certifier.unseen_users) >= more:
+        return []
+    text = (
+        "But there are not so many: by how often users have come, the number of those still to come is about "
+        f"{_rounded(unseen)}, and only new ones are evidence. With `units: conversation` every new conversation "
+        "counts, of users as they are."
+    )
+    return [text]
 
 
 def _when(certifier: Certifier, units: float) -> str:

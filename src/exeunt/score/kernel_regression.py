@@ -59,8 +59,8 @@ class KernelRegression:
         apart, mean = np.arange(len(z)) % _APART == 0, values.mean(axis=0)
         chosen = np.flatnonzero(~apart)[:_LANDMARKS]
         landmarks = z[chosen]
-        kernel, target = _kernel(z, landmarks).astype(np.float64), values[order] - mean
-        among = _kernel(landmarks, landmarks).astype(np.float64) + 1e-6 * np.eye(len(landmarks))
+        kernel, target = _kernel(z, landmarks), values[order] - mean
+        among = _kernel(landmarks, landmarks) + 1e-6 * np.eye(len(landmarks))
 
         def solved(rows: Any, *penalties: float) -> list[Floats]:
             gram, moments = kernel[rows].T @ kernel[rows], kernel[rows].T @ target[rows]
@@ -128,16 +128,17 @@ _ARRAYS = ("landmarks", "centre", "scale", "weights", "mean", "around")
 
 def _nearest(kernel: Any, k: int) -> Integers:
     """Return the places of the k largest values in each row; all, if there are fewer."""
+    places = np.arange(kernel.shape[1])
     if kernel.shape[1] <= k:
-        return np.broadcast_to(np.arange(kernel.shape[1]), kernel.shape)
-    return np.argpartition(kernel, -k, axis=1)[:, -k:]
+        return np.broadcast_to(places, kernel.shape)
+    # Of equal values the first: a product of matrices is rounded in another way for each number of rows.
+    return np.argpartition(np.round(kernel, 9) - 1e-9 * places / len(places), -k, axis=1)[:, -k:]
 
 
-def _kernel(z: Any, landmarks: Any) -> NDArray[np.float32]:
-    z = z.astype(np.float32)
+def _kernel(z: Any, landmarks: Any) -> Floats:
+    z, landmarks = z.astype(np.float64), landmarks.astype(np.float64)
     squares = np.einsum("nd,nd->n", z, z)[:, None] + np.einsum("rd,rd->r", landmarks, landmarks)
-    distance = squares - 2 * (z @ landmarks.T.astype(np.float32))
-    found: NDArray[np.float32] = np.exp(distance.clip(0.0) * np.float32(-2 / z.shape[1]))
+    found: Floats = np.exp((squares - 2 * (z @ landmarks.T)).clip(0.0) * (-2 / z.shape[1]))
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from exeunt.stream.ratios import CAREFUL, Interval, RatioSums
+from exeunt.stream.ratios import LOSSES, Interval, RatioSums
 from exeunt.stream.records import COMPARED, Record, one_each
 from exeunt.stream.units import DAY_S, Unit
 
@@ -120,14 +120,14 @@ class Span:
     @property
     def lost(self) -> Interval | None:
         """By how much the mean grade per request is below the reference's, over all requests; None with few units."""
-        found = self.loss.ratio(CAREFUL)
+        found = self.loss.ratio(LOSSES)
         share = self.in_units / self.requests if self.requests else 0.0  # later requests lose nothing
         return Interval(*(share * each for each in found)) if found else None
 
     @property
     def lost_answered(self) -> Interval | None:
         """The same over the requests that the policy answered."""
-        return self.loss_answered.ratio(CAREFUL)
+        return self.loss_answered.ratio(LOSSES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -189,7 +189,8 @@ class Bill:
         saved, begun = self.saved_in_all(compared), f"Since {_day(self.spans[0].since)}, the first start,"
         spent = f"{in_usd(compared)} for comparisons, audits and judges"
         if saved is None:
-            return f"{begun} {spent} were spent. Too few units were compared to say what was saved."
+            few = "Too few units were compared to say what was saved, or nearly all of it is of one."
+            return f"{begun} {spent} were spent. {few}"
         if not any(span.by_policy for span in self.spans):
             return f"{begun} no policy has answered, and {spent} were spent."
         exact = in_usd(saved.low) == in_usd(saved.high)

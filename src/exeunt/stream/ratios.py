@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,9 +9,8 @@ from scipy.stats import t as student
 
 FEWEST = 10
 """Units for an interval."""
-CAREFUL = (1.0, -1.0)
-"""Losses of two units more, by which intervals are wide enough where losses are rare (simulated: 93% or more of 95%).
-"""
+LOSSES = (-1.0, 1.0)
+"""The least and the largest loss of a request."""
 
 
 class Interval(NamedTuple):
@@ -35,7 +33,9 @@ class RatioSums:
     y: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
-    yy: float = 0.0
+    y2: float = 0.0
+    y3: float = 0.0
+    y4: float = 0.0
 
     def add(self, x: float, y: float, probability: float) -> None:
         """Add a unit that was drawn with this probability."""
@@ -45,24 +45,36 @@ class RatioSums:
         self.y += weighted_y
         self.xx += weighted_x**2
         self.xy += weighted_x * weighted_y
-        self.yy += weighted_y**2
+        self.y2 += weighted_y**2
+        self.y3 += weighted_y**3
+        self.y4 += weighted_y**4
 
-    def ratio(self, careful: Sequence[float] = ()) -> Interval | None:
-        """Return the ratio with its 95% t interval, units being the draws; None of too few units.
+    def ratio(self, extremes: tuple[float, ...] = ()) -> Interval | None:
+        """Return the ratio with its 95% t interval, units being the draws; None of fewer than ten units, or where one
+        holds nearly all of y.
 
-        `careful`: ratios of further units of mean size that widen the interval and leave the ratio as it is: where
-        losses are rare, none may have been seen yet.
+        The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, both for
+        units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these few are
+        all that there is to learn from.
+
+        `extremes`: the ratios between which the true one lies. The interval is widened as by a further unit of mean
+        size at each of them, since the rare may not have been seen yet, and stays within them.
         """
-        if self.n < FEWEST or self.y <= 0:
+        if self.n < FEWEST or self.y <= 0 or self.y2**2 < 2 * self.y4:
             return None
-        mean = self.x / self.y
-        n, size = self.n + len(careful), self.y / self.n
-        squares = self.xx - 2 * mean * self.xy + mean**2 * self.yy
-        squares += sum((size * (extra - mean)) ** 2 for extra in careful)
-        total = self.y + size * len(careful)
-        centre = (self.x + size * sum(careful)) / total
-        half = float(student.ppf(0.975, n - 1)) * (max(squares, 0.0) * n / (n - 1)) ** 0.5 / total
-        return Interval(mean, min(centre - half, mean), max(centre + half, mean))
+        mean, k, size = self.x / self.y, len(extremes), self.y / self.n
+        y, y2, y3, y4 = (
+            total + k * size**power for power, total in enumerate((self.y, self.y2, self.y3, self.y4), 1)
+        )
+        squares = self.xx - 2 * mean * self.xy + mean**2 * self.y2
+        squares += sum((size * (extreme - mean)) ** 2 for extreme in extremes)
+        alike = 1 - 2 * y3 / (y2 * y) + y2 / y**2  # 1 - 1 / n of n units of equal size
+        centre, freedom = (self.x + size * sum(extremes)) / y, y2**2 / y4 - 1
+        half = float(student.ppf(0.975, freedom)) * (max(squares, 0.0) / alike) ** 0.5 / y
+        low, high = min(centre - half, mean), max(centre + half, mean)
+        if extremes:
+            low, high = max(low, min(extremes)), min(high, max(extremes))
+        return Interval(mean, low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""

@@ -241,6 +241,13 @@ class Records:
             query = f"SELECT COUNT(*) FROM unit WHERE drawn AND ({where})"  # noqa: S608
             return int(connection.execute(query, tuple(given)).fetchone()[0])
 
+    def units_by_requests(self, most: int, where: str, given: Sequence[Any] = ()) -> list[int]:
+        """Return how many units have made one request in all, two, and so on to `most`, compared or not."""
+        with self.reading() as connection:
+            query = f"SELECT rows + later, COUNT(*) FROM unit WHERE {where} GROUP BY 1"  # noqa: S608
+            found = dict(connection.execute(query, tuple(given)).fetchall())
+        return [found.get(n, 0) for n in range(1, most + 1)]
+
     def periods(self, where: str = "1", given: Sequence[Any] = ()) -> list[Period]:
         """Return the periods for which an SQL condition holds, the oldest first."""
         with self.reading() as connection:

@@ -7,27 +7,21 @@
 The lines of `before` are of the gateway that stood before version 2 of its records; that code is gone.
 
 What was measured is kept in docs/results/live-traffic.jsonl, a line for each world: an interrupted command goes on
-where it was. Remove the lines of a world when it changes. A world takes some ten seconds of a core.
+where it was. Remove the lines of a world when it changes. A world takes some ten seconds of a core; all cores are used.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from functools import partial
-from typing import Any
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 
 from experiments.pages import RESULTS, Measurements, parser
-from tests.gateway.simulation.after import After
-from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED, WORLDS
-from tests.gateway.simulation.measures import measured
 from tests.gateway.simulation.page import write
-from tests.gateway.simulation.weeks import DRAWN
+from tests.gateway.simulation.worlds_by_name import NAMED, SIDES, lived
 
 KEPT = RESULTS / "live-traffic.jsonl"
-NAMED = FIXED | DRAWN
-SIDES: dict[str, Any] = {side.name: side for side in (After,)}
 
 
 def main() -> None:
@@ -40,14 +34,19 @@ def main() -> None:
     )
     options.add_argument("--name", action="append", choices=NAMED, help="by default all fixed worlds")
     given = options.parse_args()
-    logging.getLogger("exeunt").setLevel(logging.CRITICAL)
     kept = Measurements(KEPT)
-    for side in given.sides or ():
-        for name in given.name or FIXED:
-            for seed in range(given.worlds or WORLDS.get(name, 100)):
-                begun = time.process_time()
-                kept.of(side, name, seed, measure=partial(driven, NAMED[name](seed), SIDES[side], measured))
-                print(f"{side}: {name} {seed + 1}, {time.process_time() - begun:.1f} s", flush=True)
+    keys = [
+        (side, name, seed)
+        for side in given.sides or ()
+        for name in given.name or FIXED
+        for seed in range(given.worlds or WORLDS.get(name, 100))
+    ]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        driving = {pool.submit(lived, *key): key for key in keys if key not in kept.known}
+        for done in as_completed(driving):
+            side, name, seed = driving[done]
+            found = kept.of(side, name, seed, measure=done.result)
+            print(f"{side}: {name} {seed + 1}, {found['seconds']:.1f} s", flush=True)
     write(kept.known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from statistics import mean, median
 from typing import Any, TypeAlias
 
@@ -136,6 +137,9 @@ def _few(lines: Lines) -> Cell:
         f"about {median(values):,.0f} more"
         for values in zip(*(one for one in more if len(one) == 2), strict=True)
     )
+    if any("scarce" in look for line in lines for look in line["looks"]):
+        said = sum(any(look["scarce"] for look in line["looks"]) for line in lines)
+        told += f"; that there are not so many is said in {said} of {sum(map(bool, more))}"
     return told or "nothing", f"{400 - mean(ends):.1f} of 400 users have not come yet"
 
 
@@ -175,14 +179,27 @@ def _weeks(lines: Lines) -> Cell:
     certified = sum(map(bool, looks))
     loss = sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks)
     cost = sum(any(map(over_budget, some)) for some in looks)
-    every = [look for some in looks for look in some]
-    inside = mean(cost_is_inside(look) for look in every)
-    at_first = sum(cost_is_inside(some[0]) for some in looks if some)
     return f"5% false over all looks and questions; certified in {certified} of {len(lines)}", (
-        f"a loss certified falsely in {loss} worlds, a budget in {cost}; "
-        f"the true cost lies in {inside:.0%} of the printed 95% intervals, and in {at_first} of {certified} at the "
-        "first look of a world that found a certificate"
+        f"a loss certified falsely in {loss} worlds, a budget in {cost}; {_covered(lines)}"
     )
+
+
+def _covered(lines: Lines) -> str:
+    """Write in how many worlds the last 95% interval of the cost holds the true one: looks of a world are alike."""
+    last = [look for line in lines if (look := last_interval(line))]
+    of = {rare: [look for look in last if look["rare"] == rare] for rare in (False, True)}
+    held = {rare: f"{sum(map(cost_is_inside, looks))} of {len(looks)}" for rare, looks in of.items()}
+    return (
+        f"the last printed 95% interval of the cost holds the true one in {held[False]} worlds, and in {held[True]} of "
+        "those where a fiftieth of the units hold more than a twentieth of the requests"
+    )
+
+
+def last_interval(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the last look of a world of weeks that printed an interval of the cost; None without one."""
+    looks = [look for look in line["looks"] if look["name"] and not look["stale"]]
+    told = [look for look in looks if not isnan(look["printed"]["cost"][0])]
+    return {**told[-1], "rare": line["few_hold_many"]} if told else None
 
 
 def cost_is_inside(look: Mapping[str, Any]) -> bool:

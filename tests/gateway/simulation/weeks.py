@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -82,6 +83,21 @@ def _look(at: int, limits: np.ndarray, rng: np.random.Generator) -> Look:
     if rng.random() < 0.8:
         return Look(at, float(limits[0]), None, "again")
     return Look(at, float(limits[1]), str(rng.choice(["20%", "40%"])) if rng.random() < 0.5 else None)
+
+
+def few_hold_many(seed: int) -> bool:
+    """Return whether a fiftieth of the units of these weeks hold more than a twentieth of the requests.
+
+    An interval learns of such units only where some were drawn.
+    """
+    world = weeks(seed)
+    rows = Counter(
+        number if world.units == "request" else event.unit
+        for number, event in enumerate(world.population())
+        if event.client not in world.private and (event.user or world.units != "user")
+    )
+    sizes = sorted(rows.values(), reverse=True)
+    return sum(sizes[: len(sizes) // 50]) > sum(sizes) / 20
 
 
 def enough(seed: int) -> World:
