@@ -59,7 +59,8 @@ def test_a_late_request_after_a_restart_leaves_its_unit_as_it_was(tmp_path):
     before = Gateway(tmp_path)
     before.ask(0.0, answer=b"t1")
     before.ask(1.0, b"t1", answer=b"t2")
-    assert [unit.number for unit in before.traffic.take_over(20.0)] == [1]
+    (over,) = before.traffic.take_over(20.0)
+    before.traffic.unit_over(over, [])
     before.close()
     after = Gateway(tmp_path, 21.0)
     (kept,) = after.records.units()
@@ -72,6 +73,22 @@ def test_a_late_request_after_a_restart_leaves_its_unit_as_it_was(tmp_path):
     assert again.units() == [replace(kept, later=2, later_cost=2e-4)]
     assert [(unit.number, len(inside)) for unit, inside in again.of_units()] == [(1, 2)]
     again.close()
+
+
+@pytest.mark.parametrize("rules", [RULES, replace(RULES, rows=1)])
+def test_a_unit_that_had_closed_before_a_crash_is_billed_once_after_it(tmp_path, rules):
+    before = Gateway(tmp_path, rules=rules)
+    before.ask(0.0)
+    assert [unit.number for unit in before.traffic.take_over(20.0)] == [1]
+    before.close()  # between closing and the bill
+    for time_ in (21.0, 41.0):
+        after = Gateway(tmp_path, time_, rules=rules)
+        for unit in after.traffic.take_over(time_):
+            after.traffic.unit_over(unit, after.records.read("unit = ?", (unit.number,)))
+        assert after.traffic.bill.now.loss.n == 1
+        after.close()
+    (kept,) = Records(tmp_path).units()
+    assert kept.closed == 21.0
 
 
 def test_open_units_numbers_and_probabilities_go_on_after_a_restart(tmp_path):
@@ -102,9 +119,9 @@ def test_units_of_another_setting_are_over_at_a_restart(tmp_path, changed):
     after = Gateway(tmp_path, 1.0, **changed)
     assert after.traffic.setting == 2
     assert [unit.number for unit in after.traffic.busy] == [1]
-    assert [(unit.number, unit.closed) for unit in after.traffic.take_over(1.0)] == [
-        (1, 1.0)
-    ]  # and are billed
+    (over,) = after.traffic.take_over(1.0)
+    assert (over.number, over.closed) == (1, 1.0)
+    after.traffic.unit_over(over, [])
     assert not after.ask(2.0, b"t1").is_open
     after.close()
     again = Records(tmp_path)
@@ -136,7 +153,8 @@ def test_what_could_not_be_written_is_written_the_next_time(tmp_path, monkeypatc
     with monkeypatch.context() as full:
         full.setattr(gateway.records, "update", fails)
         full.setattr(gateway.records, "add", fails)
-        gateway.traffic.take_over(20.0)
+        (over,) = gateway.traffic.take_over(20.0)
+        gateway.traffic.unit_over(over, [])
         with pytest.raises(FileError):
             gateway.traffic.saving()()
         with pytest.raises(FileError):

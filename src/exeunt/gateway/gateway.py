@@ -333,6 +333,8 @@ class Gateway:
                 saved = time.monotonic()
                 with _logged("what the watch knows"):
                     self.live.watch.save()
+                with _logged("the report"):
+                    await asyncio.to_thread(self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
                     self.live.leave_forgotten()
                     await self._proposals_forgotten()
@@ -361,9 +363,14 @@ class Gateway:
             return
         self.standing = found
         self.records.keep(STANDING, self.standing.to_dict())
-        now = self.clock()
-        told = self.traffic.bill.told(self.money.compared, now)
-        write_report(self.standing, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write what is certified, and what was saved by now."""
+        if self.standing is not None:
+            now, reference = self.clock(), self.config.reference
+            told = self.traffic.bill.told(self.money.compared, now)
+            write_report(self.standing, self.folder / REPORT, reference=reference, told=told, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""

@@ -118,7 +118,10 @@ class Traffic:
 
     def unit_over(self, unit: Unit, records: Sequence[Record]) -> None:
         """Count a unit that is over in the bill, if it was drawn, once."""
-        if self._over.pop(unit.number, None) is not None and unit.drawn:
+        if self._over.pop(unit.number, None) is None:
+            return
+        self._changed[unit.number] = unit
+        if unit.drawn:
             self.bill.of(unit).add_unit(unit, records, self._reference)
 
     def keeping(self, record: Record) -> Callable[[], None]:
@@ -130,7 +133,12 @@ class Traffic:
         return self._writing(self._records.update) if self._changed else lambda: None
 
     def _writing(self, write: Callable[..., None]) -> Callable[[], None]:
-        changed, self._changed = [replace(unit) for unit in self._changed.values()], {}
+        # In the file a unit closes together with its bill: after a crash it is open, and closes again.
+        changed = [
+            replace(unit, closed=None) if unit.number in self._over else replace(unit)
+            for unit in self._changed.values()
+        ]
+        self._changed = {}
         periods, bill = self.drawing.latest, self.bill.to_dict()
 
         def writing() -> None:
