@@ -77,6 +77,8 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     sizes = np.bincount(evidence.unit, weights=ones, minlength=evidence.n_units)
     per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
     saved = _ratio(evidence, reference - cost, reference, later_cost)
+    if saved is not None:  # nothing costs less than nothing
+        saved = saved._replace(high=min(saved.high, 1.0))
     requests = float(weight.sum() + evidence.weight @ later)
     paid_later = float(evidence.weight @ later_cost)
     shares = _shares(policy, evidence, answers, weight)

@@ -254,8 +254,9 @@ def _measured_text(numbers: Measured | None) -> list[str]:
         return []
     saved, lost = numbers.saved, numbers.lost
     if saved is None or lost is None:
-        text = f"Measured on {numbers.units:,} held-out units, but nearly all of it is of one: there is no interval."
-        return [text]
+        return [
+            "What is saved and lost cannot be said yet: all that was measured is of one unit, or of too few."
+        ]
     answered = ", ".join(f"{name} {share:.1%}" for name, share in numbers.shares.items())
     of_answered = ""
     if (among := numbers.lost_answered) is not None:

@@ -51,16 +51,16 @@ class RatioSums:
 
     def ratio(self, extremes: tuple[float, ...] = ()) -> Interval | None:
         """Return the ratio with its 95% t interval, units being the draws; None of fewer than ten units, or where one
-        holds nearly all of y.
+        holds all of y.
 
-        The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, both for
-        units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these few are
-        all that there is to learn from.
+        The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, at least 1,
+        both for units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these
+        few are all that there is to learn from.
 
         `extremes`: the ratios between which the true one lies. The interval is widened as by a further unit of mean
         size at each of them, since the rare may not have been seen yet, and stays within them.
         """
-        if self.n < FEWEST or self.y <= 0 or self.y2**2 < 2 * self.y4:
+        if self.n < FEWEST or self.y**2 - self.y2 <= 1e-9 * self.y2:
             return None
         mean, k, size = self.x / self.y, len(extremes), self.y / self.n
         y, y2, y3, y4 = (
@@ -69,7 +69,7 @@ class RatioSums:
         squares = self.xx - 2 * mean * self.xy + mean**2 * self.y2
         squares += sum((size * (extreme - mean)) ** 2 for extreme in extremes)
         alike = 1 - 2 * y3 / (y2 * y) + y2 / y**2  # 1 - 1 / n of n units of equal size
-        centre, freedom = (self.x + size * sum(extremes)) / y, y2**2 / y4 - 1
+        centre, freedom = (self.x + size * sum(extremes)) / y, max(y2**2 / y4 - 1, 1.0)
         half = float(student.ppf(0.975, freedom)) * (max(squares, 0.0) / alike) ** 0.5 / y
         low, high = min(centre - half, mean), max(centre + half, mean)
         if extremes:
