@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
 
 from exeunt.stream import bets
 
@@ -24,6 +25,33 @@ def at_most(n, probability):
 
 
 # -- formulas -----------------------------------------------------------------------------------------------------
+
+
+def test_the_units_that_a_bet_needs_are_those_that_solve_its_equation():
+    rng, level = np.random.default_rng(0), math.log(80)
+    values = rng.choice([-0.1, 0.9], 500, p=[0.95, 0.05])
+    solved = []
+    for stake in bets.STAKES:
+        growth = [math.log(1 - stake * min(value, 0.9) / 0.9) for value in values.tolist()]
+        mean, spread = float(np.mean(growth)), float(np.std(growth))
+        if mean > 0:
+            short = norm.ppf(0.8) * spread
+            solved.append(brentq(lambda n, m=mean, s=short: m * n - s * math.sqrt(n) - level, 1, 1e9))
+    assert len(solved) > 1
+    assert bets.units_needed(values, 0.9, level) == pytest.approx(min(solved), rel=1e-4)
+    assert bets.units_needed(values, 0.9, -1.0) == 0.0
+    assert bets.units_needed(-values, 0.9, level) == math.inf
+    assert bets.units_needed(values, 0.9, np.array([0.0, level, level, level])) == 0.0
+
+
+@pytest.mark.parametrize("stake", range(3))
+def test_after_the_units_that_a_bet_needs_four_in_five_have_won(stake):
+    rng, level = np.random.default_rng(1), np.where(np.arange(4) == stake, math.log(80), np.inf)
+    values = rng.choice([-0.1, 0.9], 2_000, p=[0.97, 0.03])
+    n, runs = math.ceil(bets.units_needed(values, 0.9, level)), 2_000
+    won = sum(bets.log_factors(rng.choice(values, n), 0.9)[stake] >= level[stake] for _ in range(runs))
+    assert 0.75 <= won / runs <= 0.86
+
 
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0])), max_size=12)
 

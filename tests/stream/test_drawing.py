@@ -114,6 +114,7 @@ def test_periods_are_those_of_utc_and_their_numbers_go_on_after_a_restart():
     drawing = Drawing(b"s", 86400.0)
     assert [drawing.number_of(now) for now in (0.0, 86399.99, 86400.0, 1.7e9)] == [0, 0, 1, 19675]
     first = drawing.period(1.7e9, 0.2)
+    assert first.length == 86400.0
     again = Drawing(b"s", 86400.0, [replace(first)])
     assert again.period(1.7e9 + 60, 0.01) == first  # the same day, whatever answers now
     assert again.period(1.7e9 + 86400, 0.01).probability == 0.01
