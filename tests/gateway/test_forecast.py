@@ -17,7 +17,7 @@ from exeunt.gateway.standing import standing
 from .test_certifying import World
 
 NOT_SO_MANY = (
-    "But there are not so many: by how often users have come, the number of those still to come is about"
+    "That may be more than will come: fewer and fewer users are new, and by how often users return, about"
 )
 
 
@@ -28,20 +28,37 @@ def come_again(world: World, later: list[int]) -> None:
             connection.execute("UPDATE unit SET later = ? WHERE number = ?", (requests, number))
 
 
+def said(world: World) -> str:
+    return str(standing(world.certifier, world.config))
+
+
 def test_where_hardly_any_user_is_still_to_come_it_is_said_and_what_would_do(tmp_path: Path) -> None:
     world = World(tmp_path, units="user")
-    world.day(100)
-    assert NOT_SO_MANY not in str(standing(world.certifier, world.config))  # all have come once
+    assert NOT_SO_MANY not in said(world)  # nobody has come
+    for n in (40, 30, 20, 5, 3, 2, 1):
+        world.day(n)
+    assert NOT_SO_MANY not in said(world)  # all have come once, so there may be any number of others
     come_again(world, [3] * 90)
-    found = str(standing(world.certifier, world.config))
-    assert "that is about 210 more users" in found
-    assert f"{NOT_SO_MANY} 45, and only new ones are evidence. With `units: conversation`" in found
+    assert "that is about 210 more users" in said(world)
+    assert f"{NOT_SO_MANY} 55 or more are still to come. Only new users are evidence. With `units:" in said(
+        world
+    )
     world.open(units="conversation")
-    world.day(100)
-    come_again(world, [3] * 190)
-    found = str(standing(world.certifier, world.config))
-    assert "more conversations" in found
-    assert NOT_SO_MANY not in found
+    for n in (40, 30, 20, 5, 3, 2, 1):
+        world.day(n)
+    come_again(world, [3] * 200)
+    assert "more conversations" in said(world)
+    assert NOT_SO_MANY not in said(world)
+
+
+def test_where_as_many_are_new_as_ever_nothing_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path, units="user")
+    for _ in range(8):
+        world.day(8)
+    come_again(world, [9] * 64)
+    assert world.certifier.unseen_users == 0
+    assert "more users" in said(world)
+    assert NOT_SO_MANY not in said(world)
 
 
 @pytest.mark.parametrize("requests", [600, 1_000])
@@ -59,7 +76,7 @@ def test_how_many_users_are_still_to_come(tmp_path: Path, requests: int) -> None
 def test_a_client_who_brings_most_units_is_named(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.day(190, client="clinic")
-    assert "mostly about it" not in str(standing(world.certifier, world.config))  # there is no other
+    assert "mostly about it" not in said(world)  # there is no other
     world.day(10)
     found = str(standing(world.certifier, world.config))
     assert "clinic brings 95% of the compared units, so what is certified is mostly about it." in found

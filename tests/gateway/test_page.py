@@ -307,7 +307,7 @@ def test_few_audits_give_no_interval(made_up: Any, browser: Any, opened: Any) ->
     assert "named no user, or came when their user's time was over" in shown(browser, "uncovered")
 
 
-def test_where_all_is_of_one_unit_there_is_no_interval(made_up: Any, browser: Any, opened: Any) -> None:
+def test_where_audits_tell_too_little_there_is_no_interval(made_up: Any, browser: Any, opened: Any) -> None:
     opened(
         made_up(
             bill={**LIVE["bill"], "audits": 40, "saved": None, "lost": None, "lost_answered": None},
@@ -315,7 +315,7 @@ def test_where_all_is_of_one_unit_there_is_no_interval(made_up: Any, browser: An
         )
     )
     for part in ("saved-about", "quality-about"):
-        assert "No interval yet: all that was audited is of one user." in shown(browser, part)
+        assert "Too little of what the audited users asked tells this yet." in shown(browser, part)
 
 
 def test_a_policy_that_costs_more_and_loses_more(made_up: Any, browser: Any, opened: Any) -> None:

@@ -75,12 +75,15 @@ def test_a_late_request_after_a_restart_leaves_its_unit_as_it_was(tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("rules", [RULES, replace(RULES, rows=1)])
-def test_a_unit_that_had_closed_before_a_crash_is_billed_once_after_it(tmp_path, rules):
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("rules", [RULES, replace(RULES, rows=1), UnitRules(kind="request")])
+def test_a_unit_that_had_closed_before_a_crash_is_billed_once_after_it(tmp_path, rules, taken):
     before = Gateway(tmp_path, rules=rules)
     before.ask(0.0)
-    assert [unit.number for unit in before.traffic.take_over(20.0)] == [1]
-    before.close()  # between closing and the bill
+    if taken:
+        assert [unit.number for unit in before.traffic.take_over(20.0)] == [1]
+        before.traffic.saving()()
+    before.records.close()  # a crash between closing and the bill
     for time_ in (21.0, 41.0):
         after = Gateway(tmp_path, time_, rules=rules)
         for unit in after.traffic.take_over(time_):
@@ -88,7 +91,54 @@ def test_a_unit_that_had_closed_before_a_crash_is_billed_once_after_it(tmp_path,
         assert after.traffic.bill.now.loss.n == 1
         after.close()
     (kept,) = Records(tmp_path).units()
-    assert kept.closed == 21.0
+    assert kept.closed == (21.0 if rules is RULES else 0.0)
+
+
+def test_full_units_behind_an_open_one_are_over_after_a_crash(tmp_path):
+    before = Gateway(tmp_path, rules=replace(RULES, rows=2))
+    before.ask(0.0, answer=b"t")
+    before.ask(1.0, answer=b"u")
+    before.ask(2.0, b"u")
+    before.records.close()
+    after = Gateway(tmp_path, 3.0, rules=replace(RULES, rows=2))
+    assert [unit.number for unit in after.traffic.take_over(3.0)] == [2]
+    after.close()
+
+
+def test_an_earlier_state_never_replaces_a_later_one(tmp_path):
+    """Threads write in another order than what they write was taken."""
+    gateway = Gateway(tmp_path)
+    gateway.ask(0.0)
+    (over,) = gateway.traffic.take_over(20.0)
+    earlier = gateway.traffic.saving()
+    gateway.traffic.unit_over(over, gateway.records.read("unit = 1"))
+    gateway.traffic.saving()()
+    earlier()
+    gateway.close()
+    again = Gateway(tmp_path, 21.0)
+    assert [unit.closed for unit in again.records.units()] == [20.0]
+    assert again.traffic.take_over(40.0) == []
+    assert again.traffic.bill.now.loss.n == 1
+    again.close()
+
+
+def test_what_failed_is_written_later_as_it_is_then(tmp_path, monkeypatch):
+    gateway = Gateway(tmp_path)
+    gateway.ask(0.0)
+    (over,) = gateway.traffic.take_over(20.0)
+
+    def fails(*_given, **_fields):
+        raise FileError("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(gateway.records, "update", fails)
+        earlier = gateway.traffic.saving()
+    gateway.traffic.unit_over(over, [])
+    gateway.traffic.saving()()
+    with pytest.raises(FileError):
+        earlier()
+    gateway.close()
+    assert [unit.closed for unit in Records(tmp_path).units()] == [20.0]
 
 
 def test_open_units_numbers_and_probabilities_go_on_after_a_restart(tmp_path):

@@ -41,7 +41,9 @@ def slow_ratio(units, extremes=()):
     expected = shares**2 @ (of_residual**2).sum(axis=1) / (shares**2).sum()
     centre = sum(x for x, _ in with_more) / total
     spread = math.sqrt(sum((x - mean * y) ** 2 for x, y in with_more) / expected) / total
-    half = t.ppf(0.975, max((shares**2).sum() ** 2 / (shares**4).sum() - 1, 1)) * spread
+    of_squares = of_residual.T @ np.diag(shares**2) @ of_residual
+    freedom = np.trace(of_squares) ** 2 / np.trace(of_squares @ of_squares)
+    half = t.ppf(0.975, max(freedom, 1)) * spread
     low, high = min(centre - half, mean), max(centre + half, mean)
     return mean, max(low, min(extremes, default=low)), min(high, max(extremes, default=high))
 

@@ -52,7 +52,7 @@ def test_it_says_where_too_little_is_known() -> None:
     )
     found = bill()
     found.now.estimated = 5
-    too_few = "Too few units were compared to say what was saved, or all of it is of one."
+    too_few = "Too few units were compared to say what was saved."
     assert found.told(5.0, START).endswith(too_few)
     for _ in range(10):
         found.now.rest.add(0.0, 0, 0.5)

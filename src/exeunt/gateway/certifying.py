@@ -34,6 +34,8 @@ from exeunt.stream.units import HOUR_S, Unit
 
 _log = logging.getLogger("exeunt.gateway")
 _FIRST_LOOK = 1.0
+_PACE, _HALF = 60, 3
+"""The latest periods that show whether fewer units come, at most, and half of the fewest."""
 _SHARES = (*bets.TIGHTER, _FIRST_LOOK)
 DEPENDENT = 0.001
 """The p-value below which successive units of a client are taken to depend on one another."""
@@ -306,10 +308,18 @@ class Certifier:
         return sum(period.units for period in latest) / len(latest) if latest else None
 
     @property
+    def fewer_come(self) -> bool:
+        """Whether less than half as many units began in the later half of the latest periods as in the earlier half."""
+        units = [period.units for period in self._records.latest_periods(_PACE, self._config.period)[:-1]]
+        half = len(units) // 2
+        return half >= _HALF and sum(units[-half:]) < sum(units[:half]) / 2
+
+    @property
     def unseen_users(self) -> float:
         """About how many users have not come yet: f1 (f1 - 1) / (2 (f2 + 1)); f1 have made one request, and f2 two.
 
-        The estimate of Chao (1984), corrected for its bias. Where users differ in how often they come it is too low.
+        The estimate of Chao (1984), corrected for its bias, as if there were no other users than those who come now.
+        Where they differ in how often they come it is too low.
         """
         once, twice = self._records.units_by_requests(
             2, f"setting IN ({_places(self._settings)})", self._settings

@@ -362,15 +362,15 @@ class Gateway:
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
         self.standing = found
-        self.records.keep(STANDING, self.standing.to_dict())
+        self.records.keep(STANDING, found.to_dict())
         self._write_report()
 
     def _write_report(self) -> None:
         """Write what is certified, and what was saved by now."""
-        if self.standing is not None:
-            now, reference = self.clock(), self.config.reference
+        if (found := self.standing) is not None:
+            now = self.clock()
             told = self.traffic.bill.told(self.money.compared, now)
-            write_report(self.standing, self.folder / REPORT, reference=reference, told=told, now=now)
+            write_report(found, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""

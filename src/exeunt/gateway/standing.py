@@ -254,9 +254,7 @@ def _measured_text(numbers: Measured | None) -> list[str]:
         return []
     saved, lost = numbers.saved, numbers.lost
     if saved is None or lost is None:
-        return [
-            "What is saved and lost cannot be said yet: all that was measured is of one unit, or of too few."
-        ]
+        return ["Too few held-out units were compared to say what is saved and lost."]
     answered = ", ".join(f"{name} {share:.1%}" for name, share in numbers.shares.items())
     of_answered = ""
     if (among := numbers.lost_answered) is not None:
@@ -365,13 +363,17 @@ def _mostly_one(certifier: Certifier) -> list[str]:
 
 
 def _scarce(certifier: Certifier, config: GatewayConfig, more: float) -> list[str]:
-    """Say where there are not so many users to come."""
-    if config.unit_rules.kind != "user" or (unseen := certifier.unseen_users) >= more:
+    """Say where fewer and fewer users are new, and not so many are still to come."""
+    if (
+        config.unit_rules.kind != "user"
+        or not certifier.fewer_come
+        or (unseen := certifier.unseen_users) >= more
+    ):
         return []
     text = (
-        "But there are not so many: by how often users have come, the number of those still to come is about "
-        f"{_rounded(unseen)}, and only new ones are evidence. With `units: conversation` every new conversation "
-        "counts, of users as they are."
+        f"That may be more than will come: fewer and fewer users are new, and by how often users return, about "
+        f"{_rounded(unseen)} or more are still to come. Only new users are evidence. With `units: conversation` every "
+        "new conversation counts, of users as they are."
     )
     return [text]
 

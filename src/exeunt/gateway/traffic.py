@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from asyncio import Task
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +41,8 @@ class Traffic:
         self._running: Counter[int] = Counter()
         self._over: dict[int, Unit] = {}
         self._changed: dict[int, Unit] = {}
+        self._not_written = deque[Unit]()
+        self._turn, self._snapshots, self._written = threading.Lock(), itertools.count(1), 0
         self._restore(now)
 
     def number(self) -> int:
@@ -50,6 +54,7 @@ class Traffic:
         """Return the place of a request, in order of arrival."""
         self._now = max(now, self._now)  # a clock that is set back stands still
         place = self.units.arrive(request, self._now)
+        self._take_closed()
         if place.unit is not None:
             self._running[place.unit.number] += 1
             if place.is_open:  # of others, from before a restart, not all is known
@@ -96,15 +101,18 @@ class Traffic:
         """Return the units that have closed and of which nothing is under way any more, until `unit_over`."""
         self._now = max(now, self._now)
         self.units.close_due(self._now)
+        self._take_closed()
+        return [unit for unit in self._over.values() if unit.number not in self._running]
+
+    def _take_closed(self) -> None:
         for unit in self.units.take_closed():
             self._over[unit.number] = self._changed[unit.number] = unit
-        return [unit for unit in self._over.values() if unit.number not in self._running]
 
     # -- the bill and the file ------------------------------------------------------------------------------
 
     def forget(self, client: str) -> None:
         """Keep of a client's units nothing but their numbers."""
-        for unit in (*self.busy, *self._changed.values()):
+        for unit in (*self.busy, *self._changed.values(), *self._not_written):
             if unit.client == client:
                 unit.client, unit.user, unit.drawn, unit.refused = "", b"", False, False
 
@@ -130,23 +138,36 @@ class Traffic:
 
     def saving(self) -> Callable[[], None]:
         """Return what writes what has changed, as it is now."""
-        return self._writing(self._records.update) if self._changed else lambda: None
+        return self._writing(self._records.update) if self._changed or self._not_written else lambda: None
 
     def _writing(self, write: Callable[..., None]) -> Callable[[], None]:
+        """Return what calls `write` with what has changed, as it is now.
+
+        Threads may call these in another order: an earlier state never replaces a later one. What could not be written
+        is written with what changes next.
+        """
+        while self._not_written:
+            unit = self._not_written.popleft()
+            self._changed.setdefault(unit.number, unit)
+        units, self._changed = [*self._changed.values()], {}
         # In the file a unit closes together with its bill: after a crash it is open, and closes again.
         changed = [
-            replace(unit, closed=None) if unit.number in self._over else replace(unit)
-            for unit in self._changed.values()
+            replace(unit, closed=None) if unit.number in self._over else replace(unit) for unit in units
         ]
-        self._changed = {}
-        periods, bill = self.drawing.latest, self.bill.to_dict()
+        number, periods, bill = next(self._snapshots), self.drawing.latest, self.bill.to_dict()
 
         def writing() -> None:
-            try:
-                write(changed, periods, bill=bill)
-            except Exception:  # such as a full disk: it is tried again with what changes next
-                self._changed = {unit.number: unit for unit in changed} | self._changed
-                raise
+            with self._turn:
+                try:
+                    if number > self._written:
+                        write(changed, periods, bill=bill)
+                        self._written = number
+                        return
+                    write()
+                except Exception:  # such as a full disk
+                    self._not_written.extend(units)
+                    raise
+                self._not_written.extend(units)
 
         return writing
 

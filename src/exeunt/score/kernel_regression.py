@@ -59,15 +59,18 @@ class KernelRegression:
         apart, mean = np.arange(len(z)) % _APART == 0, values.mean(axis=0)
         chosen = np.flatnonzero(~apart)[:_LANDMARKS]
         landmarks = z[chosen]
-        kernel, target = _kernel(z, landmarks), values[order] - mean
-        among = _kernel(landmarks, landmarks) + 1e-6 * np.eye(len(landmarks))
+        distance, target = _distance(z, landmarks), values[order] - mean
+        kernel, among = (
+            np.exp(-distance),
+            np.exp(-_distance(landmarks, landmarks)) + 1e-6 * np.eye(len(landmarks)),
+        )
 
         def solved(rows: Any, *penalties: float) -> list[Floats]:
             gram, moments = kernel[rows].T @ kernel[rows], kernel[rows].T @ target[rows]
             return [np.linalg.solve(gram + penalty * among, moments) for penalty in penalties]
 
         def around(rows: Any) -> Floats:
-            means: Floats = target[rows][_nearest(kernel[rows].T, _AROUND)].mean(axis=1)
+            means: Floats = target[rows][_nearest(distance[rows].T, _AROUND)].mean(axis=1)
             return means
 
         def loss(predicted: Floats) -> float:
@@ -76,7 +79,7 @@ class KernelRegression:
 
         predicted = [kernel[apart] @ one for one in solved(~apart, *_PENALTIES)]
         best = int(np.argmin([((one - target[apart]) ** 2).sum() for one in predicted]))
-        near = around(~apart)[_nearest(kernel[apart], _NEAREST)].mean(axis=1)
+        near = around(~apart)[_nearest(distance[apart], _NEAREST)].mean(axis=1)
         share = 0.5 if loss((predicted[best] + near) / 2) < loss(predicted[best]) * (1 + _WORSE) else 0.0
         (learned,) = solved(slice(None), _PENALTIES[best])
         local = mean + around(slice(None))
@@ -100,9 +103,11 @@ class KernelRegression:
                 f"this router looks at {counted(len(self.centre), 'feature')} of an input, got {features.shape[1]}: "
                 "give those that it has learned from"
             )
-        kernel = np.nan_to_num(_kernel((features - self.centre) / self.scale, self.landmarks))
+        distance = _distance((features - self.centre) / self.scale, self.landmarks)
+        distance = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
+        kernel = np.exp(-distance)
         predicted = kernel @ self.weights + self.mean
-        predicted += self.share * (self.around[_nearest(kernel, _NEAREST)].mean(axis=1) - predicted)
+        predicted += self.share * (self.around[_nearest(distance, _NEAREST)].mean(axis=1) - predicted)
         return predicted.astype(np.float64), kernel.max(axis=1) < self.least
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,19 +131,20 @@ class KernelRegression:
 _ARRAYS = ("landmarks", "centre", "scale", "weights", "mean", "around")
 
 
-def _nearest(kernel: Any, k: int) -> Integers:
-    """Return the places of the k largest values in each row; all, if there are fewer."""
-    places = np.arange(kernel.shape[1])
-    if kernel.shape[1] <= k:
-        return np.broadcast_to(places, kernel.shape)
-    # Of equal values the first: a product of matrices is rounded in another way for each number of rows.
-    return np.argpartition(np.round(kernel, 9) - 1e-9 * places / len(places), -k, axis=1)[:, -k:]
+def _nearest(distance: Any, k: int) -> Integers:
+    """Return the places of the k smallest values in each row; all, if there are fewer."""
+    places = np.arange(distance.shape[1])
+    if distance.shape[1] <= k:
+        return np.broadcast_to(places, distance.shape)
+    # Of equal ones the first: a product of matrices is rounded in another way for each number of rows.
+    return np.argpartition(np.round(distance, 9) + 1e-9 * places / len(places), k - 1, axis=1)[:, :k]
 
 
-def _kernel(z: Any, landmarks: Any) -> Floats:
+def _distance(z: Any, landmarks: Any) -> Floats:
+    """Return 2 |z - landmark|^2 / d."""
     z, landmarks = z.astype(np.float64), landmarks.astype(np.float64)
     squares = np.einsum("nd,nd->n", z, z)[:, None] + np.einsum("rd,rd->r", landmarks, landmarks)
-    found: Floats = np.exp((squares - 2 * (z @ landmarks.T)).clip(0.0) * (-2 / z.shape[1]))
+    found: Floats = (squares - 2 * (z @ landmarks.T)).clip(0.0) * (2 / z.shape[1])
     return found
 
 

@@ -189,7 +189,7 @@ class Bill:
         saved, begun = self.saved_in_all(compared), f"Since {_day(self.spans[0].since)}, the first start,"
         spent = f"{in_usd(compared)} for comparisons, audits and judges"
         if saved is None:
-            few = "Too few units were compared to say what was saved, or all of it is of one."
+            few = "Too few units were compared to say what was saved."
             return f"{begun} {spent} were spent. {few}"
         if not any(span.by_policy for span in self.spans):
             return f"{begun} no policy has answered, and {spent} were spent."

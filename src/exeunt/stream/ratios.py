@@ -36,6 +36,7 @@ class RatioSums:
     y2: float = 0.0
     y3: float = 0.0
     y4: float = 0.0
+    y5: float = 0.0
 
     def add(self, x: float, y: float, probability: float) -> None:
         """Add a unit that was drawn with this probability."""
@@ -48,14 +49,15 @@ class RatioSums:
         self.y2 += weighted_y**2
         self.y3 += weighted_y**3
         self.y4 += weighted_y**4
+        self.y5 += weighted_y**5
 
     def ratio(self, extremes: tuple[float, ...] = ()) -> Interval | None:
         """Return the ratio with its 95% t interval, units being the draws; None of fewer than ten units, or where one
         holds all of y.
 
-        The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, at least 1,
-        both for units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these
-        few are all that there is to learn from.
+        The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, both for
+        units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these few are
+        all that there is to learn from.
 
         `extremes`: the ratios between which the true one lies. The interval is widened as by a further unit of mean
         size at each of them, since the rare may not have been seen yet, and stays within them.
@@ -63,14 +65,20 @@ class RatioSums:
         if self.n < FEWEST or self.y**2 - self.y2 <= 1e-9 * self.y2:
             return None
         mean, k, size = self.x / self.y, len(extremes), self.y / self.n
-        y, y2, y3, y4 = (
-            total + k * size**power for power, total in enumerate((self.y, self.y2, self.y3, self.y4), 1)
-        )
+        sums = (self.y, self.y2, self.y3, self.y4, self.y5)
+        y, y2, y3, y4, y5 = (total + k * size**power for power, total in enumerate(sums, start=1))
         squares = self.xx - 2 * mean * self.xy + mean**2 * self.y2
         squares += sum((size * (extreme - mean)) ** 2 for extreme in extremes)
-        alike = 1 - 2 * y3 / (y2 * y) + y2 / y**2  # 1 - 1 / n of n units of equal size
-        centre, freedom = (self.x + size * sum(extremes)) / y, max(y2**2 / y4 - 1, 1.0)
-        half = float(student.ppf(0.975, freedom)) * (max(squares, 0.0) / alike) ** 0.5 / y
+        # The squares of residuals, M m of units' means m with M = diag(y) (1 - 1 y' / sum(y)), sum to tr(M'M) times the
+        # variance of a mean; their variance is 2 tr((M'M)^2) times its square.
+        c = y2 / y**2
+        trace = y2 - 2 * y3 / y + c * y2
+        of_square = (
+            y4 + 2 * (y3**2 + y2 * y4) / y**2 + (c * y2) ** 2 - 4 * y5 / y + 2 * c * y4 - 4 * c * y2 * y3 / y
+        )
+        freedom = max(trace**2 / of_square, 1.0)
+        centre = (self.x + size * sum(extremes)) / y
+        half = float(student.ppf(0.975, freedom)) * (max(squares, 0.0) * y2 / trace) ** 0.5 / y
         low, high = min(centre - half, mean), max(centre + half, mean)
         if extremes:
             low, high = max(low, min(extremes)), min(high, max(extremes))

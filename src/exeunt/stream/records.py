@@ -172,7 +172,7 @@ class Records:
                 )
             _keep(connection, kept)
 
-    def update(self, units: Iterable[Unit], periods: Iterable[Period] = (), **kept: Any) -> None:
+    def update(self, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **kept: Any) -> None:
         """Keep what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put_units(connection, units, periods)

@@ -220,6 +220,8 @@ class Units:
         if unit.closed is None:
             self._open[unit.number] = self._latest[unit.number] = unit
             self._in_order = False
+            if unit.rows >= self.rules.most_rows:  # it had closed before a crash
+                self._close(unit, unit.latest)
         for transcript in transcripts:
             _remember(self._known, transcript, unit)
         if unit.user:

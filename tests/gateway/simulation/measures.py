@@ -39,7 +39,7 @@ def _looks(drive: Drive) -> list[dict[str, Any]]:
         drifted = world.drift_at is not None and look.at > world.drift_at
         alarmed = any(alarm.at >= (world.drift_at or 0) for alarm in drive.alarms if alarm.at <= look.at)
         line = {**look._asdict(), **told, "name": found.name, "more": found.more}
-        line["scarce"] = "there are not so many" in found.said
+        line["scarce"] = "fewer and fewer users are new" in found.said
         line["stale"] = drifted and not alarmed
         if found.name:
             now = drifted, "model" in changed

@@ -139,7 +139,7 @@ def _few(lines: Lines) -> Cell:
     )
     if any("scarce" in look for line in lines for look in line["looks"]):
         said = sum(any(look["scarce"] for look in line["looks"]) for line in lines)
-        told += f"; that there are not so many is said in {said} of {sum(map(bool, more))}"
+        told += f"; that fewer may come is said in {said} of {sum(map(bool, more))}"
     return told or "nothing", f"{400 - mean(ends):.1f} of 400 users have not come yet"
 
 

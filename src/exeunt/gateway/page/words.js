@@ -76,7 +76,7 @@ export function standing({ promise, policies, standing: notes }) {
 
 const tooFew = ({ unit, bill: { audits, fewest } }) => audits < fewest
   ? `Too few audited ${unit}s yet for an interval: ${whole(audits)} of at least ${whole(fewest)}.`
-  : `No interval yet: all that was audited is of one ${unit}.`;
+  : `Too little of what the audited ${unit}s asked tells this yet.`;
 
 /** Money saved since the policy answers: [the number, what is beside it, what it means]. */
 export function saved(state) {
