@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.gateway.streamed import Sink
 from exeunt.live.live_cascade import LiveAnswer
-from exeunt.live.live_model import FailedAttempt
 
 from .running_gateway import PRICES, Running, answer, running
 
@@ -158,7 +156,7 @@ def test_a_stream_that_ends_early_says_so_without_the_words_of_the_provider(
             assert "begin" in text
             assert "the answer was cut off" in text
             assert "secret" not in text
-        assert run.gateway.config.models["large"].breaker.resting  # a retry that cannot be made is no success
+        assert run.gateway.config.models["large"].breaker.rests  # a retry that cannot be made is no success
 
 
 def test_a_stream_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
@@ -168,23 +166,32 @@ def test_a_stream_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
 
 
 def test_calls_that_fail_together_begin_one_pause() -> None:
-    breaker = Breaker("mock", failures=3, pause_s=5.0, clock=lambda: 0.0)
-
-    async def call(wait: asyncio.Event) -> None:
-        with suppress(FailedAttempt), breaker.watching():
-            await wait.wait()
-            raise FailedAttempt("down", again=True)
-
-    async def calls() -> None:
-        wait = asyncio.Event()
-        tasks = [asyncio.ensure_future(call(wait)) for _ in range(50)]
-        await asyncio.sleep(0)
-        wait.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(calls())
+    breaker = Breaker("small", failures=3, pause_s=5.0, clock=lambda: 0.0)
+    calls = [breaker.begin() for _ in range(50)]
+    for call in calls:
+        call.end("down")
     assert breaker.opened == 1
     assert breaker.rests_s == 5.0
+
+
+def test_after_a_pause_one_request_at_a_time_tries() -> None:
+    now = [0.0]
+    breaker = Breaker("small", failures=2, pause_s=5.0, clock=lambda: now[0])
+    for pause in (5.0, 10.0, 20.0):
+        while not breaker.rests:
+            breaker.begin().end("down")
+        assert breaker.rests_s == pause
+        now[0] += pause
+        assert not breaker.rests
+        trying = breaker.begin()
+        now[0] += 1_000.0
+        assert breaker.rests  # however long that takes
+        trying.end("down")
+    now[0] += 1_000.0
+    breaker.begin().end(None)  # its client left: another one may try
+    assert not breaker.rests
+    breaker.begin().end("")
+    assert [breaker.rests or (breaker.begin() and breaker.rests) for _ in range(3)] == [False] * 3
 
 
 def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> None:

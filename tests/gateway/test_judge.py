@@ -37,8 +37,8 @@ def graded(verdict, answer, reference, ledger=None):
     provider = MockProvider(judged, {"expert": (1.0, 1.0)})
     with served(provider.app) as url:
         model = ChatModel(
-            "expert", name="expert", breaker=Breaker("mock"), base_url=f"{url}/v1", price={"input": 1, "output": 1},
-            max_tokens=10, retries=0,
+            "expert", name="expert", breaker=Breaker("expert"), provider=Breaker("mock"), base_url=f"{url}/v1",
+            price={"input": 1, "output": 1}, max_tokens=10, retries=0,
         )  # fmt: skip
 
         async def grade():

@@ -86,7 +86,7 @@ def test_an_answer_without_an_end_is_cut_off(
         assert held.state == "charged"
         run.ask("x")
         run.ask("x")
-        assert run.gateway.config.models["large"].breaker.resting
+        assert run.gateway.config.models["large"].breaker.rests
     assert provider.sent < 3 * (MOST + (10 << 20))  # what lies in sockets
     assert provider.seen[0]["headers"]["accept-encoding"] == "identity"
 
@@ -130,7 +130,12 @@ def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised()
     given: list[str] = []
     options: Any = {"base_url": "http://x", "price": {"input": 1, "output": 1}, "image_tokens": 9}
     model = ChatModel(
-        "m", name="m", breaker=Breaker("p"), tokenizer=lambda text: given.append(text) or 1, **options
+        "m",
+        name="m",
+        breaker=Breaker("m"),
+        provider=Breaker("p"),
+        tokenizer=lambda text: given.append(text) or 1,
+        **options,
     )
     model.most(one)
     assert "What is ½" in given[0]

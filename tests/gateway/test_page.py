@@ -374,7 +374,15 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
             policies={name: {"certificate": None, "unfit": ""} for name in ("p1", "p2")},
             fallen_from="p2",
             alarms=alarms,
-            resting=[{"provider": "mock", "for_s": 11.2, "models": ["small", "medium"]}],
+            resting=[
+                {
+                    "name": "mock",
+                    "why": "connection failed (ConnectError)",
+                    "for_s": 11.2,
+                    "models": ["small", "medium"],
+                },
+                {"name": "large", "why": "status 500", "for_s": 0.0, "models": ["large"]},
+            ],
             stopped=["large"],
         )
     )
@@ -390,7 +398,8 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
         "Nothing is certified of it now. Its certificate ended at the alarm of 21 Sept 2026"
     )
     assert shown(browser, "resting") == (
-        "mock rests after failures: small and medium are asked again in 12 s."
+        "mock rests after failures (connection failed (ConnectError)): small and medium are asked again in 12 s.\n"
+        "large rests after failures (status 500): large is being tried now."
     )
     assert shown(browser, "stopped").startswith("large is stopped: it billed more than it may cost.")
 
@@ -412,7 +421,7 @@ def test_names_are_text_and_fit_on_a_phone(made_up: Any, browser: Any, opened: A
             compared={"compared": 1, MARKUP: 2},
             money={**LIVE["money"], "clients": dict.fromkeys(names, one)},
             alarms=[{"time": 1.8e9, "policy": MARKUP, "alarm": MARKUP}],
-            resting=[{"provider": MARKUP, "for_s": 1.0, "models": [LONG, MARKUP]}],
+            resting=[{"name": MARKUP, "why": MARKUP, "for_s": 1.0, "models": [LONG, MARKUP]}],
         ),
         width=360,
     )

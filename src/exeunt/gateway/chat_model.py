@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +23,10 @@ from exeunt.live.openai_compatible import OpenAICompatible
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
+
+
+_KEY_REFUSED = "status 401"
+_MODEL_REFUSED = re.compile(r"status (403|404)\b")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class ChatModel(OpenAICompatible):
     `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
     None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
     whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
-    mean log-probability of its tokens, which the endpoint must give. `breaker`: of its provider. `at_most`: US dollars
+    mean log-probability of its tokens, which the endpoint must give. `breaker`: its own; `provider`: that of its
+    provider, which counts failed connections and refused keys alone. `at_most`: US dollars
     that an attempt may cost; requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of
     all of its stream. Other options: see `OpenAICompatible`.
     """
@@ -55,6 +61,7 @@ class ChatModel(OpenAICompatible):
         *,
         name: str,
         breaker: Breaker,
+        provider: Breaker,
         max_tokens: int = 4096,
         tools: bool = False,
         image_tokens: int | None = None,
@@ -66,7 +73,8 @@ class ChatModel(OpenAICompatible):
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
-        self.name, self.breaker, self.at_most, self.max_answer = name, breaker, at_most, max_answer
+        self.name, self.breaker, self.provider = name, breaker, provider
+        self.at_most, self.max_answer = at_most, max_answer
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
         if image_tokens is not None and image_tokens < 0:
             raise InputError(f"image_tokens must be at least 0, got {image_tokens}")
@@ -142,24 +150,50 @@ class ChatModel(OpenAICompatible):
         await client.aclose()
 
     async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
-        """Ask as any live model. Only the chunks of a `final` answer go to the sink."""
+        """Ask as any live model. Only the chunks of a `final` answer go to the sink.
+
+        While it or its provider rests it gives no answer, at once. A request that failed after all retries counts as a
+        failure, and so does a refusal of the model; one that the provider finds wrong does not.
+        """
+        for breaker in (self.provider, self.breaker):
+            if breaker.rests:
+                return Reply(None, failed=breaker.told, attempts=0)
         if not final and given.sink is not None:
             given = given.with_sink(None)
-        return await super().ask(given, **options)
+        call, failed = self.breaker.begin(), cast("str | None", None)
+        try:
+            reply = await super().ask(given, **options)
+            if reply.is_given:
+                failed = ""
+            elif reply.attempts > 1 or (reply.attempts and reply.again) or _MODEL_REFUSED.match(reply.failed):
+                failed = reply.failed
+            return reply
+        finally:
+            call.end(failed)
 
     async def _call(self, given: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="gateway")
         if given.sink is not None and given.sink.begun:  # the client has the beginning of another answer
             raise FailedAttempt("its answer was cut off", cost=0.0)
-        with self.breaker.watching():
-            try:
-                data = await (self._whole if given.sink is None else self._streamed)(given, client)
-            except httpx.HTTPError as error:
-                raise transport_failure(error) from None
-            except (RecursionError, ValueError):
-                raise FailedAttempt("its answer is no JSON", again=True) from None
-            except (AttributeError, KeyError, TypeError):
-                raise FailedAttempt("its answer is not understood", again=True) from None
+        if self.provider.rests:
+            raise FailedAttempt(self.provider.told, cost=0.0)
+        call, failed = self.provider.begin(), cast("str | None", None)
+        try:
+            data = await (self._whole if given.sink is None else self._streamed)(given, client)
+            failed = ""
+        except httpx.HTTPError as error:
+            failure = transport_failure(error)
+            failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
+            raise failure from None
+        except FailedAttempt as failure:
+            failed = failure.why if failure.why.startswith(_KEY_REFUSED) else ""
+            raise
+        except (RecursionError, ValueError):
+            raise FailedAttempt("its answer is no JSON", again=True) from None
+        except (AttributeError, KeyError, TypeError):
+            raise FailedAttempt("its answer is not understood", again=True) from None
+        finally:
+            call.end(failed)
         cost, lied = self._reported(data)
         try:
             reply = self._read(data, given, cost, lied)

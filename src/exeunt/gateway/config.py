@@ -58,8 +58,8 @@ def check_amount(text: str, what: str) -> None:
 class Provider:
     """An endpoint of chat completions. `key`: the environment variable that holds its key.
 
-    `failures`: in a row until it is left alone, for `pause_s` seconds at first. `max_answer`: the most bytes of an
-    answer; a longer one is a failure.
+    `failures`: of a model in a row until it is left alone, for `pause_s` seconds at first; so many failed connections
+    or refused keys, and all of its models are. `max_answer`: the most bytes of an answer; a longer one is a failure.
     """
 
     base_url: str
@@ -279,6 +279,16 @@ class GatewayConfig:
             )
 
     @property
+    def resting(self) -> list[tuple[Breaker, list[str]]]:
+        """The breakers of models and providers that rest, each with the models that are not asked."""
+        breakers = {id(one): one for model in self.models.values() for one in (model.provider, model.breaker)}
+        return [
+            (one, [name for name, model in self.models.items() if one in (model.provider, model.breaker)])
+            for one in breakers.values()
+            if one.rests
+        ]
+
+    @property
     def compared(self) -> tuple[str, ...]:
         """The models that are compared, the reference the last of them."""
         return (*(() if self.shadow is None else self.shadow.models), self.reference)
@@ -348,9 +358,7 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         str(name): made(Provider, entry, f"provider {name!r}")
         for name, entry in mapping(given.pop("providers"), "providers").items()
     }
-    breakers = {
-        name: Breaker(name, failures=one.failures, pause_s=one.pause_s) for name, one in providers.items()
-    }
+    breakers = {name: Breaker(name, one.failures, one.pause_s) for name, one in providers.items()}
     parts: dict[str, type] = {
         "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen, "promise": Promise,
     }  # fmt: skip
@@ -378,7 +386,8 @@ def _model(
     known: dict[str, Any] = {
         "base_url": providers[of].base_url,
         "key": providers[of].key,
-        "breaker": breakers[of],
+        "provider": breakers[of],
+        "breaker": Breaker(name, providers[of].failures, providers[of].pause_s),
         "max_answer": providers[of].max_answer,
     }
     try:

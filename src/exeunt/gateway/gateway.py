@@ -447,6 +447,9 @@ class Gateway:
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
         gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
+        self.metrics.resting(
+            lambda: [(one.name, one.why, self.clock() + one.rests_s) for one, _ in self.config.resting]
+        )
         gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
     def _saved(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import prometheus_client as prometheus
+from prometheus_client.core import GaugeMetricFamily
 
 from exeunt.gateway.answering import REASONS, Answered
 
@@ -72,6 +74,25 @@ class GatewayMetrics:
         """Add a number that is read when somebody asks for it."""
         prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
 
+    def resting(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        """Add who rests, why, and until when in seconds since 1970, read when somebody asks for it."""
+        self.registry.register(_Resting(read))
+
     def exposition(self) -> bytes:
         """Return all counts."""
         return prometheus.generate_latest(self.registry)
+
+
+class _Resting:
+    """Who rests, read at each scrape."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the family of those that rest."""
+        what = "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest."
+        family = GaugeMetricFamily("exeunt_gateway_rests_until_seconds", what, labels=["name", "why"])
+        for name, why, until in self._read():
+            family.add_metric([name, why], until)
+        yield family

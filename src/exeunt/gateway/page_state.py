@@ -25,8 +25,8 @@ class PageState:
         the reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
         reason. `bill`: since `since`; `in_all`: since the first start. `evidence`: of the active policy or of that one,
         see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what became of those of the latest
-        periods, `since`. `alarms`: those with `ends` ended a certificate. `resting`: providers that are left alone,
-        `for_s` seconds more. `stopped`: models that are asked no more.
+        periods, `since`. `alarms`: those with `ends` ended a certificate. `resting`: models and providers that are left
+        alone, `for_s` seconds more. `stopped`: models that are asked no more.
         """
         gateway, config = self._gateway, self._gateway.config
         active = gateway.live.active
@@ -50,7 +50,10 @@ class PageState:
             "alarms": list(gateway.live.alarms),
             "compared": dict(gateway.compared),
             "money": gateway.money.state(gateway.keys.clients),
-            "resting": _resting(gateway),
+            "resting": [
+                {"name": one.name, "why": one.why, "for_s": one.rests_s, "models": models}
+                for one, models in config.resting
+            ],
             "stopped": list(gateway.money.whole.stopped),
         }
 
@@ -107,15 +110,3 @@ class PageState:
             except ExeuntError as error:
                 self._unfit[name] = one_line(error)
         return {"certificate": self._sentences(name), "unfit": self._unfit[name]}
-
-
-def _resting(gateway: Gateway) -> list[dict[str, Any]]:
-    """Return the providers that rest, with their models."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, model in gateway.config.models.items():
-        if (for_s := model.breaker.rests_s) > 0:
-            provider = model.breaker.provider
-            found.setdefault(provider, {"provider": provider, "for_s": for_s, "models": []})["models"].append(
-                name
-            )
-    return list(found.values())

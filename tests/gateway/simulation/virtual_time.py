@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import rich.style  # noqa: F401 - draws a number at random when it is imported
 
-from exeunt.gateway.breaker import Breaker
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore
 
@@ -112,7 +111,6 @@ def virtual_time(seed: int) -> Iterator[VirtualClock]:
         (secrets, "token_urlsafe"): numbers.token_urlsafe,
         (SQLiteStore.__init__, "__defaults__"): ("normal", in_ns),
         (MemoryStore.__init__, "__defaults__"): (in_ns,),
-        (Breaker.__init__, "__kwdefaults__"): {**(Breaker.__init__.__kwdefaults__ or {}), "clock": clock.monotonic},
     }  # fmt: skip
     patches = [patch.object(of, name, new) for (of, name), new in whole.items()]
     try:

@@ -167,7 +167,9 @@ export function uncovered({ unit, shadow, reference, bill }) {
   return lines.length ? lines : ["Every request counts."];
 }
 
-export const rests = ({ provider, for_s: seconds, models }) =>
-  `${provider} rests after failures: ${list(models)} ${models.length === 1 ? "is" : "are"} asked again in ${Math.ceil(seconds)}${GAP}s.`;
+export const rests = ({ name, why, for_s: seconds, models }) => {
+  const when = seconds > 0 ? `asked again in ${Math.ceil(seconds)}${GAP}s` : "being tried now";
+  return `${name} rests after failures (${why}): ${list(models)} ${models.length === 1 ? "is" : "are"} ${when}.`;
+};
 export const isStopped = (model) =>
   `${model} is stopped: it billed more than it may cost. Correct its price in the file, start the gateway again, then POST /admin/models/${model}/resume.`;

@@ -1,0 +1,116 @@
+"""One model that fails does not take the others down, and who rests is told."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+pytest.importorskip("typer")
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from exeunt.gateway.mock_provider import MockProvider
+
+from .running_gateway import PRICES, Running, answer, running
+from .test_gateway import eventually
+from .test_saved_policies import policy
+
+SHADOW = "{models: [small], share: 0.001, audit: 0.001, spend: '100 usd'}"
+
+
+class Partly(MockProvider):
+    """A provider of which some models answer with a status."""
+
+    def __init__(self, **statuses: int) -> None:
+        super().__init__(answer, PRICES, wait_s=0.2)
+        self.statuses = statuses
+        self.failed = 0
+
+    async def _completions(self, request: Request) -> Response:
+        name = (await request.json())["model"]
+        if name in self.statuses:
+            self.failed += 1
+            return JSONResponse({"error": {"message": "secret", "code": "overloaded"}}, self.statuses[name])
+        return await super()._completions(request)
+
+
+def asked_by_16(run: Running, model: str, n: int = 192) -> tuple[list[int], list[float]]:
+    """Return the statuses and the seconds of n requests by 16 clients, each of which asks one after the other."""
+    statuses, seconds = list[int](), list[float]()
+
+    def client(k: int) -> None:
+        with run.http() as http:
+            for i in range(n // 16):
+                body = {"model": model, "messages": [{"role": "user", "content": f"{model} {k} {i}"}]}
+                started = time.monotonic()
+                statuses.append(http.post("/v1/chat/completions", json=body).status_code)
+                seconds.append(time.monotonic() - started)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client, range(16)))
+    return statuses, seconds
+
+
+@pytest.mark.parametrize("status", [500, 429, 403])
+def test_a_cheap_model_that_fails_takes_the_reference_down_for_nobody(tmp_path: Path, status: int) -> None:
+    provider = Partly(small=status)
+    with running(tmp_path, provider, shadow=SHADOW) as run:
+        run.gateway.policies.add(policy())
+        usual = asked_by_16(run, "auto")
+        statuses, seconds = asked_by_16(run, "auto:p1")
+        assert {*usual[0], *statuses} == {200}
+        assert median(seconds) <= 1.2 * median(usual[1]) + 0.01
+        assert provider.failed <= 16 + 10
+        with run.http(run.admin) as http:
+            (resting,) = http.get("/admin/state").json()["resting"]
+            assert (resting["name"], resting["models"]) == ("small", ["small"])
+            assert resting["why"] == f"status {status} (overloaded)"
+            found = re.search(
+                r'rests_until_seconds\{name="small",why="(.*)"\} (.*)', http.get("/metrics").text
+            )
+            assert found is not None
+            assert found[1] == f"status {status} (overloaded)"
+            assert 0 < float(found[2]) - time.time() < 60
+        provider.statuses.clear()
+        run.gateway.config.models["small"].breaker._until = 0.0  # the pause is over
+        run.ask("later", model="auto:p1")
+        eventually(lambda: run.ask("later", model="small").status_code == 200)
+        assert run.gateway.config.resting == []
+
+
+def test_a_key_that_is_refused_rests_all_models_of_the_provider(tmp_path: Path) -> None:
+    provider = Partly(small=401)
+    with running(tmp_path, provider, shadow="") as run:
+        for i in range(5):
+            assert run.ask(f"x {i}", model="small").status_code == 502
+        assert provider.failed == 3
+        with run.http(run.admin) as http:
+            (resting,) = http.get("/admin/state").json()["resting"]
+        assert (resting["name"], resting["models"]) == ("mock", ["small", "large"])
+        assert "rests" in run.ask("x").json()["error"]["message"]
+
+
+def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: Path) -> None:
+    provider: Any = Partly(large=400)
+    with running(tmp_path, provider, shadow="") as run:
+        for i in range(5):
+            assert run.ask(f"x {i}").status_code == 400
+        provider.statuses.clear()
+        provider.wait_s = 1.0
+        for i in range(5):
+            body = {"model": "auto", "messages": [{"role": "user", "content": f"y {i}"}]}
+            with run.http() as http, pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/chat/completions", json=body, timeout=0.1)
+        assert run.gateway.config.resting == []
+        provider.wait_s = 0.0
+        assert run.ask("z").status_code == 200
