@@ -112,6 +112,25 @@ def test_a_lease_that_ends_gives_back_what_was_not_dispatched():
             ledger.reconcile("lost", 0.1)
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_lease_ends_so_long_after_what_the_attempt_may_take(kind):
+    with made_store(kind) as (store, clock):
+        ledger = ex.Ledger(total="1 usd", store=store, lease_s=30)
+        slow, usual = ledger.reserve(0.4, key="slow", limit_s=90), ledger.reserve(0.5, key="usual")
+        assert slow.dispatch()
+        clock.move(119)
+        assert ledger.reserve(0.6, key="more").dispatch()  # in place of the usual one
+        assert not usual.dispatch()
+        assert {one.key: one.state for one in ledger.unsettled()} == {
+            "slow": "dispatched",
+            "more": "dispatched",
+        }
+        slow.settle(0.01)
+        assert ledger.left == 0.39
+        with pytest.raises(InputError, match="limit_s must be finite"):
+            ledger.reserve(0.1, limit_s=float("inf"))
+
+
 def test_without_a_key_nothing_is_kept_once_it_is_settled(ledger):
     held = ledger.reserve(0.5)
     assert held.dispatch()

@@ -156,7 +156,7 @@ class MemoryLedger:
     def spent(self):
         return sum(self.settled.values())
 
-    def reserve(self, amount, *, model, key, promised=False):
+    def reserve(self, amount, *, model, key, promised=False, limit_s=0.0):
         with self._lock:
             assert key is None or key not in self.keys, "an attempt is a reservation of its own"
             key = key or f"without a key, number {len(self.keys)}"

@@ -9,8 +9,10 @@ import threading
 import time
 
 import pytest
+from tests.ledger.made_stores import made_store
 
 import exeunt as ex
+from exeunt.errors import OverBudget
 from exeunt.live.live_cascade import run_apart
 from exeunt.live.live_model import LiveModel, Reply, work_through
 
@@ -39,6 +41,27 @@ def test_an_attempt_waits_for_money_that_others_hold_and_do_not_need():
     assert [one.answer for one in refused].count("yes") == 1
     assert ledger.spent == 41.0
     assert {one.failed.partition(":")[0] for one in refused if one.answer is None} == {"not asked"}
+
+
+def test_slow_answers_within_their_time_limit_cost_what_they_cost():
+    """As of a model that takes 90 s, in a day's money, beside others that look for room."""
+    with made_store("memory") as (store, clock):
+        day = ex.Ledger(rate="100 usd/day", store=store)
+
+        class Slowly(Cheap):
+            async def _call(self, given, client):
+                clock.move(80)
+                await asyncio.sleep(0)
+                with pytest.raises(OverBudget):
+                    day.reserve(99.0)  # charges what is under way for longer than its lease
+                clock.move(10)
+                return Reply("yes", 0.9, 0.002)
+
+        model = Slowly(timeout_s=120, concurrency=1)
+        asyncio.run(ask_all(model, 20, day))
+        assert day.unsettled() == []
+        assert day.spent <= 20 * 0.002 + 1e-9
+        assert day.left >= 100 - 20 * 0.002 - 1e-9
 
 
 def test_a_ledger_that_is_lost_is_an_error_and_no_want_of_money():

@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
+from exeunt._arrays import check_between
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
 from exeunt.ledger import core
@@ -21,6 +22,7 @@ _log = logging.getLogger("exeunt.ledger")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
 _LONGEST = 1000  # bytes of a text; PostgreSQL's index takes 2,704 of a name and a key together
+_LONGEST_S = 1e9  # of an attempt
 _STATES = ("reserved", "dispatched", "charged", "settled")
 
 
@@ -35,8 +37,8 @@ class Ledger:
             held.settle(send())                                                 # what it has cost
 
     Every attempt, so every retry, is a reservation of its own. What is reserved and not dispatched comes back when its
-    lease of `lease_s` seconds ends; what is dispatched counts at its maximum until it is settled. A bill above the
-    maximum is recorded, logged as an error, and stops its model.
+    lease ends, `lease_s` seconds after what the attempt may take; what is dispatched counts at its maximum until it is
+    settled. A bill above the maximum is recorded, logged as an error, and stops its model.
 
     `total`: such as "5 usd". `rate`: such as "2 usd/hour", with a `burst` (by default what the rate names, here 2 usd):
     in any time t at most burst + rate * t is spent. `inputs`: how many inputs are promised an answer; see `promise`.
@@ -80,20 +82,23 @@ class Ledger:
         self.unit = self._account().unit
 
     def reserve(
-        self, amount: float, *, model: str = "", key: str | None = None, promised: bool = False
-    ) -> Reservation:
+        self, amount: float, *, model: str = "", key: str | None = None, promised: bool = False,
+        limit_s: float = 0.0,
+    ) -> Reservation:  # fmt: skip
         """Hold the most that an attempt may cost, here and in the ledgers that this one is within, or in none.
 
         `key`: the same key is the same reservation, also after a restart; without a key, what is settled is not kept.
         It has at most 1,000 bytes, as have `model` and the ledger's name.
-        `promised`: the attempt is to give its input the answer that `promise` keeps money for.
+        `promised`: the attempt is to give its input the answer that `promise` keeps money for. `limit_s`: how many
+        seconds the attempt may take; the lease ends `lease_s` later.
 
         Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
         """
         maximum = _billionths(amount, ROUND_CEILING)
         _check_text(model, "a model")
         _check_text(key or "", "a key")
-        hold = Hold(self.name, 0, key, model, maximum, promised, self._lease)
+        lease = self._lease + int(check_between(limit_s, "limit_s", 0.0, _LONGEST_S, inclusive=True) * 1e9)
+        hold = Hold(self.name, 0, key, model, maximum, promised, lease)
         return Reservation(self, self._run(core.reserve, hold, lasting=False))
 
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:

@@ -186,7 +186,11 @@ class LiveModel(ABC):
         if loop not in self._opened:
             self._opened[loop] = asyncio.Semaphore(self.concurrency), self._connect()
         slots, client = self._opened[loop]
-        pay = None if ledger is None else partial(ledger.reserve, most, model=name, promised=promised)
+        pay = (
+            None
+            if ledger is None
+            else partial(ledger.reserve, most, model=name, promised=promised, limit_s=self.timeout_s)
+        )
         call = f"{key}/{name}/{uuid4().hex[:12]}" if key else None
         cost, bound, lied, sent = 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
