@@ -32,7 +32,7 @@ class Partly(MockProvider):
     """A provider of which some models answer with a status."""
 
     def __init__(self, **statuses: int) -> None:
-        super().__init__(answer, PRICES, wait_s=0.2)
+        super().__init__(answer, PRICES, wait_s=0.15)
         self.statuses = statuses
         self.failed = 0
 
@@ -44,7 +44,7 @@ class Partly(MockProvider):
         return await super()._completions(request)
 
 
-def asked_by_16(run: Running, model: str, n: int = 192) -> tuple[list[int], list[float]]:
+def asked_by_16(run: Running, model: str, n: int = 128) -> tuple[list[int], list[float]]:
     """Return the statuses and the seconds of n requests by 16 clients, each of which asks one after the other."""
     statuses, seconds = list[int](), list[float]()
 
@@ -114,3 +114,27 @@ def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: 
         assert run.gateway.config.resting == []
         provider.wait_s = 0.0
         assert run.ask("z").status_code == 200
+
+
+def slowly(*_: Any) -> float:
+    time.sleep(0.5)
+    return 1.0
+
+
+def test_a_slow_grader_keeps_no_client_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    medians = []
+    for grader in (lambda *_: 1.0, slowly):
+        monkeypatch.setattr("exeunt.gateway.judge.grader_named", lambda _, own=grader: own)
+        folder = tmp_path / grader.__name__
+        folder.mkdir()
+        with running(folder, Partly()) as run:
+            asked_by_16(run, "auto", n=32)  # now graders have work
+            statuses, seconds = asked_by_16(run, "auto", n=32)
+            assert {*statuses} == {200}
+            medians.append(median(seconds))
+            if grader is slowly:
+                with run.http(run.admin) as http:
+                    found = re.search(r"\nexeunt_gateway_graders_under_way (\S+)", http.get("/metrics").text)
+    assert medians[1] <= 1.5 * medians[0]
+    assert found is not None
+    assert float(found[1]) > 8  # all threads were busy, and others waited

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from exeunt._threads import PAYING
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
@@ -213,7 +214,7 @@ async def _resume(request: Request) -> Response:
     gateway, name = _gateway(request), request.path_params["name"]
     if name not in gateway.config.models:
         raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
-    await asyncio.to_thread(gateway.money.resume, name, gateway.keys.clients)
+    await PAYING.run(gateway.money.resume, name, gateway.keys.clients)
     return JSONResponse({"resumed": name})
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from exeunt._threads import PAYING
 from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_model import ChatModel, ChatReply
@@ -44,7 +45,7 @@ class Comparing:
 
     async def is_paid_for(self) -> bool:
         """Return whether money for one more comparison is free: the same amount whatever the request is."""
-        available = await asyncio.to_thread(lambda: self._ledger.available)
+        available = await PAYING.run(lambda: self._ledger.available)
         return available >= self._cap * (self._open + 1)
 
     async def record(self, record: Record, request: ChatRequest, answered: Answered) -> Record:

@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from exeunt._threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
 from exeunt.gateway.certifying import Apart, Certifier
@@ -387,7 +388,7 @@ class Gateway:
         spend = self.money.spend
         if not (client.spend or spend.key or spend.day or spend.total):
             return None
-        return await asyncio.to_thread(lambda: self.money.of(client).available)
+        return await PAYING.run(lambda: self.money.of(client).available)
 
     @property
     def compared(self) -> Counter[str]:
@@ -400,8 +401,8 @@ class Gateway:
         models = [self.config.models[name] for name in names if name in self.config.models]
         if models:
             least = min(model.most(request) for model in models)
-            held = await asyncio.to_thread(self.money.of(client).reserve, least)
-            await asyncio.to_thread(held.release)
+            held = await PAYING.run(self.money.of(client).reserve, least)
+            await PAYING.run(held.release)
 
     async def close(self) -> None:
         """Wait for what is under way and close connections and files."""
@@ -445,6 +446,8 @@ class Gateway:
             lambda: max(self.live.watch.evidence.values(), default=0.0),
         )  # fmt: skip
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
+        gauge("graders_under_way", "Answers that are being graded or wait for it.", lambda: GRADING.under_way)
+        gauge("money_under_way", "Calls of ledgers that are under way or wait.", lambda: PAYING.under_way)
         gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
         self.metrics.resting(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
+from exeunt._threads import GRADING
 from exeunt.errors import InputError
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
@@ -81,7 +82,7 @@ def grader_of(
 
 def _in_thread(grader: Grader) -> AsyncGrader:
     async def grade(request: Mapping[str, Any], answer: Message, reference: Message) -> float:
-        return await asyncio.to_thread(grader, request, answer, reference)
+        return await GRADING.run(grader, request, answer, reference)
 
     return grade
 

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exeunt._arrays import Floats, check_positive
+from exeunt._threads import PAYING
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
 
@@ -242,7 +243,7 @@ class LiveModel(ABC):
             return _LATE, 0.0
         held = None if pay is None or most <= 0 else await admitted(pay)
         if held is not None and loop.time() >= until:
-            await asyncio.to_thread(held.settle, 0.0, answered=False)
+            await PAYING.run(held.settle, 0.0, answered=False)
             return _LATE, 0.0
         timeout_s = min(self.timeout_s, until - loop.time())
         after = 0.0
@@ -259,9 +260,9 @@ class LiveModel(ABC):
         known, answered = math.isfinite(reply.cost), reply.answer is not None
         if held is not None and (known or answered):
             bill = min(reply.cost, _HIGHEST_BILL) if known else None
-            await asyncio.to_thread(held.settle, bill, answered=answered)
+            await PAYING.run(held.settle, bill, answered=answered)
         elif held is not None:  # nothing came back: its maximum counts until it is reconciled
-            await asyncio.to_thread(held.charge)
+            await PAYING.run(held.charge)
         lied = reply.lied or (known and reply.cost > most * (1 + 1e-9))
         self.counts["lies"] += lied
         return replace(
@@ -306,7 +307,7 @@ async def admitted(pay: Callable[[], Reservation]) -> Reservation:
             held.pop().settle(0.0, answered=False)  # nothing was sent
 
     try:
-        await asyncio.shield(asyncio.to_thread(admit))
+        await asyncio.shield(PAYING.run(admit))
     except asyncio.CancelledError:
         with turn:
             cancelled = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import Integers
+from exeunt._threads import PAYING
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, QueueFull
 from exeunt.live.live_cascade import LiveCascade
@@ -92,8 +92,8 @@ class LiveEngine:
         if not answers.valid.any() and all(one.short_of_money for one in said):
             most = {name: max(model.most(one) for one in inputs) for name, model in live.models.items()}
             least = live.cheapest_answer(most)
-            held = await asyncio.to_thread(payer.ledger.reserve, least)  # raises what says when to try again
-            await asyncio.to_thread(held.release)
+            held = await PAYING.run(payer.ledger.reserve, least)  # raises what says when to try again
+            await PAYING.run(held.release)
         why = {i: one.told_to_clients for i, one in enumerate(said) if one.answer is None}
         found = {**vars(answers), "exit": np.where(answers.valid, answers.exit, -1)}
         return LiveTicket(Answers(**found), [name] * n, why)

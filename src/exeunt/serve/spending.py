@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from exeunt._threads import PAYING
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, QueueFull
 from exeunt.ledger import Ledger, ledger_of
@@ -40,7 +41,7 @@ class Payer:
             raise
         finally:
             cost = min(bill[0] * self.scale, held.maximum) if bill else None
-            await asyncio.shield(asyncio.to_thread(held.settle, cost))
+            await asyncio.shield(PAYING.run(held.settle, cost))
 
 
 class Spending:

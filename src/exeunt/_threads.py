@@ -1,0 +1,33 @@
+"""Threads of their own for what may take long, so that money never waits behind a grader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Threads:
+    """So many threads at most, for calls of one kind. `under_way`: calls that are waited for."""
+
+    def __init__(self, name: str, n: int) -> None:
+        self._executor = ThreadPoolExecutor(n, thread_name_prefix=name)
+        self.under_way = 0
+
+    async def run(self, function: Callable[..., T], /, *given: Any, **options: Any) -> T:
+        """Call a function in one of the threads, as `asyncio.to_thread` does."""
+        call = partial(contextvars.copy_context().run, function, *given, **options)
+        self.under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self.under_way -= 1
+
+
+PAYING, GRADING = Threads("money", 4), Threads("grader", 8)
+"""Calls of ledgers, and of graders that are functions. Files are read and written in the event loop's own threads."""
