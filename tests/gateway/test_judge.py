@@ -108,10 +108,15 @@ def test_a_judge_is_paid_by_the_ledger():
         graded(lambda *_: "A", "four", "5", ledger_of("0.000001 usd"))
 
 
+def test_a_judge_has_a_name():
+    with pytest.raises(InputError, match=r"the grader is 'judge MODEL', got 'judge': .*, such as expert"):
+        grader_of("judge", {"large": None, "expert": None}, ("large",), None)
+
+
 def test_a_judge_is_no_model_that_it_grades():
-    with pytest.raises(InputError, match="and all models are, got 'large'"):
+    with pytest.raises(InputError, match=r"got 'judge large': .* and all models are: add one"):
         grader_of("judge large", {"large": None}, ("large",), None)
-    with pytest.raises(InputError, match="one of expert, got 'sage'"):
+    with pytest.raises(InputError, match=r"got 'judge sage': .*, such as expert"):
         grader_of("judge sage", {"large": None, "expert": None}, ("large",), None)
 
 

@@ -73,9 +73,9 @@ def grader_of(
         return _in_thread(grader_named(text))
     others = [one for one in models if one not in compared]
     if name.strip() not in others:
-        there = f"one of {', '.join(others)}" if others else "and all models are"
+        there = f"such as {others[0]}" if others else "and all models are: add one"
         raise InputError(
-            f"a judge is a model that is not compared itself, {there}, got {name!r}: add one to the models"
+            f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {there}"
         )
     return Judge(models[name.strip()], ledger)
 

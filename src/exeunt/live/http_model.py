@@ -135,7 +135,9 @@ def checked_url(url: str) -> str:
     """Return a URL. Raises InputError for one that is not of HTTP, or holds a key."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"a service has a URL such as https://host/path, got {parts.scheme or 'none'}://...")
+        raise InputError(
+            "a URL begins with http:// or https:// and a host, such as https://host/path: this does not"
+        )
     if parts.username or parts.password or _SECRET.search(parts.query):
         raise InputError("a URL may hold no key: name its environment variable instead")
     return url
