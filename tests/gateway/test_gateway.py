@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +158,29 @@ def test_what_a_rate_allows_again_is_said(tmp_path: Path) -> None:
                 break
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+def test_whether_a_unit_is_drawn_does_not_depend_on_what_its_request_reserves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long one leaves less of the day than a comparison may cost."""
+    shadow = "{models: [small], share: 1, audit: 1, spend: '100 usd', cap: '0.025 usd'}"
+    for name, text in (("short", "x"), ("long", "x " * 500)):
+        folder = tmp_path / name
+        folder.mkdir()
+        provider = MockProvider(answer, PRICES, wait_s=0.3)
+        with running(folder, provider, spend="{day: '0.03 usd'}", shadow=shadow) as run:
+            is_paid_for = run.gateway.comparing.is_paid_for
+
+            async def slowly(of: Callable[[], Any] = is_paid_for) -> bool:
+                await asyncio.sleep(0.05)
+                return bool(await of())
+
+            monkeypatch.setattr(run.gateway.comparing, "is_paid_for", slowly)
+            assert run.ask(text).status_code == 200
+            eventually(lambda: run.gateway.records.count("1") == 1)
+            ((unit, _),) = run.gateway.records.of_units(refused=True)
+            assert (unit.drawn, unit.refused) == (True, False), name
 
 
 def test_a_provider_that_fails_is_left_alone_and_another_answers(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ class Gateway:
         if request.sink is not None:
             request.sink.policy = chosen.name
         try:
+            if drawing is not None and place.starts:  # it must not see what this request reserves
+                await asyncio.shield(drawing)
             key, ledger = arrival.content.hex(), self.money.of(client)
             found = await self.answering.by_policy(chosen, request, key, ledger)
             answered = replace(found, instead=why)
