@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 _LONGEST_S = 300.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Breaker:
     """Lets nobody ask a model, or a provider, for `pause_s` seconds after `failures` in a row; then one request tries.
 
@@ -60,7 +60,7 @@ class Breaker:
                 self._until, self.opened = self.clock() + pause, self.opened + 1
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """A request that is under way. `begun`: how many pauses had begun before it; `tries`: after one."""
 

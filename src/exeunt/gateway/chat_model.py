@@ -23,10 +23,7 @@ from exeunt.live.openai_compatible import OpenAICompatible
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
-
-
-_KEY_REFUSED = "status 401"
-_MODEL_REFUSED = re.compile(r"status (403|404)\b")
+_KEY_REFUSED, _MODEL_REFUSED = re.compile(r"status 401\b"), re.compile(r"status (403|404)\b")
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ class ChatModel(OpenAICompatible):
     None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
     whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: its own; `provider`: that of its
-    provider, which counts failed connections and refused keys alone. `at_most`: US dollars
-    that an attempt may cost; requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of
-    all of its stream. Other options: see `OpenAICompatible`.
+    provider, which counts failed connections and refused keys alone. `at_most`: US dollars that an attempt may cost;
+    requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of all of its stream. Other
+    options: see `OpenAICompatible`.
     """
 
     def __init__(
@@ -186,7 +183,7 @@ class ChatModel(OpenAICompatible):
             failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
             raise failure from None
         except FailedAttempt as failure:
-            failed = failure.why if failure.why.startswith(_KEY_REFUSED) else ""
+            failed = failure.why if _KEY_REFUSED.match(failure.why) else ""
             raise
         except (RecursionError, ValueError):
             raise FailedAttempt("its answer is no JSON", again=True) from None

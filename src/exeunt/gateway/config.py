@@ -281,12 +281,11 @@ class GatewayConfig:
     @property
     def resting(self) -> list[tuple[Breaker, list[str]]]:
         """The breakers of models and providers that rest, each with the models that are not asked."""
-        breakers = {id(one): one for model in self.models.values() for one in (model.provider, model.breaker)}
-        return [
-            (one, [name for name, model in self.models.items() if one in (model.provider, model.breaker)])
-            for one in breakers.values()
-            if one.rests
-        ]
+        models: dict[Breaker, list[str]] = {}
+        for name, model in self.models.items():
+            for breaker in (model.provider, model.breaker):
+                models.setdefault(breaker, []).append(name)
+        return [(breaker, names) for breaker, names in models.items() if breaker.rests]
 
     @property
     def compared(self) -> tuple[str, ...]:

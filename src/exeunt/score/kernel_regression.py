@@ -60,10 +60,8 @@ class KernelRegression:
         chosen = np.flatnonzero(~apart)[:_LANDMARKS]
         landmarks = z[chosen]
         distance, target = _distance(z, landmarks), values[order] - mean
-        kernel, among = (
-            np.exp(-distance),
-            np.exp(-_distance(landmarks, landmarks)) + 1e-6 * np.eye(len(landmarks)),
-        )
+        kernel = np.exp(-distance)
+        among = kernel[chosen] + 1e-6 * np.eye(len(landmarks))
 
         def solved(rows: Any, *penalties: float) -> list[Floats]:
             gram, moments = kernel[rows].T @ kernel[rows], kernel[rows].T @ target[rows]

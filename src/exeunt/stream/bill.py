@@ -154,9 +154,9 @@ class Bill:
 
     def begin(self, policy: str, since: float, compared: float) -> None:
         """Begin a span: another policy is active. `compared`: US dollars spent on comparing until now."""
-        if self.spans and not self.now.requests and not self.now.opted_out:
-            self.spans.pop()
-        self.spans.append(Span(policy, since, compared))
+        is_empty = self.spans and not self.now.requests and not self.now.opted_out
+        # In place of the list, not within it: a thread may read it.
+        self.spans = [*(self.spans[:-1] if is_empty else self.spans), Span(policy, since, compared)]
 
     def of(self, unit: Unit) -> Span:
         """Return the span in which a unit began."""
@@ -189,8 +189,7 @@ class Bill:
         saved, begun = self.saved_in_all(compared), f"Since {_day(self.spans[0].since)}, the first start,"
         spent = f"{in_usd(compared)} for comparisons, audits and judges"
         if saved is None:
-            few = "Too few units were compared to say what was saved."
-            return f"{begun} {spent} were spent. {few}"
+            return f"{begun} {spent} were spent. Too few units were compared to say what was saved."
         if not any(span.by_policy for span in self.spans):
             return f"{begun} no policy has answered, and {spent} were spent."
         exact = in_usd(saved.low) == in_usd(saved.high)
