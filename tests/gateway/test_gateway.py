@@ -328,3 +328,21 @@ def test_another_key_of_a_client_goes_on_with_what_is_spent(run: Running) -> Non
     run.ask("easy 2")
     (after,) = (one for one in run.gateway.keys.clients if not one.admin)
     assert run.gateway.money.of(after).spent == run.gateway.money.of(before).spent > 0
+
+
+def test_costs_are_those_of_the_provider_where_calls_fail(tmp_path: Path) -> None:
+    """An attempt that fails counts at its most in limits, and nothing in what is said to have been paid."""
+    provider = MockProvider(answer, PRICES, fails=0.3)
+    with running(tmp_path, provider, shadow="") as run:
+        told = [run.ask(f"easy {i}").headers.get("x-exeunt-cost", "0") for i in range(20)]
+        eventually(lambda: run.gateway.records.count("1") == 20)
+        recorded = run.gateway.records.read()
+        metrics = run.gateway.metrics.exposition().decode()
+        charged = run.gateway.money.whole.spent
+    assert len(provider.seen) > sum(provider.calls.values())
+    assert sum(map(float, told)) == pytest.approx(provider.spent, abs=1e-8)
+    assert sum(record.cost for record in recorded) == pytest.approx(provider.spent)
+    assert sum(one.cost for record in recorded for one in record.said.values()) == pytest.approx(provider.spent)
+    (spent,) = re.findall(r'spent_usd_total\{model="large"\} (\S+)', metrics)
+    assert float(spent) == pytest.approx(provider.spent)
+    assert charged > provider.spent

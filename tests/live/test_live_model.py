@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from tests.ledger.made_stores import made_store
 import exeunt as ex
 from exeunt.errors import OverBudget
 from exeunt.live.live_cascade import run_apart
-from exeunt.live.live_model import LiveModel, Reply, work_through
+from exeunt.live.live_model import FailedAttempt, LiveModel, Reply, work_through
 
 
 class Cheap(LiveModel):
@@ -137,6 +138,31 @@ def test_at_its_deadline_an_attempt_counts_at_its_maximum_and_is_not_made_again(
     assert (reply.answer, reply.failed, reply.cost, reply.bound) == (None, "the deadline passed", 10.0, 10.0)
     assert (ledger.spent, model.calls) == (10.0, 1)
     assert ledger.unsettled()[0].state == "charged"
+
+
+def test_what_failed_attempts_may_have_cost_is_no_part_of_what_was_billed():
+    class Fails(Cheap):
+        failures = iter([True, True, False])
+
+        async def _call(self, given, client):
+            if next(self.failures):
+                raise FailedAttempt("status 500", again=True)
+            return Reply("yes", 0.9, 1.0)
+
+    ledger = ex.Ledger(total="1000 usd")
+    reply = asyncio.run(Fails().ask(0, ledger=ledger))
+    assert (reply.answer, reply.cost, reply.bound, reply.unbilled, reply.billed) == ("yes", 21, 20, 20, 1)
+    assert ledger.spent == 21
+    Fails.failures = iter([True] * 9)
+    assert asyncio.run(Fails(retries=1).ask(0)).billed == 0
+
+
+def test_an_answer_without_a_bill_counts_at_its_most():
+    class Silent(Cheap):
+        async def _call(self, given, client):
+            return Reply("yes", 0.9, math.nan)
+
+    assert asyncio.run(Silent().ask(0)).billed == 10
 
 
 def test_who_finds_no_slot_by_the_deadline_is_not_sent():

@@ -46,7 +46,7 @@ class Answered:
     """What became of a request. `reply`: None if no model answered. `replies`: of the models that were asked.
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
-    that was asked. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
+    that was asked, as billed. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
     `instead`: why the reference was asked in place of the active policy; "" if it was not.
     """
 
@@ -191,5 +191,5 @@ def _told(why: str) -> str:
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:
     reply = replies.get(name)
     given = reply if isinstance(reply, ChatReply) and reply.is_given else None
-    cost = sum(one.cost for one in replies.values())
+    cost = sum(one.billed for one in replies.values())
     return Answered(given, name if given else "", policy, cost, replies, decided and given is not None)

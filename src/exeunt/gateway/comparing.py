@@ -118,7 +118,7 @@ class Comparing:
 def said_of(reply: Reply) -> Said:
     """Return what is kept of a reply, without its text."""
     score = reply.confidence if isinstance(reply, ChatReply) and reply.scored else None
-    return Said(cost=reply.cost, score=score, failed=reply.failed.partition(":")[0])
+    return Said(cost=reply.billed, score=score, failed=reply.failed.partition(":")[0])
 
 
 def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:

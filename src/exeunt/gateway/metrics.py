@@ -37,7 +37,7 @@ class GatewayMetrics:
             "exeunt_gateway_failures", "Requests to models without an answer.", ["model"], registry=registry
         )
         self._spent = prometheus.Counter(
-            "exeunt_gateway_spent_usd", "US dollars spent on answers, by model.", ["model"], registry=registry
+            "exeunt_gateway_spent_usd", "US dollars billed for answers, by model.", ["model"], registry=registry
         )
         self._seconds = prometheus.Histogram(
             "exeunt_gateway_seconds", "Seconds until an answer.", registry=registry, buckets=_BOUNDS
@@ -57,7 +57,7 @@ class GatewayMetrics:
     def answered(self, answered: Answered, seconds: float) -> None:
         """Count what became of a request."""
         for name, reply in answered.replies.items():
-            self._spent.labels(name).inc(reply.cost)
+            self._spent.labels(name).inc(reply.billed)
             if not reply.is_given:
                 self._failures.labels(name).inc()
         if answered.reply is not None:

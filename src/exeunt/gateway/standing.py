@@ -194,14 +194,14 @@ class _Passed:
         of = "" if "usd" in budget else f" of that of {self.config.reference}"
         covered = over_all = ""
         if numbers is not None:
-            shares = (
-                f"{numbers.may_answer:.1%} of the compared requests and {numbers.money:.1%} of their cost"
-            )
+            kind = self.config.unit_rules.kind
+            compared = "requests of new users" if kind == "user" else "compared requests"
+            shares = f"{numbers.may_answer:.1%} of the {compared} and {numbers.money:.1%} of their cost"
             covered = f" These are {shares}."
             if numbers.saved is not None:
                 low, high = sorted(1 - each for each in numbers.saved[1:])
                 over_all = (
-                    f" Over all compared requests the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
+                    f" Over all {compared} the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
                     f"{self.config.reference} (95% interval {low:.1%} to {high:.1%})."
                 )
         tighter = (
@@ -225,13 +225,14 @@ class _Passed:
         if unit == "request":
             answers = "It answers requests one by one"
         question = self.certifier.question
+        old = " It is about new users: the reference answers those who have come before." if unit == "user" else ""
         asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
             f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
             f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
-            "not depend on who answered."
+            f"not depend on who answered.{old}"
         )
         later = (
             ""

@@ -45,7 +45,8 @@ class Reply:
     """What a model says about an input. `answer`: a class or a text; None if it gave none, and `failed` says why.
 
     `cost`: in US dollars, of all attempts; `bound`: the part of it that is the most that attempts may have cost,
-    because nothing credible was reported. `probabilities`: of the model's classes, if it gives them. `lied`: it
+    because nothing credible was reported; `unbilled`: the part of that which failed attempts may have cost, if they were
+    billed at all. `probabilities`: of the model's classes, if it gives them. `lied`: it
     reported an impossible usage. `attempts`: those that were sent. `again`: another one may succeed. `features`: what a
     `FeatureModel` tells of the input, in place of an answer.
     """
@@ -56,6 +57,7 @@ class Reply:
     probabilities: tuple[float, ...] | None = None
     failed: str = ""
     bound: float = 0.0
+    unbilled: float = 0.0
     attempts: int = 1
     lied: bool = False
     again: bool = False
@@ -65,6 +67,11 @@ class Reply:
     def is_given(self) -> bool:
         """Whether there is an answer, or features."""
         return self.answer is not None or self.features is not None
+
+    @property
+    def billed(self) -> float:
+        """US dollars of all attempts, without those that failed and told no bill: limits count these, means do not."""
+        return self.cost - self.unbilled
 
 
 def shares_of(reply: Reply, classes: Sequence[str]) -> Floats:
@@ -193,11 +200,12 @@ class LiveModel(ABC):
             else partial(ledger.reserve, most, model=name, promised=promised, limit_s=self.timeout_s)
         )
         call = f"{key}/{name}/{uuid4().hex[:12]}" if key else None
-        cost, bound, lied, sent = 0.0, 0.0, False, 0
+        cost, bound, unbilled, lied, sent = 0.0, 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
             reply, wait = await self._attempt(given, (slots, client), most, paid, until)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
+            unbilled += 0.0 if reply.is_given else reply.bound
             sent += reply.attempts
             wait += random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)  # noqa: S311
             if not (reply.again and reply.attempts) or attempt == self.retries or wait > _LONGEST_WAIT_S:
@@ -208,7 +216,7 @@ class LiveModel(ABC):
             self.counts["retries"] += 1
             await asyncio.sleep(wait)
         self.counts["failed" if reply.failed else "answered"] += 1
-        return replace(reply, cost=cost, bound=bound, lied=lied, attempts=sent)
+        return replace(reply, cost=cost, bound=bound, unbilled=unbilled, lied=lied, attempts=sent)
 
     async def _attempt(
         self, given: Any, opened: Any, most: float, pay: Callable[[], Reservation] | None, until: float

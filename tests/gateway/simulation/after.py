@@ -147,11 +147,9 @@ class After:
     # -- the truth ------------------------------------------------------------------------------------------
 
     def truth(self, found: Found, population: list[Event]) -> Truth:
-        """Return what a policy really loses and costs, per request, on all requests of clients who are compared."""
+        """Return what a policy really loses and costs, per request, on all requests that it is measured on."""
         active: Active = found.policy
-        population = [event for event in population if event.client not in self.world.private]
-        if self.world.units == "user":  # requests that name nobody are in no unit
-            population = [event for event in population if event.user]
+        population = list(filter(self.world.is_measured, population))
         cost = np.array([self.world.costs(event) for event in population])
         may = np.array([
             row is not None and row < active.rows and not event.tools and not self._is_dear(event)

@@ -94,7 +94,7 @@ def few_hold_many(seed: int) -> bool:
     rows = Counter(
         number if world.units == "request" else event.unit
         for number, event in enumerate(world.population())
-        if event.client not in world.private and (event.user or world.units != "user")
+        if world.is_measured(event)
     )
     sizes = sorted(rows.values(), reverse=True)
     return sum(sizes[: len(sizes) // 50]) > sum(sizes) / 20

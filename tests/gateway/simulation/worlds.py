@@ -121,6 +121,14 @@ class World:
         small, large = (price * (event.n_input + 4 * event.saying.tokens) / 1e6 for price in self.prices)
         return small, large
 
+    def is_measured(self, event: Event) -> bool:
+        """Return whether a policy is measured on a request: its client is compared and, where users are the units, it
+        names one who is new, if new ones come: known ones have come, and the reference answers them.
+        """
+        new = "new" if any(kind.user == "new" for kind in self.kinds) else ""
+        of_unit = self.units != "user" or (event.user and event.user.startswith(new))
+        return bool(of_unit) and event.client not in self.private
+
     def events(self, pause_s: float = 600.0) -> list[Event]:
         """Return the requests as they come. For `pause_s` nobody asks before the owner does anything."""
         units = _Drawing(self, np.random.default_rng([self.seed, 1])).units(self.n)
