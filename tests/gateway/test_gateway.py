@@ -342,7 +342,9 @@ def test_costs_are_those_of_the_provider_where_calls_fail(tmp_path: Path) -> Non
     assert len(provider.seen) > sum(provider.calls.values())
     assert sum(map(float, told)) == pytest.approx(provider.spent, abs=1e-8)
     assert sum(record.cost for record in recorded) == pytest.approx(provider.spent)
-    assert sum(one.cost for record in recorded for one in record.said.values()) == pytest.approx(provider.spent)
+    assert sum(one.cost for record in recorded for one in record.said.values()) == pytest.approx(
+        provider.spent
+    )
     (spent,) = re.findall(r'spent_usd_total\{model="large"\} (\S+)', metrics)
     assert float(spent) == pytest.approx(provider.spent)
     assert charged > provider.spent

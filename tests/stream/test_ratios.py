@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, t
+from scipy.stats import binom, norm, t
 
 from exeunt.stream.ratios import FEWEST, LOSSES, RatioSums
 
@@ -172,3 +172,34 @@ def test_the_interval_covers_where_a_tenth_of_the_units_hold_most_requests(n, le
         as_if_equal += abs(mean - truth) <= 1.96 * math.sqrt(((lost - mean * rows) ** 2).sum()) / rows.sum()
     assert covered >= binom.ppf(1e-6, runs, least)
     assert n > 100 or as_if_equal <= covered - 20  # without the corrections: the test would notice
+
+
+def test_over_all_looks_an_interval_misses_seldom_and_one_for_a_single_look_often():
+    """Whoever looks after each ten units until the interval misses finds such a look."""
+    rng, worlds, looks = np.random.default_rng(5), 300, range(30, 1_001, 10)
+    missed = np.zeros(2, int)
+    for _ in range(worlds):
+        rows = rng.integers(1, 5, 1_000)
+        lost = rng.binomial(rows, 0.3)
+        sums, miss, n = RatioSums(), [False, False], 0
+        for look in looks:
+            for k in range(n, look):
+                sums.add(float(lost[k]), int(rows[k]), 0.5)
+            n = look
+            for one in (0, 1):
+                _, low, high = sums.ratio(all_looks=bool(one))
+                miss[one] |= not low <= 0.3 <= high
+        missed += miss
+    assert missed[1] <= binom.ppf(1 - 1e-6, worlds, 0.05)
+    assert missed[0] > 0.2 * worlds
+
+
+def test_how_wide_an_interval_over_all_looks_is():
+    """By the formula of the conjugate mixture, with its parameter for 200 units (Waudby-Smith et al. 2024)."""
+    rho2 = 8.2 / 200
+    for n in (10, 200, 5_000):
+        units = [(float(k % 2), 1, 1.0) for k in range(n)]
+        (mean, low, _), (_, lower, _) = sums_of(units).ratio(), sums_of(units).ratio(all_looks=True)
+        margin = math.sqrt(2 * (n * rho2 + 1) / (n**2 * rho2) * math.log(math.sqrt(n * rho2 + 1) / 0.05))
+        assert (mean - lower) / (mean - low) == pytest.approx(margin * n**0.5 / norm.ppf(0.975))
+    assert (mean - lower) / (mean - low) < 2

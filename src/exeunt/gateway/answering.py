@@ -46,8 +46,8 @@ class Answered:
     """What became of a request. `reply`: None if no model answered. `replies`: of the models that were asked.
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
-    that was asked, as billed. `decided`: whether the policy alone decided; False where failures or money did. `seen`: for a watch.
-    `instead`: why the reference was asked in place of the active policy; "" if it was not.
+    that was asked, as billed. `decided`: whether the policy alone decided; False where failures or money did. `seen`:
+    for a watch. `instead`: why the reference was asked in place of the active policy; "" if it was not.
     """
 
     reply: ChatReply | None

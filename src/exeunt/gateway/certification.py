@@ -25,7 +25,7 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a plan is worth on `requests` of `units` that had no part in it; intervals are of 95% and pointwise.
+    """What a plan is worth on `requests` of `units` that had no part in it; intervals are of 95%, over all looks.
 
     `missing`: requests of which something is missing, which are left out here, and count as lost in tests. `saved`: of
     the reference's cost, a share; `lost`: of the grade, per request; `lost_answered`: per request that the policy
@@ -108,6 +108,8 @@ def _ratio(
 ) -> Interval | None:
     """Return the ratio of two sums over rows, with an interval over units. `later` (u,): adds to the second sum.
     `extremes`: see `RatioSums.ratio`.
+
+    It is for all looks: it is printed once the plan has passed, which is a moment that its units chose.
     """
     sums = RatioSums()
     above, below = (
@@ -118,7 +120,7 @@ def _ratio(
         below += later
     for unit, x, y in zip(evidence.units, above.tolist(), below.tolist(), strict=True):
         sums.add(x, y, unit.probability)
-    return sums.ratio(extremes)
+    return sums.ratio(extremes, all_looks=True)
 
 
 def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:

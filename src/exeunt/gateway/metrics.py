@@ -37,7 +37,10 @@ class GatewayMetrics:
             "exeunt_gateway_failures", "Requests to models without an answer.", ["model"], registry=registry
         )
         self._spent = prometheus.Counter(
-            "exeunt_gateway_spent_usd", "US dollars billed for answers, by model.", ["model"], registry=registry
+            "exeunt_gateway_spent_usd",
+            "US dollars billed for answers, by model.",
+            ["model"],
+            registry=registry,
         )
         self._seconds = prometheus.Histogram(
             "exeunt_gateway_seconds", "Seconds until an answer.", registry=registry, buckets=_BOUNDS

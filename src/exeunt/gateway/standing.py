@@ -225,7 +225,11 @@ class _Passed:
         if unit == "request":
             answers = "It answers requests one by one"
         question = self.certifier.question
-        old = " It is about new users: the reference answers those who have come before." if unit == "user" else ""
+        old = (
+            " It is about new users: the reference answers those who have come before."
+            if unit == "user"
+            else ""
+        )
         asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
@@ -269,8 +273,8 @@ def _measured_text(numbers: Measured | None) -> list[str]:
         f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
-        f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals are pointwise. What comparisons "
-        f"cost is not counted here: the bill counts it.{missing}"
+        f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals hold at all looks at "
+        f"this policy together. What comparisons cost is not counted here: the bill counts it.{missing}"
     )
     return [what, f"Answered by: {answered}."]
 

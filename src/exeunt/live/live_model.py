@@ -45,9 +45,9 @@ class Reply:
     """What a model says about an input. `answer`: a class or a text; None if it gave none, and `failed` says why.
 
     `cost`: in US dollars, of all attempts; `bound`: the part of it that is the most that attempts may have cost,
-    because nothing credible was reported; `unbilled`: the part of that which failed attempts may have cost, if they were
-    billed at all. `probabilities`: of the model's classes, if it gives them. `lied`: it
-    reported an impossible usage. `attempts`: those that were sent. `again`: another one may succeed. `features`: what a
+    because nothing credible was reported; `unbilled`: the part of that which failed attempts may have cost, if they
+    were billed at all. `probabilities`: of the model's classes, if it gives them. `lied`: it reported an impossible
+    usage. `attempts`: those that were sent. `again`: another one may succeed. `features`: what a
     `FeatureModel` tells of the input, in place of an answer.
     """
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scipy.stats import norm
 from scipy.stats import t as student
 
 FEWEST = 10
 """Units for an interval."""
 LOSSES = (-1.0, 1.0)
 """The least and the largest loss of a request."""
+_ALPHA = 0.05
+_USUAL = 200 / 8.2
+"""Intervals over all looks are the narrowest for 8.2 times as many units."""
 
 
 class Interval(NamedTuple):
@@ -51,9 +56,12 @@ class RatioSums:
         self.y4 += weighted_y**4
         self.y5 += weighted_y**5
 
-    def ratio(self, extremes: tuple[float, ...] = ()) -> Interval | None:
+    def ratio(self, extremes: tuple[float, ...] = (), *, all_looks: bool = False) -> Interval | None:
         """Return the ratio with its 95% t interval, units being the draws; None of fewer than ten units, or where one
         holds all of y.
+
+        `all_looks`: the interval is to hold at all numbers of units together, so also at a moment that they chose. It
+        is half as wide again (an asymptotic confidence sequence: Waudby-Smith et al. 2024, the conjugate mixture).
 
         The variance is corrected for units of unequal size, and the degrees of freedom are Satterthwaite's, both for
         units of which the means vary alike (Bell and McCaffrey 2002): where a few units hold most of y, these few are
@@ -78,7 +86,8 @@ class RatioSums:
         )
         freedom = max(trace**2 / of_square, 1.0)
         centre = (self.x + size * sum(extremes)) / y
-        half = float(student.ppf(0.975, freedom)) * (max(squares, 0.0) * y2 / trace) ** 0.5 / y
+        quantile = float(student.ppf(1 - _ALPHA / 2, freedom)) * (_widening(self.n) if all_looks else 1.0)
+        half = quantile * (max(squares, 0.0) * y2 / trace) ** 0.5 / y
         low, high = min(centre - half, mean), max(centre + half, mean)
         if extremes:
             low, high = max(low, min(extremes)), min(high, max(extremes))
@@ -87,3 +96,11 @@ class RatioSums:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         return {**vars(self)}
+
+
+def _widening(n: int) -> float:
+    """Return how much wider an interval is that holds at all numbers of units together than one for n alone."""
+    time = n / _USUAL
+    return math.sqrt((1 + 1 / time) * (math.log1p(time) - 2 * math.log(_ALPHA))) / float(
+        norm.ppf(1 - _ALPHA / 2)
+    )

@@ -26,8 +26,9 @@ from exeunt.stream.units import DAY_S, Unit
 class Said:
     """What one model did for one request.
 
-    `cost`: in US dollars, of all attempts, as billed: one that failed and told no bill counts nothing. `score`: the model's confidence; None without one. `grade`: of its answer,
-    in [0, 1]; None if it is not graded. `failed`: why it gave no answer.
+    `cost`: in US dollars, of all attempts, as billed: one that failed and told no bill counts nothing. `score`: the
+    model's confidence; None without one. `grade`: of its answer, in [0, 1]; None if it is not graded. `failed`: why it
+    gave no answer.
     """
 
     cost: float
@@ -48,10 +49,11 @@ class Record:
 
     `policy`: the name of the one that chose, "" where the reference answered alone. `answered`: the model whose answer
     was given; `asked`: the models that were asked for it. `decided`: "" where the policy decided; else why it did not,
-    or why further or other models were asked. `cost`: US dollars of what was asked for the answer, as billed. `input_cost`: what
-    its input costs at the reference, if known. `said`: by model. `refused`: compared models that do not take it; ""
-    among them if it could cost more than the cap. `compared`: "" if it was not drawn; "compared", or what stood in the
-    way. `features`: kept with 32 bits each. `text`: JSON of request and answers, only where the deployment keeps texts.
+    or why further or other models were asked. `cost`: US dollars of what was asked for the answer, as billed.
+    `input_cost`: what its input costs at the reference, if known. `said`: by model. `refused`: compared models that do
+    not take it; "" among them if it could cost more than the cap. `compared`: "" if it was not drawn; "compared", or
+    what stood in the way. `features`: kept with 32 bits each. `text`: JSON of request and answers, only where the
+    deployment keeps texts.
     """
 
     number: int

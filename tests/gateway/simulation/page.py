@@ -187,11 +187,12 @@ def _weeks(lines: Lines) -> Cell:
 def _covered(lines: Lines) -> str:
     """Write in how many worlds the last 95% interval of the cost holds the true one: looks of a world are alike."""
     last = [look for line in lines if (look := last_interval(line))]
-    of = {rare: [look for look in last if look["rare"] == rare] for rare in (False, True)}
-    held = {rare: f"{sum(map(cost_is_inside, looks))} of {len(looks)}" for rare, looks in of.items()}
+    of = {what: [look for look in last if look["unlike"] == what] for what in ("", "few", "return")}
+    held = {what: f"{sum(map(cost_is_inside, looks))} of {len(looks)}" for what, looks in of.items()}
     return (
-        f"the last printed 95% interval of the cost holds the true one in {held[False]} worlds, and in {held[True]} of "
-        "those where a fiftieth of the units hold more than a twentieth of the requests"
+        f"the last printed 95% interval of the cost holds the true one in {held['']} worlds, in {held['few']} of those "
+        "where a fiftieth of the units hold more than a twentieth of the requests, and in "
+        f"{held['return']} of those where users are the units and some come back"
     )
 
 
@@ -199,7 +200,8 @@ def last_interval(line: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the last look of a world of weeks that printed an interval of the cost; None without one."""
     looks = [look for look in line["looks"] if look["name"] and not look["stale"]]
     told = [look for look in looks if not isnan(look["printed"]["cost"][0])]
-    return {**told[-1], "rare": line["few_hold_many"]} if told else None
+    unlike = "return" if line["users_return"] else "few" if line["few_hold_many"] else ""
+    return {**told[-1], "unlike": unlike} if told else None
 
 
 def cost_is_inside(look: Mapping[str, Any]) -> bool:

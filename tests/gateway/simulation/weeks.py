@@ -100,6 +100,15 @@ def few_hold_many(seed: int) -> bool:
     return sum(sizes[: len(sizes) // 50]) > sum(sizes) / 20
 
 
+def users_return(seed: int) -> bool:
+    """Return whether users are the units of these weeks, and some of them come back.
+
+    These come first, and those who come later are not like them: none of them are exchangeable.
+    """
+    world = weeks(seed)
+    return world.units == "user" and any(kind.user == "known" for kind in world.kinds)
+
+
 def enough(seed: int) -> World:
     """Return three thousand units, all drawn, with a plan that loses half of what is allowed and saves two thirds."""
     kind = Kind(sure=0.7, wrong=(0.0357, 0.7))

@@ -9,7 +9,7 @@ from tests.gateway.simulation.after import After
 from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED
 from tests.gateway.simulation.measures import measured
-from tests.gateway.simulation.weeks import DRAWN, few_hold_many
+from tests.gateway.simulation.weeks import DRAWN, few_hold_many, users_return
 
 NAMED = FIXED | DRAWN
 SIDES: dict[str, Any] = {side.name: side for side in (After,)}
@@ -21,5 +21,6 @@ def lived(side: str, name: str, seed: int) -> Any:
     found = driven(NAMED[name](seed), SIDES[side], measured)
     if name in DRAWN:  # of these there may be a thousand
         found["few_hold_many"] = name == "weeks" and few_hold_many(seed)
+        found["users_return"] = name == "weeks" and users_return(seed)
         found["looks"] = [*filter(lambda look: look["name"], found["looks"][:-1]), *found["looks"][-1:]]
     return found
