@@ -465,8 +465,8 @@ def test_what_is_refused_is_said(
 
 def test_the_page_itself_needs_no_key_and_tells_nothing(run: Running) -> None:
     with run.http("none") as http:
-        for path in ("/", "/page/page.js", "/page/server/live.js", "/page/gateway.css"):
+        for path in ("/", "/page/page.js", "/page/web/live.js", "/page/gateway.css"):
             assert http.get(path).status_code == 200
         assert http.get("/page/../app.py").status_code == 401
-        assert http.get("/page/server/%2e%2e/app.py").status_code == 404
+        assert http.get("/page/web/%2e%2e/server.py").status_code == 404
         assert http.get("/events").status_code == 401

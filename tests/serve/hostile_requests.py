@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "a key of 27 characters long"
-OPEN = re.compile(r"/(v2/health/(live|ready)|page/[a-z]+\.[a-z]+)?")
+OPEN = re.compile(r"/(v2/health/(live|ready)|page/(web/)?[a-z]+\.[a-z]+)?")
 """Paths that are answered without a key."""
 INCOMPLETE = ("mutated", "lengths", "junk")
 """Kinds of requests that may not end: the client does not wait for long."""

@@ -209,8 +209,8 @@ def running(
 
     from exeunt.serve import engine_thread, loaded_run, service
     from exeunt.serve.app import make_app
-    from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
+    from exeunt.web.server import uvicorn_config
 
     executor = PixelExecutor() if executor is None else executor
     all_settings = Settings(run=run.path, port=0, **settings)

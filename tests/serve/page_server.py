@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-PAGE = files("exeunt.serve") / "page"
+PAGE, PARTS = files("exeunt.serve") / "page", files("exeunt.web") / "page"
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICIES = [
     {
@@ -112,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.ended.wait()
         else:
             name = "page.html" if self.path == "/" else self.path.removeprefix("/page/")
-            self._send(200, (PAGE / name).read_bytes(), TYPES[name.rpartition(".")[2]])
+            file = PARTS / name[len("web/") :] if name.startswith("web/") else PAGE / name
+            self._send(200, file.read_bytes(), TYPES[name.rpartition(".")[2]])
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

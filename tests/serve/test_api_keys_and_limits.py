@@ -113,7 +113,7 @@ def test_a_slow_sender_is_no_sign_of_load(limited):
 
 
 def test_headers_that_do_not_end(limited, monkeypatch):
-    from exeunt.serve import connection
+    from exeunt.web import connection
 
     monkeypatch.setattr(connection, "_HEADERS_S", 0.3)
     with connected(limited) as silent, connected(limited) as slow:
@@ -138,7 +138,7 @@ def test_headers_without_end(limited):
 
 
 def test_an_answer_that_nobody_reads_is_not_kept(run, monkeypatch):
-    from exeunt.serve import connection
+    from exeunt.web import connection
 
     monkeypatch.setattr(connection, "_UNREAD_S", 1.0)
     body = json.dumps({"images": in_base64(made_images(1)) * 1000}).encode()

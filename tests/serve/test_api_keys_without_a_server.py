@@ -13,13 +13,17 @@ import pytest
 
 from damaged_files import within
 from exeunt.errors import InputError
-from exeunt.serve import api_keys_and_limits
-from exeunt.serve.api_keys_and_limits import SecurityMiddleware, read_api_keys
 from exeunt.serve.metrics import Metrics
 from exeunt.serve.settings import Settings
+from exeunt.web import security
+from exeunt.web.security import SecurityMiddleware, read_api_keys
 
 CLOSE = (b"connection", b"close")
 NAMED = (b"host", b"localhost:8000")
+
+
+def made_guard(app, settings, metrics):
+    return SecurityMiddleware(app, settings.limits, metrics, settings.api_keys)
 
 
 class Asked:
@@ -27,7 +31,7 @@ class Asked:
 
     def __init__(self, folder, app=None, **options):
         self.metrics = Metrics()
-        self.middleware = SecurityMiddleware(app or self._app, Settings(run=folder, **options), self.metrics)
+        self.middleware = made_guard(app or self._app, Settings(run=folder, **options), self.metrics)
         self.read = []
 
     async def _app(self, scope, receive, send):
@@ -342,13 +346,13 @@ def test_requests_without_inputs_are_small(made, path, most):
     status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
     assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
     assert some(bytes(most), path=path)[0] == 200
-    with pytest.raises(api_keys_and_limits.HTTPException, match=f"at most {most:,} bytes"):
+    with pytest.raises(security.HTTPException, match=f"at most {most:,} bytes"):
         some(bytes(most), b"x", path=path)
 
 
 def test_too_large_as_it_comes(made):
     some = made(max_body=10)
-    with pytest.raises(api_keys_and_limits.HTTPException) as refused:
+    with pytest.raises(security.HTTPException) as refused:
         some(b"12345", b"678901", b"x")
     assert (refused.value.status_code, refused.value.headers) == (413, {"connection": "close"})
     assert "at most 10 bytes" in refused.value.detail
@@ -365,7 +369,7 @@ def test_compressed(made):
 
 def test_too_slow(made):
     some = made(slow_s=0.2)
-    with pytest.raises(api_keys_and_limits.HTTPException) as refused:
+    with pytest.raises(security.HTTPException) as refused:
         some(b"1", b"2", pause_s=0.9)
     assert (refused.value.status_code, refused.value.headers) == (408, {"connection": "close"})
     assert refused.value.detail == "the request did not come in within 0.2 seconds"
@@ -453,7 +457,7 @@ def test_a_refused_request_takes_no_place_while_it_is_sent(made, headers):
 
 
 def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, monkeypatch):
-    monkeypatch.setattr(api_keys_and_limits, "_HELD", 10)
+    monkeypatch.setattr(security, "_HELD", 10)
     some = made(max_body=8, api_keys=("one",))
     key = {"headers": bearer(b"Bearer one")}
 
@@ -461,7 +465,7 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(made, 
         slow = asyncio.create_task(some.request(b"123456", b"7", pause_s=0.5, **key))
         stranger = asyncio.create_task(some.request(b"123456", b"7", pause_s=0.5))  # whose bytes are not kept
         await asyncio.sleep(0.05)
-        with pytest.raises(api_keys_and_limits.HTTPException) as refused:
+        with pytest.raises(security.HTTPException) as refused:
             await some.request(b"12345", b"6", b"7", **key)
         assert (await some.request(b"1234", **key))[0] == 200
         return refused.value, await slow, await some.request(b"12345678", **key), await stranger
@@ -494,7 +498,7 @@ def test_what_is_no_request_passes_untouched(made):
 )
 def test_what_is_logged(made, caplog, monkeypatch, status, every, level):
     ticks = iter([5.0, 5.0, 5.0123456])  # when it came, when its limits began, when it was over
-    monkeypatch.setattr(api_keys_and_limits, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(security, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
     class Route:
         path = "/things/{name}"
@@ -524,3 +528,54 @@ def test_a_client_that_disconnects_before_there_is_an_answer(made):
         some.middleware({"type": "http", "method": "POST", "path": "/", "headers": [NAMED]}, None, None)
     )
     assert some.counted(499) == 1
+
+
+def test_one_client_may_send_a_part_of_the_bodies_that_come_in(made):
+    """Once its bodies have come in, it may have as many open requests as there may be."""
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body", False):
+            pass
+        await leave.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    some, leave = made(app, max_open=40, api_keys=("one", "two")), asyncio.Event()
+    assert some.middleware._limits.of_one == 10
+
+    async def ask(key, *blocks, pause_s=0.0):
+        headers = bearer(b"Bearer " + key)
+        task = asyncio.create_task(some.request(*blocks, headers=headers, pause_s=pause_s))
+        await asyncio.sleep(0.01)
+        return task
+
+    async def all_of_it():
+        slow = [await ask(b"one", b"1", b"2", pause_s=0.5) for _ in range(10)]
+        status, headers, body = await (await ask(b"one", b"1"))
+        assert (status, body) == (
+            503,
+            b'{"error":"10 requests of yours are still coming in, which is the limit: try again soon"}',
+        )
+        assert (b"retry-after", b"1") in headers
+        other = await ask(b"two", b"1")
+        await asyncio.sleep(0.6)  # now they have come in
+        more = [await ask(b"one", b"1") for _ in range(12)]
+        leave.set()
+        return [(await one)[0] for one in (*slow, other, *more)]
+
+    assert asyncio.run(asyncio.wait_for(all_of_it(), 20)) == [200] * 23
+    assert not some.middleware._coming
+
+
+def test_without_keys_a_client_is_an_address(made):
+    some = made(max_open=40, proxies=("10.0.0.1",))
+    for address, name in ((("10.0.0.2", 5), "10.0.0.2"), (("10.0.0.1", 5), ""), (None, "")):
+        assert some.middleware._client({"client": address, "state": {"key": ""}}) == name
+        assert some.middleware._client({"client": address, "state": {"key": "abc"}}) == "abc"
+    assert some.middleware._client({"client": ("2001:db8::7", 5), "state": {}}) == "2001:db8::/64"
+
+
+def test_a_client_whose_body_never_comes_gives_its_place_back(made):
+    some = made(max_open=40, slow_s=0.05, api_keys=("one",))
+    with pytest.raises(security.HTTPException):
+        some(b"1", b"2", headers=bearer(b"Bearer one"), pause_s=1)
+    assert not some.middleware._coming

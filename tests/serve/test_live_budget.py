@@ -27,6 +27,7 @@ from exeunt.serve.latency_controller import Controller
 from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile
 from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
+from exeunt.web import server as web_server
 
 __all__ = ["own"]
 
@@ -269,7 +270,7 @@ def test_a_budget_of_the_command_replaces_the_one_that_was_set_earlier(tmp_path,
         self.started = True
 
     monkeypatch.setattr(server.uvicorn.Server, "run", run_uvicorn)
-    monkeypatch.setattr(server, "_LOGS", None)
+    monkeypatch.setattr(web_server, "_LOGS", None)
 
     def started(**options):
         caplog.clear()

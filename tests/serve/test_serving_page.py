@@ -68,7 +68,7 @@ def test_small_prices_are_of_a_million_inputs(opened, browser):
     opened(made_events(3))
     found = browser.execute_async_script(
         "const done = arguments[0];"
-        "import('/page/numbers.js').then(({ amount }) =>"
+        "import('/page/web/numbers.js').then(({ amount }) =>"
         " done([amount(1e-7, 'usd'), amount(2e-5, 'cent'), amount(3, 'usd')]))"
     )
     assert [text.replace("\u00a0", " ") for text in found] == ["0.1 usd per 1M", "20 cent per 1M", "3 usd"]

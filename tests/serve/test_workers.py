@@ -16,6 +16,7 @@ from exeunt.serve import server
 from exeunt.serve.metrics import SHARED_FOLDER, Counts, Metrics
 from exeunt.serve.prediction import Answer
 from exeunt.serve.recent import Recent
+from exeunt.web.server import JsonLines
 
 STARTUP_FAILURE = 3
 
@@ -219,6 +220,6 @@ def test_folders_of_servers_that_were_killed_are_removed(monkeypatch, tmp_path):
 def test_a_start_that_fails_is_a_line_of_the_log_with_its_cause():
     text = "Traceback (most recent call last):\n  File ...\nexeunt.errors.InputError: the run has no policy yet\n"
     record = logging.makeLogRecord({"msg": text, "levelname": "ERROR"})
-    line = json.loads(server.JsonLines().format(record))
+    line = json.loads(JsonLines().format(record))
     assert line["what"] == "exeunt.errors.InputError: the run has no policy yet"
     assert line["traceback"] == text

@@ -45,6 +45,10 @@ class _Plain:
     )
     max_chars: int = _limit("Longest text, in characters.", default=100_000, min=1)
     max_open: int = _limit("Requests that may be open at a time; more are refused.", default=4096, min=1)
+    max_connections: int = _limit(
+        "Connections that there may be at a time, to all workers together; one address may have a quarter.",
+        default=4096, min=1,
+    )  # fmt: skip
     max_rows: int | None = _limit(
         "Inputs that may be in the engine at a time. Default: as many as fit in 1 GB, at most 65,536.", min=1
     )
@@ -64,6 +68,10 @@ class _Read:
         "A name by which requests may call the server beside --host and localhost, such as that of a proxy; "
         "*.example.com is every name that ends so. May be repeated."
     )
+    proxy: list[str] | None = _access(
+        "The address, or the network, of a proxy in front of the server, which may have all connections. May be "
+        "repeated."
+    )
     slo_ms: float | None = _budget(
         "Deadline of each input in milliseconds. To meet it under load, the server lowers the budget and returns the "
         "predictions of earlier exits."
@@ -79,7 +87,7 @@ class _Read:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the server. Raises InputError for values that make no sense."""
-        from exeunt.serve.api_keys_and_limits import read_api_keys
+        from exeunt.web.security import read_api_keys
 
         if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
             raise InputError(f"--slo-ms must be above 0 and finite, got {self.slo_ms:g}")
@@ -91,6 +99,7 @@ class _Read:
         return {
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),
             "allowed_hosts": tuple(self.allowed_host or ()),
+            "proxies": tuple(self.proxy or ()),
             "slo_s": None if self.slo_ms is None else self.slo_ms / 1e3,
             "slo_quantile": share(self.slo_quantile or "99%", "--slo-quantile"),
             "min_accuracy": 0.0 if self.min_accuracy is None else share(self.min_accuracy, "--min-accuracy"),

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Scope
 
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.keys import Client
-from exeunt.serve.api_keys_and_limits import SecurityMiddleware, bearer
-from exeunt.serve.settings import host_names
+from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(
     r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
 _ADMINISTERS = re.compile("/(admin|metrics|events)")
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """What `SecurityMiddleware` reads of the settings of a server."""
-
-    hosts: tuple[str, ...]
-    max_body: int
-    max_open: int
-    api_keys: tuple[str, ...] = ()
-    slow_s: float = 30.0
-    log_requests: bool = False
 
 
 class AccessMiddleware(SecurityMiddleware):
@@ -41,14 +26,14 @@ class AccessMiddleware(SecurityMiddleware):
     allow_name = "add its name to allowed_hosts of listen in the gateway's file"
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        listen = gateway.config.listen
-        hosts = host_names(listen.host, listen.allowed_hosts)
-        limits: Any = _Limits(hosts, listen.max_body, listen.max_open)
-        super().__init__(app, limits, gateway.metrics)  # type: ignore[arg-type]
+        super().__init__(app, gateway.config.listen.limits, gateway.metrics)
         self._clients = gateway.keys
 
     def _key(self, headers: Mapping[bytes, bytes]) -> Client | None:  # type: ignore[override]
         return self._clients.of(bearer(headers))
+
+    def _name(self, key: Client | None) -> str:
+        return "" if key is None else key.digest
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         refusal, client = super()._refusal(scope), scope["state"].get("key")

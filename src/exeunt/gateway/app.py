@@ -27,7 +27,8 @@ from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
-from exeunt.serve.missing_money import missing_money
+from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
+from exeunt.web.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
@@ -66,7 +67,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Route("/events", _events),
             Route("/health", _health),
             Route("/", _page),
-            Mount("/page/server", StaticFiles(packages=[("exeunt.serve", "page")])),
+            Mount(PARTS, page_parts()),
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
@@ -226,22 +227,20 @@ async def _forget(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     """All counts, for Prometheus."""
-    return Response(
-        _gateway(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return counts_response(_gateway(request).metrics.exposition())
 
 
 async def _events(request: Request) -> Response:
     """Server-sent events, one a second: JSON of what the page shows."""
     gateway, page = _gateway(request), request.app.state.page
 
-    async def lines() -> AsyncIterator[str]:
+    async def states() -> AsyncIterator[dict[str, Any]]:
         while not gateway.closing.is_set():
-            yield f"data: {json.dumps(await asyncio.to_thread(page.read))}\n\n"
+            yield await asyncio.to_thread(page.read)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(gateway.closing.wait(), _EVENTS_S)
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return events_response(states())
 
 
 async def _health(_: Request) -> Response:

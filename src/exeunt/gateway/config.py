@@ -20,8 +20,8 @@ from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
-from exeunt.serve.settings import host_names
 from exeunt.stream.units import DAY_S, HOUR_S, UnitRules
+from exeunt.web.limits import Limits, check_proxies, host_names
 
 _MODEL = re.compile(r"[!-~]{1,100}")
 OPTED_OUT = ("reference", "policy")
@@ -202,19 +202,33 @@ class Keep:
 
 @dataclass(frozen=True)
 class Listen:
-    """Where the gateway listens. `allowed_hosts`: further names by which it may be called."""
+    """Where the gateway listens. `allowed_hosts`: further names by which it may be called. `max_body`: bytes of a
+    request. `max_open`: requests that are open at a time. `max_connections`: of which one address may have a quarter,
+    unless it is one of the `proxies`, addresses or networks.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     allowed_hosts: tuple[str, ...] = ()
     max_body: int = 16 << 20
     max_open: int = 1024
+    max_connections: int = 4096
+    proxies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_between(self.port, "port", 0, 65_535, inclusive=True)
         host_names(self.host, self.allowed_hosts, option="allowed_hosts")  # raises for what is no name
-        for name in ("max_body", "max_open"):
+        check_proxies(self.proxies, option="proxies")
+        for name in ("max_body", "max_open", "max_connections"):
             check_positive(getattr(self, name), name)
+
+    @property
+    def limits(self) -> Limits:
+        """What requests may take."""
+        return Limits(
+            hosts=host_names(self.host, self.allowed_hosts), max_body=self.max_body, max_open=self.max_open,
+            proxies=self.proxies,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import LOCK, gateway_folder
 from exeunt.gateway.gateway import Gateway
 from exeunt.live.http_model import key_named
-from exeunt.serve.server import check_address, drain_on_signal, uvicorn_config
+from exeunt.web.server import check_address, drain_on_signal, uvicorn_config
 
 
 def serve_gateway(config: GatewayConfig) -> None:
@@ -32,7 +32,15 @@ def _serve(gateway: Gateway) -> None:
         if model.key is not None:
             key_named(model.key)  # raises if it is not set
     app = make_app(gateway, on_start=lambda: drain_on_signal(gateway.closing.set))
-    server = uvicorn.Server(uvicorn_config(lambda: app, listen.host, listen.port))
+    server = uvicorn.Server(
+        uvicorn_config(
+            lambda: app,
+            listen.host,
+            listen.port,
+            max_connections=listen.max_connections,
+            proxies=listen.proxies,
+        )
+    )
     server.run()
     if not server.started:
         sys.exit(1)

@@ -5,7 +5,6 @@ For operators it has the budget, reloading, metrics, the page, and the events th
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -17,13 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, StrictFloat
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from exeunt._version import __version__
 from exeunt.errors import ExeuntError
 from exeunt.serve import inference_protocol
-from exeunt.serve.api_keys_and_limits import SecurityMiddleware
 from exeunt.serve.error_answers import told
 from exeunt.serve.events import about
 from exeunt.serve.inference_protocol import service_of
@@ -34,6 +32,8 @@ from exeunt.serve.openapi import describe
 from exeunt.serve.prediction import StrictModel
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
+from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
+from exeunt.web.security import SecurityMiddleware
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -76,20 +76,13 @@ async def reload(request: Request) -> dict[str, Any]:
 @_operators.get("/metrics")
 async def metrics(request: Request) -> Response:
     """All metrics, for Prometheus."""
-    return Response(
-        service_of(request).metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return counts_response(service_of(request).metrics.exposition())
 
 
 @_operators.get("/events")
 async def events(request: Request) -> Response:
     """Server-sent events, one a second: JSON of what the page shows (see `exeunt.serve.events.snapshot`)."""
-
-    async def lines() -> AsyncIterator[str]:
-        async for event in service_of(request).events:
-            yield f"data: {json.dumps(event)}\n\n"
-
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return events_response(service_of(request).events)
 
 
 @_operators.get("/", include_in_schema=False)
@@ -133,10 +126,11 @@ def make_app(
         app.add_exception_handler(kind, _answer_error)
     for router in (inference_protocol.router, _operators):
         app.include_router(router)
+    app.mount(PARTS, page_parts())
     app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False))
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     routes = InputRoutes(app, lambda: app.state.service)
-    return SecurityMiddleware(routes, settings, metrics)
+    return SecurityMiddleware(routes, settings.limits, metrics, settings.api_keys)
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,10 +1,9 @@
-"""Running the application with uvicorn: processes, signals, connections, and logs as JSON lines."""
+"""Running the application with uvicorn: processes and signals."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import math
 import multiprocessing
@@ -27,24 +26,18 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from exeunt._files import locks
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError
 from exeunt.serve.app import make_app
-from exeunt.serve.connection import Connection
 from exeunt.serve.live_budget import LiveBudgetFile
 from exeunt.serve.loaded_run import load_run
 from exeunt.serve.metrics import SHARED_FOLDER
 from exeunt.serve.recent import forget_worker
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
+from exeunt.web.server import START_S, check_address, drain_on_signal, uvicorn_config
 
 _log = logging.getLogger("exeunt.serve")
 _SHARED = "exeunt-serve-"
-_IDLE_S = 75
-"""Longer than load balancers keep connections open: a request is lost if its connection is closed while it comes in."""
-_DRAIN_S = 60
-_START_S = 60
-"""A worker answers once it has imported what it needs; then it loads the run. A worker that replaces another one after
-SIGHUP has this time for both."""
 _SWITCH_S = 0.0005
 _LOOK_S = 0.5
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
@@ -67,7 +60,10 @@ def serve(settings: Settings) -> None:
         app = new_app(loaded)
         new_app = lambda: app  # noqa: E731
     del loaded, controller  # each worker has its own, and the run may be replaced
-    config = uvicorn_config(new_app, settings.host, settings.port, settings.workers)
+    config = uvicorn_config(
+        new_app, settings.host, settings.port, settings.workers, max_connections=settings.max_connections,
+        proxies=settings.proxies,
+    )  # fmt: skip
     address = config.bind_socket()
     address.listen(config.backlog)  # else another server could take the same address unnoticed
     _replace_live_budget(settings)
@@ -86,15 +82,6 @@ def serve(settings: Settings) -> None:
         sys.exit(1)
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server(address, family=family).close()
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot listen at {host}, port {port}: {error}") from error
-
-
 def _replace_live_budget(settings: Settings) -> None:
     """Let a budget of the command replace the one that was set earlier, here and on all servers of the run."""
     live = LiveBudgetFile(settings.live_budget_file)
@@ -105,26 +92,6 @@ def _replace_live_budget(settings: Settings) -> None:
             live.set_budget(settings.budget)
             fields = {"budget": settings.budget, "replaces": earlier, "file": str(live.path)}
             _log.warning("--budget replaces the budget that was set earlier", extra={"fields": fields})
-
-
-def uvicorn_config(app: Callable[[], Any], host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    """Return how uvicorn is to run an application. `app`: makes it."""
-    return uvicorn.Config(
-        app,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        server_header=False,
-        log_config=_LOGS,
-        timeout_keep_alive=_IDLE_S,
-        timeout_graceful_shutdown=_DRAIN_S,
-        timeout_worker_healthcheck=_START_S,
-    )
 
 
 # -- processes and signals ----------------------------------------------------------------------------------
@@ -171,20 +138,6 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, name="exeunt-parent", daemon=True).start()
-
-
-def drain_on_signal(drain_service: Callable[[], object]) -> None:
-    """Call this at once on a signal to end: uvicorn waits for open requests, and events never end."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def drain(number: int, frame: Any) -> None:
-        loop.call_soon_threadsafe(drain_service)
-        if callable(handler := before[signal.Signals(number)]):
-            handler(number, frame)
-
-    for number in before:
-        signal.signal(number, drain)  # uvicorn restores the handlers when it ends
 
 
 async def _end_with_engine(service: Service) -> None:
@@ -257,35 +210,4 @@ class _Workers(Multiprocess):
                 self._started.add(worker.pid)
                 self._pause_s = 0.0
             del self._pinged[worker.pid]
-        return time.monotonic() - self._pinged.get(worker.pid, math.inf) < _START_S
-
-
-# -- logs ---------------------------------------------------------------------------------------------------
-
-
-class JsonLines(logging.Formatter):
-    """A line of JSON per record: time, level, what happened, and its fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        what = record.getMessage()
-        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": what}
-        line |= getattr(record, "fields", {})
-        if what.startswith("Traceback"):  # Starlette's, of a start that failed
-            line |= {"what": what.strip().splitlines()[-1], "traceback": what}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-_LOGS: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"()": JsonLines}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "loggers": {
-        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-        for name in ("uvicorn", "exeunt.serve", "exeunt.gateway")
-    },
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-}
+        return time.monotonic() - self._pinged.get(worker.pid, math.inf) < START_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,22 @@ from typing import Any
 from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 from exeunt.ledger import ledger_of
+from exeunt.web.limits import Limits, check_proxies, host_names, listens_everywhere
 
 _LIVE_FILE = "serving.json"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
-"""Hosts that stand for every address: 0.0.0.0, 0, ::, and no host at all."""
-_HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
-"""Names, patterns of names, and addresses of IPv6."""
 _PER_CORE = 4  # threads and workers at most
 _ON_DRIFT = ("tell", "quota", "reference", "recalibrate")
-_POSITIVE = ("decoders", "max_body", "max_pixels", "max_chars", "max_open", "max_rows", "slow_s", "slo_s")
+_POSITIVE = (
+    "decoders",
+    "max_body",
+    "max_pixels",
+    "max_chars",
+    "max_open",
+    "max_connections",
+    "max_rows",
+    "slow_s",
+    "slo_s",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,10 @@ class Settings:
     `workers`: processes behind one address. They share nothing but the run folder and the counts for /metrics.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
     `max_chars`: of a text.
-    `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, by default as many
-    as 1 GiB holds before they run, at most 65,536. `when_full`: "refuse" refuses more, "degrade" first finishes rows
-    that have the output of some exit.
+    `max_open`: requests that are open at a time; more are refused. `max_connections`: of all workers together, of which
+    one address may have a quarter, unless it is one of the `proxies`, addresses or networks. `max_rows`: rows in
+    the engine, by default as many as 1 GiB holds before they run, at most 65,536. `when_full`: "refuse" refuses more,
+    "degrade" first finishes rows that have the output of some exit.
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
     an open server. `max_spend`, `max_spend_per_key`: what all answers, and those of each key, may cost, such as
     "100 usd" or "20 usd/day". `on_drift`: what follows once inputs have drifted: "tell" is a warning alone; with
@@ -73,6 +79,8 @@ class Settings:
     max_pixels: float = 25e6
     max_chars: int = 100_000
     max_open: int = 4096
+    max_connections: int = 4096
+    proxies: tuple[str, ...] = ()
     max_rows: int | None = None
     when_full: str = "degrade"
     slow_s: float = 30.0
@@ -118,16 +126,20 @@ class Settings:
 
     def _check_hosts(self) -> None:
         host_names(self.host, self.allowed_hosts)  # raises for what is no name
-        if _EVERY_ADDRESS.fullmatch(self.host) and not (self.api_keys or self.allowed_hosts):
+        check_proxies(self.proxies, option="--proxy")
+        if listens_everywhere(self.host) and not (self.api_keys or self.allowed_hosts):
             raise InputError(
                 f"--host {self.host} opens the server to every network: require keys with --api-key-file, or say with "
                 "--allowed-host by which names it may be called, such as models.example.com"
             )
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """Names by which requests may call the server, as patterns: any name if only keys protect it."""
-        return host_names(self.host, self.allowed_hosts)
+    def limits(self) -> Limits:
+        """What requests may take."""
+        return Limits(
+            hosts=host_names(self.host, self.allowed_hosts), max_body=self.max_body, max_open=self.max_open,
+            slow_s=self.slow_s, log_requests=self.log_requests, proxies=self.proxies,
+        )  # fmt: skip
 
     @property
     def model_name(self) -> str:
@@ -144,17 +156,3 @@ class Settings:
     def live_budget_file(self) -> Path:
         """The file that holds the live budget."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
-
-
-def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-host") -> tuple[str, ...]:
-    """Return the names, as patterns, by which requests may call a server that listens at `host`: any name if it listens
-    at every address and only keys protect it. Raises InputError, about the `option`, for what is no name.
-    """
-    for name in allowed:
-        if not _HOST.fullmatch(name):
-            raise InputError(
-                f"{option} must be a name or an address without port, such as example.com, got {name!r}"
-            )
-    if _EVERY_ADDRESS.fullmatch(host) and not allowed:
-        return ("*",)
-    return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, host, *allowed))

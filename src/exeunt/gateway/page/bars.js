@@ -1,5 +1,5 @@
 // Lists of bars, and one of a loss. Text is always set as text, never read as markup.
-import { known, points } from "./server/numbers.js";
+import { known, points } from "./web/numbers.js";
 
 export function element(tag, className = "", ...children) {
   const node = document.createElement(tag);

@@ -1,6 +1,6 @@
 // Which policy answers: another one, or the one before. Both ask whether one is sure.
-import { complain } from "./server/connection.js";
-import { request, send } from "./server/live.js";
+import { complain } from "./web/connection.js";
+import { request, send } from "./web/live.js";
 import { certified, ended, REFERENCE } from "./words.js";
 
 const $ = (id) => document.getElementById(id);

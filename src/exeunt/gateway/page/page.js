@@ -1,9 +1,9 @@
 // What a gateway does, second by second.
 import { drawBars, drawLoss, element } from "./bars.js";
 import { showChoices } from "./control.js";
-import { drawLines } from "./server/charts.js";
-import { follow } from "./server/connection.js";
-import { percent } from "./server/numbers.js";
+import { drawLines } from "./web/charts.js";
+import { follow } from "./web/connection.js";
+import { percent } from "./web/numbers.js";
 import * as words from "./words.js";
 
 const MOST_CLIENTS = 20;

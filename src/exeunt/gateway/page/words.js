@@ -1,5 +1,5 @@
 // What the page says of a gateway's state.
-import { known, NONE, percent, points } from "./server/numbers.js";
+import { known, NONE, percent, points } from "./web/numbers.js";
 
 export const REFERENCE = "reference";
 const NEARLY_NONE = 0.02, GAP = "\u00a0";

@@ -1,13 +1,14 @@
 // What happens in the server, second by second, and its budget.
-import { drawExits, drawTimes } from "./charts.js";
-import { complain, follow } from "./connection.js";
-import { readBudget, writeBudget } from "./live.js";
-import { amount, known, ms, NONE, percent, points, short } from "./numbers.js";
+import { drawExits, drawTimes } from "./web/charts.js";
+import { complain, follow } from "./web/connection.js";
+import { request, send } from "./web/live.js";
+import { amount, known, ms, NONE, percent, points, short } from "./web/numbers.js";
 
 const KEPT = 600;
 const PROBLEMS = ["degraded_per_s", "expired_per_s", "refused_per_s", "errors_per_s"];
 const $ = (id) => document.getElementById(id);
 const history = [];
+const readBudget = async () => (await request("budget")).json();
 let about = { policies: [], unit: "" };
 
 const set = (id, text) => { $(id).textContent = text; };
@@ -53,7 +54,7 @@ $("budget").addEventListener("change", async () => {
     const budget = wanted;
     wanted = null;
     try {
-      await writeBudget(budget);
+      await send("PUT", "budget", { budget });
       complain(null);
     } catch (error) {
       complain(error);

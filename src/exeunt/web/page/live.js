@@ -1,4 +1,4 @@
-// Server-sent events, read with fetch so that an API key can be sent along; and the budget.
+// Server-sent events, read with fetch so that an API key can be sent along.
 const key = { value: "" };
 const headers = () => (key.value ? { Authorization: `Bearer ${key.value}` } : {});
 export const useKey = (value) => { key.value = value; };
@@ -25,9 +25,6 @@ async function problemOf(response) {
     return text || `The server answered ${response.status}.`;
   }
 }
-
-export const readBudget = async () => (await request("budget")).json();
-export const writeBudget = (budget) => send("PUT", "budget", { budget });
 
 /** Yield the events as they come, until the connection ends. */
 export async function* events() {

@@ -7,12 +7,13 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -21,8 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from exeunt._files import why_it_failed
 from exeunt._paths import read_bytes
 from exeunt.errors import InputError
-from exeunt.serve.metrics import Metrics
-from exeunt.serve.settings import Settings
+from exeunt.web.limits import Limits, client_of
 
 _log = logging.getLogger("exeunt.serve.requests")
 _PORT = re.compile(r":\d*$")
@@ -38,6 +38,16 @@ _TOO_LARGE = 413
 _LEVELS = {4: logging.WARNING, 5: logging.ERROR}
 
 
+class Counts(Protocol):
+    """What counts requests."""
+
+    def ended(self, path: str, status: int) -> None:
+        """Count a request to a path that was answered with a status."""
+
+    def refused(self) -> None:
+        """Count a request that was refused because too much was open."""
+
+
 class SecurityMiddleware:
     """Passes a request to `app` if it has a key and there is room; ends a request that is too large or too slow.
 
@@ -51,10 +61,11 @@ class SecurityMiddleware:
     allow_name = "start it with --allowed-host"
     inputs = re.compile(r"/predict|/v2/models/.*/infer")
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self.app, self._settings, self._metrics = app, settings, metrics
-        self._keys = [key.encode() for key in settings.api_keys]
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Counts, keys: Sequence[str] = ()) -> None:
+        self.app, self._limits, self._metrics = app, limits, metrics
+        self._keys = [key.encode() for key in keys]
         self._open = self._held = 0  # requests, and bytes of them
+        self._coming: Counter[str] = Counter()  # bodies that come in, by client
         self._has_name = lru_cache(_FEW_NAMES)(self._names_it)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +87,9 @@ class SecurityMiddleware:
         refusal = self._refusal(scope)
         counted = refusal is None and scope["method"] == "POST"
         self._open += counted
+        if counted:
+            scope["state"]["coming"] = client = self._client(scope)
+            self._coming[client] += 1
         try:
             if refusal is None:
                 await self.app(scope, self._bounded(receive, scope), send_noted)
@@ -88,6 +102,7 @@ class SecurityMiddleware:
             raise
         finally:
             self._open -= counted
+            self._has_come(scope["state"])
             self._held -= scope["state"].get("held", 0)
             self._log(scope, status, time.monotonic() - begun)
 
@@ -113,20 +128,42 @@ class SecurityMiddleware:
             return self._error(_TOO_LARGE, _too_large(most), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self._error(415, "compressed requests are not taken", _CLOSE)
-        if scope["method"] == "POST" and self._open >= self._settings.max_open:
+        if scope["method"] == "POST" and (why := self._too_many(scope)):
             self._metrics.refused()
             scope["state"]["refused"] = True
-            why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
-            return self._error(503, why, {"retry-after": "1", **_CLOSE})
+            return self._error(
+                503, f"{why}, which is the limit: try again soon", {"retry-after": "1", **_CLOSE}
+            )
         return None
+
+    def _too_many(self, scope: Scope) -> str:
+        """Return of what there is too much for one more request; "" if there is room."""
+        if self._open >= self._limits.max_open:
+            return f"there are {self._limits.max_open} open requests"
+        client = self._client(scope)
+        if client and self._coming.get(client, 0) >= self._limits.of_one:
+            return f"{self._limits.of_one} requests of yours are still coming in"
+        return ""
+
+    def _client(self, scope: Scope) -> str:
+        """Return whose request this is, by its key, else by its address; "" if neither tells."""
+        address, _ = scope.get("client") or ("", 0)
+        return self._name(scope["state"].get("key")) or client_of(address, self._limits.proxies)
+
+    def _has_come(self, state: dict[str, Any]) -> None:
+        """Take note that a body has come in, or will not."""
+        if (client := state.pop("coming", None)) is not None:
+            self._coming[client] -= 1
+            if not self._coming[client]:
+                del self._coming[client]
 
     def _bounded(self, receive: Receive, scope: Scope, *, keeps: bool = True) -> Receive:
         """Return `receive` with limits in bytes and in seconds. It notes when the request has come in whole.
 
         `keeps`: the body stays in memory until the request is over.
         """
-        settings, state, taken, whole = self._settings, scope["state"], 0, False
-        due, most = time.monotonic() + settings.slow_s, self._most(scope)
+        limits, state, taken, whole = self._limits, scope["state"], 0, False
+        due, most = time.monotonic() + limits.slow_s, self._most(scope)
 
         async def bounded() -> Message:
             nonlocal taken, whole
@@ -138,7 +175,7 @@ class SecurityMiddleware:
                 else:
                     message = await _in_time(receive, max(due - time.monotonic(), 0.001))
             except TimeoutError:
-                why = f"the request did not come in within {settings.slow_s:g} seconds"
+                why = f"the request did not come in within {limits.slow_s:g} seconds"
                 raise HTTPException(408, why, _CLOSE) from None
             size = len(message.get("body", b""))
             taken += size
@@ -147,10 +184,11 @@ class SecurityMiddleware:
                 self._held += size
             whole = not message.get("more_body", False)
             if whole:
+                self._has_come(state)
                 state.setdefault("read", time.monotonic())
             if taken > most:
                 raise HTTPException(_TOO_LARGE, _too_large(most), _CLOSE)
-            if keeps and self._held > max(_HELD, settings.max_body):
+            if keeps and self._held > max(_HELD, limits.max_body):
                 self._metrics.refused()
                 why = f"the bodies of open requests have {_HELD:,} bytes, which is the limit: try again soon"
                 raise HTTPException(503, why, {"retry-after": "1", **_CLOSE})
@@ -160,7 +198,7 @@ class SecurityMiddleware:
 
     def _most(self, scope: Scope) -> int:
         """Return the most bytes that a request may have."""
-        most = self._settings.max_body
+        most = self._limits.max_body
         return most if self.inputs.fullmatch(scope["path"]) else min(most, _OTHER)
 
     def _names_it(self, host: bytes, address: str | None) -> bool:
@@ -168,13 +206,17 @@ class SecurityMiddleware:
         site that lets its name lead to this server still sends that name.
         """
         name = _PORT.sub("", host.decode("latin-1")).strip("[]")
-        return name == address or any(fnmatchcase(name, pattern) for pattern in self._settings.hosts)
+        return name == address or any(fnmatchcase(name, pattern) for pattern in self._limits.hosts)
 
     def _key(self, headers: Mapping[bytes, bytes]) -> Any:
         """Return the API key of a request, "" where none is needed, None where one is missing or wrong."""
         given = bearer(headers)
         fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
         return given.decode() if any(fits) else None if self._keys else ""
+
+    def _name(self, key: Any) -> str:
+        """Return what tells whose key it is; "" of none."""
+        return key or ""
 
     def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
         return JSONResponse({"error": why}, status, headers)
@@ -190,7 +232,7 @@ class SecurityMiddleware:
         # Under overload many are refused, which the service says once in a while.
         refused = scope["state"].get("refused", False)
         level = logging.INFO if refused else _LEVELS.get(status // 100, logging.INFO)
-        if level > logging.INFO or self._settings.log_requests:
+        if level > logging.INFO or self._limits.log_requests:
             ms = round(1e3 * seconds, 3)
             fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
             _log.log(level, "request", extra={"fields": fields})

@@ -1,8 +1,12 @@
-"""HTTP connections: when their requests came, how long a client may take, and refusing under overload.
+"""HTTP connections: how many there may be, when their requests came, how long a client may take, and refusing under
+overload.
 
 A server that is asked for several times what it can answer must refuse in a fraction of the time of an answer. So
 requests that hold small inputs, and come too late, are refused here, before the application sees them. Clients that ask
 again at once would still take all the time. So their refusals wait.
+
+Requests that a client sends before it has the answers of others cost memory and time. Of each connection at most one
+waits; what follows it stays in bytes, and is read once the answers are sent.
 """
 
 from __future__ import annotations
@@ -12,9 +16,12 @@ import math
 import socket
 import sys
 import time
+from collections import Counter, deque
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from exeunt.web.limits import client_of, part_of
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _UNREAD_S = 30.0
@@ -25,14 +32,70 @@ _AGAIN_S, _WAITS_S = 1.0, (0.0, 0.0, 0.05, 0.1, 0.2, 0.4)
 the second, and so on. Later ones wait as long as the last.
 """
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+_TOO_MANY = b'{"error":"there are too many connections: try again soon"}'
+_END_OF_HEADERS = b"\r\n\r\n"
+_PIECE = 512
+"""Bytes of a body of unknown length that are read at a time: few requests fit there that may follow it."""
+_DIGITS = 16
+"""A length of so many digits is of nothing that anybody sends."""
+_AHEAD = 64 << 20
+"""Bytes that all connections may have sent ahead."""
 _LATEST_AT = 52
 """Where `struct tcp_info` of Linux has the milliseconds since the latest data."""
 
 
+class Room:
+    """Room for `most` connections to a process; `proxies` may have all of them, any other address a part.
+
+    `ahead`: bytes that were sent before the answers of earlier requests.
+    """
+
+    def __init__(self, most: int, proxies: tuple[str, ...] = ()) -> None:
+        self.most, self.of_one, self.proxies = most, part_of(most), proxies
+        self.ahead = self._all = 0
+        self._of: Counter[str] = Counter()
+        self._waiting: deque[Connection] = deque()
+
+    def enter(self, address: str) -> bool:
+        """Take a place for a connection, which is left later in any case. Return whether there was one."""
+        client = client_of(address, self.proxies)
+        self._all += 1
+        self._of[client] += 1
+        return self._all <= self.most and (not client or self._of[client] <= self.of_one)
+
+    def leave(self, address: str) -> None:
+        """Give the place of a connection back."""
+        client = client_of(address, self.proxies)
+        self._all -= 1
+        self._of[client] -= 1
+        if not self._of[client]:
+            del self._of[client]
+
+    def later(self, connection: Connection) -> None:
+        """Let a connection go on with what it was sent ahead. One does so at a time, and all others come between."""
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            connection.loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        try:
+            self._waiting[0].go_on()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._waiting[0].loop.call_soon(self._next)
+
+
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """An HTTP connection that is closed if headers take too long or too many bytes, or if nobody reads an answer."""
+    """An HTTP connection that is closed if there is no room, if headers take too long or too many bytes, or if nobody
+    reads an answer.
+    """
 
     _bytes = 0
+    _ahead = b""  # that is read once answers are sent
+    _reads_body = False
+    _body_left: int | None = None  # None if its length is not known
+    _address = ""
     _came: float | None = None  # when the data came that are read now, once somebody has asked
     _timers: dict[str, asyncio.TimerHandle]
     _held: bytearray | None = None  # the body so far of a request that may be refused
@@ -40,12 +103,21 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _refused_at, _in_a_row = -math.inf, 0  # when, and how many since the latest pause, or request passed on
     _refusal: bytes | None = None  # that waits
 
+    def __init__(self, *given: Any, room: Room, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._room = room
+
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
         self._timers = {}
         self._socket = transport.get_extra_info("socket")
         super().connection_made(transport)
-        self._watch_headers()
+        self._address = self.client[0] if self.client else ""
+        if self._room.enter(self._address):
+            self._watch_headers()
+        else:
+            self._send_unavailable(_TOO_MANY, b"connection: close\r\n")
+            transport.close()
 
     def on_message_begin(self) -> None:
         """Note when a request began to come in."""
@@ -55,6 +127,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, unless it may be refused."""
+        length = dict(self.headers).get(b"content-length", b"")
+        self._reads_body, self._body_left = (
+            True,
+            int(length) if length.isdigit() and len(length) < _DIGITS else None,
+        )
         if self._may_be_refused():
             self._held = bytearray()
         else:
@@ -72,6 +149,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
+        if self._body_left is not None:
+            self._body_left -= len(body)
         if self._held is None:
             super().on_body(body)
         else:
@@ -79,6 +158,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_message_complete(self) -> None:
         """Note when it had come in, or refuse it."""
+        self._reads_body = False
         if self._held is not None:
             if (refusal := self.app_state["inputs"].refusal(self.url, self._held)) is not None:
                 self._held = None
@@ -107,8 +187,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         )
 
     def _refuse(self, body: bytes) -> None:
-        about = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
-        self._refusal = b"%bcontent-length: %d\r\n%b\r\n%b" % (_UNAVAILABLE, len(body), about, body)
+        self._refusal = body
         self._was_refused = True
         if time.monotonic() > self._refused_at + _AGAIN_S:
             self._in_a_row = 0
@@ -123,9 +202,15 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _send_refusal(self) -> None:
         self._stop("refusal")
         if self._refusal is not None:
-            self.transport.write(self._refusal)
+            self._send_unavailable(self._refusal)
             self._refusal, self._refused_at = None, time.monotonic()
             self.on_response_complete()
+
+    def _send_unavailable(self, body: bytes, more: bytes = b"") -> None:
+        about = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
+        self.transport.write(
+            b"%bcontent-length: %d\r\n%b%b\r\n%b" % (_UNAVAILABLE, len(body), more, about, body)
+        )
 
     def shutdown(self) -> None:
         """Let nobody wait longer for a refusal."""
@@ -142,16 +227,65 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         return self._came
 
     def data_received(self, data: bytes) -> None:
-        """Wait for the headers to end, unless they have."""
-        self._came, self._was_refused = None, False
+        """Read requests, unless one waits; then keep what follows it."""
+        self._came = None
+        self._read(self._ahead + data if self._ahead else data)
+
+    def _read(self, data: bytes) -> None:
+        at = 0
+        self._keep(b"")
+        while at < len(data) and not (self._is_busy() or self.transport.is_closing()):
+            end = self._end_of_piece(data, at)
+            self._read_piece(data[at:end])
+            at = end
+        self._keep(b"" if self.transport.is_closing() else data[at:])
+
+    def _is_busy(self) -> bool:
+        """Whether a whole request waits for its answer, or for that of an earlier one."""
+        if self._refusal is not None or self.pipeline:
+            return True
+        return not self._reads_body and self.cycle is not None and not self.cycle.response_complete
+
+    def _end_of_piece(self, data: bytes, at: int) -> int:
+        """Return where to stop reading, so that hardly more than one request ends before."""
+        if self._reads_body:
+            return at + (_PIECE if self._body_left is None else max(self._body_left, 1))
+        end = data.find(_END_OF_HEADERS, at)
+        return len(data) if end < 0 else end + len(_END_OF_HEADERS)
+
+    def _read_piece(self, data: bytes) -> None:
+        """Read, and wait for the headers to end, unless they have."""
+        self._was_refused = False
         super().data_received(data)
         self._bytes += len(data)
         self._watch_headers()
         if self._bytes > _HEADERS_BYTES + (0 if self._held is None else _SMALL):
             self._wait_no_longer()
 
+    def _keep(self, data: bytes) -> None:
+        self._room.ahead += len(data) - len(self._ahead)
+        self._ahead = data
+        if data:
+            self.flow.pause_reading()
+            if self._room.ahead > _AHEAD:
+                self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Go on with what was sent ahead."""
+        super().on_response_complete()
+        if self._ahead:
+            self._room.later(self)
+
+    def go_on(self) -> None:
+        """Read what was sent ahead."""
+        if self._ahead:
+            self._read(self._ahead)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
+        self._room.leave(self._address)
+        self._room.ahead -= len(self._ahead)
+        self._ahead = b""
         for name in [*self._timers]:
             self._stop(name)
         super().connection_lost(exc)

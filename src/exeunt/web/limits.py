@@ -1,0 +1,97 @@
+"""By which names a server may be called, and how much of it one client may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from exeunt.errors import InputError
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
+"""Hosts that stand for every address: 0.0.0.0, 0, ::, and no host at all."""
+_HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
+"""Names, patterns of names, and addresses of IPv6."""
+PART = 4
+"""One client may have such a part of the connections, and of the bodies that come in."""
+_FEW = 8
+"""So many are no attack, however few there may be in all."""
+_NETWORK_BITS = 64
+"""Of an address of IPv6: whoever has one usually has all that begin so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What requests to a server may take, of each worker where there are several.
+
+    `hosts`: names by which they may call it, as patterns. `max_body`: bytes of a request. `max_open`: requests that are
+    open at a time. `slow_s`: seconds in which a request must have come in. `log_requests`: each one. `proxies`:
+    addresses, or networks, of proxies in front of the server, which bring the requests of many.
+    """
+
+    hosts: tuple[str, ...]
+    max_body: int
+    max_open: int
+    slow_s: float = 30.0
+    log_requests: bool = False
+    proxies: tuple[str, ...] = ()
+
+    @property
+    def of_one(self) -> int:
+        """How many bodies one client may be sending at a time."""
+        return part_of(self.max_open)
+
+
+def part_of(most: int) -> int:
+    """Return how many of so many one client may have."""
+    return max(_FEW, most // PART)
+
+
+def listens_everywhere(host: str) -> bool:
+    """Return whether a host stands for every address of the machine."""
+    return _EVERY_ADDRESS.fullmatch(host) is not None
+
+
+def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-host") -> tuple[str, ...]:
+    """Return the names, as patterns, by which requests may call a server that listens at `host`: any name if it listens
+    at every address and only keys protect it. Raises InputError, about the `option`, for what is no name.
+    """
+    for name in allowed:
+        if not _HOST.fullmatch(name):
+            raise InputError(
+                f"{option} must be a name or an address without port, such as example.com, got {name!r}"
+            )
+    if listens_everywhere(host) and not allowed:
+        return ("*",)
+    return tuple(name.lower().strip("[]") for name in (*_LOOPBACK, host, *allowed))
+
+
+def check_proxies(proxies: Sequence[str], *, option: str) -> None:
+    """Raise InputError, about the `option`, for what is no address and no network."""
+    if wrong := [one for one in proxies if not _is_network(one)]:
+        raise InputError(
+            f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {wrong[0]!r:.80}"
+        )
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+@lru_cache(1024)
+def client_of(address: str, proxies: tuple[str, ...]) -> str:
+    """Return who connects from an address, as far as that tells; "" if it does not, as of a proxy and of no address."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return ""
+    if any(found in ip_network(one, strict=False) for one in proxies):
+        return ""
+    return str(ip_network((found, _NETWORK_BITS), strict=False)) if found.version == 6 else str(found)
