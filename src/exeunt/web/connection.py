@@ -93,8 +93,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     _bytes = 0
     _ahead = b""  # that is read once answers are sent
-    _reads_body = False
-    _body_left: int | None = None  # None if its length is not known
+    _reads_body, _of_body = False, 0  # whether a body comes, and how many bytes of it have
     _address = ""
     _came: float | None = None  # when the data came that are read now, once somebody has asked
     _timers: dict[str, asyncio.TimerHandle]
@@ -127,11 +126,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, unless it may be refused."""
-        length = dict(self.headers).get(b"content-length", b"")
-        self._reads_body, self._body_left = (
-            True,
-            int(length) if length.isdigit() and len(length) < _DIGITS else None,
-        )
+        self._reads_body, self._of_body = True, 0
         if self._may_be_refused():
             self._held = bytearray()
         else:
@@ -149,8 +144,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
-        if self._body_left is not None:
-            self._body_left -= len(body)
+        self._of_body += len(body)
         if self._held is None:
             super().on_body(body)
         else:
@@ -229,16 +223,16 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def data_received(self, data: bytes) -> None:
         """Read requests, unless one waits; then keep what follows it."""
         self._came = None
-        self._read(self._ahead + data if self._ahead else data)
+        self._read(self._taken() + data if self._ahead else data)
 
     def _read(self, data: bytes) -> None:
         at = 0
-        self._keep(b"")
         while at < len(data) and not (self._is_busy() or self.transport.is_closing()):
             end = self._end_of_piece(data, at)
             self._read_piece(data[at:end])
             at = end
-        self._keep(b"" if self.transport.is_closing() else data[at:])
+        if at < len(data) and not self.transport.is_closing():
+            self._keep(data[at:])
 
     def _is_busy(self) -> bool:
         """Whether a whole request waits for its answer, or for that of an earlier one."""
@@ -249,9 +243,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """Return where to stop reading, so that hardly more than one request ends before."""
         if self._reads_body:
-            return at + (_PIECE if self._body_left is None else max(self._body_left, 1))
-        end = data.find(_END_OF_HEADERS, at)
-        return len(data) if end < 0 else end + len(_END_OF_HEADERS)
+            length = dict(self.headers).get(b"content-length", b"")
+            known = length.isdigit() and len(length) < _DIGITS
+            return at + (max(int(length) - self._of_body, 1) if known else _PIECE)
+        end = data.find(_END_OF_HEADERS, at) + len(_END_OF_HEADERS)
+        several = end >= len(_END_OF_HEADERS) and data.find(_END_OF_HEADERS, end) >= 0
+        return end if several else len(data)
 
     def _read_piece(self, data: bytes) -> None:
         """Read, and wait for the headers to end, unless they have."""
@@ -261,6 +258,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._watch_headers()
         if self._bytes > _HEADERS_BYTES + (0 if self._held is None else _SMALL):
             self._wait_no_longer()
+
+    def _taken(self) -> bytes:
+        """Take what was sent ahead."""
+        data = self._ahead
+        self._keep(b"")
+        return data
 
     def _keep(self, data: bytes) -> None:
         self._room.ahead += len(data) - len(self._ahead)
@@ -279,7 +282,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def go_on(self) -> None:
         """Read what was sent ahead."""
         if self._ahead:
-            self._read(self._ahead)
+            self._read(self._taken())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
