@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from exeunt._files import why_it_failed
-from exeunt.errors import FileError, InputError, require
+from exeunt._outside import check_outside
+from exeunt.errors import FileError, InputError, one_line, require
+
+_ENTRIES = 100_000
 
 
 def read_yaml(file: Path, *, extra: str) -> Any:
@@ -23,7 +26,10 @@ def read_yaml(file: Path, *, extra: str) -> Any:
     if root is None:
         return None
     with _yaml_errors(file, yaml):
-        return yaml.SafeLoader("").construct_document(root)
+        _check_size(root, yaml)
+        value = yaml.SafeLoader("").construct_document(root)
+        check_outside(value)
+        return value
 
 
 def yaml_root(file: Path, *, extra: str) -> Any:
@@ -46,10 +52,31 @@ def _yaml_errors(file: Path, yaml: Any) -> Iterator[None]:
         raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
     except RecursionError:
         raise InputError(f"{file} is not YAML that can be read: it is nested too deeply") from None
+    except (OverflowError, ValueError) as error:  # of its own, too: there is no month 13
+        raise InputError(f"{file} is not YAML that can be read: {one_line(error)}") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         why = f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]
         raise InputError(f"{file} is not YAML: {why}") from None
+
+
+def _check_size(root: Any, yaml: Any) -> None:
+    """Raise ValueError for a file whose aliases repeat so much that it is large, or hold themselves."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if (known := sizes.get(id(node), 1)) == 0:
+            raise ValueError("an alias stands within what it repeats")
+        if id(node) in sizes or not isinstance(node, yaml.CollectionNode):
+            return known
+        sizes[id(node)] = 0
+        entries = (one for entry in node.value for one in (entry if isinstance(entry, tuple) else (entry,)))
+        sizes[id(node)] = found = 1 + sum(map(size, entries))
+        if found > _ENTRIES:
+            raise ValueError(f"with what its aliases repeat it has more than {_ENTRIES:,} entries")
+        return found
+
+    size(root)
 
 
 def _name_that_is_there_twice(root: Any, yaml: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,3 +230,66 @@ def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
     ledger: Any = None
     work = Answering(models, "large", ()).by_policy(Active("p1", None, cascade), asked, "", ledger)
     assert asyncio.run(work).reply is None
+
+
+@pytest.mark.parametrize("data", [b"null", b"5", b"true", b'"x"', b"[1]", b"[" * 60_000, b'{"a":' * 15_000])
+def test_a_body_that_is_no_object_is_refused(run: Running, data: bytes) -> None:
+    with run.http() as http:
+        assert http.post("/v1/chat/completions", content=data).status_code == 400
+    with run.http(run.admin) as http:
+        told = http.put("/admin/policy", content=data)
+    assert (told.status_code, told.json()["error"]["message"][:5]) == (400, "send ")
+
+
+_DIGITS = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda body: body["usage"].update(prompt_tokens=_DIGITS),
+        lambda body: body["usage"].update(completion_tokens=-_DIGITS, total_tokens=_DIGITS),
+        lambda body: body["choices"][0].update(logprobs={"content": [{"logprob": _DIGITS}]}),
+        lambda body: body["choices"][0].update(logprobs={"content": [{"logprob": float("nan")}]}),
+        lambda body: body.update(created=float("inf")),
+        lambda body: body.update(deep=json.loads("[" * 300 + "]" * 300)),
+    ],
+)
+def test_numbers_of_a_provider_do_no_harm(tmp_path: Path, harm: Callable[[dict[str, Any]], Any]) -> None:
+    """The fallback answers, also where an answer comes in parts."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    message = {"role": "assistant", "content": "bad"}
+    body: dict[str, Any] = {
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": usage,
+    }
+    harm(body)
+
+    class Harmful(Raw):
+        async def _completions(self, request: Request) -> Response:
+            asked = json.loads(await request.body())
+            if asked["model"] == "small":
+                return await MockProvider._completions(self, request)
+            if not asked.get("stream"):
+                return Response(json.dumps(body), media_type="application/json")
+            choice = {**body["choices"][0], "delta": message}
+            return Response(f"data: {json.dumps({**body, 'choices': [choice]})}\n\n")
+
+    with running(tmp_path, Harmful(body), shadow="", fallback="[small]") as run:
+        for streams in (False, True):
+            answered = run.ask("easy 1", stream=streams)
+            assert answered.status_code == 200, answered.text
+            assert answered.headers["x-exeunt-model"] == "small"
+            assert "bad" not in answered.text
+
+
+@pytest.mark.parametrize("after", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "1e308", "-1e308", "nan"])
+def test_a_wait_that_a_provider_asks_for_ends(tmp_path: Path, after: str) -> None:
+    class Busy(Raw):
+        async def _completions(self, request: Request) -> Response:
+            return Response("{}", 503, {"retry-after": after})
+
+    with running(tmp_path, Busy({}), shadow="") as run:
+        began = time.monotonic()
+        assert run.ask("x").status_code == 502
+        assert time.monotonic() - began < 10

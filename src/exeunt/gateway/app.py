@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from exeunt._outside import outside_json
 from exeunt._threads import PAYING
 from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
@@ -184,7 +185,7 @@ async def _set_policy(request: Request) -> Response:
     """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest one within that."""
     gateway = _gateway(request)
     try:
-        wanted = await request.json()
+        wanted = outside_json(await request.body())
     except ValueError:
         wanted = None
     if (

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from exeunt._outside import outside_json
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker
@@ -48,8 +49,7 @@ class ChatModel(OpenAICompatible):
     whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: its own; `provider`: that of its
     provider, which counts failed connections and refused keys alone. `at_most`: US dollars that an attempt may cost;
-    requests that may cost more are refused. `max_answer`: the most bytes of an answer, or of all of its stream. Other
-    options: see `OpenAICompatible`.
+    requests that may cost more are refused. Other options: see `OpenAICompatible`.
     """
 
     def __init__(
@@ -65,13 +65,12 @@ class ChatModel(OpenAICompatible):
         logprobs: bool = False,
         reasons: bool = False,
         at_most: float = math.inf,
-        max_answer: int = 16 << 20,
         **options: Any,
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
         self.name, self.breaker, self.provider = name, breaker, provider
-        self.at_most, self.max_answer = at_most, max_answer
+        self.at_most = at_most
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
         if image_tokens is not None and image_tokens < 0:
             raise InputError(f"image_tokens must be at least 0, got {image_tokens}")
@@ -137,11 +136,10 @@ class ChatModel(OpenAICompatible):
         return body
 
     def _connect(self) -> Any:
-        # Of a compressed answer nobody knows how large it becomes.
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = {"content-type": "application/json"}
         if self.key is not None:
             headers["authorization"] = f"Bearer {key_named(self.key)}"
-        return http_client(self.concurrency, self.timeout_s, headers=headers)
+        return http_client(self, headers=headers)
 
     async def _disconnect(self, client: Any) -> None:
         await client.aclose()
@@ -185,7 +183,7 @@ class ChatModel(OpenAICompatible):
         except FailedAttempt as failure:
             failed = failure.why if _KEY_REFUSED.match(failure.why) else ""
             raise
-        except (RecursionError, ValueError):
+        except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         except (AttributeError, KeyError, TypeError):
             raise FailedAttempt("its answer is not understood", again=True) from None
@@ -203,7 +201,7 @@ class ChatModel(OpenAICompatible):
     async def _whole(self, given: ChatRequest, client: Any) -> Any:
         """Return the completion."""
         async with self._sent(self._body(given), client) as answer:
-            return json.loads(b"".join([piece async for piece in answer]))
+            return outside_json(b"".join([piece async for piece in answer]))
 
     async def _streamed(self, given: ChatRequest, client: Any) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
@@ -226,21 +224,11 @@ class ChatModel(OpenAICompatible):
     async def _sent(self, body: Mapping[str, Any], client: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses."""
         async with client.stream("POST", self._url, content=msgspec.json.encode(body)) as sent:
-            answer = self._bounded(sent)
+            answer = sent.aiter_raw()
             if not sent.is_success:
                 said = b"".join([piece async for piece in answer])
                 raise status_failure(sent.status_code, sent.headers, _code(said))
             yield answer
-
-    async def _bounded(self, sent: Any) -> AsyncIterator[bytes]:
-        """Yield the bytes of an answer. Raises FailedAttempt where they are too many, or compressed."""
-        if sent.headers.get("content-encoding", "identity") != "identity":
-            raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
-        taken = 0
-        async for piece in sent.aiter_raw():
-            if (taken := taken + len(piece)) > self.max_answer:
-                raise FailedAttempt(f"its answer has more than {self.max_answer:,} bytes", again=True)
-            yield piece
 
     @property
     def _url(self) -> str:
@@ -264,6 +252,6 @@ class ChatModel(OpenAICompatible):
 def _code(said: bytes) -> object:
     """Return the word that an endpoint gives for an error."""
     try:
-        return json.loads(said)["error"]["code"]
-    except (KeyError, RecursionError, TypeError, ValueError):
+        return outside_json(said)["error"]["code"]
+    except (KeyError, TypeError, ValueError):
         return ""

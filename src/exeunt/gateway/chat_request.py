@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from exeunt._outside import DEEPEST, check_brackets, check_outside
 from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
@@ -32,10 +33,6 @@ _HINTS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 """Options that are taken and not passed on."""
 _OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
 _TOOLS = ("function", "custom")
-_DEEPEST = 100
-"""Levels of a request at most: Python's own limit, which is higher, may be reached only once money is held."""
-_BRACKETS = 500_000
-"""Lists and objects of a request at most, and what looks like them in texts: millions take seconds to read."""
 _SORTED = msgspec.json.Encoder(order="sorted")
 _PIECE = 256
 """Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
@@ -70,14 +67,15 @@ class ChatRequest:
 
         Raises InputError for one that is no such request, or has an option of unbounded cost.
         """
-        if (brackets := data.count(b"[") + data.count(b"{")) > _BRACKETS:
-            raise InputError(f"a request has at most {_BRACKETS:,} opening brackets, got {brackets:,}")
         try:
-            body = msgspec.json.decode(data)
-        except (RecursionError, ValueError):
+            check_brackets(data)
+            check_outside(body := msgspec.json.decode(data))
+        except msgspec.DecodeError:
             raise InputError("the request is no JSON in UTF-8") from None
-        if _is_deep(body):
-            raise InputError(f"a request has at most {_DEEPEST} levels")
+        except RecursionError:
+            raise InputError(f"the request cannot be read: it has more than {DEEPEST} levels") from None
+        except ValueError as error:
+            raise InputError(f"the request cannot be read: {error}") from None
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
             raise InputError("a request is a JSON object with a model and messages")
         _check_options(body)
@@ -232,15 +230,6 @@ def _n_bytes_normalised(data: bytes) -> int:
     text = data.decode()
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
     return sum(len(unicodedata.normalize("NFKC", piece).encode()) for piece in pieces)
-
-
-def _is_deep(value: Any) -> bool:
-    level, depth = [value], 0
-    while level and depth < _DEEPEST:
-        held = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for each in held for one in each if isinstance(one, dict | list)]
-        depth += 1
-    return bool(level)
 
 
 def _check_options(body: Mapping[str, Any]) -> None:

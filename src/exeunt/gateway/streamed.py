@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from exeunt._outside import outside_json
+
 _LENGTH = 20
 """Characters in a chunk."""
 DONE = "data: [DONE]\n\n"
@@ -136,7 +138,7 @@ def data_of(line: str) -> dict[str, Any] | None:
     """Return the chunk in a line of server-sent events; None for any other line. Raises ValueError for no JSON."""
     if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
         return None
-    chunk = json.loads(text)
+    chunk = outside_json(text)
     if not isinstance(chunk, dict):
         raise ValueError("a chunk is an object")
     return chunk

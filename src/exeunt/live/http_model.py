@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from exeunt._outside import outside_json
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price
 from exeunt.live.live_model import (
@@ -72,7 +73,7 @@ class HTTPModel(LiveModel):
         headers = {
             name: _KEY.sub(lambda found: key_named(found[1]), value) for name, value in self.headers.items()
         }
-        return http_client(self.concurrency, self.timeout_s, headers=headers)
+        return http_client(self, headers=headers)
 
     async def _disconnect(self, client: Any) -> None:
         await client.aclose()
@@ -86,7 +87,7 @@ class HTTPModel(LiveModel):
         if not sent.is_success:
             raise status_failure(sent.status_code, sent.headers)
         try:
-            data = sent.json()
+            data = outside_json(sent.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         found = {part: at_path(data, path) for part, path in self.response.items()}
@@ -143,8 +144,37 @@ def checked_url(url: str) -> str:
     return url
 
 
-def http_client(concurrency: int, timeout_s: float, **options: Any) -> Any:
-    """Return a client of HTTP that follows no redirects."""
+def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -> Any:
+    """Return a client of HTTP that follows no redirects, and reads no answer that is compressed or too large: it raises
+    FailedAttempt for these.
+    """
     httpx = require("httpx", extra="live")
-    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    return httpx.AsyncClient(follow_redirects=False, limits=limits, timeout=timeout_s, **options)
+
+    class Bounded(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            taken = 0
+            async for piece in self._stream:
+                if (taken := taken + len(piece)) > model.max_answer:
+                    raise FailedAttempt(f"its answer has more than {model.max_answer:,} bytes", again=True)
+                yield piece
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(answer: Any) -> None:
+        # Of a compressed answer nobody knows how large it becomes.
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
+        answer.stream = Bounded(answer.stream)
+
+    n = model.concurrency
+    return httpx.AsyncClient(
+        follow_redirects=False,
+        limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
+        timeout=model.timeout_s,
+        headers={"accept-encoding": "identity", **(headers or {})},
+        event_hooks={"response": [bound]},
+    )

@@ -119,8 +119,9 @@ class LiveModel(ABC):
     """A model that is asked over a network, or a function.
 
     `classes`: names of the classes among which it chooses; None if it answers in text. `concurrency`: attempts at the
-    same time. `timeout_s`: of an attempt. `retries`: further attempts after failures that may pass, with growing
-    waits, or with the wait that the service asks for. `counts`: answers, failures, retries and lies so far.
+    same time. `timeout_s`: of an attempt. `max_answer`: the most bytes of an answer over a network. `retries`: further
+    attempts after failures that may pass, with growing waits, or with the wait that the service asks for. `counts`:
+    answers, failures, retries and lies so far.
     """
 
     def __init__(
@@ -130,8 +131,10 @@ class LiveModel(ABC):
         concurrency: int = 64,
         timeout_s: float = 60.0,
         retries: int = 3,
+        max_answer: int = 16 << 20,
     ) -> None:
         check_positive(timeout_s, "timeout_s")
+        check_positive(max_answer, "max_answer")
         if concurrency < 1 or retries < 0:
             raise InputError(
                 f"concurrency must be at least 1 and retries at least 0, got {concurrency} and {retries}"
@@ -144,6 +147,7 @@ class LiveModel(ABC):
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(f"give at least two classes, each once, got {', '.join(self.classes)}")
         self.concurrency, self.timeout_s, self.retries = concurrency, timeout_s, retries
+        self.max_answer = max_answer
         self.counts: Counter[str] = Counter()
         self._opened: WeakKeyDictionary[Any, tuple[asyncio.Semaphore, Any]] = WeakKeyDictionary()
 
@@ -364,6 +368,8 @@ def transport_failure(error: Exception) -> FailedAttempt:
     import httpx
 
     cause = error if isinstance(error, httpx.HTTPError) else error.__cause__
+    if isinstance(cause, FailedAttempt):
+        return cause
     unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     why = type(cause or error).__name__
     return FailedAttempt(f"connection failed ({why})", again=True, cost=0.0 if unsent else None)
@@ -377,7 +383,7 @@ def _wait_asked_for(text: str) -> float:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return 0.0
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from exeunt._outside import outside_json
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price, named
 from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
@@ -127,7 +128,8 @@ class OpenAICompatible(LiveModel):
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout_s,
-            http_client=http_client(self.concurrency, self.timeout_s),
+            http_client=http_client(self),
+            default_headers={"accept-encoding": "identity"},
         )
 
     async def _disconnect(self, client: Any) -> None:
@@ -142,7 +144,7 @@ class OpenAICompatible(LiveModel):
         except openai.APIConnectionError as error:
             raise transport_failure(error) from None
         try:
-            data = sent.http_response.json()
+            data = outside_json(sent.http_response.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         cost, lied = self._reported(data)

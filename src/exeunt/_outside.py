@@ -1,0 +1,57 @@
+"""JSON that others write, such as providers and clients, read with bounds: depth, numbers, and how much there is."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+DEEPEST = 100
+"""Levels at most: Python's own limit, which is higher, may be reached only where it does harm."""
+_BRACKETS = 500_000
+"""Lists and objects at most, and what looks like them in texts: millions take seconds to read."""
+_LARGEST = 1 << 63
+_DIGITS = len(str(-_LARGEST))
+
+
+def outside_json(text: str | bytes) -> Any:
+    """Return what JSON holds. Raises ValueError for what is none, as NaN is, and for what the checks below refuse."""
+    check_brackets(text)
+    try:
+        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError(f"it has more than {DEEPEST} levels") from None
+    check_outside(value)
+    return value
+
+
+def check_brackets(text: str | bytes) -> None:
+    """Raise ValueError for JSON that would take long to read."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets > _BRACKETS:
+        raise ValueError(f"it may have {_BRACKETS:,} opening brackets, and has {brackets:,}")
+
+
+def check_outside(value: Any) -> None:
+    """Raise ValueError for JSON of too many levels, and for whole numbers that 64 bits do not hold."""
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        if depth == DEEPEST:
+            raise ValueError(f"it has more than {DEEPEST} levels")
+        held = (one.values() if isinstance(one, dict) else one for one in level)
+        level, depth = [one for each in held for one in each], depth + 1
+        if any(type(one) is int and not -_LARGEST <= one < _LARGEST for one in level):
+            raise ValueError("it holds a whole number that 64 bits do not hold")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS else _no_number(text)
+
+
+def _finite(text: str) -> float:
+    return found if math.isfinite(found := float(text)) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"it holds {text:.20}, which is no number here")

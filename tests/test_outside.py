@@ -1,0 +1,72 @@
+"""JSON and YAML that others write: what is read, and what is refused before it does harm."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exeunt._outside import check_outside, outside_json
+from exeunt._yaml import read_yaml
+from exeunt.errors import InputError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda one: st.lists(one, max_size=4) | st.dictionaries(st.text(max_size=3), one, max_size=4), max_leaves=20,
+)  # fmt: skip
+
+
+@given(value=JSON)
+def test_json_is_read_as_python_reads_it(value):
+    for text in (json.dumps(value), json.dumps(value).encode()):
+        assert outside_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("NaN", "NaN, which is no number"), ("[Infinity]", "Infinity, which is no"), ('{"a": -Infinity}', "-Infinity"),
+        ("1e400", "1e400"), ("-1e999", "-1e999"), ("9" * 401, "99999999999999999999, which"), (f"[{2**63}]", "64 bits"),
+        (f"[{-(2**63) - 1}]", "64 bits"), ("[" * 101 + "]" * 101, "more than 100 levels"),
+        ('{"a":' * 60_000 + "1" + "}" * 60_000, "more than 100 levels"), ("[" * 600_000, "500,000 opening brackets"),
+        ("{", "Expecting"), ("", "Expecting"), (b"\xff", "decode"),
+    ],
+)  # fmt: skip
+def test_what_would_do_harm_is_no_json(text, why):
+    with pytest.raises(ValueError, match=why):
+        outside_json(text)
+
+
+def test_what_is_just_within_bounds_is_read():
+    assert outside_json("[" * 100 + "]" * 100)
+    assert outside_json(f"[{2**63 - 1}, {-(2**63)}, 1e308, -0.0, 1E-400]")[0] == 2**63 - 1
+    assert outside_json('"\\ud83d"') == "\ud83d"  # a provider may cut a character in two
+    for value in (None, 5, True, "x", [], {}):
+        check_outside(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: &a [*a]", "an alias stands within what it repeats"),
+        ("a0: &a0 [x]\n" + "".join(f"a{k}: &a{k} [{f'*a{k - 1}, ' * 10}]\n" for k in range(1, 9)), "100,000"),
+        ("a: " + "9" * 400, "64 bits"), ("a: " + "9" * 5_000, "4300 digits"),
+        ("a: 2024-13-45", "month"), ("a: " + "[" * 120 + "]" * 120, "more than 100 levels"),
+        ("a: " + "[" * 5_000 + "]" * 5_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_what_would_do_harm_is_no_yaml(tmp_path, text, why):
+    pytest.importorskip("yaml")
+    (file := tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=why) as error:
+        read_yaml(file, extra="cli")
+    assert "\n" not in str(error.value)
+
+
+def test_aliases_may_be_used(tmp_path):
+    pytest.importorskip("yaml")
+    (file := tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
+    assert read_yaml(file, extra="cli") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}
