@@ -140,7 +140,7 @@ def test_without_a_key_nothing_is_kept_once_it_is_settled(ledger):
     assert not held.release()
 
 
-def test_a_bill_above_the_maximum_is_recorded_and_stops_its_model(caplog):
+def test_a_bill_above_the_maximum_counts_at_that_and_stops_its_model(caplog):
     whole = ex.Ledger(total="5 usd")
     one, other = (ex.Ledger(total="5 usd", name=name, within=whole) for name in ("one", "other"))
     held, waiting = one.reserve(0.1, model="large"), other.reserve(0.1, model="large")
@@ -148,13 +148,42 @@ def test_a_bill_above_the_maximum_is_recorded_and_stops_its_model(caplog):
     with caplog.at_level(logging.ERROR, "exeunt.ledger"):
         held.settle(0.3)
     assert "'large' billed 0.3 usd" in caplog.text
-    assert (whole.spent, one.stopped, other.stopped, whole.stopped) == (0.3, ("large",), (), ("large",))
+    assert (whole.spent, one.stopped, other.stopped, whole.stopped) == (0.1, ("large",), (), ("large",))
     assert not waiting.dispatch()
     with pytest.raises(ModelStopped, match=r"more than its stated maximum.*resume\('large'\)"):
         other.reserve(0.1, model="large")
     assert other.reserve(0.1, model="small").dispatch()
     one.resume("large")
     assert other.reserve(0.1, model="large").dispatch()
+
+
+def test_a_disputed_bill_is_booked_or_dropped(ledger):
+    bills = [ledger.reserve(0.1, model="large") for _ in range(2)]
+    assert all(held.dispatch() for held in bills)
+    for held, bill in zip(bills, (8.0, 0.3), strict=True):
+        held.settle(bill)
+        held.settle(bill)  # once more changes nothing
+    assert (ledger.spent, [one.claimed for one in ledger.disputed]) == (0.2, [8.0, 0.3])
+    assert [one.state for one in ledger.unsettled()] == ["charged"] * 2
+    with pytest.raises(ModelStopped):
+        ledger.reserve(0.1, model="large")
+    ledger.resume("large")
+    first, second = ledger.disputed
+    first.settle()
+    assert (first.claimed, first.cost, ledger.spent) == (None, 0.1, 0.2)
+    second.book()
+    assert (second.claimed, second.cost, ledger.spent, ledger.disputed) == (None, 0.3, 0.4, [])
+    assert ledger.stopped == ()  # somebody has decided
+    with pytest.raises(InputError, match="this attempt has no disputed bill: it is settled"):
+        second.book()
+
+
+def test_a_corrected_bill_counts_however_high_it_is(ledger):
+    held = ledger.reserve(0.1, model="large", key="one")
+    assert held.dispatch()
+    held.settle(0.3)
+    ledger.reconcile("one", 0.4)
+    assert (ledger.spent, ledger.disputed, ledger.stopped) == (0.4, [], ("large",))
 
 
 def test_nested_ledgers_hold_both_or_neither():

@@ -19,7 +19,7 @@ CALLS = st.lists(
     st.one_of(
         st.tuples(st.just("reserve"), st.sampled_from(list(TOTALS)), AMOUNTS, st.sampled_from("xy"),
                   st.sampled_from([None, "1", "2", "3"])),
-        st.tuples(st.sampled_from(["dispatch", "release"]), st.integers(0, 9)),
+        st.tuples(st.sampled_from(["dispatch", "release", "book"]), st.integers(0, 9)),
         st.tuples(st.just("settle"), st.integers(0, 9), st.one_of(st.none(), AMOUNTS)),
         st.tuples(st.just("reconcile"), st.sampled_from(list(TOTALS)), st.sampled_from("123"), AMOUNTS),
         st.tuples(st.just("tick"), st.sampled_from([1, 4, 9.5, LEASE, 1000, -3, -LEASE, -1000])),
@@ -54,10 +54,10 @@ class Oracle:
 
     def used(self, ledger, *states):
         mine = [one for one in self.attempts if one.ledger.startswith(ledger) and one.state in states]
-        return sum((one.maximum if one.cost is None else one.cost for one in mine), Fraction(0))
+        return sum((one.cost if one.state == "settled" else one.maximum for one in mine), Fraction(0))
 
     def spent(self, ledger):
-        return self.used(ledger, "dispatched", "settled")
+        return self.used(ledger, "dispatched", "disputed", "settled")
 
     def left(self, ledger):
         return exact(TOTALS[ledger]) - self.spent(ledger) - self.used(ledger, "reserved")
@@ -106,8 +106,15 @@ class Oracle:
             return InputError
         if cost > one.maximum and cost != one.cost:
             self.stopped |= {(ledger, one.model) for ledger in self.chain(one.ledger)}
-        one.state, one.cost = "settled", cost
+        one.state, one.cost = "settled" if correct or cost <= one.maximum else "disputed", cost
         return None
+
+    def book(self, one):
+        return self.settle(one, one.cost, correct=True) if one.state == "disputed" else InputError
+
+    def disputed(self, ledger):
+        mine = (one for one in self.attempts if one.ledger.startswith(ledger) and one.state == "disputed")
+        return sorted(float(one.cost) for one in mine)
 
     def reconcile(self, ledger, key, cost):
         one = self.of_key(ledger, key)
@@ -152,6 +159,7 @@ def compare(ledgers, clock, calls):
             assert one.spent == float(oracle.spent(ledger))
             assert one.reserved == float(oracle.used(ledger, "reserved"))
             assert one.left == float(oracle.left(ledger))
+            assert sorted(held.claimed for held in one.disputed) == oracle.disputed(ledger)
 
 
 def check_calls(kind, calls):

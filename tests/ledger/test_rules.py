@@ -260,7 +260,9 @@ def test_opening_it_again_with_more_inputs_promises_them_an_answer(total):
 def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
     ledger = total(5, inputs=5)
     ledger.promise(1)
-    buy(ledger, 1, 3, model="liar", promised=True)  # 2 are left for four inputs
+    buy(ledger, 1, 3, model="liar", promised=True)
+    assert ledger.to_come == 4  # its input has an answer
+    ledger.disputed[0].book()  # 2 are left for four inputs
     assert fits(ledger, 1, promised=True)
     assert not fits(ledger, 1)
     assert not fits(ledger, 1.5, promised=True)

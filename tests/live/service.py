@@ -182,7 +182,7 @@ class _Held:
         with self.ledger._lock:
             assert self.key in self.ledger.settled
             if cost is not None:
-                self.ledger.settled[self.key] = cost
+                self.ledger.settled[self.key] = min(cost, self.ledger.settled[self.key])  # more is disputed
 
     def charge(self):
         assert self.key in self.ledger.settled

@@ -56,11 +56,11 @@ def test_templates_say_what_is_sent_and_where_the_answer_is(monkeypatch):
     assert (glad.answer, glad.confidence, glad.cost, glad.bound) == ("joy", 0.75, 0.002, 0.0)
     assert (found["none"].answer, found["none"].failed, found["none"].cost) == (None, "gave no answer", 0.002)
     assert (found["lies"].answer, found["lies"].cost, found["lies"].bound) == ("joy", 0.003, 0.003)
-    assert (found["more"].cost, found["more"].lied, found["lies"].lied) == (9.0, True, True)
+    assert (found["more"].cost, found["more"].lied, found["lies"].lied) == (0.003, True, True)
     assert found["nan"].failed == "its answer is no JSON"
     assert found["odd"].failed == "its answer has no results.0.label"
     assert model.counts["lies"] == 2
-    assert ledger.spent == pytest.approx(0.002 + 0.002 + 0.003 + 9.0 + 0.003 + 0.003)
+    assert ledger.spent == pytest.approx(0.002 + 0.002 + 0.003 + 0.003 + 0.003 + 0.003)
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,14 @@ class Slow(Cheap):
         return Reply("yes", 0.9, self.bill)
 
 
-def test_a_bill_that_no_amount_holds_is_recorded_as_the_highest_and_stops_the_model():
+def test_a_bill_that_no_amount_holds_counts_at_the_most_and_stops_the_model():
     ledger = ex.Ledger(total="1000 usd")
     reply = asyncio.run(Slow(bill=1e30).ask(0, name="odd", ledger=ledger))
     assert reply.lied
-    assert ledger.spent == 1e9
+    assert (reply.cost, reply.bound, reply.billed) == (10.0, 10.0, 10.0)
+    assert ledger.spent == 10.0
     assert ledger.stopped == ("odd",)
-    assert ledger.unsettled() == []
+    assert [one.claimed for one in ledger.disputed] == [1e9]
 
 
 def test_at_its_deadline_an_attempt_counts_at_its_maximum_and_is_not_made_again():

@@ -63,6 +63,11 @@ class Hold(NamedTuple):
         """Return whether its lease has not ended. A jump of the clock by a lease or more, either way, ends it."""
         return abs(now - self.time) < self.lease
 
+    @property
+    def is_disputed(self) -> bool:
+        """Whether it has a bill above its maximum, of which nobody has decided whether it counts."""
+        return self.state == CHARGED and self.cost > self.maximum
+
 
 class Books(Protocol):
     """What a store holds, in one transaction."""

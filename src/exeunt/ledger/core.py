@@ -4,7 +4,8 @@ Amounts are whole billionths of the ledger's unit, so that sums are exact. Times
 start anywhere. Each function runs in one transaction of a store, on the `Books` that the store gives it.
 
 A hold is RESERVED until it is DISPATCHED or given back, and SETTLED when its cost is known. One that stays dispatched
-for longer than its lease is CHARGED: its maximum counts as its cost until it is settled after all.
+for longer than its lease is CHARGED: its maximum counts as its cost until it is settled after all. So does one with a
+bill above its maximum, which is disputed until somebody decides.
 
 A total is a constant limit. A rate is a limit that grows with time, to at most `burst` above what is settled. All holds
 together never exceed the limit, so what is settled between two times is at most the burst and the growth between them.
@@ -180,7 +181,10 @@ def dispatch(books: Books, now: int, hold: Hold) -> Hold | None:
 def settle(
     books: Books, now: int, hold: Hold, cost: int | None, answered: bool = True, *, correct: bool = False
 ) -> Hold:
-    """Record what a dispatched hold has cost (None: its maximum). `correct`: also if it is settled at another cost."""
+    """Record what a dispatched hold has cost (None: its maximum). A bill above that is disputed.
+
+    `correct`: somebody has decided. The bill counts, however high it is, also if the hold is settled at another one.
+    """
     found = books.hold(hold.ledger, hold.number)
     if found is None and hold.state == SETTLED:
         found = hold  # it has no key, so it was not kept
@@ -190,14 +194,15 @@ def settle(
             "this attempt was not dispatched, so it cannot have a cost: send nothing before dispatch()"
         )
     cost = found.maximum if cost is None else cost
-    if found.state == SETTLED and found.cost == cost:
+    if found.cost == cost and (found.state == SETTLED or (found.is_disputed and not correct)):
         return found
     if found.state == SETTLED and not correct:
         raise InputError(
             f"this attempt is settled at {found.cost / 1e9:g}, not at {cost / 1e9:g}: correct it by reconcile()"
         )
     promised = found.promised and answered
-    return _moved(books, now, found, found._replace(state=SETTLED, time=now, cost=cost, promised=promised))
+    state = SETTLED if correct or cost <= found.maximum else CHARGED
+    return _moved(books, now, found, found._replace(state=state, time=now, cost=cost, promised=promised))
 
 
 def charge(books: Books, now: int, hold: Hold) -> Hold:
@@ -250,7 +255,8 @@ def _booked(account: Account, before: Hold | None, after: Hold | None) -> Accoun
     limit, stopped = account.limit, account.stopped
     if account.rate and before is not None and before.state >= CHARGED:
         limit += min(0, settled)  # what comes back late makes no room in a rate: its time has passed
-    if after is not None and after.cost > after.maximum and after.model not in stopped:
+    is_new = after is not None and (before is None or after.cost != before.cost)
+    if after is not None and is_new and after.cost > after.maximum and after.model not in stopped:
         stopped = (*stopped, after.model)
     return account._replace(
         limit=limit,
@@ -267,7 +273,7 @@ def _sums(hold: Hold | None) -> tuple[int, int, int, int]:
     """Return what a hold adds to `asked`, `reserved`, `dispatched` and `settled`."""
     if hold is None:
         return 0, 0, 0, 0
-    asked = int(hold.promised and hold.state != CHARGED)
+    asked = int(hold.promised and (hold.state != CHARGED or hold.is_disputed))
     amount = hold.cost if hold.state == SETTLED else hold.maximum
     return (
         asked,

@@ -38,7 +38,8 @@ class Ledger:
 
     Every attempt, so every retry, is a reservation of its own. What is reserved and not dispatched comes back when its
     lease ends, `lease_s` seconds after what the attempt may take; what is dispatched counts at its maximum until it is
-    settled. A bill above the maximum is recorded, logged as an error, and stops its model.
+    settled. A bill above the maximum is logged as an error, and stops its model. It counts at the maximum, and the rest
+    is disputed until somebody decides: see `disputed`.
 
     `total`: such as "5 usd". `rate`: such as "2 usd/hour", with a `burst` (by default what the rate names, here 2 usd):
     in any time t at most burst + rate * t is spent. `inputs`: how many inputs are promised an answer; see `promise`.
@@ -112,7 +113,7 @@ class Ledger:
         self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
-        """Correct what a dispatched attempt has cost, such as by the provider's bill."""
+        """Correct what a dispatched attempt has cost, such as by the provider's bill, however high that is."""
         cost_ = _billionths(cost, ROUND_CEILING)
         _check_text(key, "a key")
 
@@ -129,6 +130,14 @@ class Ledger:
         holds = self._store.run(lambda books, _: list(books.unsettled(CHARGED)), lasting=False)
         mine = (hold for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/"))
         return [Reservation(self, hold) for hold in mine if hold.state != RESERVED]
+
+    @property
+    def disputed(self) -> list[Reservation]:
+        """Attempts with a bill above their maximum, here and in the ledgers within this one: they count at the maximum.
+
+        `Reservation.book` lets such a bill count, `Reservation.settle` without a cost drops what is above the maximum.
+        """
+        return [one for one in self.unsettled() if one.claimed is not None]
 
     def resume(self, model: str) -> None:
         """Let a model be asked again that was stopped, here and in the ledgers that this one is within."""
@@ -194,10 +203,11 @@ class Ledger:
 
     def _alarm(self, hold: Hold) -> None:
         if hold.cost > hold.maximum:
+            counts = "it counts at that and is disputed" if hold.is_disputed else "it counts in full"
             _log.error(
-                "the model %r billed %s%s, and its stated maximum is %s: it is stopped until resume(%r) is called",
-                hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
-                shown(hold.maximum, self.unit), hold.model,
+                "the model %r billed %s%s, and its stated maximum is %s: %s, and the model is stopped until resume(%r) "
+                "is called", hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
+                shown(hold.maximum, self.unit), counts, hold.model,
             )  # fmt: skip
 
 
@@ -228,6 +238,11 @@ class Reservation:
         return self._hold.cost / 1e9 if self._hold.state == SETTLED else None
 
     @property
+    def claimed(self) -> float | None:
+        """What it was billed above its maximum at, while that is disputed; else None."""
+        return self._hold.cost / 1e9 if self._hold.is_disputed else None
+
+    @property
     def state(self) -> str:
         """One of "reserved", "dispatched", "charged" (for long, without being settled), "settled"."""
         return _STATES[self._hold.state]
@@ -242,7 +257,7 @@ class Reservation:
         return sent is not None
 
     def settle(self, cost: float | None = None, *, answered: bool = True) -> None:
-        """Record what the dispatched attempt has cost; None: its maximum.
+        """Record what the dispatched attempt has cost; None: its maximum. A higher bill is disputed.
 
         `answered`: whether a `promised` attempt brought an answer. Settling again at the same cost changes nothing.
         """
@@ -252,6 +267,16 @@ class Reservation:
         too_high = cost_ is not None and cost_ > self._hold.maximum
         self._hold = self._ledger._run(core.settle, self._hold, cost_, answered, lasting=too_high)
         self._ledger._alarm(self._hold)
+
+    def book(self) -> None:
+        """Let the disputed bill count in full: it was right, and the stated maximum was wrong."""
+        if self.claimed is None:
+            raise InputError(f"this attempt has no disputed bill: it is {self.state}")
+        self._hold = self._ledger._run(
+            lambda books, now: core.settle(
+                books, now, self._hold, self._hold.cost, self._hold.promised, correct=True
+            )
+        )
 
     def charge(self) -> None:
         """Count the dispatched attempt at its maximum until it is settled, and a `promised` one as without an answer.

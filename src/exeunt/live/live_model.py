@@ -275,10 +275,11 @@ class LiveModel(ABC):
             await PAYING.run(held.settle, bill, answered=answered)
         elif held is not None:  # nothing came back: its maximum counts until it is reconciled
             await PAYING.run(held.charge)
-        lied = reply.lied or (known and reply.cost > most * (1 + 1e-9))
+        credible = known and reply.cost <= most * (1 + 1e-9)
+        lied = reply.lied or (known and not credible)
         self.counts["lies"] += lied
         return replace(
-            reply, cost=reply.cost if known else most, bound=0.0 if known else most, lied=lied
+            reply, cost=reply.cost if credible else most, bound=0.0 if credible else most, lied=lied
         ), after
 
     def _checked(self, reply: Reply) -> Reply:
