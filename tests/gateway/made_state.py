@@ -51,6 +51,7 @@ LIVE: dict[str, Any] = {
     "drawing": {"probability": 0.031, "since": 1.80009e9, "units": 1204, "chosen": 39, "refused": 1, "open": 38},
     "evidence": {"exits": [[0, 0], [4060, 0.4], [8120, 0.3]], "audits": [[0, 0], [201, 0.2], [402, 0.1]]},
     "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1}, "resting": [], "stopped": [],
+    "disputed": {},
     "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None},
               "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48},
               "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 21.38, "left": 0.795},

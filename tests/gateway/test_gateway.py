@@ -20,7 +20,7 @@ pytest.importorskip("starlette")
 import openai
 
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.mock_provider import MockProvider
 
@@ -319,6 +319,65 @@ def test_a_model_that_bills_too_much_is_stopped_until_it_is_resumed(tmp_path: Pa
             assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
         assert run.ask("easy 2").status_code == 200
         assert run.gateway.money.whole.stopped == ()
+
+
+def test_a_model_whose_name_has_a_slash_is_resumed(tmp_path: Path) -> None:
+    models = "{org/small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100}}"
+    with (
+        running(tmp_path, shadow="", models=models, reference="org/small") as run,
+        run.http(run.admin) as http,
+    ):
+        assert http.post("/admin/models/org/small/resume").json() == {"resumed": "org/small"}
+        assert http.post("/admin/models/org/other/resume").status_code == 404
+
+
+def test_log_probabilities_that_a_client_did_not_ask_for_are_not_returned(tmp_path: Path) -> None:
+    models = "{large: {provider: mock, price: {input: 10, output: 10}, max_tokens: 100, logprobs: true}}"
+    with running(tmp_path, shadow="", models=models) as run:
+        for options, wanted in (({}, False), ({"logprobs": False}, False), ({"logprobs": True}, True)):
+            whole, streamed = run.ask("easy 1", **options), run.ask("easy 1", stream=True, **options)
+            assert ("logprobs" in whole.json()["choices"][0]) == wanted
+            assert ('"logprobs": {' in streamed.text) == wanted
+            assert right_answer("easy 1") in whole.text
+
+
+def test_a_judge_is_not_offered_to_clients(tmp_path: Path) -> None:
+    models = (
+        "{small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100, logprobs: true},"
+        " large: {provider: mock, price: {input: 10, output: 10}, max_tokens: 100},"
+        " wise: {provider: mock, model: large, price: {input: 10, output: 10}, max_tokens: 100}}"
+    )
+    shadow = "{models: [small], share: 1, audit: 1, spend: '100 usd', grader: judge wise}"
+    for fallback, offered in (("[]", False), ("[wise]", True)):
+        folder = tmp_path / str(offered)
+        folder.mkdir()
+        with running(folder, shadow=shadow, models=models, fallback=fallback) as run, run.http() as http:
+            names = [one["id"] for one in http.get("/v1/models").json()["data"]]
+            assert ("wise" in names) == offered
+            assert (run.ask("x", model="wise").status_code == 200) == offered
+
+
+def test_the_headers_of_a_stream_name_the_policy(run: Running) -> None:
+    run.gateway.policies.add(made_policy())
+    for model, policy in (("auto:p1", "p1"), ("auto", "reference"), ("large", "none")):
+        assert run.ask("hard 1", model=model, stream=True).headers["x-exeunt-policy"] == policy
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running(tmp_path, shadow="") as run:
+        asked = run.gateway.answering.by_policy
+
+        async def full(*_: object) -> None:
+            raise FileError("the ledger money.db cannot be read or written (database or disk is full)")
+
+        run.gateway.answering.by_policy = full  # type: ignore[method-assign, assignment]
+        told = [run.ask("x") for _ in range(5)]
+        run.gateway.answering.by_policy = asked  # type: ignore[method-assign]
+        assert run.ask("x").status_code == 200
+    assert {one.status_code for one in told} == {503}
+    assert "cannot read or write its files" in told[0].json()["error"]["message"]
+    lines = [record for record in caplog.records if "failed" in record.message]
+    assert [(line.exc_info, line.fields["why"][:10]) for line in lines] == [(None, "the ledger")]  # type: ignore[attr-defined]
 
 
 def test_another_key_of_a_client_goes_on_with_what_is_spent(run: Running) -> None:

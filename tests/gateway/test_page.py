@@ -384,6 +384,7 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
                 {"name": "large", "why": "status 500", "for_s": 0.0, "models": ["large"]},
             ],
             stopped=["large"],
+            disputed={"large": {"bills": 2, "claimed": 8_000.5, "maximum": 0.25}},
         )
     )
     told = shown(browser, "fallen", "!element.hidden")
@@ -401,7 +402,10 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
         "mock rests after failures (connection failed (ConnectError)): small and medium are asked again in 12 s.\n"
         "large rests after failures (status 500): large is being tried now."
     )
-    assert shown(browser, "stopped").startswith("large is stopped: it billed more than it may cost.")
+    disputed, stopped = shown(browser, "stopped").split("\n")
+    assert re.match(r"large has billed .*8,000.50.* for 2 requests that can cost .*0.25.* at most", disputed)
+    assert "exeunt gateway FILE --book large" in disputed
+    assert stopped.startswith("large is stopped: it billed more than it may cost.")
 
 
 def test_names_are_text_and_fit_on_a_phone(made_up: Any, browser: Any, opened: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt.gateway.config import GatewayConfig
     from exeunt.gateway.keys import Client, Keys
 
-_keys = options_under("Keys")
+_keys, _money = options_under("Keys"), options_under("Money")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,29 @@ class _Keys:
             raise InputError("give one of --add-client, --add-admin and --forget at a time")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Money:
+    book: str | None = _money(
+        "Let the disputed bills of this model count in full, and end: they were right, and its price was wrong."
+    )
+    drop: str | None = _money(
+        "Let the disputed bills of this model count no more than their requests can cost, and end."
+    )
+    reason: str | None = _money("Why, for the gateway's folder: with --book or --drop.")
+
+    @property
+    def decides(self) -> bool:
+        """Whether a dispute is decided. Raises InputError for options that do not belong together."""
+        models = [one for one in (self.book, self.drop) if one is not None]
+        if len(models) > 1 or bool(models) != bool((self.reason or "").strip()):
+            raise InputError("give --book MODEL or --drop MODEL, and say why with --reason TEXT")
+        return bool(models)
+
+
 @with_groups
 def gateway(
     keys: _Keys,
+    money: _Money,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
     ] = None,
@@ -74,7 +95,7 @@ def gateway(
     if demo == (file is not None):
         raise InputError("name the YAML file of a gateway, or give --demo alone")
     if file is None:
-        if given := changed(keys) or "--to-label" * (to_label is not None):
+        if given := changed(keys) or changed(money) or "--to-label" * (to_label is not None):
             raise InputError(f"the demonstration has keys and records of its own: leave out {given}")
         from exeunt.gateway.demo import demonstrate
 
@@ -82,6 +103,7 @@ def gateway(
             demonstrate(Path(folder))
         return
     keys.check()
+    decides = money.decides
     sys.path.insert(0, str(file.resolve().parent))  # graders of one's own lie beside the file
     config = read_config(file)
     known = Keys(gateway_folder(config.folder) / KEYS)
@@ -91,12 +113,25 @@ def gateway(
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.{again}")
         if (client := known.named(name)) is not None and not client.admin:
             echo(_allowed(client, config))
+    elif decides:
+        _decide(config.folder, money)
     elif keys.forget is not None:
         _forget(config.folder, known, keys.forget)
     elif to_label is not None:
         _print_to_label(config.folder, to_label)
     else:
         serve_gateway(config)
+
+
+def _decide(folder: Path, money: _Money) -> None:
+    from exeunt.gateway.money import decide_disputes
+    from exeunt.stream.bill import in_usd
+
+    book, model = money.book is not None, money.book or money.drop or ""
+    found = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
+    what = f"{in_usd(found.claimed)} count" if book else f"{in_usd(found.maximum)} count, and no more"
+    again = f"It is asked again after POST /admin/models/{model}/resume."
+    echo(f"{counted(found.bills, 'bill')} of {model}: {what}. {again}")
 
 
 def _print_to_label(folder: Path, n: int) -> None:

@@ -140,6 +140,8 @@ class Answering:
 
         `key`: of the request's content, breaks ties. Raises InputError for a request that none of them takes.
         """
+        if request.sink is not None:
+            request.sink.policy = active.name
         if active.cascade is None:
             return await self._first_that_answers(active, {}, request, ledger)
         (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)

@@ -20,14 +20,15 @@ from starlette.staticfiles import StaticFiles
 
 from exeunt._outside import outside_json
 from exeunt._threads import PAYING
-from exeunt.errors import ArtefactError, ExeuntError, InputError, OverBudget
+from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.page_state import PageState
-from exeunt.gateway.streamed import DONE, Sink, chunks_of, event
+from exeunt.gateway.streamed import DONE, Sink, chunks_of, event, without_logprobs
 from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
 from exeunt.web.missing_money import missing_money
 
@@ -62,7 +63,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Route("/admin/state", _state),
             Route("/admin/policy", _set_policy, methods=["PUT"]),
             Route("/admin/rollback", _roll_back, methods=["POST"]),
-            Route("/admin/models/{name}/resume", _resume, methods=["POST"]),
+            Route("/admin/models/{name:path}/resume", _resume, methods=["POST"]),
             Route("/admin/clients/{name}", _forget, methods=["DELETE"]),
             Route("/metrics", _metrics),
             Route("/events", _events),
@@ -104,14 +105,14 @@ async def _completions(request: Request) -> Response:
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
-            headers = {"x-exeunt-model": str(first["model"])}
-            if sink.policy:
-                headers["x-exeunt-policy"] = sink.policy
+            headers = {"x-exeunt-model": str(first["model"]), "x-exeunt-policy": sink.policy or "none"}
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
         return await _unanswered(gateway, asked, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
+    if not asked.options.get("logprobs"):  # the gateway may have asked for them
+        body = without_logprobs(body)
     headers = {
         "x-exeunt-model": answered.model,
         "x-exeunt-policy": answered.policy or "none",
@@ -276,5 +277,8 @@ async def _no_money(_: Request, error: Any) -> Response:
 
 
 async def _failure(_: Request, error: Exception) -> Response:
-    _log.error("a request failed", exc_info=error)
+    log_failure(error, "a request")
+    if isinstance(error, FileError):
+        why = "the gateway cannot read or write its files: see its log"
+        return error_response(503, why, {"retry-after": "10"})
     return error_response(500, f"unexpected {type(error).__name__}: see the log of the gateway")

@@ -17,7 +17,7 @@ from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.streamed import Assembled, data_of, lines_of
+from exeunt.gateway.streamed import Assembled, data_of, lines_of, without_logprobs
 from exeunt.live.http_model import http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
@@ -215,7 +215,8 @@ class ChatModel(OpenAICompatible):
                         raise FailedAttempt("its answer was cut off", again=True)
                     whole.add(chunk)
                     if chunk.get("choices") or given.usage:
-                        sink.put({**chunk, "model": self.name})
+                        own = chunk if given.options.get("logprobs") else without_logprobs(chunk)
+                        sink.put({**own, "model": self.name})
         if not whole.ended:
             raise FailedAttempt("its answer was cut off", again=True)
         return whole.body

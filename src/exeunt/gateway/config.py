@@ -17,6 +17,7 @@ from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
+from exeunt.gateway.graders import JUDGE
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
@@ -305,6 +306,13 @@ class GatewayConfig:
     def compared(self) -> tuple[str, ...]:
         """The models that are compared, the reference the last of them."""
         return (*(() if self.shadow is None else self.shadow.models), self.reference)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The models that clients may ask: all but a judge that does nothing else."""
+        kind, _, judge = (self.shadow.grader if self.shadow else "").partition(" ")
+        own = {self.reference, *self.fallback, *self.compared}
+        return tuple(name for name in self.models if kind != JUDGE or name != judge.strip() or name in own)
 
     def __post_init__(self) -> None:
         _ = self.unit_rules  # raises for units that there are not

@@ -1,13 +1,16 @@
-"""Why models gave no answer, for the log: a fallback that answers in their place hides it from clients."""
+"""What fails, for the log: a full disk, or a model in whose place a fallback answers, so that no client sees it."""
 
 from __future__ import annotations
 
 import logging
+import time
 
+from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.answering import Answered, short_of_money
 
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0
+_MOST = 1_000
 
 
 class FailureLog:
@@ -25,3 +28,23 @@ class FailureLog:
             if now - self._said.get((name, why), -_AGAIN_S) >= _AGAIN_S:
                 self._said[name, why] = now
                 _log.warning("a model gave no answer", extra={"fields": {"model": name, "why": why}})
+
+
+_logged: dict[tuple[str, str], float] = {}
+
+
+def log_failure(error: BaseException, what: str = "") -> None:
+    """Log what failed, at most once in a minute: in a line if Exeunt knows it, such as a disk that is full, and with
+    its traceback if it is a fault. `what`: was being done.
+    """
+    key, now = (type(error).__name__, str(error)), time.monotonic()
+    if now - _logged.get(key, -_AGAIN_S) < _AGAIN_S:
+        return
+    if len(_logged) > _MOST:
+        _logged.clear()
+    _logged[key] = now
+    said = f"failed: {what}" if what else "failed"
+    if isinstance(error, ExeuntError):
+        _log.error(said, extra={"fields": {"why": one_line(error)}})
+    else:
+        _log.error("%s: unexpected %s", said, type(error).__name__, exc_info=error)

@@ -17,6 +17,7 @@ from typing import Any
 
 from exeunt._files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
+from exeunt.gateway.graders import JUDGE
 from exeunt.stream.records import RECORDS
 
 GATEWAY, KEYS, SECRET = "gateway.json", "keys.json", "secret.key"
@@ -47,7 +48,7 @@ class GatewayModels:
     def measure(self) -> str:
         """What certificates call the grades: a judge's are its own."""
         kind, _, name = self.grader.partition(" ")
-        return f"grade by the judge {name.strip()}" if kind == "judge" else "grade"
+        return f"grade by the judge {name.strip()}" if kind == JUDGE else "grade"
 
     @property
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.evidence import OVER_CAP
-from exeunt.gateway.failure_log import FailureLog
+from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import KEYS, REPORT, GatewayModels, gateway_folder, secret
 from exeunt.gateway.forgetting import forget_client
@@ -125,8 +125,6 @@ class Gateway:
         waiting = None if why else self.live.begin(place)
         chosen = self.live.reference if why else active
         answered = Answered(None, "", REFERENCE, 0.0, instead=why)
-        if request.sink is not None:
-            request.sink.policy = chosen.name
         try:
             if drawing is not None and place.starts:  # it must not see what this request reserves
                 await asyncio.shield(drawing)
@@ -153,7 +151,7 @@ class Gateway:
         if name == AUTO:
             key = self._hmac(client, request.content).hex()
             answered = await self.answering.by_policy(self._asked_for(policy, request), request, key, ledger)
-        elif request.model not in self.config.models:
+        elif request.model not in self.config.offered:
             raise self._no_such_model(request)
         else:
             if why := self.config.models[request.model].refusal(request):
@@ -167,7 +165,7 @@ class Gateway:
     def names(self) -> list[str]:
         """The models that clients may ask."""
         policies = [f"{AUTO}:{name}" for name in self.policies.names]
-        return [AUTO, *policies, *self.config.models]
+        return [AUTO, *policies, *self.config.offered]
 
     def _arrival(self, number: int, request: ChatRequest, client: Client) -> Arrival:
         kind = self.config.unit_rules.kind
@@ -432,7 +430,7 @@ class Gateway:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            _log.error("unexpected %s", type(error).__name__, exc_info=error)
+            log_failure(error)
 
     def _hmac(self, client: Client, content: bytes) -> bytes:
         """Return what stands for something of a client: the same for the same, and nobody can tell what it was."""
@@ -451,6 +449,10 @@ class Gateway:
         gauge("graders_under_way", "Answers that are being graded or wait for it.", lambda: GRADING.under_way)
         gauge("money_under_way", "Calls of ledgers that are under way or wait.", lambda: PAYING.under_way)
         gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
+        gauge(
+            "disputed_usd", "US dollars billed above what requests can cost, of which nobody has decided.",
+            lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
+        )  # fmt: skip
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
         self.metrics.resting(
             lambda: [(one.name, one.why, self.clock() + one.rests_s) for one, _ in self.config.resting]
@@ -479,7 +481,7 @@ def _logged(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _log.error("failed: %s", what, exc_info=error)
+        log_failure(error, what)
 
 
 def _usage(answered: Answered) -> int | None:

@@ -19,6 +19,8 @@ from exeunt.gateway.chat_request import text_of
 from exeunt.live.models_file import function_named
 from exeunt.live.text_encoder import TextEncoder
 
+JUDGE = "judge"
+"""How a grader is named that is a model: "judge MODEL"."""
 Message: TypeAlias = Mapping[str, Any]
 Grader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], float]
 """A function of (request, answer, reference) that returns the answer's grade in [0, 1]. Answer and reference are the

@@ -12,7 +12,7 @@ from exeunt._threads import GRADING
 from exeunt.errors import InputError
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.graders import Grader, Message, grader_named, normalised_match
+from exeunt.gateway.graders import JUDGE, Grader, Message, grader_named, normalised_match
 from exeunt.ledger import Ledger
 
 AsyncGrader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], Awaitable[float]]
@@ -69,7 +69,7 @@ def grader_of(
     `compared`: names of models that are graded. Raises InputError for a judge that there is not, or that is graded.
     """
     kind, _, name = text.partition(" ")
-    if kind != "judge":
+    if kind != JUDGE:
         return _in_thread(grader_named(text))
     others = [one for one in models if one not in compared]
     if name.strip() not in others:

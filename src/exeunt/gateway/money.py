@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exeunt.budget_text import exact_quantity
+from exeunt.errors import InputError
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.keys import Client
-from exeunt.ledger import Ledger, ledger_of
+from exeunt.ledger import Ledger, Reservation, ledger_of
 from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
 
-MONEY = "money.db"
+MONEY, DISPUTES = "money.db", "disputes.jsonl"
+_ALL = "all"
 _COMPARED = "all/day/shadow"
 _NO_LIMIT = f"{MOST} usd/day"  # a rate: a total that becomes one begins without a burst
+
+
+class Disputed(NamedTuple):
+    """Bills of a model: how many, what they claim, and what these requests can cost at most, in US dollars."""
+
+    bills: int = 0
+    claimed: float = 0.0
+    maximum: float = 0.0
+
+    def with_bill(self, one: Reservation) -> Disputed:
+        """Return these and one more."""
+        return Disputed(self.bills + 1, self.claimed + (one.claimed or 0.0), self.maximum + one.maximum)
 
 
 class Money:
@@ -30,7 +45,7 @@ class Money:
         self._store = SQLiteStore(file, "normal")
         self._each: dict[str, Ledger] = {}
         self.spend = spend
-        self.whole = ledger_of(spend.total or f"{MOST} usd", name="all", store=self._store)
+        self.whole = ledger_of(spend.total or f"{MOST} usd", name=_ALL, store=self._store)
         day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
         self._day = ledger_of(day, name="day", within=self.whole)
         self._shadow_limit = None if shadow is None else shadow.spend
@@ -48,6 +63,14 @@ class Money:
         """Let a model be asked again that was stopped because it billed more than its stated maximum."""
         for ledger in (*map(self.of, clients), *(() if self.shadow is None else (self.shadow,))):
             ledger.resume(model)
+
+    @property
+    def disputed(self) -> dict[str, Disputed]:
+        """Bills above what requests can cost, by model, of which nobody has decided."""
+        found: dict[str, Disputed] = {}
+        for one in self.whole.disputed:
+            found[one.model] = found.get(one.model, Disputed()).with_bill(one)
+        return found
 
     @property
     def compared(self) -> float:
@@ -85,6 +108,38 @@ def compared_in(folder: Path) -> float:
     with closing(SQLiteStore(file, "normal")) as store:
         account = store.run(lambda books, _: books.account(_COMPARED), lasting=False)
     return 0.0 if account is None else (account.settled + account.dispatched) / 1e9
+
+
+def decide_disputes(folder: Path, model: str, *, book: bool, reason: str, now: float) -> Disputed:
+    """Let the disputed bills of a model count in full (`book`), or no more than their requests can cost. The gateway
+    may run meanwhile. The decision is added to `disputes.jsonl` in the folder.
+
+    Raises InputError if none is disputed.
+    """
+    found = Disputed()
+    if (file := folder / MONEY).exists():
+        with closing(SQLiteStore(file, "normal")) as store:
+            bills = [one for one in Ledger(name=_ALL, store=store).disputed if one.model == model]
+            for one in bills:
+                found = found.with_bill(one)
+                if book:
+                    one.book()
+                else:
+                    one.settle()
+    if not found.bills:
+        raise InputError(
+            f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"
+        )
+    line = {
+        "time": now,
+        "model": model,
+        **found._asdict(),
+        "decision": "booked" if book else "dropped",
+        "reason": reason,
+    }
+    with (folder / DISPUTES).open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    return found
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:

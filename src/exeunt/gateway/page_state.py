@@ -55,6 +55,7 @@ class PageState:
                 for one, models in config.resting
             ],
             "stopped": list(gateway.money.whole.stopped),
+            "disputed": {name: one._asdict() for name, one in gateway.money.disputed.items()},
         }
 
     def _bill(self) -> dict[str, Any]:

@@ -129,6 +129,15 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
         yield chunk(usage=body["usage"])
 
 
+def without_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a completion, or a chunk of one, without log-probabilities."""
+    choices = [
+        {name: value for name, value in choice.items() if name != "logprobs"}
+        for choice in body.get("choices") or ()
+    ]
+    return {**body, "choices": choices}
+
+
 def event(chunk: Mapping[str, Any]) -> str:
     """Return a chunk as a server-sent event."""
     return f"data: {json.dumps(chunk)}\n\n"

@@ -52,8 +52,9 @@ function showNumbers(state) {
   setLines("drawn", words.drawn(state));
   setList("compared", words.compared(state));
   setLines("uncovered", words.uncovered(state));
-  $("answering").hidden = state.resting.length + state.stopped.length > 0;
-  $("stopped").replaceChildren(...state.stopped.map((one) => element("li", "problem", words.isStopped(one))));
+  const disputed = Object.entries(state.disputed);
+  $("answering").hidden = state.resting.length + state.stopped.length + disputed.length > 0;
+  $("stopped").replaceChildren(...[...disputed.map(words.isDisputed), ...state.stopped.map(words.isStopped)].map((one) => element("li", "problem", one)));
   $("resting").replaceChildren(...state.resting.map((one) => element("li", "problem", words.rests(one))));
 }
 
