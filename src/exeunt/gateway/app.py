@@ -101,7 +101,7 @@ async def _completions(request: Request) -> Response:
     if request.headers.get(_RETRY, "0") != "0":
         asked = asked.as_retry()
     sink = Sink() if asked.stream else None
-    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client))
+    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:

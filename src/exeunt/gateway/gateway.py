@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from exeunt._threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
@@ -419,17 +419,17 @@ class Gateway:
         self.records.close()
         self.money.close()
 
-    def later(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin work that the end of the gateway waits for."""
+    def later(self, work: Coroutine[Any, Any, T], *, awaited: bool = False) -> asyncio.Task[T]:
+        """Begin work that the end of the gateway waits for. `awaited`: who began it is told of its errors."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, awaited))
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, awaited: bool, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not awaited:
             log_failure(error)
 
     def _hmac(self, client: Client, content: bytes) -> bytes:
@@ -488,9 +488,9 @@ def _usage(answered: Answered) -> int | None:
     """Return how many tokens the input of a request has, by the model that answered; None if it does not say."""
     replies = [reply for reply in answered.replies.values() if isinstance(reply, ChatReply) and reply.body]
     for reply in replies:
-        tokens = ((reply.body or {}).get("usage") or {}).get("prompt_tokens")
-        if type(tokens) is int:
-            return tokens
+        usage = (reply.body or {}).get("usage")
+        if isinstance(usage, dict) and reply.bound == reply.unbilled:  # else nothing credible was reported
+            return cast(int, usage["prompt_tokens"])
     return None
 
 

@@ -1,0 +1,108 @@
+"""Thousands of damaged, absurd and hostile requests of clients, between which good ones are answered."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+
+import httpx
+
+from exeunt._outside import outside_json
+
+from .hostile_answers import damaged
+from .running_gateway import Running, right_answer, running
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+BASE: dict[str, Any] = {
+    "model": "auto",
+    "messages": [
+        {"role": "system", "content": "be short"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "y"},
+        {"role": "user", "content": "easy 1"},
+    ],
+    "temperature": 0.5, "top_p": 1, "seed": 3, "stop": ["x"], "max_tokens": 50, "stream": False, "user": "u",
+    "metadata": {"conversation": "c"}, "stream_options": {"include_usage": True}, "logit_bias": {"5": 1},
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    "response_format": {"type": "json_object"}, "tool_choice": "auto", "logprobs": True, "top_logprobs": 2,
+}  # fmt: skip
+PLAIN: dict[str, Any] = {
+    "model": "auto",
+    "messages": [{"role": "user", "content": "easy 1"}],
+    "max_tokens": 50,
+}
+PATHS = (
+    "/v1/chat/completions",
+    "/admin/policy",
+    "/admin/rollback",
+    "/admin/models/large/resume",
+    "/admin/clients/nobody",
+    "/v1/models",
+)
+METHODS = ("POST", "POST", "POST", "PUT", "DELETE", "GET", "PATCH", "HEAD", "OPTIONS")
+ALLOWED = {200, 400, 401, 402, 403, 404, 405, 413, 415, 429}
+
+
+def hostile(run: Running, http: httpx.Client, lots: random.Random) -> int:
+    body = damaged(lots.choice([BASE, PLAIN]), lots)
+    usual = lots.random() < 0.8
+    path = PATHS[0] if usual else lots.choice(PATHS)
+    key = lots.choice([run.client] * 8 + [run.admin, "x", "ex-wrong", "\xe9"])
+    headers = {"authorization": f"Bearer {key}".encode("latin-1"), "content-type": "application/json"}
+    odd = lots.choice(
+        [{}] * 8 + [{"content-encoding": "gzip"}, {"x-stainless-retry-count": "x"}, {"origin": "http://a"}]
+    )
+    told = http.request(
+        "POST" if usual else lots.choice(METHODS), path, content=body, headers={**headers, **odd}
+    )
+    if told.status_code != 200:
+        assert told.request.method == "HEAD" or outside_json(told.content)["error"]["message"]
+    assert told.status_code in ALLOWED, (told.status_code, told.text[:300], body[:300])
+    return told.status_code
+
+
+def campaign(folder: Path, n: int, seed: int) -> Counter[int]:
+    """Send requests of four clients; each tenth is good."""
+    found = Counter[int]()
+    with running(folder, spend="{day: '10 usd'}") as run:
+
+        def send(i: int) -> int:
+            lots = random.Random(f"{seed} {i}")
+            with httpx.Client(base_url=run.url, timeout=30) as http:
+                if i % 10:
+                    return hostile(run, http, lots)
+            told = run.ask(f"easy {i}", stream=i % 20 == 0)
+            assert told.status_code == 200
+            assert i % 20 == 0 or told.json()["choices"][0]["message"]["content"] == right_answer(f"easy {i}")
+            return 0
+
+        with ThreadPoolExecutor(4) as pool:
+            found.update(pool.map(send, range(n)))
+        assert run.gateway.money.whole.spent < 10
+    return found
+
+
+def test_two_hundred_hostile_requests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = campaign(tmp_path, 200, seed=1)
+    assert not [record for record in caplog.records if "failed" in record.message]  # of a client's own mistakes
+    assert found[0] == 20
+    assert found[400] > 40
+
+
+@pytest.mark.slow
+def test_three_thousand_hostile_requests(tmp_path: Path) -> None:
+    found = campaign(tmp_path, 3_000, seed=2)
+    print(found)
+    assert found[0] == 300
+    assert found[400] > 500
+    assert found[200] > 100
