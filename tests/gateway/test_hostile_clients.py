@@ -94,7 +94,9 @@ def campaign(folder: Path, n: int, seed: int) -> Counter[int]:
 
 def test_two_hundred_hostile_requests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = campaign(tmp_path, 200, seed=1)
-    assert not [record for record in caplog.records if "failed" in record.message]  # of a client's own mistakes
+    assert not [
+        record for record in caplog.records if "failed" in record.message
+    ]  # of a client's own mistakes
     assert found[0] == 20
     assert found[400] > 40
 

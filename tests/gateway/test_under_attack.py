@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,12 @@ class Killed:
 
     def __init__(self, file: Path, port: int) -> None:
         self.command = [sys.executable, "-m", "exeunt", "gateway", str(file)]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url, self.log = f"http://127.0.0.1:{port}", file.with_suffix(".log")
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stderr=log)
         end = time.monotonic() + 60
         while not self.answers():
             assert time.monotonic() < end, "it did not start"
@@ -83,6 +86,62 @@ def test_no_answer_is_lost_or_anothers_and_no_limit_is_passed(tmp_path: Path) ->
     for text, said in answered.items():
         assert said == right_answer(text)
     assert provider.spent <= spent + 1e-9 <= 9  # what nobody knows of counts at its maximum
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(tmp_path: Path) -> None:
+    """While clients ask and their requests are compared: no wrong answer, nothing over, no raw error, no hang."""
+    provider, file, port = MockProvider(answer, PRICES, wait_s=0.05), tmp_path / "gateway.yaml", free_port()
+    rng, stopped, answered = random.Random(3), threading.Event(), [0]
+    with served(provider.app) as upstream:
+        shadow = "{models: [small], share: 1, audit: 1, spend: '3 usd'}"
+        file.write_text(
+            config_text(upstream, listen=f"{{port: {port}}}", spend="{total: '9 usd'}", shadow=shadow)
+        )
+        gateway = Gateway(read_config(file))
+        client, _ = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
+        asyncio.run(gateway.close())
+        running = Killed(file, port)
+
+        def go_on_asking(number: int) -> None:
+            n = 0
+            with httpx.Client(
+                base_url=running.url, headers={"authorization": f"Bearer {client}"}, timeout=30
+            ) as http:
+                while not stopped.is_set():
+                    text = f"question {number}/{(n := n + 1)}"
+                    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+                    try:
+                        said = http.post("/v1/chat/completions", json=body)
+                    except httpx.HTTPError:
+                        time.sleep(0.05)
+                        continue
+                    assert said.status_code in (200, 502, 503), said.text
+                    if said.status_code == 200:
+                        assert said.json()["choices"][0]["message"]["content"] == right_answer(text)
+                        answered[0] += 1
+
+        with ThreadPoolExecutor(8) as pool:
+            clients = [pool.submit(go_on_asking, number) for number in range(8)]
+            try:
+                for _ in range(200):
+                    time.sleep(rng.uniform(0.0, 0.5))
+                    running.kill()
+                    running.start()
+            finally:
+                stopped.set()
+                running.process.terminate()
+                running.process.wait(60)
+            for one in clients:
+                one.result()
+        gateway = Gateway(read_config(file))
+        spent, records = gateway.money.whole.spent, gateway.records.count("1")
+        asyncio.run(gateway.close())
+    print(answered, records, spent, provider.spent)
+    assert "Traceback" not in running.log.read_text()
+    assert 0 < provider.spent <= spent + 1e-9 <= 9
+    assert answered[0] > 100
+    assert records > 0
 
 
 async def ask(http: httpx.AsyncClient, text: str, rng: random.Random) -> str:
