@@ -17,6 +17,7 @@ from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
+from exeunt.gateway.graders import find_grader_beside
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
@@ -350,7 +351,10 @@ class GatewayConfig:
 
 
 def read_config(path: str | Path) -> GatewayConfig:
-    """Read a file. Raises InputError, which names the entry, for what is missing or wrong."""
+    """Read a file. The module of a grader of one's own is found beside it.
+
+    Raises InputError, which names the entry, for what is missing or wrong.
+    """
     if not (file := Path(path)).is_file():
         what = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
         raise InputError(f"{what}: name the YAML file of a gateway")
@@ -384,9 +388,12 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         for name, entry in mapping(given.pop("models"), "models").items()
     }
     folder = file.resolve().parent / read_as("str", given.pop("folder", "gateway"), "folder")
-    return made(
+    config = made(
         GatewayConfig, {**given, **found, "folder": folder, "providers": providers, "models": models}, ""
     )
+    if config.shadow is not None:
+        find_grader_beside(config.shadow.grader, file.resolve().parent)
+    return config
 
 
 def _model(
