@@ -48,15 +48,15 @@ class Tables:
         "name for {} (default: prediction_{}, confidence_{})."
     )
     price: list[str] | None = _column(
-        "What each model costs, in the same order: a number, or the column of prices and the highest price there can "
-        "be, such as cost_b:300."
+        "What each model costs, in the same order: a number such as 0.2, or the column of prices and the highest price "
+        "there can be, such as cost_b:300."
     )
-    price_per: float = _column("How many answers a price is for.", default=1.0)
+    price_per: float = _column("How many answers a price is for, such as 1000.", default=1.0)
     features: str | None = _features(
         "Columns of numbers, or of lists of numbers such as embeddings, that routers look at, separated by commas."
     )
     features_price: float = _features(
-        "What the features of an input cost, per --price-per.", default=0.0, min=0.0
+        "What the features of an input cost, such as 0.01, per --price-per.", default=0.0, min=0.0
     )
     loss: str | None = _graded(
         "The columns of the loss in [0, 1] of each answer, as 'loss_{}' or a list, in place of --label. --prediction "
