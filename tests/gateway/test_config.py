@@ -75,6 +75,12 @@ def model(options: str) -> dict[str, str]:
         ({"min_periods": "0"}, "min_periods must be at least 1, got 0"),
         ({"promise": "{}"}, "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
         ({"promise": "{max_loss: 0%}"}, "promise: max_loss must lie"),
+        (
+            {"promise": "{max_loss: 5}"},
+            "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant",
+        ),
+        ({"promise": "{max_loss: 5%, delta: 1}"}, "promise: delta is a share .*, got 1: write 1%"),
+        ({"promise": "{max_loss: 100}"}, "promise: max_loss must lie"),
         ({"promise": "{max_loss: 5%, delta: 0}"}, "promise: delta must lie"),
         ({"promise": "{budget: 120%}"}, "promise: budget is a share of the reference's cost below 100%"),
         ({"promise": "{budget: '40'}"}, "promise: budget 40 has no unit: write 40%, or '40 usd'"),

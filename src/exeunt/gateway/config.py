@@ -130,9 +130,14 @@ class Promise:
     def __post_init__(self) -> None:
         if self.max_loss is None and self.budget is None:
             raise InputError("give max_loss, such as 5%, or budget, such as 40%, or both")
-        if self.max_loss is not None:
-            check_between(self.max_loss, "max_loss", 0.0, 1.0)
-        check_between(self.delta, "delta", 0.0, 1.0)
+        for name in ("max_loss", "delta"):
+            if (share := getattr(self, name)) is None:
+                continue
+            if 1 <= share < 100:
+                raise InputError(
+                    f"{name} is a share between 0 and 1, got {share:g}: write {share:g}% if {share:g} in 100 is meant"
+                )
+            check_between(share, name, 0.0, 1.0)
         if self.budget is not None:
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):
