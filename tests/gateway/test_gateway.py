@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -292,14 +293,17 @@ def test_the_command_says_where_its_page_is(tmp_path: Path) -> None:
         exeunt(["gateway", str(file), option, option.strip("-")])
     command = [sys.executable, "-m", "exeunt", "gateway", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        late = threading.Timer(60, process.kill)  # who says nothing
+        late.start()
         try:
             said = process.stdout.readline()
             found = re.match(
                 r"the page of the gateway is at (http://127\.0\.0\.1:\d+/), with the key of who adm", said
             )
-            assert found is not None
+            assert found is not None, said
             assert "<title>" in httpx.get(found[1]).text
         finally:
+            late.cancel()
             process.terminate()
 
 
