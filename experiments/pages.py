@@ -67,8 +67,10 @@ def numbers_of(page: Path) -> Path:
 
 
 def kept_numbers(page: Path) -> Any:
-    """Return a page's numbers as `write_page` kept them."""
-    return json.loads(numbers_of(page).read_text(encoding="utf-8"))
+    """Return a page's numbers as `write_page` kept them. Ends the script if there are none."""
+    if not (file := numbers_of(page)).is_file():
+        raise SystemExit(f"there is no file {file}, which keeps the numbers of {page}: measure them first")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def rounded(value: Any) -> Any:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.serving import loads, overhead, report, single, single_report, trouble
-from benchmarks.serving.prepared import prepare
+from benchmarks.serving.prepared import check_runs, prepare
 from experiments.pages import RESULTS, kept_numbers, parser
 
 from exeunt._limits import usable_cores
@@ -82,6 +82,8 @@ def main() -> None:
     options.add_argument("--single", action="store_true", help="measure requests of one image each")
     options.add_argument("--before", type=Path, help="another checkout, whose server --single measures too")
     given = options.parse_args()
+    if given.runs is not None:
+        check_runs(given.runs)
     if given.single:
         measure_single(given)
         return

@@ -81,6 +81,16 @@ class Prepared:
         return float((np.concatenate(labels) == self.labels[rows]).mean()), float(self.whole[rows].mean())
 
 
+def check_runs(runs: Path) -> None:
+    """End the script, before anything is measured, if `prepare` cannot take these runs."""
+    lacking = [name for name in (*SMALL, LARGE) if not RunFolder.exists(runs / name)]
+    if lacking and not RunFolder.exists(runs):
+        raise SystemExit(
+            f"{runs} is no run and holds no run {lacking[0]}: name a run with exits, or the folder of the runs that "
+            "`python -m experiments.cifar10_cascade --train` makes"
+        )
+
+
 def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     """Copy the runs, and calibrate what is served by time.
 

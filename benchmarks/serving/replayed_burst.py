@@ -12,12 +12,12 @@ policy that the queue allows are compared with rows that only the settled policy
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from benchmarks.serving.loads import QUANTILE, SLO_S, poisson
 from benchmarks.serving.prepared import GIVEN_UP
+from benchmarks.serving.virtual_time import answered
 from experiments.pages import parser, table
 
 from exeunt.engine.engine import Engine
@@ -25,15 +25,13 @@ from exeunt.evaluation import evaluate
 from exeunt.run.folder import RunFolder
 from exeunt.run.saved_policies import named_by_budget
 from exeunt.serve import latency_controller
-from exeunt.serve.active_run import LoadMeter
 from exeunt.serve.latency_controller import Controller, OperatingPoint
-from exeunt.serve.metrics import Counts
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-SIZE, TICK_S, PIECE = 16, 0.005, 64
+SIZE, PIECE = 16, 64
 RATE, TIMES, CALM, BEFORE_S, BURST_S = 781 / 2, 10, 0.3, 1.5, 5.0
 
 
@@ -87,42 +85,29 @@ def replay(policies: dict[str, Policy], fit: Any, test: Any, given: Any) -> dict
         )
     least = 1 - float(trace.risk[-1]) - GIVEN_UP
     controller = Controller(points, slo_s=SLO_S, quantile=QUANTILE, min_accuracy=least)
-    thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
-    meter = LoadMeter(thread, executor.seconds, {})
     calm = poisson(CALM * RATE / SIZE, 2 * BEFORE_S + BURST_S)
     due = np.sort(np.concatenate([calm, poisson(TIMES * RATE / SIZE, BURST_S, 1, BEFORE_S)]))
-    latency, answers, waiting, news = np.zeros(len(due)), {}, {}, Counts()
-    now, told, begun = 0.0, 0.0, 0
-    while begun < len(due) or engine.rows:
-        while begun < len(due) and due[begun] <= now:
-            rows = (begun * SIZE + np.arange(SIZE)) % trace.n
-            now += http_s * SIZE
-            by = due[begun] + controller.within_s
-            ticket = engine.submit(rows[:, None], now, deadline=by, soft=True, id=trace.id[rows])
-            waiting[id(ticket)] = begun, ticket, rows
-            news.arrived += SIZE
-            news.requests += 1
-            news.together += SIZE
-            begun += 1
-        if now - told >= TICK_S:
-            thread.work = np.array(engine.work)
-            load = meter.measure(news, len(waiting) * SIZE, controller.late_s)
-            engine.active = controller.observe(now, load).name
-            told, news = now, Counts()
-        executor.took = 0.0
-        done = engine.step(now, force=True)
-        now, thread.busy_s = now + executor.took, thread.busy_s + executor.took
-        for ticket in done:
-            place, _, rows = waiting.pop(id(ticket))
-            latency[place] = now - due[place]
-            news.seconds.append((latency[place], SIZE, False))
-            answers[place] = (
-                ticket.answers.exit,
-                ticket.answers.label == trace.label[rows],
-                ticket.answers.expired,
-            )
-        if not executor.took:
-            now = max(now, min(due[begun] if begun < len(due) else now, now + TICK_S))
+    latency, answers = np.zeros(len(due)), {}
+
+    def rows_of(place: int) -> np.ndarray:
+        return (place * SIZE + np.arange(SIZE)) % trace.n
+
+    def given_of(place: int) -> tuple[np.ndarray, dict[str, Any]]:
+        rows = rows_of(place)
+        return rows[:, None], {"id": trace.id[rows]}
+
+    for place, ticket, latency[place] in answered(
+        engine,
+        executor,
+        due,
+        SIZE,
+        given_of,
+        controller=controller,
+        call_seconds=executor.seconds,
+        read_s=http_s,
+    ):
+        said = ticket.answers
+        answers[place] = said.exit, said.label == trace.label[rows_of(place)], said.expired
     burst = np.flatnonzero((due >= BEFORE_S) & (due < BEFORE_S + BURST_S))
     exits, right, cut = (np.concatenate([answers[place][i] for place in burst]) for i in range(3))
     return {

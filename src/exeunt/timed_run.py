@@ -171,7 +171,7 @@ def choose_by_time(
 
     `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the original model's
     time, in any order. The exits answer best within the middle one of those that can be kept, and the first exit takes
-    no more than the least of these.
+    no more than the least of these. `say`: is told the others, too.
     `inputs`: a batch of the size that will be used, as the run's executor takes them. Models of a cascade are timed
     each alone. Then the chosen exits are timed at the numbers of rows that reach each stage.
 
@@ -189,7 +189,10 @@ def choose_by_time(
                 f"budget of MACs. {one.runs_whole}"
             )
     timed, original = _timed(network, models, inputs, say)
-    kept = [*feasible(timed.budget, budgets).items()]
+    left_out = list[float | str]()
+    kept = [*feasible(timed.budget, budgets, left_out.append).items()]
+    if left_out:
+        say(f"left out, since the first answer takes longer: {', '.join(map(str, left_out))}")
     (least, _), (amount, budget) = kept[0], kept[len(kept) // 2]
     steps = worthwhile_exits(timed, amount, least=least, seed=seed)
     named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]

@@ -72,6 +72,10 @@ def test_the_exit_status_tells_what_kind_of_error_it_was(monkeypatch, error, sta
     assert called("show", "run").status == status
 
 
+def test_a_run_that_is_missing_is_told_before_a_missing_budget(tmp_path):
+    assert "nofolder does not exist: give a run folder" in called("calibrate", tmp_path / "nofolder").err
+
+
 def _wrapped(number: int) -> RuntimeError:
     """An error like that of torch.save."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import typer
 
@@ -31,6 +33,14 @@ def test_groups_fit_a_screen(monkeypatch, verb, columns, rows):
     assert groups
     assert max(groups.values()) < rows
     assert "…" not in done.out  # rich cuts off what has no room
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_budgets_and_prices_have_an_example(verb):
+    words = {"budget", "budgets", "spend", "price", "cost", "total"}
+    for option in typer.main.get_command(app).commands[verb].params:
+        if words & {*option.name.split("_")} and option.name != "cost_is":
+            assert re.search(r"\d", option.help), f"{verb} {option.opts}: {option.help}"
 
 
 def test_options_of_a_training_are_grouped():

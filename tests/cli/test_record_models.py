@@ -224,7 +224,7 @@ def test_what_predict_needs_to_ask(calibrated, options, message):
     [
         (
             {"function: answering:small": "function: answering:none"},
-            "model 'small' of models.yaml cannot be made",
+            "model 'small' of models.yaml: the module answering, ",
         ),
         ({"price: 0.0002": "price: 0.0002\n  prices: 3"}, "unexpected keyword argument 'prices'"),
         ({"function: answering:small": "name: small"}, "needs one of model, url, function"),

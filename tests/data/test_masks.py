@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_fo
 
 from exeunt.data import Preprocess, open_inputs, open_source, plan_split
 from exeunt.data.masked_images import MaskCodes, MaskedImages
-from exeunt.errors import InputError, UnreadableImage
+from exeunt.errors import ExeuntWarning, InputError, UnreadableImage
 
 PAIRS = scenes(6)
 
@@ -150,6 +151,24 @@ def test_images_without_masks_are_named(folder, tmp_path):
     write_table(tmp_path / "none.parquet", PAIRS, without=6)
     with pytest.raises(InputError, match=r"6 images of .* have no mask"):
         open_source(tmp_path / "none.parquet", masks=True)
+
+
+def test_masks_without_images_are_told(folder):
+    masks = folder / "train" / "masks"
+    for name in ("spare-2.png", "spare-1.png"):
+        (masks / name).write_bytes((masks / "000.png").read_bytes())
+    with pytest.warns(
+        ExeuntWarning, match=r"^2 masks have no image and are left out, such as .*train/masks/spare-1\.png"
+    ):
+        source = open_source(folder, masks=True)
+    assert len(source.dataset("train")) == 4
+    (masks / "spare-2.png").unlink()
+    with pytest.warns(ExeuntWarning, match="^1 mask has no image and is left out"):
+        open_source(folder, masks=True)
+    (masks / "spare-1.png").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_source(folder, masks=True)
 
 
 @pytest.mark.parametrize(

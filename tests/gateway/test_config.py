@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.graders import grader_named
 
 from .running_gateway import config_text, free_port, running
 
@@ -73,6 +75,12 @@ def model(options: str) -> dict[str, str]:
         ({"min_periods": "0"}, "min_periods must be at least 1, got 0"),
         ({"promise": "{}"}, "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
         ({"promise": "{max_loss: 0%}"}, "promise: max_loss must lie"),
+        (
+            {"promise": "{max_loss: 5}"},
+            "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant",
+        ),
+        ({"promise": "{max_loss: 5%, delta: 1}"}, "promise: delta is a share .*, got 1: write 1%"),
+        ({"promise": "{max_loss: 100}"}, "promise: max_loss must lie"),
         ({"promise": "{max_loss: 5%, delta: 0}"}, "promise: delta must lie"),
         ({"promise": "{budget: 120%}"}, "promise: budget is a share of the reference's cost below 100%"),
         ({"promise": "{budget: '40'}"}, "promise: budget 40 has no unit: write 40%, or '40 usd'"),
@@ -151,6 +159,24 @@ def test_a_router_may_look_at_lengths_alone(tmp_path: Path) -> None:
     config = read_config(written(tmp_path, config_text("http://127.0.0.1:1", **more)))
     assert config.features.encoder is None
     assert config.run_length == 100_000
+
+
+def test_a_grader_beside_the_file_is_found_unless_others_may_write_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = [*sys.path]
+    (tmp_path / "beside_file.py").write_text("def grade(request, answer, reference):\n    return 0.25\n")
+    shadow = "{models: [small], spend: '5 usd', grader: 'beside_file:grade'}"
+    file = written(tmp_path, config_text("http://127.0.0.1:1", shadow=shadow))
+    tmp_path.chmod(0o777)
+    with pytest.raises(InputError, match=r"gateway\.yaml: others may write to .*: `chmod go-w"):
+        read_config(file)
+    assert sys.path == before
+    tmp_path.chmod(0o700)
+    assert read_config(file).shadow.grader == "beside_file:grade"
+    assert sys.path[-1] == str(tmp_path)
+    assert grader_named("beside_file:grade")({}, {}, {}) == 0.25
 
 
 def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:

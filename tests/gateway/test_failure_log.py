@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,9 @@ pytest.importorskip("starlette")
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.failure_log import FailureLog
 from exeunt.live.live_model import NOT_ASKED, Reply
+
+from .running_gateway import running
+from .test_gateway import eventually
 
 
 def test_each_reason_of_a_model_is_logged_once_in_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -24,5 +29,26 @@ def test_each_reason_of_a_model_is_logged_once_in_a_minute(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         for now in (0.0, 1.0, 59.0, 61.0):
             log.answered(Answered(None, "", "reference", 0.0, replies), now)
-    told = [(one.fields["model"], one.fields["why"]) for one in caplog.records]
-    assert told == [("large", "status 401 (invalid_api_key)"), ("own", "ValueError")] * 2
+    told = [(one.fields["model"], one.fields["why"], one.fields["times"]) for one in caplog.records]
+    reasons = ("large", "status 401 (invalid_api_key)"), ("own", "ValueError")
+    assert told == [(*one, times) for times in (1, 3) for one in reasons]
+
+
+def test_a_grader_that_fails_is_logged_once_in_a_minute_with_a_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise KeyError("score")
+
+    monkeypatch.setattr("exeunt.gateway.judge.grader_named", lambda _: broken)
+    now = [time.time()]
+    with caplog.at_level(logging.ERROR, "exeunt.gateway"), running(tmp_path) as run:
+        monkeypatch.setattr(run.gateway, "clock", lambda: now[0])
+        for i in range(5):
+            run.ask(f"question {i}")
+        eventually(lambda: run.n_compared == 5)
+        now[0] += 61
+        run.ask("question 5")
+        eventually(lambda: run.n_compared == 6)
+    told = [one.fields for one in caplog.records if one.getMessage() == "the grader failed"]
+    assert told == [{"error": "KeyError", "why": "KeyError: 'score'", "times": times} for times in (1, 5)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +20,7 @@ pytest.importorskip("openai")
 pytest.importorskip("typer")
 pytest.importorskip("starlette")
 
+import httpx
 import openai
 
 from exeunt.cli.app import run as exeunt
@@ -269,7 +273,10 @@ def test_a_file_that_holds_no_keys_is_named(tmp_path: Path, text: str) -> None:
         (["--add-client", "a/b"], "up to 64 letters"),
         (["--add-client", "a", "--spend", "5"], "unit"),
         (["--add-client", "a", "--spend", "5 ms"], "is in ms"),
-        ([], "clients have no key yet: make one with `exeunt gateway FILE --add-client NAME`"),
+        (
+            [],
+            "clients have no key yet: make one with `exeunt gateway FILE --add-client NAME`; who administers .*-admin",
+        ),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, options: list[str], message: str) -> None:
@@ -277,6 +284,27 @@ def test_what_the_command_refuses(tmp_path: Path, options: list[str], message: s
     file.write_text(config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
     with pytest.raises(InputError, match=message):
         exeunt(["gateway", str(file), *options])
+
+
+def test_the_command_says_where_its_page_is(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1", listen="{port: 0}"))
+    for option in ("--add-client", "--add-admin"):
+        exeunt(["gateway", str(file), option, option.strip("-")])
+    command = [sys.executable, "-m", "exeunt", "gateway", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        late = threading.Timer(60, process.kill)  # who says nothing
+        late.start()
+        try:
+            said = process.stdout.readline()
+            found = re.match(
+                r"the page of the gateway is at (http://127\.0\.0\.1:\d+/), with the key of who adm", said
+            )
+            assert found is not None, said
+            assert "<title>" in httpx.get(found[1]).text
+        finally:
+            late.cancel()
+            process.terminate()
 
 
 def test_a_provider_without_its_key_is_named_at_the_start(

@@ -57,6 +57,8 @@ def test_graders_by_name(tmp_path, monkeypatch):
         "def length(request, answer, reference):\n"
         "    return len(answer['content']) / request['longest']\n"
         "def broken(*_):\n    return float('nan')\n"
+        "def short(answer):\n    return 1\n"
+        "async def late(request, answer, reference):\n    return 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert grader_named("match") is normalised_match
@@ -71,8 +73,19 @@ def test_graders_by_name(tmp_path, monkeypatch):
     for wrong in ("", "judge", "match twice", "similarity", "similarity hf:x many"):
         with pytest.raises(InputError, match="a grader is match, similarity hf:FOLDER"):
             grader_named(wrong)
-    with pytest.raises(InputError, match="the grader my_graders:missing cannot be opened"):
-        grader_named("my_graders:missing")
+    wanted = r"`def {}\(request, answer, reference\)`, which returns a number from 0 to 1"
+    for name, why in (
+        ("my_graders:missing", "has no missing: write " + wanted.format("missing")),
+        ("my_graders:short", r"short\(answer\) cannot .*; write " + wanted.format("short")),
+        (
+            "no_graders:grade",
+            f"no module no_graders: write {wanted.format('grade')}, into no_graders.py beside",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"the grader {name} cannot be opened: .*{why}"):
+            grader_named(name)
+    with pytest.raises(InputError, match=f"is to be awaited: write {wanted.format('late')}, without async"):
+        grader_named("my_graders:late")
     with pytest.raises(InputError, match="there is no folder /no/where"):
         grader_named("similarity hf:/no/where")
     with pytest.raises(InputError, match="threshold of a similarity is above 0 and at most 1, got 2"):

@@ -12,6 +12,7 @@ from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.folder import GatewayModels
 from exeunt.gateway.judge import Judge, grader_of
 from exeunt.gateway.labels import agreement
 from exeunt.gateway.mock_provider import MockProvider, served
@@ -111,6 +112,11 @@ def test_a_judge_is_paid_by_the_ledger():
 def test_a_judge_has_a_name():
     with pytest.raises(InputError, match=r"the grader is 'judge MODEL', got 'judge': .*, such as expert"):
         grader_of("judge", {"large": None, "expert": None}, ("large",), None)
+
+
+@pytest.mark.parametrize(("name", "measure"), [("expert", "the judge expert"), ("judge", "the judge")])
+def test_grades_are_named_after_their_judge(name, measure):
+    assert GatewayModels("large", {"large": 1.0}, grader=f"judge {name}").measure == f"grade by {measure}"
 
 
 def test_a_judge_is_no_model_that_it_grades():

@@ -76,13 +76,19 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
     ):
         monkeypatch.setattr(timed_run, name, lambda *_, stub=stub, **__: stub)
 
+    said = []
+
     def first(*budgets):
-        found = timed_run.choose_by_time(run, ex.eero, budgets, None, say=lambda _: None)
+        said.clear()
+        found = timed_run.choose_by_time(run, ex.eero, budgets, None, say=said.append)
         return fit.along(found.steps).cost.first
 
     assert first(5, 4.0, 4.7) == first(4.7) > first(4.5) > 2
     assert first(5, 2, "90%") <= 2
-    assert first(5, 1, 4.5) == first(4.5, 5)  # what cannot be kept is left out
+    assert not any("left out" in line for line in said)
+    assert first(5, 1, 4.5) == first(4.5, 5)
+    first(1, 4.5, "1%")
+    assert said[0] == "left out, since the first answer takes longer: 1, 1%"
     with pytest.raises(ex.InfeasibleBudget):
         first(1, 0.5)
 

@@ -125,6 +125,9 @@ def test_a_runner_answers_with_masks(run, data):
 
 def test_pictures_show_the_masks_of_all_exits_and_which_answered(run):
     exeunt("calibrate", run, "--budget", "70%", cwd=run)
+    refused = exeunt("evaluate", run, "--pictures", "4", cwd=run, ok=False)
+    assert (refused.stdout, refused.stderr.count("drawing")) == ("", 0)
+    assert f"--model {MODEL}" in refused.stderr
     done = exeunt("evaluate", run, "--no-figures", "--pictures", "4", "--model", MODEL, cwd=run)
     page = (run / "figures" / "masks.html").read_text()
     assert f"written to {run / 'figures' / 'masks.html'}" in done.stdout

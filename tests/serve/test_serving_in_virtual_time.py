@@ -14,15 +14,14 @@ from simulated_server import poisson
 
 pytest.importorskip("fastapi")
 
+from benchmarks.serving.virtual_time import answered
+
 from exeunt.engine.plan import Plan
 from exeunt.serve import latency_controller, loaded_run
-from exeunt.serve.active_run import LoadMeter
-from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
 
 ROW_S, CALL_S, SLO_S = np.array([1.0, 1.0, 1.5]) * 1e-4, np.array([2.0, 3.0, 10.0]) * 1e-4, 0.05
 CAPACITY = 1 / ROW_S.sum()  # rows a second through the whole network
-TICK_S = 0.005
 SETTINGS = Settings(run=Path(), slo_s=SLO_S)
 
 
@@ -77,44 +76,20 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
     images = made_images(2000)
     pixels, classes, right = prepared(images), classes_of(images), 0
     due = poisson(np.random.default_rng(0), rate / size, seconds)
-    latency, begun, now, reported = np.zeros(len(due)), 0, 0.0, 0.0
-    open_tickets, news, whole, expired = {}, Counts(), Counter(), 0
-    thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
-    if controller is not None:
-        meter = LoadMeter(thread, opened.call_seconds, opened.row_seconds)
-    while begun < len(due) or engine.rows:
-        while begun < len(due) and due[begun] <= now:
-            first = begun * size % (len(pixels) - size)
-            by = None if controller is None else due[begun] + controller.within_s
-            policy = own if begun % 2 else None
-            ticket = engine.submit(pixels[first : first + size], now, policy=policy, deadline=by, soft=True)
-            open_tickets[id(ticket)] = begun, ticket
-            if policy is None:
-                news.arrived += size
-                news.requests += 1
-                news.together += size
-            else:
-                news.own[policy] += size
-            begun += 1
-        if controller is not None and now - reported >= TICK_S:
-            thread.work = np.array(engine.work)
-            load = meter.measure(news, len(open_tickets) * size, controller.late_s)
-            engine.active = controller.observe(now, load).name
-            reported, news = now, Counts()
-        executor.took = 0.0
-        done = engine.step(now, force=True)
-        now += executor.took
-        thread.busy_s += executor.took
-        for ticket in done:
-            place, _ = open_tickets.pop(id(ticket))
-            latency[place] = now - due[place]
-            first = place * size % (len(pixels) - size)
-            right += int((ticket.answers.label == classes[first : first + size]).sum())
-            news.seconds.append((latency[place], size, False))
-            whole[engine.active] += size
-            expired += int(ticket.answers.expired.sum())
-        if not executor.took:
-            now = max(now, min(due[begun] if begun < len(due) else now, now + TICK_S))
+    latency, whole, expired = np.zeros(len(due)), Counter(), 0
+
+    def rows_of(place):
+        first = place * size % (len(pixels) - size)
+        return slice(first, first + size)
+
+    for place, ticket, latency[place] in answered(
+        engine, executor, due, size, lambda place: (pixels[rows_of(place)], {}), controller=controller,
+        call_seconds=opened.call_seconds, row_seconds=opened.row_seconds,
+        own=lambda place: own if place % 2 else None,
+    ):  # fmt: skip
+        right += int((ticket.answers.label == classes[rows_of(place)]).sum())
+        whole[engine.active] += size
+        expired += int(ticket.answers.expired.sum())
     return latency, whole, expired / (size * len(due)), right / (size * len(due))
 
 

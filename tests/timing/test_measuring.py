@@ -18,7 +18,7 @@ from exeunt.timing.bench import (
     policy_alternative,
     time_alternatives,
 )
-from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, time_interleaved
+from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, other_work, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
 
@@ -288,3 +288,21 @@ def test_ways_are_timed_at_every_batch_size():
     ]  # fmt: skip
     assert all(one.efficiency == one.macs_share / one.share.median for one in timed)
     assert [one.on_line for one in timed[:3]] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("load", "own", "cores", "told"),
+    [(0.4, 2, 2, False), (1.0, 2, 2, True), (20.0, 4, 64, False), (61.0, 4, 64, True), (3.0, 1, 2, True)],
+)
+def test_other_work_is_told_where_it_takes_the_cores(monkeypatch, load, own, cores, told):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("exeunt.timing.measuring.usable_cores", lambda: own)
+    start = f"other work keeps {load:.1f} of the machine's {cores} cores busy, and the network would compute on {own}:"
+    assert other_work().startswith(start) is told
+    assert bool(other_work()) is told
+
+
+def test_a_system_that_tells_no_load_is_idle(monkeypatch):
+    monkeypatch.delattr("os.getloadavg", raising=False)
+    assert other_work() == ""

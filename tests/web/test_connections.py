@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -144,6 +144,61 @@ def test_who_sends_more_ahead_than_there_is_room_for_is_cut_off(monkeypatch: pyt
         other.sendall(request(1, b"", "get"))
         assert answers(other, 1) == [[1, 0]]
         assert next(iter(server.server_state.connections))._room.ahead == 0
+
+
+class Late:
+    """Inputs that all come too late, and are refused with `says`, if that is anything."""
+
+    says: bytes | None = None
+
+    def is_late(self, _: float) -> bool:
+        return True
+
+    def refusal(self, _url: bytes, _body: bytearray) -> bytes | None:
+        return self.says
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_is_held_of_requests_counts_as_sent_ahead_until_they_are_passed_on_refused_or_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late, sent = Late(), request(3, bytes(60_000), "length")
+    init = connection.Connection.__init__
+
+    def made(self: connection.Connection, *given: object, **options: object) -> None:
+        init(self, *given, **options)
+        self.app_state = {"inputs": late}
+
+    monkeypatch.setattr(connection.Connection, "__init__", made)
+    with running() as (port, server), connected(port) as client:
+        room = server.config.http.keywords["room"]  # type: ignore[union-attr]
+
+        def held(one: socket.socket) -> None:
+            one.sendall(sent[:-20_000])
+            eventually(lambda: room.ahead == 40_000)
+
+        held(client)
+        client.sendall(sent[-20_000:])
+        assert answers(client, 1) == [[3, 60_000]]
+        assert room.ahead == 0
+        late.says = b"{}"
+        held(client)
+        client.sendall(sent[-20_000:])
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        assert room.ahead == 0
+        with connected(port) as other:
+            held(other)
+        eventually(lambda: room.ahead == 0)
+        monkeypatch.setattr(connection, "_AHEAD", 39_999)  # no room: it is passed on, whoever would refuse it
+        client.sendall(sent)
+        assert answers(client, 1) == [[3, 60_000]]
+        assert room.ahead == 0
 
 
 def test_of_one_address_there_is_a_part_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     from exeunt.run.folder import RunFolder
     from exeunt.timed_run import TimedNetwork
     from exeunt.timing.bench import time_alternatives
+    from exeunt.timing.measuring import other_work
 
     allowed = "batch sizes must be whole numbers of at least 1, such as 1,64,256"
     sizes = sorted(set(numbers(options.batch_size, allowed, kind=int, least=1)))
@@ -74,6 +75,8 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     # Files that cannot be read are found before minutes of measuring.
     policies, unit = _policies(timed), run.cost.unit
     whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
+    if busy := other_work():
+        _say(f"warning: {busy}")
     if options.profile:
         _measure(timed, options)
     inputs = {size: timed.batch(size) for size in sizes}

@@ -78,6 +78,7 @@ def _calibrate_run(
     from exeunt.policies.cheapest import cheapest
     from exeunt.run.file_digests import DECODER, LIVE
 
+    run = _opened(path)
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
@@ -85,7 +86,6 @@ def _calibrate_run(
     loss = guarantee.loss
     if options.traces is not None and loss is not None and guarantee.agree is None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
-    run = _opened(path)
     if run.network_file == DECODER:
         kept = replace(rule, policy=Rule.policy), replace(options, seed=_Options.seed), execution
         calibrate_language_model(run, guarantee, rule.policy, options.seed, others=changed(*kept))

@@ -21,7 +21,8 @@ class Guarantee:
     """What the policy shall keep."""
 
     budget: str | None = _guarantee(
-        "Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms)."
+        "Mean cost per input: a share of the full network's (50%), a quantity (30MMACs, 4ms) or a price ('2 usd per "
+        "10k')."
     )
     max_loss: str | None = _guarantee(
         "Accuracy that may be lost against the full network, or the most accurate model of a cascade, such as 1%: "

@@ -48,15 +48,15 @@ class Tables:
         "name for {} (default: prediction_{}, confidence_{})."
     )
     price: list[str] | None = _column(
-        "What each model costs, in the same order: a number, or the column of prices and the highest price there can "
-        "be, such as cost_b:300."
+        "What each model costs, in the same order: a number such as 0.2, or the column of prices and the highest price "
+        "there can be, such as cost_b:300."
     )
-    price_per: float = _column("How many answers a price is for.", default=1.0)
+    price_per: float = _column("How many answers a price is for, such as 1000.", default=1.0)
     features: str | None = _features(
         "Columns of numbers, or of lists of numbers such as embeddings, that routers look at, separated by commas."
     )
     features_price: float = _features(
-        "What the features of an input cost, per --price-per.", default=0.0, min=0.0
+        "What the features of an input cost, such as 0.01, per --price-per.", default=0.0, min=0.0
     )
     loss: str | None = _graded(
         "The columns of the loss in [0, 1] of each answer, as 'loss_{}' or a list, in place of --label. --prediction "
@@ -179,6 +179,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
         f"{unit} up to each, and {', '.join([good, *(f'{share:.1%}' for share in others)])}"
     )
+    _tell_of_grades(options, "exit 0", trace.risk[0], f"exit {trace.n_exits - 1}", trace.risk[-1], say)
     for exit_ in inverted_exits(trace, "confidence"):
         say(
             f"note: the confidence of exit {exit_} (0 = first) is lower for good answers than for bad ones: if it is "
@@ -220,7 +221,21 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         for one in names
     )
     say(f"{name}: {counted(models.n, 'input')}; {shown}")
+    by_cost = sorted(names, key=lambda one: models[one].cost.full)
+    cheap, dear = by_cost[0], by_cost[-1]
+    _tell_of_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0], say)
     return models
+
+
+def _tell_of_grades(
+    options: Tables, cheap: str, loss: float, dear: str, dear_loss: float, say: Callable[[str], None]
+) -> None:
+    """Print a note where losses look like grades: the dearest answers have more of them than the cheapest."""
+    if options.loss is not None and options.better == "lower" and dear_loss > loss:
+        say(
+            f"note: {dear} costs more than {cheap} and its mean --loss is higher, {dear_loss:.3f} beside {loss:.3f}: "
+            "if these are grades, where higher is better, add --better higher"
+        )
 
 
 def _price(text: str) -> tuple[float | str, float | None]:

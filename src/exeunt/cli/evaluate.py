@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._text import counted, echo, text_table
@@ -47,6 +48,7 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
         raise InputError(
             "traces are replayed, and the network runs for --pictures alone: leave out --executor and --model"
         )
+    page = _pictures(run, options.pictures, execution)  # first: what refuses it does so before the work
     if run.network_file == DECODER:
         evaluate_language_model(run, path)
         return
@@ -81,13 +83,17 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
-    if options.pictures:
-        from exeunt.plots.mask_pictures import draw_masks
-
-        page = draw_masks(
-            run, policy, options.pictures, run.folder("figures") / "masks.html", **vars(execution)
-        )
+    if page is not None:
         echo(f"written to {page}")
+
+
+def _pictures(run: RunFolder, count: int, execution: Execution) -> Path | None:
+    """Draw the pictures that are asked for. Raises InputError for a network that cannot be drawn or opened."""
+    if not count:
+        return None
+    from exeunt.plots.mask_pictures import draw_masks
+
+    return draw_masks(run, run.policies[-1], count, run.folder("figures") / "masks.html", **vars(execution))
 
 
 def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:

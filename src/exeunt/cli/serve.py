@@ -27,7 +27,7 @@ class _Plain:
     log_requests: bool = option("Log every request, not only those that fail.", default=False)
     threads: int | None = option("Threads that a call of the network computes with.", min=1)
     budget: str | None = _budget(
-        "Largest mean cost per input, until PUT /budget changes it. Default: the largest budget there is."
+        "Largest mean cost per input, such as 50%, until PUT /budget changes it. Default: the largest budget there is."
     )
     live_file: Path | None = _budget(
         "File that keeps the budget which PUT /budget has set. Default: serving.json in the run folder."
@@ -36,7 +36,7 @@ class _Plain:
         "What all answers may cost together: an amount such as '100 usd', or a rate such as '20 usd/day'. Needed for "
         "live models."
     )
-    max_spend_per_key: str | None = _budget("The same for each API key.")
+    max_spend_per_key: str | None = _budget("The same for each API key, such as '1 usd/day'.")
     on_drift: str = option(
         "What follows once inputs have drifted: tell only warns; quota lets each exit answer its planned share, which "
         "keeps the budget; reference lets the last exit answer; recalibrate does so until 1,000 inputs are recorded "

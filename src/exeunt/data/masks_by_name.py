@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from exeunt.data.masked_images import MaskCodes, MaskedImages, highest_value
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource
 from exeunt.data.stored_inputs import BadCell, ImageFiles, StoredInputs, TableColumn
 from exeunt.data.tables import table_files
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntWarning, InputError
 from exeunt.score.masks import MOST_MASK_CLASSES
 
 _COLUMNS = ("mask", "masks", "annotation")
@@ -169,7 +170,15 @@ def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part | None:
     if beside is None:
         return _Part(images, None, names)
     masks = {_stem(file, beside): file for file in image_files(beside)}
-    cells = [masks.get(_stem(file, folder / _IMAGES), BadCell("there is no mask")) for file in files]
+    stems = [_stem(file, folder / _IMAGES) for file in files]
+    if alone := sorted(masks.keys() - {*stems}):
+        left = counted(len(alone), "mask has no image and is", "masks have no image and are")
+        warnings.warn(
+            f"{left} left out, such as {masks[alone[0]]}: an image and its mask have one name",
+            ExeuntWarning,
+            stacklevel=2,
+        )
+    cells = [masks.get(stem, BadCell("there is no mask")) for stem in stems]
     return _Part(images, TableColumn(cells, name=images.name), names)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from exeunt._threads import PAYING
-from exeunt.errors import one_line
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
@@ -22,23 +20,23 @@ from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import Reply
 from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said
 
-_log = logging.getLogger("exeunt.gateway")
 _MOST_AT_ONCE = 64
 
 
 class Comparing:
     """Asks the models of the shadow, and the reference if it has not answered, and grades what they say.
 
-    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `counts`: what became of
-    requests that were compared, and why others were not.
+    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: is told what the
+    grader raises. `counts`: what became of requests that were compared, and why others were not.
     """
 
     def __init__(
         self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger:
-        Ledger, features: FeatureModel | None, keep: Keep,
+        Ledger, features: FeatureModel | None, keep: Keep, on_failure: Callable[[Exception], None],
     ) -> None:  # fmt: skip
         self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep
+        self._on_failure = on_failure
         self._slots = asyncio.Semaphore(_MOST_AT_ONCE)
         self._open = 0
         self.counts: Counter[str] = Counter()
@@ -92,8 +90,7 @@ class Comparing:
         try:
             return await self._grades(request, replies, reference), ""
         except Exception as error:  # a user's function may raise anything
-            fields = {"error": type(error).__name__, "why": one_line(error)[:200]}
-            _log.error("the grader failed", extra={"fields": fields})
+            self._on_failure(error)
             return {}, NOT_GRADED
 
     async def _told(self, request: ChatRequest, replies: Mapping[str, Reply]) -> tuple[float, ...] | None:

@@ -17,7 +17,7 @@ from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
-from exeunt.gateway.graders import JUDGE
+from exeunt.gateway.graders import JUDGE, find_grader_beside
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
@@ -130,9 +130,14 @@ class Promise:
     def __post_init__(self) -> None:
         if self.max_loss is None and self.budget is None:
             raise InputError("give max_loss, such as 5%, or budget, such as 40%, or both")
-        if self.max_loss is not None:
-            check_between(self.max_loss, "max_loss", 0.0, 1.0)
-        check_between(self.delta, "delta", 0.0, 1.0)
+        for name in ("max_loss", "delta"):
+            if (share := getattr(self, name)) is None:
+                continue
+            if 1 <= share < 100:
+                raise InputError(
+                    f"{name} is a share between 0 and 1, got {share:g}: write {share:g}% if {share:g} in 100 is meant"
+                )
+            check_between(share, name, 0.0, 1.0)
         if self.budget is not None:
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):
@@ -358,7 +363,10 @@ class GatewayConfig:
 
 
 def read_config(path: str | Path) -> GatewayConfig:
-    """Read a file. Raises InputError, which names the entry, for what is missing or wrong."""
+    """Read a file. The module of a grader of one's own is found beside it.
+
+    Raises InputError, which names the entry, for what is missing or wrong.
+    """
     if not (file := Path(path)).is_file():
         what = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
         raise InputError(f"{what}: name the YAML file of a gateway")
@@ -392,9 +400,12 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         for name, entry in mapping(given.pop("models"), "models").items()
     }
     folder = file.resolve().parent / read_as("str", given.pop("folder", "gateway"), "folder")
-    return made(
+    config = made(
         GatewayConfig, {**given, **found, "folder": folder, "providers": providers, "models": models}, ""
     )
+    if config.shadow is not None:
+        find_grader_beside(config.shadow.grader, file.resolve().parent)
+    return config
 
 
 def _model(

@@ -1,9 +1,10 @@
-"""What fails, for the log: a full disk, or a model in whose place a fallback answers, so that no client sees it."""
+"""What fails, for the log: a full disk, a grader, or a model in whose place another answers: clients do not see it."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.answering import Answered, short_of_money
@@ -14,10 +15,13 @@ _MOST = 1_000
 
 
 class FailureLog:
-    """Logs each reason of a model, such as a status of its provider, at most once in a minute."""
+    """Logs each reason of a model, such as a status of its provider, and each kind of error of a grader, at most once
+    in a minute: with `times`, how often it came since it was logged before.
+    """
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], float] = {}
+        self._times: Counter[tuple[str, str]] = Counter()
 
     def answered(self, answered: Answered, now: float) -> None:
         """Log why models gave no answer to a request. `now`: in seconds. Limits of money are no failures."""
@@ -25,9 +29,23 @@ class FailureLog:
             if reply.is_given or not reply.failed or short_of_money(reply.failed):
                 continue
             why = reply.failed.partition(":")[0]  # what follows may hold an input
-            if now - self._said.get((name, why), -_AGAIN_S) >= _AGAIN_S:
-                self._said[name, why] = now
-                _log.warning("a model gave no answer", extra={"fields": {"model": name, "why": why}})
+            if times := self._to_be_said(name, why, now):
+                fields = {"model": name, "why": why, "times": times}
+                _log.warning("a model gave no answer", extra={"fields": fields})
+
+    def not_graded(self, error: Exception, now: float) -> None:
+        """Log why a grader failed. `now`: in seconds."""
+        if times := self._to_be_said("", kind := type(error).__name__, now):
+            fields = {"error": kind, "why": one_line(error)[:200], "times": times}
+            _log.error("the grader failed", extra={"fields": fields})
+
+    def _to_be_said(self, name: str, why: str, now: float) -> int:
+        """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""
+        self._times[name, why] += 1
+        if now - self._said.get((name, why), -_AGAIN_S) < _AGAIN_S:
+            return 0
+        self._said[name, why] = now
+        return self._times.pop((name, why))
 
 
 _logged: dict[tuple[str, str], float] = {}

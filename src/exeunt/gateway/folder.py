@@ -48,7 +48,7 @@ class GatewayModels:
     def measure(self) -> str:
         """What certificates call the grades: a judge's are its own."""
         kind, _, name = self.grader.partition(" ")
-        return f"grade by the judge {name.strip()}" if kind == JUDGE else "grade"
+        return f"grade by {judge_called(name.strip())}" if kind == JUDGE else "grade"
 
     @property
     def digest(self) -> str:
@@ -91,6 +91,15 @@ class GatewayModels:
             str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
             {str(name): str(one.get("identity", "")) for name, one in models.items()}, str(body.get("grader", "")),
         )  # fmt: skip
+
+
+def judge_called(name: str) -> str:
+    """Return what texts call the judge of this name.
+
+    >>> judge_called("expert"), judge_called("judge")
+    ('the judge expert', 'the judge')
+    """
+    return "the judge" if name == "judge" else f"the judge {name}"
 
 
 def gateway_folder(path: Path) -> Path:

@@ -91,8 +91,8 @@ class Gateway:
         self._secret = secret(self.folder)
         self.records = Records(self.folder)
         self.answering = Answering(config.models, config.reference, config.fallback)
-        self.comparing = self._comparing()
         self.failures = FailureLog()
+        self.comparing = self._comparing()
         self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
@@ -471,7 +471,7 @@ class Gateway:
         return Comparing(
             config.models, config.compared, config.cap, ledger=ledger,
             grader=grader_of(config.shadow.grader, config.models, config.compared, ledger), features=self.features,
-            keep=config.keep,
+            keep=config.keep, on_failure=lambda error: self.failures.not_graded(error, self.clock()),
         )  # fmt: skip
 
 

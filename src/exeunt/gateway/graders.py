@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from exeunt._files import parse_json
 from exeunt.errors import InputError, one_line
 from exeunt.gateway.chat_request import text_of
-from exeunt.live.models_file import function_named
+from exeunt.live.own_functions import Signature, find_beside, function_named
 from exeunt.live.text_encoder import TextEncoder
 
 JUDGE = "judge"
@@ -26,6 +28,7 @@ Grader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], float]
 """A function of (request, answer, reference) that returns the answer's grade in [0, 1]. Answer and reference are the
 `message` of a choice, with `content` and perhaps `tool_calls`."""
 
+_SIGNATURE = Signature("request, answer, reference", "a number from 0 to 1")
 _FENCE = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)
 _AROUND = " \t\n\"'`*_.,;:!?()[]{}<>#-«»“”‘’„"
 
@@ -79,7 +82,8 @@ def similarity(encoder: Callable[[str], Any], threshold: float | None = None) ->
 def grader_named(text: str) -> Grader:
     """Return the grader that a text names: "match", "similarity hf:FOLDER [THRESHOLD]", or a "module:function".
 
-    Raises InputError for another text. What a grader returns that is no grade raises InputError, too.
+    Raises InputError for another text, and for a function that is not there, takes other arguments, or is to be
+    awaited. What a grader returns that is no grade raises InputError, too.
     """
     kind, *options = shlex.split(text) or [""]
     if kind == "match" and not options:
@@ -93,9 +97,21 @@ def grader_named(text: str) -> Grader:
             f"a grader is match, similarity hf:FOLDER [THRESHOLD], module:function, or judge MODEL, got {text!r}"
         )
     try:
-        return partial(_checked, function_named(kind), kind)
+        grader = function_named(kind, _SIGNATURE)
     except Exception as error:  # of the user's module
         raise InputError(f"the grader {kind} cannot be opened: {one_line(error)}") from error
+    if inspect.iscoroutinefunction(grader):
+        raise InputError(
+            f"the grader {kind} is to be awaited: write {_SIGNATURE.of(grader.__name__)}, without async"
+        )
+    return partial(_checked, grader, kind)
+
+
+def find_grader_beside(text: str, folder: Path) -> None:
+    """Let the module of a grader of one's own be imported from a folder: see `find_beside`, which this raises as."""
+    kind, _, options = text.partition(" ")
+    if ":" in kind and not options:
+        find_beside(kind, folder)
 
 
 def _checked(

@@ -12,6 +12,7 @@ from exeunt._threads import GRADING
 from exeunt.errors import InputError
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.folder import judge_called
 from exeunt.gateway.graders import JUDGE, Grader, Message, grader_named, normalised_match
 from exeunt.ledger import Ledger
 
@@ -51,12 +52,12 @@ class Judge:
         messages = ({"role": "system", "content": _TASK}, {"role": "user", "content": told})
         given = ChatRequest(self.model.name, messages, {"temperature": 0}, None, False, "")
         if why := self.model.refusal(given):
-            raise InputError(f"the judge {self.model.name} {why}")
+            raise InputError(f"{judge_called(self.model.name)} {why}")
         reply = await self.model.ask(given, name=self.model.name, ledger=self.ledger)
         found = _VERDICT.fullmatch(reply.answer or "")
         if found is None:
             raise InputError(
-                f"the judge {self.model.name} gave no verdict: {reply.failed or 'it said something else'}"
+                f"{judge_called(self.model.name)} gave no verdict: {reply.failed or 'it said something else'}"
             )
         return found[1].upper()
 

@@ -84,10 +84,14 @@ class Keys:
 
     def check(self) -> None:
         """Raise InputError unless there is a key of a client, and one to administer with."""
-        for admin, option in ((False, "--add-client NAME"), (True, "--add-admin NAME")):
-            if not any(client.admin == admin for client in self.clients):
-                whom = "who administers the gateway has" if admin else "clients have"
-                raise InputError(f"{whom} no key yet: make one with `exeunt gateway FILE {option}`")
+        kinds = {"clients have": "--add-client NAME", "who administers the gateway has": "--add-admin NAME"}
+        there = [client.admin for client in self.clients]
+        if missing := [
+            f"{whom} no key yet: make one with `exeunt gateway FILE {option}`"
+            for admin, (whom, option) in enumerate(kinds.items())
+            if admin not in there
+        ]:
+            raise InputError("; ".join(missing))
 
     def _follow(self) -> None:
         try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import uvicorn
 
 from exeunt._files import locked
+from exeunt._text import echo
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import LOCK, gateway_folder
 from exeunt.gateway.gateway import Gateway
 from exeunt.live.http_model import key_named
+from exeunt.web.limits import listens_everywhere
 from exeunt.web.server import check_address, drain_on_signal, uvicorn_config
 
 
@@ -32,7 +35,7 @@ def _serve(gateway: Gateway) -> None:
         if model.key is not None:
             key_named(model.key)  # raises if it is not set
     app = make_app(gateway, on_start=lambda: drain_on_signal(gateway.closing.set))
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn_config(
             lambda: app,
             listen.host,
@@ -44,3 +47,16 @@ def _serve(gateway: Gateway) -> None:
     server.run()
     if not server.started:
         sys.exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Says where the page is once it can be opened."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.config.host, self.servers[0].sockets[0].getsockname()[1]
+        shown = "localhost" if listens_everywhere(host) else f"[{host}]" if ":" in host else host
+        echo(
+            f"the page of the gateway is at http://{shown}:{port}/, with the key of who administers it; clients take "
+            f"http://{shown}:{port}/v1 as their base URL. Ctrl-C ends it"
+        )

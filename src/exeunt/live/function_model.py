@@ -9,12 +9,13 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from exeunt.errors import InputError, one_line
 from exeunt.live.live_model import FailedAttempt, LiveModel, Reply
+from exeunt.live.own_functions import Signature
 
 _LOOK_S = 0.05
 
@@ -27,6 +28,11 @@ class FunctionModel(LiveModel):
     raises an error is made again, up to `retries` times, by default never. Other options: see `LiveModel`.
     """
 
+    signature: ClassVar = Signature(
+        "given",
+        'an answer and its confidence, such as ("joy", 0.9), the probabilities of the classes, or None',
+    )
+
     def __init__(
         self,
         function: Callable[[Any], Any],
@@ -38,6 +44,7 @@ class FunctionModel(LiveModel):
         super().__init__(retries=retries, **options)
         if not callable(function):
             raise InputError(f"give a function, such as one of your module, got {function!r:.80}")
+        self.signature.check(function)
         self.function, self.price = function, price
         self._running, self._turn = 0, threading.Lock()
         if not callable(price):
@@ -107,6 +114,8 @@ class FeatureModel(FunctionModel):
 
     It answers nothing. `price`: what a call costs in US dollars.
     """
+
+    signature: ClassVar = Signature("given", "a list of numbers")
 
     def __init__(self, function: Callable[[Any], Any], *, price: float, **options: Any) -> None:
         super().__init__(function, price=price, **options)

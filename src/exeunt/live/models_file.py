@@ -6,9 +6,6 @@ texts whose embeddings are features: a `FeatureModel` (`TextEncoder`).
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,10 @@ from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel
 from exeunt.live.live_model import LiveModel
 from exeunt.live.openai_compatible import OpenAICompatible
+from exeunt.live.own_functions import Signature, find_beside, function_named
 from exeunt.live.text_encoder import TextEncoder
 
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "model": OpenAICompatible,
     "url": HTTPModel,
     "function": FunctionModel,
@@ -29,49 +27,34 @@ _KINDS = {
 }
 
 
-def function_named(text: str) -> Any:
-    """Return what "module:name" names, and run the module. Raises InputError for another text, or no function."""
-    module, _, name = text.partition(":")
-    if not module or not name:
-        raise InputError(f"a function is written module:name, got {text!r}")
-    found = getattr(importlib.import_module(module), name)
-    if not callable(found):
-        raise InputError(f"{text} is no function: it is {type(found).__name__}")
-    return found
-
-
-_FUNCTIONS: dict[str, Callable[[str], Any]] = {
-    "function": function_named,
-    "features": function_named,
-    "encoder": TextEncoder,
-}
-
-
 def read_models(path: str | Path) -> dict[str, LiveModel]:
     """Return the models of a file. A function is written "module:name", and its code runs.
 
-    Modules beside the file are found. Raises InputError for a file that is missing or not YAML, and for a model with
-    other options than its class takes.
+    Modules beside the file are found, after those that are installed, unless others may write there. Raises InputError
+    for a file that is missing or not YAML, for a model with other options than its class takes, and for a function that
+    is not there or takes other arguments.
     """
     if not (file := Path(path)).is_file():
         raise InputError(f"there is no file {file}: --model names a YAML file of models, or RUN is missing")
     entries = read_yaml(file, extra="cli")
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file} must hold models by name, each with its options")
-    sys.path.insert(0, str(file.resolve().parent))
-    try:
-        return {str(name): _made(f"model {name!r} of {file}", dict(entry)) for name, entry in entries.items()}
-    finally:
-        sys.path.pop(0)
+    folder = file.resolve().parent
+    return {
+        str(name): _made(f"model {name!r} of {file}", dict(entry), folder) for name, entry in entries.items()
+    }
 
 
-def _made(what: str, entry: dict[str, Any]) -> LiveModel:
+def _made(what: str, entry: dict[str, Any], folder: Path) -> LiveModel:
     kind = next((make for word, make in _KINDS.items() if word in entry), None)
     if kind is None:
         raise InputError(f"{what} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
     try:
-        for word in entry.keys() & _FUNCTIONS.keys():
-            entry["function"] = _FUNCTIONS[word](str(entry.pop(word)))
+        for word in entry.keys() & {"function", "features", "encoder"}:
+            name = str(entry.pop(word))
+            entry["function"] = (
+                TextEncoder(name) if word == "encoder" else _function(name, kind.signature, folder)
+            )
         made: LiveModel = kind(**entry)
     except ExeuntError as error:
         raise InputError(f"{what}: {error}") from None
@@ -79,3 +62,8 @@ def _made(what: str, entry: dict[str, Any]) -> LiveModel:
         options = str(error).partition("__init__() ")[2]
         raise InputError(f"{what} cannot be made: {options or one_line(error)}") from error
     return made
+
+
+def _function(name: str, signature: Signature, folder: Path) -> Any:
+    find_beside(name, folder)
+    return function_named(name, signature)

@@ -157,9 +157,12 @@ class PolicySet:
 
 
 def feasible(
-    amount_of: Callable[[float | str], float], budgets: str | Iterable[float | str]
+    amount_of: Callable[[float | str], float],
+    budgets: str | Iterable[float | str],
+    left_out: Callable[[float | str], object] = lambda _: None,
 ) -> dict[float, float | str]:
-    """Return the budgets that can be kept, by ascending amounts. `amount_of`: such as `CostModel.budget`.
+    """Return the budgets that can be kept, by ascending amounts. `amount_of`: such as `CostModel.budget`. `left_out`:
+    called with each of the others.
 
     Raises InfeasibleBudget if there is none.
     """
@@ -169,6 +172,7 @@ def feasible(
             found.setdefault(amount_of(budget), budget)
         except InfeasibleBudget as error:  # noqa: PERF203
             refused = error
+            left_out(budget)
     if refused is not None and not found:
         raise refused
     return dict(sorted(found.items()))

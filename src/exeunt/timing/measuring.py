@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -18,6 +19,8 @@ from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU, Executor
 
 _FEWEST_ROUNDS = 3
+_IDLE_LOAD = 0.5
+"""An idle machine has about this load at most."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 Key = TypeVar("Key", bound="Hashable")
@@ -98,6 +101,25 @@ def waiting_clock(executor: Executor, clock: Callable[[], float]) -> Callable[[]
         return clock()
 
     return now
+
+
+def other_work() -> str:
+    """Say that other work takes cores on which this process would compute; "" where it leaves them free.
+
+    It goes by the machine's load in the last minute. A system that does not tell it is idle.
+    """
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return ""
+    own, cores = usable_cores(), os.cpu_count() or 1
+    if load + own <= cores + _IDLE_LOAD:
+        return ""
+    return (
+        f"other work keeps {load:.1f} of the machine's {cores} cores busy, and the network would compute on {own}: "
+        "times are longer, and several threads may take far longer than one. Measure when the machine is idle, or "
+        "PyTorch with OMP_NUM_THREADS=1"
+    )
 
 
 def describe_machine(device: str = CPU) -> dict[str, Any]:

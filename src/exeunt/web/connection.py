@@ -39,7 +39,7 @@ _PIECE = 512
 _DIGITS = 16
 """A length of so many digits is of nothing that anybody sends."""
 _AHEAD = 64 << 20
-"""Bytes that all connections may have sent ahead."""
+"""Bytes that all connections may have sent ahead, with those that are held of them."""
 _LATEST_AT = 52
 """Where `struct tcp_info` of Linux has the milliseconds since the latest data."""
 
@@ -47,7 +47,8 @@ _LATEST_AT = 52
 class Room:
     """Room for `most` connections to a process; `proxies` may have all of them, any other address a part.
 
-    `ahead`: bytes that were sent before the answers of earlier requests.
+    `ahead`: bytes that were sent before the answers of earlier requests, or that are held of requests which may be
+    refused.
     """
 
     def __init__(self, most: int, proxies: tuple[str, ...] = ()) -> None:
@@ -138,9 +139,15 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _pass_on(self) -> None:
         """Pass the request on with what is held of its body: it is not refused, or comes slowly."""
-        body, self._held = bytes(self._held or b""), None
+        body = self._released()
         self._pass_on_headers()
         super().on_body(body)
+
+    def _released(self) -> bytes:
+        """Return what is held of a body, and hold it no longer."""
+        body, self._held = bytes(self._held or b""), None
+        self._room.ahead -= len(body)
+        return body
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
@@ -149,13 +156,16 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             super().on_body(body)
         else:
             self._held += body
+            self._room.ahead += len(body)
+            if self._room.ahead > _AHEAD:
+                self._pass_on()  # to the application, which bounds the bodies that come in
 
     def on_message_complete(self) -> None:
         """Note when it had come in, or refuse it."""
         self._reads_body = False
         if self._held is not None:
             if (refusal := self.app_state["inputs"].refusal(self.url, self._held)) is not None:
-                self._held = None
+                self._released()
                 self._refuse(refusal)
                 return
             self._pass_on()
@@ -289,6 +299,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._room.leave(self._address)
         self._room.ahead -= len(self._ahead)
         self._ahead = b""
+        self._released()
         for name in [*self._timers]:
             self._stop(name)
         super().connection_lost(exc)

@@ -1,0 +1,109 @@
+"""Functions of a user's own, which a YAML file names as "module:name". Their code runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from exeunt.errors import InputError
+
+_OF_OTHERS = 0o022
+"""The mode of a folder that its group, or all, may write to."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function takes, such as "request, answer", and what it returns, in words."""
+
+    takes: str
+    returns: str
+
+    def of(self, name: str) -> str:
+        """Return how the function is written."""
+        return f"`def {name}({self.takes})`, which returns {self.returns}"
+
+    def check(self, function: Callable[..., Any]) -> None:
+        """Raise InputError for a function that cannot be called so. Code that does not tell what it takes is let by."""
+        try:
+            known = inspect.signature(function)
+        except (TypeError, ValueError):
+            return
+        try:
+            known.bind(*self.takes.split(", "))
+        except TypeError as error:
+            name = getattr(function, "__name__", "function")
+            raise InputError(
+                f"{name}{known} cannot be called as it is: {error}; write {self.of(name)}"
+            ) from None
+
+
+def function_named(text: str, signature: Signature) -> Any:
+    """Return what "module:name" names, and run the module.
+
+    Raises InputError for another text, and where there is no such function, or one that takes something else.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise InputError(f"a function is written module:name, got {text!r}")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # it is there, and imports another
+            raise
+        file = f"{module.replace('.', '/')}.py"
+        raise InputError(
+            f"there is no module {module}: write {signature.of(name)}, into {file} beside the YAML file"
+        ) from None
+    try:
+        function = getattr(found, name)
+    except AttributeError:
+        raise InputError(
+            f"the module {module}, {getattr(found, '__file__', None) or 'of Python'}, has no {name}: write "
+            f"{signature.of(name)}. A module of your own has a name that no installed one has"
+        ) from None
+    if not callable(function):
+        raise InputError(
+            f"{text} is no function, it is {type(function).__name__}: write {signature.of(name)}"
+        )
+    signature.check(function)
+    return function
+
+
+def find_beside(text: str, folder: Path) -> None:
+    """Let the module of "module:name" be imported from a folder, unless it is installed. The folder is looked in last.
+
+    Raises InputError where others than its owner may write there: their code would run.
+    """
+    root = text.partition(":")[0].partition(".")[0]
+    if not root or _is_installed(root) or PathFinder.find_spec(root, [str(folder)]) is None:
+        return
+    if os.name == "posix":
+        found = folder.stat()
+        if found.st_uid not in (os.geteuid(), 0):
+            raise InputError(
+                f"{folder} belongs to another user, and the code of {root} there would run: copy both to a "
+                "folder of your own"
+            )
+        if found.st_mode & _OF_OTHERS:
+            raise InputError(
+                f"others may write to {folder}, and the code of {root} there would run: `chmod go-w "
+                f"{quote(str(folder))}` keeps it yours"
+            )
+    sys.path.append(str(folder))
+
+
+def _is_installed(root: str) -> bool:
+    """Whether a module is found without a further folder; a part of a namespace may lie in any."""
+    if root in sys.modules:
+        return True
+    found = find_spec(root)
+    return found is not None and found.origin is not None

@@ -1,0 +1,113 @@
+"""Functions of one's own lie beside the YAML file that names them: after installed ones, and written by no others."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+pytest.importorskip("yaml")
+
+from exeunt.errors import InputError
+from exeunt.live.function_model import FeatureModel, FunctionModel
+from exeunt.live.models_file import read_models
+
+MODEL = "one: {{function: '{}', price: 0}}"
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
+def written(folder, module, text="def say(given):\n    return 'yes', 1.0\n", *, name="say"):
+    (folder / f"{module}.py").write_text(text)
+    (folder / "models.yaml").write_text(MODEL.format(f"{module}:{name}"))
+    return folder / "models.yaml"
+
+
+def test_modules_beside_the_file_come_last_and_can_import_later(tmp_path):
+    before = [*sys.path]
+    (tmp_path / "own_rules.py").write_text("ANSWER = 'late'\n")
+    text = "def say(given):\n    import own_rules\n    return own_rules.ANSWER, 1.0\n"
+    models = read_models(written(tmp_path, "own_saying", text))
+    assert sys.path == [*before, str(tmp_path)]
+    assert models["one"].function("x") == ("late", 1.0)
+    read_models(tmp_path / "models.yaml")
+    assert sys.path == [*before, str(tmp_path)]
+
+
+def test_no_file_takes_the_place_of_an_installed_module(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    file = written(tmp_path, "colorsys")
+    with pytest.raises(
+        InputError, match=r"the module colorsys, .*, has no say: .* a name that no installed one"
+    ):
+        read_models(file)
+    assert str(tmp_path) not in sys.path
+    assert hasattr(sys.modules["colorsys"], "rgb_to_hsv")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
+    file = written(tmp_path, "own_open")
+    tmp_path.chmod(mode)
+    with pytest.raises(
+        InputError, match=rf"model 'one' of .*: others may write to .*: `chmod go-w {tmp_path}`"
+    ):
+        read_models(file)
+    assert "own_open" not in sys.modules
+    tmp_path.chmod(0o755)
+    assert read_models(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_of_another_user_is_refused(tmp_path):
+    file = written(tmp_path, "own_foreign")
+    os.chown(tmp_path, 65_534, -1)
+    with pytest.raises(InputError, match="belongs to another user"):
+        read_models(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def other(given):\n    pass\n",
+            r"has no say: write `def say\(given\)`, which returns an answer and its conf",
+        ),
+        ("say = 3\n", r"is no function, it is int: write `def say\(given\)`"),
+        (
+            "def say():\n    pass\n",
+            r"say\(\) cannot be called as it is: too many .*; write `def say\(given\)`",
+        ),
+        (
+            "def say(given, model):\n    pass\n",
+            r"missing a required argument: 'model'; write `def say\(given\)`",
+        ),
+        ("import own_not_there\n", "cannot be made: ModuleNotFoundError: No module named 'own_not_there'"),
+    ],
+)
+def test_a_wrong_function_is_told_how_to_be_written(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_models(written(tmp_path, "own_wrong", text))
+
+
+def test_a_missing_module_is_told_where_to_be_written(tmp_path):
+    (tmp_path / "models.yaml").write_text("told: {features: 'own_missing.of:told', price: 0}")
+    wanted = r"write `def told\(given\)`, which returns a list of numbers, into own_missing/of\.py"
+    with pytest.raises(InputError, match=f"no module own_missing.of: {wanted}"):
+        read_models(tmp_path / "models.yaml")
+
+
+@pytest.mark.parametrize("kind", [FunctionModel, FeatureModel])
+def test_a_function_in_python_is_checked_alike(kind):
+    with pytest.raises(InputError, match=r"<lambda>\(\) cannot be called as it is"):
+        kind(lambda: 1, price=0)
+    kind(str.upper, price=0)
+    kind(max, price=0)  # which does not tell what it takes
