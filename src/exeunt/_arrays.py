@@ -26,7 +26,7 @@ def floats(value: ArrayLike, name: str, *, ndim: int | tuple[int, ...]) -> Float
             raise TypeError("complex")
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be numbers, got {_short(value)}") from error
+        raise InputError(f"{name} must be numbers, got {short(value)}") from error
     _check_ndim(array, name, ndim)
     bad = np.isnan(array)
     if bad.any():
@@ -42,14 +42,14 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise InputError(f"{name} must be a regular array of whole numbers, got {_short(value)}") from error
+        raise InputError(f"{name} must be a regular array of whole numbers, got {short(value)}") from error
     _check_ndim(array, name, ndim)
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind not in "iub":
         whole = array.dtype.kind == "f" and bool(np.all(np.isfinite(array) & (array == np.floor(array))))
         if not whole:
-            raise InputError(f"{name} must be whole numbers, got {_short(value)}")
+            raise InputError(f"{name} must be whole numbers, got {short(value)}")
     return array.astype(np.int64)
 
 
@@ -70,7 +70,7 @@ def keys(value: ArrayLike, name: str, *, n: int, kind: str = "integers") -> Keys
     array = np.asarray(value)
     check_length(array, name, n)
     if array.dtype.kind not in "iu":
-        raise InputError(f"{name} must be {n} {kind} (64-bit keys), got {_short(value)}")
+        raise InputError(f"{name} must be {n} {kind} (64-bit keys), got {short(value)}")
     return array.astype(np.uint64)
 
 
@@ -109,11 +109,11 @@ def finite(value: float, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a number, got {value!r}") from error
+        raise InputError(f"{name} must be a number, got {short(value)}") from error
     except OverflowError:  # an integer beyond all floats
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{name} must be finite, got {value!r}")
+        raise InputError(f"{name} must be finite, got {short(value)}")
     return number
 
 
@@ -131,6 +131,10 @@ def _check_ndim(array: NDArray[Any], name: str, ndim: int | tuple[int, ...]) -> 
         raise InputError(f"{name} must have {shown} dimension(s), got shape {array.shape}")
 
 
-def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
+def short(value: object) -> str:
+    """Return what a message shows of a value, in a line of at most 80 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of too many digits"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from exeunt.errors import InputError, UnitError
 
@@ -51,7 +51,10 @@ def exact_quantity(text: str) -> tuple[Decimal, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2] in ("", "%") or match[3] is not None:
         raise InputError(f"{text!r} is no amount: write a number with its unit, such as '5 usd'")
-    return Decimal(match[1]), match[2]
+    try:
+        return Decimal(match[1]), match[2]
+    except InvalidOperation:
+        raise InputError(f"{text!r:.80} has an exponent that no amount has") from None
 
 
 def is_duration(text: str) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import decimal
+import enum
 import logging
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
-from made_stores import made_store
+from made_stores import SHARED, made_store
 
 import exeunt as ex
 from exeunt.errors import InputError, ModelStopped, OverBudget
+
+HUGE = pytest.param(10**5000, id="huge")
+"""An integer of more digits than Python writes."""
 
 
 @pytest.fixture
@@ -247,7 +254,17 @@ def test_opening_it_again_changes_the_limit_and_nothing_else():
         ({"rate": "1 usd/day", "inputs": 5}, "give a total instead of a rate"),
         ({"inputs": 5}, "give it too"),
         ({"total": "5 usd", "lease_s": 0}, "lease_s"),
+        ({"total": "5 usd", "lease_s": 1e300}, "lease_s must lie in [0, 1e+09], got 1e+300"),
+        ({"total": "5 usd", "lease_s": float("nan")}, "lease_s must be finite"),
+        ({"total": "5 usd", "lease_s": 10**5000}, "lease_s must be finite, got a number of too many digits"),
+        ({"total": "5 usd", "lease_s": "soon"}, "lease_s must be a number, got 'soon'"),
         ({"total": "5 usd", "name": "a/b"}, "without '/'"),
+        ({"total": "5 usd", "name": 7}, "the name of a ledger is a text of at most 1,000 bytes"),
+        ({"total": "5 us\0d"}, "a unit is a text of at most 1,000 bytes"),
+        ({"rate": "5 us\ud800/day"}, "a unit is a text of at most 1,000 bytes"),
+        ({"total": "1e99999999999999999999 usd"}, "has an exponent that no amount has"),
+        ({"total": "5 usd", "file": 7}, "file is a path, or the address of a database, got 7"),
+        ({"total": "5 usd", "file": "money\0.db"}, "file is a path"),
     ],
 )
 def test_what_cannot_be_a_ledger_is_named(given, why):
@@ -255,7 +272,7 @@ def test_what_cannot_be_a_ledger_is_named(given, why):
         ex.Ledger(**given)
 
 
-@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf"), 1e10, "1 usd"])
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf"), 1e10, "1 usd", True, HUGE])
 def test_what_cannot_be_an_amount_is_named(ledger, amount):
     with pytest.raises(InputError, match="from 0 to"):
         ledger.reserve(amount)
@@ -263,6 +280,111 @@ def test_what_cannot_be_an_amount_is_named(ledger, amount):
     assert held.dispatch()
     with pytest.raises(InputError, match="from 0 to"):
         held.settle(amount)
+
+
+NO_NUMBERS_OF_INPUTS = [
+    float("nan"), 2.0, 1.5, True, np.True_, "2", -1, 10**30, 10**5000, 10**12 + 1, np.float64(2), None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+def test_numbers_of_inputs_are_whole_and_in_a_range(kind):
+    why = r"is a whole number from 0 to 1,000,000,000,000, got [^\n]{1,80}$"
+    with made_store(kind) as (store, _):
+        ledger = ex.Ledger(total="5 usd", inputs=np.int64(2), store=store)
+        for wrong in NO_NUMBERS_OF_INPUTS:
+            with pytest.raises(InputError, match="inputs " + why):
+                ex.Ledger(total="5 usd", inputs=wrong, store=store)
+            if wrong is not None:
+                with pytest.raises(InputError, match="answered " + why):
+                    ledger.promise(1, answered=wrong)
+        ledger.promise(1, answered=np.int32(1))
+        assert (ledger.to_come, ledger.left) == (1, 5)
+        assert ex.Ledger(total="5 usd", inputs=10**12, store=store).to_come == 10**12 - 1
+
+
+@pytest.mark.parametrize("wrong", [7, 0, b"large", 1.5, ["large"], Path("large")])
+def test_keys_models_and_names_are_texts(ledger, wrong):
+    for call in (
+        lambda: ledger.reserve(0.1, key=wrong),
+        lambda: ledger.reserve(0.1, model=wrong),
+        lambda: ledger.reconcile(wrong, 0.1),
+        lambda: ledger.resume(wrong),
+        lambda: ex.Ledger(total="1 usd", name=wrong),
+        lambda: ex.Ledger(total="1 usd", name=wrong, within=ledger),
+    ):
+        with pytest.raises(InputError, match=r"is a text of at most 1,000 bytes .* got "):
+            call()
+    assert ledger.reserved == 0
+
+
+class Name(str, enum.Enum):
+    LARGE = "large"
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+@pytest.mark.parametrize("name", [Name.LARGE, np.str_("large")])
+def test_texts_and_bools_of_other_kinds_are_kept_as_pythons_own(kind, name):
+    with made_store(kind) as (store, _):
+        ledger = ex.Ledger(total="1 usd", name=name, inputs=1, store=store)
+        ledger.promise(0.1)
+        held = ledger.reserve(0.1, model=name, key=name, promised=np.True_)
+        assert held.dispatch()
+        held.settle(0.1, answered=np.True_)
+        again = ex.Ledger(name="large", store=store)
+        assert (again.spent, again.to_come) == (0.1, 0)
+        assert repr(again) == "<Ledger 'large': 0.1 usd spent, 0 usd reserved, 0.9 usd left>"
+        again = again.reserve(0.1, model="large", key="large")
+        assert (type(again.key), type(again.model), again.cost) == (str, str, 0.1)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        decimal.Context(prec=2),
+        decimal.Context(prec=2, traps=[decimal.Inexact, decimal.Rounded, decimal.Subnormal]),
+        decimal.Context(prec=1, Emax=1, Emin=-1, rounding=decimal.ROUND_UP),
+        decimal.Context(traps=list(decimal.Context().flags)),
+        decimal.Context(traps=[]),
+    ],
+)
+def test_amounts_do_not_depend_on_the_decimal_context_of_the_thread(context):
+    with decimal.localcontext(context):
+        ledger = ex.Ledger(total="1.29 usd")
+        assert ledger.left == 1.29
+        buy = ledger.reserve(decimal.Decimal("0.1234567891"))
+        assert buy.dispatch()
+        assert ledger.spent == 0.123456790
+        buy.settle(0.1111111111)
+        assert (
+            repr(ledger) == "<Ledger 'ledger': 0.111111112 usd spent, 0 usd reserved, 1.178888888 usd left>"
+        )
+        with pytest.raises(
+            OverBudget, match=r"cost 1\.234567891 usd, and .* has 1\.178888888 usd left of 1\.29 usd"
+        ):
+            ledger.reserve("1.2345678901")
+        assert ex.Ledger(rate="1.29 usd/hour", burst="1.0000000019 usd").left == 1.000000001
+        assert ledger.reserve("1e-999999999").maximum == 1e-9
+        with pytest.raises(InputError, match="from 0 to"):
+            ledger.reserve("a")
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+def test_more_than_databases_count_is_refused(kind):
+    with made_store(kind) as (store, _):
+        whole = ex.Ledger(total="1 usd", name="all", store=store)
+        ledger = ex.Ledger(rate="1 usd/day", name="one", within=whole)
+        keys = "abc"
+        for key in keys:
+            assert ledger.reserve(0.1, key=key).dispatch()
+        ledger.reconcile("a", 4.6e9)
+        ledger.reconcile("b", 4.6e9)
+        with pytest.raises(
+            InputError, match=r"'all/one' counts at most 9223372035\.854775807 usd, and 9200000000"
+        ):
+            ledger.reconcile("c", 4.6e9)
+        ledger.reconcile("c", 1)
+        assert ledger.spent == whole.spent == 9.2e9 + 1
 
 
 def test_a_ledger_within_another_has_its_unit_and_a_name():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 RESERVED, DISPATCHED, CHARGED, SETTLED = range(4)
@@ -97,4 +96,6 @@ def shown(amount: int, unit: str) -> str:
     >>> shown(12_000, "usd")
     '0.000012 usd'
     """
-    return f"{Decimal(amount).scaleb(-9).normalize():f} {unit}"
+    whole, part = divmod(abs(amount), 10**9)
+    number = f"{whole}.{part:09}".rstrip("0").rstrip(".")
+    return f"{'-' if amount < 0 else ''}{number} {unit}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections.abc import Callable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import Any
 
-from exeunt._arrays import check_between
+from exeunt._arrays import check_between, short
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
 from exeunt.ledger import core
@@ -22,7 +23,10 @@ _log = logging.getLogger("exeunt.ledger")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
 _LONGEST = 1000  # bytes of a text; PostgreSQL's index takes 2,704 of a name and a key together
-_LONGEST_S = 1e9  # of an attempt
+_LONGEST_S = 1e9  # of an attempt, and of a lease
+_MOST_INPUTS = 10**12
+# A context of our own, since that of a thread may round to few digits, or trap what is rounded.
+_BILLIONTH, _CONTEXT = Decimal("1e-9"), Context(prec=40, traps=[])
 _STATES = ("reserved", "dispatched", "charged", "settled")
 
 
@@ -44,7 +48,8 @@ class Ledger:
     `total`: such as "5 usd". `rate`: such as "2 usd/hour", with a `burst` (by default what the rate names, here 2 usd):
     in any time t at most burst + rate * t is spent. `inputs`: how many inputs are promised an answer; see `promise`.
     `within`: a ledger that also holds whatever this one holds. `name`: tells ledgers of one store apart. Opening a
-    ledger again with another total or rate changes it; with neither it stays as it is.
+    ledger again with another total or rate changes it; with neither it stays as it is. `inputs` is at most 10^12,
+    `lease_s` above 0 and at most 10^9.
 
     Without a `file` it is kept in memory. With one, threads and processes of one machine share it; `durability`
     "normal" survives the end of any process, "full" also a power failure. `file` may be the address of a PostgreSQL
@@ -66,15 +71,18 @@ class Ledger:
         lease_s: float = 60.0,
         store: Store | None = None,
     ) -> None:
-        if not (math.isfinite(lease_s) and lease_s > 0):
+        lease = check_between(lease_s, "lease_s", 0.0, _LONGEST_S, inclusive=True)
+        if lease == 0:
             raise InputError(f"lease_s is a number of seconds above 0, got {lease_s}")
+        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs")
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         kept = within._store if within else store
-        self.name: str = f"{within.name}/{name}" if within else name or "ledger"
-        _check_text(self.name, "the name of a ledger")
+        self.name: str = _text(
+            f"{within.name}/{name}" if within else name or "ledger", "the name of a ledger"
+        )
         self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
-        self._lease = int(lease_s * 1e9)
+        self._lease = math.ceil(lease * 1e9)
         parent = within.name if within else None
         if total is not None or rate is not None:
             self._run(core.open_account, _account(self.name, parent, total, rate, burst, inputs))
@@ -96,26 +104,25 @@ class Ledger:
         Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
         """
         maximum = _billionths(amount, ROUND_CEILING)
-        _check_text(model, "a model")
-        _check_text(key or "", "a key")
+        model, key = _text(model, "a model"), None if key is None else _text(key, "a key")
         lease = self._lease + int(check_between(limit_s, "limit_s", 0.0, _LONGEST_S, inclusive=True) * 1e9)
-        hold = Hold(self.name, 0, key, model, maximum, promised, lease)
+        hold = Hold(self.name, 0, key, model, maximum, bool(promised), lease)
         return Reservation(self, self._run(core.reserve, hold, lasting=False))
 
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
 
-        `answered`: how many inputs have their answer already, where a job goes on that was killed; nobody else may use
-        this ledger then.
+        `answered`: how many inputs have their answer already, from 0 to 10^12, where a job goes on that was killed;
+        nobody else may use this ledger then.
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
+        answered = None if answered is None else _whole(answered, "answered")
         self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
         """Correct what a dispatched attempt has cost, such as by the provider's bill, however high that is."""
-        cost_ = _billionths(cost, ROUND_CEILING)
-        _check_text(key, "a key")
+        cost_, key = _billionths(cost, ROUND_CEILING), _text(key, "a key")
 
         def correct(books: Books, now: int) -> Hold:
             hold = books.find(self.name, key)
@@ -141,7 +148,7 @@ class Ledger:
 
     def resume(self, model: str) -> None:
         """Let a model be asked again that was stopped, here and in the ledgers that this one is within."""
-        self._run(core.resume, self.name, model)
+        self._run(core.resume, self.name, _text(model, "a model"))
 
     def close(self) -> None:
         """Close the store, for all ledgers in it."""
@@ -265,7 +272,7 @@ class Reservation:
         if cost_ is not None and cost_ - self._hold.maximum <= max(1, self._hold.maximum // 10**9):
             cost_ = min(cost_, self._hold.maximum)  # floats were added up
         too_high = cost_ is not None and cost_ > self._hold.maximum
-        self._hold = self._ledger._run(core.settle, self._hold, cost_, answered, lasting=too_high)
+        self._hold = self._ledger._run(core.settle, self._hold, cost_, bool(answered), lasting=too_high)
         self._ledger._alarm(self._hold)
 
     def book(self) -> None:
@@ -298,18 +305,32 @@ def ledger_of(limit: str, **options: Any) -> Ledger:
 
 def _opened(file: str | Path, durability: str) -> Store:
     """Return the store in a file, or at the address of a database."""
+    if not isinstance(file, (str, Path)) or "\0" in str(file):
+        raise InputError(f"file is a path, or the address of a database, got {short(file)}")
     if isinstance(file, Path) or "://" not in file:
         return SQLiteStore(file, durability)
     return PostgreSQLStore(file)
 
 
-def _check_text(text: str, what: str) -> None:
-    """Raise InputError for a text that not every database holds in an index."""
-    encoded = text.encode(errors="ignore")
-    if "\0" in text or encoded.decode() != text or len(encoded) > _LONGEST:
+def _text(text: str, what: str) -> str:
+    """Return a text as Python's own. Raise InputError for what not every database holds in an index."""
+    encoded = text.encode(errors="ignore") if isinstance(text, str) else b""
+    if not isinstance(text, str) or "\0" in text or encoded.decode() != text or len(encoded) > _LONGEST:
         raise InputError(
-            f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {text!r:.80}"
+            f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
         )
+    return str.__str__(text)  # an Enum may write itself otherwise
+
+
+def _whole(number: int, what: str) -> int:
+    """Return a number of inputs as Python's own. Raise InputError for what is none."""
+    try:
+        whole = -1 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole <= _MOST_INPUTS:
+        raise InputError(f"{what} is a whole number from 0 to {_MOST_INPUTS:,}, got {short(number)}")
+    return whole
 
 
 def _account(
@@ -321,14 +342,15 @@ def _account(
             f"amounts are texts with their unit, such as '5 usd' or '2 usd/hour', got {other[0]!r}"
         )
     if total is not None:
-        if rate is not None or burst is not None or inputs < 0:
+        if rate is not None or burst is not None:
             raise InputError("give a total with the number of inputs, if it is known, or a rate with a burst")
         amount, unit = exact_quantity(total)
+        unit = _text(unit, "a unit")
         return Account(name, parent, unit, _billionths(amount, ROUND_FLOOR), 0, 1, 0, inputs)
     if inputs:
         raise InputError("inputs are promised an answer from a total: give a total instead of a rate")
     amount, named = exact_quantity(rate or "")
-    unit, _, period = named.partition("/")
+    unit, _, period = _text(named, "a unit").partition("/")
     if period not in _PERIODS:
         raise InputError(f"a rate is an amount per {', '.join(_PERIODS)}, such as '2 usd/hour', got {rate!r}")
     at_once, burst_unit = exact_quantity(burst) if burst is not None else (amount, unit)
@@ -343,9 +365,9 @@ def _billionths(amount: float | Decimal, rounding: str) -> int:
     """Return an amount in billionths. A float is what it is written as: 0.1 is a tenth."""
     try:
         number = Decimal(str(amount))
-    except ArithmeticError:
+    except (ArithmeticError, ValueError):  # no number, or one of more digits than Python writes
         number = Decimal("nan")
     if not (number.is_finite() and 0 <= number <= MOST):
-        given = amount if isinstance(amount, Decimal) else repr(amount)
+        given = amount if isinstance(amount, Decimal) else short(amount)
         raise InputError(f"an amount is a number from 0 to {MOST:,}, got {given}")
-    return int(number.scaleb(9).to_integral_value(rounding))
+    return int(number.quantize(_BILLIONTH, rounding, _CONTEXT).scaleb(9, _CONTEXT))
