@@ -79,14 +79,15 @@ def _tidy(path: Path) -> None:
 
 
 _ATTEMPTS = 1000
+_IS_WRITING = "another process is writing {}: wait until it is done, or name another place"
 
 
 @contextmanager
-def locked(lock: Path, written: object) -> Iterator[None]:
+def locked(lock: Path, written: object, *, refusal: str = _IS_WRITING) -> Iterator[None]:
     """Hold the file `lock` while the block runs; its folder is made. Raises InputError if another process holds it.
 
-    `written`: what only one process may write. The system frees a lock when its process ends, so the file of a killed
-    process may stay behind.
+    `written`: what only one process may write. `refusal`: the message of that error, with {} for `written`. The system
+    frees a lock when its process ends, so the file of a killed process may stay behind.
     """
     check_writable(lock.parent, f"cannot write {written}")
     for _ in range(_ATTEMPTS):
@@ -95,9 +96,7 @@ def locked(lock: Path, written: object) -> Iterator[None]:
         with suppress(FileNotFoundError), ExitStack() as opened:
             file = opened.enter_context(open_regular(lock, "ab"))
             if not locks(file):
-                raise InputError(
-                    f"another process is writing {written}: wait until it is done, or name another place"
-                )
+                raise InputError(refusal.format(written))
             # Another process may have removed the file, or its folder, after it was opened here.
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 opened.pop_all()
@@ -286,18 +285,25 @@ def open_to_add(path: Path, mode: int) -> IO[str]:
     return os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, mode), "a", encoding="utf-8")
 
 
+_SECRET = 32
+
+
 def secret_of(path: Path) -> bytes:
     """Return the secret that a file holds, 32 random bytes. It is made if it is missing, for its owner alone.
 
-    Raises ArtefactError for a file of another size.
+    Raises ArtefactError for a file of another size, FileError for what is no file or cannot be read.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         with atomic_path(path) as temporary:
             temporary.touch(mode=0o600)
-            temporary.write_bytes(secrets.token_bytes(32))
-    if len(secret := path.read_bytes()) != 32:
-        raise ArtefactError(
-            f"{path} holds {len(secret)} bytes, and a secret has 32: restore it; without it nothing can be told from "
-            "what was written before"
-        )
+            temporary.write_bytes(secrets.token_bytes(_SECRET))
+    remedy = "restore it; without it nothing can be told from what was written before"
+    try:
+        with open_regular(path) as file:
+            secret = file.read(_SECRET + 1)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {why_it_failed(error)}; {remedy}") from error
+    if len(secret) != _SECRET:
+        found = "more" if len(secret) > _SECRET else f"{len(secret)} bytes"
+        raise ArtefactError(f"{path} holds {found}, and a secret has {_SECRET} bytes: {remedy}")
     return secret

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ class DatabaseKind:
     """What files of a kind have in common.
 
     `name`: what messages call one, such as "ledger". `application`, `version`: numbers in the header. `schema`: the
-    statements that make the tables.
+    statements that make the tables. `journal`: the mode of SQLite; with "WAL" readers do not wait for writers, with
+    "DELETE" the file alone holds everything.
     """
 
     name: str
@@ -28,18 +30,21 @@ class DatabaseKind:
     version: int
     schema: str
     page_size: int = 4096
+    journal: str = "WAL"
 
-    def make(self, file: Path) -> None:
-        """Make an empty file, unless another process is faster. A file is never there half made."""
+    def make(self, file: Path, fill: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
+        """Make a file with what `fill` puts into it, unless another process is faster. It is never there half made."""
         check_writable(make_folder(file.parent), f"cannot make the {self.name} {file}")
         new = temporary_name(file, "tmp")
         try:
             new.touch(mode=0o600)
             with closing(sqlite3.connect(new)) as connection:
                 connection.executescript(
-                    f"PRAGMA page_size = {self.page_size}; PRAGMA journal_mode = WAL;"
+                    f"PRAGMA page_size = {self.page_size}; PRAGMA journal_mode = {self.journal};"
                     f"PRAGMA application_id = {self.application}; PRAGMA user_version = {self.version}; {self.schema}"
                 )
+                with connection:
+                    fill(connection)
             with suppress(FileExistsError):
                 os.link(new, file)
         finally:

@@ -16,7 +16,7 @@ pytest.importorskip("yaml")
 
 from exeunt.gateway.certifying import ALARM, Certifier
 from exeunt.gateway.config import read_config
-from exeunt.gateway.folder import KEYS, gateway_folder
+from exeunt.gateway.folder import gateway_folder
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.gateway import _about
 from exeunt.gateway.keys import Keys
@@ -280,7 +280,7 @@ def test_where_units_depend_on_one_another_the_owner_must_say_what_they_are(tmp_
 
 
 def test_after_a_client_is_forgotten_later_proposals_are_tested_on_later_units(world: World) -> None:
-    keys = Keys(world.folder / KEYS)
+    keys = Keys(world.folder)
     keys.add("clinic")
     world.day(client="clinic")
     while world.certifier.n_fitting < 4 * 75 + 10:

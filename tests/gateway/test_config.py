@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ pytest.importorskip("typer")
 
 from exeunt._files import locked
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway
@@ -193,17 +196,63 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_two_gateways_do_not_run_in_a_folder(tmp_path: Path) -> None:
     with running(tmp_path) as run, locked(run.gateway.folder / LOCK, ""):
         other = written(tmp_path, config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
-        with pytest.raises(InputError, match="where a gateway runs"):
+        message = f"a gateway runs in {run.gateway.folder} already, and one folder takes one gateway: stop that one, or"
+        with pytest.raises(InputError, match=message) as error:
             exeunt(["gateway", str(other)])
+        assert "wait" not in str(error.value)
 
 
-def test_a_secret_of_another_size_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda file: file.write_bytes(b""), "holds 0 bytes, and a secret has 32 bytes: restore it"),
+        (lambda file: file.write_bytes(bytes(33)), "holds more, and a secret has 32 bytes: restore it"),
+        (lambda file: file.mkdir(), "a folder is in its place, move it away; restore it"),
+        (lambda file: file.symlink_to("nowhere"), "no such file or directory; restore it"),
+        (os.mkfifo, "a pipe, a socket or a device is in its place, move it away; restore it"),
+    ],
+)
+def test_a_secret_that_cannot_be_one_is_refused_and_never_replaced(
+    tmp_path: Path, made: Callable[[Path], Any], message: str
+) -> None:
     config = read_config(written(tmp_path, config_text("http://127.0.0.1:1")))
-    (tmp_path / "gateway").mkdir()
-    (tmp_path / "gateway" / "keys.json").write_text("[]")
-    (tmp_path / "gateway" / "secret.key").write_bytes(b"")
-    with pytest.raises(ArtefactError, match="holds 0 bytes, and a secret has 32"):
+    file = tmp_path / "gateway" / "secret.key"
+    Gateway(config)  # a new folder gets one
+    assert len(file.read_bytes()) == 32
+    assert file.stat().st_mode & 0o77 == 0
+    file.unlink()
+    made(file)
+    before = file.lstat()
+    with pytest.raises(ExeuntError, match=rf"secret\.key.*{message}"):
         Gateway(config)
+    assert (file.lstat().st_ino, file.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp_path: Path) -> None:
+    file = tmp_path / "gateway" / "secret.key"
+    with running(tmp_path) as run:
+        config = run.gateway.config
+        first = file.read_bytes()
+    file.unlink()  # nothing was recorded
+    with running(tmp_path) as run:
+        second = file.read_bytes()
+        run.ask("easy 1")
+    assert first != second
+    file.unlink()
+    with pytest.raises(
+        ArtefactError, match=r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
+    ):
+        Gateway(config)
+    assert not file.exists()
+    file.write_bytes(second)
+    with running(tmp_path) as run:
+        assert run.gateway.records.latest_number() >= 1
+    file.unlink()
+    for one in file.parent.glob("records.db*"):  # the other way that the message names
+        one.rename(tmp_path / one.name)
+    with running(tmp_path) as run:
+        assert run.ask("easy 1").status_code == 200
+    assert len({first, second, file.read_bytes()}) == 3
 
 
 def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ import httpx
 import openai
 
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import ArtefactError, FileError, InputError
-from exeunt.gateway.keys import Keys
+from exeunt.errors import FileError, InputError
 from exeunt.gateway.mock_provider import MockProvider
 
 from .made_state import made_policy
@@ -229,39 +227,6 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["message"]
     assert run.provider.seen == []
-
-
-def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
-    keys = Keys(tmp_path / "keys.json")
-    with pytest.raises(InputError, match="--add-client"):
-        keys.check()
-    key = keys.add("alice")
-    with pytest.raises(InputError, match="--add-admin"):
-        keys.check()
-    keys.add("root", admin=True)
-    keys.check()
-    with pytest.raises(InputError, match="key of the other kind"):
-        keys.add("alice", admin=True)
-    assert key not in (tmp_path / "keys.json").read_text()
-    assert (tmp_path / "keys.json").stat().st_mode & 0o77 == 0
-    assert Keys(tmp_path / "keys.json").of(key.encode()).name == "alice"
-
-
-def test_a_further_key_of_a_client_keeps_what_its_first_one_had(tmp_path: Path) -> None:
-    keys = Keys(tmp_path / "keys.json")
-    first = keys.add("clinic", shadow=False, spend="1 usd")
-    second = keys.add("clinic")
-    assert keys.of(first.encode()) is None
-    assert keys.of(second.encode()) == replace(keys.named("clinic"), shadow=False, spend="1 usd")
-    keys.add("clinic", shadow=True, spend="2 usd")
-    assert (keys.named("clinic").shadow, keys.named("clinic").spend) == (True, "2 usd")
-
-
-@pytest.mark.parametrize("text", ["[{}]", "[1]", '[{"name": "a", "digest": "b", "more": 1}]', "[{"])
-def test_a_file_that_holds_no_keys_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "keys.json").write_text(text)
-    with pytest.raises(ArtefactError, match=r"keys\.json .*remove it and make all keys anew"):
-        _ = Keys(tmp_path / "keys.json").clients
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def gateway(
     """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
     require("starlette", extra="gateway")
     from exeunt.gateway.config import read_config
-    from exeunt.gateway.folder import KEYS, gateway_folder
+    from exeunt.gateway.folder import gateway_folder
     from exeunt.gateway.keys import Keys
     from exeunt.gateway.server import serve_gateway
 
@@ -104,7 +104,7 @@ def gateway(
     keys.check()
     decides = money.decides
     config = read_config(file)
-    known = Keys(gateway_folder(config.folder) / KEYS)
+    known = Keys(gateway_folder(config.folder))
     if (name := keys.add_client or keys.add_admin) is not None:
         again = " Its other key is void." if known.named(name) else ""
         key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)

@@ -1,6 +1,6 @@
 """The folder of a gateway: which models it has, what is kept of requests, and its policies.
 
-`gateway.json`: the models and the reference, written by the gateway. `keys.json`: see `exeunt.gateway.keys`.
+`gateway.json`: the models and the reference, written by the gateway. `keys.db`: see `exeunt.gateway.keys`.
 `records.db`: see `exeunt.stream.records`. `secret.key`: the secret of the HMACs in it.
 `proposals/`: plans that are tested. `policies/`, `active.json`: those that passed, see `exeunt.gateway.saved_policies`.
 `report.html`: what the latest `exeunt calibrate` printed.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any
 from exeunt._files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.graders import JUDGE
-from exeunt.stream.records import RECORDS
+from exeunt.stream.records import RECORDS, Records
 
-GATEWAY, KEYS, SECRET = "gateway.json", "keys.json", "secret.key"
+GATEWAY, KEYS, SECRET = "gateway.json", "keys.db", "secret.key"
+FORMER_KEYS = "keys.json"
+"""In its place earlier versions wrote the keys."""
 LOCK = ".running.lock"
 """Held by the gateway that runs."""
 POLICIES, PROPOSALS, ACTIVE, REPORT = "policies", "proposals", "active.json", "report.html"
@@ -108,7 +111,7 @@ def gateway_folder(path: Path) -> Path:
     Raises InputError for a folder that holds other files, FileError where none can be made.
     """
     there = {one.name for one in path.iterdir() if not one.name.startswith(".")} if path.is_dir() else set()
-    if there and not there & {GATEWAY, KEYS}:
+    if there and not there & {GATEWAY, KEYS, FORMER_KEYS}:
         raise InputError(
             f"{path} holds other files, such as {min(there)}: give the gateway a folder of its own (folder)"
         )
@@ -121,14 +124,15 @@ def is_gateway(path: Path) -> bool:
     return (path / GATEWAY).is_file()
 
 
-def secret(folder: Path) -> bytes:
+def secret(folder: Path, records: Records) -> bytes:
     """Return the secret of a gateway's HMACs, 32 bytes; it is made with the folder.
 
-    Raises ArtefactError where it is missing and there are records.
+    Raises ArtefactError where it is missing and there have been records, and as `secret_of` does.
     """
-    if not (folder / SECRET).is_file() and (folder / RECORDS).is_file():
+    if not os.path.lexists(folder / SECRET) and records.latest_number():
         raise ArtefactError(
-            f"{folder / SECRET} is missing: restore it, since without it no conversation or user of {RECORDS} can be "
-            f"told; or remove {RECORDS}, and the gateway counts from now on"
+            f"{folder / SECRET} is missing, and with a new one all conversations and users of {RECORDS} would count as "
+            f"new: restore it from a copy; or begin anew, without what was recorded, certified and saved before, by "
+            f"moving {RECORDS}* away"
         )
     return secret_of(folder / SECRET)

@@ -26,7 +26,7 @@ from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.evidence import OVER_CAP
 from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
-from exeunt.gateway.folder import KEYS, REPORT, GatewayModels, gateway_folder, secret
+from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, secret
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
 from exeunt.gateway.keys import Client, Keys
@@ -82,14 +82,14 @@ class Gateway:
     ) -> None:
         self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
-        self.keys = Keys(self.folder / KEYS)
+        self.keys = Keys(self.folder)
         self.money = Money(self.folder / MONEY, config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
         self.about.write(self.folder)
         self.policies = GatewayPolicies(self.folder, self.about)
-        self._secret = secret(self.folder)
         self.records = Records(self.folder)
+        self._secret = secret(self.folder, self.records)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = self._comparing()
@@ -418,6 +418,7 @@ class Gateway:
         self.traffic.saving()()
         self.records.close()
         self.money.close()
+        self.keys.close()
 
     def later(self, work: Coroutine[Any, Any, T], *, awaited: bool = False) -> asyncio.Task[T]:
         """Begin work that the end of the gateway waits for. `awaited`: who began it is told of its errors."""

@@ -1,20 +1,37 @@
-"""The keys of a gateway's clients and of who administers it. The file holds digests of them."""
+"""The keys of a gateway's clients and of who administers it, in a SQLite file. It holds digests of them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import secrets
-from dataclasses import asdict, dataclass, replace
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import atomic_path, read_json
+from exeunt._files import file_digest, read_json
+from exeunt._sqlite import DatabaseKind
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.config import check_limit
+from exeunt.gateway.folder import FORMER_KEYS, KEYS
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SCHEMA = """
+CREATE TABLE client (
+    name TEXT NOT NULL, digest TEXT PRIMARY KEY NOT NULL, admin INTEGER NOT NULL CHECK (admin IN (0, 1)),
+    shadow INTEGER NOT NULL CHECK (shadow IN (0, 1)), spend TEXT
+) WITHOUT ROWID;
+CREATE INDEX client_name ON client (name);
+CREATE TABLE taken_over (sha256 TEXT);
+"""
+# One file, which can be copied and restored, and in which nothing is left of a removed client.
+_KIND = DatabaseKind("file of a gateway's keys", 0x4558474B, 1, _SCHEMA, journal="DELETE")
 
 
 @dataclass(frozen=True)
@@ -31,22 +48,31 @@ class Client:
 
 
 class Keys:
-    """The keys in a file, `keys.json`, which is read again when it changes. Digests of random keys need no salt."""
+    """The keys in a gateway's folder, `keys.db`, which is made if there is none. Digests of random keys need no salt.
 
-    def __init__(self, file: Path) -> None:
-        self._file, self._seen = file, (0, 0)
-        self._clients: dict[str, Client] = {}
+    Any number of processes and threads look them up, add and remove them, and each sees at once what others did.
+
+    Raises FileError if the file cannot be read or written, ArtefactError if it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._turn = folder / KEYS, threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        _ = self.clients
 
     @property
     def clients(self) -> tuple[Client, ...]:
-        """All who have keys."""
-        self._follow()
-        return tuple(self._clients.values())
+        """All who have keys, by name."""
+        return self._found("1")
 
     def of(self, key: bytes) -> Client | None:
         """Return whose key this is. Digests are looked up, so the time tells nothing of keys."""
-        self._follow()
-        return self._clients.get(hashlib.sha256(key).hexdigest())
+        return next(iter(self._found("digest = ?", hashlib.sha256(key).hexdigest())), None)
+
+    def named(self, name: str) -> Client | None:
+        """Return who has this name; None if nobody has."""
+        return next(iter(self._found("name = ?", name)), None)
 
     def add(
         self, name: str, *, admin: bool = False, shadow: bool | None = None, spend: str | None = None
@@ -56,10 +82,6 @@ class Keys:
         """
         if not _NAME.fullmatch(name):
             raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
-        if (known := self.named(name) or Client(name, "", admin)).admin != admin:
-            raise InputError(
-                f"{name} has a key of the other kind: choose another name, or remove that one with --forget"
-            )
         if spend is not None:
             check_limit(spend, "spend")
         key = f"ex-{secrets.token_urlsafe(32)}"
@@ -68,19 +90,21 @@ class Keys:
             "shadow": shadow,
             "spend": spend,
         }
-        made = replace(known, **{option: value for option, value in given.items() if value is not None})
-        self._write(made, without=name)
+        with self._writing() as connection:
+            known = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
+            if known.admin != admin:
+                raise InputError(
+                    f"{name} has a key of the other kind: choose another name, or remove that one with --forget"
+                )
+            connection.execute("DELETE FROM client WHERE name = ?", (name,))
+            chosen = {option: value for option, value in given.items() if value is not None}
+            _put(connection, [replace(known, **chosen)])
         return key
-
-    def named(self, name: str) -> Client | None:
-        """Return who has this name; None if nobody has."""
-        return next((client for client in self.clients if client.name == name), None)
 
     def remove(self, name: str) -> bool:
         """Take the key of a client back; return whether it had one."""
-        if (known := self.named(name)) is not None:
-            self._write(without=name)
-        return known is not None
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM client WHERE name = ?", (name,)).rowcount > 0
 
     def check(self) -> None:
         """Raise InputError unless there is a key of a client, and one to administer with."""
@@ -93,23 +117,141 @@ class Keys:
         ]:
             raise InputError("; ".join(missing))
 
-    def _follow(self) -> None:
-        try:
-            stat = self._file.stat()
-        except FileNotFoundError:
-            self._clients = {}
-            return
-        if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
-            remedy = "restore it, or remove it and make all keys anew with --add-client and --add-admin"
-            try:
-                entries = [Client(**entry) for entry in read_json(self._file, remedy=remedy)]
-            except TypeError:
-                raise ArtefactError(f"{self._file} holds no keys of a gateway: {remedy}") from None
-            self._clients, self._seen = {one.digest: one for one in entries}, seen
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            self._disconnect()
 
-    def _write(self, *more: Client, without: str) -> None:
-        kept = [client for client in self.clients if client.name != without]
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._file) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(json.dumps([asdict(client) for client in (*kept, *more)], indent=1))
+    def _found(self, where: str, *given: str) -> tuple[Client, ...]:
+        with self._connected() as connection:
+            return _clients(connection, where, *given)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for a transaction, of which all is kept or nothing."""
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection to the file that is there now: it may have been restored from a copy, or removed."""
+        with self._turn:
+            try:
+                known = self._connection if self._there() == self._opened else None
+                yield known or self._connect()
+            except (sqlite3.Error, OSError) as error:
+                raise _KIND.failure(self._file, error) from error
+
+    def _there(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _connect(self) -> sqlite3.Connection:
+        self._disconnect()
+        former = self._file.with_name(FORMER_KEYS)
+        if (there := self._there()) is None:
+            write_keys(self._file.parent, *_former(former))
+            there = self._there()
+        self._connection = connection = _KIND.connect(self._file)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        _remove_former(former, connection)
+        self._opened = there
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def write_keys(folder: Path, clients: Iterable[Client], taken_over: str = "") -> None:
+    """Make the file of the keys in a folder, with those of `clients`, unless there is one: then it is left as it is.
+
+    `taken_over`: the digest of the file that they were read from.
+    """
+
+    def fill(connection: sqlite3.Connection) -> None:
+        _put(connection, clients)
+        connection.execute("INSERT INTO taken_over VALUES (?)", (taken_over,))
+
+    _KIND.make(folder / KEYS, fill)
+
+
+def _clients(connection: sqlite3.Connection, where: str, *given: str) -> tuple[Client, ...]:
+    rows = connection.execute(
+        f"SELECT name, digest, admin, shadow, spend FROM client WHERE {where} ORDER BY name",  # noqa: S608
+        given,
+    ).fetchall()
+    return tuple(
+        Client(name, digest, bool(admin), bool(shadow), spend) for name, digest, admin, shadow, spend in rows
+    )
+
+
+def _put(connection: sqlite3.Connection, clients: Iterable[Client]) -> None:
+    connection.executemany("REPLACE INTO client VALUES (?, ?, ?, ?, ?)", map(astuple, clients))
+
+
+# -- the file of earlier versions -------------------------------------------------------------------------------
+
+
+def _former(file: Path) -> tuple[list[Client], str]:
+    """Return the keys in `keys.json`, and its digest; none if there is no such file.
+
+    Raises ArtefactError for what holds no keys.
+    """
+    remedy = "restore it, or remove it and make all keys anew with --add-client and --add-admin"
+    try:
+        digest, entries = file_digest(file), read_json(file, remedy=remedy)
+    except (FileNotFoundError, InputError):
+        if os.path.lexists(file):
+            raise
+        return [], ""  # or another process has taken it over meanwhile
+    try:
+        return [_client(**entry) for entry in entries], digest
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"{file} holds no keys of a gateway ({error}): {remedy}") from None
+
+
+def _client(**entry: Any) -> Client:
+    """Return a client of an entry. Raises TypeError or ValueError for what is none."""
+    client = Client(**entry)
+    kinds = {
+        "name": (str,),
+        "digest": (str,),
+        "admin": (bool,),
+        "shadow": (bool,),
+        "spend": (str, type(None)),
+    }
+    for option, kind in kinds.items():
+        if not isinstance(value := getattr(client, option), kind):
+            raise TypeError(f"{option} cannot be {value!r:.80}")
+    if not _DIGEST.fullmatch(client.digest):
+        raise ValueError(f"the digest of {client.name!r:.80} has not 64 hexadecimal digits")
+    if client.spend is not None:
+        check_limit(client.spend, "spend")
+    return client
+
+
+def _remove_former(file: Path, connection: sqlite3.Connection) -> None:
+    """Remove `keys.json` once its keys are here. It is never read again, else it could bring removed keys back.
+
+    Raises InputError for one that was written since.
+    """
+    with suppress(FileNotFoundError):  # another process removes it, too
+        if file_digest(file) not in [digest for (digest,) in connection.execute("SELECT * FROM taken_over")]:
+            raise InputError(
+                f"{file} was written after its keys were read into {KEYS}, which counts since then: move it away, and "
+                "give keys that are missing anew"
+            )
+        file.unlink()

@@ -17,6 +17,11 @@ from exeunt.live.http_model import key_named
 from exeunt.web.limits import listens_everywhere
 from exeunt.web.server import check_address, drain_on_signal, uvicorn_config
 
+_RUNS = (
+    "a gateway runs in {} already, and one folder takes one gateway: stop that one, or name another folder in the file "
+    "(folder)"
+)
+
 
 def serve_gateway(config: GatewayConfig) -> None:
     """Answer requests until a signal. Raises InputError without keys, of clients or of providers, where nobody can
@@ -24,7 +29,8 @@ def serve_gateway(config: GatewayConfig) -> None:
     """
     listen = config.listen
     check_address(listen.host, listen.port)
-    with locked(gateway_folder(config.folder) / LOCK, f"{config.folder}, where a gateway runs"):
+    lock = gateway_folder(config.folder) / LOCK
+    with locked(lock, config.folder, refusal=_RUNS):
         _serve(Gateway(config))
 
 

@@ -20,7 +20,6 @@ from exeunt.gateway.answering import Active
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
-from exeunt.gateway.folder import KEYS
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.policies.candidates import lost_by
@@ -46,7 +45,7 @@ class After:
         self._compared: Counter[str] = Counter()
         # A key for each of thousands of requests would break the ties of equal ones.
         names = clients if len(clients) <= _FEW else [_ALL]
-        keys = given_keys(file.parent / "gateway" / KEYS, names, world.private)
+        keys = given_keys(file.parent / "gateway", names, world.private)
         self._clients = {name: keys.get(name) or keys[_ALL] for name in clients}
         self.gateway = self._opened()
         self._keys: dict[str, str] = {}

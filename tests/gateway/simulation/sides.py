@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +12,7 @@ from tests.gateway.simulation.provider import SECOND
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.keys import Client
+from exeunt.gateway.keys import Client, write_keys
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,12 @@ class Side(Protocol):
     def truth(self, found: Found, population: list[Event]) -> Truth: ...
 
 
-def given_keys(file: Path, names: Collection[str], private: Collection[str]) -> dict[str, Client]:
+def given_keys(folder: Path, names: Collection[str], private: Collection[str]) -> dict[str, Client]:
     """Write the keys of a gateway that is not open yet, thousands at once; return whose they are by name."""
     clients = [
         Client(name, hashlib.sha256(name.encode()).hexdigest(), shadow=name not in private) for name in names
     ]
-    file.parent.mkdir()
-    file.write_text(json.dumps([asdict(client) for client in clients]))
+    write_keys(folder, clients)
     return {client.name: client for client in clients}
 
 

@@ -1,0 +1,267 @@
+"""Keys of a gateway: any number of processes add, remove and look them up, and each sees at once what others did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("yaml")
+
+from exeunt.cli.app import run as exeunt
+from exeunt.errors import ArtefactError, ExeuntError, InputError
+from exeunt.gateway.keys import Client, Keys, write_keys
+
+from .running_gateway import running
+
+N = 100
+ADDS = """
+import sys
+from pathlib import Path
+from exeunt.gateway.keys import Keys
+keys = Keys(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(int(sys.argv[3])):
+    print(keys.add(f"{sys.argv[2]}-{i}"))
+"""
+OPENS = """
+import sys
+from pathlib import Path
+from exeunt.gateway.keys import Keys
+print("ready", flush=True)
+sys.stdin.readline()
+print(Keys(Path(sys.argv[1])).remove(sys.argv[2]))
+"""
+
+
+def begun(program: str, *given: Any) -> subprocess.Popen[str]:
+    """Start a process, which waits once it is ready."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", program, *map(str, given)], **pipes)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def let_go(*processes: subprocess.Popen[str]) -> None:
+    """Let processes go on, all at once."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def ended(process: subprocess.Popen[str]) -> list[str]:
+    """Return what a process has printed."""
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return out.split()
+
+
+def client(name: str, **options: Any) -> Client:
+    """Return a client whose key is its name."""
+    return Client(name, hashlib.sha256(name.encode()).hexdigest(), **options)
+
+
+def write_former(folder: Path, *clients: Client) -> Path:
+    """Write keys as earlier versions did."""
+    file = folder / "keys.json"
+    file.write_text(json.dumps([asdict(one) for one in clients], indent=1))
+    return file
+
+
+def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    with pytest.raises(InputError, match="--add-client"):
+        keys.check()
+    key = keys.add("alice")
+    with pytest.raises(InputError, match="--add-admin"):
+        keys.check()
+    keys.add("root", admin=True)
+    keys.check()
+    with pytest.raises(InputError, match="key of the other kind"):
+        keys.add("alice", admin=True)
+    assert Keys(tmp_path).of(key.encode()) == keys.named("alice")
+    (file,) = tmp_path.iterdir()
+    assert key.encode() not in file.read_bytes()
+    assert file.stat().st_mode & 0o77 == 0
+
+
+def test_a_further_key_of_a_client_keeps_what_its_first_one_had(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    first = keys.add("clinic", shadow=False, spend="1 usd")
+    second = keys.add("clinic")
+    known = keys.named("clinic")
+    assert known is not None
+    assert keys.of(first.encode()) is None
+    assert keys.of(second.encode()) == replace(known, shadow=False, spend="1 usd")
+    keys.add("clinic", shadow=True, spend="2 usd")
+    assert keys.clients == (replace(known, digest=keys.clients[0].digest, shadow=True, spend="2 usd"),)
+
+
+def test_all_keys_that_processes_add_at_once_work(tmp_path: Path) -> None:
+    adding = [begun(ADDS, tmp_path, name, N) for name in "abcd"]
+    let_go(*adding)
+    made = {
+        f"{name}-{i}": key
+        for name, one in zip("abcd", adding, strict=True)
+        for i, key in enumerate(ended(one))
+    }
+    assert len(made) == 4 * N
+    keys = Keys(tmp_path)
+    assert [keys.of(key.encode()) for key in made.values()] == [keys.named(name) for name in made]
+    assert {one.name for one in keys.clients} == set(made)
+
+
+def test_a_key_that_is_removed_while_others_are_added_never_comes_back(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    old = {f"old-{i}": keys.add(f"old-{i}").encode() for i in range(60)}
+    adding = [begun(ADDS, tmp_path, name, N) for name in "ab"]
+    let_go(*adding)
+    for name, key in old.items():
+        assert keys.of(key) is not None
+        assert keys.remove(name)
+        assert keys.of(key) is None
+    for one in adding:
+        ended(one)
+    assert len(Keys(tmp_path).clients) == 2 * N
+    assert all(keys.of(key) is None for key in old.values())
+    left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"old-" not in left
+
+
+def test_a_gateway_that_runs_sees_at_once_what_the_command_does(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        file = str(tmp_path / "gateway.yaml")
+        done = subprocess.run(
+            [sys.executable, "-m", "exeunt", "gateway", file, "--add-client", "bob", "--spend", "3 usd"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        run.client = done.stdout.split()[0]
+        assert run.ask("easy 1").status_code == 200
+        exeunt(["gateway", file, "--forget", "bob"])
+        assert run.ask("easy 2").status_code == 401
+
+
+def test_a_file_that_is_restored_or_removed_counts_from_then_on(tmp_path: Path) -> None:
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    keys = Keys(folder)
+    first = keys.add("alice").encode()
+    shutil.copy2(folder / "keys.db", tmp_path / "copy.db")
+    second = keys.add("bob").encode()
+    (tmp_path / "copy.db").replace(folder / "keys.db")
+    assert [keys.of(key) is not None for key in (first, second)] == [True, False]
+    (folder / "keys.db").unlink()
+    assert keys.clients == ()
+    assert keys.of(keys.add("alice").encode()) is not None
+
+
+# -- the file of earlier versions -------------------------------------------------------------------------------
+
+
+def test_keys_of_earlier_versions_are_taken_over_once(tmp_path: Path) -> None:
+    before = (client("alice", shadow=False, spend="2 usd/day"), client("bob"), client("root", admin=True))
+    former = write_former(tmp_path, *before)
+    text = former.read_text()
+    keys = Keys(tmp_path)
+    assert keys.clients == before
+    assert keys.of(b"alice") == before[0]
+    assert not former.exists()
+    keys.remove("alice")
+    former.write_text(text)  # as if the process had been killed before it removed it
+    assert Keys(tmp_path).named("alice") is None
+    assert not former.exists()
+    write_former(tmp_path, *before[:1])
+    with pytest.raises(InputError, match=r"keys\.json was written after its keys were read into keys\.db"):
+        Keys(tmp_path)
+    assert former.exists()
+    former.unlink()
+    assert Keys(tmp_path).clients == before[1:]
+
+
+def test_processes_that_take_keys_over_at_once_bring_no_removed_key_back(tmp_path: Path) -> None:
+    names = [f"client-{i}" for i in range(8)]
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        write_former(folder, *map(client, names), client("root", admin=True))
+        removing = [begun(OPENS, folder, name) for name in names[:4]]
+        let_go(*removing)
+        assert [ended(one) for one in removing] == [["True"]] * 4
+        assert [one.name for one in Keys(folder).clients] == [*names[4:], "root"]
+        assert [file.name for file in folder.iterdir()] == ["keys.db"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{}]", "missing 2 required"),
+        ("[1]", "mapping"),
+        ("5", "not iterable"),
+        ('{"name": 1}', "mapping"),
+        ('[{"name": "a", "digest": "b", "more": 1}]', "unexpected keyword argument 'more'"),
+        ("[{", "is not complete JSON"),
+        (json.dumps([asdict(client("a", spend=5))]), "spend cannot be 5"),
+        (json.dumps([asdict(client("a", spend="5 eur"))]), "spend: prices are in usd"),
+        (json.dumps([asdict(client("a", spend="much"))]), "spend: "),
+        (json.dumps([asdict(client("a", admin=1))]), "admin cannot be 1"),
+        (json.dumps([asdict(client("a", shadow=None))]), "shadow cannot be None"),
+        (json.dumps([asdict(replace(client("a"), name=["a"]))]), "name cannot be "),
+        (json.dumps([asdict(replace(client("a"), digest=["b"]))]), "digest cannot be "),
+        (
+            json.dumps([asdict(replace(client("a"), digest="b"))]),
+            "the digest of 'a' has not 64 hexadecimal digits",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_keys_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(ArtefactError, match=r"keys\.json .*remove it and make all keys anew") as error:
+        Keys(tmp_path)
+    assert message in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["keys.json"]
+
+
+# -- damage -----------------------------------------------------------------------------------------------------
+
+
+def _other_database(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE client (name)")
+
+
+DAMAGE = {
+    "empty": lambda file, _: file.write_bytes(b""),
+    "noise": lambda file, _: file.write_bytes(bytes(range(256)) * 64),
+    "half": lambda file, whole: file.write_bytes(whole[: len(whole) // 2]),
+    "first page": lambda file, whole: file.write_bytes(whole[:4096]),
+    "other pages": lambda file, whole: file.write_bytes(whole[:4096] + bytes(len(whole) - 4096)),
+    "other database": lambda file, _: _other_database(file),
+    "folder": lambda file, _: file.mkdir(),
+    "link": lambda file, _: file.symlink_to("nowhere"),
+    "pipe": lambda file, _: os.mkfifo(file),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_file_is_one_line(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "keys.db"
+    write_keys(tmp_path, (client(f"client-{i}") for i in range(100)))
+    whole = file.read_bytes()
+    file.unlink()
+    DAMAGE[how](file, whole)
+    with pytest.raises(ExeuntError, match=r"keys\.db") as error:
+        Keys(tmp_path)
+    assert "\n" not in str(error.value)
