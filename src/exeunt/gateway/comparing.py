@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from exeunt._threads import PAYING
-from exeunt.gateway.answering import Answered
+from exeunt.gateway.answering import Answered, short_of_money
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES, Keep
@@ -82,8 +82,8 @@ class Comparing:
         self, request: ChatRequest, replies: Mapping[str, Reply]
     ) -> tuple[Mapping[str, float], str]:
         """Return the grades by model, and why there are none."""
-        if any(reply.attempts == 0 for reply in replies.values()):
-            return {}, "no money"
+        if not_asked := [reply.failed for reply in replies.values() if reply.attempts == 0]:
+            return {}, "no money" if any(map(short_of_money, not_asked)) else "a model rested or was stopped"
         reference = replies.get(self._names[-1])
         if not isinstance(reference, ChatReply):
             return {}, "the reference failed"

@@ -113,8 +113,8 @@ def _what_else(path: Path, names: Collection[str]) -> str:
     """Return what a folder holds that is no run, and what to do; "" if nobody knows."""
     if _GATEWAY in names:
         return (
-            f"{path} is the folder of a gateway, not a run folder: `exeunt calibrate {quote(str(path))} --max-loss 5%` "
-            "certifies a policy on its records, and `exeunt gateway FILE` lets it answer"
+            f"{path} is the folder of a gateway, not a run folder: `exeunt calibrate {quote(str(path))}` shows "
+            "what is certified on its records, and `exeunt gateway FILE` answers"
         )
     if "config.json" in names:
         return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"
