@@ -169,7 +169,9 @@ class Answering:
         for name in self.order:
             if name in found or refusals[name]:
                 continue
-            if request.sink is not None and request.sink.cut_off:  # its client has the beginning of another answer
+            if (
+                request.sink is not None and request.sink.cut_off
+            ):  # its client has the beginning of another answer
                 break
             found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
             if reply.is_given or short_of_money(reply.failed):

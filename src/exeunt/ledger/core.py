@@ -19,6 +19,8 @@ from exeunt._text import counted
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.books import CHARGED, DISPATCHED, RESERVED, SETTLED, Account, Books, Hold, shown
 
+_MOST_SUM = 2**63 - 1  # what databases hold
+
 # -- ledgers -----------------------------------------------------------------------------------------------------------
 
 
@@ -243,8 +245,8 @@ def _moved(books: Books, now: int, before: Hold | None, after: Hold) -> Hold:
 def _move(books: Books, now: int, before: Hold | None, after: Hold | None) -> None:
     """Change a hold, and the sums of all ledgers that it is in."""
     hold = cast(Hold, before or after)
-    for account in chain(books, now, hold.ledger):
-        books.put(_booked(account, before, after))
+    for account in [_booked(one, before, after) for one in chain(books, now, hold.ledger)]:
+        books.put(account)
     done = after is not None and after.state == SETTLED and after.cost <= after.maximum
     books.write(before, None if done and hold.key is None else after)
 
@@ -258,6 +260,11 @@ def _booked(account: Account, before: Hold | None, after: Hold | None) -> Accoun
     is_new = after is not None and (before is None or after.cost != before.cost)
     if after is not None and is_new and after.cost > after.maximum and after.model not in stopped:
         stopped = (*stopped, after.model)
+    if account.settled + settled + account.burst > _MOST_SUM:
+        raise InputError(
+            f"the ledger {account.name!r} counts at most {shown(_MOST_SUM - account.burst, account.unit)}, and "
+            f"{shown(account.settled, account.unit)} are spent: correct the cost, or open another ledger"
+        )
     return account._replace(
         limit=limit,
         asked=account.asked + asked,

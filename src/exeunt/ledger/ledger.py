@@ -112,12 +112,12 @@ class Ledger:
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
 
-        `answered`: how many inputs have their answer already, from 0 to 10^12, where a job goes on that was killed;
-        nobody else may use this ledger then.
+        `answered`: how many inputs have their answer already, up to 10^12, where a job goes on that was killed; fewer
+        than none, down to -10^12, keeps money for as many more. Nobody else may use this ledger then.
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
-        answered = None if answered is None else _whole(answered, "answered")
+        answered = None if answered is None else _whole(answered, "answered", -_MOST_INPUTS)
         self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
@@ -322,14 +322,14 @@ def _text(text: str, what: str) -> str:
     return str.__str__(text)  # an Enum may write itself otherwise
 
 
-def _whole(number: int, what: str) -> int:
+def _whole(number: int, what: str, least: int = 0) -> int:
     """Return a number of inputs as Python's own. Raise InputError for what is none."""
     try:
-        whole = -1 if isinstance(number, bool) else operator.index(number)
+        whole = None if isinstance(number, bool) else operator.index(number)
     except TypeError:
-        whole = -1
-    if not 0 <= whole <= _MOST_INPUTS:
-        raise InputError(f"{what} is a whole number from 0 to {_MOST_INPUTS:,}, got {short(number)}")
+        whole = None
+    if whole is None or not least <= whole <= _MOST_INPUTS:
+        raise InputError(f"{what} is a whole number from {least:,} to {_MOST_INPUTS:,}, got {short(number)}")
     return whole
 
 
