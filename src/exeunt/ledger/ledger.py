@@ -10,6 +10,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exeunt._arrays import check_between, short
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
@@ -325,7 +327,7 @@ def _text(text: str, what: str) -> str:
 def _whole(number: int, what: str, least: int = 0) -> int:
     """Return a number of inputs as Python's own. Raise InputError for what is none."""
     try:
-        whole = None if isinstance(number, bool) else operator.index(number)
+        whole = None if isinstance(number, bool | np.bool_) else operator.index(number)
     except TypeError:
         whole = None
     if whole is None or not least <= whole <= _MOST_INPUTS:
