@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.made_runs import made_run
 
 import exeunt as ex
 from exeunt.errors import MissingExtra, UnitError, require
@@ -21,6 +22,8 @@ HEAVY = {
     "torch", "torchvision", "PIL", "matplotlib", "onnxruntime", "typer", "rich", "sklearn", "pandas", "fastapi",
     "starlette", "uvicorn",
 }  # fmt: skip
+
+SERVERS = ("msgspec", "fastapi", "starlette", "uvicorn", "prometheus_client", "httpx", "openai", "sqlalchemy")
 
 
 def _run(code: str) -> str:
@@ -86,6 +89,22 @@ finally:
     loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
     assert "exeunt" in loaded
     assert not loaded & ((HEAVY | {"numpy", "scipy", "pyarrow"}) - allowed)
+
+
+def test_runs_are_calibrated_and_evaluated_without_what_servers_need(tmp_path):
+    """As where `exeunt[torch,cli]` is installed, which `make dist` tries."""
+    pytest.importorskip("typer")
+    made_run(tmp_path / "run")
+    code = f"""
+import sys
+for name in {SERVERS}:
+    sys.modules[name] = None  # "import name" fails
+from exeunt.cli.app import run
+for words in (["calibrate", "run", "--budget", "70%"], ["evaluate", "run"]):
+    assert not run(words), words
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_package_names_its_extra_and_a_broken_one_is_not_hidden(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
-from exeunt.gateway.graders import JUDGE, find_grader_beside
+from exeunt.gateway.folder import JUDGE
+from exeunt.gateway.graders import find_grader_beside
 from exeunt.ledger import ledger_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable

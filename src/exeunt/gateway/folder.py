@@ -18,7 +18,6 @@ from typing import Any
 
 from exeunt._files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
-from exeunt.gateway.graders import JUDGE
 from exeunt.stream.records import RECORDS, Records
 
 GATEWAY, KEYS, SECRET = "gateway.json", "keys.db", "secret.key"
@@ -26,6 +25,8 @@ FORMER_KEYS = "keys.json"
 """In its place earlier versions wrote the keys."""
 LOCK = ".running.lock"
 """Held by the gateway that runs."""
+JUDGE = "judge"
+"""How a grader is named that is a model: "judge MODEL"."""
 POLICIES, PROPOSALS, ACTIVE, REPORT = "policies", "proposals", "active.json", "report.html"
 
 

@@ -21,8 +21,6 @@ from exeunt.gateway.chat_request import text_of
 from exeunt.live.own_functions import Signature, find_beside, function_named
 from exeunt.live.text_encoder import TextEncoder
 
-JUDGE = "judge"
-"""How a grader is named that is a model: "judge MODEL"."""
 Message: TypeAlias = Mapping[str, Any]
 Grader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], float]
 """A function of (request, answer, reference) that returns the answer's grade in [0, 1]. Answer and reference are the

@@ -12,8 +12,8 @@ from exeunt._threads import GRADING
 from exeunt.errors import InputError
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.folder import judge_called
-from exeunt.gateway.graders import JUDGE, Grader, Message, grader_named, normalised_match
+from exeunt.gateway.folder import JUDGE, judge_called
+from exeunt.gateway.graders import Grader, Message, grader_named, normalised_match
 from exeunt.ledger import Ledger
 
 AsyncGrader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], Awaitable[float]]
