@@ -276,6 +276,30 @@ def test_no_window_of_time_holds_more_than_the_burst_and_the_rate(steps):
         assert ledger.reserve(1).dispatch()  # in the end, nothing stands in the way
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+@given(st.lists(st.tuples(st.integers(-20_000, 20_000), st.booleans()), max_size=40))
+@settings(max_examples=60)
+def test_whatever_the_clock_does_it_pays_for_each_moment_once(kind, jumps):
+    """Everything is bought as soon as it may be. Leases end at each jump, so what is dispatched counts as settled."""
+    with made_store(kind) as (store, clock):
+        ledger = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store, lease_s=LEASE)
+        first = latest = clock.now
+        for jump, settles in jumps:
+            clock.now = max(0, clock.now + jump * 10**8)
+            latest = max(latest, clock.now)
+            left = ledger.left
+            held = ledger.reserve(left)
+            assert held.dispatch()
+            if settles:
+                held.settle(left)
+            assert exact(ledger.spent) <= BURST + RATE * Fraction(latest - first, 10**9)
+        clock.now = latest
+        for seconds in (LEASE, 100):
+            clock.move(seconds)
+            assert ledger.reserved == 0
+        assert ledger.left == 1  # in the end, nothing stands in the way
+
+
 # -- a promise ---------------------------------------------------------------------------------------------------------
 
 

@@ -238,14 +238,43 @@ def test_opening_a_rate_again_fills_no_burst(rate, store_and_clock, clock):
     assert again.left == 0.05
 
 
-def test_a_clock_that_goes_back_delays_growth_and_stops_nothing(rate, clock):
+def test_a_clock_that_goes_back_lets_nothing_grow_until_it_has_caught_up(rate, clock):
     buy(rate, 1, 1)
     clock.move(-500)
     assert rate.left == 0
-    clock.move(5)
-    assert rate.left == 0.05  # from the new time on, not only once the old one is reached
+    with pytest.raises(OverBudget, match=r"try again in 505 s, or raise the rate") as error:
+        rate.reserve(0.05)
+    assert error.value.wait_s == 505
+    clock.move(499)
+    assert rate.left == 0
+    clock.move(6)
+    assert rate.left == 0.05
     clock.move(1000)
     assert rate.left == 1
+
+
+def test_jumps_back_and_forth_allow_one_burst(rate, clock):
+    buy(rate, 1, 1)
+    for _ in range(20):
+        clock.move(3600)
+        if fits(rate, 1):
+            buy(rate, 1, 1)
+        clock.move(-3600)
+        assert not fits(rate, 0.01)
+    assert rate.spent == 2
+
+
+@pytest.mark.parametrize("between", ["36 usd/hour", "total"])
+def test_opening_it_again_after_the_clock_went_back_lets_no_time_count_twice(
+    rate, total, store_and_clock, clock, between
+):
+    buy(rate, 1, 1)
+    clock.move(-3600)
+    if between == "total":
+        total(1)
+    again = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0])
+    clock.move(3600)
+    assert again.left == 0
 
 
 def test_opening_it_again_with_more_inputs_promises_them_an_answer(total):

@@ -211,7 +211,7 @@ def test_what_is_no_ledger_is_named(tmp_path):
 def test_a_newer_file_is_refused(file, ledger):
     ledger.close()
     with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(ArtefactError, match="newer version"):
         ex.Ledger(file=file)
@@ -311,6 +311,8 @@ def test_a_rate_gains_nothing_from_a_clock_that_goes_back():
         clock.move(4)
         buy(ledger, 0, 0)
         clock.move(-4)
+        assert ledger.left == 4
+        clock.move(4)
         assert ledger.left == 4
         clock.move(1)
         assert ledger.left == 5

@@ -9,6 +9,7 @@ bill above its maximum, which is disputed until somebody decides.
 
 A total is a constant limit. A rate is a limit that grows with time, to at most `burst` above what is settled. All holds
 together never exceed the limit, so what is settled between two times is at most the burst and the growth between them.
+Its time never falls: while a clock that went back has not caught up, nothing grows, so that no time counts twice.
 """
 
 from __future__ import annotations
@@ -32,20 +33,18 @@ def chain(books: Books, now: int, name: str | None) -> list[Account]:
         if account is None:
             raise InputError(f"there is no ledger {name!r} here: open it with a total or a rate")
         accounts.append(grown(account, now))
-        if account.rate and now < account.grown:  # from now on it grows by the new time
-            books.put(accounts[-1])
         name = account.parent
     return accounts
 
 
 def grown(account: Account, now: int) -> Account:
-    """Return the account with the growth of its limit until now. A clock that went back allows nothing."""
+    """Return the account with the growth of its limit until now. A time before its latest one allows nothing."""
     if not account.rate:
         return account
     gain, rest = divmod(account.rate * max(0, now - account.grown) + account.rest, account.period)
     cap = account.settled + account.burst
     limit = min(account.limit + gain, cap)
-    return account._replace(limit=limit, grown=now, rest=0 if limit == cap else rest)
+    return account._replace(limit=limit, grown=max(account.grown, now), rest=0 if limit == cap else rest)
 
 
 def open_account(books: Books, now: int, wanted: Account) -> None:
@@ -77,7 +76,7 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
             limit=limit,
             **{name: getattr(wanted, name) for name in ("rate", "period", "burst")},
             rest=0,
-            grown=now,
+            grown=max(old.grown, now),
             inputs=wanted.inputs or old.inputs,
         )
     )
@@ -104,6 +103,7 @@ def promise(books: Books, now: int, name: str, cheapest: int, answered: int | No
         to_come = account.inputs - account.asked
         raise over_budget(
             account,
+            now,
             account.kept(),
             account.left,
             f"an answer for each of {counted(to_come, 'input')} to come",
@@ -117,13 +117,14 @@ def resume(books: Books, now: int, name: str, model: str) -> None:
         books.put(account._replace(stopped=tuple(other for other in account.stopped if other != model)))
 
 
-def over_budget(account: Account, asked: int, room: int, what: str) -> OverBudget:
+def over_budget(account: Account, now: int, asked: int, room: int, what: str) -> OverBudget:
     """Return the error that says what was asked for, what there is, and how to mend it."""
     unit, wait_s, held = account.unit, None, account.reserved + account.dispatched
     of = f"{account.name!r} has {shown(max(0, room), unit)} left"
     if account.rate:
         of += f" of a burst of {shown(account.burst, unit)}"
-        wait_s = (asked - room) * account.period / account.rate / 1e9 if asked <= account.burst else None
+        wait = (asked - room) * account.period / account.rate + account.grown - now  # grown: now, or later
+        wait_s = wait / 1e9 if asked <= account.burst else None
         mend = "raise the burst" if wait_s is None else f"try again in {wait_s:.3g} s, or raise the rate"
     else:
         of += f" of {shown(account.limit, unit)}"
@@ -166,7 +167,7 @@ def reserve(books: Books, now: int, wanted: Hold) -> Hold:
         for account in (accounts := chain(books, now, wanted.ledger)):
             if account.room(wanted) < wanted.maximum:
                 what = f"an attempt at the model {wanted.model!r}" if wanted.model else "an attempt"
-                raise over_budget(account, wanted.maximum, account.room(wanted), what)
+                raise over_budget(account, now, wanted.maximum, account.room(wanted), what)
     return _moved(books, now, None, wanted._replace(number=accounts[0].made + 1, time=now))
 
 
