@@ -73,7 +73,7 @@ class Ledger:
         lease = check_between(lease_s, "lease_s", 0.0, _LONGEST_S, inclusive=True)
         if lease == 0:
             raise InputError(f"lease_s is a number of seconds above 0, got {lease_s}")
-        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs")
+        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs", 0)
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         kept = within._store if within else store
@@ -111,12 +111,12 @@ class Ledger:
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
 
-        `answered`: how many inputs have their answer already, from 0 to 10^12, where a job goes on that was killed;
-        nobody else may use this ledger then.
+        `answered`: how many inputs have their answer already, where a job goes on that was killed; nobody else may use
+        this ledger then. Below 0: so many more than `inputs` are to come. At most 10^12 either way.
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
-        answered = None if answered is None else _whole(answered, "answered")
+        answered = None if answered is None else _whole(answered, "answered", -_MOST_INPUTS)
         self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
@@ -289,22 +289,25 @@ def _opened(file: str | Path, durability: str) -> Store:
 
 def _text(text: str, what: str) -> str:
     """Return a text as Python's own. Raise InputError for what not every database holds in an index."""
-    encoded = text.encode(errors="ignore") if isinstance(text, str) else b""
-    if not isinstance(text, str) or "\0" in text or encoded.decode() != text or len(encoded) > _LONGEST:
+    try:
+        fits = isinstance(text, str) and len(text.encode()) <= _LONGEST and "\0" not in text
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
         raise InputError(
             f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
         )
     return str.__str__(text)  # an Enum may write itself otherwise
 
 
-def _whole(number: int, what: str) -> int:
+def _whole(number: int, what: str, least: int) -> int:
     """Return a number of inputs as Python's own. Raise InputError for what is none."""
     try:
-        whole = -1 if isinstance(number, bool) else operator.index(number)
+        whole = None if isinstance(number, bool) else operator.index(number)
     except TypeError:
-        whole = -1
-    if not 0 <= whole <= _MOST_INPUTS:
-        raise InputError(f"{what} is a whole number from 0 to {_MOST_INPUTS:,}, got {short(number)}")
+        whole = None
+    if whole is None or not least <= whole <= _MOST_INPUTS:
+        raise InputError(f"{what} is a whole number from {least:,} to {_MOST_INPUTS:,}, got {short(number)}")
     return whole
 
 
