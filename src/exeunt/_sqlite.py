@@ -22,7 +22,8 @@ class DatabaseKind:
 
     `name`: what messages call one, such as "ledger". `application`, `version`: numbers in the header. `schema`: the
     statements that make the tables. `journal`: the mode of SQLite; with "WAL" readers do not wait for writers, with
-    "DELETE" the file alone holds everything.
+    "DELETE" the file alone holds everything. `upgrade`: brings a file of the version before to this one, in a
+    transaction.
     """
 
     name: str
@@ -31,6 +32,7 @@ class DatabaseKind:
     schema: str
     page_size: int = 4096
     journal: str = "WAL"
+    upgrade: Callable[[sqlite3.Connection], None] | None = None
 
     def make(self, file: Path, fill: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Make a file with what `fill` puts into it, unless another process is faster. It is never there half made."""
@@ -61,32 +63,49 @@ class DatabaseKind:
             )
         connection = sqlite3.connect(file, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
         try:
-            application, version = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("application_id", "user_version")
-            )
-            if application != self.application:
+            if connection.execute("PRAGMA application_id").fetchone()[0] != self.application:
                 raise ArtefactError(f"{file} is no {self.name} but another database: choose another file")
-            if version != self.version:
+            if self.upgrade is not None and _version(connection) == self.version - 1:
+                self._upgrade(connection, self.upgrade)
+            if (version := _version(connection)) > self.version:
                 raise ArtefactError(
                     f"{file} was written by a newer version of Exeunt: use that version, or another file"
                 )
+            if version < self.version:
+                raise sqlite3.DatabaseError(f"there is no version {version}")
             connection.execute("PRAGMA synchronous = normal")
         except BaseException:
-            connection.close()
+            discard(connection)
             raise
         return connection
 
+    def _upgrade(self, connection: sqlite3.Connection, upgrade: Callable[[sqlite3.Connection], None]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        if _version(connection) == self.version - 1:  # else another process was faster
+            upgrade(connection)
+            connection.execute(f"PRAGMA user_version = {self.version}")
+        connection.execute("COMMIT")
+
     def failure(self, file: Path, error: BaseException) -> BaseException:
         """Return the error for what was asked when the file failed."""
-        if isinstance(error, sqlite3.OperationalError):
-            return FileError(
-                f"the {self.name} {file} cannot be read or written ({error}): nothing was changed"
-            )
-        if isinstance(error, sqlite3.Error):
+        why = " ".join(str(error).split())[:200]
+        if isinstance(error, sqlite3.OperationalError) and not why.startswith("Could not decode"):
+            return FileError(f"the {self.name} {file} cannot be read or written ({why}): nothing was changed")
+        if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):  # of a message that quotes what is damaged
             return ArtefactError(
-                f"{file} is no {self.name}, or is damaged ({error}): restore it, or choose another file"
+                f"{file} is no {self.name}, or is damaged ({why}): restore it, or choose another file"
             )
         if isinstance(error, OSError) and not isinstance(error, ExeuntError):
             return FileError(f"the {self.name} {file} cannot be used: {why_it_failed(error)}")
         return error
+
+
+def discard(connection: sqlite3.Connection) -> None:
+    """Close a connection after an error, whose traceback may hold cursors that keep its transaction open."""
+    with suppress(sqlite3.Error):
+        connection.rollback()
+    connection.close()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -157,6 +157,7 @@ class Database:
         sqlite = isinstance(store, SQLiteStore)
         self.statements = sqlite_store._STATEMENTS if sqlite else postgresql_store._STATEMENTS
         self.begin = "BEGIN" if sqlite else "SELECT 1"
+        self.known = {}
         self.holds = "hold" if sqlite else "exeunt_hold"
 
     def compare(self, before, after, expected, rule, clock, *given):
@@ -178,11 +179,11 @@ class Database:
         accounts = {name: self.books().account(name) for name in after.accounts}
         assert accounts == after.accounts
         rows = self.connection.execute(f"SELECT * FROM {self.holds}").fetchall()
-        assert {(row[0], row[1]): Hold(*row) for row in rows} == after.holds
+        assert {(row[0], row[1]): Hold(*row[:-1]) for row in rows} == after.holds
         self.connection.rollback()
 
     def books(self):
-        return SQLBooks(self.connection.execute, self.statements)
+        return SQLBooks(self.connection.execute, self.statements, "here", self.known)
 
 
 def outcome(rule, *given):

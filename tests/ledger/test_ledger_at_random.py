@@ -278,7 +278,7 @@ def test_no_window_of_time_holds_more_than_the_burst_and_the_rate(steps):
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @given(st.lists(st.tuples(st.integers(-20_000, 20_000), st.booleans()), max_size=40))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_whatever_the_clock_does_it_pays_for_each_moment_once(kind, jumps):
     """Everything is bought as soon as it may be. Leases end at each jump, so what is dispatched counts as settled."""
     with made_store(kind) as (store, clock):

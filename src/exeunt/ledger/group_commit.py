@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import Any, cast
 from weakref import WeakSet
 
-from exeunt.errors import ExeuntError, InputError
+from exeunt.errors import InputError
 from exeunt.ledger.books import Books
 from exeunt.ledger.store import T
 
@@ -27,11 +27,14 @@ class Job:
         self.done.acquire()
 
     def do(self, books: Books, now: int) -> None:
-        """Do it. What the rules refuse changes nothing, so the others in the transaction are not touched."""
+        """Do it. What the rules refuse changes nothing, so the others in the transaction are not touched.
+
+        Damage that is found on the way is raised, as nothing of the transaction may be kept then.
+        """
         self.error = None
         try:
             self.result = self.operation(books, now)
-        except ExeuntError as error:
+        except InputError as error:
             self.error = error
 
 

@@ -76,7 +76,7 @@ class Ledger:
         lease = check_between(lease_s, "lease_s", 0.0, _LONGEST_S, inclusive=True)
         if lease == 0:
             raise InputError(f"lease_s is a number of seconds above 0, got {lease_s}")
-        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs")
+        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs", 0)
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         kept = within._store if within else store
@@ -316,15 +316,18 @@ def _opened(file: str | Path, durability: str) -> Store:
 
 def _text(text: str, what: str) -> str:
     """Return a text as Python's own. Raise InputError for what not every database holds in an index."""
-    encoded = text.encode(errors="ignore") if isinstance(text, str) else b""
-    if not isinstance(text, str) or "\0" in text or encoded.decode() != text or len(encoded) > _LONGEST:
+    try:
+        fits = isinstance(text, str) and len(text.encode()) <= _LONGEST and "\0" not in text
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
         raise InputError(
             f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
         )
     return str.__str__(text)  # an Enum may write itself otherwise
 
 
-def _whole(number: int, what: str, least: int = 0) -> int:
+def _whole(number: int, what: str, least: int) -> int:
     """Return a number of inputs as Python's own. Raise InputError for what is none."""
     try:
         whole = None if isinstance(number, bool | np.bool_) else operator.index(number)

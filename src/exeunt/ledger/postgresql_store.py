@@ -17,12 +17,12 @@ from weakref import finalize
 from exeunt.errors import ArtefactError, FileError, InputError, require
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import SQLBooks, statements
+from exeunt.ledger.sql_books import CHECKSUM, KnownRows, SQLBooks, account_checksum, hold_checksum, statements
 from exeunt.ledger.store import Clock
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _ACCOUNT, _HOLD, _CLIENT = "exeunt_account", "exeunt_hold", "exeunt_client"
-_COMMENT, _VERSION = "Exeunt ledgers, version ", "1"
+_COMMENT, _VERSION, _BEFORE = "Exeunt ledgers, version ", "2", "1"
 _STATEMENTS = statements(_ACCOUNT, _HOLD, "%s")
 _LOCK = 0x45584C44
 _WAIT_S, _OPENING_S = 30.0, 5.0
@@ -40,8 +40,9 @@ _LOST = {"08000", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03",
 _BUSY, _NO_RIGHTS, _READ_ONLY = "55P03", "42501", "25006"
 
 # The order is that of the CASE: first the lock of these tables, which all transactions take, then the time.
+_TAKE_TURN = f"pg_advisory_xact_lock({_LOCK}, '{_ACCOUNT}'::regclass::oid::int)"
 _BEGIN = f"""
-SELECT CASE WHEN pg_advisory_xact_lock({_LOCK}, '{_ACCOUNT}'::regclass::oid::int) IS NULL THEN 0
+SELECT CASE WHEN {_TAKE_TURN} IS NULL THEN 0
 ELSE (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000 END
 """  # noqa: S608 - constants
 _NOTE = (
@@ -72,6 +73,7 @@ class PostgreSQLStore(GroupCommitStore):
         self._url, self._conninfo = _read_address(self._alchemy, self._driver, address)
         self._wait_s, self._clock = wait_s, clock
         self._connection: Any = None
+        self._known: KnownRows = {}
         self._opened = self._away = False
         super().__init__(_shown(self._alchemy, self._url))
 
@@ -98,7 +100,7 @@ class PostgreSQLStore(GroupCommitStore):
                     connection.commit()
                     return
                 unknown = False  # the lock is here, so the transaction that was lost has ended
-                books = SQLBooks(connection.execute, _STATEMENTS)
+                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known)
                 for job in jobs:
                     job.do(books, now if self._clock is None else self._clock())
                 books.flush()
@@ -141,7 +143,7 @@ class PostgreSQLStore(GroupCommitStore):
         return self._connection
 
     def _prepare(self, connection: Any) -> None:
-        """Set what the connection needs, and make the tables unless they are there."""
+        """Set what the connection needs, make the tables unless they are there, and look for damage."""
 
         def value(statement: str) -> Any:
             return connection.execute(statement).fetchone()[0]
@@ -165,13 +167,49 @@ class PostgreSQLStore(GroupCommitStore):
             raise ArtefactError(
                 f"the table {_ACCOUNT} of {self.shown} is none of Exeunt's: name another database"
             )
-        if said != _COMMENT + _VERSION:
+        if said == _COMMENT + _BEFORE:
+            self._add_checksums(connection)
+        elif said != _COMMENT + _VERSION:
             raise ArtefactError(
                 f"the ledgers in {self.shown} were written by a newer version of Exeunt: use that version, or another "
                 "database"
             )
         connection.execute(f"DELETE FROM {_CLIENT} WHERE time < now() - interval '{_KEPT_DAYS} days'")  # noqa: S608 - constants
         connection.commit()
+        connection.execute(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+        )  # what others keep meanwhile is not seen
+        SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known).check()
+        connection.commit()
+
+    def _add_checksums(self, connection: Any) -> None:
+        """Bring tables of the first version, which had no checksums, to the second.
+
+        Clients of the first version that are connected get an error from then on.
+        """
+        connection.execute(f"SELECT {_TAKE_TURN}")
+        try:
+            for table in (_ACCOUNT, _HOLD):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM} bigint")
+        except self._driver.errors.InsufficientPrivilege as error:
+            raise FileError(
+                f"the ledgers in {self.shown} are of an older version of Exeunt ({self._reason(error)}): let the owner "
+                "of the tables open one of them once"
+            ) from None
+        for table, kind, key, checksum in (
+            (_ACCOUNT, Account, ("name",), account_checksum),
+            (_HOLD, Hold, ("ledger", "number"), hold_checksum),
+        ):
+            names = ", ".join(f'"{name}"' for name in kind._fields)
+            this = " AND ".join(f"{name} = %s" for name in key)
+            rows = connection.execute(f"SELECT {names} FROM {table}").fetchall()  # noqa: S608 - constants
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    f"UPDATE {table} SET {CHECKSUM} = %s WHERE {this}",  # noqa: S608 - constants
+                    [(checksum(row), *row[: len(key)]) for row in rows],
+                )
+            connection.execute(f"ALTER TABLE {table} ALTER COLUMN {CHECKSUM} SET NOT NULL")
+        connection.execute(f"COMMENT ON TABLE {_ACCOUNT} IS '{_COMMENT}{_VERSION}'")
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -261,6 +299,7 @@ def _shown(alchemy: Any, url: Any) -> str:
 
 def _tables(alchemy: Any) -> Iterator[Any]:
     """Yield the statements that make the tables."""
+    schema = alchemy.schema
     kinds = {int: alchemy.BigInteger, bool: alchemy.Boolean}
 
     def columns(record: Any, *key: str) -> Iterator[Any]:
@@ -269,8 +308,8 @@ def _tables(alchemy: Any) -> Iterator[Any]:
                 name, kinds.get(kind, alchemy.Text), primary_key=name in key, autoincrement=False,
                 nullable=type(None) in get_args(kind),
             )  # fmt: skip
+        yield schema.Column(CHECKSUM, alchemy.BigInteger, nullable=False)
 
-    schema = alchemy.schema
     made = schema.MetaData()
     account = schema.Table(_ACCOUNT, made, *columns(Account, "name"), comment=_COMMENT + _VERSION)
     hold = schema.Table(_HOLD, made, *columns(Hold, "ledger", "number"))

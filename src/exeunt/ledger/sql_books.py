@@ -1,13 +1,17 @@
-"""Books in one transaction of a database that speaks SQL."""
+"""Books in one transaction of a database that speaks SQL. Each row has a checksum, so that damage is found."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from itertools import starmap
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, cast
+from zlib import crc32
 
-from exeunt.ledger.books import Account, Hold
+from exeunt.errors import ArtefactError
+from exeunt.ledger.books import CHARGED, Account, Hold
+
+CHECKSUM = "checksum"
+"""The last column of each table."""
 
 
 def statements(account: str, hold: str, value: str) -> dict[str, str]:
@@ -15,31 +19,59 @@ def statements(account: str, hold: str, value: str) -> dict[str, str]:
 
     Names of columns are quoted, because some are words of SQL.
     """
-    columns = {kind: ", ".join([value] * len(kind._fields)) for kind in (Account, Hold)}
-    changed = ", ".join(f'"{name}" = excluded."{name}"' for name in Account._fields[1:])
+    columns = {kind: ", ".join(f'"{name}"' for name in (*kind._fields, CHECKSUM)) for kind in (Account, Hold)}
+    values = {kind: ", ".join([value] * (len(kind._fields) + 1)) for kind in (Account, Hold)}
+    changed = ", ".join(f'"{name}" = excluded."{name}"' for name in (*Account._fields[1:], CHECKSUM))
     this = f'"ledger" = {value} AND "number" = {value}'
-    new = ", ".join(f'"{name}" = {value}' for name in ("promised", "time", "state", "cost"))
+    new = ", ".join(f'"{name}" = {value}' for name in ("promised", "time", "state", "cost", CHECKSUM))
+    accounts, holds = (
+        f"SELECT {columns[kind]} FROM {table}"  # noqa: S608
+        for kind, table in ((Account, account), (Hold, hold))
+    )
     return {  # every part is a constant of this package
-        "account": f'SELECT * FROM {account} WHERE "name" = {value}',  # noqa: S608
-        "put": f'INSERT INTO {account} VALUES ({columns[Account]}) ON CONFLICT ("name") DO UPDATE SET {changed}',  # noqa: S608
-        "find": f'SELECT * FROM {hold} WHERE "ledger" = {value} AND "key" = {value}',  # noqa: S608
-        "hold": f"SELECT * FROM {hold} WHERE {this}",  # noqa: S608
-        "add": f"INSERT INTO {hold} VALUES ({columns[Hold]})",  # noqa: S608
+        "accounts": accounts,
+        "account": f'{accounts} WHERE "name" = {value}',
+        "put": f'INSERT INTO {account} VALUES ({values[Account]}) ON CONFLICT ("name") DO UPDATE SET {changed}',  # noqa: S608
+        "find": f'{holds} WHERE "ledger" = {value} AND "key" = {value}',
+        "hold": f"{holds} WHERE {this}",
+        "add": f"INSERT INTO {hold} VALUES ({values[Hold]})",  # noqa: S608
         "change": f"UPDATE {hold} SET {new} WHERE {this}",  # noqa: S608
         "remove": f"DELETE FROM {hold} WHERE {this}",  # noqa: S608
         # An index holds the states below SETTLED.
-        "unsettled": f'SELECT * FROM {hold} WHERE "state" < 3 AND "state" <= {value}',  # noqa: S608
+        "unsettled": f'{holds} WHERE "state" < 3 AND "state" <= {value}',
     }
+
+
+# Texts have no NUL. Databases give back a bool as itself or as 0 or 1.
+_ACCOUNT_AS_TEXT = "\0".join(["%s"] * len(Account._fields))
+_HOLD_AS_TEXT = "\0".join("%d" if name == "promised" else "%s" for name in Hold._fields)
+
+
+def account_checksum(values: tuple[Any, ...]) -> int:
+    """Return the checksum of the values of an account, as they are kept."""
+    return crc32((_ACCOUNT_AS_TEXT % values).encode())
+
+
+def hold_checksum(values: tuple[Any, ...]) -> int:
+    """Return the checksum of the values of a hold."""
+    return crc32((_HOLD_AS_TEXT % values).encode())
+
+
+KnownRows: TypeAlias = dict[str, tuple[tuple[Any, ...], Account]]
 
 
 class SQLBooks:
     """Books in one transaction. Accounts are read once and written by `flush`.
 
-    `execute`: executes a statement with its values, and returns the rows. `by_name`: see `statements`.
+    `execute`: executes a statement with its values, and returns the rows. `by_name`: see `statements`. `shown`: what
+    errors call the ledger. `known`: rows of accounts that are right, which transactions pass on, since most are read as
+    they were written last. Methods that read raise ArtefactError for a row that is not as it was written.
     """
 
-    def __init__(self, execute: Callable[[str, Any], Any], by_name: Mapping[str, str]) -> None:
-        self._execute, self._by_name = execute, by_name
+    def __init__(
+        self, execute: Callable[[str, Any], Any], by_name: Mapping[str, str], shown: str, known: KnownRows
+    ) -> None:
+        self._execute, self._by_name, self._shown, self._known = execute, by_name, shown, known
         self._accounts: dict[str, Account] = {}
         self._put: set[str] = set()
         self.changed = False
@@ -53,7 +85,11 @@ class SQLBooks:
             row = self._sql("account", name).fetchone()
             if row is None:
                 return None
-            self._accounts[name] = Account._make((*row[:-1], tuple(json.loads(row[-1]) if row[-1] else ())))
+            known, account = self._known.get(name, (None, None))
+            if account is None or row != known:
+                account = self._account(row)
+                self._known[name] = row, account
+            self._accounts[name] = account
         return self._accounts[name]
 
     def put(self, account: Account) -> None:
@@ -66,28 +102,78 @@ class SQLBooks:
         """Write the accounts that have changed."""
         for name in self._put:
             account = self._accounts[name]
-            self._sql("put", *account[:-1], json.dumps(account.stopped) if account.stopped else "")
+            values = (*account[:-1], json.dumps(account.stopped) if account.stopped else "")
+            row = (*values, account_checksum(values))
+            self._sql("put", *row)
+            self._known[name] = row, account
 
     def find(self, ledger: str, key: str) -> Hold | None:
         """Return the hold with this key."""
-        return next(starmap(Hold, self._sql("find", ledger, key)), None)
+        return next(self._holds("find", ledger, key), None)
 
     def hold(self, ledger: str, number: int) -> Hold | None:
         """Return the hold with this number."""
-        return next(starmap(Hold, self._sql("hold", ledger, number)), None)
+        return next(self._holds("hold", ledger, number), None)
 
     def write(self, before: Hold | None, after: Hold | None) -> None:
         """Replace a hold, add one (nothing before), or remove it (nothing after)."""
         self.changed = True
         if before is None:
-            self._sql("add", *cast(Hold, after))
+            self._sql("add", *cast(Hold, after), hold_checksum(cast(Hold, after)))
         elif after is None:
             self._sql("remove", before.ledger, before.number)
         else:
             self._sql(
-                "change", after.promised, after.time, after.state, after.cost, after.ledger, after.number
-            )
+                "change", after.promised, after.time, after.state, after.cost, hold_checksum(after), after.ledger,
+                after.number,
+            )  # fmt: skip
 
     def unsettled(self, last: int) -> Iterable[Hold]:
         """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""
-        return starmap(Hold, self._sql("unsettled", last))
+        return self._holds("unsettled", last)
+
+    def check(self) -> int:
+        """Return the latest time that an account or an unsettled hold has, 0 if there is none.
+
+        Raises ArtefactError if one of them is not as it was written, or is gone: what is reserved and dispatched in
+        each account is the sum of the holds in it and in those within it.
+        """
+        accounts = [self._account(row) for row in self._sql("accounts")]
+        parents = {account.name: account.parent for account in accounts}
+        sums = {name: [0] * (CHARGED + 1) for name in parents}
+        latest = max((account.grown for account in accounts), default=0)
+        for hold in self.unsettled(CHARGED):
+            latest, name = max(latest, hold.time), cast("str | None", hold.ledger)
+            while name is not None:
+                if name not in sums:
+                    raise self._damaged(f"the account {name!r} is gone")
+                sums[name][hold.state] += hold.maximum
+                name = parents[name]
+        for account in accounts:
+            if [account.reserved, account.dispatched] != sums[account.name][:CHARGED]:
+                raise self._damaged(f"the sums of {account.name!r} are not those of its attempts")
+        return latest
+
+    def _account(self, row: tuple[Any, ...]) -> Account:
+        *values, stopped = self._checked(row, account_checksum)
+        try:
+            return Account._make((*values, tuple(json.loads(stopped) if stopped else ())))
+        except ValueError:  # it was damaged before it had a checksum
+            raise self._damaged("the stopped models cannot be read") from None
+
+    def _holds(self, statement: str, *values: Any) -> Iterator[Hold]:
+        for row in self._sql(statement, *values):
+            yield Hold._make(self._checked(row, hold_checksum))
+
+    def _checked(self, row: tuple[Any, ...], checksum: Callable[[tuple[Any, ...]], int]) -> tuple[Any, ...]:
+        """Return the values of a row. Raises ArtefactError if its checksum is that of others."""
+        values = row[:-1]
+        try:
+            if checksum(values) == row[-1]:
+                return values
+        except TypeError:  # a text in the place of a number
+            pass
+        raise self._damaged("the checksum of a row is wrong")
+
+    def _damaged(self, why: str) -> ArtefactError:
+        return ArtefactError(f"the ledger {self._shown} is damaged ({why}): restore it, or begin another one")

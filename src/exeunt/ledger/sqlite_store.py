@@ -6,19 +6,23 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast, get_args, get_type_hints
 from weakref import finalize
+from zlib import crc32
 
 from exeunt._files import open_regular
-from exeunt._sqlite import DatabaseKind
+from exeunt._sqlite import DatabaseKind, discard
 from exeunt.errors import FileError, InputError
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import SQLBooks, statements
+from exeunt.ledger.sql_books import CHECKSUM, KnownRows, SQLBooks, account_checksum, hold_checksum, statements
 from exeunt.ledger.store import Clock
+
+if sys.platform != "win32":
+    import fcntl
 
 _DURABILITY = ("normal", "full")
 
@@ -32,13 +36,12 @@ class SQLiteStore(GroupCommitStore):
     """
 
     # The default clock is the same for all processes of a machine, and setting the time does not change it.
-    def __init__(
-        self, file: str | Path, durability: str = "normal", clock: Clock = time.monotonic_ns
-    ) -> None:
+    def __init__(self, file: str | Path, durability: str = "normal", clock: Clock | None = None) -> None:
         if durability not in _DURABILITY:
             raise InputError(f"durability is {' or '.join(map(repr, _DURABILITY))}, got {durability!r}")
-        self.file, self._durability, self._clock = Path(file), durability, clock
+        self.file, self._durability, self._clock, self._base = Path(file), durability, clock, 0
         self._connection = cast("sqlite3.Connection | None", None)
+        self._known: KnownRows = {}
         self._gate: IO[bytes] | None = None
         super().__init__(str(file))
 
@@ -48,6 +51,7 @@ class SQLiteStore(GroupCommitStore):
         self._connection = None
         if self._gate is not None:
             self._gate.close()
+            self._gate = None
         super().begin_anew()
 
     def _disconnect(self) -> None:
@@ -61,9 +65,10 @@ class SQLiteStore(GroupCommitStore):
             if self._durability == "full":
                 last = any(job.lasting for job in jobs)
                 connection.execute(f"PRAGMA synchronous = {'full' if last else 'normal'}")
-            with _turn(self._gate):
+            with _Turn(self._gate):
                 connection.execute("BEGIN IMMEDIATE")
-                books, now = SQLBooks(connection.execute, _STATEMENTS), self._clock()
+                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known)
+                now = time.monotonic_ns() + self._base if self._clock is None else self._clock()
                 for job in jobs:
                     job.do(books, now)
                 books.flush()
@@ -81,40 +86,99 @@ class SQLiteStore(GroupCommitStore):
         if self._connection is None:
             if not os.path.lexists(self.file):
                 _KIND.make(self.file)
-            self._connection, self._place = _KIND.connect(self.file), self.file.stat()
-            self._gate = open_regular(self.file.with_name(f"{self.file.name}-lock"), "ab")
-            finalize(self, self._gate.close)
-        if not os.path.samestat(self._place, self.file.stat()):
+            connection, self._place = _KIND.connect(self.file), self.file.stat()
+            try:
+                self._prepare(connection)
+            except BaseException:
+                discard(connection)
+                raise
+            self._connection = connection
+        if not os.path.samestat(self._place, os.stat(self.file)):  # noqa: PTH116 - Path.stat takes longer
             raise FileError(f"the ledger {self.file} was moved away and replaced: open it again")
         return self._connection
 
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Look for damage, and set the clock."""
+        if self._gate is None:
+            self._gate = open_regular(self.file.with_name(f"{self.file.name}-lock"), "ab")
+            finalize(self, self._gate.close)
+        _check_pages(connection)
+        _check_schema(connection)
+        with _Turn(self._gate):
+            connection.execute("BEGIN IMMEDIATE")
+            latest = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known).check()
+            if self._clock is None:
+                self._base = _base_of_time(connection, latest)
+            connection.execute("COMMIT")
 
-@contextmanager
-def _turn(gate: IO[bytes] | None) -> Iterator[None]:
-    """Wait for other processes in the order in which they came. SQLite lets each try again at random times."""
-    if sys.platform == "win32" or gate is None:
-        yield
-        return
-    import fcntl
 
-    with suppress(OSError):  # a disk without locks
-        fcntl.lockf(gate, fcntl.LOCK_EX)  # the next one holds this, so that the last one cannot overtake it
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.lockf(gate, fcntl.LOCK_UN)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            fcntl.flock(gate, fcntl.LOCK_UN)
-            fcntl.lockf(gate, fcntl.LOCK_UN)
+class _Turn:
+    """Waits for other processes in the order in which they came. SQLite lets each try again at random times."""
+
+    def __init__(self, gate: IO[bytes] | None) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        if sys.platform == "win32" or self._gate is None:
+            return
+        try:
+            fcntl.lockf(
+                self._gate, fcntl.LOCK_EX
+            )  # the next one holds this, so that the last one cannot overtake it
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            fcntl.lockf(self._gate, fcntl.LOCK_UN)
+        except OSError:  # a disk without locks
+            return
+
+    def __exit__(self, *error: object) -> None:
+        if sys.platform == "win32" or self._gate is None:
+            return
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            fcntl.lockf(self._gate, fcntl.LOCK_UN)
+        except OSError:
+            return
 
 
 _of_parents: list[sqlite3.Connection | None] = []
+_TABLES: dict[str, type[Account] | type[Hold]] = {"account": Account, "hold": Hold}
 _STATEMENTS = statements("account", "hold", "?")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def _base_of_time(connection: sqlite3.Connection, latest: int) -> int:
+    """Return what is added to the clock, which begins anew with each boot, so that time in the file goes on.
+
+    It is the same for all connections of a boot. Where the system does not name its boots, one is noticed by a clock
+    that is behind the latest time in the file.
+    """
+    try:
+        boot = _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    row = connection.execute('SELECT "boot", "base", "checksum" FROM clock').fetchone()
+    known, base = ("", 0) if row is None else row[:2]
+    if row is not None and row != _clock_row(known, base):
+        raise sqlite3.DatabaseError("the checksum of its clock is wrong")
+    if known != boot:
+        base = 0
+    if known != boot or not boot:
+        base = max(base, latest - time.monotonic_ns())
+    if row != (new := _clock_row(boot, base)):
+        connection.execute("DELETE FROM clock")
+        connection.execute("INSERT INTO clock VALUES (?, ?, ?)", new)
+    return int(base)
+
+
+def _clock_row(boot: str, base: int) -> tuple[str, int, int]:
+    return boot, base, crc32(f"{boot}\0{base}".encode())
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _columns(kind: type[Account] | type[Hold]) -> str:
-    return ", ".join(f'"{name}"' for name in kind._fields)
+    return ", ".join(f'"{name}"' for name in (*kind._fields, CHECKSUM))
 
 
 _SCHEMA = f"""
@@ -122,5 +186,57 @@ CREATE TABLE account ({_columns(Account)}, PRIMARY KEY (name)) WITHOUT ROWID;
 CREATE TABLE hold ({_columns(Hold)}, PRIMARY KEY (ledger, number)) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON hold (ledger, key) WHERE key IS NOT NULL;
 CREATE INDEX unsettled ON hold (state) WHERE state < 3;
+CREATE TABLE clock ("boot", "base", "checksum");
 """
-_KIND = DatabaseKind("ledger", 0x45584C44, 1, _SCHEMA, page_size=1024)
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError if rows are lost, or are not where they are looked for."""
+    if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError if the tables are not those of `_SCHEMA`: a wrong name may be read as a text."""
+    found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
+    if not found.issuperset(_statements(_SCHEMA)):
+        raise sqlite3.DatabaseError("its tables are not those of a ledger")
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Bring a file of the first version, which had neither checksums nor the table `clock`, to the second."""
+    _check_pages(connection)
+    for statement in ("DROP INDEX keys", "DROP INDEX unsettled"):
+        connection.execute(statement)
+    for table in _TABLES:
+        connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    for statement in _statements(_SCHEMA):
+        connection.execute(statement)
+    for table, kind in _TABLES.items():
+        hints, places = get_type_hints(kind), ", ".join("?" * (len(kind._fields) + 1))
+        checksum = account_checksum if kind is Account else hold_checksum
+        rows = connection.execute(f"SELECT * FROM old_{table}")  # noqa: S608 - constants
+        checked = ((*_checked(row, hints), checksum(row)) for row in rows)
+        connection.executemany(f"INSERT INTO {table} VALUES ({places})", checked)  # noqa: S608 - constants
+        connection.execute(f"DROP TABLE old_{table}")
+
+
+def _checked(row: tuple[Any, ...], hints: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return a row without checksum. Raises sqlite3.DatabaseError for what no ledger has written."""
+    if len(row) != len(hints):
+        raise sqlite3.DatabaseError("its tables are not those of a ledger")
+    for value, (name, hint) in zip(row, hints.items(), strict=True):
+        if hint in (int, bool):
+            fits = isinstance(value, int)
+        else:
+            fits = isinstance(value, str) or (value is None and type(None) in get_args(hint))
+        if not fits:
+            raise sqlite3.DatabaseError(f"{name} cannot be {value!r:.40}")
+    return row
+
+
+def _statements(schema: str) -> list[str]:
+    return [statement.strip() for statement in schema.split(";") if statement.strip()]
+
+
+_KIND = DatabaseKind("ledger", 0x45584C44, 2, _SCHEMA, page_size=1024, upgrade=_add_checksums)

@@ -1,0 +1,224 @@
+"""Ledgers of the first version, whose rows had no checksums: they go on, and clients of that version are refused."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from made_stores import SHARED, place_of
+
+import exeunt as ex
+from exeunt.errors import ArtefactError, FileError, OverBudget
+from exeunt.ledger.store import MemoryStore
+from postgresql_server import name_of, server
+
+SCHEMA = """
+CREATE TABLE account ("name", "parent", "unit", "limit", "rate", "period", "burst", "inputs", "cheapest", "asked",
+    "grown", "rest", "reserved", "dispatched", "settled", "made", "stopped", PRIMARY KEY (name)) WITHOUT ROWID;
+CREATE TABLE hold ("ledger", "number", "key", "model", "maximum", "promised", "lease", "time", "state", "cost",
+    PRIMARY KEY (ledger, number)) WITHOUT ROWID;
+CREATE UNIQUE INDEX keys ON hold (ledger, key) WHERE key IS NOT NULL;
+CREATE INDEX unsettled ON hold (state) WHERE state < 3;
+PRAGMA journal_mode = WAL; PRAGMA application_id = 1163414596; PRAGMA user_version = 1;
+"""
+ON_A_SERVER = """
+CREATE TABLE exeunt_account (name TEXT NOT NULL, parent TEXT, unit TEXT NOT NULL, "limit" BIGINT NOT NULL,
+    rate BIGINT NOT NULL, period BIGINT NOT NULL, burst BIGINT NOT NULL, inputs BIGINT NOT NULL,
+    cheapest BIGINT NOT NULL, asked BIGINT NOT NULL, grown BIGINT NOT NULL, rest BIGINT NOT NULL,
+    reserved BIGINT NOT NULL, dispatched BIGINT NOT NULL, settled BIGINT NOT NULL, made BIGINT NOT NULL,
+    stopped TEXT NOT NULL, PRIMARY KEY (name));
+CREATE TABLE exeunt_hold (ledger TEXT NOT NULL, number BIGINT NOT NULL, key TEXT, model TEXT NOT NULL,
+    maximum BIGINT NOT NULL, promised BOOLEAN NOT NULL, lease BIGINT NOT NULL, time BIGINT NOT NULL,
+    state BIGINT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (ledger, number));
+CREATE TABLE exeunt_client (id TEXT NOT NULL, latest BIGINT NOT NULL, time TIMESTAMP WITH TIME ZONE NOT NULL,
+    PRIMARY KEY (id));
+CREATE UNIQUE INDEX exeunt_hold_keys ON exeunt_hold (ledger, key) WHERE key IS NOT NULL;
+CREATE INDEX exeunt_hold_unsettled ON exeunt_hold (state) WHERE state < 3;
+COMMENT ON TABLE exeunt_account IS 'Exeunt ledgers, version 1';
+"""
+
+
+def execute(place, statement, *values):
+    """Execute statements of the first version, or one with values in the place of each ?."""
+    if isinstance(place, Path):
+        with closing(sqlite3.connect(place)) as connection, connection:
+            if not values:
+                return connection.executescript(statement)
+            return connection.execute(statement, values).fetchall()
+    import psycopg
+
+    statement = (
+        statement.replace("account", "exeunt_account").replace("hold", "exeunt_hold").replace("?", "%s")
+    )
+    with psycopg.connect(place) as connection:
+        found = connection.execute(statement, values)
+        return found.fetchall() if found.description else None
+
+
+def spent(store):
+    """Spend from two ledgers, in all ways."""
+    whole = ex.Ledger(total="2 usd", name="all ‘ä’", inputs=3, store=store)
+    whole.promise(0.1)
+    one = ex.Ledger(rate="1 usd/day", burst="3 usd", name="one", within=whole)
+    for key, cost in (("a", 0.25), ("b", 0.75), ("c", None), ("d", None)):
+        held = one.reserve(0.5, model="large", key=key) if key < "c" else one.reserve(0.01, key=key)
+        if key == "d":
+            continue
+        assert held.dispatch()
+        if cost is not None:
+            held.settle(cost)
+        if key == "b":  # bills above the maximum counted in full
+            held.book()
+        whole.resume("small")
+        if key == "a":
+            assert whole.reserve(0.1, model="small", promised=True, key="p").dispatch()
+
+
+def first_version(kind, folder):
+    """Return a place in which the first version has kept what was spent."""
+    store, place = MemoryStore(time.monotonic_ns if kind == "file" else time.time_ns), place_of(kind, folder)
+    spent(store)
+    if kind == "file":
+        with closing(sqlite3.connect(place)) as connection:
+            connection.executescript(SCHEMA)
+    else:
+        server().sql(ON_A_SERVER, place)
+    for account in store.books.accounts.values():
+        stopped = json.dumps(account.stopped) if account.stopped else ""
+        execute(place, f"INSERT INTO account VALUES ({', '.join('?' * 17)})", *account[:-1], stopped)
+    for held in store.books.holds.values():
+        execute(place, f"INSERT INTO hold VALUES ({', '.join('?' * 10)})", *held)
+    return place
+
+
+def check_it_goes_on(place):
+    """What was spent is spent, keys are known, models are stopped, and limits hold."""
+    whole = ex.Ledger(total="2 usd", name="all ‘ä’", inputs=3, file=place)
+    one = ex.Ledger(rate="1 usd/day", burst="3 usd", name="one", within=whole)
+    assert (whole.spent, whole.reserved, whole.to_come) == (1.11, 0.01, 2)
+    assert (one.spent, one.reserved, one.stopped) == (1.01, 0.01, ("large",))
+    assert sorted(held.key for held in whole.unsettled()) == ["c", "p"]
+    assert one.reserve(0.5, model="large", key="a").cost == 0.25
+    assert not one.reserve(0.01, key="c").dispatch()
+    assert one.reserve(0.01, key="d").release()
+    with pytest.raises(OverBudget):
+        whole.reserve(0.8)
+    assert whole.reserve(0.6, key="new").dispatch()
+    whole.reconcile("new", 0.1)
+    whole.close()
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_it_goes_on(kind, tmp_path):
+    place = first_version(kind, tmp_path)
+    check_it_goes_on(place)
+    again = ex.Ledger(name="all ‘ä’", file=place)
+    assert again.spent == 1.21
+    again.close()
+    assert len(execute(place, "SELECT checksum FROM hold WHERE checksum > ?", 0)) == 5
+    if kind == "file":  # as if it were made by this version
+        new = tmp_path / "new.db"
+        ex.Ledger(total="1 usd", file=new).close()
+        found, made = (
+            execute(one, "SELECT name, sql FROM sqlite_master WHERE 1 = ?", 1) for one in (place, new)
+        )
+        assert sorted(found) == sorted(made)
+
+
+OPEN = """
+import sys, exeunt as ex
+sys.stdin.readline()
+ledger = ex.Ledger(name="all ‘ä’", file=sys.argv[1])
+held = ledger.reserve(0.001, key=sys.argv[2])
+assert held.dispatch()
+held.settle(0.001)
+"""
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_several_processes_that_open_it_together_bring_it_over_once(kind, tmp_path):
+    place = first_version(kind, tmp_path)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", OPEN, str(place), str(i)], stdin=subprocess.PIPE, text=True)
+        for i in range(4)
+    ]
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0] * 4
+    ledger = ex.Ledger(name="all ‘ä’", file=place)
+    assert ledger.spent == 1.114
+    ledger.close()
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_client_of_the_first_version_that_has_it_open_can_change_nothing(kind, tmp_path):
+    """It reads all columns of a row as those of an account, before it writes; and a row without checksum is refused."""
+    place = first_version(kind, tmp_path)
+    connection = old_client(place)
+    accounts = connection.execute(SELECTS[kind]).fetchall()
+    assert {len(row) for row in accounts} == {17}
+    connection.rollback()
+    check_it_goes_on(place)
+    put = f"INSERT INTO {'account' if kind == 'file' else 'exeunt_account'} VALUES ("
+    put += f"{', '.join(['?' if kind == 'file' else '%s'] * 17)}) "
+    put += 'ON CONFLICT ("name") DO UPDATE SET "settled" = excluded."settled"'
+    with pytest.raises(Exception, match=r"columns|null value in column \"checksum\""):
+        connection.execute(put, accounts[0])
+    connection.rollback()
+    connection.close()
+    again = ex.Ledger(name="all ‘ä’", file=place)
+    assert again.spent == 1.21
+    again.close()
+
+
+SELECTS = {"file": "SELECT * FROM account", "postgresql": "SELECT * FROM exeunt_account"}
+
+
+def old_client(place):
+    if isinstance(place, Path):
+        return sqlite3.connect(place)
+    import psycopg
+
+    return psycopg.connect(place)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE account SET asked = NULL",  # as NaN was kept
+        "UPDATE account SET settled = 1.5",
+        "UPDATE account SET stopped = '['",
+        "UPDATE account SET reserved = 0",
+        "UPDATE hold SET model = 7",
+        "DELETE FROM hold WHERE key = 'c'",
+    ],
+)
+def test_a_damaged_file_of_the_first_version_is_told(tmp_path, harm):
+    place = first_version("file", tmp_path)
+    execute(place, harm)
+    for _ in range(2):
+        with pytest.raises(ArtefactError, match=r"^[^\n]*money\.db [^\n]*damaged[^\n]*: restore it"):
+            ex.Ledger(file=place)
+
+
+def test_a_user_who_may_not_change_the_tables_is_told_who_may():
+    place = first_version("postgresql", None)
+    server().sql("DROP ROLE IF EXISTS reader")
+    server().sql("CREATE ROLE reader LOGIN")
+    server().sql(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON exeunt_account, exeunt_hold, exeunt_client TO reader", place
+    )
+    as_reader = server().address(name_of(place), user="reader")
+    with pytest.raises(FileError, match=r"older version .*let the owner of the tables open one of them once"):
+        ex.Ledger(name="all ‘ä’", file=as_reader)
+    check_it_goes_on(place)
+    reader = ex.Ledger(name="all ‘ä’", file=as_reader)
+    assert reader.reserve(0.001).dispatch()
+    reader.close()
