@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from traceback import walk_tb
 
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.answering import Answered, short_of_money
+from exeunt.gateway.graders import NoGrade
+from exeunt.gateway.judge import JudgeNotPaid
 
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0
@@ -34,10 +37,16 @@ class FailureLog:
                 _log.warning("a model gave no answer", extra={"fields": fields})
 
     def not_graded(self, error: Exception, now: float) -> None:
-        """Log why a grader failed. `now`: in seconds."""
-        if times := self._to_be_said("", kind := type(error).__name__, now):
-            fields = {"error": kind, "why": one_line(error)[:200], "times": times}
-            _log.error("the grader failed", extra={"fields": fields})
+        """Log why an answer was not graded. `now`: in seconds.
+
+        Of an error that is not Exeunt's own its type and where it was raised: its text may hold a request.
+        """
+        kind, told = type(error).__name__, isinstance(error, NoGrade)
+        place = "" if told else _places(error)
+        if times := self._to_be_said("", kind + place, now):
+            why = {"why": one_line(error)} if told else {"at": place}
+            what = "money for the judge is short" if isinstance(error, JudgeNotPaid) else "the grader failed"
+            _log.error(what, extra={"fields": {"error": kind, **why, "times": times}})
 
     def _to_be_said(self, name: str, why: str, now: float) -> int:
         """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""
@@ -46,6 +55,12 @@ class FailureLog:
             return 0
         self._said[name, why] = now
         return self._times.pop((name, why))
+
+
+def _places(error: BaseException) -> str:
+    """Return the files and lines through which an error came, the innermost first, three at most."""
+    places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
+    return ", ".join(places[:-4:-1])
 
 
 _logged: dict[tuple[str, str], float] = {}

@@ -31,6 +31,10 @@ _FENCE = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)
 _AROUND = " \t\n\"'`*_.,;:!?()[]{}<>#-«»“”‘’„"
 
 
+class NoGrade(InputError):  # noqa: N818 - says what happened
+    """A grader gave no grade. The message holds nothing of what was graded."""
+
+
 def normalised_match(
     request: Mapping[str, Any],  # noqa: ARG001 - what every grader takes
     answer: Message,
@@ -115,12 +119,13 @@ def find_grader_beside(text: str, folder: Path) -> None:
 def _checked(
     grader: Grader, name: str, request: Mapping[str, Any], answer: Message, reference: Message
 ) -> float:
-    """Return the grade of a user's function."""
+    """Return the grade of a user's function. What else it returned is not told: it may be a part of a request."""
     grade = grader(request, answer, reference)
     with suppress(TypeError, ValueError):
         if 0 <= float(grade) <= 1:
             return float(grade)
-    raise InputError(f"the grader {name} must return a number from 0 to 1, got {grade!r:.60}")
+    got = f"{grade!r:.60}" if isinstance(grade, int | float) else type(grade).__name__
+    raise NoGrade(f"the grader {name} must return a number from 0 to 1, got {got}")
 
 
 def _numbers(texts: Sequence[str]) -> list[float] | None:

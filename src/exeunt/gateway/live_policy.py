@@ -18,7 +18,7 @@ from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, NOT_GRADED, Record, one_each
+from exeunt.stream.records import ASKED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
@@ -140,8 +140,8 @@ class LivePolicy:
 
     def compared(self, record: Record) -> None:
         """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
-        if record.compared in (COMPARED, NOT_GRADED):
-            text = self._grading.compared(graded=record.compared == COMPARED)
+        if record.compared in ASKED:
+            text = self._grading.compared(record.compared)
             if text:
                 fields = {"policy": self.active.name, "alarm": text}
                 _log.error("comparisons are not graded", extra={"fields": fields})
