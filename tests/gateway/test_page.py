@@ -297,6 +297,12 @@ def test_everything_is_said_in_the_shadow(
     assert complaints(browser) == []
 
 
+def test_what_was_spent_above_a_limit_is_said_in_words(made_up: Any, browser: Any, opened: Any) -> None:
+    day = {"limit": "20 usd/day", "most": 20.0, "spent": 10_001.0, "left": 0.0, "overdrawn": 9981.0}
+    opened(made_up(money={**LIVE["money"], "day": day}))
+    assert "nothing left of 20 usd/day, 9,981.00 usd above it" in shown(browser, "limits")
+
+
 def test_few_audits_give_no_interval(made_up: Any, browser: Any, opened: Any) -> None:
     few = {**LIVE["bill"], "audits": 4, "saved": None, "lost": None, "lost_answered": None}
     opened(made_up(bill=few, unit="user"))

@@ -122,13 +122,13 @@ def gateway(
 
 
 def _decide(folder: Path, money: _Money) -> None:
-    from exeunt.gateway.money import decide_disputes
+    from exeunt.gateway.money import decide_disputes, resumed_by
     from exeunt.stream.bill import in_usd
 
     book, model = money.book is not None, money.book or money.drop or ""
-    found = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
+    found, is_stopped = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
     what = f"{in_usd(found.claimed)} count" if book else f"{in_usd(found.maximum)} count, and no more"
-    again = f"It is asked again after POST /admin/models/{model}/resume."
+    again = f"It is asked again after {resumed_by(model)}." if is_stopped else "It is asked as before."
     echo(f"{counted(found.bills, 'bill')} of {model}: {what}. {again}")
 
 

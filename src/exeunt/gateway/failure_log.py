@@ -8,9 +8,10 @@ from collections import Counter
 from traceback import walk_tb
 
 from exeunt.errors import ExeuntError, one_line
-from exeunt.gateway.answering import Answered, short_of_money
+from exeunt.gateway.answering import Answered, is_stopped, short_of_money
 from exeunt.gateway.graders import NoGrade
 from exeunt.gateway.judge import JudgeNotPaid
+from exeunt.gateway.money import resumed_by
 
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0
@@ -31,7 +32,7 @@ class FailureLog:
         for name, reply in answered.replies.items():
             if reply.is_given or not reply.failed or short_of_money(reply.failed):
                 continue
-            why = reply.failed.partition(":")[0]  # what follows may hold an input
+            why = logged_reason(name, reply.failed)
             if times := self._to_be_said(name, why, now):
                 fields = {"model": name, "why": why, "times": times}
                 _log.warning("a model gave no answer", extra={"fields": fields})
@@ -55,6 +56,13 @@ class FailureLog:
             return 0
         self._said[name, why] = now
         return self._times.pop((name, why))
+
+
+def logged_reason(model: str, failed: str) -> str:
+    """Return why a model gave no answer, as the log says it: what follows a colon may hold an input."""
+    if is_stopped(failed):
+        return f"stopped, since it billed more than it may cost: correct its price, then {resumed_by(model)}"
+    return failed.partition(":")[0]
 
 
 def _places(error: BaseException) -> str:

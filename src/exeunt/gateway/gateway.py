@@ -388,7 +388,7 @@ class Gateway:
         spend = self.money.spend
         if not (client.spend or spend.key or spend.day or spend.total):
             return None
-        return await PAYING.run(lambda: self.money.of(client).available)
+        return await PAYING.run(lambda: max(self.money.of(client).available, 0.0))
 
     @property
     def compared(self) -> Counter[str]:
@@ -441,6 +441,7 @@ class Gateway:
         """Let the metrics read what the gateway knows."""
         gauge = self.metrics.gauge
         gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
+        gauge("overdrawn_usd", "US dollars spent above the limits for all.", lambda: self.money.overdrawn)
         gauge(
             "drift_evidence",
             "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
@@ -455,9 +456,17 @@ class Gateway:
             lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
         )  # fmt: skip
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
-        self.metrics.resting(
-            lambda: [(one.name, one.why, self.clock() + one.rests_s) for one, _ in self.config.resting]
+        self.metrics.family(
+            "rests_until_seconds",
+            "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
+            ["name", "why"],
+            lambda: [([one.name, one.why], self.clock() + one.rests_s) for one, _ in self.config.resting],
         )
+        self.metrics.family(
+            "stopped",
+            "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
+            ["name"], lambda: [([name], 1.0) for name in self.money.whole.stopped],
+        )  # fmt: skip
         gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
     def _saved(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import prometheus_client as prometheus
@@ -77,25 +78,29 @@ class GatewayMetrics:
         """Add a number that is read when somebody asks for it."""
         prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
 
-    def resting(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        """Add who rests, why, and until when in seconds since 1970, read when somebody asks for it."""
-        self.registry.register(_Resting(read))
+    def family(
+        self, name: str, what: str, labels: Sequence[str], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
+    ) -> None:  # fmt: skip
+        """Add numbers that are read, with the values of their labels, when somebody asks for them."""
+        self.registry.register(_Family(f"exeunt_gateway_{name}", what, labels, read))
 
     def exposition(self) -> bytes:
         """Return all counts."""
         return prometheus.generate_latest(self.registry)
 
 
-class _Resting:
-    """Who rests, read at each scrape."""
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """Numbers with labels, read at each scrape."""
 
-    def __init__(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        self._read = read
+    name: str
+    what: str
+    labels: Sequence[str]
+    read: Callable[[], Iterable[tuple[Sequence[str], float]]]
 
     def collect(self) -> Iterator[Any]:
-        """Yield the family of those that rest."""
-        what = "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest."
-        family = GaugeMetricFamily("exeunt_gateway_rests_until_seconds", what, labels=["name", "why"])
-        for name, why, until in self._read():
-            family.add_metric([name, why], until)
+        """Yield the family of those that there are."""
+        family = GaugeMetricFamily(self.name, self.what, labels=self.labels)
+        for values, number in self.read():
+            family.add_metric(values, number)
         yield family
