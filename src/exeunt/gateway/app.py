@@ -183,7 +183,7 @@ async def _state(request: Request) -> Response:
 
 
 async def _set_policy(request: Request) -> Response:
-    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest one within that."""
+    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest certified one within that."""
     gateway = _gateway(request)
     try:
         wanted = outside_json(await request.body())
@@ -196,12 +196,13 @@ async def _set_policy(request: Request) -> Response:
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        gateway.live.activate(
-            wanted["policy"] if "policy" in wanted else gateway.live.within(wanted["budget"])
-        )
+        named, live = wanted.get("policy"), gateway.live
+        name = live.within(wanted["budget"], gateway.certified) if named is None else named
+        changed = live.activate(name)
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
-    return JSONResponse({"policy": gateway.live.active.name})
+    note = {} if changed else {"note": f"{name} answers already: nothing has changed"}
+    return JSONResponse({"policy": name, **note})
 
 
 async def _roll_back(request: Request) -> Response:

@@ -366,6 +366,11 @@ class Gateway:
         self.records.keep(STANDING, found.to_dict())
         self._write_report()
 
+    @property
+    def certified(self) -> list[str]:
+        """The names of the policies that are certified now: not those of a question that has ended."""
+        return [] if self.standing is None else [*self.standing.certified, *self.standing.others]
+
     def _write_report(self) -> None:
         """Write what is certified, and what was saved by now."""
         if (found := self.standing) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,17 @@ class LivePolicy:
             self._known[name] = active_policy(name, policy, self._config.models, self._features)
         return self._known[name]
 
-    def activate(self, name: str) -> None:
-        """Let another policy answer from now on; "reference" is the reference alone. Raises as `named` does."""
+    def activate(self, name: str) -> bool:
+        """Let another policy answer from now on; "reference" is the reference alone. Returns whether another one did
+        before: else nothing changes. Raises as `named` does.
+        """
         active = self.named(name)
+        if name == self.active.name:
+            return False
         self._policies.activate(name, self._clock())
         self._follow(active)
         self._on_change(False)
+        return True
 
     def roll_back(self) -> str:
         """Let the policy answer that did before, and return its name."""
@@ -70,13 +75,14 @@ class LivePolicy:
         self._on_change(False)
         return self.active.name
 
-    def within(self, budget: str) -> str:
-        """Return the name of the dearest policy whose cost per request is estimated to be within a budget, such as
-        "40%" of the reference's, or "0.002 usd". Raises InputError if there is none.
+    def within(self, budget: str, certified: Iterable[str]) -> str:
+        """Return the name of the dearest of these policies whose cost per request is estimated to be within a budget,
+        such as "40%" of the reference's, or "0.002 usd". `certified`: those that are now. Raises InputError if there is
+        none.
         """
         share, amount = Promise.parts_of(budget)
         costs = {}
-        for name in self._policies.names:
+        for name in certified:
             try:
                 about = self._about(name)
             except ExeuntError:  # made for other models, or before there were units
