@@ -19,8 +19,8 @@ _MOST = 1_000
 
 
 class FailureLog:
-    """Logs each reason of a model, such as a status of its provider, and each kind of error of a grader, at most once
-    in a minute: with `times`, how often it came since it was logged before.
+    """Logs each reason of a model, such as a status of its provider, each kind of error of a grader, and that there is
+    too much, at most once in a minute: with `times`, how often it came since it was logged before.
     """
 
     def __init__(self) -> None:
@@ -48,6 +48,11 @@ class FailureLog:
             why = {"why": one_line(error)} if told else {"at": place}
             what = "money for the judge is short" if isinstance(error, JudgeNotPaid) else "the grader failed"
             _log.error(what, extra={"fields": {"error": kind, **why, "times": times}})
+
+    def refused(self, what: str, now: float) -> None:
+        """Log that there were too many requests, or connections. `now`: in seconds."""
+        if times := self._to_be_said("", what, now):
+            _log.warning(f"{what} are refused: there are too many", extra={"fields": {"times": times}})
 
     def _to_be_said(self, name: str, why: str, now: float) -> int:
         """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""

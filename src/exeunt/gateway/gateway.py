@@ -93,7 +93,8 @@ class Gateway:
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = self._comparing()
-        self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
+        self.metrics = GatewayMetrics(lambda what: self.failures.refused(what, time.monotonic()))
+        self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
         self.standing: Standing | None = None

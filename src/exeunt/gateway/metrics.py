@@ -14,10 +14,16 @@ from exeunt.gateway.answering import REASONS, Answered
 _BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
 
-class GatewayMetrics:
-    """Counts requests, answers and money since the start."""
+REQUESTS, CONNECTIONS = "requests", "connections"
 
-    def __init__(self) -> None:
+
+class GatewayMetrics:
+    """Counts requests, answers and money since the start. `on_refused`: is told what was refused, `REQUESTS` or
+    `CONNECTIONS`.
+    """
+
+    def __init__(self, on_refused: Callable[[str], object]) -> None:
+        self._on_refused = on_refused
         self.registry = registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Counter(
             "exeunt_gateway_requests", "Requests, by path and status.", ["path", "status"], registry=registry
@@ -25,6 +31,10 @@ class GatewayMetrics:
         self._refused = prometheus.Counter(
             "exeunt_gateway_refused", "Requests refused because too many were open.", registry=registry
         )
+        self._refused_connections = prometheus.Counter(
+            "exeunt_gateway_refused_connections", "Connections refused because there were too many.",
+            registry=registry,
+        )  # fmt: skip
         self._answers = prometheus.Counter(
             "exeunt_gateway_answers", "Answers, by policy and the model that gave them.", ["policy", "model"],
             registry=registry,
@@ -54,9 +64,10 @@ class GatewayMetrics:
         """Count a request to a path that was answered with a status."""
         self._requests.labels(path, status).inc()
 
-    def refused(self) -> None:
-        """Count a request that was refused because too many were open."""
-        self._refused.inc()
+    def refused(self, what: str = REQUESTS) -> None:
+        """Count a request, or a connection, that was refused because too many were open."""
+        (self._refused_connections if what == CONNECTIONS else self._refused).inc()
+        self._on_refused(what)
 
     def answered(self, answered: Answered, seconds: float) -> None:
         """Count what became of a request."""

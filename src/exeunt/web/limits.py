@@ -23,6 +23,10 @@ _NETWORK_BITS = 64
 """Of an address of IPv6: whoever has one usually has all that begin so."""
 
 
+TOO_MANY = "there are too many connections: try again soon"
+"""What whoever connects is told where there is no room."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What requests to a server may take, of each worker where there are several.
