@@ -26,8 +26,9 @@ FORECAST = (
     "to 4,100), which is about 4 periods at the pace of the latest ones."
 )
 FIRST = (
-    "The first proposal is made once 150 drawn units fit policies: 61 do. With 10% of the units drawn, that is about "
-    "1,800 more conversations, which is about 3 periods at the pace of the latest ones."
+    "The first proposal is made once 150 drawn units fit policies: 61 do, about half of those that were drawn and have "
+    "closed. With 10% of the units drawn, that is about 1,800 more conversations, which is about 3 periods at the pace "
+    "of the latest ones."
 )
 LIVE: dict[str, Any] = {
     "policy": "p2", "since": 1.8e9, "unit": "conversation", "rows": 5, "certificate": GUARANTEES,

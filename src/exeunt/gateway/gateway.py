@@ -336,7 +336,9 @@ class Gateway:
                 with _logged("what the watch knows"):
                     self.live.watch.save()
                 with _logged("the report"):
-                    await asyncio.to_thread(self._write_report)
+                    waits = self.standing is not None and not self.certifier.proposals
+                    # Until the first proposal what changes is how many more units it takes.
+                    await asyncio.to_thread(self.find_standing if waits else self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
                     self.live.leave_forgotten()
                     await self._proposals_forgotten()
@@ -363,8 +365,9 @@ class Gateway:
         found = standing(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        self.standing = found
-        self.records.keep(STANDING, found.to_dict())
+        former, self.standing = self.standing, found
+        if former is None or former.to_dict() != found.to_dict():
+            self.records.keep(STANDING, found.to_dict())
         self._write_report()
 
     @property
