@@ -92,6 +92,9 @@ def test_from_the_shadow_to_a_policy_and_back(
         enter(browser, run.client)  # a client does not see what others do
         needs = "This needs the key of who administers the gateway."
         shown(browser, "problem", f"element.innerText === '{needs}'")
+        enter(browser, "ex-mistyped")
+        shown(browser, "problem", f"element.innerText === 'This key is not known. {needs}'")
+        assert browser.find_element("id", "key").get_property("value") == ""
         opened(run)
         for i in range(3):
             run.ask(f"easy {i}")

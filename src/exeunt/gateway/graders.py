@@ -87,7 +87,12 @@ def grader_named(text: str) -> Grader:
     Raises InputError for another text, and for a function that is not there, takes other arguments, or is to be
     awaited. What a grader returns that is no grade raises InputError, too.
     """
-    kind, *options = shlex.split(text) or [""]
+    try:
+        kind, *options = shlex.split(text) or [""]
+    except ValueError:
+        raise InputError(
+            f"the grader {text!r} has a quote that is not closed, or ends with a backslash"
+        ) from None
     if kind == "match" and not options:
         return normalised_match
     if kind == "similarity" and len(options) in (1, 2) and (thresholds := _numbers(options[1:])) is not None:

@@ -78,12 +78,17 @@ def grader_of(
     if kind != JUDGE:
         return _in_thread(grader_named(text))
     others = [one for one in models if one not in compared]
-    if name.strip() not in others:
+    if (named := name.strip()) and named not in models:
+        raise InputError(
+            f"the grader is {text!r}, and there is no model {named!r}; there are {', '.join(models)}: a judge is a "
+            "model of the file that is not compared itself"
+        )
+    if named not in others:
         there = f"such as {others[0]}" if others else "and all models are: add one"
         raise InputError(
             f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {there}"
         )
-    return Judge(models[name.strip()], ledger)
+    return Judge(models[named], ledger)
 
 
 def _in_thread(grader: Grader) -> AsyncGrader:

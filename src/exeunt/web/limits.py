@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from exeunt.errors import InputError
 
@@ -79,6 +79,11 @@ def check_proxies(proxies: Sequence[str], *, option: str) -> None:
         raise InputError(
             f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {wrong[0]!r:.80}"
         )
+    for one in proxies:
+        if (network := ip_network(one, strict=False)).network_address != (address := ip_interface(one).ip):
+            raise InputError(
+                f"{option}: {one} is within a network: write {network} for all of it, or {address} alone"
+            )
 
 
 def _is_network(text: str) -> bool:
