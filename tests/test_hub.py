@@ -88,6 +88,17 @@ def test_an_unreachable_hub_is_not_asked_again_and_again(constants, nobody, monk
     assert failing("a/b", KeyError("x")) == "cannot open it: KeyError: 'x'"
 
 
+def test_of_a_model_without_a_copy_nothing_is_imported(constants, nobody, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    missing = "127.0.0.1 does not answer, and this machine keeps no copy of 'a/b': connect it, or name a local folder"
+    with pytest.raises(InputError, match=missing), hub_access("a/b", "cannot open it", model=True):
+        pytest.fail("the block has begun")
+    (tmp_path / "models--a--b").mkdir()
+    with hub_access("a/b", "cannot open it", model=True):
+        assert constants.HF_HUB_OFFLINE
+
+
 def test_a_hub_that_answers_is_used_as_it_is(constants, server, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", server)
     with hub_access("a/b", "cannot open it"):

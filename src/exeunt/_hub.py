@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 import warnings
@@ -40,14 +41,17 @@ def is_reachable(url: str) -> bool:
 
 
 @contextmanager
-def hub_access(name: str, failure: str) -> Iterator[None]:
+def hub_access(name: str, failure: str, *, model: bool = False) -> Iterator[None]:
     """Let libraries of Hugging Face open `name`, a name on the hub or a folder, inside the block.
 
     If the hub does not answer, they use their local copies at once; on their own they would retry for half a minute.
-    Turns whatever they raise into an InputError: `failure` and the reason, or that the hub cannot be reached.
+    Turns whatever they raise into an InputError: `failure` and the reason, or that the hub cannot be reached. For a
+    `model` of which there is no copy that is said at once: importing the libraries takes seconds.
     """
     is_local = Path(name).exists() or name.startswith((".", "/", "~"))
     offline = "" if is_local else _why_offline()
+    if offline and model and not _is_kept(name):
+        raise InputError(_no_copy(offline, repr(name)))
     with _kept_only() if offline else nullcontext():
         try:
             yield
@@ -93,12 +97,19 @@ def _no_copy(why: str, what: str) -> str:
 
 def _why_offline() -> str:
     """Return why the hub cannot be used, or "" if it can."""
-    constants: Any = importlib.import_module("huggingface_hub.constants")
+    constants: Any = require("huggingface_hub.constants", extra="hf")
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if is_reachable(constants.ENDPOINT):
         return ""
     return f"{urlsplit(constants.ENDPOINT).hostname} does not answer"
+
+
+def _is_kept(name: str) -> bool:
+    """Return whether there may be a copy of a model of the hub."""
+    constants: Any = require("huggingface_hub.constants", extra="hf")
+    folders = [constants.HF_HUB_CACHE, os.environ.get("TRANSFORMERS_CACHE")]
+    return any((Path(folder) / f"models--{name.replace('/', '--')}").exists() for folder in folders if folder)
 
 
 @contextmanager

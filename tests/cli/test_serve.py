@@ -276,4 +276,5 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "--allowed-host must be a name" in said(run, "--host", "0.0.0.0", "--allowed-host", "a:80")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)
+        assert f"port {port} at 127.0.0.1 is in use: " in said(run, "--port", port)
+        assert "choose another port by --port" in said(run, "--port", port)

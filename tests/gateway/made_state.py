@@ -26,8 +26,9 @@ FORECAST = (
     "to 4,100), which is about 4 periods at the pace of the latest ones."
 )
 FIRST = (
-    "The first proposal is made once 150 drawn units fit policies: 61 do. With 10% of the units drawn, that is about "
-    "1,800 more conversations, which is about 3 periods at the pace of the latest ones."
+    "The first proposal is made once 150 drawn units fit policies: 61 do, about half of those that were drawn and have "
+    "closed. With 10% of the units drawn, that is about 1,800 more conversations, which is about 3 periods at the pace "
+    "of the latest ones."
 )
 LIVE: dict[str, Any] = {
     "policy": "p2", "since": 1.8e9, "unit": "conversation", "rows": 5, "certificate": GUARANTEES,
@@ -52,11 +53,11 @@ LIVE: dict[str, Any] = {
     "evidence": {"exits": [[0, 0], [4060, 0.4], [8120, 0.3]], "audits": [[0, 0], [201, 0.2], [402, 0.1]]},
     "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1}, "resting": [], "stopped": [],
     "disputed": {},
-    "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None},
-              "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48},
-              "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 21.38, "left": 0.795},
-              "clients": {"alice": {"limit": None, "most": None, "spent": 4.2, "left": None},
-                          "batch": {"limit": "5 usd", "most": 5.0, "spent": 4.99, "left": 0.01}}},
+    "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None, "overdrawn": 0.0},
+              "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48, "overdrawn": 0.0},
+              "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 21.38, "left": 0.795, "overdrawn": 0.0},
+              "clients": {"alice": {"limit": None, "most": None, "spent": 4.2, "left": None, "overdrawn": 0.0},
+                          "batch": {"limit": "5 usd", "most": 5.0, "spent": 4.99, "left": 0.01, "overdrawn": 0.0}}},
 }  # fmt: skip
 SHADOW: dict[str, Any] = {
     **LIVE, "policy": "reference", "since": 1.795e9, "rows": 0, "certificate": None, "limit": None, "policies": {},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ pytest.importorskip("typer")
 from exeunt._files import locked
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
-from exeunt.gateway.config import read_config
+from exeunt.gateway.config import _OF_A_MODEL, Provider, read_config
 from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.graders import grader_named
@@ -62,7 +65,30 @@ def model(options: str) -> dict[str, str]:
         ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
         ({"spend": "{total: '1 ms'}"}, "spend: total: .*is in ms"),
         ({"spend": "{total: '-1 usd'}"}, "spend: total: an amount is a number from 0 to .*, got -1$"),
-        ({"spend": "{day: 20}"}, "spend: day: give a text, got 20: write it in quotes"),
+        ({"spend": "{day: 20}"}, "spend: day: 20 has no unit: write '20 usd'$"),
+        ({"spend": "{key: 5}"}, "spend: key: 5 has no unit: write '5 usd' in all, or '5 usd/day'$"),
+        ({"shadow": "{models: [small], spend: 5}"}, "shadow: spend: 5 has no unit: write '5 usd' in all, or"),
+        ({"shadow": "{models: [small], spend: '5 usd', cap: 0.1}"}, "cap: 0.1 has no unit: write '0.1 usd'$"),
+        (
+            {"promise": "{budget: 0.4}"},
+            "budget: 0.4 has no unit: write '40%' of the reference's cost, or '0.4 usd' a",
+        ),
+        (
+            {"promise": "{budget: 40}"},
+            "budget: 40 has no unit: write '40%' of the reference's cost, or '40 usd' a",
+        ),
+        (
+            {"promise": "{budget: 0.002 eur}"},
+            "'0.002 eur' is neither a share nor in usd: .*'40%', or .*'0.002 usd'$",
+        ),
+        (
+            {"listen": "{proxies: [10.0.0.7/8]}"},
+            "proxies: 10.0.0.7/8 is within a network: write 10.0.0.0/8 for all",
+        ),
+        (
+            {"listen": "{proxies: ['2001:db8::1/32']}"},
+            "write 2001:db8::/32 for all of it, or 2001:db8::1 alone",
+        ),
         ({"keep": "{days: 0}"}, "keep: days must be above 0, got 0"),
         ({"keep": "{features: true}"}, "a router needs both"),
         ({"features": "{}"}, "a router needs both"),
@@ -190,6 +216,69 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
     ):
         exeunt(["gateway", str(file), "--add-client", "a"])
     assert tmp_path.stat().st_mode == mode
+    assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("grader", "message"),
+    [
+        (
+            "judge huge",
+            "the grader is 'judge huge', and there is no model 'huge'; there are small, large: a judge is",
+        ),
+        ("judge small", "MODEL is a model that is not compared itself"),
+        (
+            "no_such.py:grade",
+            "for grade in no_such.py beside the YAML file write no_such:grade, got 'no_such.py:grade'",
+        ),
+        (
+            "sub/no_such:grade",
+            "for grade in no_such.py beside the YAML file write no_such:grade, got 'sub/no_such",
+        ),
+        ("no_such::grade", "a function is written module:name, got 'no_such::grade'"),
+        (
+            "no_such:grade",
+            "there is no module no_such: write `def grade.*, into no_such.py beside the YAML file",
+        ),
+        ("json:no_such", "the module json, .*, has no no_such: write `def no_such"),
+        ('similarity "hf:x', "the grader 'similarity \"hf:x' has a quote that is not closed"),
+    ],
+)
+def test_a_grader_that_cannot_be_opened_is_told_with_the_file(
+    tmp_path: Path, grader: str, message: str
+) -> None:
+    shadow = f"{{models: [small], spend: '5 usd', grader: '{grader}'}}"
+    file = written(
+        tmp_path, config_text("http://127.0.0.1:1", shadow=shadow, listen=f"{{port: {free_port()}}}")
+    )
+    exeunt(["gateway", str(file), "--add-client", "a"])
+    exeunt(["gateway", str(file), "--add-admin", "root"])
+    with pytest.raises(InputError, match=f"^{file}: .*{message}"):
+        exeunt(["gateway", str(file)])
+
+
+def test_the_page_tells_each_option_of_providers_and_models() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "gateway.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    told = {name.partition(":")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert {one.name for one in fields(Provider)} | set(_OF_A_MODEL) <= told
+
+
+def test_a_start_that_fails_makes_no_folder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        file = written(tmp_path, config_text("http://127.0.0.1:1", listen=f"{{port: {port}}}"))
+        message = rf"^port {port} at 127\.0\.0\.1 is in use: .* choose another port by `listen: {{port: "
+        with pytest.raises(InputError, match=message):
+            exeunt(["gateway", str(file)])
+    for options, message in (
+        ([], "clients have no key yet: .*; who administers the gateway has no key yet"),
+        (["--forget", "a"], "there is no folder .*gateway yet: the first key makes it"),
+        (["--book", "large", "--reason", "x"], "there is no folder"),
+        (["--to-label", "3"], "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            exeunt(["gateway", str(file), *options])
     assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
 
 

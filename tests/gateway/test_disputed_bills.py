@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import InputError
+from exeunt.errors import InputError, OverBudget
 from exeunt.gateway.mock_provider import MockProvider
+from exeunt.web.missing_money import missing_money
 
-from .running_gateway import PRICES, answer, running
+from .running_gateway import PRICES, Running, answer, running
 
 
 class Wrong(MockProvider):
@@ -58,16 +61,22 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert float(shown) == pytest.approx(told["claimed"] - told["maximum"])
 
         exeunt(["gateway", file, "--drop", "large", "--reason", "a fault of the provider"])
-        assert capsys.readouterr().out.startswith("1 bill of large: ")
+        told = capsys.readouterr().out
+        assert told.startswith("1 bill of large: ")
+        assert told.endswith("It is asked again after POST /admin/models/large/resume.\n")
         assert money.disputed == {}
         assert money.left > 19.9
         assert run.ask("x").json()["model"] == "small"
         with run.http(run.admin) as http:
             assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
         assert run.ask("x").json()["model"] == "large"
+        with run.http(run.admin) as http:
+            assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
 
         exeunt(["gateway", file, "--book", "large", "--reason", "its price was wrong"])
         assert money.whole.spent > 1_000  # somebody has said so
+        assert capsys.readouterr().out.endswith("count. It is asked as before.\n")
+        assert_overdrawn(run)
         decided = [
             json.loads(line) for line in (run.gateway.folder / "disputes.jsonl").read_text().splitlines()
         ]
@@ -75,6 +84,59 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
             ("dropped", "a fault of the provider"),
             ("booked", "its price was wrong"),
         ]
+
+
+def assert_overdrawn(run: Running) -> None:
+    """Nothing is left, which no number below 0 says, and a far time is a date."""
+    above = run.gateway.money.whole.spent - 20
+    with run.http(run.admin) as http:
+        told, counts = http.get("/admin/state").json()["money"]["day"], http.get("/metrics").text
+    assert (told["left"], told["overdrawn"]) == (0, pytest.approx(above))
+    assert "exeunt_gateway_left_usd 0.0" in counts
+    (shown,) = re.findall(r"^exeunt_gateway_overdrawn_usd (\S+)", counts, re.M)
+    assert float(shown) == pytest.approx(above)
+    refused = run.ask("x")
+    assert refused.status_code == 429
+    days = int(refused.headers["retry-after"]) / 86400
+    assert days == pytest.approx(above / 20, rel=0.01)
+    day = datetime.now(timezone.utc) + timedelta(days=days)
+    why = refused.json()["error"]["message"]
+    assert (
+        f"0 usd of what may be spent is left: there is enough on {day:%Y-%m-%d} (UTC) at the earliest, so"
+        in why
+    )
+
+
+@pytest.mark.parametrize("wait_s", [None, 1e11])
+def test_money_that_nobody_can_wait_for_is_asked_for(wait_s: float | None) -> None:
+    error = OverBudget("", asked=1.0, left=0.0, wait_s=wait_s)
+    told = missing_money(error, program="gateway", unit="usd")
+    assert told == (
+        402,
+        "this may cost 1 usd, and 0 usd of what may be spent is left: ask who runs this gateway for more",
+        {},
+    )
+
+
+def test_the_log_and_the_counts_say_which_model_is_stopped_and_how_it_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        running(tmp_path, Wrong(answer, PRICES), shadow="", fallback="[small]") as run,
+    ):
+        for _ in range(2):
+            run.ask("x")
+        (why,) = [one.fields["why"] for one in caplog.records if one.getMessage() == "a model gave no answer"]
+        assert why == (
+            "stopped, since it billed more than it may cost: correct its price, then POST /admin/models/large/resume"
+        )
+        assert "is stopped: correct its price, then POST /admin/models/large/resume" in caplog.text
+        assert "resume(" not in caplog.text
+        with run.http(run.admin) as http:
+            assert 'exeunt_gateway_stopped{name="large"} 1.0' in http.get("/metrics").text
+            http.post("/admin/models/large/resume")
+            assert "exeunt_gateway_stopped{" not in http.get("/metrics").text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("typer")
 pytest.importorskip("httpx")
 pytest.importorskip("yaml")
 
+from exeunt.cli.app import run as exeunt
+from exeunt.gateway import gateway
 from exeunt.gateway.standing import standing
 
+from .running_gateway import running
 from .test_certifying import World
+from .test_gateway import eventually
 
 NOT_SO_MANY = (
     "That may be more than will come: fewer and fewer users are new, and by how often users return, about"
@@ -71,6 +77,40 @@ def test_how_many_users_are_still_to_come(tmp_path: Path, requests: int) -> None
         estimates.append(world.certifier.unseen_users)
         true.append(int((made == 0).sum()))
     assert np.mean(estimates) == pytest.approx(np.mean(true), rel=0.15)
+
+
+def test_from_the_first_unit_on_it_is_said_how_many_more_it_takes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first = "The first proposal is made once 150 drawn units fit policies: "
+    assert f"{first}0 do," in said(world)  # nobody has come
+    assert "Now none is drawn: there was no request yet" in said(world)
+    world.day(60)
+    n = world.certifier.n_fitting
+    assert 0 < n < 60
+    assert f"{first}{n} do," in said(world)
+    (told,) = re.findall(r"that is about (\d+) more conversations", said(world))
+    assert 2 * (150 - n) <= int(told) <= 1.1 * 2 * (150 - n)
+    while not world.certifier.proposals:
+        world.day(60)
+    (proposal,) = world.certifier.proposals
+    proposal.bet_on = {}  # as between the proposal and the end of the period that tests it
+    more = 2 * next(plan.needed for plan in proposal.plans if plan.passed is None)
+    by_fit = r"it takes about ([\d,]+) more conversations \(by the units that it was made of\)"
+    (told,) = re.findall(by_fit, said(world))
+    assert more <= int(told.replace(",", "")) <= 1.1 * more + 1
+
+
+def test_the_first_units_are_counted_while_a_gateway_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gateway, "_SAVE_S", 0.1)
+    with running(tmp_path, promise="{max_loss: 10%}", units="request", period="0.4 s") as run:
+        for i in range(12):
+            run.ask(f"easy {i}")
+        eventually(lambda: run.gateway.certifier.n_fitting > 0)
+        eventually(lambda: f"{run.gateway.certifier.n_fitting} do," in str(run.gateway.standing))
+        exeunt(["calibrate", str(run.gateway.folder)])
+        assert f"fit policies: {run.gateway.certifier.n_fitting} do," in capsys.readouterr().out
 
 
 def test_a_client_who_brings_most_units_is_named(tmp_path: Path) -> None:

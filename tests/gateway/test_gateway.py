@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import openai
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError, InputError
 from exeunt.gateway.mock_provider import MockProvider
+from exeunt.gateway.standing import Certified, Standing
 
 from .made_state import made_policy
 from .running_gateway import PRICES, Running, answer, config_text, free_port, right_answer, running
@@ -136,6 +138,48 @@ def test_keys(run: Running) -> None:
     assert run.ask("easy 1").status_code == 401
 
 
+def test_a_budget_takes_the_dearest_policy_that_is_certified_now(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """p1 and p3 are kept, and the question that they answered has ended."""
+
+    def told(**wanted: str) -> Any:
+        with run.http(run.admin) as http:
+            return http.put("/admin/policy", json=wanted).json()
+
+    def certify(*names: str) -> None:
+        found = {name: Certified(name, [], None, {}) for name in names}
+        monkeypatch.setattr(run.gateway, "standing", Standing(found, []))
+
+    eventually(lambda: run.gateway.standing is not None)  # it is found once at the start
+    for share in (0.6, 0.5, 0.7):
+        made = made_policy()
+        about = {**made.notes["gateway"], "share": share, "cost": share / 1000}
+        run.gateway.policies.add(replace(made, notes={**made.notes, "gateway": about}))
+    certify("p2")
+    for budget in ("40%", "0.0004 usd"):
+        assert f"no certified policy costs at most {budget}" in told(budget=budget)["error"]["message"]
+    assert told(budget="80%") == {"policy": "p2"}
+    certify("p1", "p2")
+    assert told(budget="80%") == {"policy": "p1"}
+    assert told(budget="0.00055 usd") == {"policy": "p2"}
+    certify()
+    assert "no certified policy" in told(budget="80%")["error"]["message"]
+    assert told(policy="p3") == {"policy": "p3"}  # by its name any may be taken
+
+
+def test_a_policy_that_answers_already_is_not_activated_again(run: Running) -> None:
+    run.gateway.policies.add(made_policy())
+    with run.http(run.admin) as http:
+        for name in ("reference", "p1"):
+            http.put("/admin/policy", json={"policy": name})
+            history, span = run.gateway.policies.history, run.gateway.traffic.bill.now
+            again = http.put("/admin/policy", json={"policy": name}).json()
+            assert again == {"policy": name, "note": f"{name} answers already: nothing has changed"}
+            assert (run.gateway.policies.history, run.gateway.traffic.bill.now) == (history, span)
+        assert http.post("/admin/rollback").json() == {"policy": "reference"}
+
+
 def test_limits_of_money(tmp_path: Path) -> None:
     with running(tmp_path, spend="{total: '1 usd', key: '0.008 usd'}", shadow="") as run:
         statuses = []
@@ -232,7 +276,7 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--forget", "bob"], "neither a key nor a record of 'bob'"),
+        (["--forget", "bob"], "there is no folder .* yet: the first key makes it"),
         (["--spend", "5 usd"], "give them with --add-client NAME"),
         (["--add-client", "a", "--add-admin", "b"], "at a time"),
         (["--add-client", "a/b"], "up to 64 letters"),

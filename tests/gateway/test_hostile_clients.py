@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
+import socket
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +18,18 @@ pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
 import httpx
+import uvicorn
 
 from exeunt._outside import outside_json
+from exeunt.gateway.app import make_app
+from exeunt.gateway.config import read_config
+from exeunt.gateway.gateway import Gateway
+from exeunt.web import limits
+from exeunt.web.server import uvicorn_config
 
 from .hostile_answers import damaged
-from .running_gateway import Running, right_answer, running
+from .running_gateway import Running, config_text, right_answer, running
+from .test_gateway import eventually
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -108,3 +119,48 @@ def test_three_thousand_hostile_requests(tmp_path: Path) -> None:
     assert found[0] == 300
     assert found[400] > 500
     assert found[200] > 100
+
+
+def test_what_is_refused_since_there_is_too_much_is_counted_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(limits, "_FEW", 2)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(config_text("http://127.0.0.1:1", listen="{max_open: 1}"))
+    gateway = Gateway(read_config(file), apart=asyncio.to_thread)
+    client, admin = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
+    app = make_app(gateway)
+    server = uvicorn.Server(uvicorn_config(lambda: app, "127.0.0.1", 0, max_connections=8))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        address = server.servers[0].sockets[0].getsockname()
+        began = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n"
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as http,
+            socket.create_connection(address, timeout=20) as busy,
+        ):
+            busy.sendall(began + b"authorization: Bearer %b\r\n\r\n" % client.encode())
+            key = {"authorization": f"Bearer {client}"}
+            eventually(lambda: http.post("/v1/chat/completions", json={}, headers=key).status_code == 503)
+            assert http.get("/health").status_code == 200  # the other connection that it may have
+            for _ in range(2):
+                with socket.create_connection(address, timeout=20) as late:
+                    told = b"".join(iter(lambda: late.recv(1 << 16), b""))
+                head, _, body = told.partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503")
+                assert json.loads(body)["error"] == {
+                    "message": "there are too many connections: try again soon", "type": "api_error", "code": 503
+                }  # fmt: skip
+            counts = http.get("/metrics", headers={"authorization": f"Bearer {admin}"}).text
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert "exeunt_gateway_refused_connections_total 2.0" in counts
+    assert "exeunt_gateway_refused_total 1.0" in counts
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "refused" in line]
+    assert [(one["what"], one["times"]) for one in said] == [
+        ("requests are refused: there are too many", 1),
+        ("connections are refused: there are too many", 1),
+    ]

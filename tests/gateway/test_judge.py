@@ -122,7 +122,7 @@ def test_grades_are_named_after_their_judge(name, measure):
 def test_a_judge_is_no_model_that_it_grades():
     with pytest.raises(InputError, match=r"got 'judge large': .* and all models are: add one"):
         grader_of("judge large", {"large": None}, ("large",), None)
-    with pytest.raises(InputError, match=r"got 'judge sage': .*, such as expert"):
+    with pytest.raises(InputError, match=r"there is no model 'sage'; there are large, expert"):
         grader_of("judge sage", {"large": None, "expert": None}, ("large",), None)
 
 

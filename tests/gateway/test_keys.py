@@ -98,6 +98,27 @@ def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o77 == 0
 
 
+def test_no_client_is_allowed_nothing_and_the_last_key_does_not_go_unnoticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(tmp_path):
+        file = str(tmp_path / "gateway.yaml")
+        with pytest.raises(InputError, match="spend must be above 0"):
+            exeunt(["gateway", file, "--add-client", "bob", "--spend", "0 usd/day"])
+        with pytest.raises(InputError, match="neither a key nor a record of 'bob'"):
+            exeunt(["gateway", file, "--forget", "bob"])
+        exeunt(["gateway", file, "--add-admin", "second"])
+        capsys.readouterr()
+        exeunt(["gateway", file, "--forget", "root"])
+        assert capsys.readouterr().out == "root: the key and 0 records removed\n"
+        exeunt(["gateway", file, "--forget", "second"])
+        told = capsys.readouterr().out
+        assert (
+            "does not start like this: who administers the gateway has no key yet: make one with `exeunt"
+            in told
+        )
+
+
 def test_a_further_key_of_a_client_keeps_what_its_first_one_had(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     first = keys.add("clinic", shadow=False, spend="1 usd")

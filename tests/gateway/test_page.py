@@ -92,6 +92,9 @@ def test_from_the_shadow_to_a_policy_and_back(
         enter(browser, run.client)  # a client does not see what others do
         needs = "This needs the key of who administers the gateway."
         shown(browser, "problem", f"element.innerText === '{needs}'")
+        enter(browser, "ex-mistyped")
+        shown(browser, "problem", f"element.innerText === 'This key is not known. {needs}'")
+        assert browser.find_element("id", "key").get_property("value") == ""
         opened(run)
         for i in range(3):
             run.ask(f"easy {i}")
@@ -295,6 +298,12 @@ def test_everything_is_said_in_the_shadow(
     assert shown(browser, "uncovered") == "Every request counts."
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert complaints(browser) == []
+
+
+def test_what_was_spent_above_a_limit_is_said_in_words(made_up: Any, browser: Any, opened: Any) -> None:
+    day = {"limit": "20 usd/day", "most": 20.0, "spent": 10_001.0, "left": 0.0, "overdrawn": 9981.0}
+    opened(made_up(money={**LIVE["money"], "day": day}))
+    assert "nothing left of 20 usd/day, 9,981.00 usd above it" in shown(browser, "limits")
 
 
 def test_few_audits_give_no_interval(made_up: Any, browser: Any, opened: Any) -> None:

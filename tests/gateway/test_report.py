@@ -45,6 +45,25 @@ def alike() -> Certified:
     return replace(one, measured=replace(one.measured, ways=(*ways[:3], Way("large alone", 0.98, 0.0041))))
 
 
+def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> None:
+    file, found = tmp_path / "r.html", Standing({"p2": certified()}, [FORECAST])
+
+    def written(now: float, told: str = TOLD, standing: Standing = found) -> bool:
+        before = file.stat().st_ino if file.exists() else 0
+        write_report(standing, file, reference="large", told=told, now=now)
+        return file.stat().st_ino != before
+
+    assert written(1.8e9)
+    assert not written(1.8e9 + 3600)
+    assert "2027-01-15 08:00 UTC" in file.read_text()
+    assert written(1.8e9 + 7200, told="Since 18 Nov 2026, the first start, 32.00 usd were saved.")
+    assert "2027-01-15 10:00 UTC" in file.read_text()
+    assert written(1.8e9 + 7200, standing=Standing({}, []))
+    for damaged in (b"", b"\xff"):
+        file.write_bytes(damaged)
+        assert written(1.8e9 + 7200)
+
+
 def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
     write_report(
         Standing({"p2": certified()}, [FORECAST]),

@@ -164,6 +164,18 @@ def test_a_bill_above_the_maximum_counts_at_that_and_stops_its_model(caplog):
     assert other.reserve(0.1, model="large").dispatch()
 
 
+def test_after_a_bill_is_booked_the_error_says_how_long_it_takes_to_pay_it_off():
+    with made_store("memory") as (store, _):
+        ledger = ex.Ledger(rate="20 usd/day", store=store)
+        held = ledger.reserve(1, model="large")
+        assert held.dispatch()
+        held.settle(10_001)
+        held.book()
+        left = r"0 usd left \(it is overdrawn by 9981 usd\) of a burst of 20 usd"
+        with pytest.raises(OverBudget, match=rf"has {left}: try again in 500 days, or raise"):
+            ledger.reserve(1, model="small")
+
+
 def test_a_disputed_bill_is_booked_or_dropped(ledger):
     bills = [ledger.reserve(0.1, model="large") for _ in range(2)]
     assert all(held.dispatch() for held in bills)

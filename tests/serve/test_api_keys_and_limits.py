@@ -288,6 +288,17 @@ def test_more_open_requests_than_there_may_be(limited):
     assert answers(limited)
 
 
+def test_a_connection_without_room_is_counted(run):
+    with running(run) as started, httpx.Client(base_url=started.url) as client:
+        assert client.get("/v2/health/live").status_code == 200
+        started.server.config.http.keywords["room"].of_one = 1
+        with connected(started) as late:
+            told = read_all(late)
+        assert told.startswith(b"HTTP/1.1 503")
+        assert told.endswith(b'{"error":"there are too many connections: try again soon"}')
+        assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics").text
+
+
 def test_who_is_refused_while_it_sends_hears_of_it(limited):
     """An answer that comes before the end of a request is lost with the connection, if that is closed."""
     body = json.dumps(ANSWERABLE).encode() + b" " * 15_000

@@ -104,31 +104,35 @@ def gateway(
     keys.check()
     decides = money.decides
     config = read_config(file)
-    known = Keys(gateway_folder(config.folder))
     if (name := keys.add_client or keys.add_admin) is not None:
+        known = Keys(gateway_folder(config.folder))
         again = " Its other key is void." if known.named(name) else ""
         key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
         echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.{again}")
         if (client := known.named(name)) is not None and not client.admin:
             echo(_allowed(client, config))
+    elif not (decides or keys.forget is not None or to_label is not None):
+        serve_gateway(config, file)
+    elif not config.folder.exists():
+        raise InputError(
+            f"there is no folder {config.folder} yet: the first key makes it (--add-client NAME)"
+        )
     elif decides:
         _decide(config.folder, money)
     elif keys.forget is not None:
-        _forget(config.folder, known, keys.forget)
-    elif to_label is not None:
-        _print_to_label(config.folder, to_label)
+        _forget(config.folder, Keys(gateway_folder(config.folder)), keys.forget)
     else:
-        serve_gateway(config)
+        _print_to_label(config.folder, to_label or 0)
 
 
 def _decide(folder: Path, money: _Money) -> None:
-    from exeunt.gateway.money import decide_disputes
+    from exeunt.gateway.money import decide_disputes, resumed_by
     from exeunt.stream.bill import in_usd
 
     book, model = money.book is not None, money.book or money.drop or ""
-    found = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
+    found, is_stopped = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
     what = f"{in_usd(found.claimed)} count" if book else f"{in_usd(found.maximum)} count, and no more"
-    again = f"It is asked again after POST /admin/models/{model}/resume."
+    again = f"It is asked again after {resumed_by(model)}." if is_stopped else "It is asked as before."
     echo(f"{counted(found.bills, 'bill')} of {model}: {what}. {again}")
 
 
@@ -166,3 +170,7 @@ def _forget(folder: Path, keys: Keys, name: str) -> None:
             f"{listed(policies, 3)} held features of its requests, and cannot answer any more: later proposals bring "
             "others"
         )
+    try:
+        keys.check()
+    except InputError as missing:
+        echo(f"The gateway does not start like this: {missing}")

@@ -184,12 +184,17 @@ def short_of_money(why: str) -> bool:
     """Return whether this is why a model gave no answer. The ledger also refuses a model that billed too much: others
     may answer in its place.
     """
-    return not_admitted(why) and _STOPPED not in why
+    return not_admitted(why) and not is_stopped(why)
+
+
+def is_stopped(why: str) -> bool:
+    """Return whether a model gave no answer because it billed more than it may cost."""
+    return not_admitted(why) and _STOPPED in why
 
 
 def _told(why: str) -> str:
     """Return why a model gave no answer as clients are told it: what follows a colon is not for them."""
-    if _STOPPED in why:
+    if is_stopped(why):
         return "stopped, since it billed more than it may cost: who runs this gateway lets it be asked again"
     return why.partition(":")[0]
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
+from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event, without_logprobs
 from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
+from exeunt.web.connection import REFUSED
+from exeunt.web.limits import TOO_MANY
 from exeunt.web.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.gateway")
@@ -46,10 +50,10 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
     """Return the application of a gateway, which it closes at its end. `on_start`: called in its event loop."""
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         on_start()
         tidying = asyncio.get_running_loop().create_task(gateway.tidy())
-        yield
+        yield {REFUSED: partial(_refused_connection, gateway)}
         tidying.cancel()
         with suppress(asyncio.CancelledError):
             await tidying
@@ -183,7 +187,7 @@ async def _state(request: Request) -> Response:
 
 
 async def _set_policy(request: Request) -> Response:
-    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest one within that."""
+    """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest certified one within that."""
     gateway = _gateway(request)
     try:
         wanted = outside_json(await request.body())
@@ -196,12 +200,13 @@ async def _set_policy(request: Request) -> Response:
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        gateway.live.activate(
-            wanted["policy"] if "policy" in wanted else gateway.live.within(wanted["budget"])
-        )
+        named, live = wanted.get("policy"), gateway.live
+        name = live.within(wanted["budget"], gateway.certified) if named is None else named
+        changed = live.activate(name)
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
-    return JSONResponse({"policy": gateway.live.active.name})
+    note = {} if changed else {"note": f"{name} answers already: nothing has changed"}
+    return JSONResponse({"policy": name, **note})
 
 
 async def _roll_back(request: Request) -> Response:
@@ -265,6 +270,12 @@ async def _http(request: Request, error: Any) -> Response:
     elif error.status_code == 405:
         why = f"{request.method} is not taken at {path!r:.80}, only {error.headers['Allow']}"
     return error_response(error.status_code, why, error.headers)
+
+
+def _refused_connection(gateway: Gateway) -> bytes:
+    """Count a connection for which there is no room, and return the body of its answer."""
+    gateway.metrics.refused(CONNECTIONS)
+    return bytes(error_response(503, TOO_MANY).body)
 
 
 async def _bad_input(_: Request, error: Exception) -> Response:

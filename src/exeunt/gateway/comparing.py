@@ -14,11 +14,11 @@ from exeunt.gateway.answering import Answered, short_of_money
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES, Keep
-from exeunt.gateway.judge import AsyncGrader
+from exeunt.gateway.judge import AsyncGrader, JudgeNotPaid
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import Reply
-from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said
+from exeunt.stream.records import COMPARED, NOT_GRADED, NOT_PAID, Record, Said
 
 _MOST_AT_ONCE = 64
 
@@ -91,7 +91,7 @@ class Comparing:
             return await self._grades(request, replies, reference), ""
         except Exception as error:  # a user's function may raise anything
             self._on_failure(error)
-            return {}, NOT_GRADED
+            return {}, NOT_PAID if isinstance(error, JudgeNotPaid) else NOT_GRADED
 
     async def _told(self, request: ChatRequest, replies: Mapping[str, Reply]) -> tuple[float, ...] | None:
         if self._features is None or not self._keep.features:

@@ -13,10 +13,10 @@ from typing import Any
 from exeunt._arrays import check_between, check_positive
 from exeunt._yaml import read_yaml
 from exeunt.budget_text import exact_quantity, parse_budget
-from exeunt.errors import ExeuntError, InputError
+from exeunt.errors import ExeuntError, InputError, UnitError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
-from exeunt.gateway.entries import Seconds, made, mapping, options_of, read_as
+from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, made, mapping, options_of, read_as
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside
 from exeunt.ledger import ledger_of
@@ -94,11 +94,11 @@ class Shadow:
     """
 
     models: tuple[str, ...]
-    spend: str
+    spend: Limit
     share: float = 0.1
     audit: float = 0.05
     grader: str = "match"
-    cap: str | None = None
+    cap: Amount | None = None
     opted_out: str = "reference"
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class Promise:
     """
 
     max_loss: float | None = None
-    budget: str | None = None
+    budget: Budget | None = None
     delta: float = 0.05
 
     def __post_init__(self) -> None:
@@ -151,11 +151,17 @@ class Promise:
     def parts_of(budget: str) -> tuple[float, float]:
         """Return a budget as a share of the reference's cost and an amount in US dollars, one of which is 0.
 
-        Raises InputError for a number without a unit.
+        Raises InputError for a number without a unit, and for another unit.
         """
         if budget.replace(".", "", 1).strip().isdigit():
             raise InputError(f"budget {budget} has no unit: write {budget}%, or '{budget} usd'")
-        share = parse_budget(budget, full=1.0, unit="usd")
+        try:
+            share = parse_budget(budget, full=1.0, unit="usd")
+        except UnitError:
+            raise InputError(
+                f"budget {budget!r} is neither a share nor in usd: write a share of the reference's cost such as "
+                "'40%', or an amount per request such as '0.002 usd'"
+            ) from None
         return (share, 0.0) if "%" in budget else (0.0, share)
 
 
@@ -178,10 +184,10 @@ class Spend:
     such as "5 usd/day" or "50 usd"; and an attempt at one model for one `request`. What is not named has no limit.
     """
 
-    total: str | None = None
-    day: str | None = None
-    key: str | None = None
-    request: str | None = None
+    total: Amount | None = None
+    day: Amount | None = None
+    key: Limit | None = None
+    request: Amount | None = None
 
     def __post_init__(self) -> None:
         for name in ("total", "day", "key", "request"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from exeunt.errors import ExeuntError, InputError
@@ -15,6 +16,12 @@ T = TypeVar("T")
 
 Seconds: TypeAlias = float
 """A duration, which the file gives with its unit, such as "1 h"."""
+Amount: TypeAlias = str
+"""An amount of money, such as "20 usd"."""
+Limit: TypeAlias = str
+"""A total such as "20 usd", or a rate such as "5 usd/day"."""
+Budget: TypeAlias = str
+"""A share such as "40%", or an amount such as "0.002 usd"."""
 _DURATION = re.compile(r"\s*(\d*\.?\d+)\s*(s|min|h|days?|weeks?)\s*")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800}
 
@@ -52,10 +59,8 @@ def read_as(kind: str, value: Any, what: str) -> Any:
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"{what}: {twice[0]!r:.60} is there twice")
         return names
-    if kind == "Seconds":
-        return _seconds(value, what)
-    if kind == "float":
-        return _number(value, what)
+    if kind in _READERS:
+        return _READERS[kind](value, what)
     if kind in ("int", "bool") and type(value).__name__ != kind:
         needed = "a whole number" if kind == "int" else "true or false"
         raise InputError(f"{what}: give {needed}, got {value!r:.60}")
@@ -81,6 +86,23 @@ def _seconds(value: Any, what: str) -> float:
     if (match := _DURATION.fullmatch(str(value))) is None or not math.isfinite(float(match[1])):
         raise InputError(f"{what}: give a duration such as '30 s', '1 h' or '1 day', got {value!r:.60}")
     return float(match[1]) * _UNITS_S[match[2] if match[2] == "s" else match[2].rstrip("s")]
+
+
+def _with_unit(form: str, value: Any, what: str) -> str:
+    """Return a text. `form`: how a number without a unit, {}, or the share of which it is, {share}, is written."""
+    if type(value) in (int, float):
+        share = f"{100 * value if 0 < value < 1 else value:g}%"
+        raise InputError(f"{what}: {value} has no unit: write {form.format(value, share=share)}")
+    return str(read_as("str", value, what))
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "Seconds": _seconds,
+    "float": _number,
+    "Amount": partial(_with_unit, "'{} usd'"),
+    "Limit": partial(_with_unit, "'{0} usd' in all, or '{0} usd/day'"),
+    "Budget": partial(_with_unit, "'{share}' of the reference's cost, or '{} usd' a request"),
+}
 
 
 def mapping(entry: Any, what: str) -> Mapping[str, Any]:

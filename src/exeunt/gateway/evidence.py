@@ -13,7 +13,7 @@ from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
-from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said, one_each
+from exeunt.stream.records import ASKED, COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import Groups
@@ -172,7 +172,7 @@ def _cost(record: Record | None, model: str, unknown: float) -> float:
 
 def _is_known(record: Record, models: GatewayModels) -> bool:
     """Return whether all models that take the request were asked, so that it is known which would answer."""
-    if record.compared not in (COMPARED, NOT_GRADED) or OVER_CAP in record.refused:
+    if record.compared not in ASKED or OVER_CAP in record.refused:
         return False
     said = [record.said.get(name) for name in models.highest if name not in record.refused]
     asked = all(one is not None and not short_of_money(one.failed) for one in said)

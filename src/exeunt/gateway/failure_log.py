@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from traceback import walk_tb
 
 from exeunt.errors import ExeuntError, one_line
-from exeunt.gateway.answering import Answered, short_of_money
+from exeunt.gateway.answering import Answered, is_stopped, short_of_money
+from exeunt.gateway.graders import NoGrade
+from exeunt.gateway.judge import JudgeNotPaid
+from exeunt.gateway.money import resumed_by
 
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0
@@ -15,8 +19,8 @@ _MOST = 1_000
 
 
 class FailureLog:
-    """Logs each reason of a model, such as a status of its provider, and each kind of error of a grader, at most once
-    in a minute: with `times`, how often it came since it was logged before.
+    """Logs each reason of a model, such as a status of its provider, each kind of error of a grader, and that there is
+    too much, at most once in a minute: with `times`, how often it came since it was logged before.
     """
 
     def __init__(self) -> None:
@@ -28,16 +32,27 @@ class FailureLog:
         for name, reply in answered.replies.items():
             if reply.is_given or not reply.failed or short_of_money(reply.failed):
                 continue
-            why = reply.failed.partition(":")[0]  # what follows may hold an input
+            why = logged_reason(name, reply.failed)
             if times := self._to_be_said(name, why, now):
                 fields = {"model": name, "why": why, "times": times}
                 _log.warning("a model gave no answer", extra={"fields": fields})
 
     def not_graded(self, error: Exception, now: float) -> None:
-        """Log why a grader failed. `now`: in seconds."""
-        if times := self._to_be_said("", kind := type(error).__name__, now):
-            fields = {"error": kind, "why": one_line(error)[:200], "times": times}
-            _log.error("the grader failed", extra={"fields": fields})
+        """Log why an answer was not graded. `now`: in seconds.
+
+        Of an error that is not Exeunt's own its type and where it was raised: its text may hold a request.
+        """
+        kind, told = type(error).__name__, isinstance(error, NoGrade)
+        place = "" if told else _places(error)
+        if times := self._to_be_said("", kind + place, now):
+            why = {"why": one_line(error)} if told else {"at": place}
+            what = "money for the judge is short" if isinstance(error, JudgeNotPaid) else "the grader failed"
+            _log.error(what, extra={"fields": {"error": kind, **why, "times": times}})
+
+    def refused(self, what: str, now: float) -> None:
+        """Log that there were too many requests, or connections. `now`: in seconds."""
+        if times := self._to_be_said("", what, now):
+            _log.warning(f"{what} are refused: there are too many", extra={"fields": {"times": times}})
 
     def _to_be_said(self, name: str, why: str, now: float) -> int:
         """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""
@@ -46,6 +61,19 @@ class FailureLog:
             return 0
         self._said[name, why] = now
         return self._times.pop((name, why))
+
+
+def logged_reason(model: str, failed: str) -> str:
+    """Return why a model gave no answer, as the log says it: what follows a colon may hold an input."""
+    if is_stopped(failed):
+        return f"stopped, since it billed more than it may cost: correct its price, then {resumed_by(model)}"
+    return failed.partition(":")[0]
+
+
+def _places(error: BaseException) -> str:
+    """Return the files and lines through which an error came, the innermost first, three at most."""
+    places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
+    return ", ".join(places[:-4:-1])
 
 
 _logged: dict[tuple[str, str], float] = {}

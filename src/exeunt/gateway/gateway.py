@@ -93,7 +93,8 @@ class Gateway:
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = self._comparing()
-        self.metrics, self.closing = GatewayMetrics(), asyncio.Event()
+        self.metrics = GatewayMetrics(lambda what: self.failures.refused(what, time.monotonic()))
+        self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
         self.standing: Standing | None = None
@@ -335,7 +336,9 @@ class Gateway:
                 with _logged("what the watch knows"):
                     self.live.watch.save()
                 with _logged("the report"):
-                    await asyncio.to_thread(self._write_report)
+                    waits = self.standing is not None and not self.certifier.proposals
+                    # Until the first proposal what changes is how many more units it takes.
+                    await asyncio.to_thread(self.find_standing if waits else self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
                     self.live.leave_forgotten()
                     await self._proposals_forgotten()
@@ -362,9 +365,15 @@ class Gateway:
         found = standing(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        self.standing = found
-        self.records.keep(STANDING, found.to_dict())
+        former, self.standing = self.standing, found
+        if former is None or former.to_dict() != found.to_dict():
+            self.records.keep(STANDING, found.to_dict())
         self._write_report()
+
+    @property
+    def certified(self) -> list[str]:
+        """The names of the policies that are certified now: not those of a question that has ended."""
+        return [] if self.standing is None else [*self.standing.certified, *self.standing.others]
 
     def _write_report(self) -> None:
         """Write what is certified, and what was saved by now."""
@@ -388,7 +397,7 @@ class Gateway:
         spend = self.money.spend
         if not (client.spend or spend.key or spend.day or spend.total):
             return None
-        return await PAYING.run(lambda: self.money.of(client).available)
+        return await PAYING.run(lambda: max(self.money.of(client).available, 0.0))
 
     @property
     def compared(self) -> Counter[str]:
@@ -441,6 +450,7 @@ class Gateway:
         """Let the metrics read what the gateway knows."""
         gauge = self.metrics.gauge
         gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
+        gauge("overdrawn_usd", "US dollars spent above the limits for all.", lambda: self.money.overdrawn)
         gauge(
             "drift_evidence",
             "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
@@ -455,9 +465,17 @@ class Gateway:
             lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
         )  # fmt: skip
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
-        self.metrics.resting(
-            lambda: [(one.name, one.why, self.clock() + one.rests_s) for one, _ in self.config.resting]
+        self.metrics.family(
+            "rests_until_seconds",
+            "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
+            ["name", "why"],
+            lambda: [([one.name, one.why], self.clock() + one.rests_s) for one, _ in self.config.resting],
         )
+        self.metrics.family(
+            "stopped",
+            "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
+            ["name"], lambda: [([name], 1.0) for name in self.money.whole.stopped],
+        )  # fmt: skip
         gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
     def _saved(self) -> float:

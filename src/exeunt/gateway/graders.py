@@ -31,6 +31,10 @@ _FENCE = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)
 _AROUND = " \t\n\"'`*_.,;:!?()[]{}<>#-«»“”‘’„"
 
 
+class NoGrade(InputError):  # noqa: N818 - says what happened
+    """A grader gave no grade. The message holds nothing of what was graded."""
+
+
 def normalised_match(
     request: Mapping[str, Any],  # noqa: ARG001 - what every grader takes
     answer: Message,
@@ -83,7 +87,12 @@ def grader_named(text: str) -> Grader:
     Raises InputError for another text, and for a function that is not there, takes other arguments, or is to be
     awaited. What a grader returns that is no grade raises InputError, too.
     """
-    kind, *options = shlex.split(text) or [""]
+    try:
+        kind, *options = shlex.split(text) or [""]
+    except ValueError:
+        raise InputError(
+            f"the grader {text!r} has a quote that is not closed, or ends with a backslash"
+        ) from None
     if kind == "match" and not options:
         return normalised_match
     if kind == "similarity" and len(options) in (1, 2) and (thresholds := _numbers(options[1:])) is not None:
@@ -115,12 +124,13 @@ def find_grader_beside(text: str, folder: Path) -> None:
 def _checked(
     grader: Grader, name: str, request: Mapping[str, Any], answer: Message, reference: Message
 ) -> float:
-    """Return the grade of a user's function."""
+    """Return the grade of a user's function. What else it returned is not told: it may be a part of a request."""
     grade = grader(request, answer, reference)
     with suppress(TypeError, ValueError):
         if 0 <= float(grade) <= 1:
             return float(grade)
-    raise InputError(f"the grader {name} must return a number from 0 to 1, got {grade!r:.60}")
+    got = f"{grade!r:.60}" if isinstance(grade, int | float) else type(grade).__name__
+    raise NoGrade(f"the grader {name} must return a number from 0 to 1, got {got}")
 
 
 def _numbers(texts: Sequence[str]) -> list[float] | None:

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from exeunt._threads import GRADING
 from exeunt.errors import InputError
+from exeunt.gateway.answering import short_of_money
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.folder import JUDGE, judge_called
-from exeunt.gateway.graders import Grader, Message, grader_named, normalised_match
+from exeunt.gateway.graders import Grader, Message, NoGrade, grader_named, normalised_match
 from exeunt.ledger import Ledger
 
 AsyncGrader: TypeAlias = Callable[[Mapping[str, Any], Message, Message], Awaitable[float]]
@@ -28,6 +29,10 @@ _TASK = (
 _VERDICT = re.compile(r"\W*(A|B|TIE)\W*", re.IGNORECASE)
 
 
+class JudgeNotPaid(NoGrade):
+    """Money for a judge was short."""
+
+
 class Judge:
     """Grades an answer 1 if the judge finds it as good as the reference's, or better, else 0.
 
@@ -40,7 +45,7 @@ class Judge:
         self.model, self.ledger = model, ledger
 
     async def __call__(self, request: Mapping[str, Any], answer: Message, reference: Message) -> float:
-        """Return the grade. Raises InputError if the judge gives no verdict, or is not paid for."""
+        """Return the grade. Raises NoGrade if the judge gives no verdict, JudgeNotPaid if money for it is short."""
         if normalised_match(request, answer, reference):
             return 1.0
         asked = (self._verdict(request, answer, reference), self._verdict(request, reference, answer))
@@ -52,13 +57,13 @@ class Judge:
         messages = ({"role": "system", "content": _TASK}, {"role": "user", "content": told})
         given = ChatRequest(self.model.name, messages, {"temperature": 0}, None, False, "")
         if why := self.model.refusal(given):
-            raise InputError(f"{judge_called(self.model.name)} {why}")
+            raise NoGrade(f"{judge_called(self.model.name)} {why}")
         reply = await self.model.ask(given, name=self.model.name, ledger=self.ledger)
         found = _VERDICT.fullmatch(reply.answer or "")
         if found is None:
-            raise InputError(
-                f"{judge_called(self.model.name)} gave no verdict: {reply.failed or 'it said something else'}"
-            )
+            kind = JudgeNotPaid if short_of_money(reply.failed) else NoGrade
+            why = reply.failed or "it said something else"
+            raise kind(f"{judge_called(self.model.name)} gave no verdict: {why}")
         return found[1].upper()
 
 
@@ -73,12 +78,17 @@ def grader_of(
     if kind != JUDGE:
         return _in_thread(grader_named(text))
     others = [one for one in models if one not in compared]
-    if name.strip() not in others:
+    if (named := name.strip()) and named not in models:
+        raise InputError(
+            f"the grader is {text!r}, and there is no model {named!r}; there are {', '.join(models)}: a judge is a "
+            "model of the file that is not compared itself"
+        )
+    if named not in others:
         there = f"such as {others[0]}" if others else "and all models are: add one"
         raise InputError(
             f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {there}"
         )
-    return Judge(models[name.strip()], ledger)
+    return Judge(models[named], ledger)
 
 
 def _in_thread(grader: Grader) -> AsyncGrader:

@@ -16,6 +16,7 @@ from typing import Any
 
 from exeunt._files import file_digest, read_json
 from exeunt._sqlite import DatabaseKind
+from exeunt.budget_text import exact_quantity
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.config import check_limit
 from exeunt.gateway.folder import FORMER_KEYS, KEYS
@@ -84,6 +85,10 @@ class Keys:
             raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
         if spend is not None:
             check_limit(spend, "spend")
+            if exact_quantity(spend)[0] == 0:
+                raise InputError(
+                    "spend must be above 0: whom nothing is allowed gets no key, or loses it by --forget"
+                )
         key = f"ex-{secrets.token_urlsafe(32)}"
         given: dict[str, Any] = {
             "digest": hashlib.sha256(key.encode()).hexdigest(),
@@ -107,15 +112,8 @@ class Keys:
             return connection.execute("DELETE FROM client WHERE name = ?", (name,)).rowcount > 0
 
     def check(self) -> None:
-        """Raise InputError unless there is a key of a client, and one to administer with."""
-        kinds = {"clients have": "--add-client NAME", "who administers the gateway has": "--add-admin NAME"}
-        there = [client.admin for client in self.clients]
-        if missing := [
-            f"{whom} no key yet: make one with `exeunt gateway FILE {option}`"
-            for admin, (whom, option) in enumerate(kinds.items())
-            if admin not in there
-        ]:
-            raise InputError("; ".join(missing))
+        """Raise as `check_clients` does."""
+        check_clients(self.clients)
 
     def close(self) -> None:
         """Close the file."""
@@ -173,6 +171,18 @@ class Keys:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def check_clients(clients: Iterable[Client]) -> None:
+    """Raise InputError unless there is a key of a client, and one to administer with."""
+    kinds = {"clients have": "--add-client NAME", "who administers the gateway has": "--add-admin NAME"}
+    there = [client.admin for client in clients]
+    if missing := [
+        f"{whom} no key yet: make one with `exeunt gateway FILE {option}`"
+        for admin, (whom, option) in enumerate(kinds.items())
+        if admin not in there
+    ]:
+        raise InputError("; ".join(missing))
 
 
 def write_keys(folder: Path, clients: Iterable[Client], taken_over: str = "") -> None:

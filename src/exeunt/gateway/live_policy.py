@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.live.function_model import FeatureModel
 from exeunt.stream.bill import loss_of
 from exeunt.stream.order import InOrder, Waiting
-from exeunt.stream.records import COMPARED, NOT_GRADED, Record, one_each
+from exeunt.stream.records import ASKED, Record, one_each
 from exeunt.stream.units import Place, Unit
 from exeunt.watch import Alarm
 
@@ -57,12 +57,17 @@ class LivePolicy:
             self._known[name] = active_policy(name, policy, self._config.models, self._features)
         return self._known[name]
 
-    def activate(self, name: str) -> None:
-        """Let another policy answer from now on; "reference" is the reference alone. Raises as `named` does."""
+    def activate(self, name: str) -> bool:
+        """Let another policy answer from now on; "reference" is the reference alone. Returns whether another one did
+        before: else nothing changes. Raises as `named` does.
+        """
         active = self.named(name)
+        if name == self.active.name:
+            return False
         self._policies.activate(name, self._clock())
         self._follow(active)
         self._on_change(False)
+        return True
 
     def roll_back(self) -> str:
         """Let the policy answer that did before, and return its name."""
@@ -70,13 +75,14 @@ class LivePolicy:
         self._on_change(False)
         return self.active.name
 
-    def within(self, budget: str) -> str:
-        """Return the name of the dearest policy whose cost per request is estimated to be within a budget, such as
-        "40%" of the reference's, or "0.002 usd". Raises InputError if there is none.
+    def within(self, budget: str, certified: Iterable[str]) -> str:
+        """Return the name of the dearest of these policies whose cost per request is estimated to be within a budget,
+        such as "40%" of the reference's, or "0.002 usd". `certified`: those that are now. Raises InputError if there is
+        none.
         """
         share, amount = Promise.parts_of(budget)
         costs = {}
-        for name in self._policies.names:
+        for name in certified:
             try:
                 about = self._about(name)
             except ExeuntError:  # made for other models, or before there were units
@@ -140,8 +146,8 @@ class LivePolicy:
 
     def compared(self, record: Record) -> None:
         """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
-        if record.compared in (COMPARED, NOT_GRADED):
-            text = self._grading.compared(graded=record.compared == COMPARED)
+        if record.compared in ASKED:
+            text = self._grading.compared(record.compared)
             if text:
                 fields = {"policy": self.active.name, "alarm": text}
                 _log.error("comparisons are not graded", extra={"fields": fields})

@@ -11,6 +11,7 @@ import numpy as np
 from exeunt._files import read_json, write_json
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.answering import Active, Seen
+from exeunt.stream.records import COMPARED, NOT_PAID
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.alarm import loss_alarm
 from exeunt.watch.e_detectors import evidence_level
@@ -128,22 +129,30 @@ class GradingWatch:
     """Notices that comparisons are not graded any more, which hides losses: more than a fifth of the latest fifty."""
 
     def __init__(self) -> None:
-        self._graded: deque[bool] = deque(maxlen=50)
+        self._latest: deque[str] = deque(maxlen=50)
         self._told = False
 
-    def compared(self, *, graded: bool) -> str:
-        """Take note of a comparison. Returns what to say, once until grading works again; "" for nothing."""
-        self._graded.append(graded)
-        missing = len(self._graded) - sum(self._graded)
-        if missing <= len(self._graded) // 20:
+    def compared(self, became: str) -> str:
+        """Take note of what became of a comparison, one of `ASKED`. Returns what to say, once until grading works
+        again; "" for nothing.
+        """
+        self._latest.append(became)
+        n, missing = len(self._latest), len(self._latest) - self._latest.count(COMPARED)
+        if missing <= n // 20:
             self._told = False
-        full = len(self._graded) == self._graded.maxlen
-        if self._told or not full or missing <= len(self._graded) // 5:
+        if self._told or n < (self._latest.maxlen or 0) or missing <= n // 5:
             return ""
         self._told = True
+        unpaid = self._latest.count(NOT_PAID)
+        reasons = [
+            "the grader failed (the log says why)" * (unpaid < missing),
+            f"money for the judge was short for {unpaid} of them (let comparisons cost more: spend of shadow)"
+            * (unpaid > 0),
+        ]
+        why = " and ".join(filter(None, reasons))
         return (
-            f"{missing} of the latest {len(self._graded)} comparisons have no grade, because the grader failed: losses "
-            "are not seen by audits until it works again (the log says why it fails)"
+            f"{missing} of the latest {n} comparisons have no grade, because {why}: losses are not seen by audits "
+            "until they are graded again"
         )
 
 

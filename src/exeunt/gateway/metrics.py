@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import prometheus_client as prometheus
@@ -13,10 +14,16 @@ from exeunt.gateway.answering import REASONS, Answered
 _BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
 
-class GatewayMetrics:
-    """Counts requests, answers and money since the start."""
+REQUESTS, CONNECTIONS = "requests", "connections"
 
-    def __init__(self) -> None:
+
+class GatewayMetrics:
+    """Counts requests, answers and money since the start. `on_refused`: is told what was refused, `REQUESTS` or
+    `CONNECTIONS`.
+    """
+
+    def __init__(self, on_refused: Callable[[str], object]) -> None:
+        self._on_refused = on_refused
         self.registry = registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Counter(
             "exeunt_gateway_requests", "Requests, by path and status.", ["path", "status"], registry=registry
@@ -24,6 +31,10 @@ class GatewayMetrics:
         self._refused = prometheus.Counter(
             "exeunt_gateway_refused", "Requests refused because too many were open.", registry=registry
         )
+        self._refused_connections = prometheus.Counter(
+            "exeunt_gateway_refused_connections", "Connections refused because there were too many.",
+            registry=registry,
+        )  # fmt: skip
         self._answers = prometheus.Counter(
             "exeunt_gateway_answers", "Answers, by policy and the model that gave them.", ["policy", "model"],
             registry=registry,
@@ -53,9 +64,10 @@ class GatewayMetrics:
         """Count a request to a path that was answered with a status."""
         self._requests.labels(path, status).inc()
 
-    def refused(self) -> None:
-        """Count a request that was refused because too many were open."""
-        self._refused.inc()
+    def refused(self, what: str = REQUESTS) -> None:
+        """Count a request, or a connection, that was refused because too many were open."""
+        (self._refused_connections if what == CONNECTIONS else self._refused).inc()
+        self._on_refused(what)
 
     def answered(self, answered: Answered, seconds: float) -> None:
         """Count what became of a request."""
@@ -77,25 +89,29 @@ class GatewayMetrics:
         """Add a number that is read when somebody asks for it."""
         prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
 
-    def resting(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        """Add who rests, why, and until when in seconds since 1970, read when somebody asks for it."""
-        self.registry.register(_Resting(read))
+    def family(
+        self, name: str, what: str, labels: Sequence[str], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
+    ) -> None:  # fmt: skip
+        """Add numbers that are read, with the values of their labels, when somebody asks for them."""
+        self.registry.register(_Family(f"exeunt_gateway_{name}", what, labels, read))
 
     def exposition(self) -> bytes:
         """Return all counts."""
         return prometheus.generate_latest(self.registry)
 
 
-class _Resting:
-    """Who rests, read at each scrape."""
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """Numbers with labels, read at each scrape."""
 
-    def __init__(self, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        self._read = read
+    name: str
+    what: str
+    labels: Sequence[str]
+    read: Callable[[], Iterable[tuple[Sequence[str], float]]]
 
     def collect(self) -> Iterator[Any]:
-        """Yield the family of those that rest."""
-        what = "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest."
-        family = GaugeMetricFamily("exeunt_gateway_rests_until_seconds", what, labels=["name", "why"])
-        for name, why, until in self._read():
-            family.add_metric([name, why], until)
+        """Yield the family of those that there are."""
+        family = GaugeMetricFamily(self.name, self.what, labels=self.labels)
+        for values, number in self.read():
+            family.add_metric(values, number)
         yield family

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import InputError
@@ -46,6 +47,7 @@ class Money:
         self._each: dict[str, Ledger] = {}
         self.spend = spend
         self.whole = ledger_of(spend.total or f"{MOST} usd", name=_ALL, store=self._store)
+        self.whole.resumed_by = resumed_by
         day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
         self._day = ledger_of(day, name="day", within=self.whole)
         self._shadow_limit = None if shadow is None else shadow.spend
@@ -80,7 +82,16 @@ class Money:
     @property
     def left(self) -> float:
         """US dollars that are left of the limits for all; infinite without any."""
-        return math.inf if self.spend.total is None and self.spend.day is None else self._day.available
+        return math.inf if self._is_unlimited else max(self._day.available, 0.0)
+
+    @property
+    def overdrawn(self) -> float:
+        """US dollars that were spent above the limits for all, such as by a bill that was booked."""
+        return 0.0 if self._is_unlimited else max(-self._day.available, 0.0)
+
+    @property
+    def _is_unlimited(self) -> bool:
+        return self.spend.total is None and self.spend.day is None
 
     def state(self, clients: Iterable[Client]) -> dict[str, Any]:
         """Return the limits and what is spent and left of each, JSON-able."""
@@ -101,6 +112,11 @@ class Money:
         self._store.close()
 
 
+def resumed_by(model: str) -> str:
+    """Return how a stopped model is let be asked again."""
+    return f"POST /admin/models/{quote(model)}/resume"
+
+
 def compared_in(folder: Path) -> float:
     """Return the US dollars that comparisons of the gateway in a folder have cost so far, as `Money.compared` does."""
     if not (file := folder / MONEY).exists():
@@ -110,17 +126,20 @@ def compared_in(folder: Path) -> float:
     return 0.0 if account is None else (account.settled + account.dispatched) / 1e9
 
 
-def decide_disputes(folder: Path, model: str, *, book: bool, reason: str, now: float) -> Disputed:
+def decide_disputes(
+    folder: Path, model: str, *, book: bool, reason: str, now: float
+) -> tuple[Disputed, bool]:
     """Let the disputed bills of a model count in full (`book`), or no more than their requests can cost. The gateway
     may run meanwhile. The decision is added to `disputes.jsonl` in the folder.
 
-    Raises InputError if none is disputed.
+    Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
-    found = Disputed()
+    found, is_stopped = Disputed(), False
     if (file := folder / MONEY).exists():
         with closing(SQLiteStore(file, "normal")) as store:
-            bills = [one for one in Ledger(name=_ALL, store=store).disputed if one.model == model]
-            for one in bills:
+            ledger = Ledger(name=_ALL, store=store)
+            is_stopped = model in ledger.stopped
+            for one in [one for one in ledger.disputed if one.model == model]:
                 found = found.with_bill(one)
                 if book:
                     one.book()
@@ -139,12 +158,16 @@ def decide_disputes(folder: Path, model: str, *, book: bool, reason: str, now: f
     }
     with (folder / DISPUTES).open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
-    return found
+    return found, is_stopped
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
-    """Return what is spent, since the beginning, and left of a limit. `most`: what may be left, in US dollars."""
+    """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
+    US dollars.
+    """
     most = None if limit is None else float(exact_quantity(limit)[0])
+    left = 0.0 if limit is None else ledger.left
     return {
-        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else ledger.left,
+        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else max(left, 0.0),
+        "overdrawn": max(-left, 0.0),
     }  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
 from exeunt import __version__
-from exeunt._files import write_text
+from exeunt._files import open_regular, write_text
 from exeunt.comparison.report import allowed_hash, page_part
 from exeunt.gateway.certification import Way
 from exeunt.gateway.standing import Certified, Standing
@@ -17,6 +19,7 @@ from exeunt.gateway.standing import Certified, Standing
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 290, 44, 44
 _LINE, _LONGEST = 14.0, 30
 """The height of a name in the picture, and its letters at most: the table has all of it."""
+_TIME = re.compile(r"(?<=Exeunt gateway, )[\d: -]+(?= UTC)")
 _STYLE = """
 h1, h2, .summary, .caption { overflow-wrap: anywhere; }
 section > .summary { max-width: 46rem; }
@@ -29,10 +32,14 @@ section > .caption { margin-top: 22px; }
 
 
 def write_report(found: Standing, path: Path, *, reference: str, told: str, now: float) -> None:
-    """Write the page of what a gateway has certified, atomically. `reference`: the model that it is measured by.
-    `told`: what was saved by the time `now`, see `Bill.told`.
+    """Write the page of what a gateway has certified, atomically, unless it says the same already, but for the time.
+    `reference`: the model that it is measured by. `told`: what was saved by the time `now`, see `Bill.told`.
     """
-    write_text(path, render(found, reference=reference, told=told, now=now))
+    page, former = render(found, reference=reference, told=told, now=now), ""
+    with suppress(OSError, UnicodeDecodeError), open_regular(path) as file:
+        former = file.read().decode()
+    if _TIME.sub("", former) != _TIME.sub("", page):
+        write_text(path, page)
 
 
 def render(found: Standing, *, reference: str, told: str, now: float) -> str:

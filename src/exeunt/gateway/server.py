@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import uvicorn
 
 from exeunt._files import locked
 from exeunt._text import echo
+from exeunt.errors import InputError
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import LOCK, gateway_folder
 from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.keys import Keys, check_clients
 from exeunt.live.http_model import key_named
 from exeunt.web.limits import listens_everywhere
 from exeunt.web.server import check_address, drain_on_signal, uvicorn_config
@@ -23,23 +27,32 @@ _RUNS = (
 )
 
 
-def serve_gateway(config: GatewayConfig) -> None:
-    """Answer requests until a signal. Raises InputError without keys, of clients or of providers, where nobody can
-    listen, and where another gateway runs in the folder.
+def serve_gateway(config: GatewayConfig, file: Path) -> None:
+    """Answer requests until a signal. `file`: that the configuration is of, for messages.
+
+    Raises InputError without keys, of clients or of providers, where nobody can listen, where another gateway runs in
+    the folder, and for a grader or an encoder that cannot be opened. Then no folder is made.
     """
     listen = config.listen
-    check_address(listen.host, listen.port)
-    lock = gateway_folder(config.folder) / LOCK
-    with locked(lock, config.folder, refusal=_RUNS):
-        _serve(Gateway(config))
-
-
-def _serve(gateway: Gateway) -> None:
-    config, listen = gateway.config, gateway.config.listen
-    gateway.keys.check()
+    check_address(listen.host, listen.port, "`listen: {port: ...}` in the file of the gateway")
+    if not config.folder.exists():
+        check_clients(())
     for model in config.models.values():
         if model.key is not None:
             key_named(model.key)  # raises if it is not set
+    lock = gateway_folder(config.folder) / LOCK
+    with locked(lock, config.folder, refusal=_RUNS):
+        with closing(Keys(config.folder)) as keys:
+            keys.check()
+        try:
+            gateway = Gateway(config)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+        _serve(gateway)
+
+
+def _serve(gateway: Gateway) -> None:
+    listen = gateway.config.listen
     app = make_app(gateway, on_start=lambda: drain_on_signal(gateway.closing.set))
     server = _Server(
         uvicorn_config(

@@ -288,7 +288,7 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     if not certifier.proposals:
         missing = FEWEST - certifier.n_fitting
         return [
-            *(_until_first(certifier, config, missing, drawn) if missing > 0 and drawn > 0 else []),
+            *(_until_first(certifier, config, missing, drawn) if missing > 0 else []),
             *notes,
         ]
     proposal = certifier.proposals[-1]
@@ -299,9 +299,11 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
         )
         return [text, *notes]
     waiting = next((plan for plan in proposal.plans if plan.passed is None and plan.policy is not None), None)
-    units = None if waiting is None else _units_to_come(certifier, config, proposal, waiting)
-    if units is None or drawn <= 0:
+    if waiting is None or drawn <= 0:
         return notes
+    units = _units_to_come(certifier, config, proposal, waiting)
+    if units is None:  # too few have tested it
+        units = (max(waiting.needed - proposal.units, 0.0),) * 3
     middle, low, high = (2 * each / drawn for each in units)
     if middle > _MANY:
         text = (
@@ -313,21 +315,25 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     if middle < 1:
         return [*([f"It takes {counted(n, 'more period')} to certify {plan}."] if n else []), *notes]
     periods = f" and {counted(n, 'more period')}" if n else ""
+    about = f"{_rounded(low)} to {_rounded(high)}" if low < high else "by the units that it was made of"
     text = (
         f"For a chance of 80% that {plan} is certified, it takes about {_rounded(middle)} more "
-        f"{config.unit_rules.kind}s ({_rounded(low)} to {_rounded(high)}){periods}{_when(certifier, middle)}."
+        f"{config.unit_rules.kind}s ({about}){periods}{_when(certifier, middle)}."
     )
     return [text, *_scarce(certifier, config, middle), *notes]
 
 
 def _until_first(certifier: Certifier, config: GatewayConfig, missing: int, drawn: float) -> list[str]:
     """Say when there will be a proposal."""
-    more, kind = math.ceil(2 * missing / drawn), config.unit_rules.kind
     text = (
-        f"The first proposal is made once {FEWEST} drawn units fit policies: {certifier.n_fitting} do. With "
-        f"{drawn:.0%} of the units drawn, that is about {_rounded(more)} more {kind}s{_when(certifier, more)}."
+        f"The first proposal is made once {FEWEST} drawn units fit policies: {certifier.n_fitting} do, about half of "
+        "those that were drawn and have closed."
     )
-    return [text, *_scarce(certifier, config, more)]
+    if drawn <= 0:
+        return [f"{text} Now none is drawn: there was no request yet, or money for comparisons is missing."]
+    more, kind = math.ceil(2 * missing / drawn), config.unit_rules.kind
+    text += f" With {drawn:.0%} of the units drawn, that is about {_rounded(more)} more {kind}s"
+    return [f"{text}{_when(certifier, more)}.", *_scarce(certifier, config, more)]
 
 
 def _units_to_come(

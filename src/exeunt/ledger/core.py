@@ -14,12 +14,14 @@ Its time never falls: while a clock that went back has not caught up, nothing gr
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 from exeunt._text import counted
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.books import CHARGED, DISPATCHED, RESERVED, SETTLED, Account, Books, Hold, shown
 
+_DAY_S = 86_400
 _MOST_SUM = 2**63 - 1  # what databases hold
 
 # -- ledgers -----------------------------------------------------------------------------------------------------------
@@ -120,12 +122,13 @@ def resume(books: Books, now: int, name: str, model: str) -> None:
 def over_budget(account: Account, now: int, asked: int, room: int, what: str) -> OverBudget:
     """Return the error that says what was asked for, what there is, and how to mend it."""
     unit, wait_s, held = account.unit, None, account.reserved + account.dispatched
-    of = f"{account.name!r} has {shown(max(0, room), unit)} left"
+    overdrawn = f" (it is overdrawn by {shown(-account.left, unit)})" if account.left < 0 else ""
+    of = f"{account.name!r} has {shown(max(0, room), unit)} left{overdrawn}"
     if account.rate:
         of += f" of a burst of {shown(account.burst, unit)}"
         wait = (asked - room) * account.period / account.rate + account.grown - now  # grown: now, or later
         wait_s = wait / 1e9 if asked <= account.burst else None
-        mend = "raise the burst" if wait_s is None else f"try again in {wait_s:.3g} s, or raise the rate"
+        mend = "raise the burst" if wait_s is None else f"try again in {_wait(wait_s)}, or raise the rate"
     else:
         of += f" of {shown(account.limit, unit)}"
         mend = "wait until what is under way is settled, or raise the total" if held else "raise the total"
@@ -138,6 +141,10 @@ def over_budget(account: Account, now: int, asked: int, room: int, what: str) ->
         wait_s=wait_s,
         passing=held >= asked - room,
     )
+
+
+def _wait(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds <= _DAY_S else f"{math.ceil(seconds / _DAY_S):,} days"
 
 
 # -- holds -------------------------------------------------------------------------------------------------------------
@@ -159,8 +166,7 @@ def reserve(books: Books, now: int, wanted: Hold) -> Hold:
     for account in accounts:
         if wanted.model in account.stopped:
             raise ModelStopped(
-                f"the model {wanted.model!r} is stopped: it billed more than its stated maximum. Correct its price, "
-                f"then call resume({wanted.model!r}) of the ledger"
+                f"the model {wanted.model!r} is stopped: it billed more than its stated maximum"
             )
     if any(account.room(wanted) < wanted.maximum for account in accounts):
         age(books, now)

@@ -14,7 +14,7 @@ import numpy as np
 
 from exeunt._arrays import check_between, short
 from exeunt.budget_text import exact_quantity
-from exeunt.errors import InputError
+from exeunt.errors import InputError, ModelStopped
 from exeunt.ledger import core
 from exeunt.ledger.books import CHARGED, RESERVED, SETTLED, Account, Books, Hold, shown
 from exeunt.ledger.postgresql_store import PostgreSQLStore
@@ -57,6 +57,8 @@ class Ledger:
     "normal" survives the end of any process, "full" also a power failure. `file` may be the address of a PostgreSQL
     database that several machines share, such as "postgresql://user@host/database" (extra `exeunt[postgres]`); what it
     survives is up to the server. `store`: a store of your own.
+
+    `resumed_by`: returns how messages say that a stopped model is let be asked again; ledgers within take it over.
     """
 
     def __init__(
@@ -82,6 +84,9 @@ class Ledger:
         kept = within._store if within else store
         self.name: str = _text(
             f"{within.name}/{name}" if within else name or "ledger", "the name of a ledger"
+        )
+        self.resumed_by: Callable[[str], str] = (
+            within.resumed_by if within else "call resume({!r}) of the ledger".format
         )
         self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
         self._lease = math.ceil(lease * 1e9)
@@ -109,7 +114,10 @@ class Ledger:
         model, key = _text(model, "a model"), None if key is None else _text(key, "a key")
         lease = self._lease + int(check_between(limit_s, "limit_s", 0.0, _LONGEST_S, inclusive=True) * 1e9)
         hold = Hold(self.name, 0, key, model, maximum, bool(promised), lease)
-        return Reservation(self, self._run(core.reserve, hold, lasting=False))
+        try:
+            return Reservation(self, self._run(core.reserve, hold, lasting=False))
+        except ModelStopped as stopped:
+            raise ModelStopped(f"{stopped}. Correct its price, then {self.resumed_by(model)}") from None
 
     def promise(self, cheapest: float, *, answered: int | None = None) -> None:
         """Keep this much for each of the inputs that are still to come, so that all of them get an answer.
@@ -214,9 +222,9 @@ class Ledger:
         if hold.cost > hold.maximum:
             counts = "it counts at that and is disputed" if hold.is_disputed else "it counts in full"
             _log.error(
-                "the model %r billed %s%s, and its stated maximum is %s: %s, and the model is stopped until resume(%r) "
-                "is called", hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
-                shown(hold.maximum, self.unit), counts, hold.model,
+                "the model %r billed %s%s, and its stated maximum is %s: %s, and the model is stopped: correct its "
+                "price, then %s", hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
+                shown(hold.maximum, self.unit), counts, self.resumed_by(hold.model),
             )  # fmt: skip
 
 

@@ -52,13 +52,19 @@ def function_named(text: str, signature: Signature) -> Any:
     Raises InputError for another text, and where there is no such function, or one that takes something else.
     """
     module, _, name = text.partition(":")
-    if not module or not name:
+    if not module or not name.isidentifier():
         raise InputError(f"a function is written module:name, got {text!r}")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):  # it is there, and imports another
             raise
+        if module.endswith(".py") or "/" in module:
+            stem = Path(module.removesuffix(".py")).name
+            raise InputError(
+                f"a function is written module:name, without the ending and the folder of its file: for {name} in "
+                f"{stem}.py beside the YAML file write {stem}:{name}, got {text!r}"
+            ) from None
         file = f"{module.replace('.', '/')}.py"
         raise InputError(
             f"there is no module {module}: write {signature.of(name)}, into {file} beside the YAML file"

@@ -70,9 +70,12 @@ class TextEncoder:
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
-        transformers: Any = require("transformers", extra="hf")
         folder = str(Path(self._name).parent) if self._is_onnx else self._name
-        with hub_access(self._name, f"the encoder {self._name} cannot be opened"), quiet_loading():
+        with (
+            hub_access(self._name, f"the encoder {self._name} cannot be opened", model=True),
+            quiet_loading(),
+        ):
+            transformers: Any = require("transformers", extra="hf")
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             return tokenizer, self._in_onnx() if self._is_onnx else self._in_pytorch(transformers)
 

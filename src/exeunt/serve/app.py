@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from exeunt._version import __version__
 from exeunt.errors import ExeuntError
 from exeunt.serve import inference_protocol
-from exeunt.serve.error_answers import told
+from exeunt.serve.error_answers import error_body, told
 from exeunt.serve.events import about
 from exeunt.serve.inference_protocol import service_of
 from exeunt.serve.input_routes import InputRoutes
@@ -33,6 +33,8 @@ from exeunt.serve.prediction import StrictModel
 from exeunt.serve.service import Service
 from exeunt.serve.settings import Settings
 from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
+from exeunt.web.connection import REFUSED
+from exeunt.web.limits import TOO_MANY
 from exeunt.web.security import SecurityMiddleware
 
 _PAGE = Path(__file__).parent / "page"
@@ -107,12 +109,16 @@ def make_app(
     """
     metrics, first = Metrics(), [loaded]
 
+    def refused_connection() -> bytes:
+        metrics.refused()
+        return error_body(TOO_MANY)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service = app.state.service = Service(settings, metrics)
         await service.start(first.pop())  # no reference stays here: the run may be replaced
         with around(service):
-            yield {"inputs": routes}
+            yield {"inputs": routes, REFUSED: refused_connection}
         await service.stop()
 
     app = FastAPI(

@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
 
     Raises InputError for an address that cannot be had, and what loading the run raises.
     """
-    check_address(settings.host, settings.port)
+    check_address(settings.host, settings.port, "--port")
     loaded = load_run(settings)  # here, so that what is wrong with it is an error of the command
     controller = loaded.controller(settings)
     if controller is not None and settings.budget is not None:

@@ -85,7 +85,9 @@ def _columns(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}" INTEGER PRIMARY KEY' if name == "number" else f'"{name}"' for name in names)
 
 
-COMPARED, NOT_GRADED = "compared", "the grader failed"
+COMPARED, NOT_GRADED, NOT_PAID = "compared", "the grader failed", "no money for the judge"
+ASKED = (COMPARED, NOT_GRADED, NOT_PAID)
+"""What became of requests for which all models were asked."""
 _NAMES = tuple(one.name for one in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")

@@ -21,7 +21,7 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from exeunt.web.limits import client_of, part_of
+from exeunt.web.limits import TOO_MANY, client_of, part_of
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _UNREAD_S = 30.0
@@ -32,7 +32,10 @@ _AGAIN_S, _WAITS_S = 1.0, (0.0, 0.0, 0.05, 0.1, 0.2, 0.4)
 the second, and so on. Later ones wait as long as the last.
 """
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-_TOO_MANY = b'{"error":"there are too many connections: try again soon"}'
+REFUSED = "refused_connection"
+"""Under this name the state of an application may have what counts a connection without room, and returns the body of
+its answer.
+"""
 _END_OF_HEADERS = b"\r\n\r\n"
 _PIECE = 512
 """Bytes of a body of unknown length that are read at a time: few requests fit there that may follow it."""
@@ -116,7 +119,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if self._room.enter(self._address):
             self._watch_headers()
         else:
-            self._send_unavailable(_TOO_MANY, b"connection: close\r\n")
+            refused = self.app_state.get(REFUSED, lambda: b'{"error":"%b"}' % TOO_MANY.encode())
+            self._send_unavailable(refused(), b"connection: close\r\n")
             transport.close()
 
     def on_message_begin(self) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from exeunt.errors import InputError
 
@@ -21,6 +21,10 @@ _FEW = 8
 """So many are no attack, however few there may be in all."""
 _NETWORK_BITS = 64
 """Of an address of IPv6: whoever has one usually has all that begin so."""
+
+
+TOO_MANY = "there are too many connections: try again soon"
+"""What whoever connects is told where there is no room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,11 @@ def check_proxies(proxies: Sequence[str], *, option: str) -> None:
         raise InputError(
             f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {wrong[0]!r:.80}"
         )
+    for one in proxies:
+        if (network := ip_network(one, strict=False)).network_address != (address := ip_interface(one).ip):
+            raise InputError(
+                f"{option}: {one} is within a network: write {network} for all of it, or {address} alone"
+            )
 
 
 def _is_network(text: str) -> bool:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
+from datetime import datetime, timezone
 
 from exeunt.errors import OverBudget
+
+_DAY_S = 86_400
+_LONGEST_S = 36_500 * _DAY_S
+"""Nobody waits longer for money."""
 
 
 def missing_money(
@@ -13,12 +19,17 @@ def missing_money(
     """Return status, why, and headers: 429 with the time when there may be money again, else 402.
 
     `program`: what the client asks, such as "server". `unit`: of the amounts, where the client knows it. `less`: how to
-    ask for what costs less.
+    ask for what costs less. Beyond a day the time is a date: what was booked above a limit is paid off by its rate.
     """
     asked, left = (f"{amount:g} {unit}".strip() for amount in (error.asked, error.left))
     why = f"this may cost {asked}, and {left} of what may be spent is left"
     wait_s = 1.0 if error.passing else error.wait_s
-    if wait_s is None:
-        return 402, f"{why}: {f'{less}, or ' if less else ''}ask who runs this {program} for more", {}
+    more = f"ask who runs this {program} for more"
+    if wait_s is None or wait_s > _LONGEST_S:
+        return 402, f"{why}: {f'{less}, or ' if less else ''}{more}", {}
     after = math.ceil(wait_s)
-    return 429, f"{why}: try again in {after} s", {"retry-after": str(after)}
+    again = f"try again in {after} s"
+    if after > _DAY_S:
+        day = datetime.fromtimestamp(time.time() + after, timezone.utc)
+        again = f"there is enough on {day:%Y-%m-%d} (UTC) at the earliest, so {more}"
+    return 429, f"{why}: {again}", {"retry-after": str(after)}

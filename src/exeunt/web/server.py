@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import math
@@ -29,12 +30,18 @@ _OWN_FILES = 512
 """Files that a server has open beside its connections."""
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded."""
+def check_address(host: str, port: int, option: str) -> None:
+    """Raise InputError if nobody can listen there: uvicorn would say so only once the network is loaded. `option`: by
+    which another port is chosen.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
     except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} at {host} is in use: end what listens there, or choose another port by {option}"
+            ) from error
         raise InputError(f"cannot listen at {host}, port {port}: {error}") from error
 
 

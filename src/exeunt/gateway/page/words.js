@@ -131,9 +131,9 @@ export const escalated = ({ bill, unit }) => Object.entries(REASONS).filter(([re
   .map(([reason, name]) => bar(name.replace("unit", unit), bill.decided[reason], bill.requests));
 
 /** A limit as a bar. */
-export function limit(name, { limit: text, most, spent, left }) {
+export function limit(name, { limit: text, most, spent, left, overdrawn }) {
   if (text === null) return { name, note: `${usd(spent)} spent, no limit` };
-  const rest = `${usd(Math.max(left, 0))} left of ${text}`;
+  const rest = overdrawn > 0 ? `nothing left of ${text}, ${usd(overdrawn)} above it` : `${usd(left)} left of ${text}`;
   return { name, note: known(spent) ? `${rest}, ${usd(spent)} spent` : rest, share: most > 0 ? 1 - left / most : 1, full: left <= NEARLY_NONE * most };
 }
 

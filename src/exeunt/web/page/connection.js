@@ -2,7 +2,7 @@
 import { events, useKey } from "./live.js";
 
 const AGAIN_MS = 1000;
-const OTHER_KEY = [401, 403];
+const UNKNOWN = 401, OTHER_KEY = [UNKNOWN, 403];
 const $ = (id) => document.getElementById(id);
 
 /** Show what went wrong; null: nothing. */
@@ -27,6 +27,7 @@ const keyGiven = () => new Promise((done) => {
 
 /** Show events for ever. `begin`: what to do first on each connection. `needsKey`: what to say where another key is needed. */
 export async function follow({ begin = async () => {}, show, needsKey }) {
+  let isGiven = false;
   for (;;) {
     try {
       await begin();
@@ -40,9 +41,11 @@ export async function follow({ begin = async () => {}, show, needsKey }) {
     } catch (error) {
       if (OTHER_KEY.includes(error.status)) {
         state("locked", "lost");
-        complain(new Error(needsKey));
+        complain(new Error(isGiven && error.status === UNKNOWN ? `This key is not known. ${needsKey}` : needsKey));
         $("key-form").hidden = false;
+        $("key").value = "";
         await keyGiven();
+        isGiven = true;
       } else {
         state("no connection", "lost");
         await new Promise((done) => { setTimeout(done, AGAIN_MS); });
