@@ -78,6 +78,12 @@ class Server:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else None
 
+    def end_connections(self, address, most=None):
+        """End connections to a database, as its operator may: `most` of them at random, by default all."""
+        of = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name_of(address)}' ORDER BY random()"
+        limit = "" if most is None else f" LIMIT {most}"
+        self.sql(f"SELECT pg_terminate_backend(pid) FROM ({of}{limit}) AS found")
+
     def new_database(self, options=""):
         """Make an empty database and return its address."""
         name = f"money_{next(self.names)}"

@@ -27,7 +27,7 @@ ODD: tuple[Any, ...] = (
 HEADERS = (
     {}, {"retry-after": "99999999999999999999"}, {"retry-after": "Mon, 01 Jan 99999999999 00:00:00 GMT"},
     {"retry-after": "-5"}, {"content-type": "text/html"}, {"location": "http://127.0.0.1:1/elsewhere"},
-    {"set-cookie": "a=" + "b" * 4_000},
+    {"set-cookie": "a=" + "b" * 4_000}, {"content-type": "application/json; charset=hex"},
 )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ class Processes:
     def start(self):
         log, self.started = self.folder / f"{self.started}.log", self.started + 1
         arguments = [SCRIPT, self.place, log, self.started, self.threads]
-        return subprocess.Popen([sys.executable, *map(str, arguments)]), log
+        with log.with_suffix(".err").open("wb") as errors:
+            return subprocess.Popen([sys.executable, *map(str, arguments)], stderr=errors), log
 
     def kill(self, i):
         """Kill a process that has opened the ledger, and start another."""
@@ -49,6 +50,10 @@ class Processes:
         for process, _ in self.running:
             process.kill()
             process.wait()
+
+    def errors(self):
+        """Return what they said that failed."""
+        return "".join(file.read_text(encoding="utf-8") for file in self.folder.glob("*.err"))
 
     def lines(self):
         return [
@@ -68,20 +73,28 @@ def holds_in(place):
     return {key: (state, maximum, cost) for key, state, maximum, cost in rows}
 
 
-def check_kills(kind, folder, n, threads, kills, restarts=0):
-    """`restarts`: how often the database is killed, too, and started again."""
+def check_kills(kind, folder, n, threads, kills, restarts=0, cuts=0):
+    """`restarts`: how often the database is killed, too, and started again. `cuts`: how often, beside each kill, one
+    connection is ended, and all at the end.
+    """
     rng, total, place = random.Random(0), float(TOTAL.split()[0]), place_of(kind, folder)
     with_file = ex.Ledger(total=TOTAL, file=place)
     processes = Processes(place, folder, n, threads)
     try:
         for i in range(kills):
+            for _ in range(cuts):
+                time.sleep(rng.uniform(0, 0.1))
+                server().end_connections(place, most=1)
             time.sleep(rng.uniform(0, 0.3))
             processes.kill(rng.randrange(n))
             if restarts and i % (kills // restarts) == 1:
                 server().restart()
             assert with_file.left >= 0
+        if cuts:
+            check_going_on(processes, place)
     finally:
         processes.end()
+    assert processes.errors() == ""
     time.sleep(LEASE_S)
     assert with_file.reserved == 0
 
@@ -104,6 +117,16 @@ def check_kills(kind, folder, n, threads, kills, restarts=0):
     return len(rows), booked / 1e9
 
 
+def check_going_on(processes, place):
+    """Check that processes whose connections were all ended go on; those whose money is spent have nothing to do."""
+    server().end_connections(place)
+    before, deadline = len(processes.lines()), time.monotonic() + 60
+    with closing(ex.Ledger(total=TOTAL, file=place)) as ledger:
+        while len(processes.lines()) == before and ledger.left > 0.02:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_processes_that_are_killed_overspend_and_lose_nothing(tmp_path):
     n, _ = check_kills("file", tmp_path, n=3, threads=8, kills=4)
     assert n > 50
@@ -112,6 +135,18 @@ def test_processes_that_are_killed_overspend_and_lose_nothing(tmp_path):
 def test_nor_do_they_where_the_database_is_killed_as_well(tmp_path):
     n, _ = check_kills("postgresql", tmp_path, n=2, threads=4, kills=2, restarts=1)
     assert n > 20
+
+
+def test_nor_do_they_where_connections_are_cut(tmp_path):
+    n, _ = check_kills("postgresql", tmp_path, n=2, threads=4, kills=2, cuts=3)
+    assert n > 20
+
+
+@pytest.mark.slow
+def test_connections_are_cut_a_thousand_times(tmp_path):
+    n, spent = check_kills("postgresql", tmp_path, n=8, threads=16, kills=100, cuts=10)
+    print(n, spent)
+    assert n > 2_000
 
 
 @pytest.mark.slow

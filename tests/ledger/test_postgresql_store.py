@@ -48,19 +48,14 @@ def buy(ledger, maximum=0.01, cost=0.005):
     held.settle(cost)
 
 
-def end_connections(place):
-    """End the connections to a database, as its operator may."""
-    server().sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name_of(place)}'")
-
-
 # -- what is lost ------------------------------------------------------------------------------------------------------
 
 
 def test_a_connection_that_was_ended_is_opened_again(place, ledger):
     held = ledger.reserve(0.5)
-    end_connections(place)
+    server().end_connections(place)
     assert held.dispatch()
-    end_connections(place)
+    server().end_connections(place)
     assert ledger.spent == 0.5
 
 
@@ -175,7 +170,7 @@ def test_threads_whose_connection_is_ended_at_random_count_each_attempt_once(pla
     rng = random.Random(0)
     while time.monotonic() < end:
         time.sleep(rng.uniform(0.01, 0.1))
-        end_connections(place)
+        server().end_connections(place)
     for thread in threads:
         thread.join()
     assert len(counts) == 8

@@ -46,7 +46,7 @@ class Judge:
 
     async def __call__(self, request: Mapping[str, Any], answer: Message, reference: Message) -> float:
         """Return the grade. Raises NoGrade if the judge gives no verdict, JudgeNotPaid if money for it is short."""
-        if normalised_match(request, answer, reference):
+        if await GRADING.run(normalised_match, request, answer, reference):
             return 1.0
         asked = (self._verdict(request, answer, reference), self._verdict(request, reference, answer))
         first, second = await asyncio.gather(*asked)

@@ -146,7 +146,7 @@ def checked_url(url: str) -> str:
 
 def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -> Any:
     """Return a client of HTTP that follows no redirects, and reads no answer that is compressed or too large: it raises
-    FailedAttempt for these.
+    FailedAttempt for these. Texts are read as UTF-8, whatever the service says.
     """
     httpx = require("httpx", extra="live")
 
@@ -169,6 +169,9 @@ def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
         answer.stream = Bounded(answer.stream)
+        answer.encoding = (
+            "utf-8"  # httpx would take any codec of Python, such as hex or idna, which raise their own
+        )
 
     n = model.concurrency
     return httpx.AsyncClient(

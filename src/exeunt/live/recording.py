@@ -435,12 +435,17 @@ def _columns(name: str, model: LiveModel, replies: list[Reply], costs: list[floa
         features = pa.array([one.features for one in replies], pa.list_(pa.float32()))
         return {f"features_{name}": features, **cost}
     return {
-        f"prediction_{name}": pa.array([one.answer for one in replies], pa.string()),
+        f"prediction_{name}": pa.array([_storable(one.answer) for one in replies], pa.string()),
         f"confidence_{name}": pa.array(
             [None if one.answer is None else one.confidence for one in replies], pa.float64()
         ),
         **cost,
     }
+
+
+def _storable(text: str | None) -> str | None:
+    """Return a text with U+FFFD in place of halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _price(name: str, costs: Any, most: float) -> str:
