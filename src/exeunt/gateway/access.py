@@ -40,9 +40,8 @@ class AccessMiddleware(SecurityMiddleware):
         if refusal is not None or client is None:
             return refusal
         path, asks_models = scope["path"], scope["path"].startswith("/v1/")
-        public = self.health.fullmatch(path) or self.page.fullmatch(path)
         # Not by the paths of routes, which match more, such as a line's end.
-        if not (asks_models or public or client.admin):
+        if not (asks_models or client.admin):
             if _ADMINISTERS.match(path):
                 return error_response(403, "this needs the key of who administers the gateway")
             return error_response(404, nothing_at(path))
