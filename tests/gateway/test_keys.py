@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -360,3 +361,35 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, how: str) -> None:
     with pytest.raises(ExeuntError, match=r"keys\.db") as error:
         Keys(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_keys_that_cannot_be_read_are_one_line_in_the_log_until_they_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(key: str) -> list[dict[str, Any]]:
+        caplog.clear()
+        run.client = key
+        answers = [run.ask("easy 1") for _ in range(3)]
+        assert [one.status_code for one in answers] == [503] * 3
+        assert "keys cannot be looked up now: try again soon" in answers[0].json()["error"]["message"]
+        assert httpx.get(f"{run.url}/health").status_code == 200
+        assert not any(one.exc_info for one in caplog.records)
+        return [one.fields for one in caplog.records if one.levelno >= logging.WARNING]
+
+    with caplog.at_level(logging.INFO), running(tmp_path, shadow="") as run:
+        file, key = run.gateway.folder / "keys.db", run.client
+        with writing(file.parent):
+            (line,) = refused("of nobody yet")
+        assert "another process writes the keys" in line["why"]
+        whole = file.read_bytes()
+        file.unlink()
+        file.write_bytes(b"x" * 5000)
+        (line,) = refused(key)
+        assert "keys.db is no file of a gateway's keys, or is damaged" in line["why"]
+        file.unlink()
+        file.write_bytes(whole)
+        former = write_former(file.parent, client("mallory"))
+        (line,) = refused(key)
+        assert "keys.json was written after its keys were read" in line["why"]
+        former.unlink()
+        assert run.ask("easy 1").status_code == 200
