@@ -241,6 +241,25 @@ def test_room_is_given_back_and_addresses_of_one_network_share_it() -> None:
     assert room.enter("")  # of a socket that has no address
 
 
+def test_addresses_of_ipv4_are_told_apart_by_a_socket_of_both_versions() -> None:
+    room = Room(40, ("10.0.0.0/8", "::ffff:11.0.0.1"))
+    assert [room.enter("::ffff:192.0.2.1") for _ in range(10)] == [True] * 10
+    assert not room.enter("192.0.2.1")  # the same
+    assert [room.enter(f"::ffff:198.51.100.{n}") for n in range(11)] == [True] * 11
+    assert [room.enter(f"::ffff:{n}.0.0.1") for n in (10, 11) for _ in range(9)] == [True] * 18
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_who_connects_by_ipv4_to_a_server_at_every_address_of_ipv6_has_a_part_of_its_own() -> None:
+    listening = uvicorn_config(made_app, "::", 0).bind_socket()
+    listening.listen()
+    with listening, connected(listening.getsockname()[1]):
+        accepted, (address, *_) = listening.accept()
+        accepted.close()
+    assert limits.client_of(address, ()) == "127.0.0.1"
+    assert limits.client_of(address, ("127.0.0.1",)) == ""
+
+
 @pytest.mark.parametrize("wrong", ["proxy.example.com", "10.0.0.0/40", ""])
 def test_a_proxy_is_an_address(wrong: str) -> None:
     with pytest.raises(InputError, match="proxies must be an address or a network"):
