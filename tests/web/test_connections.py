@@ -117,6 +117,23 @@ def test_requests_that_are_sent_ahead_are_answered_in_order_however_they_are_cut
         sender.join()
 
 
+def test_what_a_body_in_small_chunks_costs_does_not_follow_the_number_of_headers(port: int) -> None:
+    chunks = b"10\r\n0123456789abcdef\r\n" * 262_144 + b"0\r\n\r\n"
+
+    def seconds(n: int) -> float:
+        """CPU time of this process, which serves."""
+        names = b"".join(b"h%d: 1\r\n" % i for i in range(n))
+        head = b"POST /said?n=1 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n%b\r\n" % names
+        with connected(port) as client:
+            begun = time.process_time()
+            client.sendall(head + chunks)
+            assert answers(client, 1) == [[1, 4 << 20]]
+            return time.process_time() - begun
+
+    few, many = (min(seconds(n) for _ in range(2)) for n in (0, 4_000))
+    assert many < 3 * few + 0.2  # one copy of all headers is made in 0.1 ms
+
+
 def test_of_a_connection_at_most_one_request_waits_and_the_rest_stays_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
