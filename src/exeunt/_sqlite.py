@@ -13,7 +13,8 @@ from pathlib import Path
 from exeunt._files import check_writable, make_folder, temporary_name, why_it_failed
 from exeunt.errors import ArtefactError, ExeuntError, FileError
 
-_WAIT_S = 30.0  # for other processes
+WAIT_S = 30.0
+"""Seconds to wait for other processes."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class DatabaseKind:
         finally:
             new.unlink(missing_ok=True)
 
-    def connect(self, file: Path) -> sqlite3.Connection:
-        """Connect to a file. What is in its place otherwise is an error."""
+    def connect(self, file: Path, *, wait_s: float = WAIT_S) -> sqlite3.Connection:
+        """Connect to a file. What is in its place otherwise is an error. `wait_s`: for other processes, each time."""
         # Not opened to look: closing it would free the locks of other connections of this process.
         found = file.stat()
         if not stat.S_ISREG(found.st_mode) or not found.st_size:
@@ -61,7 +62,7 @@ class DatabaseKind:
             raise ArtefactError(
                 f"{file} {what}, so it is no {self.name}: choose another file, or remove it to begin anew"
             )
-        connection = sqlite3.connect(file, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(file, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
             if connection.execute("PRAGMA application_id").fetchone()[0] != self.application:
                 raise ArtefactError(f"{file} is no {self.name} but another database: choose another file")
@@ -101,7 +102,7 @@ class DatabaseKind:
 
 
 def discard(connection: sqlite3.Connection) -> None:
-    """Close a connection after an error, whose traceback may hold cursors that keep its transaction open."""
+    """Close a connection and undo its transaction, which cursors in the traceback of an error may keep open."""
     with suppress(sqlite3.Error):
         connection.rollback()
     connection.close()

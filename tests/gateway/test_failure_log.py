@@ -38,6 +38,32 @@ def test_each_reason_of_a_model_is_logged_once_in_a_minute(caplog: pytest.LogCap
     assert told == [(*one, times) for times in (1, 3) for one in reasons]
 
 
+@pytest.mark.parametrize(
+    "failed", ["status 400 (code_{})", "small failed {} times in a row and rests: status 500"]
+)
+def test_a_reason_whose_words_are_others_each_time_is_logged_once_in_a_minute(
+    caplog: pytest.LogCaptureFixture, failed: str
+) -> None:
+    log = FailureLog()
+    with caplog.at_level(logging.WARNING):
+        for i in range(100):
+            replies = {name: Reply(None, failed=failed.format(i)) for name in ("small", "large")}
+            log.answered(Answered(None, "", "reference", 0.0, replies), i)
+    told = [(one.fields["model"], one.fields["why"], one.fields["times"]) for one in caplog.records]
+    words = [failed.partition(":")[0].format(i) for i in (0, 60)]
+    assert told == [
+        (name, why, times) for why, times in zip(words, (1, 60), strict=True) for name in ("small", "large")
+    ]
+
+
+def test_however_many_reasons_there_are_a_thousand_are_remembered() -> None:
+    log = FailureLog()
+    for i in range(5_000):
+        for now in (0.0, 1.0):  # the second one is counted for later
+            log.answered(Answered(None, "", "", 0.0, {"own": Reply(None, failed=f"it returned {i}")}), now)
+        assert max(len(log._said), len(log._times)) <= 1_000
+
+
 def test_a_grader_that_fails_is_logged_once_in_a_minute_with_a_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,9 @@ pytest.importorskip("yaml")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
-from exeunt.gateway.keys import Client, Keys, write_keys
+from exeunt.gateway.keys import Client, Keys, KeysLocked, _put, write_keys
 
-from .running_gateway import running
+from .running_gateway import httpx, running
 
 N = 100
 ADDS = """
@@ -189,6 +193,98 @@ def test_a_file_that_is_restored_or_removed_counts_from_then_on(tmp_path: Path) 
     assert keys.of(keys.add("alice").encode()) is not None
 
 
+# -- while another process writes -------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Lock the keys as another process does that writes; what it did counts at the end."""
+    with closing(sqlite3.connect(folder / "keys.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+        other.execute("COMMIT")
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < 5  # seconds: SQLite waits for 30
+
+
+def test_while_another_process_writes_what_was_last_read_counts(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    old, kept = keys.add("old").encode(), keys.add("kept").encode()
+    assert keys.of(old) is not None
+    with writing(tmp_path) as other:
+        other.execute("DELETE FROM client WHERE name = 'old'")
+        _put(other, [client("new")])
+        with at_once():
+            assert all(keys.of(old) and keys.of(kept) for _ in range(100))
+            assert [one.name for one in keys.clients] == ["kept", "old"]
+            for ask in (lambda: keys.of(b"new"), lambda: keys.named("old", wait_s=0)):
+                with pytest.raises(KeysLocked, match="another process writes the keys"):
+                    ask()
+    assert [keys.of(key) is not None for key in (old, kept, b"new")] == [False, True, True]
+
+
+def test_keys_of_a_file_that_was_replaced_are_not_those_last_read(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    key = keys.add("alice").encode()
+    assert keys.of(key) is not None
+    (tmp_path / "keys.db").unlink()
+    write_keys(tmp_path, [client("bob")])
+    with writing(tmp_path), at_once(), pytest.raises(KeysLocked):
+        keys.of(key)
+    assert keys.of(key) is None
+    assert keys.of(b"bob") is not None
+
+
+def test_nobody_waits_for_a_thread_that_writes(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    key = keys.add("alice").encode()
+    assert keys.of(key) is not None
+    with ThreadPoolExecutor(1) as threads:
+        with writing(tmp_path):
+            removed = threads.submit(keys.remove, "alice")
+            time.sleep(0.1)
+            with at_once():
+                assert keys.of(key) is not None
+            assert not removed.done()
+        assert removed.result()
+    assert keys.of(key) is None
+
+
+def test_who_can_wait_is_told_once_the_other_process_has_written(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        with writing(tmp_path) as other:
+            _put(other, [client("alice")])
+            opened, named = threads.submit(Keys, tmp_path), threads.submit(keys.named, "alice")
+            time.sleep(0.1)
+        assert [one.name for one in opened.result().clients] == ["alice"]
+        assert named.result() == client("alice")
+
+
+def test_a_gateway_answers_while_another_process_writes_the_keys(tmp_path: Path) -> None:
+    with running(tmp_path, shadow="") as run:
+        assert run.gateway.keys.of(run.client.encode()) is not None
+        with writing(run.gateway.folder) as other, at_once():
+            other.execute("DELETE FROM client WHERE name = 'alice'")
+            assert [httpx.get(f"{run.url}{path}").status_code for path in ("/health", "/")] == [200, 200]
+            assert run.ask("easy 1").status_code == 200
+        assert run.ask("easy 2").status_code == 401
+    assert run.gateway.records.count() == 0  # alice was forgotten before it was kept
+
+
+def test_a_record_waits_until_the_keys_are_written(tmp_path: Path) -> None:
+    with running(tmp_path, shadow="") as run:
+        assert run.gateway.keys.of(run.client.encode()) is not None
+        with writing(run.gateway.folder), at_once():
+            assert run.ask("easy 1").status_code == 200
+    assert run.gateway.records.count() == 1
+
+
 # -- the file of earlier versions -------------------------------------------------------------------------------
 
 
@@ -286,3 +382,35 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, how: str) -> None:
     with pytest.raises(ExeuntError, match=r"keys\.db") as error:
         Keys(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_keys_that_cannot_be_read_are_one_line_in_the_log_until_they_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(key: str) -> list[dict[str, Any]]:
+        caplog.clear()
+        run.client = key
+        answers = [run.ask("easy 1") for _ in range(3)]
+        assert [one.status_code for one in answers] == [503] * 3
+        assert "keys cannot be looked up now: try again soon" in answers[0].json()["error"]["message"]
+        assert httpx.get(f"{run.url}/health").status_code == 200
+        assert not any(one.exc_info for one in caplog.records)
+        return [one.fields for one in caplog.records if one.levelno >= logging.WARNING]
+
+    with caplog.at_level(logging.INFO), running(tmp_path, shadow="") as run:
+        file, key = run.gateway.folder / "keys.db", run.client
+        with writing(file.parent):
+            (line,) = refused("of nobody yet")
+        assert "another process writes the keys" in line["why"]
+        whole = file.read_bytes()
+        file.unlink()
+        file.write_bytes(b"x" * 5000)
+        (line,) = refused(key)
+        assert "keys.db is no file of a gateway's keys, or is damaged" in line["why"]
+        file.unlink()
+        file.write_bytes(whole)
+        former = write_former(file.parent, client("mallory"))
+        (line,) = refused(key)
+        assert "keys.json was written after its keys were read" in line["why"]
+        former.unlink()
+        assert run.ask("easy 1").status_code == 200

@@ -66,6 +66,43 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
     assert read_models(file)
 
 
+SAY = "def say(given):\n    return 'yes', 1.0\n"
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The YAML file of a function in a package, of which a part has no `__init__.py`."""
+    parts = tmp_path / "own_pack" / "parts"
+    parts.mkdir(parents=True)
+    for file, text in {"own_pack/__init__.py": "", "own_pack/parts/one.py": SAY}.items():
+        (tmp_path / file).write_text(text)
+    for place in (tmp_path, parts.parent, parts, parts.parent / "__init__.py", parts / "one.py"):
+        place.chmod(0o755)
+    (tmp_path / "models.yaml").write_text(MODEL.format("own_pack.parts.one:say"))
+    return tmp_path / "models.yaml"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize(
+    "place", ["own_pack", "own_pack/__init__.py", "own_pack/parts", "own_pack/parts/one.py"]
+)
+def test_code_that_others_may_write_to_is_refused(packed, place):
+    found = packed.parent / place
+    found.chmod(0o757)
+    with pytest.raises(InputError, match=rf"others may write to {found}, .*: `chmod go-w {found}`"):
+        read_models(packed)
+    assert "own_pack" not in sys.modules
+    found.chmod(0o755)
+    assert read_models(packed)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_code_of_another_user_is_refused(packed):
+    os.chown(packed.parent / "own_pack" / "parts" / "one.py", 65_534, -1)
+    with pytest.raises(InputError, match=r"one\.py belongs to another user"):
+        read_models(packed)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
 def test_a_folder_of_another_user_is_refused(tmp_path):
     file = written(tmp_path, "own_foreign")

@@ -117,6 +117,23 @@ def test_requests_that_are_sent_ahead_are_answered_in_order_however_they_are_cut
         sender.join()
 
 
+def test_what_a_body_in_small_chunks_costs_does_not_follow_the_number_of_headers(port: int) -> None:
+    chunks = b"10\r\n0123456789abcdef\r\n" * 262_144 + b"0\r\n\r\n"
+
+    def seconds(n: int) -> float:
+        """CPU time of this process, which serves."""
+        names = b"".join(b"h%d: 1\r\n" % i for i in range(n))
+        head = b"POST /said?n=1 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n%b\r\n" % names
+        with connected(port) as client:
+            begun = time.process_time()
+            client.sendall(head + chunks)
+            assert answers(client, 1) == [[1, 4 << 20]]
+            return time.process_time() - begun
+
+    few, many = (min(seconds(n) for _ in range(2)) for n in (0, 4_000))
+    assert many < 3 * few + 0.2  # one copy of all headers is made in 0.1 ms
+
+
 def test_of_a_connection_at_most_one_request_waits_and_the_rest_stays_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -239,6 +256,25 @@ def test_room_is_given_back_and_addresses_of_one_network_share_it() -> None:
         room.leave("10.1.2.3")
     assert (room._all, dict(room._of)) == (0, {})
     assert room.enter("")  # of a socket that has no address
+
+
+def test_addresses_of_ipv4_are_told_apart_by_a_socket_of_both_versions() -> None:
+    room = Room(40, ("10.0.0.0/8", "::ffff:11.0.0.1"))
+    assert [room.enter("::ffff:192.0.2.1") for _ in range(10)] == [True] * 10
+    assert not room.enter("192.0.2.1")  # the same
+    assert [room.enter(f"::ffff:198.51.100.{n}") for n in range(11)] == [True] * 11
+    assert [room.enter(f"::ffff:{n}.0.0.1") for n in (10, 11) for _ in range(9)] == [True] * 18
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_who_connects_by_ipv4_to_a_server_at_every_address_of_ipv6_has_a_part_of_its_own() -> None:
+    listening = uvicorn_config(made_app, "::", 0).bind_socket()
+    listening.listen()
+    with listening, connected(listening.getsockname()[1]):
+        accepted, (address, *_) = listening.accept()
+        accepted.close()
+    assert limits.client_of(address, ()) == "127.0.0.1"
+    assert limits.client_of(address, ("127.0.0.1",)) == ""
 
 
 @pytest.mark.parametrize("wrong", ["proxy.example.com", "10.0.0.0/40", ""])

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Scope
 
+from exeunt.errors import ExeuntError
+from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.keys import Client
 from exeunt.web.security import SecurityMiddleware, bearer
@@ -36,13 +38,19 @@ class AccessMiddleware(SecurityMiddleware):
         return "" if key is None else key.digest
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        refusal, client = super()._refusal(scope), scope["state"].get("key")
+        try:
+            refusal = super()._refusal(scope)
+        except ExeuntError as error:
+            log_failure(error, "looking up a key")
+            scope["state"]["refused"] = True  # else each request would be logged
+            headers = {"retry-after": "1", "connection": "close"}
+            return self._error(503, "keys cannot be looked up now: try again soon", headers)
+        client = scope["state"].get("key")
         if refusal is not None or client is None:
             return refusal
         path, asks_models = scope["path"], scope["path"].startswith("/v1/")
-        public = self.health.fullmatch(path) or self.page.fullmatch(path)
         # Not by the paths of routes, which match more, such as a line's end.
-        if not (asks_models or public or client.admin):
+        if not (asks_models or client.admin):
             if _ADMINISTERS.match(path):
                 return error_response(403, "this needs the key of who administers the gateway")
             return error_response(404, nothing_at(path))

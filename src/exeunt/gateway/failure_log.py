@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
 from traceback import walk_tb
@@ -16,6 +17,8 @@ from exeunt.gateway.money import resumed_by
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0
 _MOST = 1_000
+_VARIES = re.compile(r"(?<=^status \d\d\d) .*|\b\d+ times")
+"""What may be another with each failure, and is no other reason: a provider's words, and how often a model failed."""
 
 
 class FailureLog:
@@ -56,11 +59,15 @@ class FailureLog:
 
     def _to_be_said(self, name: str, why: str, now: float) -> int:
         """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""
-        self._times[name, why] += 1
-        if now - self._said.get((name, why), -_AGAIN_S) < _AGAIN_S:
+        key = name, _VARIES.sub("", why)
+        self._times[key] += 1
+        if now - self._said.get(key, -_AGAIN_S) < _AGAIN_S:
             return 0
-        self._said[name, why] = now
-        return self._times.pop((name, why))
+        if len(self._said) >= _MOST:
+            self._said.clear()
+            self._times = Counter({key: self._times[key]})
+        self._said[key] = now
+        return self._times.pop(key)
 
 
 def logged_reason(model: str, failed: str) -> str:

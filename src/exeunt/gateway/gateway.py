@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar, cast
 
+from exeunt._sqlite import WAIT_S
 from exeunt._threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
@@ -29,7 +30,7 @@ from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, secret
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
-from exeunt.gateway.keys import Client, Keys
+from exeunt.gateway.keys import Client, Keys, KeysLocked
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import MONEY, Money
@@ -46,7 +47,7 @@ T = TypeVar("T")
 _log = logging.getLogger("exeunt.gateway")
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
-_TIDY_S, _SAVE_S, _STEP_S = 3600.0, 30.0, 1.0
+_TIDY_S, _SAVE_S, _STEP_S, _LOOK_S = 3600.0, 30.0, 1.0, 0.05
 _END_S = 60.0
 
 
@@ -82,7 +83,7 @@ class Gateway:
     ) -> None:
         self.config, self.clock, self._apart = config, clock, apart
         self.folder = gateway_folder(config.folder)
-        self.keys = Keys(self.folder)
+        self.keys, self._asking_keys = Keys(self.folder), asyncio.Lock()
         self.money = Money(self.folder / MONEY, config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
         self.about = _about(config)
@@ -231,11 +232,23 @@ class Gateway:
             is_drawn = place is not None and place.is_open and unit is not None and unit.drawn
             if self.comparing is not None and is_drawn:
                 record = await self._compared(record, request, answered)
-            if self.keys.named(client.name) is not None:  # else it was forgotten meanwhile
+            if await self._is_known(client.name):  # else it was forgotten meanwhile
                 await self._kept(record, counts=place is not None, opted_out=not client.shadow)
         finally:
             if place is not None and place.unit is not None:
                 self.traffic.ended(place.unit)
+
+    async def _is_known(self, name: str) -> bool:
+        """Whether a client has a key. While another process writes the keys, one record at a time waits for it."""
+        end = time.monotonic() + WAIT_S
+        async with self._asking_keys:
+            while True:
+                try:
+                    return self.keys.named(name, wait_s=0.0) is not None
+                except KeysLocked:
+                    if time.monotonic() >= end:
+                        raise
+                await asyncio.sleep(_LOOK_S)
 
     async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
         """Return the record of a request of a drawn unit, after the other models were asked."""

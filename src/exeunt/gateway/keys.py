@@ -8,16 +8,17 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exeunt._files import file_digest, read_json
-from exeunt._sqlite import DatabaseKind
+from exeunt._sqlite import WAIT_S, DatabaseKind, discard
 from exeunt.budget_text import exact_quantity
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.gateway.config import check_limit
 from exeunt.gateway.folder import FORMER_KEYS, KEYS
 
@@ -33,6 +34,7 @@ CREATE TABLE taken_over (sha256 TEXT);
 """
 # One file, which can be copied and restored, and in which nothing is left of a removed client.
 _KIND = DatabaseKind("file of a gateway's keys", 0x4558474B, 1, _SCHEMA, journal="DELETE")
+_LOOK_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,25 @@ class Client:
     spend: str | None = None
 
 
+class _Known(NamedTuple):
+    """All who have keys."""
+
+    by_digest: Mapping[str, Client]
+    by_name: Mapping[str, Client]
+
+
+_NOBODY = _Known({}, {})
+
+
+class KeysLocked(FileError):  # noqa: N818 - says what happened
+    """Another process writes the keys, so that they cannot be read now."""
+
+
 class Keys:
     """The keys in a gateway's folder, `keys.db`, which is made if there is none. Digests of random keys need no salt.
 
-    Any number of processes and threads look them up, add and remove them, and each sees at once what others did.
+    Any number of processes and threads look them up, add and remove them, and each sees at once what others did. `of`
+    and `clients` never wait: while another process writes, what was last read counts.
 
     Raises FileError if the file cannot be read or written, ArtefactError if it is damaged.
     """
@@ -60,20 +77,35 @@ class Keys:
         self._file, self._turn = folder / KEYS, threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
-        _ = self.clients
+        self._version, self._last = -1, _NOBODY  # of the file that is open
+        self._read(WAIT_S)
 
     @property
     def clients(self) -> tuple[Client, ...]:
-        """All who have keys, by name."""
-        return self._found("1")
+        """All who have keys, by name. Raises KeysLocked if none were read of this file yet."""
+        try:
+            return (*self._read().by_name.values(),)
+        except KeysLocked:
+            if self._last is _NOBODY:
+                raise
+            return (*self._last.by_name.values(),)
 
     def of(self, key: bytes) -> Client | None:
-        """Return whose key this is. Digests are looked up, so the time tells nothing of keys."""
-        return next(iter(self._found("digest = ?", hashlib.sha256(key).hexdigest())), None)
+        """Return whose key this is. Digests are looked up, so the time tells nothing of keys.
 
-    def named(self, name: str) -> Client | None:
-        """Return who has this name; None if nobody has."""
-        return next(iter(self._found("name = ?", name)), None)
+        Raises KeysLocked for one that is not known while another process writes, which may just have added it.
+        """
+        digest = hashlib.sha256(key).hexdigest()
+        try:
+            return self._read().by_digest.get(digest)
+        except KeysLocked:
+            if (found := self._last.by_digest.get(digest)) is None:
+                raise
+            return found
+
+    def named(self, name: str, *, wait_s: float = WAIT_S) -> Client | None:
+        """Return who has this name; None if nobody has. Raises KeysLocked if another process writes all the time."""
+        return self._read(wait_s).by_name.get(name)
 
     def add(
         self, name: str, *, admin: bool = False, shadow: bool | None = None, spend: str | None = None
@@ -120,32 +152,58 @@ class Keys:
         with self._turn:
             self._disconnect()
 
-    def _found(self, where: str, *given: str) -> tuple[Client, ...]:
-        with self._connected() as connection:
-            return _clients(connection, where, *given)
+    def _read(self, wait_s: float = 0.0) -> _Known:
+        """Return who has keys. Raises KeysLocked if another process writes for longer than `wait_s`."""
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                return self._look()
+            except KeysLocked:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(_LOOK_S)  # others may look meanwhile, and are not kept waiting
+
+    def _look(self) -> _Known:
+        with self._turn, self._failures():
+            connection = self._connected()
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._version:
+                clients = _clients(connection)
+                self._last = _Known({one.digest: one for one in clients}, {one.name: one for one in clients})
+                self._version = version
+            return self._last
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return a connection to the file that is there now: it may have been restored from a copy, or removed."""
+        if self._connection is None or self._there() != self._opened:
+            self._disconnect()
+            self._opened = self._made()
+            self._connection = self._connect(wait_s=0.0)
+        return self._connection
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection for a transaction, of which all is kept or nothing."""
-        with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        """Give a connection for a transaction, of which all is kept or nothing. Nobody who reads waits for it."""
+        with self._failures():
+            self._made()
+            connection = self._connect(wait_s=WAIT_S)
             try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA secure_delete = ON")
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            finally:
+                discard(connection)
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection to the file that is there now: it may have been restored from a copy, or removed."""
-        with self._turn:
-            try:
-                known = self._connection if self._there() == self._opened else None
-                yield known or self._connect()
-            except (sqlite3.Error, OSError) as error:
-                raise _KIND.failure(self._file, error) from error
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.OperationalError) and "is locked" in str(error):
+                raise KeysLocked(f"another process writes the keys in {self._file}: try again") from error
+            raise _KIND.failure(self._file, error) from error
 
     def _there(self) -> tuple[int, int] | None:
         try:
@@ -154,23 +212,27 @@ class Keys:
             return None
         return found.st_dev, found.st_ino
 
-    def _connect(self) -> sqlite3.Connection:
-        self._disconnect()
-        former = self._file.with_name(FORMER_KEYS)
+    def _made(self) -> tuple[int, int] | None:
+        """Make the file if there is none. Return which one is there now."""
         if (there := self._there()) is None:
-            write_keys(self._file.parent, *_former(former))
+            write_keys(self._file.parent, *_former(self._file.with_name(FORMER_KEYS)))
             there = self._there()
-        self._connection = connection = _KIND.connect(self._file)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        _remove_former(former, connection)
-        self._opened = there
+        return there
+
+    def _connect(self, *, wait_s: float) -> sqlite3.Connection:
+        connection = _KIND.connect(self._file, wait_s=wait_s)
+        try:
+            _remove_former(self._file.with_name(FORMER_KEYS), connection)
+        except BaseException:
+            discard(connection)
+            raise
         return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._version, self._last = -1, _NOBODY
 
 
 def check_clients(clients: Iterable[Client]) -> None:
@@ -198,14 +260,14 @@ def write_keys(folder: Path, clients: Iterable[Client], taken_over: str = "") ->
     _KIND.make(folder / KEYS, fill)
 
 
-def _clients(connection: sqlite3.Connection, where: str, *given: str) -> tuple[Client, ...]:
+def _clients(connection: sqlite3.Connection, where: str = "1", *given: str) -> list[Client]:
     rows = connection.execute(
         f"SELECT name, digest, admin, shadow, spend FROM client WHERE {where} ORDER BY name",  # noqa: S608
         given,
     ).fetchall()
-    return tuple(
+    return [
         Client(name, digest, bool(admin), bool(shadow), spend) for name, digest, admin, shadow, spend in rows
-    )
+    ]
 
 
 def _put(connection: sqlite3.Connection, clients: Iterable[Client]) -> None:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from typing import Any
 from exeunt.errors import InputError
 
 _OF_OTHERS = 0o022
-"""The mode of a folder that its group, or all, may write to."""
+"""The mode of a file or a folder that its group, or all, may write to."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,43 @@ def function_named(text: str, signature: Signature) -> Any:
 def find_beside(text: str, folder: Path) -> None:
     """Let the module of "module:name" be imported from a folder, unless it is installed. The folder is looked in last.
 
-    Raises InputError where others than its owner may write there: their code would run.
+    Raises InputError where others than its owner may write to the folder, or to the module: their code would run.
     """
-    root = text.partition(":")[0].partition(".")[0]
+    module = text.partition(":")[0]
+    root = module.partition(".")[0]
     if not root or _is_installed(root) or PathFinder.find_spec(root, [str(folder)]) is None:
         return
     if os.name == "posix":
-        found = folder.stat()
-        if found.st_uid not in (os.geteuid(), 0):
-            raise InputError(
-                f"{folder} belongs to another user, and the code of {root} there would run: copy both to a "
-                "folder of your own"
-            )
-        if found.st_mode & _OF_OTHERS:
-            raise InputError(
-                f"others may write to {folder}, and the code of {root} there would run: `chmod go-w "
-                f"{quote(str(folder))}` keeps it yours"
-            )
+        for place in (folder, *_files_of(module, folder)):
+            _check_own(place, root)
     sys.path.append(str(folder))
+
+
+def _files_of(module: str, folder: Path) -> Iterator[Path]:
+    """Yield the file of a module, and the folders and files of the packages that it lies in."""
+    places = [str(folder)]
+    for part in module.split("."):
+        if (found := PathFinder.find_spec(part, places)) is None:
+            return
+        places = [*(found.submodule_search_locations or ())]
+        yield from map(Path, places)
+        if found.origin is not None:
+            yield Path(found.origin)
+
+
+def _check_own(place: Path, root: str) -> None:
+    """Raise InputError where others may write to a file or a folder of the module `root`."""
+    found = place.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            f"{place} belongs to another user, and the code of {root} there would run: copy it, with the YAML "
+            "file, to a folder of your own"
+        )
+    if found.st_mode & _OF_OTHERS:
+        raise InputError(
+            f"others may write to {place}, and the code of {root} there would run: `chmod go-w "
+            f"{quote(str(place))}` keeps it yours"
+        )
 
 
 def _is_installed(root: str) -> bool:

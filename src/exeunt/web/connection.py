@@ -98,6 +98,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _bytes = 0
     _ahead = b""  # that is read once answers are sent
     _reads_body, _of_body = False, 0  # whether a body comes, and how many bytes of it have
+    _length: int | None = None  # of the body; None where that is not known
     _address = ""
     _came: float | None = None  # when the data came that are read now, once somebody has asked
     _timers: dict[str, asyncio.TimerHandle]
@@ -132,6 +133,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, unless it may be refused."""
         self._reads_body, self._of_body = True, 0
+        length = dict(self.headers).get(b"content-length", b"")
+        self._length = int(length) if length.isdigit() and len(length) < _DIGITS else None
         if self._may_be_refused():
             self._held = bytearray()
         else:
@@ -182,16 +185,14 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         inputs = self.app_state.get("inputs")
         if inputs is None or not inputs.is_late(self._when_it_came()):
             return False
-        size = dict(self.headers).get(b"content-length", b"")
         return (
             (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
             and self.parser.should_keep_alive()
             and self.parser.get_http_version() != "1.0"  # whose connection is closed after the answer
             and not (self.parser.should_upgrade() or self.expect_100_continue or self.flow.write_paused)
-            and size.isdigit()
-            and len(size) <= len(str(_SMALL))  # else it may take long to read
-            and int(size) <= _SMALL
+            and self._length is not None
+            and self._length <= _SMALL
         )
 
     def _refuse(self, body: bytes) -> None:
@@ -257,9 +258,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """Return where to stop reading, so that hardly more than one request ends before."""
         if self._reads_body:
-            length = dict(self.headers).get(b"content-length", b"")
-            known = length.isdigit() and len(length) < _DIGITS
-            return at + (max(int(length) - self._of_body, 1) if known else _PIECE)
+            return at + (_PIECE if self._length is None else max(self._length - self._of_body, 1))
         end = data.find(_END_OF_HEADERS, at) + len(_END_OF_HEADERS)
         several = end >= len(_END_OF_HEADERS) and data.find(_END_OF_HEADERS, end) >= 0
         return end if several else len(data)

@@ -96,11 +96,16 @@ def _is_network(text: str) -> bool:
 
 @lru_cache(1024)
 def client_of(address: str, proxies: tuple[str, ...]) -> str:
-    """Return who connects from an address, as far as that tells; "" if it does not, as of a proxy and of no address."""
+    """Return who connects from an address, as far as that tells; "" if it does not, as of a proxy and of no address.
+
+    A socket of both versions has addresses of IPv4 as ::ffff:10.0.0.7; they count as 10.0.0.7.
+    """
     try:
-        found = ip_address(address)
+        given = ip_address(address)
     except ValueError:
         return ""
-    if any(found in ip_network(one, strict=False) for one in proxies):
+    found = getattr(given, "ipv4_mapped", None) or given
+    networks = [ip_network(one, strict=False) for one in proxies]
+    if any(one in network for network in networks for one in (given, found)):
         return ""
     return str(ip_network((found, _NETWORK_BITS), strict=False)) if found.version == 6 else str(found)

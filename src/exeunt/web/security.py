@@ -108,13 +108,14 @@ class SecurityMiddleware:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers, public = dict(scope["headers"]), self.health.fullmatch(scope["path"]) is not None
+        needs_key = not (public or self.page.fullmatch(scope["path"]))
         host = headers.get(b"host", b"").lower()
         if not (public or self._has_name(host, (scope.get("server") or (None,))[0])):
             name = host.decode("latin-1")
             why = f"this server does not answer as {name!r}: if clients may call it so, {self.allow_name}"
             return self._error(403, why, _CLOSE)
-        scope["state"]["key"] = key = self._key(headers)
-        if key is None and not (public or self.page.fullmatch(scope["path"])):
+        scope["state"]["key"] = key = self._key(headers) if needs_key else None
+        if key is None and needs_key:
             why = "the API key is missing or not known: give one as `Authorization: Bearer KEY`"
             return self._error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and not _of_own_page(headers, host):
