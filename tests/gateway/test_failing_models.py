@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -98,6 +100,45 @@ def test_a_key_that_is_refused_rests_all_models_of_the_provider(tmp_path: Path) 
             (resting,) = http.get("/admin/state").json()["resting"]
         assert (resting["name"], resting["models"]) == ("mock", ["small", "large"])
         assert "rests" in run.ask("x").json()["error"]["message"]
+
+
+class Slow(MockProvider):
+    """A provider whose small model takes two seconds: before it answers, or between the pieces of its answer."""
+
+    async def _completions(self, request: Request) -> Response:
+        body = await request.json()
+        given = await super()._completions(request)
+        if body["model"] == "small" and not body.get("stream"):
+            await asyncio.sleep(2.0)
+        return given
+
+    async def _chunks(self, completion: Any) -> AsyncIterator[str]:
+        async for chunk in super()._chunks(completion):
+            yield chunk
+            await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
+    tmp_path: Path, streams: bool
+) -> None:
+    mock = Slow(answer, PRICES)
+    with running(tmp_path, mock, shadow="") as run, ThreadPoolExecutor(1) as pool:
+        provider = run.gateway.config.models["large"].provider
+        for _ in range(provider.failures):
+            provider.begin().end("connection failed (ConnectError)")
+        assert "rests" in run.ask("x").json()["error"]["message"]
+        provider._until = 0.0  # the pause is over
+        first = pool.submit(run.ask, "slow", model="small", stream=streams)
+        eventually(lambda: len(mock.seen) == 1)
+        eventually(lambda: not provider.rests)
+        if not streams:
+            assert run.ask("y").status_code == 200
+        eventually(
+            lambda: provider._in_a_row == 0
+        )  # its status says that the connection and the key are good
+        assert not first.done()
+        assert first.result().status_code == 200
 
 
 def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from exeunt._outside import outside_json
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
-from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.streamed import Assembled, data_of, lines_of, without_logprobs
 from exeunt.live.http_model import http_client, key_named
@@ -24,7 +24,7 @@ from exeunt.live.openai_compatible import OpenAICompatible
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
-_KEY_REFUSED, _MODEL_REFUSED = re.compile(r"status 401\b"), re.compile(r"status (403|404)\b")
+_KEY_REFUSED, _MODEL_REFUSED = 401, re.compile(r"status (403|404)\b")
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,13 @@ class ChatModel(OpenAICompatible):
             raise FailedAttempt(self.provider.told, cost=0.0)
         call, failed = self.provider.begin(), cast("str | None", None)
         try:
-            data = await (self._whole if given.sink is None else self._streamed)(given, client)
-            failed = ""
+            data = await (self._whole if given.sink is None else self._streamed)(given, client, call)
         except httpx.HTTPError as error:
             failure = transport_failure(error)
             failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
             raise failure from None
-        except FailedAttempt as failure:
-            failed = failure.why if _KEY_REFUSED.match(failure.why) else ""
+        except FailedAttempt:
+            failed = ""
             raise
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
@@ -198,17 +197,17 @@ class ChatModel(OpenAICompatible):
             given.sink.whole = True
         return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
 
-    async def _whole(self, given: ChatRequest, client: Any) -> Any:
+    async def _whole(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
-        async with self._sent(self._body(given), client) as answer:
+        async with self._sent(self._body(given), client, call) as answer:
             return outside_json(b"".join([piece async for piece in answer]))
 
-    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
+    async def _streamed(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
         sink: Any = given.sink
         body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
         whole = Assembled()
-        async with self._sent(body, client) as answer:
+        async with self._sent(body, client, call) as answer:
             async for line in lines_of(answer):
                 if (chunk := data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
@@ -222,9 +221,21 @@ class ChatModel(OpenAICompatible):
         return whole.body
 
     @asynccontextmanager
-    async def _sent(self, body: Mapping[str, Any], client: Any) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses."""
-        async with client.stream("POST", self._url, content=msgspec.json.encode(body)) as sent:
+    async def _sent(
+        self, body: Mapping[str, Any], client: Any, call: Call
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses.
+
+        The status says all about the connection and the key that the `call` of the provider is to know.
+        """
+
+        async def traced(event: str, _: Any) -> None:
+            if event.endswith(".send_request_body.complete"):
+                call.reached()
+
+        content, traces = msgspec.json.encode(body), {"trace": traced}
+        async with client.stream("POST", self._url, content=content, extensions=traces) as sent:
+            call.end(f"status {_KEY_REFUSED}" if sent.status_code == _KEY_REFUSED else "")
             answer = sent.aiter_raw()
             if not sent.is_success:
                 said = b"".join([piece async for piece in answer])
