@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -18,6 +20,7 @@ pytest.importorskip("typer")
 import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from tests.live.service import unreachable
 
 from exeunt.gateway.mock_provider import MockProvider
 
@@ -98,6 +101,58 @@ def test_a_key_that_is_refused_rests_all_models_of_the_provider(tmp_path: Path) 
             (resting,) = http.get("/admin/state").json()["resting"]
         assert (resting["name"], resting["models"]) == ("mock", ["small", "large"])
         assert "rests" in run.ask("x").json()["error"]["message"]
+
+
+class Slow(MockProvider):
+    """A provider whose small model takes two seconds: before it answers, or between the pieces of its answer."""
+
+    async def _completions(self, request: Request) -> Response:
+        body = await request.json()
+        given = await super()._completions(request)
+        if body["model"] == "small" and not body.get("stream"):
+            await asyncio.sleep(2.0)
+        return given
+
+    async def _chunks(self, completion: Any) -> AsyncIterator[str]:
+        async for chunk in super()._chunks(completion):
+            yield chunk
+            await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
+    tmp_path: Path, streams: bool
+) -> None:
+    mock = Slow(answer, PRICES)
+    with running(tmp_path, mock, shadow="") as run, ThreadPoolExecutor(1) as pool:
+        provider = run.gateway.config.models["large"].provider
+        for _ in range(provider.failures):
+            provider.begin().end("connection failed (ConnectError)")
+        assert "rests" in run.ask("x").json()["error"]["message"]
+        provider._until = 0.0  # the pause is over
+        first = pool.submit(run.ask, "slow", model="small", stream=streams)
+        eventually(lambda: len(mock.seen) == 1)
+        eventually(lambda: not provider.rests)
+        if not streams:
+            assert run.ask("y").status_code == 200
+        eventually(
+            lambda: provider._in_a_row == 0
+        )  # its status says that the connection and the key are good
+        assert not first.done()
+        assert first.result().status_code == 200
+
+
+def test_a_provider_that_cannot_be_reached_rests_and_is_paid_nothing(tmp_path: Path) -> None:
+    with unreachable() as url:
+        options = {"shadow": "", "providers": f"{{mock: {{base_url: '{url}/v1', failures: 2, pause_s: 30}}}}"}
+        models = (
+            "{%s: {provider: mock, price: {input: 1, output: 1}, max_tokens: 9, timeout_s: 1, retries: 0}}"
+        )
+        with running(tmp_path, models=models % "large", **options) as run:
+            for i in range(2):
+                assert "connection failed (ConnectTimeout)" in run.ask(f"x {i}").text
+            assert "mock failed 2 times in a row and rests" in run.ask("y").text
+            assert run.gateway.money.whole.spent == 0.0
 
 
 def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: Path) -> None:

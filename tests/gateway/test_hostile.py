@@ -194,6 +194,30 @@ def test_after_a_pause_one_request_at_a_time_tries() -> None:
     assert [breaker.rests or (breaker.begin() and breaker.rests) for _ in range(3)] == [False] * 3
 
 
+def test_others_ask_once_the_request_that_tries_was_sent() -> None:
+    now = [0.0]
+    breaker = Breaker("mock", failures=2, pause_s=5.0, clock=lambda: now[0])
+    for _ in range(2):
+        breaker.begin().end("down")
+    now[0] += 5.0
+    trying = breaker.begin()
+    assert breaker.rests
+    trying.reached()
+    others = [breaker.begin() for _ in range(3)]
+    assert not breaker.rests
+    others[0].end("down")
+    assert (breaker.rests_s, breaker.opened) == (10.0, 2)  # as of one that tries
+    now[0] += 10.0
+    again = breaker.begin()
+    trying.end(None)
+    assert breaker.rests  # another one tries now
+    again.end("")
+    again.end("down")  # it has ended
+    assert not breaker.rests
+    breaker.begin().end("down")
+    assert not breaker.rests
+
+
 def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> None:
     with running(tmp_path, shadow="", fallback="[small]") as run:
         held = run.gateway.money.whole.reserve(0.001, model="large")

@@ -13,8 +13,8 @@ _LONGEST_S = 300.0
 class Breaker:
     """Lets nobody ask a model, or a provider, for `pause_s` seconds after `failures` in a row; then one request tries.
 
-    While that one is under way the others do not ask. Each further failure doubles the pause. `opened`: how often it
-    began one. `why`: what failed last.
+    While that one is under way the others do not ask, unless it has `reached` whom they would ask. Each further failure
+    doubles the pause. `opened`: how often it began one. `why`: what failed last.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Breaker:
     _in_a_row: int = 0
     _until: float = 0.0
     _trying: bool = False
+    _reached: bool = False
 
     @property
     def rests_s(self) -> float:
@@ -44,7 +45,7 @@ class Breaker:
 
     def begin(self) -> Call:
         """Take note that it is asked."""
-        self._trying = self._in_a_row >= self.failures
+        self._trying = self._in_a_row >= self.failures and not self._reached
         return Call(self, self.opened, self._trying)
 
     def _end(self, call: Call, failed: str | None) -> None:
@@ -56,6 +57,7 @@ class Breaker:
         elif failed is not None and call.begun == self.opened:
             self._in_a_row, self.why = self._in_a_row + 1, failed
             if self._in_a_row >= self.failures:
+                self._reached = False
                 pause = min(self.pause_s * 2 ** min(self._in_a_row - self.failures, 9), _LONGEST_S)
                 self._until, self.opened = self.clock() + pause, self.opened + 1
 
@@ -67,7 +69,15 @@ class Call:
     breaker: Breaker
     begun: int
     tries: bool
+    ended: bool = False
+
+    def reached(self) -> None:
+        """Take note that it was sent: it may still fail, but others need not wait for how it ends."""
+        if self.tries:
+            self.tries, self.breaker._trying, self.breaker._reached = False, False, True
 
     def end(self, failed: str | None) -> None:
-        """Take note of how it ended: why it failed, "" for an answer, None where nothing can be said."""
-        self.breaker._end(self, failed)
+        """Take note of how it ended, once: why it failed, "" for an answer, None where nothing can be said."""
+        if not self.ended:
+            self.ended = True
+            self.breaker._end(self, failed)

@@ -13,18 +13,19 @@ from typing import Any, cast
 import msgspec
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
-from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.streamed import Assembled, data_of, lines_of, without_logprobs
+from exeunt.gateway.streamed import Assembled, data_of, lines_of, understood, without_logprobs
 from exeunt.live.http_model import http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
-_KEY_REFUSED, _MODEL_REFUSED = re.compile(r"status 401\b"), re.compile(r"status (403|404)\b")
+_KEY_REFUSED, _MODEL_REFUSED = 401, re.compile(r"status (403|404)\b")
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,13 @@ class ChatModel(OpenAICompatible):
             raise FailedAttempt(self.provider.told, cost=0.0)
         call, failed = self.provider.begin(), cast("str | None", None)
         try:
-            data = await (self._whole if given.sink is None else self._streamed)(given, client)
-            failed = ""
+            data = await (self._whole if given.sink is None else self._streamed)(given, client, call)
         except httpx.HTTPError as error:
             failure = transport_failure(error)
             failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
             raise failure from None
-        except FailedAttempt as failure:
-            failed = failure.why if _KEY_REFUSED.match(failure.why) else ""
+        except FailedAttempt:
+            failed = ""
             raise
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
@@ -198,21 +198,22 @@ class ChatModel(OpenAICompatible):
             given.sink.whole = True
         return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
 
-    async def _whole(self, given: ChatRequest, client: Any) -> Any:
+    async def _whole(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
-        async with self._sent(self._body(given), client) as answer:
-            return outside_json(b"".join([piece async for piece in answer]))
+        async with self._sent(self._body(given), client, call) as answer:
+            return await read_beside(outside_json, b"".join([piece async for piece in answer]))
 
-    async def _streamed(self, given: ChatRequest, client: Any) -> Any:
+    async def _streamed(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
         sink: Any = given.sink
         body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
         whole = Assembled()
-        async with self._sent(body, client) as answer:
+        async with self._sent(body, client, call) as answer:
             async for line in lines_of(answer):
-                if (chunk := data_of(line)) is not None:
+                if (chunk := await data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
                         raise FailedAttempt("its answer was cut off", again=True)
+                    chunk = understood(chunk, "delta")
                     whole.add(chunk)
                     if chunk.get("choices") or given.usage:
                         own = chunk if given.options.get("logprobs") else without_logprobs(chunk)
@@ -222,13 +223,25 @@ class ChatModel(OpenAICompatible):
         return whole.body
 
     @asynccontextmanager
-    async def _sent(self, body: Mapping[str, Any], client: Any) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses."""
-        async with client.stream("POST", self._url, content=msgspec.json.encode(body)) as sent:
+    async def _sent(
+        self, body: Mapping[str, Any], client: Any, call: Call
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses.
+
+        The status says all about the connection and the key that the `call` of the provider is to know.
+        """
+
+        async def traced(event: str, _: Any) -> None:
+            if event.endswith(".send_request_body.complete"):
+                call.reached()
+
+        content, traces = msgspec.json.encode(body), {"trace": traced}
+        async with client.stream("POST", self._url, content=content, extensions=traces) as sent:
+            call.end(f"status {_KEY_REFUSED}" if sent.status_code == _KEY_REFUSED else "")
             answer = sent.aiter_raw()
             if not sent.is_success:
                 said = b"".join([piece async for piece in answer])
-                raise status_failure(sent.status_code, sent.headers, _code(said))
+                raise status_failure(sent.status_code, sent.headers, await read_beside(_code, said))
             yield answer
 
     @property
@@ -236,18 +249,17 @@ class ChatModel(OpenAICompatible):
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
-        message, calls = at_path(data, "choices.0.message"), ""
+        body = understood(data, "message")
+        choice, calls = at_path(body, "choices.0"), ""
+        message = choice["message"]
         said = message.get("content") or message.get("refusal")
-        if not said and (message.get("tool_calls") or not data["choices"][0].get("finish_reason")):
+        if not said and (message.get("tool_calls") or not choice.get("finish_reason")):
             calls = json.dumps(message["tool_calls"])
-        logs = [
-            float(token["logprob"])
-            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
-        ]
+        logs = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
         scored = self.logprobs is not None
         score = sum(logs) / len(logs) if logs else _LEAST * scored
         # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
-        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
+        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
 
 
 def _code(said: bytes) -> object:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 
 _LENGTH = 20
 """Characters in a chunk."""
@@ -56,10 +57,10 @@ class Assembled:
         self._finish: Any = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Add a chunk."""
+        """Add a chunk of which `understood` has been asked."""
         self._about |= {name: chunk[name] for name in (*_ABOUT, "usage") if chunk.get(name) is not None}
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
             for name in ("content", "refusal"):
                 if delta.get(name):
                     self._message[name] = (self._message.get(name) or "") + delta[name]
@@ -95,6 +96,39 @@ class Assembled:
         return {**self._about, "object": "chat.completion", "choices": [choice]}
 
 
+def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a completion, or a chunk of one, with its first choice alone: no request asks for more.
+
+    `part`: where a choice says something, "message" or "delta". Raises TypeError where texts or calls of tools are of
+    another type than who reads them expects.
+    """
+    choices, found = [], body.get("choices")
+    for choice in _objects(found[:1] if isinstance(found, list) else found):
+        said = choice.get(part)
+        (message,) = _objects([{} if said is None and part == "delta" else said])
+        content = message.get("content")
+        texts = (
+            choice.get("finish_reason"),
+            message.get("refusal"),
+            None if isinstance(content, list) else content,
+        )
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise TypeError("it is no text")
+        _objects(content if isinstance(content, list) else None)
+        _objects([call.get("function") or {} for call in _objects(message.get("tool_calls"))])
+        choices.append({**choice, part: message})
+    return {**body, "choices": choices}
+
+
+def _objects(found: Any) -> list[dict[str, Any]]:
+    """Return a list of objects; none for None. Raises TypeError for anything else."""
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise TypeError("it is no list of objects")
+    return found
+
+
 def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the chunks of a completion that is known, the last one with its usage.
 
@@ -117,9 +151,10 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
     if logprobs and choice.get("logprobs"):
         yield said(logs=choice["logprobs"], **texts)
     else:
-        text = texts.pop("content", "")
-        for start in range(0, len(text), _LENGTH):
-            yield said(content=text[start : start + _LENGTH])
+        if isinstance(text := texts.get("content"), str):
+            del texts["content"]
+            for start in range(0, len(text), _LENGTH):
+                yield said(content=text[start : start + _LENGTH])
         if texts:
             yield said(**texts)
     if calls := message.get("tool_calls"):
@@ -143,11 +178,11 @@ def event(chunk: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(chunk)}\n\n"
 
 
-def data_of(line: str) -> dict[str, Any] | None:
+async def data_of(line: str) -> dict[str, Any] | None:
     """Return the chunk in a line of server-sent events; None for any other line. Raises ValueError for no JSON."""
     if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
         return None
-    chunk = outside_json(text)
+    chunk = await read_beside(outside_json, text)
     if not isinstance(chunk, dict):
         raise ValueError("a chunk is an object")
     return chunk

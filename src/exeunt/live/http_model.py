@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price
 from exeunt.live.live_model import (
@@ -24,6 +25,8 @@ from exeunt.live.live_model import (
 _KEY = re.compile(r"\$(\w+)")
 _SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 _PARTS = ("answer", "confidence", "cost")
+_CONNECT_S = 10.0
+"""The longest that connecting may take: less than an attempt, so that it is known that nothing was sent."""
 
 
 class HTTPModel(LiveModel):
@@ -87,7 +90,7 @@ class HTTPModel(LiveModel):
         if not sent.is_success:
             raise status_failure(sent.status_code, sent.headers)
         try:
-            data = outside_json(sent.content)
+            data = await read_beside(outside_json, sent.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         found = {part: at_path(data, path) for part, path in self.response.items()}
@@ -177,7 +180,7 @@ def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -
     return httpx.AsyncClient(
         follow_redirects=False,
         limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
-        timeout=model.timeout_s,
+        timeout=httpx.Timeout(model.timeout_s, connect=min(model.timeout_s / 2, _CONNECT_S)),
         headers={"accept-encoding": "identity", **(headers or {})},
         event_hooks={"response": [bound]},
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exeunt._outside import nfkc, outside_json
+from exeunt._threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price, named
 from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
@@ -121,13 +122,13 @@ class OpenAICompatible(LiveModel):
         }
 
     def _connect(self) -> Any:
-        openai = require("openai", extra="live")
+        openai, client = require("openai", extra="live"), http_client(self)
         return openai.AsyncOpenAI(
             api_key="none" if self.key is None else key_named(self.key),
             base_url=self.base_url,
             max_retries=0,
-            timeout=self.timeout_s,
-            http_client=http_client(self),
+            timeout=client.timeout,
+            http_client=client,
             default_headers={"accept-encoding": "identity"},
         )
 
@@ -143,7 +144,7 @@ class OpenAICompatible(LiveModel):
         except openai.APIConnectionError as error:
             raise transport_failure(error) from None
         try:
-            data = outside_json(sent.http_response.content)
+            data = await read_beside(outside_json, sent.http_response.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         cost, lied = self._reported(data)
