@@ -7,6 +7,7 @@ import logging
 import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import InputError, OverBudget
+from exeunt.errors import FileError, InputError, OverBudget
 from exeunt.gateway.mock_provider import MockProvider
+from exeunt.ledger import Ledger, Reservation
 from exeunt.web.missing_money import missing_money
 
 from .running_gateway import PRICES, Running, answer, running
@@ -60,6 +62,12 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert told["claimed"] > 1_000 > 0.01 > told["maximum"]
         assert float(shown) == pytest.approx(told["claimed"] - told["maximum"])
 
+        log = run.gateway.folder / "disputes.jsonl"
+        log.mkdir()
+        with pytest.raises(FileError, match=r"^cannot write .*disputes\.jsonl, so nothing was decided: "):
+            exeunt(["gateway", file, "--book", "large", "--reason", "no"])
+        assert money.disputed
+        log.rmdir()
         exeunt(["gateway", file, "--drop", "large", "--reason", "a fault of the provider"])
         told = capsys.readouterr().out
         assert told.startswith("1 bill of large: ")
@@ -84,6 +92,28 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
             ("dropped", "a fault of the provider"),
             ("booked", "its price was wrong"),
         ]
+
+
+def test_a_model_that_is_stopped_while_money_is_held_for_it_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request's bill comes between the two steps of paying."""
+    reserve, stopped = Ledger.reserve, list[bool]()
+
+    def and_stop(self: Ledger, amount: float, **options: Any) -> Reservation:
+        held = reserve(self, amount, **options)
+        if options.get("model") == "large" and not stopped:
+            stopped.append(True)
+            other = reserve(self, 0.001, model="large")
+            assert other.dispatch()
+            other.settle(3)
+        return held
+
+    with running(tmp_path, MockProvider(answer, PRICES), shadow="", fallback="[small]") as run:
+        monkeypatch.setattr(Ledger, "reserve", and_stop)
+        assert run.ask("x").json()["model"] == "small"
+        assert run.gateway.money.whole.reserved == 0
+        assert stopped
 
 
 def assert_overdrawn(run: Running) -> None:

@@ -46,7 +46,7 @@ class World:
         return new
 
     def key(self):
-        books = frozenset(self.books.accounts.values()), frozenset(self.books.holds.values())
+        books = frozenset(self.books.by_name.values()), frozenset(self.books.holds.values())
         return books, self.actors, self.clock, self.jumps, self.sent, self.bill
 
     def do(self, rule, *given):
@@ -134,7 +134,7 @@ def check(world):
     about_to_bill = sum(held.maximum for state, held, _ in world.actors if state == "sends")
     assert world.bill + about_to_bill <= TOTAL
     assert len(set(world.sent)) == len(world.sent)
-    for name, account in world.books.accounts.items():
+    for name, account in world.books.by_name.items():
         mine = [one for one in holds if one.ledger.startswith(name)]
         sums = [0, 0, 0, 0]
         for one in mine:
@@ -145,8 +145,8 @@ def check(world):
     if any(one.state < 2 for one in holds):
         late = world.copy()
         core.age(late.books, FAR)
-        assert [account.reserved for account in late.books.accounts.values()] == [0, 0]
-        assert late.books.accounts["all"].settled >= world.bill
+        assert [account.reserved for account in late.books.by_name.values()] == [0, 0]
+        assert late.books.by_name["all"].settled >= world.bill
 
 
 class Database:
@@ -167,7 +167,7 @@ class Database:
         self.compared += 1
         self.connection.execute(self.begin)
         books = self.books()
-        for account in before.accounts.values():
+        for account in before.by_name.values():
             books.put(account)
         for held in before.holds.values():
             books.write(None, held)
@@ -176,8 +176,8 @@ class Database:
         found = outcome(rule, books, clock, *given)
         books.flush()
         assert found == expected or str(found) == str(expected)  # the same hold, or the same error
-        accounts = {name: self.books().account(name) for name in after.accounts}
-        assert accounts == after.accounts
+        accounts = {name: self.books().account(name) for name in after.by_name}
+        assert accounts == after.by_name
         rows = self.connection.execute(f"SELECT * FROM {self.holds}").fetchall()
         assert {(row[0], row[1]): Hold(*row[:-1]) for row in rows} == after.holds
         self.connection.rollback()

@@ -89,7 +89,7 @@ def first_version(kind, folder):
             connection.executescript(SCHEMA)
     else:
         server().sql(ON_A_SERVER, place)
-    for account in store.books.accounts.values():
+    for account in store.books.by_name.values():
         stopped = json.dumps(account.stopped) if account.stopped else ""
         execute(place, f"INSERT INTO account VALUES ({', '.join('?' * 17)})", *account[:-1], stopped)
     for held in store.books.holds.values():

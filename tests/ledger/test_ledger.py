@@ -6,6 +6,8 @@ import decimal
 import enum
 import logging
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from made_stores import SHARED, made_store
 
 import exeunt as ex
 from exeunt.errors import InputError, ModelStopped, OverBudget
+from exeunt.ledger import sqlite_store
 
 HUGE = pytest.param(10**5000, id="huge")
 """An integer of more digits than Python writes."""
@@ -195,6 +198,41 @@ def test_a_disputed_bill_is_booked_or_dropped(ledger):
     assert ledger.stopped == ()  # somebody has decided
     with pytest.raises(InputError, match="this attempt has no disputed bill: it is settled"):
         second.book()
+
+
+def test_bills_are_decided_together(ledger):
+    for model in ("large", "large", "small"):
+        held = ledger.reserve(0.1, model=model)
+        assert held.dispatch()
+        held.settle(8.0)
+        ledger.resume(model)
+    assert ledger.decide_disputes("large", book=True) == 2
+    assert (ledger.spent, [one.model for one in ledger.disputed]) == (16.1, ["small"])
+    assert ledger.decide_disputes("large", book=True) == 0
+    assert ledger.decide_disputes("small", book=False) == 1
+    assert (ledger.spent, ledger.disputed) == (16.1, [])
+
+
+def test_attempts_without_an_answer_do_not_slow_down_what_is_disputed(tmp_path):
+    ledger = ex.Ledger(total="5 usd", file=tmp_path / "money.db")
+    for _ in range(3):
+        held = ledger.reserve(0.1, model="large")
+        assert held.dispatch()
+        held.charge()
+    with closing(sqlite3.connect(tmp_path / "money.db")) as connection:
+        (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._STATEMENTS['disputed']}")
+    assert plan[3] == "SCAN hold USING INDEX disputed"
+    ledger.close()
+
+
+def test_a_model_is_resumed_in_the_ledgers_within(ledger):
+    other = ex.Ledger(total="9 usd", name="other", within=ledger)
+    held = other.reserve(0.1, model="large")
+    assert held.dispatch()
+    held.settle(0.3)
+    ledger.resume("large")
+    assert other.stopped == ()
+    assert other.reserve(0.1, model="large").dispatch()
 
 
 def test_a_corrected_bill_counts_however_high_it_is(ledger):

@@ -24,7 +24,7 @@ CALLS = st.lists(
         st.tuples(st.just("settle"), st.integers(0, 9), st.one_of(st.none(), AMOUNTS)),
         st.tuples(st.just("reconcile"), st.sampled_from(list(TOTALS)), st.sampled_from("123"), AMOUNTS),
         st.tuples(st.just("tick"), st.sampled_from([1, 4, 9.5, LEASE, 1000, -3, -LEASE, -1000])),
-        st.tuples(st.just("resume"), st.sampled_from("xy")),
+        st.tuples(st.just("resume"), st.sampled_from(list(TOTALS)), st.sampled_from("xy")),
     ),
     max_size=40,
 )  # fmt: skip
@@ -121,8 +121,9 @@ class Oracle:
         one = self.of_key(ledger, key)
         return InputError if one is None else self.settle(one, cost, correct=True)
 
-    def resume(self, model):
-        self.stopped -= {(ledger, model) for ledger in self.chain("all/a")}
+    def resume(self, ledger, model):
+        within = [name for name in TOTALS if name.startswith(f"{ledger}/")]
+        self.stopped -= {(name, model) for name in (*self.chain(ledger), *within)}
 
 
 def outcome(call, *given, **options):
@@ -159,8 +160,9 @@ def compare(ledgers, clock, calls):
             ledger, key, cost = rest
             assert outcome(ledgers[ledger].reconcile, key, cost) == oracle.reconcile(ledger, key, cost)
         elif name == "resume":
-            ledgers["all/a"].resume(rest[0])
-            oracle.resume(rest[0])
+            ledger, model = rest
+            ledgers[ledger].resume(model)
+            oracle.resume(ledger, model)
         elif held:
             ours, theirs = held[rest[0] % len(held)]
             assert outcome(getattr(ours, name), *rest[1:]) == getattr(oracle, name)(theirs, *rest[1:])

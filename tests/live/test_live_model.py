@@ -68,7 +68,7 @@ def test_slow_answers_within_their_time_limit_cost_what_they_cost():
 def test_a_ledger_that_is_lost_is_an_error_and_no_want_of_money():
     ledger = ex.Ledger(total="50 usd")
     asyncio.run(ask_all(Cheap(), 1, ledger))
-    ledger._store.books.accounts.clear()
+    ledger._store.books.by_name.clear()
     with pytest.raises(ex.InputError, match="there is no ledger"):
         asyncio.run(ask_all(Cheap(), 1, ledger))
 

@@ -219,7 +219,7 @@ async def _resume(request: Request) -> Response:
     gateway, name = _gateway(request), request.path_params["name"]
     if name not in gateway.config.models:
         raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
-    await PAYING.run(gateway.money.resume, name, gateway.keys.clients)
+    await PAYING.run(gateway.money.resume, name)
     return JSONResponse({"resumed": name})
 
 
@@ -231,7 +231,7 @@ async def _forget(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     """All counts, for Prometheus."""
-    return counts_response(_gateway(request).metrics.exposition())
+    return counts_response(await PAYING.run(_gateway(request).metrics.exposition))
 
 
 async def _events(request: Request) -> Response:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from exeunt._files import why_it_failed
 from exeunt.budget_text import exact_quantity
-from exeunt.errors import InputError
+from exeunt.errors import FileError, InputError
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.keys import Client
 from exeunt.ledger import Ledger, Reservation, ledger_of
@@ -61,10 +62,9 @@ class Money:
             self._each[client.digest] = known
         return known
 
-    def resume(self, model: str, clients: Iterable[Client]) -> None:
+    def resume(self, model: str) -> None:
         """Let a model be asked again that was stopped because it billed more than its stated maximum."""
-        for ledger in (*map(self.of, clients), *(() if self.shadow is None else (self.shadow,))):
-            ledger.resume(model)
+        self.whole.resume(model)
 
     @property
     def disputed(self) -> dict[str, Disputed]:
@@ -130,7 +130,7 @@ def decide_disputes(
     folder: Path, model: str, *, book: bool, reason: str, now: float
 ) -> tuple[Disputed, bool]:
     """Let the disputed bills of a model count in full (`book`), or no more than their requests can cost. The gateway
-    may run meanwhile. The decision is added to `disputes.jsonl` in the folder.
+    may run meanwhile. The decision is added to `disputes.jsonl` in the folder, and then all of the bills are decided.
 
     Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
@@ -139,26 +139,33 @@ def decide_disputes(
         with closing(SQLiteStore(file, "normal")) as store:
             ledger = Ledger(name=_ALL, store=store)
             is_stopped = model in ledger.stopped
-            for one in [one for one in ledger.disputed if one.model == model]:
-                found = found.with_bill(one)
-                if book:
-                    one.book()
-                else:
-                    one.settle()
+            for bill in ledger.disputed:
+                found = found.with_bill(bill) if bill.model == model else found
+            if found.bills:
+                decision = "booked" if book else "dropped"
+                line = {
+                    "time": now,
+                    "model": model,
+                    **found._asdict(),
+                    "decision": decision,
+                    "reason": reason,
+                }
+                _append(folder / DISPUTES, line)
+                ledger.decide_disputes(model, book=book)
     if not found.bills:
         raise InputError(
             f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"
         )
-    line = {
-        "time": now,
-        "model": model,
-        **found._asdict(),
-        "decision": "booked" if book else "dropped",
-        "reason": reason,
-    }
-    with (folder / DISPUTES).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
     return found, is_stopped
+
+
+def _append(file: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to a log, before what it says is done. Raises FileError if it cannot be kept."""
+    try:
+        with file.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise FileError(f"cannot write {file}, so nothing was decided: {why_it_failed(error)}") from None
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:

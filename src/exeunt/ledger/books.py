@@ -74,6 +74,9 @@ class Books(Protocol):
     def account(self, name: str) -> Account | None:
         """Return the account of this name."""
 
+    def accounts(self) -> Iterable[Account]:
+        """Return all accounts."""
+
     def put(self, account: Account) -> None:
         """Add an account, or replace it."""
 
@@ -88,6 +91,9 @@ class Books(Protocol):
 
     def unsettled(self, last: int) -> Iterable[Hold]:
         """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""
+
+    def disputed(self) -> Iterable[Hold]:
+        """Return the holds of all ledgers with a disputed bill."""
 
 
 def shown(amount: int, unit: str) -> str:

@@ -114,8 +114,9 @@ def promise(books: Books, now: int, name: str, cheapest: int, answered: int | No
 
 
 def resume(books: Books, now: int, name: str, model: str) -> None:
-    """Let a model that was stopped be asked again."""
-    for account in chain(books, now, name):
+    """Let a model that was stopped be asked again, here, in what this is within, and in what is within this."""
+    within = [account for account in books.accounts() if account.name.startswith(f"{name}/")]
+    for account in (*chain(books, now, name), *within):
         books.put(account._replace(stopped=tuple(other for other in account.stopped if other != model)))
 
 

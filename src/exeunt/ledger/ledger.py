@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,7 @@ class Ledger:
     def unsettled(self) -> list[Reservation]:
         """Return what was dispatched and is not settled, here and in the ledgers within this one."""
         holds = self._store.run(lambda books, _: list(books.unsettled(CHARGED)), lasting=False)
-        mine = (hold for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/"))
-        return [Reservation(self, hold) for hold in mine if hold.state != RESERVED]
+        return self._within(hold for hold in holds if hold.state != RESERVED)
 
     @property
     def disputed(self) -> list[Reservation]:
@@ -154,10 +153,27 @@ class Ledger:
 
         `Reservation.book` lets such a bill count, `Reservation.settle` without a cost drops what is above the maximum.
         """
-        return [one for one in self.unsettled() if one.claimed is not None]
+        return self._within(self._store.run(lambda books, _: list(books.disputed()), lasting=False))
+
+    def decide_disputes(self, model: str, *, book: bool) -> int:
+        """Let all disputed bills of a model count (`book`), or none above its maximum. Return how many there were.
+
+        They are decided together or not at all. Whoever decides at the same time finds none.
+        """
+
+        def decide(books: Books, now: int) -> list[Hold]:
+            holds = [hold for hold in books.disputed() if hold.model == model and self._holds(hold)]
+            return [
+                core.settle(books, now, hold, hold.cost if book else None, hold.promised, correct=book)
+                for hold in holds
+            ]
+
+        return len(self._store.run(decide))
 
     def resume(self, model: str) -> None:
-        """Let a model be asked again that was stopped, here and in the ledgers that this one is within."""
+        """Let a model be asked again that was stopped, here, in the ledgers that this one is within, and in those
+        within this one.
+        """
         self._run(core.resume, self.name, _text(model, "a model"))
 
     def close(self) -> None:
@@ -214,6 +230,13 @@ class Ledger:
             return core.chain(books, now, self.name)[0]
 
         return self._store.run(read, lasting=False)
+
+    def _holds(self, hold: Hold) -> bool:
+        """Return whether a hold is one of this ledger or of one within it."""
+        return f"{hold.ledger}/".startswith(f"{self.name}/")
+
+    def _within(self, holds: Iterable[Hold]) -> list[Reservation]:
+        return [Reservation(self, hold) for hold in holds if self._holds(hold)]
 
     def _run(self, rule: Callable[..., Any], *given: Any, lasting: bool = True) -> Any:
         return self._store.run(lambda books, now: rule(books, now, *given), lasting=lasting)

@@ -17,7 +17,15 @@ from weakref import finalize
 from exeunt.errors import ArtefactError, FileError, InputError, require
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import CHECKSUM, KnownRows, SQLBooks, account_checksum, hold_checksum, statements
+from exeunt.ledger.sql_books import (
+    CHECKSUM,
+    DISPUTED,
+    KnownRows,
+    SQLBooks,
+    account_checksum,
+    hold_checksum,
+    statements,
+)
 from exeunt.ledger.store import Clock
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -49,6 +57,7 @@ _NOTE = (
     f"INSERT INTO {_CLIENT} VALUES (%s, %s, now()) "  # noqa: S608 - constants
     "ON CONFLICT (id) DO UPDATE SET latest = excluded.latest, time = excluded.time"
 )
+_DISPUTED = f"CREATE INDEX {_HOLD}_disputed ON {_HOLD} (ledger) WHERE {DISPUTED}"
 
 
 class PostgreSQLStore(GroupCommitStore):
@@ -209,6 +218,7 @@ class PostgreSQLStore(GroupCommitStore):
                     [(checksum(row), *row[: len(key)]) for row in rows],
                 )
             connection.execute(f"ALTER TABLE {table} ALTER COLUMN {CHECKSUM} SET NOT NULL")
+        connection.execute(_DISPUTED)
         connection.execute(f"COMMENT ON TABLE {_ACCOUNT} IS '{_COMMENT}{_VERSION}'")
 
     def _disconnect(self) -> None:
@@ -325,4 +335,5 @@ def _tables(alchemy: Any) -> Iterator[Any]:
     )  # fmt: skip
     yield from map(schema.CreateTable, (account, hold, client))
     yield from map(schema.CreateIndex, (keys, unsettled))
+    yield alchemy.DDL(_DISPUTED)
     yield schema.SetTableComment(account)

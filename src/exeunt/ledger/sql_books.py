@@ -12,6 +12,8 @@ from exeunt.ledger.books import CHARGED, Account, Hold
 
 CHECKSUM = "checksum"
 """The last column of each table."""
+DISPUTED = '"state" = 2 AND "cost" > "maximum"'
+"""A condition for the holds of which `Hold.is_disputed` is true."""
 
 
 def statements(account: str, hold: str, value: str) -> dict[str, str]:
@@ -38,6 +40,8 @@ def statements(account: str, hold: str, value: str) -> dict[str, str]:
         "change": f"UPDATE {hold} SET {new} WHERE {this}",  # noqa: S608
         "remove": f"DELETE FROM {hold} WHERE {this}",  # noqa: S608
         # An index holds the states below SETTLED.
+        # Of attempts that never got an answer there may be many more than disputed ones: these have an index, too.
+        "disputed": f"{holds} WHERE {DISPUTED}",
         "unsettled": f'{holds} WHERE "state" < 3 AND "state" <= {value}',
     }
 
@@ -92,6 +96,11 @@ class SQLBooks:
             self._accounts[name] = account
         return self._accounts[name]
 
+    def accounts(self) -> list[Account]:
+        """Return all accounts."""
+        names = {row[0] for row in self._sql("accounts")} | self._accounts.keys()
+        return [cast(Account, self.account(name)) for name in sorted(names)]
+
     def put(self, account: Account) -> None:
         """Add an account, or replace it."""
         self._accounts[account.name] = account
@@ -131,6 +140,10 @@ class SQLBooks:
     def unsettled(self, last: int) -> Iterable[Hold]:
         """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""
         return self._holds("unsettled", last)
+
+    def disputed(self) -> Iterable[Hold]:
+        """Return the holds of all ledgers with a disputed bill."""
+        return self._holds("disputed")
 
     def check(self) -> int:
         """Return the latest time that an account or an unsettled hold has, 0 if there is none.

@@ -18,7 +18,15 @@ from exeunt._sqlite import DatabaseKind, discard
 from exeunt.errors import FileError, InputError
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import CHECKSUM, KnownRows, SQLBooks, account_checksum, hold_checksum, statements
+from exeunt.ledger.sql_books import (
+    CHECKSUM,
+    DISPUTED,
+    KnownRows,
+    SQLBooks,
+    account_checksum,
+    hold_checksum,
+    statements,
+)
 from exeunt.ledger.store import Clock
 
 if sys.platform != "win32":
@@ -186,6 +194,7 @@ CREATE TABLE account ({_columns(Account)}, PRIMARY KEY (name)) WITHOUT ROWID;
 CREATE TABLE hold ({_columns(Hold)}, PRIMARY KEY (ledger, number)) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON hold (ledger, key) WHERE key IS NOT NULL;
 CREATE INDEX unsettled ON hold (state) WHERE state < 3;
+CREATE INDEX disputed ON hold (ledger) WHERE {DISPUTED};
 CREATE TABLE clock ("boot", "base", "checksum");
 """
 

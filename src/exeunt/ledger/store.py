@@ -33,16 +33,19 @@ class _MemoryBooks:
     """Books in dictionaries."""
 
     def __init__(self) -> None:
-        self.accounts: dict[str, Account] = {}
+        self.by_name: dict[str, Account] = {}
         self.holds: dict[tuple[str, int], Hold] = {}
         self.keys: dict[tuple[str, str | None], tuple[str, int]] = {}
         self._unsettled: dict[tuple[str, int], Hold] = {}
 
     def account(self, name: str) -> Account | None:
-        return self.accounts.get(name)
+        return self.by_name.get(name)
+
+    def accounts(self) -> Iterable[Account]:
+        return list(self.by_name.values())
 
     def put(self, account: Account) -> None:
-        self.accounts[account.name] = account
+        self.by_name[account.name] = account
 
     def find(self, ledger: str, key: str) -> Hold | None:
         place = self.keys.get((ledger, key))
@@ -68,6 +71,9 @@ class _MemoryBooks:
 
     def unsettled(self, last: int) -> Iterable[Hold]:
         return [hold for hold in self._unsettled.values() if hold.state <= last]
+
+    def disputed(self) -> Iterable[Hold]:
+        return [hold for hold in self._unsettled.values() if hold.is_disputed]
 
 
 class MemoryStore:

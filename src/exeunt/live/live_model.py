@@ -307,13 +307,18 @@ async def admitted(pay: Callable[[], Reservation]) -> Reservation:
     """
     turn, held, cancelled = threading.Lock(), list[Reservation](), False
 
-    def admit() -> None:
-        found = pay()
+    def is_sent() -> bool:
+        reservation = pay()
         with turn:
-            if found.dispatch():
-                held.append(found)
+            if sent := reservation.dispatch():
+                held.append(reservation)
             if cancelled:
                 undo()
+        return sent or not reservation.release()
+
+    def admit() -> None:
+        if not is_sent() and not cancelled:
+            is_sent()  # tells why, where the model was stopped between the two steps
 
     def undo() -> None:
         if held:
