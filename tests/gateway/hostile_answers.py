@@ -24,6 +24,12 @@ ODD: tuple[Any, ...] = (
     json.loads("[" * 150 + "]" * 150),
 )  # fmt: skip
 """What stands in the place of any part of an answer."""
+SECOND = "the second choice"
+CALLS: tuple[Any, ...] = (
+    7, "x", {"a": 1}, [5], [None], [[]], [{"index": 0, "id": "1", "function": 7}], [{"index": {}, "id": "1"}],
+    [{"index": 0, "id": "1", "function": {"name": 5, "arguments": []}}], [{"index": "a"}, {"index": 1}],
+)  # fmt: skip
+"""What stands in the place of calls of tools."""
 HEADERS = (
     {}, {"retry-after": "99999999999999999999"}, {"retry-after": "Mon, 01 Jan 99999999999 00:00:00 GMT"},
     {"retry-after": "-5"}, {"content-type": "text/html"}, {"location": "http://127.0.0.1:1/elsewhere"},
@@ -49,7 +55,11 @@ def put(value: Any, at: tuple[Any, ...], change: Callable[[Any, Any], None]) -> 
 
 
 def damaged(body: Any, lots: random.Random) -> bytes:
-    """Return JSON with up to three parts replaced or removed, or its bytes cut, flipped or repeated."""
+    """Return JSON with up to three parts replaced or removed, or its bytes cut, flipped or repeated. A completion, or a
+    chunk of one, may be misshapen first.
+    """
+    if "choices" in body and lots.random() < 0.3:
+        body = misshapen(body, lots)
     for _ in range(lots.randrange(3)):
         where = [place for place in places(body) if place]
         if where and isinstance(body, dict | list):
@@ -75,16 +85,29 @@ def damaged(body: Any, lots: random.Random) -> bytes:
     return data
 
 
-class Hostile(MockProvider):
-    """Damages every answer of the large model but each tenth; those of the small one are right."""
+def misshapen(body: Any, lots: random.Random) -> Any:
+    """Return a completion, or a chunk of one, with a second choice, or with texts or calls of tools of other types."""
+    choice, odd = body["choices"][0], lots.choice(ODD)
+    part = "delta" if "delta" in choice else "message"
+    kind = lots.randrange(3)
+    if kind == 0:
+        second = lots.choice([odd, {**choice, "index": 1, part: {"content": SECOND}}])
+        return {**body, "choices": [choice, second]}
+    name = lots.choice(["content", "refusal"])
+    more = {name: odd} if kind == 1 else {"tool_calls": lots.choice([*CALLS, odd])}
+    return {**body, "choices": [{**choice, part: {**choice[part], **more}}]}
 
-    def __init__(self, seed: int) -> None:
+
+class Hostile(MockProvider):
+    """Damages every answer of one model but each tenth; those of the others are right."""
+
+    def __init__(self, seed: int, damages: str = "large") -> None:
         super().__init__(answer, PRICES)
-        self.lots, self.asked = random.Random(seed), 0
+        self.lots, self.asked, self.damages = random.Random(seed), 0, damages
 
     async def _completions(self, request: Request) -> Response:
         body = json.loads(await request.body())
-        if body["model"] != "large":
+        if body["model"] != self.damages:
             return await super()._completions(request)
         self.asked += 1
         if self.asked % 10 == 0:
@@ -92,10 +115,11 @@ class Hostile(MockProvider):
         lots = random.Random(self.lots.random())
         text = text_of(body["messages"][-1])
         said = {
-            "id": "1", "object": "chat.completion", "created": 1, "model": "large",
+            "id": "1", "object": "chat.completion", "created": 1, "model": self.damages,
             "choices": [{
-                "index": 0, "message": {"role": "assistant", "content": answer("large", text)}, "finish_reason": "stop",
-                "logprobs": {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]},
+                "index": 0, "message": {"role": "assistant", "content": answer(self.damages, text)},
+                "finish_reason": "stop",
+                "logprobs": {"content": [{"token": "a", "logprob": -0.25, "top_logprobs": []}]},
             }],
             "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
         }  # fmt: skip

@@ -17,7 +17,7 @@ from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.streamed import Assembled, data_of, lines_of, without_logprobs
+from exeunt.gateway.streamed import Assembled, data_of, lines_of, understood, without_logprobs
 from exeunt.live.http_model import http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
@@ -212,6 +212,7 @@ class ChatModel(OpenAICompatible):
                 if (chunk := data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
                         raise FailedAttempt("its answer was cut off", again=True)
+                    chunk = understood(chunk, "delta")
                     whole.add(chunk)
                     if chunk.get("choices") or given.usage:
                         own = chunk if given.options.get("logprobs") else without_logprobs(chunk)
@@ -247,18 +248,17 @@ class ChatModel(OpenAICompatible):
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
-        message, calls = at_path(data, "choices.0.message"), ""
+        body = understood(data, "message")
+        choice, calls = at_path(body, "choices.0"), ""
+        message = choice["message"]
         said = message.get("content") or message.get("refusal")
-        if not said and (message.get("tool_calls") or not data["choices"][0].get("finish_reason")):
+        if not said and (message.get("tool_calls") or not choice.get("finish_reason")):
             calls = json.dumps(message["tool_calls"])
-        logs = [
-            float(token["logprob"])
-            for token in (data["choices"][0].get("logprobs") or {}).get("content") or ()
-        ]
+        logs = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
         scored = self.logprobs is not None
         score = sum(logs) / len(logs) if logs else _LEAST * scored
         # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
-        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=data, scored=scored)
+        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
 
 
 def _code(said: bytes) -> object:

@@ -56,10 +56,10 @@ class Assembled:
         self._finish: Any = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Add a chunk."""
+        """Add a chunk of which `understood` has been asked."""
         self._about |= {name: chunk[name] for name in (*_ABOUT, "usage") if chunk.get(name) is not None}
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
             for name in ("content", "refusal"):
                 if delta.get(name):
                     self._message[name] = (self._message.get(name) or "") + delta[name]
@@ -95,6 +95,39 @@ class Assembled:
         return {**self._about, "object": "chat.completion", "choices": [choice]}
 
 
+def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a completion, or a chunk of one, with its first choice alone: no request asks for more.
+
+    `part`: where a choice says something, "message" or "delta". Raises TypeError where texts or calls of tools are of
+    another type than who reads them expects.
+    """
+    choices, found = [], body.get("choices")
+    for choice in _objects(found[:1] if isinstance(found, list) else found):
+        said = choice.get(part)
+        (message,) = _objects([{} if said is None and part == "delta" else said])
+        content = message.get("content")
+        texts = (
+            choice.get("finish_reason"),
+            message.get("refusal"),
+            None if isinstance(content, list) else content,
+        )
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise TypeError("it is no text")
+        _objects(content if isinstance(content, list) else None)
+        _objects([call.get("function") or {} for call in _objects(message.get("tool_calls"))])
+        choices.append({**choice, part: message})
+    return {**body, "choices": choices}
+
+
+def _objects(found: Any) -> list[dict[str, Any]]:
+    """Return a list of objects; none for None. Raises TypeError for anything else."""
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise TypeError("it is no list of objects")
+    return found
+
+
 def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the chunks of a completion that is known, the last one with its usage.
 
@@ -117,9 +150,10 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
     if logprobs and choice.get("logprobs"):
         yield said(logs=choice["logprobs"], **texts)
     else:
-        text = texts.pop("content", "")
-        for start in range(0, len(text), _LENGTH):
-            yield said(content=text[start : start + _LENGTH])
+        if isinstance(text := texts.get("content"), str):
+            del texts["content"]
+            for start in range(0, len(text), _LENGTH):
+                yield said(content=text[start : start + _LENGTH])
         if texts:
             yield said(**texts)
     if calls := message.get("tool_calls"):
