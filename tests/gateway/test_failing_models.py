@@ -20,6 +20,7 @@ pytest.importorskip("typer")
 import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from tests.live.service import unreachable
 
 from exeunt.gateway.mock_provider import MockProvider
 
@@ -139,6 +140,19 @@ def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
         )  # its status says that the connection and the key are good
         assert not first.done()
         assert first.result().status_code == 200
+
+
+def test_a_provider_that_cannot_be_reached_rests_and_is_paid_nothing(tmp_path: Path) -> None:
+    with unreachable() as url:
+        options = {"shadow": "", "providers": f"{{mock: {{base_url: '{url}/v1', failures: 2, pause_s: 30}}}}"}
+        models = (
+            "{%s: {provider: mock, price: {input: 1, output: 1}, max_tokens: 9, timeout_s: 1, retries: 0}}"
+        )
+        with running(tmp_path, models=models % "large", **options) as run:
+            for i in range(2):
+                assert "connection failed (ConnectTimeout)" in run.ask(f"x {i}").text
+            assert "mock failed 2 times in a row and rests" in run.ask("y").text
+            assert run.gateway.money.whole.spent == 0.0
 
 
 def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: Path) -> None:

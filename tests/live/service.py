@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from exeunt.errors import OverBudget
@@ -186,3 +187,17 @@ class _Held:
 
     def charge(self):
         assert self.key in self.ledger.settled
+
+
+@contextmanager
+def unreachable():
+    """Yield the address of a socket of this machine that takes no connection, and refuses none."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):  # whom nobody accepts
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -11,7 +11,7 @@ import pytest
 import exeunt as ex
 from exeunt.live import live_model
 
-from .service import FAULTS, PRICE, MemoryLedger, Service, served
+from .service import FAULTS, PRICE, MemoryLedger, Service, served, unreachable
 
 CLASSES = ["anger", "fear", "joy"]
 
@@ -144,6 +144,18 @@ def test_nothing_is_charged_where_nobody_listens(quick):
     (found,) = replies(small("http://127.0.0.1:9", retries=1), ["text 0"], ledger=ledger)
     assert found.failed == "connection failed (ConnectError)"
     assert (found.cost, ledger.spent, found.attempts) == (0.0, 0.0, 2)
+
+
+def templates(url, **options):
+    return ex.HTTPModel(url, request="{input}", response={"answer": "a"}, price=0.01, **options)
+
+
+@pytest.mark.parametrize("make", [small, templates])
+def test_nothing_is_charged_where_nobody_can_be_reached(make):
+    ledger = MemoryLedger(1.0)
+    with unreachable() as url:
+        (found,) = replies(make(url, timeout_s=1.0, retries=0), ["x"], ledger=ledger)
+    assert (found.failed, found.cost, ledger.spent) == ("connection failed (ConnectTimeout)", 0.0, 0.0)
 
 
 def test_attempts_at_the_same_time_are_bounded():

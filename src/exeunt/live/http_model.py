@@ -24,6 +24,8 @@ from exeunt.live.live_model import (
 _KEY = re.compile(r"\$(\w+)")
 _SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 _PARTS = ("answer", "confidence", "cost")
+_CONNECT_S = 10.0
+"""The longest that connecting may take: less than an attempt, so that it is known that nothing was sent."""
 
 
 class HTTPModel(LiveModel):
@@ -174,7 +176,7 @@ def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -
     return httpx.AsyncClient(
         follow_redirects=False,
         limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
-        timeout=model.timeout_s,
+        timeout=httpx.Timeout(model.timeout_s, connect=min(model.timeout_s / 2, _CONNECT_S)),
         headers={"accept-encoding": "identity", **(headers or {})},
         event_hooks={"response": [bound]},
     )

@@ -122,13 +122,13 @@ class OpenAICompatible(LiveModel):
         }
 
     def _connect(self) -> Any:
-        openai = require("openai", extra="live")
+        openai, client = require("openai", extra="live"), http_client(self)
         return openai.AsyncOpenAI(
             api_key="none" if self.key is None else key_named(self.key),
             base_url=self.base_url,
             max_retries=0,
-            timeout=self.timeout_s,
-            http_client=http_client(self),
+            timeout=client.timeout,
+            http_client=client,
             default_headers={"accept-encoding": "identity"},
         )
 
