@@ -10,6 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+D = TypeVar("D", str, bytes)
+
+_LARGE = 1 << 18
+"""Bytes, or characters, that take longer to read than a thread takes to begin."""
 
 
 class Threads:
@@ -31,3 +35,8 @@ class Threads:
 
 PAYING, GRADING = Threads("money", 4), Threads("grader", 8)
 """Calls of ledgers, and of graders that are functions. Files are read and written in the event loop's own threads."""
+
+
+async def read_beside(read: Callable[[D], T], data: D) -> T:
+    """Return `read(data)`, called in a thread if there is much of it: others are answered meanwhile."""
+    return read(data) if len(data) < _LARGE else await asyncio.to_thread(read, data)

@@ -19,6 +19,7 @@ pytest.importorskip("starlette")
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from exeunt._outside import outside_json
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
@@ -116,6 +117,26 @@ def test_a_large_request_is_read_beside_the_event_loop(run: Running, monkeypatch
             assert "takes no images" in http.post("/v1/chat/completions", content=data).text
     first, large, last = threads
     assert first == last != large
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_large_answer_is_read_beside_the_event_loop(
+    run: Running, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    threads: dict[int, bool] = {}
+
+    def noted(data: str | bytes) -> Any:
+        threads[threading.get_ident()] = threads.get(threading.get_ident(), False) or len(data) > 1 << 18
+        return outside_json(data)
+
+    for module in ("chat_model", "streamed"):
+        monkeypatch.setattr(f"exeunt.gateway.{module}.outside_json", noted)
+    monkeypatch.setattr("exeunt.gateway.streamed._LENGTH", 1 << 20)  # all in one chunk
+    for length in (9, 300_000):
+        run.provider.answer = lambda *_, n=length: "z" * n
+        assert "z" * length in run.ask("x", stream=streams).text
+    loop, *others = threads.values()
+    assert (loop, {*others}) == (False, {True})
 
 
 def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised() -> None:

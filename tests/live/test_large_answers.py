@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
+import threading
 
 import pytest
 
 import exeunt as ex
+from exeunt._outside import outside_json
 from exeunt.errors import InputError
 
 from .service import MemoryLedger, served
@@ -81,6 +84,33 @@ def test_a_service_may_send_as_much_as_is_stated():
     with served(Long()) as url:
         (found,) = replies(templates(url), ["x"])
     assert len(found.answer) == MOST - 9
+
+
+@pytest.mark.parametrize("make", [templates, endpoint])
+@pytest.mark.parametrize(("length", "beside"), [(9, False), (300_000, True)])
+def test_a_large_answer_is_read_beside_the_event_loop(make, length, beside, monkeypatch):
+    class Long:
+        async def __call__(self, scope, receive, send):
+            await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            text = "x" * length
+            body = {"a": text, "choices": [{"message": {"content": text}}]}
+            await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+    threads = []
+
+    def noted(data):
+        threads.append(threading.get_ident())
+        return outside_json(data)
+
+    for module in ("http_model", "openai_compatible"):
+        monkeypatch.setattr(f"exeunt.live.{module}.outside_json", noted)
+    with served(Long()) as url:
+        model = make(url)
+        model.max_answer = 1 << 20
+        (found,) = replies(model, ["x"])
+    assert found.answer == "x" * length
+    assert (threads != [threading.get_ident()]) == beside
 
 
 def test_an_answer_has_at_least_a_byte():

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from exeunt._outside import outside_json
-from exeunt._threads import PAYING
+from exeunt._threads import PAYING, read_beside
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
@@ -38,8 +38,6 @@ _EVENTS_S = 1.0
 _CHOICES = {"policy", "budget"}
 _RETRY = "x-stainless-retry-count"
 """How often a request was sent before, as the clients of OpenAI say."""
-_LARGE = 1 << 18
-"""Bytes of a request that takes longer to read than a thread takes to begin."""
 
 
 def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
@@ -96,8 +94,7 @@ async def _completions(request: Request) -> Response:
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    data = await request.body()
-    asked = ChatRequest.read(data) if len(data) < _LARGE else await asyncio.to_thread(ChatRequest.read, data)
+    asked = await read_beside(ChatRequest.read, await request.body())
     if request.headers.get(_RETRY, "0") != "0":
         asked = asked.as_retry()
     sink = Sink() if asked.stream else None

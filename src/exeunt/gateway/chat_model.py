@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 from exeunt.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker, Call
@@ -200,7 +201,7 @@ class ChatModel(OpenAICompatible):
     async def _whole(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
         async with self._sent(self._body(given), client, call) as answer:
-            return outside_json(b"".join([piece async for piece in answer]))
+            return await read_beside(outside_json, b"".join([piece async for piece in answer]))
 
     async def _streamed(self, given: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
@@ -209,7 +210,7 @@ class ChatModel(OpenAICompatible):
         whole = Assembled()
         async with self._sent(body, client, call) as answer:
             async for line in lines_of(answer):
-                if (chunk := data_of(line)) is not None:
+                if (chunk := await data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
                         raise FailedAttempt("its answer was cut off", again=True)
                     chunk = understood(chunk, "delta")
@@ -240,7 +241,7 @@ class ChatModel(OpenAICompatible):
             answer = sent.aiter_raw()
             if not sent.is_success:
                 said = b"".join([piece async for piece in answer])
-                raise status_failure(sent.status_code, sent.headers, _code(said))
+                raise status_failure(sent.status_code, sent.headers, await read_beside(_code, said))
             yield answer
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 
 _LENGTH = 20
 """Characters in a chunk."""
@@ -177,11 +178,11 @@ def event(chunk: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(chunk)}\n\n"
 
 
-def data_of(line: str) -> dict[str, Any] | None:
+async def data_of(line: str) -> dict[str, Any] | None:
     """Return the chunk in a line of server-sent events; None for any other line. Raises ValueError for no JSON."""
     if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
         return None
-    chunk = outside_json(text)
+    chunk = await read_beside(outside_json, text)
     if not isinstance(chunk, dict):
         raise ValueError("a chunk is an object")
     return chunk

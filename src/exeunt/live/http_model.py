@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price
 from exeunt.live.live_model import (
@@ -89,7 +90,7 @@ class HTTPModel(LiveModel):
         if not sent.is_success:
             raise status_failure(sent.status_code, sent.headers)
         try:
-            data = outside_json(sent.content)
+            data = await read_beside(outside_json, sent.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         found = {part: at_path(data, path) for part, path in self.response.items()}

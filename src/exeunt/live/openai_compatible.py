@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exeunt._outside import outside_json
+from exeunt._threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price, named
 from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
@@ -144,7 +145,7 @@ class OpenAICompatible(LiveModel):
         except openai.APIConnectionError as error:
             raise transport_failure(error) from None
         try:
-            data = outside_json(sent.http_response.content)
+            data = await read_beside(outside_json, sent.http_response.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         cost, lied = self._reported(data)
