@@ -58,7 +58,7 @@ def damaged(body: Any, lots: random.Random) -> bytes:
     """Return JSON with up to three parts replaced or removed, or its bytes cut, flipped or repeated. A completion, or a
     chunk of one, may be misshapen first.
     """
-    if lots.random() < 0.3:
+    if "choices" in body and lots.random() < 0.3:
         body = misshapen(body, lots)
     for _ in range(lots.randrange(3)):
         where = [place for place in places(body) if place]

@@ -142,6 +142,32 @@ def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
         assert first.result().status_code == 200
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_fault_after_the_beginning_of_a_stream_is_logged_though_its_client_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaves: bool
+) -> None:
+    monkeypatch.setattr("exeunt.gateway.failure_log._logged", {})
+    body = {"model": "small", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    with running(tmp_path, Slow(answer, PRICES), shadow="") as run:
+        answered = run.gateway.answer
+
+        async def broken(*given: Any) -> Any:
+            await answered(*given)
+            raise KeyError("fault")
+
+        monkeypatch.setattr(run.gateway, "answer", broken)
+        with run.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as told:
+            if leaves:
+                next(told.iter_lines())
+            else:
+                *_, failed, done = filter(None, told.iter_lines())
+                assert "the answer was cut off" in failed
+                assert done == "data: [DONE]"
+        eventually(lambda: not run.gateway._tasks, tries=500)
+    found = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert found == ["failed: a request: unexpected KeyError"]
+
+
 def test_a_provider_that_cannot_be_reached_rests_and_is_paid_nothing(tmp_path: Path) -> None:
     with unreachable() as url:
         options = {"shadow": "", "providers": f"{{mock: {{base_url: '{url}/v1', failures: 2, pause_s: 30}}}}"}

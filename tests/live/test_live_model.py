@@ -265,6 +265,11 @@ def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
         (lambda: ex.FunctionModel("services:small", price=1), "give a function"),
         (lambda: ex.FunctionModel(len, price=1, classes="anger"), "a list of texts"),
         (lambda: ex.FunctionModel(len, price=1, classes=[True, False]), "in quotes"),
+        (
+            lambda: ex.FunctionModel(len, price=1, timeout_s=1e10),
+            r"timeout_s must lie in \(0, 1e\+09\), got 10000000000",
+        ),
+        (lambda: ex.FunctionModel(len, price=1, timeout_s=0), r"timeout_s must lie in \(0, 1e\+09\), got 0"),
     ],
 )
 def test_what_can_be_no_model_is_refused(make, why):

@@ -154,7 +154,10 @@ async def _chunks(
     yield event(first)
     async for chunk in others:
         yield event(chunk)
-    if (await asyncio.shield(answering)).reply is None:
+    answered: Answered | None = None
+    with suppress(Exception):  # the gateway has logged a fault
+        answered = await asyncio.shield(answering)
+    if answered is None or answered.reply is None:
         yield event({"error": {"message": "the answer was cut off", "type": "api_error", "code": 502}})
     yield DONE
 

@@ -443,7 +443,9 @@ class Gateway:
         self.keys.close()
 
     def later(self, work: Coroutine[Any, Any, T], *, awaited: bool = False) -> asyncio.Task[T]:
-        """Begin work that the end of the gateway waits for. `awaited`: who began it is told of its errors."""
+        """Begin work that the end of the gateway waits for. `awaited`: for a client, who is told of what it asks amiss;
+        other errors are logged whether or not it still waits.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, awaited))
@@ -452,8 +454,8 @@ class Gateway:
     def _done(self, awaited: bool, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not awaited:
-            log_failure(error)
+        if error is not None and not (awaited and isinstance(error, InputError)):
+            log_failure(error, "a request" if awaited else "")
 
     def _hmac(self, client: Client, content: bytes) -> bytes:
         """Return what stands for something of a client: the same for the same, and nobody can tell what it was."""

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exeunt._arrays import Floats, check_positive
+from exeunt._arrays import Floats, check_between, check_positive
 from exeunt._threads import PAYING
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
 _FIRST_LOOK_S = 0.02
+_LONGEST_TIMEOUT_S = 1e9  # a ledger holds money for no longer
 _HIGHEST_BILL = 1e9
 """A higher one is recorded as this."""
 LATE = "the deadline passed"
@@ -133,7 +134,7 @@ class LiveModel(ABC):
         retries: int = 3,
         max_answer: int = 16 << 20,
     ) -> None:
-        check_positive(timeout_s, "timeout_s")
+        check_between(timeout_s, "timeout_s", 0.0, _LONGEST_TIMEOUT_S)
         check_positive(max_answer, "max_answer")
         if concurrency < 1 or retries < 0:
             raise InputError(
