@@ -22,6 +22,7 @@ import pytest
 
 pytest.importorskip("yaml")
 
+from exeunt._sqlite import WAIT_S
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.gateway.keys import Client, Keys, KeysLocked, _put, write_keys
@@ -157,7 +158,7 @@ def test_a_key_that_is_removed_while_others_are_added_never_comes_back(tmp_path:
     for name, key in old.items():
         assert keys.of(key) is not None
         assert keys.remove(name)
-        assert keys.of(key) is None
+        assert keys.of(key, wait_s=WAIT_S) is None
     for one in adding:
         ended(one)
     assert len(Keys(tmp_path).clients) == 2 * N

@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -60,6 +60,10 @@ class _Known(NamedTuple):
 _NOBODY = _Known({}, {})
 
 
+def _known(clients: Sequence[Client]) -> _Known:
+    return _Known({client.digest: client for client in clients}, {client.name: client for client in clients})
+
+
 class KeysLocked(FileError):  # noqa: N818 - says what happened
     """Another process writes the keys, so that they cannot be read now."""
 
@@ -90,14 +94,14 @@ class Keys:
                 raise
             return (*self._last.by_name.values(),)
 
-    def of(self, key: bytes) -> Client | None:
+    def of(self, key: bytes, *, wait_s: float = 0.0) -> Client | None:
         """Return whose key this is. Digests are looked up, so the time tells nothing of keys.
 
         Raises KeysLocked for one that is not known while another process writes, which may just have added it.
         """
         digest = hashlib.sha256(key).hexdigest()
         try:
-            return self._read().by_digest.get(digest)
+            return self._read(wait_s).by_digest.get(digest)
         except KeysLocked:
             if (found := self._last.by_digest.get(digest)) is None:
                 raise
@@ -168,9 +172,7 @@ class Keys:
             connection = self._connected()
             version = connection.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version:
-                clients = _clients(connection)
-                self._last = _Known({one.digest: one for one in clients}, {one.name: one for one in clients})
-                self._version = version
+                self._last, self._version = _known(_clients(connection)), version
             return self._last
 
     def _connected(self) -> sqlite3.Connection:
@@ -192,7 +194,10 @@ class Keys:
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
+                known = _known(_clients(connection))
                 connection.execute("COMMIT")
+                with self._turn:  # what others write meanwhile is read as soon as it can be
+                    self._last, self._version = known, -1
             finally:
                 discard(connection)
 

@@ -58,7 +58,7 @@ class Provider:
         return sum(self.books.values())
 
     @asynccontextmanager
-    async def stream(self, _: str, url: str, *, content: bytes) -> AsyncIterator[Sent]:
+    async def stream(self, _: str, url: str, *, content: bytes, **__: Any) -> AsyncIterator[Sent]:
         """Answer a call, as `httpx.AsyncClient.stream` does."""
         body = msgspec.json.decode(content)
         name, messages = body["model"], body["messages"]
