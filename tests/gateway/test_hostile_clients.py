@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import socket
 import threading
@@ -25,6 +26,7 @@ from exeunt.gateway.app import make_app
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.web import limits
+from exeunt.web import server as server_module
 from exeunt.web.server import uvicorn_config
 
 from .hostile_answers import damaged
@@ -122,9 +124,11 @@ def test_three_thousand_hostile_requests(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_since_there_is_too_much_is_counted_and_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(limits, "_FEW", 2)
+    monkeypatch.setattr(server_module, "_LOGS", None)  # the handlers of other tests stay
+    monkeypatch.setattr(logging.getLogger("exeunt.gateway"), "propagate", True)
     file = tmp_path / "gateway.yaml"
     file.write_text(config_text("http://127.0.0.1:1", listen="{max_open: 1}"))
     gateway = Gateway(read_config(file), apart=asyncio.to_thread)
@@ -159,8 +163,8 @@ def test_what_is_refused_since_there_is_too_much_is_counted_and_logged(
         thread.join(20)
     assert "exeunt_gateway_refused_connections_total 2.0" in counts
     assert "exeunt_gateway_refused_total 1.0" in counts
-    said = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "refused" in line]
-    assert [(one["what"], one["times"]) for one in said] == [
+    said = [one for one in caplog.records if "refused" in one.getMessage()]
+    assert [(one.getMessage(), one.fields["times"]) for one in said] == [
         ("requests are refused: there are too many", 1),
         ("connections are refused: there are too many", 1),
     ]
