@@ -309,22 +309,24 @@ async def admitted(pay: Callable[[], Reservation]) -> Reservation:
 
     def admit() -> None:
         found = pay()
-        with turn:
-            if found.dispatch():
-                held.append(found)
-            if cancelled:
-                undo()
+        if not found.dispatch():
+            return
+        with turn:  # for a moment only: the event loop may wait for it
+            held.append(found)
+            unwanted = cancelled
+        if unwanted:
+            undo()
 
     def undo() -> None:
-        if held:
-            held.pop().settle(0.0, answered=False)  # nothing was sent
+        held.pop().settle(0.0, answered=False)  # nothing was sent
 
     try:
         await asyncio.shield(PAYING.run(admit))
     except asyncio.CancelledError:
         with turn:
-            cancelled = True
-            undo()
+            cancelled, unwanted = True, bool(held)
+        if unwanted:
+            PAYING.begin(undo)
         raise
     if not held:
         raise _LeaseEnded("its lease ended before it could be sent")
