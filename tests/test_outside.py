@@ -85,6 +85,13 @@ def test_marks_without_end_are_normalised_in_time():
     [
         ("a: &a [*a]", "an alias stands within what it repeats"),
         ("a0: &a0 [x]\n" + "".join(f"a{k}: &a{k} [{f'*a{k - 1}, ' * 10}]\n" for k in range(1, 9)), "100,000"),
+        ("a: 1\nb: [.nan]", r"in line 2 it holds \.nan, which is no number"),
+        ("a: -.inf", r"-\.inf, which is no number"),
+        ("a: 1.0e+400", "no number"), (".inf", "no number"), ("{.nan: 1}", "no number"),
+        ("!!pairs [a: .inf]", "no number"),
+        ("a: 1\n? " + "9" * 30 + "\n: 1", "in line 2 it holds a whole number that 64 bits do not hold"),
+        ("0x" + "f" * 20 + ": 1", "64 bits"), (f"{{a: {{{-(2**63) - 1}: 1}}}}", "64 bits"),
+        (f"!!set {{{2**63}}}", "64 bits"),
         ("a: " + "9" * 400, "64 bits"), ("a: " + "9" * 5_000, "4300 digits"),
         ("a: 2024-13-45", "month"), ("a: " + "[" * 120 + "]" * 120, "more than 100 levels"),
         ("a: " + "[" * 5_000 + "]" * 5_000, "nested too deeply"),
@@ -96,6 +103,15 @@ def test_what_would_do_harm_is_no_yaml(tmp_path, text, why):
     with pytest.raises(InputError, match=why) as error:
         read_yaml(file, extra="cli")
     assert "\n" not in str(error.value)
+
+
+def test_numbers_just_within_bounds_and_texts_that_look_like_others_are_read(tmp_path):
+    pytest.importorskip("yaml")
+    (file := tmp_path / "a.yaml").write_text(
+        f"a: '.nan'\nb: nan\n{2**63 - 1}: {-(2**63)}\nc: 1.0e+308\n'{2**63}': 0x1f\n"
+    )
+    found = {"a": ".nan", "b": "nan", 2**63 - 1: -(2**63), "c": 1e308, str(2**63): 31}
+    assert read_yaml(file, extra="cli") == found
 
 
 def test_aliases_may_be_used(tmp_path):

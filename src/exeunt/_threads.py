@@ -32,6 +32,10 @@ class Threads:
         finally:
             self.under_way -= 1
 
+    def begin(self, function: Callable[[], object]) -> None:
+        """Call a function in one of the threads, without waiting for it; it is called even if the event loop ends."""
+        self._executor.submit(function)
+
 
 PAYING, GRADING = Threads("money", 4), Threads("grader", 8)
 """Calls of ledgers, and of graders that are functions. Files are read and written in the event loop's own threads."""

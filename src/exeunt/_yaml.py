@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from exeunt._outside import check_outside
 from exeunt.errors import FileError, InputError, one_line, require
 
 _ENTRIES = 100_000
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_yaml(file: Path, *, extra: str) -> Any:
     """Return what a YAML file holds. `extra`: of Exeunt, which brings PyYAML.
 
     Raises what `yaml_root` raises, and InputError, with the line, for a name that is there twice, of which YAML would
-    take the last.
+    take the last, and for numbers that are not finite or that 64 bits do not hold.
     """
     root, yaml = yaml_root(file, extra=extra), require("yaml", extra=extra)
     if (twice := _name_that_is_there_twice(root, yaml)) is not None:
@@ -27,6 +30,7 @@ def read_yaml(file: Path, *, extra: str) -> Any:
         return None
     with _yaml_errors(file, yaml):
         _check_size(root, yaml)
+        _check_numbers(root, yaml)
         value = yaml.SafeLoader("").construct_document(root)
         check_outside(value)
         return value
@@ -70,8 +74,7 @@ def _check_size(root: Any, yaml: Any) -> None:
         if id(node) in sizes or not isinstance(node, yaml.CollectionNode):
             return known
         sizes[id(node)] = 0
-        entries = (one for entry in node.value for one in (entry if isinstance(entry, tuple) else (entry,)))
-        sizes[id(node)] = found = 1 + sum(map(size, entries))
+        sizes[id(node)] = found = 1 + sum(map(size, _held(node, yaml)))
         if found > _ENTRIES:
             raise ValueError(f"with what its aliases repeat it has more than {_ENTRIES:,} entries")
         return found
@@ -81,18 +84,47 @@ def _check_size(root: Any, yaml: Any) -> None:
 
 def _name_that_is_there_twice(root: Any, yaml: Any) -> Any:
     """Return the node of a name that a mapping has already; None if there is none."""
-    left, seen = [root], {id(root)}
-    while left:
-        node, names = left.pop(), set()
-        if not isinstance(node, yaml.CollectionNode):
-            continue
-        for entry in node.value:
-            name, value = entry if isinstance(node, yaml.MappingNode) else (None, entry)
+    for node in _nodes(root, yaml):
+        names = set()
+        for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(name, yaml.ScalarNode):
                 if name.value in names:
                     return name
                 names.add(name.value)
-            if id(value) not in seen:  # an alias leads to a node once more
-                seen.add(id(value))
-                left.append(value)
     return None
+
+
+def _check_numbers(root: Any, yaml: Any) -> None:
+    """Raise ValueError for a number, or a name that is one, that is not finite or that 64 bits do not hold."""
+    loader = yaml.SafeLoader("")
+    for node in _nodes(root, yaml):
+        if node.tag not in _NUMBERS or not isinstance(node, yaml.ScalarNode):
+            continue
+        try:
+            number = loader.construct_object(node)
+            check_outside([number])
+        except ValueError as error:
+            raise ValueError(f"in line {node.start_mark.line + 1} {error}") from None
+        if not math.isfinite(number):
+            raise ValueError(
+                f"in line {node.start_mark.line + 1} it holds {node.value:.20}, which is no number here"
+            )
+
+
+def _nodes(root: Any, yaml: Any) -> Iterator[Any]:
+    """Yield each node once, names of mappings included; an alias leads to a node once more."""
+    left, seen = [root], {id(root)}
+    while left:
+        yield (node := left.pop())
+        for one in _held(node, yaml):
+            if id(one) not in seen:
+                seen.add(id(one))
+                left.append(one)
+
+
+def _held(node: Any, yaml: Any) -> Iterator[Any]:
+    """Yield the nodes that a node holds, names of a mapping included."""
+    if isinstance(node, yaml.MappingNode):
+        yield from chain.from_iterable(node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value

@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from exeunt._sqlite import WAIT_S
 from exeunt.gateway.keys import Keys
 
 NAMES, STABLE = 30, 20
@@ -81,14 +80,14 @@ class Changing:
                 former[name].add(latest.get(name, ""))
                 begun[name], latest[name] = "", "".join(key)
         for name, key in latest.items():
-            known, now = keys.named(name), keys.of(key.encode(), wait_s=WAIT_S)
+            known, now = keys.named(name), keys.of(key.encode())
             if begun[name]:  # it came about or did not
                 assert now == known or (now is None and begun[name] == "adds")
                 assert not key or known is not None or begun[name] == "removes"
             else:
                 assert now == known
                 assert (known is not None) == bool(key)
-            assert all(keys.of(old.encode(), wait_s=WAIT_S) is None for old in former[name] - {key})
+            assert all(keys.of(old.encode()) is None for old in former[name] - {key})
         names = {one.name for one in keys.clients if one.name.startswith(f"{self.mine}-")}
         assert names <= begun.keys()
         return sum(what in ("added", "removed") for what, *_ in lines)

@@ -14,6 +14,7 @@ from tests.ledger.made_stores import made_store
 
 import exeunt as ex
 from exeunt.errors import OverBudget
+from exeunt.ledger.ledger import Reservation
 from exeunt.live.live_cascade import run_apart
 from exeunt.live.live_model import FailedAttempt, LiveModel, Reply, work_through
 
@@ -202,6 +203,40 @@ def test_who_is_cancelled_while_money_is_held_sends_and_pays_nothing():
 
     asyncio.run(ask())
     assert (model.calls, ledger.spent, ledger.reserved) == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("asleep_s", [0.0, 0.9])
+def test_what_was_admitted_for_who_is_cancelled_is_given_back_beside_the_event_loop(monkeypatch, asleep_s):
+    """`asleep_s`: how long the loop is, so that it is cancelled while the money is marked as sent, or after that."""
+    ledger, model, loop_thread = ex.Ledger(total="1000 usd"), Slow(), threading.current_thread()
+    dispatch, settle, threads = Reservation.dispatch, Reservation.settle, []
+
+    def slow_dispatch(self):
+        time.sleep(0.5)
+        return dispatch(self)
+
+    def seen_settle(self, *given, **options):
+        threads.append(threading.current_thread())
+        return settle(self, *given, **options)
+
+    monkeypatch.setattr(Reservation, "dispatch", slow_dispatch)
+    monkeypatch.setattr(Reservation, "settle", seen_settle)
+
+    async def ask():
+        asking = asyncio.ensure_future(model.ask(0, ledger=ledger))
+        await asyncio.sleep(0.05)
+        time.sleep(asleep_s)
+        asking.cancel()
+        begun = time.monotonic()
+        await asyncio.gather(asking, return_exceptions=True)
+        return time.monotonic() - begun
+
+    assert asyncio.run(ask()) < 0.25
+    end = time.monotonic() + 10
+    while (not threads or ledger.reserved) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (model.calls, ledger.spent, ledger.reserved, len(threads)) == (0, 0.0, 0.0, 1)
+    assert loop_thread not in threads
 
 
 def test_a_cancelled_job_asks_about_no_further_input():

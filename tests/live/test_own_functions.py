@@ -10,21 +10,24 @@ import pytest
 pytest.importorskip("yaml")
 
 from exeunt.errors import InputError
+from exeunt.live import own_functions
 from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.models_file import read_models
 
+SAY = "def say(given):\n    return 'yes', 1.0\n"
 MODEL = "one: {{function: '{}', price: 0}}"
 
 
 @pytest.fixture(autouse=True)
 def _own_path(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own_functions, "_appended", set())
     yield
     for name in [name for name in sys.modules if name.startswith("own_")]:
         del sys.modules[name]
 
 
-def written(folder, module, text="def say(given):\n    return 'yes', 1.0\n", *, name="say"):
+def written(folder, module, text=SAY, *, name="say"):
     (folder / f"{module}.py").write_text(text)
     (folder / "models.yaml").write_text(MODEL.format(f"{module}:{name}"))
     return folder / "models.yaml"
@@ -39,6 +42,32 @@ def test_modules_beside_the_file_come_last_and_can_import_later(tmp_path):
     assert models["one"].function("x") == ("late", 1.0)
     read_models(tmp_path / "models.yaml")
     assert sys.path == [*before, str(tmp_path)]
+
+
+def test_a_folder_is_looked_in_once_for_all_functions(tmp_path):
+    before = [*sys.path]
+    (tmp_path / "own_parts").mkdir()  # without __init__.py
+    for part in ("one", "two", "one"):
+        (tmp_path / "own_parts" / f"{part}.py").write_text(SAY)
+        own_functions.find_beside(f"own_parts.{part}:say", tmp_path)
+    assert sys.path == [*before, str(tmp_path)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("package", [False, True])
+def test_further_code_of_a_folder_is_checked_too(tmp_path, package):
+    """Once the folder is looked in, its modules are found as installed ones are."""
+    (tmp_path / "own_pack").mkdir()
+    (tmp_path / "own_pack" / "__init__.py").write_text("")
+    (tmp_path / "own_pack" / "first.py").write_text(SAY)
+    (tmp_path / "models.yaml").write_text(MODEL.format("own_pack.first:say"))
+    assert read_models(tmp_path / "models.yaml")
+    later = tmp_path / ("own_pack/later.py" if package else "own_later.py")
+    later.write_text(SAY)
+    later.chmod(0o666)
+    (tmp_path / "models.yaml").write_text(MODEL.format("own_pack.later:say" if package else "own_later:say"))
+    with pytest.raises(InputError, match=f"others may write to {later}"):
+        read_models(tmp_path / "models.yaml")
 
 
 def test_no_file_takes_the_place_of_an_installed_module(tmp_path, monkeypatch):
@@ -64,9 +93,6 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
     assert "own_open" not in sys.modules
     tmp_path.chmod(0o755)
     assert read_models(file)
-
-
-SAY = "def say(given):\n    return 'yes', 1.0\n"
 
 
 @pytest.fixture

@@ -542,20 +542,22 @@ def test_one_client_may_send_a_part_of_the_bodies_that_come_in(made):
     some, leave = made(app, max_open=40, api_keys=("one", "two")), asyncio.Event()
     assert some.middleware._limits.of_one == 10
 
-    async def ask(key, *blocks, pause_s=0.0):
+    async def ask(key, *blocks, pause_s=0.0, method="POST"):
         headers = bearer(b"Bearer " + key)
-        task = asyncio.create_task(some.request(*blocks, headers=headers, pause_s=pause_s))
+        task = asyncio.create_task(some.request(*blocks, headers=headers, pause_s=pause_s, method=method))
         await asyncio.sleep(0.01)
         return task
 
     async def all_of_it():
-        slow = [await ask(b"one", b"1", b"2", pause_s=0.5) for _ in range(10)]
-        status, headers, body = await (await ask(b"one", b"1"))
-        assert (status, body) == (
-            503,
-            b'{"error":"10 requests of yours are still coming in, which is the limit: try again soon"}',
-        )
-        assert (b"retry-after", b"1") in headers
+        methods = ["POST", "PUT", "DELETE", "PATCH"] * 2 + ["PUT"] * 2
+        slow = [await ask(b"one", b"1", b"2", pause_s=0.5, method=method) for method in methods]
+        for method in ("POST", "PUT"):
+            status, headers, body = await (await ask(b"one", b"1", method=method))
+            assert (status, body) == (
+                503,
+                b'{"error":"10 requests of yours are still coming in, which is the limit: try again soon"}',
+            )
+            assert (b"retry-after", b"1") in headers
         other = await ask(b"two", b"1")
         await asyncio.sleep(0.6)  # now they have come in
         more = [await ask(b"one", b"1") for _ in range(12)]
@@ -564,6 +566,24 @@ def test_one_client_may_send_a_part_of_the_bodies_that_come_in(made):
 
     assert asyncio.run(asyncio.wait_for(all_of_it(), 20)) == [200] * 23
     assert not some.middleware._coming
+
+
+def test_however_many_requests_are_open_an_operator_may_change_the_budget(made):
+    async def app(scope, receive, send):
+        if scope["method"] == "POST":
+            await leave.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    some, leave = made(app, max_open=3), asyncio.Event()
+
+    async def all_of_it():
+        asked = [asyncio.create_task(some.request(b"1")) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        changed = (await some.request(b"1", method="PUT", path="/budget"))[0]
+        leave.set()
+        return [(await one)[0] for one in asked], changed
+
+    assert asyncio.run(asyncio.wait_for(all_of_it(), 20)) == ([200] * 3 + [503], 200)
 
 
 def test_without_keys_a_client_is_an_address(made):

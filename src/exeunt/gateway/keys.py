@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -34,7 +34,10 @@ CREATE TABLE taken_over (sha256 TEXT);
 """
 # One file, which can be copied and restored, and in which nothing is left of a removed client.
 _KIND = DatabaseKind("file of a gateway's keys", 0x4558474B, 1, _SCHEMA, journal="DELETE")
-_LOOK_S = 0.01
+_LOOK_S, _SHORT_S, _PAUSE_S = 0.002, 0.03, 1.0
+"""Seconds between looks at a file that is locked; most in which an event loop waits for it, which is longer than most
+writing takes; and how long it does not wait after that was in vain.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ class _Known(NamedTuple):
     by_name: Mapping[str, Client]
 
 
-_NOBODY = _Known({}, {})
+def _known(clients: Iterable[Client]) -> _Known:
+    by_digest = {one.digest: one for one in clients}
+    return _Known(by_digest, {one.name: one for one in by_digest.values()})
 
 
-def _known(clients: Sequence[Client]) -> _Known:
-    return _Known({client.digest: client for client in clients}, {client.name: client for client in clients})
+_NOBODY = _known(())
 
 
 class KeysLocked(FileError):  # noqa: N818 - says what happened
@@ -72,7 +76,8 @@ class Keys:
     """The keys in a gateway's folder, `keys.db`, which is made if there is none. Digests of random keys need no salt.
 
     Any number of processes and threads look them up, add and remove them, and each sees at once what others did. `of`
-    and `clients` never wait: while another process writes, what was last read counts.
+    and `clients` hardly wait: while another process writes for long, what was last read counts, with what was
+    added and removed here.
 
     Raises FileError if the file cannot be read or written, ArtefactError if it is damaged.
     """
@@ -82,26 +87,27 @@ class Keys:
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._version, self._last = -1, _NOBODY  # of the file that is open
+        self._waits_from = 0.0  # by the clock
         self._read(WAIT_S)
 
     @property
     def clients(self) -> tuple[Client, ...]:
-        """All who have keys, by name. Raises KeysLocked if none were read of this file yet."""
+        """All who have keys, by name. Raises KeysLocked if none have been read yet."""
         try:
-            return (*self._read().by_name.values(),)
+            return (*self._read_soon().by_name.values(),)
         except KeysLocked:
             if self._last is _NOBODY:
                 raise
             return (*self._last.by_name.values(),)
 
-    def of(self, key: bytes, *, wait_s: float = 0.0) -> Client | None:
+    def of(self, key: bytes) -> Client | None:
         """Return whose key this is. Digests are looked up, so the time tells nothing of keys.
 
         Raises KeysLocked for one that is not known while another process writes, which may just have added it.
         """
         digest = hashlib.sha256(key).hexdigest()
         try:
-            return self._read(wait_s).by_digest.get(digest)
+            return self._read_soon().by_digest.get(digest)
         except KeysLocked:
             if (found := self._last.by_digest.get(digest)) is None:
                 raise
@@ -139,13 +145,16 @@ class Keys:
                 )
             connection.execute("DELETE FROM client WHERE name = ?", (name,))
             chosen = {option: value for option, value in given.items() if value is not None}
-            _put(connection, [replace(known, **chosen)])
+            _put(connection, [client := replace(known, **chosen)])
+        self._changed(name, client)
         return key
 
     def remove(self, name: str) -> bool:
         """Take the key of a client back; return whether it had one."""
         with self._writing() as connection:
-            return connection.execute("DELETE FROM client WHERE name = ?", (name,)).rowcount > 0
+            removed = connection.execute("DELETE FROM client WHERE name = ?", (name,)).rowcount > 0
+        self._changed(name)
+        return removed
 
     def check(self) -> None:
         """Raise as `check_clients` does."""
@@ -156,7 +165,24 @@ class Keys:
         with self._turn:
             self._disconnect()
 
-    def _read(self, wait_s: float = 0.0) -> _Known:
+    def _changed(self, name: str, *now: Client) -> None:
+        """Take note of who has a name now, also where the file cannot be read at once."""
+        with self._turn:
+            if self._last is not _NOBODY:
+                others = [one for one in self._last.by_digest.values() if one.name != name]
+                self._version, self._last = -1, _known(sorted([*others, *now], key=lambda one: one.name))
+
+    def _read_soon(self) -> _Known:
+        """Return who has keys. Raises KeysLocked, after a moment at most, if another process writes."""
+        waits = time.monotonic() >= self._waits_from
+        try:
+            return self._read(_SHORT_S if waits else 0.0)
+        except KeysLocked:
+            if waits:
+                self._waits_from = time.monotonic() + _PAUSE_S
+            raise
+
+    def _read(self, wait_s: float) -> _Known:
         """Return who has keys. Raises KeysLocked if another process writes for longer than `wait_s`."""
         end = time.monotonic() + wait_s
         while True:
@@ -172,7 +198,8 @@ class Keys:
             connection = self._connected()
             version = connection.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version:
-                self._last, self._version = _known(_clients(connection)), version
+                self._last = _known(_clients(connection))
+                self._version = version
             return self._last
 
     def _connected(self) -> sqlite3.Connection:
@@ -194,10 +221,7 @@ class Keys:
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
-                known = _known(_clients(connection))
                 connection.execute("COMMIT")
-                with self._turn:  # what others write meanwhile is read as soon as it can be
-                    self._last, self._version = known, -1
             finally:
                 discard(connection)
 

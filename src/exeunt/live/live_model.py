@@ -310,27 +310,29 @@ async def admitted(pay: Callable[[], Reservation]) -> Reservation:
 
     def is_sent() -> bool:
         reservation = pay()
-        with turn:
-            if sent := reservation.dispatch():
-                held.append(reservation)
-            if cancelled:
-                undo()
-        return sent or not reservation.release()
+        if not reservation.dispatch():
+            return not reservation.release()
+        with turn:  # for a moment only: the event loop may wait for it
+            held.append(reservation)
+            unwanted = cancelled
+        if unwanted:
+            undo()
+        return True
 
     def admit() -> None:
         if not is_sent() and not cancelled:
             is_sent()  # tells why, where the model was stopped between the two steps
 
     def undo() -> None:
-        if held:
-            held.pop().settle(0.0, answered=False)  # nothing was sent
+        held.pop().settle(0.0, answered=False)  # nothing was sent
 
     try:
         await asyncio.shield(PAYING.run(admit))
     except asyncio.CancelledError:
         with turn:
-            cancelled = True
-            undo()
+            cancelled, unwanted = True, bool(held)
+        if unwanted:
+            PAYING.begin(undo)
         raise
     if not held:
         raise _LeaseEnded("its lease ended before it could be sent")

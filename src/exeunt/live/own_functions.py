@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -18,6 +18,8 @@ from exeunt.errors import InputError
 
 _OF_OTHERS = 0o022
 """The mode of a file or a folder that its group, or all, may write to."""
+_appended: set[str] = set()
+"""The folders in which modules are looked for last."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,15 @@ def find_beside(text: str, folder: Path) -> None:
     """
     module = text.partition(":")[0]
     root = module.partition(".")[0]
-    if not root or _is_installed(root) or PathFinder.find_spec(root, [str(folder)]) is None:
+    beside = PathFinder.find_spec(root, [str(folder)]) if root else None
+    if beside is None or (_is_installed(root) and not _is_found(beside, folder)):
         return
     if os.name == "posix":
         for place in (folder, *_files_of(module, folder)):
             _check_own(place, root)
-    sys.path.append(str(folder))
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        _appended.add(str(folder))
 
 
 def _files_of(module: str, folder: Path) -> Iterator[Path]:
@@ -132,3 +137,14 @@ def _is_installed(root: str) -> bool:
         return True
     found = find_spec(root)
     return found is not None and found.origin is not None
+
+
+def _is_found(beside: ModuleSpec, folder: Path) -> bool:
+    """Whether a module is that of a folder which was appended for another one: it is checked all the same."""
+    if str(folder) not in _appended:
+        return False
+    try:
+        found = find_spec(beside.name)
+    except ValueError:  # of __main__
+        return False
+    return found is not None and found.origin == beside.origin

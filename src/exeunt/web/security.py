@@ -33,6 +33,7 @@ _OWN_SITE = (b"same-origin", b"none")
 _HELD = 1 << 30
 """Bytes of all open requests at most."""
 _FEW_NAMES = 256
+_WITHOUT_BODY = ("GET", "HEAD")
 _CLOSE = {"connection": "close"}  # the rest of the request may not have been read
 _TOO_LARGE = 413
 _LEVELS = {4: logging.WARNING, 5: logging.ERROR}
@@ -82,12 +83,13 @@ class SecurityMiddleware:
                 status = message["status"]
             await send(message)
 
-        # GET requests are not counted: event streams have no end, and health must answer under any load. Refused
-        # requests are not counted either: a slow sender of one would keep others out.
+        # GET requests are not counted: event streams have no end, and health must answer under any load. So must PUT,
+        # such as of a budget, of which only the bodies that come in are counted. Refused requests are not counted
+        # either: a slow sender of one would keep others out.
         refusal = self._refusal(scope)
         counted = refusal is None and scope["method"] == "POST"
         self._open += counted
-        if counted:
+        if refusal is None and scope["method"] not in _WITHOUT_BODY:
             scope["state"]["coming"] = client = self._client(scope)
             self._coming[client] += 1
         try:
@@ -129,7 +131,7 @@ class SecurityMiddleware:
             return self._error(_TOO_LARGE, _too_large(most), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self._error(415, "compressed requests are not taken", _CLOSE)
-        if scope["method"] == "POST" and (why := self._too_many(scope)):
+        if scope["method"] not in _WITHOUT_BODY and (why := self._too_many(scope)):
             self._metrics.refused()
             scope["state"]["refused"] = True
             return self._error(
@@ -139,7 +141,7 @@ class SecurityMiddleware:
 
     def _too_many(self, scope: Scope) -> str:
         """Return of what there is too much for one more request; "" if there is room."""
-        if self._open >= self._limits.max_open:
+        if scope["method"] == "POST" and self._open >= self._limits.max_open:
             return f"there are {self._limits.max_open} open requests"
         client = self._client(scope)
         if client and self._coming.get(client, 0) >= self._limits.of_one:
