@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -171,7 +172,7 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
     file, mend = Path(path), f"; {remedy}" if remedy else ""
     try:
         with open_regular(file) as stream:
-            return parse_json(stream.read().decode())
+            return parse_json(stream.read().decode(), finite=True)
     except FileNotFoundError:
         raise InputError(f"there is no file {file}{mend}") from None
     except OSError as error:
@@ -180,12 +181,22 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
         raise ArtefactError(f"{file} is not complete JSON ({error}): it is damaged{mend}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return what `json.loads` does. Raises ValueError for what is no JSON, or is nested too deeply to be read."""
+def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
+    """Return what `json.loads` does. Raises ValueError for what is no JSON, or is nested too deeply to be read.
+
+    `finite`: also for numbers that are not finite, which `write_json` does not write.
+    """
+    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
     try:
-        return json.loads(text)
+        return json.loads(text, **numbers)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {text:.20}, which is no number of JSON")
+    return number
 
 
 def open_regular(path: str | Path, mode: str = "rb") -> IO[bytes]:

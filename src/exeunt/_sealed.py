@@ -79,9 +79,14 @@ def read_sealed(
     document = read_document(path, kind=kind, format_=format_, version=version, remedy=remedy, oldest=oldest)
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)
+    return built(path, body, build, kind=kind, remedy=remedy)
+
+
+def built(path: str | Path, body: Any, build: Callable[[Any], T], *, kind: str, remedy: str) -> T:
+    """Return `build(body)` for the body of the file at `path`. Raises ArtefactError for what that cannot be made of."""
     try:
         return build(body)
     except InputError as error:
         raise ArtefactError(f"{path} cannot be read as a {kind}: {error}; {remedy}") from error
-    except (TypeError, ValueError, LookupError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise ArtefactError(f"{path} cannot be read as a {kind} ({error!r}); {remedy}") from error

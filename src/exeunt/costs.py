@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
+from exeunt._kinds import check_kind
 from exeunt.budget_text import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
 
@@ -20,6 +21,18 @@ _UNKNOWN = "unknown"  # JSON has no infinity
 
 LEAST_RISE = 1e-9
 """Costs must rise from exit to exit. Two exits that really cost the same differ by this share of the full cost."""
+
+
+class _Costs(TypedDict):
+    cumulative: list[float]
+    unit: str
+    source: str
+
+
+class _MoreOfCosts(_Costs, total=False):
+    heads: list[float]
+    highest: float | Literal["unknown"]
+    reference: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,12 +305,13 @@ class CostModel:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CostModel:
-        """Rebuild a model from `to_dict`."""
-        cumulative, highest = value["cumulative"], value.get("highest")
+        """Rebuild a model from `to_dict`. Raises InputError for anything else."""
+        check_kind(value, _MoreOfCosts, "cost")
+        if unknown := sorted(value.keys() - _MoreOfCosts.__annotations__):
+            raise InputError(f"cost has {unknown[0]!r}, which no costs have")
         return cls(
-            cumulative, unit=value["unit"], source=value["source"], reference=value.get("reference"),
-            highest=np.inf if highest == _UNKNOWN else highest, heads=value.get("heads"),
-        )  # fmt: skip
+            **{**value, "highest": np.inf if value.get("highest") == _UNKNOWN else value.get("highest")}
+        )
 
     def __repr__(self) -> str:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)

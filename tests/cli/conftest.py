@@ -12,7 +12,7 @@ from exeunt.run.manifest import provenance
 ABOUT = {
     "model": {"spec": "mine:net", "weights": None, "n_classes": 5},
     "network": {"exits": ("a", "b"), "head": "grid"},
-    "inputs": {"kind": "table"},
+    "inputs": {"kind": "text"},
     "class_names": [],
     "data": {"name": "mine", "label": None, "fingerprint": "0"},
     "split": {

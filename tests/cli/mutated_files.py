@@ -5,6 +5,9 @@
 mutates one file after the other and prints what the commands made of it. A mutated file may be refused, with a line
 that says why, or change nothing. It must not hang a command, end it with an unexpected error, run code, or change an
 answer.
+
+JSON and the headers of traces are mutated once more with digests that fit, as if somebody had edited a run and
+computed them anew. That may change an answer; it must not end a command with an unexpected error.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import base64
 import faulthandler
 import io
+import json
 import os
 import pickle
 import shutil
@@ -35,17 +39,24 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # w
 from damaged_runs import WORDS, image_run, text_run  # noqa: E402
 
 from damaged_files import DEEP, Hangs, within  # noqa: E402 - after the path
+from exeunt._files import file_digest  # noqa: E402
+from exeunt._sealed import DIGEST  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
+from exeunt.run.file_digests import FOLDERS  # noqa: E402
+from mutated_json import is_another_value, mutated, resealed  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 KINDS = ("image", "text", "cascade")
-COMMANDS = ("verify", "show", "predict", "serve")
+COMMANDS = ("verify", "show", "predict", "serve", "evaluate", "calibrate")
+OPTIONS = {"evaluate": ("--no-figures",), "calibrate": ("--budget", "100%")}
 CONTENTS = ("flip",) * 7 + ("burst", "cut", "cut", "cut", "headless", "twice", "zeros", "empty", "noise")
 CONTENTS += ("other run", "sibling", "deep", "header", "pickle")
 PLACES = ("folder", "link", "loop", "pipe", "device", "socket", "gone")
 LONGEST_S = 60
+SEALED = 25
+"""Mutations of each file whose digests fit again."""
 UNSEALED = {"serving.json", "evaluation.json"}
 """Files of a run that change no answer, and have no digest."""
 
@@ -179,8 +190,10 @@ class Case:
             )
             (root / "run" / "evaluation.json").write_text('{"warning": ""}')
         self.inputs = self._write_inputs(np.random.default_rng(1))
+        self.contents = {file: file.read_bytes() for file in self.files()}
         self.whole = {command: self.answer(command) for command in COMMANDS}
         assert all(status == 0 for status, _ in self.whole.values()), self.whole
+        self.restore()
 
     def _write_inputs(self, rng: Any) -> list[Path]:
         if self.kind == "image":
@@ -202,16 +215,26 @@ class Case:
         made = [file for file in self.root.rglob("*") if file.is_file() and "source" not in file.parts]
         return sorted(made) + self.inputs
 
+    def restore(self) -> None:
+        """Let every file be whole again that something was put in the place of, or that a command has written."""
+        for file, content in self.contents.items():
+            if not file.exists() or file.read_bytes() != content:
+                file.write_bytes(content)
+
     def answer(self, command: str) -> tuple[int, Any]:
         """Return a command's status, as the shell has it, and what it answered."""
         if command == "serve":
             return self._served()
         out = self.folder / "out.parquet"
         out.unlink(missing_ok=True)
-        more = ["--data", str(self.data), "--out", str(out)] if command == "predict" else []
+        more = OPTIONS.get(
+            command, ("--data", str(self.data), "--out", str(out)) if command == "predict" else ()
+        )
         status, said, err = called(command, str(self.path), *more)
         if command == "predict" and out.exists():
-            return status, pq.read_table(out).drop_columns(["confidence"]).to_pylist()
+            return status, pq.read_table(out).drop_columns(
+                ["confidence", "score", "first_score", "tie"]
+            ).to_pylist()
         return status, said if status == 0 or command == "verify" else err
 
     def _served(self) -> tuple[int, Any]:
@@ -233,21 +256,52 @@ class Case:
         rows = [{name: row[name] for name in kept} for row in found.get("answers", ())]
         return (0, rows) if answered.status_code == 200 else (1, found)
 
-    def problem(self, command: str, file: Path, *, is_whole: bool) -> tuple[str, str]:
-        """Return what a command made of a mutated file, and what is wrong with that, or ""."""
+    def outcome(self, command: str, *, may_change: bool) -> tuple[str, str]:
+        """Return what a command made of files whose digests fit, and what is wrong with that, or "".
+
+        `may_change`: whether another answer is right. `show` shows what files say.
+        """
+        status, answer = self.answer_in_time(command)
+        if status in ("hung", "failed"):
+            return str(status), str(answer)
+        if status == 0:
+            is_same = answer == self.whole[command][1]
+            return (
+                ("same", "")
+                if is_same
+                else ("another answer", "" if may_change or command == "show" else str(answer))
+            )
+        if command == "verify":
+            return ("refused", "") if "exeunt: unexpected" not in answer else ("failed", answer)
+        if isinstance(answer, list):  # every input is refused, with the reason
+            return "refused", ""
+        *notes, last = answer.strip().splitlines()
+        is_line = (
+            status == 2 and last.startswith("exeunt: ") and all(note.startswith("note: ") for note in notes)
+        )
+        return "refused", "" if is_line else str(answer)
+
+    def answer_in_time(self, command: str) -> tuple[int | str, Any]:
+        """Return what `answer` does; "hung" or "failed" and why where it does not."""
         try:
             with within(LONGEST_S):
-                status, answer = self.answer(command)
+                return self.answer(command)
         except Hangs as hangs:
             return "hung", str(hangs)
         except Exception as error:
             return "failed", repr(error)
+
+    def problem(self, command: str, file: Path, *, is_whole: bool) -> tuple[str, str]:
+        """Return what a command made of a mutated file, and what is wrong with that, or ""."""
+        status, answer = self.answer_in_time(command)
+        if status in ("hung", "failed"):
+            return str(status), str(answer)
         if command == "verify":
             told = status in (1, 2) and "exeunt: unexpected" not in answer
             may_pass = is_whole or file in self.inputs or file.name in UNSEALED
             return ("refused", "") if told else ("same", "" if may_pass else "it was not noticed")
         if status == 2:
-            return "refused", "" if answer.startswith("exeunt: ") else answer
+            return "refused", "" if answer.strip().splitlines()[-1].startswith("exeunt: ") else answer
         if status:
             return "failed", str(answer)
         if answer == self.whole[command][1]:
@@ -299,11 +353,9 @@ def mutations(case: Case, seed: int) -> Iterator[tuple[Path, str, bytes | None]]
             yield file, how, None
 
 
-def campaign(
-    kind: str, folder: Path, seed: int, say: Callable[[str], None] = print
-) -> tuple[Counter[Any], list[str]]:
+def campaign(case: Case, seed: int, say: Callable[[str], None] = print) -> tuple[Counter[Any], list[str]]:
     """Return how often commands did what, and what was wrong."""
-    case, counts, problems = Case(kind, folder / kind), Counter(), []
+    counts, problems = Counter(), []
     for file, how, content in mutations(case, seed):
         is_whole = content == file.read_bytes() or (
             how == "gone" and file.stem.startswith(("plan-", "policy"))
@@ -323,12 +375,96 @@ def campaign(
                     name = file.relative_to(case.folder)
                     problems.append(f"{command}, {name}, {how}: {what}, {wrong[:300]}")
                     say(problems[-1])
+        case.restore()
         if (case.folder / "code was run").exists():
             problems.append(f"{file.relative_to(case.folder)}, {how}: code was run")
             (case.folder / "code was run").unlink()
     after = {command: case.answer(command) for command in COMMANDS}
+    case.restore()
     if after != case.whole:
         problems.append("the whole run answers otherwise at the end")
+    return counts, problems
+
+
+def sealed_again(root: Path, file: Path) -> None:
+    """Let all digests fit again after a file of one of the runs in a folder was changed.
+
+    They stand in the manifest of its run, which policies name, and of a model also in the file of its cascade.
+    """
+    run = next(folder for folder in file.parents if (folder / "bundle.json").exists())
+    manifest, name = _read(run / "bundle.json"), file.relative_to(run).as_posix()
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if isinstance(files, dict) and name in files:
+        files[name] = file_digest(file)
+        _write(run / "bundle.json", manifest)
+    if not isinstance(manifest, dict) or (
+        name != "bundle.json" and not (isinstance(files, dict) and name in files)
+    ):
+        return
+    digest = _read(run / "bundle.json").get(DIGEST)
+    if (run / "policy.json").exists():
+        policy = _read(run / "policy.json")
+        policy["policy"]["run"] = digest
+        _write(run / "policy.json", policy)
+    for cascade in root.glob("*/cascade.json"):
+        known = _read(cascade) if cascade.parent != run else {"models": []}
+        if used := [
+            one for one in known["models"] if (cascade.parent / one["run"]).resolve() == run.resolve()
+        ]:
+            for one in used:
+                one["digest"] = digest
+            _write(cascade, known)
+            sealed_again(root, cascade)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _write(file: Path, document: Any) -> None:
+    file.write_text(json.dumps(resealed(document)))
+
+
+def mutate_value(file: Path, rng: Any) -> tuple[str, bool]:
+    """Put something else in a place of the JSON in a file, or of the header of a trace.
+
+    Returns what was done, and whether it is another value of the same kind.
+    """
+    if file.suffix == ".json":
+        known = _read(file)
+        how, made = mutated(known, rng)
+        _write(file, made)
+    else:
+        table = pq.read_table(file)
+        known = json.loads(table.schema.metadata[b"exeunt"])
+        how, made = mutated(known, rng)
+        pq.write_table(table.replace_schema_metadata({b"exeunt": json.dumps(made).encode()}), file)
+    return how, is_another_value(known, made)
+
+
+def sealed_campaign(
+    case: Case, seed: int, n: int, say: Callable[[str], None] = print
+) -> tuple[Counter[Any], list[str]]:
+    """Return how often commands did what with files that were mutated n times each and whose digests fit, and what was
+    wrong.
+    """
+    counts, problems = Counter(), []
+    # What transformers reads is not looked at: a size there that no memory holds is taken at its word.
+    own = [file for file in case.contents if file not in case.inputs and file.parent.name not in FOLDERS]
+    of_runs = [file for file in own if file.suffix == ".json" or file.parent.name == "traces"]
+    for place, file in enumerate(of_runs):
+        rng = np.random.default_rng([seed, place])
+        for _ in range(n):
+            how, may_change = mutate_value(file, rng)
+            sealed_again(case.root, file)
+            counts["mutations"] += 1
+            for command in COMMANDS:
+                what, wrong = case.outcome(command, may_change=may_change)
+                counts[command, what] += 1
+                if wrong:
+                    problems.append(f"{command}, {file.relative_to(case.root)}, {how}: {what}, {wrong[:300]}")
+                    say(problems[-1])
+            case.restore()
     return counts, problems
 
 
@@ -339,9 +475,10 @@ def main() -> int:
     seed, total, problems = parser.parse_args().seed, Counter(), []
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
-            counts, wrong = campaign(kind, Path(folder), seed)
-            total += counts
-            problems += wrong
+            case = Case(kind, Path(folder) / kind)
+            for counts, wrong in (campaign(case, seed), sealed_campaign(case, seed, SEALED)):
+                total += counts
+                problems += wrong
     print(f"{total.pop('mutations')} mutations, {len(problems)} problems")
     for (command, what), n in sorted(total.items()):
         print(f"{command:8} {what:16} {n:5}")

@@ -38,6 +38,12 @@ def test_every_mutation_is_another_content_and_none_outlives_its_block(tmp_path)
         assert list(tmp_path.iterdir()) == [file]
 
 
+def test_mutated_values_whose_digests_fit_are_refused_in_a_line_or_read(tmp_path):
+    counts, problems = mutated.sealed_campaign(mutated.Case("cascade", tmp_path / "case"), 61, 1)
+    assert problems == []
+    assert counts["verify", "refused"] > counts["mutations"] / 2
+
+
 @pytest.mark.slow
 def test_mutated_files_are_refused_or_change_nothing():
     """In a process of its own, whose end a hang in compiled code cannot prevent."""

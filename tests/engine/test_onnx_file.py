@@ -64,6 +64,19 @@ def test_entries_of_inputs_are_as_onnx_writes_them(dtype):
     assert onnx.GraphProto.FromString(value_info("y", None)).output[0].name == "y"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("float32", ["n", 3, 300]), ("int64", ["n", "t"]), ("float16", [7]), ("bool", [])]
+)
+def test_what_is_declared_of_inputs_and_outputs_is_what_onnx_writes(dtype, shape):
+    helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = [helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
+    read = OnnxGraph.read(helper.make_model(graph).SerializeToString())
+    sizes = tuple(size if isinstance(size, int) else None for size in shape)
+    assert read.declared("x") == read.declared("y") == (dtype, sizes)
+    assert read.declared("z") == (None, ())
+
+
 def test_every_truncation_is_noticed():
     data = model("x", "y", "w", 2)
     whole = OnnxGraph.read(data)

@@ -34,6 +34,12 @@ class Processes:
         with log.with_suffix(".err").open("wb") as errors:
             return subprocess.Popen([sys.executable, *map(str, arguments)], stderr=errors), log
 
+    def wait_until_one_spends(self):
+        deadline = time.monotonic() + 60
+        while not any("dispatched" in line for line in self.lines()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def kill(self, i):
         """Kill a process that has opened the ledger, and start another."""
         process, log = self.running[i]
@@ -81,6 +87,7 @@ def check_kills(kind, folder, n, threads, kills, restarts=0, cuts=0):
     with_file = ex.Ledger(total=TOTAL, file=place)
     processes = Processes(place, folder, n, threads)
     try:
+        processes.wait_until_one_spends()
         for i in range(kills):
             for _ in range(cuts):
                 time.sleep(rng.uniform(0, 0.1))

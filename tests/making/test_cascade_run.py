@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt._files import file_digest
 from exeunt.calibration import Thresholds
 from exeunt.data import open_inputs
 from exeunt.making.cascade_run import make_cascade
 from exeunt.predicting import predict_inputs
+from exeunt.run.file_digests import CASCADE
 from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import sealed_manifest, write_cascade
 from exeunt.run.runner import load
 from exeunt.run.verification import verify
 
@@ -296,3 +299,12 @@ def test_a_model_that_moved_or_changed_is_noticed(models, tmp_path):
     with pytest.raises(ex.ArtefactError, match="was made anew since the cascade was"):
         load(made, policy=policy)
     assert [part.part for part in verify(made.path) if part.state != "ok"] == ["cascade"]
+
+
+def test_a_cascade_with_fewer_models_than_it_has_exits_is_refused(cascade, tmp_path):
+    run = copied(cascade, tmp_path / "run")
+    write_cascade(run.path / CASCADE, cascade.cascade[:1])
+    files = {**run.manifest["files"], CASCADE: file_digest(run.path / CASCADE)}
+    edited = RunFolder(run.path, sealed_manifest(about_of(run), files))
+    with pytest.raises(ex.ArtefactError, match=r"cascade.json is for \d exits, the network has"):
+        _ = edited.cascade

@@ -19,6 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
 
 import exeunt as ex  # noqa: E402
+from exeunt._sealed import DIGEST, content_digest  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
@@ -289,6 +290,26 @@ def test_what_was_damaged_is_refused(run, tmp_path):
         (copy / name).write_bytes(data)
         with pytest.raises(ex.ArtefactError):
             OnnxManifest.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("shape", [3, 8, 8], "has no rows on axis 0"),
+        ("shape", [None, 8, 8], "describes x as float32 of shape .None, 8, 8., its stage as"),
+        ("shape", [None, "3", 8, 8], "must be a whole number"),
+        ("dtype", "float64", "describes x as float64"),
+        ("batch_dim", 1, "must be on axis 0"),
+    ],
+)
+def test_a_manifest_that_describes_other_inputs_is_refused(run, tmp_path, name, value, reason):
+    copy = shutil.copytree(run / "onnx", tmp_path / "onnx")
+    document = json.loads((copy / "manifest.json").read_text())
+    (input_,) = document["export"]["inputs"]
+    document["export"]["tensors"][input_][name] = value
+    (copy / "manifest.json").write_text(json.dumps({**document, DIGEST: content_digest(document["export"])}))
+    with pytest.raises(ex.ArtefactError, match=reason):
+        OnnxExecutor(copy)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ PREPARE = Preprocess(size=(6, 9), mode="pad", mean=(0.5, 0.4, 0.3), std=(0.25, 0
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 9, 3), dtype=np.uint8)
 
 
-def preparation(entry, folder=None, columns=()):
+def preparation(entry, folder=Path(), columns=()):
     files = SimpleNamespace(check_folder=lambda _: None)
     manifest = {"inputs": entry, "data": {"text": list(columns)}}
     return InputPreparation(SimpleNamespace(manifest=manifest, path=folder, files=files))

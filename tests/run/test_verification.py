@@ -32,10 +32,8 @@ def export(run: RunFolder, n_exits: int = 3) -> None:
         file = folder / f"stage-{i:02d}.onnx"
         file.write_bytes(b"stage %d" % i)
         stages.append(OnnxStage(file.name, file_digest(file), ("x",), (f"logits{i}",), f"logits{i}", 0.0))
-    tensor = OnnxTensor("float32", (None, 3), 0)
-    OnnxManifest(("x",), {"x": tensor}, tuple(stages), run.manifest["files"]["weights.safetensors"]).save(
-        folder
-    )
+    tensors = {name: OnnxTensor("float32", (None, 3), 0) for name in ("x", *(one.logits for one in stages))}
+    OnnxManifest(("x",), tensors, tuple(stages), run.manifest["files"]["weights.safetensors"]).save(folder)
 
 
 def policy_of(run: RunFolder, budget: str = "60%") -> ex.Policy:

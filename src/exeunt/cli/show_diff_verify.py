@@ -45,7 +45,7 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
     several = len(policies) > 1
     return [
         ("network", _lines(about["model"]) + "\n" + _exits(run)),
-        ("data", _data(about)),
+        ("data", _data(run)),
         ("training", _lines(about["training"])),
         *([("policies for several budgets", f"{PolicySet(policies)}\n{run.active_text}")] if several else []),
         ("active policy", str(policies[-1]) if policies else "none yet: run `exeunt calibrate`"),
@@ -54,7 +54,10 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def _exits(run: RunFolder) -> str:
+    from exeunt.run.file_digests import COSTS
+
     cost, trace = run.cost, run.trace("fit")
+    run.check_exits(COSTS, cost.n_exits)
     size, unit = cost.scale
     rows = [
         [str(exit_), name, f"{up_to / size:.4g}", f"{up_to / cost.full:.1%}", f"{risk:.4f}"]
@@ -66,13 +69,13 @@ def _exits(run: RunFolder) -> str:
     return text_table(["exit", "after", f"cost ({unit})", "of full", risk], rows)
 
 
-def _data(about: Any) -> str:
-    from exeunt.data import SplitPlan
+def _data(run: RunFolder) -> str:
+    from exeunt.run.run_inputs import split_of
 
-    source, inputs = about["data"], about["inputs"]
+    source, inputs = run.manifest["data"], run.manifest["inputs"]
     lines = [
-        f"{source['name']}, fingerprint {source['fingerprint']}",
-        SplitPlan.from_dict(about["split"]).describe(),
+        f"{source['name']}, fingerprint {source.get('fingerprint', 'unknown')}",
+        split_of(run).describe(),
     ]
     if "most_tokens" in inputs:
         chat = "in" if inputs["chat"] else "without"

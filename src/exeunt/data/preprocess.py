@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exeunt._kinds import check_fields
 from exeunt.data.dataset import Images
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.engine.inputs import raw_rows
@@ -160,6 +161,9 @@ class Preprocess:
         for name in ("size", "mean", "std"):
             if options.get(name) is not None:
                 options[name] = tuple(options[name])
+        check_fields(cls, options)
+        if math.prod(options.get("size") or ()) > _MOST_PIXELS:
+            raise InputError(f"size may be at most {_MOST_PIXELS:,} pixels, got {options['size']!r}")
         return cls(**options)
 
     def _fitted(self, pixels: Pixels, height: int, width: int) -> Pixels:

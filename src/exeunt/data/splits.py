@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from exeunt._arrays import Integers, Keys
+from exeunt._arrays import Integers, Keys, integers
+from exeunt._kinds import check_kind
 from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.splitting import shuffled
@@ -54,6 +55,23 @@ class PartRows:
         all_but = 2 * len(rows) > n_dataset
         listed = np.delete(np.arange(n_dataset), rows) if all_but else rows
         return cls(dataset=dataset, n_dataset=n_dataset, listed=tuple(listed.tolist()), all_but=all_but)
+
+
+class _Part(TypedDict):
+    file: str
+    n_file: int
+    rest: bool
+    listed: list[Any]
+
+
+class _Plan(TypedDict):
+    source: str
+    fingerprint: str
+    seed: int
+    pretrained: bool
+    matched_by: str
+    dropped: int
+    parts: Mapping[str, _Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +146,18 @@ class SplitPlan:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> SplitPlan:
-        """Rebuild from `to_dict`."""
+        """Rebuild from `to_dict`. Raises InputError for anything else."""
+        check_kind(value, _Plan, "split")
         parts = {
             part: PartRows(
                 dataset=r["file"], n_dataset=r["n_file"], all_but=r["rest"], listed=tuple(r["listed"])
             )
             for part, r in value["parts"].items()
         }
+        for part, rows in parts.items():
+            listed = integers(rows.listed, f"split.parts.{part}.listed", ndim=1)
+            if (np.diff([-1, *listed, rows.n_dataset]) < 1).any():
+                raise InputError(f"split.parts.{part} must list ascending rows below {rows.n_dataset}")
         return cls(**{**value, "parts": parts})
 
     def _part(self, part: str) -> PartRows:

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -75,8 +75,8 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
-            HTTPException: _http, OverBudget: _no_money, InputError: _bad_input, ExeuntError: _failure,
-            Exception: _failure,
+            HTTPException: _http, ClientDisconnect: _left, OverBudget: _no_money, InputError: _bad_input,
+            ExeuntError: _failure, Exception: _failure,
         },
     )  # fmt: skip
     app.state.gateway, app.state.page = gateway, PageState(gateway)
@@ -276,6 +276,10 @@ def _refused_connection(gateway: Gateway) -> bytes:
     """Count a connection for which there is no room, and return the body of its answer."""
     gateway.metrics.refused(CONNECTIONS)
     return bytes(error_response(503, TOO_MANY).body)
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return error_response(499, "the client disconnected")  # only the log reads it
 
 
 async def _bad_input(_: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt._files import make_folder, read_json, write_json
-from exeunt.errors import FileError
+from exeunt._files import make_folder, write_json
+from exeunt.errors import ArtefactError, FileError
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
 from exeunt.gateway.folder import PROPOSALS, GatewayModels
 from exeunt.gateway.proposing import FEWEST, limits_of, propose, values_of, watched_by
-from exeunt.gateway.saved_policies import GatewayPolicies
+from exeunt.gateway.saved_policies import GatewayPolicies, clients_of, strange_models
 from exeunt.policy import Policy
 from exeunt.stream import bets
 from exeunt.stream.drawing import Period
@@ -489,7 +490,7 @@ class Certifier:
             "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
             "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
         }  # fmt: skip
-        clients = read_json(self._folder / f"{proposal.number}.clients")
+        clients = clients_of(self._folder / f"{proposal.number}.clients")
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
 
     def _save(self, proposal: int, place: int, policy: Policy) -> None:
@@ -532,8 +533,7 @@ class Certifier:
             "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
             (proposal.number,),
         ):
-            file = self._folder / f"{proposal.number}-{place}.json"
-            plans.append(Plan(Policy.load(file) if file.exists() else None, *about))
+            plans.append(Plan(self._read_policy(proposal.number, place), *about))
         for place, promise, share, period, units, *logs in connection.execute(
             "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
             (proposal.number,),
@@ -541,6 +541,21 @@ class Certifier:
             plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
             proposal.bet_on[period] = units
         return plans
+
+    def _read_policy(self, proposal: int, place: int) -> Policy | None:
+        """Return the policy of a plan; None if a client was forgotten whose requests it held."""
+        file = self._folder / f"{proposal}-{place}.json"
+        if not os.path.lexists(file):
+            return None
+        remedy = (
+            f"restore it, or remove {self._folder / str(proposal)}[-.]*, and this proposal is tested no more"
+        )
+        policy = Policy.load(file, remedy=remedy)
+        if strange := strange_models(policy, self.models):
+            raise ArtefactError(
+                f"{file} asks {', '.join(sorted(strange))}, which this gateway does not have: {remedy}"
+            )
+        return policy
 
     def _evidence(self, where: str, given: Sequence[Any], *, refused: bool = False) -> Evidence:
         units = self._records.of_units(where, given, refused=refused)
@@ -551,7 +566,7 @@ def forget_proposals(folder: Path, client: str) -> None:
     """Remove the plans in a gateway's folder that were made of a client's requests."""
     within = folder / PROPOSALS
     for clients in within.glob("*.clients"):
-        if client in read_json(clients):
+        if client in clients_of(clients):
             for file in within.glob(f"{clients.stem}-*.json"):
                 file.unlink()
             clients.unlink()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exeunt._files import file_digest, read_json
+from exeunt._kinds import of_kinds
 from exeunt._sqlite import WAIT_S, DatabaseKind, discard
 from exeunt.budget_text import exact_quantity
 from exeunt.errors import ArtefactError, FileError, InputError
@@ -123,8 +124,7 @@ class Keys:
         """Make a key and return it; nobody can tell it again. The same name gets another key in place of its own, and
         keeps what is not given.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
+        _check_name(name)
         if spend is not None:
             check_limit(spend, "spend")
             if exact_quantity(spend)[0] == 0:
@@ -289,6 +289,11 @@ def write_keys(folder: Path, clients: Iterable[Client], taken_over: str = "") ->
     _KIND.make(folder / KEYS, fill)
 
 
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
+
+
 def _clients(connection: sqlite3.Connection, where: str = "1", *given: str) -> list[Client]:
     rows = connection.execute(
         f"SELECT name, digest, admin, shadow, spend FROM client WHERE {where} ORDER BY name",  # noqa: S608
@@ -326,17 +331,8 @@ def _former(file: Path) -> tuple[list[Client], str]:
 
 def _client(**entry: Any) -> Client:
     """Return a client of an entry. Raises TypeError or ValueError for what is none."""
-    client = Client(**entry)
-    kinds = {
-        "name": (str,),
-        "digest": (str,),
-        "admin": (bool,),
-        "shadow": (bool,),
-        "spend": (str, type(None)),
-    }
-    for option, kind in kinds.items():
-        if not isinstance(value := getattr(client, option), kind):
-            raise TypeError(f"{option} cannot be {value!r:.80}")
+    client = of_kinds(Client(**entry))
+    _check_name(client.name)
     if not _DIGEST.fullmatch(client.digest):
         raise ValueError(f"the digest of {client.name!r:.80} has not 64 hexadecimal digits")
     if client.spend is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from exeunt._files import read_json, write_json
+from exeunt._kinds import check_kind
 from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
 from exeunt.gateway.config import GatewayConfig, Promise
@@ -24,6 +26,18 @@ from exeunt.watch import Alarm
 
 _log = logging.getLogger("exeunt.gateway")
 _ALARMS, _WATCH = "alarms.json", "watch.json"
+
+
+class _Alarm(TypedDict):
+    time: float
+    policy: str
+    alarm: str
+
+
+class _KeptAlarm(_Alarm, total=False):
+    """An alarm as `alarms.json` holds it."""
+
+    ends: bool
 
 
 class LivePolicy:
@@ -210,7 +224,9 @@ class LivePolicy:
 def _alarms_in(file: Path) -> list[dict[str, Any]]:
     """Return the alarms that a file holds; none if there is no file. Raises ArtefactError for what holds none."""
     remedy = f"remove {file}, and alarms of before are not shown"
-    found = read_json(file, remedy=remedy) if file.is_file() else []
-    if not isinstance(found, list) or not all(isinstance(one, dict) and "alarm" in one for one in found):
-        raise ArtefactError(f"{file} holds no alarms: {remedy}")
-    return found
+    found = read_json(file, remedy=remedy) if os.path.lexists(file) else []
+    try:
+        check_kind(found, list[_KeptAlarm], "alarms")
+    except InputError as error:
+        raise ArtefactError(f"{file} holds no alarms: {error}; {remedy}") from None
+    return cast("list[dict[str, Any]]", found)

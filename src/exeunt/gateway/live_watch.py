@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._files import read_json, write_json
+from exeunt._sealed import built
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.answering import Active, Seen
 from exeunt.stream.records import COMPARED, NOT_PAID
@@ -113,16 +114,24 @@ class LiveWatch:
         """
         try:
             body = read_json(self._file)
-            if body["policy"] != self.policy or body["alarm"]:
-                return
-            if self._exits is not None and self._policy is not None and body["exits"]:
-                run_length = self._exits.run_length
-                self._exits = Watch.from_dict({**body["exits"], "run_length": run_length}, self._policy)
-            if self._losses is not None and body["losses"]:
-                self._losses.restore(body["losses"])
-                self._loss_curve = EvidenceCurve.from_dict(body["curve"])
-        except (ArtefactError, InputError, KeyError, TypeError):
+            self._exits, self._losses, self._loss_curve = built(
+                self._file, body, self._kept, kind="watch", remedy="it begins anew"
+            )
+        except (ArtefactError, InputError):
             return  # none yet, or of another calibration: it begins anew
+
+    def _kept(self, body: Any) -> tuple[Watch | None, LossDetector | None, EvidenceCurve]:
+        """Return what a file says of exits and losses; what is known now where it is of something else."""
+        exits, losses, curve = self._exits, self._losses, self._loss_curve
+        if body["policy"] != self.policy or body["alarm"]:
+            return exits, losses, curve
+        if exits is not None and self._policy is not None and body["exits"]:
+            exits = Watch.from_dict({**body["exits"], "run_length": exits.run_length}, self._policy)
+        if losses is not None and body["losses"]:
+            losses = LossDetector(losses.certified)
+            losses.restore(body["losses"])
+            curve = EvidenceCurve.from_dict(body["curve"])
+        return exits, losses, curve
 
 
 class GradingWatch:

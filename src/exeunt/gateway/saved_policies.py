@@ -15,9 +15,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from exeunt._files import locked, read_json, write_json
+from exeunt._kinds import check_kind
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.folder import ACTIVE, POLICIES, GatewayModels
 from exeunt.policy import Policy
@@ -70,8 +71,10 @@ class GatewayPolicies:
                 f"{name} held features of requests of a client that was forgotten: take another certified policy"
             )
         file = self.folder / POLICIES / f"{name}.json"
-        policy = Policy.load(file)
+        policy = Policy.load(file, remedy="restore it, or take another certified policy")
         self._check(policy, str(file))
+        if (about := policy.notes.get("gateway")) is not None:  # else it is older than units
+            _check_about(about, file)
         return policy
 
     def is_forgotten(self, name: str) -> bool:
@@ -117,7 +120,7 @@ class GatewayPolicies:
     def _check(self, policy: Policy, what: str) -> None:
         """Raise ArtefactError, starting with `what`, unless a policy was made for these models."""
         models = self.models
-        strange = {*policy.models} - {*models.highest, models.features}
+        strange = strange_models(policy, models)
         if policy.run == models.digest and policy.models and not strange:
             return
         why = "its models, or what they answer with, have changed"
@@ -126,6 +129,43 @@ class GatewayPolicies:
         raise ArtefactError(
             f"{what} is not for the models of {self.folder}: {why}. Others are certified on records of these models"
         )
+
+
+def strange_models(policy: Policy, models: GatewayModels) -> set[str]:
+    """Return the models that a policy asks, and that there are not."""
+    return {*policy.models} - {*models.highest, models.features}
+
+
+class _About(TypedDict):
+    """What a policy's note says of how it was certified."""
+
+    rows: int
+    max_loss: float | None
+    share: float
+    cost: float
+
+
+def _check_about(about: Any, file: Path) -> None:
+    try:
+        check_kind(about, _About, "note")
+    except InputError as error:
+        raise ArtefactError(
+            f"{file} does not say how it was certified: {error}; take another policy"
+        ) from None
+
+
+def clients_of(file: Path) -> list[str]:
+    """Return the clients that a file names whose requests a plan was made of.
+
+    Raises ArtefactError, which says how plans are removed of which nobody knows that.
+    """
+    remedy = f"restore it, or remove {file.with_suffix('')}* to forget what was made of these requests"
+    clients = read_json(file, remedy=remedy)
+    try:
+        check_kind(clients, list[str], "clients")
+    except InputError as error:
+        raise ArtefactError(f"{file} does not name clients: {error}; {remedy}") from None
+    return cast("list[str]", clients)
 
 
 def forget_policies(folder: Path, client: str) -> list[str]:
@@ -139,7 +179,7 @@ def forget_policies(folder: Path, client: str) -> list[str]:
     with locked(within / ".lock", within):
         for name in _names(folder):
             policy, clients, mark = (within / f"{name}.{kind}" for kind in ("json", "clients", "forgotten"))
-            if not policy.exists() or (clients.exists() and client not in read_json(clients)):
+            if not policy.exists() or (clients.exists() and client not in clients_of(clients)):
                 continue
             mark.touch(0o600)
             policy.unlink()

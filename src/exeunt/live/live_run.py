@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._files import read_json, write_json
+from exeunt._files import write_json
 from exeunt._text import counted, listed
 from exeunt.costs import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
@@ -161,7 +161,7 @@ def check_models(
     Raises InputError unless these are the models that were recorded, and each input costs at most what was certified.
     """
     classes = tuple(run.manifest["class_names"])
-    recorded = read_json(run.files.path(LIVE))
+    recorded = run.live_models
     for name, known in recorded.items():
         if name not in models:
             raise InputError(

@@ -20,7 +20,7 @@ from exeunt.engine.dropping_finished_rows import compacted, moves
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import padded_length
 from exeunt.engine.plan import check_segments
-from exeunt.errors import InputError, require
+from exeunt.errors import ArtefactError, InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph
@@ -51,12 +51,13 @@ class OnnxExecutor:
         spin: bool = False,
         optimised: bool = True,
     ) -> None:
-        self.manifest = OnnxManifest.load(folder)
+        self._folder, self.manifest = folder, OnnxManifest.load(folder)
         self.n_exits = self.manifest.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._ort = require("onnxruntime", extra="onnx")
         stages = [OnnxGraph.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
+        self._check_described(stages)
         cut = cut_optimised(self.manifest, stages, self.segments, self._ort) if optimised else None
         self.cut = cut or cut_between_files(self.manifest, stages, self.segments)
         cores = usable_cores()
@@ -138,6 +139,22 @@ class OnnxExecutor:
         session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._sessions[segment, outputs] = session, [value.name for value in session.get_inputs()]
         return self._sessions[segment, outputs]
+
+    def _check_described(self, stages: Sequence[OnnxGraph]) -> None:
+        """Raise ArtefactError unless the manifest describes tensors as the stages declare them."""
+        for about, stage in zip(self.manifest.stages, stages, strict=True):
+            if {*about.takes} != {*stage.inputs}:
+                raise ArtefactError(
+                    f"the manifest of {self._folder} says that {about.file} takes {', '.join(about.takes)}, but it "
+                    f"takes {', '.join(stage.inputs)}: export it again"
+                )
+            for name in (*about.takes, *about.gives):
+                tensor, (dtype, shape) = self.manifest.tensors[name], stage.declared(name)
+                if tensor.shape != shape or (name in self.manifest.inputs and tensor.dtype != dtype):
+                    raise ArtefactError(
+                        f"the manifest of {self._folder} describes {name} as {tensor.dtype} of shape {tensor.shape}, "
+                        f"its stage as {dtype} of shape {shape}: export it again"
+                    )
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         """Return the inputs that the network takes by name, without others."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exeunt._files import check_file, is_inside
+from exeunt._kinds import of_kinds
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._text import counted
 from exeunt.errors import ArtefactError, InputError
@@ -107,12 +108,38 @@ class OnnxManifest:
 
 
 def _from_dict(body: Mapping[str, Any]) -> OnnxManifest:
-    tensors = {name: OnnxTensor(**{**t, "shape": tuple(t["shape"])}) for name, t in body["tensors"].items()}
+    tensors = {
+        name: of_kinds(OnnxTensor(**{**tensor, "shape": tuple(tensor["shape"])}))
+        for name, tensor in body["tensors"].items()
+    }
     stages = tuple(
-        OnnxStage(**{**stage, "takes": tuple(stage["takes"]), "gives": tuple(stage["gives"])})
+        of_kinds(OnnxStage(**{**stage, "takes": tuple(stage["takes"]), "gives": tuple(stage["gives"])}))
         for stage in body["stages"]
     )
-    return OnnxManifest(**{**body, "inputs": tuple(body["inputs"]), "tensors": tensors, "stages": stages})
+    made = of_kinds(
+        OnnxManifest(**{**body, "inputs": tuple(body["inputs"]), "tensors": tensors, "stages": stages})
+    )
+    _check(made)
+    return made
+
+
+def _check(manifest: OnnxManifest) -> None:
+    """Raise InputError unless each stage takes what there is, and every tensor is described."""
+    if not manifest.inputs or not manifest.stages:
+        raise InputError("it has no inputs, or no stages")
+    known = {*manifest.inputs}
+    for stage in manifest.stages:
+        if not {*stage.takes} <= known or stage.logits not in stage.gives:
+            raise InputError(f"{stage.file} takes what no stage before it gives, or does not give its logits")
+        known |= {*stage.gives}
+    if unknown := sorted(known - manifest.tensors.keys()):
+        raise InputError(f"it does not describe {', '.join(unknown)}")
+    for name, tensor in manifest.tensors.items():
+        axis = tensor.batch_dim
+        if name in manifest.inputs and axis != 0:
+            raise InputError(f"the rows of {name} must be on axis 0, got {axis}")
+        if axis is not None and (axis < 0 or tensor.shape[axis : axis + 1] != (None,)):
+            raise InputError(f"{name} of shape {tensor.shape} has no rows on axis {axis}")
 
 
 def check_onnx(run: RunFolder) -> str:

@@ -20,6 +20,11 @@ from exeunt.errors import ArtefactError
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
 _NAME_OF = {_WEIGHT: 8, _INPUT: 1, _OUTPUT: 1}  # the field with the name, of TensorProto and ValueInfoProto
+_VALUE_TYPE = (
+    None,
+    2,
+    1,
+)  # within the field of an input or output, whatever its number: its TypeProto.Tensor
 _TAKEN, _MADE, _ATTRIBUTE = 1, 2, 5  # of NodeProto
 _INNER_GRAPHS = (6, 11)  # of AttributeProto
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
@@ -77,6 +82,20 @@ class OnnxGraph:
         if not graph.nodes:
             raise ArtefactError("this is not an ONNX model: it has no graph with operations")
         return graph
+
+    def declared(self, name: str) -> tuple[str | None, tuple[int | None, ...]]:
+        """Return what the graph says of an input or output: its type by NumPy's name, and its sizes.
+
+        None stands for a size that varies, and for another type than those in ELEMENT_TYPES.
+        """
+        kind = _inside(self.inputs.get(name) or self.outputs.get(name, b""), _VALUE_TYPE)
+        element = next((_varint(raw, 1)[0] for number, _, raw in _fields(kind) if number == 1), 0)
+        sizes = [content for number, content, _ in _fields(_inside(kind, [2])) if number == 1]
+        names = {number: type_ for type_, number in ELEMENT_TYPES.items()}
+        return names.get(element), tuple(
+            next((_varint(raw, 1)[0] for number, _, raw in _fields(size) if number == 1), None)
+            for size in sizes
+        )
 
     def needed(self, names: Iterable[str]) -> list[Node]:
         """Return the nodes that are needed to compute these tensors, in order."""
@@ -165,6 +184,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         if at > len(data):
             raise ArtefactError("this ONNX model is truncated")
         yield tag >> 3, content, data[start:at]
+
+
+def _inside(data: bytes, path: Iterable[int | None]) -> bytes:
+    """Return the content of the field at a path of numbers, None for any; empty where there is none."""
+    for wanted in path:
+        data = next((content for number, content, _ in _fields(data) if wanted in (None, number)), b"")
+    return data
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._kinds import check_kind, check_unchanged, of_kinds
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._text import counted, html_table, text_table
 from exeunt.answer import Answer, OwnAnswer, answer_from_dict
@@ -30,13 +31,23 @@ from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.routing import NEXT
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
-from exeunt.trace.cascade_step import CascadeStep, is_tree, models_in_order, path_to
+from exeunt.trace.cascade_step import CascadeStep, check_steps, is_tree, models_in_order, path_to
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.groups import units_text
 
 VERSION = 3
 """Version of policy files and of files of policy sets."""
-read_policies = partial(read_sealed, version=VERSION, oldest=VERSION, remedy="calibrate again")
+_MOST_COUNTED = 1 << 53
+
+
+class _Note(TypedDict, total=False):
+    text: str
+    unasked: Mapping[str, str]
+
+
+_NOTES = Mapping[str, _Note]
+AGAIN = "calibrate again"
+read_policies = partial(read_sealed, version=VERSION, oldest=VERSION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,9 +304,14 @@ class Policy:
         write_sealed(path, "policy", self.to_dict(), format_="exeunt-policy", version=VERSION)
 
     @classmethod
-    def load(cls, path: str | Path) -> Policy:
-        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign, or of another version."""
-        return read_policies(path, "policy", cls.from_dict, kind="policy", format_="exeunt-policy")
+    def load(cls, path: str | Path, *, remedy: str = AGAIN) -> Policy:
+        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign, or of another version.
+
+        `remedy`: what the error says to do.
+        """
+        return read_policies(
+            path, "policy", cls.from_dict, kind="policy", format_="exeunt-policy", remedy=remedy
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
@@ -337,18 +353,38 @@ class Policy:
             "cost": cost,
             "score": score_from_dict(fields["score"]),
             "answer": answer_from_dict(fields["answer"]),
-            "rates": np.array(fields["rates"], dtype=np.float64),
+            "rates": _arrays.floats(fields["rates"], "rates", ndim=1),
             "limits": Thresholds.from_dict(thresholds),
-            "counts": None if counts is None else np.array(counts, dtype=np.int64),
-            "certificate": None if certificate is None else Certificate(**certificate),
-            "loss_certificate": None if loss is None else LossCertificate(**loss),
-            "cascade": tuple(CascadeStep(*step) for step in fields["cascade"]),
+            "counts": None if counts is None else _arrays.integers(counts, "counts", ndim=1),
+            "certificate": None if certificate is None else of_kinds(Certificate(**certificate)),
+            "loss_certificate": None if loss is None else of_kinds(LossCertificate(**loss)),
+            "cascade": tuple(of_kinds(CascadeStep(*step)) for step in fields["cascade"]),
         }
         if fields.get("watched") is not None:
             fields["watched"] = WatchedCells.from_dict(fields["watched"])
         if planned is not None:
             fields["distribution"] = MeanCostDistribution(planned, cost.cumulative[: len(planned)])
-        return cls(**fields)
+        made = of_kinds(cls(**fields))
+        made._check()
+        check_unchanged(made.to_dict(), body)
+        return made
+
+    def _check(self) -> None:
+        """Raise InputError for what is read of a file and fits nowhere."""
+        lengths = {
+            "rates": self.rates, "counts": self.rates if self.counts is None else self.counts,
+            "score of thresholds": self.limits.score, "tie of thresholds": self.limits.tie,
+        }  # fmt: skip
+        for name, values in lengths.items():
+            _arrays.check_length(values, name, self.n_exits)
+        if not np.isfinite(self.rates).all():
+            raise InputError("rates must be finite")
+        if self.counts is not None and (self.counts.min() < 0 or not 0 < self.counts.sum() < _MOST_COUNTED):
+            raise InputError("counts must be 0 or above, and not all 0")
+        if self.watched is not None:
+            self.watched.check_exits(self.n_exits)
+        check_kind(self.notes, _NOTES, "notes")
+        check_steps(self.cascade, self.n_exits)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self.to_dict() == other.to_dict()

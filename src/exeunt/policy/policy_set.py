@@ -12,7 +12,7 @@ from exeunt._sealed import write_sealed
 from exeunt._text import text_table
 from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.policy.policy import VERSION, Policy, read_policies
+from exeunt.policy.policy import AGAIN, VERSION, Policy, read_policies
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import models_in_order
 from exeunt.trace.cascade_trace import CascadeTrace
@@ -153,7 +153,9 @@ class PolicySet:
         def build(body: Any) -> PolicySet:
             return cls(tuple(Policy.from_dict(policy) for policy in body))
 
-        return read_policies(path, "policies", build, kind="policy set", format_="exeunt-policy-set")
+        return read_policies(
+            path, "policies", build, kind="policy set", format_="exeunt-policy-set", remedy=AGAIN
+        )
 
 
 def feasible(

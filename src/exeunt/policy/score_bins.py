@@ -90,6 +90,10 @@ class ScoreBins:
         lengths = {len(one) for one in (blocks, found.limits.score, found.limits.tie, found.draws)}
         if len(lengths) > 1 or not np.isin(blocks, np.arange(len(firsts))).all():
             raise InputError(f"the edges of {len(firsts)} blocks of scores do not fit together")
+        if (np.diff([0, *firsts, found.n_bins - 1]) < 0).any():
+            raise InputError(
+                f"blocks of {found.n_bins} bins must begin at ascending ones, got {firsts.tolist()}"
+            )
         return found
 
 

@@ -33,6 +33,7 @@ _MOST = 1 << 20
 """Of more calibration inputs, scores are not held in memory and sorted."""
 _DRAWS = 0x5EED
 """Sets the numbers that the watch draws apart from those that break the policy's ties."""
+_MOST_COUNTED = 1 << 53
 _LEVELS = ("exit_bins", "first_bins", "score_bins")
 
 
@@ -139,7 +140,9 @@ class WatchedCells:
         levels = {name: ScoreBins.from_dict(body[name]) for name in _LEVELS}
         found = cls(
             counts=_arrays.integers(body["counts"], "counts", ndim=1),
-            cell_exits=None if body["cell_exits"] is None else np.array(body["cell_exits"], dtype=np.int64),
+            cell_exits=None
+            if body["cell_exits"] is None
+            else _arrays.integers(body["cell_exits"], "cell_exits", ndim=1),
             **levels,
             first=int(body["first"]),
             repeats={int(copies): int(number) for copies, number in body["repeats"]},
@@ -148,7 +151,22 @@ class WatchedCells:
         kept = [len(found.used), found.first_bins.n_bins, found.score_bins.n_bins]
         if kept != [len(found.first_bins.firsts), len(found.score_bins.firsts), len(found.counts)]:
             raise InputError(f"{len(found.counts)} watched cells do not fit the edges between them")
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Raise InputError for numbers that no calibration inputs have."""
+        if self.cell_exits is not None:
+            _arrays.check_length(self.cell_exits, "cell_exits", len(self.counts))
+        numbers_of = [*self.repeats, *self.repeats.values(), self.plans]
+        if self.counts.min() < 0 or not 0 < self.counts.sum() < _MOST_COUNTED or min(numbers_of) < 1:
+            raise InputError("watched cells count at least one calibration input")
+
+    def check_exits(self, m: int) -> None:
+        """Raise InputError unless these are cells of a policy of m exits."""
+        places = [self.first, *self.used.tolist()]
+        if min(places) < 0 or max(places) >= m or (self.by_exit and len(self.exit_bins.firsts) != m):
+            raise InputError(f"cells of the exits {places} do not belong to {m} exits")
 
 
 def scored_exits(used: list[int], last: int, n: int) -> list[int]:

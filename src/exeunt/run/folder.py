@@ -28,29 +28,39 @@ is complete. A run folder contains no code, and reading it executes none.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 from exeunt._files import make_folder, read_json, write_json
-from exeunt._sealed import DIGEST, read_sealed, write_sealed
+from exeunt._kinds import check_kind
+from exeunt._sealed import DIGEST, built, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
 from exeunt.run import file_digests
-from exeunt.run.manifest import CascadeEntry, read_cascade, read_manifest, sealed_manifest
+from exeunt.run.manifest import REMEDY, CascadeEntry, read_cascade, read_manifest, sealed_manifest
 from exeunt.run.run_path import at_precision, check_precision, split_budget, why_not_a_run
 from exeunt.run.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.measuring import is_this_machine
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 
+T = TypeVar("T")
+
 _PLAN = "plan"
 _PLAN_FORMAT: dict[str, Any] = {"format_": "exeunt-plan", "version": 1}
+
+
+class LiveEntry(TypedDict):
+    """What `models.json` says of a live model: the most that an input can cost, and what tells it from others."""
+
+    highest: float
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -153,10 +163,15 @@ class RunFolder(SavedPolicies):
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network. Live models have one exit each."""
-        if self.network_file == file_digests.LIVE:
-            return tuple(CascadeEntry(name, 1, ".", self.digest) for name in self._highest)
-        name = file_digests.CASCADE
-        return read_cascade(self.files.path(name)) if self.network_file == name else ()
+        name = self.network_file
+        if name == file_digests.LIVE:
+            models = tuple(CascadeEntry(model, 1, ".", self.digest) for model in self._highest)
+        elif name == file_digests.CASCADE:
+            models = read_cascade(self.files.path(name))
+        else:
+            return ()
+        self.check_exits(name, sum(model.n_exits for model in models))
+        return models
 
     def open_model(self, name: str) -> RunFolder:
         """Open the run of a model of the cascade: for a live model this one.
@@ -197,7 +212,12 @@ class RunFolder(SavedPolicies):
     @property
     def cost(self) -> CostModel:  # type: ignore[override]
         """Cumulative cost per exit."""
-        return CostModel.from_dict(read_json(self.files.path(file_digests.COSTS)))
+        return self._built(file_digests.COSTS, CostModel.from_dict, "cost model")
+
+    def check_exits(self, name: str, found: int) -> None:
+        """Raise ArtefactError unless the file `name` is for as many exits as the network has."""
+        if found != self.n_exits:
+            raise ArtefactError(f"{self.path / name} is for {found} exits, the network has {self.n_exits}")
 
     def trace(self, part: str) -> ExitTrace:
         """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row.
@@ -225,10 +245,19 @@ class RunFolder(SavedPolicies):
     @cached_property
     def _highest(self) -> dict[str, float]:
         """By live model, the most that an input can cost."""
+        return {name: float(known["highest"]) for name, known in self.live_models.items()}
+
+    @cached_property
+    def live_models(self) -> Mapping[str, LiveEntry]:
+        """What is kept of each live model, by name; none for a run of another kind."""
         if self.network_file != file_digests.LIVE:
             return {}
-        models = read_json(self.files.path(file_digests.LIVE))
-        return {name: float(known["highest"]) for name, known in models.items()}
+        return self._built(file_digests.LIVE, _live_models, "list of live models")
+
+    def _built(self, name: str, build: Callable[[Any], T], kind: str) -> T:
+        """Return what is made of a JSON file of the run."""
+        file = self.files.path(name)
+        return built(file, read_json(file, remedy=REMEDY), build, kind=kind, remedy=REMEDY)
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return the recorded outputs on a part, as `Policy.priced` does."""
@@ -256,6 +285,11 @@ class RunFolder(SavedPolicies):
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
         return make_folder(self.path / name)
+
+
+def _live_models(body: Any) -> Mapping[str, LiveEntry]:
+    check_kind(body, Mapping[str, LiveEntry], "models")
+    return cast("Mapping[str, LiveEntry]", body)
 
 
 def plan_file(executor: str, device: str) -> str:

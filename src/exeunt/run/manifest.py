@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+from exeunt._kinds import check_kind, of_kinds
 from exeunt._sealed import DIGEST, check_digest, content_digest, read_document, read_sealed, write_sealed
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.cascade_step import CascadeStep
@@ -19,6 +20,70 @@ from exeunt.trace.cascade_step import CascadeStep
 _FORMAT, _VERSION = "exeunt-bundle", 2
 _CASCADE_FORMAT, _CASCADE_VERSION = "exeunt-cascade", 1
 REMEDY = "restore it from a copy, or remove it and repeat what made the run, such as `exeunt train`"
+
+
+class _Reference(TypedDict):
+    exit: int
+    name: str
+
+
+class _Data(TypedDict):
+    name: str
+
+
+class _MoreOfData(_Data, total=False):
+    fingerprint: str
+    label: str | None
+    text: list[str] | None
+    calibration_data: str | None
+    unlabelled: bool
+    reference: _Reference
+    masks: Mapping[str, Any] | None
+
+
+class _Inputs(TypedDict):
+    kind: Literal["image", "text"]
+
+
+class _MoreOfInputs(_Inputs, total=False):
+    raw: bool
+    length: int | None
+    longest: int | None
+    most_tokens: int
+    chat: bool
+    ends: list[int]
+
+
+class _Model(TypedDict):
+    spec: str
+    n_classes: int
+
+
+class _MoreOfModel(_Model, total=False):
+    macs: float
+    model: str
+    precision: str
+    runs_whole: str
+    weights: str | None
+    weights_digest: str
+
+
+class _Network(TypedDict):
+    exits: list[str]
+
+
+class _Manifest(TypedDict):
+    """The entries that a manifest has, and of what kind they are. There may be others."""
+
+    files: Mapping[str, str]
+    model: _MoreOfModel
+    network: _Network
+    inputs: _MoreOfInputs
+    class_names: list[str]
+    data: _MoreOfData
+    split: Mapping[str, Any]
+    training: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
 
 def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
@@ -37,6 +102,10 @@ def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) ->
     )
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
+    try:
+        check_kind(manifest, _Manifest, "")
+    except InputError as error:
+        raise ArtefactError(f"{path} cannot be read as a manifest: {error}; {REMEDY}") from None
     known = set(manifest["files"])
     if missing := sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known):
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
@@ -100,9 +169,16 @@ def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:
     write_sealed(file, "models", body, format_=_CASCADE_FORMAT, version=_CASCADE_VERSION)
 
 
+def _entry(model: Mapping[str, Any]) -> CascadeEntry:
+    entry = of_kinds(CascadeEntry(**model))
+    if "\0" in entry.run:
+        raise InputError(f"run must be a path, got {entry.run!r:.60}")
+    return entry
+
+
 def read_cascade(file: Path) -> tuple[CascadeEntry, ...]:
     """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
     return read_sealed(
-        file, "models", lambda body: tuple(CascadeEntry(**model) for model in body),
+        file, "models", lambda body: tuple(map(_entry, body)),
         kind="cascade", format_=_CASCADE_FORMAT, version=_CASCADE_VERSION, remedy="make the cascade anew",
     )  # fmt: skip

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._files import is_inside
+from exeunt._sealed import built
 from exeunt.data import Dataset, SplitPlan, open_source
 from exeunt.data.preprocess import Preprocess, RawImages
 from exeunt.data.tokens import RawTexts, load_tokenizer, text_batch
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.file_digests import TRACED
+from exeunt.run.file_digests import MANIFEST, TRACED
 from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import REMEDY
 
 
 def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Dataset:
@@ -29,21 +31,31 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     about = run.manifest["data"]
     unlabelled = bool(about.get("unlabelled"))
     source = open_source(
-        moved_to or about["name"], label=about["label"], text=about.get("text") or (),
+        moved_to or about["name"], label=about.get("label"), text=about.get("text") or (),
         calibration_data=about.get("calibration_data"), unlabelled=unlabelled, **(about.get("masks") or {}),
     )  # fmt: skip
     if unlabelled:
         source = source.with_classes(run.manifest["class_names"])
     if about.get("unreadable"):
         source, _ = source.without_unreadable()
-    data = SplitPlan.from_dict(run.manifest["split"]).select(source, part)
+    data = split_of(run).select(source, part)
     return data.without_some_labels() if part in TRACED else data
+
+
+def split_of(run: RunFolder) -> SplitPlan:
+    """Return which inputs of a run's data belong to which part. Raises ArtefactError for a manifest without a plan."""
+    return built(
+        run.path / MANIFEST, run.manifest["split"], SplitPlan.from_dict, kind="split of data", remedy=REMEDY
+    )
 
 
 def load_preparation(run: RunFolder) -> Any:
     """Return the Preprocess or tokeniser that prepares raw inputs for a run's network."""
     run.files.check_folder("tokenizer")
-    return restore_preparation(run.manifest["inputs"], run.path)
+    return built(
+        run.path / MANIFEST, run.manifest["inputs"], lambda entry: restore_preparation(entry, run.path),
+        kind="preparation of inputs", remedy=REMEDY,
+    )  # fmt: skip
 
 
 def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:

@@ -35,6 +35,7 @@ class SavedPolicies:
     cost: CostModel
     cascade: Any
     recorded: Callable[[str], ExitTrace | CascadeTrace]  # see `RunFolder`
+    check_exits: Callable[[str, int], None]
 
     @property
     def policy(self) -> Policy:
@@ -133,6 +134,8 @@ class SavedPolicies:
         A file of `Policy.save` names no run: each exit must answer as many calibration inputs as the policy counted.
         """
         self.check_policy(policy, str(file))
+        if not policy.cascade:
+            self.check_exits(file.name, policy.n_exits)
         if policy.run is None and not policy.was_calibrated_on(self.recorded("calibrate")):
             raise ArtefactError(
                 f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "

@@ -85,7 +85,7 @@ def _executor(run: RunFolder, kind: ExecutorKind) -> str:
 
 def _costs(run: RunFolder) -> str:
     cost = run.cost
-    _check_exits(run, COSTS, cost.n_exits)
+    run.check_exits(COSTS, cost.n_exits)
     return f"{cost.show(cost.first)} to {cost.show(cost.full)}"
 
 
@@ -131,10 +131,5 @@ def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
     plan = run.plan(name, here if here.startswith(device) else device)
     if plan is None:
         return "not used: it was measured on another kind of machine or device"
-    _check_exits(run, file, plan.n_exits)
+    run.check_exits(file, plan.n_exits)
     return counted(len(plan.segments), "segment")
-
-
-def _check_exits(run: RunFolder, name: str, found: int) -> None:
-    if found != run.n_exits:
-        raise ArtefactError(f"{run.path / name} is for {found} exits, the network has {run.n_exits}")

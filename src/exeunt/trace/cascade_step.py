@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from exeunt.errors import InputError
 
@@ -53,6 +54,21 @@ class CascadeStep:
 def is_tree(steps: Sequence[CascadeStep]) -> bool:
     """Return whether inputs take paths of their own."""
     return any(step.after is not None for step in steps)
+
+
+def check_steps(steps: Sequence[CascadeStep], n_exits: int) -> None:
+    """Raise InputError unless the steps, if there are any, have so many exits, and each comes after an earlier one."""
+    if steps and sum(step.n_exits for step in steps) != n_exits:
+        raise InputError(
+            f"the steps of the cascade have {sum(one.n_exits for one in steps)} exits, not {n_exits}"
+        )
+    for place, step in enumerate(steps):
+        if not step.exits or not all(a < b for a, b in pairwise((-1, *step.exits))):
+            raise InputError(f"the exits of a step are ascending numbers, got {step.exits} of {step.model!r}")
+        if not -1 <= before(steps, place) < place:
+            raise InputError(
+                f"step {place} of a cascade comes after an earlier one or none, got {step.after}"
+            )
 
 
 def path_to(steps: Sequence[CascadeStep], place: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
+from exeunt._kinds import of_kinds
 from exeunt._text import counted
 from exeunt.calibration import of_those_left
 from exeunt.trace.cascade_step import is_tree
@@ -71,8 +72,8 @@ class Alarm:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Alarm:
-        """Rebuild from `to_dict`, also after JSON."""
-        return cls(**{**body, "planned": tuple(body["planned"]), "shares": tuple(body["shares"])})
+        """Rebuild from `to_dict`, also after JSON. Raises InputError for what is no alarm."""
+        return of_kinds(cls(**{**body, "planned": tuple(body["planned"]), "shares": tuple(body["shares"])}))
 
 
 def drift_alarm(

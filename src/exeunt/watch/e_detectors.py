@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
+from exeunt._kinds import check_kind
 from exeunt.errors import InputError
 
 MOST = 64
@@ -36,6 +37,13 @@ _kept, _arrived = _KEPT.tolist(), _ARRIVED.tolist()
 _PRIOR_BEFORE, _ALL_BEFORE = _PRIOR / _KEPT, (_PRIOR + _ARRIVED) / _KEPT
 """What the prior, and the prior with so many inputs, weigh among weights that are not forgotten yet."""
 _STATE = ("weights", "evidence")
+
+
+class _State(TypedDict):
+    weights: list[float]
+    evidence: list[float]
+    total: float
+    late: float
 
 
 class UrnDetectors:
@@ -112,6 +120,11 @@ class UrnDetectors:
         held: Floats = self.weights[self._last]
         return held
 
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self._members)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of what changes with the inputs."""
         return {name: getattr(self, name).tolist() for name in _STATE} | {
@@ -120,13 +133,17 @@ class UrnDetectors:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `to_dict`. Raises InputError for the state of other cells."""
+        """Go on from `to_dict`. Raises InputError for the state of other cells, and for what is none."""
+        check_kind(state, _State, "urn")
         for name in _STATE:
-            values = np.array(state[name], dtype=np.float64)
+            values = np.array(state[name])
             if values.shape != getattr(self, name).shape:
                 raise InputError(f"the state of a watch of other cells: {name} has shape {values.shape}")
             getattr(self, name)[:] = values
         self.total, self.late = float(state["total"]), float(state["late"])
+        held = self.weights[: self._bets.stop]
+        if min(self.weights.min(), self.evidence.min(), self.late) < 0 or min(held.min(), self.total) <= 0:
+            raise InputError("the state of a watch holds weights above 0, and evidence of 0 or above")
 
 
 def evidence_level(evidence: float, threshold: float) -> float:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
+
+from exeunt._kinds import check_kind
+from exeunt.errors import InputError
 
 _MOST = 400
+
+
+class _Curve(TypedDict):
+    stride: int
+    peaks: list[float]
 
 
 class EvidenceCurve:
@@ -21,14 +29,13 @@ class EvidenceCurve:
 
     def add(self, n: int, peak: float) -> None:
         """Take note of the highest evidence of a batch that ends with input n, from 1."""
-        at = (n - 1) // self.stride
+        while (at := (n - 1) // self.stride) >= _MOST:
+            pairs = zip(self.peaks[::2], [*self.peaks[1::2], 0.0], strict=False)
+            self.peaks, self.stride = [max(pair) for pair in pairs], 2 * self.stride
         while at >= len(self.peaks):
             self.peaks.append(0.0)
         if peak > self.peaks[at]:
             self.peaks[at] = peak
-        if at >= _MOST:
-            pairs = zip(self.peaks[::2], [*self.peaks[1::2], 0.0], strict=False)
-            self.peaks, self.stride = [max(pair) for pair in pairs], 2 * self.stride
 
     @property
     def points(self) -> list[tuple[int, float]]:
@@ -41,7 +48,10 @@ class EvidenceCurve:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> EvidenceCurve:
-        """Rebuild from `to_dict`."""
+        """Rebuild from `to_dict`. Raises InputError for what is no curve."""
+        check_kind(body, _Curve, "curve")
         found = cls()
-        found.stride, found.peaks = int(body["stride"]), list(body["peaks"])
+        found.stride, found.peaks = body["stride"], list(body["peaks"])
+        if found.stride < 1 or min(found.peaks, default=0.0) < 0:
+            raise InputError("a curve has points of 0 or above, each of 1 input or more")
         return found

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 
+from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
+from exeunt._kinds import check_kind
+from exeunt.errors import InputError
 
 REMEMBERED = 4096
 _Batch: TypeAlias = "tuple[Integers, Integers, Floats | None]"
+
+
+class _Latest(TypedDict):
+    exits: list[int]
+    cells: list[int]
+    ties: list[float] | None
 
 
 class LatestInputs:
@@ -55,9 +64,19 @@ class LatestInputs:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> LatestInputs:
-        """Rebuild from `to_dict`."""
+        """Rebuild from `to_dict`. Raises InputError for what are no inputs."""
+        check_kind(body, _Latest, "latest")
+        exits, cells = (_arrays.integers(body[name], name, ndim=1) for name in ("exits", "cells"))
+        ties = None if body["ties"] is None else _arrays.floats(body["ties"], "ties", ndim=1)
+        for name, values in (("cells", cells), ("ties", exits if ties is None else ties)):
+            _arrays.check_length(values, name, len(exits))
         found = cls()
-        if body["exits"]:
-            ties = None if body["ties"] is None else np.array(body["ties"])
-            found.add(np.array(body["exits"], dtype=np.int64), np.array(body["cells"], dtype=np.int64), ties)
+        if len(exits):
+            found.add(exits, cells, ties)
         return found
+
+    def check_below(self, m: int, n_cells: int) -> None:
+        """Raise InputError unless all are of the first m exits and n cells."""
+        for name, values, most in (("exits", self.exits, m), ("cells", self.cells, n_cells)):
+            if len(values) and not 0 <= values.min() <= values.max() < most:
+                raise InputError(f"{name} of the latest inputs must be from 0 to {most - 1}")

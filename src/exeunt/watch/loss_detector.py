@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
+from exeunt._kinds import check_kind
 from exeunt.errors import InputError
 from exeunt.policy.certificates import CERTAIN
 from exeunt.watch.e_detectors import LARGEST, MOST, MOST_EVIDENCE, evidence_after
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 _STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 """Shares of the capital that are staked on the loss being larger than certified."""
 _STATE = ("n", "since", "_sum", "_capital", "_lowest")
+
+
+class _State(TypedDict):
+    n: int
+    since: int
+    _sum: float
+    _capital: float
+    _lowest: float
+    evidence: list[float]
 
 
 class LossDetector:
@@ -99,7 +109,12 @@ class LossDetector:
         return {name: getattr(self, name) for name in _STATE} | {"evidence": self.evidence.tolist()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `to_dict`."""
+        """Go on from `to_dict`. Raises InputError for what is no such state."""
+        check_kind(state, _State, "losses")
+        if len(state["evidence"]) != len(_STAKES) or min(state["evidence"]) < 0:
+            raise InputError(f"the state of losses has {len(_STAKES)} amounts of evidence of 0 or above")
+        if not 0 <= state["since"] <= state["n"]:
+            raise InputError(f"losses since number {state['since']} are among {state['n']}")
         for name in _STATE:
             setattr(self, name, state[name])
         self.evidence = np.array(state["evidence"], dtype=np.float64)

@@ -6,13 +6,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
+from exeunt._kinds import check_kind
 from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._text import counted
 from exeunt.errors import InputError
@@ -31,6 +32,19 @@ from exeunt.watch.observed_inputs import ObservedInputs, Told
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
+
+
+class _State(TypedDict):
+    calibration: str
+    run_length: float
+    of_several: bool
+    n: int
+    urn: Mapping[str, Any] | None
+    scored: bool | None
+    alarm: Mapping[str, Any] | None
+    loss_alarm: Mapping[str, Any] | None
+    groups: list[int]
+    losses: Mapping[str, Any] | None
 
 
 class Watch:
@@ -269,7 +283,8 @@ class Watch:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any], policy: Policy) -> Watch:
-        """Rebuild from `to_dict`. Raises InputError for the state of another policy's watch."""
+        """Rebuild from `to_dict`. Raises InputError for the state of another policy's watch, and for what is none."""
+        check_kind(body, _State, "watch")
         watch = cls(policy, run_length=body["run_length"], of_several=body["of_several"])
         if body["calibration"] != content_digest(watch.cells.to_dict()):
             raise InputError("this state is of the watch of a policy of another calibration")
@@ -287,4 +302,7 @@ class Watch:
         if body["losses"] is not None:
             watch._of_losses = LossDetector.of(policy.loss_certificate)
             watch._of_losses.restore(body["losses"])
+        if watch.n < 0:
+            raise InputError(f"n is a number of inputs, got {watch.n}")
+        watch._latest.check_below(policy.n_exits, 0 if watch._urn is None else watch._urn.n_cells)
         return watch

@@ -15,7 +15,7 @@ from exeunt.data.splits import SplitPlan
 from exeunt.errors import InputError
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation
+from exeunt.run.run_inputs import load_preparation, split_of
 from exeunt.torch.calls import Inputs, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of
@@ -81,7 +81,7 @@ def check_teacher(
     if teacher in TEACHERS:
         return
     run = RunFolder.open(teacher)
-    learned = SplitPlan.from_dict(run.manifest["split"])
+    learned = split_of(run)
     if learned.fingerprint != plan.fingerprint:
         say(
             f"the teacher {teacher} was trained on other data, {learned.source}: it is not known whether they include "
