@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exeunt._outside import check_outside, outside_json
+from exeunt import _outside
+from exeunt._outside import check_outside, nfkc, outside_json
 from exeunt._yaml import read_yaml
 from exeunt.errors import InputError
 
@@ -46,6 +49,35 @@ def test_what_is_just_within_bounds_is_read():
     assert outside_json('"\\ud83d"') == "\ud83d"  # a provider may cut a character in two
     for value in (None, 5, True, "x", [], {}):
         check_outside(value)
+
+
+PARTS = (
+    "a\u0301\u0323",
+    "\u1112\u1161\u11ab",
+    "\uff8a\uff9e",
+    "\u09c7\u09be",
+    "ﬁ",
+    "é",
+    "한",
+    "\u00b4",
+    "x",
+    " ",
+)
+"""Characters of several code points, such as a letter with marks, a syllable, and a vowel sign in two parts."""
+
+
+@given(text=st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
+def test_texts_are_normalised_in_pieces_as_at_once(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_outside, "_PIECE", 4)
+        assert nfkc(text) == unicodedata.normalize("NFKC", text)
+
+
+def test_marks_without_end_are_normalised_in_time():
+    began = time.monotonic()
+    text = "a" + "\u0301\u0323" * 200_000  # minutes, if all are normalised at once
+    assert nfkc(text).startswith("\u1ea1\u0323")
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""JSON that others write, such as providers and clients, read with bounds: depth, numbers, and how much there is."""
+"""JSON and texts that others write, such as providers and clients, read with bounds: depth, numbers, length, time."""
 
 from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from typing import Any, NoReturn
 
 DEEPEST = 100
@@ -12,6 +13,10 @@ _BRACKETS = 500_000
 """Lists and objects at most, and what looks like them in texts: millions take seconds to read."""
 _LARGEST = 1 << 63
 _DIGITS = len(str(-_LARGEST))
+_PIECE = 256
+"""Characters that are normalised at once, or up to twice as many: the time grows with the square of how many marks
+follow each other.
+"""
 
 
 def outside_json(text: str | bytes) -> Any:
@@ -43,6 +48,29 @@ def check_outside(value: Any) -> None:
         level, depth = [one for each in held for one in each], depth + 1
         if any(type(one) is int and not -_LARGEST <= one < _LARGEST for one in level):
             raise ValueError("it holds a whole number that 64 bits do not hold")
+
+
+def nfkc(text: str) -> str:
+    """Return a text in Unicode's form NFKC, in time that grows with its length alone.
+
+    Of more than 256 marks that follow each other, parts are put in this form by themselves.
+    """
+    pieces, start = [], 0
+    while start < len(text):
+        end = start + _PIECE
+        while end < min(len(text), start + 2 * _PIECE) and not _may_part(text[start:end], text[end]):
+            end += 1
+        pieces.append(unicodedata.normalize("NFKC", text[start:end]))
+        start = end
+    return "".join(pieces)
+
+
+def _may_part(before: str, after: str) -> bool:
+    """Return whether a text and the character after it have the same form where each is normalised by itself."""
+    if unicodedata.combining(after):
+        return False
+    one, other, both = (unicodedata.normalize("NFKC", each) for each in (before, after, before + after))
+    return both == one + other
 
 
 def _whole(text: str) -> int:

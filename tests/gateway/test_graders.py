@@ -28,6 +28,13 @@ def says(content, *calls):
         (says(None), says(""), True),
         (says(None), says("x"), False),
         (says("[" * 100_000), says("[" * 100_000), True),
+        (
+            says("a" + "\u0301\u0323" * 200_000),
+            says("b"),
+            False,
+        ),  # minutes, if all marks are normalised at once
+        ({"content": "x", "tool_calls": 5}, says("x"), False),
+        ({"content": "x", "tool_calls": ["f", None]}, {"content": "y", "tool_calls": ["f", None]}, True),
         (says([{"type": "text", "text": "Paris"}]), says("paris"), True),
         (says(None, ("a", '{"x": 1}'), ("b", "{}")), says("text", ("b", ""), ("a", '{"x":1.0}')), True),
         (says(None, ("a", "{}")), says(None, ("a", "{}"), ("a", "{}")), False),

@@ -56,10 +56,12 @@ def strictly(data: str | bytes) -> Any:
 
 def settle(run: Running) -> None:
     """Let models be asked again that billed too much: their bills are dropped."""
-    for one in run.gateway.money.whole.disputed:
-        one.settle()
-    for name in run.gateway.money.whole.stopped:
-        run.gateway.money.resume(name, run.gateway.keys.clients)
+    money = run.gateway.money
+    for ledger in filter(None, (money.whole, money.shadow)):
+        for one in ledger.disputed:
+            one.settle()
+        for name in ledger.stopped:
+            money.resume(name, run.gateway.keys.clients)
 
 
 def campaign(folder: Path, n: int, seed: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from exeunt._outside import DEEPEST, check_brackets, check_outside
+from exeunt._outside import DEEPEST, check_brackets, check_outside, nfkc
 from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
@@ -34,8 +33,6 @@ _HINTS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 _OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
 _TOOLS = ("function", "custom")
 _SORTED = msgspec.json.Encoder(order="sorted")
-_PIECE = 256
-"""Characters that are normalised at once: the time grows with the square of how many marks follow each other."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -136,7 +133,7 @@ class ChatRequest:
         """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
         options = _SORTED.encode(self.options)
         blanks = options.count(b",") + options.count(b":")  # a provider may write some there
-        return blanks + sum(max(len(one), _n_bytes_normalised(one)) for one in (*self.texts, options))
+        return blanks + sum(max(len(one), len(nfkc(one.decode()).encode())) for one in (*self.texts, options))
 
     @property
     def has_tools(self) -> bool:
@@ -221,15 +218,6 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _without_image(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "image_url" or part["type"] != "image_url"}
-
-
-def _n_bytes_normalised(data: bytes) -> int:
-    """Return how many bytes a text has that a tokeniser has normalised."""
-    if data.isascii():
-        return len(data)
-    text = data.decode()
-    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
-    return sum(len(unicodedata.normalize("NFKC", piece).encode()) for piece in pieces)
 
 
 def _check_options(body: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shlex
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from exeunt._files import parse_json
+from exeunt._outside import nfkc
 from exeunt.errors import InputError, one_line
 from exeunt.gateway.chat_request import text_of
 from exeunt.live.own_functions import Signature, find_beside, function_named
@@ -131,7 +131,7 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_AROUND)
+    return " ".join(nfkc(text).casefold().split()).strip(_AROUND)
 
 
 def _canonical_json(text: str) -> str | None:
@@ -153,7 +153,11 @@ def _whole(value: Any) -> Any:
 
 
 def _calls(message: Message) -> list[tuple[str, str]]:
-    """Return the names and arguments of the tools that a message calls, sorted."""
-    called = [call.get("function") or {} for call in message.get("tool_calls") or ()]
-    given = [(str(one.get("name")), str(one.get("arguments") or "{}")) for one in called]
+    """Return the names and arguments of the tools that a message calls, sorted; what is no call as it is."""
+    calls = message.get("tool_calls") or ()
+    try:
+        called = [call.get("function") or {} for call in calls]
+        given = [(str(one.get("name")), str(one.get("arguments") or "{}")) for one in called]
+    except (AttributeError, TypeError):  # of a provider that does not keep to the protocol
+        return [("", json.dumps(calls, sort_keys=True))]
     return sorted((name, _canonical_json(text) or text.strip()) for name, text in given)

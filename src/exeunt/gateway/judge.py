@@ -41,7 +41,7 @@ class Judge:
 
     async def __call__(self, request: Mapping[str, Any], answer: Message, reference: Message) -> float:
         """Return the grade. Raises InputError if the judge gives no verdict, or is not paid for."""
-        if normalised_match(request, answer, reference):
+        if await GRADING.run(normalised_match, request, answer, reference):
             return 1.0
         asked = (self._verdict(request, answer, reference), self._verdict(request, reference, answer))
         first, second = await asyncio.gather(*asked)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exeunt._outside import outside_json
+from exeunt._outside import nfkc, outside_json
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price, named
 from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
@@ -98,7 +97,7 @@ class OpenAICompatible(LiveModel):
             n_input = self.tokenizer(text) + len(json.dumps(self.options))
         else:  # a tokeniser may write characters as others, which are longer
             sent = json.dumps(self._body(given), ensure_ascii=False)
-            n_input = max(len(one.encode()) for one in (sent, unicodedata.normalize("NFKC", sent)))
+            n_input = max(len(one.encode()) for one in (sent, nfkc(sent)))
         return self._cost(n_input + self.template_tokens, self.n_output)
 
     def _cost(self, n_input: int, n_output: int) -> float:
