@@ -83,7 +83,7 @@ LOSING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made_policy() -> ex.Policy:
+def made_policy(budget: str = "60%") -> ex.Policy:
     """A cascade that asks large where small is not sure, and answers the first request of a unit."""
     rng = np.random.default_rng(0)
     right = {"small": rng.random(200) < 0.8, "large": np.ones(200)}
@@ -95,6 +95,6 @@ def made_policy() -> ex.Policy:
         for name, price in (("small", 1e-5), ("large", 1e-4))
     }  # fmt: skip
     fit, calibrate, _ = ex.CascadeTrace(traces).split()
-    policy = ex.cascade(fit, calibrate, budget="60%", policy="eero", order=("small", "large"))
+    policy = ex.cascade(fit, calibrate, budget=budget, policy="eero", order=("small", "large"))
     about = {"rows": 20, "proposal": 1, "plan": 0, "question": 1, "max_loss": 0.2, "share": 0.6, "cost": 6e-5}
     return replace(policy, notes={**policy.notes, "gateway": about})
