@@ -28,6 +28,7 @@ from exeunt.predicting import predict_inputs
 from exeunt.predicting.predict import predict_folder
 from exeunt.run.folder import RunFolder
 from object_store import put_folder
+from predicting.damaged_parts import campaign, same
 
 UNKNOWN = "it is not an image in a format that Pillow knows"
 
@@ -49,15 +50,6 @@ def rows(out) -> list[dict]:
 def stored_rows(folder) -> list[dict]:
     files = sorted(folder.glob("*.parquet"), key=str)
     return [row for file in files for row in pq.read_table(open_arrow(file)).to_pylist()]
-
-
-def same(found: list[dict], expected: list[dict]) -> None:
-    """The same rows in the same order; their answers may differ where they are borderline."""
-    assert [row["name"] for row in found] == [row["name"] for row in expected]
-    for one, other in zip(found, expected, strict=True):
-        if not (one["borderline"] or other["borderline"]):
-            assert one | {"confidence": 0} == other | {"confidence": 0}
-            assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
 
 
 def test_what_is_connected_stays_connected(cluster):
@@ -240,6 +232,23 @@ def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(cluster, run, pic
     table.write_bytes(content)
     with pytest.raises(ex.errors.ArtefactError, match=r"t\.parquet is damaged"):
         predict_on_cluster(run, open_inputs(table), str(tmp_path / "damaged"), **options)
+
+
+@pytest.mark.slow
+def test_parts_are_damaged_thirty_times(cluster, run, tmp_path):
+    inputs = open_inputs("sklearn:digits").take(range(200))
+    options = {"block_size": 20, "batch_size": 20, "say": lambda _: None}
+    expected = alone(run, inputs, tmp_path / "alone.parquet")[1]
+
+    def on_cluster(out):
+        predict_on_cluster(run, inputs, str(out), workers=2, **options)
+
+    def other_job(out):
+        predict_folder(run, inputs, str(out), top=1, **options)
+
+    found = campaign(on_cluster, other_job, tmp_path / "out", expected, rounds=30, seed=3)
+    print(found)
+    assert found["right"] == 30
 
 
 CONNECTS = """

@@ -35,13 +35,14 @@ _JOB, _MANIFEST, _LOCK = "_job.json", "_manifest.json", ".lock"
 _HALF = ".*.tmp"  # files of processes that were killed while they wrote them
 JOURNAL = "_answers-{}.jsonl"
 """Answers of a block as they come, where each was paid for; by the number of its first input."""
-_OF, _TALLY = b"exeunt.job", b"exeunt.tally"
+_OF, _TALLY, _SEAL = b"exeunt.job", b"exeunt.tally", b"exeunt.seal"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read in parallel, and that are queued for reading
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of Parquet files, one for each block that is done, with its tally and its job in the footer.
+    """A folder of Parquet files, one for each block that is done, with its tally and its job in the footer, and their
+    seal; rows have checksums.
 
     `job`: the digest of the job's description. Workers of another job may still write to the folder.
     """
@@ -49,29 +50,48 @@ class Parts:
     folder: AnyPath
     job: str
 
-    def done(self, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
-        """Return the tally of the blocks that are there, and the other blocks."""
-        there, total, left = {file.name for file in self.files}, Tally(), []
+    def done(self, blocks: Sequence[Block], *, whole: bool = False) -> tuple[Tally, list[Block]]:
+        """Return the tally of the blocks that are there, and the other blocks. `whole`: read their rows, too, as of
+        parts that an earlier run left: a damaged one is not there.
+
+        Raises InputError for a folder in the place of a part.
+        """
+        there, total, left = {file.name: file for file in self.files}, Tally(), list[Block]()
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store takes a while to answer
             for first in range(0, len(blocks), _CHUNK):
                 chunk = blocks[first : first + _CHUNK]
-                found = pool.map(lambda block: self._tally(block) if _name(block) in there else None, chunk)
+                found = pool.map(
+                    lambda block: self._tally(block, whole=whole) if _name(block) in there else None, chunk
+                )
                 for block, tally in zip(chunk, found, strict=True):
                     if tally is None:
                         left.append(block)
                     else:
                         total += tally
+        for block in left:
+            if (blocking := there.get(_name(block))) is not None and blocking.is_dir():
+                raise InputError(
+                    f"{blocking} is a folder, where a part of this job belongs: move it away, and the same command "
+                    "goes on"
+                )
         return total, left
 
-    def _tally(self, block: Block) -> Tally | None:
+    def _tally(self, block: Block, *, whole: bool) -> Tally | None:
         """Return the tally of a block's part; None if the part is not there, not whole or of another job."""
-        with suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            with open_arrow(self.folder / _name(block)) as file:
-                found = pq.read_metadata(file)
-            tally = Tally.from_dict(parse_json(found.metadata[_TALLY]))
-            mine = found.metadata[_OF].decode() == self.job
+        with (
+            suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError),
+            open_arrow(self.folder / _name(block)) as file,
+            pq.ParquetFile(file, page_checksum_verification=True) as part,
+        ):
+            found, noted = part.metadata, part.metadata.metadata
+            tally = Tally.from_dict(parse_json(noted[_TALLY]))
+            mine = noted[_OF].decode() == self.job
+            # Parts of earlier versions have no seal.
+            sealed = noted.get(_SEAL) in (None, _seal(block, noted, part.schema_arrow.names))
+            if whole:  # raises for a page that was changed
+                sealed &= sum(batch.num_rows for batch in part.iter_batches()) == found.num_rows
             # A recording has no rows for inputs that could not be read.
-            if mine and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
+            if mine and sealed and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
                 return tally
         return None
 
@@ -80,9 +100,12 @@ class Parts:
         table = done.results
         if done.schema is not None:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
-        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: json.dumps(asdict(done.tally))}
+        noted = {_OF: self.job.encode(), _TALLY: json.dumps(asdict(done.tally)).encode()}
+        noted[_SEAL] = _seal(done.block, noted, table.schema.names)
         content = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(noted), content, **done.options)
+        pq.write_table(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **noted}), content, **done.options
+        )
         write_bytes(self.folder / _name(done.block), content.getvalue())
 
     @property
@@ -127,7 +150,7 @@ def fill_folder(
     # Stores have no locks.
     with nullcontext() if isinstance(folder, RemotePath) else locked(folder / _LOCK, out):
         parts, blocks = open_folder(out, about, force=force), blocks_of(len(inputs), block_size)
-        total, left = done_in(parts, blocks)
+        total, left = done_in(parts, blocks, whole=True)
         job = job.begin(inputs, left, folder=parts.folder, digest=parts.job, force=force)
         with JobProgress(job.planned, len(inputs), total, block_size=block_size, say=say) as progress:
             do_blocks(job, inputs, left, parts, progress, say)
@@ -173,12 +196,13 @@ def _left_by_others(folder: AnyPath, out: str, job: Mapping[str, Any], *, force:
     return [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
 
 
-def done_in(parts: Parts, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
+def done_in(parts: Parts, blocks: Sequence[Block], *, whole: bool = False) -> tuple[Tally, list[Block]]:
     """Return the tally of the blocks that are there, and the other blocks; if any is left, the manifest is removed.
+    `whole`: see `Parts.done`.
 
     Raises InputError if Parquet files are there that belong to none of the blocks.
     """
-    total, left = parts.done(blocks)
+    total, left = parts.done(blocks, whole=whole)
     if left:
         (parts.folder / _MANIFEST).unlink(missing_ok=True)
     if foreign := {file.name for file in parts.files} - {_name(block) for block in blocks}:
@@ -237,6 +261,11 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
         finally:
             if done or not [file for file in folder.iterdir() if file.name not in (_JOB, _LOCK)]:
                 shutil.rmtree(folder, ignore_errors=True)  # on Windows the open lock stays, and its folder
+
+
+def _seal(block: Block, noted: Mapping[bytes, bytes], names: Sequence[str]) -> bytes:
+    """Return the digest of what a footer says, which has no checksum of its own, and of which block it is."""
+    return content_digest([block.start, noted[_OF].decode(), noted[_TALLY].decode(), list(names)]).encode()
 
 
 def _name(block: Block) -> str:

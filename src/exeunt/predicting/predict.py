@@ -93,7 +93,7 @@ def predict_inputs(
 
     if isinstance(out, Path):
         with open_parts(out, job.describe(inputs, by_content=True)) as parts:
-            total, left = parts.done(blocks)
+            total, left = parts.done(blocks, whole=True)
             job = job.begin(inputs, left, folder=parts.folder, digest=parts.job, force=force)
             with progress(total) as shown:
                 do_here(job, inputs, left, parts, shown, say)
