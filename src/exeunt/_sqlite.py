@@ -53,7 +53,7 @@ class DatabaseKind:
         finally:
             new.unlink(missing_ok=True)
 
-    def connect(self, file: Path, *, wait_s: float = WAIT_S) -> sqlite3.Connection:
+    def connect(self, file: Path, *, wait_s: float | None = None) -> sqlite3.Connection:
         """Connect to a file. What is in its place otherwise is an error. `wait_s`: for other processes, each time."""
         # Not opened to look: closing it would free the locks of other connections of this process.
         found = file.stat()
@@ -62,7 +62,9 @@ class DatabaseKind:
             raise ArtefactError(
                 f"{file} {what}, so it is no {self.name}: choose another file, or remove it to begin anew"
             )
-        connection = sqlite3.connect(file, timeout=wait_s, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            file, timeout=WAIT_S if wait_s is None else wait_s, isolation_level=None, check_same_thread=False
+        )
         try:
             if connection.execute("PRAGMA application_id").fetchone()[0] != self.application:
                 raise ArtefactError(f"{file} is no {self.name} but another database: choose another file")
