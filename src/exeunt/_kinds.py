@@ -39,14 +39,15 @@ def check_fields(of: type, values: Mapping[str, Any]) -> None:
         check_kind(value, kinds[name], name)
 
 
-def check_kind(value: Any, kind: Any, name: str) -> None:
-    """Raise InputError, which names what is wrong, unless a value is of a kind: a type, or a hint of several.
+def check_kind(value: Any, kind: Any, name: str) -> Any:
+    """Return a value of a kind: a type, or a hint of several. Raises InputError, which names what is wrong, for others.
 
     Looked at: texts, numbers, booleans, None, literals, and tuples, lists, mappings and typed dictionaries of these. A
     value of any other kind passes, such as an array. Whole numbers are below 2^64, others finite.
     """
     if problem := _problem(value, kind, name):
         raise InputError(problem)
+    return value
 
 
 def check_unchanged(written: Any, body: Any, name: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -270,6 +271,20 @@ def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
     file.write_bytes(content.replace(b"text 57", b"text 75"))
     with pytest.raises(ex.errors.ArtefactError, match=r"texts\.parquet is damaged.*[Cc][Rr][Cc]"):
         open_inputs(file).content(3)
+
+
+@pytest.mark.parametrize(("n", "reason"), [(16, "has 8 rows, not 16"), (-8, "has -8 rows")])
+def test_a_table_whose_end_tells_another_number_of_rows_is_damaged(tmp_path, n, reason):
+    file = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(8)]}), file)
+    whole, written = file.read_bytes(), bytes([2 * abs(n) - (n < 0)])  # as Thrift writes whole numbers
+    for at in [i for i, byte in enumerate(whole) if byte == 16]:
+        file.write_bytes(whole[:at] + written + whole[at + 1 :])
+        with suppress(OSError, pa.ArrowException):
+            if pq.read_metadata(file).row_group(0).num_rows == n:
+                break
+    with pytest.raises(ex.errors.ArtefactError, match=reason):
+        open_inputs(file).content(0)
 
 
 def test_a_table_that_is_replaced_by_one_of_the_same_size_and_time_is_told_by_its_footer(tmp_path):

@@ -301,10 +301,19 @@ def test_a_model_that_moved_or_changed_is_noticed(models, tmp_path):
     assert [part.part for part in verify(made.path) if part.state != "ok"] == ["cascade"]
 
 
-def test_a_cascade_with_fewer_models_than_it_has_exits_is_refused(cascade, tmp_path):
+def test_a_cascade_with_other_models_than_it_had_is_refused(cascade, tmp_path):
     run = copied(cascade, tmp_path / "run")
-    write_cascade(run.path / CASCADE, cascade.cascade[:1])
-    files = {**run.manifest["files"], CASCADE: file_digest(run.path / CASCADE)}
-    edited = RunFolder(run.path, sealed_manifest(about_of(run), files))
+    first, *others = cascade.cascade
+
+    def edited(models):
+        write_cascade(run.path / CASCADE, models)
+        files = {**run.manifest["files"], CASCADE: file_digest(run.path / CASCADE)}
+        return RunFolder(run.path, sealed_manifest(about_of(run), files))
+
     with pytest.raises(ex.ArtefactError, match=r"cascade.json is for \d exits, the network has"):
-        _ = edited.cascade
+        _ = edited([first]).cascade
+    renamed = edited([replace(first, name="né"), *others])
+    policy = replace(both(cascade), run=renamed.digest)
+    policy.save(run.path / "policy.json")
+    with pytest.raises(ex.ArtefactError, match=r"policy.json is of other models than"):
+        _ = renamed.policy

@@ -241,6 +241,21 @@ def test_refuses_a_manifest_without_a_trace(run, part):
         RunFolder.open(run.path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"class_names": ABOUT["class_names"][1:]}, "class_names are those of"),
+        ({"class_names": [*ABOUT["class_names"][1:], 5]}, r"class_names\[\d+\] must be a text, got 5"),
+        ({"model": {**ABOUT["model"], "n_classes": "5"}}, r"model\.n_classes must be a whole number"),
+        ({"inputs": {}}, r"inputs\.kind is missing"),
+    ],
+)
+def test_refuses_a_manifest_whose_digest_fits_and_whose_entries_do_not(run, changes, reason):
+    _edit_manifest(run, **changes)
+    with pytest.raises(ex.ArtefactError, match=rf"cannot be read as a manifest: {reason}"):
+        RunFolder.open(run.path)
+
+
 def test_refuses_a_manifest_without_its_digest(run):
     _rewrite(run, {name: value for name, value in run.manifest.items() if name != "sha256"})
     with pytest.raises(ex.ArtefactError, match="digest does not match"):

@@ -60,6 +60,26 @@ def says(read: Any, body: Any) -> bool:
     return (type(read) is type(body) or (type(read), type(body)) == (int, float)) and read == body
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("plan", {"machine": 0.5}, "machine must be values by name"),
+        ("plan", {"piece": [64, "64"]}, r"piece\[1\] cannot be '64': it would be read as 64"),
+        ("policy", {"n_calibration": True}, "n_calibration must be a whole number"),
+        ("policy", {"counts": [800, None, 0, 0]}, "counts must be"),
+        ("policy", {"cascade": [["first", 1, None]]}, "the steps of the cascade have 1 exits"),
+        ("costs", {"heads": None}, "heads must be a list"),
+        ("costs", {"headss": [0.5, 0.5, 0.5]}, "cost has 'headss'"),
+        ("split", {"seed": "0"}, "seed must be a whole number"),
+        ("watch", {"n": 2.5}, "n must be a whole number"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(written, kind, changes, reason):
+    whole, read = written[kind]
+    with pytest.raises(ex.InputError, match=reason):
+        read({**whole.to_dict(), **changes})
+
+
 @pytest.mark.parametrize("kind", ["policy", "certified policy", "costs", "split", "watch", "plan"])
 def test_mutated_values_are_refused_in_a_line_or_read_as_they_stand(written, kind):
     (whole, read), rng, refused, read_n = written[kind], np.random.default_rng(61), 0, 0

@@ -177,6 +177,8 @@ class _Kept:
                 found = file.read_row_group(group.number, [column], use_threads=False)[column]
                 if _stamp(group.file, file.metadata) != group.stamp:
                     raise changed(group.file)
+                if len(found) != group.n:
+                    raise pa.ArrowInvalid(f"a row group has {len(found)} rows, not {group.n} as its end says")
                 return found
 
         try:
@@ -214,8 +216,10 @@ class ParquetColumn:
             check_names(footer.schema.to_arrow_schema().names, [column, *others], file, files[0])
             first = 0
             for number in range(footer.num_row_groups):
-                groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
-                first += groups[-1].n
+                if (n := footer.row_group(number).num_rows) < 0:
+                    raise pa.ArrowInvalid(f"a row group has {n} rows")
+                groups.append(_Group(file, stamp, number, first, n))
+                first += n
         self._column, self._kept = column, _Kept(MEMORY_BYTES)
         self._hold(groups, skipped=0, n=sum(group.n for group in groups))
 

@@ -65,7 +65,7 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
             found = in_memory(table.schema, table, plain, where=files[0], name=names)
             return replace(found, kept=_kept_of_csv(files, tables, columns, names) if columns.keep else {})
         return _read_json(files, columns)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
         raise ArtefactError(f"cannot read {shown}: {error}") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exeunt._kinds import check_unchanged
+from exeunt._kinds import check_unchanged, of_kinds
 from exeunt.engine.executor import Segments
 from exeunt.errors import InputError
 
@@ -79,7 +79,9 @@ class Plan:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`. Older ones say `company` for `min_batch`. Raises InputError for no plan."""
-        made = cls(**{"min_batch" if name == "company" else name: value for name, value in body.items()})
+        made = of_kinds(
+            cls(**{"min_batch" if name == "company" else name: value for name, value in body.items()})
+        )
         check_unchanged(made.to_dict(), body)
         return made
 

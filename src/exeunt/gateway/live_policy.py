@@ -7,11 +7,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from exeunt._files import read_json, write_json
 from exeunt._kinds import check_kind
-from exeunt.errors import ArtefactError, ExeuntError, InputError, one_line
+from exeunt._sealed import built
+from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
 from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.live_watch import GradingWatch, LiveWatch
@@ -225,8 +226,11 @@ def _alarms_in(file: Path) -> list[dict[str, Any]]:
     """Return the alarms that a file holds; none if there is no file. Raises ArtefactError for what holds none."""
     remedy = f"remove {file}, and alarms of before are not shown"
     found = read_json(file, remedy=remedy) if os.path.lexists(file) else []
-    try:
-        check_kind(found, list[_KeptAlarm], "alarms")
-    except InputError as error:
-        raise ArtefactError(f"{file} holds no alarms: {error}; {remedy}") from None
-    return cast("list[dict[str, Any]]", found)
+    kept: list[dict[str, Any]] = built(
+        file,
+        found,
+        lambda body: check_kind(body, list[_KeptAlarm], "alarms"),
+        kind="list of alarms",
+        remedy=remedy,
+    )
+    return kept

@@ -15,10 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from exeunt._files import locked, read_json, write_json
 from exeunt._kinds import check_kind
+from exeunt._sealed import built
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.folder import ACTIVE, POLICIES, GatewayModels
 from exeunt.policy import Policy
@@ -74,7 +75,10 @@ class GatewayPolicies:
         policy = Policy.load(file, remedy="restore it, or take another certified policy")
         self._check(policy, str(file))
         if (about := policy.notes.get("gateway")) is not None:  # else it is older than units
-            _check_about(about, file)
+            built(
+                file, about, lambda body: check_kind(body, _About, "note"), kind="certified policy",
+                remedy="take another policy",
+            )  # fmt: skip
         return policy
 
     def is_forgotten(self, name: str) -> bool:
@@ -145,27 +149,17 @@ class _About(TypedDict):
     cost: float
 
 
-def _check_about(about: Any, file: Path) -> None:
-    try:
-        check_kind(about, _About, "note")
-    except InputError as error:
-        raise ArtefactError(
-            f"{file} does not say how it was certified: {error}; take another policy"
-        ) from None
-
-
 def clients_of(file: Path) -> list[str]:
     """Return the clients that a file names whose requests a plan was made of.
 
     Raises ArtefactError, which says how plans are removed of which nobody knows that.
     """
-    remedy = f"restore it, or remove {file.with_suffix('')}* to forget what was made of these requests"
-    clients = read_json(file, remedy=remedy)
-    try:
-        check_kind(clients, list[str], "clients")
-    except InputError as error:
-        raise ArtefactError(f"{file} does not name clients: {error}; {remedy}") from None
-    return cast("list[str]", clients)
+    remedy = f"restore it, or remove {file.with_suffix('')}[-.]* to forget what was made of these requests"
+    clients: list[str] = built(
+        file, read_json(file, remedy=remedy), lambda body: check_kind(body, list[str], "clients"),
+        kind="list of clients", remedy=remedy,
+    )  # fmt: skip
+    return clients
 
 
 def forget_policies(folder: Path, client: str) -> list[str]:

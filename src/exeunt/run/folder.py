@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar
 
 from exeunt._files import make_folder, read_json, write_json
 from exeunt._kinds import check_kind
@@ -144,7 +144,7 @@ class RunFolder(SavedPolicies):
         return next(name for name in file_digests.NETWORKS if name in self.files.digests)
 
     @property
-    def n_exits(self) -> int:
+    def n_exits(self) -> int:  # type: ignore[override]
         """Number of exits; of a cascade those of all models."""
         return len(self.manifest["network"]["exits"]) + 1
 
@@ -252,7 +252,11 @@ class RunFolder(SavedPolicies):
         """What is kept of each live model, by name; none for a run of another kind."""
         if self.network_file != file_digests.LIVE:
             return {}
-        return self._built(file_digests.LIVE, _live_models, "list of live models")
+        kind = Mapping[str, LiveEntry]
+        models: Mapping[str, LiveEntry] = self._built(
+            file_digests.LIVE, lambda body: check_kind(body, kind, "models"), "list of live models"
+        )
+        return models
 
     def _built(self, name: str, build: Callable[[Any], T], kind: str) -> T:
         """Return what is made of a JSON file of the run."""
@@ -285,11 +289,6 @@ class RunFolder(SavedPolicies):
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
         return make_folder(self.path / name)
-
-
-def _live_models(body: Any) -> Mapping[str, LiveEntry]:
-    check_kind(body, Mapping[str, LiveEntry], "models")
-    return cast("Mapping[str, LiveEntry]", body)
 
 
 def plan_file(executor: str, device: str) -> str:

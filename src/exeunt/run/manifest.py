@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from exeunt._kinds import check_kind, of_kinds
-from exeunt._sealed import DIGEST, check_digest, content_digest, read_document, read_sealed, write_sealed
+from exeunt._sealed import (
+    DIGEST,
+    built,
+    check_digest,
+    content_digest,
+    read_document,
+    read_sealed,
+    write_sealed,
+)
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -102,14 +110,19 @@ def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) ->
     )
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
-    try:
-        check_kind(manifest, _Manifest, "")
-    except InputError as error:
-        raise ArtefactError(f"{path} cannot be read as a manifest: {error}; {REMEDY}") from None
+    built(path, manifest, _check, kind="manifest", remedy=REMEDY)
     known = set(manifest["files"])
     if missing := sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known):
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raise InputError for entries of other kinds, and for classes of which some have no name."""
+    check_kind(manifest, _Manifest, "")
+    names, n = manifest["class_names"], manifest["model"]["n_classes"]
+    if names and len(names) != n:
+        raise InputError(f"class_names are those of {len(names)} classes, and the network has {n}")
 
 
 def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class SavedPolicies:
     cost: CostModel
     cascade: Any
     recorded: Callable[[str], ExitTrace | CascadeTrace]  # see `RunFolder`
+    n_exits: int
     check_exits: Callable[[str, int], None]
 
     @property
@@ -134,8 +135,16 @@ class SavedPolicies:
         A file of `Policy.save` names no run: each exit must answer as many calibration inputs as the policy counted.
         """
         self.check_policy(policy, str(file))
-        if not policy.cascade:
+        exits = {model.name: model.n_exits for model in self.cascade}
+        own = 0 if exits else self.n_exits  # one network's policy may name which of its exits are run
+        if not exits and not policy.cascade:
             self.check_exits(file.name, policy.n_exits)
+        elif not policy.cascade or any(
+            max(step.exits) >= exits.get(step.model, own) for step in policy.cascade
+        ):
+            raise ArtefactError(
+                f"{file} is of other models than {self.path} has: {self._calibrate_again(policy)}"
+            )
         if policy.run is None and not policy.was_calibrated_on(self.recorded("calibrate")):
             raise ArtefactError(
                 f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
