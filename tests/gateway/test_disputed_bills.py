@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from starlette.responses import Response
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError, InputError, OverBudget
+from exeunt.gateway.config import Spend
 from exeunt.gateway.mock_provider import MockProvider
+from exeunt.gateway.money import Money, _append, decide_disputes
 from exeunt.ledger import Ledger, Reservation
 from exeunt.web.missing_money import missing_money
 
@@ -92,6 +95,31 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
             ("dropped", "a fault of the provider"),
             ("booked", "its price was wrong"),
         ]
+
+
+def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    money = Money(tmp_path / "money.db", Spend(total="20 usd"), None)
+
+    def bill(claimed: float) -> None:
+        held = money.whole.reserve(0.1, model="large")
+        assert held.dispatch()
+        held.settle(claimed)
+        money.resume("large")
+
+    def log_and_bill(file: Path, line: Mapping[str, Any]) -> None:
+        append(file, line)
+        bill(7.0)
+
+    append = _append
+    monkeypatch.setattr("exeunt.gateway.money._append", log_and_bill)
+    bill(5.0)
+    decide_disputes(tmp_path, "large", book=True, reason="it was right", now=0.0)
+    (line,) = map(json.loads, (tmp_path / "disputes.jsonl").read_text().splitlines())
+    assert (line["bills"], line["claimed"], money.whole.spent) == (1, 5.0, 5.1)
+    assert [one.claimed for one in money.whole.disputed] == [7.0]
+    money.close()
 
 
 def test_a_model_that_is_stopped_while_money_is_held_for_it_is_passed_over(

@@ -206,11 +206,15 @@ def test_bills_are_decided_together(ledger):
         assert held.dispatch()
         held.settle(8.0)
         ledger.resume(model)
-    assert ledger.decide_disputes("large", book=True) == 2
-    assert (ledger.spent, [one.model for one in ledger.disputed]) == (16.1, ["small"])
-    assert ledger.decide_disputes("large", book=True) == 0
-    assert ledger.decide_disputes("small", book=False) == 1
-    assert (ledger.spent, ledger.disputed) == (16.1, [])
+    *large, small = ledger.disputed
+    held = ledger.reserve(0.1, model="large")
+    assert held.dispatch()
+    held.settle(9.0)  # comes after they were read
+    assert ledger.decide(large, book=True) == 2
+    assert (ledger.spent, [one.claimed for one in ledger.disputed]) == (16.2, [8.0, 9.0])
+    assert ledger.decide(large, book=True) == 0
+    assert ledger.decide([small], book=False) == 1
+    assert (ledger.spent, [one.claimed for one in ledger.disputed]) == (16.2, [9.0])
 
 
 def test_attempts_without_an_answer_do_not_slow_down_what_is_disputed(tmp_path):

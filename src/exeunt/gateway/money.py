@@ -130,7 +130,8 @@ def decide_disputes(
     folder: Path, model: str, *, book: bool, reason: str, now: float
 ) -> tuple[Disputed, bool]:
     """Let the disputed bills of a model count in full (`book`), or no more than their requests can cost. The gateway
-    may run meanwhile. The decision is added to `disputes.jsonl` in the folder, and then all of the bills are decided.
+    may run meanwhile. The decision is added to `disputes.jsonl` in the folder, and then the bills that it names are
+    decided; one that comes between the two stays disputed.
 
     Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
@@ -139,9 +140,10 @@ def decide_disputes(
         with closing(SQLiteStore(file, "normal")) as store:
             ledger = Ledger(name=_ALL, store=store)
             is_stopped = model in ledger.stopped
-            for bill in ledger.disputed:
-                found = found.with_bill(bill) if bill.model == model else found
-            if found.bills:
+            bills = [bill for bill in ledger.disputed if bill.model == model]
+            for bill in bills:
+                found = found.with_bill(bill)
+            if bills:
                 decision = "booked" if book else "dropped"
                 line = {
                     "time": now,
@@ -151,7 +153,7 @@ def decide_disputes(
                     "reason": reason,
                 }
                 _append(folder / DISPUTES, line)
-                ledger.decide_disputes(model, book=book)
+                ledger.decide(bills, book=book)
     if not found.bills:
         raise InputError(
             f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"

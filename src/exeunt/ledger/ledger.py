@@ -155,20 +155,21 @@ class Ledger:
         """
         return self._within(self._store.run(lambda books, _: list(books.disputed()), lasting=False))
 
-    def decide_disputes(self, model: str, *, book: bool) -> int:
-        """Let all disputed bills of a model count (`book`), or none above its maximum. Return how many there were.
+    def decide(self, bills: Iterable[Reservation], *, book: bool) -> int:
+        """Let these disputed bills count (`book`), or none above its maximum. Return how many were decided.
 
-        They are decided together or not at all. Whoever decides at the same time finds none.
+        They are decided together or not at all, except those that somebody else has decided, or billed otherwise, since
+        they were read.
         """
+        holds = [bill._hold for bill in bills]
 
-        def decide(books: Books, now: int) -> list[Hold]:
-            holds = [hold for hold in books.disputed() if hold.model == model and self._holds(hold)]
-            return [
+        def decide(books: Books, now: int) -> int:
+            left = [hold for hold in holds if books.hold(hold.ledger, hold.number) == hold]
+            for hold in left:
                 core.settle(books, now, hold, hold.cost if book else None, hold.promised, correct=book)
-                for hold in holds
-            ]
+            return len(left)
 
-        return len(self._store.run(decide))
+        return self._store.run(decide)
 
     def resume(self, model: str) -> None:
         """Let a model be asked again that was stopped, here, in the ledgers that this one is within, and in those
@@ -231,12 +232,9 @@ class Ledger:
 
         return self._store.run(read, lasting=False)
 
-    def _holds(self, hold: Hold) -> bool:
-        """Return whether a hold is one of this ledger or of one within it."""
-        return f"{hold.ledger}/".startswith(f"{self.name}/")
-
     def _within(self, holds: Iterable[Hold]) -> list[Reservation]:
-        return [Reservation(self, hold) for hold in holds if self._holds(hold)]
+        """Return those of this ledger and of the ledgers within it."""
+        return [Reservation(self, hold) for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/")]
 
     def _run(self, rule: Callable[..., Any], *given: Any, lasting: bool = True) -> Any:
         return self._store.run(lambda books, now: rule(books, now, *given), lasting=lasting)
