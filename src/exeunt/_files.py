@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+from exeunt._outside import finite_number, no_number
 from exeunt.errors import ArtefactError, FileError, InputError
 
 # Errors of a disk without locks, such as Lustre unless it is mounted with `flock`.
@@ -186,17 +186,11 @@ def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
 
     `finite`: also for numbers that are not finite, which `write_json` does not write.
     """
-    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
+    numbers: dict[str, Any] = {"parse_constant": no_number, "parse_float": finite_number} if finite else {}
     try:
         return json.loads(text, **numbers)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"it holds {text:.20}, which is no number of JSON")
-    return number
 
 
 def open_regular(path: str | Path, mode: str = "rb") -> IO[bytes]:

@@ -23,7 +23,7 @@ def outside_json(text: str | bytes) -> Any:
     """Return what JSON holds. Raises ValueError for what is none, as NaN is, and for what the checks below refuse."""
     check_brackets(text)
     try:
-        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
+        value = json.loads(text, parse_int=_whole, parse_float=finite_number, parse_constant=no_number)
     except RecursionError:
         raise ValueError(f"it has more than {DEEPEST} levels") from None
     check_outside(value)
@@ -74,12 +74,14 @@ def _may_part(before: str, after: str) -> bool:
 
 
 def _whole(text: str) -> int:
-    return int(text) if len(text) <= _DIGITS else _no_number(text)
+    return int(text) if len(text) <= _DIGITS else no_number(text)
 
 
-def _finite(text: str) -> float:
-    return found if math.isfinite(found := float(text)) else _no_number(text)
+def finite_number(text: str) -> float:
+    """Return a number. Raises ValueError for one that is not finite."""
+    return found if math.isfinite(found := float(text)) else no_number(text)
 
 
-def _no_number(text: str) -> NoReturn:
+def no_number(text: str) -> NoReturn:
+    """Raise ValueError for what is no number."""
     raise ValueError(f"it holds {text:.20}, which is no number here")

@@ -152,16 +152,16 @@ class GradingWatch:
         if self._told or n < (self._latest.maxlen or 0) or missing <= n // 5:
             return ""
         self._told = True
-        unpaid = self._latest.count(NOT_PAID)
-        reasons = [
-            "the grader failed (the log says why)" * (unpaid < missing),
-            f"money for the judge was short for {unpaid} of them (let comparisons cost more: spend of shadow)"
-            * (unpaid > 0),
-        ]
-        why = " and ".join(filter(None, reasons))
+        unpaid, reasons = self._latest.count(NOT_PAID), list[str]()
+        if unpaid < missing:
+            reasons.append("the grader failed (the log says why)")
+        if unpaid:
+            reasons.append(
+                f"money for the judge was short for {unpaid} of them (let comparisons cost more: spend of shadow)"
+            )
         return (
-            f"{missing} of the latest {n} comparisons have no grade, because {why}: losses are not seen by audits "
-            "until they are graded again"
+            f"{missing} of the latest {n} comparisons have no grade, because {' and '.join(reasons)}: losses are not "
+            "seen by audits until they are graded again"
         )
 
 

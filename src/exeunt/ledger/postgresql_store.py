@@ -17,15 +17,7 @@ from weakref import finalize
 from exeunt.errors import ArtefactError, FileError, InputError, require
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import (
-    CHECKSUM,
-    DISPUTED,
-    KnownRows,
-    SQLBooks,
-    account_checksum,
-    hold_checksum,
-    statements,
-)
+from exeunt.ledger.sql_books import CHECKSUM, CHECKSUM_OF, DISPUTED, KnownRows, SQLBooks, statements
 from exeunt.ledger.store import Clock
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -185,9 +177,8 @@ class PostgreSQLStore(GroupCommitStore):
             )
         connection.execute(f"DELETE FROM {_CLIENT} WHERE time < now() - interval '{_KEPT_DAYS} days'")  # noqa: S608 - constants
         connection.commit()
-        connection.execute(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
-        )  # what others keep meanwhile is not seen
+        # What others keep meanwhile is not seen.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known).check()
         connection.commit()
 
@@ -205,17 +196,18 @@ class PostgreSQLStore(GroupCommitStore):
                 f"the ledgers in {self.shown} are of an older version of Exeunt ({self._reason(error)}): let the owner "
                 "of the tables open one of them once"
             ) from None
-        for table, kind, key, checksum in (
-            (_ACCOUNT, Account, ("name",), account_checksum),
-            (_HOLD, Hold, ("ledger", "number"), hold_checksum),
-        ):
+        tables: dict[type[Account] | type[Hold], tuple[str, tuple[str, ...]]] = {
+            Account: (_ACCOUNT, ("name",)),
+            Hold: (_HOLD, ("ledger", "number")),
+        }
+        for kind, (table, key) in tables.items():
             names = ", ".join(f'"{name}"' for name in kind._fields)
             this = " AND ".join(f"{name} = %s" for name in key)
             rows = connection.execute(f"SELECT {names} FROM {table}").fetchall()  # noqa: S608 - constants
             with connection.cursor() as cursor:
                 cursor.executemany(
                     f"UPDATE {table} SET {CHECKSUM} = %s WHERE {this}",  # noqa: S608 - constants
-                    [(checksum(row), *row[: len(key)]) for row in rows],
+                    [(CHECKSUM_OF[kind](row), *row[: len(key)]) for row in rows],
                 )
             connection.execute(f"ALTER TABLE {table} ALTER COLUMN {CHECKSUM} SET NOT NULL")
         connection.execute(_DISPUTED)

@@ -39,9 +39,9 @@ def statements(account: str, hold: str, value: str) -> dict[str, str]:
         "add": f"INSERT INTO {hold} VALUES ({values[Hold]})",  # noqa: S608
         "change": f"UPDATE {hold} SET {new} WHERE {this}",  # noqa: S608
         "remove": f"DELETE FROM {hold} WHERE {this}",  # noqa: S608
-        # An index holds the states below SETTLED.
-        # Of attempts that never got an answer there may be many more than disputed ones: these have an index, too.
+        # Disputed bills have an index of their own: there may be many more attempts that never got an answer.
         "disputed": f"{holds} WHERE {DISPUTED}",
+        # An index holds the states below SETTLED.
         "unsettled": f'{holds} WHERE "state" < 3 AND "state" <= {value}',
     }
 
@@ -61,6 +61,10 @@ def hold_checksum(values: tuple[Any, ...]) -> int:
     return crc32((_HOLD_AS_TEXT % values).encode())
 
 
+CHECKSUM_OF: Mapping[type[Account] | type[Hold], Callable[[tuple[Any, ...]], int]] = {
+    Account: account_checksum,
+    Hold: hold_checksum,
+}
 KnownRows: TypeAlias = dict[str, tuple[tuple[Any, ...], Account]]
 
 
@@ -89,17 +93,15 @@ class SQLBooks:
             row = self._sql("account", name).fetchone()
             if row is None:
                 return None
-            known, account = self._known.get(name, (None, None))
-            if account is None or row != known:
-                account = self._account(row)
-                self._known[name] = row, account
-            self._accounts[name] = account
+            self._accounts[name] = self._account(row)
         return self._accounts[name]
 
     def accounts(self) -> list[Account]:
         """Return all accounts."""
-        names = {row[0] for row in self._sql("accounts")} | self._accounts.keys()
-        return [cast(Account, self.account(name)) for name in sorted(names)]
+        for row in self._sql("accounts"):
+            if row[0] not in self._accounts:
+                self._accounts[row[0]] = self._account(row)
+        return list(self._accounts.values())
 
     def put(self, account: Account) -> None:
         """Add an account, or replace it."""
@@ -151,7 +153,7 @@ class SQLBooks:
         Raises ArtefactError if one of them is not as it was written, or is gone: what is reserved and dispatched in
         each account is the sum of the holds in it and in those within it.
         """
-        accounts = [self._account(row) for row in self._sql("accounts")]
+        accounts = self.accounts()
         parents = {account.name: account.parent for account in accounts}
         sums = {name: [0] * (CHARGED + 1) for name in parents}
         latest = max((account.grown for account in accounts), default=0)
@@ -168,11 +170,17 @@ class SQLBooks:
         return latest
 
     def _account(self, row: tuple[Any, ...]) -> Account:
+        """Return the account of a row, which is checked unless it is known to be right."""
+        known, account = self._known.get(row[0], (None, None))
+        if account is not None and row == known:
+            return account
         *values, stopped = self._checked(row, account_checksum)
         try:
-            return Account._make((*values, tuple(json.loads(stopped) if stopped else ())))
+            account = Account._make((*values, tuple(json.loads(stopped) if stopped else ())))
         except ValueError:  # it was damaged before it had a checksum
             raise self._damaged("the stopped models cannot be read") from None
+        self._known[account.name] = row, account
+        return account
 
     def _holds(self, statement: str, *values: Any) -> Iterator[Hold]:
         for row in self._sql(statement, *values):

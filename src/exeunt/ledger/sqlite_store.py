@@ -18,15 +18,7 @@ from exeunt._sqlite import DatabaseKind, discard
 from exeunt.errors import FileError, InputError
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import (
-    CHECKSUM,
-    DISPUTED,
-    KnownRows,
-    SQLBooks,
-    account_checksum,
-    hold_checksum,
-    statements,
-)
+from exeunt.ledger.sql_books import CHECKSUM, CHECKSUM_OF, DISPUTED, KnownRows, SQLBooks, statements
 from exeunt.ledger.store import Clock
 
 if sys.platform != "win32":
@@ -130,9 +122,8 @@ class _Turn:
         if sys.platform == "win32" or self._gate is None:
             return
         try:
-            fcntl.lockf(
-                self._gate, fcntl.LOCK_EX
-            )  # the next one holds this, so that the last one cannot overtake it
+            # The next one holds this lock, so that the last one cannot overtake it.
+            fcntl.lockf(self._gate, fcntl.LOCK_EX)
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             fcntl.lockf(self._gate, fcntl.LOCK_UN)
         except OSError:  # a disk without locks
@@ -223,9 +214,8 @@ def _add_checksums(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     for table, kind in _TABLES.items():
         hints, places = get_type_hints(kind), ", ".join("?" * (len(kind._fields) + 1))
-        checksum = account_checksum if kind is Account else hold_checksum
         rows = connection.execute(f"SELECT * FROM old_{table}")  # noqa: S608 - constants
-        checked = ((*_checked(row, hints), checksum(row)) for row in rows)
+        checked = ((*_checked(row, hints), CHECKSUM_OF[kind](row)) for row in rows)
         connection.executemany(f"INSERT INTO {table} VALUES ({places})", checked)  # noqa: S608 - constants
         connection.execute(f"DROP TABLE old_{table}")
 

@@ -172,9 +172,8 @@ def http_client(model: LiveModel, *, headers: Mapping[str, str] | None = None) -
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise FailedAttempt("its answer is compressed, which it was not asked for", again=True)
         answer.stream = Bounded(answer.stream)
-        answer.encoding = (
-            "utf-8"  # httpx would take any codec of Python, such as hex or idna, which raise their own
-        )
+        # httpx would take any codec of Python, such as hex or idna, which raise errors of their own.
+        answer.encoding = "utf-8"
 
     n = model.concurrency
     return httpx.AsyncClient(

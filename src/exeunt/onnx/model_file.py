@@ -20,11 +20,8 @@ from exeunt.errors import ArtefactError
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
 _NAME_OF = {_WEIGHT: 8, _INPUT: 1, _OUTPUT: 1}  # the field with the name, of TensorProto and ValueInfoProto
-_VALUE_TYPE = (
-    None,
-    2,
-    1,
-)  # within the field of an input or output, whatever its number: its TypeProto.Tensor
+# Within the field of an input or output, whatever its number: its TypeProto.Tensor.
+_VALUE_TYPE = (None, 2, 1)
 _TAKEN, _MADE, _ATTRIBUTE = 1, 2, 5  # of NodeProto
 _INNER_GRAPHS = (6, 11)  # of AttributeProto
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5

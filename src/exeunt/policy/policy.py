@@ -25,7 +25,7 @@ from exeunt.errors import InputError
 from exeunt.mean_cost import MeanCostDistribution
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
-from exeunt.policy.watched_cells import WatchedCells
+from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
 from exeunt.score.confidence import FEATURES
 from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.routing import NEXT
@@ -37,7 +37,6 @@ from exeunt.trace.groups import units_text
 
 VERSION = 3
 """Version of policy files and of files of policy sets."""
-_MOST_COUNTED = 1 << 53
 
 
 class _Note(TypedDict, total=False):
@@ -379,7 +378,7 @@ class Policy:
             _arrays.check_length(values, name, self.n_exits)
         if not np.isfinite(self.rates).all():
             raise InputError("rates must be finite")
-        if self.counts is not None and (self.counts.min() < 0 or not 0 < self.counts.sum() < _MOST_COUNTED):
+        if self.counts is not None and (self.counts.min() < 0 or not 0 < self.counts.sum() < MOST_COUNTED):
             raise InputError("counts must be 0 or above, and not all 0")
         if self.watched is not None:
             self.watched.check_exits(self.n_exits)

@@ -33,7 +33,8 @@ _MOST = 1 << 20
 """Of more calibration inputs, scores are not held in memory and sorted."""
 _DRAWS = 0x5EED
 """Sets the numbers that the watch draws apart from those that break the policy's ties."""
-_MOST_COUNTED = 1 << 53
+MOST_COUNTED = 1 << 53
+"""Calibration inputs that a policy may have counted."""
 _LEVELS = ("exit_bins", "first_bins", "score_bins")
 
 
@@ -159,7 +160,7 @@ class WatchedCells:
         if self.cell_exits is not None:
             _arrays.check_length(self.cell_exits, "cell_exits", len(self.counts))
         numbers_of = [*self.repeats, *self.repeats.values(), self.plans]
-        if self.counts.min() < 0 or not 0 < self.counts.sum() < _MOST_COUNTED or min(numbers_of) < 1:
+        if self.counts.min() < 0 or not 0 < self.counts.sum() < MOST_COUNTED or min(numbers_of) < 1:
             raise InputError("watched cells count at least one calibration input")
 
     def check_exits(self, m: int) -> None:
