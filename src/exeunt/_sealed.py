@@ -82,6 +82,11 @@ def read_sealed(
     return built(path, body, build, kind=kind, remedy=remedy)
 
 
+def read_built(path: str | Path, build: Callable[[Any], T], *, kind: str, remedy: str) -> T:
+    """Return `build(body)` for the body of a JSON file. Raises as `read_json` and `built` do."""
+    return built(path, read_json(path, remedy=remedy), build, kind=kind, remedy=remedy)
+
+
 def built(path: str | Path, body: Any, build: Callable[[Any], T], *, kind: str, remedy: str) -> T:
     """Return `build(body)` for the body of the file at `path`. Raises ArtefactError for what that cannot be made of."""
     try:

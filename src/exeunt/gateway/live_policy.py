@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from exeunt._files import read_json, write_json
+from exeunt._files import write_json
 from exeunt._kinds import check_kind
-from exeunt._sealed import built
+from exeunt._sealed import read_built
 from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
 from exeunt.gateway.config import GatewayConfig, Promise
@@ -225,12 +225,9 @@ class LivePolicy:
 def _alarms_in(file: Path) -> list[dict[str, Any]]:
     """Return the alarms that a file holds; none if there is no file. Raises ArtefactError for what holds none."""
     remedy = f"remove {file}, and alarms of before are not shown"
-    found = read_json(file, remedy=remedy) if os.path.lexists(file) else []
-    kept: list[dict[str, Any]] = built(
-        file,
-        found,
-        lambda body: check_kind(body, list[_KeptAlarm], "alarms"),
-        kind="list of alarms",
-        remedy=remedy,
+    if not os.path.lexists(file):
+        return []
+    kept: list[dict[str, Any]] = read_built(
+        file, lambda body: check_kind(body, list[_KeptAlarm], "alarms"), kind="list of alarms", remedy=remedy
     )
     return kept

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from exeunt._files import locked, read_json, write_json
 from exeunt._kinds import check_kind
-from exeunt._sealed import built
+from exeunt._sealed import built, read_built
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.folder import ACTIVE, POLICIES, GatewayModels
 from exeunt.policy import Policy
@@ -155,10 +155,9 @@ def clients_of(file: Path) -> list[str]:
     Raises ArtefactError, which says how plans are removed of which nobody knows that.
     """
     remedy = f"restore it, or remove {file.with_suffix('')}[-.]* to forget what was made of these requests"
-    clients: list[str] = built(
-        file, read_json(file, remedy=remedy), lambda body: check_kind(body, list[str], "clients"),
-        kind="list of clients", remedy=remedy,
-    )  # fmt: skip
+    clients: list[str] = read_built(
+        file, lambda body: check_kind(body, list[str], "clients"), kind="list of clients", remedy=remedy
+    )
     return clients
 
 

@@ -34,9 +34,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-from exeunt._files import make_folder, read_json, write_json
+from exeunt._files import make_folder, write_json
 from exeunt._kinds import check_kind
-from exeunt._sealed import DIGEST, built, read_sealed, write_sealed
+from exeunt._sealed import DIGEST, read_built, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
@@ -260,8 +260,7 @@ class RunFolder(SavedPolicies):
 
     def _built(self, name: str, build: Callable[[Any], T], kind: str) -> T:
         """Return what is made of a JSON file of the run."""
-        file = self.files.path(name)
-        return built(file, read_json(file, remedy=REMEDY), build, kind=kind, remedy=REMEDY)
+        return read_built(self.files.path(name), build, kind=kind, remedy=REMEDY)
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return the recorded outputs on a part, as `Policy.priced` does."""
