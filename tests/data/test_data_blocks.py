@@ -287,6 +287,16 @@ def test_a_table_whose_end_tells_another_number_of_rows_is_damaged(tmp_path, n, 
         open_inputs(file).content(0)
 
 
+def test_a_damaged_page_header_is_told_in_one_line(tmp_path):
+    """Arrow says two."""
+    file = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(9)]}), file, use_dictionary=False)
+    start, content = pq.read_metadata(file).row_group(0).column(0).data_page_offset, file.read_bytes()
+    file.write_bytes(content[:start] + b"\xff" * 16 + content[start + 16 :])
+    with pytest.raises(ex.errors.ArtefactError, match=r"texts\.parquet is damaged: [^\n]*thrift[^\n]*$"):
+        open_inputs(file).content(0)
+
+
 def test_a_table_that_is_replaced_by_one_of_the_same_size_and_time_is_told_by_its_footer(tmp_path):
     """Also where it is read, by a process that the block was sent to."""
     file, texts = tmp_path / "in.parquet", [f"text {i}" for i in range(10, 22)]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from exeunt._paths import AnyPath, changed, is_remote, open_arrow, read_patiently, size_and_time, unlisted
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content
-from exeunt.errors import ArtefactError, FileError, InputError
+from exeunt.errors import ArtefactError, FileError, InputError, one_line
 
 _IMAGES = ("img", "image")
 _TEXTS = ("text", "sentence")
@@ -188,7 +188,7 @@ class _Kept:
         except (pa.ArrowException, OSError) as error:
             if size_and_time(group.file) != group.stamp[1:3]:
                 raise changed(group.file) from error
-            raise ArtefactError(f"{group.file} is damaged: {error}") from error
+            raise ArtefactError(f"{group.file} is damaged: {one_line(error)}") from error
         self._kept[key] = found
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
             self._kept.popitem(last=False)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from exeunt._files import atomic_path, parse_json
 from exeunt.costs import CostModel
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError, InputError, one_line
 from exeunt.trace.fields import usual_rows
 from exeunt.trace.grades import Grades
 from exeunt.trace.groups import Groups
@@ -138,7 +138,7 @@ def load_trace(path: str | Path, build: Callable[..., T]) -> T:
     try:
         table = pq.read_table(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
+        raise ArtefactError(f"{file} is not a readable Parquet file: {one_line(error)}") from None
     return trace_of(table, read_header(table.schema, file), file, build)
 
 
@@ -179,7 +179,7 @@ def trace_of(table: Any, header: Header, file: object, build: Callable[..., T]) 
             ),
         )
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise ArtefactError(f"{file} is damaged or edited: {error}") from error
+        raise ArtefactError(f"{file} is damaged or edited: {one_line(error)}") from error
 
 
 def is_trace_file(path: str | Path) -> bool:

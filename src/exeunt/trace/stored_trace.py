@@ -228,7 +228,7 @@ def _footer(file: AnyPath) -> _Footer:
     except FileError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
+        raise ArtefactError(f"{file} is not a readable Parquet file: {one_line(error)}") from None
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
@@ -240,4 +240,4 @@ def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and is_remote(file):  # a store that does not answer is no damage
             raise FileError(f"cannot read {file}: {one_line(error)}") from error
-        raise ArtefactError(f"{file} is damaged: {error}") from error
+        raise ArtefactError(f"{file} is damaged: {one_line(error)}") from error
