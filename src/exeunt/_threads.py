@@ -37,8 +37,10 @@ class Threads:
         self._executor.submit(function)
 
 
-PAYING, GRADING = Threads("money", 4), Threads("grader", 8)
-"""Calls of ledgers, and of graders that are functions. Files are read and written in the event loop's own threads."""
+PAYING, GRADING = Threads("money", 32), Threads("grader", 8)
+"""Calls of ledgers, and of graders that are functions. A store keeps as many calls in one transaction as there are
+threads. Files are read and written in the event loop's own threads.
+"""
 
 
 async def read_beside(read: Callable[[D], T], data: D) -> T:
